@@ -1,0 +1,252 @@
+"""
+The contract between Python and a backend: what a data path takes, gives and promises.
+
+Every backend implements `DataPath`. Rules for packets are in `docs/datapath.md`; two backends given the same snapshot, seed, clock and frames
+give byte-identical outcomes and equal counters. Ids inside, names at the edge: outcomes and counters carry names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from lb.snapshot import Address, NextHops, Snapshot
+
+Verdict: TypeAlias = Literal["forward", "reply", "drop", "pass", "hold"]
+Direction: TypeAlias = Literal["forward", "reply"]
+
+DROP_REASONS: tuple[str, ...] = (
+    "frame_truncated",
+    "own_frame",
+    "bad_source_mac",
+    "not_for_us",
+    "vlan_depth",
+    "vlan",
+    "bad_arp",
+    "ip_truncated",
+    "ip_version",
+    "ip_header_length",
+    "ip_checksum",
+    "ip_total_length",
+    "ip_options",
+    "source_route",
+    "ext_header",
+    "ext_header_limit",
+    "routing_header",
+    "l2_broadcast",
+    "martian_source",
+    "martian_destination",
+    "spoofed_server",
+    "bad_offload",
+    "fragment_length",
+    "fragment_tiny",
+    "fragment_limit",
+    "fragment_refused",
+    "fragment_overlap",
+    "fragment_timeout",
+    "l4_truncated",
+    "l4_protocol",
+    "tcp_data_offset",
+    "tcp_flags",
+    "udp_length",
+    "udp_checksum_zero",
+    "port_zero",
+    "no_service",
+    "no_server",
+    "no_flow",
+    "rst_window",
+    "hairpin",
+    "flow_conflict",
+    "table_full",
+    "server_echo",
+    "vip_echo",
+    "icmp_fragment",
+    "icmp_checksum",
+    "icmp_redirect",
+    "icmp_type",
+    "icmp_inner",
+    "icmp_about_icmp",
+    "icmp_no_flow",
+    "transit",
+    "ttl_exceeded",
+    "too_big",
+    "no_route",
+    "neighbour_unresolved",
+    "neighbour_timeout",
+    "rate_limited",
+)
+REPLY_REASONS: tuple[str, ...] = ("arp", "nd", "echo", "ttl_exceeded", "too_big", "no_server")
+HOLD_REASONS: tuple[str, ...] = ("fragment", "neighbour")
+
+EVENTS: tuple[str, ...] = (
+    "flow_hit",
+    "flow_miss",
+    "flow_created",
+    "flow_expired",
+    "flow_closed",
+    "flow_reused",
+    "flow_orphaned",
+    "flow_evicted_half_open",
+    "flow_evicted_closing",
+    "flow_evicted_idle",
+    "flow_stateless",
+    "ask_fallback",
+)
+
+
+class Offload(NamedTuple):
+    """
+    Work the sender left to the network card, as in `struct virtio_net_hdr` (virtio 1.2, 5.1.6).
+
+    Args:
+        flags: bit 0: the L4 checksum is only the pseudo-header sum so far (NEEDS_CSUM).
+        gso_type: 0 none, 1 TCPv4, 3 UDP, 4 TCPv6, 5 UDP segmentation; bit 7 ECN.
+        hdr_len: bytes of all headers. gso_size: bytes of payload per segment.
+        csum_start: offset of the L4 header in the frame. csum_offset: of the checksum field from there.
+    """
+
+    flags: int = 0
+    gso_type: int = 0
+    hdr_len: int = 0
+    gso_size: int = 0
+    csum_start: int = 0
+    csum_offset: int = 0
+
+
+@runtime_checkable
+class Result(Protocol):
+    """What became of one frame. Attributes are read-only; results of both backends compare equal through `astuple`."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of the frame."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why: set for drop, reply and hold; None for forward and pass."""
+
+    @property
+    def direction(self) -> Direction | None:
+        """`forward` is client to server."""
+
+    @property
+    def service(self) -> str | None:
+        """Name of the service the frame was matched to."""
+
+    @property
+    def server(self) -> str | None:
+        """Name of the server of its flow."""
+
+    @property
+    def out(self) -> list[tuple[str, bytes]]:
+        """Frames to send: (interface name, whole Ethernet frame)."""
+
+    @property
+    def offloads(self) -> list[Offload | None]:
+        """One per frame of `out`."""
+
+
+def astuple(result: Result) -> tuple[Any, ...]:
+    """Return every attribute of a result, for comparison."""
+    return (
+        result.verdict,
+        result.reason,
+        result.direction,
+        result.service,
+        result.server,
+        list(result.out),
+        [None if offload is None else tuple(offload) for offload in result.offloads],
+    )
+
+
+class Flow(NamedTuple):
+    """One entry of the flow table. `state`: syn-sent, syn-received, established, closing or udp. `idle_s`: seconds since its last packet."""
+
+    client: str
+    client_port: int
+    service: str
+    server: str
+    protocol: str
+    state: str
+    idle_s: float
+    bytes_forward: int
+    bytes_reply: int
+
+
+class DataPath(Protocol):
+    """
+    A backend's data path. Made with (capacity, hash_key, seed): flows the table can hold, 16 secret bytes, and the u64 that seeds
+    placement and random draws.
+
+    Not thread-safe by itself, except while a loop runs (`start`): then every method may be called from the control thread and is carried
+    out between two batches.
+    """
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Swap to a new snapshot. Flows stay."""
+
+    def set_next_hops(self, next_hops: NextHops) -> None:
+        """Swap routes and neighbours. Waiting packets leave at the next `tick`."""
+
+    def process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None = None) -> Result:
+        """Process one frame that came in by the interface with this id."""
+
+    def process_many(self, frames: Sequence[bytes], interface: int, now_ns: int) -> list[Result]:
+        """Process frames in order at one instant."""
+
+    def tick(self, now_ns: int) -> list[tuple[str, bytes, Offload | None]]:
+        """Expire and release what is due; return frames to send."""
+
+    def flows(self, now_ns: int) -> list[Flow]:
+        """Return the unexpired entries, sorted by (client, client_port, service)."""
+
+    def counters(self) -> dict[str, Any]:
+        """Return all counters by name: `docs/datapath.md` rule 13."""
+
+    def take_unresolved(self) -> list[tuple[int, Address]]:
+        """Return the (interface id, address) pairs to resolve that were not returned before."""
+
+    def start(self, sockets: Sequence[int], notify_fd: int) -> None:
+        """
+        Start the packet loop on its own thread.
+
+        Args:
+            sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership and closes them after `stop`.
+            notify_fd: an eventfd the loop adds 1 to when `take_unresolved` has news, and when the loop has failed.
+        """
+
+    def stop(self) -> None:
+        """Stop the loop and join its thread, within 200 ms. Raise LbError when the loop had failed. Does nothing when it does not run."""
+
+
+class Headers(NamedTuple):
+    """
+    What `parse` reads from one frame, without any snapshot (`docs/datapath.md` rules 3.1, 3.4, 5 up to validity, 5.8, 6.5, 7 up to the ports).
+
+    Args:
+        reason: the drop reason when the frame is malformed, else None; with a reason, the fields read before it are set and the rest are 0 or empty.
+        ethertype: after the VLAN tags, 0 when not reached. vlans: TCI of each tag, outermost first.
+        l3_offset, l4_offset, payload_offset: byte offsets in the frame, 0 when there is no such header.
+        source, destination: 4 or 16 bytes, network order; empty when not IP.
+        protocol: the L4 protocol number, 0 when not IP. ttl: TTL or hop limit.
+        source_port, destination_port: TCP and UDP, 0 in later fragments. tcp_flags: low 8 bits.
+        fragment_offset: bytes. more_fragments: MF.
+        total_len: bytes of the IP packet from its header to its end.
+    """
+
+    reason: str | None
+    ethertype: int
+    vlans: tuple[int, ...]
+    l3_offset: int
+    l4_offset: int
+    payload_offset: int
+    source: bytes
+    destination: bytes
+    protocol: int
+    ttl: int
+    source_port: int
+    destination_port: int
+    tcp_flags: int
+    fragment_offset: int
+    more_fragments: bool
+    total_len: int

@@ -1,0 +1,64 @@
+"""
+The exceptions of flowlb, in one tree. Packets never raise: they get verdicts.
+
+    LbError                  exit code 1
+    +-- ConfigError          3: the configuration is invalid
+    +-- PrivilegeError       4: a capability or kernel feature is missing
+    |   +-- InterfaceError   4: an interface is unknown, down, or taken by another `lb run`
+    +-- BackendError         4: the chosen backend cannot be used
+    +-- DaemonError          5: no running balancer answers
+    +-- CaptureError         1: a capture file cannot be read or written
+    +-- TestbedError         1: the testbed could not be built or is not there
+
+Each message is one line: what was wrong, the value, what is allowed or how to mend it.
+"""
+
+from __future__ import annotations
+
+
+class LbError(Exception):
+    """Something that flowlb was asked to do could not be done."""
+
+    exit_code = 1
+
+
+class ConfigError(LbError):
+    """A configuration is invalid. `problems` holds every problem found, in file order, each a printable block."""
+
+    exit_code = 3
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class PrivilegeError(LbError):
+    """A capability or a kernel feature that the call needs is missing."""
+
+    exit_code = 4
+
+
+class InterfaceError(PrivilegeError):
+    """An interface does not exist, is not usable, or is in use by another balancer."""
+
+
+class BackendError(LbError):
+    """The chosen backend is not there or not usable."""
+
+    exit_code = 4
+
+
+class DaemonError(LbError):
+    """No running balancer answers on the control socket."""
+
+    exit_code = 5
+
+
+class CaptureError(LbError):
+    """A capture file cannot be read or written."""
+
+
+class TestbedError(LbError):
+    """The testbed could not be built, or is not there."""
+
+    __test__ = False  # pytest would collect a class of this name

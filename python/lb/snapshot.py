@@ -1,0 +1,132 @@
+"""
+What a backend is given: the immutable, compiled state it works from.
+
+Control side of the walk: `config -> policy -> plan -> snapshot -> publish`. A snapshot is deterministic data: no socket, file or clock is
+behind it. Ids are positions in its tuples; the same thing keeps its id in every later snapshot of one process, a removed one leaves `None`.
+Next hops change with the kernel's neighbour table, far more often than the configuration: they are published apart, as `NextHops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Literal, TypeAlias
+
+Address: TypeAlias = IPv4Address | IPv6Address
+InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
+Network: TypeAlias = IPv4Network | IPv6Network
+Selector: TypeAlias = Literal["counter", "random", "hash-source", "hash-flow", "least", "two-choices", "ask"]
+SELECTORS: tuple[Selector, ...] = ("counter", "random", "hash-source", "hash-flow", "least", "two-choices", "ask")
+HASH_SELECTORS: frozenset[Selector] = frozenset({"hash-source", "hash-flow"})
+
+# (service name, client address, client port, candidate server names) -> server name
+AskFunction: TypeAlias = Callable[[str, str, int, Sequence[str]], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    All that a backend needs to place a new flow.
+
+    Args:
+        selector: how a slot is picked; see `docs/datapath.md` rule 8.
+        slots: server ids, repeated as weights demand. Empty: no server is available.
+        scores: one positive integer per slot, lower is better; only `two-choices` reads it. Empty: all 1.
+        fallback: decides when an `ask` fails.
+    """
+
+    selector: Selector
+    slots: tuple[int, ...]
+    scores: tuple[int, ...] = ()
+    fallback: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network interface. `mac`: 6 bytes; `mtu`: bytes of IP packet; `addresses`: with their prefix length."""
+
+    name: str
+    mac: bytes
+    mtu: int
+    addresses: tuple[InterfaceAddress, ...] = ()
+    announce: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A real machine behind a service. `mac`: 6 bytes, or None when the neighbour table is asked. `endpoint`: id of (address, port, protocol)."""
+
+    name: str
+    service: int
+    endpoint: int
+    address: Address
+    port: int
+    weight: int = 1
+    mac: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A VIP, port and protocol, with the plan that places its flows."""
+
+    name: str
+    address: Address
+    port: int
+    protocol: Literal["tcp", "udp"]
+    plan: Plan
+    on_no_server: Literal["reset", "drop"] = "reset"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Idle timeouts and the eviction floor of flows, in nanoseconds (`docs/datapath.md` rule 8)."""
+
+    half_open_ns: int = 30 * 10**9
+    established_ns: int = 7440 * 10**9
+    closing_ns: int = 120 * 10**9
+    udp_ns: int = 300 * 10**9
+    idle_floor_ns: int = 60 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The compiled state of one generation. `services` and `servers` are indexed by id; None marks a removed one."""
+
+    generation: int
+    seed: int
+    interfaces: tuple[Interface, ...]
+    services: tuple[Service | None, ...]
+    servers: tuple[Server | None, ...]
+    transit: Literal["drop", "forward"] = "drop"
+    answer_echo: bool = False
+    icmp_rate: int = 1000
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    ask: AskFunction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A way to a prefix. `interface`: id; `gateway`: None when on-link; `mtu`: bytes, None for the interface's."""
+
+    prefix: Network
+    interface: int
+    gateway: Address | None = None
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A resolved link-layer address. `interface`: id; `mac`: 6 bytes."""
+
+    interface: int
+    address: Address
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NextHops:
+    """Where packets go next: routes, in order of preference among equal prefix lengths, and resolved neighbours."""
+
+    routes: tuple[Route, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()

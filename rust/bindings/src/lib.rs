@@ -1,0 +1,1 @@
+//! `lb._core`: the PyO3 border.

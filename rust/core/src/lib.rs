@@ -1,0 +1,4 @@
+//! The data path of flowlb.
+pub mod datapath;
+pub mod snapshot;
+pub mod verdict;

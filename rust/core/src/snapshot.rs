@@ -1,0 +1,170 @@
+//! What the data path is given: the immutable, compiled state of one generation, and the next hops.
+//!
+//! The mirror of `python/lb/snapshot.py`, which says what each field means. Ids are positions; `None` marks a removed thing.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A 48-bit link-layer address.
+pub type Mac = [u8; 6];
+
+/// Asks the user's policy for a server: (service, client address, client port, candidate names) to a name. `None`: no usable answer in time.
+pub type AskFunction = Arc<dyn Fn(&str, IpAddr, u16, &[&str]) -> Option<String> + Send + Sync>;
+
+/// How a slot is picked. `docs/datapath.md` rule 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "docs/datapath.md rule 8 defines each")]
+pub enum Selector {
+    Counter,
+    Random,
+    HashSource,
+    HashFlow,
+    Least,
+    TwoChoices,
+    Ask,
+}
+
+/// All that is needed to place a new flow.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How a slot is picked.
+    pub selector: Selector,
+    /// Server ids. Empty: no server is available.
+    pub slots: Vec<u32>,
+    /// One positive score per slot, or empty. Only `TwoChoices` reads it.
+    pub scores: Vec<u64>,
+    /// Decides when `Ask` has no answer.
+    pub fallback: Option<Box<Plan>>,
+}
+
+/// One network interface.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its link-layer address.
+    pub mac: Mac,
+    /// Bytes of IP packet.
+    pub mtu: u32,
+    /// Addresses with their prefix length.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Whether the VIPs are answered for on it (ARP, ND).
+    pub announce: bool,
+}
+
+/// TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp = 6,
+    /// RFC 768.
+    Udp = 17,
+}
+
+/// A real machine behind a service.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Id of its service.
+    pub service: u32,
+    /// Id of (address, port, protocol), shared by services that share it.
+    pub endpoint: u32,
+    /// Its real address.
+    pub address: IpAddr,
+    /// Its real port.
+    pub port: u16,
+    /// Weight; 0 counts as 1 in comparisons.
+    pub weight: u32,
+    /// Its link-layer address when the config gives it.
+    pub mac: Option<Mac>,
+}
+
+/// A VIP, port and protocol, with the plan that places its flows.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// The VIP.
+    pub address: IpAddr,
+    /// The port clients connect to.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Places new flows.
+    pub plan: Plan,
+    /// Answer with RST or port unreachable when no server is available; else drop.
+    pub reset_without_server: bool,
+}
+
+/// Idle timeouts and the eviction floor, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "docs/datapath.md rule 8 defines each")]
+pub struct Timeouts {
+    pub half_open_ns: u64,
+    pub established_ns: u64,
+    pub closing_ns: u64,
+    pub udp_ns: u64,
+    pub idle_floor_ns: u64,
+}
+
+/// The compiled state of one generation.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// Counts publications.
+    pub generation: u64,
+    /// Key of the placement hash.
+    pub seed: u64,
+    /// Interfaces by id.
+    pub interfaces: Vec<Interface>,
+    /// Services by id.
+    pub services: Vec<Option<Service>>,
+    /// Servers by id.
+    pub servers: Vec<Option<Server>>,
+    /// Route packets of no service on, instead of dropping them.
+    pub forward_transit: bool,
+    /// Answer echo requests to a VIP.
+    pub answer_echo: bool,
+    /// ICMP and RST packets we may make per second.
+    pub icmp_rate: u32,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// What the `Ask` selector asks.
+    pub ask: Option<AskFunction>,
+}
+
+/// A way to a prefix.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Network address.
+    pub prefix: IpAddr,
+    /// Bits of the prefix.
+    pub prefix_len: u8,
+    /// Interface id.
+    pub interface: u32,
+    /// Next hop; `None` when on-link.
+    pub gateway: Option<IpAddr>,
+    /// Bytes; `None`: the interface's.
+    pub mtu: Option<u32>,
+}
+
+/// A resolved link-layer address.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    /// Interface id.
+    pub interface: u32,
+    /// The neighbour's IP address.
+    pub address: IpAddr,
+    /// Its link-layer address.
+    pub mac: Mac,
+}
+
+/// Where packets go next.
+#[derive(Clone, Debug, Default)]
+pub struct NextHops {
+    /// In order of preference among equal prefix lengths.
+    pub routes: Vec<Route>,
+    /// Resolved neighbours.
+    pub neighbours: Vec<Neighbour>,
+}

@@ -1,0 +1,79 @@
+# Everything a developer types. `make help` explains itself; CI calls the same targets.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SOURCES := $(shell git ls-files pyproject.toml Cargo.toml Cargo.lock rust python scripts 2>/dev/null)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: prerequisites
+prerequisites: ## Check for Python, Rust and a linker; install what is missing when that is allowed
+	@scripts/prerequisites.sh
+
+# The tests run against the package as a user installs it, never against the source folder.
+$(VENV)/.installed: $(SOURCES)
+	@scripts/prerequisites.sh
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@touch $@
+
+.PHONY: env
+env: $(VENV)/.installed ## Make the environment in .venv and install the package into it
+
+.PHONY: test
+test: env test-rust test-unit test-netns ## Run all tests: Rust, Python without root, real hosts in namespaces
+
+.PHONY: test-rust
+test-rust: ## Run the tests of the Rust crates
+	cargo test --locked --workspace --quiet
+
+.PHONY: test-unit
+test-unit: env ## Run the tests that need neither root nor a network: vectors, differential, units
+	$(BIN)/python -m pytest tests/unit
+
+.PHONY: test-netns
+test-netns: env ## Run the tests on real hosts in network namespaces
+	$(BIN)/python -m pytest tests/netns
+
+.PHONY: format
+format: env ## Format Python and Rust
+	$(BIN)/ruff format python tests benches examples
+	$(BIN)/ruff check --fix python tests benches examples
+	cargo fmt
+
+.PHONY: lint
+lint: env ## Check formatting, style and types of Python and Rust
+	$(BIN)/ruff format --check python tests benches examples
+	$(BIN)/ruff check python tests benches examples
+	$(BIN)/mypy
+	cargo fmt --check
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+
+.PHONY: stubtest
+stubtest: env ## Compare the stub of lb._core with the built module
+	$(BIN)/python -m mypy.stubtest lb._core
+
+.PHONY: all
+all: format lint stubtest test ## Format, lint, stubtest, test
+
+.PHONY: differential
+differential: env ## Feed 10^6 packets to both backends and compare byte for byte (SEED=1, PACKETS=1000000)
+	$(BIN)/python tests/differential.py --packets $(or $(PACKETS),1000000) --seed $(or $(SEED),1)
+
+.PHONY: vectors
+vectors: env ## Rebuild tests/vectors/*.json with scapy
+	$(BIN)/python tests/vectors/build.py
+
+.PHONY: bench
+bench: env ## Run the benches (never in parallel); root for the bulk transfer
+	$(BIN)/python -m pytest -p no:xdist benches
+	$(BIN)/python benches/bulk_throughput.py
+
+.PHONY: clean
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) target .hypothesis .benchmarks

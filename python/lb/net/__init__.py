@@ -1,0 +1,1 @@
+"""Sockets, frames, neighbours, capture files: where packets enter and leave."""

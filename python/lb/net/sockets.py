@@ -1,0 +1,196 @@
+"""
+Packet sockets: opened and tuned here, used by whichever backend runs.
+
+Start of the packet walk. A backend gets descriptors and needs no privilege itself: all that needs CAP_NET_RAW happens
+in this module. The sockets see the frames of one interface, finished or not (`PACKET_VNET_HDR`: checksums and
+segmentation that the sender left to the network card are told in a header, and may be left to the next one). Addresses
+and routes are read elsewhere; this module asks the kernel only what ioctls tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import socket
+import struct
+from typing import NamedTuple
+
+from lb.errors import InterfaceError, LbError, PrivilegeError
+from lb.net.frames import PACKET_AUXDATA, SOL_PACKET
+
+# Linux constants that the socket module does not have (linux/if_packet.h, linux/if_ether.h, linux/if.h,
+# linux/sockios.h).
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_MR_PROMISC = 1
+PACKET_VNET_HDR = 15
+PACKET_IGNORE_OUTGOING = 23
+ETH_P_ALL = 3
+IFF_UP = 1
+SIOCGIFFLAGS = 0x8913
+SIOCGIFMTU = 0x8921
+SIOCGIFHWADDR = 0x8927
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+IFNAMSIZ = 16
+MAX_NAME_BYTES = IFNAMSIZ - 1
+
+# A burst waits here while the data path is busy. The kernel counts what a frame occupies (a 64 KiB frame: about 70 KiB)
+# and doubles the
+# number given, so this holds some 230 of the largest frames.
+DEFAULT_RCVBUF_BYTES = 8 * 1024 * 1024
+# The default, 208 KiB, lets only three of the largest frames be on their way at once.
+DEFAULT_SNDBUF_BYTES = 4 * 1024 * 1024
+
+
+class InterfaceFacts(NamedTuple):
+    """What the kernel says about an interface. `mac`: 6 bytes; `mtu`: bytes of IP packet; `up`: switched on."""
+
+    number: int
+    mac: bytes
+    mtu: int
+    up: bool
+
+
+def open_packet_socket(
+    interface_name: str, *, promiscuous: bool = False, rcvbuf_bytes: int = DEFAULT_RCVBUF_BYTES
+) -> socket.socket:
+    """
+    Open a packet socket on an interface: non-blocking, with offload headers, VLAN tags told, own transmissions not
+    seen.
+
+    Args:
+        interface_name: as in `ip link`.
+        promiscuous: take frames for other MAC addresses too, for as long as the socket is open.
+        rcvbuf_bytes: room for frames that wait to be read, as `SO_RCVBUF` counts.
+
+    Returns:
+        The socket; the caller closes it.
+
+    Raises:
+        InterfaceError: there is no such interface, or it is down.
+        PrivilegeError: CAP_NET_RAW is missing, or the kernel lacks an option.
+    """
+    facts = read_interface(interface_name)
+    if not facts.up:
+        raise InterfaceError(f"{interface_name} is down: `ip link set {interface_name} up`")
+    sock = new_socket(interface_name)
+    try:
+        set_options(sock, rcvbuf_bytes)
+        if promiscuous:
+            membership = struct.pack("=iHH8s", facts.number, PACKET_MR_PROMISC, 0, b"")
+            set_option(sock, SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership, "PACKET_ADD_MEMBERSHIP")
+        # Last: until now the socket has no protocol and hears nothing, so that no frame arrives without its header.
+        sock.bind((interface_name, ETH_P_ALL))
+    except OSError as error:
+        sock.close()
+        raise InterfaceError(f"{interface_name}: cannot listen for packets: {error.strerror}") from error
+    except LbError:
+        sock.close()
+        raise
+    return sock
+
+
+def new_socket(interface_name: str) -> socket.socket:
+    """Make a packet socket that is bound to nothing yet, or raise PrivilegeError."""
+    try:
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    except PermissionError as error:
+        raise PrivilegeError(
+            f"reading packets from {interface_name} needs CAP_NET_RAW: "
+            "run as root, or `lb run --testbed`, which needs none"
+        ) from error
+    except OSError as error:
+        raise PrivilegeError(f"this kernel gives no packet sockets (CONFIG_PACKET): {error.strerror}") from error
+
+
+def set_options(sock: socket.socket, rcvbuf_bytes: int) -> None:
+    """
+    Set what every packet socket of ours has. Raise PrivilegeError for what the kernel lacks.
+
+    PACKET_QDISC_BYPASS is left off on purpose: with it our frames would pass by the traffic shaping of the interface
+    (tbf and htb in the testbed, fq on real cards), and a driver queue that is full drops at once; on veth, whose queue
+    discipline is none, it gains nothing.
+    """
+    set_option(sock, SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR (Linux 2.6.27)")
+    set_option(sock, SOL_PACKET, PACKET_AUXDATA, 1, "PACKET_AUXDATA (Linux 2.6.21)")
+    set_option(sock, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING (Linux 4.20)")
+    set_buffer(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, rcvbuf_bytes)
+    set_buffer(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, DEFAULT_SNDBUF_BYTES)
+
+
+def set_option(sock: socket.socket, level: int, option: int, value: int | bytes, feature: str) -> None:
+    """Set a socket option, or raise PrivilegeError that names the feature which the kernel lacks."""
+    try:
+        sock.setsockopt(level, option, value)
+    except OSError as error:
+        if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
+            raise
+        raise PrivilegeError(f"this kernel is too old: it has no {feature}") from error
+
+
+def set_buffer(sock: socket.socket, force_option: int, option: int, size_bytes: int) -> None:
+    """Set a buffer's size; without CAP_NET_ADMIN as much of it as net.core.[rw]mem_max allows."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, force_option, size_bytes)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, option, size_bytes)
+
+
+def claim_interface(name: str) -> socket.socket:
+    """
+    Claim an interface for this process, so that two balancers never answer on one wire.
+
+    Args:
+        name: as in `ip link`.
+
+    Returns:
+        A socket that holds the claim until it is closed, also by the death of the process.
+
+    Raises:
+        InterfaceError: there is no such interface, or another balancer has it.
+    """
+    index = find_index(name)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # An abstract name lives in the network namespace, as the interface does, and leaves no file behind.
+        sock.bind(f"\0flowlb/{index}")
+    except OSError as error:
+        sock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise LbError(f"{name} cannot be claimed: {error.strerror}") from error
+        raise InterfaceError(f"another balancer runs on {name}: stop it first, or choose another interface") from error
+    return sock
+
+
+def read_interface(name: str) -> InterfaceFacts:
+    """
+    Read what the kernel says about an interface.
+
+    Raises:
+        InterfaceError: there is no such interface, or it is no Ethernet interface.
+    """
+    index = find_index(name)
+    request = struct.pack("16s24x", name.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            flags = fcntl.ioctl(sock, SIOCGIFFLAGS, request)
+            mtu = fcntl.ioctl(sock, SIOCGIFMTU, request)
+            mac = fcntl.ioctl(sock, SIOCGIFHWADDR, request)
+        except OSError as error:
+            raise InterfaceError(f"{name}: {error.strerror}") from error
+    return InterfaceFacts(
+        number=index,
+        mac=mac[IFNAMSIZ + 2 : IFNAMSIZ + 8],
+        mtu=struct.unpack_from("=i", mtu, IFNAMSIZ)[0],
+        up=bool(struct.unpack_from("=H", flags, IFNAMSIZ)[0] & IFF_UP),
+    )
+
+
+def find_index(name: str) -> int:
+    """Return the index of an interface, or raise InterfaceError that names those that exist."""
+    with contextlib.suppress(OSError, ValueError):
+        if len(name.encode()) <= MAX_NAME_BYTES:
+            return socket.if_nametoindex(name)
+    names = ", ".join(other for _, other in socket.if_nameindex())
+    raise InterfaceError(f"there is no interface {name!r} here; there are: {names}")

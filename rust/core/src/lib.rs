@@ -1,4 +1,5 @@
 //! The data path of flowlb.
 pub mod datapath;
+pub mod io;
 pub mod snapshot;
 pub mod verdict;

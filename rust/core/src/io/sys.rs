@@ -1,0 +1,190 @@
+//! The system calls of the packet loop, one thin safe function each; errors are `std::io::Error`. Everything `unsafe` of the crate is here.
+//!
+//! Descriptors are plain numbers: Python owns the sockets. A stale number is no memory fault, only `EBADF` or someone else's file, and the owner
+//! promises to keep it open until the loop has stopped.
+#![allow(unsafe_code, reason = "system calls")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{FromRawFd, RawFd};
+use std::ptr;
+
+use libc::{c_int, c_uint, c_void, iovec, mmsghdr, pollfd};
+
+use super::header::OFFLOAD_HEADER_LEN;
+
+/// Messages per system call at most.
+pub const MAX_MESSAGES: usize = 64;
+
+/// Where one message is received: offload header, control messages and frame apart.
+pub struct RxBuffer {
+    /// The offload header.
+    pub header: [u8; OFFLOAD_HEADER_LEN],
+    /// Control messages; `u64`: aligned as the kernel's structs are.
+    pub control: [u64; 8],
+    /// Bytes of `control` that the last receive filled.
+    pub control_len: usize,
+    /// The frame's space.
+    pub space: Box<[u8]>,
+    /// Free bytes before the frame.
+    pub headroom: usize,
+    /// Bytes of the last message, offload header included, as far as they found room.
+    pub message_len: usize,
+    /// Whether the last message did not fit.
+    pub truncated: bool,
+}
+
+/// Turn the usual "-1 and errno" into a result.
+fn check(answer: c_int) -> io::Result<usize> {
+    usize::try_from(answer).map_err(|_| io::Error::last_os_error())
+}
+
+fn no_message() -> mmsghdr {
+    // SAFETY: mmsghdr is a plain C struct of integers and pointers; all zero bytes are valid (null pointers, zero lengths).
+    unsafe { std::mem::zeroed() }
+}
+
+const NO_IOVEC: iovec = iovec {
+    iov_base: ptr::null_mut(),
+    iov_len: 0,
+};
+
+/// Receive up to [`MAX_MESSAGES`] messages without waiting, one per buffer.
+///
+/// # Errors
+/// As recvmmsg(2); `WouldBlock` when nothing is queued.
+pub fn receive(fd: RawFd, buffers: &mut [RxBuffer]) -> io::Result<usize> {
+    let mut vectors = [[NO_IOVEC; 2]; MAX_MESSAGES];
+    let mut messages = [no_message(); MAX_MESSAGES];
+    let count = buffers.len().min(MAX_MESSAGES);
+    for ((buffer, vector), message) in buffers.iter_mut().zip(&mut vectors).zip(&mut messages) {
+        let space = &mut buffer.space[buffer.headroom..];
+        vector[0] = iovec {
+            iov_base: buffer.header.as_mut_ptr().cast(),
+            iov_len: OFFLOAD_HEADER_LEN,
+        };
+        vector[1] = iovec {
+            iov_base: space.as_mut_ptr().cast(),
+            iov_len: space.len(),
+        };
+        message.msg_hdr.msg_iov = vector.as_mut_ptr();
+        message.msg_hdr.msg_iovlen = 2;
+        message.msg_hdr.msg_control = buffer.control.as_mut_ptr().cast();
+        message.msg_hdr.msg_controllen = size_of_val(&buffer.control) as _;
+    }
+    // SAFETY: the first `count` messages point to vectors, headers, control arrays and frame spaces that live in this frame or in `buffers`, which is
+    // borrowed for the call, with their true lengths. The kernel writes nowhere else.
+    let answer = unsafe {
+        libc::recvmmsg(
+            fd,
+            messages.as_mut_ptr(),
+            count as c_uint,
+            libc::MSG_DONTWAIT as _,
+            ptr::null_mut(),
+        )
+    };
+    let received = check(answer)?;
+    for (buffer, message) in buffers.iter_mut().zip(&messages).take(received) {
+        buffer.message_len = message.msg_len as usize;
+        buffer.truncated = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+        buffer.control_len = message.msg_hdr.msg_controllen;
+    }
+    Ok(received)
+}
+
+/// Send up to [`MAX_MESSAGES`] messages without waiting. Returns how many the kernel took, at least one.
+///
+/// # Errors
+/// As sendmmsg(2), about the first message: the others were not looked at.
+pub fn send<'a>(
+    fd: RawFd,
+    frames: impl Iterator<Item = (&'a [u8; OFFLOAD_HEADER_LEN], &'a [u8])>,
+) -> io::Result<usize> {
+    let mut vectors = [[NO_IOVEC; 2]; MAX_MESSAGES];
+    let mut messages = [no_message(); MAX_MESSAGES];
+    let mut count = 0;
+    for (((header, frame), vector), message) in frames.zip(&mut vectors).zip(&mut messages) {
+        vector[0] = iovec {
+            iov_base: header.as_ptr().cast::<c_void>().cast_mut(),
+            iov_len: OFFLOAD_HEADER_LEN,
+        };
+        vector[1] = iovec {
+            iov_base: frame.as_ptr().cast::<c_void>().cast_mut(),
+            iov_len: frame.len(),
+        };
+        message.msg_hdr.msg_iov = vector.as_mut_ptr();
+        message.msg_hdr.msg_iovlen = 2;
+        count += 1;
+    }
+    // SAFETY: the first `count` messages point to vectors in this frame and to headers and frames borrowed for 'a, which outlives the call, with their
+    // true lengths. sendmmsg only reads them, though the C types are not const.
+    let answer =
+        unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
+    check(answer)
+}
+
+/// Wait until a descriptor is ready, for `timeout_ms` at most. An interrupted wait counts as "nothing ready".
+///
+/// # Errors
+/// As poll(2).
+pub fn poll(fds: &mut [pollfd], timeout_ms: c_int) -> io::Result<usize> {
+    // SAFETY: the pointer and the length are those of a slice borrowed mutably for the call.
+    let answer = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout_ms) };
+    match check(answer) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            for fd in fds {
+                fd.revents = 0;
+            }
+            Ok(0)
+        }
+        other => other,
+    }
+}
+
+/// Make an eventfd: a counter that poll can wait for.
+///
+/// # Errors
+/// As eventfd(2).
+pub fn eventfd() -> io::Result<File> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    check(fd)?;
+    // SAFETY: the kernel just gave this descriptor to us; nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Add 1 to an eventfd that someone else owns.
+///
+/// # Errors
+/// As write(2).
+pub fn eventfd_add(fd: RawFd) -> io::Result<()> {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: the buffer lives in this frame and has the length given.
+    let answer = unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Nanoseconds of the monotonic clock: the one Python's `time.monotonic_ns` reads.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a local struct of the right type. CLOCK_MONOTONIC exists on every Linux: the call cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+/// Block all signals in this thread: they are for Python's main thread, whose waits they must interrupt.
+pub fn block_signals() {
+    let mut all = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigfillset writes the whole set it is given.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: the set was filled by the line above; the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut()) };
+}

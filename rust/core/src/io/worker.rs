@@ -1,0 +1,340 @@
+//! The packet loop: one thread that owns the data path while it runs.
+//!
+//! It waits for any socket, receives a batch, has each frame processed in place, and sends what came of it; then the next socket. Between two
+//! batches it carries out what the control thread asked for ([`Worker::call`]), so that no lock is on the packets' way. Time is read once per batch.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle, ThreadId};
+
+use libc::pollfd;
+
+use super::packet_socket::{Batch, IoCounters, Outbox};
+use super::sys;
+use crate::datapath::DataPath;
+
+/// The longest time without a tick.
+const TICK_NS: u64 = 100_000_000;
+const POLL_MS: i32 = 100;
+
+type Command = Box<dyn FnOnce(&mut DataPath) + Send>;
+
+/// Why the loop does not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoopError {
+    /// The loop ended by itself; nothing is forwarded any more.
+    #[error("the packet loop has failed: {0}")]
+    Failed(String),
+    /// The loop has been stopped.
+    #[error("the packet loop does not run")]
+    Stopped,
+    /// A call from the loop's own thread could never be answered.
+    #[error("the data path was called from within its own packet loop (from an `ask` policy)")]
+    Reentrant,
+}
+
+/// What both threads see.
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: File,
+    stop: AtomicBool,
+}
+
+/// Commands that wait for the end of a batch.
+#[derive(Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    /// Set when the loop has ended: how.
+    ended: Option<LoopError>,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // A queue is whole at any time: a panic elsewhere while it was locked takes nothing from that.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // It can only fail with EAGAIN, when the counter is full: then the loop is awake anyway.
+        let _ = (&self.wake).write(&1u64.to_ne_bytes());
+    }
+}
+
+/// A running packet loop.
+pub struct Worker {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<DataPath>>>,
+    thread_id: ThreadId,
+}
+
+impl Worker {
+    /// Start the loop. `sockets`: one packet socket per interface id, open until the loop has stopped. `notify_fd`: an eventfd that gets 1 when
+    /// hops became unresolved and when the loop fails.
+    ///
+    /// # Errors
+    /// The eventfd or the thread could not be made; the data path comes back with the error.
+    ///
+    /// # Panics
+    /// Never: the thread gets what it waits for before this returns.
+    pub fn start(
+        datapath: DataPath,
+        sockets: &[RawFd],
+        notify_fd: RawFd,
+        counters: Arc<IoCounters>,
+    ) -> Result<Self, (DataPath, io::Error)> {
+        let wake = match sys::eventfd() {
+            Ok(wake) => wake,
+            Err(error) => return Err((datapath, error)),
+        };
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            wake,
+            stop: AtomicBool::new(false),
+        });
+        let packet_loop = PacketLoop::new(sockets, notify_fd, Arc::clone(&shared), counters);
+        // The data path travels behind the thread's start: if that fails it is still here.
+        let (sender, receiver) = mpsc::channel();
+        let body = move || {
+            packet_loop.run(
+                receiver
+                    .recv()
+                    .expect("start sends the data path before it returns"),
+            )
+        };
+        match thread::Builder::new().name("lb-packets".into()).spawn(body) {
+            Ok(thread) => {
+                sender.send(datapath).map_err(|mpsc::SendError(datapath)| {
+                    (
+                        datapath,
+                        io::Error::other("the packet loop's thread died at its start"),
+                    )
+                })?;
+                let thread_id = thread.thread().id();
+                Ok(Self {
+                    shared,
+                    thread: Mutex::new(Some(thread)),
+                    thread_id,
+                })
+            }
+            Err(error) => Err((datapath, error)),
+        }
+    }
+
+    /// Carry something out between two batches and wait for its answer.
+    ///
+    /// # Errors
+    /// The loop has ended, or the call came from the loop's own thread.
+    pub fn call<T: Send + 'static>(
+        &self,
+        action: impl FnOnce(&mut DataPath) -> T + Send + 'static,
+    ) -> Result<T, LoopError> {
+        if thread::current().id() == self.thread_id {
+            return Err(LoopError::Reentrant);
+        }
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let command: Command = Box::new(move |datapath| {
+            // Nobody waits for the answer when the caller's thread is gone.
+            let _ = sender.send(action(datapath));
+        });
+        {
+            let mut queue = self.shared.queue();
+            if let Some(ended) = &queue.ended {
+                return Err(ended.clone());
+            }
+            queue.commands.push_back(command);
+        }
+        self.shared.wake();
+        // The sender is dropped unused only when the loop ends: it says how before it forgets the commands.
+        receiver.recv().map_err(|_| {
+            self.shared
+                .queue()
+                .ended
+                .clone()
+                .unwrap_or(LoopError::Stopped)
+        })
+    }
+
+    /// Stop the loop, wait for its thread, and take the data path back. The second value says whether the loop had failed. `None`: it was taken
+    /// already.
+    pub fn stop(&self) -> Option<(DataPath, Result<(), LoopError>)> {
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()?;
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.wake();
+        let datapath = thread.join().ok()?;
+        let ended = self.shared.queue().ended.clone();
+        Some((
+            datapath,
+            match ended {
+                Some(error @ LoopError::Failed(_)) => Err(error),
+                _ => Ok(()),
+            },
+        ))
+    }
+}
+
+impl Drop for Worker {
+    /// A loop without an owner would read from descriptors that someone closes.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// All that the loop's thread works with, but for the data path.
+struct PacketLoop {
+    sockets: Vec<RawFd>,
+    /// One per socket, then the wake eventfd.
+    polls: Vec<pollfd>,
+    batch: Batch,
+    outbox: Outbox,
+    notify_fd: RawFd,
+    shared: Arc<Shared>,
+    counters: Arc<IoCounters>,
+    ticked_ns: u64,
+    told_unresolved: bool,
+}
+
+impl PacketLoop {
+    fn new(
+        sockets: &[RawFd],
+        notify_fd: RawFd,
+        shared: Arc<Shared>,
+        counters: Arc<IoCounters>,
+    ) -> Self {
+        let fds = sockets.iter().copied().chain([shared.wake.as_raw_fd()]);
+        Self {
+            sockets: sockets.to_vec(),
+            polls: fds
+                .map(|fd| pollfd {
+                    fd,
+                    events: libc::POLLIN,
+                    revents: 0,
+                })
+                .collect(),
+            batch: Batch::new(),
+            outbox: Outbox::new(sockets.len()),
+            notify_fd,
+            shared,
+            counters,
+            ticked_ns: sys::monotonic_ns(),
+            told_unresolved: false,
+        }
+    }
+
+    /// Run until stopped or failed; say how it ended, and give the data path back.
+    fn run(mut self, mut datapath: DataPath) -> DataPath {
+        sys::block_signals();
+        // After a panic the data path is only read (counters, flows) and dropped: what it left half done harms nobody.
+        let ended = match catch_unwind(AssertUnwindSafe(|| self.forward(&mut datapath))) {
+            Ok(Ok(())) => LoopError::Stopped,
+            Ok(Err(error)) => LoopError::Failed(error.to_string()),
+            Err(panic) => LoopError::Failed(panic_message(panic.as_ref())),
+        };
+        let failed = ended != LoopError::Stopped;
+        let forgotten = {
+            let mut queue = self.shared.queue();
+            queue.ended = Some(ended);
+            std::mem::take(&mut queue.commands)
+        };
+        drop(forgotten);
+        if failed {
+            self.notify();
+        }
+        datapath
+    }
+
+    fn forward(&mut self, datapath: &mut DataPath) -> io::Result<()> {
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            sys::poll(&mut self.polls, POLL_MS)?;
+            for interface in 0..self.sockets.len() {
+                if self.polls[interface].revents != 0 {
+                    self.forward_batch(datapath, interface)?;
+                }
+            }
+            let asked = self.polls[self.sockets.len()].revents != 0;
+            if asked {
+                self.carry_out(datapath);
+            }
+            let now_ns = sys::monotonic_ns();
+            // A command may have made hops known: their packets need not wait for the next tick.
+            if asked || now_ns - self.ticked_ns >= TICK_NS {
+                self.tick(datapath, now_ns);
+            }
+            self.tell_unresolved(datapath);
+        }
+        Ok(())
+    }
+
+    /// One batch from one socket: a busy interface gets no more before the others had their turn.
+    fn forward_batch(&mut self, datapath: &mut DataPath, interface: usize) -> io::Result<()> {
+        let count = self
+            .batch
+            .receive(self.sockets[interface], &self.counters)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let now_ns = sys::monotonic_ns();
+        for index in 0..count {
+            let (frame, offload) = self.batch.frame_mut(index);
+            let outcome = datapath.process(
+                frame,
+                interface as u32,
+                now_ns,
+                offload,
+                &mut self.outbox.extra,
+            );
+            self.outbox.collect(index, outcome.sent, &self.counters);
+        }
+        self.outbox
+            .flush(&self.batch, &self.sockets, &self.counters);
+        Ok(())
+    }
+
+    /// Carry out the commands that are queued now; those that come meanwhile wake the next round.
+    fn carry_out(&mut self, datapath: &mut DataPath) {
+        let mut count = [0; 8];
+        // Reading sets the eventfd to 0. It cannot fail: it was readable and nobody else reads it.
+        let _ = (&self.shared.wake).read(&mut count);
+        let commands = std::mem::take(&mut self.shared.queue().commands);
+        for command in commands {
+            command(datapath);
+        }
+    }
+
+    fn tick(&mut self, datapath: &mut DataPath, now_ns: u64) {
+        self.ticked_ns = now_ns;
+        datapath.tick(now_ns, &mut self.outbox.extra);
+        self.outbox.collect_extra(&self.counters);
+        self.outbox
+            .flush(&self.batch, &self.sockets, &self.counters);
+    }
+
+    /// Tell once that there are hops to resolve, until they were taken.
+    fn tell_unresolved(&mut self, datapath: &DataPath) {
+        let unresolved = datapath.has_unresolved();
+        if unresolved && !self.told_unresolved {
+            self.notify();
+        }
+        self.told_unresolved = unresolved;
+    }
+
+    fn notify(&self) {
+        // A reader that is gone, or a full counter, is no reason to stop forwarding.
+        let _ = sys::eventfd_add(self.notify_fd);
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown panic")
+        .to_owned()
+}

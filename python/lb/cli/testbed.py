@@ -1,0 +1,120 @@
+"""
+The commands `lb testbed up|down|status|exec`: arguments in, text out.
+
+The work is in `lb.testbed.manage`; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from lb.testbed.manage import Status
+
+app = typer.Typer(no_args_is_help=True, help="The testbed: 5 clients, a router and 3 servers in network namespaces.")
+
+PrefixOption = Annotated[
+    str, typer.Option(help="Start of the namespaces' names: testbeds with different ones live side by side.")
+]
+_DEFAULT_PREFIX = "lb-"
+
+
+class Switch(StrEnum):
+    """On or off."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class Format(StrEnum):
+    """How to print."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.command()
+def up(
+    offloads: Annotated[
+        Switch,
+        typer.Option(help="Checksum and segmentation offloads of the links; off: only what a real wire carries."),
+    ] = Switch.ON,
+    prefix: PrefixOption = _DEFAULT_PREFIX,
+) -> None:
+    """Build the testbed and keep it until `lb testbed down`. Needs no root where user namespaces are allowed."""
+    from lb.testbed import manage
+
+    _print_status(manage.up(prefix, offloads is Switch.ON), sys.stderr)
+    print("\nTry: lb testbed exec router -- lb run -c examples/echo.toml", file=sys.stderr)
+    print("and: lb testbed exec client1 -- python3 examples/echo_client.py", file=sys.stderr)
+
+
+@app.command()
+def down(prefix: PrefixOption = _DEFAULT_PREFIX) -> None:
+    """End the testbed and remove all of it, also what a killed one left behind."""
+    from lb.testbed import manage
+
+    was_there = manage.down(prefix)
+    print("The testbed is down." if was_there else "No testbed was up.", file=sys.stderr)
+
+
+@app.command()
+def status(
+    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.TABLE,
+    prefix: PrefixOption = _DEFAULT_PREFIX,
+) -> None:
+    """Show what there is: hosts, addresses, programs, and which web server runs."""
+    from dataclasses import asdict
+
+    from lb.testbed import manage
+
+    found = manage.status(prefix)
+    if output is Format.JSON:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        _print_status(found, sys.stdout)
+
+
+@app.command(
+    "exec",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    options_metavar="[--prefix TEXT]",
+)
+def execute(
+    host: Annotated[str, typer.Argument(help="router, client1 to client5, server1 to server3, or switch.")],
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after `--`.")],
+    prefix: PrefixOption = _DEFAULT_PREFIX,
+) -> None:
+    """Run a program in a host. Its exit status becomes this command's."""
+    from lb.testbed import manage
+
+    manage.execute(host, command[1:] if command[0] == "--" else command, prefix)
+
+
+def _print_status(found: Status, stream: TextIO) -> None:
+    """Print a table for people."""
+    print(f"testbed: {found.condition}", file=stream)
+    if found.condition == "left over":
+        print("Its owner was killed; `lb testbed down` or the next `up` removes what is left.", file=stream)
+    lines = [(name, text) for name, text in found.facts.items()]
+    if found.condition == "up":
+        lines.append(
+            (
+                "owner",
+                f"process {found.owner}, {'root' if found.mode == 'root' else 'in a user namespace, without root'}",
+            )
+        )
+    for name, text in lines:
+        print(f"{name + ':':11}{text}", file=stream)
+    if not found.hosts:
+        return
+    row = "{:<9}{:<13}{:<18}{:<19}{}"
+    print("\n" + row.format("HOST", "ADDRESS", "IPV6", "MAC", "RUNS"), file=stream)
+    for host in found.hosts:
+        programs = ", ".join(name if runs else f"{name} (ended)" for name, runs in host.programs.items())
+        print(row.format(host.name, host.address, host.address6, host.mac, programs or "-"), file=stream)

@@ -1,0 +1,229 @@
+"""
+What the testbed consists of, as data: segments, hosts, interfaces, addresses and routes.
+
+Nothing here touches the machine; `build.py` turns a topology into namespaces. Addresses come from the blocks reserved
+for benchmarks (198.18.0.0/15, RFC 2544; 2001:2::/48, RFC 5180), so they collide with nobody's network. Every host but
+the router has a host route to the router and sends everything else of the testbed through it; no default route leads
+out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Literal, TypeAlias
+
+Role: TypeAlias = Literal["router", "client", "server"]
+
+DEFAULT_MTU = 1500
+DEFAULT_PREFIX = "lb-"
+SWITCH = "switch"
+ROUTER = "router"
+ROUTER_NUMBER = 1
+VIP_NUMBER = 100
+VIP = IPv4Address("198.18.1.100")
+VIP6 = IPv6Address("2001:2:0:1::100")
+VIP_PORT = 9876
+ECHO_PORT = 7000
+CLIENT_NUMBERS = (21, 22, 23, 24, 25)
+SERVER_NUMBERS = (31, 32, 33)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """
+    One Ethernet segment: a bridge. `number`: the third octet of its IPv4 prefix and the fourth group of its IPv6
+    prefix.
+    """
+
+    number: int
+
+    @property
+    def network(self) -> IPv4Network:
+        """Its IPv4 prefix."""
+        return IPv4Network(f"198.18.{self.number}.0/24")
+
+    @property
+    def network6(self) -> IPv6Network:
+        """Its IPv6 prefix."""
+        return IPv6Network(f"2001:2:0:{self.number}::/64")
+
+    @property
+    def bridge(self) -> str:
+        """Name of the bridge in the switch's namespace."""
+        return f"br{self.number}"
+
+    def address(self, number: int) -> IPv4Address:
+        """Return the IPv4 address with this last octet."""
+        return self.network[number]
+
+    def address6(self, number: int) -> IPv6Address:
+        """Return the IPv6 address whose last group reads like `number` in decimal."""
+        return IPv6Address(f"2001:2:0:{self.number}::{number}")
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """
+    One interface of a host, plugged into a segment.
+
+    Args:
+        number: last octet of its addresses and of its MAC address, both read in decimal.
+        mtu: bytes of IP packet, of the link: both its ends get it.
+    """
+
+    name: str
+    segment: Segment
+    number: int
+    mtu: int = DEFAULT_MTU
+
+    @property
+    def mac(self) -> str:
+        """Its MAC address: aa:aa:aa:00:00:NN on the first segment."""
+        return f"aa:aa:aa:00:{self.segment.number - 1:02d}:{self.number:02d}"
+
+    @property
+    def address(self) -> IPv4Address:
+        """Its IPv4 address."""
+        return self.segment.address(self.number)
+
+    @property
+    def address6(self) -> IPv6Address:
+        """Its IPv6 address."""
+        return self.segment.address6(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """
+    One machine of the testbed.
+
+    Args:
+        ports: the router may have several, other hosts have one.
+        advmss: bytes, the segment size its TCP announces whatever its link's MTU is; None: what the MTU gives.
+    """
+
+    name: str
+    role: Role
+    ports: tuple[Port, ...]
+    advmss: int | None = None
+
+    @property
+    def address(self) -> IPv4Address:
+        """The IPv4 address of its first port."""
+        return self.ports[0].address
+
+    @property
+    def address6(self) -> IPv6Address:
+        """The IPv6 address of its first port."""
+        return self.ports[0].address6
+
+    @property
+    def web_port(self) -> int:
+        """TCP port of its web server, when it is a server: 8000 + last octet."""
+        return 8000 + self.ports[0].number
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """One route of a host. `gateway`: None when on-link. `mtu`, `advmss`: bytes, None when the link decides."""
+
+    destination: IPv4Network | IPv6Network
+    port: str
+    gateway: IPv4Address | IPv6Address | None = None
+    mtu: int | None = None
+    advmss: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Segments and hosts. `router_mtus`: (server, MTU) pairs for which the router has a host route with that MTU."""
+
+    segments: tuple[Segment, ...]
+    hosts: tuple[Host, ...]
+    router_mtus: tuple[tuple[str, int], ...] = ()
+
+    def host(self, name: str) -> Host:
+        """Return the host of this name. Raise KeyError when there is none."""
+        return {host.name: host for host in self.hosts}[name]
+
+    def of_role(self, role: Role) -> tuple[Host, ...]:
+        """Return the hosts of this role, in order."""
+        return tuple(host for host in self.hosts if host.role == role)
+
+    def interface_addresses(self, host: Host, port: Port) -> tuple[IPv4Interface, IPv6Interface]:
+        """
+        Return a port's addresses. The router's are on-link prefixes; a host's stand alone, so that no route bypasses
+        the router.
+        """
+        length, length6 = (24, 64) if host.role == "router" else (32, 128)
+        return IPv4Interface((port.address, length)), IPv6Interface((port.address6, length6))
+
+    def routes(self, host: Host) -> tuple[RoutePlan, ...]:
+        """
+        Return the routes a host needs beside those that its addresses bring, in an order in which they can be added.
+        """
+        if host.role == "router":
+            return self._router_routes(host)
+        port = host.ports[0]
+        gateways = (port.segment.address(ROUTER_NUMBER), port.segment.address6(ROUTER_NUMBER))
+        on_link: list[RoutePlan] = [
+            RoutePlan(IPv4Network(gateways[0]), port.name),
+            RoutePlan(IPv6Network(gateways[1]), port.name),
+        ]
+        for segment in self.segments:
+            on_link.append(RoutePlan(segment.network, port.name, gateways[0], advmss=host.advmss))
+            on_link.append(RoutePlan(segment.network6, port.name, gateways[1], advmss=host.advmss))
+        return tuple(on_link)
+
+    def _router_routes(self, router: Host) -> tuple[RoutePlan, ...]:
+        port_of = {port.segment: port.name for port in router.ports}
+        routes: list[RoutePlan] = []
+        for name, mtu in self.router_mtus:
+            server = self.host(name)
+            port = port_of[server.ports[0].segment]
+            routes.append(RoutePlan(IPv4Network(server.address), port, mtu=mtu))
+            routes.append(RoutePlan(IPv6Network(server.address6), port, mtu=mtu))
+        return tuple(routes)
+
+
+def one_segment(server_mtu: int | None = None, server_advmss: int | None = None) -> Topology:
+    """
+    Return the course's testbed: everything on one segment, a router with one arm.
+
+    Args:
+        server_mtu: bytes, of the servers' links; the router then has a route with this MTU to each. None: 1500.
+        server_advmss: bytes, the TCP segment size that servers announce; None: what their MTU gives.
+    """
+    segment = Segment(1)
+    router = Host(ROUTER, "router", (Port("eth0", segment, ROUTER_NUMBER),))
+    servers = _servers(segment, server_mtu or DEFAULT_MTU, server_advmss)
+    mtus = () if server_mtu is None else tuple((server.name, server_mtu) for server in servers)
+    return Topology((segment,), (router, *_clients(segment), *servers), mtus)
+
+
+def two_segments(server_mtu: int | None = None, server_advmss: int | None = None) -> Topology:
+    """
+    Return a testbed whose router has two arms: clients behind eth0 (198.18.1.0/24), servers behind eth1
+    (198.18.2.0/24).
+
+    Args:
+        server_mtu: bytes, of the whole second segment, the router's eth1 included. None: 1500.
+        server_advmss: bytes, the TCP segment size that servers announce; None: what their MTU gives.
+    """
+    front, back = Segment(1), Segment(2)
+    mtu = server_mtu or DEFAULT_MTU
+    arms = (Port("eth0", front, ROUTER_NUMBER), Port("eth1", back, ROUTER_NUMBER, mtu))
+    hosts = (Host(ROUTER, "router", arms), *_clients(front), *_servers(back, mtu, server_advmss))
+    return Topology((front, back), hosts)
+
+
+def _clients(segment: Segment) -> tuple[Host, ...]:
+    return tuple(Host(f"client{number - 20}", "client", (Port("eth0", segment, number),)) for number in CLIENT_NUMBERS)
+
+
+def _servers(segment: Segment, mtu: int, advmss: int | None) -> tuple[Host, ...]:
+    return tuple(
+        Host(f"server{number - 30}", "server", (Port("eth0", segment, number, mtu),), advmss)
+        for number in SERVER_NUMBERS
+    )

@@ -1,0 +1,91 @@
+"""
+What happened, in numbers (`docs/datapath.md` rule 13). Every frame is counted once on the way in, once by its verdict,
+and once per frame out.
+
+All stages write here; status, metrics and the stats page read `report`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lb.backends.base import EVENTS, Direction
+from lb.backends.python.view import View
+
+
+@dataclass(slots=True)
+class Traffic:
+    """The counters of one service or server."""
+
+    flows_created: int = 0
+    flows_active: int = 0
+    packets_forward: int = 0
+    packets_reply: int = 0
+    bytes_forward: int = 0
+    bytes_reply: int = 0
+
+    def count(self, direction: Direction, len_bytes: int) -> None:
+        """Count one translated packet of so many bytes of IP."""
+        if direction == "forward":
+            self.packets_forward += 1
+            self.bytes_forward += len_bytes
+        else:
+            self.packets_reply += 1
+            self.bytes_reply += len_bytes
+
+
+class Counters:
+    """All counters of a data path. Those of services and servers are kept by id, for as long as the data path lives."""
+
+    def __init__(self) -> None:
+        self.rx_packets = 0
+        self.rx_bytes = 0
+        self.tx_packets = 0
+        self.tx_bytes = 0
+        self.verdicts: Counter[str] = Counter()
+        self.events: dict[str, int] = dict.fromkeys(EVENTS, 0)
+        self.services: defaultdict[int, Traffic] = defaultdict(Traffic)
+        self.servers: defaultdict[int, Traffic] = defaultdict(Traffic)
+
+    def event(self, name: str) -> None:
+        """Count an event of the flow table or of placement."""
+        self.events[name] += 1
+
+    def received(self, len_bytes: int) -> None:
+        """Count a frame that came in."""
+        self.rx_packets += 1
+        self.rx_bytes += len_bytes
+
+    def sent(self, len_bytes: int) -> None:
+        """Count a frame that goes out."""
+        self.tx_packets += 1
+        self.tx_bytes += len_bytes
+
+    def verdict(self, name: str, reason: str | None = None, times: int = 1) -> None:
+        """Count what became of frames."""
+        if times:
+            self.verdicts[name if reason is None else f"{name}.{reason}"] += times
+
+    def report(self, view: View) -> dict[str, Any]:
+        """
+        Return all counters by name.
+
+        Args:
+            view: gives the names; what it does not have is left out.
+        """
+        services = {number: asdict(self.services[number]) for number in view.services}
+        servers = {number: asdict(self.servers[number]) for number in view.servers}
+        for number, server in view.servers.items():
+            services[server.service]["flows_active"] += servers[number]["flows_active"]
+        return {
+            "rx_packets": self.rx_packets,
+            "rx_bytes": self.rx_bytes,
+            "tx_packets": self.tx_packets,
+            "tx_bytes": self.tx_bytes,
+            "verdicts": dict(self.verdicts),
+            "events": dict(self.events),
+            "services": {view.services[number].name: traffic for number, traffic in services.items()},
+            "servers": {view.full_name(number): traffic for number, traffic in servers.items()},
+        }

@@ -1,0 +1,162 @@
+"""
+The Python data path as its callers see it: `lb.backends.base.DataPath`, with names instead of ids at the edge.
+
+A thin shell: it keeps the state, takes the lock that the packet loop shares with the control thread, and turns
+verdicts into results.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+from lb.backends.base import Direction, Flow, Offload
+from lb.backends.base import Verdict as VerdictName
+from lb.backends.python.flow import Entry
+from lb.backends.python.hashing import as_16_bytes
+from lb.backends.python.loop import PacketLoop
+from lb.backends.python.parse import Packet
+from lb.backends.python.pipeline import process, tick
+from lb.backends.python.state import State
+from lb.errors import LbError
+from lb.snapshot import Address, NextHops, Snapshot
+
+MAX_CAPACITY = 2**28
+HASH_KEY_BYTES = 16
+SECOND_NS = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one frame; see `lb.backends.base.Result`."""
+
+    verdict: VerdictName
+    reason: str | None = None
+    direction: Direction | None = None
+    service: str | None = None
+    server: str | None = None
+    out: list[tuple[str, bytes]] = field(default_factory=list)
+    offloads: list[Offload | None] = field(default_factory=list)
+
+
+class DataPath:
+    """
+    The data path in Python. Everything drops as `not_for_us` until a snapshot is published.
+
+    Args:
+        capacity: flows the table can hold, 1..268435456.
+        hash_key: 16 secret bytes; unused, since Python keys its dicts itself, but part of the contract.
+        seed: 64 bits that start the random draws.
+
+    Raises:
+        LbError: an argument is out of range.
+    """
+
+    def __init__(self, capacity: int, hash_key: bytes, seed: int) -> None:
+        if not 1 <= capacity <= MAX_CAPACITY:
+            raise LbError(f"flow table capacity {capacity} is not in 1..={MAX_CAPACITY}")
+        if len(hash_key) != HASH_KEY_BYTES:
+            raise LbError(f"hash key of {len(hash_key)} bytes: {HASH_KEY_BYTES} are needed")
+        self._state = State(capacity, seed)
+        self._lock = threading.Lock()
+        self._loop = PacketLoop(self._state, self._lock)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Swap to a new snapshot. Flows stay."""
+        with self._lock:
+            self._state.publish(snapshot)
+
+    def set_next_hops(self, next_hops: NextHops) -> None:
+        """Swap routes and neighbours. Waiting packets leave at the next `tick`."""
+        with self._lock:
+            self._state.set_next_hops(next_hops)
+
+    def process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None = None) -> Result:
+        """Process one frame that came in by the interface with this id."""
+        with self._lock:
+            return self._process(frame, interface, now_ns, offload)
+
+    def process_many(self, frames: Sequence[bytes], interface: int, now_ns: int) -> list[Result]:
+        """Process frames in order at one instant."""
+        with self._lock:
+            return [self._process(frame, interface, now_ns, None) for frame in frames]
+
+    def tick(self, now_ns: int) -> list[tuple[str, bytes, Offload | None]]:
+        """Expire and release what is due; return frames to send."""
+        with self._lock:
+            tick(self._state, now_ns)
+            interfaces = self._state.view.interfaces
+            return [(interfaces[each.interface].name, each.frame, each.offload) for each in self._state.out]
+
+    def flows(self, now_ns: int) -> list[Flow]:
+        """Return the unexpired entries, sorted by (client, client_port, service)."""
+        with self._lock:
+            table, view = self._state.table, self._state.view
+            entries = [entry for entry in table.by_forward.values() if table.why_dead(entry, view, now_ns) is None]
+            entries.sort(key=lambda entry: (as_16_bytes(entry.client), entry.client_port, entry.service))
+            return [self._flow(entry, now_ns) for entry in entries]
+
+    def counters(self) -> dict[str, Any]:
+        """Return all counters by name: `docs/datapath.md` rule 13; `io` is what went wrong on the sockets."""
+        with self._lock:
+            return {**self._state.counters.report(self._state.view), "io": self._loop.io.as_dict()}
+
+    def take_unresolved(self) -> list[tuple[int, Address]]:
+        """Return the (interface id, address) pairs to resolve that were not returned before."""
+        with self._lock:
+            return self._state.waiting.take_unresolved()
+
+    def start(self, sockets: Sequence[int], notify_fd: int) -> None:
+        """
+        Start the packet loop on its own thread.
+
+        Args:
+            sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership.
+            notify_fd: an eventfd that gets 1 added when `take_unresolved` has news, and when the loop has failed.
+
+        Raises:
+            LbError: the loop runs already.
+        """
+        self._loop.start(sockets, notify_fd)
+
+    def stop(self) -> None:
+        """
+        Stop the packet loop and join its thread. Does nothing when it does not run.
+
+        Raises:
+            LbError: the loop had failed.
+        """
+        self._loop.stop()
+
+    def _process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None) -> Result:
+        """Process one frame and name what was found."""
+        packet = Packet(bytes(frame), interface, offload)
+        verdict = process(self._state, packet, now_ns)
+        view, out = self._state.view, self._state.out
+        return Result(
+            verdict=verdict.name,
+            reason=verdict.reason,
+            direction=packet.direction,
+            service=None if packet.service is None else view.services[packet.service].name,
+            server=None if packet.server is None else view.servers[packet.server].name,
+            out=[(view.interfaces[each.interface].name, each.frame) for each in out],
+            offloads=[each.offload for each in out],
+        )
+
+    def _flow(self, entry: Entry, now_ns: int) -> Flow:
+        """Describe an entry."""
+        service = self._state.view.services[entry.service]
+        return Flow(
+            client=str(ip_address(entry.client)),
+            client_port=entry.client_port,
+            service=service.name,
+            server=self._state.view.servers[entry.server].name,
+            protocol=service.protocol,
+            state=entry.state,
+            idle_s=(now_ns - entry.last_seen_ns) / SECOND_NS,
+            bytes_forward=entry.bytes["forward"],
+            bytes_reply=entry.bytes["reply"],
+        )

@@ -1,0 +1,149 @@
+"""
+ICMP and ICMPv6: errors about flows are translated with the packet they quote, echo to a VIP is answered if configured,
+the rest is sorted out.
+
+`docs/datapath.md` rule 10. An error is how path-MTU discovery and refused ports reach the one who must know (RFC
+5508): to the receiver it must look as if it were about the packet that it sent itself. Errors never touch the flow
+they are about.
+"""
+
+from __future__ import annotations
+
+from lb.backends.base import Direction
+from lb.backends.python import reply as make
+from lb.backends.python.flow import Entry
+from lb.backends.python.parse import Packet
+from lb.backends.python.quoted import Quoted, read_quoted
+from lb.backends.python.rewrite import Change, lower_ttl, outgoing, update_l4, write, write_address
+from lb.backends.python.send import deliver, is_icmp_error, send_answer
+from lb.backends.python.state import State, Verdict, drop
+from lb.backends.python.transit import transit
+from lb.backends.python.wire import icmp, tcp
+
+TCP_CHECKSUM_END = tcp.CHECKSUM + 2
+
+
+def icmp_to_vip(state: State, packet: Packet) -> Verdict:
+    """Handle a message to a VIP: an echo request, an error about a reply of ours, or nothing we want."""
+    if not checksum_is_right(packet):
+        return drop("icmp_checksum")
+    family, kind = len(packet.source), packet.frame[packet.l4]
+    if kind == icmp.ECHO_REQUEST[family]:
+        if not state.view.snapshot.answer_echo:
+            return drop("vip_echo")
+        return send_answer(state, "echo", make.echo_reply(state.view, packet))
+    if kind == icmp.REDIRECT[family]:
+        return drop("icmp_redirect")
+    if kind not in icmp.ERRORS[family]:
+        return drop("icmp_type")
+    quoted = read_quoted(packet)
+    if quoted.reason:
+        return drop(quoted.reason)
+    return error_to_vip(state, packet, quoted)
+
+
+def icmp_elsewhere(state: State, packet: Packet) -> Verdict:
+    """Handle a message to an address that is no VIP: an error about a packet to a server, or transit."""
+    family, kind = len(packet.source), packet.frame[packet.l4]
+    if kind == icmp.REDIRECT[family]:
+        return drop("icmp_redirect")
+    if kind == icmp.ECHO_REQUEST[family] and packet.destination in state.view.servers_by_address:
+        return drop("server_echo")
+    if not is_icmp_error(packet):
+        return transit(state, packet)
+    quoted = read_quoted(packet)
+    if quoted.reason:
+        about_server = quoted.destination in state.view.servers_by_address
+        return drop(quoted.reason) if about_server else transit(state, packet)
+    endpoint = state.view.endpoints.get((quoted.destination, quoted.destination_port, quoted.protocol))
+    if endpoint is None:
+        return transit(state, packet)
+    if not checksum_is_right(packet):
+        return drop("icmp_checksum")
+    return error_to_client(state, packet, quoted, endpoint)
+
+
+def checksum_is_right(packet: Packet) -> bool:
+    """Tell whether the message's own checksum is right."""
+    return icmp.icmp_checksum(packet.source, packet.destination, packet.frame[packet.l4 : packet.end]) == 0
+
+
+def error_to_vip(state: State, packet: Packet, quoted: Quoted) -> Verdict:
+    """Hand an error about a packet from the VIP to the server that really sent it."""
+    if quoted.source != packet.destination:
+        return drop("icmp_inner")
+    service = state.view.services_by_socket.get((quoted.source, quoted.source_port, quoted.protocol))
+    if service is None:
+        return drop("icmp_no_flow")
+    entry = state.living(state.table.by_forward.get((quoted.destination, quoted.destination_port, service)))
+    if entry is None:
+        return drop("icmp_no_flow")
+    mark(packet, "forward", entry)
+    if packet.ttl <= 1:
+        return drop("ttl_exceeded")
+    server = state.view.servers[entry.server]
+    data = outgoing(packet)
+    write_address(data, packet.l3, "forward", server.address.packed)
+    # The quote goes the other way: what the client saw come from the VIP, the server sent.
+    rewrite_quoted(data, packet, quoted, "reply", server.address.packed, server.port)
+    return send_error(state, packet, data, "forward", entry)
+
+
+def error_to_client(state: State, packet: Packet, quoted: Quoted, endpoint: int) -> Verdict:
+    """Hand an error about a packet to a server to the client that really sent it."""
+    if packet.destination != quoted.source:
+        return drop("icmp_inner")
+    entry = state.living(state.table.by_reply.get((endpoint, quoted.source, quoted.source_port)))
+    if entry is None:
+        return drop("icmp_no_flow")
+    mark(packet, "reply", entry)
+    if packet.ttl <= 1:
+        return drop("ttl_exceeded")
+    service = state.view.services[entry.service]
+    data = outgoing(packet)
+    if packet.source == state.view.servers[entry.server].address.packed:
+        write_address(data, packet.l3, "reply", service.address.packed)
+    rewrite_quoted(data, packet, quoted, "forward", service.address.packed, service.port)
+    return send_error(state, packet, data, "reply", entry)
+
+
+def mark(packet: Packet, direction: Direction, entry: Entry) -> None:
+    """Note in a packet which flow it is about."""
+    packet.direction, packet.service, packet.server = direction, entry.service, entry.server
+
+
+def rewrite_quoted(
+    data: bytearray, packet: Packet, quoted: Quoted, direction: Direction, address: bytes, port: int
+) -> None:
+    """
+    Translate the quoted packet, and its checksums as far as they are there.
+
+    Args:
+        data: the frame.
+        packet: the error.
+        quoted: the packet in it.
+        direction: of the quoted packet, opposite to the error's.
+        address: what its destination (forward) or source (reply) becomes.
+        port: likewise.
+    """
+    addresses = write_address(data, quoted.l3, direction, address)
+    ports: Change = write(data, quoted.l4 + (2 if direction == "forward" else 0), port.to_bytes(2, "big"))
+    if quoted.protocol != tcp.PROTOCOL or packet.end - quoted.l4 >= TCP_CHECKSUM_END:
+        update_l4(data, quoted.l4, quoted.protocol, addresses, ports)
+
+
+def send_error(state: State, packet: Packet, data: bytearray, direction: Direction, entry: Entry) -> Verdict:
+    """Finish and send a translated error: its TTL, and its checksum anew, for it covers all that was changed."""
+    state.counters.servers[entry.server].count(direction, packet.total_len)
+    lower_ttl(data, packet)
+    source, destination = packet.source, packet.destination
+    if direction == "forward":
+        destination = state.view.servers[entry.server].address.packed
+    elif source == state.view.servers[entry.server].address.packed:
+        source = state.view.services[entry.service].address.packed
+    data[packet.l4 + icmp.CHECKSUM : packet.l4 + icmp.CHECKSUM + 2] = b"\0\0"
+    total = icmp.icmp_checksum(source, destination, bytes(data[packet.l4 :]))
+    data[packet.l4 + icmp.CHECKSUM : packet.l4 + icmp.CHECKSUM + 2] = total.to_bytes(2, "big")
+    if direction == "forward":
+        return deliver(state, packet, data, state.hops.to_server(entry.server))
+    return deliver(state, packet, data, state.hops.to_last_hop(entry.last_hop, packet.destination))

@@ -1,0 +1,149 @@
+"""
+The packet loop: frames from the sockets through the pipeline and out again, on a thread of its own.
+
+First and last step of the walk (`rx -> ... -> tx`), and the only place of this backend that reads a clock or a socket.
+The control thread's calls are carried out between two batches: both hold the same lock. Sockets are opened and tuned
+in `lb.net.sockets`, read and written by `lb.net.frames`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+from lb.backends.python.next_hop import Output
+from lb.backends.python.parse import Packet
+from lb.backends.python.pipeline import process, tick
+from lb.backends.python.state import State
+from lb.errors import LbError
+from lb.net.frames import IoCounters, receive, send
+
+BATCH = 64
+TICK_NS = 100_000_000
+MILLISECOND_NS = 1_000_000
+
+
+class PacketLoop:
+    """
+    Moves packets while it runs.
+
+    Args:
+        state: of the data path.
+        lock: held for each batch, and by the control thread for each of its calls.
+    """
+
+    def __init__(self, state: State, lock: threading.Lock) -> None:
+        self.state = state
+        self.lock = lock
+        self.io = IoCounters()
+        self.sockets: list[socket.socket] = []
+        self.notify_fd = -1
+        self.wake_fd = -1
+        self.thread: threading.Thread | None = None
+        self.stopping = False
+        self.failure: Exception | None = None
+        self.asked = 0
+
+    def start(self, sockets: Sequence[int], notify_fd: int) -> None:
+        """
+        Start the thread.
+
+        Args:
+            sockets: one packet socket per interface id; duplicated, so that the caller may close its own at any time
+            after `stop`.
+            notify_fd: an eventfd for news.
+
+        Raises:
+            LbError: it runs already.
+        """
+        if self.thread is not None:
+            raise LbError("the packet loop runs already: stop it first")
+        self.sockets = [socket.socket(fileno=os.dup(descriptor)) for descriptor in sockets]
+        for each in self.sockets:
+            each.setblocking(False)
+        self.notify_fd = notify_fd
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.stopping = False
+        self.failure = None
+        self.thread = threading.Thread(target=self.run, name="lb-packets", daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """
+        Stop the thread and wait for its end. Does nothing when there is none.
+
+        Raises:
+            LbError: the loop had failed.
+        """
+        if self.thread is None:
+            return
+        self.stopping = True
+        os.eventfd_write(self.wake_fd, 1)
+        self.thread.join()
+        self.thread = None
+        os.close(self.wake_fd)
+        for each in self.sockets:
+            each.close()
+        if self.failure is not None:
+            raise LbError(f"the packet loop failed: {self.failure!r}") from self.failure
+
+    def run(self) -> None:
+        """Move packets until told to stop. A failure is kept for `stop`, and told at once."""
+        try:
+            self.serve()
+        except Exception as failure:  # packets never raise; a broken socket or a fault of ours does
+            self.failure = failure
+            os.eventfd_write(self.notify_fd, 1)
+
+    def serve(self) -> None:
+        """Wait for frames, move them, and tick."""
+        poller = select.poll()
+        poller.register(self.wake_fd, select.POLLIN)
+        by_descriptor = {each.fileno(): number for number, each in enumerate(self.sockets)}
+        for descriptor in by_descriptor:
+            poller.register(descriptor, select.POLLIN)
+        tick_at = time.monotonic_ns()
+        while not self.stopping:
+            ready = poller.poll(max(0, tick_at - time.monotonic_ns()) // MILLISECOND_NS)
+            for descriptor, _ in ready:
+                if descriptor in by_descriptor:
+                    self.move_batch(by_descriptor[descriptor])
+            if time.monotonic_ns() >= tick_at:
+                self.tick()
+                tick_at = time.monotonic_ns() + TICK_NS
+            self.tell_news()
+
+    def move_batch(self, interface: int) -> None:
+        """Process what one socket has, `BATCH` frames at most so that no interface starves another."""
+        with self.lock:
+            for _ in range(BATCH):
+                received = receive(self.sockets[interface], self.io)
+                if received is None:
+                    return
+                frame, offload = received
+                process(self.state, Packet(frame, interface, offload), time.monotonic_ns())
+                self.send_all(self.state.out)
+
+    def tick(self) -> None:
+        """Expire and release what is due."""
+        with self.lock:
+            tick(self.state, time.monotonic_ns())
+            self.send_all(self.state.out)
+
+    def send_all(self, outputs: list[Output]) -> None:
+        """Send frames through their interfaces; what cannot be sent is counted in `io`."""
+        for output in outputs:
+            if output.interface < len(self.sockets):
+                send(self.sockets[output.interface], output.frame, output.offload, self.io)
+            else:
+                self.io.tx_errors += 1
+
+    def tell_news(self) -> None:
+        """Wake the control thread when packets wait for a neighbour that nobody was asked for yet."""
+        if self.state.waiting.asked != self.asked:
+            self.asked = self.state.waiting.asked
+            os.eventfd_write(self.notify_fd, 1)

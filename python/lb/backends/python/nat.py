@@ -1,0 +1,193 @@
+"""
+Packets of flows: lookup, TCP state, placement of new flows, translation (`docs/datapath.md` rule 8).
+
+The middle of the walk: `flow lookup -> (miss: plan -> server) -> rewrite`. Both directions go through the same
+functions; what differs is which key finds the flow, and who may create one.
+"""
+
+from __future__ import annotations
+
+from lb.backends.base import Direction
+from lb.backends.python.flow import CLOSING, ESTABLISHED, SYN_SENT, UDP, Entry
+from lb.backends.python.parse import Packet
+from lb.backends.python.plan import Newcomer
+from lb.backends.python.rewrite import lower_ttl, outgoing, translate
+from lb.backends.python.send import answer_no_server, answer_ttl_exceeded, deliver
+from lb.backends.python.state import State, Verdict, drop
+from lb.backends.python.tcp import Segment, follow, segment
+from lb.backends.python.view import PROTOCOLS
+from lb.snapshot import HASH_SELECTORS, Service
+
+
+def forward_packet(state: State, packet: Packet, service: int) -> Verdict:
+    """Handle a packet from a client to a VIP's service."""
+    packet.direction, packet.service = "forward", service
+    if packet.ttl <= 1:
+        return answer_ttl_exceeded(state, packet)
+    seg = segment(packet) if packet.is_tcp else None
+    entry = look_up(state, state.table.by_forward.get((packet.source, packet.source_port, service)))
+    if entry is not None and seg is not None and seg.opens and entry.state == CLOSING:
+        # Port reuse: the client starts anew before the old flow has timed out.
+        state.table.remove(entry, "flow_reused")
+        entry = None
+    if entry is not None:
+        return known_packet(state, packet, entry, "forward", seg)
+    return forward_miss(state, packet, service, seg)
+
+
+def reply_packet(state: State, packet: Packet, endpoint: int) -> Verdict:
+    """Handle a packet from a server's endpoint."""
+    if packet.ttl <= 1:
+        return answer_ttl_exceeded(state, packet)
+    seg = segment(packet) if packet.is_tcp else None
+    entry = look_up(state, state.table.by_reply.get((endpoint, packet.destination, packet.destination_port)))
+    if entry is not None:
+        return known_packet(state, packet, entry, "reply", seg)
+    return reply_miss(state, packet, endpoint, seg)
+
+
+def look_up(state: State, entry: Entry | None) -> Entry | None:
+    """Count a hit or a miss; what has expired or lost its server is removed and is a miss."""
+    if entry is not None:
+        event = state.table.why_dead(entry, state.view, state.now_ns)
+        if event is not None:
+            state.table.remove(entry, event)
+            entry = None
+    state.counters.event("flow_miss" if entry is None else "flow_hit")
+    return entry
+
+
+def known_packet(state: State, packet: Packet, entry: Entry, direction: Direction, seg: Segment | None) -> Verdict:
+    """Handle a packet of a flow that is in the table."""
+    packet.direction, packet.service, packet.server = direction, entry.service, entry.server
+    if seg is not None:
+        reason = follow(state.table, entry, direction, seg, state.now_ns)
+        if reason is not None:
+            return drop(reason)
+    state.table.touch(entry, state.now_ns)
+    if direction == "forward":
+        entry.last_hop = (packet.interface, packet.source_mac)
+    return send_translated(state, packet, direction, entry)
+
+
+def forward_miss(state: State, packet: Packet, number: int, seg: Segment | None) -> Verdict:
+    """Place a new flow, if its first packet may create one."""
+    service = state.view.services[number]
+    if not may_create(service, seg):
+        return drop("no_flow")
+    newcomer = Newcomer(
+        number, packet.source, packet.source_port, packet.destination, packet.destination_port, packet.protocol
+    )
+    server = state.placement.select(state.view, service.plan, newcomer)
+    if server is None:
+        return drop("no_server") if service.on_no_server == "drop" else answer_no_server(state, packet, seg)
+    return place(state, packet, "forward", newcomer, server, seg)
+
+
+def may_create(service: Service, seg: Segment | None) -> bool:
+    """Tell whether a client's packet may create a flow: UDP, a SYN, or mid-stream where a hash places it again."""
+    if seg is None or seg.opens:
+        return True
+    return seg.is_mid_stream and service.plan.selector in HASH_SELECTORS
+
+
+def reply_miss(state: State, packet: Packet, endpoint: int, seg: Segment | None) -> Verdict:
+    """Take up a flow from its server's side, if a hash would have placed it on that very server."""
+    if seg is not None and not seg.is_mid_stream:
+        return drop("no_flow")
+    client, client_port = packet.destination, packet.destination_port
+    for number in state.view.services_by_endpoint[endpoint]:
+        service = state.view.services[number]
+        if service.plan.selector not in HASH_SELECTORS:
+            continue
+        vip, protocol = service.address.packed, PROTOCOLS[service.protocol]
+        newcomer = Newcomer(number, client, client_port, vip, service.port, protocol)
+        chosen = state.placement.select(state.view, service.plan, newcomer)
+        if chosen is not None and state.view.servers[chosen].endpoint == endpoint:
+            packet.direction, packet.service = "reply", number
+            return place(state, packet, "reply", newcomer, chosen, seg)
+    return drop("no_flow")
+
+
+def place(
+    state: State, packet: Packet, direction: Direction, newcomer: Newcomer, server: int, seg: Segment | None
+) -> Verdict:
+    """
+    Make the entry of a new flow and send its first packet; where there is no room, a hash selector needs no entry.
+
+    Args:
+        state: of the data path.
+        packet: the first one seen of the flow.
+        direction: of the packet.
+        newcomer: the flow.
+        server: id of the server that it was given.
+        seg: None for UDP.
+    """
+    packet.server = server
+    if newcomer.client == state.view.servers[server].address.packed:
+        return drop("hairpin")
+    entry = new_entry(state, packet, direction, newcomer, server, seg)
+    if not clear_conflicts(state, entry, direction):
+        return drop("flow_conflict")
+    if state.table.make_room(state.view.snapshot.timeouts, state.now_ns):
+        state.table.insert(entry)
+        return send_translated(state, packet, direction, entry)
+    if state.view.services[newcomer.service].plan.selector not in HASH_SELECTORS:
+        return drop("table_full")
+    state.counters.event("flow_stateless")
+    return send_translated(state, packet, direction, entry)
+
+
+def new_entry(
+    state: State, packet: Packet, direction: Direction, newcomer: Newcomer, server: int, seg: Segment | None
+) -> Entry:
+    """Make the entry of a flow from the first packet seen of it; arguments as of `place`."""
+    name = UDP if seg is None else SYN_SENT if seg.opens else ESTABLISHED
+    endpoint = state.view.servers[server].endpoint
+    entry = Entry(newcomer.client, newcomer.client_port, newcomer.service, server, endpoint, name, state.now_ns)
+    if seg is not None:
+        entry.next_seq[direction] = seg.end
+        entry.acked[direction] = None if seg.opens else seg.ack
+    if direction == "forward":
+        entry.last_hop = (packet.interface, packet.source_mac)
+    return entry
+
+
+def clear_conflicts(state: State, entry: Entry, direction: Direction) -> bool:
+    """
+    Remove dead and closing entries that stand where a new one wants to be.
+
+    Returns:
+        Whether its keys are free now. Two services that share a server could else hand it two flows it cannot tell
+        apart.
+    """
+    standing = [state.table.by_reply.get(entry.reply_key)]
+    if direction == "reply":
+        standing.append(state.table.by_forward.get(entry.forward_key))
+    for other in standing:
+        if other is None or state.table.by_forward.get(other.forward_key) is not other:
+            continue
+        event = state.table.why_dead(other, state.view, state.now_ns)
+        if event is None and other.state == CLOSING:
+            event = "flow_reused"
+        if event is None:
+            return False
+        state.table.remove(other, event)
+    return True
+
+
+def send_translated(state: State, packet: Packet, direction: Direction, entry: Entry) -> Verdict:
+    """Count, translate and send a packet of a flow; the entry need not be in the table."""
+    length = packet.total_len
+    state.counters.services[entry.service].count(direction, length)
+    state.counters.servers[entry.server].count(direction, length)
+    entry.bytes[direction] += length
+    data = outgoing(packet)
+    lower_ttl(data, packet)
+    if direction == "forward":
+        server = state.view.servers[entry.server]
+        translate(data, packet, "forward", server.address.packed, server.port)
+        return deliver(state, packet, data, state.hops.to_server(entry.server))
+    service = state.view.services[entry.service]
+    translate(data, packet, "reply", service.address.packed, service.port)
+    return deliver(state, packet, data, state.hops.to_last_hop(entry.last_hop, packet.destination))

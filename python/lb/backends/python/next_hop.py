@@ -1,0 +1,162 @@
+"""
+Where a packet goes next: routes, neighbours, and the packets that wait for one.
+
+Last stage but one of the walk (`docs/datapath.md` rule 11). The tables are the kernel's, learned on the control side;
+nothing is resolved here, only asked for: `take_unresolved` says whom. What waits is finished but for the destination
+MAC.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from lb.backends.base import Offload
+from lb.backends.python.view import View
+from lb.snapshot import Address, NextHops, Route
+
+WAITING_PER_HOP = 3
+WAITING_HOPS = 256
+WAITING_NS = 3 * 10**9
+UNKNOWN_MAC = bytes(6)
+
+
+class Output(NamedTuple):
+    """A frame to send through the interface with an id."""
+
+    interface: int
+    frame: bytes
+    offload: Offload | None
+
+
+class Hop(NamedTuple):
+    """The next hop of a packet. `address`: 4 or 16 bytes, to be asked for while `mac` is None. `mtu`: bytes of IP."""
+
+    interface: int
+    address: bytes
+    mac: bytes | None
+    mtu: int
+
+
+class HopTable:
+    """
+    Routes and neighbours, ready to be looked up.
+
+    Args:
+        view: tells the interfaces; routes through others are left out.
+        next_hops: what the kernel knows.
+    """
+
+    def __init__(self, view: View, next_hops: NextHops) -> None:
+        self.view = view
+        self.neighbours = {(each.interface, each.address.packed): each.mac for each in next_hops.neighbours}
+        # (address bytes, prefix length) -> network number -> route.
+        self.prefixes: dict[tuple[int, int], dict[int, Route]] = {}
+        for route in next_hops.routes:
+            if route.interface < len(view.interfaces):
+                size, length = len(route.prefix.network_address.packed), route.prefix.prefixlen
+                networks = self.prefixes.setdefault((size, length), {})
+                networks.setdefault(int(route.prefix.network_address) >> (size * 8 - length), route)
+        self.longest_first = sorted(self.prefixes, reverse=True)
+
+    def route(self, address: bytes) -> Route | None:
+        """Return the most specific route to an address, the first of equals."""
+        number = int.from_bytes(address, "big")
+        for size, length in self.longest_first:
+            if size == len(address):
+                found = self.prefixes[size, length].get(number >> (size * 8 - length))
+                if found is not None:
+                    return found
+        return None
+
+    def to_address(self, address: bytes) -> Hop | None:
+        """Return the hop on the way to an address; None: no route."""
+        route = self.route(address)
+        if route is None:
+            return None
+        hop = address if route.gateway is None else route.gateway.packed
+        return Hop(route.interface, hop, self.neighbours.get((route.interface, hop)), self.mtu(route))
+
+    def to_server(self, number: int) -> Hop | None:
+        """Return the hop on the way to the server with an id. A configured MAC makes it a neighbour by decree."""
+        server = self.view.servers[number]
+        if server.mac is None:
+            return self.to_address(server.address.packed)
+        route = self.route(server.address.packed)
+        if route is None:
+            return Hop(0, server.address.packed, server.mac, self.view.interfaces[0].mtu)
+        return Hop(route.interface, server.address.packed, server.mac, self.mtu(route))
+
+    def to_last_hop(self, last_hop: tuple[int, bytes] | None, client: bytes) -> Hop | None:
+        """Return the hop back to a client: where its packets came from, else by route."""
+        if last_hop is None or last_hop[0] >= len(self.view.interfaces):
+            return self.to_address(client)
+        interface, mac = last_hop
+        return Hop(interface, client, mac, self.view.interfaces[interface].mtu)
+
+    def mtu(self, route: Route) -> int:
+        """Return the MTU of a route: its own or its interface's, whichever is smaller."""
+        mtu = self.view.interfaces[route.interface].mtu
+        return mtu if route.mtu is None else min(mtu, route.mtu)
+
+
+class WaitingHop(NamedTuple):
+    """Packets that wait for one neighbour; each is one frame or several fragments."""
+
+    created_ns: int
+    packets: list[list[Output]]
+
+
+class Waiting:
+    """
+    Packets whose next hop has no known MAC yet, by (interface id, address), in order of the first one's arrival.
+    `asked` counts hops.
+    """
+
+    def __init__(self) -> None:
+        self.hops: dict[tuple[int, bytes], WaitingHop] = {}
+        self.unresolved: list[tuple[int, bytes]] = []
+        self.asked = 0
+
+    def hold(self, hop: Hop, frames: list[Output], now_ns: int) -> bool:
+        """
+        Let the frames of one packet wait.
+
+        Returns:
+            Whether there was room.
+        """
+        key = (hop.interface, hop.address)
+        waiting = self.hops.get(key)
+        if waiting is None:
+            if len(self.hops) >= WAITING_HOPS:
+                return False
+            waiting = self.hops[key] = WaitingHop(now_ns, [])
+            self.unresolved.append(key)
+            self.asked += 1
+        if len(waiting.packets) >= WAITING_PER_HOP:
+            return False
+        waiting.packets.append(frames)
+        return True
+
+    def expire(self, now_ns: int) -> int:
+        """Give up what has waited too long; return how many packets."""
+        given_up = 0
+        for key, waiting in list(self.hops.items()):
+            if now_ns - waiting.created_ns < WAITING_NS:
+                break
+            given_up += len(waiting.packets)
+            del self.hops[key]
+        return given_up
+
+    def release(self, neighbours: dict[tuple[int, bytes], bytes]) -> list[list[Output]]:
+        """Take out the packets whose neighbour is known now, addressed to it, in order."""
+        packets = []
+        for key in [key for key in self.hops if key in neighbours]:
+            for frames in self.hops.pop(key).packets:
+                packets.append([each._replace(frame=neighbours[key] + each.frame[6:]) for each in frames])
+        return packets
+
+    def take_unresolved(self) -> list[tuple[int, Address]]:
+        """Return the hops to resolve that were not returned before."""
+        taken, self.unresolved = self.unresolved, []
+        return [(interface, ip_address(address)) for interface, address in taken]

@@ -1,0 +1,141 @@
+"""
+The way out: next hop, MTU, the frame's new Ethernet header; and the answers we make instead.
+
+Last stage of the walk (`docs/datapath.md` rules 11 and 12). What arrives here is rewritten already.
+"""
+
+from __future__ import annotations
+
+from lb.backends.base import Offload
+from lb.backends.python import reply as make
+from lb.backends.python.fragment import cut
+from lb.backends.python.next_hop import UNKNOWN_MAC, Hop, Output
+from lb.backends.python.parse import GSO_UDP_L4, NEEDS_CSUM, Packet
+from lb.backends.python.rewrite import complete_partial
+from lb.backends.python.state import FORWARD, State, Verdict, drop, hold, reply
+from lb.backends.python.tcp import Segment
+from lb.backends.python.wire import icmp, ipv4
+
+
+def deliver(state: State, packet: Packet, data: bytearray, hop: Hop | None) -> Verdict:
+    """
+    Send a rewritten packet to its next hop.
+
+    Args:
+        state: of the data path.
+        packet: as it came in; quoted if it is too big.
+        data: the rewritten frame, without padding.
+        hop: where to; None: there is no route.
+
+    Returns:
+        forward; hold `neighbour`; reply or drop `too_big`; drop `no_route`, `vlan`, `neighbour_unresolved`,
+        `rate_limited`.
+    """
+    if hop is None:
+        return drop("no_route")
+    if packet.vlans and hop.interface != packet.interface:
+        return drop("vlan")
+    frames = [(bytes(data), sent_offload(packet.offload))]
+    if mtu_needed(packet) > hop.mtu:
+        if must_stay_whole(packet):
+            return answer_too_big(state, packet, hop.mtu)
+        frames = fit(packet, data, hop.mtu)
+        if not frames:
+            return drop("too_big")
+    source_mac = state.view.interfaces[hop.interface].mac
+    header = (hop.mac or UNKNOWN_MAC) + source_mac
+    outputs = [Output(hop.interface, header + frame[12:], offload) for frame, offload in frames]
+    if hop.mac is not None:
+        state.out.extend(outputs)
+        return FORWARD
+    if state.waiting.hold(hop, outputs, state.now_ns):
+        return hold("neighbour")
+    return drop("neighbour_unresolved")
+
+
+def sent_offload(offload: Offload) -> Offload | None:
+    """Return the offload as it is passed on: with the one flag that asks for something; None when nothing is asked."""
+    if not offload.flags & NEEDS_CSUM and not offload.gso_type & 0x7F:
+        return None
+    return offload._replace(flags=offload.flags & NEEDS_CSUM)
+
+
+def mtu_needed(packet: Packet) -> int:
+    """Return the MTU a packet needs: its length, or that of the segments the network card will make of it."""
+    if packet.gso_type:
+        return packet.payload - packet.l3 + packet.offload.gso_size
+    return packet.total_len
+
+
+def must_stay_whole(packet: Packet) -> bool:
+    """Tell whether a packet must not be cut on its way: IPv6, DF, or UDP segments, whose borders carry meaning."""
+    if not packet.is_v4 or packet.gso_type == GSO_UDP_L4:
+        return True
+    return bool(packet.word(packet.l3 + ipv4.FLAGS_OFFSET) & ipv4.DF)
+
+
+def fit(packet: Packet, data: bytearray, mtu: int) -> list[tuple[bytes, Offload | None]]:
+    """
+    Make a packet fit an MTU: a TCP stream is cut in other places, anything else becomes fragments. Empty: it cannot
+    fit.
+    """
+    if packet.gso_type:
+        size = mtu - (packet.payload - packet.l3)
+        offload = sent_offload(packet.offload._replace(gso_size=size)) if size > 0 else None
+        return [(bytes(data), offload)] if size > 0 else []
+    if packet.is_partial:
+        complete_partial(data, packet)
+    link_header = bytes(data[: packet.l3])
+    return [(link_header + piece, None) for piece in cut(bytes(data[packet.l3 :]), mtu)]
+
+
+def may_answer(packet: Packet) -> bool:
+    """Tell whether a packet may be answered by an error at all (RFC 1812 4.3.2.7, RFC 4443 2.4 e)."""
+    return not packet.fragment_offset and not packet.destination_mac[0] & 1 and not is_icmp_error(packet)
+
+
+def is_icmp_error(packet: Packet) -> bool:
+    """Tell whether a packet is an ICMP error or redirect."""
+    if not packet.is_icmp or packet.l4 >= packet.end:
+        return False
+    family, kind = len(packet.source), packet.frame[packet.l4]
+    return kind in icmp.ERRORS[family] or kind == icmp.REDIRECT[family]
+
+
+def answer_ttl_exceeded(state: State, packet: Packet) -> Verdict:
+    """Tell the sender that its packet has travelled too far."""
+    return answer_error(state, packet, "ttl_exceeded", icmp.TIME_EXCEEDED[len(packet.source)], 0)
+
+
+def answer_too_big(state: State, packet: Packet, mtu: int) -> Verdict:
+    """Tell the sender what size would pass (RFC 1191, RFC 8201). ICMPv4 has 16 bits for it."""
+    field = min(mtu, 0xFFFF) if packet.is_v4 else mtu
+    return answer_error(state, packet, "too_big", icmp.TOO_BIG[len(packet.source)], field)
+
+
+def answer_error(state: State, packet: Packet, reason: str, kind: tuple[int, int], field: int) -> Verdict:
+    """Answer with an ICMP error from our own address; drop for the same reason where none may be sent."""
+    source = state.view.own_address(packet.interface, len(packet.source))
+    if source is None and packet.destination in state.view.vips:
+        source = packet.destination
+    if source is None or not may_answer(packet):
+        return drop(reason)
+    return send_answer(state, reason, make.icmp_error(state.view, packet, source, kind, field))
+
+
+def answer_no_server(state: State, packet: Packet, seg: Segment | None) -> Verdict:
+    """Refuse a new flow in the VIP's name: TCP by RST, UDP by port unreachable. `seg`: None for UDP."""
+    if not may_answer(packet):
+        return drop("no_server")
+    if seg is not None:
+        return send_answer(state, "no_server", make.tcp_reset(state.view, packet, seg))
+    kind = icmp.PORT_UNREACHABLE[len(packet.source)]
+    return send_answer(state, "no_server", make.icmp_error(state.view, packet, packet.destination, kind, 0))
+
+
+def send_answer(state: State, reason: str, answer: Output) -> Verdict:
+    """Send an answer if the rate limit lets it; the token is taken last, when nothing else can stop it."""
+    if not state.limiter.take(state.view.snapshot.icmp_rate, state.now_ns):
+        return drop("rate_limited")
+    state.out.append(answer)
+    return reply(reason)

@@ -1,0 +1,116 @@
+"""
+A snapshot as packets see it: addresses as bytes, and the tables that answer a packet's questions with one look.
+
+Made once per `publish`; between then and the next it never changes. What each field of a snapshot means is said in
+`lb.snapshot`.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from lb.backends.python.wire import tcp, udp
+from lb.snapshot import Interface, InterfaceAddress, Server, Service, Snapshot
+
+PROTOCOLS = {"tcp": tcp.PROTOCOL, "udp": udp.PROTOCOL}
+
+# (address, port, protocol): where a service listens, or a server does.
+Socket: TypeAlias = tuple[bytes, int, int]
+
+
+class View:
+    """
+    Tables over one snapshot.
+
+    Args:
+        snapshot: the compiled state of one generation.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.interfaces: tuple[Interface, ...] = snapshot.interfaces
+        # By id, what was removed left out. A server without its service is no server.
+        self.services: dict[int, Service] = {i: each for i, each in enumerate(snapshot.services) if each is not None}
+        self.servers: dict[int, Server] = {
+            i: each for i, each in enumerate(snapshot.servers) if each is not None and each.service in self.services
+        }
+        self.services_by_socket: dict[Socket, int] = {}
+        self.endpoints: dict[Socket, int] = {}
+        self.services_by_endpoint: dict[int, list[int]] = {}
+        self.servers_by_address: dict[bytes, int] = {}
+        for number, service in self.services.items():
+            socket = (service.address.packed, service.port, PROTOCOLS[service.protocol])
+            self.services_by_socket.setdefault(socket, number)
+        self.vips = {address for address, _, _ in self.services_by_socket}
+        for number, server in self.servers.items():
+            self.add_server(number, server)
+        self.own_addresses = {each.packed for interface in self.interfaces for each in interface.addresses}
+        self.broadcasts = [broadcasts(interface.addresses) for interface in self.interfaces]
+        self.all_broadcasts = frozenset().union(*self.broadcasts)
+
+    def add_server(self, number: int, server: Server) -> None:
+        """Enter a server in the tables."""
+        address = server.address.packed
+        protocol = PROTOCOLS[self.services[server.service].protocol]
+        self.endpoints[address, server.port, protocol] = server.endpoint
+        self.servers_by_address.setdefault(address, number)
+        sharing = self.services_by_endpoint.setdefault(server.endpoint, [])
+        if server.service not in sharing:
+            sharing.append(server.service)
+            sharing.sort()
+
+    def full_name(self, server: int) -> str:
+        """Return SERVICE/SERVER for a server's id."""
+        return f"{self.services[self.servers[server].service].name}/{self.servers[server].name}"
+
+    def announces(self, interface: int, address: bytes) -> bool:
+        """Tell whether an address is a VIP that is answered for on an interface."""
+        return self.interfaces[interface].announce and address in self.vips
+
+    def own_address(self, interface: int, family_bytes: int) -> bytes | None:
+        """Return the first address of a family: of the interface if it has one, else of any."""
+        for candidate in (self.interfaces[interface], *self.interfaces):
+            for address in candidate.addresses:
+                if len(address.packed) == family_bytes:
+                    return address.packed
+        return None
+
+
+def broadcasts(addresses: tuple[InterfaceAddress, ...]) -> frozenset[bytes]:
+    """Return the directed broadcast addresses of some IPv4 prefixes; those of 31 and 32 bits have none (RFC 3021)."""
+    return frozenset(
+        each.network.broadcast_address.packed
+        for each in addresses
+        if each.version == 4 and each.network.prefixlen <= 30
+    )
+
+
+def is_martian_source(address: bytes) -> bool:
+    """Tell whether no packet on a wire may come from an address (RFC 1812 5.3.7, RFC 4291)."""
+    if len(address) == 4:
+        return address[0] in (0, 127) or address[0] >= 224
+    return is_martian_v6(address) or address[0] == 0xFF or is_link_local(address)
+
+
+def is_martian_destination(address: bytes) -> bool:
+    """Tell whether no packet on a wire may go to an address; multicast was sorted out before."""
+    if len(address) == 4:
+        return address[0] in (0, 127) or address[0] >= 240
+    return is_martian_v6(address)
+
+
+def is_martian_v6(address: bytes) -> bool:
+    """Tell whether an IPv6 address is ::, ::1 or an IPv4-mapped one."""
+    return (address[:15] == bytes(15) and address[15] <= 1) or address[:12] == bytes(10) + b"\xff\xff"
+
+
+def is_link_local(address: bytes) -> bool:
+    """Tell whether an IPv6 address is in fe80::/10."""
+    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def is_multicast(address: bytes) -> bool:
+    """Tell whether an address is in 224/4 or ff00::/8, or is 255.255.255.255."""
+    if len(address) == 4:
+        return address[0] >> 4 == 14 or address == b"\xff" * 4
+    return address[0] == 0xFF

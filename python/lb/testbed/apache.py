@@ -86,9 +86,11 @@ def write_configuration(name: str, port: int, directory: Path, content: Path, ip
     Write the configuration of one server.
 
     Args:
-        name: what X-Served-By says. port: TCP port, on every address.
+        name: what X-Served-By says.
+        port: TCP port, on every address.
         directory: exists; everything Apache writes goes there.
-        content: the document root. ipv6: whether to listen on IPv6 too.
+        content: the document root.
+        ipv6: whether to listen on IPv6 too.
         as_root: whether Apache starts as root and must become somebody else.
 
     Returns:

@@ -131,7 +131,8 @@ class Testbed:
         Start a program in a host. It gets SIGTERM when this process dies. Call from the main thread.
 
         Args:
-            host: name of the host. command: the program and its arguments.
+            host: name of the host.
+        command: the program and its arguments.
         label: names it within the host, for the state file and its log `HOST-LABEL.log` (standard error).
             as_nobody: in a user namespace: not as its root.
             options: for `subprocess.Popen`.

@@ -58,7 +58,8 @@ def connect(topology: Topology, prefix: str, offloads: bool) -> None:
     Wire namespaces that exist: links, addresses, routes, kernel settings.
 
     Args:
-        topology: what to wire. prefix: of the namespaces' names.
+        topology: what to wire.
+        prefix: of the namespaces' names.
         offloads: whether the links keep their checksum and segmentation offloads.
 
     Raises:

@@ -55,7 +55,7 @@ def setns(descriptor: int, kind: int) -> None:
 
 
 def mount(source: str, target: str, filesystem: str | None, flags: int, data: str | None = None) -> None:
-    """Attach a filesystem, as mount(2) does. Raise OSError when refused."""
+    """Attach a filesystem; the arguments are those of the system call. Raise OSError when refused."""
     encoded = [None if text is None else text.encode() for text in (source, target, filesystem, data)]
     _check(_libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
 
@@ -72,7 +72,8 @@ def die_with_parent(signal_number: int, parent: int) -> None:
     To be called in the child, after its last change of user: a change forgets the request.
 
     Args:
-        signal_number: the signal to get. parent: pid of the parent; when it is gone already, this process exits at once.
+        signal_number: the signal to get.
+        parent: pid of the parent; when it is gone already, this process exits at once.
     """
     _check(_libc.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl")
     if os.getppid() != parent:
@@ -148,9 +149,7 @@ def join_namespaces_of(pid: int) -> None:
 
 
 def map_user(inner_user: int, outer_user: int, inner_group: int, outer_group: int) -> None:
-    """
-    Map one user and one group into the user namespace that this process has just made. Raise OSError when refused.
-    """
+    """Map one user and one group into the user namespace this process has just made. Raise OSError when refused."""
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{inner_user} {outer_user} 1")
     Path("/proc/self/gid_map").write_text(f"{inner_group} {outer_group} 1")

@@ -33,11 +33,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._root = root
         super().__init__(*arguments)  # type: ignore[arg-type]
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Send the file that the path names, or 404."""
         self._answer(send_body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         """Send the header that GET would send."""
         self._answer(send_body=False)
 

@@ -160,9 +160,7 @@ class Topology:
         return IPv4Interface((port.address, length)), IPv6Interface((port.address6, length6))
 
     def routes(self, host: Host) -> tuple[RoutePlan, ...]:
-        """
-        Return the routes a host needs beside those that its addresses bring, in an order in which they can be added.
-        """
+        """Return the routes a host needs beside those its addresses bring, in an order in which they can be added."""
         if host.role == "router":
             return self._router_routes(host)
         port = host.ports[0]

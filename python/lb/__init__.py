@@ -1,0 +1,102 @@
+"""
+flowlb: a flow-level L4 load balancer whose data path is Rust and whose policies are Python.
+
+The public names are in `__all__`; everything else may change. They are imported when first used: `import lb` alone
+costs next to nothing, so that `lb --help` answers at once and the testbed's helpers start fast.
+
+    import lb
+    balancer = lb.Balancer.from_file("lb.toml", backend="rust", seed=1, clock=lb.ManualClock())
+    result = balancer.process(frame, interface="eth0")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lb.backends.base import Flow, Headers, Offload, Result
+    from lb.balancer import Balancer
+    from lb.clock import ManualClock, SystemClock
+    from lb.config import Config
+    from lb.errors import (
+        BackendError,
+        CaptureError,
+        ConfigError,
+        DaemonError,
+        InterfaceError,
+        LbError,
+        PrivilegeError,
+        TestbedError,
+    )
+
+_MODULES = {
+    "BackendError": "lb.errors",
+    "Balancer": "lb.balancer",
+    "CaptureError": "lb.errors",
+    "Config": "lb.config",
+    "ConfigError": "lb.errors",
+    "DaemonError": "lb.errors",
+    "Flow": "lb.backends.base",
+    "Headers": "lb.backends.base",
+    "InterfaceError": "lb.errors",
+    "LbError": "lb.errors",
+    "ManualClock": "lb.clock",
+    "Offload": "lb.backends.base",
+    "PrivilegeError": "lb.errors",
+    "Result": "lb.backends.base",
+    "SystemClock": "lb.clock",
+    "TestbedError": "lb.errors",
+}
+# The stages one by one, from the best backend that is there; `lb.backends.load(name)` gives those of a chosen one.
+_PRIMITIVES = ("checksum", "checksum_update", "flow_hash", "parse")
+
+__all__ = [
+    "BackendError",
+    "Balancer",
+    "CaptureError",
+    "Config",
+    "ConfigError",
+    "DaemonError",
+    "Flow",
+    "Headers",
+    "InterfaceError",
+    "LbError",
+    "ManualClock",
+    "Offload",
+    "PrivilegeError",
+    "Result",
+    "SystemClock",
+    "TestbedError",
+    "__version__",
+    "checksum",
+    "checksum_update",
+    "flow_hash",
+    "parse",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+    elif name in _PRIMITIVES:
+        value = getattr(importlib.import_module("lb.backends").load("auto"), name)
+    elif name == "__version__":
+        value = _version()
+    else:
+        raise AttributeError(f"module 'lb' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    metadata = importlib.import_module("importlib.metadata")
+    try:
+        return str(metadata.version("flowlb"))
+    except metadata.PackageNotFoundError:
+        # Run from a source tree that is not installed: the package has no version then.
+        return "0+source"

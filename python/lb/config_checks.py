@@ -1,0 +1,271 @@
+"""
+What the fields of a configuration must be to each other: no duplicates, no address in two roles, policies that exist.
+
+Control side, used by `lb.config`. The checks read the raw TOML values and skip whatever a field's own type refuses,
+so that one wrong field hides no other problem. They are deterministic and look at no machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lb.config_fields import parse_address, parse_duration, parse_interface_address, show, type_name
+from lb.config_locator import Path
+from lb.policies import NOT_YET, POLICIES, make, option_names
+from lb.snapshot import Address, InterfaceAddress
+
+# RFC 4787 REQ-5: a NAT's UDP timeout must not be shorter.
+MIN_UDP_TIMEOUT_NS = 120 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """
+    Something wrong in a configuration.
+
+    Args:
+        path: of the key it is about. at: whether it points at the key or at its value.
+        severity: a warning does not keep the configuration from being used.
+    """
+
+    path: Path
+    message: str
+    hint: str = ""
+    at: Literal["key", "value"] = "value"
+    severity: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A valid address in the configuration, and who has it."""
+
+    path: Path
+    address: Address
+    owner: str
+
+
+def check(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """
+    Yield every problem between fields.
+
+    Args:
+        document: the raw TOML document.
+    """
+    yield from (missing_array(key) for key in ("interface", "service") if document.get(key) == [])
+    yield from _check_names(document)
+    yield from _check_addresses(document)
+    yield from _check_timeouts(document)
+    for path, service in _tables(document, "service"):
+        yield from _check_service(path, service)
+        yield from _check_policy((*path, "policy"), service)
+
+
+def missing_array(key: str) -> Problem:
+    """Return the problem of an array of tables that is not there or empty."""
+    return Problem((key,), f"no [[{key}]]: at least one is needed", "`lb init` writes a template")
+
+
+def _tables(parent: Mapping[str, Any], key: str, path: Path = ()) -> list[tuple[Path, Mapping[str, Any]]]:
+    """Return the tables of an array with their paths; nothing when it is not an array of tables."""
+    items = parent.get(key)
+    if not isinstance(items, list):
+        return []
+    return [((*path, key, number), item) for number, item in enumerate(items) if isinstance(item, dict)]
+
+
+def _valid(parse: Callable[[object], Any], value: object) -> Any:
+    """Return the parsed value, or None when its own field refuses it."""
+    try:
+        return parse(value)
+    except ValueError:
+        return None
+
+
+def _duplicates(entries: Iterable[tuple[Path, object, str]]) -> Iterator[Problem]:
+    """Yield a problem for every entry whose value an earlier one has. Entries: (path, value or None, what it is)."""
+    seen: dict[object, Path] = {}
+    for path, value, what in entries:
+        if value is None:
+            continue
+        if value in seen:
+            yield Problem(path, f"{what} is taken already", f"by {dotted(seen[value])}")
+        seen.setdefault(value, path)
+
+
+def dotted(path: Path) -> str:
+    """Return a path as people write it: `service[0].port`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".") or "document"
+
+
+def _check_names(document: Mapping[str, Any]) -> Iterator[Problem]:
+    interfaces, services = _tables(document, "interface"), _tables(document, "service")
+    yield from _duplicates(_named(interfaces, "interface"))
+    yield from _duplicates(_named(services, "service name"))
+    yield from _duplicates(_listening(services))
+    for path, service in services:
+        servers = _tables(service, "server", path)
+        yield from _duplicates(_named(servers, "server name"))
+        yield from _duplicates(
+            ((*server_path, "address"), _endpoint(server), f"{server.get('address')} port {server.get('port')}")
+            for server_path, server in servers
+        )
+
+
+def _named(tables: Iterable[tuple[Path, Mapping[str, Any]]], what: str) -> Iterator[tuple[Path, object, str]]:
+    for path, table in tables:
+        name = table.get("name")
+        yield (*path, "name"), name if isinstance(name, str) else None, f"{what} {show(name)}"
+
+
+def _listening(services: Iterable[tuple[Path, Mapping[str, Any]]]) -> Iterator[tuple[Path, object, str]]:
+    for path, service in services:
+        endpoint, protocol = _endpoint(service), service.get("protocol", "tcp")
+        value = None if endpoint is None else (*endpoint, str(protocol))
+        yield (*path, "address"), value, f"{service.get('address')} port {service.get('port')}/{protocol}"
+
+
+def _endpoint(table: Mapping[str, Any]) -> tuple[Address, int] | None:
+    address, port = _valid(parse_address, table.get("address")), table.get("port")
+    return (address, port) if address is not None and isinstance(port, int) else None
+
+
+def _check_addresses(document: Mapping[str, Any]) -> Iterator[Problem]:
+    services = _tables(document, "service")
+    vips = list(_places(services, "service"))
+    servers = [
+        place
+        for path, service in services
+        for place in _places(_tables(service, "server", path), f"service {show(service.get('name'))}: server")
+    ]
+    own = dict(_interface_addresses(document))
+    own_addresses = {interface.ip: path for path, interface in own.items()}
+    vip_owners = {place.address: place.owner for place in vips}
+    for place in vips + servers:
+        if place.address in own_addresses:
+            yield Problem(
+                place.path,
+                f"{place.address} is an address of the balancer itself",
+                f"see {dotted(own_addresses[place.address])}; VIPs and servers need addresses of their own",
+            )
+        yield from _check_subnet(place, own.values())
+    for place in servers:
+        if place.address in vip_owners:
+            owner = vip_owners[place.address]
+            yield Problem(place.path, f"{place.address} is the VIP of {owner}", "a server has a real address")
+    yield from _check_announce(document, [place.address for place in vips])
+
+
+def _places(tables: Iterable[tuple[Path, Mapping[str, Any]]], what: str) -> Iterator[_Place]:
+    for path, table in tables:
+        if (address := _valid(parse_address, table.get("address"))) is not None:
+            yield _Place((*path, "address"), address, f"{what} {show(table.get('name'))}")
+
+
+def _interface_addresses(document: Mapping[str, Any]) -> Iterator[tuple[Path, InterfaceAddress]]:
+    for path, interface in _tables(document, "interface"):
+        addresses = interface.get("addresses")
+        for number, text in enumerate(addresses if isinstance(addresses, list) else []):
+            if (address := _valid(parse_interface_address, text)) is not None:
+                yield (*path, "addresses", number), address
+
+
+def _check_subnet(place: _Place, interfaces: Iterable[InterfaceAddress]) -> Iterator[Problem]:
+    """Yield a problem when an address is the broadcast or network address of a prefix: such packets never arrive."""
+    for interface in interfaces:
+        network = interface.network
+        if network.version != 4 or network.prefixlen > 30:
+            continue
+        if place.address in (network.broadcast_address, network.network_address):
+            what = "broadcast" if place.address == network.broadcast_address else "network"
+            yield Problem(place.path, f"{place.address} is the {what} address of {network}", "a host's address")
+
+
+def _check_announce(document: Mapping[str, Any], vips: list[Address]) -> Iterator[Problem]:
+    """Yield a warning for an interface that announces, though no neighbour would ask for a VIP there."""
+    for path, interface in _tables(document, "interface"):
+        given = interface.get("addresses")
+        texts = given if isinstance(given, list) else []
+        networks = [address.network for text in texts if (address := _valid(parse_interface_address, text))]
+        if interface.get("announce") is not True or not networks or not vips:
+            continue
+        if not any(vip in network for vip in vips for network in networks):
+            yield Problem(
+                (*path, "announce"),
+                "no VIP lies in a prefix of this interface: nobody there asks for one",
+                "leave announce out, and route the VIPs to this host",
+                at="key",
+                severity="warning",
+            )
+
+
+def _check_timeouts(document: Mapping[str, Any]) -> Iterator[Problem]:
+    flows = document.get("flows")
+    udp_ns = _valid(parse_duration, flows.get("udp")) if isinstance(flows, dict) else None
+    if udp_ns is not None and udp_ns < MIN_UDP_TIMEOUT_NS:
+        hint = "hosts expect at least 120s of a NAT (RFC 4787 REQ-5)"
+        yield Problem(("flows", "udp"), "UDP flows will be forgotten early", hint, severity="warning")
+
+
+def _check_service(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
+    vip = _valid(parse_address, service.get("address"))
+    servers = _tables(service, "server", path)
+    if not servers and "server" not in service:
+        hint = "add [[service.server]]"
+        yield Problem(path, "no server: every new flow is refused", hint, severity="warning")
+    for server_path, server in servers:
+        address = _valid(parse_address, server.get("address"))
+        if vip is not None and address is not None and address.version != vip.version:
+            yield Problem(
+                (*server_path, "address"),
+                f"{address} is IPv{address.version}, the VIP {vip} is IPv{vip.version}",
+                "packets are not translated between the two",
+            )
+
+
+def _check_policy(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
+    policy = service.get("policy")
+    table = {"name": policy} if isinstance(policy, str) else policy
+    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+        return
+    name = table["name"]
+    if name not in POLICIES:
+        name_path = path if isinstance(policy, str) else (*path, "name")
+        yield Problem(name_path, *_unknown_policy(name))
+        return
+    options = {key: value for key, value in table.items() if key != "name"}
+    unknown = [key for key in options if key not in option_names(name)]
+    for key in unknown:
+        yield Problem((*path, key), f"policy {name} has no such option", _allowed(key, option_names(name)), at="key")
+    wrong = [key for key, value in options.items() if key not in unknown and not isinstance(value, str)]
+    for key in wrong:
+        yield Problem((*path, key), f"{show(options[key])} is {type_name(options[key])}, not a string")
+    usable = {key: value for key, value in options.items() if key not in unknown and key not in wrong}
+    names = [str(server.get("name")) for _, server in _tables(service, "server")]
+    for problem in make(name, usable).problems(names):
+        yield Problem((*path, problem.option), problem.message, problem.hint or "")
+
+
+def _unknown_policy(name: str) -> tuple[str, str]:
+    here = f"policies: {', '.join(sorted(POLICIES))}"
+    if name in NOT_YET:
+        return f'policy "{name}" is not in this version', here
+    if name == "weighted-round-robin":
+        return f'unknown policy "{name}"', '"round-robin" follows the weights of the servers'
+    if ".py" in name:
+        return f'policies from files ("{name}") are not in this version', here
+    if near_later := difflib.get_close_matches(name, NOT_YET, n=1, cutoff=0.8):
+        return f'unknown policy "{name}"', f'"{near_later[0]}" is not in this version; {here}'
+    return f'unknown policy "{name}"', _allowed(name, sorted(POLICIES))
+
+
+def _allowed(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1)
+    if near:
+        return f'did you mean "{near[0]}"?'
+    return f"allowed: {', '.join(words)}" if words else "it has no options"

@@ -1,0 +1,224 @@
+"""
+The types of configuration fields: what each accepts, and what it says about anything else.
+
+Control side, used by `lb.config`. Each type turns a TOML value into what the program works with and raises an error
+with a message and a hint otherwise; nothing here looks at other fields (`lb.config_checks` does) or at the machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from ipaddress import IPv6Address, ip_address, ip_interface
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from lb.snapshot import Address, InterfaceAddress
+
+NS_PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+MAX_DURATION_NS = 366 * 24 * 3600 * 10**9
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
+DURATION_HINT = 'a number and a unit (ms, s, m or h): "500ms", "30s", "2h"'
+MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
+MAC_HINT = 'six pairs of hex digits: "aa:aa:aa:00:00:31"'
+# Names appear in `SERVICE/SERVER`, in metrics and in tables: no blanks, no slash.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+NAME_HINT = "letters, digits, '.', '_' and '-', at most 63, starting with a letter or digit"
+# What the kernel accepts (IFNAMSIZ, dev_valid_name).
+INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
+TYPE_NAMES = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    str: "a string",
+    list: "an array",
+    dict: "a table",
+}
+CUSTOM_ERROR = "lb"
+
+
+def invalid(message: str, hint: str = "") -> PydanticCustomError:
+    """Return the error for a value that a field does not accept. `hint`: what it accepts."""
+    return PydanticCustomError(CUSTOM_ERROR, "{message}", {"message": message, "hint": hint})
+
+
+def show(value: object) -> str:
+    """Return a value as TOML would write it, shortened."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def type_name(value: object) -> str:
+    """Return what TOML calls the type of a value."""
+    return TYPE_NAMES.get(type(value), "a date or time")
+
+
+def require_string(value: object, hint: str) -> str:
+    """Return a string as it is; raise for anything else."""
+    if not isinstance(value, str):
+        raise invalid(f"{show(value)} is {type_name(value)}, not a string", hint)
+    return value
+
+
+def parse_duration(value: object) -> int:
+    """Return a duration such as "500ms" in nanoseconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise invalid(f"{value} has no unit", f'"{value}s" if seconds are meant')
+    match = DURATION.fullmatch(require_string(value, DURATION_HINT))
+    if match is None:
+        raise invalid(f"{show(value)} is not a duration", DURATION_HINT)
+    duration_ns = int(Decimal(match[1]) * NS_PER_UNIT[match[2]])
+    if not 0 < duration_ns <= MAX_DURATION_NS:
+        raise invalid(f"{show(value)} is out of range", "more than 0, at most 366 days")
+    return duration_ns
+
+
+def martian(address: Address) -> str | None:
+    """Return why no host can have an address, or None when one can."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return "an IPv4-mapped address"
+    if address.version == 4 and address == address.__class__("255.255.255.255"):
+        return "the broadcast address"
+    if address.is_unspecified or (address.version == 4 and address.packed[0] == 0):
+        return "an unspecified address"
+    reasons = {
+        "a loopback address": address.is_loopback,
+        "a multicast address": address.is_multicast,
+        "a link-local address": address.is_link_local,
+        "a reserved address": address.version == 4 and address.is_reserved,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def parse_address(value: object) -> Address:
+    """Return a unicast address that a host can have."""
+    hint = 'an IPv4 or IPv6 address: "198.18.1.100"'
+    text = require_string(value, hint)
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise invalid(f"{show(value)} is not an IP address", hint) from None
+    if "%" in text:
+        raise invalid(f"{show(value)} has a zone", "an address without %interface")
+    if (reason := martian(address)) is not None:
+        raise invalid(f"{address} is {reason}", "a unicast address of a host")
+    return address
+
+
+def parse_interface_address(value: object) -> InterfaceAddress:
+    """Return an address with its prefix length."""
+    hint = 'an address with its prefix length: "198.18.1.1/24"'
+    text = require_string(value, hint)
+    if "/" not in text:
+        raise invalid(f"{show(value)} has no prefix length", hint)
+    try:
+        interface = ip_interface(text)
+    except ValueError:
+        raise invalid(f"{show(value)} is not an address with a prefix length", hint) from None
+    # An interface's own link-local address is normal; the other martians are not.
+    if (reason := martian(interface.ip)) is not None and not interface.ip.is_link_local:
+        raise invalid(f"{interface.ip} is {reason}", "a unicast address of a host")
+    return interface
+
+
+def parse_mac(value: object) -> bytes:
+    """Return the 6 bytes of a unicast MAC address."""
+    text = require_string(value, MAC_HINT)
+    if not MAC.fullmatch(text):
+        raise invalid(f"{show(value)} is not a MAC address", MAC_HINT)
+    mac = bytes.fromhex(text.replace(":", ""))
+    if mac[0] & 1:
+        raise invalid(f"{show(value)} is a group address", "a unicast MAC address: the first byte is even")
+    if not any(mac):
+        raise invalid(f"{show(value)} is no host's address", MAC_HINT)
+    return mac
+
+
+def format_mac(mac: bytes) -> str:
+    """Return a MAC address as people write it."""
+    return mac.hex(":")
+
+
+def matching(pattern: re.Pattern[str], hint: str) -> Callable[[object], str]:
+    """Return a validator for strings that match a pattern."""
+
+    def check(value: object) -> str:
+        text = require_string(value, hint)
+        if not pattern.fullmatch(text):
+            raise invalid(f"{show(value)} is not a valid name", hint)
+        return text
+
+    return check
+
+
+def in_range(low: int, high: int) -> Callable[[object], int]:
+    """Return a validator for integers from `low` to `high`."""
+
+    def check(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise invalid(f"{show(value)} is {type_name(value)}, not an integer", f"an integer in {low}..{high}")
+        if not low <= value <= high:
+            raise invalid(f"{value} is not in {low}..{high}")
+        return value
+
+    return check
+
+
+def _integer(low: int, high: int) -> tuple[BeforeValidator, WithJsonSchema]:
+    return BeforeValidator(in_range(low, high)), WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
+
+
+def _text(parse: Callable[[object], Any], description: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    return BeforeValidator(parse), WithJsonSchema({"type": "string", "description": description})
+
+
+def duration(default: str) -> Any:
+    """Return a field for a duration; its default is written, and shown in the schema, as in a configuration."""
+    return Field(default=default, validate_default=True)
+
+
+Seed = Annotated[int, *_integer(0, 2**64 - 1)]
+Port = Annotated[int, *_integer(1, 65535)]
+Weight = Annotated[int, *_integer(0, 65535)]
+IcmpRate = Annotated[int, *_integer(0, 1_000_000)]
+Capacity = Annotated[int, *_integer(1, 2**28)]
+# From the smallest that every IPv4 link carries (RFC 791) to the largest IP packet.
+Mtu = Annotated[int, *_integer(68, 65535)]
+Name = Annotated[str, *_text(matching(NAME, NAME_HINT), NAME_HINT)]
+InterfaceName = Annotated[
+    str, *_text(matching(INTERFACE_NAME, "as `ip link` shows it, at most 15 bytes"), "as `ip link` shows it")
+]
+HostAddress = Annotated[Address, *_text(parse_address, "an IPv4 or IPv6 unicast address")]
+PrefixedAddress = Annotated[InterfaceAddress, *_text(parse_interface_address, "an address with its prefix length")]
+MacAddress = Annotated[bytes, *_text(parse_mac, MAC_HINT)]
+Duration = Annotated[int, *_text(parse_duration, DURATION_HINT)]
+
+__all__ = [
+    "CUSTOM_ERROR",
+    "Capacity",
+    "Duration",
+    "HostAddress",
+    "IcmpRate",
+    "InterfaceName",
+    "MacAddress",
+    "Mtu",
+    "Name",
+    "Port",
+    "PrefixedAddress",
+    "Seed",
+    "Weight",
+    "duration",
+    "format_mac",
+    "invalid",
+    "martian",
+    "parse_address",
+    "parse_interface_address",
+    "parse_mac",
+    "show",
+    "type_name",
+]

@@ -1,0 +1,75 @@
+"""
+What a policy is: a pure function of a service's servers that returns a plan.
+
+Control side of the walk: `config -> policy -> plan -> snapshot`. A policy sees ids and weights, never packets, clocks
+or sockets; backends see only the plan. Options of a policy are the fields of its dataclass: the configuration's
+`policy = { name = "...", option = ... }`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
+
+from lb.snapshot import Plan
+
+State: TypeAlias = Literal["active", "draining", "disabled"]
+STATES: tuple[State, ...] = ("active", "draining", "disabled")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """
+    What a policy knows of a server. `id`: its position in the snapshot; `weight`: its share among the service's
+    servers, from 0.
+    """
+
+    id: int
+    name: str
+    weight: int = 1
+    state: State = "active"
+
+    @property
+    def takes_flows(self) -> bool:
+        """Tell whether new flows may be placed on it."""
+        return self.state == "active" and self.weight > 0
+
+
+# By server name, then by measure; empty while nothing measures.
+Measurements: TypeAlias = Mapping[str, Mapping[str, float]]
+
+
+class OptionProblem(NamedTuple):
+    """A policy option that cannot work. `option`: its name; `message`: what is wrong; `hint`: what is allowed."""
+
+    option: str
+    message: str
+    hint: str | None = None
+
+
+class Policy(Protocol):
+    """Makes plans. Implementations are frozen dataclasses; `name` is what the configuration calls them."""
+
+    name: ClassVar[str]
+
+    def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
+        """
+        Make the plan for a service.
+
+        Args:
+            service: its name.
+            servers: all of its servers, in the order of the configuration.
+            measurements: what was measured about them.
+
+        Returns:
+            A plan whose slots hold only servers that take flows; empty when there is none.
+        """
+
+    def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:
+        """Yield what is wrong with the options, given the names of the service's servers."""
+
+
+def takers(servers: Sequence[ServerView]) -> list[ServerView]:
+    """Return the servers that take new flows, in order."""
+    return [server for server in servers if server.takes_flows]

@@ -1,0 +1,37 @@
+"""
+The policy `static`: every flow goes to one server.
+
+Option `server`: its name. Without it, the first server that takes flows. There is no second choice when a named
+server takes none: then the service has no server (behaviour 9).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lb.policies.base import Measurements, OptionProblem, ServerView, takers
+from lb.snapshot import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """Place every flow on one server. `server`: its name; None: the first that takes flows."""
+
+    name: ClassVar[str] = "static"
+    server: str | None = None
+
+    def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:  # noqa: ARG002
+        """Return a plan of at most one slot."""
+        fitting = [server.id for server in takers(servers) if self.server in (None, server.name)]
+        return Plan("counter", tuple(fitting[:1]))
+
+    def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:
+        """Yield a problem when `server` is no name of a server."""
+        if self.server is None or self.server in server_names:
+            return
+        near = difflib.get_close_matches(str(self.server), server_names, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"servers: {', '.join(server_names) or 'none'}"
+        yield OptionProblem("server", f'"{self.server}" is no server of this service', hint)

@@ -123,7 +123,8 @@ class Balancer:
         Tell where a host on the link is. Packets that wait for it leave at the next `tick`.
 
         Args:
-            address: its IP address. mac: 6 bytes, or "aa:aa:aa:00:00:31".
+            address: its IP address.
+            mac: 6 bytes, or "aa:aa:aa:00:00:31".
             interface: the name of the interface it is behind. Default: the first.
 
         Raises:

@@ -207,7 +207,8 @@ def parse(source: str, name: str = "<config>") -> Config:
     Read a configuration from TOML text.
 
     Args:
-        source: the text. name: stands for the file in messages.
+        source: the text.
+        name: stands for the file in messages.
 
     Raises:
         ConfigError: it is invalid; with every problem found.

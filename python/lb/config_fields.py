@@ -49,6 +49,8 @@ def show(value: object) -> str:
     """Return a value as TOML would write it, shortened."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict | list):
+        return "{...}" if isinstance(value, dict) else "[...]"
     text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -106,7 +108,7 @@ def parse_address(value: object) -> Address:
     if "%" in text:
         raise invalid(f"{show(value)} has a zone", "an address without %interface")
     if (reason := martian(address)) is not None:
-        raise invalid(f"{address} is {reason}", "a unicast address of a host")
+        raise invalid(f"{text} is {reason}", "a unicast address of a host")
     return address
 
 

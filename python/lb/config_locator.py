@@ -68,7 +68,7 @@ def locate(source: str) -> Locator:
     Find every key and value of a document.
 
     Args:
-        source: TOML text that `tomllib` accepts, with `\\n` line ends.
+        source: TOML text that `tomllib` accepts, its lines ended by a line feed alone.
     """
     return _Scanner(source).scan()
 

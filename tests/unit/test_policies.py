@@ -35,7 +35,7 @@ def richest_takes_all(weights: list[int]) -> list[int]:
 
 def test_round_robin_known_weights_interleaved() -> None:
     """Weights 5, 1, 1 give the published sequence a a b a c a a."""
-    assert [0, 0, 1, 0, 2, 0, 0] == interleave([5, 1, 1])
+    assert interleave([5, 1, 1]) == [0, 0, 1, 0, 2, 0, 0]
 
 
 @given(weights_strategy)

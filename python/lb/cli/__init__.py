@@ -1,0 +1,63 @@
+"""
+The command `lb`: one module per command, no logic in any of them.
+
+Errors become one line on stderr and an exit code here and nowhere else: 0 fine, 1 run-time failure, 2 usage, 3
+invalid configuration, 4 missing privilege or kernel feature, 5 no running balancer. Data goes to stdout, everything
+for people to stderr. Command modules import what is heavy inside their functions, so that `lb --help` answers within
+0.3 s.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from lb.cli import check, configuration, init, replay
+from lb.errors import LbError
+
+app = typer.Typer(
+    name="lb",
+    help="A flow-level L4 load balancer: one virtual address, many servers, untouched clients and servers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("check")(check.check)
+app.command("replay")(replay.replay)
+app.command("init")(init.init)
+app.add_typer(configuration.app, name="config")
+
+_options = {"debug": False}
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import lb
+
+        typer.echo(f"lb {lb.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    version: Annotated[  # noqa: ARG001 - the callback acts on it
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    _options["debug"] = debug
+
+
+def main() -> None:
+    """Run the command line and exit the process with its exit code."""
+    try:
+        app()
+    except LbError as error:
+        if _options["debug"]:
+            traceback.print_exc()
+        typer.echo(f"lb: {error}" if error.exit_code != 3 else str(error), err=True)
+        sys.exit(error.exit_code)

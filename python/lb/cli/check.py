@@ -1,0 +1,27 @@
+"""`lb check FILE`: validate a configuration, showing all errors at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check(file: Annotated[Path, typer.Argument(help="The configuration.", exists=True, dir_okay=False)]) -> None:
+    """Validate a configuration: all errors at once, each with its place and a hint. Needs no root."""
+    from lb.config import read
+    from lb.errors import ConfigError
+
+    report = read(file)
+    for warning in report.warnings:
+        typer.echo(warning, err=True)
+    if report.config is None:
+        raise ConfigError(report.problems)
+    services = len(report.config.services)
+    servers = sum(len(service.servers) for service in report.config.services)
+    typer.echo(f"{file}: ok: {_count(services, 'service')}, {_count(servers, 'server')}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,19 @@
+"""`lb init [FILE]`: write a commented configuration to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write it.", dir_okay=False)] = Path("lb.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file when it is there.")] = False,
+) -> None:
+    """Write a commented configuration to start from."""
+    from lb.config_template import write_template
+
+    write_template(file, overwrite=force)
+    typer.echo(f"wrote {file}: adapt it, then `lb check {file}` and `lb run -c {file}`", err=True)

@@ -1,0 +1,35 @@
+"""`lb replay IN.pcap -c FILE`: run a capture through a backend, offline."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def replay(
+    capture: Annotated[Path, typer.Argument(help="A pcap or pcapng file.", exists=True, dir_okay=False)],
+    config: Annotated[Path, typer.Option("-c", "--config", help="The configuration.", exists=True, dir_okay=False)],
+    write: Annotated[Path | None, typer.Option("--write", help="Write the frames that leave to this pcap.")] = None,
+    output: Annotated[Literal["table", "json"], typer.Option("-o", "--output", help="table | json")] = "table",
+    interface: Annotated[str | None, typer.Option(help="Where the packets came in. Default: the first.")] = None,
+    backend: Annotated[str, typer.Option(help="auto | rust | python")] = "auto",
+    mac: Annotated[str | None, typer.Option(help="The interface's MAC address, if the file has none.")] = None,
+    address: Annotated[list[str] | None, typer.Option(help="An address of it with prefix length; repeatable.")] = None,
+    mtu: Annotated[int | None, typer.Option(help="Its MTU in bytes, if the file has none.")] = None,
+) -> None:
+    """Run a capture through a backend, offline: one line per packet, then a summary on stderr."""
+    from lb.config import load
+    from lb.replay import Replay, format_json, format_table, header, summary, with_interface
+
+    loaded = with_interface(load(config), interface, mac, address or [], mtu)
+    run = Replay(loaded, capture, interface=interface, backend=backend, write=write)
+    if output == "table":
+        typer.echo(header())
+    form = format_table if output == "table" else format_json
+    for packet in run.packets():
+        sys.stdout.write(form(packet) + "\n")
+    sys.stdout.flush()
+    typer.echo(summary(run), err=True)

@@ -1,0 +1,70 @@
+"""The configuration that `lb init` writes: every key, with its default and what it means."""
+
+from __future__ import annotations
+
+import pathlib
+
+from lb.errors import LbError
+
+TEMPLATE = """\
+# flowlb configuration. `lb check` validates it, `lb config schema` prints its JSON Schema.
+# Durations carry a unit: "500ms", "30s", "2h". Commented keys show their defaults.
+
+# backend = "auto"          # auto | rust | python
+# transit = "drop"          # packets of no service: drop | forward (route them on, as a router would)
+# seed = 1                  # of placement hashes; the same on balancers that must agree
+# answer_echo = false       # answer pings to a VIP
+# icmp_rate = 1000          # ICMP and RST packets that the balancer itself may send per second
+
+# [flows]
+# capacity = 262144         # flows remembered at once; the memory is taken at start
+# half_open = "30s"         # idle time after which a flow is forgotten: TCP before it is established,
+# established = "7440s"     #   while it is,
+# closing = "120s"          #   and after both sides closed it
+# udp = "300s"
+# idle_floor = "60s"        # flows idle for less than this are never given up for new ones
+
+[[interface]]               # one is enough: in and out through the same wire
+name = "eth0"
+# announce = false          # answer ARP and neighbour solicitations for the VIPs
+# mac = "aa:aa:aa:00:00:01" # mac, addresses and mtu are read from the kernel; `lb replay` needs them written
+# addresses = ["198.18.1.1/24"]
+# mtu = 1500
+
+[[service]]
+name = "video"
+address = "198.18.1.100"    # the VIP, IPv4 or IPv6: an address that no host has
+port = 9876
+# protocol = "tcp"          # tcp | udp
+# policy = "round-robin"    # round-robin | static, or { name = "static", server = "server1" }
+# on_no_server = "reset"    # what a client gets when no server is available: reset | drop
+
+  [[service.server]]
+  name = "server1"
+  address = "198.18.1.31"
+  port = 8031
+  # weight = 1              # 0..65535, the share of new flows; 0: none
+  # state = "active"        # active | draining | disabled (the last two: no new flows)
+  # mac = "aa:aa:aa:00:00:31" # else the kernel's neighbour table is asked
+
+  [[service.server]]
+  name = "server2"
+  address = "198.18.1.32"
+  port = 8032
+"""
+
+
+def write_template(path: pathlib.Path, *, overwrite: bool) -> None:
+    """
+    Write the template to a file.
+
+    Raises:
+        LbError: the file is there and `overwrite` is not set, or it cannot be written.
+    """
+    try:
+        with path.open("w" if overwrite else "x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        raise LbError(f"{path} is there already: --force overwrites it") from None
+    except OSError as error:
+        raise LbError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,281 @@
+"""
+Replay a capture through a backend, offline: what would become of each packet, with the capture's own times.
+
+The Python API (`lb.Balancer`) over pcap files. Two passes: the first learns from the capture which host has which MAC
+address, as the running balancer knew it from the kernel; the second processes. What the balancer itself had sent (its
+own MAC as source) is skipped and counted. An IP packet larger than the MTU is one that the capturing host's network
+card merged: it is given its offload header back.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+import lb.backends
+from lb.backends.base import Headers, Offload, Result
+from lb.balancer import Balancer
+from lb.clock import ManualClock
+from lb.config import Config
+from lb.config_fields import martian, parse_interface_address, parse_mac
+from lb.errors import ConfigError
+from lb.net.pcap import NS_PER_S, Packet, PcapWriter, read_packets
+from lb.snapshot import Address, Interface
+
+ETHERTYPE_ARP = 0x0806
+TCP, UDP = 6, 17
+PROTOCOL_NAMES = {1: "ICMP", TCP: "TCP", UDP: "UDP", 58: "ICMPv6"}
+GSO_TCP4, GSO_TCP6, GSO_UDP = 1, 4, 5
+ROW = "{:>6} {:>12}  {:<8} {:<20} {:<16} {:<16} {}"
+
+
+class Replayed(NamedTuple):
+    """One packet and what became of it. `time_s`: since the capture's first packet; `headers`: as parsed."""
+
+    number: int
+    time_s: float
+    result: Result
+    headers: Headers
+
+
+@dataclass
+class Replay:
+    """
+    A replay of one capture. Iterate `packets()` once; the counts are complete after it.
+
+    Args:
+        config: a configuration whose interfaces have a `mac`.
+        capture: a pcap or pcapng file.
+        interface: the name of the interface the packets came in by. None: the first.
+        backend: `auto`, `rust` or `python`.
+        write: where to write the frames that leave, or None.
+    """
+
+    config: Config
+    capture: pathlib.Path
+    interface: str | None = None
+    backend: str = "auto"
+    write: pathlib.Path | None = None
+    verdicts: Counter[str] = field(default_factory=Counter)
+    own: int = 0
+    cut: int = 0
+
+    def __post_init__(self) -> None:
+        """Make the balancer, so that a wrong argument shows before the first line of output."""
+        self.clock = ManualClock()
+        self.balancer = Balancer.from_config(self.config, backend=self.backend, clock=self.clock)
+        self.parse = lb.backends.load(self.balancer.backend).parse
+        self.entry = _find_interface(self.balancer.interfaces, self.interface)
+
+    def packets(self) -> Iterator[Replayed]:
+        """
+        Process the capture; yield every packet but the balancer's own.
+
+        Raises:
+            CaptureError: the capture cannot be read, or the output not written.
+        """
+        self._learn_neighbours()
+        with ExitStack() as stack:
+            writer = None if self.write is None else stack.enter_context(PcapWriter(self.write))
+            start_ns: int | None = None
+            for packet in read_packets(self.capture):
+                start_ns = packet.time_ns if start_ns is None else start_ns
+                # Captures of several queues step back by microseconds at times; the clock of a data path never does.
+                self.clock.advance_to(packet.time_ns - start_ns)
+                if packet.frame[6:12] == self.entry.mac:
+                    self.own += 1
+                    continue
+                replayed = self._process(packet, start_ns)
+                if writer is not None:
+                    for _, frame in replayed.result.out:
+                        writer.write(packet.time_ns, frame)
+                yield replayed
+
+    def _process(self, packet: Packet, start_ns: int) -> Replayed:
+        headers = self.parse(packet.frame)
+        self.cut += len(packet.frame) < packet.original_len
+        result = self.balancer.process(packet.frame, self.entry.name, merged_offload(headers, self.entry.mtu))
+        self.verdicts[result.verdict] += 1
+        return Replayed(packet.number, (packet.time_ns - start_ns) / NS_PER_S, result, headers)
+
+    def _learn_neighbours(self) -> None:
+        for address, mac in learn_neighbours(self.capture, self.entry, self.parse).items():
+            self.balancer.add_neighbour(address, mac, self.entry.name)
+
+
+def _find_interface(interfaces: Sequence[Interface], name: str | None) -> Interface:
+    for entry in interfaces:
+        if name in (None, entry.name):
+            return entry
+    names = ", ".join(entry.name for entry in interfaces)
+    raise ConfigError([f"interface {name} is not in the configuration; there are: {names}"])
+
+
+def with_interface(
+    config: Config, name: str | None, mac: str | None, addresses: Sequence[str], mtu: int | None
+) -> Config:
+    """
+    Return the configuration with facts about one interface filled in.
+
+    Args:
+        config: any configuration.
+        name: the interface; None: the first.
+        mac: as a configuration has it; None leaves what is there, here and below.
+        addresses: each with its prefix length.
+        mtu: in bytes.
+
+    Raises:
+        ConfigError: there is no such interface, or a fact is malformed.
+    """
+    names = [entry.name for entry in config.interfaces]
+    index = names.index(name) if name in names else 0
+    if name is not None and name not in names:
+        raise ConfigError([f"interface {name} is not in the configuration; there are: {', '.join(names)}"])
+    facts: dict[str, object] = {}
+    try:
+        if mac is not None:
+            facts["mac"] = parse_mac(mac)
+        if addresses:
+            facts["addresses"] = tuple(parse_interface_address(text) for text in addresses)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    if mtu is not None:
+        facts["mtu"] = mtu
+    interfaces = list(config.interfaces)
+    interfaces[index] = interfaces[index].model_copy(update=facts)
+    return config.model_copy(update={"interfaces": tuple(interfaces)})
+
+
+def merged_offload(headers: Headers, mtu: int) -> Offload | None:
+    """
+    Return the offload header that a merged frame must have had, or None for an ordinary one.
+
+    A network card (or a veth peer) merges segments into frames larger than the MTU; captures keep the frame and lose
+    its header.
+
+    Args:
+        headers: of the frame.
+        mtu: of the interface it came in by, in bytes.
+    """
+    if headers.total_len <= mtu or headers.protocol not in (TCP, UDP) or headers.payload_offset == 0:
+        return None
+    ip_header_len = headers.payload_offset - headers.l3_offset
+    if mtu <= ip_header_len:
+        return None
+    gso_type = GSO_UDP if headers.protocol == UDP else GSO_TCP4 if len(headers.source) == 4 else GSO_TCP6
+    return Offload(0, gso_type, headers.payload_offset, mtu - ip_header_len, 0, 0)
+
+
+def learn_neighbours(
+    capture: pathlib.Path, entry: Interface, parse: Callable[[bytes], Headers]
+) -> dict[Address, bytes]:
+    """
+    Return who is where on the link, as a capture shows it: source MACs of others' packets, destinations of the
+    balancer's own.
+
+    Args:
+        capture: a pcap or pcapng file.
+        entry: the interface it was taken on; only addresses inside its prefixes are on the link.
+        parse: of the backend.
+    """
+    found: dict[Address, bytes] = {}
+    for packet in read_packets(capture):
+        frame = packet.frame
+        own = frame[6:12] == entry.mac
+        headers = parse(frame)
+        if headers.ethertype == ETHERTYPE_ARP and not own:
+            pair = _arp_sender(frame, 14 + 4 * len(headers.vlans))
+        elif headers.source:
+            pair = (headers.destination, frame[0:6]) if own else (headers.source, frame[6:12])
+        else:
+            continue
+        if pair is None or pair[1][0] & 1:
+            continue
+        address = _address(pair[0])
+        if martian(address) is None and any(address in prefix.network for prefix in entry.addresses):
+            found.setdefault(address, pair[1])
+    return found
+
+
+def _arp_sender(frame: bytes, at: int) -> tuple[bytes, bytes] | None:
+    """Return the sender's address and MAC of an ARP packet that starts at a byte."""
+    if len(frame) < at + 28 or struct.unpack_from("!HHBB", frame, at) != (1, 0x0800, 6, 4):
+        return None
+    return frame[at + 14 : at + 18], frame[at + 8 : at + 14]
+
+
+def _address(raw: bytes) -> Address:
+    return IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
+
+
+def header() -> str:
+    """Return the head of the table."""
+    return ROW.format("packet", "time_s", "verdict", "reason", "service", "server", "what").rstrip()
+
+
+def format_table(packet: Replayed) -> str:
+    """Return a packet as a row of the table."""
+    result = packet.result
+    fields = (result.verdict, result.reason or "-", result.service or "-", result.server or "-")
+    return ROW.format(packet.number, f"{packet.time_s:.6f}", *fields, describe(packet.headers)).rstrip()
+
+
+def format_json(packet: Replayed) -> str:
+    """Return a packet as a line of JSON."""
+    result, headers = packet.result, packet.headers
+    return json.dumps(
+        {
+            "packet": packet.number,
+            "time_s": round(packet.time_s, 9),
+            "verdict": result.verdict,
+            "reason": result.reason,
+            "direction": result.direction,
+            "service": result.service,
+            "server": result.server,
+            "protocol": PROTOCOL_NAMES.get(headers.protocol, str(headers.protocol)) if headers.source else None,
+            "source": str(_address(headers.source)) if headers.source else None,
+            "source_port": headers.source_port,
+            "destination": str(_address(headers.destination)) if headers.destination else None,
+            "destination_port": headers.destination_port,
+            "frames_out": len(result.out),
+        }
+    )
+
+
+def describe(headers: Headers) -> str:
+    """Return what a packet is, for people: `TCP 198.18.1.21:40000 > 198.18.1.100:9876`."""
+    if not headers.source or not headers.destination:
+        return "ARP" if headers.ethertype == ETHERTYPE_ARP else f"ethertype {headers.ethertype:#06x}"
+    name = PROTOCOL_NAMES.get(headers.protocol, f"protocol {headers.protocol}")
+    source = _endpoint(headers.source, headers.source_port)
+    destination = _endpoint(headers.destination, headers.destination_port)
+    fragment = f" fragment at {headers.fragment_offset}" if headers.fragment_offset or headers.more_fragments else ""
+    return f"{name} {source} > {destination}{fragment}"
+
+
+def _endpoint(raw: bytes, port: int) -> str:
+    address = _address(raw)
+    if not port:
+        return str(address)
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+def summary(run: Replay) -> str:
+    """Return what a finished replay did, for people: some lines."""
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(run.verdicts.items())) or "none"
+    lines = [f"{sum(run.verdicts.values())} packets by backend {run.balancer.backend}: {counts}"]
+    drops = {name: count for name, count in run.balancer.counters()["verdicts"].items() if name.startswith("drop.")}
+    if drops:
+        lines.append("dropped: " + ", ".join(f"{name[5:]} {count}" for name, count in sorted(drops.items())))
+    if run.own:
+        lines.append(f"{run.own} packets of the balancer itself were skipped")
+    if run.cut:
+        lines.append(f"{run.cut} packets were cut short by the capture (snap length) and count as truncated")
+    return "\n".join(lines)

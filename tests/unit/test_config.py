@@ -1,0 +1,339 @@
+"""The configuration: what is accepted, and what each mistake gets, with its place."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lb import config
+from lb.config_checks import dotted
+from lb.config_locator import locate
+from lb.config_template import TEMPLATE, write_template
+from lb.errors import ConfigError, LbError
+
+GOOD = """\
+[[interface]]
+name = "eth0"
+addresses = ["198.18.1.1/24", "fd00:1::1/64"]
+
+[[service]]
+name = "video"
+address = "198.18.1.100"
+port = 9876
+
+  [[service.server]]
+  name = "server1"
+  address = "198.18.1.31"
+  port = 8031
+"""
+
+# ruff: noqa: E501 - one mistake per row
+# (what is replaced in GOOD, by what, the first line of each problem after "lb.toml:")
+MISTAKES = [
+    ('name = "video"', 'nam = "video"', ['5:1: service[0]: required key "name" is missing', "6:1: service[0].nam: unknown key"]),
+    ("port = 9876", "port = 0", ["8:8: service[0].port: 0 is not in 1..65535"]),
+    ("port = 9876", "port = 70000", ["8:8: service[0].port: 70000 is not in 1..65535"]),
+    ("port = 9876", 'port = "80"', ['8:8: service[0].port: "80" is a string, not an integer']),
+    ("port = 9876", "port = true", ["8:8: service[0].port: true is a boolean, not an integer"]),
+    ("port = 9876", "port = 9876\nhealth = {}", ["9:1: service[0].health: unknown key"]),
+    ("port = 9876", 'port = 9876\nprotocol = "sctp"', ['9:12: service[0].protocol: "sctp" is not allowed']),
+    ("port = 9876", 'port = 9876\npolicy = "round-robbin"', ['9:10: service[0].policy: unknown policy "round-robbin"']),
+    ("port = 9876", 'port = 9876\npolicy = "maglev"', ['9:10: service[0].policy: policy "maglev" is not in this version']),
+    ("port = 9876", 'port = 9876\npolicy = "./m.py:P"', ['9:10: service[0].policy: policies from files ("./m.py:P") are not in this version']),
+    ("port = 9876", 'port = 9876\npolicy = { name = "static", server = "x" }', ['9:38: service[0].policy.server: "x" is no server of this service']),
+    ("port = 9876", 'port = 9876\npolicy = { name = "static", srv = "x" }', ["9:29: service[0].policy.srv: policy static has no such option"]),
+    ("port = 9876", 'port = 9876\npolicy = { name = "static", server = 1 }', ["9:38: service[0].policy.server: 1 is an integer, not a string"]),
+    ("port = 9876", "port = 9876\npolicy = {}", ["9:10: service[0].policy: the policy has no name"]),
+    ("port = 9876", "port = 9876\npolicy = 3", ["9:10: service[0].policy: 3 is an integer, not a string or a table"]),
+    ("port = 8031", "port = 8031\n  weight = -1", ["14:12: service[0].server[0].weight: -1 is not in 0..65535"]),
+    ("port = 8031", 'port = 8031\n  state = "actve"', ['14:11: service[0].server[0].state: "actve" is not allowed']),
+    ("port = 8031", 'port = 8031\n  mac = "01:00:5e:00:00:01"', ['14:9: service[0].server[0].mac: "01:00:5e:00:00:01" is a group address']),
+    ("port = 8031", 'port = 8031\n  mac = "aa:bb"', ['14:9: service[0].server[0].mac: "aa:bb" is not a MAC address']),
+    ("port = 8031", 'port = 8031\n  mac = "00:00:00:00:00:00"', ['14:9: service[0].server[0].mac: "00:00:00:00:00:00" is no host\'s address']),
+    ('"198.18.1.31"', '"198.18.1.300"', ['12:13: service[0].server[0].address: "198.18.1.300" is not an IP address']),
+    ('"198.18.1.31"', '"fd00::31"', ["12:13: service[0].server[0].address: fd00::31 is IPv6, the VIP 198.18.1.100 is IPv4"]),
+    ('"198.18.1.31"', '"198.18.1.1"', ["12:13: service[0].server[0].address: 198.18.1.1 is an address of the balancer itself"]),
+    ('"198.18.1.31"', '"198.18.1.100"', ['12:13: service[0].server[0].address: 198.18.1.100 is the VIP of service "video"']),
+    ('"198.18.1.31"', '"198.18.1.255"', ["12:13: service[0].server[0].address: 198.18.1.255 is the broadcast address of 198.18.1.0/24"]),
+    ('"198.18.1.31"', '"198.18.1.0"', ["12:13: service[0].server[0].address: 198.18.1.0 is the network address of 198.18.1.0/24"]),
+    ('"198.18.1.100"', '"127.0.0.1"', ["7:11: service[0].address: 127.0.0.1 is a loopback address"]),
+    ('"198.18.1.100"', '"224.0.0.5"', ["7:11: service[0].address: 224.0.0.5 is a multicast address"]),
+    ('"198.18.1.100"', '"0.0.0.0"', ["7:11: service[0].address: 0.0.0.0 is an unspecified address"]),
+    ('"198.18.1.100"', '"0.1.2.3"', ["7:11: service[0].address: 0.1.2.3 is an unspecified address"]),
+    ('"198.18.1.100"', '"255.255.255.255"', ["7:11: service[0].address: 255.255.255.255 is the broadcast address"]),
+    ('"198.18.1.100"', '"240.0.0.1"', ["7:11: service[0].address: 240.0.0.1 is a reserved address"]),
+    ('"198.18.1.100"', '"169.254.1.1"', ["7:11: service[0].address: 169.254.1.1 is a link-local address"]),
+    ('"198.18.1.100"', '"::ffff:10.0.0.1"', ["7:11: service[0].address: ::ffff:10.0.0.1 is an IPv4-mapped address"]),
+    ('"198.18.1.100"', '"fe80::1"', ["7:11: service[0].address: fe80::1 is a link-local address"]),
+    ('"198.18.1.100"', '"2001:db8::1%eth0"', ['7:11: service[0].address: "2001:db8::1%eth0" has a zone']),
+    ('"198.18.1.100"', '"198.18.1.1"', ["7:11: service[0].address: 198.18.1.1 is an address of the balancer itself"]),
+    ('"198.18.1.100"', "3.14", ["7:11: service[0].address: 3.14 is a float, not a string"]),
+    ('"198.18.1.1/24"', '"198.18.1.1"', ['3:14: interface[0].addresses[0]: "198.18.1.1" has no prefix length']),
+    ('name = "eth0"', 'name = "eth0"\nmtu = 10', ["3:7: interface[0].mtu: 10 is not in 68..65535"]),
+    ('name = "eth0"', 'name = "eth 0"', ['2:8: interface[0].name: "eth 0" is not a valid name']),
+    ('name = "eth0"', 'name = "eth0"\nannounce = "yes"', ['3:12: interface[0].announce: "yes" is a string, not a boolean']),
+    ('name = "video"', 'name = "a/b"', ['6:8: service[0].name: "a/b" is not a valid name']),
+    ("[[interface]]", 'backend = "ebpf"\n[[interface]]', ['1:11: backend: backend "ebpf" is not in this version']),
+    ("[[interface]]", 'backend = "c"\n[[interface]]', ['1:11: backend: "c" is no backend']),
+    ("[[interface]]", "seed = -1\n[[interface]]", ["1:8: seed: -1 is not in 0..18446744073709551615"]),
+    ("[[interface]]", "icmp_rate = 1.5\n[[interface]]", ["1:13: icmp_rate: 1.5 is a float, not an integer"]),
+    ("[[interface]]", 'transit = "pass"\n[[interface]]', ['1:11: transit: "pass" is not allowed']),
+    ("[[interface]]", "flows = 1\n[[interface]]", ["1:9: flows: 1 is an integer, not a table"]),
+    ("[[interface]]", "[flows]\nudp = 300\n[[interface]]", ["2:7: flows.udp: 300 has no unit"]),
+    ("[[interface]]", '[flows]\nudp = "300"\n[[interface]]', ['2:7: flows.udp: "300" is not a duration']),
+    ("[[interface]]", '[flows]\nudp = "0s"\n[[interface]]', ['2:7: flows.udp: "0s" is out of range']),
+    ("[[interface]]", '[flows]\nhalf-open = "1s"\n[[interface]]', ["2:1: flows.half-open: unknown key"]),
+    ("[[interface]]", "[flows]\ncapacity = 0\n[[interface]]", ["2:12: flows.capacity: 0 is not in 1..268435456"]),
+    ("[[interface]]", "[interface]", ["1:1: interface: {...} is a table, not an array"]),
+    ("port = 9876", "port = 9876 8", ["8:13: Expected newline or end of document after a statement"]),
+]  # fmt: skip
+
+
+def first_lines(problems: list[str]) -> list[str]:
+    return [block.partition("\n")[0].removeprefix("lb.toml:") for block in problems]
+
+
+def test_parse_good_config_gives_typed_values() -> None:
+    """What is written arrives as addresses, numbers and defaults."""
+    loaded = config.parse(GOOD)
+    service = loaded.services[0]
+    assert (service.name, service.address, service.port) == ("video", ip_address("198.18.1.100"), 9876)
+    assert (service.protocol, service.policy.name, service.on_no_server) == ("tcp", "round-robin", "reset")
+    assert service.servers[0].weight == 1
+    assert loaded.interfaces[0].addresses == (ip_interface("198.18.1.1/24"), ip_interface("fd00:1::1/64"))
+    assert (loaded.seed, loaded.icmp_rate, loaded.flows.capacity) == (1, 1000, 262144)
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), MISTAKES, ids=[row[2][0] for row in MISTAKES])
+def test_inspect_mistake_named_with_its_place(old: str, new: str, expected: list[str]) -> None:
+    """Each mistake is one problem, at its line and column."""
+    assert old in GOOD
+    report = config.inspect(GOOD.replace(old, new, 1), "lb.toml")
+    assert first_lines(report.problems) == expected
+    assert report.config is None
+
+
+def test_inspect_mistake_shows_line_caret_and_hint() -> None:
+    """Under the message stand the line, a caret below the column, and a hint."""
+    report = config.inspect(GOOD.replace("port = 9876", 'port = 9876\n\tpolicy = "statc"'), "lb.toml")
+    assert report.problems == [
+        'lb.toml:9:11: service[0].policy: unknown policy "statc"\n'
+        '    9 | \tpolicy = "statc"\n'
+        "      | \t         ^\n"
+        '  hint: did you mean "static"?'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('policy = "maglv"', '"maglev" is not in this version; policies: round-robin, static'),
+        ('policy = "weighted-round-robin"', '"round-robin" follows the weights of the servers'),
+        ('on_no_sever = "drop"', 'did you mean "on_no_server"?'),
+        ('protocol = "upd"', 'did you mean "udp"?'),
+        ("health = 1", "allowed: name, address, port, protocol, policy, on_no_server, server"),
+    ],
+)
+def test_inspect_mistake_hint_names_what_is_near(text: str, hint: str) -> None:
+    """The hint offers the nearest word, or all of them."""
+    report = config.inspect(GOOD.replace("port = 9876", f"port = 9876\n{text}"), "lb.toml")
+    assert [block.rpartition("  hint: ")[2] for block in report.problems] == [hint]
+
+
+def test_inspect_many_mistakes_all_reported_in_file_order() -> None:
+    """Errors of fields, of unknown keys and between fields come together, sorted by line."""
+    source = GOOD.replace("port = 9876", 'port = 0\ntyop = 1\npolicy = "nope"').replace("8031", '"x"')
+    assert first_lines(config.inspect(source, "lb.toml").problems) == [
+        "8:8: service[0].port: 0 is not in 1..65535",
+        "9:1: service[0].tyop: unknown key",
+        '10:10: service[0].policy: unknown policy "nope"',
+        '15:10: service[0].server[0].port: "x" is a string, not an integer',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("addition", "expected"),
+    [
+        ('[[interface]]\nname = "eth0"', '15:8: interface[1].name: interface "eth0" is taken already'),
+        (
+            '[[service]]\nname = "video"\naddress = "198.18.1.101"\nport = 1\nserver = []',
+            '15:8: service[1].name: service name "video" is taken already',
+        ),
+        (
+            '[[service]]\nname = "other"\naddress = "198.18.1.100"\nport = 9876\nserver = []',
+            "16:11: service[1].address: 198.18.1.100 port 9876/tcp is taken already",
+        ),
+        (
+            '  [[service.server]]\n  name = "server1"\n  address = "198.18.1.32"\n  port = 1',
+            '15:10: service[0].server[1].name: server name "server1" is taken already',
+        ),
+        (
+            '  [[service.server]]\n  name = "server2"\n  address = "198.18.1.31"\n  port = 8031',
+            "16:13: service[0].server[1].address: 198.18.1.31 port 8031 is taken already",
+        ),
+    ],
+)
+def test_inspect_duplicate_refused_at_second(addition: str, expected: str) -> None:
+    """Names and addresses that must differ do; the later one is pointed at."""
+    assert first_lines(config.inspect(GOOD + addition, "lb.toml").problems) == [expected]
+
+
+def test_inspect_same_vip_other_protocol_accepted() -> None:
+    """A VIP and port may serve TCP and UDP."""
+    addition = '[[service]]\nname = "u"\naddress = "198.18.1.100"\nport = 9876\nprotocol = "udp"\nserver = []'
+    assert config.inspect(GOOD + addition, "lb.toml").problems == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("", ["1:1: interface: no [[interface]]: at least one is needed", "1:1: service: no [[service]]: at least one is needed"]),
+        ("interface = []\nservice = []", ["1:13: interface: no [[interface]]: at least one is needed", "2:11: service: no [[service]]: at least one is needed"]),
+        ("a = [", ["1:6: Invalid value, but the file ends here"]),
+        ("x = " + "[" * 5000, ["1:1: nested too deeply"]),
+    ],
+    ids=["empty", "empty-arrays", "unfinished", "deep"],
+)  # fmt: skip
+def test_inspect_degenerate_document_reported(source: str, expected: list[str]) -> None:
+    """Nothing at all, and what is no TOML, get problems too and no exception."""
+    assert first_lines(config.inspect(source, "lb.toml").problems) == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[[interface]]", '[flows]\nudp = "30s"\n[[interface]]', ["2:7: warning: flows.udp: UDP flows will be forgotten early"]),
+        ('name = "eth0"', 'name = "eth0"\nannounce = true', []),
+        ('"198.18.1.100"', '"203.0.113.9"', []),
+        ("", "", []),
+    ],
+)  # fmt: skip
+def test_inspect_doubtful_value_warned_but_used(old: str, new: str, expected: list[str]) -> None:
+    """Behaviour 4: a UDP timeout below 120 s is used, with a warning."""
+    report = config.inspect(GOOD.replace(old, new, 1), "lb.toml")
+    assert first_lines(report.warnings) == expected
+    assert report.config is not None
+
+
+def test_inspect_announce_without_vip_in_prefix_warned() -> None:
+    """Announcing where no VIP lies in a prefix cannot have an effect."""
+    source = GOOD.replace('name = "eth0"', 'name = "eth0"\nannounce = true').replace("198.18.1.100", "203.0.113.9")
+    report = config.inspect(source, "lb.toml")
+    assert first_lines(report.warnings) == [
+        "3:1: warning: interface[0].announce: no VIP lies in a prefix of this interface: nobody there asks for one"
+    ]
+
+
+def test_read_file_troubles_reported(tmp_path: Path) -> None:
+    """A missing file, bytes that are no UTF-8 and CRLF line ends are reported or read, never raised."""
+    assert config.read(tmp_path / "none.toml").problems == [
+        f"{tmp_path}/none.toml: cannot be read: No such file or directory"
+    ]
+    (tmp_path / "latin.toml").write_bytes(b"# \xc3\xa4\nname = '\xe4'")
+    assert config.read(tmp_path / "latin.toml").problems == [f"{tmp_path}/latin.toml:2:9: byte 0xe4 is not UTF-8"]
+    (tmp_path / "dos.toml").write_bytes(GOOD.replace("\n", "\r\n").encode())
+    assert config.load(tmp_path / "dos.toml") == config.parse(GOOD)
+
+
+def test_load_invalid_file_raises_with_all_problems(tmp_path: Path) -> None:
+    """`load` raises ConfigError, whose message is every block."""
+    (tmp_path / "lb.toml").write_text(GOOD.replace("9876", "0").replace("8031", "0"))
+    with pytest.raises(ConfigError) as caught:
+        config.load(tmp_path / "lb.toml")
+    assert len(caught.value.problems) == 2
+    assert str(caught.value) == "\n".join(caught.value.problems)
+
+
+def test_template_as_written_is_valid(tmp_path: Path) -> None:
+    """What `lb init` writes passes, commented keys taken in too, and shows the real defaults."""
+    write_template(tmp_path / "lb.toml", overwrite=False)
+    plain = config.load(tmp_path / "lb.toml")
+    uncommented = "\n".join(
+        line.replace("# ", "", 1) if line.lstrip().startswith("# ") and (" = " in line or "# [" in line) else line
+        for line in TEMPLATE.splitlines()[3:]
+    )
+    full = config.parse(uncommented)
+    assert full.flows == plain.flows
+    assert (full.backend, full.transit, full.seed, full.icmp_rate) == ("auto", "drop", 1, 1000)
+    assert full.services[0].policy == plain.services[0].policy
+    with pytest.raises(LbError, match="--force"):
+        write_template(tmp_path / "lb.toml", overwrite=False)
+
+
+def test_schema_names_every_key_and_refuses_others() -> None:
+    """The JSON Schema has the keys of TOML, not of Python, and is closed."""
+    schema = config.schema()
+    assert set(schema["properties"]) == {
+        "backend", "transit", "seed", "answer_echo", "icmp_rate", "flows", "interface", "service"
+    }  # fmt: skip
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == ["interface", "service"]
+    assert schema["$defs"]["ServerConfig"]["properties"]["port"]["maximum"] == 65535
+    json.dumps(schema)
+
+
+TRICKY = '''\
+"quoted key" = 1 # comment = 2
+a.b . "c" = """
+[[not a table]]
+x = 1 \\""" still""""
+'d' = [ 1, # first
+  [2, 3], { e = "}", f.g = 'x]' },
+]
+[t."u v"]
+k = 1979-05-27T07:32:00Z
+[[arr]]
+[[arr.sub]]
+z = 0x1F
+[[arr.sub]]
+z = -inf
+[arr.table]
+y = "\\u00e9"
+[[arr]]
+w = {}
+'''
+
+
+def test_locate_tricky_document_finds_every_key() -> None:
+    """Strings, comments, dotted keys, inline and nested tables do not lead the locator astray."""
+    tomllib.loads(TRICKY)
+    found = locate(TRICKY)
+    lines = TRICKY.split("\n")
+    expected: dict[tuple[Any, ...], str] = {
+        ("quoted key",): '"quoted key"', ("a", "b", "c"): '"c"', ("d",): "'d'", ("d", 1, 0): "2", ("d", 2, "e"): "e",
+        ("d", 2, "f", "g"): "g", ("t", "u v"): "[t", ("t", "u v", "k"): "k", ("arr", 0): "[[arr]]",
+        ("arr", 0, "sub", 1): "[[arr.sub]]", ("arr", 0, "sub", 1, "z"): "z", ("arr", 0, "table", "y"): "y",
+        ("arr", 1): "[[arr]]", ("arr", 1, "w"): "w",
+    }  # fmt: skip
+    for path, text in expected.items():
+        line, column = found.keys[path]
+        assert lines[line - 1][column - 1 :].startswith(text), dotted(path)
+    assert found.keys["arr", 0, "sub", 0, "z"].line == 12
+    assert found.keys["arr", 0, "sub", 1, "z"].line == 14
+    assert found.keys["arr", 1, "w"].line == 18
+
+
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else []
+    return [found for key, item in items for found in [(*path, key), *paths_of(item, (*path, key))]]
+
+
+def test_locate_any_document_knows_every_path() -> None:
+    """Whatever tomllib found has a place."""
+    for source in (TRICKY, GOOD, TEMPLATE):
+        found = locate(source)
+        assert set(paths_of(tomllib.loads(source))) <= set(found.keys)
+
+
+@given(st.text(alphabet=" \t\n[]{}=,.\"'#\\aé1-", max_size=60))
+@settings(max_examples=400)
+def test_inspect_any_text_reports_and_never_raises(source: str) -> None:
+    """Garbage is a problem, never an exception or a hang."""
+    assert config.inspect(source, "lb.toml").config is None

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from lb.cli import check, configuration, init, replay
+from lb.cli import check, configuration, init, replay, testbed
 from lb.errors import LbError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("check")(check.check)
 app.command("replay")(replay.replay)
 app.command("init")(init.init)
 app.add_typer(configuration.app, name="config")
+app.add_typer(testbed.app, name="testbed")
 
 _options = {"debug": False}
 
@@ -55,7 +56,7 @@ def _main(
 def main() -> None:
     """Run the command line and exit the process with its exit code."""
     try:
-        app()
+        app(prog_name="lb")
     except LbError as error:
         if _options["debug"]:
             traceback.print_exc()

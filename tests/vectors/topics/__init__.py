@@ -1,0 +1,1 @@
+"""One module per topic; each makes the cases of one JSON file."""

@@ -1,0 +1,298 @@
+"""The life of flows: timeouts, eviction, conflicts, change of servers, mid-stream packets (docs/datapath.md 2, 8)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scene import (
+    BOTH,
+    SERVER_MACS,
+    Case,
+    Family,
+    Talk,
+    dns_service,
+    hash_flow,
+    hash_source,
+    tcp,
+    udp,
+    web_service,
+)
+
+SECOND = 1000
+
+
+def cases() -> list[Case]:
+    """Make the cases."""
+    made = []
+    for f in BOTH:
+        made += [*_timeouts(f), *_eviction(f), *_midstream(f), *_conflicts(f), *_changes(f)]
+    return made
+
+
+def _timeouts(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    half = Case(f"a half-open flow ends after 30 s of silence, {v}", [4], "behaviour 4")
+    talk = Talk(half, f)
+    talk.c(tcp("S", 1000))
+    half.at(30 * SECOND - 1)
+    half.flows(talk.flow("syn-sent", idle_s=29.999))
+    talk.s(tcp("SA", 5000, 1001))
+    half.at(60 * SECOND - 2)
+    half.tick()
+    half.flows(talk.flow("syn-received"))
+    half.at(60 * SECOND - 1)
+    half.drop(talk.s_in(tcp("SA", 5000, 1001)), "no_flow")
+    half.flows()
+    half.counters(events={"flow_expired": 1}, services={f.web: {"flows_active": 0}})
+
+    established = Case(
+        f"an established flow lives 7440 s after its last packet from either side, {v}", [4], "RFC 5382 REQ-5"
+    )
+    talk = Talk(established, f)
+    talk.open()
+    established.at(7440 * SECOND - 1)
+    talk.s(tcp("A", 5001, 1001))
+    established.at(2 * 7440 * SECOND - 2)
+    talk.c(tcp("A", 1001, 5001))
+    established.at(3 * 7440 * SECOND - 3)
+    established.flows(talk.flow("established", idle_s=7439.999))
+    established.at(3 * 7440 * SECOND - 2)
+    established.flows()
+    established.tick()
+    established.counters(events={"flow_expired": 1})
+    established.drop(talk.c_in(tcp("A", 1001, 5001)), "no_flow", direction="forward", service=f.web)
+
+    closing = Case(f"a closing flow ends after 120 s, {v}", [4], "RFC 5382 REQ-5")
+    talk = Talk(closing, f)
+    talk.open()
+    talk.close()
+    closing.at(120 * SECOND - 1)
+    talk.s(tcp("FA", 5001, 1002))
+    closing.at(240 * SECOND - 1)
+    closing.drop(talk.s_in(tcp("FA", 5001, 1002)), "no_flow")
+
+    datagrams = Case(f"a UDP flow ends after 300 s, both sides refresh, {v}", [4], "RFC 4787 REQ-5")
+    talk = Talk(datagrams, f, "udp")
+    talk.c(udp(b"q"))
+    datagrams.at(300 * SECOND - 1)
+    talk.s(udp(b"a"))
+    datagrams.at(600 * SECOND - 2)
+    talk.c(udp(b"q"))
+    datagrams.at(900 * SECOND - 2)
+    datagrams.drop(talk.s_in(udp(b"late")), "no_flow")
+    datagrams.counters(events={"flow_expired": 1, "flow_created": 1})
+    talk.c(udp(b"again"))
+    datagrams.counters(events={"flow_created": 2})
+
+    given = {"half_open": 2, "established": 20, "closing": 1, "udp": 5, "idle_floor": 60}
+    config = Case(f"timeouts are configurable, {v}", [4], timeouts_s=given)
+    one, two = Talk(config, f), Talk(config, f, "udp")
+    one.c(tcp("S", 1000))
+    two.c(udp(b"x"))
+    config.at(2 * SECOND)
+    config.tick()
+    config.flows(two.flow("udp"))
+    config.at(5 * SECOND)
+    config.tick()
+    config.flows()
+
+    bounded = Case(f"one call removes at most 64 expired flows, {v}", [4, 7], capacity=128)
+    talks = [Talk(bounded, f, "udp", sport=1000 + i) for i in range(70)]
+    for talk in talks:
+        talk.c(udp(b""))
+    bounded.at(300 * SECOND)
+    bounded.tick()
+    bounded.counters(events={"flow_expired": 64}, services={f.dns: {"flows_active": 6}})
+    bounded.tick()
+    bounded.counters(events={"flow_expired": 70}, services={f.dns: {"flows_active": 0}})
+    return [half, established, closing, datagrams, config, bounded]
+
+
+def _eviction(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    only = {"services": [web_service(f, "counter", (1,)), dns_service(f)]}
+    order = Case(
+        f"a full table evicts half-open flows first, then closing ones, {v}", [7], "behaviour 7", capacity=3, **only
+    )
+    done, half, live = (Talk(order, f, sport=port) for port in (1001, 1002, 1003))
+    done.open()
+    done.close()
+    live.open()
+    half.c(tcp("S", 1))
+    order.at(1)
+    new = [Talk(order, f, sport=port) for port in (2001, 2002)]
+    new[0].open()
+    order.counters(events={"flow_evicted_half_open": 1, "flow_evicted_closing": 0})
+    new[1].open()
+    order.counters(events={"flow_evicted_half_open": 1, "flow_evicted_closing": 1})
+    order.flows(live.flow("established"), new[0].flow("established"), new[1].flow("established"))
+
+    idle = Case(f"the longest idle flow beyond the floor makes room, {v}", [7], capacity=2, **only)
+    first, second = Talk(idle, f, sport=1001), Talk(idle, f, "udp", sport=1002)
+    first.open()
+    idle.at(10)
+    second.c(udp(b"x"))
+    idle.at(60 * SECOND)
+    newcomer = Talk(idle, f, sport=1003)
+    idle.drop(newcomer.c_in(tcp("S", 1)), "table_full", **newcomer.names)
+    idle.at(60 * SECOND + 1)
+    newcomer.open()
+    idle.counters(events={"flow_evicted_idle": 1})
+    idle.flows(second.flow("udp"), newcomer.flow("established"))
+    idle.at(60 * SECOND + 11)
+    last = Talk(idle, f, sport=1004)
+    last.c(tcp("S", 1))
+    idle.flows(newcomer.flow("established"), last.flow("syn-sent"))
+
+    full = Case(f"active flows are never evicted for a newcomer, {v}", [7], capacity=2, **only)
+    for port in (1001, 1002):
+        Talk(full, f, sport=port).open()
+    for port in (1003, 1004):
+        talk = Talk(full, f, sport=port)
+        full.drop(talk.c_in(tcp("S", 1)), "table_full", **talk.names)
+    talk = Talk(full, f, "udp", sport=1005)
+    full.drop(talk.c_in(udp(b"x")), "table_full", **talk.names)
+    full.counters(verdicts={"drop.table_full": 3}, events={"flow_created": 2})
+
+    stateless = Case(
+        f"with a hash plan what cannot be stored is placed without state, both ways, {v}",
+        [2, 7],
+        capacity=1,
+        services=[web_service(f, "hash-flow", (1, 2, 3)), dns_service(f)],
+    )
+    Talk(stateless, f, "udp").c(udp(b"first"))
+    number = 1 + hash_flow(1, f.client, f.vip, 1003, 9876, 6) % 3
+    talk = Talk(stateless, f, number=number, sport=1003)
+    talk.c(tcp("S", 1000))
+    talk.s(tcp("A", 5001, 1001, b"answer"))
+    talk.c(tcp("PA", 1001, 5001, b"data"))
+    stateless.counters(events={"flow_stateless": 3, "flow_created": 1})
+    stateless.flows(Talk(stateless, f, "udp").flow("udp"))
+    return [order, idle, full, stateless]
+
+
+def _midstream(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    made = []
+    for selector in ("hash-flow", "hash-source"):
+        services = [web_service(f, selector, (1, 2, 3, 1, 2))]
+        if selector == "hash-flow":
+            slot = hash_flow(7, f.client, f.vip, 40000, 9876, 6) % 5
+        else:
+            slot = hash_source(7, f.client) % 5
+        number = (1, 2, 3, 1, 2)[slot]
+        case = Case(f"with {selector} an ACK in mid-stream is placed by the hash, {v}", [2], services=services, seed=7)
+        talk = Talk(case, f, number=number)
+        talk.c(tcp("PA", 1000, 5000, b"data"))
+        case.flows(talk.flow("established"))
+        talk.s(tcp("A", 5000, 1004))
+        talk.c(tcp("R", 1004))
+        case.flows(talk.flow("closing"))
+        made.append(case)
+        back = Case(
+            f"with {selector} a server's ACK in mid-stream finds its flow by the hash, {v}",
+            [2, 28],
+            services=services,
+            seed=7,
+        )
+        talk = Talk(back, f, number=number)
+        talk.s(tcp("PA", 5000, 1000, b"answer"))
+        back.flows(talk.flow("established"))
+        wrong = Talk(back, f, number=number % 3 + 1, sport=40001)
+        slot = hash_flow(7, f.client, f.vip, 40001, 9876, 6) % 5 if selector == "hash-flow" else slot
+        if (1, 2, 3, 1, 2)[slot] != wrong.number:
+            back.drop(wrong.s_in(tcp("PA", 5000, 1000, b"answer")), "no_flow")
+        talk.c(tcp("A", 1000, 5006))
+        back.counters(events={"flow_created": 1})
+        made.append(back)
+    plan = {"selector": "hash-source", "slots": [f.dns_server]}
+    datagram = Case(
+        f"with a hash plan a server's datagram finds its flow, {v}", [2], services=[dns_service(f, plan=plan)]
+    )
+    talk = Talk(datagram, f, "udp")
+    talk.s(udp(b"unasked"))
+    datagram.flows(talk.flow("udp"))
+    made.append(datagram)
+    return made
+
+
+def _conflicts(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    hair = Case(f"a server that is its own client is refused, {v}", [16])
+    talk = Talk(hair, f, client=f.servers[0], mac=SERVER_MACS[0])
+    hair.drop(talk.c_in(tcp("S", 1)), "hairpin", **talk.names)
+    other = Talk(hair, f, number=2, client=f.servers[0], mac=SERVER_MACS[0])
+    other.c(tcp("S", 1))
+
+    second = {**web_service(f, "counter", (1,)), "name": "alt", "port": 443}
+    second["servers"] = [{**second["servers"][0], "name": "alt1"}]
+    second["plan"] = {"selector": "counter", "slots": ["alt1"]}
+    services = [web_service(f, "counter", (1,)), second]
+    clash = Case(
+        f"one client port through two services to one server endpoint is refused, {v}", [1, 24], services=services
+    )
+    one, two = Talk(clash, f), Talk(clash, f, service="alt", server="alt1", vport=443)
+    one.open()
+    clash.drop(two.c_in(tcp("S", 1)), "flow_conflict", **two.names)
+    one.s(tcp("A", 5001, 1001))
+    one.close()
+    two.c(tcp("S", 1))
+    clash.flows(two.flow("syn-sent"))
+    clash.counters(events={"flow_reused": 1, "flow_created": 2}, verdicts={"drop.flow_conflict": 1})
+    stale = Case(f"an expired flow is no conflict, {v}", [1, 4], services=services)
+    one, two = Talk(stale, f), Talk(stale, f, service="alt", server="alt1", vport=443)
+    one.c(tcp("S", 1))
+    stale.at(30 * SECOND)
+    two.c(tcp("S", 1))
+    stale.counters(events={"flow_expired": 1, "flow_created": 2})
+    return [hair, clash, stale]
+
+
+def _without(f: Family, number: int, **fields: Any) -> list[dict[str, Any]]:
+    """Describe the web service after a server was removed."""
+    service = web_service(f, "counter", tuple(n for n in (1, 2, 3) if n != number), **fields)
+    service["servers"] = [server for index, server in enumerate(service["servers"], 1) if index != number]
+    return [service]
+
+
+def _changes(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    drain = Case(f"a server without slots keeps its flows, {v}", [1, 6])
+    talk = Talk(drain, f)
+    talk.open()
+    drain.publish(services=[web_service(f, "counter", (2, 3))])
+    talk.c(tcp("A", 1001, 5001, b"still here"))
+    talk.s(tcp("A", 5001, 1011))
+    fresh = Talk(drain, f, number=3, sport=40001)
+    fresh.c(tcp("S", 1))
+    gone = Case(f"a flow of a removed server is orphaned: its next packet finds none, {v}", [1, 6])
+    talk = Talk(gone, f)
+    talk.open()
+    gone.publish(services=_without(f, 1))
+    gone.drop(talk.c_in(tcp("A", 1001, 5001)), "no_flow", direction="forward", service=f.web)
+    gone.flows()
+    gone.counters(events={"flow_orphaned": 1})
+    moved = Case(f"a SYN retransmitted after its server was removed is placed anew, {v}", [1, 6])
+    talk = Talk(moved, f)
+    talk.c(tcp("S", 1000))
+    moved.publish(services=_without(f, 1))
+    # The service's counter stands at 1 and there are two slots.
+    Talk(moved, f, number=3).c(tcp("S", 1000))
+    moved.counters(events={"flow_orphaned": 1, "flow_created": 2})
+    reload_ = Case(f"a reload that changes nothing moves no flow and keeps the counters, {v}", [1, 6])
+    talks = [Talk(reload_, f, number=i + 1, sport=1000 + i) for i in range(3)]
+    for talk in talks:
+        talk.open()
+    reload_.publish()
+    for talk in talks:
+        talk.c(tcp("A", 1001, 5001))
+        talk.s(tcp("A", 5001, 1001))
+    Talk(reload_, f, number=1, sport=2000).c(tcp("S", 1))
+    reload_.counters(events={"flow_created": 4}, services={f.web: {"flows_created": 4, "flows_active": 4}})
+    back_mac = Case(f"replies follow the client's last hop, {v}", [28], "behaviour 28")
+    talk = Talk(back_mac, f)
+    talk.open()
+    talk.mac = "aa:aa:aa:00:00:fe"
+    talk.c(tcp("A", 1001, 5001))
+    talk.s(tcp("A", 5001, 1001))
+    return [drain, gone, moved, reload_, back_mac]

@@ -1,0 +1,282 @@
+"""IP fragments of flows: in order, reordered, hostile (docs/datapath.md rule 6)."""
+
+from __future__ import annotations
+
+from scapy.layers.inet6 import IPv6ExtHdrFragment
+from scapy.packet import Packet, Raw
+from scene import (
+    BOTH,
+    CLIENT_MAC,
+    ROUTER_MAC,
+    V4,
+    Case,
+    Family,
+    Talk,
+    ether,
+    icmp,
+    neighbours,
+    pattern,
+    pieces,
+    tcp,
+    udp,
+    with_ports,
+)
+
+CUTS = [(0, 400), (400, 400), (800, 208)]  # of 1008 bytes of UDP
+
+
+def cases() -> list[Case]:
+    """Make the cases."""
+    made = []
+    for f in BOTH:
+        made += [*_orders(f), *_hostile(f), *_limits(f), *_others(f)]
+    return made
+
+
+def _client(
+    talk: Talk, l4: Packet, cuts: list[tuple[int, int]], ttl: int = 64, ident: int = 0x1234
+) -> list[tuple[bytes, bytes]]:
+    """Make (in, out) frames of a fragmented packet from the client."""
+    f = talk.family
+    before = pieces(f, talk.client, talk.vip, with_ports(l4, talk.sport, talk.vport), cuts, ttl, ident)
+    after = pieces(
+        f, talk.client, talk.server_address, with_ports(l4, talk.sport, talk.server_port), cuts, ttl - 1, ident
+    )
+    return [
+        (ether(talk.mac, ROUTER_MAC, one), ether(ROUTER_MAC, talk.server_mac, two))
+        for one, two in zip(before, after, strict=True)
+    ]
+
+
+def _server(talk: Talk, l4: Packet, cuts: list[tuple[int, int]], ident: int = 0x1234) -> list[tuple[bytes, bytes]]:
+    """Make (in, out) frames of a fragmented packet from the server."""
+    f = talk.family
+    before = pieces(f, talk.server_address, talk.client, with_ports(l4, talk.server_port, talk.sport), cuts, 64, ident)
+    after = pieces(f, talk.vip, talk.client, with_ports(l4, talk.vport, talk.sport), cuts, 63, ident)
+    return [
+        (ether(talk.server_mac, ROUTER_MAC, one), ether(ROUTER_MAC, talk.mac, two))
+        for one, two in zip(before, after, strict=True)
+    ]
+
+
+def _held(case: Case, frame: bytes) -> None:
+    case.send(frame, "hold", "fragment")
+
+
+def _orders(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    case = Case(f"fragments follow the first one, both ways, {v}", [19])
+    talk = Talk(case, f, "udp")
+    for incoming, outgoing in _client(talk, udp(pattern(1000)), CUTS):
+        case.forward(incoming, outgoing, **talk.names)
+    for incoming, outgoing in _server(talk, udp(pattern(1000)[::-1]), CUTS, ident=9):
+        case.forward(incoming, outgoing, **talk.reply_names)
+    case.counters(
+        services={f.dns: {"packets_forward": 3, "packets_reply": 3}}, events={"flow_created": 1, "flow_hit": 1}
+    )
+
+    late = Case(f"later fragments that arrive first are held and leave after the first, in order of arrival, {v}", [19])
+    talk = Talk(late, f, "udp")
+    frames = _client(talk, udp(pattern(1000)), CUTS)
+    _held(late, frames[2][0])
+    _held(late, frames[1][0])
+    late.forward(frames[0][0], frames[0][1], frames[2][1], frames[1][1], **talk.names)
+    late.counters(verdicts={"forward": 3, "hold.fragment": 2}, tx_packets=3)
+    # The datagram is complete and forgotten: the same id may be used again.
+    for incoming, outgoing in frames:
+        late.forward(incoming, outgoing, **talk.names)
+
+    mixed = Case(f"a later fragment before and one after the first, {v}", [19])
+    talk = Talk(mixed, f, "udp")
+    frames = _server(talk, udp(pattern(1000)), CUTS)
+    talk.c(udp(b"question"))
+    _held(mixed, frames[1][0])
+    mixed.forward(frames[0][0], frames[0][1], frames[1][1], **talk.reply_names)
+    mixed.forward(frames[2][0], frames[2][1], **talk.reply_names)
+
+    stream = Case(f"a TCP segment in fragments, {v}", [19])
+    talk = Talk(stream, f)
+    talk.open()
+    cuts = [(0, 32), (32, 600), (632, 388)]
+    for incoming, outgoing in _client(talk, tcp("PA", 1001, 5001, pattern(1000)), cuts):
+        stream.forward(incoming, outgoing, **talk.names)
+    both = Case(f"datagrams with different identifications do not mix, {v}", [19])
+    talk = Talk(both, f, "udp")
+    one, two = _client(talk, udp(pattern(1000)), CUTS, ident=1), _client(talk, udp(pattern(1000)[::-1]), CUTS, ident=2)
+    _held(both, two[1][0])
+    for incoming, outgoing in one:
+        both.forward(incoming, outgoing, **talk.names)
+    both.forward(two[0][0], two[0][1], two[1][1], **talk.names)
+    both.forward(two[2][0], two[2][1], **talk.names)
+    return [case, late, mixed, stream, both]
+
+
+def _hostile(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    overlap = Case(f"overlapping fragments are dropped, and all that belongs to them, {v}", [19], "RFC 5722")
+    talk = Talk(overlap, f, "udp")
+    frames = _client(talk, udp(pattern(1000)), [(0, 400), (400, 400), (392, 400), (800, 208)])
+    _held(overlap, frames[1][0])
+    overlap.drop(frames[2][0], "fragment_overlap")
+    overlap.counters(verdicts={"drop.fragment_overlap": 2, "hold.fragment": 1})
+    overlap.drop(frames[0][0], "fragment_refused")
+    overlap.drop(frames[3][0], "fragment_refused")
+    overlap.flows()
+
+    twice = Case(f"a duplicate of a fragment counts as overlap, {v}", [19], "RFC 5722")
+    talk = Talk(twice, f, "udp")
+    frames = _client(talk, udp(pattern(1000)), CUTS)
+    twice.forward(frames[0][0], frames[0][1], **talk.names)
+    twice.drop(frames[0][0], "fragment_overlap")
+    twice.drop(frames[1][0], "fragment_refused")
+
+    ends = Case(f"data beyond the known end counts as overlap, {v}", [19], "RFC 5722")
+    talk = Talk(ends, f, "udp")
+    frames = _client(talk, udp(pattern(1000)), CUTS)
+    longer = _client(talk, udp(pattern(2000)), [(1208, 400)])
+    _held(ends, frames[2][0])
+    ends.drop(longer[0][0], "fragment_overlap")
+
+    two_ends = Case(f"a second, different end counts as overlap, {v}", [19], "RFC 5722")
+    talk = Talk(two_ends, f, "udp")
+    frames = _client(talk, udp(pattern(1000)), CUTS)
+    shorter = _client(talk, udp(pattern(720)), [(400, 328)])
+    _held(two_ends, frames[2][0])
+    two_ends.drop(shorter[0][0], "fragment_overlap")
+
+    tiny = Case(f"a first fragment that cuts the TCP or UDP header is dropped, {v}", [19], "RFC 1858")
+    talk = Talk(tiny, f)
+    segment = tcp(
+        "S",
+        1000,
+        data=pattern(100),
+        options=[("MSS", 1460), ("NOP", None), ("NOP", None), ("Timestamp", (1, 2)), ("EOL", None)],
+    )
+    header = len(bytes(with_ports(segment, 1, 2))) - 100
+    assert header > 24
+    for ident, length in ((1, 8), (2, 16), (3, 24)):
+        tiny.drop(_client(talk, segment, [(0, length)], ident=ident)[0][0], "fragment_tiny")
+    tiny.drop(_client(talk, segment, [(8, 32)], ident=4)[0][0], "fragment_tiny")
+    bad = tcp("S", 1000, data=pattern(100), dataofs=4)
+    tiny.drop(_client(talk, bad, [(0, 40)], ident=5)[0][0], "tcp_data_offset")
+
+    length = Case(f"fragments of impossible length are dropped, {v}", [19], "RFC 791, RFC 8200 section 4.5")
+    talk = Talk(length, f, "udp")
+    length.drop(_client(talk, udp(pattern(1000)), [(400, 300)], ident=1)[0][0], "fragment_length")
+    length.drop(_client(talk, udp(pattern(1000)), [(0, 399)], ident=2)[0][0], "fragment_length")
+    length.drop(_client(talk, udp(pattern(1000)), [(400, 0)], ident=3)[0][0], "fragment_length")
+    # 65528 + 16 is more than any packet holds.
+    length.drop(_at_offset(f, talk, 65528, 16), "fragment_length")
+
+    refused = Case(f"fragments of a refused first fragment are refused, held ones too, {v}", [19])
+    talk = Talk(refused, f, "udp", vport=5353)
+    frames = _client(talk, udp(pattern(1000)), CUTS)
+    _held(refused, frames[2][0])
+    refused.drop(frames[0][0], "no_service")
+    refused.counters(verdicts={"drop.fragment_refused": 1, "drop.no_service": 1})
+    refused.drop(frames[1][0], "fragment_refused")
+    return [overlap, twice, ends, two_ends, tiny, length, refused]
+
+
+def _at_offset(f: Family, talk: Talk, offset: int, size: int) -> bytes:
+    """Make a last fragment at an offset that no real datagram reaches."""
+    [packet] = pieces(
+        f, talk.client, talk.vip, with_ports(udp(pattern(100)), talk.sport, talk.vport), [(16, size)], ident=0x77
+    )
+    if f is V4:
+        packet.frag = offset // 8
+        packet.flags = 0
+    else:
+        packet.payload.offset = offset // 8
+        packet.payload.m = 0
+    return ether(talk.mac, ROUTER_MAC, packet)
+
+
+def _limits(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    case = Case(f"held fragments are given up after 30 s, {v}", [19], "behaviour 19")
+    talk = Talk(case, f, "udp")
+    frames = _client(talk, udp(pattern(1000)), CUTS)
+    _held(case, frames[1][0])
+    case.at(29_999)
+    _held(case, frames[2][0])
+    case.counters(verdicts={"hold.fragment": 2})
+    case.at(30_000)
+    case.tick()
+    case.counters(verdicts={"hold.fragment": 2, "drop.fragment_timeout": 2})
+    case.forward(frames[0][0], frames[0][1], **talk.names)
+
+    ranges = Case(f"a datagram of more than 64 loose pieces is dropped, {v}", [19])
+    talk = Talk(ranges, f, "udp")
+    cuts = [(16 * (i + 1), 8) for i in range(65)]
+    frames = _client(talk, udp(pattern(2000)), cuts)
+    for incoming, _ in frames[:64]:
+        _held(ranges, incoming)
+    ranges.drop(frames[64][0], "fragment_limit")
+    # A piece that fills a gap needs no further range.
+    _held(ranges, _client(talk, udp(pattern(2000)), [(24, 8)])[0][0])
+    ranges.counters(verdicts={"hold.fragment": 65, "drop.fragment_limit": 1})
+
+    ttl = Case(f"a later fragment on its last hop is dropped, never answered, {v}", [11, 19, 27])
+    talk = Talk(ttl, f, "udp")
+    frames = _client(talk, udp(pattern(1000)), CUTS)
+    ttl.forward(frames[0][0], frames[0][1], **talk.names)
+    dying = _client(talk, udp(pattern(1000)), CUTS, ttl=1)
+    ttl.drop(dying[1][0], "ttl_exceeded", **talk.names)
+    ttl.forward(frames[2][0], frames[2][1], **talk.names)
+    return [case, ranges, ttl]
+
+
+def _others(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    message = Case(f"ICMP in fragments is dropped, {v}", [19, 20])
+    whole = icmp(f, f.client, f.vip, 8 if f is V4 else 128, 0, pattern(100))
+    raw = bytes(whole)[f.header_len :]
+    for packet in _cut_raw(f, f.client, f.vip, raw, 1 if f is V4 else 58):
+        message.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "icmp_fragment")
+    other = Case(f"fragments of other protocols end at the VIP, {v}", [19, 22])
+    for packet in _cut_raw(f, f.client, f.vip, raw, 132):
+        other.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "l4_protocol")
+    waiting = Case(
+        f"fragments wait together for a neighbour, {v}",
+        [19, 28],
+        neighbours=[n for n in neighbours() if n[1] != f.servers[0]],
+    )
+    talk = Talk(waiting, f, "udp")
+    frames = _client(talk, udp(pattern(1000)), CUTS)
+    _held(waiting, frames[1][0])
+    waiting.send(frames[0][0], "hold", "neighbour", **talk.names)
+    waiting.send(frames[2][0], "hold", "neighbour", **talk.names)
+    waiting.counters(verdicts={"hold.fragment": 1, "hold.neighbour": 3})
+    waiting.next_hops(neighbours=neighbours())
+    waiting.tick(frames[0][1], frames[1][1], frames[2][1])
+    waiting.counters(verdicts={"forward": 3})
+    offload = Case(f"fragments with offload work left are refused, {v}", [13, 19])
+    talk = Talk(offload, f, "udp")
+    frames = _client(talk, udp(pattern(1000)), CUTS)
+    start = 34 if f is V4 else 62
+    offload.drop(frames[0][0], "bad_offload", offload=[1, 0, 0, 0, start, 6])
+    offload.drop(frames[1][0], "bad_offload", offload=[0, 5, 62, 500, 0, 0])
+    transit = Case(f"fragments of no service are transit, in any order, {v}", [19], transit="forward")
+    for incoming, outgoing in zip(
+        pieces(f, f.client, f.client2, with_ports(udp(pattern(1000)), 5, 6), CUTS[::-1]),
+        pieces(f, f.client, f.client2, with_ports(udp(pattern(1000)), 5, 6), CUTS[::-1], ttl=63),
+        strict=True,
+    ):
+        transit.forward(ether(CLIENT_MAC, ROUTER_MAC, incoming), ether(ROUTER_MAC, "aa:aa:aa:00:00:22", outgoing))
+    return [message, other, waiting, offload, transit]
+
+
+def _cut_raw(f: Family, src: str, dst: str, raw: bytes, protocol: int) -> list[Packet]:
+    made = []
+    for offset, part in ((0, raw[:48]), (48, raw[48:])):
+        more = offset == 0
+        if f is V4:
+            made.append(V4.ip(src, dst, id=5, proto=protocol, flags="MF" if more else 0, frag=offset // 8) / Raw(part))
+        else:
+            made.append(
+                f.ip(src, dst, nh=44)
+                / IPv6ExtHdrFragment(nh=protocol, offset=offset // 8, m=int(more), id=5)
+                / Raw(part)
+            )
+    return made

@@ -1,0 +1,333 @@
+"""ICMP about flows, both ways, and ICMP to a VIP (docs/datapath.md rule 10)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scapy.layers.inet import IP
+from scapy.packet import Packet
+from scene import (
+    BOTH,
+    CLIENT_MAC,
+    ROUTER_MAC,
+    V4,
+    Case,
+    Family,
+    Talk,
+    ether,
+    icmp,
+    icmp_error,
+    pattern,
+    tcp,
+    udp,
+    with_ports,
+)
+
+ZERO = bytes(4)
+
+
+def cases() -> list[Case]:
+    """Make the cases."""
+    made = []
+    for f in BOTH:
+        made += [*_translated(f), *_quotes(f), *_refused(f), *_echo(f), *_not_flows(f)]
+    return made
+
+
+def _errors(f: Family) -> list[tuple[str, int, int, bytes]]:
+    """List (words, type, code, rest of header) of the errors that are translated."""
+    if f is V4:
+        return [
+            ("host unreachable", 3, 1, ZERO),
+            ("fragmentation needed", 3, 4, b"\0\0\x05\x14"),
+            ("port unreachable", 3, 3, ZERO),
+            ("time exceeded", 11, 0, ZERO),
+            ("parameter problem", 12, 0, b"\x08\0\0\0"),
+        ]
+    return [
+        ("no route", 1, 0, ZERO),
+        ("packet too big", 2, 0, b"\0\0\x05\x14"),
+        ("port unreachable", 1, 4, ZERO),
+        ("time exceeded", 3, 0, ZERO),
+        ("parameter problem", 4, 1, b"\0\0\0\x28"),
+    ]
+
+
+def _reply_quote(talk: Talk, l4: Packet, cut: int | None, inside: bool, **ip: Any) -> bytes:
+    """Return the packet that an error from the client's side quotes: as the client saw it, or as the server sent it."""
+    f = talk.family
+    if inside:
+        packet = f.ip(talk.server_address, talk.client, 61, **ip) / with_ports(l4, talk.server_port, talk.sport)
+    else:
+        packet = f.ip(talk.vip, talk.client, 61, **ip) / with_ports(l4, talk.vport, talk.sport)
+    return bytes(packet)[: None if cut is None else f.header_len + cut]
+
+
+def _forward_quote(talk: Talk, l4: Packet, cut: int | None, inside: bool, **ip: Any) -> bytes:
+    """Return the packet that an error from the server's side quotes: as the server saw it, or as the client sent it."""
+    f = talk.family
+    if inside:
+        packet = f.ip(talk.client, talk.server_address, 61, **ip) / with_ports(l4, talk.sport, talk.server_port)
+    else:
+        packet = f.ip(talk.client, talk.vip, 61, **ip) / with_ports(l4, talk.sport, talk.vport)
+    return bytes(packet)[: None if cut is None else f.header_len + cut]
+
+
+def _from_client(
+    talk: Talk, kind: tuple[int, int, bytes], l4: Packet, cut: int | None, src: str = "", **ip: Any
+) -> tuple[bytes, bytes]:
+    """Make (in, out) of an error about a reply packet."""
+    f, (number, code, word) = talk.family, kind
+    src = src or talk.client
+    before = icmp(f, src, talk.vip, number, code, word + _reply_quote(talk, l4, cut, False, **ip))
+    after = icmp(f, src, talk.server_address, number, code, word + _reply_quote(talk, l4, cut, True, **ip), ttl=63)
+    return ether(talk.mac, ROUTER_MAC, before), ether(ROUTER_MAC, talk.server_mac, after)
+
+
+def _from_server(
+    talk: Talk, kind: tuple[int, int, bytes], l4: Packet, cut: int | None, src: str = "", **ip: Any
+) -> tuple[bytes, bytes]:
+    """Make (in, out) of an error about a client's packet. From the server itself it then seems to come from the VIP."""
+    f, (number, code, word) = talk.family, kind
+    before = icmp(
+        f, src or talk.server_address, talk.client, number, code, word + _forward_quote(talk, l4, cut, True, **ip)
+    )
+    after = icmp(
+        f, src or talk.vip, talk.client, number, code, word + _forward_quote(talk, l4, cut, False, **ip), ttl=63
+    )
+    return ether(talk.server_mac, ROUTER_MAC, before), ether(ROUTER_MAC, talk.mac, after)
+
+
+def _translated(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    made = []
+    hop = "192.0.2.9" if f is V4 else "2001:db8:9::9"
+    for words, number, code, word in _errors(f):
+        kind = (number, code, word)
+        case = Case(
+            f"{words} about a flow is translated both ways, quoting 8 bytes or all, {v}", [20], "RFC 5508 REQ-4, REQ-5"
+        )
+        talk = Talk(case, f)
+        talk.open()
+        out, back = tcp("PA", 1001, 5001, pattern(100)), tcp("PA", 5001, 1001, pattern(101))
+        for cut in (8, None):
+            incoming, outgoing = _from_client(talk, kind, back, cut)
+            case.forward(incoming, outgoing, **talk.names)
+            incoming, outgoing = _from_server(talk, kind, out, cut)
+            case.forward(incoming, outgoing, **talk.reply_names)
+        # A router on the way sends them too: its address stays.
+        incoming, outgoing = _from_client(talk, kind, back, 8, src=hop)
+        case.forward(incoming, outgoing, **talk.names)
+        incoming, outgoing = _from_server(talk, kind, out, 8, src=hop)
+        case.forward(incoming, outgoing, **talk.reply_names)
+        case.flows(talk.flow("established"))
+        made.append(case)
+    datagram = Case(f"port unreachable about a datagram is translated both ways, {v}", [20], "RFC 5508 REQ-4, REQ-5")
+    talk = Talk(datagram, f, "udp")
+    talk.c(udp(b"question"))
+    kind = (3, 3, ZERO) if f is V4 else (1, 4, ZERO)
+    for cut in (8, None):
+        incoming, outgoing = _from_server(talk, kind, udp(b"question"), cut)
+        datagram.forward(incoming, outgoing, **talk.reply_names)
+        incoming, outgoing = _from_client(talk, kind, udp(b"answer"), cut)
+        datagram.forward(incoming, outgoing, **talk.names)
+    datagram.flows(talk.flow("udp"))
+    made.append(datagram)
+    return made
+
+
+def _quotes(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    kind = (3, 1, ZERO) if f is V4 else (1, 0, ZERO)
+    sums = Case(f"the inner TCP checksum is updated when it is quoted, 18 bytes or more, {v}", [12, 20])
+    talk = Talk(sums, f)
+    talk.open()
+    for cut in (8, 12, 16, 18, 19, 20, 60):
+        incoming, outgoing = _from_server(talk, kind, tcp("PA", 1001, 5001, pattern(80)), cut)
+        sums.forward(incoming, outgoing, **talk.reply_names)
+    refresh = Case(f"ICMP errors neither refresh a flow nor remove it, {v}", [4, 20], "RFC 5382 REQ-10, RFC 5508 REQ-6")
+    talk = Talk(refresh, f)
+    talk.c(tcp("S", 1000))
+    refresh.at(29_000)
+    incoming, outgoing = _from_server(talk, kind, tcp("S", 1000), None)
+    refresh.forward(incoming, outgoing, **talk.reply_names)
+    refresh.flows(talk.flow("syn-sent", idle_s=29.0))
+    refresh.at(30_000)
+    refresh.drop(incoming, "icmp_no_flow")
+    made = [sums, refresh]
+    if f is V4:
+        zero = Case("an inner UDP checksum of 0 stays 0", [12, 20])
+        talk = Talk(zero, f, "udp")
+        talk.c(udp(b"x", chksum=0))
+        incoming, outgoing = _from_server(talk, (3, 3, ZERO), udp(b"x", chksum=0), None)
+        zero.forward(incoming, outgoing, **talk.reply_names)
+        made.append(zero)
+    fields = {"tos": 0xC0, "id": 77} if f is V4 else {"tc": 0xC0, "fl": 0x12345}
+    marks = Case(f"the inner packet keeps its hop count and marks, {v}", [20, 23])
+    talk = Talk(marks, f)
+    talk.open()
+    incoming, outgoing = _from_client(talk, kind, tcp("A", 5001, 1001, pattern(40)), None, **fields)
+    marks.forward(incoming, outgoing, **talk.names)
+    made.append(marks)
+    return made
+
+
+def _refused(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    kind = (3, 1, ZERO) if f is V4 else (1, 0, ZERO)
+    redirect = 5 if f is V4 else 137
+    made = []
+
+    def start(name: str, origin: str = "RFC 5508") -> tuple[Case, Talk]:
+        case = Case(f"{name}, {v}", [20], origin)
+        talk = Talk(case, f)
+        talk.open()
+        made.append(case)
+        return case, talk
+
+    def to_vip(talk: Talk, body: bytes, number: int = kind[0], **fields: Any) -> bytes:
+        return ether(talk.mac, ROUTER_MAC, icmp(f, talk.client, talk.vip, number, kind[1], ZERO + body, **fields))
+
+    def to_client(talk: Talk, body: bytes, number: int = kind[0], **fields: Any) -> bytes:
+        return ether(
+            talk.server_mac,
+            ROUTER_MAC,
+            icmp(f, talk.server_address, talk.client, number, kind[1], ZERO + body, **fields),
+        )
+
+    case, talk = start("an ICMP error with a wrong checksum is dropped", "RFC 5508 REQ-3")
+    ours, theirs = (
+        _reply_quote(talk, tcp("A", 5001, 1001), None, False),
+        _forward_quote(talk, tcp("A", 1001, 5001), None, True),
+    )
+    case.drop(to_vip(talk, ours, checksum=0xBAD), "icmp_checksum")
+    case.drop(to_client(talk, theirs, checksum=0xBAD), "icmp_checksum")
+
+    case, talk = start("redirects are dropped", "behaviour 20")
+    case.drop(to_vip(talk, ours, redirect), "icmp_redirect")
+    case.drop(to_client(talk, theirs, redirect), "icmp_redirect")
+
+    case, talk = start("errors about errors are dropped", "RFC 1122 section 3.2.2")
+    about = bytes(icmp(f, f.vip, f.client, kind[0], kind[1], ZERO + theirs))
+    case.drop(to_vip(talk, about), "icmp_about_icmp")
+    about = bytes(icmp(f, f.vip, f.client, redirect, 0, ZERO + theirs))
+    case.drop(to_vip(talk, about), "icmp_about_icmp")
+    about = bytes(icmp(f, f.vip, f.client, 8 if f is V4 else 128, 0, ZERO + theirs))
+    case.drop(to_vip(talk, about), "icmp_no_flow")
+
+    case, talk = start("errors about unknown flows are dropped")
+    stranger = Talk(case, f, sport=talk.sport + 1)
+    case.drop(to_vip(talk, _reply_quote(stranger, tcp("A", 1, 1), None, False)), "icmp_no_flow")
+    case.drop(to_client(talk, _forward_quote(stranger, tcp("A", 1, 1), None, True)), "icmp_no_flow")
+    other = Talk(case, f, vport=81)
+    case.drop(to_vip(talk, _reply_quote(other, tcp("A", 1, 1), None, False)), "icmp_no_flow")
+
+    case, talk = start("an error whose quote is cut too short or broken is dropped")
+    for length in (0, 8, f.header_len - 1, f.header_len, f.header_len + 7):
+        case.drop(to_vip(talk, ours[:length]), "icmp_inner")
+    version = bytes([0x15]) + ours[1:]
+    case.drop(to_vip(talk, version), "icmp_inner")
+    if f is V4:
+        spoiled = bytearray(ours)
+        spoiled[10] ^= 1
+        case.drop(to_vip(talk, bytes(spoiled)), "icmp_inner")
+        spoiled = bytearray(theirs)
+        spoiled[10] ^= 1
+        case.drop(to_client(talk, bytes(spoiled)), "icmp_inner")
+        short = bytearray(ours)
+        short[0] = 0x44
+        case.drop(to_vip(talk, bytes(short)), "icmp_inner")
+        later = bytes(IP(src=f.vip, dst=f.client, proto=6, frag=10) / (b"x" * 20))
+        case.drop(to_vip(talk, later), "icmp_inner")
+
+    case, talk = start("an error to a VIP about a packet of another address is dropped", "RFC 5508 section 4.2")
+    foreign = bytes(f.ip(f.router, f.client) / with_ports(tcp("A", 1, 1), 9876, 40000))
+    case.drop(to_vip(talk, foreign), "icmp_inner")
+    case, talk = start("an error to a client about another client's packet is dropped", "RFC 5508 section 4.2")
+    stolen = bytes(f.ip(f.client2, f.servers[0]) / with_ports(tcp("A", 1, 1), 40000, 8031))
+    case.drop(to_client(talk, stolen), "icmp_inner")
+
+    case, talk = start("an error on its last hop is dropped unanswered", "behaviour 27")
+    case.lines.append(27)
+    case.drop(to_vip(talk, ours, ttl=1), "ttl_exceeded", **talk.names)
+    case.drop(to_client(talk, theirs, ttl=1), "ttl_exceeded", **talk.reply_names)
+
+    case, talk = start("an error about another protocol is dropped")
+    other_protocol = bytes(f.ip(f.vip, f.client, **{"proto" if f is V4 else "nh": 132}) / bytes(20))
+    case.drop(to_vip(talk, other_protocol), "icmp_no_flow")
+    return made
+
+
+def _echo(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    ask, answer = (8, 0) if f is V4 else (128, 129)
+    body = b"\x12\x34\x00\x01" + pattern(56)
+    request = ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.vip, ask, 0, body))
+    silent = Case(f"an echo request to a VIP is not answered, {v}", [22])
+    silent.drop(request, "vip_echo")
+    fields = {"id": 0, "flags": "DF"} if f is V4 else {}
+    told = ether(ROUTER_MAC, CLIENT_MAC, icmp(f, f.vip, f.client, answer, 0, body, **fields))
+    loud = Case(
+        f"an echo request to a VIP is answered when configured, rate-limited, {v}",
+        [22, 27],
+        answer_echo=True,
+        icmp_rate=2,
+    )
+    loud.reply(request, "echo", told)
+    loud.reply(request + b"\x99" * 4, "echo", told)
+    loud.drop(request, "rate_limited")
+    loud.at(500)
+    loud.reply(request, "echo", told)
+    loud.drop(request, "rate_limited")
+    broken = ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.vip, ask, 0, body, checksum=0x1234))
+    loud.at(5000)
+    loud.drop(broken, "icmp_checksum")
+    marked = ether(
+        CLIENT_MAC,
+        ROUTER_MAC,
+        icmp(f, f.client, f.vip, ask, 0, body, **({"tos": 0xB8, "id": 99} if f is V4 else {"tc": 0xB8, "fl": 7})),
+    )
+    loud.reply(marked, "echo", told)
+    direct = Case(f"an echo request to a server's address is dropped, {v}", [24], transit="forward")
+    direct.drop(ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.servers[0], ask, 0, body)), "server_echo")
+    return [silent, loud, direct]
+
+
+def _not_flows(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    case = Case(f"other ICMP messages to a VIP are dropped, {v}", [20, 22])
+    for number in (0, 4, 13, 17) if f is V4 else (129, 133, 136, 143):
+        case.drop(ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.vip, number, 0, bytes(20))), "icmp_type")
+    short = Case(f"an ICMP message cut short is dropped, {v}", [20])
+    field = "proto" if f is V4 else "nh"
+    for length in (0, 7):
+        packet = (
+            f.ip(f.client, f.vip, **{field: 1 if f is V4 else 58})
+            / bytes(icmp(f, f.client, f.vip, 8, 0, bytes(4)))[f.header_len :][:length]
+        )
+        short.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "l4_truncated")
+    kind = (3, 1) if f is V4 else (1, 0)
+    through = Case(f"ICMP between others is transit, {v}", [20], transit="forward")
+    about = bytes(f.ip(f.client2, f.outside) / with_ports(udp(b"x"), 1, 2))
+    for number, code, body in (
+        (8 if f is V4 else 128, 0, bytes(20)),
+        (*kind, ZERO + about),
+        (*kind, ZERO + b"\x99" * 30),
+    ):
+        through.forward(
+            ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.client2, number, code, body)),
+            ether(ROUTER_MAC, "aa:aa:aa:00:00:22", icmp(f, f.client, f.client2, number, code, body, ttl=63)),
+        )
+    through.drop(
+        ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.client2, 5 if f is V4 else 137, 0, ZERO + about)),
+        "icmp_redirect",
+    )
+    dying = ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.client2, *kind, ZERO + about, ttl=1))
+    through.drop(dying, "ttl_exceeded")
+    ping = ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.client2, 8 if f is V4 else 128, 0, bytes(20), ttl=1))
+    exceeded = (11, 0) if f is V4 else (3, 0)
+    through.reply(ping, "ttl_exceeded", icmp_error(f, ping, exceeded, f.router, f.client))
+    partial = Case(f"ICMP with offload work left is refused, {v}", [13, 20])
+    request = ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.vip, 8 if f is V4 else 128, 0, bytes(20)))
+    partial.drop(request, "bad_offload", offload=[1, 0, 0, 0, 14 + f.header_len, 2])
+    return [case, short, through, partial]

@@ -1,0 +1,64 @@
+"""What is bounded: answers per second, hops that wait, the flow table (docs/datapath.md rules 8, 11, 12)."""
+
+from __future__ import annotations
+
+from scene import BOTH, CLIENT_MAC, ROUTER_MAC, V4, Case, Family, Talk, ether, icmp_error, tcp, udp, with_ports
+
+
+def cases() -> list[Case]:
+    """Make the cases."""
+    made = []
+    for f in BOTH:
+        made += _rates(f)
+    return [*made, _hops()]
+
+
+def _rates(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    exceeded = (11, 0) if f is V4 else (3, 0)
+    names = {"direction": "forward", "service": f.web}
+    never = Case(f"icmp_rate 0 answers nothing, {v}", [27], icmp_rate=0)
+    never.drop(Talk(never, f).c_in(tcp("S", 1), ttl=1), "rate_limited", **names)
+    rate = Case(f"a burst of icmp_rate answers, then one each 1/rate seconds, {v}", [27], icmp_rate=4)
+    frame = Talk(rate, f).c_in(tcp("S", 1), ttl=1)
+    told = icmp_error(f, frame, exceeded, f.router, f.client)
+    rate.at(10_000)
+    for _ in range(4):
+        rate.reply(frame, "ttl_exceeded", told, **names)
+    rate.drop(frame, "rate_limited", **names)
+    rate.at(10_249)
+    rate.drop(frame, "rate_limited", **names)
+    rate.at(10_250)
+    rate.reply(frame, "ttl_exceeded", told, **names)
+    rate.drop(frame, "rate_limited", **names)
+    rate.at(60_000)
+    for _ in range(4):
+        rate.reply(frame, "ttl_exceeded", told, **names)
+    rate.drop(frame, "rate_limited", **names)
+    rate.counters(verdicts={"reply.ttl_exceeded": 9, "drop.rate_limited": 4}, rx_packets=13, tx_packets=9)
+    changed = Case(f"a changed icmp_rate holds from the publication on, {v}", [27], icmp_rate=0)
+    changed.drop(Talk(changed, f).c_in(tcp("S", 1), ttl=1), "rate_limited", **names)
+    changed.publish(icmp_rate=1)
+    changed.reply(frame, "ttl_exceeded", told, **names)
+    return [never, rate, changed]
+
+
+def _hops() -> Case:
+    case = Case(
+        "at most 256 hops are waited for",
+        [28],
+        transit="forward",
+        routes=[{"prefix": "10.0.0.0/8", "interface": "eth0"}],
+        neighbours=[],
+    )
+    for i in range(257):
+        packet = V4.ip(V4.client, f"10.0.{i // 200}.{i % 200 + 1}") / with_ports(udp(b""), 1, 2)
+        frame = ether(CLIENT_MAC, ROUTER_MAC, packet)
+        if i < 256:
+            case.send(frame, "hold", "neighbour")
+        else:
+            case.drop(frame, "neighbour_unresolved")
+    case.at(3000)
+    case.tick()
+    case.counters(verdicts={"hold.neighbour": 256, "drop.neighbour_timeout": 256, "drop.neighbour_unresolved": 1})
+    return case

@@ -1,0 +1,176 @@
+"""Where packets go next: routes, gateways, neighbours that must be asked for (docs/datapath.md rule 11)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scene import (
+    BOTH,
+    CLIENT_MAC,
+    FAR4,
+    FAR6,
+    GATEWAY_MAC,
+    ROUTER_MAC,
+    ROUTES,
+    SERVER_MACS,
+    V4,
+    Case,
+    Family,
+    Talk,
+    ether,
+    neighbours,
+    tcp,
+    two_interfaces,
+    udp,
+    web_service,
+)
+
+
+def cases() -> list[Case]:
+    """Make the cases."""
+    made = []
+    for f in BOTH:
+        made += [*_waiting(f), *_routes(f), *_interfaces(f)]
+    return made
+
+
+def _missing(*addresses: str) -> list[list[str]]:
+    return [entry for entry in neighbours() if entry[1] not in addresses]
+
+
+def _waiting(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    server = f.servers[0]
+    case = Case(
+        f"up to three packets wait for a neighbour and leave when it is known, {v}", [28], neighbours=_missing(server)
+    )
+    talk = Talk(case, f)
+    case.send(talk.c_in(tcp("S", 1000)), "hold", "neighbour", **talk.names)
+    case.unresolved(("eth0", server))
+    case.unresolved()
+    case.at(1000)
+    case.send(talk.c_in(tcp("S", 1000)), "hold", "neighbour", **talk.names)
+    case.send(talk.c_in(tcp("S", 1000)), "hold", "neighbour", **talk.names)
+    case.drop(talk.c_in(tcp("S", 1000)), "neighbour_unresolved", **talk.names)
+    case.unresolved()
+    case.tick()
+    case.next_hops(neighbours=neighbours())
+    case.at(1200)
+    case.tick(*[talk.c_out(tcp("S", 1000))] * 3)
+    case.tick()
+    case.counters(verdicts={"forward": 3, "hold.neighbour": 3, "drop.neighbour_unresolved": 1})
+    talk.c(tcp("S", 1000))
+
+    late = Case(f"packets that waited 3 s for a neighbour are given up, {v}", [28], neighbours=_missing(server))
+    talk = Talk(late, f, "udp")
+    late.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)
+    late.at(500)
+    late.send(talk.c_in(udp(b"2")), "hold", "neighbour", **talk.names)
+    late.unresolved(("eth0", server))
+    late.at(2999)
+    late.tick()
+    late.counters(verdicts={"hold.neighbour": 2})
+    late.at(3000)
+    late.tick()
+    late.counters(verdicts={"hold.neighbour": 2, "drop.neighbour_timeout": 2})
+    late.next_hops(neighbours=neighbours())
+    late.tick()
+    talk.c(udp(b"3"))
+
+    again = Case(
+        f"a neighbour is asked for again after its packets were given up, {v}", [28], neighbours=_missing(server)
+    )
+    talk = Talk(again, f, "udp")
+    again.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)
+    again.unresolved(("eth0", server))
+    again.at(3000)
+    again.send(talk.c_in(udp(b"2")), "hold", "neighbour", **talk.names)
+    again.unresolved(("eth0", server))
+
+    moved = Case(f"a changed MAC is used from the moment it is published, {v}", [28])
+    talk = Talk(moved, f)
+    talk.open()
+    moved.next_hops(neighbours=[*_missing(server), ["eth0", server, SERVER_MACS[2]]])
+    talk.server_mac = SERVER_MACS[2]
+    talk.c(tcp("A", 1001, 5001))
+    return [case, late, again, moved]
+
+
+def _routes(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    made = []
+    gateway_routes = [
+        {"prefix": "198.18.1.0/24" if f is V4 else "2001:2:0:1::/64", "interface": "eth0", "gateway": f.gateway}
+    ]
+    case = Case(f"a server behind a gateway is reached through it, {v}", [28], routes=gateway_routes)
+    talk = Talk(case, f, server_mac=GATEWAY_MAC)
+    talk.open()
+    made.append(case)
+    wide, narrow = ("198.18.0.0/15", "198.18.1.31/32") if f is V4 else ("2001:2::/48", "2001:2:0:1::31/128")
+    default = "0.0.0.0/0" if f is V4 else "::/0"
+    routes = [
+        {"prefix": default, "interface": "eth0", "gateway": f.client2},
+        {"prefix": wide, "interface": "eth0"},
+        {"prefix": narrow, "interface": "eth0", "gateway": f.gateway},
+        {"prefix": narrow, "interface": "eth0", "gateway": f.client2},
+    ]
+    case = Case(
+        f"the most specific route wins, the first among equals, {v}", [28], "RFC 1812 section 5.2.4.3", routes=routes
+    )
+    talk = Talk(case, f, server_mac=GATEWAY_MAC)
+    talk.c(tcp("S", 1))
+    talk = Talk(case, f, number=2, sport=40001)
+    talk.c(tcp("S", 1))
+    made.append(case)
+    case = Case(f"without a route to the server a packet is dropped, {v}", [28], routes=[])
+    talk = Talk(case, f)
+    case.drop(talk.c_in(tcp("S", 1)), "no_route", **talk.names)
+    case.next_hops(routes=ROUTES)
+    talk.c(tcp("S", 1))
+    made.append(case)
+    macs = {"services": [web_service(f, "counter", (1,), macs=("aa:bb:cc:00:00:01", None, None))], "neighbours": []}
+    case = Case(f"a server's configured MAC needs no neighbour, nor a route, {v}", [28], routes=[], **macs)
+    talk = Talk(case, f, server_mac="aa:bb:cc:00:00:01")
+    talk.open()
+    made.append(case)
+    case = Case(f"replies to a client from far away go to the last hop, route or no route, {v}", [28], routes=ROUTES)
+    talk = Talk(case, f, client=f.outside, mac=GATEWAY_MAC)
+    talk.open()
+    made.append(case)
+    case = Case(
+        f"before a client's packet was seen, replies are routed; afterwards they follow the last hop, {v}",
+        [2, 28],
+        services=[web_service(f, "hash-flow", (1,))],
+        routes=[*ROUTES, {"prefix": default, "interface": "eth0", "gateway": f.gateway}],
+    )
+    talk = Talk(case, f, client=f.outside, mac=GATEWAY_MAC)
+    talk.s(tcp("A", 5000, 1000, b"x"))
+    talk.mac = CLIENT_MAC
+    talk.c(tcp("A", 1000, 5001))
+    talk.s(tcp("A", 5001, 1000, b"x"))
+    made.append(case)
+    return made
+
+
+def _interfaces(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    far = FAR4 if f is V4 else FAR6
+    case = Case(f"clients on one interface, servers on another, {v}", [28], **two_interfaces())
+    talk = Talk(case, f, server_address=far[0], server_if="eth1")
+    talk.open()
+    talk.close()
+    made = [case]
+    fields: dict[str, Any] = two_interfaces()
+    fields["neighbours"] = [entry for entry in fields["neighbours"] if entry[0] == "eth0"]
+    case = Case(f"a neighbour is asked for on the interface of its route, {v}", [28], **fields)
+    talk = Talk(case, f, server_address=far[0], server_if="eth1")
+    case.send(talk.c_in(tcp("S", 1)), "hold", "neighbour", **talk.names)
+    case.unresolved(("eth1", far[0]))
+    case.next_hops(neighbours=two_interfaces()["neighbours"])
+    case.tick(["eth1", talk.c_out(tcp("S", 1))])
+    made.append(case)
+    unknown = Case(f"a server whose interface is not known yet is not taken for spoofed, {v}", [16, 28], routes=[])
+    packet = f.ip(f.servers[0], f.client) / udp(b"x", sport=9, dport=9)
+    unknown.drop(ether(SERVER_MACS[0], ROUTER_MAC, packet), "transit")
+    made.append(unknown)
+    return made

@@ -1,0 +1,182 @@
+"""UDP through a service, and its checksum rules (docs/datapath.md rules 7 and 8)."""
+
+from __future__ import annotations
+
+from scapy.layers.inet import UDP
+from scene import (
+    BOTH,
+    CLIENT_MAC,
+    GATEWAY_MAC,
+    ROUTER_MAC,
+    V4,
+    Case,
+    Family,
+    Talk,
+    dns_service,
+    ether,
+    icmp_error,
+    pattern,
+    udp,
+)
+
+
+def cases() -> list[Case]:
+    """Make the cases."""
+    made = [*_vectors()]
+    for f in BOTH:
+        made += [*_life(f), *_lengths(f), *_answers(f), *_checksums(f)]
+    return made
+
+
+def _vectors() -> list[Case]:
+    """The two known vectors of behaviour 12, seen through a service."""
+    service = dns_service(V4, address="203.0.113.10", server_address="10.0.0.11")
+    hops = {
+        "services": [service],
+        "routes": [{"prefix": "10.0.0.0/24", "interface": "eth0"}],
+        "neighbours": [["eth0", "10.0.0.11", "aa:aa:aa:00:00:11"]],
+    }
+    case = Case("a computed UDP checksum of 0 is sent as FFFF", [12], "behaviour 12; RFC 768", **hops)
+    talk = Talk(
+        case,
+        V4,
+        "udp",
+        client="198.51.100.7",
+        vip="203.0.113.10",
+        mac=GATEWAY_MAC,
+        server_address="10.0.0.11",
+        server_mac="aa:aa:aa:00:00:11",
+    )
+    incoming, outgoing = talk.c_in(udp(b"\x1a\x6b")), talk.c_out(udp(b"\x1a\x6b"))
+    assert incoming[40:42] == b"\xe2\xb3", incoming[40:42].hex()
+    assert outgoing[40:42] == b"\xff\xff", outgoing[40:42].hex()
+    case.forward(incoming, outgoing, **talk.names)
+
+    # RFC 1624 section 4: its equation 3 gives 0000 where RFC 1141's arithmetic gives FFFF.
+    service = dns_service(V4, address="203.0.85.85", server_address="203.0.50.133")
+    case2 = Case(
+        "an updated IPv4 header checksum of 0 is sent as 0, not FFFF",
+        [12],
+        "RFC 1624 section 4",
+        services=[service],
+        routes=[{"prefix": "203.0.0.0/16", "interface": "eth0"}],
+        neighbours=[["eth0", "203.0.50.133", "aa:aa:aa:00:00:11"]],
+    )
+    talk = Talk(
+        case2,
+        V4,
+        "udp",
+        client="198.51.100.7",
+        vip="203.0.85.85",
+        mac=GATEWAY_MAC,
+        server_address="203.0.50.133",
+        server_mac="aa:aa:aa:00:00:11",
+    )
+    # The identification that makes the outgoing header sum to FFFF, so that its checksum is 0.
+    ident = next(i for i in range(65536) if talk.c_out(udp(b"x"), id=i)[24:26] == b"\0\0")
+    talk.c(udp(b"x"), id=ident)
+    assert talk.c_out(udp(b"x"), id=ident)[24:26] == b"\0\0"
+    return [case, case2]
+
+
+def _life(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    case = Case(f"any datagram makes a flow, both directions translate, {v}", [1, 12])
+    talk = Talk(case, f, "udp")
+    talk.c(udp(b""))
+    talk.s(udp(b"odd"))
+    talk.c(udp(pattern(1001)))
+    talk.s(udp(pattern(1472 if f.version == 4 else 1452)))
+    case.flows(talk.flow("udp"))
+    case.counters(
+        events={"flow_created": 1, "flow_hit": 3, "flow_miss": 1},
+        services={f.dns: {"packets_forward": 2, "packets_reply": 2}},
+    )
+    other = Case(f"two clients with the same port have two flows, {v}", [1])
+    one, two = Talk(other, f, "udp"), Talk(other, f, "udp", client=f.client2, mac="aa:aa:aa:00:00:22")
+    one.c(udp(b"1"))
+    two.c(udp(b"2"))
+    two.s(udp(b"22"))
+    one.s(udp(b"11"))
+    other.flows(one.flow("udp"), two.flow("udp"))
+    stranger = Case(f"a datagram from a server without a flow is dropped, {v}", [24])
+    stranger.drop(Talk(stranger, f, "udp").s_in(udp(b"x")), "no_flow")
+    stranger.flows()
+    return [case, other, stranger]
+
+
+def _lengths(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    case = Case(f"a UDP length below 8 or beyond the packet is dropped, {v}", [10], "RFC 768")
+    talk = Talk(case, f, "udp")
+    for length in (0, 7, 13):
+        case.drop(talk.c_in(udp(b"four", len=length)), "udp_length")
+    cut = Case(f"a UDP header cut short is dropped, {v}", [10])
+    header = bytes(UDP(sport=40000, dport=53))
+    for length in (0, 7):
+        packet = f.ip(f.client, f.vip, **{"proto" if f.version == 4 else "nh": 17}) / header[:length]
+        cut.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "l4_truncated")
+    zero = Case(f"UDP port 0 is dropped, source and destination, {v}", [16])
+    zero.drop(Talk(zero, f, "udp", sport=0).c_in(udp(b"x")), "port_zero")
+    zero.drop(ether(CLIENT_MAC, ROUTER_MAC, f.ip(f.client, f.vip) / UDP(sport=40000, dport=0)), "port_zero")
+    unknown = Case(f"a datagram to a VIP's port of no service is dropped, {v}", [22], transit="forward")
+    unknown.drop(ether(CLIENT_MAC, ROUTER_MAC, f.ip(f.client, f.vip) / UDP(sport=40000, dport=5353)), "no_service")
+    unknown.drop(ether(CLIENT_MAC, ROUTER_MAC, f.ip(f.client, f.vip) / UDP(sport=40000, dport=9876)), "no_service")
+    return [case, cut, zero, unknown]
+
+
+def _answers(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    none = {"plan": {"selector": "counter", "slots": []}}
+    names = {"direction": "forward", "service": f.dns}
+    kind = (3, 3) if f.version == 4 else (1, 4)
+    case = Case(
+        f"a datagram to a service without servers gets port unreachable from the VIP, {v}",
+        [9, 27],
+        services=[dns_service(f, **none)],
+    )
+    talk = Talk(case, f, "udp")
+    for size in (0, 30, 1400):
+        frame = talk.c_in(udp(pattern(size)))
+        case.reply(frame, "no_server", icmp_error(f, frame, kind, f.vip, f.client), **names)
+    case.flows()
+    silent = Case(
+        f"on_no_server = drop is silent for UDP, {v}", [9], services=[dns_service(f, on_no_server="drop", **none)]
+    )
+    silent.drop(Talk(silent, f, "udp").c_in(udp(b"x")), "no_server", **names)
+    return [case, silent]
+
+
+def _checksums(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    made = []
+    case = Case(f"UDP checksum 0: no checksum in IPv4, a fault in IPv6; {v}", [12], "RFC 768, RFC 8200 section 8.1")
+    talk = Talk(case, f, "udp")
+    if f is V4:
+        talk.c(udp(b"unsummed", chksum=0))
+        talk.s(udp(b"unsummed", chksum=0))
+    else:
+        case.drop(talk.c_in(udp(b"unsummed", chksum=0)), "udp_checksum_zero")
+        case.drop(talk.s_in(udp(b"unsummed", chksum=0)), "udp_checksum_zero")
+    made.append(case)
+    wrong = Case(f"a wrong UDP checksum stays wrong by the same amount, {v}", [12], "RFC 1624 section 3")
+    talk = Talk(wrong, f, "udp")
+
+    def spoil(frame: bytes) -> bytes:
+        where = 14 + f.header_len + 6
+        value = int.from_bytes(frame[where : where + 2], "big") + 0x1111
+        value = (value & 0xFFFF) + (value >> 16)
+        return frame[:where] + value.to_bytes(2, "big") + frame[where + 2 :]
+
+    wrong.forward(spoil(talk.c_in(udp(b"payload"))), spoil(talk.c_out(udp(b"payload"))), **talk.names)
+    wrong.forward(spoil(talk.s_in(udp(b"answer"))), spoil(talk.s_out(udp(b"answer"))), **talk.reply_names)
+    made.append(wrong)
+    zero = Case(f"a reply whose computed checksum is 0 is sent as FFFF, {v}", [12], "RFC 768")
+    talk = Talk(zero, f, "udp")
+    talk.c(udp(b"q"))
+    where = 14 + f.header_len + 6
+    word = talk.s_out(udp(b"\0\0"))[where : where + 2]
+    assert talk.s_out(udp(word))[where : where + 2] == b"\xff\xff"
+    talk.s(udp(word))
+    made.append(zero)
+    return made

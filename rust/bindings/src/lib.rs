@@ -1,1 +1,36 @@
-//! `lb._core`: the PyO3 border.
+//! `lb._core`: the `PyO3` border. Conversion and GIL handling only: every decision about a packet is in `flowlb-core`.
+//!
+//! [`convert`] reads the control side's dataclasses, [`datapath`] owns the data path (or the loop that owns it), [`result`] and [`report`] are what comes
+//! back, [`primitives`] the single stages. Signatures and docstrings for Python are in `python/lb/_core.pyi`.
+
+mod convert;
+mod datapath;
+mod error;
+mod report;
+mod result;
+
+use pyo3::prelude::*;
+
+/// The data path in Rust.
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::datapath::DataPath;
+    #[pymodule_export]
+    use crate::result::PacketResult;
+
+    /// Benches say what they ran.
+    #[pymodule_export]
+    const BUILD_PROFILE: &str = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    };
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

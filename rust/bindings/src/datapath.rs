@@ -1,0 +1,290 @@
+//! The `DataPath` of `python/lb/backends/base.py`: owns the data path, or the packet loop that owns it while it runs.
+//!
+//! Offline, a call takes the data path out of its cell for as long as it lasts, so that a call from within an `ask` policy or from a second
+//! thread meets an error instead of a dead lock. While the loop runs, calls are carried out by its thread, and the GIL is released meanwhile: an
+//! `ask` on that thread needs it.
+
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flowlb_core::datapath::DataPath as Core;
+use flowlb_core::io::{IoCounters, Worker};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use crate::result::{Names, PacketResult, Raw, output_object};
+use crate::{convert, error, report};
+
+/// Who has the data path.
+enum Mode {
+    Offline(Box<Core>),
+    /// A call, or a stop, has it just now.
+    Busy,
+    Running(Arc<Worker>),
+}
+
+/// A data path in Rust.
+#[pyclass(module = "lb._core", frozen)]
+pub struct DataPath {
+    mode: Mutex<Mode>,
+    names: Mutex<Arc<Names>>,
+    io: Arc<IoCounters>,
+    ran: AtomicBool,
+}
+
+/// What is behind these locks is whole at any time; a panic takes nothing from that.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts the data path back, also when a call unwinds.
+struct Taken<'a> {
+    mode: &'a Mutex<Mode>,
+    core: Option<Box<Core>>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.take() {
+            *lock(self.mode) = Mode::Offline(core);
+        }
+    }
+}
+
+impl DataPath {
+    fn names(&self) -> Arc<Names> {
+        Arc::clone(&lock(&self.names))
+    }
+
+    /// Carry something out on the data path, wherever it is.
+    fn with<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        action: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> PyResult<T> {
+        let mut mode = lock(&self.mode);
+        match std::mem::replace(&mut *mode, Mode::Busy) {
+            Mode::Offline(core) => {
+                drop(mode);
+                let mut taken = Taken {
+                    mode: &self.mode,
+                    core: Some(core),
+                };
+                taken
+                    .core
+                    .as_mut()
+                    .map(|core| action(core))
+                    .ok_or_else(|| busy(py))
+            }
+            Mode::Busy => Err(busy(py)),
+            Mode::Running(worker) => {
+                *mode = Mode::Running(Arc::clone(&worker));
+                drop(mode);
+                py.detach(|| worker.call(action))
+                    .map_err(|error| error::loop_error(py, &error))
+            }
+        }
+    }
+
+    /// Refuse an interface id that the published snapshot has not. Before one is published every frame is dropped.
+    fn check_interface(names: &Names, interface: u32) -> PyResult<()> {
+        let count = names.interfaces.len();
+        if count > 0 && interface as usize >= count {
+            return Err(PyValueError::new_err(format!(
+                "interface {interface} is not in 0..{count}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn busy(py: Python<'_>) -> PyErr {
+    error::lb_error(
+        py,
+        "the data path is in use: it was called by a second thread, or from within an `ask` policy",
+    )
+}
+
+#[pymethods]
+impl DataPath {
+    #[new]
+    fn new(py: Python<'_>, capacity: u64, hash_key: &[u8], seed: u64) -> PyResult<Self> {
+        let hash_key = hash_key.try_into().map_err(|_| {
+            PyValueError::new_err(format!("hash_key: {} bytes, 16 are needed", hash_key.len()))
+        })?;
+        let core = Core::new(capacity, hash_key, seed)
+            .map_err(|error| error::datapath_error(py, &error))?;
+        Ok(Self {
+            mode: Mutex::new(Mode::Offline(Box::new(core))),
+            names: Mutex::default(),
+            io: Arc::default(),
+            ran: AtomicBool::new(false),
+        })
+    }
+
+    fn publish(&self, py: Python<'_>, snapshot: &Bound<'_, PyAny>) -> PyResult<()> {
+        let snapshot = convert::snapshot(snapshot)?;
+        let names = Arc::new(Names::new(py, &snapshot, &self.names()));
+        self.with(py, move |core| core.publish(snapshot))?;
+        *lock(&self.names) = names;
+        Ok(())
+    }
+
+    fn set_next_hops(&self, py: Python<'_>, next_hops: &Bound<'_, PyAny>) -> PyResult<()> {
+        let next_hops = convert::next_hops(next_hops)?;
+        self.with(py, move |core| core.set_next_hops(next_hops))
+    }
+
+    #[pyo3(signature = (frame, interface, now_ns, offload=None))]
+    fn process(
+        &self,
+        py: Python<'_>,
+        frame: &[u8],
+        interface: u32,
+        now_ns: u64,
+        offload: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<PacketResult> {
+        let names = self.names();
+        Self::check_interface(&names, interface)?;
+        let offload = convert::offload(offload)?;
+        let frame = frame.to_vec();
+        let raw = self.with(py, move |core| {
+            Raw::new(core, frame, interface, now_ns, offload)
+        })?;
+        Ok(PacketResult::new(raw, names))
+    }
+
+    fn process_many<'py>(
+        &self,
+        py: Python<'py>,
+        frames: &Bound<'py, PyAny>,
+        interface: u32,
+        now_ns: u64,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let names = self.names();
+        Self::check_interface(&names, interface)?;
+        let frames = copy_frames(frames)?;
+        let all: Vec<Raw> = self.with(py, move |core| {
+            let process = |frame| {
+                Raw::new(
+                    core,
+                    frame,
+                    interface,
+                    now_ns,
+                    flowlb_core::datapath::Offload::default(),
+                )
+            };
+            frames.into_iter().map(process).collect()
+        })?;
+        let list = PyList::empty(py);
+        for raw in all {
+            list.append(Bound::new(py, PacketResult::new(raw, Arc::clone(&names)))?)?;
+        }
+        Ok(list)
+    }
+
+    fn tick<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyList>> {
+        let outputs = self.with(py, move |core| {
+            let mut outputs = Vec::new();
+            core.tick(now_ns, &mut outputs);
+            outputs
+        })?;
+        let names = self.names();
+        let list = PyList::empty(py);
+        for output in &outputs {
+            list.append(output_object(py, &names, output)?)?;
+        }
+        Ok(list)
+    }
+
+    fn flows<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyList>> {
+        let flows = self.with(py, move |core| core.flows(now_ns))?;
+        report::flows(py, &flows, &self.names())
+    }
+
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counters = self.with(py, |core| core.counters())?;
+        let io = self.ran.load(Ordering::Relaxed).then(|| self.io.report());
+        report::counters(py, &counters, &self.names(), io)
+    }
+
+    fn take_unresolved(&self, py: Python<'_>) -> PyResult<Vec<(u32, IpAddr)>> {
+        self.with(py, Core::take_unresolved)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 cannot lend a slice of a list")]
+    fn start(&self, py: Python<'_>, sockets: Vec<RawFd>, notify_fd: RawFd) -> PyResult<()> {
+        let mut mode = lock(&self.mode);
+        let core = match std::mem::replace(&mut *mode, Mode::Busy) {
+            Mode::Offline(core) => core,
+            Mode::Busy => return Err(busy(py)),
+            running @ Mode::Running(_) => {
+                *mode = running;
+                return Err(error::lb_error(py, "the packet loop runs already"));
+            }
+        };
+        match Worker::start(*core, &sockets, notify_fd, Arc::clone(&self.io)) {
+            Ok(worker) => {
+                *mode = Mode::Running(Arc::new(worker));
+                self.ran.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err((core, failure)) => {
+                *mode = Mode::Offline(Box::new(core));
+                Err(error::lb_error(
+                    py,
+                    format!("the packet loop could not start: {failure}"),
+                ))
+            }
+        }
+    }
+
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        let worker = {
+            let mut mode = lock(&self.mode);
+            let Mode::Running(worker) = &*mode else {
+                return Ok(());
+            };
+            let worker = Arc::clone(worker);
+            *mode = Mode::Busy;
+            worker
+        };
+        let Some((core, ended)) = py.detach(|| worker.stop()) else {
+            return Err(error::lb_error(
+                py,
+                "the packet loop took the data path with it",
+            ));
+        };
+        *lock(&self.mode) = Mode::Offline(Box::new(core));
+        ended.map_err(|failure| error::loop_error(py, &failure))
+    }
+}
+
+impl Drop for DataPath {
+    /// Join a loop that nobody stopped without the GIL: an `ask` on its thread may be waiting for it.
+    fn drop(&mut self) {
+        let mode = std::mem::replace(&mut *lock(&self.mode), Mode::Busy);
+        if let Mode::Running(worker) = mode {
+            Python::try_attach(|py| py.detach(|| worker.stop()));
+        }
+    }
+}
+
+/// Copy the frames of any sequence of bytes.
+fn copy_frames(frames: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
+    let mut all = Vec::with_capacity(frames.len().unwrap_or_default());
+    for (index, frame) in frames.try_iter()?.enumerate() {
+        let frame = frame?;
+        let Ok(bytes) = frame.cast::<PyBytes>() else {
+            let class = frame.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "frames[{index}]: bytes are needed, not {class}"
+            )));
+        };
+        all.push(bytes.as_bytes().to_vec());
+    }
+    Ok(all)
+}

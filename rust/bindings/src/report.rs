@@ -1,0 +1,103 @@
+//! Counters and flows as Python sees them: plain dicts and named tuples (`docs/datapath.md` rule 13).
+
+use flowlb_core::datapath::{CounterReport, FlowInfo, Traffic};
+use flowlb_core::io::IoReport;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{IntoPyDict, PyDict, PyList, PyString, PyType};
+
+use crate::result::{Names, name_of};
+
+/// All counters by name. `io` is there when a packet loop runs or ran.
+pub fn counters<'py>(
+    py: Python<'py>,
+    report: &CounterReport,
+    names: &Names,
+    io: Option<IoReport>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("rx_packets", report.rx_packets)?;
+    dict.set_item("rx_bytes", report.rx_bytes)?;
+    dict.set_item("tx_packets", report.tx_packets)?;
+    dict.set_item("tx_bytes", report.tx_bytes)?;
+    dict.set_item("verdicts", report.verdicts.iter().into_py_dict(py)?)?;
+    dict.set_item("events", report.events.iter().copied().into_py_dict(py)?)?;
+    dict.set_item(
+        "services",
+        traffic_by_name(py, &report.services, &names.services)?,
+    )?;
+    dict.set_item(
+        "servers",
+        traffic_by_name(py, &report.servers, &names.paths)?,
+    )?;
+    if let Some(io) = io {
+        dict.set_item("io", io_counters(py, io)?)?;
+    }
+    Ok(dict)
+}
+
+fn io_counters(py: Python<'_>, io: IoReport) -> PyResult<Bound<'_, PyDict>> {
+    let pairs = [
+        ("rx_truncated", io.rx_truncated),
+        ("rx_errors", io.rx_errors),
+        ("tx_dropped", io.tx_dropped),
+        ("tx_errors", io.tx_errors),
+    ];
+    pairs.into_py_dict(py)
+}
+
+fn traffic_by_name<'py>(
+    py: Python<'py>,
+    all: &[Option<Traffic>],
+    names: &[Option<Py<PyString>>],
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (traffic, name) in all.iter().zip(names) {
+        if let (Some(traffic), Some(name)) = (traffic, name) {
+            dict.set_item(name, traffic_counters(py, traffic)?)?;
+        }
+    }
+    Ok(dict)
+}
+
+fn traffic_counters<'py>(py: Python<'py>, traffic: &Traffic) -> PyResult<Bound<'py, PyDict>> {
+    let pairs = [
+        ("flows_created", traffic.flows_created),
+        ("flows_active", traffic.flows_active),
+        ("packets_forward", traffic.packets_forward),
+        ("packets_reply", traffic.packets_reply),
+        ("bytes_forward", traffic.bytes_forward),
+        ("bytes_reply", traffic.bytes_reply),
+    ];
+    pairs.into_py_dict(py)
+}
+
+/// A list of `lb.backends.base.Flow`.
+pub fn flows<'py>(
+    py: Python<'py>,
+    flows: &[FlowInfo],
+    names: &Names,
+) -> PyResult<Bound<'py, PyList>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = CLASS.import(py, "lb.backends.base", "Flow")?;
+    let list = PyList::empty(py);
+    for flow in flows {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "2^53 ns are 104 days; no flow is idle that long"
+        )]
+        let idle_s = flow.idle_ns as f64 / 1e9;
+        list.append(class.call1((
+            flow.client.to_string(),
+            flow.client_port,
+            name_of(py, &names.services, Some(flow.service)),
+            name_of(py, &names.servers, Some(flow.server)),
+            name_of(py, &names.protocols, Some(flow.service)),
+            flow.state,
+            idle_s,
+            flow.bytes_forward,
+            flow.bytes_reply,
+        ))?)?;
+    }
+    Ok(list)
+}

@@ -40,7 +40,7 @@ class Balancer:
         implementation = lb.backends.load(choose_backend(backend, config))
         self.clock: Clock | ManualClock = ManualClock() if clock is None else clock
         self.config = config
-        self.backend = implementation.name
+        self.backend = implementation.NAME
         self._seed = config.seed if seed is None else seed
         self._compiler = Compiler()
         self._neighbours: dict[tuple[int, Address], bytes] = {}

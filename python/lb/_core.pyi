@@ -1,0 +1,112 @@
+"""The data path in Rust (`rust/bindings`). Use it through `lb.backends.rust`."""
+
+from collections.abc import Sequence
+from typing import Any, Final, final
+
+from lb.backends.base import Direction, Flow, Offload, Verdict
+from lb.snapshot import Address, NextHops, Snapshot
+
+__version__: Final[str]
+BUILD_PROFILE: Final[str]
+"""`release` or `debug`: benches say what they ran."""
+
+@final
+class Result:
+    """What became of one frame. Made by `DataPath` only; attributes become Python objects when they are read."""
+
+    @property
+    def verdict(self) -> Verdict: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def direction(self) -> Direction | None: ...
+    @property
+    def service(self) -> str | None: ...
+    @property
+    def server(self) -> str | None: ...
+    @property
+    def out(self) -> list[tuple[str, bytes]]: ...
+    @property
+    def offloads(self) -> list[Offload | None]: ...
+
+@final
+class DataPath:
+    """
+    A data path in Rust; the contract is `lb.backends.base.DataPath`.
+
+    Args:
+        capacity: flows the table can hold.
+        hash_key: 16 secret bytes that key the flow table.
+        seed: starts the random draws, 64 bits.
+
+    Raises:
+        LbError: the capacity is out of range.
+        BackendError: the table's memory could not be had.
+        ValueError: the key has not 16 bytes.
+    """
+
+    def __new__(cls, capacity: int, hash_key: bytes, seed: int) -> DataPath: ...
+    def publish(self, snapshot: Snapshot) -> None: ...
+    def set_next_hops(self, next_hops: NextHops) -> None: ...
+    def process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None = None) -> Result: ...
+    def process_many(self, frames: Sequence[bytes], interface: int, now_ns: int) -> list[Result]: ...
+    def tick(self, now_ns: int) -> list[tuple[str, bytes, Offload | None]]: ...
+    def flows(self, now_ns: int) -> list[Flow]: ...
+    def counters(self) -> dict[str, Any]: ...
+    def take_unresolved(self) -> list[tuple[int, Address]]: ...
+    def start(self, sockets: Sequence[int], notify_fd: int) -> None: ...
+    def stop(self) -> None: ...
+
+def parse(
+    frame: bytes,
+) -> tuple[str | None, int, tuple[int, ...], int, int, int, bytes, bytes, int, int, int, int, int, int, bool, int]:
+    """Return the fields of `lb.backends.base.Headers`."""
+
+def checksum(data: bytes, initial: int = 0) -> int:
+    """
+    Compute the internet checksum (RFC 1071).
+
+    Args:
+        data: the bytes to sum; an odd length is padded with a zero byte.
+        initial: a sum to start from, for instance of a pseudo-header: not complemented, 64 bits at most.
+
+    Returns:
+        The complemented sum, 0..0xFFFF. Over data that holds a right checksum it is 0.
+    """
+
+def checksum_update(checksum: int, old: bytes, new: bytes) -> int:
+    """
+    Update a checksum after some words have changed (RFC 1624 equation 3).
+
+    Args:
+        checksum: the checksum before, 0..0xFFFF.
+        old: the changed words as they were.
+        new: the same words as they are.
+
+    Raises:
+        ValueError: old and new differ in length, or the length is odd.
+    """
+
+def flow_hash(seed: int, client: bytes, vip: bytes, client_port: int, vip_port: int, protocol: int) -> int:
+    """
+    Hash a 5-tuple, as the selector `hash-flow` does.
+
+    Args:
+        seed: 64 bits.
+        client: client address, 4 or 16 bytes, network order.
+        vip: the VIP, likewise.
+        client_port: 0..65535.
+        vip_port: 0..65535.
+        protocol: the L4 protocol number.
+
+    Raises:
+        ValueError: an address has neither 4 nor 16 bytes.
+    """
+
+def source_hash(seed: int, client: bytes) -> int:
+    """
+    Hash a client address, as the selector `hash-source` does.
+
+    Raises:
+        ValueError: the address has neither 4 nor 16 bytes.
+    """

@@ -17,6 +17,7 @@ from lb.net.frames import IoCounters
 ADDRESSES = bytes(range(12))
 REST = b"\x08\x00payload"
 FRAME = ADDRESSES + REST
+NO_OFFLOAD = Offload()
 
 
 class FakeSocket:
@@ -50,7 +51,7 @@ class FakeSocket:
             end.close()
 
 
-def message(frame: bytes, offload: Offload = Offload(), control: Sequence[Any] = (), flags: int = 0) -> Any:
+def message(frame: bytes, offload: Offload = NO_OFFLOAD, control: Sequence[Any] = (), flags: int = 0) -> Any:
     return frames.OFFLOAD_HEADER.pack(*offload) + frame, list(control), flags, None
 
 
@@ -90,7 +91,7 @@ def test_receive_checksum_already_verified_is_no_offload() -> None:
 
 
 def test_receive_partial_frame_keeps_its_offload() -> None:
-    """behaviour 13"""
+    """Behaviour 13"""
     offload = Offload(flags=1, csum_start=34, csum_offset=16)
     assert run_receive([message(FRAME, offload)])[0] == (FRAME, offload)
 
@@ -100,7 +101,7 @@ def test_receive_partial_frame_keeps_its_offload() -> None:
     [(0x50, 0x88A8, "88a8"), (0x10, 0x88A8, "8100"), (0x50, 0x8100, "8100")],
 )
 def test_receive_stripped_tag_is_put_back(status: int, tpid: int, expected: str) -> None:
-    """behaviour 25: a tag goes back behind the two addresses; without a told protocol it is 802.1Q."""
+    """Behaviour 25: a tag goes back behind the two addresses; without a told protocol it is 802.1Q."""
     frame = ADDRESSES + bytes.fromhex(expected) + b"\x20\x07" + REST
     assert run_receive([message(FRAME, control=[auxdata(status, 0x2007, tpid)])])[0] == (frame, None)
 
@@ -110,7 +111,7 @@ def test_receive_tag_zero_without_valid_bit_adds_nothing() -> None:
 
 
 def test_receive_tag_moves_offsets_of_offload() -> None:
-    """behaviour 13, 25: offsets count from the start of the frame."""
+    """Behaviour 13, 25: offsets count from the start of the frame."""
     offload = Offload(1, 1, 54, 1448, 34, 16)
     control = [auxdata(0x50, 7, 0x8100)]
     received = run_receive([message(FRAME, offload, control)])[0]
@@ -135,7 +136,7 @@ def test_send_without_offload_sends_zero_header() -> None:
 
 
 def test_send_offload_precedes_frame() -> None:
-    """behaviour 14: a GSO frame keeps its header."""
+    """Behaviour 14: a GSO frame keeps its header."""
     offload = Offload(1, 1, 54, 1448, 34, 16)
     sent = run_send([1], offload)[1]
     assert sent == [struct.pack("=BBHHHH", *offload) + FRAME]

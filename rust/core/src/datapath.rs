@@ -3,8 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::snapshot::{NextHops, Snapshot};
+use crate::counters::Counters;
+use crate::flow::table::{Entry, Table};
+use crate::fragment::Fragments;
+use crate::limit::TokenBucket;
+use crate::next_hop::Waiting;
+use crate::pipeline::{self, Found, Walk};
+use crate::plan::SplitMix64;
+use crate::snapshot::{NextHops, Snapshot, Timeouts};
 use crate::verdict::{Direction, Verdict};
+use crate::wire::number_address;
+use crate::world::World;
 
 /// Work the sender left to the network card: `struct virtio_net_hdr`, in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,8 +118,23 @@ pub enum DataPathError {
     },
 }
 
+/// What packets change: everything that lives across calls but the snapshot.
+pub(crate) struct State {
+    pub(crate) table: Table,
+    pub(crate) fragments: Fragments,
+    pub(crate) waiting: Waiting,
+    pub(crate) limiter: TokenBucket,
+    pub(crate) random: SplitMix64,
+    /// The `counter` of each service, by id.
+    pub(crate) rotation: Vec<u64>,
+    pub(crate) counters: Counters,
+}
+
 /// One data path. Single-threaded: one owner calls it.
-pub struct DataPath {}
+pub struct DataPath {
+    world: World,
+    state: State,
+}
 
 impl DataPath {
     /// Make a data path with an empty flow table of `capacity` flows, keyed by `hash_key`; `seed` starts the random draws. Everything drops as
@@ -118,54 +142,148 @@ impl DataPath {
     ///
     /// # Errors
     /// `Capacity`, `Memory`.
-    pub fn new(_capacity: u64, _hash_key: [u8; 16], _seed: u64) -> Result<Self, DataPathError> {
-        unimplemented!()
+    pub fn new(capacity: u64, hash_key: [u8; 16], seed: u64) -> Result<Self, DataPathError> {
+        let state = State {
+            table: Table::new(capacity, hash_key)?,
+            fragments: Fragments::default(),
+            waiting: Waiting::default(),
+            limiter: TokenBucket::default(),
+            random: SplitMix64::new(seed),
+            rotation: Vec::new(),
+            counters: Counters::default(),
+        };
+        Ok(Self {
+            world: World::new(empty_snapshot(), NextHops::default()),
+            state,
+        })
     }
+
     /// Swap to a new snapshot. Flows stay.
-    pub fn publish(&mut self, _snapshot: Snapshot) {
-        unimplemented!()
+    pub fn publish(&mut self, snapshot: Snapshot) {
+        let State {
+            table,
+            rotation,
+            counters,
+            ..
+        } = &mut self.state;
+        table.set_generation(snapshot.generation);
+        rotation.resize(rotation.len().max(snapshot.services.len()), 0);
+        counters.grow(snapshot.services.len(), snapshot.servers.len());
+        self.world = World::new(snapshot, self.world.take_next_hops());
     }
+
     /// Swap routes and neighbours. Waiting packets leave at the next `tick`.
-    pub fn set_next_hops(&mut self, _next_hops: NextHops) {
-        unimplemented!()
+    pub fn set_next_hops(&mut self, next_hops: NextHops) {
+        self.world.set_next_hops(next_hops);
     }
+
     /// Process one frame in place. Frames of their own are appended to `extra`.
     pub fn process(
         &mut self,
-        _frame: &mut [u8],
-        _interface: u32,
-        _now_ns: u64,
-        _offload: Offload,
-        _extra: &mut Vec<Output>,
+        frame: &mut [u8],
+        interface: u32,
+        now_ns: u64,
+        offload: Offload,
+        extra: &mut Vec<Output>,
     ) -> Outcome {
-        unimplemented!()
+        let Self { world, state } = self;
+        let mut walk = Walk {
+            world,
+            state,
+            extra,
+            now: now_ns,
+            found: Found::default(),
+        };
+        pipeline::process(&mut walk, frame, interface, offload)
     }
+
     /// Expire and release what is due.
-    pub fn tick(&mut self, _now_ns: u64, _extra: &mut Vec<Output>) {
-        unimplemented!()
+    pub fn tick(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
+        let Self { world, state } = self;
+        pipeline::expire(world, state, now_ns);
+        pipeline::release(world, state, extra);
     }
+
     /// The unexpired entries, sorted by (client, client port, service), addresses compared as 16 bytes (IPv4-mapped).
     #[must_use]
-    pub fn flows(&self, _now_ns: u64) -> Vec<FlowInfo> {
-        unimplemented!()
+    pub fn flows(&self, now_ns: u64) -> Vec<FlowInfo> {
+        let is_live = |entry: &&Entry| {
+            !pipeline::is_expired(&self.world, entry, now_ns)
+                && self.world.server(entry.server).is_some()
+        };
+        let mut entries: Vec<&Entry> = self.state.table.iter().filter(is_live).collect();
+        entries.sort_by_key(|entry| (entry.client(), entry.client_port, entry.service));
+        entries
+            .into_iter()
+            .map(|entry| flow_info(entry, now_ns))
+            .collect()
     }
+
     /// All counters.
     #[must_use]
     pub fn counters(&self) -> CounterReport {
-        unimplemented!()
+        self.state.counters.report(&self.world)
     }
-    /// Hops to resolve that were not returned before.
+
+    /// Hops to resolve that were not returned before. One that timed out meanwhile is not returned.
     pub fn take_unresolved(&mut self) -> Vec<(u32, IpAddr)> {
-        unimplemented!()
+        let unreported = self.state.waiting.take_unreported();
+        unreported
+            .into_iter()
+            .map(|(interface, address)| (interface, number_address(address)))
+            .collect()
     }
+
     /// Whether `take_unresolved` has news.
     #[must_use]
     pub fn has_unresolved(&self) -> bool {
-        unimplemented!()
+        self.state.waiting.has_unreported()
     }
+
+    /// Packets without a final verdict yet: fragments that wait for their first, packets that wait for a neighbour.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.state.fragments.held() + self.state.waiting.len()
+    }
+
     /// The published snapshot, for names.
     #[must_use]
     pub fn snapshot(&self) -> &Snapshot {
-        unimplemented!()
+        &self.world.snapshot
+    }
+}
+
+fn flow_info(entry: &Entry, now_ns: u64) -> FlowInfo {
+    FlowInfo {
+        client: number_address(entry.client()),
+        client_port: entry.client_port,
+        service: entry.service,
+        server: entry.server,
+        state: entry.state().name(),
+        idle_ns: now_ns.saturating_sub(entry.last_seen),
+        bytes_forward: entry.bytes_forward,
+        bytes_reply: entry.bytes_reply,
+    }
+}
+
+/// The state of the world before anything was published: no interface, so nothing is for us.
+pub(crate) fn empty_snapshot() -> Snapshot {
+    Snapshot {
+        generation: 0,
+        seed: 0,
+        interfaces: Vec::new(),
+        services: Vec::new(),
+        servers: Vec::new(),
+        forward_transit: false,
+        answer_echo: false,
+        icmp_rate: 0,
+        timeouts: Timeouts {
+            half_open_ns: 0,
+            established_ns: 0,
+            closing_ns: 0,
+            udp_ns: 0,
+            idle_floor_ns: 0,
+        },
+        ask: None,
     }
 }

@@ -1,5 +1,50 @@
-//! The data path of flowlb.
+//! The data path of flowlb: what becomes of a packet, without Python, without root, without a clock of its own.
+//!
+//! # The life of a packet
+//!
+//! A frame enters at [`datapath::DataPath::process`]. [`pipeline`] takes it from stage to stage, and each stage either finds something to go on with or ends
+//! the walk with the packet's [`verdict`]:
+//!
+//! 1. [`wire`] says what the bytes of each header mean; [`parse`] reads them layer by layer, and refuses what is malformed.
+//! 2. The addresses are judged, and the destination compared with what the snapshot offers: [`world`] is the [`snapshot`], compiled for such questions.
+//! 3. [`fragment`] keeps the pieces of a datagram together.
+//! 4. [`flow`] finds the packet's flow and moves its state on.
+//! 5. On a miss, [`plan`] picks a server: the only place where a policy meets a packet.
+//! 6. [`next_hop`] knows the way out; [`rewrite`] changes addresses, ports, TTL and checksums in place.
+//! 7. Where the way ends, [`reply`] makes the answer, and [`limit`] says how often.
+//!
+//! [`io`] brings frames from packet sockets and takes them away, in batches; the only module with unsafe code. [`counters`] notes every step. The rules themselves are in `docs/datapath.md`; the numbers in comments are its section numbers.
+//!
+//! # Invariants
+//!
+//! No stage reads a clock, a socket, a file or the environment: time and seeds are arguments. No bytes in a frame can make a stage panic. A hit allocates
+//! nothing.
+
+#![deny(unsafe_code)]
+
 pub mod datapath;
-pub mod io;
+pub(crate) mod pipeline;
+
+pub mod packet;
+pub mod parse;
+pub mod wire;
+
 pub mod snapshot;
+pub mod world;
+
+pub mod fragment;
+
+pub mod flow;
+
+pub mod plan;
+
+pub mod next_hop;
+pub mod rewrite;
+
+pub mod limit;
+pub mod reply;
+
+pub mod io;
+
+pub mod counters;
 pub mod verdict;

@@ -1,0 +1,265 @@
+//! What happened, in numbers (rule 13). Indexed by enum and by id: counting is one addition, names are made only when someone asks.
+
+use std::collections::BTreeMap;
+
+use crate::datapath::{CounterReport, Traffic};
+use crate::verdict::{Direction, Reason, Verdict};
+use crate::world::World;
+
+/// What happened to a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "docs/datapath.md says when each happens")]
+pub enum Event {
+    FlowHit,
+    FlowMiss,
+    FlowCreated,
+    FlowExpired,
+    FlowClosed,
+    FlowReused,
+    FlowOrphaned,
+    FlowEvictedHalfOpen,
+    FlowEvictedClosing,
+    FlowEvictedIdle,
+    FlowStateless,
+    AskFallback,
+}
+
+/// Names of the events, in the order of [`Event`].
+pub const EVENT_NAMES: [&str; 12] = [
+    "flow_hit",
+    "flow_miss",
+    "flow_created",
+    "flow_expired",
+    "flow_closed",
+    "flow_reused",
+    "flow_orphaned",
+    "flow_evicted_half_open",
+    "flow_evicted_closing",
+    "flow_evicted_idle",
+    "flow_stateless",
+    "ask_fallback",
+];
+
+const REASONS: usize = Reason::ALL.len();
+
+/// All counters.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    rx: (u64, u64),
+    tx: (u64, u64),
+    forward: u64,
+    pass: u64,
+    drop: [u64; REASONS],
+    reply: [u64; REASONS],
+    hold: [u64; REASONS],
+    events: [u64; EVENT_NAMES.len()],
+    services: Vec<Traffic>,
+    servers: Vec<Traffic>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            rx: (0, 0),
+            tx: (0, 0),
+            forward: 0,
+            pass: 0,
+            drop: [0; REASONS],
+            reply: [0; REASONS],
+            hold: [0; REASONS],
+            events: [0; EVENT_NAMES.len()],
+            services: Vec::new(),
+            servers: Vec::new(),
+        }
+    }
+}
+
+impl Counters {
+    /// Make room for the ids of a snapshot. Counters of an id live as long as the data path.
+    pub fn grow(&mut self, services: usize, servers: usize) {
+        self.services
+            .resize(self.services.len().max(services), Traffic::default());
+        self.servers
+            .resize(self.servers.len().max(servers), Traffic::default());
+    }
+
+    /// Count a frame that came in.
+    #[inline]
+    pub fn received(&mut self, bytes: usize) {
+        self.rx.0 += 1;
+        self.rx.1 += bytes as u64;
+    }
+
+    /// Count a frame that goes out.
+    #[inline]
+    pub fn sent(&mut self, bytes: usize) {
+        self.tx.0 += 1;
+        self.tx.1 += bytes as u64;
+    }
+
+    /// Count a verdict.
+    #[inline]
+    pub fn verdict(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Forward => self.forward += 1,
+            Verdict::Pass => self.pass += 1,
+            Verdict::Drop(reason) => self.drop[reason as usize] += 1,
+            Verdict::Reply(reason) => self.reply[reason as usize] += 1,
+            Verdict::Hold(reason) => self.hold[reason as usize] += 1,
+        }
+    }
+
+    /// Count an event.
+    #[inline]
+    pub fn event(&mut self, event: Event) {
+        self.events[event as usize] += 1;
+    }
+
+    /// Count a translated packet of `bytes` for its server.
+    #[inline]
+    pub fn server_packet(&mut self, server: u32, direction: Direction, bytes: usize) {
+        if let Some(traffic) = self.servers.get_mut(server as usize) {
+            traffic.add(direction, bytes);
+        }
+    }
+
+    /// Count a translated packet of `bytes` for its service.
+    #[inline]
+    pub fn service_packet(&mut self, service: u32, direction: Direction, bytes: usize) {
+        if let Some(traffic) = self.services.get_mut(service as usize) {
+            traffic.add(direction, bytes);
+        }
+    }
+
+    /// Count a new flow, which is active.
+    pub fn flow_created(&mut self, service: u32, server: u32) {
+        self.event(Event::FlowCreated);
+        if let Some(traffic) = self.services.get_mut(service as usize) {
+            traffic.flows_created += 1;
+        }
+        if let Some(traffic) = self.servers.get_mut(server as usize) {
+            traffic.flows_created += 1;
+            traffic.flows_active += 1;
+        }
+    }
+
+    /// Note that an active flow is none any more: closing, or gone.
+    pub fn flow_inactive(&mut self, server: u32) {
+        if let Some(traffic) = self.servers.get_mut(server as usize) {
+            traffic.flows_active -= 1;
+        }
+    }
+
+    /// Active flows of a server.
+    #[must_use]
+    pub fn active(&self, server: u32) -> u64 {
+        self.servers
+            .get(server as usize)
+            .map_or(0, |traffic| traffic.flows_active)
+    }
+
+    /// All counters by name, those of services and servers that `world` has.
+    #[must_use]
+    pub fn report(&self, world: &World) -> CounterReport {
+        let snapshot = &world.snapshot;
+        let mut services: Vec<_> = (0..snapshot.services.len())
+            .map(|id| {
+                snapshot.services[id]
+                    .as_ref()
+                    .map(|_| self.services.get(id).copied().unwrap_or_default())
+            })
+            .collect();
+        let servers: Vec<_> = (0..snapshot.servers.len())
+            .map(|id| {
+                snapshot.servers[id]
+                    .as_ref()
+                    .map(|_| self.servers.get(id).copied().unwrap_or_default())
+            })
+            .collect();
+        for (server, traffic) in snapshot
+            .servers
+            .iter()
+            .flatten()
+            .zip(servers.iter().flatten())
+        {
+            if let Some(Some(service)) = services.get_mut(server.service as usize) {
+                service.flows_active += traffic.flows_active;
+            }
+        }
+        CounterReport {
+            rx_packets: self.rx.0,
+            rx_bytes: self.rx.1,
+            tx_packets: self.tx.0,
+            tx_bytes: self.tx.1,
+            verdicts: self.verdicts_by_name(),
+            events: EVENT_NAMES.into_iter().zip(self.events).collect(),
+            services,
+            servers,
+        }
+    }
+
+    fn verdicts_by_name(&self) -> BTreeMap<String, u64> {
+        let plain = [
+            ("forward".to_owned(), self.forward),
+            ("pass".to_owned(), self.pass),
+        ];
+        let kinds = [
+            ("drop", &self.drop),
+            ("reply", &self.reply),
+            ("hold", &self.hold),
+        ];
+        let reasoned = kinds.into_iter().flat_map(|(kind, counts)| {
+            Reason::ALL
+                .iter()
+                .map(move |&reason| (format!("{kind}.{}", reason.name()), counts[reason as usize]))
+        });
+        plain
+            .into_iter()
+            .chain(reasoned)
+            .filter(|&(_, count)| count > 0)
+            .collect()
+    }
+}
+
+impl Traffic {
+    fn add(&mut self, direction: Direction, bytes: usize) {
+        match direction {
+            Direction::Forward => {
+                self.packets_forward += 1;
+                self.bytes_forward += bytes as u64;
+            }
+            Direction::Reply => {
+                self.packets_reply += 1;
+                self.bytes_reply += bytes as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_names_follow_declaration() {
+        assert_eq!(EVENT_NAMES[Event::FlowHit as usize], "flow_hit");
+        assert_eq!(
+            EVENT_NAMES[Event::FlowEvictedIdle as usize],
+            "flow_evicted_idle"
+        );
+        assert_eq!(EVENT_NAMES[Event::AskFallback as usize], "ask_fallback");
+    }
+
+    #[test]
+    fn verdicts_by_name_leaves_out_what_did_not_happen() {
+        let mut counters = Counters::default();
+        counters.verdict(Verdict::Drop(Reason::TooBig));
+        counters.verdict(Verdict::Reply(Reason::TooBig));
+        counters.verdict(Verdict::Reply(Reason::TooBig));
+        let expected = BTreeMap::from([
+            ("drop.too_big".to_owned(), 1),
+            ("reply.too_big".to_owned(), 2),
+        ]);
+        assert_eq!(counters.verdicts_by_name(), expected);
+    }
+}

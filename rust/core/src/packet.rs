@@ -1,0 +1,125 @@
+//! One packet on its way through the pipeline: the frame, rewritten in place, and what the stages found in it.
+
+use crate::datapath::Offload;
+use crate::parse::{Ip, Link};
+use crate::snapshot::Mac;
+use crate::wire::ethernet;
+
+const NEEDS_CHECKSUM: u8 = 1;
+const GSO_MASK: u8 = 0x7f;
+
+/// GSO types (virtio 1.2, 5.1.6).
+#[allow(missing_docs, reason = "the names of the standard")]
+pub mod gso {
+    pub const TCP_V4: u8 = 1;
+    pub const TCP_V6: u8 = 4;
+    pub const UDP_L4: u8 = 5;
+}
+
+impl Offload {
+    /// Whether the L4 checksum is only the pseudo-header sum so far.
+    #[inline]
+    #[must_use]
+    pub const fn is_partial(&self) -> bool {
+        self.flags & NEEDS_CHECKSUM != 0
+    }
+
+    /// The GSO type without its ECN bit; `None` for a frame that is not to be cut.
+    #[inline]
+    #[must_use]
+    pub const fn gso(&self) -> Option<u8> {
+        match self.gso_type & GSO_MASK {
+            0 => None,
+            kind => Some(kind),
+        }
+    }
+
+    /// What is handed on: only the flag we know; nothing at all where there is no work left.
+    #[inline]
+    #[must_use]
+    pub const fn onward(self) -> Self {
+        if !self.is_partial() && self.gso().is_none() {
+            return Self {
+                flags: 0,
+                gso_type: 0,
+                hdr_len: 0,
+                gso_size: 0,
+                csum_start: 0,
+                csum_offset: 0,
+            };
+        }
+        Self {
+            flags: self.flags & NEEDS_CHECKSUM,
+            ..self
+        }
+    }
+}
+
+/// What is known of a packet beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// Id of the interface it came in by.
+    pub interface: u32,
+    /// Work left to the network card.
+    pub offload: Offload,
+    /// Source MAC it came with.
+    pub last_hop: Mac,
+    /// Whether it came to a multicast or broadcast MAC.
+    pub to_group: bool,
+    /// Ethernet header and tags.
+    pub link: Link,
+    /// IP header(s), as they came.
+    pub ip: Ip,
+    /// Offset of the TCP or UDP data; the L4 offset for other protocols.
+    pub payload: usize,
+}
+
+/// A packet with a readable IP header.
+pub struct Packet<'a> {
+    /// The whole frame.
+    pub frame: &'a mut [u8],
+    /// What is known of it.
+    pub meta: Meta,
+}
+
+impl Packet<'_> {
+    /// Whether VLAN tags travel with it.
+    #[must_use]
+    pub fn is_tagged(&self) -> bool {
+        self.meta.link.l3 > ethernet::LEN
+    }
+
+    /// The IP packet, without padding.
+    #[inline]
+    #[must_use]
+    pub fn ip_bytes(&self) -> &[u8] {
+        self.frame
+            .get(self.meta.ip.l3..self.meta.ip.end)
+            .unwrap_or_default()
+    }
+
+    /// The IP packet, without padding, for writing.
+    #[inline]
+    pub fn ip_bytes_mut(&mut self) -> &mut [u8] {
+        self.frame
+            .get_mut(self.meta.ip.l3..self.meta.ip.end)
+            .unwrap_or_default()
+    }
+
+    /// What follows the IP header(s).
+    #[inline]
+    #[must_use]
+    pub fn l4_bytes(&self) -> &[u8] {
+        self.frame
+            .get(self.meta.ip.l4..self.meta.ip.end)
+            .unwrap_or_default()
+    }
+
+    /// What follows the IP header(s), for writing.
+    #[inline]
+    pub fn l4_bytes_mut(&mut self) -> &mut [u8] {
+        self.frame
+            .get_mut(self.meta.ip.l4..self.meta.ip.end)
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,75 @@
+//! What time takes away, before each frame and at each tick: rule 2.
+
+use super::flows::forget;
+use crate::counters::Event;
+use crate::datapath::{Output, State};
+use crate::flow::tcp::Class;
+use crate::verdict::{Reason, Verdict};
+use crate::wire::ethernet;
+use crate::world::World;
+
+/// Flows removed per call: bounds what one packet can cost.
+const MOST_FLOWS: usize = 64;
+
+/// Remove what is over: flows, fragments, waiting packets.
+#[inline]
+pub(crate) fn expire(world: &World, state: &mut State, now: u64) {
+    if state.table.may_have_expired(now) {
+        expire_flows(world, state, now);
+    }
+    while let Some(held) = state.fragments.expire(now) {
+        count_drops(state, Reason::FragmentTimeout, held);
+    }
+    while let Some(waited) = state.waiting.expire(now) {
+        count_drops(state, Reason::NeighbourTimeout, waited);
+    }
+}
+
+/// Send the packets whose neighbour is known by now, in order.
+pub(crate) fn release(world: &World, state: &mut State, extra: &mut Vec<Output>) {
+    let resolve = |interface, address| {
+        world
+            .port(interface)
+            .and_then(|_| world.neighbour(interface, address))
+    };
+    for (mac, frames) in state.waiting.release(resolve) {
+        state.counters.verdict(Verdict::Forward);
+        for mut output in frames {
+            if let Some((mut header, port)) =
+                ethernet::Frame::new_mut(&mut output.frame).zip(world.port(output.interface))
+            {
+                header.set_destination(mac);
+                header.set_source(port.mac);
+            }
+            state.counters.sent(output.frame.len());
+            extra.push(output);
+        }
+    }
+}
+
+fn expire_flows(world: &World, state: &mut State, now: u64) {
+    let mut left = MOST_FLOWS;
+    let mut due = u64::MAX;
+    for class in Class::ALL {
+        let timeout = world.timeout(class);
+        while let Some(head) = state.table.head(class) {
+            let last_seen = state.table.entry(head).last_seen;
+            if now.saturating_sub(last_seen) < timeout {
+                due = due.min(last_seen.saturating_add(timeout));
+                break;
+            }
+            if left == 0 {
+                return;
+            }
+            left -= 1;
+            forget(state, head, Some(Event::FlowExpired));
+        }
+    }
+    state.table.set_due(due);
+}
+
+pub(super) fn count_drops(state: &mut State, reason: Reason, packets: usize) {
+    for _ in 0..packets {
+        state.counters.verdict(Verdict::Drop(reason));
+    }
+}

@@ -1,0 +1,471 @@
+//! Finding a packet's flow, or making it: rule 8.
+
+use super::{Departure, Stage, Walk};
+use crate::counters::Event;
+use crate::datapath::State;
+use crate::flow::table::Entry;
+use crate::flow::tcp::{self, Class, Seen, Segment, State as FlowState};
+use crate::flow::{Key, Side};
+use crate::packet::{Meta, Packet};
+use crate::parse::Transport;
+use crate::plan::Chooser;
+use crate::snapshot::Mac;
+use crate::verdict::{Direction, Reason, Verdict};
+use crate::world::{World, is_hash};
+
+/// Where a reply goes: the client, and the last hop its packets came from, when known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub address: u128,
+    pub last_hop: Option<(u32, Mac)>,
+}
+
+/// A client's side of a flow that is to be placed.
+#[derive(Clone, Copy)]
+struct Newcomer {
+    direction: Direction,
+    client: u128,
+    client_port: u16,
+    service: u32,
+}
+
+impl Newcomer {
+    fn key(&self, side: Side) -> Key {
+        Key {
+            client: self.client,
+            client_port: self.client_port,
+            side,
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// A packet from a client to a service.
+    pub(super) fn forward(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        service: u32,
+    ) -> Stage<Departure> {
+        self.found.service = Some(service);
+        self.found.direction = Some(Direction::Forward);
+        self.check_ttl(packet)?;
+        let key = Key {
+            client: packet.meta.ip.source,
+            client_port: transport.source_port,
+            side: Side::Service(service),
+        };
+        if let Some(number) = self.lookup(&key) {
+            if !self.is_reused(number, transport) {
+                return self.hit(packet, transport, number, Direction::Forward);
+            }
+            forget(self.state, number, Some(Event::FlowReused));
+        }
+        self.miss_forward(packet, transport, service)
+    }
+
+    /// A packet from a server.
+    pub(super) fn reply(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        endpoint: u32,
+    ) -> Stage<Departure> {
+        self.check_ttl(packet)?;
+        let key = Key {
+            client: packet.meta.ip.destination,
+            client_port: transport.destination_port,
+            side: Side::Endpoint(endpoint),
+        };
+        match self.lookup(&key) {
+            Some(number) => self.hit(packet, transport, number, Direction::Reply),
+            None => self.miss_reply(packet, transport, endpoint),
+        }
+    }
+
+    /// The live entry of a key. What is expired or has lost its server is removed: a miss.
+    #[inline]
+    fn lookup(&mut self, key: &Key) -> Option<u32> {
+        let found = self.state.table.find(key);
+        let live = found.filter(|&number| match self.why_dead(number) {
+            None => true,
+            Some(event) => {
+                forget(self.state, number, Some(event));
+                false
+            }
+        });
+        self.state.counters.event(if live.is_some() {
+            Event::FlowHit
+        } else {
+            Event::FlowMiss
+        });
+        live
+    }
+
+    /// The live entry of a key, without an event and without removing what is dead.
+    pub(super) fn peek(&self, key: &Key) -> Option<u32> {
+        self.state
+            .table
+            .find(key)
+            .filter(|&number| self.why_dead(number).is_none())
+    }
+
+    #[inline]
+    fn why_dead(&self, number: u32) -> Option<Event> {
+        let entry = self.state.table.entry(number);
+        if is_expired(self.world, entry, self.now) {
+            return Some(Event::FlowExpired);
+        }
+        self.world
+            .server(entry.server)
+            .is_none()
+            .then_some(Event::FlowOrphaned)
+    }
+
+    /// A SYN on a closing flow is a new flow at once (behaviour 6).
+    #[inline]
+    fn is_reused(&self, number: u32, transport: &Transport) -> bool {
+        let opening = transport
+            .segment
+            .is_some_and(|segment| segment.is_opening());
+        opening && self.state.table.entry(number).state() == FlowState::Closing
+    }
+
+    #[inline]
+    fn hit(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        number: u32,
+        direction: Direction,
+    ) -> Stage<Departure> {
+        let entry = self.state.table.entry_mut(number);
+        let (service, server, was_active) = (entry.service, entry.server, entry.is_active());
+        self.found.service = Some(service);
+        self.found.direction = Some(direction);
+        self.found.server = Some(server);
+        let state = match &transport.segment {
+            Some(segment) => tcp::advance(entry, direction, segment)?,
+            None => FlowState::Udp,
+        };
+        if was_active && state == FlowState::Closing {
+            self.state.counters.event(Event::FlowClosed);
+            self.state.counters.flow_inactive(server);
+        }
+        let len = packet.meta.ip.total_len() as u64;
+        match direction {
+            Direction::Forward => {
+                entry_last_hop(entry, &packet.meta);
+                entry.bytes_forward += len;
+            }
+            Direction::Reply => entry.bytes_reply += len,
+        }
+        let client = client_of(entry);
+        self.state
+            .table
+            .touch(number, state, self.now, self.world.timeout(state.class()));
+        self.translate(packet, transport, direction, server, client)
+    }
+
+    fn miss_forward(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        service: u32,
+    ) -> Stage<Departure> {
+        let world = self.world;
+        let plan = &world.service(service).ok_or(Reason::NoService)?.plan;
+        let places = match &transport.segment {
+            None => true,
+            Some(segment) => {
+                segment.is_opening() || (segment.is_midstream() && is_hash(plan.selector))
+            }
+        };
+        if !places {
+            return Err(Reason::NoFlow.into());
+        }
+        let newcomer = Newcomer {
+            direction: Direction::Forward,
+            client: packet.meta.ip.source,
+            client_port: transport.source_port,
+            service,
+        };
+        match self.select(&newcomer) {
+            Some(server) => self.place(packet, transport, &newcomer, server),
+            None => Err(self.no_server(packet, transport, service)),
+        }
+    }
+
+    /// A server's packet of a flow we do not know may be of one that a hash would have placed there (behaviour 2).
+    fn miss_reply(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        endpoint: u32,
+    ) -> Stage<Departure> {
+        let midstream = transport.segment.as_ref().is_none_or(Segment::is_midstream);
+        let world = self.world;
+        let services = if midstream {
+            world.hash_services(endpoint)
+        } else {
+            &[]
+        };
+        for &service in services {
+            let newcomer = Newcomer {
+                direction: Direction::Reply,
+                client: packet.meta.ip.destination,
+                client_port: transport.destination_port,
+                service,
+            };
+            let chosen = self.select(&newcomer);
+            let fits = |&server: &u32| {
+                world
+                    .server(server)
+                    .is_some_and(|facts| facts.endpoint == endpoint)
+            };
+            if let Some(server) = chosen.filter(fits) {
+                return self.place(packet, transport, &newcomer, server);
+            }
+        }
+        Err(Reason::NoFlow.into())
+    }
+
+    fn select(&mut self, newcomer: &Newcomer) -> Option<u32> {
+        let world = self.world;
+        let plan = &world.service(newcomer.service)?.plan;
+        let State {
+            counters,
+            random,
+            rotation,
+            ..
+        } = &mut *self.state;
+        let rotation = rotation.get_mut(newcomer.service as usize)?;
+        let client = (newcomer.client, newcomer.client_port);
+        Chooser {
+            world,
+            counters,
+            random,
+            rotation,
+            service: newcomer.service,
+            client,
+        }
+        .select(plan)
+    }
+
+    /// Rule 8, *Place*, from 2 on.
+    fn place(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        newcomer: &Newcomer,
+        server: u32,
+    ) -> Stage<Departure> {
+        self.found.service = Some(newcomer.service);
+        self.found.direction = Some(newcomer.direction);
+        self.found.server = Some(server);
+        let world = self.world;
+        let facts = world.server(server).ok_or(Reason::NoServer)?;
+        if newcomer.client == facts.address {
+            return Err(Reason::Hairpin.into());
+        }
+        self.clear_key(&newcomer.key(Side::Endpoint(facts.endpoint)))?;
+        if newcomer.direction == Direction::Reply {
+            self.clear_key(&newcomer.key(Side::Service(newcomer.service)))?;
+        }
+        let mut client = Client {
+            address: newcomer.client,
+            last_hop: None,
+        };
+        if self.make_room() {
+            client = self.insert(packet, transport, newcomer, (server, facts.endpoint));
+        } else if world
+            .service(newcomer.service)
+            .is_some_and(|service| is_hash(service.plan.selector))
+        {
+            self.state.counters.event(Event::FlowStateless);
+        } else {
+            return Err(Reason::TableFull.into());
+        }
+        self.translate(packet, transport, newcomer.direction, server, client)
+    }
+
+    /// Make sure that no live flow has this key.
+    fn clear_key(&mut self, key: &Key) -> Stage<()> {
+        let Some(number) = self.state.table.find(key) else {
+            return Ok(());
+        };
+        let closing = self.state.table.entry(number).state() == FlowState::Closing;
+        let event = self
+            .why_dead(number)
+            .or_else(|| closing.then_some(Event::FlowReused));
+        let event = event.ok_or(Reason::FlowConflict)?;
+        forget(self.state, number, Some(event));
+        Ok(())
+    }
+
+    /// Evict if the table is full: half-open flows first, then closing, then the longest idle beyond the floor (behaviour 7). `false`: still full.
+    fn make_room(&mut self) -> bool {
+        if !self.state.table.is_full() {
+            return true;
+        }
+        let table = &self.state.table;
+        let idle = |class| {
+            table
+                .head(class)
+                .map(|number| (table.entry(number).last_seen, number))
+        };
+        let idlest = [idle(Class::Established), idle(Class::Udp)]
+            .into_iter()
+            .flatten()
+            .min_by_key(|&(seen, _)| seen);
+        let floor = self.world.snapshot.timeouts.idle_floor_ns;
+        let idlest = idlest.filter(|&(seen, _)| self.now.saturating_sub(seen) > floor);
+        let victim = table
+            .head(Class::HalfOpen)
+            .map(|number| (number, Event::FlowEvictedHalfOpen));
+        let victim = victim.or_else(|| {
+            table
+                .head(Class::Closing)
+                .map(|number| (number, Event::FlowEvictedClosing))
+        });
+        let victim = victim.or_else(|| idlest.map(|(_, number)| (number, Event::FlowEvictedIdle)));
+        let Some((number, event)) = victim else {
+            return false;
+        };
+        forget(self.state, number, Some(event));
+        true
+    }
+
+    fn insert(
+        &mut self,
+        packet: &Packet,
+        transport: &Transport,
+        newcomer: &Newcomer,
+        ids: (u32, u32),
+    ) -> Client {
+        let Newcomer {
+            direction,
+            client,
+            client_port,
+            service,
+        } = *newcomer;
+        let (server, endpoint) = ids;
+        let state = match &transport.segment {
+            None => FlowState::Udp,
+            Some(segment) if segment.is_opening() => FlowState::SynSent,
+            Some(_) => FlowState::Established,
+        };
+        let mut entry = Entry::new(
+            client,
+            client_port,
+            (service, server, endpoint),
+            state,
+            self.now,
+        );
+        if let Some(segment) = &transport.segment {
+            let ack = (state == FlowState::Established).then_some(segment.acknowledgement);
+            entry.set_seen(
+                direction,
+                Seen {
+                    next: Some(segment.end),
+                    ack,
+                },
+            );
+        }
+        let len = packet.meta.ip.total_len() as u64;
+        match direction {
+            Direction::Forward => {
+                entry_last_hop(&mut entry, &packet.meta);
+                entry.bytes_forward = len;
+            }
+            Direction::Reply => entry.bytes_reply = len,
+        }
+        self.state
+            .table
+            .insert(entry, self.world.timeout(state.class()));
+        self.state.counters.flow_created(service, server);
+        client_of(&entry)
+    }
+
+    /// Count, then rewrite and send.
+    #[inline]
+    fn translate(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        direction: Direction,
+        server: u32,
+        client: Client,
+    ) -> Stage<Departure> {
+        let world = self.world;
+        let facts = world.server(server).ok_or(Reason::NoServer)?;
+        let len = packet.meta.ip.total_len();
+        self.state
+            .counters
+            .service_packet(facts.service, direction, len);
+        self.state.counters.server_packet(server, direction, len);
+        let Transport {
+            source_port,
+            destination_port,
+            ..
+        } = *transport;
+        let client_port = if direction == Direction::Forward {
+            source_port
+        } else {
+            destination_port
+        };
+        let side = Side::Endpoint(facts.endpoint);
+        self.found.reply_key = Some(Key {
+            client: client.address,
+            client_port,
+            side,
+        });
+        self.send_translated(packet, direction, server, client)
+    }
+
+    /// Rule 8, *Place*, 1: nobody is there.
+    fn no_server(&mut self, packet: &Packet, transport: &Transport, service: u32) -> Verdict {
+        if self
+            .world
+            .service(service)
+            .is_some_and(|service| service.reset_without_server)
+        {
+            return self.refuse(packet, transport);
+        }
+        Reason::NoServer.into()
+    }
+}
+
+/// Remove an entry, with the event that says why, and keep the active count right.
+pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>) {
+    let entry = state.table.remove(number);
+    if entry.is_active() {
+        state.counters.flow_inactive(entry.server);
+    }
+    if let Some(event) = event {
+        state.counters.event(event);
+    }
+}
+
+/// Whether an entry's time is over.
+#[inline]
+pub(crate) fn is_expired(world: &World, entry: &Entry, now: u64) -> bool {
+    now.saturating_sub(entry.last_seen) >= world.timeout(entry.state().class())
+}
+
+fn entry_last_hop(entry: &mut Entry, meta: &Meta) {
+    entry.last_hop = meta.last_hop;
+    entry.last_interface =
+        u16::try_from(meta.interface).unwrap_or(crate::flow::table::NO_INTERFACE);
+}
+
+/// Where an entry's replies go.
+#[inline]
+pub(super) fn client_of(entry: &Entry) -> Client {
+    let known = entry.last_interface != crate::flow::table::NO_INTERFACE;
+    let last_hop = known.then_some((u32::from(entry.last_interface), entry.last_hop));
+    Client {
+        address: entry.client(),
+        last_hop,
+    }
+}

@@ -1,0 +1,369 @@
+//! The way out: TTL, next hop, MTU, the answers when one of them fails, and the rewrite itself: rules 11 and 12.
+//!
+//! Translation changes no length, so the way out is tested first and the packet rewritten last: what an ICMP error quotes is still the packet that came.
+
+use super::flows::Client;
+use super::icmp::rewrite_error;
+use super::{Departure, Stage, Walk};
+use crate::datapath::{Offload, Output, Sent};
+use crate::fragment;
+use crate::next_hop::Hop;
+use crate::packet::{Meta, Packet, gso};
+use crate::parse::{Ip, Transport};
+use crate::reply;
+use crate::rewrite::{L4Checksum, Translation, rewrite_ip, rewrite_transport};
+use crate::verdict::{Direction, Reason, Verdict};
+use crate::wire::icmp::{self, Kind, message};
+use crate::wire::tcp::{self, flag};
+use crate::wire::{checksum, ethernet, ipv4, protocol, udp};
+use crate::world::World;
+
+/// How a packet fits its way.
+enum Fit {
+    /// As it is, with this left to the network card.
+    Whole(Offload),
+    /// In fragments of at most that many bytes.
+    Cut(usize),
+}
+
+impl Walk<'_> {
+    /// Rule 11.1.
+    #[inline]
+    pub(super) fn check_ttl(&mut self, packet: &Packet) -> Stage<()> {
+        if packet.meta.ip.ttl > 1 {
+            return Ok(());
+        }
+        let kind = if packet.meta.ip.v4 {
+            message::TIME_EXCEEDED_V4
+        } else {
+            message::TIME_EXCEEDED_V6
+        };
+        Err(self.complain(packet, Reason::TtlExceeded, kind, 0))
+    }
+
+    /// Send a packet of no flow on.
+    pub(super) fn send_transit(&mut self, packet: &mut Packet) -> Stage<Departure> {
+        let hop = self
+            .world
+            .route(packet.meta.ip.destination)
+            .ok_or(Reason::NoRoute)?;
+        let fit = self.fit(packet, &hop)?;
+        let v4 = packet.meta.ip.v4;
+        rewrite_ip(packet.ip_bytes_mut(), v4, None);
+        self.transmit(packet, &hop, &fit)
+    }
+
+    /// Send a packet of a flow to its other end.
+    #[inline]
+    pub(super) fn send_translated(
+        &mut self,
+        packet: &mut Packet,
+        direction: Direction,
+        server: u32,
+        client: Client,
+    ) -> Stage<Departure> {
+        let (hop, translation) = way(self.world, direction, server, client)?;
+        let fit = self.fit(packet, &hop)?;
+        let Ip { v4, protocol, .. } = packet.meta.ip;
+        rewrite_ip(packet.ip_bytes_mut(), v4, Some(translation));
+        if !packet.meta.ip.is_later_fragment() {
+            let partial = packet.meta.offload.is_partial();
+            let checksum = if partial {
+                L4Checksum::Partial
+            } else {
+                L4Checksum::Whole
+            };
+            rewrite_transport(packet.l4_bytes_mut(), protocol, checksum, translation);
+        }
+        self.transmit(packet, &hop, &fit)
+    }
+
+    /// Send an ICMP error about a flow to the end that caused it.
+    pub(super) fn send_error(
+        &mut self,
+        packet: &mut Packet,
+        quoted: &Ip,
+        direction: Direction,
+        server: u32,
+        client: Client,
+    ) -> Stage<Departure> {
+        let (hop, translation) = way(self.world, direction, server, client)?;
+        let fit = self.fit(packet, &hop)?;
+        let from_server = self
+            .world
+            .server(server)
+            .is_some_and(|facts| facts.address == packet.meta.ip.source);
+        rewrite_error(
+            packet,
+            quoted,
+            translation,
+            direction == Direction::Forward || from_server,
+        );
+        self.transmit(packet, &hop, &fit)
+    }
+
+    /// Rule 12.1 and 12.2: may it leave there, and in one piece?
+    fn fit(&mut self, packet: &Packet, hop: &Hop) -> Stage<Fit> {
+        if packet.is_tagged() && hop.interface != packet.meta.interface {
+            return Err(Reason::Vlan.into());
+        }
+        let Meta {
+            ip,
+            offload,
+            payload,
+            ..
+        } = packet.meta;
+        let mtu = hop.mtu as usize;
+        let header_len = payload - ip.l3;
+        let len = match offload.gso() {
+            Some(_) => header_len + usize::from(offload.gso_size),
+            None => ip.total_len(),
+        };
+        if len <= mtu {
+            return Ok(Fit::Whole(offload));
+        }
+        if !ip.v4 || dont_fragment(packet) || offload.gso() == Some(gso::UDP_L4) {
+            return Err(self.too_big(packet, hop.mtu));
+        }
+        if offload.gso().is_some() {
+            let room = mtu
+                .checked_sub(header_len)
+                .filter(|&room| room > 0)
+                .ok_or(Reason::TooBig)?;
+            return Ok(Fit::Whole(Offload {
+                gso_size: room as u16,
+                ..offload
+            }));
+        }
+        if mtu < ipv4_header_len(packet) + 8 {
+            return Err(Reason::TooBig.into());
+        }
+        Ok(Fit::Cut(mtu))
+    }
+
+    /// Hand the rewritten packet to its hop, or let it wait for the hop's address.
+    #[inline]
+    fn transmit(&mut self, packet: &mut Packet, hop: &Hop, fit: &Fit) -> Stage<Departure> {
+        let mac = self.world.port(hop.interface).ok_or(Reason::NoRoute)?.mac;
+        if let Some(mut header) = ethernet::Frame::new_mut(packet.frame) {
+            header.set_source(mac);
+            header.set_destination(hop.mac.unwrap_or_default());
+        }
+        match (fit, hop.mac) {
+            (&Fit::Whole(offload), Some(_)) => {
+                return Ok(Some(Sent {
+                    interface: hop.interface,
+                    len: packet.meta.ip.end,
+                    offload,
+                }));
+            }
+            (Fit::Cut(mtu), Some(_)) => {
+                self.extra.extend(pieces(packet, hop.interface, *mtu));
+                return Ok(None);
+            }
+            _ => {}
+        }
+        let frames = match *fit {
+            Fit::Whole(offload) => {
+                let frame = packet.frame[..packet.meta.ip.end].to_vec();
+                vec![Output {
+                    interface: hop.interface,
+                    frame,
+                    offload,
+                }]
+            }
+            Fit::Cut(mtu) => pieces(packet, hop.interface, mtu),
+        };
+        let held = self.state.waiting.hold(hop, frames, self.now);
+        Err(if held {
+            Verdict::Hold(Reason::Neighbour)
+        } else {
+            Reason::NeighbourUnresolved.into()
+        })
+    }
+
+    fn too_big(&mut self, packet: &Packet, mtu: u32) -> Verdict {
+        if packet.meta.ip.v4 {
+            let rest = mtu & 0xffff;
+            return self.complain(
+                packet,
+                Reason::TooBig,
+                message::FRAGMENTATION_NEEDED_V4,
+                rest,
+            );
+        }
+        self.complain(packet, Reason::TooBig, message::PACKET_TOO_BIG_V6, mtu)
+    }
+
+    /// Answer with an ICMP error from our own address; where none may be sent the packet is dropped for the same reason.
+    fn complain(&mut self, packet: &Packet, reason: Reason, kind: (u8, u8), rest: u32) -> Verdict {
+        let Ip {
+            v4, destination, ..
+        } = packet.meta.ip;
+        let vip = self.world.role(v4, destination).vip.then_some(destination);
+        match self.world.own_address(packet.meta.interface, v4).or(vip) {
+            Some(own) => self.error_from(packet, own, reason, kind, rest),
+            None => reason.into(),
+        }
+    }
+
+    fn error_from(
+        &mut self,
+        packet: &Packet,
+        own: u128,
+        reason: Reason,
+        kind: (u8, u8),
+        rest: u32,
+    ) -> Verdict {
+        let Meta {
+            interface,
+            link,
+            ip,
+            to_group,
+            ..
+        } = packet.meta;
+        let Some(port) = self.world.port(interface) else {
+            return reason.into();
+        };
+        if to_group || ip.is_later_fragment() || is_icmp_error(packet) {
+            return reason.into();
+        }
+        if !self.take_token() {
+            return Reason::RateLimited.into();
+        }
+        let ends = (own, ip.source);
+        let frame = reply::icmp_error(
+            packet.frame,
+            link,
+            port.mac,
+            ends,
+            (kind, rest),
+            packet.ip_bytes(),
+        );
+        self.answer(interface, frame);
+        Verdict::Reply(reason)
+    }
+
+    /// No server: a reset, or port unreachable, from the VIP.
+    pub(super) fn refuse(&mut self, packet: &Packet, transport: &Transport) -> Verdict {
+        let Meta {
+            interface,
+            link,
+            ip,
+            ..
+        } = packet.meta;
+        let Some(segment) = &transport.segment else {
+            let kind = if ip.v4 {
+                message::PORT_UNREACHABLE_V4
+            } else {
+                message::PORT_UNREACHABLE_V6
+            };
+            return self.error_from(packet, ip.destination, Reason::NoServer, kind, 0);
+        };
+        let Some(port) = self.world.port(interface) else {
+            return Reason::NoServer.into();
+        };
+        if segment.has(flag::RST) {
+            return Reason::NoServer.into();
+        }
+        if !self.take_token() {
+            return Reason::RateLimited.into();
+        }
+        let from = (ip.destination, transport.destination_port);
+        let to = (ip.source, transport.source_port);
+        self.answer(
+            interface,
+            reply::reset(packet.frame, link, port.mac, from, to, segment),
+        );
+        Verdict::Reply(Reason::NoServer)
+    }
+
+    /// One packet of our own, if the rate allows it.
+    pub(super) fn take_token(&mut self) -> bool {
+        self.state
+            .limiter
+            .take(self.world.snapshot.icmp_rate, self.now)
+    }
+}
+
+/// Rule 11.2: to the server as its route says; to the client as its packets came, else by route.
+#[inline]
+fn way(
+    world: &World,
+    direction: Direction,
+    server: u32,
+    client: Client,
+) -> Stage<(Hop, &Translation)> {
+    let facts = world.server(server).ok_or(Reason::NoServer)?;
+    if direction == Direction::Forward {
+        return Ok((
+            *world.server_hop(server).ok_or(Reason::NoRoute)?,
+            &facts.forward,
+        ));
+    }
+    let last_hop = client.last_hop.and_then(|(interface, mac)| {
+        let mtu = world.port(interface)?.mtu;
+        Some(Hop {
+            interface,
+            address: client.address,
+            mac: Some(mac),
+            mtu,
+        })
+    });
+    let hop = last_hop
+        .or_else(|| world.route(client.address))
+        .ok_or(Reason::NoRoute)?;
+    Ok((hop, &facts.reply))
+}
+
+fn dont_fragment(packet: &Packet) -> bool {
+    ipv4::Header::new(packet.ip_bytes())
+        .is_some_and(|header| header.flags_offset() & ipv4::DONT_FRAGMENT != 0)
+}
+
+fn ipv4_header_len(packet: &Packet) -> usize {
+    ipv4::Header::new(packet.ip_bytes()).map_or(ipv4::LEN, |header| header.header_len())
+}
+
+/// Whether the packet is an ICMP error or redirect: no error is ever sent about one.
+fn is_icmp_error(packet: &Packet) -> bool {
+    let Ip { v4, protocol, .. } = packet.meta.ip;
+    let message_type = packet
+        .l4_bytes()
+        .first()
+        .filter(|_| protocol == icmp::protocol_of(v4));
+    message_type.is_some_and(|&message_type| {
+        matches!(icmp::kind(v4, message_type), Kind::Error | Kind::Redirect)
+    })
+}
+
+/// The frames of a packet that must be cut. A checksum left to the network card is finished first: it covers the whole.
+fn pieces(packet: &mut Packet, interface: u32, mtu: usize) -> Vec<Output> {
+    if packet.meta.offload.is_partial() {
+        finish_checksum(packet);
+    }
+    let link = &packet.frame[..packet.meta.ip.l3];
+    let cut = fragment::cut(packet.ip_bytes(), mtu).into_iter();
+    cut.map(|piece| Output {
+        interface,
+        frame: [link, &piece].concat(),
+        offload: Offload::default(),
+    })
+    .collect()
+}
+
+fn finish_checksum(packet: &mut Packet) {
+    let is_udp = packet.meta.ip.protocol == protocol::UDP;
+    let at = if is_udp {
+        udp::CHECKSUM_AT
+    } else {
+        tcp::CHECKSUM_AT
+    };
+    let bytes = packet.l4_bytes_mut();
+    // The field holds the pseudo-header sum, so the sum over all bytes is the whole sum.
+    let sum = checksum::checksum(bytes);
+    let sum = if is_udp && sum == 0 { 0xffff } else { sum };
+    if let Some(field) = bytes.get_mut(at..at + 2) {
+        field.copy_from_slice(&sum.to_be_bytes());
+    }
+}

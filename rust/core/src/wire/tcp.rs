@@ -1,0 +1,141 @@
+//! TCP (RFC 9293): the fixed header. Options are never read or changed: they pass byte-equal.
+
+use std::borrow::{Borrow, BorrowMut};
+
+use super::{fields16, view};
+
+view!(
+    /// The fixed header. Options follow it, up to `header_len`.
+    Header, 20
+);
+
+/// Offset of the checksum field.
+pub const CHECKSUM_AT: usize = 16;
+
+/// Control bits.
+#[allow(missing_docs, reason = "the names of RFC 9293")]
+pub mod flag {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+    /// The six bits that must make sense together; ECE and CWR may be anything.
+    pub const ALL_SIX: u8 = 0x3f;
+}
+
+fields16!(Header:
+    /// Port it comes from.
+    source_port set_source_port @ 0;
+    /// Port it goes to.
+    destination_port set_destination_port @ 2;
+    /// Window.
+    window set_window @ 14;
+    /// Checksum.
+    checksum set_checksum @ 16;
+    /// Urgent pointer.
+    urgent set_urgent @ 18;
+);
+
+impl<B: Borrow<[u8; LEN]>> Header<B> {
+    /// Sequence number of the first byte.
+    #[inline]
+    #[must_use]
+    pub fn sequence(&self) -> u32 {
+        super::get32::<LEN>(&self.0, 4)
+    }
+
+    /// Next sequence number expected from the other side.
+    #[inline]
+    #[must_use]
+    pub fn acknowledgement(&self) -> u32 {
+        super::get32::<LEN>(&self.0, 8)
+    }
+
+    /// Bytes of the header with its options, as claimed: 0 to 60.
+    #[inline]
+    #[must_use]
+    pub fn header_len(&self) -> usize {
+        usize::from(self.0.borrow()[12] >> 4) * 4
+    }
+
+    /// Control bits, all eight.
+    #[inline]
+    #[must_use]
+    pub fn flags(&self) -> u8 {
+        self.0.borrow()[13]
+    }
+}
+
+impl<B: BorrowMut<[u8; LEN]>> Header<B> {
+    /// Write every byte of a header without options, data, window or checksum.
+    pub fn set_own(&mut self, ports: (u16, u16), sequence: u32, acknowledgement: u32, flags: u8) {
+        self.set_source_port(ports.0);
+        self.set_destination_port(ports.1);
+        super::set32::<LEN>(&mut self.0, 4, sequence);
+        super::set32::<LEN>(&mut self.0, 8, acknowledgement);
+        self.0.borrow_mut()[12] = 5 << 4;
+        self.0.borrow_mut()[13] = flags;
+        self.set_window(0);
+        self.set_checksum(0);
+        self.set_urgent(0);
+    }
+}
+
+/// Whether the control bits are nonsense: SYN with FIN or RST, none at all, or FIN without ACK.
+#[inline]
+#[must_use]
+pub const fn is_nonsense(flags: u8) -> bool {
+    let six = flags & flag::ALL_SIX;
+    let syn_with = six & flag::SYN != 0 && six & (flag::FIN | flag::RST) != 0;
+    let fin_without_ack = six & flag::FIN != 0 && six & flag::ACK == 0;
+    syn_with || six == 0 || fin_without_ack
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_header_written_reads_back() {
+        let mut bytes = [0xaau8; LEN];
+        Header::new_mut(&mut bytes)
+            .unwrap()
+            .set_own((1, 2), 3, 4, flag::RST | flag::ACK);
+        let header = Header::new(&bytes).unwrap();
+        assert_eq!((header.source_port(), header.destination_port()), (1, 2));
+        assert_eq!((header.sequence(), header.acknowledgement()), (3, 4));
+        assert_eq!(
+            (
+                header.header_len(),
+                header.flags(),
+                header.window(),
+                header.checksum()
+            ),
+            (20, 0x14, 0, 0)
+        );
+    }
+
+    /// behaviour 17: each combination that no stack sends on purpose.
+    #[test]
+    fn flags_table() {
+        for (flags, expected) in [
+            (0x02, false),
+            (0x12, false),
+            (0x10, false),
+            (0x11, false),
+            (0x04, false),
+            (0x14, false),
+            (0x08, false),
+            (0x15, false),
+            (0x03, true),
+            (0x13, true),
+            (0x06, true),
+            (0x00, true),
+            (0xc0, true),
+            (0x01, true),
+            (0x29, true),
+        ] {
+            assert_eq!(is_nonsense(flags), expected, "{flags:#04x}");
+        }
+    }
+}

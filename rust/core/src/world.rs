@@ -1,0 +1,380 @@
+//! The snapshot as the pipeline reads it: names gone, every question a packet asks answered by one look into a map or an array.
+//!
+//! Rebuilt as a whole when a snapshot or next hops are published; no packet changes it. What packets change is in [`crate::datapath`]'s state.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::IpAddr;
+
+use crate::flow::tcp::Class;
+use crate::next_hop::{Hop, Routing};
+use crate::rewrite::{End, Translation};
+use crate::snapshot::{Interface, Mac, NextHops, Selector, Server, Service, Snapshot};
+use crate::wire::{address_number, is_v4};
+
+/// A map whose keys come from the configuration: packets only look things up, so no client can fill its buckets.
+pub type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
+
+/// A fast hasher without a key: multiply and fold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FoldHasher(u64);
+
+impl FoldHasher {
+    #[inline]
+    fn mix(&mut self, word: u64) {
+        let product = u128::from(self.0 ^ word ^ 0x2d35_8dcc_aa6c_78a5) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+}
+
+impl Hasher for FoldHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.mix(u64::from_ne_bytes(word));
+        }
+    }
+    #[inline]
+    fn write_u32(&mut self, word: u32) {
+        self.mix(u64::from(word));
+    }
+    #[inline]
+    fn write_u128(&mut self, word: u128) {
+        self.mix((word >> 64) as u64);
+        self.mix(word as u64);
+    }
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What an address is to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    /// A service listens on it.
+    pub vip: bool,
+    /// One of our interfaces has it.
+    pub own: bool,
+    /// It is the directed broadcast of a prefix of one of our interfaces.
+    pub broadcast: bool,
+    /// The server with this address, the one with the lowest id.
+    pub server: Option<u32>,
+}
+
+/// Who listens on an (address, port, protocol).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// The service whose VIP and port it is.
+    pub service: Option<u32>,
+    /// The endpoint, when it is a server's.
+    pub endpoint: Option<u32>,
+}
+
+/// An interface of ours.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Its link-layer address.
+    pub mac: Mac,
+    /// Bytes of IP packet.
+    pub mtu: u32,
+    /// Answers for the VIPs.
+    pub announce: bool,
+    first_v4: Option<u128>,
+    first_v6: Option<u128>,
+    broadcasts: Vec<u128>,
+}
+
+/// What a packet of a flow needs to know about its server.
+#[derive(Clone, Debug)]
+pub struct ServerFacts {
+    /// Its real address.
+    pub address: u128,
+    /// Id of its service.
+    pub service: u32,
+    /// Id of (address, port, protocol).
+    pub endpoint: u32,
+    /// Weight in comparisons, at least 1.
+    pub weight: u64,
+    /// VIP to server.
+    pub forward: Translation,
+    /// Server to VIP.
+    pub reply: Translation,
+}
+
+/// Everything the pipeline reads.
+pub struct World {
+    /// As it was published: plans, timeouts, and names for those who ask.
+    pub snapshot: Snapshot,
+    ports: Vec<Port>,
+    roles: FixedMap<u128, Role>,
+    listeners: FixedMap<(u128, u32), Listener>,
+    servers: Vec<Option<ServerFacts>>,
+    hash_services: FixedMap<u32, Vec<u32>>,
+    timeouts: [u64; 4],
+    next_hops: NextHops,
+    routing: Routing,
+    server_hops: Vec<Option<Hop>>,
+}
+
+impl World {
+    /// Compile.
+    #[must_use]
+    pub fn new(snapshot: Snapshot, next_hops: NextHops) -> Self {
+        let timeouts = snapshot.timeouts;
+        let mut world = Self {
+            ports: snapshot.interfaces.iter().map(port).collect(),
+            roles: FixedMap::default(),
+            listeners: FixedMap::default(),
+            servers: snapshot
+                .servers
+                .iter()
+                .map(|server| server_facts(&snapshot, server.as_ref()?))
+                .collect(),
+            hash_services: FixedMap::default(),
+            timeouts: [
+                timeouts.half_open_ns,
+                timeouts.established_ns,
+                timeouts.closing_ns,
+                timeouts.udp_ns,
+            ],
+            next_hops: NextHops::default(),
+            routing: Routing::default(),
+            server_hops: Vec::new(),
+            snapshot,
+        };
+        world.add_interfaces();
+        world.add_services();
+        world.add_servers();
+        world.set_next_hops(next_hops);
+        world
+    }
+
+    /// Compile other routes and neighbours.
+    pub fn set_next_hops(&mut self, next_hops: NextHops) {
+        self.routing = Routing::new(&next_hops, &self.ports);
+        self.next_hops = next_hops;
+        let hop = |(server, facts): (&Option<Server>, &Option<ServerFacts>)| {
+            self.routing
+                .to_server(facts.as_ref()?.address, server.as_ref()?.mac, &self.ports)
+        };
+        self.server_hops = self
+            .snapshot
+            .servers
+            .iter()
+            .zip(&self.servers)
+            .map(hop)
+            .collect();
+    }
+
+    /// The routes and neighbours as they were published, leaving none.
+    pub fn take_next_hops(&mut self) -> NextHops {
+        std::mem::take(&mut self.next_hops)
+    }
+
+    /// What an address of that family is to us. An IPv6 address that looks like a mapped IPv4 one is nothing to us.
+    #[inline]
+    #[must_use]
+    pub fn role(&self, v4: bool, address: u128) -> Role {
+        if v4 != is_v4(address) {
+            return Role::default();
+        }
+        self.roles.get(&address).copied().unwrap_or_default()
+    }
+
+    /// Who listens there. The same caution as in `role`.
+    #[inline]
+    #[must_use]
+    pub fn listener(&self, v4: bool, address: u128, port: u16, protocol: u8) -> Listener {
+        if v4 != is_v4(address) {
+            return Listener::default();
+        }
+        self.listeners
+            .get(&(address, socket(port, protocol)))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// An interface; `None` when there is no such id.
+    #[inline]
+    #[must_use]
+    pub fn port(&self, interface: u32) -> Option<&Port> {
+        self.ports.get(interface as usize)
+    }
+
+    /// A service that is in the snapshot.
+    #[inline]
+    #[must_use]
+    pub fn service(&self, id: u32) -> Option<&Service> {
+        self.snapshot.services.get(id as usize)?.as_ref()
+    }
+
+    /// A server that is in the snapshot, and its service too.
+    #[inline]
+    #[must_use]
+    pub fn server(&self, id: u32) -> Option<&ServerFacts> {
+        self.servers.get(id as usize)?.as_ref()
+    }
+
+    /// Services, in order of id, that have a server with this endpoint and a plan that places by a hash.
+    #[must_use]
+    pub fn hash_services(&self, endpoint: u32) -> &[u32] {
+        self.hash_services.get(&endpoint).map_or(&[], Vec::as_slice)
+    }
+
+    /// The idle timeout of a class, nanoseconds.
+    #[inline]
+    #[must_use]
+    pub fn timeout(&self, class: Class) -> u64 {
+        self.timeouts[class as usize]
+    }
+
+    /// The way to a server; `None` when there is no route.
+    #[inline]
+    #[must_use]
+    pub fn server_hop(&self, id: u32) -> Option<&Hop> {
+        self.server_hops.get(id as usize)?.as_ref()
+    }
+
+    /// The way to an address.
+    #[must_use]
+    pub fn route(&self, address: u128) -> Option<Hop> {
+        self.routing.to(address)
+    }
+
+    /// The link-layer address of a neighbour.
+    #[must_use]
+    pub fn neighbour(&self, interface: u32, address: u128) -> Option<Mac> {
+        self.routing.neighbour(interface, address)
+    }
+
+    /// Whether the address is the directed broadcast of a prefix of that interface.
+    #[must_use]
+    pub fn is_broadcast_of(&self, interface: u32, address: u128) -> bool {
+        self.port(interface)
+            .is_some_and(|port| port.broadcasts.contains(&address))
+    }
+
+    /// The address we speak from: the interface's first of that family, else the first of any interface.
+    #[must_use]
+    pub fn own_address(&self, interface: u32, v4: bool) -> Option<u128> {
+        let first = |port: &Port| if v4 { port.first_v4 } else { port.first_v6 };
+        self.port(interface)
+            .and_then(first)
+            .or_else(|| self.ports.iter().find_map(first))
+    }
+
+    fn add_interfaces(&mut self) {
+        for (address, prefix_len) in self
+            .snapshot
+            .interfaces
+            .iter()
+            .flat_map(|interface| &interface.addresses)
+        {
+            self.roles.entry(address_number(*address)).or_default().own = true;
+            if let Some(broadcast) = directed_broadcast(*address, *prefix_len) {
+                self.roles.entry(broadcast).or_default().broadcast = true;
+            }
+        }
+    }
+
+    fn add_services(&mut self) {
+        for (id, service) in self.snapshot.services.iter().enumerate() {
+            let Some(service) = service else { continue };
+            let vip = address_number(service.address);
+            self.roles.entry(vip).or_default().vip = true;
+            let listener = self
+                .listeners
+                .entry((vip, socket(service.port, service.protocol as u8)))
+                .or_default();
+            listener.service.get_or_insert(id as u32);
+        }
+    }
+
+    fn add_servers(&mut self) {
+        for (id, facts) in self.servers.iter().enumerate() {
+            let Some((facts, server)) = facts.as_ref().zip(self.snapshot.servers[id].as_ref())
+            else {
+                continue;
+            };
+            let Some(Some(service)) = self.snapshot.services.get(facts.service as usize) else {
+                continue;
+            };
+            self.roles
+                .entry(facts.address)
+                .or_default()
+                .server
+                .get_or_insert(id as u32);
+            let key = (facts.address, socket(server.port, service.protocol as u8));
+            self.listeners.entry(key).or_default().endpoint = Some(facts.endpoint);
+            if is_hash(service.plan.selector) {
+                self.hash_services
+                    .entry(facts.endpoint)
+                    .or_default()
+                    .push(facts.service);
+            }
+        }
+        for services in self.hash_services.values_mut() {
+            services.sort_unstable();
+            services.dedup();
+        }
+    }
+}
+
+/// Whether flows can be placed by the packet alone, without state.
+#[must_use]
+pub const fn is_hash(selector: Selector) -> bool {
+    matches!(selector, Selector::HashSource | Selector::HashFlow)
+}
+
+fn socket(port: u16, protocol: u8) -> u32 {
+    u32::from(port) << 8 | u32::from(protocol)
+}
+
+fn port(interface: &Interface) -> Port {
+    let first = |v4: bool| {
+        let of_family = |(address, _): &&(IpAddr, u8)| address.is_ipv4() == v4;
+        interface
+            .addresses
+            .iter()
+            .find(of_family)
+            .map(|(address, _)| address_number(*address))
+    };
+    Port {
+        mac: interface.mac,
+        mtu: interface.mtu,
+        announce: interface.announce,
+        first_v4: first(true),
+        first_v6: first(false),
+        broadcasts: interface
+            .addresses
+            .iter()
+            .filter_map(|&(address, len)| directed_broadcast(address, len))
+            .collect(),
+    }
+}
+
+fn directed_broadcast(address: IpAddr, prefix_len: u8) -> Option<u128> {
+    let IpAddr::V4(v4) = address else { return None };
+    let host_bits = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
+    (prefix_len <= 30).then(|| crate::wire::map_v4(v4.to_bits() | host_bits))
+}
+
+/// `None` for a server without its service, or of another family than its VIP: neither can be translated to.
+fn server_facts(snapshot: &Snapshot, server: &Server) -> Option<ServerFacts> {
+    let service = snapshot.services.get(server.service as usize)?.as_ref()?;
+    if service.address.is_ipv4() != server.address.is_ipv4() {
+        return None;
+    }
+    let vip = (address_number(service.address), service.port);
+    let real = (address_number(server.address), server.port);
+    Some(ServerFacts {
+        address: real.0,
+        service: server.service,
+        endpoint: server.endpoint,
+        weight: u64::from(server.weight).max(1),
+        forward: Translation::new(End::Destination, vip, real),
+        reply: Translation::new(End::Source, real, vip),
+    })
+}

@@ -1,4 +1,4 @@
-"""Flows through a backend: creation, translation, TCP states, timeouts, eviction (`behaviour.md` lines 1 to 9 and 12)."""
+"""Flows through a backend: creation, translation, TCP states, timeouts, eviction (behaviour 1 to 9 and 12)."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_translate_wrong_checksum_stays_wrong(backend: str, payload: object) -> 
 def test_translate_any_packet_checksums_right_and_restored(
     backend: str, data: bytes, port: int, ttl: int, client: str, udp: bool
 ) -> None:
-    """behaviour 12: scapy agrees with every checksum; what a server echoes comes back from the VIP with the same bytes."""
+    """behaviour 12: scapy agrees with every checksum; an answer comes back from the VIP with the same bytes."""
     box = Box(backend)
     there = query(data, port) if udp else request("S", data=data, port=port)
     sent = only_frame(box.send(from_client(there, client, ttl=ttl)))
@@ -157,7 +157,7 @@ def test_tcp_without_flow_is_dropped(backend: str, flags: str) -> None:
     ("flags", "verdict"), [("A", "forward"), ("PA", "forward"), ("FA", "drop"), ("R", "drop"), ("SA", "drop")]
 )
 def test_tcp_mid_stream_hash_places_again(backend: str, selector: str, flags: str, verdict: str) -> None:
-    """behaviour 2: with a hash selector an ACK is placed by the hash, where its SYN was; RST, FIN and SYN/ACK are not."""
+    """behaviour 2: a hash selector places an ACK where its SYN was; RST, FIN and SYN/ACK are not placed."""
     snapshot = make_snapshot(selector)
     first = Box(backend, snapshot).send(from_client(request())).server
     restarted = Box(backend, snapshot)

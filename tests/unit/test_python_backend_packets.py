@@ -249,4 +249,4 @@ def test_announcement_names_every_vip_on_announcing_interfaces() -> None:
 
 def test_backend_says_its_name(backend: str) -> None:
     """So that logs and results can tell which one worked."""
-    assert load_backend(backend).NAME == backend
+    assert backend == load_backend(backend).NAME

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from helpers import CLIENT, CLIENT_PORT, VIP, WEB_PORT, Box, from_client, load_backend, make_snapshot, query, request
-from ipaddress import ip_address
 
 from lb.backends.python.plan import SplitMix64
 from lb.snapshot import Plan, Snapshot

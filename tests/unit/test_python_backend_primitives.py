@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from helpers import (
-    PROPERTY,
     CLIENT,
     CLIENT6,
     CLIENT_PORT,
+    PROPERTY,
     ROUTER_MAC,
     VIP,
     VIP6,

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from lb.cli import check, configuration, init, replay, testbed
+from lb.cli import check, configuration, init, replay, run, status, testbed
 from lb.errors import LbError
 
 app = typer.Typer(
@@ -26,7 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("run")(run.run)
 app.command("check")(check.check)
+app.command("status")(status.status)
 app.command("replay")(replay.replay)
 app.command("init")(init.init)
 app.add_typer(configuration.app, name="config")

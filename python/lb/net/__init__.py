@@ -1,1 +1,1 @@
-"""Sockets, frames, neighbours, capture files: where packets enter and leave."""
+"""What touches the network: sockets and frames on them, the kernel's tables, capture files."""

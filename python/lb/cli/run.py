@@ -1,0 +1,32 @@
+"""`lb run`: run the balancer in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="The configuration. Default: lb.toml")] = None,
+    backend: Annotated[str, typer.Option(help="auto | rust | python")] = "auto",
+    control: Annotated[Path | None, typer.Option(help="Where to put the control socket.", envvar="LB_CONTROL")] = None,
+    testbed: Annotated[bool, typer.Option("--testbed", help="Build a network in namespaces and run in it.")] = False,
+) -> None:
+    """
+    Run the balancer in the foreground.
+
+    SIGTERM and Ctrl-C stop it, SIGHUP reloads the configuration.
+    """
+    if testbed:
+        from lb.testbed import scenario
+
+        scenario.run(config, backend)
+        return
+    path = config or Path("lb.toml")
+    if not path.is_file():
+        raise typer.BadParameter(f"{path}: no such file; `lb init` writes one, `lb run --testbed` needs none")
+    from lb.control.daemon import run as run_daemon
+
+    run_daemon(path, backend, control)

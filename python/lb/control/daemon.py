@@ -1,0 +1,345 @@
+"""
+The running balancer: `lb run`.
+
+It strings everything together: reads the configuration, claims the interfaces, opens the sockets, hands both to a
+backend's data path, and then only listens: to the kernel (next hops, interfaces), to the data path (neighbours to
+resolve, failure), to signals (stop, reload) and to the control socket. Packets never come by here. What starting
+changed is undone in reverse order at the end, however it ends (behaviour 32).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import lb
+import lb.backends
+from lb.backends.base import DataPath
+from lb.backends.python.reply import frames_for_announcement
+from lb.balancer import HASH_KEY_BYTES, choose_backend, require_same_interfaces
+from lb.compile import Compiler
+from lb.config import Config, read
+from lb.control.admin import Admin
+from lb.control.paths import default_control_path
+from lb.control.status import Facts, build_status
+from lb.errors import ConfigError, InterfaceError, LbError
+from lb.net.frames import IoCounters, send
+from lb.net.host import HostGuard
+from lb.net.kernel import Kernel
+from lb.net.sockets import claim_interface, open_packet_socket, read_interface
+from lb.snapshot import Interface, NextHops, Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """
+    A running balancer. `start`, then `wait`, then `stop`, all on one asyncio loop.
+
+    Args:
+        config_path: of the configuration; read again at each reload.
+        backend: `rust`, `python`, or `auto`: what the configuration says.
+        control_path: where to put the control socket. None: `lb.control.paths.default_control_path()`.
+    """
+
+    def __init__(self, config_path: Path, backend: str = "auto", control_path: Path | None = None) -> None:
+        self.config_path = config_path
+        self.config = load_config(config_path)
+        self.implementation = lb.backends.load(choose_backend(backend, self.config))
+        self.control_path = control_path or default_control_path()
+        self.last_reload_error: str | None = None
+        self.snapshot: Snapshot
+        self.data_path: DataPath
+        self._compiler = Compiler()
+        self._guard = HostGuard()
+        self._kernel = Kernel(self.config)
+        self._sockets: list[socket.socket] = []
+        self._cleanup = AsyncExitStack()
+        self._stopped = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: Exception | None = None
+        self._trouble: str | None = None
+        self._started_at = time.monotonic()
+
+    async def start(self) -> None:
+        """
+        Let packets flow. When it raises, everything is undone.
+
+        Raises:
+            LbError: see the tree in `lb.errors`; the message says how to mend it.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._cleanup.aclose()
+            raise
+
+    async def _start(self) -> None:
+        for entry in self.config.interfaces:
+            self._cleanup.enter_context(claim_interface(entry.name))
+        await self._kernel.open()
+        self._cleanup.push_async_callback(self._kernel.close)
+        self.snapshot = self._compiler.compile(self.config, await self._kernel.read_interfaces())
+        self._open_sockets()
+        self._cleanup.callback(self._guard.remove)
+        self._guard.apply(self.snapshot)
+        capacity = self.config.flows.capacity
+        self.data_path = self.implementation.DataPath(capacity, secrets.token_bytes(HASH_KEY_BYTES), self.config.seed)
+        self.data_path.publish(self.snapshot)
+        self.data_path.set_next_hops(await self._kernel.read_next_hops())
+        admin = Admin(self.control_path, self._answers())
+        self._cleanup.push_async_callback(admin.stop)
+        await admin.start()
+        self._start_loop()
+        self._watch_kernel()
+        self._announce()
+        log.info("%s", self._ready_line())
+
+    def _open_sockets(self) -> None:
+        for entry, interface in zip(self.config.interfaces, self.snapshot.interfaces, strict=True):
+            # A MAC of our own choice is not the card's: it would filter our frames out.
+            foreign_mac = entry.mac is not None and entry.mac != read_interface(entry.name).mac
+            sock = open_packet_socket(interface.name, promiscuous=foreign_mac)
+            self._sockets.append(self._cleanup.enter_context(contextlib.closing(sock)))
+
+    def _start_loop(self) -> None:
+        notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._cleanup.callback(os.close, notify_fd)
+        self.data_path.start([sock.fileno() for sock in self._sockets], notify_fd)
+        self._started_at = time.monotonic()
+        self._cleanup.callback(self._stop_loop)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(notify_fd, self._on_notify, notify_fd)
+        self._cleanup.callback(loop.remove_reader, notify_fd)
+
+    def _stop_loop(self) -> None:
+        try:
+            self.data_path.stop()
+        except LbError as error:
+            self._fail(error)
+
+    def _on_notify(self, notify_fd: int) -> None:
+        """Have neighbours resolved that packets wait for; learn of the data path's failure."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(notify_fd)
+        try:
+            unresolved = self.data_path.take_unresolved()
+        except LbError as error:
+            self._fail(error)
+            return
+        for interface, hop in unresolved:
+            self._spawn(self._kernel.resolve(interface, hop))
+
+    def _spawn(self, job: Any) -> None:
+        task = asyncio.get_running_loop().create_task(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _watch_kernel(self) -> None:
+        self._use_servers()
+        self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
+
+    def _use_servers(self) -> None:
+        """Keep the way to every server fresh whose MAC the configuration does not give."""
+        servers = (server for server in self.snapshot.servers if server is not None and server.mac is None)
+        self._kernel.use(server.address for server in servers)
+
+    def _on_next_hops(self, next_hops: NextHops) -> None:
+        self._guarded(functools.partial(self.data_path.set_next_hops, next_hops))
+
+    def _on_interfaces(self, interfaces: tuple[Interface, ...]) -> None:
+        """Publish what changed about the interfaces."""
+        log.info("the interfaces changed: %s", describe_interfaces(interfaces))
+        self._trouble = None
+        try:
+            self._publish(self._compiler.compile(self.config, interfaces))
+        except LbError as error:
+            log.error("the change cannot be followed: %s", error)
+
+    def _on_trouble(self, error: Exception) -> None:
+        """Note that an interface is down, once; give up when watching itself has failed."""
+        if not isinstance(error, InterfaceError):
+            self._fail(error)
+        elif self._trouble != str(error):
+            self._trouble = str(error)
+            log.warning("%s", error)
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        self._guard.apply(snapshot)
+        self.snapshot = snapshot
+        self._guarded(functools.partial(self.data_path.publish, snapshot))
+        self._use_servers()
+        self._announce()
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """Call the data path; its failure is ours."""
+        try:
+            call()
+        except LbError as error:
+            self._fail(error)
+
+    def _announce(self) -> None:
+        """Tell the neighbours where the VIPs are, on interfaces with `announce`."""
+        counters = IoCounters()
+        for interface, frame in frames_for_announcement(self.snapshot):
+            send(self._sockets[interface], frame, None, counters)
+
+    def _fail(self, error: Exception) -> None:
+        """End the run with an error; the first one counts."""
+        self._failure = self._failure or error
+        self._stopped.set()
+
+    def request_stop(self) -> None:
+        """Let `wait` return."""
+        self._stopped.set()
+
+    async def wait(self) -> None:
+        """Wait until a stop is requested or the data path fails."""
+        await self._stopped.wait()
+
+    async def stop(self) -> None:
+        """
+        Undo everything that `start` did.
+
+        Raises:
+            LbError: the balancer had failed; says why.
+        """
+        for task in self._tasks:
+            task.cancel()
+        await self._cleanup.aclose()
+        if isinstance(self._failure, LbError):
+            raise self._failure
+        if self._failure is not None:
+            raise LbError(f"the balancer failed: {self._failure!r}") from self._failure
+
+    def request_reload(self) -> None:
+        """Start a reload; how it went shows in the log and in the status."""
+        self._spawn(self.reload())
+
+    async def reload(self) -> None:
+        """Read the configuration again and swap to it. A bad one changes nothing and is reported (behaviour 29)."""
+        async with self._reloading:
+            try:
+                await self._reload()
+            except (LbError, ValueError) as error:
+                self.last_reload_error = first_lines(error)
+                self._kernel.configure(self.config)
+                log.error("reload failed, the configuration before it stays in use:\n%s", error)
+            else:
+                self.last_reload_error = None
+                log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
+
+    async def _reload(self) -> None:
+        config = load_config(self.config_path)
+        require_same_interfaces(self.config, config)
+        warn_fixed(self.config, config)
+        self._kernel.configure(config)
+        interfaces = await self._kernel.read_interfaces()
+        snapshot = self._compiler.compile(config, interfaces)
+        self._guard.apply(snapshot)
+        self.config = config
+        self._publish(snapshot)
+        await self._kernel.refresh()
+
+    def _answers(self) -> dict[str, Callable[[], Any]]:
+        return {"/status": self.status, "/counters": lambda: self.data_path.counters(), "/flows": self.flows}
+
+    def status(self) -> dict[str, Any]:
+        """Return what `lb status -o json` shows."""
+        facts = Facts(
+            version=lb.__version__,
+            pid=os.getpid(),
+            backend=self.implementation.NAME,
+            config_path=str(self.config_path.absolute()),
+            uptime_s=time.monotonic() - self._started_at,
+            last_reload_error=self.last_reload_error,
+        )
+        return build_status(facts, self.config, self.snapshot, self.data_path.counters())
+
+    def flows(self) -> list[dict[str, Any]]:
+        """Return the flow table's entries."""
+        return [flow._asdict() for flow in self.data_path.flows(time.monotonic_ns())]
+
+    def _ready_line(self) -> str:
+        services = ", ".join(
+            f"{entry.name} {entry.address} port {entry.port}/{entry.protocol}" for entry in self.config.services
+        )
+        where = describe_interfaces(self.snapshot.interfaces)
+        return f"ready: {services} on {where}, backend {self.implementation.NAME}, control {self.control_path}"
+
+
+def load_config(path: Path) -> Config:
+    """Return a valid configuration and log its warnings, or raise ConfigError."""
+    report = read(path)
+    for warning in report.warnings:
+        log.warning("%s", warning.partition("\n")[0])
+    if report.config is None:
+        raise ConfigError(report.problems)
+    return report.config
+
+
+def warn_fixed(old: Config, new: Config) -> None:
+    """Log which changes wait for a restart: memory and backend are chosen at start."""
+    if new.flows.capacity != old.flows.capacity:
+        log.warning("flows.capacity stays what it was until a restart")
+    if new.backend != old.backend:
+        log.warning("backend stays what it was until a restart")
+
+
+def first_lines(error: Exception) -> str:
+    """Return an error as one line: of a ConfigError, the first line of each problem."""
+    if isinstance(error, ConfigError):
+        return "; ".join(problem.partition("\n")[0] for problem in error.problems)
+    return str(error)
+
+
+def describe_interfaces(interfaces: tuple[Interface, ...]) -> str:
+    """Return interfaces for a log line."""
+    return ", ".join(f"{entry.name} ({entry.mac.hex(':')}, mtu {entry.mtu})" for entry in interfaces)
+
+
+async def serve(config_path: Path, backend: str, control_path: Path | None) -> None:
+    """
+    Run a balancer until SIGTERM or SIGINT; SIGHUP reloads it.
+
+    Raises:
+        LbError: it could not start, or failed.
+    """
+    daemon = Daemon(config_path, backend, control_path)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.request_stop)
+    # Until packets flow there is nothing to reload; unheard, the signal would end the process.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    await daemon.start()
+    loop.add_signal_handler(signal.SIGHUP, daemon.request_reload)
+    try:
+        await daemon.wait()
+    finally:
+        log.info("stopping")
+        await daemon.stop()
+
+
+def run(config_path: Path, backend: str = "auto", control_path: Path | None = None) -> None:
+    """
+    Run a balancer in the foreground, with its log on stderr.
+
+    Raises:
+        LbError: it could not start, or failed.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("lb").setLevel(logging.INFO)
+    asyncio.run(serve(config_path, backend, control_path))

@@ -1,0 +1,290 @@
+"""
+What the kernel knows: interfaces, routes and neighbours, read and watched over netlink (`pyroute2`).
+
+Control side of the walk: it feeds `snapshot.interfaces` and the data path's `NextHops`. After any change that the
+kernel tells of, everything is read anew and handed on when it differs, 1 s after the change at the latest (behaviour
+28); a burst of events is one reading. The kernel resolves neighbours in our stead: asked with NTF_USE it sends the
+ARP requests or neighbour solicitations itself, and keeps the entry fresh. Rules that choose between routing tables
+are left out: only the main table is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from lb.config import Config, InterfaceConfig
+from lb.errors import InterfaceError, LbError
+from lb.snapshot import Address, Interface, InterfaceAddress, Neighbour, NextHops, Route
+
+MAIN_TABLE = 254
+UNICAST_ROUTE = 1
+ARPHRD_ETHER = 1
+# linux/neighbour.h: states whose MAC may be used (REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT), and the flag
+# that asks.
+USABLE_STATES = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
+NTF_USE = 1
+# linux/rtnetlink.h: RTNH_F_DEAD, RTNH_F_LINKDOWN.
+DEAD_WAY = 0x01 | 0x10
+IFF_UP = 1
+
+# Events gather for this long before the tables are read: a burst of a thousand is one reading.
+GATHER_S = 0.05
+# Hops in use are shown to the kernel this often, well within its 30 s or so of believing an entry (RFC 4861 reachable
+# time).
+REFRESH_S = 15.0
+# After a broken event stream: before it is opened again.
+REOPEN_S = 0.2
+
+log = logging.getLogger(__name__)
+
+
+class Kernel:
+    """
+    Reads the kernel's tables for a set of interfaces, and tells of changes. Belongs to one asyncio loop.
+
+    Args:
+        config: names the interfaces; what it says about them (mac, addresses, mtu) wins over what the kernel says.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._entries = config.interfaces
+        self._netlink = AsyncIPRoute()
+        self._indices: dict[int, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+        self._next_hops = NextHops()
+        self._interfaces: tuple[Interface, ...] = ()
+        self._in_use: tuple[Address, ...] = ()
+
+    async def read_interfaces(self) -> tuple[Interface, ...]:
+        """
+        Return the configured interfaces as they are now, in the configuration's order.
+
+        Raises:
+            InterfaceError: one does not exist, is down or is not of Ethernet.
+        LbError: one is not the same as at the last call, though it has the same name.
+        """
+        links = {link.get("ifname"): link for link in await self._dump("get_links")}
+        addresses = await self._dump("get_addr")
+        found = [self._interface(entry, links, addresses) for entry in self._entries]
+        indices = {links[entry.name]["index"]: number for number, entry in enumerate(self._entries)}
+        if self._indices and indices != self._indices:
+            raise LbError("an interface was removed and made anew: its sockets are dead, restart")
+        self._indices = indices
+        self._interfaces = tuple(found)
+        return self._interfaces
+
+    def _interface(self, entry: InterfaceConfig, links: dict[str, Any], addresses: list[Any]) -> Interface:
+        link = links.get(entry.name)
+        if link is None:
+            names = ", ".join(sorted(links))
+            raise InterfaceError(f"there is no interface {entry.name!r} here; there are: {names}")
+        if link["ifi_type"] != ARPHRD_ETHER:
+            raise InterfaceError(f"{entry.name} is not an Ethernet interface")
+        if not link["flags"] & IFF_UP:
+            raise InterfaceError(f"{entry.name} is down: `ip link set {entry.name} up`")
+        own = [_interface_address(row) for row in addresses if row["index"] == link["index"]]
+        # What we answer comes from the first address of its family: never from a link-local one while there is another.
+        own.sort(key=lambda address: address.is_link_local)
+        return Interface(
+            name=entry.name,
+            mac=entry.mac or _mac(link.get("address")) or bytes(6),
+            mtu=entry.mtu or link.get("mtu"),
+            addresses=tuple(own) if entry.addresses is None else entry.addresses,
+            announce=entry.announce,
+        )
+
+    async def read_next_hops(self) -> NextHops:
+        """Return the routes and neighbours of the interfaces as they are now. Call `read_interfaces` first."""
+        rows = [
+            row for family in (4, 6) for row in await self._dump("get_routes", family=_family(family), table=MAIN_TABLE)
+        ]
+        routes = [(row.get("priority") or 0, route) for row in rows if (route := self._route(row)) is not None]
+        routes.sort(key=lambda pair: pair[0])
+        neighbours = [self._neighbour(row) for row in await self._dump("get_neighbours")]
+        self._next_hops = NextHops(
+            tuple(route for _, route in routes), tuple(entry for entry in neighbours if entry is not None)
+        )
+        return self._next_hops
+
+    def _route(self, row: Any) -> Route | None:
+        """Return a route of the main table, or None when it is not usable here. Of several ways, the first counts."""
+        if row["type"] != UNICAST_ROUTE or row.get("table") != MAIN_TABLE:
+            return None
+        ways = row.get("multipath") or [row]
+        hop = next((way for way in ways if not way["flags"] & DEAD_WAY), None)
+        number = None if hop is None else self._indices.get(hop.get("oif"))
+        # RTA_VIA: a gateway of the other family, which the data path has no use for.
+        if hop is None or number is None or hop.get("via") is not None:
+            return None
+        gateway = hop.get("gateway")
+        metrics = row.get("metrics")
+        mtu = metrics.get("mtu") if metrics else None
+        default = "0.0.0.0" if row["family"] == _family(4) else "::"
+        prefix = ip_network((row.get("dst") or default, row["dst_len"]))
+        return Route(prefix, number, ip_address(gateway) if gateway else None, mtu)
+
+    def _neighbour(self, row: Any) -> Neighbour | None:
+        number, mac, address = self._indices.get(row["ifindex"]), _mac(row.get("lladdr")), row.get("dst")
+        if number is None or mac is None or address is None or not row["state"] & USABLE_STATES:
+            return None
+        # Multicast entries are of no use to a unicast packet; a zero or group MAC is none of a host.
+        if mac[0] & 1 or not any(mac):
+            return None
+        return Neighbour(number, ip_address(address), mac)
+
+    async def _dump(self, what: str, **arguments: Any) -> list[Any]:
+        return [row async for row in await getattr(self._netlink, what)(**arguments)]
+
+    def configure(self, config: Config) -> None:
+        """Take over what another configuration says about the same interfaces; `read_interfaces` shows it."""
+        self._entries = config.interfaces
+
+    def use(self, addresses: Iterable[Address]) -> None:
+        """Keep the way to these addresses resolved and fresh from now on. They replace those given before."""
+        self._in_use = tuple(dict.fromkeys(addresses))
+
+    async def refresh(self) -> None:
+        """Show the kernel every hop in use, so that it resolves and verifies them."""
+        for number, hop in {found for address in self._in_use if (found := find_hop(self._next_hops, address))}:
+            await self.resolve(number, hop)
+
+    async def resolve(self, interface: int, hop: Address) -> None:
+        """
+        Ask the kernel to resolve a neighbour, or to verify what it knows of it.
+
+        Args:
+            interface: its id.
+            hop: an address on the link.
+        """
+        for index, number in self._indices.items():
+            if number == interface:
+                await self._ask(index, hop)
+
+    async def _ask(self, index: int, hop: Address) -> None:
+        try:
+            await self._netlink.neigh(
+                "replace", family=_family(hop.version), dst=str(hop), ifindex=index, flags=NTF_USE, state=0
+            )
+        except (OSError, NetlinkError) as error:
+            # A permanent entry is not to be verified; a full table or an interface that went down shows elsewhere.
+            log.debug("neighbour %s was not asked for: %s", hop, error)
+
+    def watch(
+        self,
+        on_next_hops: Callable[[NextHops], None],
+        on_interfaces: Callable[[tuple[Interface, ...]], None],
+        on_trouble: Callable[[Exception], None],
+    ) -> None:
+        """
+        Start to tell of changes.
+
+        Args:
+            on_next_hops: called with the new routes and neighbours.
+            on_interfaces: called with the interfaces when one of their facts changed, before `on_next_hops`.
+            on_trouble: called with an InterfaceError while an interface is down or gone, and with any other error when
+            watching has failed for good.
+        """
+
+        def note_end(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                on_trouble(error if isinstance(error, Exception) else LbError(repr(error)))
+
+        publish = self._publish_changes(on_next_hops, on_interfaces, on_trouble)
+        for job in (self._listen(), publish, self._keep_fresh()):
+            task = asyncio.get_running_loop().create_task(job)
+            task.add_done_callback(note_end)
+            self._tasks.append(task)
+
+    async def _listen(self) -> None:
+        """Note that something changed, whatever it is. After a lost or broken stream, everything may have."""
+        while True:
+            try:
+                async with AsyncIPRoute() as events:
+                    await events.bind()
+                    self._changed.set()
+                    async for _ in events.get():
+                        self._changed.set()
+            except (OSError, NetlinkError) as error:
+                # ENOBUFS: more events than the socket holds. The next reading makes up for all of them.
+                if getattr(error, "errno", None) != errno.ENOBUFS and getattr(error, "code", None) != errno.ENOBUFS:
+                    log.warning("the kernel's event stream broke and is opened again: %s", error)
+            await asyncio.sleep(REOPEN_S)
+
+    async def _publish_changes(
+        self,
+        on_next_hops: Callable[[NextHops], None],
+        on_interfaces: Callable[[tuple[Interface, ...]], None],
+        on_trouble: Callable[[Exception], None],
+    ) -> None:
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(GATHER_S)
+            self._changed.clear()
+            interfaces, next_hops = self._interfaces, self._next_hops
+            try:
+                if await self.read_interfaces() != interfaces:
+                    on_interfaces(self._interfaces)
+                if await self.read_next_hops() != next_hops:
+                    on_next_hops(self._next_hops)
+            except InterfaceError as error:
+                on_trouble(error)
+            except (OSError, NetlinkError) as error:
+                log.warning("the kernel's tables could not be read, trying again: %s", error)
+                await asyncio.sleep(REOPEN_S)
+                self._changed.set()
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await self.refresh()
+            await asyncio.sleep(REFRESH_S)
+
+    async def open(self) -> None:
+        """Open the netlink socket."""
+        await self._netlink.setup_endpoint()
+
+    async def close(self) -> None:
+        """Stop telling and close the netlink socket."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self._netlink.close()
+
+
+def find_hop(next_hops: NextHops, address: Address) -> tuple[int, Address] | None:
+    """
+    Return the (interface id, hop) on the way to an address by the most specific route, or None when no route leads
+    there.
+
+    The same choice as the data path's (`docs/datapath.md` rule 11.2).
+    """
+    fitting = [route for route in next_hops.routes if address in route.prefix]
+    if not fitting:
+        return None
+    best = max(fitting, key=lambda route: route.prefix.prefixlen)
+    return best.interface, best.gateway or address
+
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _mac(text: str | None) -> bytes | None:
+    """Return the 6 bytes of a link-layer address, None when it is not one of Ethernet."""
+    raw = bytes.fromhex(text.replace(":", "")) if text else b""
+    return raw if len(raw) == 6 else None
+
+
+def _interface_address(row: Any) -> InterfaceAddress:
+    """Return an address of an interface. IPv4 point-to-point addresses have the local one in `local`."""
+    return ip_interface((row.get("local") or row.get("address"), row["prefixlen"]))

@@ -132,8 +132,9 @@ pub(crate) struct State {
 
 /// One data path. Single-threaded: one owner calls it.
 pub struct DataPath {
-    world: World,
-    state: State,
+    // Boxed: a data path moves between threads and errors, its insides need not.
+    world: Box<World>,
+    state: Box<State>,
 }
 
 impl DataPath {
@@ -153,8 +154,8 @@ impl DataPath {
             counters: Counters::default(),
         };
         Ok(Self {
-            world: World::new(empty_snapshot(), NextHops::default()),
-            state,
+            world: Box::new(World::new(empty_snapshot(), NextHops::default())),
+            state: Box::new(state),
         })
     }
 
@@ -165,11 +166,11 @@ impl DataPath {
             rotation,
             counters,
             ..
-        } = &mut self.state;
+        } = &mut *self.state;
         table.set_generation(snapshot.generation);
         rotation.resize(rotation.len().max(snapshot.services.len()), 0);
         counters.grow(snapshot.services.len(), snapshot.servers.len());
-        self.world = World::new(snapshot, self.world.take_next_hops());
+        *self.world = World::new(snapshot, self.world.take_next_hops());
     }
 
     /// Swap routes and neighbours. Waiting packets leave at the next `tick`.

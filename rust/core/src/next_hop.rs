@@ -257,7 +257,10 @@ mod tests {
         address_number(text.parse::<IpAddr>().unwrap())
     }
 
-    fn world(routes: &[(&str, u8, u32, Option<&str>, Option<u32>)]) -> World {
+    /// (prefix, its length, interface, gateway, MTU)
+    type RouteRow = (&'static str, u8, u32, Option<&'static str>, Option<u32>);
+
+    fn world(routes: &[RouteRow]) -> World {
         let interface = Interface {
             name: "eth".into(),
             mac: [2; 6],
@@ -265,13 +268,7 @@ mod tests {
             addresses: vec![],
             announce: false,
         };
-        let route = |&(prefix, prefix_len, interface, gateway, mtu): &(
-            &str,
-            u8,
-            u32,
-            Option<&str>,
-            Option<u32>,
-        )| Route {
+        let route = |&(prefix, prefix_len, interface, gateway, mtu): &RouteRow| Route {
             prefix: prefix.parse().unwrap(),
             prefix_len,
             interface,

@@ -111,7 +111,7 @@ pub fn link(frame: &[u8], mut on_tag: impl FnMut(u16)) -> Result<Link, Reason> {
     Ok(link)
 }
 
-/// Read the fixed IP header (rule 5, validity). `None` when the EtherType is not IP.
+/// Read the fixed IP header (rule 5, validity). `None` when the `EtherType` is not IP.
 ///
 /// # Errors
 /// `IpTruncated`, `IpVersion`, `IpHeaderLength`, `IpChecksum`, `IpTotalLength`.

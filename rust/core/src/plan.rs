@@ -8,7 +8,7 @@ use crate::snapshot::{Plan, Selector};
 use crate::wire::number_address;
 use crate::world::World;
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
+/// `SplitMix64` (Steele, Lea, Flood 2014).
 #[derive(Clone, Copy, Debug)]
 pub struct SplitMix64(u64);
 

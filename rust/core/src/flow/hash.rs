@@ -1,4 +1,4 @@
-//! SipHash (Aumasson and Bernstein, 2012): the keyed hash behind the flow table (1-3) and behind placement (2-4).
+//! `SipHash` (Aumasson and Bernstein, 2012): the keyed hash behind the flow table (1-3) and behind placement (2-4).
 //!
 //! Clients choose their addresses and ports, so an unkeyed hash would let them choose where their entries go. The table's key is drawn at start and never
 //! shown. Placement uses the configured seed, so that several balancers, and both backends, choose alike; its vectors are in `tests/vectors`.
@@ -117,7 +117,7 @@ mod tests {
         (0..len).collect()
     }
 
-    /// The worked example of the SipHash paper, appendix A, and the first reference vectors of its authors.
+    /// The worked example of the `SipHash` paper, appendix A, and the first reference vectors of its authors.
     #[test]
     fn siphash24_reference_vectors() {
         assert_eq!(siphash::<2, 4>(KEY, &counting(0)), 0x726f_db47_dd0e_0e31);

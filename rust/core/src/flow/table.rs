@@ -302,6 +302,9 @@ impl Table {
     }
 
     /// One entry, by the number `find` gave.
+    ///
+    /// # Panics
+    /// On a number that no call of this table gave.
     #[inline]
     #[must_use]
     pub fn entry(&self, number: u32) -> &Entry {
@@ -314,6 +317,9 @@ impl Table {
     }
 
     /// One entry, for writing. Its keys must not change.
+    ///
+    /// # Panics
+    /// On a number that no call of this table gave.
     #[inline]
     pub fn entry_mut(&mut self, number: u32) -> &mut Entry {
         let at = self.entry_at(number);
@@ -486,13 +492,12 @@ impl Table {
             following,
             ..
         } = *self.entry(number);
-        match present(previous) {
-            Some(previous) => self.entry_mut(previous).following = following,
-            None => {
-                self.header_mut().heads[class as usize] = following;
-                // The new head may be due earlier than the old one: `linked` orders the list, `last_seen` decides.
-                self.due = 0;
-            }
+        if let Some(previous) = present(previous) {
+            self.entry_mut(previous).following = following;
+        } else {
+            self.header_mut().heads[class as usize] = following;
+            // The new head may be due earlier than the old one: `linked` orders the list, `last_seen` decides.
+            self.due = 0;
         }
         match present(following) {
             Some(following) => self.entry_mut(following).previous = previous,

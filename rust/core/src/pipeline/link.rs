@@ -17,7 +17,7 @@ pub(super) struct Arrival {
 }
 
 impl Walk<'_> {
-    /// Rule 3, up to the EtherType.
+    /// Rule 3, up to the `EtherType`.
     #[inline]
     pub(super) fn accept_frame(&self, frame: &[u8], interface: u32) -> Stage<Arrival> {
         let port = self.world.port(interface).ok_or(Reason::NotForUs)?;

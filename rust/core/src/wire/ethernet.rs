@@ -13,7 +13,7 @@ view!(
 /// Bytes of one VLAN tag.
 pub const TAG_LEN: usize = 4;
 
-/// EtherTypes (IANA).
+/// `EtherTypes` (IANA).
 #[allow(missing_docs, reason = "the names of the registry")]
 pub mod ethertype {
     pub const IPV4: u16 = 0x0800;
@@ -36,7 +36,7 @@ pub const fn is_tag(ethertype: u16) -> bool {
 }
 
 fields16!(Frame:
-    /// What follows: an EtherType, or the mark of a VLAN tag.
+    /// What follows: an `EtherType`, or the mark of a VLAN tag.
     ethertype set_ethertype @ 12;
 );
 

@@ -1,4 +1,4 @@
-//! ICMP (RFC 792), ICMPv6 (RFC 4443) and neighbour discovery (RFC 4861): types, and the first 8 bytes all messages share.
+//! ICMP (RFC 792), `ICMPv6` (RFC 4443) and neighbour discovery (RFC 4861): types, and the first 8 bytes all messages share.
 
 use std::borrow::{Borrow, BorrowMut};
 
@@ -44,7 +44,7 @@ pub enum Kind {
     Other,
 }
 
-/// Classify an ICMP (`v4`) or ICMPv6 type.
+/// Classify an ICMP (`v4`) or `ICMPv6` type.
 #[must_use]
 pub const fn kind(v4: bool, message_type: u8) -> Kind {
     match (v4, message_type) {
@@ -61,7 +61,7 @@ pub const fn protocol_of(v4: bool) -> u8 {
     if v4 { protocol::ICMP } else { protocol::ICMPV6 }
 }
 
-/// The checksum over a whole message: with a pseudo-header for ICMPv6 only. 0 when the message holds its own right checksum.
+/// The checksum over a whole message: with a pseudo-header for `ICMPv6` only. 0 when the message holds its own right checksum.
 #[must_use]
 pub fn message_checksum(source: u128, destination: u128, message: &[u8]) -> u16 {
     let sum = u64::from(checksum::sum(message));

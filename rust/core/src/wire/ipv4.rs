@@ -126,11 +126,8 @@ impl<B: BorrowMut<[u8; LEN]>> Header<B> {
 /// `IpOptions` for one that does not fit, `SourceRoute` for LSRR and SSRR.
 pub fn check_options(options: &[u8]) -> Result<(), Reason> {
     for option in walk_options(options) {
-        match option?.first() {
-            Some(&(option::LOOSE_SOURCE_ROUTE | option::STRICT_SOURCE_ROUTE)) => {
-                return Err(Reason::SourceRoute);
-            }
-            _ => {}
+        if let Some(&(option::LOOSE_SOURCE_ROUTE | option::STRICT_SOURCE_ROUTE)) = option?.first() {
+            return Err(Reason::SourceRoute);
         }
     }
     Ok(())

@@ -1,0 +1,569 @@
+//! The whole data path from outside: random and mutated frames, flows there and back, time passing. Single rules are shown by `tests/vectors`.
+
+use std::net::IpAddr;
+
+use etherparse::PacketBuilder;
+use flowlb_core::datapath::{DataPath, Offload, Outcome, Output};
+use flowlb_core::snapshot::{
+    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
+    Timeouts,
+};
+use flowlb_core::verdict::{Direction, Reason, Verdict};
+use flowlb_core::wire::{checksum, icmp};
+use proptest::prelude::*;
+
+const SECOND: u64 = 1_000_000_000;
+const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x31];
+const CLIENT: &str = "198.18.1.21";
+const VIP: &str = "198.18.1.100";
+const SERVER: &str = "198.18.1.31";
+const CLIENT6: &str = "2001:2::21";
+const VIP6: &str = "2001:2::100";
+const SERVER6: &str = "2001:2::31";
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("a literal address")
+}
+
+fn interface(mac_end: u8, number: u8) -> Interface {
+    Interface {
+        name: format!("eth{number}"),
+        mac: [2, 0, 0, 0, 0, mac_end],
+        mtu: 1500,
+        addresses: vec![
+            (address(&format!("198.18.{}.1", number + 1)), 24),
+            (address(&format!("2001:{:x}::1", number + 2)), 64),
+        ],
+        announce: true,
+    }
+}
+
+fn service(name: &str, vip: &str, protocol: Protocol, selector: Selector, server: u32) -> Service {
+    let plan = Plan {
+        selector,
+        slots: vec![server],
+        scores: vec![],
+        fallback: None,
+    };
+    let (name, address) = (name.to_owned(), address(vip));
+    Service {
+        name,
+        address,
+        port: 80,
+        protocol,
+        plan,
+        reset_without_server: true,
+    }
+}
+
+fn server(service: u32, real: &str) -> Server {
+    Server {
+        name: format!("server{service}"),
+        service,
+        endpoint: service,
+        address: address(real),
+        port: 8031,
+        weight: 1,
+        mac: None,
+    }
+}
+
+fn snapshot() -> Snapshot {
+    Snapshot {
+        generation: 1,
+        seed: 1,
+        interfaces: vec![interface(1, 0), interface(2, 1)],
+        services: vec![
+            Some(service("tcp", VIP, Protocol::Tcp, Selector::Counter, 0)),
+            Some(service("udp", VIP, Protocol::Udp, Selector::HashFlow, 1)),
+            Some(service("tcp6", VIP6, Protocol::Tcp, Selector::Least, 2)),
+            Some(service(
+                "udp6",
+                VIP6,
+                Protocol::Udp,
+                Selector::TwoChoices,
+                3,
+            )),
+        ],
+        servers: vec![
+            Some(server(0, SERVER)),
+            Some(server(1, SERVER)),
+            Some(server(2, SERVER6)),
+            Some(server(3, SERVER6)),
+        ],
+        forward_transit: true,
+        answer_echo: true,
+        icmp_rate: 1000,
+        timeouts: Timeouts {
+            half_open_ns: 30 * SECOND,
+            established_ns: 7440 * SECOND,
+            closing_ns: 120 * SECOND,
+            udp_ns: 300 * SECOND,
+            idle_floor_ns: 60 * SECOND,
+        },
+        ask: None,
+    }
+}
+
+fn next_hops() -> NextHops {
+    let route = |prefix: &str, prefix_len, interface| Route {
+        prefix: address(prefix),
+        prefix_len,
+        interface,
+        gateway: None,
+        mtu: None,
+    };
+    let server = |text| Neighbour {
+        interface: 0,
+        address: address(text),
+        mac: SERVER_MAC,
+    };
+    NextHops {
+        routes: vec![
+            route("198.18.1.0", 24, 0),
+            route("198.18.2.0", 24, 1),
+            route("2001:2::", 64, 0),
+            route("2001:3::", 64, 1),
+        ],
+        neighbours: vec![server(SERVER), server(SERVER6)],
+    }
+}
+
+fn data_path(capacity: u64) -> DataPath {
+    let mut path = DataPath::new(capacity, [5; 16], 1).expect("a small table");
+    path.publish(snapshot());
+    path.set_next_hops(next_hops());
+    path
+}
+
+/// A frame from one end to another, with right checksums.
+fn frame(
+    from: (&str, u16),
+    to: (&str, u16),
+    protocol: Protocol,
+    flags: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(CLIENT_MAC, OUR_MAC);
+    let ip = match (address(from.0), address(to.0)) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+        _ => unreachable!("both ends are of one family"),
+    };
+    let mut frame = Vec::new();
+    if protocol == Protocol::Udp {
+        ip.udp(from.1, to.1)
+            .write(&mut frame, payload)
+            .expect("a vector takes all");
+        return frame;
+    }
+    let mut tcp = ip.tcp(from.1, to.1, 1000, 8000);
+    for flag in flags {
+        tcp = match flag {
+            b'S' => tcp.syn(),
+            b'A' => tcp.ack(2000),
+            b'F' => tcp.fin(),
+            _ => tcp.rst(),
+        };
+    }
+    tcp.write(&mut frame, payload).expect("a vector takes all");
+    frame
+}
+
+fn process(path: &mut DataPath, frame: &[u8], now: u64) -> (Outcome, Vec<u8>, Vec<Output>) {
+    let mut bytes = frame.to_vec();
+    let mut extra = Vec::new();
+    let outcome = path.process(&mut bytes, 0, now, Offload::default(), &mut extra);
+    bytes.truncate(outcome.sent.map_or(0, |sent| sent.len));
+    (outcome, bytes, extra)
+}
+
+/// rx = forward + pass + drops + replies + held now.
+fn assert_accounted(path: &DataPath) {
+    let report = path.counters();
+    let finals = report
+        .verdicts
+        .iter()
+        .filter(|(name, _)| !name.starts_with("hold."));
+    let total: u64 = finals.map(|(_, count)| count).sum();
+    assert_eq!(
+        report.rx_packets,
+        total + path.held() as u64,
+        "{:?}",
+        report.verdicts
+    );
+    for traffic in report.servers.iter().flatten() {
+        assert!(traffic.flows_active <= traffic.flows_created, "{traffic:?}");
+    }
+}
+
+/// Every checksum in a forwarded frame that we had a hand in, recomputed.
+fn assert_checksums(frame: &[u8]) {
+    let headers = flowlb_core::parse::parse(frame);
+    assert_eq!(headers.reason, None, "{headers:?}");
+    if headers.fragment_offset != 0 || headers.more_fragments {
+        return;
+    }
+    let number = |bytes: &[u8]| {
+        let mut mapped = [0u8; 16];
+        if bytes.len() == 4 {
+            mapped[10..12].fill(0xff);
+        }
+        mapped[16 - bytes.len()..].copy_from_slice(bytes);
+        u128::from_be_bytes(mapped)
+    };
+    let (source, destination) = (number(&headers.source), number(&headers.destination));
+    let l4 = &frame[headers.l4_offset..headers.l3_offset + headers.total_len];
+    match headers.protocol {
+        1 | 58 => assert_eq!(icmp::message_checksum(source, destination, l4), 0),
+        protocol => {
+            let sum = checksum::pseudo_header(source, destination, protocol, l4.len());
+            assert_eq!(checksum::fold(sum + u64::from(checksum::sum(l4))), 0xffff);
+        }
+    }
+}
+
+/// behaviour 1, 12: both directions translate, addresses come back, checksums are right, the payload is untouched.
+#[test]
+fn flow_there_and_back_restores_addresses() {
+    let families = [(CLIENT, VIP, SERVER), (CLIENT6, VIP6, SERVER6)];
+    for (client, vip, server) in families {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let mut path = data_path(16);
+            let there = frame((client, 4000), (vip, 80), protocol, b"S", b"ping");
+            let (outcome, sent, extra) = process(&mut path, &there, 0);
+            assert_eq!(
+                (outcome.verdict, outcome.direction),
+                (Verdict::Forward, Some(Direction::Forward))
+            );
+            assert!(extra.is_empty());
+            let mut expected = frame((client, 4000), (server, 8031), protocol, b"S", b"ping");
+            expected[..6].copy_from_slice(&SERVER_MAC);
+            expected[6..12].copy_from_slice(&OUR_MAC);
+            assert_eq!(without_ttl(&sent), without_ttl(&expected));
+            assert_checksums(&sent);
+
+            let back = frame((server, 8031), (client, 4000), protocol, b"SA", b"pong");
+            let (outcome, sent, _) = process(&mut path, &back, 1);
+            assert_eq!(
+                (outcome.verdict, outcome.direction),
+                (Verdict::Forward, Some(Direction::Reply))
+            );
+            let mut expected = frame((vip, 80), (client, 4000), protocol, b"SA", b"pong");
+            expected[..6].copy_from_slice(&CLIENT_MAC);
+            expected[6..12].copy_from_slice(&OUR_MAC);
+            assert_eq!(without_ttl(&sent), without_ttl(&expected));
+            assert_checksums(&sent);
+            assert_accounted(&path);
+        }
+    }
+}
+
+/// The TTL and, in IPv4, the header checksum that follows it differ from a packet made afresh.
+fn without_ttl(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if frame[12..14] == [8, 0] {
+        frame[22] = 0;
+        frame[24..26].fill(0);
+    } else {
+        frame[21] = 0;
+    }
+    frame
+}
+
+/// behaviour 7: half-open first, then closing, then idle beyond the floor; recently active established flows stay.
+#[test]
+fn table_full_evicts_in_order() {
+    let mut path = data_path(2);
+    let udp = |port| frame((CLIENT, port), (VIP, 80), Protocol::Udp, b"", b"x");
+    let syn = |port| frame((CLIENT, port), (VIP, 80), Protocol::Tcp, b"S", b"");
+    let ports = |path: &DataPath, now| {
+        path.flows(now)
+            .iter()
+            .map(|flow| flow.client_port)
+            .collect::<Vec<_>>()
+    };
+    process(&mut path, &udp(1), 0);
+    process(&mut path, &syn(2), 1);
+    process(&mut path, &udp(3), 2);
+    assert_eq!(
+        ports(&path, 2),
+        [1, 3],
+        "the half-open flow went, though younger"
+    );
+    let (outcome, sent, _) = process(&mut path, &udp(4), 3);
+    assert_eq!(
+        (outcome.verdict, ports(&path, 3)),
+        (Verdict::Forward, vec![1, 3]),
+        "placed by the hash, without state"
+    );
+    assert_checksums(&sent);
+    let (outcome, ..) = process(&mut path, &syn(5), 4);
+    assert_eq!(outcome.verdict, Verdict::Drop(Reason::TableFull));
+    process(&mut path, &syn(6), 62 * SECOND);
+    assert_eq!(
+        ports(&path, 62 * SECOND),
+        [3, 6],
+        "the longest idle went, beyond the floor"
+    );
+    let events = path.counters().events;
+    let count = |name: &str| {
+        events
+            .iter()
+            .find(|(event, _)| *event == name)
+            .expect("all events are there")
+            .1
+    };
+    let evicted = [
+        "flow_evicted_half_open",
+        "flow_evicted_closing",
+        "flow_evicted_idle",
+        "flow_stateless",
+    ];
+    assert_eq!(evicted.map(count), [1, 0, 1, 1]);
+}
+
+/// behaviour 4: each class has its timeout; what is over is gone before the next packet is looked at.
+#[test]
+fn timeouts_per_class() {
+    let mut path = data_path(16);
+    process(
+        &mut path,
+        &frame((CLIENT, 1), (VIP, 80), Protocol::Tcp, b"S", b""),
+        0,
+    );
+    process(
+        &mut path,
+        &frame((CLIENT, 2), (VIP, 80), Protocol::Udp, b"", b""),
+        0,
+    );
+    let live = |path: &mut DataPath, now| {
+        path.tick(now, &mut Vec::new());
+        path.counters()
+            .servers
+            .iter()
+            .flatten()
+            .map(|traffic| traffic.flows_active)
+            .sum::<u64>()
+    };
+    assert_eq!(live(&mut path, 30 * SECOND - 1), 2);
+    assert_eq!(live(&mut path, 30 * SECOND), 1);
+    assert_eq!(live(&mut path, 300 * SECOND), 0);
+}
+
+/// behaviour 28: a packet waits for its neighbour, and leaves at the tick after it is known.
+#[test]
+fn neighbour_unknown_holds_then_releases() {
+    let mut path = data_path(16);
+    path.set_next_hops(NextHops {
+        neighbours: vec![],
+        ..next_hops()
+    });
+    let syn = frame((CLIENT, 1), (VIP, 80), Protocol::Tcp, b"S", b"");
+    let (outcome, ..) = process(&mut path, &syn, 0);
+    assert_eq!(outcome.verdict, Verdict::Hold(Reason::Neighbour));
+    assert!(path.has_unresolved());
+    assert_eq!(path.take_unresolved(), [(0, address(SERVER))]);
+    assert!(!path.has_unresolved());
+    path.set_next_hops(next_hops());
+    let mut extra = Vec::new();
+    path.tick(1, &mut extra);
+    assert_eq!(extra.len(), 1);
+    assert_eq!(extra[0].frame[..12], [SERVER_MAC, OUR_MAC].concat());
+    assert_checksums(&extra[0].frame);
+    assert_accounted(&path);
+}
+
+#[test]
+fn nothing_published_drops_not_for_us() {
+    let mut path = DataPath::new(1, [0; 16], 0).expect("a small table");
+    let syn = frame((CLIENT, 1), (VIP, 80), Protocol::Tcp, b"S", b"");
+    assert_eq!(
+        process(&mut path, &syn, 0).0.verdict,
+        Verdict::Drop(Reason::NotForUs)
+    );
+}
+
+/// One packet of a conversation, or something close to one.
+#[derive(Clone, Debug)]
+struct Packet {
+    frame: Vec<u8>,
+    interface: u32,
+    advance_ns: u64,
+    offload: Offload,
+}
+
+fn ends() -> impl Strategy<Value = ((&'static str, u16), (&'static str, u16))> {
+    let port = prop_oneof![Just(4000u16), Just(4001), Just(0)];
+    let other = prop_oneof![Just(80u16), Just(8031), Just(9)];
+    let hosts = prop_oneof![
+        4 => Just((CLIENT, VIP)), 4 => Just((CLIENT6, VIP6)), 1 => Just((CLIENT, "198.18.2.7")), 1 => Just((CLIENT6, "2001:3::7")),
+        3 => Just((CLIENT, SERVER)), 3 => Just((CLIENT6, SERVER6)), 1 => Just((CLIENT, "198.18.1.1")), 1 => Just((SERVER, VIP)),
+    ];
+    (hosts, port, other, any::<bool>()).prop_map(|((one, two), port, other, swap)| {
+        if swap {
+            ((two, other), (one, port))
+        } else {
+            ((one, port), (two, other))
+        }
+    })
+}
+
+/// A frame of a flow; or an ICMP error that quotes one; cut into a fragment, mutated, or truncated at times.
+fn near_frame() -> impl Strategy<Value = Vec<u8>> {
+    let flags = prop::sample::select(vec![&b"S"[..], b"SA", b"A", b"FA", b"R", b"RA"]);
+    let mutation = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+    let payload = prop_oneof![9 => 0usize..64, 1 => 1400usize..3000];
+    let shape = (
+        any::<bool>(),
+        flags,
+        payload,
+        proptest::option::weighted(0.2, any::<u16>()),
+        any::<bool>(),
+    );
+    (
+        ends(),
+        shape,
+        proptest::bool::weighted(0.2),
+        mutation,
+        proptest::option::weighted(0.1, any::<prop::sample::Index>()),
+    )
+        .prop_map(
+            |((from, to), (udp, flags, len, fragment, mend), error, mutation, cut)| {
+                let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+                let mut bytes = frame(from, to, protocol, flags, &vec![7; len]);
+                if let Some(word) = fragment.filter(|_| bytes[12..14] == [8, 0]) {
+                    bytes[20..22].copy_from_slice(&(word & 0xe00f).to_be_bytes());
+                }
+                mend_header(&mut bytes);
+                if error {
+                    bytes = error_about(&bytes);
+                }
+                for (at, bits) in mutation {
+                    let at = at.index(bytes.len());
+                    bytes[at] ^= bits;
+                }
+                if mend {
+                    mend_header(&mut bytes);
+                }
+                if let Some(cut) = cut {
+                    bytes.truncate(cut.index(bytes.len()));
+                }
+                bytes
+            },
+        )
+}
+
+fn mend_header(frame: &mut [u8]) {
+    let len = usize::from(frame[14] & 15) * 4;
+    if frame[12..14] == [8, 0] && (20..=frame.len() - 14).contains(&len) {
+        frame[24..26].fill(0);
+        let sum = checksum::checksum(&frame[14..14 + len]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// The ICMP error that a router would send about the frame, to its source.
+fn error_about(frame: &[u8]) -> Vec<u8> {
+    let quoted = &frame[14..frame.len().min(200)];
+    let ethernet = PacketBuilder::ethernet2(CLIENT_MAC, OUR_MAC);
+    let mut error = Vec::new();
+    if frame[12..14] == [8, 0] {
+        let to = quoted[12..16].try_into().expect("four bytes");
+        let builder = ethernet
+            .ipv4([198, 18, 2, 9], to, 64)
+            .icmpv4_raw(3, 4, [0, 0, 5, 0]);
+        builder
+            .write(&mut error, quoted)
+            .expect("a vector takes all");
+    } else {
+        let to = quoted[8..24].try_into().expect("sixteen bytes");
+        let from = [0x20, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+        let builder = ethernet.ipv6(from, to, 64).icmpv6_raw(2, 0, [0, 0, 5, 0]);
+        builder
+            .write(&mut error, quoted)
+            .expect("a vector takes all");
+    }
+    error
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let frame =
+        prop_oneof![12 => near_frame(), 1 => proptest::collection::vec(any::<u8>(), 0..200)];
+    let time = prop_oneof![6 => 0u64..SECOND, 1 => 0u64..400 * SECOND];
+    let offload = (
+        0u8..2,
+        prop_oneof![4 => Just(0u8), 1 => 0u8..6],
+        any::<u16>(),
+        prop_oneof![Just(34u16), Just(54)],
+        prop_oneof![Just(16u16), Just(6)],
+    );
+    let offload =
+        offload.prop_map(
+            |(flags, gso_type, gso_size, csum_start, csum_offset)| Offload {
+                flags,
+                gso_type,
+                hdr_len: 54,
+                gso_size,
+                csum_start,
+                csum_offset,
+            },
+        );
+    let offload = prop_oneof![4 => Just(Offload::default()), 1 => offload];
+    (
+        frame,
+        prop_oneof![8 => Just(0u32), 1 => 0u32..4],
+        time,
+        offload,
+    )
+        .prop_map(|(frame, interface, advance_ns, offload)| Packet {
+            frame,
+            interface,
+            advance_ns,
+            offload,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Bad input is a verdict, never a panic; and whatever comes, every packet is accounted for.
+    #[test]
+    fn any_sequence_is_accounted_for(packets in proptest::collection::vec(packet(), 1..60), capacity in 1u64..8) {
+        let mut path = data_path(capacity);
+        let mut now = 0;
+        let mut sent_frames = 0u64;
+        for packet in packets {
+            now += packet.advance_ns;
+            let mut bytes = packet.frame.clone();
+            let mut extra = Vec::new();
+            let outcome = path.process(&mut bytes, packet.interface, now, packet.offload, &mut extra);
+            prop_assert_eq!(outcome.service.is_some(), outcome.direction.is_some());
+            prop_assert!(outcome.sent.is_none() || outcome.verdict == Verdict::Forward);
+            prop_assert!(outcome.sent.is_none_or(|sent| sent.len <= bytes.len() && sent.interface < 2));
+            sent_frames += extra.len() as u64 + u64::from(outcome.sent.is_some());
+            extra.clear();
+            path.tick(now, &mut extra);
+            sent_frames += extra.len() as u64;
+            path.take_unresolved();
+            assert_accounted(&path);
+        }
+        prop_assert_eq!(path.counters().tx_packets, sent_frames);
+    }
+
+    /// behaviour 12: whatever was right when it came is right when it leaves.
+    #[test]
+    fn forwarded_packets_have_right_checksums(packets in proptest::collection::vec((ends(), any::<bool>(), 0usize..3000), 1..40)) {
+        let mut path = data_path(64);
+        for (now, ((from, to), udp, len)) in packets.into_iter().enumerate() {
+            let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            let bytes = frame(from, to, protocol, if len % 2 == 0 { b"S" } else { b"A" }, &vec![now as u8; len]);
+            let (_, sent, extra) = process(&mut path, &bytes, now as u64);
+            for frame in extra.iter().map(|output| &output.frame).chain(Some(&sent).filter(|sent| !sent.is_empty())) {
+                assert_checksums(frame);
+            }
+        }
+    }
+}

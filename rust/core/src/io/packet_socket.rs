@@ -325,3 +325,239 @@ fn wait_writable(fd: RawFd) {
     // A failed wait only means that the next attempt comes at once.
     let _ = sys::poll(&mut fds, SEND_WAIT_MS);
 }
+
+#[cfg(test)]
+mod tests {
+    //! A pair of datagram sockets keeps messages apart as a packet socket does, and needs no privilege.
+
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    const PARTIAL: Offload = Offload {
+        flags: 1,
+        gso_type: 1,
+        hdr_len: 54,
+        gso_size: 1448,
+        csum_start: 34,
+        csum_offset: 16,
+    };
+
+    fn pair() -> (UnixDatagram, UnixDatagram) {
+        UnixDatagram::pair().unwrap()
+    }
+
+    fn message(offload: Offload, frame: &[u8]) -> Vec<u8> {
+        [&header::encode(offload)[..], frame].concat()
+    }
+
+    /// Everything that waits in a socket.
+    fn drain(socket: &UnixDatagram) -> Vec<Vec<u8>> {
+        socket.set_nonblocking(true).unwrap();
+        let mut space = vec![0; 100_000];
+        std::iter::from_fn(|| {
+            socket
+                .recv(&mut space)
+                .ok()
+                .map(|len| space[..len].to_vec())
+        })
+        .collect()
+    }
+
+    fn output(interface: u32, frame: &[u8]) -> Output {
+        Output {
+            interface,
+            frame: frame.to_vec(),
+            offload: Offload::default(),
+        }
+    }
+
+    fn sent(interface: u32, len: usize) -> Sent {
+        Sent {
+            interface,
+            len,
+            offload: Offload::default(),
+        }
+    }
+
+    #[test]
+    fn batch_receives_frames_with_their_offload_in_order() {
+        let (near, far) = pair();
+        far.send(&message(Offload::default(), b"plain frame here"))
+            .unwrap();
+        far.send(&message(PARTIAL, b"partial frame")).unwrap();
+        let (mut batch, counters) = (Batch::new(), IoCounters::default());
+        assert_eq!(batch.receive(near.as_raw_fd(), &counters).unwrap(), 2);
+        assert_eq!(
+            batch.frame_mut(0),
+            (&mut b"plain frame here".to_owned()[..], Offload::default())
+        );
+        assert_eq!(
+            batch.frame_mut(1),
+            (&mut b"partial frame".to_owned()[..], PARTIAL)
+        );
+        assert_eq!(counters.report(), IoReport::default());
+    }
+
+    #[test]
+    fn batch_empty_queue_gives_nothing_and_counts_nothing() {
+        let (near, _far) = pair();
+        let (mut batch, counters) = (Batch::new(), IoCounters::default());
+        assert_eq!(batch.receive(near.as_raw_fd(), &counters).unwrap(), 0);
+        assert_eq!(counters.report(), IoReport::default());
+    }
+
+    #[test]
+    fn batch_frame_too_large_or_too_short_is_counted_and_left_out() {
+        let (near, far) = pair();
+        far.send(&message(Offload::default(), &vec![1; MAX_FRAME_LEN + 1]))
+            .unwrap();
+        far.send(&[0; OFFLOAD_HEADER_LEN - 1]).unwrap();
+        far.send(&message(Offload::default(), &vec![2; MAX_FRAME_LEN]))
+            .unwrap();
+        let (mut batch, counters) = (Batch::new(), IoCounters::default());
+        assert_eq!(batch.receive(near.as_raw_fd(), &counters).unwrap(), 1);
+        assert_eq!(batch.frame_mut(0).0, vec![2; MAX_FRAME_LEN]);
+        assert_eq!(
+            counters.report(),
+            IoReport {
+                rx_truncated: 2,
+                ..IoReport::default()
+            }
+        );
+    }
+
+    #[test]
+    fn batch_descriptor_that_is_no_socket_is_an_error() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let error = Batch::new()
+            .receive(file.as_raw_fd(), &IoCounters::default())
+            .unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTSOCK));
+    }
+
+    #[test]
+    fn batch_frame_with_stripped_tag_gets_it_back() {
+        let mut buffer = new_buffer();
+        buffer.space[VLAN_TAG_LEN..VLAN_TAG_LEN + 16].copy_from_slice(b"DESTINSOURCE\x08\x00ip");
+        buffer.message_len = OFFLOAD_HEADER_LEN + 16;
+        buffer.header = header::encode(PARTIAL);
+        // One control message: length 36, level SOL_PACKET, kind PACKET_AUXDATA, status, ..., tag 7, protocol 0x88a8.
+        let control: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer.control);
+        control[..8].copy_from_slice(&36u64.to_ne_bytes());
+        control[8..12].copy_from_slice(&263i32.to_ne_bytes());
+        control[12..16].copy_from_slice(&8i32.to_ne_bytes());
+        control[16..20].copy_from_slice(&0x50u32.to_ne_bytes());
+        control[32..34].copy_from_slice(&7u16.to_ne_bytes());
+        control[34..36].copy_from_slice(&0x88a8u16.to_ne_bytes());
+        buffer.control_len = 40;
+        let received = finish(0, &mut buffer).unwrap();
+        assert_eq!(
+            &buffer.space[received.start..received.end],
+            b"DESTINSOURCE\x88\xa8\x00\x07\x08\x00ip"
+        );
+        assert_eq!(
+            received.offload,
+            Offload {
+                hdr_len: 58,
+                csum_start: 38,
+                ..PARTIAL
+            }
+        );
+    }
+
+    #[test]
+    fn outbox_keeps_order_of_each_interface_and_cuts_frames() {
+        let (near, far) = pair();
+        let (out0, seen0) = pair();
+        let (out1, seen1) = pair();
+        let (mut batch, counters) = (Batch::new(), IoCounters::default());
+        far.send(&message(Offload::default(), b"first...."))
+            .unwrap();
+        far.send(&message(Offload::default(), b"second")).unwrap();
+        batch.receive(near.as_raw_fd(), &counters).unwrap();
+        let mut outbox = Outbox::new(2);
+        outbox
+            .extra
+            .extend([output(0, b"answer"), output(1, b"other")]);
+        outbox.collect(0, Some(sent(0, 5)), &counters);
+        outbox.extra.push(output(1, b"late"));
+        outbox.collect(1, Some(sent(0, 6)), &counters);
+        outbox.flush(&batch, &[out0.as_raw_fd(), out1.as_raw_fd()], &counters);
+        let plain = |frame: &[u8]| message(Offload::default(), frame);
+        assert_eq!(
+            drain(&seen0),
+            [plain(b"first"), plain(b"answer"), plain(b"second")]
+        );
+        assert_eq!(drain(&seen1), [plain(b"other"), plain(b"late")]);
+        assert_eq!(counters.report(), IoReport::default());
+        outbox.flush(&batch, &[out0.as_raw_fd(), out1.as_raw_fd()], &counters);
+        assert_eq!(
+            drain(&seen0),
+            Vec::<Vec<u8>>::new(),
+            "a flushed frame is not sent again"
+        );
+    }
+
+    #[test]
+    fn outbox_refused_frame_is_skipped_and_counted() {
+        let (out, seen) = pair();
+        let counters = IoCounters::default();
+        let mut outbox = Outbox::new(1);
+        outbox.extra.extend([
+            output(0, b"before"),
+            output(0, &vec![0; 1 << 22]),
+            output(0, b"after"),
+        ]);
+        outbox.collect_extra(&counters);
+        outbox.flush(&Batch::new(), &[out.as_raw_fd()], &counters);
+        let plain = |frame: &[u8]| message(Offload::default(), frame);
+        assert_eq!(drain(&seen), [plain(b"before"), plain(b"after")]);
+        assert_eq!(
+            counters.report(),
+            IoReport {
+                tx_errors: 1,
+                ..IoReport::default()
+            }
+        );
+    }
+
+    #[test]
+    fn outbox_way_out_that_stays_full_drops_and_counts_each_frame() {
+        let (out, seen) = pair();
+        out.set_nonblocking(true).unwrap();
+        let mut filled = 0;
+        while out.send(b"filler").is_ok() {
+            filled += 1;
+        }
+        let counters = IoCounters::default();
+        let mut outbox = Outbox::new(1);
+        outbox.extra.extend((0..100).map(|_| output(0, b"frame")));
+        outbox.collect_extra(&counters);
+        outbox.flush(&Batch::new(), &[out.as_raw_fd()], &counters);
+        assert_eq!(drain(&seen).len(), filled);
+        assert_eq!(
+            counters.report(),
+            IoReport {
+                tx_dropped: 100,
+                ..IoReport::default()
+            }
+        );
+    }
+
+    #[test]
+    fn outbox_interface_without_socket_is_counted() {
+        let counters = IoCounters::default();
+        let mut outbox = Outbox::new(1);
+        outbox.extra.push(output(7, b"frame"));
+        outbox.collect_extra(&counters);
+        assert_eq!(
+            counters.report(),
+            IoReport {
+                tx_errors: 1,
+                ..IoReport::default()
+            }
+        );
+    }
+}

@@ -6,6 +6,18 @@ from typing import Any, Final, final
 from lb.backends.base import Direction, Flow, Offload, Verdict
 from lb.snapshot import Address, NextHops, Snapshot
 
+__all__ = [
+    "BUILD_PROFILE",
+    "DataPath",
+    "Result",
+    "__version__",
+    "checksum",
+    "checksum_update",
+    "flow_hash",
+    "parse",
+    "source_hash",
+]
+
 __version__: Final[str]
 BUILD_PROFILE: Final[str]
 """`release` or `debug`: benches say what they ran."""

@@ -215,7 +215,10 @@ impl DataPath {
         self.with(py, Core::take_unresolved)
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "PyO3 cannot lend a slice of a list")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "PyO3 cannot lend a slice of a list"
+    )]
     fn start(&self, py: Python<'_>, sockets: Vec<RawFd>, notify_fd: RawFd) -> PyResult<()> {
         let mut mode = lock(&self.mode);
         let core = match std::mem::replace(&mut *mode, Mode::Busy) {
@@ -226,14 +229,14 @@ impl DataPath {
                 return Err(error::lb_error(py, "the packet loop runs already"));
             }
         };
-        match Worker::start(*core, &sockets, notify_fd, Arc::clone(&self.io)) {
+        match Worker::start(core, &sockets, notify_fd, Arc::clone(&self.io)) {
             Ok(worker) => {
                 *mode = Mode::Running(Arc::new(worker));
                 self.ran.store(true, Ordering::Relaxed);
                 Ok(())
             }
             Err((core, failure)) => {
-                *mode = Mode::Offline(Box::new(core));
+                *mode = Mode::Offline(core);
                 Err(error::lb_error(
                     py,
                     format!("the packet loop could not start: {failure}"),
@@ -258,7 +261,7 @@ impl DataPath {
                 "the packet loop took the data path with it",
             ));
         };
-        *lock(&self.mode) = Mode::Offline(Box::new(core));
+        *lock(&self.mode) = Mode::Offline(core);
         ended.map_err(|failure| error::loop_error(py, &failure))
     }
 }

@@ -6,6 +6,7 @@
 mod convert;
 mod datapath;
 mod error;
+mod primitives;
 mod report;
 mod result;
 
@@ -18,6 +19,8 @@ mod _core {
 
     #[pymodule_export]
     use crate::datapath::DataPath;
+    #[pymodule_export]
+    use crate::primitives::{checksum, checksum_update, flow_hash, parse, source_hash};
     #[pymodule_export]
     use crate::result::PacketResult;
 

@@ -12,7 +12,7 @@ PURE_PYTHON = "FLOWLB_PURE_PYTHON_TESTS"
 
 @pytest.fixture(params=["python", "rust"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Run a behaviour test on every backend. A missing extension fails it, unless the caller said that it is missing on purpose."""
+    """Run a behaviour test on every backend. A missing extension fails it, unless it is left out on purpose."""
     name: str = request.param
     if name == "rust":
         try:

@@ -1,5 +1,6 @@
 """
-A small world for behaviour tests: one router with two interfaces, clients, servers, services of both families; and scapy as the oracle.
+A small world for behaviour tests: a router with two interfaces, clients, servers, services of both families; scapy is
+the oracle.
 
     client 198.18.1.21 -- eth0 [router 198.18.1.1] eth0 -- servers 198.18.1.31, .32, .33      VIP 198.18.1.100
                                [router 198.18.2.1] eth1 -- far away, 198.18.2.0/24
@@ -14,14 +15,15 @@ from ipaddress import ip_address, ip_interface, ip_network
 from types import ModuleType
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
+from scapy.utils import checksum as scapy_checksum
 
 from lb.backends.base import DataPath, Offload, Result
-from lb.snapshot import HASH_SELECTORS as HASH_SELECTORS
 from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 
 ROUTER_MAC = "aa:aa:aa:00:00:01"
@@ -51,6 +53,10 @@ SERVICES = (
     ("dns6", VIP6, DNS_PORT, "udp"),
 )
 SERVER_PORT = {"tcp": 8031, "udp": 5353}
+
+
+# The backend fixture is a name: it may stay the same for all examples of a property.
+PROPERTY = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def mac_bytes(text: str) -> bytes:
@@ -86,7 +92,7 @@ def make_snapshot(
     Args:
         selector: of the plan of all four services.
         slots: server indices 0..2 within each service; None: one slot each.
-        scores, fallback: of the plan.
+        scores: of the plan. fallback: of the plan, its slots indices 0..2.
         weights: of the three servers of each service.
         on_no_server: of all services.
         server_macs: give each server its MAC in the configuration.
@@ -231,6 +237,17 @@ def from_server(payload: ScapyPacket, index: int = 0, destination: str = CLIENT,
     """Build a frame from a server, by default to the client."""
     source = (SERVERS6 if ":" in destination else SERVERS)[index]
     return Ether(src=SERVER_MACS[31 + index], dst=ROUTER_MAC) / ip_layer(source, destination, **fields) / payload
+
+
+def with_options(packet: ScapyPacket, options: bytes) -> bytes:
+    """Put raw options, a multiple of 4 bytes, into the IPv4 header of an untagged frame; scapy would repair them."""
+    frame = bytes(packet)
+    header = bytearray(frame[14:34] + options)
+    header[0] += len(options) // 4
+    header[2:4] = (int.from_bytes(header[2:4], "big") + len(options)).to_bytes(2, "big")
+    header[10:12] = b"\0\0"
+    header[10:12] = scapy_checksum(bytes(header)).to_bytes(2, "big")
+    return frame[:14] + bytes(header) + frame[34:]
 
 
 def request(flags: str = "S", seq: int = 1000, ack: int = 0, data: bytes = b"", port: int = CLIENT_PORT) -> ScapyPacket:

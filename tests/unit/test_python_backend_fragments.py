@@ -58,10 +58,8 @@ def pieces(source: str, destination: str, payload: Packet, sizes: tuple[int, ...
 def reassembled(frames: list[bytes]) -> Packet:
     """Put fragments together with scapy, and compute the checksum anew to compare."""
     packets = [Ether(frame)[1] for frame in frames]
-    if isinstance(packets[0], IPv6):
-        whole = IPv6(bytes(defragment6(packets)))
-    else:
-        whole = IP(bytes(defragment(packets)[0]))
+    v6 = isinstance(packets[0], IPv6)
+    whole = IPv6(bytes(defragment6(packets))) if v6 else IP(bytes(defragment(packets)[0]))
     again = whole.copy()
     del again[UDP].chksum
     assert type(whole)(bytes(again))[UDP].chksum == whole[UDP].chksum

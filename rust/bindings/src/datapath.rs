@@ -88,17 +88,6 @@ impl DataPath {
             }
         }
     }
-
-    /// Refuse an interface id that the published snapshot has not. Before one is published every frame is dropped.
-    fn check_interface(names: &Names, interface: u32) -> PyResult<()> {
-        let count = names.interfaces.len();
-        if count > 0 && interface as usize >= count {
-            return Err(PyValueError::new_err(format!(
-                "interface {interface} is not in 0..{count}"
-            )));
-        }
-        Ok(())
-    }
 }
 
 fn busy(py: Python<'_>) -> PyErr {
@@ -148,7 +137,6 @@ impl DataPath {
         offload: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PacketResult> {
         let names = self.names();
-        Self::check_interface(&names, interface)?;
         let offload = convert::offload(offload)?;
         let frame = frame.to_vec();
         let raw = self.with(py, move |core| {
@@ -165,7 +153,6 @@ impl DataPath {
         now_ns: u64,
     ) -> PyResult<Bound<'py, PyList>> {
         let names = self.names();
-        Self::check_interface(&names, interface)?;
         let frames = copy_frames(frames)?;
         let all: Vec<Raw> = self.with(py, move |core| {
             let process = |frame| {

@@ -7,7 +7,6 @@ verdicts into results.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -17,7 +16,7 @@ from lb.backends.base import Direction, Flow, Offload
 from lb.backends.base import Verdict as VerdictName
 from lb.backends.python.flow import Entry
 from lb.backends.python.hashing import as_16_bytes
-from lb.backends.python.loop import PacketLoop
+from lb.backends.python.loop import CallLock, PacketLoop
 from lb.backends.python.parse import Packet
 from lb.backends.python.pipeline import process, tick
 from lb.backends.python.state import State
@@ -61,7 +60,7 @@ class DataPath:
         if len(hash_key) != HASH_KEY_BYTES:
             raise LbError(f"hash key of {len(hash_key)} bytes: {HASH_KEY_BYTES} are needed")
         self._state = State(capacity, seed)
-        self._lock = threading.Lock()
+        self._lock = CallLock()
         self._loop = PacketLoop(self._state, self._lock)
 
     def publish(self, snapshot: Snapshot) -> None:

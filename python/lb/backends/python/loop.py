@@ -27,6 +27,29 @@ TICK_NS = 100_000_000
 MILLISECOND_NS = 1_000_000
 
 
+class CallLock:
+    """
+    Lets one caller at a time into the data path; others wait.
+
+    A policy's `ask` function runs within a call: one that calls the data path itself would wait for itself for ever,
+    and is refused instead.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.owner: int | None = None
+
+    def __enter__(self) -> None:
+        if self.owner == threading.get_ident():
+            raise LbError("the data path is in use: it was called from within an `ask` policy")
+        self.lock.acquire()
+        self.owner = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self.owner = None
+        self.lock.release()
+
+
 class PacketLoop:
     """
     Moves packets while it runs.
@@ -36,7 +59,7 @@ class PacketLoop:
         lock: held for each batch, and by the control thread for each of its calls.
     """
 
-    def __init__(self, state: State, lock: threading.Lock) -> None:
+    def __init__(self, state: State, lock: CallLock) -> None:
         self.state = state
         self.lock = lock
         self.io = IoCounters()

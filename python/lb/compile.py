@@ -124,12 +124,8 @@ def offline_interfaces(config: Config) -> tuple[Interface, ...]:
     missing = [entry.name for entry in config.interfaces if entry.mac is None]
     if missing:
         keys = 'mac = "aa:bb:cc:dd:ee:ff", addresses = ["198.18.1.1/24"] and mtu = 1500'
-        raise ConfigError(
-            [
-                f"interface {name}: mac is not given, needed offline: add {keys} (`lb status -o json` shows them)"
-                for name in missing
-            ]
-        )
+        hint = f"add {keys} (`lb status -o json` shows them; `lb replay` takes --mac, --address, --mtu)"
+        raise ConfigError([f"interface {name}: mac is not given, needed offline: {hint}" for name in missing])
     return tuple(_offline_interface(entry) for entry in config.interfaces)
 
 

@@ -190,7 +190,9 @@ Weight = Annotated[int, *_integer(0, 65535)]
 IcmpRate = Annotated[int, *_integer(0, 1_000_000)]
 Capacity = Annotated[int, *_integer(1, 2**28)]
 # From the smallest that every IPv4 link carries (RFC 791) to the largest IP packet.
-Mtu = Annotated[int, *_integer(68, 65535)]
+MIN_MTU_BYTES, MAX_MTU_BYTES = 68, 65535
+Mtu = Annotated[int, *_integer(MIN_MTU_BYTES, MAX_MTU_BYTES)]
+parse_mtu = in_range(MIN_MTU_BYTES, MAX_MTU_BYTES)
 Name = Annotated[str, *_text(matching(NAME, NAME_HINT), NAME_HINT)]
 InterfaceName = Annotated[
     str, *_text(matching(INTERFACE_NAME, "as `ip link` shows it, at most 15 bytes"), "as `ip link` shows it")
@@ -221,6 +223,7 @@ __all__ = [
     "parse_address",
     "parse_interface_address",
     "parse_mac",
+    "parse_mtu",
     "show",
     "type_name",
 ]

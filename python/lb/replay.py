@@ -24,7 +24,7 @@ from lb.backends.base import Headers, Offload, Result
 from lb.balancer import Balancer
 from lb.clock import ManualClock
 from lb.config import Config
-from lb.config_fields import martian, parse_interface_address, parse_mac
+from lb.config_fields import martian, parse_interface_address, parse_mac, parse_mtu
 from lb.errors import ConfigError
 from lb.net.pcap import NS_PER_S, Packet, PcapWriter, read_packets
 from lb.snapshot import Address, Interface
@@ -144,10 +144,10 @@ def with_interface(
             facts["mac"] = parse_mac(mac)
         if addresses:
             facts["addresses"] = tuple(parse_interface_address(text) for text in addresses)
+        if mtu is not None:
+            facts["mtu"] = parse_mtu(mtu)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
-    if mtu is not None:
-        facts["mtu"] = mtu
     interfaces = list(config.interfaces)
     interfaces[index] = interfaces[index].model_copy(update=facts)
     return config.model_copy(update={"interfaces": tuple(interfaces)})

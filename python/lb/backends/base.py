@@ -204,7 +204,7 @@ class DataPath(Protocol):
         """Return all counters by name: `docs/datapath.md` rule 13."""
 
     def take_unresolved(self) -> list[tuple[int, Address]]:
-        """Return the (interface id, address) pairs to resolve that were not returned before."""
+        """Return the (interface id, address) pairs to resolve that were not returned before. Raise LbError when the loop has failed."""
 
     def start(self, sockets: Sequence[int], notify_fd: int) -> None:
         """

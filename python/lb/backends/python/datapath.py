@@ -104,7 +104,13 @@ class DataPath:
             return {**self._state.counters.report(self._state.view), "io": self._loop.io.as_dict()}
 
     def take_unresolved(self) -> list[tuple[int, Address]]:
-        """Return the (interface id, address) pairs to resolve that were not returned before."""
+        """
+        Return the (interface id, address) pairs to resolve that were not returned before.
+
+        Raises:
+            LbError: the packet loop has failed.
+        """
+        self._loop.raise_failure()
         with self._lock:
             return self._state.waiting.take_unresolved()
 

@@ -111,6 +111,10 @@ class PacketLoop:
         os.close(self.wake_fd)
         for each in self.sockets:
             each.close()
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise LbError when the loop has failed."""
         if self.failure is not None:
             raise LbError(f"the packet loop failed: {self.failure!r}") from self.failure
 

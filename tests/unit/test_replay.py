@@ -1,0 +1,222 @@
+"""`lb replay`: a capture through a backend, offline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Dot1Q, Ether
+
+from lb.backends.base import Offload
+from lb.backends.python import parse as parse_frame
+from lb.config import Config, parse
+from lb.errors import ConfigError
+from lb.net.pcap import PcapWriter, read_packets
+from lb.replay import (
+    Replay,
+    describe,
+    format_json,
+    format_table,
+    header,
+    learn_neighbours,
+    merged_offload,
+    summary,
+    with_interface,
+)
+
+CLIENT, ROUTER, SERVER = "aa:aa:aa:00:00:21", "aa:aa:aa:00:00:01", "aa:aa:aa:00:00:31"
+START_NS = 1_700_000_000 * 10**9
+CONFIG = parse("""
+[[interface]]
+name = "eth0"
+mac = "aa:aa:aa:00:00:01"
+addresses = ["198.18.1.1/24"]
+[[service]]
+name = "echo"
+address = "198.18.1.100"
+port = 9876
+policy = "static"
+  [[service.server]]
+  name = "server1"
+  address = "198.18.1.31"
+  port = 7000
+""")
+
+
+def forward(flags: str, payload: bytes = b"", **fields: int) -> Ether:
+    tcp = TCP(sport=40000, dport=9876, flags=flags, **fields)
+    return Ether(src=CLIENT, dst=ROUTER) / IP(src="198.18.1.21", dst="198.18.1.100") / tcp / payload
+
+
+def reply(flags: str, payload: bytes = b"", **fields: int) -> Ether:
+    tcp = TCP(sport=7000, dport=40000, flags=flags, **fields)
+    return Ether(src=SERVER, dst=ROUTER) / IP(src="198.18.1.31", dst="198.18.1.21") / tcp / payload
+
+
+def capture(tmp_path: Path, *frames: Ether, step_ns: int = 10**6) -> Path:
+    with PcapWriter(tmp_path / "in.pcap") as writer:
+        for number, frame in enumerate(frames):
+            writer.write(START_NS + number * step_ns, bytes(frame))
+    return tmp_path / "in.pcap"
+
+
+def test_replay_capture_one_result_per_packet(tmp_path: Path, backend: str) -> None:
+    """Packets get the verdicts of a running balancer; its own transmissions are skipped and counted."""
+    own = Ether(src=ROUTER, dst=SERVER) / IP(src="198.18.1.21", dst="198.18.1.31") / TCP(sport=40000, dport=7000)
+    frames = [forward("S"), own, reply("SA"), forward("A"), forward("S").copy(), Ether(src=CLIENT, dst=ROUTER) / ARP()]
+    frames[4][TCP].dport = 1
+    run = Replay(CONFIG, capture(tmp_path, *frames), backend=backend, write=tmp_path / "out.pcap")
+    found = [
+        (packet.number, packet.result.verdict, packet.result.reason, packet.result.server) for packet in run.packets()
+    ]
+    assert found == [
+        (1, "forward", None, "server1"),
+        (3, "forward", None, "server1"),
+        (4, "forward", None, "server1"),
+        (5, "drop", "no_service", None),
+        (6, "pass", None, None),
+    ]
+    written = [Ether(packet.frame) for packet in read_packets(tmp_path / "out.pcap")]
+    assert [(frame.dst, frame[IP].dst) for frame in written] == [
+        (SERVER, "198.18.1.31"),
+        (CLIENT, "198.18.1.21"),
+        (SERVER, "198.18.1.31"),
+    ]
+    assert summary(run).splitlines() == [
+        f"5 packets by backend {backend}: 1 drop, 3 forward, 1 pass",
+        "dropped: no_service 1",
+        "1 packets of the balancer itself were skipped",
+    ]
+
+
+def test_replay_capture_times_drive_the_clock(tmp_path: Path, backend: str) -> None:
+    """Behaviour 4: a flow that was half open for 31 s in the capture is forgotten."""
+    run = Replay(CONFIG, capture(tmp_path, forward("S"), reply("SA"), step_ns=31 * 10**9), backend=backend)
+    assert [packet.result.reason for packet in run.packets()] == [None, "no_flow"]
+
+
+def test_replay_merged_frame_passes_whole(tmp_path: Path, backend: str) -> None:
+    """Behaviour 14: a frame that the capturing host had merged is not called too big."""
+    frames = [forward("S"), reply("SA", seq=0, ack=1), forward("A", b"x" * 20000, seq=1, ack=1)]
+    run = Replay(CONFIG, capture(tmp_path, *frames), backend=backend)
+    last = list(run.packets())[-1].result
+    assert (last.verdict, len(last.out[0][1])) == ("forward", len(frames[2]))
+
+
+def test_replay_rows_readable_by_people_and_programs(tmp_path: Path) -> None:
+    """A row tells number, time, verdict, reason, service, server and what the packet is; JSON has the same."""
+    run = Replay(CONFIG, capture(tmp_path, forward("S"), forward("SF"), reply("SA")), backend="python")
+    first, second, _ = run.packets()
+    assert header().split() == ["packet", "time_s", "verdict", "reason", "service", "server", "what"]
+    assert format_table(first).split() == [
+        "1", "0.000000", "forward", "-", "echo", "server1", "TCP", "198.18.1.21:40000", ">", "198.18.1.100:9876"
+    ]  # fmt: skip
+    row = json.loads(format_json(second))
+    assert row["verdict"] == "drop"
+    assert row == {
+        "packet": 2, "time_s": 0.001, "verdict": "drop", "reason": "tcp_flags", "direction": None, "service": None,
+        "server": None, "protocol": "TCP", "source": "198.18.1.21", "source_port": 40000,
+        "destination": "198.18.1.100", "destination_port": 9876, "frames_out": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (Ether() / ARP(), "ARP"),
+        (Ether(type=0x88CC), "ethertype 0x88cc"),
+        (Ether() / IPv6(src="fd00::1", dst="fd00::2") / UDP(sport=1, dport=2), "UDP [fd00::1]:1 > [fd00::2]:2"),
+        (Ether() / IP(src="10.0.0.1", dst="10.0.0.2", proto=47), "protocol 47 10.0.0.1 > 10.0.0.2"),
+        (
+            Ether() / IP(src="10.0.0.1", dst="10.0.0.2", proto=17, frag=2) / b"12345678",
+            "UDP 10.0.0.1 > 10.0.0.2 fragment at 16",
+        ),
+    ],
+    ids=["arp", "other", "ipv6", "protocol", "fragment"],
+)
+def test_describe_any_packet_one_phrase(frame: Ether, expected: str) -> None:
+    """What a packet is fits in one phrase."""
+    assert describe(parse_frame(bytes(frame))) == expected
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (forward("A", b"x" * 1460), None),
+        (forward("A", b"x" * 1461), Offload(0, 1, 54, 1460)),
+        (Ether() / Dot1Q() / IP() / TCP(options=[("NOP", None)] * 12) / (b"x" * 9000), Offload(0, 1, 70, 1448)),
+        (Ether() / IPv6() / TCP() / (b"x" * 9000), Offload(0, 4, 74, 1440)),
+        (Ether() / IP() / UDP() / (b"x" * 9000), Offload(0, 5, 42, 1472)),
+        (Ether() / IP(proto=47) / (b"x" * 9000), None),
+    ],
+    ids=["fits", "tcp4", "vlan-and-options", "tcp6", "udp", "gre"],
+)
+def test_merged_offload_by_size_and_protocol(frame: Ether, expected: Offload | None) -> None:
+    """Only TCP and UDP are merged; a segment is what fits the MTU behind the headers."""
+    assert merged_offload(parse_frame(bytes(frame)), 1500) == expected
+
+
+def test_learn_neighbours_on_link_hosts_only(tmp_path: Path) -> None:
+    """Sources, ARP senders and the balancer's own destinations are learned; far, group and martian ones are not."""
+    router, gateway = "aa:aa:aa:00:00:01", "aa:aa:aa:00:00:99"
+    path = capture(
+        tmp_path,
+        Ether(src=CLIENT, dst=router) / IP(src="198.18.1.21", dst="198.18.1.100"),
+        Ether(src=gateway, dst=router) / IP(src="203.0.113.5", dst="198.18.1.100"),
+        Ether(src=SERVER, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=SERVER, psrc="198.18.1.31"),
+        Ether(src=router, dst="aa:aa:aa:00:00:32") / IP(src="198.18.1.21", dst="198.18.1.32"),
+        Ether(src=router, dst="ff:ff:ff:ff:ff:ff") / IP(src="198.18.1.1", dst="198.18.1.255"),
+        Ether(src=gateway, dst=router) / IP(src="198.18.1.21", dst="198.18.1.100"),
+    )
+    balancer = Replay(CONFIG, path, backend="python")
+    assert {
+        str(address): mac.hex(":") for address, mac in learn_neighbours(path, balancer.entry, parse_frame).items()
+    } == {
+        "198.18.1.21": CLIENT,
+        "198.18.1.31": SERVER,
+        "198.18.1.32": "aa:aa:aa:00:00:32",
+    }
+
+
+def test_replay_cut_packets_counted(tmp_path: Path) -> None:
+    """A capture with a snap length says so, or its drops would be a riddle."""
+    data = bytearray(capture(tmp_path, forward("S")).read_bytes())
+    data[36:40] = (2000).to_bytes(4, "little")
+    (tmp_path / "in.pcap").write_bytes(data)
+    run = Replay(CONFIG, tmp_path / "in.pcap", backend="python")
+    assert len(list(run.packets())) == 1
+    assert summary(run).splitlines()[-1].startswith("1 packets were cut short by the capture")
+
+
+def bare() -> Config:
+    return CONFIG.model_copy(update={"interfaces": (CONFIG.interfaces[0].model_copy(update={"mac": None}),)})
+
+
+def test_with_interface_facts_from_options(tmp_path: Path) -> None:
+    """A configuration of a running balancer has no MAC: options give it."""
+    with pytest.raises(ConfigError, match="--mac, --address, --mtu"):
+        Replay(bare(), capture(tmp_path, forward("S")), backend="python")
+    given = with_interface(bare(), "eth0", "aa:aa:aa:00:00:01", ["198.18.1.1/24", "fd00::1/64"], 1400)
+    run = Replay(given, tmp_path / "in.pcap", backend="python")
+    assert (run.entry.mac.hex(":"), run.entry.mtu, len(run.entry.addresses)) == ("aa:aa:aa:00:00:01", 1400, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("eth9", None, [], None), "interface eth9 is not in the configuration; there are: eth0"),
+        ((None, "aa:bb", [], None), '"aa:bb" is not a MAC address'),
+        ((None, None, ["198.18.1.1"], None), '"198.18.1.1" has no prefix length'),
+        ((None, None, [], 20), "20 is not in 68..65535"),
+    ],
+)
+def test_with_interface_bad_fact_named(
+    arguments: tuple[str | None, str | None, list[str], int | None], message: str
+) -> None:
+    """A malformed option is said like a malformed key."""
+    with pytest.raises(ConfigError) as caught:
+        with_interface(CONFIG, *arguments)
+    assert str(caught.value) == message

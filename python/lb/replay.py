@@ -241,9 +241,9 @@ def format_json(packet: Replayed) -> str:
             "server": result.server,
             "protocol": PROTOCOL_NAMES.get(headers.protocol, str(headers.protocol)) if headers.source else None,
             "source": str(_address(headers.source)) if headers.source else None,
-            "source_port": headers.source_port,
+            "source_port": headers.source_port or None,
             "destination": str(_address(headers.destination)) if headers.destination else None,
-            "destination_port": headers.destination_port,
+            "destination_port": headers.destination_port or None,
             "frames_out": len(result.out),
         }
     )

@@ -1,0 +1,225 @@
+"""The command line: exit codes, streams, no tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+
+from lb.net.pcap import PcapWriter
+
+CONFIG = """\
+[[interface]]
+name = "eth0"
+[[service]]
+name = "echo"
+address = "198.18.1.100"
+port = 9876
+  [[service.server]]
+  name = "server1"
+  address = "198.18.1.31"
+  port = 7000
+  mac = "aa:aa:aa:00:00:31"
+"""
+COMMANDS = ("run", "check", "status", "replay", "init", "config", "testbed")
+
+
+def lb(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from lb.cli import main; main()", *map(str, arguments)]
+    settings = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=settings, check=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "lb.toml").write_text(CONFIG)
+    return tmp_path / "lb.toml"
+
+
+def test_help_lists_every_command() -> None:
+    """`lb --help` and `lb` alone say what there is, on stdout."""
+    done = lb("--help")
+    assert done.returncode == 0
+    assert all(re.search(rf"^  {name} ", done.stdout, re.MULTILINE) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(command: str) -> None:
+    """Every command explains itself."""
+    done = lb(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: lb {command} ")
+
+
+def test_version_on_stdout() -> None:
+    """`lb --version` is data."""
+    done = lb("--version")
+    assert done.returncode == 0
+    assert re.fullmatch(r"lb \S+\n", done.stdout)
+
+
+def test_check_valid_config_exit_0(config: Path) -> None:
+    """A valid file is counted on stdout."""
+    done = lb("check", config)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{config}: ok: 1 service, 1 server\n", "")
+
+
+def test_check_invalid_config_exit_3_with_all_errors(config: Path) -> None:
+    """Errors are for people: on stderr, all of them, with line, caret and hint."""
+    config.write_text(CONFIG.replace("9876", "0").replace("weigth", "").replace("  port", "  prot"))
+    done = lb("check", config)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        f"{config}:6:8: service[0].port: 0 is not in 1..65535\n"
+        "    6 | port = 0\n"
+        "      |        ^\n"
+        f'{config}:7:3: service[0].server[0]: required key "port" is missing\n'
+        "    7 |   [[service.server]]\n"
+        "      |   ^\n"
+        f"{config}:10:3: service[0].server[0].prot: unknown key\n"
+        "   10 |   prot = 7000\n"
+        "      |   ^\n"
+        '  hint: did you mean "port"?\n'
+    )
+
+
+def test_check_warning_on_stderr_exit_0(config: Path) -> None:
+    """A doubtful value is mentioned, and no error."""
+    config.write_text('[flows]\nudp = "30s"\n' + CONFIG)
+    done = lb("check", config)
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"{config}:2:7: warning: flows.udp")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "/nonexistent/lb.toml"),
+        ("check",),
+        ("run", "-c", "/nonexistent/lb.toml"),
+        ("replay", "/nonexistent/in.pcap", "-c", "/nonexistent/lb.toml"),
+        ("status", "-o", "xml"),
+        ("fly",),
+        ("--fly",),
+    ],
+    ids=" ".join,
+)
+def test_usage_mistake_exit_2(arguments: tuple[str, ...]) -> None:
+    """What is typed wrong, or names no file, is a usage error."""
+    done = lb(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Usage: lb" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_init_template_passes_check_and_is_not_overwritten(tmp_path: Path) -> None:
+    """`lb init` writes what `lb check` accepts, once."""
+    path = tmp_path / "new.toml"
+    assert lb("init", path).returncode == 0
+    assert lb("check", path).returncode == 0
+    path.write_text("mine")
+    refused = lb("init", path)
+    assert (refused.returncode, refused.stderr) == (1, f"lb: {path} is there already: --force overwrites it\n")
+    assert path.read_text() == "mine"
+    assert lb("init", path, "--force").returncode == 0
+    assert path.read_text() != "mine"
+
+
+def test_config_schema_is_json() -> None:
+    """The schema is data that a program can read."""
+    assert json.loads(lb("config", "schema").stdout)["title"] == "flowlb configuration"
+
+
+def test_status_without_daemon_exit_5(tmp_path: Path) -> None:
+    """No balancer: one line, and how to look elsewhere."""
+    path = tmp_path / "none.sock"
+    expected = f"lb: no balancer answers on {path}: is `lb run` running? (--control names another socket)\n"
+    for done in (lb("status", "--control", path), lb("status", LB_CONTROL=str(path))):
+        assert (done.returncode, done.stdout, done.stderr) == (5, "", expected)
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    with PcapWriter(tmp_path / "in.pcap") as writer:
+        for number in range(3):
+            tcp = IP(src="198.18.1.21", dst="198.18.1.100") / TCP(sport=1000 + number, dport=9876)
+            writer.write(number, bytes(Ether(src="aa:aa:aa:00:00:21", dst="aa:aa:aa:00:00:01") / tcp))
+    return tmp_path / "in.pcap"
+
+
+INTERFACE = ("--mac", "aa:aa:aa:00:00:01", "--address", "198.18.1.1/24", "--backend", "python")
+
+
+def test_replay_capture_table_json_and_pcap(config: Path, capture: Path, tmp_path: Path) -> None:
+    """One line per packet on stdout, a summary on stderr, frames in a file."""
+    table = lb("replay", capture, "-c", config, *INTERFACE, "--write", tmp_path / "out.pcap")
+    assert (table.returncode, len(table.stdout.splitlines())) == (0, 4)
+    assert table.stderr == "3 packets by backend python: 3 forward\n"
+    assert (tmp_path / "out.pcap").stat().st_size > 3 * 54
+    rows = [
+        json.loads(line) for line in lb("replay", capture, "-c", config, *INTERFACE, "-o", "json").stdout.splitlines()
+    ]
+    assert [(row["packet"], row["verdict"], row["server"]) for row in rows] == [
+        (number, "forward", "server1") for number in (1, 2, 3)
+    ]
+
+
+def test_replay_trouble_one_line_and_exit_code(config: Path, capture: Path) -> None:
+    """A damaged capture is a run-time failure, a missing fact a configuration error."""
+    without_mac = lb("replay", capture, "-c", config, "--backend", "python")
+    assert (without_mac.returncode, without_mac.stderr.count("\n")) == (3, 1)
+    capture.write_bytes(capture.read_bytes()[:-1])
+    damaged = lb("replay", capture, "-c", config, *INTERFACE)
+    assert damaged.returncode == 1
+    assert damaged.stderr.startswith(f"lb: {capture}: at byte ")
+    assert damaged.stderr.count("\n") == 1
+
+
+def test_run_unknown_interface_exit_4(config: Path) -> None:
+    """An interface that is not there: one line that names those that are."""
+    config.write_text(CONFIG.replace("eth0", "nosuch0"))
+    done = lb("run", "-c", config, "--backend", "python")
+    assert done.returncode == 4
+    assert done.stderr.startswith("lb: there is no interface 'nosuch0' here; there are: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_run_invalid_config_exit_3(config: Path) -> None:
+    """`lb run` checks as `lb check` does."""
+    config.write_text(CONFIG.replace("9876", "0"))
+    assert lb("run", "-c", config).returncode == 3
+
+
+@pytest.mark.parametrize(("backend", "word"), [("ebpf", "not in this version"), ("fast", "no backend 'fast'")])
+def test_run_missing_backend_exit_4(config: Path, backend: str, word: str) -> None:
+    """A backend that is not there is an error, never another backend in silence."""
+    done = lb("run", "-c", config, "--backend", backend)
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert word in done.stderr
+
+
+def test_debug_option_shows_traceback(tmp_path: Path) -> None:
+    """Only `--debug` shows where an error came from."""
+    done = lb("--debug", "status", "--control", tmp_path / "none.sock")
+    assert done.returncode == 5
+    assert done.stderr.startswith("Traceback")
+
+
+def test_broken_pipe_quiet(config: Path, capture: Path) -> None:
+    """`lb replay ... | head -1` ends without a word about the pipe."""
+    code = "from lb.cli import main; main()"
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-c", code, "replay", str(capture), "-c", str(config), *INTERFACE]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(write_end)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert done.returncode != 0

@@ -6,7 +6,6 @@
 
 use std::net::IpAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowlb_core::datapath::DataPath as Core;
@@ -32,7 +31,6 @@ pub struct DataPath {
     mode: Mutex<Mode>,
     names: Mutex<Arc<Names>>,
     io: Arc<IoCounters>,
-    ran: AtomicBool,
 }
 
 /// What is behind these locks is whole at any time; a panic takes nothing from that.
@@ -110,7 +108,6 @@ impl DataPath {
             mode: Mutex::new(Mode::Offline(Box::new(core))),
             names: Mutex::default(),
             io: Arc::default(),
-            ran: AtomicBool::new(false),
         })
     }
 
@@ -194,8 +191,7 @@ impl DataPath {
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let counters = self.with(py, |core| core.counters())?;
-        let io = self.ran.load(Ordering::Relaxed).then(|| self.io.report());
-        report::counters(py, &counters, &self.names(), io)
+        report::counters(py, &counters, &self.names(), self.io.report())
     }
 
     fn take_unresolved(&self, py: Python<'_>) -> PyResult<Vec<(u32, IpAddr)>> {
@@ -219,7 +215,6 @@ impl DataPath {
         match Worker::start(core, &sockets, notify_fd, Arc::clone(&self.io)) {
             Ok(worker) => {
                 *mode = Mode::Running(Arc::new(worker));
-                self.ran.store(true, Ordering::Relaxed);
                 Ok(())
             }
             Err((core, failure)) => {

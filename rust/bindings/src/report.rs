@@ -8,12 +8,12 @@ use pyo3::types::{IntoPyDict, PyDict, PyList, PyString, PyType};
 
 use crate::result::{Names, name_of};
 
-/// All counters by name. `io` is there when a packet loop runs or ran.
+/// All counters by name.
 pub fn counters<'py>(
     py: Python<'py>,
     report: &CounterReport,
     names: &Names,
-    io: Option<IoReport>,
+    io: IoReport,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("rx_packets", report.rx_packets)?;
@@ -30,9 +30,7 @@ pub fn counters<'py>(
         "servers",
         traffic_by_name(py, &report.servers, &names.paths)?,
     )?;
-    if let Some(io) = io {
-        dict.set_item("io", io_counters(py, io)?)?;
-    }
+    dict.set_item("io", io_counters(py, io)?)?;
     Ok(dict)
 }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lb.backends.base import Direction
-from lb.backends.python.flow import ForwardKey
+from lb.backends.python.flow import ReplyKey
 from lb.backends.python.parse import Packet
 from lb.backends.python.wire import ipv4
 from lb.backends.python.wire.checksum import checksum
@@ -39,14 +39,14 @@ class Action:
         service: id.
         server: id.
         address: what the destination (forward) or source (reply) becomes.
-        flow: finds the flow's entry, if it has one.
+        flow: finds the flow's entry, as long as it has one.
     """
 
     direction: Direction | None = None
     service: int = 0
     server: int = 0
     address: bytes = b""
-    flow: ForwardKey = (b"", 0, 0)
+    flow: ReplyKey = (0, b"", 0)
 
 
 @dataclass(slots=True)

@@ -115,7 +115,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.hops: dict[tuple[int, bytes], WaitingHop] = {}
-        self.unresolved: list[tuple[int, bytes]] = []
+        self.unresolved: dict[tuple[int, bytes], None] = {}  # in order; a set that keeps it
         self.asked = 0
 
     def hold(self, hop: Hop, frames: list[Output], now_ns: int) -> bool:
@@ -131,7 +131,7 @@ class Waiting:
             if len(self.hops) >= WAITING_HOPS:
                 return False
             waiting = self.hops[key] = WaitingHop(now_ns, [])
-            self.unresolved.append(key)
+            self.unresolved[key] = None
             self.asked += 1
         if len(waiting.packets) >= WAITING_PER_HOP:
             return False
@@ -146,17 +146,19 @@ class Waiting:
                 break
             given_up += len(waiting.packets)
             del self.hops[key]
+            self.unresolved.pop(key, None)
         return given_up
 
     def release(self, neighbours: dict[tuple[int, bytes], bytes]) -> list[list[Output]]:
         """Take out the packets whose neighbour is known now, addressed to it, in order."""
         packets = []
         for key in [key for key in self.hops if key in neighbours]:
+            self.unresolved.pop(key, None)
             for frames in self.hops.pop(key).packets:
                 packets.append([each._replace(frame=neighbours[key] + each.frame[6:]) for each in frames])
         return packets
 
     def take_unresolved(self) -> list[tuple[int, Address]]:
         """Return the hops to resolve that were not returned before."""
-        taken, self.unresolved = self.unresolved, []
+        taken, self.unresolved = self.unresolved, {}
         return [(interface, ip_address(address)) for interface, address in taken]

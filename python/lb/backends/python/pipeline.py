@@ -262,7 +262,8 @@ def action_of(state: State, packet: Packet) -> Action:
     else:
         address = state.view.services[packet.service].address.packed
         client = (packet.destination, packet.destination_port)
-    return Action(packet.direction, packet.service, packet.server, address, (*client, packet.service))
+    endpoint = state.view.servers[packet.server].endpoint
+    return Action(packet.direction, packet.service, packet.server, address, (endpoint, *client))
 
 
 def later_fragment(state: State, packet: Packet, action: Action) -> Verdict:
@@ -280,6 +281,6 @@ def later_fragment(state: State, packet: Packet, action: Action) -> Verdict:
     write_address(data, packet.l3, action.direction, action.address)
     if action.direction == "forward":
         return deliver(state, packet, data, state.hops.to_server(action.server))
-    entry = state.living(state.table.by_forward.get(action.flow))
+    entry = state.living(state.table.by_reply.get(action.flow))
     last_hop = None if entry is None else entry.last_hop
     return deliver(state, packet, data, state.hops.to_last_hop(last_hop, packet.destination))

@@ -23,7 +23,7 @@ class Quoted(NamedTuple):
     Args:
         reason: why it cannot be used, a drop reason; None: it is TCP or UDP and all fields are set.
         l3, l4: offsets in the frame.
-        source, destination: 4 or 16 bytes; empty when the header is not there or of another version.
+        source, destination: 4 or 16 bytes; empty when the header is not there.
         protocol, source_port, destination_port: of TCP or UDP.
     """
 
@@ -41,7 +41,7 @@ def read_quoted(packet: Packet) -> Quoted:
     """Read the packet that an ICMP error, checked to have 8 bytes, quotes."""
     at = packet.l4 + icmp.HEADER_BYTES
     version, layer = (4, ipv4) if packet.is_v4 else (6, ipv6)
-    if packet.end - at < layer.HEADER_BYTES or packet.frame[at] >> 4 != version:
+    if packet.end - at < layer.HEADER_BYTES:
         return Quoted("icmp_inner")
     family = len(packet.source)
     found = Quoted(
@@ -51,7 +51,7 @@ def read_quoted(packet: Packet) -> Quoted:
         destination=packet.frame[at + layer.DESTINATION : at + layer.DESTINATION + family],
     )
     carried = walk_quoted_v4(packet, at) if packet.is_v4 else walk_quoted_v6(packet, at)
-    if carried is None:
+    if carried is None or packet.frame[at] >> 4 != version:
         return found._replace(reason="icmp_inner")
     return read_quoted_l4(packet, found._replace(protocol=carried[0], l4=carried[1]))
 

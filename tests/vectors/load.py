@@ -50,7 +50,7 @@ def mac(text: str | None) -> bytes | None:
 
 
 def ask_function(described: dict[str, Any] | None) -> AskFunction | None:
-    """Make the ask function of a setup: `always` a name, `by_port`, or `raises`."""
+    """Make the ask function of a setup: `always` a name, `by_port`, `by_remainder` of the port, or `raises`."""
     if described is None:
         return None
 
@@ -60,6 +60,9 @@ def ask_function(described: dict[str, Any] | None) -> AskFunction | None:
         assert servers
         if "raises" in described:
             raise RuntimeError(described["raises"])
+        if "by_remainder" in described:
+            names: list[str | None] = described["by_remainder"]
+            return names[client_port % len(names)]
         if "by_port" in described:
             return described["by_port"].get(str(client_port))
         return str(described["always"])

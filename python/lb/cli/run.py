@@ -13,6 +13,7 @@ def run(
     backend: Annotated[str, typer.Option(help="auto | rust | python")] = "auto",
     control: Annotated[Path | None, typer.Option(help="Where to put the control socket.", envvar="LB_CONTROL")] = None,
     testbed: Annotated[bool, typer.Option("--testbed", help="Build a network in namespaces and run in it.")] = False,
+    duration: Annotated[float | None, typer.Option(help="With --testbed: stop after so many seconds.", min=0.1)] = None,
 ) -> None:
     """
     Run the balancer in the foreground.
@@ -20,10 +21,12 @@ def run(
     SIGTERM and Ctrl-C stop it, SIGHUP reloads the configuration.
     """
     if testbed:
-        from lb.testbed import scenario
+        from lb.cli.testbed import run_in_testbed
 
-        scenario.run(config, backend)
+        run_in_testbed(config, backend, duration)
         return
+    if duration is not None:
+        raise typer.BadParameter("--duration needs --testbed")
     path = config or Path("lb.toml")
     if not path.is_file():
         raise typer.BadParameter(f"{path}: no such file; `lb init` writes one, `lb run --testbed` needs none")

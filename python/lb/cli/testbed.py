@@ -7,8 +7,10 @@ The work is in `lb.testbed.manage`; nothing here decides anything.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
@@ -18,8 +20,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The testbed: 5 clients, a router and 3 servers in network namespaces.")
 
+PREFIX_VARIABLE = "LB_TESTBED_PREFIX"
 PrefixOption = Annotated[
-    str, typer.Option(help="Start of the namespaces' names: testbeds with different ones live side by side.")
+    str,
+    typer.Option(
+        envvar=PREFIX_VARIABLE, help="Start of the namespaces' names: testbeds with different ones live side by side."
+    ),
 ]
 _DEFAULT_PREFIX = "lb-"
 
@@ -94,6 +100,21 @@ def execute(
     from lb.testbed import manage
 
     manage.execute(host, command[1:] if command[0] == "--" else command, prefix)
+
+
+def run_in_testbed(config: Path | None, backend: str, duration_s: float | None = None) -> None:
+    """
+    Do `lb run --testbed`, and exit with its status.
+
+    Args:
+        config: the balancer's configuration; None: the embedded one.
+        backend: as `lb run --backend`.
+        duration_s: seconds of load; None: until Ctrl-C.
+    """
+    from lb.testbed import live
+
+    prefix = os.environ.get(PREFIX_VARIABLE, _DEFAULT_PREFIX)
+    raise typer.Exit(live.run(config, backend, duration_s, prefix))
 
 
 def _print_status(found: Status, stream: TextIO) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -132,8 +132,8 @@ class Testbed:
 
         Args:
             host: name of the host.
-        command: the program and its arguments.
-        label: names it within the host, for the state file and its log `HOST-LABEL.log` (standard error).
+            command: the program and its arguments.
+            label: names it within the host, for the state file and its log `HOST-LABEL.log` (standard error).
             as_nobody: in a user namespace: not as its root.
             options: for `subprocess.Popen`.
 
@@ -188,11 +188,15 @@ class Testbed:
             self._place.write(self._state)
         return status
 
+    def inside(self, host: str) -> AbstractContextManager[None]:
+        """Work inside a host within the block: sockets and /proc/sys/net are its own. One thread only."""
+        return isolation.inside(self.prefix + host)
+
     def socket(
         self, host: str, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0
     ) -> socket.socket:
         """Open a socket of this process inside a host."""
-        with isolation.inside(self.prefix + host):
+        with self.inside(host):
             return socket.socket(family, kind, protocol)
 
     def wait_listening(self, host: Host, port: int, label: str) -> None:

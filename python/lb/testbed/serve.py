@@ -18,6 +18,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
+from typing import cast
 
 BACKLOG = 1024
 
@@ -100,8 +101,7 @@ def start_web(name: str, root: Path, port: int) -> None:
 
 class _UdpEcho(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self._transport.sendto(data, addr)
@@ -116,13 +116,23 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.wait_closed()
 
 
+def _udp_socket(family: int, address: str, port: int) -> socket.socket:
+    endpoint = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6:
+        endpoint.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    endpoint.bind((address, port))
+    return endpoint
+
+
 async def serve_echo(port: int) -> None:
     """Send back whatever comes to this port over TCP and UDP, IPv4 and IPv6, for ever."""
     loop = asyncio.get_running_loop()
+    await loop.create_datagram_endpoint(_UdpEcho, sock=_udp_socket(socket.AF_INET, "0.0.0.0", port))
+    # As for the web: where there is no IPv6 nobody will ask for it.
+    with suppress(OSError):
+        await loop.create_datagram_endpoint(_UdpEcho, sock=_udp_socket(socket.AF_INET6, "::", port))
+    # TCP last: who sees this port open may use UDP too.
     server = await asyncio.start_server(_echo, None, port, backlog=BACKLOG)
-    for address in ("0.0.0.0", "::"):
-        with suppress(OSError):
-            await loop.create_datagram_endpoint(_UdpEcho, local_addr=(address, port))
     await server.serve_forever()
 
 

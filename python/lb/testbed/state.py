@@ -192,7 +192,7 @@ def _make_private(directory: Path) -> None:
         # As root the servers run as somebody else and must pass through.
         directory.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700)
     status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o002:
         raise TestbedError(f"{directory} is not a directory that only you can write: remove it")
 
 

@@ -1,0 +1,7 @@
+"""`python -m lb` is the command `lb`."""
+
+from __future__ import annotations
+
+from lb.cli import main
+
+main()

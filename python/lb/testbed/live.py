@@ -1,0 +1,260 @@
+"""
+`lb run --testbed`: build the testbed, run the balancer in its router, replay a load from the clients, show it, leave
+nothing behind.
+
+Everything is a child of this process and dies with it. Ends on Ctrl-C, SIGTERM, after a duration, or when the balancer
+ends.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lb.errors import DaemonError, LbError, TestbedError
+from lb.testbed.bed import READY_DEADLINE_S, Testbed
+from lb.testbed.load import LoadLine
+from lb.testbed.tally import ServerTally, Tally, plain_table, rich_table
+from lb.testbed.topology import DEFAULT_PREFIX, ECHO_PORT, ROUTER
+
+if TYPE_CHECKING:
+    from lb.config import Config, ServiceConfig
+
+DEFAULT_CONFIG = Path(__file__).with_name("default.toml")
+PLAIN_INTERVAL_S = 1.0
+TERMINAL_INTERVAL_S = 0.25
+FOREVER_CHUNKS = 10**9
+# Two players per client: (bitrate class in kbit/s, seconds between its chunks). Together about 100 fetches/s.
+PLAYERS = ((100, 0.05), (500, 0.15))
+CLIENT_RATE_HZ = 25.0
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Balancer:
+    """A running `lb run` in the router. `control`: path of its control socket."""
+
+    process: subprocess.Popen[bytes]
+    control: Path
+
+
+def run(
+    config: Path | None = None,
+    backend: str = "auto",
+    duration_s: float | None = None,
+    prefix: str = DEFAULT_PREFIX,
+) -> int:
+    """
+    Run the testbed with a balancer and a load, until told to stop.
+
+    Args:
+        config: the balancer's configuration; None: video and echo behind one address.
+        backend: as `lb run --backend`.
+        duration_s: seconds of load; None: until a signal.
+        prefix: of the namespaces' names.
+
+    Returns:
+        The exit status: 0, or 1 when no fetch succeeded.
+
+    Raises:
+        LbError: the configuration is invalid, or the testbed or the balancer does not start. Nothing stays.
+    """
+    from lb.config import load
+
+    path = (config or DEFAULT_CONFIG).resolve()
+    service = _loaded_service(load(path), path)
+    try:
+        with _stoppable(), Testbed(prefix=prefix) as bed:
+            _say(f"Testbed: 5 clients, router, 3 servers; web server: {bed.facts['web']}")
+            balancer = start_balancer(bed, path, backend)
+            return _run_load(bed, balancer, service, duration_s)
+    except KeyboardInterrupt:
+        _say("Stopped before the load ran.")
+        return 1
+
+
+def start_balancer(bed: Testbed, config: Path, backend: str) -> Balancer:
+    """
+    Start `lb run` in the router and wait until it answers.
+
+    Raises:
+        LbError: it ended; with its message and exit code.
+    """
+    control = bed.directory / "lb.sock"
+    arguments = ("run", "-c", str(config), "--control", str(control), "--backend", backend)
+    process = bed.spawn_python(ROUTER, "lb", "lb", *arguments)
+    deadline = time.monotonic() + READY_DEADLINE_S
+    while time.monotonic() < deadline:
+        status = process.poll()
+        if status is not None:
+            raise _failure(bed, status)
+        if read_status(control) is not None:
+            return Balancer(process, control)
+        time.sleep(0.02)
+    raise TestbedError(f"`lb run` does not answer on {control} after {READY_DEADLINE_S:.0f} s")
+
+
+def read_status(control: Path) -> dict[str, Any] | None:
+    """Ask a balancer for its status. Returns None when it does not answer."""
+    from lb.control.client import fetch
+
+    try:
+        status: dict[str, Any] = fetch(control, "/status")
+    except DaemonError:
+        return None
+    return status
+
+
+def _failure(bed: Testbed, status: int) -> LbError:
+    message = bed.last_log_line(ROUTER, "lb").removeprefix("lb: ")
+    error = LbError(message or f"`lb run` ended with status {status}")
+    error.exit_code = status if status > 0 else 1
+    return error
+
+
+def _loaded_service(config: Config, path: Path) -> ServiceConfig:
+    """Return the service that gets the load: the first one over TCP."""
+    for service in config.services:
+        if service.protocol == "tcp":
+            return service
+    raise TestbedError(f'{path}: the load needs a service with protocol = "tcp", and there is none')
+
+
+def _run_load(bed: Testbed, balancer: Balancer, service: ServiceConfig, duration_s: float | None) -> int:
+    tally = Tally({server.name: ServerTally() for server in service.servers})
+    started = time.monotonic()
+    with ExitStack() as stack:
+        show = _display(stack, tally, started)
+        clients = _start_clients(bed, service)
+        _explain(bed, balancer, service)
+        with suppress(KeyboardInterrupt):
+            _follow(clients, balancer, tally, show, None if duration_s is None else started + duration_s)
+        ended = balancer.process.poll()
+        _ignore_signals()
+        _take_status(balancer, tally)
+    print(plain_table(tally), flush=True)
+    if ended is not None:
+        raise _failure(bed, ended)
+    return 0 if tally.fetches else 1
+
+
+def _start_clients(bed: Testbed, service: ServiceConfig) -> list[subprocess.Popen[bytes]]:
+    # An echo service has no chunks to fetch: its clients exchange a greeting instead.
+    echo = all(server.port == ECHO_PORT for server in service.servers)
+    text = "\n".join(
+        str(LoadLine(0, str(service.address), service.port, size, interval_s, FOREVER_CHUNKS))
+        for size, interval_s in PLAYERS
+    )
+    options = ["--rate", str(CLIENT_RATE_HZ), *(["--echo"] if echo else [])]
+    clients = []
+    for host in bed.topology.of_role("client"):
+        client = bed.spawn_python(
+            host.name, "load", "lb.testbed.load", *options, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert client.stdin is not None
+        client.stdin.write(text.encode())
+        client.stdin.close()
+        clients.append(client)
+    return clients
+
+
+def _explain(bed: Testbed, balancer: Balancer, service: ServiceConfig) -> None:
+    target = f"[{service.address}]" if service.address.version == 6 else str(service.address)
+    _say(f"Balancer: process {balancer.process.pid} in the router, service {service.name} at {target}:{service.port}")
+    prefix = "" if bed.prefix == DEFAULT_PREFIX else f" --prefix {bed.prefix}"
+    _say("From another terminal:")
+    _say(f"  lb testbed exec{prefix} client1 -- curl -sD- -o /dev/null http://{target}:{service.port}/")
+    _say(f"  lb status --control {balancer.control}")
+    _say("Ctrl-C stops it and leaves nothing behind.")
+
+
+def _follow(
+    clients: list[subprocess.Popen[bytes]],
+    balancer: Balancer,
+    tally: Tally,
+    show: Callable[[], None],
+    deadline: float | None,
+) -> None:
+    """Count what the clients report until the deadline, or until the balancer or all clients ended."""
+    interval_s = TERMINAL_INTERVAL_S if sys.stdout.isatty() else PLAIN_INTERVAL_S
+    shown = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        for client in clients:
+            assert client.stdout is not None
+            selector.register(client.stdout, selectors.EVENT_READ, _Lines(tally))
+        while selector.get_map() and balancer.process.poll() is None:
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                return
+            if now - shown >= interval_s:
+                shown = now
+                _take_status(balancer, tally)
+                show()
+            for key, _ in selector.select(interval_s if deadline is None else min(interval_s, deadline - now)):
+                if not key.data.feed(key.fileobj.read1(1 << 16)):  # type: ignore[union-attr]
+                    selector.unregister(key.fileobj)
+
+
+class _Lines:
+    """Cuts what one client writes into lines and counts them."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bool:
+        """Take more bytes. Returns False at the end of the stream."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._tally.add(line)
+        return bool(data)
+
+
+def _take_status(balancer: Balancer, tally: Tally) -> None:
+    status = read_status(balancer.control)
+    if status is not None:
+        tally.take_status(status)
+
+
+def _display(stack: ExitStack, tally: Tally, started: float) -> Callable[[], None]:
+    """Return a function that shows the present state: a live table on a terminal, else a line."""
+    if not sys.stdout.isatty():
+        return lambda: print(tally.line(time.monotonic() - started), flush=True)
+    from rich.live import Live
+
+    live = stack.enter_context(Live(auto_refresh=False, transient=True))
+    return lambda: live.update(rich_table(tally, time.monotonic() - started), refresh=True)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let the signals that stop a program raise KeyboardInterrupt, once."""
+    previous = {number: signal.signal(number, _interrupt) for number in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    """Let nothing cut the cleaning short."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,6 @@
-"""The packet loop, on pairs of UNIX sockets in place of packet sockets: one message is a frame behind its offload header."""
+"""
+The packet loop, on pairs of UNIX sockets in place of packet sockets: a message is a header and a frame.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from vectors.load import Scene, mac
 
 BACKENDS = ("python", "rust")
 START = 10**15
-SEQUENCE = 80
+SEQUENCE = 100
 # Longer than any fragment or waiting packet is kept.
 DRAIN = 40 * 10**9
 

@@ -280,21 +280,21 @@ class Generator:
         self.current = None
         if draw < 0.02:
             return ("tick", self._pause())
-        if draw < 0.03:
+        if draw < 0.035:
             return ("publish", self._changed())
-        if draw < 0.04:
+        if draw < 0.045:
             changed = next_hops(rng, len(self.setup["interfaces"]) == 2)
             self.setup.update(changed)
             return ("next_hops", changed)
-        if draw < 0.05:
+        if draw < 0.055:
             return ("unresolved",)
-        if draw < 0.07:
+        if draw < 0.075:
             return ("check",)
         if self.pending and rng.random() < 0.4:
             interface, frame = self.pending.pop(0 if rng.random() < 0.8 else rng.randrange(len(self.pending)))
             return ("frame", self._pause(0.03), interface, self._mutated(frame, 0.03), None)
         interface, frame, offload = rng.choices(self.kinds, self.weights)[0]()
-        return ("frame", self._pause(0.12), interface, self._mutated(frame, 0.12), offload)
+        return ("frame", self._pause(0.08), interface, self._mutated(frame, 0.12), offload)
 
     def observe(self, server: str | None) -> None:
         """Learn which server the last frame's flow has."""
@@ -302,14 +302,17 @@ class Generator:
             self.current.server = server
 
     def _pause(self, chance: float = 1.0) -> int:
-        return self.rng.choice(PAUSES) if self.rng.random() < chance else 0
+        """Draw a pause: half of them short, so that flows live to see more."""
+        if self.rng.random() >= chance:
+            return 0
+        return self.rng.choice(PAUSES if self.rng.random() < 0.5 else PAUSES[:4])
 
     def _changed(self) -> dict[str, Any]:
         """Draw a changed snapshot: the same names, so the same ids."""
         rng = self.rng
         changed: dict[str, Any] = {}
-        kind = rng.randrange(5)
-        if kind == 0:
+        kind = rng.randrange(6)
+        if kind < 2:
             drawn = services(
                 rng,
                 self.setup["services"][0]["servers"][0]["address"].startswith(("10.", "2001:2:0:2"))
@@ -321,11 +324,11 @@ class Generator:
                 service["servers"] = [server for server in service["servers"] if server["name"] != gone]
                 service["plan"] = _plan(rng, [server["name"] for server in service["servers"]])
             changed["services"] = drawn
-        elif kind == 1:
-            changed["icmp_rate"] = rng.choice((0, 1, 1000))
         elif kind == 2:
-            changed["transit"], changed["answer_echo"] = rng.choice(("drop", "forward")), rng.random() < 0.5
+            changed["icmp_rate"] = rng.choice((0, 1, 1000))
         elif kind == 3:
+            changed["transit"], changed["answer_echo"] = rng.choice(("drop", "forward")), rng.random() < 0.5
+        elif kind == 4:
             interfaces = copy.deepcopy(self.setup["interfaces"])
             rng.choice(interfaces)["mtu"] = rng.choice((1500, 1280, 576, 60))
             changed["interfaces"] = interfaces

@@ -224,7 +224,20 @@ def _limits(f: Family) -> list[Case]:
     dying = _client(talk, udp(pattern(1000)), CUTS, ttl=1)
     ttl.drop(dying[1][0], "ttl_exceeded", **talk.names)
     ttl.forward(frames[2][0], frames[2][1], **talk.names)
-    return [case, ranges, ttl]
+    origin = "found by tests/differential.py"
+    after = Case(
+        f"fragments whose flow is gone are routed to the client, not to another flow's last hop, {v}", [19, 28], origin
+    )
+    talk = Talk(after, f)
+    talk.c(tcp("S", 1000))
+    frames = _server(talk, tcp("A", 5000, 1001, pattern(1000)), [(0, 400), (400, 620)])
+    after.forward(frames[0][0], frames[0][1], **talk.reply_names)
+    talk.c(tcp("R", 1001))
+    # The same client port again, through another hop, to the next server.
+    anew = Talk(after, f, number=2, mac="aa:aa:aa:00:00:fe")
+    anew.c(tcp("S", 90000))
+    after.forward(frames[1][0], frames[1][1], **talk.reply_names)
+    return [case, ranges, ttl, after]
 
 
 def _others(f: Family) -> list[Case]:

@@ -240,6 +240,12 @@ def _refused(f: Family) -> list[Case]:
         later = bytes(IP(src=f.vip, dst=f.client, proto=6, frag=10) / (b"x" * 20))
         case.drop(to_vip(talk, later), "icmp_inner")
 
+    case, talk = start(
+        "a quote of another IP version about a server is dropped, not routed on", "found by tests/differential.py"
+    )
+    case.setup["transit"] = "forward"
+    case.drop(to_client(talk, bytes([0x65 if f is V4 else 0x40]) + theirs[1:]), "icmp_inner")
+
     case, talk = start("an error to a VIP about a packet of another address is dropped", "RFC 5508 section 4.2")
     foreign = bytes(f.ip(f.router, f.client) / with_ports(tcp("A", 1, 1), 9876, 40000))
     case.drop(to_vip(talk, foreign), "icmp_inner")

@@ -25,6 +25,8 @@ from scene import (
     web_service,
 )
 
+FOUND = "found by tests/differential.py"
+
 
 def cases() -> list[Case]:
     """Make the cases."""
@@ -87,13 +89,26 @@ def _waiting(f: Family) -> list[Case]:
     again.send(talk.c_in(udp(b"2")), "hold", "neighbour", **talk.names)
     again.unresolved(("eth0", server))
 
+    late_ask = Case(
+        f"a neighbour nobody waits for any more is not asked for, {v}", [28], FOUND, neighbours=_missing(server)
+    )
+    talk = Talk(late_ask, f, "udp")
+    late_ask.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)
+    late_ask.at(3000)
+    late_ask.tick()
+    late_ask.unresolved()
+    late_ask.send(talk.c_in(udp(b"2")), "hold", "neighbour", **talk.names)
+    late_ask.next_hops(neighbours=neighbours())
+    late_ask.tick(talk.c_out(udp(b"2")))
+    late_ask.unresolved()
+
     moved = Case(f"a changed MAC is used from the moment it is published, {v}", [28])
     talk = Talk(moved, f)
     talk.open()
     moved.next_hops(neighbours=[*_missing(server), ["eth0", server, SERVER_MACS[2]]])
     talk.server_mac = SERVER_MACS[2]
     talk.c(tcp("A", 1001, 5001))
-    return [case, late, again, moved]
+    return [case, late, again, late_ask, moved]
 
 
 def _routes(f: Family) -> list[Case]:

@@ -1,0 +1,168 @@
+"""`lb run` as a process: it starts, refuses, reloads, tells and stops. Tests with real hosts look at its packets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pair import DEADLINE_S, Pair, running_pair, wait_until, write_config
+
+from lb.control.client import fetch
+
+pytestmark = pytest.mark.netns
+
+CODE = "from lb.cli import main; main()"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with running_pair() as made:
+        yield made
+
+
+class Run:
+    """An `lb run` in `near`, its log in a file."""
+
+    def __init__(self, pair: Pair, folder: Path, *options: str) -> None:
+        self.control, self.log = folder / "lb.sock", folder / "log.txt"
+        command = ["ip", "netns", "exec", pair.near, sys.executable, "-c", CODE, "run", "-c", str(folder / "lb.toml")]
+        command += ["--backend", "python", "--control", str(self.control), *options]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log)
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: "ready: " in self.text() or self.process.poll() is not None, "ready, or ended")
+        assert "ready: " in self.text(), self.text()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+
+@contextmanager
+def running(pair: Pair, folder: Path) -> Iterator[Run]:
+    run = Run(pair, folder)
+    try:
+        run.wait_ready()
+        yield run
+    finally:
+        run.end()
+
+
+def test_run_tells_status_and_stops_clean(pair: Pair, tmp_path: Path) -> None:
+    """It says when it is ready, answers `lb status`, ends with 0 on SIGTERM and leaves no socket file."""
+    write_config(tmp_path / "lb.toml")
+    with running(pair, tmp_path) as run:
+        assert "echo 198.18.1.100 port 9876/tcp" in run.text()
+        status = fetch(run.control, "/status")
+        assert (status["backend"], status["generation"], status["last_reload_error"]) == ("python", 1, None)
+        assert [service["name"] for service in status["services"]] == ["echo", "echo6"]
+        assert status["interfaces"][0]["addresses"][0] == "198.18.1.1/24"
+        shown = subprocess.run(
+            [sys.executable, "-c", CODE, "status", "-o", "json", "--control", str(run.control)],
+            capture_output=True, text=True, check=True, timeout=DEADLINE_S,
+        )  # fmt: skip
+        assert json.loads(shown.stdout)["pid"] == status["pid"]
+        assert run.end() == 0
+    assert not run.control.exists()
+
+
+def test_run_interrupt_exit_0(pair: Pair, tmp_path: Path) -> None:
+    """Ctrl-C is the normal way to stop it."""
+    write_config(tmp_path / "lb.toml")
+    with running(pair, tmp_path) as run:
+        assert run.end(signal.SIGINT) == 0
+    assert "Traceback" not in run.text()
+
+
+def test_run_second_on_interface_refused(pair: Pair, tmp_path: Path) -> None:
+    """Two balancers never answer on one wire: the second ends with 4 and one line."""
+    write_config(tmp_path / "lb.toml")
+    other = tmp_path / "other"
+    other.mkdir()
+    write_config(other / "lb.toml")
+    with running(pair, tmp_path):
+        second = Run(pair, other)
+        assert second.process.wait(DEADLINE_S) == 4
+        assert second.text() == "lb: another balancer runs on eth0: stop it first, or choose another interface\n"
+
+
+def test_run_killed_leaves_nothing_in_the_way(pair: Pair, tmp_path: Path) -> None:
+    """After SIGKILL the interface is free and the stale socket file is replaced."""
+    write_config(tmp_path / "lb.toml")
+    with running(pair, tmp_path) as run:
+        os.kill(fetch(run.control, "/status")["pid"], signal.SIGKILL)
+        run.process.wait(DEADLINE_S)
+        assert run.control.is_socket()
+    with running(pair, tmp_path) as again:
+        assert fetch(again.control, "/status")["generation"] == 1
+
+
+def test_reload_bad_then_good_file(pair: Pair, tmp_path: Path) -> None:
+    """Behaviour 29: a bad file changes nothing and shows in the status with its line; a good one is swapped in."""
+    path = write_config(tmp_path / "lb.toml")
+    with running(pair, tmp_path) as run:
+        path.write_text(path.read_text().replace("port = 9876", "port = 0", 1))
+        run.process.send_signal(signal.SIGHUP)
+        error = wait_until(lambda: fetch(run.control, "/status")["last_reload_error"], "the error shows")
+        assert error == f"{path}:6:8: service[0].port: 0 is not in 1..65535"
+        assert fetch(run.control, "/status")["generation"] == 1
+        path.write_text(path.read_text().replace("port = 0", "port = 80", 1))
+        run.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: fetch(run.control, "/status")["generation"] == 2, "the new generation")
+        status = fetch(run.control, "/status")
+        assert (status["services"][0]["port"], status["last_reload_error"]) == (80, None)
+
+
+def test_reload_other_interface_refused(pair: Pair, tmp_path: Path) -> None:
+    """Interfaces are taken at start: another one in the file is a reload error, and the old state stays."""
+    path = write_config(tmp_path / "lb.toml")
+    with running(pair, tmp_path) as run:
+        path.write_text(path.read_text().replace("eth0", "eth7"))
+        run.process.send_signal(signal.SIGHUP)
+        error = wait_until(lambda: fetch(run.control, "/status")["last_reload_error"], "the error shows")
+        assert error == "interfaces cannot change while running (eth0 to eth7): restart"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "message"),
+    [
+        ("eth0", "eth9", 4, "lb: there is no interface 'eth9' here; there are: "),
+        ("198.18.1.100", "198.18.1.1", 3, "VIP of service echo: 198.18.1.1 is an address of eth0"),
+    ],
+)
+def test_run_cannot_start_one_line(pair: Pair, tmp_path: Path, old: str, new: str, code: int, message: str) -> None:
+    """What keeps it from starting is one line and an exit code; nothing stays behind."""
+    path = write_config(tmp_path / "lb.toml")
+    path.write_text(path.read_text().replace(old, new))
+    run = Run(pair, tmp_path)
+    assert run.process.wait(DEADLINE_S) == code
+    assert run.text().startswith(message)
+    assert run.text().count("\n") == 1
+    assert not run.control.exists()
+
+
+def test_run_lost_interface_ends_with_error(tmp_path: Path) -> None:
+    """When the interface is replaced under it, it ends with 1 and says so, instead of standing there deaf."""
+    write_config(tmp_path / "lb.toml")
+    with running_pair() as own:
+        run = Run(own, tmp_path)
+        run.wait_ready()
+        own.ip(own.near, "link del eth0")
+        own.ip(own.near, "link add eth0 type veth peer name eth1")
+        own.ip(own.near, "link set eth0 up")
+        assert run.process.wait(DEADLINE_S) == 1
+        assert (
+            run.text().splitlines()[-1] == "lb: an interface was removed and made anew: its sockets are dead, restart"
+        )

@@ -1,0 +1,279 @@
+"""The kernel's interfaces, routes and neighbours, read and watched on a real link."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from pair import CONFIG, DEADLINE_S, Pair, running_pair
+
+from lb.compile import Compiler
+from lb.config import parse
+from lb.errors import InterfaceError, LbError, PrivilegeError
+from lb.net import host
+from lb.net.kernel import Kernel, find_hop
+from lb.snapshot import Address, Interface, NextHops, Route, Snapshot
+from lb.testbed import isolation
+
+pytestmark = pytest.mark.netns
+
+CONFIGURED = parse(CONFIG)
+FAR, FAR6 = ip_address("198.18.1.31"), ip_address("2001:db8:1::31")
+FAR_MAC = bytes.fromhex(Pair.FAR_MAC.replace(":", ""))
+OTHER_MAC = "aa:aa:aa:00:00:99"
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with running_pair() as made:
+        yield made
+
+
+@dataclass
+class Seen:
+    """What a watched kernel told."""
+
+    kernel: Kernel
+    next_hops: list[NextHops] = field(default_factory=list)
+    interfaces: list[tuple[Interface, ...]] = field(default_factory=list)
+    troubles: list[Exception] = field(default_factory=list)
+
+    def mac_of(self, address: Address) -> bytes | None:
+        latest = self.next_hops[-1] if self.next_hops else NextHops()
+        return next((entry.mac for entry in latest.neighbours if entry.address == address), None)
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                await asyncio.sleep(0.01)
+        assert condition(), what
+
+
+def watch(pair: Pair, scenario: Callable[[Seen], Awaitable[None]]) -> None:
+    """Run a scenario with a kernel that is watched from inside `near`."""
+
+    async def main() -> None:
+        seen = Seen(Kernel(CONFIGURED))
+        await seen.kernel.open()
+        try:
+            await seen.kernel.read_interfaces()
+            seen.next_hops.append(await seen.kernel.read_next_hops())
+            seen.kernel.watch(seen.next_hops.append, seen.interfaces.append, seen.troubles.append)
+            await scenario(seen)
+        finally:
+            await seen.kernel.close()
+
+    with isolation.inside(pair.near):
+        asyncio.run(main())
+
+
+def test_read_tables_as_configured(pair: Pair) -> None:
+    """Interfaces come with MAC, MTU and prefixes, link-local last; routes with gateway, metric order and MTU."""
+    pair.ip(pair.near, "route add 10.9.0.0/16 via 198.18.1.31 mtu 1300")
+    pair.ip(pair.near, "route add 10.8.0.0/16 via 198.18.1.32 metric 20")
+    pair.ip(pair.near, "route add 10.8.0.0/16 via 198.18.1.31 metric 10")
+    pair.ip(pair.near, "route add default nexthop via 198.18.1.31 nexthop via 198.18.1.32")
+    pair.ip(pair.near, "route add blackhole 10.7.0.0/16")
+
+    async def scenario(seen: Seen) -> None:
+        (interface,) = await seen.kernel.read_interfaces()
+        assert (interface.name, interface.mtu) == ("eth0", 1500)
+        assert interface.addresses[:2] == (ip_interface("198.18.1.1/24"), ip_interface("2001:db8:1::1/64"))
+        routes = (await seen.kernel.read_next_hops()).routes
+        assert [route for route in routes if route.prefix == ip_network("10.9.0.0/16")] == [
+            Route(ip_network("10.9.0.0/16"), 0, FAR, 1300)
+        ]
+        metrics = [str(route.gateway) for route in routes if route.prefix == ip_network("10.8.0.0/16")]
+        assert metrics == ["198.18.1.31", "198.18.1.32"]
+        assert Route(ip_network("0.0.0.0/0"), 0, FAR) in routes
+        assert ip_network("10.7.0.0/16") not in [route.prefix for route in routes]
+
+    watch(pair, scenario)
+
+
+@pytest.mark.parametrize("address", [FAR, FAR6], ids=["arp", "nd"])
+def test_resolve_unknown_neighbour_is_learned(pair: Pair, address: Address) -> None:
+    """Behaviour 28: an unresolved neighbour is asked for by the kernel, and its MAC is handed on."""
+
+    async def scenario(seen: Seen) -> None:
+        assert seen.mac_of(address) is None
+        await seen.kernel.resolve(0, address)
+        await seen.until(lambda: seen.mac_of(address) == FAR_MAC, "the neighbour is known")
+
+    watch(pair, scenario)
+
+
+def test_use_servers_hops_resolved_without_packets(pair: Pair) -> None:
+    """Behaviour 28: the hops of servers in use are asked for on their own, the gateway for one behind it."""
+    pair.ip(pair.near, "route add 10.9.0.0/16 via 198.18.1.31")
+
+    async def scenario(seen: Seen) -> None:
+        seen.kernel.use([ip_address("10.9.0.5"), FAR6, ip_address("203.0.113.1")])
+        await seen.until(lambda: seen.mac_of(FAR) == seen.mac_of(FAR6) == FAR_MAC, "both hops are known")
+
+    watch(pair, scenario)
+
+
+def test_neighbour_changed_mac_is_learned(pair: Pair) -> None:
+    """Behaviour 28: what the kernel learns anew is handed on, and so is what it loses."""
+
+    async def scenario(seen: Seen) -> None:
+        await seen.kernel.resolve(0, FAR)
+        await seen.until(lambda: seen.mac_of(FAR) == FAR_MAC, "the first MAC is known")
+        pair.ip(pair.near, f"neigh replace 198.18.1.31 lladdr {OTHER_MAC} dev eth0")
+        await seen.until(lambda: seen.mac_of(FAR) == bytes.fromhex(OTHER_MAC.replace(":", "")), "the new MAC is known")
+        pair.ip(pair.near, "neigh del 198.18.1.31 dev eth0")
+        await seen.until(lambda: seen.mac_of(FAR) is None, "the neighbour is forgotten")
+
+    watch(pair, scenario)
+
+
+def test_route_and_interface_changes_are_told(pair: Pair) -> None:
+    """Behaviour 28: routes, MTU and addresses follow the kernel."""
+
+    async def scenario(seen: Seen) -> None:
+        pair.ip(pair.near, "route add 10.9.0.0/16 via 198.18.1.31")
+        await seen.until(lambda: find_hop(seen.next_hops[-1], ip_address("10.9.1.1")) == (0, FAR), "the route is known")
+        pair.ip(pair.near, "link set eth0 mtu 1400")
+        await seen.until(lambda: seen.interfaces and seen.interfaces[-1][0].mtu == 1400, "the MTU is known")
+        pair.ip(pair.near, "addr add 198.18.2.1/24 dev eth0")
+        added = ip_interface("198.18.2.1/24")
+        await seen.until(lambda: added in seen.interfaces[-1][0].addresses, "the address is known")
+
+    watch(pair, scenario)
+
+
+def test_burst_of_changes_few_publications(pair: Pair) -> None:
+    """A thousand events are gathered: the last state is published, after a handful of publications."""
+    wanted = 1000
+    batch = "\n".join(
+        f"neigh add 198.18.{3 + number // 250}.{1 + number % 250} lladdr {OTHER_MAC} dev eth0"
+        for number in range(wanted)
+    )
+
+    async def scenario(seen: Seen) -> None:
+        before = len(seen.next_hops)
+        await asyncio.to_thread(pair.ip, pair.near, "-batch -", batch)
+        known = lambda: sum(str(entry.address) != "198.18.1.31" for entry in seen.next_hops[-1].neighbours)  # noqa: E731
+        await seen.until(lambda: known() >= wanted, "all neighbours are known")
+        assert len(seen.next_hops) - before < wanted / 20
+
+    watch(pair, scenario)
+
+
+def test_interface_down_is_told_and_comes_back(pair: Pair) -> None:
+    """An interface that goes down is a trouble with its remedy; after it is up again, routes are told anew."""
+
+    async def scenario(seen: Seen) -> None:
+        pair.ip(pair.near, "link set eth0 down")
+        await seen.until(lambda: seen.troubles, "the trouble is told")
+        assert str(seen.troubles[0]) == "eth0 is down: `ip link set eth0 up`"
+        pair.ip(pair.near, "link set eth0 up")
+        pair.ip(pair.near, "route add 10.9.0.0/16 via 198.18.1.31")
+        await seen.until(lambda: find_hop(seen.next_hops[-1], ip_address("10.9.1.1")) == (0, FAR), "the route is known")
+
+    watch(pair, scenario)
+
+
+def test_interface_made_anew_ends_the_watch(pair: Pair) -> None:
+    """Another interface of the same name is not the one whose sockets are open: that is for good."""
+
+    async def scenario(seen: Seen) -> None:
+        pair.ip(pair.near, "link del eth0")
+        pair.ip(pair.near, "link add eth0 type veth peer name eth1")
+        pair.ip(pair.near, "link set eth0 up")
+        lost = lambda: [error for error in seen.troubles if not isinstance(error, InterfaceError)]  # noqa: E731
+        await seen.until(lost, "the loss is told")
+        assert isinstance(lost()[0], LbError)
+
+    watch(pair, scenario)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nosuch0", "there is no interface 'nosuch0' here; there are: eth0, lo"),
+        ("lo", "lo is not an Ethernet interface"),
+    ],
+)
+def test_read_interfaces_unusable_refused(pair: Pair, name: str, message: str) -> None:
+    """What cannot be used is said in one line."""
+
+    async def main() -> None:
+        kernel = Kernel(parse(CONFIG.replace("eth0", name)))
+        await kernel.open()
+        try:
+            with pytest.raises(InterfaceError) as caught:
+                await kernel.read_interfaces()
+            assert str(caught.value) == message
+        finally:
+            await kernel.close()
+
+    with isolation.inside(pair.near):
+        asyncio.run(main())
+
+
+SNAPSHOT = Compiler().compile(CONFIGURED, (Interface("eth0", bytes(6), 1500),))
+
+
+@pytest.fixture
+def forwarding(pair: Pair) -> Iterator[Snapshot]:
+    """Stay inside `near`, whose kernel forwards IPv4."""
+    if shutil.which("nft") is None:
+        pytest.skip("the command nft (nftables) is not installed")
+    pair.forward(pair.near, on=True)
+    with isolation.inside(pair.near):
+        yield SNAPSHOT
+
+
+def ruleset() -> str:
+    return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+
+
+def test_guard_forwarding_host_blocks_just_the_services(forwarding: Snapshot) -> None:
+    """Behaviour 32: the services' packets are kept from the forwarding kernel, and stopping removes the table."""
+    guard = host.HostGuard()
+    guard.apply(forwarding)
+    guard.apply(replace(forwarding, generation=2))
+    text = ruleset()
+    assert text.count("table inet flowlb_if") == 1
+    assert "ip daddr 198.18.1.100 drop" in text
+    assert "ip saddr . meta l4proto . th sport { 198.18.1.31 . tcp . 7000 }" in text
+    assert "ip6 daddr 2001:db8:1::100 drop" in text
+    guard.remove()
+    assert ruleset() == ""
+
+
+def test_guard_left_by_killed_process_is_replaced(forwarding: Snapshot) -> None:
+    """A table that nobody removed does not add up at the next start."""
+    host.HostGuard().apply(forwarding)
+    second = host.HostGuard()
+    second.apply(forwarding)
+    assert ruleset().count("198.18.1.100") == 1
+    second.remove()
+    assert ruleset() == ""
+
+
+def test_guard_two_forwarders_refused(forwarding: Snapshot) -> None:
+    """With transit = "forward" every packet would go out twice."""
+    with pytest.raises(PrivilegeError, match=r"twice: `sysctl -w net.ipv4.ip_forward=0`"):
+        host.HostGuard().apply(replace(forwarding, transit="forward"))
+
+
+def test_guard_without_nft_says_what_to_do(forwarding: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without nftables the command that mends it is named."""
+    monkeypatch.setattr(host.shutil, "which", lambda _: None)
+    with pytest.raises(PrivilegeError, match=r"`sysctl -w net.ipv4.ip_forward=0`, or install nftables"):
+        host.HostGuard().apply(forwarding)
+
+
+def test_guard_quiet_host_untouched(pair: Pair) -> None:
+    """Where the kernel does not forward, nothing is changed."""
+    with isolation.inside(pair.near):
+        host.HostGuard().apply(SNAPSHOT)
+        assert shutil.which("nft") is None or ruleset() == ""

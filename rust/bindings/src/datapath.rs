@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowlb_core::datapath::DataPath as Core;
+use flowlb_core::datapath::{DataPath as Core, Offload};
 use flowlb_core::io::{IoCounters, Worker};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -44,6 +44,12 @@ struct Taken<'a> {
     core: Option<Box<Core>>,
 }
 
+impl Taken<'_> {
+    fn core(&mut self) -> &mut Core {
+        self.core.as_mut().expect("only drop takes it away")
+    }
+}
+
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if let Some(core) = self.core.take() {
@@ -52,9 +58,31 @@ impl Drop for Taken<'_> {
     }
 }
 
+/// What a call may do with the data path.
+enum Access<'a> {
+    Offline(Taken<'a>),
+    Running(Arc<Worker>),
+}
+
 impl DataPath {
     fn names(&self) -> Arc<Names> {
         Arc::clone(&lock(&self.names))
+    }
+
+    /// Find out who has the data path, and take it when nobody does.
+    fn access(&self, py: Python<'_>) -> PyResult<Access<'_>> {
+        let mut mode = lock(&self.mode);
+        match std::mem::replace(&mut *mode, Mode::Busy) {
+            Mode::Offline(core) => Ok(Access::Offline(Taken {
+                mode: &self.mode,
+                core: Some(core),
+            })),
+            Mode::Busy => Err(busy(py)),
+            Mode::Running(worker) => {
+                *mode = Mode::Running(Arc::clone(&worker));
+                Ok(Access::Running(worker))
+            }
+        }
     }
 
     /// Carry something out on the data path, wherever it is.
@@ -63,29 +91,21 @@ impl DataPath {
         py: Python<'_>,
         action: impl FnOnce(&mut Core) -> T + Send + 'static,
     ) -> PyResult<T> {
-        let mut mode = lock(&self.mode);
-        match std::mem::replace(&mut *mode, Mode::Busy) {
-            Mode::Offline(core) => {
-                drop(mode);
-                let mut taken = Taken {
-                    mode: &self.mode,
-                    core: Some(core),
-                };
-                taken
-                    .core
-                    .as_mut()
-                    .map(|core| action(core))
-                    .ok_or_else(|| busy(py))
-            }
-            Mode::Busy => Err(busy(py)),
-            Mode::Running(worker) => {
-                *mode = Mode::Running(Arc::clone(&worker));
-                drop(mode);
-                py.detach(|| worker.call(action))
-                    .map_err(|error| error::loop_error(py, &error))
-            }
+        match self.access(py)? {
+            Access::Offline(mut taken) => Ok(action(taken.core())),
+            Access::Running(worker) => call(py, &worker, action),
         }
     }
+}
+
+/// Let the loop's thread carry something out.
+fn call<T: Send + 'static>(
+    py: Python<'_>,
+    worker: &Worker,
+    action: impl FnOnce(&mut Core) -> T + Send + 'static,
+) -> PyResult<T> {
+    py.detach(|| worker.call(action))
+        .map_err(|error| error::loop_error(py, &error))
 }
 
 fn busy(py: Python<'_>) -> PyErr {
@@ -150,22 +170,31 @@ impl DataPath {
         now_ns: u64,
     ) -> PyResult<Bound<'py, PyList>> {
         let names = self.names();
-        let frames = copy_frames(frames)?;
-        let all: Vec<Raw> = self.with(py, move |core| {
-            let process = |frame| {
-                Raw::new(
-                    core,
-                    frame,
-                    interface,
-                    now_ns,
-                    flowlb_core::datapath::Offload::default(),
-                )
-            };
-            frames.into_iter().map(process).collect()
-        })?;
+        let process = move |core: &mut Core, frame| {
+            Raw::new(core, frame, interface, now_ns, Offload::default())
+        };
         let list = PyList::empty(py);
-        for raw in all {
-            list.append(Bound::new(py, PacketResult::new(raw, Arc::clone(&names)))?)?;
+        let add = |raw| list.append(Bound::new(py, PacketResult::new(raw, Arc::clone(&names)))?);
+        match self.access(py)? {
+            // One result at a time: a long list of intermediate ones would push the frames out of the cache.
+            Access::Offline(mut taken) => {
+                each_frame(frames, |frame| add(process(taken.core(), frame)))?;
+            }
+            Access::Running(worker) => {
+                let mut copies = Vec::with_capacity(frames.len().unwrap_or_default());
+                each_frame(frames, |frame| {
+                    copies.push(frame);
+                    Ok(())
+                })?;
+                let all = move |core: &mut Core| {
+                    copies
+                        .into_iter()
+                        .map(|frame| process(core, frame))
+                        .collect()
+                };
+                let all: Vec<Raw> = call(py, &worker, all)?;
+                all.into_iter().try_for_each(add)?;
+            }
         }
         Ok(list)
     }
@@ -258,9 +287,11 @@ impl Drop for DataPath {
     }
 }
 
-/// Copy the frames of any sequence of bytes.
-fn copy_frames(frames: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
-    let mut all = Vec::with_capacity(frames.len().unwrap_or_default());
+/// Copy each frame of any sequence of bytes.
+fn each_frame(
+    frames: &Bound<'_, PyAny>,
+    mut action: impl FnMut(Vec<u8>) -> PyResult<()>,
+) -> PyResult<()> {
     for (index, frame) in frames.try_iter()?.enumerate() {
         let frame = frame?;
         let Ok(bytes) = frame.cast::<PyBytes>() else {
@@ -269,7 +300,7 @@ fn copy_frames(frames: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
                 "frames[{index}]: bytes are needed, not {class}"
             )));
         };
-        all.push(bytes.as_bytes().to_vec());
+        action(bytes.as_bytes().to_vec())?;
     }
-    Ok(all)
+    Ok(())
 }

@@ -230,6 +230,10 @@ impl PacketLoop {
     }
 
     /// Run until stopped or failed; say how it ended, and give the data path back.
+    #[expect(
+        clippy::unnecessary_box_returns,
+        reason = "it came in this box and goes back in it"
+    )]
     fn run(mut self, mut datapath: Box<DataPath>) -> Box<DataPath> {
         sys::block_signals();
         // After a panic the data path is only read (counters, flows) and dropped: what it left half done harms nobody.

@@ -25,7 +25,7 @@ from helpers import (
     request,
 )
 from scapy.layers.inet import ICMP, IP, UDP, defragment
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, defragment6
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, defragment6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
@@ -207,6 +207,10 @@ def test_fragments_of_icmp_and_others_are_dropped(backend: str) -> None:
     assert box.send(pieces(CLIENT, VIP, ICMP() / Raw(DATA), (1400,))[1]).reason == "icmp_fragment"
     gre = Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / IP(src=CLIENT, dst=VIP, proto=47, frag=9) / Raw(b"x" * 8)
     assert box.send(gre).reason == "l4_protocol"
+    # All fragments of a datagram name what the fragment header names, so a header behind it makes UDP "another".
+    hidden = IPv6ExtHdrFragment(m=1) / IPv6ExtHdrDestOpt() / query(bytes(8))
+    first = Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / IPv6(src=CLIENT6, dst=VIP6) / hidden
+    assert box.send(first).reason == "l4_protocol"
 
 
 def test_fragments_with_offload_are_dropped(backend: str) -> None:

@@ -29,6 +29,8 @@ pub struct Fragment {
     pub offset: u32,
     /// Whether more follow.
     pub more: bool,
+    /// What all fragments of the datagram name: the protocol of IPv4, the next header of IPv6's fragment header.
+    pub protocol: u8,
 }
 
 /// The IP header, and the options or extension headers behind it.
@@ -161,6 +163,7 @@ fn ip_v4(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
             identification: u32::from(header.identification()),
             offset: u32::from(flags_offset & ipv4::OFFSET_MASK) * 8,
             more: flags_offset & ipv4::MORE_FRAGMENTS != 0,
+            protocol: header.protocol(),
         }),
     })
 }
@@ -210,6 +213,7 @@ pub fn inner_headers(frame: &[u8], ip: &mut Ip) -> Result<(), Reason> {
             identification: fragment.identification,
             offset: fragment.offset,
             more: fragment.more,
+            protocol: fragment.protocol,
         });
     Ok(())
 }

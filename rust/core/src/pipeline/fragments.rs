@@ -27,10 +27,10 @@ impl Walk<'_> {
         if !to_vip && self.world.role(ip.v4, ip.source).server.is_none() {
             return self.transit(packet);
         }
-        if ip.protocol == icmp::protocol_of(ip.v4) {
+        if fragment.protocol == icmp::protocol_of(ip.v4) {
             return Err(Reason::IcmpFragment.into());
         }
-        if !matches!(ip.protocol, protocol::TCP | protocol::UDP) {
+        if !matches!(fragment.protocol, protocol::TCP | protocol::UDP) {
             return if to_vip {
                 Err(Reason::L4Protocol.into())
             } else {
@@ -43,7 +43,7 @@ impl Walk<'_> {
             source: ip.source,
             destination: ip.destination,
             identification: fragment.identification,
-            protocol: ip.protocol,
+            protocol: fragment.protocol,
         };
         let result = self.fragment_of(packet, &key, fragment, range);
         self.state.fragments.close_if_complete(&key);

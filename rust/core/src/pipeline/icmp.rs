@@ -234,6 +234,7 @@ fn quoted_v4(message: &[u8]) -> Result<Ip, Reason> {
             identification: 0,
             offset,
             more: false,
+            protocol: header.protocol(),
         }),
     })
 }
@@ -259,6 +260,7 @@ fn quoted_v6(message: &[u8]) -> Result<Ip, Reason> {
             identification: 0,
             offset,
             more: false,
+            protocol: walk.protocol,
         }),
     })
 }

@@ -117,6 +117,8 @@ pub struct FragmentHeader {
     pub offset: u32,
     /// The M flag.
     pub more: bool,
+    /// The next header, which all fragments of the datagram name.
+    pub protocol: u8,
 }
 
 /// Where the extension headers lead.
@@ -201,6 +203,7 @@ fn fragment_header(header: &[u8]) -> FragmentHeader {
         identification: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
         offset: u32::from(offset_flags & !7),
         more: offset_flags & 1 != 0,
+        protocol: header[0],
     }
 }
 
@@ -280,6 +283,7 @@ mod tests {
             identification: 7,
             offset: 0x528,
             more: true,
+            protocol: 60,
         };
         assert_eq!(
             walk,

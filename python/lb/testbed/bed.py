@@ -222,9 +222,10 @@ class Testbed:
         if not self._place.acquire():
             raise TestbedError(f"a testbed with prefix {self.prefix!r} is up already: end it with `lb testbed down`")
         leftover = self._place.read()
+        # When its owner was killed the lock is free, but what it made may still be there.
         if leftover is not None:
-            # Its owner was killed: the lock is free, but what it made may still be there.
             sweep(leftover)
+        self._place.clear()
 
     def _become_able(self) -> str:
         if isolation.has_capabilities():

@@ -132,9 +132,13 @@ class Place:
                 return True
             os.close(descriptor)
 
+    def clear(self) -> None:
+        """Remove the directory and all in it."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     def release(self) -> None:
         """Give the lock back and remove the directory and all in it."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self.clear()
         if self._lock is not None:
             self._lock_path.unlink(missing_ok=True)
             os.close(self._lock)

@@ -1,0 +1,176 @@
+"""The parts of the testbed that touch neither network nor namespaces: topology, load lines, sums, state."""
+
+from __future__ import annotations
+
+import json
+import os
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from lb.config import load
+from lb.errors import TestbedError
+from lb.testbed import content, state
+from lb.testbed.live import DEFAULT_CONFIG
+from lb.testbed.load import LoadLine, parse_load
+from lb.testbed.state import Place, ProcessId, State
+from lb.testbed.tally import ServerTally, Tally, plain_table
+from lb.testbed.topology import Topology, one_segment, two_segments
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COURSE_LINE = "0 198.18.1.100 9876 1000 0 1"
+
+
+def test_one_segment_has_the_courses_hosts() -> None:
+    """Names, addresses, MACs and web ports are those of the course."""
+    found = {host.name: (str(host.address), host.ports[0].mac) for host in one_segment().hosts}
+    expected = {"router": ("198.18.1.1", "aa:aa:aa:00:00:01")}
+    expected |= {f"client{n}": (f"198.18.1.2{n}", f"aa:aa:aa:00:00:2{n}") for n in range(1, 6)}
+    expected |= {f"server{n}": (f"198.18.1.3{n}", f"aa:aa:aa:00:00:3{n}") for n in range(1, 4)}
+    assert found == expected
+    assert [host.web_port for host in one_segment().of_role("server")] == [8031, 8032, 8033]
+
+
+@pytest.mark.parametrize("topology", [one_segment(), two_segments()], ids=["one", "two"])
+def test_hosts_send_everything_through_router(topology: Topology) -> None:
+    """Only the router is on-link; no route is a default route; addresses bring no prefix of their own."""
+    for host in topology.hosts:
+        if host.role == "router":
+            continue
+        port = host.ports[0]
+        on_link = [route.destination for route in topology.routes(host) if route.gateway is None]
+        assert [str(network.network_address) for network in on_link] == [
+            str(port.segment.address(1)),
+            str(port.segment.address6(1)),
+        ]
+        assert all(network.prefixlen > 0 for network in on_link)
+        assert [address.network.num_addresses for address in topology.interface_addresses(host, port)] == [1, 1]
+
+
+def test_server_mtu_on_one_segment_is_a_route_of_the_router() -> None:
+    """With one arm the router learns a server's smaller link from a route, and nobody else does."""
+    topology = one_segment(server_mtu=1400)
+    routes = topology.routes(topology.host("router"))
+    assert [route.mtu for route in routes] == [1400] * 6
+    assert routes[0].destination == IPv4Network("198.18.1.31/32")
+    assert topology.host("client1").ports[0].mtu == 1500
+
+
+def test_server_mtu_on_two_segments_is_the_second_links() -> None:
+    """With two arms the router's second interface has the smaller MTU."""
+    router = two_segments(server_mtu=1400).host("router")
+    assert [port.mtu for port in router.ports] == [1500, 1400]
+
+
+def test_load_course_line_is_read() -> None:
+    """The course's line and its comments are accepted unchanged."""
+    assert parse_load(f"# a comment\n\n{COURSE_LINE} # more\n") == [LoadLine(0, "198.18.1.100", 9876, 1000, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 198.18.1.100 9876 1000 0", "5 fields, not 6"),
+        ("x 198.18.1.100 9876 1000 0 1", "could not convert"),
+        ("0 somewhere 9876 1000 0 1", "somewhere"),
+        ("0 198.18.1.100 9876 999 0 1", "enum_size 999"),
+        ("0 198.18.1.100 70000 1000 0 1", "vport 70000"),
+        ("-1 198.18.1.100 9876 1000 0 1", "must not be negative"),
+        ("0 198.18.1.100 9876 1000 nan 1", "must not be negative"),
+    ],
+)
+def test_load_wrong_line_is_refused_with_its_number(line: str, message: str) -> None:
+    """A wrong line is told by file, number and reason."""
+    with pytest.raises(TestbedError, match=rf"^some\.load:2: .*{message}"):
+        parse_load(f"{COURSE_LINE}\n{line}\n", "some.load")
+
+
+def test_load_line_as_text_reads_back() -> None:
+    """What the parent writes is what the client reads."""
+    line = LoadLine(0.5, "2001:2:0:1::100", 9876, 100, 0.05, 10**9)
+    assert parse_load(str(line)) == [line]
+
+
+def test_tally_adds_fetches_and_failures() -> None:
+    """Fetches are counted and averaged per server; a failure counts apart, with its reason."""
+    tally = Tally({"server1": ServerTally(), "server2": ServerTally()})
+    for duration_s in (0.001, 0.003):
+        tally.add(json.dumps({"ok": True, "server": "server1", "bytes": 1, "duration_s": duration_s}).encode())
+    tally.add(b'{"ok": false, "error": "refused"}')
+    assert tally.rows() == [("server1", "2", "100.0%", "2.0", "0"), ("server2", "0", "0.0%", "0.0", "0")]
+    assert "2 fetches, 1 failures (last: refused)" in plain_table(tally)
+
+
+def test_tally_takes_flows_and_drops_of_the_balancer() -> None:
+    """Flows of a server add up over services, drops over reasons."""
+    tally = Tally({})
+    servers = [{"name": "server1", "flows_created": 2}]
+    verdicts = {"forward": 5, "drop.no_flow": 1, "drop.transit": 2, "reply.too_big": 1}
+    tally.take_status(
+        {"services": [{"servers": servers}, {"servers": servers}], "counters": {"rx_packets": 9, "verdicts": verdicts}}
+    )
+    assert tally.servers["server1"].flows == 4
+    assert tally.balancer == {"received": 9, "forwarded": 5, "replied": 1, "dropped": 3}
+
+
+@pytest.mark.parametrize(
+    "path", [DEFAULT_CONFIG, EXAMPLES / "echo.toml", EXAMPLES / "video.toml"], ids=lambda p: p.stem
+)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    """Every configuration in the repository that the testbed uses passes `lb check`."""
+    assert load(path).services[0].port == 9876
+
+
+def test_content_has_the_courses_names_and_sizes(tmp_path: Path) -> None:
+    """A chunk of N kbit/s is four seconds of it; everybody may read it."""
+    content.write_content(tmp_path / "www")
+    sizes = {str(path.relative_to(tmp_path / "www")): path.stat().st_size for path in tmp_path.rglob("*Frag7")}
+    assert sizes == {"vod/100Seg2-Frag7": 50_000, "vod/500Seg2-Frag7": 250_000, "vod/1000Seg2-Frag7": 500_000}
+    assert (tmp_path / "www" / "1MB").stat().st_size == 1_000_000
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in tmp_path.rglob("*"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(state, "base_directory", lambda: tmp_path / "base")
+    return Place("t-")
+
+
+def test_place_second_owner_is_refused_until_release(place: Place) -> None:
+    """One owner at a time; a release leaves no file."""
+    assert place.acquire()
+    other = Place("t-")
+    assert other.owned_elsewhere()
+    assert not other.acquire()
+    place.release()
+    assert not place.base.exists()
+    assert other.acquire()
+    other.release()
+
+
+def test_place_state_reads_back_as_written(place: Place) -> None:
+    """What one process writes down another reads; damage reads as nothing."""
+    written = State("t-", "root", ProcessId.of(os.getpid()), {"t-a": 7}, {"a/b": ProcessId(1, 2)}, {"web": "none"})
+    assert place.acquire()
+    place.write(written)
+    assert Place("t-").read() == written
+    (place.directory / "state.json").write_text("{")
+    assert place.read() is None
+    place.release()
+
+
+@pytest.mark.parametrize("prefix", ["", "../x", "A-", "a" * 17, "1a"])
+def test_place_unsafe_prefix_is_refused(prefix: str) -> None:
+    """A prefix becomes part of paths and names: nothing but letters, digits and dashes."""
+    with pytest.raises(TestbedError, match="prefix"):
+        Place(prefix)
+
+
+def test_process_of_own_pid_is_alive_and_of_other_start_is_not() -> None:
+    """A process is its pid and its start time."""
+    own = ProcessId.of(os.getpid())
+    assert own.alive()
+    assert not ProcessId(own.pid, own.start + 1).alive()
+    with pytest.raises(ProcessLookupError):
+        ProcessId.of(2**22 + 1)

@@ -122,13 +122,17 @@ impl Walk<'_> {
     fn deliver(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let Meta { ip, offload, .. } = packet.meta;
         let transport = parse::transport(packet.frame, &ip, offload.is_partial())?;
+        let is_icmp = ip.protocol == wire_icmp::protocol_of(ip.v4);
+        if is_icmp && packet.l4_bytes().len() < wire_icmp::LEN {
+            return Err(Reason::L4Truncated.into());
+        }
         check_offload(packet, transport.as_ref())?;
         let to_vip = self.world.role(ip.v4, ip.destination).vip;
         if let Some(transport) = transport {
             packet.meta.payload = transport.payload;
             return self.deliver_transport(packet, &transport, to_vip);
         }
-        if ip.protocol == wire_icmp::protocol_of(ip.v4) {
+        if is_icmp {
             return self.icmp(packet, to_vip);
         }
         if to_vip {

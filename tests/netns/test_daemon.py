@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +15,11 @@ from pathlib import Path
 import pytest
 from pair import DEADLINE_S, Pair, running_pair, wait_until, write_config
 
+from lb.backends.python.loop import PacketLoop
 from lb.control.client import fetch
+from lb.control.daemon import Daemon
+from lb.errors import LbError
+from lb.testbed import isolation
 
 pytestmark = pytest.mark.netns
 
@@ -166,3 +171,23 @@ def test_run_lost_interface_ends_with_error(tmp_path: Path) -> None:
         assert (
             run.text().splitlines()[-1] == "lb: an interface was removed and made anew: its sockets are dead, restart"
         )
+
+
+def test_daemon_failed_packet_loop_ends_the_run(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packet loop that fails ends the balancer with its reason, and everything is undone."""
+
+    def fail(_: PacketLoop) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async def scenario() -> None:
+        daemon = Daemon(write_config(tmp_path / "lb.toml"), "python", tmp_path / "lb.sock")
+        await daemon.start()
+        monkeypatch.setattr(PacketLoop, "tick", fail)
+        async with asyncio.timeout(DEADLINE_S):
+            await daemon.wait()
+        with pytest.raises(LbError, match="a fault of ours"):
+            await daemon.stop()
+
+    with isolation.inside(pair.near):
+        asyncio.run(scenario())
+    assert not (tmp_path / "lb.sock").exists()

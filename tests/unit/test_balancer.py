@@ -105,6 +105,19 @@ def test_reload_flow_keeps_its_server(balancer: lb.Balancer) -> None:
     assert balancer.snapshot.generation == 2
 
 
+def test_reload_a_thousand_times_no_flow_moves(balancer: lb.Balancer) -> None:
+    """Behaviour 29: 1 000 reloads, each with other weights, between the packets of 50 flows lose and move none."""
+    before = {port: balancer.process(syn(port)).server for port in range(1, 51)}
+    assert set(before.values()) == {"server1", "server2"}
+    configs = [lb.config.parse(CONFIG.replace("8031", f"8031\nweight = {weight}")) for weight in range(1, 5)]
+    for number in range(1000):
+        balancer.reload(configs[number % len(configs)])
+        port = number % 50 + 1
+        assert balancer.process(syn(port)).server == before[port]
+    assert balancer.snapshot.generation == 1001
+    assert len(balancer.flows()) == 50
+
+
 @pytest.mark.parametrize("change", [("port = 9876", "port = 0"), ('mac = "aa:aa:aa:00:00:01"', "")])
 def test_reload_bad_file_changes_nothing(balancer: lb.Balancer, config_file: Path, change: tuple[str, str]) -> None:
     """Behaviour 29: an invalid configuration is refused and the one before stays."""

@@ -1,9 +1,10 @@
 """
 What a backend is given: the immutable, compiled state it works from.
 
-Control side of the walk: `config -> policy -> plan -> snapshot -> publish`. A snapshot is deterministic data: no socket, file or clock is
-behind it. Ids are positions in its tuples; the same thing keeps its id in every later snapshot of one process, a removed one leaves `None`.
-Next hops change with the kernel's neighbour table, far more often than the configuration: they are published apart, as `NextHops`.
+Control side of the walk: `config -> policy -> plan -> snapshot -> publish`. A snapshot is deterministic data: no
+socket, file or clock is behind it. Ids are positions in its tuples; the same thing keeps its id in every later
+snapshot of one process, a removed one leaves `None`. Next hops change with the kernel's neighbour table, far more
+often than the configuration: they are published apart, as `NextHops`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A real machine behind a service. `mac`: 6 bytes, or None when the neighbour table is asked. `endpoint`: id of (address, port, protocol)."""
+    """
+    A real machine behind a service. `mac`: 6 bytes, or None when the neighbour table is asked. `endpoint`: id of
+    (address, port, protocol).
+    """
 
     name: str
     service: int

@@ -133,6 +133,19 @@ def test_neighbour_changed_mac_is_learned(pair: Pair) -> None:
     watch(pair, scenario)
 
 
+def test_refresh_permanent_entry_is_left_alone(pair: Pair) -> None:
+    """Behaviour 32: an entry that the operator set by hand is used and stays as it is."""
+    pair.ip(pair.near, f"neigh replace 198.18.1.31 lladdr {OTHER_MAC} nud permanent dev eth0")
+
+    async def scenario(seen: Seen) -> None:
+        seen.kernel.use([FAR, FAR6])
+        await seen.until(lambda: seen.mac_of(FAR6) == FAR_MAC, "the hops were asked for")
+        shown = subprocess.run(["ip", "neigh", "show", str(FAR)], capture_output=True, text=True, check=True).stdout
+        assert shown.split() == ["198.18.1.31", "dev", "eth0", "lladdr", OTHER_MAC, "PERMANENT"]
+
+    watch(pair, scenario)
+
+
 def test_route_and_interface_changes_are_told(pair: Pair) -> None:
     """Behaviour 28: routes, MTU and addresses follow the kernel."""
 

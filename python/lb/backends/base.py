@@ -1,8 +1,9 @@
 """
 The contract between Python and a backend: what a data path takes, gives and promises.
 
-Every backend implements `DataPath`. Rules for packets are in `docs/datapath.md`; two backends given the same snapshot, seed, clock and frames
-give byte-identical outcomes and equal counters. Ids inside, names at the edge: outcomes and counters carry names.
+Every backend implements `DataPath`. Rules for packets are in `docs/datapath.md`; two backends given the same
+snapshot, seed, clock and frames give byte-identical outcomes and equal counters. Ids inside, names at the edge:
+outcomes and counters carry names.
 """
 
 from __future__ import annotations
@@ -160,7 +161,10 @@ def astuple(result: Result) -> tuple[Any, ...]:
 
 
 class Flow(NamedTuple):
-    """One entry of the flow table. `state`: syn-sent, syn-received, established, closing or udp. `idle_s`: seconds since its last packet."""
+    """
+    One entry of the flow table. `state`: syn-sent, syn-received, established, closing or udp. `idle_s`: seconds since
+    its last packet.
+    """
 
     client: str
     client_port: int
@@ -175,11 +179,11 @@ class Flow(NamedTuple):
 
 class DataPath(Protocol):
     """
-    A backend's data path. Made with (capacity, hash_key, seed): flows the table can hold, 16 secret bytes, and the u64 that seeds
-    placement and random draws.
+    A backend's data path. Made with (capacity, hash_key, seed): flows the table can hold, 16 secret bytes, and the
+    u64 that seeds placement and random draws.
 
-    Not thread-safe by itself, except while a loop runs (`start`): then every method may be called from the control thread and is carried
-    out between two batches.
+    Not thread-safe by itself, except while a loop runs (`start`): then every method may be called from the control
+    thread and is carried out between two batches.
     """
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -204,27 +208,36 @@ class DataPath(Protocol):
         """Return all counters by name: `docs/datapath.md` rule 13."""
 
     def take_unresolved(self) -> list[tuple[int, Address]]:
-        """Return the (interface id, address) pairs to resolve that were not returned before. Raise LbError when the loop has failed."""
+        """
+        Return the (interface id, address) pairs to resolve that were not returned before. Raise LbError when the loop
+        has failed.
+        """
 
     def start(self, sockets: Sequence[int], notify_fd: int) -> None:
         """
         Start the packet loop on its own thread.
 
         Args:
-            sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership and closes them after `stop`.
+            sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership and
+            closes them after `stop`.
             notify_fd: an eventfd the loop adds 1 to when `take_unresolved` has news, and when the loop has failed.
         """
 
     def stop(self) -> None:
-        """Stop the loop and join its thread, within 200 ms. Raise LbError when the loop had failed. Does nothing when it does not run."""
+        """
+        Stop the loop and join its thread, within 200 ms. Raise LbError when the loop had failed. Does nothing when it
+        does not run.
+        """
 
 
 class Headers(NamedTuple):
     """
-    What `parse` reads from one frame, without any snapshot (`docs/datapath.md` rules 3.1, 3.4, 5 up to validity, 5.8, 6.5, 7 up to the ports).
+    What `parse` reads from one frame, without any snapshot (`docs/datapath.md` rules 3.1, 3.4, 5 up to validity, 5.8,
+    6.5, 7 up to the ports).
 
     Args:
-        reason: the drop reason when the frame is malformed, else None; with a reason, the fields read before it are set and the rest are 0 or empty.
+        reason: the drop reason when the frame is malformed, else None; with a reason, the fields read before it are
+        set and the rest are 0 or empty.
         ethertype: after the VLAN tags, 0 when not reached. vlans: TCI of each tag, outermost first.
         l3_offset, l4_offset, payload_offset: byte offsets in the frame, 0 when there is no such header.
         source, destination: 4 or 16 bytes, network order; empty when not IP.

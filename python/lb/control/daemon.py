@@ -100,11 +100,13 @@ class Daemon:
         self.data_path = self.implementation.DataPath(capacity, secrets.token_bytes(HASH_KEY_BYTES), self.config.seed)
         self.data_path.publish(self.snapshot)
         self.data_path.set_next_hops(await self._kernel.read_next_hops())
+        self._use_servers()
+        await self._kernel.refresh()
         admin = Admin(self.control_path, self._answers())
         self._cleanup.push_async_callback(admin.stop)
         await admin.start()
         self._start_loop()
-        self._watch_kernel()
+        self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
         self._announce()
         log.info("%s", self._ready_line())
 
@@ -146,11 +148,12 @@ class Daemon:
     def _spawn(self, job: Any) -> None:
         task = asyncio.get_running_loop().create_task(job)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finish)
 
-    def _watch_kernel(self) -> None:
-        self._use_servers()
-        self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s", error)
 
     def _use_servers(self) -> None:
         """Keep the way to every server fresh whose MAC the configuration does not give."""

@@ -22,15 +22,16 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from lb.config import Config, InterfaceConfig
-from lb.errors import InterfaceError, LbError
+from lb.errors import InterfaceError, LbError, PrivilegeError
 from lb.snapshot import Address, Interface, InterfaceAddress, Neighbour, NextHops, Route
 
 MAIN_TABLE = 254
 UNICAST_ROUTE = 1
 ARPHRD_ETHER = 1
-# linux/neighbour.h: states whose MAC may be used (REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT), and the flag
-# that asks.
+# linux/neighbour.h: states whose MAC may be used (REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT), those of entries
+# that are never verified (NOARP, PERMANENT), and the flag that asks.
 USABLE_STATES = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
+FIXED_STATES = 0x40 | 0x80
 NTF_USE = 1
 # linux/rtnetlink.h: RTNH_F_DEAD, RTNH_F_LINKDOWN.
 DEAD_WAY = 0x01 | 0x10
@@ -64,6 +65,7 @@ class Kernel:
         self._next_hops = NextHops()
         self._interfaces: tuple[Interface, ...] = ()
         self._in_use: tuple[Address, ...] = ()
+        self._fixed: set[tuple[int, Address]] = set()
 
     async def read_interfaces(self) -> tuple[Interface, ...]:
         """
@@ -110,7 +112,10 @@ class Kernel:
         ]
         routes = [(row.get("priority") or 0, route) for row in rows if (route := self._route(row)) is not None]
         routes.sort(key=lambda pair: pair[0])
-        neighbours = [self._neighbour(row) for row in await self._dump("get_neighbours")]
+        rows = await self._dump("get_neighbours")
+        neighbours = [self._neighbour(row) for row in rows]
+        fixed = [entry for row, entry in zip(rows, neighbours, strict=True) if entry and row["state"] & FIXED_STATES]
+        self._fixed = {(entry.interface, entry.address) for entry in fixed}
         self._next_hops = NextHops(
             tuple(route for _, route in routes), tuple(entry for entry in neighbours if entry is not None)
         )
@@ -154,7 +159,7 @@ class Kernel:
         self._in_use = tuple(dict.fromkeys(addresses))
 
     async def refresh(self) -> None:
-        """Show the kernel every hop in use, so that it resolves and verifies them."""
+        """Show the kernel every hop in use, so that it resolves and verifies them. Errors: as `resolve`."""
         for number, hop in {found for address in self._in_use if (found := find_hop(self._next_hops, address))}:
             await self.resolve(number, hop)
 
@@ -165,7 +170,13 @@ class Kernel:
         Args:
             interface: its id.
             hop: an address on the link.
+
+        Raises:
+            PrivilegeError: this process may not ask.
         """
+        # Asked about an entry that somebody set by hand, the kernel makes it an ordinary one (Linux 5.16 and later).
+        if (interface, hop) in self._fixed:
+            return
         for index, number in self._indices.items():
             if number == interface:
                 await self._ask(index, hop)
@@ -176,7 +187,11 @@ class Kernel:
                 "replace", family=_family(hop.version), dst=str(hop), ifindex=index, flags=NTF_USE, state=0
             )
         except (OSError, NetlinkError) as error:
-            # A permanent entry is not to be verified; a full table or an interface that went down shows elsewhere.
+            if getattr(error, "code", None) == errno.EPERM:
+                raise PrivilegeError(
+                    "resolving neighbours through the kernel needs CAP_NET_ADMIN: run as root, or give each server a mac"
+                ) from error
+            # A full table or an interface that went down shows elsewhere.
             log.debug("neighbour %s was not asked for: %s", hop, error)
 
     def watch(

@@ -262,7 +262,7 @@ def test_ask_that_calls_its_own_data_path_meets_an_error() -> None:
     assert "in use" in str(errors[0])
 
 
-# --- the loop, over datagram sockets: they keep messages apart as packet sockets do --------------------------------------
+# --- the loop, over datagram sockets: they keep messages apart as packet sockets do ----------------------------------
 
 
 @pytest.fixture

@@ -36,8 +36,7 @@ IFNAMSIZ = 16
 MAX_NAME_BYTES = IFNAMSIZ - 1
 
 # A burst waits here while the data path is busy. The kernel counts what a frame occupies (a 64 KiB frame: about 70 KiB)
-# and doubles the
-# number given, so this holds some 230 of the largest frames.
+# and doubles the number given, so this holds some 230 of the largest frames.
 DEFAULT_RCVBUF_BYTES = 8 * 1024 * 1024
 # The default, 208 KiB, lets only three of the largest frames be on their way at once.
 DEFAULT_SNDBUF_BYTES = 4 * 1024 * 1024
@@ -56,8 +55,7 @@ def open_packet_socket(
     interface_name: str, *, promiscuous: bool = False, rcvbuf_bytes: int = DEFAULT_RCVBUF_BYTES
 ) -> socket.socket:
     """
-    Open a packet socket on an interface: non-blocking, with offload headers, VLAN tags told, own transmissions not
-    seen.
+    Open a packet socket on an interface: non-blocking, with offload headers and VLAN tags, without our own frames.
 
     Args:
         interface_name: as in `ip link`.
@@ -109,8 +107,8 @@ def set_options(sock: socket.socket, rcvbuf_bytes: int) -> None:
     Set what every packet socket of ours has. Raise PrivilegeError for what the kernel lacks.
 
     PACKET_QDISC_BYPASS is left off on purpose: with it our frames would pass by the traffic shaping of the interface
-    (tbf and htb in the testbed, fq on real cards), and a driver queue that is full drops at once; on veth, whose queue
-    discipline is none, it gains nothing.
+    (tbf and htb in the testbed, fq on real cards), and a full driver queue would drop at once. A veth has no queue
+    discipline by default: there is nothing to pass by.
     """
     set_option(sock, SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR (Linux 2.6.27)")
     set_option(sock, SOL_PACKET, PACKET_AUXDATA, 1, "PACKET_AUXDATA (Linux 2.6.21)")

@@ -14,8 +14,9 @@ use crate::datapath::{Offload, Output, Sent};
 
 /// The largest IP packet with an Ethernet header and a tag left in the frame. Only BIG TCP, off by default, makes larger ones: counted, not forwarded.
 const MAX_FRAME_LEN: usize = 14 + 4 + 65535;
-/// Frames per batch.
-const BATCH: usize = 64;
+/// Frames per batch. Bulk transfers over veth ran equally fast with 8 to 64 (within the noise of the measurement): this is enough to make the
+/// system calls cheap for small frames, and keeps the buffers at 2 MiB.
+const BATCH: usize = MAX_MESSAGES;
 /// How long a flush waits for a full socket, each time and how often.
 const SEND_WAIT_MS: i32 = 2;
 const SEND_WAITS: usize = 3;

@@ -14,7 +14,7 @@ use libc::{c_int, c_uint, c_void, iovec, mmsghdr, pollfd};
 use super::header::OFFLOAD_HEADER_LEN;
 
 /// Messages per system call at most.
-pub const MAX_MESSAGES: usize = 64;
+pub const MAX_MESSAGES: usize = 32;
 
 /// Where one message is received: offload header, control messages and frame apart.
 pub struct RxBuffer {

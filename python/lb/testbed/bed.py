@@ -230,7 +230,8 @@ class Testbed:
     def _become_able(self) -> str:
         if isolation.has_capabilities():
             return "root"
-        isolation.enter_user_namespace(self._place.base)
+        # The parent, so that the directory itself can be removed at the end.
+        isolation.enter_user_namespace(self._place.base.parent)
         return "user"
 
     def _make_namespaces(self) -> None:

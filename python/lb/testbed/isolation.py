@@ -98,17 +98,24 @@ def enter_user_namespace(keep: Path) -> None:
         PrivilegeError: the kernel or its configuration does not allow it.
     """
     user, group = os.geteuid(), os.getegid()
-    descriptor = os.open(keep, os.O_PATH | os.O_DIRECTORY)
     try:
         unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET)
         map_user(0, user, 0, group)
         mount("none", "/", None, MS_REC | MS_PRIVATE)
+        _hide_run(keep)
+    except OSError as error:
+        raise PrivilegeError(_user_namespace_hint(error)) from error
+
+
+def _hide_run(keep: Path) -> None:
+    """Put a private tmpfs over /run; `keep` stays visible through it."""
+    # Opened in the new mount namespace: a mount of the old one could not be bound here.
+    descriptor = os.open(keep, os.O_PATH | os.O_DIRECTORY)
+    try:
         mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
         if keep.is_relative_to("/run"):
             keep.mkdir(parents=True, exist_ok=True)
             mount(f"/proc/self/fd/{descriptor}", str(keep), None, MS_BIND)
-    except OSError as error:
-        raise PrivilegeError(_user_namespace_hint(error)) from error
     finally:
         os.close(descriptor)
 
@@ -122,7 +129,7 @@ def _user_namespace_hint(error: OSError) -> str:
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
         ),
     }
-    mend = "run as root"
+    mend = "run as root, with CAP_NET_ADMIN and CAP_SYS_ADMIN"
     for path, (bad, command) in knobs.items():
         with suppress(OSError):
             if Path(path).read_text().strip() == bad:

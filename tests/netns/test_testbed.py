@@ -233,6 +233,39 @@ def _wait_for_fetches(child: subprocess.Popen[str]) -> None:
     pytest.fail(f"it ended before a fetch: {child.stderr.read() if child.stderr else ''}")
 
 
+# Root has no use for a runtime directory.
+@pytest.mark.parametrize("caller", ["user"], indirect=True)
+def test_run_testbed_in_runtime_directory_leaves_it_empty(caller: Caller) -> None:
+    """State in the user's runtime directory below /run stays reachable although /run is hidden, and goes at the end."""
+    runtime = Path(tempfile.mkdtemp(dir="/run")) if os.geteuid() == 0 else Path(tempfile.mkdtemp())
+    try:
+        runtime.chmod(0o700)
+        if os.geteuid() == 0:
+            os.chown(runtime, caller.user, caller.user)
+        caller.environment["XDG_RUNTIME_DIR"] = str(runtime)
+        assert caller.testbed("up")[0] == 0
+        assert caller.testbed("exec", "client1", "--", "hostname")[:2] == (0, "client1\n")
+        assert caller.testbed("down")[0] == 0
+        status, _, errors = caller.run("run", "--testbed", "--duration", "1")
+        assert status == 0, errors
+        assert list(runtime.iterdir()) == []
+    finally:
+        shutil.rmtree(runtime)
+
+
+def test_up_without_any_right_exits_4_with_one_line() -> None:
+    """Neither root nor user namespaces: one line that says what is missing, exit code 4."""
+    if shutil.which("setpriv") is None or os.geteuid() != 0:
+        pytest.skip("needs root and setpriv to take every right away")
+    # The mapping to root needs CAP_SETFCAP: a root without capabilities may not even make a user namespace of use.
+    command = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", sys.executable, "-P", "-m", "lb"]
+    tried = subprocess.run(
+        [*command, "testbed", "up", "--prefix", "tnone-"], capture_output=True, text=True, check=False
+    )
+    assert (tried.returncode, tried.stdout, len(tried.stderr.splitlines())) == (4, "", 1), tried.stderr
+    assert "run as root" in tried.stderr
+
+
 def test_run_testbed_invalid_config_builds_nothing(caller: Caller) -> None:
     """A wrong configuration is told before anything is built."""
     # Not below tmp_path: the unprivileged user may not enter that.

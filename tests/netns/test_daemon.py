@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -191,3 +193,37 @@ def test_daemon_failed_packet_loop_ends_the_run(pair: Pair, tmp_path: Path, monk
     with isolation.inside(pair.near):
         asyncio.run(scenario())
     assert not (tmp_path / "lb.sock").exists()
+
+
+def mac_of(name: str, address: str) -> str | None:
+    """Return the MAC that a host's kernel has for an address, asking for it when it has none."""
+    rows = json.loads(subprocess.run(["ip", "-j", "-n", name, "neigh"], capture_output=True, check=True).stdout)
+    found = next((row["lladdr"] for row in rows if row["dst"] == address and "lladdr" in row), None)
+    if found is None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with isolation.inside(name), socket.socket(family, socket.SOCK_DGRAM) as ask:
+            ask.setblocking(False)
+            with contextlib.suppress(OSError):
+                ask.sendto(b"", (address, 9))
+    return found
+
+
+def test_announce_vips_answered_only_where_configured(pair: Pair, tmp_path: Path) -> None:
+    """Behaviour 26: with `announce` the balancer answers ARP and neighbour solicitations for its VIPs."""
+    path = write_config(tmp_path / "lb.toml")
+    path.write_text(path.read_text().replace('name = "eth0"', 'name = "eth0"\nannounce = true'))
+    with running(pair, tmp_path) as run:
+        near_mac = fetch(run.control, "/status")["interfaces"][0]["mac"]
+        wait_until(lambda: mac_of(pair.far, "198.18.1.100") == near_mac, "the VIP is at the balancer")
+        wait_until(lambda: mac_of(pair.far, "2001:db8:1::100") == near_mac, "the IPv6 VIP is at the balancer")
+
+
+def test_servers_resolved_before_the_first_client(pair: Pair, tmp_path: Path) -> None:
+    """Behaviour 28: the servers' MACs are asked for at start: no first packet has to wait."""
+    pair.ip(pair.near, "neigh flush dev eth0")
+    write_config(tmp_path / "lb.toml")
+    with running(pair, tmp_path):
+        rows = json.loads(
+            subprocess.run(["ip", "-j", "-n", pair.near, "neigh"], capture_output=True, check=True).stdout
+        )
+        assert {"198.18.1.31", "2001:db8:1::31"} <= {row["dst"] for row in rows}

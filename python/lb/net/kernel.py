@@ -189,7 +189,7 @@ class Kernel:
         except (OSError, NetlinkError) as error:
             if getattr(error, "code", None) == errno.EPERM:
                 raise PrivilegeError(
-                    "resolving neighbours through the kernel needs CAP_NET_ADMIN: run as root, or give each server a mac"
+                    "asking the kernel for neighbours needs CAP_NET_ADMIN: run as root, or give each server a mac"
                 ) from error
             # A full table or an interface that went down shows elsewhere.
             log.debug("neighbour %s was not asked for: %s", hop, error)

@@ -7,8 +7,9 @@ use crate::datapath::Output;
 use crate::fragment::{Action, DatagramKey, Fate, Held, Misfit};
 use crate::packet::{Meta, Packet};
 use crate::parse::{self, Fragment, Ip};
-use crate::verdict::{Direction, Reason, Verdict};
+use crate::verdict::{Reason, Verdict};
 use crate::wire::{icmp, protocol};
+use crate::world::World;
 
 /// Most bytes of an IP datagram.
 const MOST_BYTES: usize = 65535;
@@ -64,7 +65,7 @@ impl Walk<'_> {
             .open(*key, self.now)
             .ok_or(Reason::FragmentLimit)?;
         let (fate, ranges) = (entry.fate, entry.ranges.with(start, end, !fragment.more));
-        if fate == Fate::Refused || is_orphaned(self, fate) {
+        if fate == Fate::Refused || is_orphaned(self.world, fate) {
             return Err(Reason::FragmentRefused.into());
         }
         let ranges = match ranges {
@@ -207,14 +208,13 @@ fn checked_range(ip: &Ip, fragment: Fragment) -> Stage<(u32, u32)> {
     Ok((fragment.offset, end as u32))
 }
 
-fn is_orphaned(walk: &Walk, fate: Fate) -> bool {
-    match fate {
-        Fate::Decided(Action::Translate {
-            service,
-            server,
-            direction: Direction::Forward | Direction::Reply,
-            ..
-        }) => walk.world.service(service).is_none() || walk.world.server(server).is_none(),
-        _ => false,
-    }
+/// Whether what the first fragment was translated for has left the snapshot.
+fn is_orphaned(world: &World, fate: Fate) -> bool {
+    let Fate::Decided(Action::Translate {
+        service, server, ..
+    }) = fate
+    else {
+        return false;
+    };
+    world.service(service).is_none() || world.server(server).is_none()
 }

@@ -26,10 +26,7 @@ impl Walk<'_> {
     /// Rule 10. `packet` is whole: fragments never come here.
     pub(super) fn icmp(&mut self, packet: &mut Packet, to_vip: bool) -> Stage<Departure> {
         let Ip {
-            v4,
-            source,
-            destination,
-            ..
+            v4, destination, ..
         } = packet.meta.ip;
         let header = icmp::Header::new(packet.l4_bytes()).ok_or(Reason::L4Truncated)?;
         let kind = icmp::kind(v4, header.message_type());
@@ -48,7 +45,7 @@ impl Walk<'_> {
             }
             Kind::EchoRequest | Kind::Other => self.transit(packet),
             Kind::Redirect => Err(Reason::IcmpRedirect.into()),
-            Kind::Error => self.error_past_us(packet, source),
+            Kind::Error => self.error_past_us(packet),
         }
     }
 
@@ -101,7 +98,7 @@ impl Walk<'_> {
     }
 
     /// An error that is not for a VIP: about a packet we sent to a server, or of no concern to us.
-    fn error_past_us(&mut self, packet: &mut Packet, source: u128) -> Stage<Departure> {
+    fn error_past_us(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let v4 = packet.meta.ip.v4;
         let quoted = match quoted(v4, packet.l4_bytes()) {
             Ok(quoted) => quoted,
@@ -138,7 +135,6 @@ impl Walk<'_> {
             client_port: quoted.source_port,
             side,
         };
-        debug_assert_eq!(source, packet.meta.ip.source);
         self.translate_error(packet, &quoted, &key, Direction::Reply)
     }
 

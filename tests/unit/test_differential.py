@@ -42,7 +42,6 @@ def both() -> tuple[str, ...]:
     return differential.BACKENDS
 
 
-@pytest.mark.slow
 @settings(
     max_examples=SEQUENCES,
     derandomize=True,

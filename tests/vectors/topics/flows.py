@@ -163,10 +163,14 @@ def _eviction(f: Family) -> list[Case]:
     Talk(stateless, f, "udp").c(udp(b"first"))
     number = 1 + hash_flow(1, f.client, f.vip, 1003, 9876, 6) % 3
     talk = Talk(stateless, f, number=number, sport=1003)
-    talk.c(tcp("S", 1000))
-    talk.s(tcp("A", 5001, 1001, b"answer"))
+    talk.open()
     talk.c(tcp("PA", 1001, 5001, b"data"))
-    stateless.counters(events={"flow_stateless": 3, "flow_created": 1})
+    talk.s(tcp("A", 5001, 1005, b"answer"))
+    talk.close(1005, 5007)
+    talk.c(tcp("R", 1006))
+    stateless.counters(events={"flow_stateless": 9, "flow_created": 1})
+    astray = Talk(stateless, f, number=number % 3 + 1, sport=1003)
+    stateless.drop(astray.s_in(tcp("SA", 5000, 1001)), "no_flow")
     stateless.flows(Talk(stateless, f, "udp").flow("udp"))
     return [order, idle, full, stateless]
 

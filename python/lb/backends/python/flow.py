@@ -195,6 +195,11 @@ class FlowTable:
                 self.remove(head, "flow_expired")
                 left -= 1
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a new entry needs another's place."""
+        return len(self) >= self.capacity
+
     def make_room(self, timeouts: Timeouts, now_ns: int) -> bool:
         """
         Evict one entry if the table is full: half-open first, then closing, then the longest idle beyond the floor.
@@ -202,7 +207,7 @@ class FlowTable:
         Returns:
             Whether there is room. Recently active flows are never evicted for a newcomer.
         """
-        if len(self) < self.capacity:
+        if not self.is_full:
             return True
         for name, event in ((HALF_OPEN, "flow_evicted_half_open"), (CLOSING, "flow_evicted_closing")):
             if self.lists[name]:

@@ -73,15 +73,18 @@ def known_packet(state: State, packet: Packet, entry: Entry, direction: Directio
 def forward_miss(state: State, packet: Packet, number: int, seg: Segment | None) -> Verdict:
     """Place a new flow, if its first packet may create one."""
     service = state.view.services[number]
-    if not may_create(service, seg):
+    stores = may_create(service, seg)
+    if not stores and not may_pass(state, service):
         return drop("no_flow")
     newcomer = Newcomer(
         number, packet.source, packet.source_port, packet.destination, packet.destination_port, packet.protocol
     )
     server = state.placement.select(state.view, service.plan, newcomer)
+    if server is None and not stores:
+        return drop("no_flow")
     if server is None:
         return drop("no_server") if service.on_no_server == "drop" else answer_no_server(state, packet, seg)
-    return place(state, packet, "forward", newcomer, server, seg)
+    return place(state, packet, "forward", newcomer, server, seg, stores)
 
 
 def may_create(service: Service, seg: Segment | None) -> bool:
@@ -91,9 +94,18 @@ def may_create(service: Service, seg: Segment | None) -> bool:
     return seg.is_mid_stream and service.plan.selector in HASH_SELECTORS
 
 
+def may_pass(state: State, service: Service) -> bool:
+    """
+    Tell whether a TCP packet that may not create a flow is placed in passing: a connection that a full table could not
+    store must be able to open and to close.
+    """
+    return state.table.is_full and service.plan.selector in HASH_SELECTORS
+
+
 def reply_miss(state: State, packet: Packet, endpoint: int, seg: Segment | None) -> Verdict:
     """Take up a flow from its server's side, if a hash would have placed it on that very server."""
-    if seg is not None and not seg.is_mid_stream:
+    stores = seg is None or seg.is_mid_stream
+    if not stores and not state.table.is_full:
         return drop("no_flow")
     client, client_port = packet.destination, packet.destination_port
     for number in state.view.services_by_endpoint[endpoint]:
@@ -105,12 +117,18 @@ def reply_miss(state: State, packet: Packet, endpoint: int, seg: Segment | None)
         chosen = state.placement.select(state.view, service.plan, newcomer)
         if chosen is not None and state.view.servers[chosen].endpoint == endpoint:
             packet.direction, packet.service = "reply", number
-            return place(state, packet, "reply", newcomer, chosen, seg)
+            return place(state, packet, "reply", newcomer, chosen, seg, stores)
     return drop("no_flow")
 
 
 def place(
-    state: State, packet: Packet, direction: Direction, newcomer: Newcomer, server: int, seg: Segment | None
+    state: State,
+    packet: Packet,
+    direction: Direction,
+    newcomer: Newcomer,
+    server: int,
+    seg: Segment | None,
+    stores: bool,
 ) -> Verdict:
     """
     Make the entry of a new flow and send its first packet; where there is no room, a hash selector needs no entry.
@@ -122,14 +140,15 @@ def place(
         newcomer: the flow.
         server: id of the server that it was given.
         seg: None for UDP.
+        stores: whether an entry may be made; else the packet is placed in passing.
     """
     packet.server = server
     if newcomer.client == state.view.servers[server].address.packed:
         return drop("hairpin")
     entry = new_entry(state, packet, direction, newcomer, server, seg)
-    if not clear_conflicts(state, entry, direction):
+    if not (clear_conflicts(state, entry, direction) if stores else is_alone(state, entry, direction)):
         return drop("flow_conflict")
-    if state.table.make_room(state.view.snapshot.timeouts, state.now_ns):
+    if stores and state.table.make_room(state.view.snapshot.timeouts, state.now_ns):
         state.table.insert(entry)
         return send_translated(state, packet, direction, entry)
     if state.view.services[newcomer.service].plan.selector not in HASH_SELECTORS:
@@ -151,6 +170,13 @@ def new_entry(
     if direction == "forward":
         entry.last_hop = (packet.interface, packet.source_mac)
     return entry
+
+
+def is_alone(state: State, entry: Entry, direction: Direction) -> bool:
+    """Tell whether no entry stands where a new one would be, dead or alive."""
+    if state.table.by_reply.get(entry.reply_key) is not None:
+        return False
+    return direction == "forward" or state.table.by_forward.get(entry.forward_key) is None
 
 
 def clear_conflicts(state: State, entry: Entry, direction: Direction) -> bool:

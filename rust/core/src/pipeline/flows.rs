@@ -175,13 +175,13 @@ impl Walk<'_> {
     ) -> Stage<Departure> {
         let world = self.world;
         let plan = &world.service(service).ok_or(Reason::NoService)?.plan;
-        let places = match &transport.segment {
+        let hash = is_hash(plan.selector);
+        let stores = match &transport.segment {
             None => true,
-            Some(segment) => {
-                segment.is_opening() || (segment.is_midstream() && is_hash(plan.selector))
-            }
+            Some(segment) => segment.is_opening() || (segment.is_midstream() && hash),
         };
-        if !places {
+        // A connection that a full table could not store must be able to open and to close.
+        if !stores && !(hash && self.state.table.is_full()) {
             return Err(Reason::NoFlow.into());
         }
         let newcomer = Newcomer {
@@ -191,7 +191,8 @@ impl Walk<'_> {
             service,
         };
         match self.select(&newcomer) {
-            Some(server) => self.place(packet, transport, &newcomer, server),
+            Some(server) => self.place(packet, transport, &newcomer, server, stores),
+            None if !stores => Err(Reason::NoFlow.into()),
             None => Err(self.no_server(packet, transport, service)),
         }
     }
@@ -203,9 +204,9 @@ impl Walk<'_> {
         transport: &Transport,
         endpoint: u32,
     ) -> Stage<Departure> {
-        let midstream = transport.segment.as_ref().is_none_or(Segment::is_midstream);
+        let stores = transport.segment.as_ref().is_none_or(Segment::is_midstream);
         let world = self.world;
-        let services = if midstream {
+        let services = if stores || self.state.table.is_full() {
             world.hash_services(endpoint)
         } else {
             &[]
@@ -224,7 +225,7 @@ impl Walk<'_> {
                     .is_some_and(|facts| facts.endpoint == endpoint)
             };
             if let Some(server) = chosen.filter(fits) {
-                return self.place(packet, transport, &newcomer, server);
+                return self.place(packet, transport, &newcomer, server, stores);
             }
         }
         Err(Reason::NoFlow.into())
@@ -252,13 +253,14 @@ impl Walk<'_> {
         .select(plan)
     }
 
-    /// Rule 8, *Place*, from 2 on.
+    /// Rule 8, *Place*, from 2 on. Without `stores`: in passing.
     fn place(
         &mut self,
         packet: &mut Packet,
         transport: &Transport,
         newcomer: &Newcomer,
         server: u32,
+        stores: bool,
     ) -> Stage<Departure> {
         self.found.service = Some(newcomer.service);
         self.found.direction = Some(newcomer.direction);
@@ -268,15 +270,15 @@ impl Walk<'_> {
         if newcomer.client == facts.address {
             return Err(Reason::Hairpin.into());
         }
-        self.clear_key(&newcomer.key(Side::Endpoint(facts.endpoint)))?;
+        self.clear_key(&newcomer.key(Side::Endpoint(facts.endpoint)), stores)?;
         if newcomer.direction == Direction::Reply {
-            self.clear_key(&newcomer.key(Side::Service(newcomer.service)))?;
+            self.clear_key(&newcomer.key(Side::Service(newcomer.service)), stores)?;
         }
         let mut client = Client {
             address: newcomer.client,
             last_hop: None,
         };
-        if self.make_room() {
+        if stores && self.make_room() {
             client = self.insert(packet, transport, newcomer, (server, facts.endpoint));
         } else if world
             .service(newcomer.service)
@@ -289,11 +291,14 @@ impl Walk<'_> {
         self.translate(packet, transport, newcomer.direction, server, client)
     }
 
-    /// Make sure that no live flow has this key.
-    fn clear_key(&mut self, key: &Key) -> Stage<()> {
+    /// Make sure that no flow has this key, by removing a dead one where that is allowed.
+    fn clear_key(&mut self, key: &Key, removes: bool) -> Stage<()> {
         let Some(number) = self.state.table.find(key) else {
             return Ok(());
         };
+        if !removes {
+            return Err(Reason::FlowConflict.into());
+        }
         let closing = self.state.table.entry(number).state() == FlowState::Closing;
         let event = self
             .why_dead(number)

@@ -181,7 +181,8 @@ impl Walk<'_> {
             Some(segment) => segment.is_opening() || (segment.is_midstream() && hash),
         };
         // A connection that a full table could not store must be able to open and to close.
-        if !stores && !(hash && self.state.table.is_full()) {
+        let passes = hash && self.state.table.is_full();
+        if !stores && !passes {
             return Err(Reason::NoFlow.into());
         }
         let newcomer = Newcomer {

@@ -8,6 +8,7 @@ import selectors
 import socket
 import struct
 import threading
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -200,7 +201,7 @@ def test_run_second_on_same_interface_refuses_with_4(hosts: Testbed, balancer: R
     assert echo_once(hosts, "client1") == b"greeting"
 
 
-def test_replay_of_capture_gives_live_verdicts(hosts: Testbed, balancer: RunningBalancer, tmp_path: Path) -> None:
+def test_replay_of_capture_gives_live_verdicts(hosts: Testbed, balancer: RunningBalancer) -> None:
     """A capture of what came in, replayed offline, ends as it did live: verdicts, reasons, flows per server."""
     balancer.restart()
     capture, before = _capture_from_now(hosts, balancer)
@@ -218,6 +219,9 @@ def test_replay_of_capture_gives_live_verdicts(hosts: Testbed, balancer: Running
     lines = [json.loads(line) for line in output.splitlines()]
     assert len(lines) == after["rx_packets"] - before["rx_packets"]
     assert _replayed_verdicts(lines) == _difference(after["verdicts"], before["verdicts"])
+    assert _replayed_flows(lines) == {
+        name: server["flows_created"] for name, server in after["servers"].items() if server["flows_created"]
+    }
 
 
 def _capture_from_now(hosts: Testbed, balancer: RunningBalancer) -> tuple[Capture, dict[str, object]]:
@@ -267,6 +271,16 @@ def _replayed_verdicts(lines: list[dict[str, str]]) -> dict[str, int]:
         name = line["verdict"] if line["reason"] is None else f"{line['verdict']}.{line['reason']}"
         counts[name] = counts.get(name, 0) + 1
     return counts
+
+
+def _replayed_flows(lines: list[dict[str, str]]) -> dict[str, int]:
+    """Count the flows a replay created, by SERVICE/SERVER: each is another client address and port."""
+    flows = {
+        (f"{line['service']}/{line['server']}", line["source"], line["source_port"])
+        for line in lines
+        if line["direction"] == "forward" and line["verdict"] == "forward" and line["protocol"] in ("TCP", "UDP")
+    }
+    return dict(Counter(name for name, _, _ in flows))
 
 
 def _difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:

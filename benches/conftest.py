@@ -22,6 +22,7 @@ def module(request: pytest.FixtureRequest) -> ModuleType:
     return importlib.import_module(f"lb.backends.{request.param}")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the ratio of each group."""
     session = getattr(config, "_benchmarksession", None)

@@ -74,6 +74,10 @@ bench: env ## Run the benches (never in parallel); root for the bulk transfer
 	$(BIN)/python -m pytest -p no:xdist benches
 	$(BIN)/python benches/bulk_throughput.py
 
+.PHONY: bench-core
+bench-core: ## Run the criterion benches of every stage of rust/core, one core (never in parallel)
+	cargo bench --locked -p flowlb-core --bench stages
+
 .PHONY: clean
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) target .hypothesis .benchmarks

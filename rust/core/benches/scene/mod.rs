@@ -1,0 +1,207 @@
+//! What the benches work on: a balancer between two interfaces, and clients that send 60-byte UDP datagrams to its VIP.
+//!
+//! Nothing random is drawn while the clock runs, and nothing differs from run to run: seeds and keys are fixed.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use flowlb_core::datapath::{DataPath, Offload, Outcome, Output};
+use flowlb_core::snapshot::{
+    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
+    Timeouts,
+};
+use flowlb_core::verdict::Verdict;
+use flowlb_core::wire::checksum;
+
+pub const FRAME_LEN: usize = 60;
+pub const HASH_KEY: [u8; 16] = [7; 16];
+pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 100);
+pub const VIP_PORT: u16 = 53;
+/// One packet each microsecond: the rate a worker is to reach, so flows move within their lists as often as they do in service.
+pub const PACKET_NS: u64 = 1000;
+
+const SECOND: u64 = 1_000_000_000;
+const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x21];
+const SERVERS: u32 = 3;
+const SERVER_PORT: u16 = 5353;
+
+const fn our_mac(id: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 1, id]
+}
+
+/// The address of a server: 10.128.0.0/9, but its first.
+pub fn server_address(id: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0a80_0001 + id)
+}
+
+/// Where the client of a flow sits: 16 flows for each address, from 20.0.0.0 on.
+pub fn client(flow: u32) -> (Ipv4Addr, u16) {
+    (
+        Ipv4Addr::from_bits(0x1400_0000 + (flow >> 4)),
+        1024 + (flow & 0xf) as u16,
+    )
+}
+
+fn interface(id: u8, address: Ipv4Addr) -> Interface {
+    Interface {
+        name: format!("eth{id}"),
+        mac: our_mac(id),
+        mtu: 1500,
+        addresses: vec![(IpAddr::V4(address), 24)],
+        announce: false,
+    }
+}
+
+/// One UDP service whose plan has a slot for each of so many servers.
+pub fn snapshot(selector: Selector, servers: u32) -> Snapshot {
+    let server = |id: u32| Server {
+        name: format!("server{id}"),
+        service: 0,
+        endpoint: id,
+        address: IpAddr::V4(server_address(id)),
+        port: SERVER_PORT,
+        weight: 1,
+        mac: None,
+    };
+    let plan = Plan {
+        selector,
+        slots: (0..servers).collect(),
+        scores: Vec::new(),
+        fallback: None,
+    };
+    Snapshot {
+        generation: 1,
+        seed: 1,
+        interfaces: vec![
+            interface(0, Ipv4Addr::new(198, 18, 1, 1)),
+            interface(1, Ipv4Addr::new(198, 18, 2, 1)),
+        ],
+        services: vec![Some(Service {
+            name: "dns".into(),
+            address: IpAddr::V4(VIP),
+            port: VIP_PORT,
+            protocol: Protocol::Udp,
+            plan,
+            reset_without_server: true,
+        })],
+        servers: (0..servers).map(|id| Some(server(id))).collect(),
+        forward_transit: false,
+        answer_echo: false,
+        icmp_rate: 1000,
+        timeouts: Timeouts {
+            half_open_ns: 30 * SECOND,
+            established_ns: 7440 * SECOND,
+            closing_ns: 120 * SECOND,
+            udp_ns: 300 * SECOND,
+            idle_floor_ns: 60 * SECOND,
+        },
+        ask: None,
+    }
+}
+
+/// Routes to the clients and the servers, and the servers' neighbours.
+pub fn next_hops(servers: u32) -> NextHops {
+    let route = |prefix: [u8; 4], prefix_len, interface| Route {
+        prefix: prefix.into(),
+        prefix_len,
+        interface,
+        gateway: None,
+        mtu: None,
+    };
+    let neighbour = |id: u32| Neighbour {
+        interface: 1,
+        address: IpAddr::V4(server_address(id)),
+        mac: [2, 0, 2, (id >> 16) as u8, (id >> 8) as u8, id as u8],
+    };
+    NextHops {
+        routes: vec![route([20, 0, 0, 0], 8, 0), route([10, 128, 0, 0], 9, 1)],
+        neighbours: (0..servers).map(neighbour).collect(),
+    }
+}
+
+/// Bytes of IP header, L4 header and data, the checksums in place (UDP's is as good as any: it is updated, never verified).
+fn frame(macs: [[u8; 6]; 2], ends: [(Ipv4Addr, u16); 2]) -> [u8; FRAME_LEN] {
+    let mut frame = [0; FRAME_LEN];
+    frame[..6].copy_from_slice(&macs[1]);
+    frame[6..12].copy_from_slice(&macs[0]);
+    frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17]);
+    frame[38..42].copy_from_slice(&[0, 26, 0x12, 0x34]);
+    for (at, (address, port)) in ends.into_iter().enumerate() {
+        frame[26 + 4 * at..30 + 4 * at].copy_from_slice(&address.octets());
+        frame[34 + 2 * at..36 + 2 * at].copy_from_slice(&port.to_be_bytes());
+    }
+    let sum = checksum::checksum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// A datagram of a flow, from its client.
+pub fn request(flow: u32) -> [u8; FRAME_LEN] {
+    frame([CLIENT_MAC, our_mac(0)], [client(flow), (VIP, VIP_PORT)])
+}
+
+/// The answer to it. Flows were made in order, so the `counter` selector gave them the servers in turn.
+pub fn response(flow: u32) -> [u8; FRAME_LEN] {
+    let id = flow % SERVERS;
+    let mac = [2, 0, 2, 0, 0, id as u8];
+    frame(
+        [mac, our_mac(1)],
+        [(server_address(id), SERVER_PORT), client(flow)],
+    )
+}
+
+/// A data path, its clock, and the numbers of random flows.
+pub struct Scene {
+    pub path: DataPath,
+    pub now: u64,
+    extra: Vec<Output>,
+    random: u64,
+    flows: u32,
+}
+
+impl Scene {
+    /// Make one with room for `capacity` flows and none in it.
+    pub fn empty(capacity: u32) -> Self {
+        let mut path =
+            DataPath::new(u64::from(capacity), HASH_KEY, 1).expect("the table finds room");
+        path.publish(snapshot(Selector::Counter, SERVERS));
+        path.set_next_hops(next_hops(SERVERS));
+        Self {
+            path,
+            now: SECOND,
+            extra: Vec::new(),
+            random: 1,
+            flows: capacity,
+        }
+    }
+
+    /// Make one with `flows` flows in a table of that capacity.
+    pub fn full(flows: u32) -> Self {
+        let mut scene = Self::empty(flows);
+        for flow in 0..flows {
+            let outcome = scene.process(&mut request(flow), 0);
+            assert_eq!(outcome.verdict, Verdict::Forward);
+        }
+        scene
+    }
+
+    /// A random flow's number.
+    pub fn draw(&mut self) -> u32 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (((self.random >> 32) * u64::from(self.flows)) >> 32) as u32
+    }
+
+    /// Process one frame, a packet's time after the last.
+    #[inline]
+    pub fn process(&mut self, frame: &mut [u8], interface: u32) -> Outcome {
+        self.now += PACKET_NS;
+        self.path.process(
+            frame,
+            interface,
+            self.now,
+            Offload::default(),
+            &mut self.extra,
+        )
+    }
+}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What `make` needs before it can build: Python >= 3.11 with venv, Rust >= 1.85, a C linker. Root with apt-get: what is missing is installed.
-# Otherwise the exact command to type is printed, and the exit status is 1.
+# Otherwise what to install is printed, and the exit status is 1. Three more programs let more tests run: without them those tests
+# are skipped with a reason, or use what is built in.
 set -u
 
 python=${PYTHON:-python3}
@@ -20,6 +21,22 @@ wants() { has_"$1" || { packages+=("$2"); missing+=("$3"); }; }
 wants python python3 "Python 3.11 or newer (Debian: python3)"
 wants venv python3-venv "Python's venv module (Debian: python3-venv)"
 wants linker gcc "a C linker (Debian: gcc)"
+
+extras=()
+command -v ip >/dev/null || extras+=(iproute2)
+command -v nft >/dev/null || [ -x /usr/sbin/nft ] || extras+=(nftables)
+# Only the program: the package apache2 would also start a server.
+command -v apache2 >/dev/null || [ -x /usr/sbin/apache2 ] || extras+=(apache2-bin)
+
+if [ ${#extras[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing for the tests: ${extras[*]}" >&2
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${extras[@]}" >/dev/null ||
+            echo "could not install ${extras[*]}: some tests will be skipped" >&2
+    else
+        echo "not found, so some tests will be skipped (Debian's packages: ${extras[*]})" >&2
+    fi
+fi
 
 if [ ${#packages[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing: ${packages[*]}" >&2

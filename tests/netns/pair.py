@@ -23,7 +23,7 @@ _numbers = itertools.count()
 class Pair:
     """
     A host `near` (198.18.1.1, 2001:db8:1::1) where the code under test runs, and a host `far` (.31, ::31), each with
-    an interface eth0. FAR_MAC is far's.
+    an interface eth0. FAR_MAC is far's. `backend`: what `lb run` is started with in near.
     """
 
     FAR_MAC = "aa:aa:aa:00:00:31"
@@ -31,6 +31,7 @@ class Pair:
     def __init__(self) -> None:
         start = f"t{os.getpid()}-{next(_numbers)}"
         self.near, self.far = f"{start}near", f"{start}far"
+        self.backend = "python"
 
     def build(self) -> None:
         isolation.prepare_names()

@@ -29,8 +29,9 @@ CODE = "from lb.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
+def pair(backend: str) -> Iterator[Pair]:
     with running_pair() as made:
+        made.backend = backend
         yield made
 
 
@@ -40,7 +41,7 @@ class Run:
     def __init__(self, pair: Pair, folder: Path, *options: str) -> None:
         self.control, self.log = folder / "lb.sock", folder / "log.txt"
         command = ["ip", "netns", "exec", pair.near, sys.executable, "-c", CODE, "run", "-c", str(folder / "lb.toml")]
-        command += ["--backend", "python", "--control", str(self.control), *options]
+        command += ["--backend", pair.backend, "--control", str(self.control), *options]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
 
@@ -73,7 +74,7 @@ def test_run_tells_status_and_stops_clean(pair: Pair, tmp_path: Path) -> None:
     with running(pair, tmp_path) as run:
         assert "echo 198.18.1.100 port 9876/tcp" in run.text()
         status = fetch(run.control, "/status")
-        assert (status["backend"], status["generation"], status["last_reload_error"]) == ("python", 1, None)
+        assert (status["backend"], status["generation"], status["last_reload_error"]) == (pair.backend, 1, None)
         assert [service["name"] for service in status["services"]] == ["echo", "echo6"]
         assert status["interfaces"][0]["addresses"][0] == "198.18.1.1/24"
         shown = subprocess.run(

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle, ThreadId};
 
 use libc::pollfd;
@@ -41,6 +41,8 @@ pub enum LoopError {
 /// What both threads see.
 struct Shared {
     queue: Mutex<Queue>,
+    /// Told when [`Queue::ended`] is set.
+    has_ended: Condvar,
     wake: File,
     stop: AtomicBool,
 }
@@ -57,6 +59,20 @@ impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // A queue is whole at any time: a panic elsewhere while it was locked takes nothing from that.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wait until the loop has said how it ended.
+    fn wait_for_end(&self) -> LoopError {
+        let mut queue = self.queue();
+        loop {
+            if let Some(ended) = &queue.ended {
+                return ended.clone();
+            }
+            queue = self
+                .has_ended
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn wake(&self) {
@@ -93,6 +109,7 @@ impl Worker {
         };
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
+            has_ended: Condvar::new(),
             wake,
             stop: AtomicBool::new(false),
         });
@@ -149,14 +166,8 @@ impl Worker {
             queue.commands.push_back(command);
         }
         self.shared.wake();
-        // The sender is dropped unused only when the loop ends: it says how before it forgets the commands.
-        receiver.recv().map_err(|_| {
-            self.shared
-                .queue()
-                .ended
-                .clone()
-                .unwrap_or(LoopError::Stopped)
-        })
+        // The sender is dropped unused only when the loop ends. After a panic that is while the stack unwinds, before the loop can say how it ended.
+        receiver.recv().map_err(|_| self.shared.wait_for_end())
     }
 
     /// Stop the loop, wait for its thread, and take the data path back. The second value says whether the loop had failed. `None`: it was taken
@@ -248,6 +259,7 @@ impl PacketLoop {
             queue.ended = Some(ended);
             std::mem::take(&mut queue.commands)
         };
+        self.shared.has_ended.notify_all();
         drop(forgotten);
         if failed {
             self.notify();

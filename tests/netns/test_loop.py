@@ -7,17 +7,21 @@ Neighbours and routes are given by hand: only the loop, the sockets and the data
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import io
 import os
 import secrets
 import select
 import socket
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +48,10 @@ TAGGED_SERVER_ADDRESS = "198.18.1.77"
 TAGGED_SERVER_MAC = bytes.fromhex("aaaaaa000077")
 VIP = "198.18.1.100"
 TRANSFER_BYTES = 20_000_000
+# linux/if_tun.h: a virtual machine's card (tap), each of its frames with an offload header.
+TUNSETIFF, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x4000
+# linux/virtio_net.h: cut into IPv4 fragments.
+GSO_UDP = 3
 
 
 def run(*command: str) -> None:
@@ -308,6 +316,54 @@ def test_loop_interface_going_down_does_not_end_it(router: Router) -> None:
     run("ip", "-n", ROUTER, "link", "set", "eth1", "up")
     assert echo_once() == b"PING"
     assert router.data_path.counters()["io"]["rx_errors"] > 0
+
+
+@pytest.mark.usefixtures("wires")
+@pytest.mark.parametrize("backend", ["rust", "python"])
+def test_loop_frame_whose_offload_cannot_be_told_is_counted_and_does_not_end_it(backend: str) -> None:
+    """
+    A virtual machine may leave the fragmentation of a datagram to its card. No offload header tells of that: the kernel
+    fails the receive, once. The frames after it are processed as ever (behaviour 14).
+    """
+    with contextlib.ExitStack() as stack, inside(ROUTER):
+        machine = stack.enter_context(open_tap("tap0"))
+        port = stack.enter_context(contextlib.closing(sockets.open_packet_socket("tap0")))
+        fact = sockets.read_interface("tap0")
+        data_path = lb.backends.load(backend).DataPath(16, bytes(16), 1)
+        data_path.publish(Snapshot(1, 1, (Interface("tap0", fact.mac, fact.mtu),), (), ()))
+        notify_fd = os.eventfd(0)
+        stack.callback(os.close, notify_fd)
+        data_path.start([port.fileno()], notify_fd)
+        stack.callback(data_path.stop)
+        frame = fact.mac + bytes.fromhex("020000000002") + tagged_request()
+        unfinished = frames.OFFLOAD_HEADER.pack(frames.NEEDS_CSUM, GSO_UDP, 42, 1400, 34, 6)
+        machine.write(unfinished + frame + bytes(4000))
+        machine.write(bytes(frames.OFFLOAD_HEADER.size) + frame)
+        counters = wait_for_processed(data_path, 1)
+    assert counters["io"]["rx_errors"] == 1
+    assert counters["verdicts"] == {"drop.transit": 1}
+
+
+@contextlib.contextmanager
+def open_tap(name: str) -> Iterator[io.FileIO]:
+    """Make a tap interface for the block; what is written to it comes in there."""
+    if not os.access("/dev/net/tun", os.W_OK):
+        pytest.skip("this machine has no /dev/net/tun")
+    with Path("/dev/net/tun").open("r+b", buffering=0) as machine:
+        fcntl.ioctl(machine, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+        run("ip", "-n", ROUTER, "link", "set", name, "up")
+        yield machine
+
+
+def wait_for_processed(data_path: DataPath, packets: int) -> dict[str, Any]:
+    """Return the counters once so many packets were processed."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        counters = data_path.counters()
+        if counters["rx_packets"] >= packets:
+            return counters
+        time.sleep(0.01)
+    raise AssertionError(f"not {packets} packets within {DEADLINE_S} s")
 
 
 @pytest.mark.usefixtures("wires")

@@ -47,7 +47,7 @@ class IoCounters:
 
     Args:
         rx_truncated: frames larger than the buffer, not forwarded. rx_errors: failed receives (the interface went
-        down).
+        down, or a frame whose offload cannot be told).
         tx_dropped: frames given up because the way out stayed full. tx_errors: frames that the kernel refused.
     """
 

@@ -35,7 +35,7 @@ pub struct IoCounters {
 pub struct IoReport {
     /// Frames larger than the buffer: not forwarded.
     pub rx_truncated: u64,
-    /// Failed receives: the interface went down.
+    /// Failed receives: the interface went down, or a frame whose offload cannot be told.
     pub rx_errors: u64,
     /// Frames given up because the way out stayed full.
     pub tx_dropped: u64,
@@ -152,11 +152,12 @@ fn new_buffer() -> RxBuffer {
     }
 }
 
-/// Errors that no waiting mends: the descriptor is not a socket of ours.
+/// Errors that no waiting mends: the descriptor is not a socket of ours. `EINVAL` is none of them: the kernel gives it for one frame, which it takes off
+/// the queue, whose segmentation an offload header cannot name (UDP fragments of a virtual machine, SCTP).
 fn is_fatal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT)
+        Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT)
     )
 }
 

@@ -79,6 +79,16 @@ def _resets(f: Family) -> list[Case]:
     refused.flows(talk.flow("syn-sent"))
     talk.s(tcp("RA", 0, 1001))
     refused.flows(talk.flow("closing"))
+    again = Case(
+        f"a SYN sent again and refused after a lost SYN+ACK reaches the client, {v}", [5], "RFC 9293 section 3.10.7.3"
+    )
+    talk = Talk(again, f)
+    talk.c(tcp("S", 1000))
+    talk.s(tcp("SA", 5000, 1001))
+    talk.c(tcp("S", 1000))
+    again.drop(talk.s_in(tcp("RA", 0, 1002)), "rst_window", **talk.reply_names)
+    talk.s(tcp("RA", 0, 1001))
+    again.flows(talk.flow("closing"))
     window = Case(f"a RST is believed only at the expected sequence number, {v}", [5], "RFC 5961 section 3.2")
     talk = Talk(window, f)
     talk.open()
@@ -103,7 +113,7 @@ def _resets(f: Family) -> list[Case]:
         talk.c(tcp("A", seq, 77, b"strange"))
         talk.s(tcp("A", seq, 77, b"strange"))
     data.flows(talk.flow("established"))
-    return [refused, window, acked, data]
+    return [refused, again, window, acked, data]
 
 
 def _nonsense(f: Family) -> list[Case]:

@@ -59,7 +59,7 @@ def reset_is_valid(entry: Entry, direction: Direction, seg: Segment) -> bool:
     """Tell whether a RST comes from someone who knows the connection: it stands exactly at the next byte."""
     if seg.seq == entry.next_seq[direction] or seg.seq == entry.acked[OTHER[direction]]:
         return True
-    refuses_syn = direction == "reply" and entry.state == SYN_SENT and seg.has(ACK)
+    refuses_syn = direction == "reply" and entry.state in (SYN_SENT, SYN_RECEIVED) and seg.has(ACK)
     return refuses_syn and seg.ack == entry.next_seq["forward"]
 
 

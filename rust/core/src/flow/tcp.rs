@@ -216,7 +216,7 @@ fn is_valid_reset(entry: &Entry, direction: Direction, segment: &Segment) -> boo
     let expected = entry.seen(direction).next == Some(segment.sequence);
     let acknowledged = entry.seen(other).ack == Some(segment.sequence);
     let refused = direction == Direction::Reply
-        && entry.state() == State::SynSent
+        && matches!(entry.state(), State::SynSent | State::SynReceived)
         && segment.has(flag::ACK)
         && entry.seen(Direction::Forward).next == Some(segment.acknowledgement);
     expected || acknowledged || refused

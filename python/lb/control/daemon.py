@@ -38,7 +38,7 @@ from lb.errors import ConfigError, InterfaceError, LbError
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
 from lb.net.kernel import Kernel
-from lb.net.sockets import claim_interface, open_packet_socket, read_interface
+from lb.net.sockets import claim_interface, hear_multicast, open_packet_socket, read_interface
 from lb.snapshot import Interface, NextHops, Snapshot
 
 log = logging.getLogger(__name__)
@@ -188,14 +188,17 @@ class Daemon:
         self._announce()
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        """Call the data path; its failure is ours."""
+        """Call the data path or a socket; its failure is ours."""
         try:
             call()
         except LbError as error:
             self._fail(error)
 
     def _announce(self) -> None:
-        """Tell the neighbours where the VIPs are, on interfaces with `announce`."""
+        """Tell the neighbours where the VIPs are, on interfaces with `announce`, and hear what they ask there."""
+        for sock, about in zip(self._sockets, self.snapshot.interfaces, strict=True):
+            if about.announce:
+                self._guarded(functools.partial(hear_multicast, sock, about.name))
         counters = IoCounters()
         for interface, frame in frames_for_announcement(self.snapshot):
             send(self._sockets[interface], frame, None, counters)

@@ -23,6 +23,7 @@ from lb.net.frames import PACKET_AUXDATA, SOL_PACKET
 # linux/sockios.h).
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_MR_PROMISC = 1
+PACKET_MR_ALLMULTI = 2
 PACKET_VNET_HDR = 15
 PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
@@ -76,8 +77,7 @@ def open_packet_socket(
     try:
         set_options(sock, rcvbuf_bytes)
         if promiscuous:
-            membership = struct.pack("=iHH8s", facts.number, PACKET_MR_PROMISC, 0, b"")
-            set_option(sock, SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership, "PACKET_ADD_MEMBERSHIP")
+            add_membership(sock, facts.number, PACKET_MR_PROMISC)
         # Last: until now the socket has no protocol and hears nothing, so that no frame arrives without its header.
         sock.bind((interface_name, ETH_P_ALL))
     except OSError as error:
@@ -87,6 +87,33 @@ def open_packet_socket(
         sock.close()
         raise
     return sock
+
+
+def hear_multicast(sock: socket.socket, interface_name: str) -> None:
+    """
+    Take every multicast frame of the interface, for as long as the socket is open.
+
+    A network card hands over only groups that the host has joined, and a solicitation for a VIP goes to a group that no
+    host has joined (RFC 4291 2.7.1). A veth hands over everything. A second call changes nothing.
+
+    Args:
+        sock: from `open_packet_socket`.
+        interface_name: the same as there.
+
+    Raises:
+        InterfaceError: there is no such interface any more.
+    """
+    number = find_index(interface_name)
+    try:
+        add_membership(sock, number, PACKET_MR_ALLMULTI)
+    except OSError as error:
+        raise InterfaceError(f"{interface_name}: cannot listen for multicast: {error.strerror}") from error
+
+
+def add_membership(sock: socket.socket, number: int, kind: int) -> None:
+    """Let more frames of interface `number` in; `kind` is one of PACKET_MR_*. The kernel undoes it with the socket."""
+    membership = struct.pack("=iHH8s", number, kind, 0, b"")
+    set_option(sock, SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership, "PACKET_ADD_MEMBERSHIP")
 
 
 def new_socket(interface_name: str) -> socket.socket:

@@ -8,6 +8,7 @@ machine: what interfaces really have is read when a backend starts (`lb.net.kern
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import pathlib
 import re
@@ -62,6 +63,7 @@ DEFAULT_POLICY = "round-robin"
 MAX_FILE_BYTES = 16 * 1024 * 1024
 BACKENDS = ("auto", "rust", "python")
 
+HUGE_INTEGER = re.compile(r"[0-9_]{4000,}")
 TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -153,7 +155,7 @@ class InterfaceConfig(_Table):
 
 
 class FlowsConfig(_Table):
-    """The flow table. `capacity`: flows it holds; the rest: idle times in nanoseconds (behaviour 4 and 7)."""
+    """The flow table. `capacity`: flows it holds; the rest: idle times, such as "30s", after which one may go."""
 
     capacity: Capacity = DEFAULT_CAPACITY
     half_open: Duration = duration("30s")
@@ -233,11 +235,10 @@ def read(path: str | pathlib.Path) -> Report:
     if len(data) > MAX_FILE_BYTES:
         return Report(None, [f"{name}: larger than {MAX_FILE_BYTES} bytes: this is no configuration"], [])
     try:
-        source = data.decode()
+        source = data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
-        before = data[: error.start].decode()
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        return Report(None, [f"{name}:{line}:{column}: byte {data[error.start]:#04x} is not UTF-8"], [])
+        line, column = _end(error.object[: error.start].decode())
+        return Report(None, [f"{name}:{line}:{column}: byte {error.object[error.start]:#04x} is not UTF-8"], [])
     return inspect(source, name)
 
 
@@ -249,8 +250,20 @@ def inspect(source: str, name: str) -> Report:
     except tomllib.TOMLDecodeError as error:
         message, position = _syntax_error(str(error), source)
         return Report(None, [_block(name, source, position, message, "")], [])
+    except ValueError:
+        # Python refuses to convert integers of thousands of digits, and does not say where they are.
+        number = HUGE_INTEGER.search(source)
+        if number is None:
+            raise
+        line, column = _end(source[: number.start()])
+        return Report(None, [f"{name}:{line}:{column}: an integer of {len(number[0])} digits"], [])
     except RecursionError:
         return Report(None, [f"{name}:1:1: nested too deeply"], [])
+
+
+def _end(before: str) -> Position:
+    """Return the position of what follows a text."""
+    return Position(before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
 def _inspect(source: str, name: str) -> Report:
@@ -286,7 +299,7 @@ def _problem(details: ErrorDetails) -> Problem:
         case _ if details["type"] == CUSTOM_ERROR:
             return Problem(path, context["message"], context["hint"])
         case "extra_forbidden":
-            return Problem(path, "unknown key", _near(str(path[-1]), _keys(_model(path[:-1]))), at="key")
+            return Problem(path, "unknown key", _unknown_hint(path), at="key")
         case "missing":
             return _missing(path)
         case "literal_error":
@@ -301,6 +314,14 @@ def _problem(details: ErrorDetails) -> Problem:
         case "model_type" | "model_attributes_type" | "dict_type":
             return Problem(path, f"{show(value)} is {type_name(value)}, not a table")
     return Problem(path, details["msg"])
+
+
+def _unknown_hint(path: Path) -> str:
+    """Return what was probably meant by an unknown key."""
+    key = str(path[-1])
+    if len(path) > 1 and key in _keys(Config):
+        return f'"{key}" is about the whole file: it goes above the first [table]'
+    return _near(key, _keys(_model(path[:-1])))
 
 
 def _missing(path: Path) -> Problem:
@@ -355,8 +376,13 @@ def _block(name: str, source: str, position: Position, message: str, hint: str) 
     shown = "".join(char if char.isprintable() or char == "\t" else "?" for char in text)
     indent = "".join("\t" if char == "\t" else " " for char in text[: position.column - 1])
     rows = [
-        f"{name}:{position.line}:{position.column}: {message}",
+        f"{name}:{position.line}:{position.column}: {_printable(message)}",
         f"{position.line:5} | {shown}",
         f"      | {indent}^",
     ]
-    return "\n".join([*rows, f"  hint: {hint}"] if hint else rows)
+    return "\n".join([*rows, f"  hint: {_printable(hint)}"] if hint else rows)
+
+
+def _printable(text: str) -> str:
+    """Return a text with what does not print (line feeds, control sequences) escaped: values are quoted in it."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -138,6 +138,7 @@ def test_inspect_mistake_shows_line_caret_and_hint() -> None:
         ('policy = "weighted-round-robin"', '"round-robin" follows the weights of the servers'),
         ('on_no_sever = "drop"', 'did you mean "on_no_server"?'),
         ('protocol = "upd"', 'did you mean "udp"?'),
+        ("seed = 3", '"seed" is about the whole file: it goes above the first [table]'),
         ("health = 1", "allowed: name, address, port, protocol, policy, on_no_server, server"),
     ],
 )
@@ -240,6 +241,29 @@ def test_read_file_troubles_reported(tmp_path: Path) -> None:
     assert config.read(tmp_path / "latin.toml").problems == [f"{tmp_path}/latin.toml:2:9: byte 0xe4 is not UTF-8"]
     (tmp_path / "dos.toml").write_bytes(GOOD.replace("\n", "\r\n").encode())
     assert config.load(tmp_path / "dos.toml") == config.parse(GOOD)
+
+
+def test_read_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    """What some editors put first counts neither as text nor as a column."""
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfseeed = 1\n" + GOOD.encode())
+    problems = config.read(tmp_path / "bom.toml").problems
+    assert [problem.partition("\n")[0] for problem in problems] == [f"{tmp_path}/bom.toml:1:1: seeed: unknown key"]
+
+
+def test_inspect_huge_integer_named_with_its_place() -> None:
+    """More digits than Python converts are a mistake like any other."""
+    report = config.inspect(f"{GOOD}\n  port = {'9' * 5000}\n", "lb.toml")
+    line = GOOD.count("\n") + 2
+    assert report.problems == [f"lb.toml:{line}:10: an integer of 5000 digits"]
+
+
+def test_inspect_control_characters_never_reach_the_terminal() -> None:
+    """A value cannot write control sequences or lines of its own into a message."""
+    report = config.inspect('"a\\nb" = 1\nbackend = "\\u001b[31mfast"\n' + GOOD, "lb.toml")
+    text = "\n".join(report.problems)
+    assert "\x1b" not in text
+    assert text.startswith("lb.toml:1:1: a\\nb: unknown key\n")
+    assert 'lb.toml:2:11: backend: "\\x1b[31mfast" is no backend\n' in text
 
 
 def test_load_invalid_file_raises_with_all_problems(tmp_path: Path) -> None:

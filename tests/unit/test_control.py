@@ -171,6 +171,15 @@ def test_fetch_nonsense_daemon_error(tmp_path: Path, answer: bytes) -> None:
         thread.join()
 
 
+def test_bind_socket_over_another_file_refuses(tmp_path: Path) -> None:
+    """What is there and is no socket stays, and is called what it is."""
+    path = tmp_path / "notes.txt"
+    path.write_text("precious")
+    with pytest.raises(LbError, match="is there already and is no socket"):
+        bind_socket(path)
+    assert path.read_text() == "precious"
+
+
 def test_default_control_path_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """`LB_CONTROL`, else /run for root, else the user's runtime folder."""
     monkeypatch.setenv("LB_CONTROL", "/x/y.sock")

@@ -70,7 +70,9 @@ def prepare_metadata_for_build_wheel(directory: str, config_settings: Settings =
         name = dist_info()
         (Path(directory) / name).mkdir()
         for file, content in metadata_files().items():
-            (Path(directory) / name / file).write_bytes(content)
+            path = Path(directory) / name / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
         return name
     import maturin
 
@@ -120,10 +122,12 @@ def metadata_files() -> dict[str, bytes]:
     """Return the files of the metadata folder, but for RECORD."""
     table = project()
     lines = [
-        "Metadata-Version: 2.1",
+        "Metadata-Version: 2.4",
         f"Name: {table['name']}",
         f"Version: {table['version']}",
         f"Summary: {table['description']}",
+        f"License-Expression: {table['license']}",
+        *(f"License-File: {name}" for name in table["license-files"]),
         f"Requires-Python: {table['requires-python']}",
         *(f"Requires-Dist: {needed}" for needed in table["dependencies"]),
     ]
@@ -133,7 +137,8 @@ def metadata_files() -> dict[str, bytes]:
     scripts = [f"{name} = {target}" for name, target in table["scripts"].items()]
     wheel = ["Wheel-Version: 1.0", "Generator: flowlb_build", "Root-Is-Purelib: true", "Tag: py3-none-any"]
     files = {"METADATA": lines, "WHEEL": wheel, "entry_points.txt": ["[console_scripts]", *scripts]}
-    return {name: "\n".join([*content, ""]).encode() for name, content in files.items()}
+    written = {name: "\n".join([*content, ""]).encode() for name, content in files.items()}
+    return written | {f"licenses/{name}": Path(name).read_bytes() for name in table["license-files"]}
 
 
 def build_pure_wheel(directory: Path) -> str:

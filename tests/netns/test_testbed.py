@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from realhosts import DEADLINE_S, running_testbed, wait_until
 
+from lb.control.client import fetch
 from lb.testbed import build, ethtool, isolation
 from lb.testbed.bed import Testbed
 from lb.testbed.state import ProcessId
@@ -208,6 +209,21 @@ def test_run_testbed_stopped_by_signal_ends_with_0(caller: Caller, number: signa
     assert child.returncode == 0, errors
     assert "fetches, " in output
     assert caller.leftovers() == []
+
+
+def test_run_testbed_backend_and_control_socket_as_asked(caller: Caller) -> None:
+    """The options of `lb run` hold with --testbed too, and it says which backend runs."""
+    # Not below tmp_path: the unprivileged user may not enter that.
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        control = Path(directory) / "lb.sock"
+        child = caller.start("run", "--testbed", "--backend", "python", "--control", str(control))
+        _wait_for_fetches(child)
+        assert fetch(control, "/status")["backend"] == "python"
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=DEADLINE_S)
+        assert ", backend python, service video at " in errors
+        assert not control.exists()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -197,12 +198,43 @@ def test_run_invalid_config_exit_3(config: Path) -> None:
     assert lb("run", "-c", config).returncode == 3
 
 
-@pytest.mark.parametrize(("backend", "word"), [("ebpf", "not in this version"), ("fast", "no backend 'fast'")])
-def test_run_missing_backend_exit_4(config: Path, backend: str, word: str) -> None:
-    """A backend that is not there is an error, never another backend in silence."""
-    done = lb("run", "-c", config, "--backend", backend)
-    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
-    assert word in done.stderr
+@pytest.mark.parametrize("command", [("run",), ("run", "--testbed"), ("replay", "lb.toml")])
+@pytest.mark.parametrize("backend", ["ebpf", "fast"])
+def test_unknown_backend_exit_2(config: Path, command: tuple[str, ...], backend: str) -> None:
+    """A backend that this version does not have is wrong usage, told before anything is built."""
+    done = lb(*command, "-c", config, "--backend", backend)
+    assert done.returncode == 2
+    assert f"'{backend}' is not one of 'auto', 'rust', 'python'" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("run",), ("run", "--testbed"), ("check",)])
+@pytest.mark.parametrize(("name", "fault"), [("none.toml", "does not exist"), (".", "is a directory")])
+def test_configuration_not_a_file_exit_2(tmp_path: Path, command: tuple[str, ...], name: str, fault: str) -> None:
+    """A path that names no file is wrong usage, whichever command it is for."""
+    option = [] if command == ("check",) else ["-c"]
+    done = lb(*command, *option, tmp_path / name)
+    assert (done.returncode, done.stderr.count(fault)) == (2, 1)
+
+
+@pytest.mark.parametrize("command", [("check", "{config}"), ("config", "schema"), ("testbed", "status"), ("--help",)])
+def test_full_output_one_line_exit_1(config: Path, command: tuple[str, ...]) -> None:
+    """Output that cannot be written is one line on stderr, not a traceback."""
+    code = "from lb.cli import main; main()"
+    arguments = [part.format(config=config) for part in command]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"lb: [Errno 28] No space left on device\n")
+
+
+def test_name_beyond_the_locale_is_shown_escaped(config: Path) -> None:
+    """A file name that the locale cannot show fails nothing."""
+    path = config.with_name("lb-\u00fc.toml")
+    path.write_text(config.read_text())
+    done = lb("check", path, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(".toml: ok: 1 service, 1 server\n")
 
 
 def test_debug_option_shows_traceback(tmp_path: Path) -> None:
@@ -223,3 +255,20 @@ def test_broken_pipe_quiet(config: Path, capture: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
     assert done.returncode != 0
+
+
+def test_interrupt_while_modules_load_quiet() -> None:
+    """Ctrl-C before anybody listens for it ends the process, without a traceback."""
+    code = """\
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "lb.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+from lb.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")

@@ -9,14 +9,17 @@ for people to stderr. Command modules import what is heavy inside their function
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from lb.cli import check, configuration, init, replay, run, status, testbed
-from lb.errors import LbError
+from lb.errors import ConfigError, LbError
 
 app = typer.Typer(
     name="lb",
@@ -34,6 +37,8 @@ app.command("init")(init.init)
 app.add_typer(configuration.app, name="config")
 app.add_typer(testbed.app, name="testbed")
 
+# What a shell reports for a program that Ctrl-C ended.
+INTERRUPTED = 130
 _options = {"debug": False}
 
 
@@ -57,10 +62,36 @@ def _main(
 
 def main() -> None:
     """Run the command line and exit the process with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the locale cannot show is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name="lb")
+        try:
+            app(prog_name="lb")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except LbError as error:
-        if _options["debug"]:
-            traceback.print_exc()
-        typer.echo(f"lb: {error}" if error.exit_code != 3 else str(error), err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error) if error.exit_code == ConfigError.exit_code else f"lb: {error}", error.exit_code)
+    except OSError as error:
+        _drop_output()
+        _fail(f"lb: {error}" if error.errno != errno.EPIPE else "", LbError.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        _fail(f"lb: this is a fault of lb: {error!r}; `lb --debug` shows where", LbError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    """End the process; inside an `except` clause."""
+    if _options["debug"]:
+        traceback.print_exc()
+    if message:
+        typer.echo(message, err=True)
+    sys.exit(exit_code)
+
+
+def _drop_output() -> None:
+    """Let what could not be written go: the interpreter would try again, and complain, when it ends."""
+    if sys.stdout is not None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from lb.cli.options import BackendOption
+
 
 def replay(
     capture: Annotated[Path, typer.Argument(help="A pcap or pcapng file.", exists=True, dir_okay=False)],
@@ -15,7 +17,7 @@ def replay(
     write: Annotated[Path | None, typer.Option("--write", help="Write the frames that leave to this pcap.")] = None,
     output: Annotated[Literal["table", "json"], typer.Option("-o", "--output", help="table | json")] = "table",
     interface: Annotated[str | None, typer.Option(help="Where the packets came in. Default: the first.")] = None,
-    backend: Annotated[str, typer.Option(help="auto | rust | python")] = "auto",
+    backend: BackendOption = "auto",
     mac: Annotated[str | None, typer.Option(help="The interface's MAC address, if the file has none.")] = None,
     address: Annotated[list[str] | None, typer.Option(help="An address of it with prefix length; repeatable.")] = None,
     mtu: Annotated[int | None, typer.Option(help="Its MTU in bytes, if the file has none.")] = None,

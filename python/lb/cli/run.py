@@ -7,10 +7,21 @@ from typing import Annotated
 
 import typer
 
+from lb.cli.options import BackendOption
+
 
 def run(
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="The configuration. Default: lb.toml")] = None,
-    backend: Annotated[str, typer.Option(help="auto | rust | python")] = "auto",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "-c",
+            "--config",
+            exists=True,
+            dir_okay=False,
+            help="The configuration. Default: lb.toml; with --testbed: video and echo on the testbed's servers.",
+        ),
+    ] = None,
+    backend: BackendOption = "auto",
     control: Annotated[Path | None, typer.Option(help="Where to put the control socket.", envvar="LB_CONTROL")] = None,
     testbed: Annotated[bool, typer.Option("--testbed", help="Build a network in namespaces and run in it.")] = False,
     duration: Annotated[float | None, typer.Option(help="With --testbed: stop after so many seconds.", min=0.1)] = None,
@@ -23,12 +34,12 @@ def run(
     if testbed:
         from lb.cli.testbed import run_in_testbed
 
-        run_in_testbed(config, backend, duration)
+        run_in_testbed(config, backend, duration, control)
         return
     if duration is not None:
         raise typer.BadParameter("--duration needs --testbed")
     path = config or Path("lb.toml")
-    if not path.is_file():
+    if not path.exists():
         raise typer.BadParameter(f"{path}: no such file; `lb init` writes one, `lb run --testbed` needs none")
     from lb.control.daemon import run as run_daemon
 

@@ -102,7 +102,9 @@ def execute(
     manage.execute(host, command[1:] if command[0] == "--" else command, prefix)
 
 
-def run_in_testbed(config: Path | None, backend: str, duration_s: float | None = None) -> None:
+def run_in_testbed(
+    config: Path | None, backend: str, duration_s: float | None = None, control: Path | None = None
+) -> None:
     """
     Do `lb run --testbed`, and exit with its status.
 
@@ -110,11 +112,12 @@ def run_in_testbed(config: Path | None, backend: str, duration_s: float | None =
         config: the balancer's configuration; None: the embedded one.
         backend: as `lb run --backend`.
         duration_s: seconds of load; None: until Ctrl-C.
+        control: where to put the control socket; None: among the testbed's own files.
     """
     from lb.testbed import live
 
     prefix = os.environ.get(PREFIX_VARIABLE, _DEFAULT_PREFIX)
-    raise typer.Exit(live.run(config, backend, duration_s, prefix))
+    raise typer.Exit(live.run(config, backend, duration_s, prefix, control))
 
 
 def _print_status(found: Status, stream: TextIO) -> None:

@@ -40,10 +40,11 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True)
 class Balancer:
-    """A running `lb run` in the router. `control`: path of its control socket."""
+    """A running `lb run` in the router. `control`: path of its control socket. `backend`: which one processes."""
 
     process: subprocess.Popen[bytes]
     control: Path
+    backend: str
 
 
 def run(
@@ -51,6 +52,7 @@ def run(
     backend: str = "auto",
     duration_s: float | None = None,
     prefix: str = DEFAULT_PREFIX,
+    control: Path | None = None,
 ) -> int:
     """
     Run the testbed with a balancer and a load, until told to stop.
@@ -60,6 +62,7 @@ def run(
         backend: as `lb run --backend`.
         duration_s: seconds of load; None: until a signal.
         prefix: of the namespaces' names.
+        control: where to put the control socket; None: among the testbed's own files.
 
     Returns:
         The exit status: 0, or 1 when no fetch succeeded.
@@ -67,28 +70,33 @@ def run(
     Raises:
         LbError: the configuration is invalid, or the testbed or the balancer does not start. Nothing stays.
     """
+    import lb.backends
+    from lb.balancer import choose_backend
     from lb.config import load
 
     path = (config or DEFAULT_CONFIG).resolve()
-    service = _loaded_service(load(path), path)
+    loaded = load(path)
+    service = _loaded_service(loaded, path)
+    # Before anything is built: a backend that is missing is told here, and so is the slow one.
+    chosen = lb.backends.load(choose_backend(backend, loaded)).NAME
     try:
         with _stoppable(), Testbed(prefix=prefix) as bed:
             _say(f"Testbed: 5 clients, router, 3 servers; web server: {bed.facts['web']}")
-            balancer = start_balancer(bed, path, backend)
+            balancer = start_balancer(bed, path, chosen, control and control.absolute())
             return _run_load(bed, balancer, service, duration_s)
     except KeyboardInterrupt:
         _say("Stopped before the load ran.")
         return 1
 
 
-def start_balancer(bed: Testbed, config: Path, backend: str) -> Balancer:
+def start_balancer(bed: Testbed, config: Path, backend: str, control: Path | None = None) -> Balancer:
     """
     Start `lb run` in the router and wait until it answers.
 
     Raises:
         LbError: it ended; with its message and exit code.
     """
-    control = bed.directory / "lb.sock"
+    control = control or bed.directory / "lb.sock"
     arguments = ("run", "-c", str(config), "--control", str(control), "--backend", backend)
     process = bed.spawn_python(ROUTER, "lb", "lb", *arguments)
     deadline = time.monotonic() + READY_DEADLINE_S
@@ -97,7 +105,7 @@ def start_balancer(bed: Testbed, config: Path, backend: str) -> Balancer:
         if status is not None:
             raise _failure(bed, status)
         if read_status(control) is not None:
-            return Balancer(process, control)
+            return Balancer(process, control, backend)
         time.sleep(0.02)
     raise TestbedError(f"`lb run` does not answer on {control} after {READY_DEADLINE_S:.0f} s")
 
@@ -168,7 +176,10 @@ def _start_clients(bed: Testbed, service: ServiceConfig) -> list[subprocess.Pope
 
 def _explain(bed: Testbed, balancer: Balancer, service: ServiceConfig) -> None:
     target = f"[{service.address}]" if service.address.version == 6 else str(service.address)
-    _say(f"Balancer: process {balancer.process.pid} in the router, service {service.name} at {target}:{service.port}")
+    _say(
+        f"Balancer: process {balancer.process.pid} in the router, backend {balancer.backend}, "
+        f"service {service.name} at {target}:{service.port}"
+    )
     prefix = "" if bed.prefix == DEFAULT_PREFIX else f" --prefix {bed.prefix}"
     _say("From another terminal:")
     _say(f"  lb testbed exec{prefix} client1 -- curl -sD- -o /dev/null http://{target}:{service.port}/")

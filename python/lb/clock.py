@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+MAX_NS = 2**64 - 1
 NS_PER_S = 10**9
 
 
@@ -47,11 +48,15 @@ class ManualClock:
             seconds: at least 0; resolved to nanoseconds.
 
         Raises:
-            ValueError: negative, infinite or no number: time does not run backwards.
+            ValueError: negative, infinite or no number: time does not run backwards; or beyond the last nanosecond
+            that fits 64 bits, some 584 years.
         """
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"seconds: {seconds} is not a time that can pass (0 or more)")
-        self._now_ns += round(seconds * NS_PER_S)
+        now_ns = self._now_ns + round(seconds * NS_PER_S)
+        if now_ns > MAX_NS:
+            raise ValueError(f"seconds: {seconds} is more than a clock of 64 bits of nanoseconds holds")
+        self._now_ns = now_ns
 
     def advance_to(self, now_ns: int) -> None:
         """Move to a time in nanoseconds; one that has passed already changes nothing."""

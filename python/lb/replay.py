@@ -25,7 +25,7 @@ from lb.balancer import Balancer
 from lb.clock import ManualClock
 from lb.config import Config
 from lb.config_fields import martian, parse_interface_address, parse_mac, parse_mtu
-from lb.errors import ConfigError
+from lb.errors import CaptureError, ConfigError
 from lb.net.pcap import NS_PER_S, Packet, PcapWriter, read_packets
 from lb.snapshot import Address, Interface
 
@@ -69,6 +69,8 @@ class Replay:
 
     def __post_init__(self) -> None:
         """Make the balancer, so that a wrong argument shows before the first line of output."""
+        if self.write is not None and self.write.exists() and self.write.samefile(self.capture):
+            raise CaptureError(f"{self.write}: is the capture itself, which writing would destroy: name another file")
         self.clock = ManualClock()
         self.balancer = Balancer.from_config(self.config, backend=self.backend, clock=self.clock)
         self.parse = lb.backends.load(self.balancer.backend).parse
@@ -186,7 +188,7 @@ def learn_neighbours(
         parse: of the backend.
     """
     found: dict[Address, bytes] = {}
-    for packet in read_packets(capture):
+    for packet in _intact_packets(capture):
         frame = packet.frame
         own = frame[6:12] == entry.mac
         headers = parse(frame)
@@ -202,6 +204,18 @@ def learn_neighbours(
         if martian(address) is None and any(address in prefix.network for prefix in entry.addresses):
             found.setdefault(address, pair[1])
     return found
+
+
+def _intact_packets(capture: pathlib.Path) -> Iterator[Packet]:
+    """Yield the packets before the first damage of a capture; the damage is reported when they are processed."""
+    number = 0
+    try:
+        for packet in read_packets(capture):
+            number = packet.number
+            yield packet
+    except CaptureError:
+        if number == 0:
+            raise
 
 
 def _arp_sender(frame: bytes, at: int) -> tuple[bytes, bytes] | None:

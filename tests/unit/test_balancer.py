@@ -168,6 +168,9 @@ def test_manual_clock_never_runs_backwards(seconds: float) -> None:
     assert clock.now_ns() == 5
     clock.advance(1.5)
     assert clock.now_ns() == 1_500_000_005
+    with pytest.raises(ValueError, match="more than a clock of 64 bits"):
+        clock.advance(2e10)
+    assert clock.now_ns() == 1_500_000_005
 
 
 def test_system_clock_is_monotonic() -> None:

@@ -13,7 +13,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from lb.backends.base import Offload
 from lb.backends.python import parse as parse_frame
 from lb.config import Config, parse
-from lb.errors import ConfigError
+from lb.errors import CaptureError, ConfigError
 from lb.net.pcap import PcapWriter, read_packets
 from lb.replay import (
     Replay,
@@ -90,6 +90,34 @@ def test_replay_capture_one_result_per_packet(tmp_path: Path, backend: str) -> N
         "dropped: no_service 1",
         "1 packets of the balancer itself were skipped",
     ]
+
+
+def test_replay_damaged_capture_gives_what_comes_before_the_damage(tmp_path: Path) -> None:
+    """A capture whose end was cut off, as a killed tcpdump leaves it, is replayed up to the cut."""
+    path = capture(tmp_path, forward("S"), reply("SA"), forward("A"))
+    path.write_bytes(path.read_bytes()[:-10])
+    packets = Replay(CONFIG, path).packets()
+    assert [next(packets).result.verdict, next(packets).result.verdict] == ["forward", "forward"]
+    with pytest.raises(CaptureError, match="the file ends inside packet 3"):
+        next(packets)
+
+
+def test_replay_write_over_the_capture_refused(tmp_path: Path) -> None:
+    """The capture survives being named as the output too, by whatever path."""
+    path = capture(tmp_path, forward("S"))
+    before = path.read_bytes()
+    (tmp_path / "link.pcap").symlink_to(path)
+    for output in (path, tmp_path / "link.pcap"):
+        with pytest.raises(CaptureError, match="is the capture itself"):
+            Replay(CONFIG, path, write=output)
+    assert path.read_bytes() == before
+
+
+def test_replay_write_to_full_disk_names_the_file(tmp_path: Path) -> None:
+    """What cannot be written is an error about that file."""
+    run = Replay(CONFIG, capture(tmp_path, forward("S")), write=Path("/dev/full"))
+    with pytest.raises(CaptureError, match="/dev/full: cannot be written: No space left on device"):
+        list(run.packets())
 
 
 def test_replay_capture_times_drive_the_clock(tmp_path: Path, backend: str) -> None:

@@ -65,7 +65,7 @@ def read_packets(path: str | pathlib.Path) -> Iterator[Packet]:
         with pathlib.Path(path).open("rb") as file:
             yield from _Reader(file, str(path)).packets()
     except OSError as error:
-        raise CaptureError(f"{path}: cannot be read: {error.strerror}") from error
+        raise CaptureError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 class _Reader:
@@ -215,16 +215,19 @@ class PcapWriter:
             raise CaptureError(f"{path}: cannot be written: {error.strerror}") from error
 
     def write(self, time_ns: int, frame: bytes) -> None:
-        """Append a frame. `time_ns`: since 1970."""
+        """Append a frame. `time_ns`: since 1970; the format's seconds have 32 bits."""
         seconds, fraction = divmod(time_ns, NS_PER_S)
         try:
-            self._file.write(struct.pack("<IIII", seconds, fraction, len(frame), len(frame)) + frame)
+            self._file.write(struct.pack("<IIII", seconds & 0xFFFFFFFF, fraction, len(frame), len(frame)) + frame)
         except OSError as error:
             raise CaptureError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Finish the file."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise CaptureError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def __enter__(self) -> PcapWriter:
         return self

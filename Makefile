@@ -70,9 +70,16 @@ vectors: env ## Rebuild tests/vectors/*.json with scapy
 	$(BIN)/python tests/vectors/build.py
 
 .PHONY: bench
-bench: env ## Run the benches (never in parallel); root for the bulk transfer
-	$(BIN)/python -m pytest -p no:xdist benches
+bench: env ## Run the benches (never in parallel), keep their figures; root for the bulk transfer
+	@mkdir -p .benchmarks
+	$(BIN)/python -m pytest -p no:xdist benches --benchmark-columns=min,median,iqr,rounds --benchmark-json=.benchmarks/raw.json
+	$(BIN)/python benches/report.py keep .benchmarks/raw.json
+	$(BIN)/python benches/ratio.py
 	$(BIN)/python benches/bulk_throughput.py
+
+.PHONY: bench-report
+bench-report: ## Write the kept figures into README.md and docs/benches.svg
+	$(PYTHON) benches/report.py write
 
 .PHONY: bench-core
 bench-core: ## Run the criterion benches of every stage of rust/core, one core (never in parallel)

@@ -196,6 +196,30 @@ def test_daemon_failed_packet_loop_ends_the_run(pair: Pair, tmp_path: Path, monk
     assert not (tmp_path / "lb.sock").exists()
 
 
+def test_frames_beyond_the_queue_are_counted(pair: Pair, tmp_path: Path) -> None:
+    """What comes while the loop cannot read, and finds no room, shows in `rx_dropped`: nothing is lost in silence."""
+    write_config(tmp_path / "lb.toml")
+    with running(pair, tmp_path) as run:
+        status = fetch(run.control, "/status")
+        assert status["counters"]["io"]["rx_dropped"] == 0
+        pair.ip(pair.far, f"neigh replace 198.18.1.100 lladdr {status['interfaces'][0]['mac']} dev eth0")
+        os.kill(status["pid"], signal.SIGSTOP)
+        try:
+            flood(pair.far, "198.18.1.100")
+        finally:
+            os.kill(status["pid"], signal.SIGCONT)
+        io = wait_until(lambda: fetch(run.control, "/status")["counters"]["io"], "the answer")
+        assert io["rx_dropped"] > 0
+        assert fetch(run.control, "/status")["counters"]["io"]["rx_dropped"] >= io["rx_dropped"]
+
+
+def flood(name: str, address: str) -> None:
+    """Send 40 MB of datagrams from a host: more than the 16 MiB that a packet socket of ours holds."""
+    with isolation.inside(name), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(30_000):
+            sock.sendto(bytes(1400), (address, 9))
+
+
 def mac_of(name: str, address: str) -> str | None:
     """Return the MAC that a host's kernel has for an address, asking for it when it has none."""
     rows = json.loads(subprocess.run(["ip", "-j", "-n", name, "neigh"], capture_output=True, check=True).stdout)

@@ -38,7 +38,7 @@ from lb.errors import ConfigError, InterfaceError, LbError
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
 from lb.net.kernel import Kernel
-from lb.net.sockets import claim_interface, hear_multicast, open_packet_socket, read_interface
+from lb.net.sockets import claim_interface, hear_multicast, open_packet_socket, read_interface, take_drops
 from lb.snapshot import Interface, NextHops, Snapshot
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
         self._trouble: str | None = None
+        self._rx_dropped = 0
         self._started_at = time.monotonic()
 
     async def start(self) -> None:
@@ -261,7 +262,7 @@ class Daemon:
         await self._kernel.refresh()
 
     def _answers(self) -> dict[str, Callable[[], Any]]:
-        return {"/status": self.status, "/counters": lambda: self.data_path.counters(), "/flows": self.flows}
+        return {"/status": self.status, "/counters": self.counters, "/flows": self.flows}
 
     def status(self) -> dict[str, Any]:
         """Return what `lb status -o json` shows."""
@@ -273,7 +274,13 @@ class Daemon:
             uptime_s=time.monotonic() - self._started_at,
             last_reload_error=self.last_reload_error,
         )
-        return build_status(facts, self.config, self.snapshot, self.data_path.counters())
+        return build_status(facts, self.config, self.snapshot, self.counters())
+
+    def counters(self) -> dict[str, Any]:
+        """Return the data path's counters, and in `io` what the kernel dropped before the data path could see it."""
+        self._rx_dropped += sum(take_drops(sock) for sock in self._sockets)
+        counters = self.data_path.counters()
+        return {**counters, "io": {**counters["io"], "rx_dropped": self._rx_dropped}}
 
     def flows(self) -> list[dict[str, Any]]:
         """Return the flow table's entries."""

@@ -24,6 +24,7 @@ from lb.net.frames import PACKET_AUXDATA, SOL_PACKET
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_MR_PROMISC = 1
 PACKET_MR_ALLMULTI = 2
+PACKET_STATISTICS = 6
 PACKET_VNET_HDR = 15
 PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
@@ -108,6 +109,13 @@ def hear_multicast(sock: socket.socket, interface_name: str) -> None:
         add_membership(sock, number, PACKET_MR_ALLMULTI)
     except OSError as error:
         raise InterfaceError(f"{interface_name}: cannot listen for multicast: {error.strerror}") from error
+
+
+def take_drops(sock: socket.socket) -> int:
+    """Return how many frames found no room in the socket's queue since the last call: the data path never saw them."""
+    # struct tpacket_stats: packets, drops. Reading sets both to 0.
+    statistics = struct.unpack("=II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+    return int(statistics[1])
 
 
 def add_membership(sock: socket.socket, number: int, kind: int) -> None:

@@ -214,9 +214,9 @@ def test_frames_beyond_the_queue_are_counted(pair: Pair, tmp_path: Path) -> None
 
 
 def flood(name: str, address: str) -> None:
-    """Send 40 MB of datagrams from a host: more than the 16 MiB that a packet socket of ours holds."""
+    """Send 84 MB of datagrams from a host: more than the 64 MiB that a packet socket of ours holds."""
     with isolation.inside(name), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for _ in range(30_000):
+        for _ in range(60_000):
             sock.sendto(bytes(1400), (address, 9))
 
 

@@ -38,8 +38,9 @@ IFNAMSIZ = 16
 MAX_NAME_BYTES = IFNAMSIZ - 1
 
 # A burst waits here while the data path is busy. The kernel counts what a frame occupies (a 64 KiB frame: about 70 KiB)
-# and doubles the number given, so this holds some 230 of the largest frames.
-DEFAULT_RCVBUF_BYTES = 8 * 1024 * 1024
+# and doubles the number given, so this holds some 920 of the largest frames. Measured: 300
+# connections that each send 300 kB at once both ways over one veth lost 949 frames here with 8 MiB, none with 32.
+DEFAULT_RCVBUF_BYTES = 32 * 1024 * 1024
 # The default, 208 KiB, lets only three of the largest frames be on their way at once.
 DEFAULT_SNDBUF_BYTES = 4 * 1024 * 1024
 

@@ -8,7 +8,8 @@ use crate::flow::table::{Entry, Table};
 use crate::fragment::Fragments;
 use crate::limit::TokenBucket;
 use crate::next_hop::Waiting;
-use crate::pipeline::{self, Found, Walk};
+use crate::packet::Meta;
+use crate::pipeline::{self, Found, Walk, read};
 use crate::plan::SplitMix64;
 use crate::snapshot::{NextHops, Snapshot, Timeouts};
 use crate::verdict::{Direction, Verdict};
@@ -188,6 +189,8 @@ impl DataPath {
         extra: &mut Vec<Output>,
     ) -> Outcome {
         let Self { world, state } = self;
+        let mut meta = Meta::default();
+        let read = read::frame(world, frame, interface, offload, &mut meta);
         let mut walk = Walk {
             world,
             state,
@@ -195,7 +198,7 @@ impl DataPath {
             now: now_ns,
             found: Found::default(),
         };
-        pipeline::process(&mut walk, frame, interface, offload)
+        pipeline::process(&mut walk, frame, &meta, read)
     }
 
     /// Expire and release what is due.

@@ -1,7 +1,7 @@
 //! One packet on its way through the pipeline: the frame, rewritten in place, and what the stages found in it.
 
 use crate::datapath::Offload;
-use crate::parse::{Ip, Link};
+use crate::parse::{Ip, Link, Transport};
 use crate::snapshot::Mac;
 use crate::wire::ethernet;
 
@@ -55,7 +55,24 @@ impl Offload {
     }
 }
 
-/// What is known of a packet beside its bytes.
+/// Whose packet it is: rule 7. Said of whole packets and of first fragments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A client's, for this service.
+    Service(u32),
+    /// From this endpoint of a server.
+    Endpoint(u32),
+    /// A control message, to a VIP or not.
+    Icmp {
+        /// To a VIP.
+        to_vip: bool,
+    },
+    /// Nobody's we know.
+    Transit,
+}
+
+/// What is known of a packet beside its bytes. Filled field by field where it lies and passed by reference from there on: copied right after it was
+/// written, the copy would wait for stores of other widths to reach the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
     /// Id of the interface it came in by.
@@ -72,6 +89,26 @@ pub struct Meta {
     pub ip: Ip,
     /// Offset of the TCP or UDP data; the L4 offset for other protocols.
     pub payload: usize,
+    /// Whose it is.
+    pub target: Target,
+    /// The TCP or UDP header, for the targets `Service` and `Endpoint`.
+    pub transport: Transport,
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self {
+            interface: 0,
+            offload: Offload::default(),
+            last_hop: Mac::default(),
+            to_group: false,
+            link: Link::default(),
+            ip: Ip::default(),
+            payload: 0,
+            target: Target::Transit,
+            transport: Transport::default(),
+        }
+    }
 }
 
 /// A packet with a readable IP header.
@@ -79,7 +116,7 @@ pub struct Packet<'a> {
     /// The whole frame.
     pub frame: &'a mut [u8],
     /// What is known of it.
-    pub meta: Meta,
+    pub meta: &'a Meta,
 }
 
 impl Packet<'_> {

@@ -1,7 +1,8 @@
 //! From a frame to what its headers say, one layer at a time: rules 3, 5, 6.5 and 7 as far as they need neither snapshot nor state.
 //!
 //! Each function reads one layer and gives the reason when it is malformed. The pipeline calls them with its own tests in between; [`parse`] calls them in a
-//! row, for benches and for teaching. Everything found here fits the frame: later stages follow offsets without checking them again, except where the frame
+//! row, for benches and for teaching. They are inlined always: what they return is a struct, which a call would write to the stack and its caller copy from
+//! there before the stores are done. Everything found here fits the frame: later stages follow offsets without checking them again, except where the frame
 //! itself says otherwise.
 
 use crate::flow::tcp::Segment;
@@ -12,7 +13,7 @@ use crate::wire::{checksum, ipv4, ipv6, is_v4, protocol, tcp, udp};
 const MOST_TAGS: usize = 2;
 
 /// The Ethernet header and its tags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// After the tags.
     pub ethertype: u16,
@@ -34,7 +35,7 @@ pub struct Fragment {
 }
 
 /// The IP header, and the options or extension headers behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ip {
     /// IPv4, else IPv6.
     pub v4: bool,
@@ -73,7 +74,7 @@ impl Ip {
 }
 
 /// A TCP or UDP header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transport {
     /// Port it comes from.
     pub source_port: u16,
@@ -89,7 +90,11 @@ pub struct Transport {
 ///
 /// # Errors
 /// `FrameTruncated`, `VlanDepth`.
-#[inline]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "what it returns stays in registers: +RESULT"
+)]
 pub fn link(frame: &[u8], mut on_tag: impl FnMut(u16)) -> Result<Link, Reason> {
     let header = ethernet::Frame::new(frame).ok_or(Reason::FrameTruncated)?;
     let mut link = Link {
@@ -117,7 +122,11 @@ pub fn link(frame: &[u8], mut on_tag: impl FnMut(u16)) -> Result<Link, Reason> {
 ///
 /// # Errors
 /// `IpTruncated`, `IpVersion`, `IpHeaderLength`, `IpChecksum`, `IpTotalLength`.
-#[inline]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "what it returns stays in registers: +RESULT"
+)]
 pub fn ip(frame: &[u8], link: Link) -> Result<Option<Ip>, Reason> {
     let packet = frame.get(link.l3..).unwrap_or_default();
     match link.ethertype {
@@ -127,7 +136,11 @@ pub fn ip(frame: &[u8], link: Link) -> Result<Option<Ip>, Reason> {
     }
 }
 
-#[inline]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "what it returns stays in registers: +RESULT"
+)]
 fn ip_v4(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
     let header = ipv4::Header::new(packet).ok_or(Reason::IpTruncated)?;
     if header.version() != 4 {
@@ -195,7 +208,11 @@ fn ip_v6(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
 ///
 /// # Errors
 /// `IpOptions`, `SourceRoute`; `ExtHeader`, `ExtHeaderLimit`, `RoutingHeader`, `IpTruncated`.
-#[inline]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "what it returns stays in registers: +RESULT"
+)]
 pub fn inner_headers(frame: &[u8], ip: &mut Ip) -> Result<(), Reason> {
     if ip.v4 {
         return match frame.get(ip.l3 + ipv4::LEN..ip.l4) {
@@ -252,7 +269,11 @@ pub fn tiny_fragment(frame: &[u8], ip: &Ip) -> Result<(), Reason> {
 ///
 /// # Errors
 /// `L4Truncated`, `TcpDataOffset`, `TcpFlags`, `UdpLength`, `UdpChecksumZero`, `PortZero`.
-#[inline]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "what it returns stays in registers: +RESULT"
+)]
 pub fn transport(frame: &[u8], ip: &Ip, partial: bool) -> Result<Option<Transport>, Reason> {
     if ip.is_later_fragment() {
         return Ok(None);
@@ -269,7 +290,11 @@ pub fn transport(frame: &[u8], ip: &Ip, partial: bool) -> Result<Option<Transpor
     Ok(Some(transport))
 }
 
-#[inline]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "what it returns stays in registers: +RESULT"
+)]
 fn transport_tcp(bytes: &[u8], ip: &Ip) -> Result<Transport, Reason> {
     let header = tcp::Header::new(bytes).ok_or(Reason::L4Truncated)?;
     let header_len = header.header_len();
@@ -294,7 +319,11 @@ fn transport_tcp(bytes: &[u8], ip: &Ip) -> Result<Transport, Reason> {
     })
 }
 
-#[inline]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "what it returns stays in registers: +RESULT"
+)]
 fn transport_udp(bytes: &[u8], ip: &Ip, partial: bool) -> Result<Transport, Reason> {
     let header = udp::Header::new(bytes).ok_or(Reason::L4Truncated)?;
     let length = usize::from(header.length());

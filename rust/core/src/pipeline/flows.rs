@@ -9,16 +9,8 @@ use crate::flow::{Key, Side};
 use crate::packet::{Meta, Packet};
 use crate::parse::Transport;
 use crate::plan::Chooser;
-use crate::snapshot::Mac;
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::world::{World, is_hash};
-
-/// Where a reply goes: the client, and the last hop its packets came from, when known.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Client {
-    pub address: u128,
-    pub last_hop: Option<(u32, Mac)>,
-}
 
 /// A client's side of a flow that is to be placed.
 #[derive(Clone, Copy)]
@@ -41,12 +33,8 @@ impl Newcomer {
 
 impl Walk<'_> {
     /// A packet from a client to a service.
-    pub(super) fn forward(
-        &mut self,
-        packet: &mut Packet,
-        transport: &Transport,
-        service: u32,
-    ) -> Stage<Departure> {
+    pub(super) fn forward(&mut self, packet: &mut Packet, service: u32) -> Stage<Departure> {
+        let transport = &packet.meta.transport;
         self.found.service = Some(service);
         self.found.direction = Some(Direction::Forward);
         self.check_ttl(packet)?;
@@ -65,12 +53,8 @@ impl Walk<'_> {
     }
 
     /// A packet from a server.
-    pub(super) fn reply(
-        &mut self,
-        packet: &mut Packet,
-        transport: &Transport,
-        endpoint: u32,
-    ) -> Stage<Departure> {
+    pub(super) fn reply(&mut self, packet: &mut Packet, endpoint: u32) -> Stage<Departure> {
+        let transport = &packet.meta.transport;
         self.check_ttl(packet)?;
         let key = Key {
             client: packet.meta.ip.destination,
@@ -155,16 +139,15 @@ impl Walk<'_> {
         let len = packet.meta.ip.total_len() as u64;
         match direction {
             Direction::Forward => {
-                entry_last_hop(entry, &packet.meta);
+                entry_last_hop(entry, packet.meta);
                 entry.bytes_forward += len;
             }
             Direction::Reply => entry.bytes_reply += len,
         }
-        let client = client_of(entry);
         self.state
             .table
             .touch(number, state, self.now, self.world.timeout(state.class()));
-        self.translate(packet, transport, direction, server, client)
+        self.translate(packet, direction, server, Some(number))
     }
 
     fn miss_forward(
@@ -275,12 +258,9 @@ impl Walk<'_> {
         if newcomer.direction == Direction::Reply {
             self.clear_key(&newcomer.key(Side::Service(newcomer.service)), stores)?;
         }
-        let mut client = Client {
-            address: newcomer.client,
-            last_hop: None,
-        };
+        let mut flow = None;
         if stores && self.make_room() {
-            client = self.insert(packet, transport, newcomer, (server, facts.endpoint));
+            flow = Some(self.insert(packet, transport, newcomer, (server, facts.endpoint)));
         } else if world
             .service(newcomer.service)
             .is_some_and(|service| is_hash(service.plan.selector))
@@ -289,7 +269,7 @@ impl Walk<'_> {
         } else {
             return Err(Reason::TableFull.into());
         }
-        self.translate(packet, transport, newcomer.direction, server, client)
+        self.translate(packet, newcomer.direction, server, flow)
     }
 
     /// Make sure that no flow has this key, by removing a dead one where that is allowed.
@@ -348,7 +328,7 @@ impl Walk<'_> {
         transport: &Transport,
         newcomer: &Newcomer,
         ids: (u32, u32),
-    ) -> Client {
+    ) -> u32 {
         let Newcomer {
             direction,
             client,
@@ -381,52 +361,36 @@ impl Walk<'_> {
         let len = packet.meta.ip.total_len() as u64;
         match direction {
             Direction::Forward => {
-                entry_last_hop(&mut entry, &packet.meta);
+                entry_last_hop(&mut entry, packet.meta);
                 entry.bytes_forward = len;
             }
             Direction::Reply => entry.bytes_reply = len,
         }
-        self.state
-            .table
-            .insert(entry, self.world.timeout(state.class()));
+        let timeout = self.world.timeout(state.class());
+        let number = self.state.table.insert(entry, timeout);
         self.state.counters.flow_created(service, server);
-        client_of(&entry)
+        number
     }
 
-    /// Count, then rewrite and send.
+    /// Count, then rewrite and send. `flow` is the entry's number, if there is one.
     #[inline]
     fn translate(
         &mut self,
         packet: &mut Packet,
-        transport: &Transport,
         direction: Direction,
         server: u32,
-        client: Client,
+        flow: Option<u32>,
     ) -> Stage<Departure> {
         let world = self.world;
         let facts = world.server(server).ok_or(Reason::NoServer)?;
         let len = packet.meta.ip.total_len();
-        self.state
-            .counters
-            .service_packet(facts.service, direction, len);
-        self.state.counters.server_packet(server, direction, len);
-        let Transport {
-            source_port,
-            destination_port,
-            ..
-        } = *transport;
-        let client_port = if direction == Direction::Forward {
-            source_port
-        } else {
-            destination_port
-        };
-        let side = Side::Endpoint(facts.endpoint);
-        self.found.reply_key = Some(Key {
-            client: client.address,
-            client_port,
-            side,
-        });
-        self.send_translated(packet, direction, server, client)
+        let counters = &mut self.state.counters;
+        counters.service_packet(facts.service, direction, len);
+        counters.server_packet(server, direction, len);
+        if packet.meta.ip.fragment.is_some() {
+            self.found.reply_key = Some(reply_key(packet.meta, direction, facts.endpoint));
+        }
+        self.send_translated(packet, direction, server, flow)
     }
 
     /// Rule 8, *Place*, 1: nobody is there.
@@ -465,13 +429,16 @@ fn entry_last_hop(entry: &mut Entry, meta: &Meta) {
         u16::try_from(meta.interface).unwrap_or(crate::flow::table::NO_INTERFACE);
 }
 
-/// Where an entry's replies go.
-#[inline]
-pub(super) fn client_of(entry: &Entry) -> Client {
-    let known = entry.last_interface != crate::flow::table::NO_INTERFACE;
-    let last_hop = known.then_some((u32::from(entry.last_interface), entry.last_hop));
-    Client {
-        address: entry.client(),
-        last_hop,
+/// What finds the flow of a packet that has not been rewritten yet from the server's side.
+fn reply_key(meta: &Meta, direction: Direction, endpoint: u32) -> Key {
+    let Meta { ip, transport, .. } = meta;
+    let (client, client_port) = match direction {
+        Direction::Forward => (ip.source, transport.source_port),
+        Direction::Reply => (ip.destination, transport.destination_port),
+    };
+    Key {
+        client,
+        client_port,
+        side: Side::Endpoint(endpoint),
     }
 }

@@ -1,8 +1,7 @@
 //! Pieces of a datagram: the first decides, the others follow or wait: rule 6.
 
 use super::expire::count_drops;
-use super::flows::{Client, client_of};
-use super::{Departure, Stage, Walk};
+use super::{Departure, Stage, Walk, read};
 use crate::datapath::Output;
 use crate::fragment::{Action, DatagramKey, Fate, Held, Misfit};
 use crate::packet::{Meta, Packet};
@@ -17,9 +16,9 @@ const MOST_BYTES: usize = 65535;
 impl Walk<'_> {
     /// Rule 6, from 1 to 8, then by what is decided.
     pub(super) fn fragment(&mut self, packet: &mut Packet) -> Stage<Departure> {
-        let Meta { ip, offload, .. } = packet.meta;
+        let Meta { ip, offload, .. } = *packet.meta;
         let Some(fragment) = ip.fragment else {
-            return self.deliver(packet);
+            return self.first_fragment_read(packet);
         };
         if offload.is_partial() || offload.gso().is_some() {
             return Err(Reason::BadOffload.into());
@@ -89,7 +88,7 @@ impl Walk<'_> {
             _ => {
                 let held = Held {
                     frame: packet.frame.to_vec(),
-                    meta: packet.meta,
+                    meta: *packet.meta,
                 };
                 self.state.fragments.hold(key, held);
                 Err(Verdict::Hold(Reason::Fragment))
@@ -99,7 +98,7 @@ impl Walk<'_> {
 
     /// Rule 6.9: what becomes of the first becomes of all.
     fn first_fragment(&mut self, packet: &mut Packet, key: &DatagramKey) -> Stage<Departure> {
-        let result = self.deliver(packet);
+        let result = self.first_fragment_read(packet);
         if !matches!(result, Ok(_) | Err(Verdict::Hold(Reason::Neighbour))) {
             self.refuse_held(key, Reason::FragmentRefused);
             return result;
@@ -109,6 +108,17 @@ impl Walk<'_> {
             self.release(&mut held, &action);
         }
         result
+    }
+
+    /// The first fragment has the L4 header: from there on it is like a whole packet.
+    fn first_fragment_read(&mut self, packet: &mut Packet) -> Stage<Departure> {
+        let mut meta = *packet.meta;
+        let to_vip = self.world.role(meta.ip.v4, meta.ip.destination).vip;
+        read::l4(self.world, packet.frame, &mut meta, to_vip)?;
+        self.hand_on(&mut Packet {
+            frame: packet.frame,
+            meta: &meta,
+        })
     }
 
     fn decided_action(&self) -> Action {
@@ -149,19 +159,20 @@ impl Walk<'_> {
     fn release(&mut self, held: &mut Held, action: &Action) {
         let mut packet = Packet {
             frame: &mut held.frame,
-            meta: held.meta,
+            meta: &held.meta,
         };
         let verdict = match self.later_fragment(&mut packet, action) {
-            Ok(Some(sent)) => {
-                let frame = held.frame[..sent.len].to_vec();
-                self.extra.push(Output {
-                    interface: sent.interface,
-                    frame,
-                    offload: sent.offload,
-                });
+            Ok(departure) => {
+                if let Some(sent) = departure.sent(&held.meta) {
+                    let frame = held.frame[..sent.len].to_vec();
+                    self.extra.push(Output {
+                        interface: sent.interface,
+                        frame,
+                        offload: sent.offload,
+                    });
+                }
                 Verdict::Forward
             }
-            Ok(None) => Verdict::Forward,
             Err(verdict) => verdict,
         };
         self.state.counters.verdict(verdict);
@@ -182,14 +193,8 @@ impl Walk<'_> {
         let len = packet.meta.ip.total_len();
         self.state.counters.service_packet(service, direction, len);
         self.state.counters.server_packet(server, direction, len);
-        let flow = self
-            .peek(&reply_key)
-            .map(|number| client_of(self.state.table.entry(number)));
-        let client = flow.unwrap_or(Client {
-            address: reply_key.client,
-            last_hop: None,
-        });
-        self.send_translated(packet, direction, server, client)
+        let flow = self.peek(&reply_key);
+        self.send_translated(packet, direction, server, flow)
     }
 
     fn refuse_held(&mut self, key: &DatagramKey, reason: Reason) {

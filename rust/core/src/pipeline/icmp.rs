@@ -1,6 +1,5 @@
 //! Control messages: pings to a VIP, and errors about our flows, translated with the packet they quote (rule 10, RFC 5508, RFC 7915 for what IPv6 needs).
 
-use super::flows::client_of;
 use super::{Departure, Stage, Walk};
 use crate::flow::{Key, Side};
 use crate::packet::{Meta, Packet};
@@ -58,7 +57,7 @@ impl Walk<'_> {
             link,
             ip,
             ..
-        } = packet.meta;
+        } = *packet.meta;
         let Some(port) = self.world.port(interface) else {
             return Reason::VipEcho.into();
         };
@@ -148,7 +147,7 @@ impl Walk<'_> {
     ) -> Stage<Departure> {
         let number = self.peek(key).ok_or(Reason::IcmpNoFlow)?;
         let entry = self.state.table.entry(number);
-        let (service, server, client) = (entry.service, entry.server, client_of(entry));
+        let (service, server) = (entry.service, entry.server);
         self.found.direction = Some(direction);
         self.found.service = Some(service);
         self.found.server = Some(server);
@@ -156,7 +155,7 @@ impl Walk<'_> {
         self.state
             .counters
             .server_packet(server, direction, packet.meta.ip.total_len());
-        self.send_error(packet, &quoted.ip, direction, server, client)
+        self.send_error(packet, &quoted.ip, direction, server, number)
     }
 }
 

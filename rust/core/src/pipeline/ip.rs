@@ -1,51 +1,48 @@
 //! May a packet with these addresses be routed at all: rule 5.2 to 5.7 (RFC 1812 5.3.7, behaviour 16 and 18).
 
-use super::{Stage, Walk};
+use super::Stage;
+use crate::packet::Meta;
 use crate::parse::Ip;
 use crate::verdict::{Reason, Verdict};
 use crate::wire::is_v4;
+use crate::world::World;
 
-impl Walk<'_> {
-    /// The order is that of the rule: what is the host's affair passes before anything is dropped.
-    #[inline]
-    pub(super) fn check_addresses(&self, interface: u32, ip: &Ip, to_group: bool) -> Stage<()> {
-        let Ip {
-            v4,
-            source,
-            destination,
-            ..
-        } = *ip;
-        let source_role = self.world.role(v4, source);
-        let destination_role = self.world.role(v4, destination);
-        let directed =
-            destination_role.broadcast && self.world.is_broadcast_of(interface, destination);
-        if directed || is_for_host(v4, destination) {
-            return Err(Verdict::Pass);
-        }
-        if to_group {
-            return Err(Reason::L2Broadcast.into());
-        }
-        if is_martian_source(v4, source)
-            || source_role.vip
-            || source_role.own
-            || source_role.broadcast
-        {
-            return Err(Reason::MartianSource.into());
-        }
-        if is_martian_destination(v4, destination) {
-            return Err(Reason::MartianDestination.into());
-        }
-        if destination_role.own && !destination_role.vip {
-            return Err(Verdict::Pass);
-        }
-        let server_hop = source_role
-            .server
-            .and_then(|server| self.world.server_hop(server));
-        if server_hop.is_some_and(|hop| hop.interface != interface) {
-            return Err(Reason::SpoofedServer.into());
-        }
-        Ok(())
+/// The order is that of the rule: what is the host's affair passes before anything is dropped. Returns whether the destination is a VIP.
+#[inline]
+pub(super) fn check_addresses(world: &World, meta: &Meta) -> Stage<bool> {
+    let interface = meta.interface;
+    let Ip {
+        v4,
+        source,
+        destination,
+        ..
+    } = meta.ip;
+    let source_role = world.role(v4, source);
+    let destination_role = world.role(v4, destination);
+    let directed = destination_role.broadcast && world.is_broadcast_of(interface, destination);
+    if directed || is_for_host(v4, destination) {
+        return Err(Verdict::Pass);
     }
+    if meta.to_group {
+        return Err(Reason::L2Broadcast.into());
+    }
+    if is_martian_source(v4, source) || source_role.vip || source_role.own || source_role.broadcast
+    {
+        return Err(Reason::MartianSource.into());
+    }
+    if is_martian_destination(v4, destination) {
+        return Err(Reason::MartianDestination.into());
+    }
+    if destination_role.own && !destination_role.vip {
+        return Err(Verdict::Pass);
+    }
+    let server_hop = source_role
+        .server
+        .and_then(|server| world.server_hop(server));
+    if server_hop.is_some_and(|hop| hop.interface != interface) {
+        return Err(Reason::SpoofedServer.into());
+    }
+    Ok(destination_role.vip)
 }
 
 /// The first byte of an IPv4 address.

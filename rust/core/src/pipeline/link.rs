@@ -2,46 +2,65 @@
 
 use super::{Stage, Walk};
 use crate::datapath::{Offload, Output};
-use crate::parse::{self, Ip, Link};
+use crate::packet::Meta;
+use crate::parse;
 use crate::reply;
 use crate::snapshot::Mac;
 use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet::{self, ethertype};
 use crate::wire::{arp, icmp, map_v4, protocol};
+use crate::world::World;
 
-/// A frame that is for us.
-pub(super) struct Arrival {
-    pub link: Link,
-    pub source: Mac,
-    pub to_group: bool,
+/// Rule 3, up to the `EtherType`.
+#[inline]
+pub(super) fn accept_frame(world: &World, frame: &[u8], meta: &mut Meta) -> Stage<()> {
+    let port = world.port(meta.interface).ok_or(Reason::NotForUs)?;
+    let header = ethernet::Frame::new(frame).ok_or(Reason::FrameTruncated)?;
+    let (source, destination) = (header.source(), header.destination());
+    if source == port.mac {
+        return Err(Reason::OwnFrame.into());
+    }
+    if ethernet::is_group(source) {
+        return Err(Reason::BadSourceMac.into());
+    }
+    meta.to_group = ethernet::is_group(destination);
+    if destination != port.mac && !meta.to_group {
+        return Err(Reason::NotForUs.into());
+    }
+    meta.last_hop = source;
+    meta.link = parse::link(frame, |_| ())?;
+    Ok(())
+}
+
+/// Rule 5.1: whether this is a neighbour solicitation for a VIP that we answer for.
+#[inline]
+pub(super) fn is_solicitation(world: &World, frame: &[u8], meta: &Meta) -> bool {
+    let ip = &meta.ip;
+    let may_be = !ip.v4 && ip.protocol == protocol::ICMPV6 && ip.ttl == 255;
+    may_be && solicitation(world, frame, meta).is_some()
+}
+
+/// The MAC to tell and the VIP it is told for.
+#[cold]
+fn solicitation(world: &World, frame: &[u8], meta: &Meta) -> Option<(Mac, u128)> {
+    let ip = &meta.ip;
+    let message = frame.get(ip.l4..ip.end).unwrap_or_default();
+    let target = icmp::solicitation_target(message)?;
+    let mac = announcing_mac(world, meta.interface, false, target)?;
+    let is_right = icmp::message_checksum(ip.source, ip.destination, message) == 0;
+    is_right.then_some((mac, target))
+}
+
+/// Our MAC, when that interface answers for that VIP.
+fn announcing_mac(world: &World, interface: u32, v4: bool, target: u128) -> Option<Mac> {
+    let port = world.port(interface).filter(|port| port.announce)?;
+    world.role(v4, target).vip.then_some(port.mac)
 }
 
 impl Walk<'_> {
-    /// Rule 3, up to the `EtherType`.
-    #[inline]
-    pub(super) fn accept_frame(&self, frame: &[u8], interface: u32) -> Stage<Arrival> {
-        let port = self.world.port(interface).ok_or(Reason::NotForUs)?;
-        let header = ethernet::Frame::new(frame).ok_or(Reason::FrameTruncated)?;
-        let (source, destination) = (header.source(), header.destination());
-        if source == port.mac {
-            return Err(Reason::OwnFrame.into());
-        }
-        if ethernet::is_group(source) {
-            return Err(Reason::BadSourceMac.into());
-        }
-        let to_group = ethernet::is_group(destination);
-        if destination != port.mac && !to_group {
-            return Err(Reason::NotForUs.into());
-        }
-        Ok(Arrival {
-            link: parse::link(frame, |_| ())?,
-            source,
-            to_group,
-        })
-    }
-
     /// Rule 3.5: ARP is looked at, anything else is the host's affair.
-    pub(super) fn not_ip(&mut self, frame: &[u8], interface: u32, link: Link) -> Verdict {
+    pub(super) fn not_ip(&mut self, frame: &[u8], meta: &Meta) -> Verdict {
+        let (interface, link) = (meta.interface, meta.link);
         if link.ethertype != ethertype::ARP {
             return Verdict::Pass;
         }
@@ -52,7 +71,7 @@ impl Walk<'_> {
         let Some(request) = request else {
             return Reason::BadArp.into();
         };
-        let mac = self.announcing_mac(interface, true, map_v4(request.target()));
+        let mac = announcing_mac(self.world, interface, true, map_v4(request.target()));
         let Some(mac) = mac.filter(|_| request.operation() == arp::operation::REQUEST) else {
             return Verdict::Pass;
         };
@@ -60,39 +79,14 @@ impl Walk<'_> {
         Verdict::Reply(Reason::Arp)
     }
 
-    /// Rule 5.1: answer a neighbour solicitation for a VIP we announce; let everything else pass on.
-    #[inline]
-    pub(super) fn neighbour_solicitation(
-        &mut self,
-        frame: &[u8],
-        interface: u32,
-        link: Link,
-        ip: &Ip,
-    ) -> Stage<()> {
-        if ip.v4 || ip.protocol != protocol::ICMPV6 || ip.ttl != 255 {
-            return Ok(());
+    /// Rule 4: answer what [`is_solicitation`] saw.
+    pub(super) fn neighbour_advertisement(&mut self, frame: &[u8], meta: &Meta) -> Verdict {
+        if let Some((mac, target)) = solicitation(self.world, frame, meta) {
+            let frame =
+                reply::neighbour_advertisement(frame, meta.link, mac, meta.ip.source, target);
+            self.answer(meta.interface, frame);
         }
-        let message = frame.get(ip.l4..ip.end).unwrap_or_default();
-        let Some(target) = icmp::solicitation_target(message) else {
-            return Ok(());
-        };
-        let Some(mac) = self.announcing_mac(interface, false, target) else {
-            return Ok(());
-        };
-        if icmp::message_checksum(ip.source, ip.destination, message) != 0 {
-            return Ok(());
-        }
-        self.answer(
-            interface,
-            reply::neighbour_advertisement(frame, link, mac, ip.source, target),
-        );
-        Err(Verdict::Reply(Reason::Nd))
-    }
-
-    /// Our MAC, when that interface answers for that VIP.
-    fn announcing_mac(&self, interface: u32, v4: bool, target: u128) -> Option<Mac> {
-        let port = self.world.port(interface).filter(|port| port.announce)?;
-        self.world.role(v4, target).vip.then_some(port.mac)
+        Verdict::Reply(Reason::Nd)
     }
 
     /// Send a frame of our own.

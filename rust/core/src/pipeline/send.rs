@@ -2,10 +2,9 @@
 //!
 //! Translation changes no length, so the way out is tested first and the packet rewritten last: what an ICMP error quotes is still the packet that came.
 
-use super::flows::Client;
 use super::icmp::rewrite_error;
 use super::{Departure, Stage, Walk};
-use crate::datapath::{Offload, Output, Sent};
+use crate::datapath::{Offload, Output};
 use crate::fragment;
 use crate::next_hop::Hop;
 use crate::packet::{Meta, Packet, gso};
@@ -16,12 +15,12 @@ use crate::verdict::{Direction, Reason, Verdict};
 use crate::wire::icmp::{self, Kind, message};
 use crate::wire::tcp::{self, flag};
 use crate::wire::{checksum, ethernet, ipv4, protocol, udp};
-use crate::world::World;
 
 /// How a packet fits its way.
+#[derive(Clone, Copy)]
 enum Fit {
-    /// As it is, with this left to the network card.
-    Whole(Offload),
+    /// In one frame; a GSO frame with so many bytes of data per segment.
+    Whole(u16),
     /// In fragments of at most that many bytes.
     Cut(usize),
 }
@@ -50,32 +49,66 @@ impl Walk<'_> {
         let fit = self.fit(packet, &hop)?;
         let v4 = packet.meta.ip.v4;
         rewrite_ip(packet.ip_bytes_mut(), v4, None);
-        self.transmit(packet, &hop, &fit)
+        self.transmit(packet, &hop, fit)
     }
 
-    /// Send a packet of a flow to its other end.
+    /// Send a packet of a flow to its other end: rule 11.2. `flow` is its entry's number, if there is one.
     #[inline]
     pub(super) fn send_translated(
         &mut self,
         packet: &mut Packet,
         direction: Direction,
         server: u32,
-        client: Client,
+        flow: Option<u32>,
     ) -> Stage<Departure> {
-        let (hop, translation) = way(self.world, direction, server, client)?;
-        let fit = self.fit(packet, &hop)?;
-        let Ip { v4, protocol, .. } = packet.meta.ip;
-        rewrite_ip(packet.ip_bytes_mut(), v4, Some(translation));
-        if !packet.meta.ip.is_later_fragment() {
-            let partial = packet.meta.offload.is_partial();
-            let checksum = if partial {
+        let world = self.world;
+        let facts = world.server(server).ok_or(Reason::NoServer)?;
+        if direction == Direction::Forward {
+            let hop = world.server_hop(server).ok_or(Reason::NoRoute)?;
+            return self.send_by(packet, hop, &facts.forward);
+        }
+        let hop = self.way_back(packet.meta.ip.destination, flow)?;
+        self.send_by(packet, &hop, &facts.reply)
+    }
+
+    /// Rewrite a packet and send it by its hop.
+    fn send_by(
+        &mut self,
+        packet: &mut Packet,
+        hop: &Hop,
+        translation: &Translation,
+    ) -> Stage<Departure> {
+        let fit = self.fit(packet, hop)?;
+        let ip = &packet.meta.ip;
+        rewrite_ip(packet.ip_bytes_mut(), ip.v4, Some(translation));
+        if !ip.is_later_fragment() {
+            let checksum = if packet.meta.offload.is_partial() {
                 L4Checksum::Partial
             } else {
                 L4Checksum::Whole
             };
-            rewrite_transport(packet.l4_bytes_mut(), protocol, checksum, translation);
+            rewrite_transport(packet.l4_bytes_mut(), ip.protocol, checksum, translation);
         }
-        self.transmit(packet, &hop, &fit)
+        self.transmit(packet, hop, fit)
+    }
+
+    /// To the client as its packets came, else by route.
+    #[inline]
+    fn way_back(&self, client: u128, flow: Option<u32>) -> Stage<Hop> {
+        let last_hop = flow.and_then(|number| {
+            let entry = self.state.table.entry(number);
+            // The number for "unknown" is no interface's.
+            let interface = u32::from(entry.last_interface);
+            let mtu = self.world.port(interface)?.mtu;
+            Some(Hop {
+                interface,
+                address: client,
+                mac: Some(entry.last_hop),
+                mtu,
+            })
+        });
+        let hop = last_hop.or_else(|| self.world.route(client));
+        Ok(hop.ok_or(Reason::NoRoute)?)
     }
 
     /// Send an ICMP error about a flow to the end that caused it.
@@ -85,24 +118,28 @@ impl Walk<'_> {
         quoted: &Ip,
         direction: Direction,
         server: u32,
-        client: Client,
+        flow: u32,
     ) -> Stage<Departure> {
-        let (hop, translation) = way(self.world, direction, server, client)?;
+        let world = self.world;
+        let facts = world.server(server).ok_or(Reason::NoServer)?;
+        let (hop, translation) = match direction {
+            Direction::Forward => (
+                *world.server_hop(server).ok_or(Reason::NoRoute)?,
+                &facts.forward,
+            ),
+            Direction::Reply => (
+                self.way_back(packet.meta.ip.destination, Some(flow))?,
+                &facts.reply,
+            ),
+        };
         let fit = self.fit(packet, &hop)?;
-        let from_server = self
-            .world
-            .server(server)
-            .is_some_and(|facts| facts.address == packet.meta.ip.source);
-        rewrite_error(
-            packet,
-            quoted,
-            translation,
-            direction == Direction::Forward || from_server,
-        );
-        self.transmit(packet, &hop, &fit)
+        let outer_too = direction == Direction::Forward || facts.address == packet.meta.ip.source;
+        rewrite_error(packet, quoted, translation, outer_too);
+        self.transmit(packet, &hop, fit)
     }
 
     /// Rule 12.1 and 12.2: may it leave there, and in one piece?
+    #[inline]
     fn fit(&mut self, packet: &Packet, hop: &Hop) -> Stage<Fit> {
         if packet.is_tagged() && hop.interface != packet.meta.interface {
             return Err(Reason::Vlan.into());
@@ -113,14 +150,15 @@ impl Walk<'_> {
             payload,
             ..
         } = packet.meta;
+        let gso_size = offload.gso_size;
         let mtu = hop.mtu as usize;
         let header_len = payload - ip.l3;
         let len = match offload.gso() {
-            Some(_) => header_len + usize::from(offload.gso_size),
+            Some(_) => header_len + usize::from(gso_size),
             None => ip.total_len(),
         };
         if len <= mtu {
-            return Ok(Fit::Whole(offload));
+            return Ok(Fit::Whole(gso_size));
         }
         if !ip.v4 || dont_fragment(packet) || offload.gso() == Some(gso::UDP_L4) {
             return Err(self.too_big(packet, hop.mtu));
@@ -130,10 +168,7 @@ impl Walk<'_> {
                 .checked_sub(header_len)
                 .filter(|&room| room > 0)
                 .ok_or(Reason::TooBig)?;
-            return Ok(Fit::Whole(Offload {
-                gso_size: room as u16,
-                ..offload
-            }));
+            return Ok(Fit::Whole(room as u16));
         }
         if mtu < ipv4_header_len(packet) + 8 {
             return Err(Reason::TooBig.into());
@@ -143,43 +178,48 @@ impl Walk<'_> {
 
     /// Hand the rewritten packet to its hop, or let it wait for the hop's address.
     #[inline]
-    fn transmit(&mut self, packet: &mut Packet, hop: &Hop, fit: &Fit) -> Stage<Departure> {
+    fn transmit(&mut self, packet: &mut Packet, hop: &Hop, fit: Fit) -> Stage<Departure> {
         let mac = self.world.port(hop.interface).ok_or(Reason::NoRoute)?.mac;
         if let Some(mut header) = ethernet::Frame::new_mut(packet.frame) {
             header.set_source(mac);
             header.set_destination(hop.mac.unwrap_or_default());
         }
-        match (fit, hop.mac) {
-            (&Fit::Whole(offload), Some(_)) => {
-                return Ok(Some(Sent {
-                    interface: hop.interface,
-                    len: packet.meta.ip.end,
-                    offload,
-                }));
-            }
-            (Fit::Cut(mtu), Some(_)) => {
-                self.extra.extend(pieces(packet, hop.interface, *mtu));
-                return Ok(None);
-            }
-            _ => {}
-        }
-        let frames = match *fit {
-            Fit::Whole(offload) => {
-                let frame = packet.frame[..packet.meta.ip.end].to_vec();
-                vec![Output {
-                    interface: hop.interface,
-                    frame,
-                    offload,
-                }]
-            }
-            Fit::Cut(mtu) => pieces(packet, hop.interface, mtu),
+        let interface = hop.interface;
+        let departure = match fit {
+            Fit::Whole(gso_size) => Departure::Whole {
+                interface,
+                gso_size,
+            },
+            Fit::Cut(_) => Departure::Pieces,
         };
-        let held = self.state.waiting.hold(hop, frames, self.now);
-        Err(if held {
+        if hop.mac.is_none() {
+            return Err(self.wait(packet, hop, fit, departure));
+        }
+        if let Fit::Cut(mtu) = fit {
+            self.extra.extend(pieces(packet, interface, mtu));
+        }
+        Ok(departure)
+    }
+
+    /// The hop's address is not known: the packet waits for it.
+    #[cold]
+    fn wait(&mut self, packet: &mut Packet, hop: &Hop, fit: Fit, departure: Departure) -> Verdict {
+        let frames = match (fit, departure.sent(packet.meta)) {
+            (Fit::Cut(mtu), _) => pieces(packet, hop.interface, mtu),
+            (_, sent) => sent
+                .into_iter()
+                .map(|sent| Output {
+                    interface: sent.interface,
+                    frame: packet.frame[..sent.len].to_vec(),
+                    offload: sent.offload,
+                })
+                .collect(),
+        };
+        if self.state.waiting.hold(hop, frames, self.now) {
             Verdict::Hold(Reason::Neighbour)
         } else {
             Reason::NeighbourUnresolved.into()
-        })
+        }
     }
 
     fn too_big(&mut self, packet: &Packet, mtu: u32) -> Verdict {
@@ -221,7 +261,7 @@ impl Walk<'_> {
             ip,
             to_group,
             ..
-        } = packet.meta;
+        } = *packet.meta;
         let Some(port) = self.world.port(interface) else {
             return reason.into();
         };
@@ -251,7 +291,7 @@ impl Walk<'_> {
             link,
             ip,
             ..
-        } = packet.meta;
+        } = *packet.meta;
         let Some(segment) = &transport.segment else {
             let kind = if ip.v4 {
                 message::PORT_UNREACHABLE_V4
@@ -284,36 +324,6 @@ impl Walk<'_> {
             .limiter
             .take(self.world.snapshot.icmp_rate, self.now)
     }
-}
-
-/// Rule 11.2: to the server as its route says; to the client as its packets came, else by route.
-#[inline]
-fn way(
-    world: &World,
-    direction: Direction,
-    server: u32,
-    client: Client,
-) -> Stage<(Hop, &Translation)> {
-    let facts = world.server(server).ok_or(Reason::NoServer)?;
-    if direction == Direction::Forward {
-        return Ok((
-            *world.server_hop(server).ok_or(Reason::NoRoute)?,
-            &facts.forward,
-        ));
-    }
-    let last_hop = client.last_hop.and_then(|(interface, mac)| {
-        let mtu = world.port(interface)?.mtu;
-        Some(Hop {
-            interface,
-            address: client.address,
-            mac: Some(mac),
-            mtu,
-        })
-    });
-    let hop = last_hop
-        .or_else(|| world.route(client.address))
-        .ok_or(Reason::NoRoute)?;
-    Ok((hop, &facts.reply))
 }
 
 fn dont_fragment(packet: &Packet) -> bool {

@@ -1,0 +1,125 @@
+//! From the wire to the packet's target: rules 3 to 5 and 7. Looks at the frame and the world; changes nothing, answers nothing.
+
+use super::Stage;
+use super::ip::check_addresses;
+use super::link::{accept_frame, is_solicitation};
+use crate::datapath::Offload;
+use crate::packet::{Meta, Target, gso};
+use crate::parse;
+use crate::verdict::Reason;
+use crate::wire::{icmp, protocol, tcp, udp};
+use crate::world::World;
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Content {
+    /// A whole packet.
+    Packet,
+    /// A piece of one. Read to its IP header: its L4 header, if it has one, is read when its datagram is known.
+    Fragment,
+    /// A neighbour solicitation for a VIP that we answer for.
+    Solicitation,
+    /// Something else than IP.
+    NotIp,
+}
+
+/// Read a frame into `meta`. Nothing else is written: what is left there from an earlier frame means nothing.
+#[inline]
+pub(crate) fn frame(
+    world: &World,
+    frame: &[u8],
+    interface: u32,
+    offload: Offload,
+    meta: &mut Meta,
+) -> Stage<Content> {
+    meta.interface = interface;
+    meta.offload = offload.onward();
+    accept_frame(world, frame, meta)?;
+    let Some(ip) = parse::ip(frame, meta.link)? else {
+        return Ok(Content::NotIp);
+    };
+    meta.ip = ip;
+    if is_solicitation(world, frame, meta) {
+        return Ok(Content::Solicitation);
+    }
+    let to_vip = check_addresses(world, meta)?;
+    parse::inner_headers(frame, &mut meta.ip)?;
+    meta.payload = meta.ip.l4;
+    if meta.ip.fragment.is_some() {
+        return Ok(Content::Fragment);
+    }
+    l4(world, frame, meta, to_vip)?;
+    Ok(Content::Packet)
+}
+
+/// Read the L4 header of a whole packet or a first fragment, and see whose it is: rule 7.
+#[inline]
+pub(crate) fn l4(world: &World, frame: &[u8], meta: &mut Meta, to_vip: bool) -> Stage<()> {
+    let transport = parse::transport(frame, &meta.ip, meta.offload.is_partial())?;
+    let is_icmp = meta.ip.protocol == icmp::protocol_of(meta.ip.v4);
+    if is_icmp && meta.ip.end.saturating_sub(meta.ip.l4) < icmp::LEN {
+        return Err(Reason::L4Truncated.into());
+    }
+    check_offload(meta, transport.is_some())?;
+    let Some(transport) = transport else {
+        meta.target = match (is_icmp, to_vip) {
+            (true, _) => Target::Icmp { to_vip },
+            (false, true) => return Err(Reason::L4Protocol.into()),
+            (false, false) => Target::Transit,
+        };
+        return Ok(());
+    };
+    meta.payload = transport.payload;
+    meta.transport = transport;
+    meta.target = target(world, meta, to_vip)?;
+    Ok(())
+}
+
+/// TCP and UDP, by destination, then by source: rule 7, A, B and D.
+#[inline]
+fn target(world: &World, meta: &Meta, to_vip: bool) -> Stage<Target> {
+    let (ip, transport) = (&meta.ip, &meta.transport);
+    if to_vip {
+        let port = transport.destination_port;
+        let listener = world.listener(ip.v4, ip.destination, port, ip.protocol);
+        let service = listener.service.ok_or(Reason::NoService)?;
+        return Ok(Target::Service(service));
+    }
+    let listener = world.listener(ip.v4, ip.source, transport.source_port, ip.protocol);
+    Ok(listener.endpoint.map_or(Target::Transit, Target::Endpoint))
+}
+
+/// Whether the work left to the network card is what such a packet can have: rule 7.
+fn check_offload(meta: &Meta, has_transport: bool) -> Stage<()> {
+    let Meta { ip, offload, .. } = meta;
+    if !offload.is_partial() && offload.gso().is_none() {
+        return Ok(());
+    }
+    if !has_transport {
+        return Err(Reason::BadOffload.into());
+    }
+    let checksum_at = if ip.protocol == protocol::TCP {
+        tcp::CHECKSUM_AT
+    } else {
+        udp::CHECKSUM_AT
+    };
+    let places = (
+        usize::from(offload.csum_start),
+        usize::from(offload.csum_offset),
+    );
+    if offload.is_partial() && places != (ip.l4, checksum_at) {
+        return Err(Reason::BadOffload.into());
+    }
+    let fits = match offload.gso() {
+        None => true,
+        Some(gso::TCP_V4) => ip.v4 && ip.protocol == protocol::TCP,
+        Some(gso::TCP_V6) => !ip.v4 && ip.protocol == protocol::TCP,
+        Some(gso::UDP_L4) => ip.protocol == protocol::UDP,
+        Some(_) => false,
+    };
+    if fits && (offload.gso().is_none() || offload.gso_size > 0) {
+        Ok(())
+    } else {
+        Err(Reason::BadOffload.into())
+    }
+}

@@ -260,4 +260,12 @@ def test_servers_resolved_before_the_first_client(pair: Pair, tmp_path: Path) ->
         rows = json.loads(
             subprocess.run(["ip", "-j", "-n", pair.near, "neigh"], capture_output=True, check=True).stdout
         )
-        assert {"198.18.1.31", "2001:db8:1::31"} <= {row["dst"] for row in rows}
+        assert {"198.18.1.31", "2001:db8:1::31"} <= {row["dst"] for row in rows if "lladdr" in row}
+
+
+def test_server_that_is_silent_does_not_keep_it_from_starting(pair: Pair, tmp_path: Path) -> None:
+    """Behaviour 28: waiting for MACs has an end: the services of the servers that are there must not suffer."""
+    path = write_config(tmp_path / "lb.toml")
+    path.write_text(path.read_text().replace("198.18.1.31", "198.18.1.77", 1))
+    with running(pair, tmp_path) as run:
+        assert fetch(run.control, "/status")["generation"] == 1

@@ -41,6 +41,9 @@ from lb.net.kernel import Kernel
 from lb.net.sockets import claim_interface, hear_multicast, open_packet_socket, read_interface, take_drops
 from lb.snapshot import Interface, NextHops, Snapshot
 
+# How long the start waits for the servers' MACs, so that a burst of first packets is not lost: only three wait per hop.
+SETTLE_S = 0.5
+
 log = logging.getLogger(__name__)
 
 
@@ -100,7 +103,8 @@ class Daemon:
         capacity = self.config.flows.capacity
         self.data_path = self.implementation.DataPath(capacity, secrets.token_bytes(HASH_KEY_BYTES), self.config.seed)
         self.data_path.publish(self.snapshot)
-        self.data_path.set_next_hops(await self._kernel.read_next_hops())
+        self._use_servers()
+        self.data_path.set_next_hops(await self._kernel.settle(SETTLE_S))
         self._use_servers()
         await self._kernel.refresh()
         admin = Admin(self.control_path, self._answers())

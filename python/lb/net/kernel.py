@@ -42,6 +42,8 @@ GATHER_S = 0.05
 # Hops in use are shown to the kernel this often, well within its 30 s or so of believing an entry (RFC 4861 reachable
 # time).
 REFRESH_S = 15.0
+# While servers are resolved at start: between two looks.
+SETTLE_STEP_S = 0.01
 # After a broken event stream: before it is opened again.
 REOPEN_S = 0.2
 
@@ -162,6 +164,27 @@ class Kernel:
         """Show the kernel every hop in use, so that it resolves and verifies them. Errors: as `resolve`."""
         for number, hop in {found for address in self._in_use if (found := find_hop(self._next_hops, address))}:
             await self.resolve(number, hop)
+
+    async def settle(self, longest_s: float) -> NextHops:
+        """
+        Have the hops in use resolved, and wait for it: but not longer than `longest_s` for hosts that do not answer.
+
+        Returns:
+            The next hops as they are then. Errors: as `resolve`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + longest_s
+        await self.read_next_hops()
+        await self.refresh()
+        while self._unresolved() and loop.time() < deadline:
+            await asyncio.sleep(SETTLE_STEP_S)
+            await self.read_next_hops()
+        return self._next_hops
+
+    def _unresolved(self) -> set[tuple[int, Address]]:
+        """Return the hops in use that have no neighbour entry."""
+        hops = {found for address in self._in_use if (found := find_hop(self._next_hops, address))}
+        return hops - {(entry.interface, entry.address) for entry in self._next_hops.neighbours}
 
     async def resolve(self, interface: int, hop: Address) -> None:
         """

@@ -14,6 +14,7 @@ __all__ = [
     "checksum",
     "checksum_update",
     "flow_hash",
+    "generate",
     "parse",
     "source_hash",
 ]
@@ -121,4 +122,26 @@ def source_hash(seed: int, client: bytes) -> int:
 
     Raises:
         ValueError: the address has neither 4 nor 16 bytes.
+    """
+
+def generate(
+    fd: int, frame: bytes, flows: int, packets: int, seconds: float, rate_pps: float | None = None
+) -> tuple[int, float]:
+    """
+    Send a UDP frame over and over, with many source ports: the load of measurements.
+
+    Args:
+        fd: a packet socket with PACKET_VNET_HDR, bound to an interface.
+        frame: Ethernet, IPv4 without options, UDP; its source port is the first one.
+        flows: how many source ports to use in turn.
+        packets: frames at most.
+        seconds: time at most.
+        rate_pps: frames per second; None: as many as possible.
+
+    Returns:
+        Frames sent, and the seconds that took.
+
+    Raises:
+        LbError: the frame or the number of flows does not fit, or the socket fails.
+        ValueError: a time or a rate is no positive number.
     """

@@ -1,11 +1,12 @@
 //! `lb._core`: the `PyO3` border. Conversion and GIL handling only: every decision about a packet is in `flowlb-core`.
 //!
 //! [`convert`] reads the control side's dataclasses, [`datapath`] owns the data path (or the loop that owns it), [`result`] and [`report`] are what comes
-//! back, [`primitives`] the single stages. Signatures and docstrings for Python are in `python/lb/_core.pyi`.
+//! back, [`primitives`] the single stages, [`generate`] the load of measurements. Signatures and docstrings for Python are in `python/lb/_core.pyi`.
 
 mod convert;
 mod datapath;
 mod error;
+mod generate;
 mod primitives;
 mod report;
 mod result;
@@ -19,6 +20,8 @@ mod _core {
 
     #[pymodule_export]
     use crate::datapath::DataPath;
+    #[pymodule_export]
+    use crate::generate::generate;
     #[pymodule_export]
     use crate::primitives::{checksum, checksum_update, flow_hash, parse, source_hash};
     #[pymodule_export]

@@ -4,6 +4,7 @@
 //! ([`header`]), are processed in place and leave in batches; one thread does it all ([`worker`]). The only place with `unsafe`, all of it in
 //! `sys`. Left out: opening and tuning sockets (Python), rings and fan-out (a batch of system calls moves more than a core can rewrite).
 
+pub mod generator;
 pub mod header;
 pub mod packet_socket;
 mod sys;

@@ -109,7 +109,7 @@ def write_configuration(name: str, port: int, directory: Path, content: Path, ip
         modules="\n".join(
             f"<IfModule !{module}>\nLoadModule {module} {modules / file}\n</IfModule>" for module, file in _MODULES
         ),
-        identity="User {}\nGroup {}".format(*_unprivileged_names()) if as_root else "",
+        identity="User {}\nGroup {}".format(*unprivileged_names()) if as_root else "",
     )
     path = directory / "apache.conf"
     path.write_text(text)
@@ -124,7 +124,8 @@ def _modules_directory() -> Path | None:
     return None
 
 
-def _unprivileged_names() -> tuple[str, str]:
+def unprivileged_names() -> tuple[str, str]:
+    """Return a user and a group for a server that root starts."""
     for user in ("www-data", "apache", "nobody"):
         with suppress(KeyError):
             entry = pwd.getpwnam(user)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +68,16 @@ def connect(topology: Topology, prefix: str, offloads: bool) -> None:
     """
     with _netlink_errors(), ExitStack() as stack:
         switch = stack.enter_context(_netlink(prefix + SWITCH))
-        bridges = {segment: _add_bridge(switch, segment.bridge) for segment in topology.segments}
+        bridges = {segment: _add_bridge(switch, segment.bridge) for segment in topology.segments if not segment.wire}
+        for segment in topology.segments:
+            if segment.wire:
+                _add_wire(prefix, *topology.ports_of(segment))
         for host in topology.hosts:
             with _netlink(prefix + host.name) as netlink, isolation.inside(prefix + host.name):
                 _apply_settings()
                 for port in host.ports:
-                    _add_link(switch, prefix, host, port, bridges[port.segment])
+                    if not port.segment.wire:
+                        _add_link(switch, prefix, host, port, bridges[port.segment])
                     if not offloads:
                         ethtool.set_offloads(port.name, False)
                 _configure(netlink, topology, host)
@@ -80,7 +85,8 @@ def connect(topology: Topology, prefix: str, offloads: bool) -> None:
             with isolation.inside(prefix + SWITCH):
                 for host in topology.hosts:
                     for port in host.ports:
-                        ethtool.set_offloads(_switch_end(host, port), False)
+                        if not port.segment.wire:
+                            ethtool.set_offloads(_switch_end(host, port), False)
 
 
 def set_kernel_forwarding(prefix: str, enabled: bool, host: str = "router") -> None:
@@ -90,6 +96,19 @@ def set_kernel_forwarding(prefix: str, enabled: bool, host: str = "router") -> N
         _write_setting("ipv6/conf/all/forwarding", str(int(enabled)))
         for scope in ("all", "default", "eth0"):
             _write_setting(f"ipv4/conf/{scope}/send_redirects", "0")
+
+
+def set_extra_address(prefix: str, address: IPv4Address, present: bool, host: str = "router") -> None:
+    """Give a host one more address, or take it away. Only proxies, which end connections, want the VIP."""
+    with _netlink_errors(), _netlink(prefix + host) as netlink:
+        command = "add" if present else "del"
+        netlink.addr(command, index=_index(netlink, "lo"), address=str(address), prefixlen=32)
+
+
+def set_neighbour(prefix: str, host: str, interface: str, address: IPv4Address, mac: str) -> None:
+    """Tell a host for good where an address is. Only measurements want it."""
+    with _netlink_errors(), _netlink(prefix + host) as netlink:
+        netlink.neigh("replace", dst=str(address), lladdr=mac, ifindex=_index(netlink, interface), state="permanent")
 
 
 def _switch_end(host: Host, port: Port) -> str:
@@ -135,6 +154,21 @@ def _add_link(switch: Any, prefix: str, host: Host, port: Port, bridge: int) -> 
         peer = {"ifname": port.name, "net_ns_fd": namespace.fileno(), "address": port.mac, "mtu": port.mtu}
         switch.link("add", ifname=_switch_end(host, port), kind="veth", mtu=port.mtu, peer=peer)
     switch.link("set", index=_index(switch, _switch_end(host, port)), master=bridge, state="up")
+
+
+def _add_wire(prefix: str, near: tuple[Host, Port], far: tuple[Host, Port]) -> None:
+    (host, port), (other, peer_port) = near, far
+    with (
+        _netlink(prefix + host.name) as netlink,
+        (isolation.NETNS_DIR / (prefix + other.name)).open("rb") as namespace,
+    ):
+        peer = {
+            "ifname": peer_port.name,
+            "net_ns_fd": namespace.fileno(),
+            "address": peer_port.mac,
+            "mtu": peer_port.mtu,
+        }
+        netlink.link("add", ifname=port.name, kind="veth", address=port.mac, mtu=port.mtu, peer=peer)
 
 
 def _apply_settings() -> None:

@@ -80,7 +80,7 @@ def run(
     # Before anything is built: a backend that is missing is told here, and so is the slow one.
     chosen = lb.backends.load(choose_backend(backend, loaded)).NAME
     try:
-        with _stoppable(), Testbed(prefix=prefix) as bed:
+        with stoppable(), Testbed(prefix=prefix) as bed:
             _say(f"Testbed: 5 clients, router, 3 servers; web server: {bed.facts['web']}")
             balancer = start_balancer(bed, path, chosen, control and control.absolute())
             return _run_load(bed, balancer, service, duration_s)
@@ -246,7 +246,7 @@ def _display(stack: ExitStack, tally: Tally, started: float) -> Callable[[], Non
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Let the signals that stop a program raise KeyboardInterrupt, once."""
     previous = {number: signal.signal(number, _interrupt) for number in _STOP_SIGNALS}
     try:

@@ -32,11 +32,15 @@ SERVER_NUMBERS = (31, 32, 33)
 @dataclass(frozen=True, slots=True)
 class Segment:
     """
-    One Ethernet segment: a bridge. `number`: the third octet of its IPv4 prefix and the fourth group of its IPv6
-    prefix.
+    One Ethernet segment: a bridge.
+
+    Args:
+        number: the third octet of its IPv4 prefix and the fourth group of its IPv6 prefix.
+        wire: it has two ports, which are the ends of one cable; there is no bridge.
     """
 
     number: int
+    wire: bool = False
 
     @property
     def network(self) -> IPv4Network:
@@ -151,6 +155,10 @@ class Topology:
         """Return the hosts of this role, in order."""
         return tuple(host for host in self.hosts if host.role == role)
 
+    def ports_of(self, segment: Segment) -> tuple[tuple[Host, Port], ...]:
+        """Return the ports plugged into a segment, with their hosts."""
+        return tuple((host, port) for host in self.hosts for port in host.ports if port.segment == segment)
+
     def interface_addresses(self, host: Host, port: Port) -> tuple[IPv4Interface, IPv6Interface]:
         """
         Return a port's addresses. The router's are on-link prefixes; a host's stand alone, so that no route bypasses
@@ -214,6 +222,14 @@ def two_segments(server_mtu: int | None = None, server_advmss: int | None = None
     arms = (Port("eth0", front, ROUTER_NUMBER), Port("eth1", back, ROUTER_NUMBER, mtu))
     hosts = (Host(ROUTER, "router", arms), *_clients(front), *_servers(back, mtu, server_advmss))
     return Topology((front, back), hosts)
+
+
+def straight_path() -> Topology:
+    """Return one client and one server with the router between them, joined by cables: for packet rates."""
+    front, back = Segment(1, wire=True), Segment(2, wire=True)
+    arms = (Port("eth0", front, ROUTER_NUMBER), Port("eth1", back, ROUTER_NUMBER))
+    client, server = _clients(front)[0], _servers(back, DEFAULT_MTU, None)[0]
+    return Topology((front, back), (Host(ROUTER, "router", arms), client, server))
 
 
 def _clients(segment: Segment) -> tuple[Host, ...]:

@@ -70,12 +70,12 @@ vectors: env ## Rebuild tests/vectors/*.json with scapy
 	$(BIN)/python tests/vectors/build.py
 
 .PHONY: bench
-bench: env ## Run the benches (never in parallel), keep their figures; root for the bulk transfer
+bench: env ## Run the benches (never in parallel), keep their figures; then measure this machine in namespaces
 	@mkdir -p .benchmarks
 	$(BIN)/python -m pytest -p no:xdist benches --benchmark-columns=min,median,iqr,rounds --benchmark-json=.benchmarks/raw.json
 	$(BIN)/python benches/report.py keep .benchmarks/raw.json
 	$(BIN)/python benches/ratio.py
-	$(BIN)/python benches/bulk_throughput.py
+	$(BIN)/lb bench
 
 .PHONY: bench-report
 bench-report: ## Write the kept figures into README.md and docs/benches.svg

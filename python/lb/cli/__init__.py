@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lb.cli import check, configuration, init, replay, run, status, testbed
+from lb.cli import bench, check, configuration, init, replay, run, status, testbed
 from lb.errors import ConfigError, LbError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("check")(check.check)
 app.command("status")(status.status)
 app.command("replay")(replay.replay)
 app.command("init")(init.init)
+app.command("bench")(bench.bench)
 app.add_typer(configuration.app, name="config")
 app.add_typer(testbed.app, name="testbed")
 

@@ -1,0 +1,202 @@
+"""
+Our own HTTP client, run in the client's host: for when `wrk` is not installed, and for paced exchanges.
+
+Run as `python -m lb.bench.client`. One thread, one epoll loop, bounded in time; prints one JSON object. It counts whole
+responses and bytes of bodies and ends at the first wrong answer: errors counted as answers would be no measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import selectors
+import socket
+import sys
+import time
+from typing import Any
+
+TIMEOUT_S = 5.0
+HEADER_LIMIT_BYTES = 16384
+BUFFER_BYTES = 1 << 20
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+
+
+class AnswerError(Exception):
+    """The other side did not answer as a web server should."""
+
+
+def request(host: str, path: str, close: bool) -> bytes:
+    """Return a GET request."""
+    last = "Connection: close\r\n" if close else ""
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{last}\r\n".encode()
+
+
+def split_header(data: bytes) -> tuple[int, int] | None:
+    """
+    Find the end of a response's header.
+
+    Returns:
+        (length of the body, bytes of the body that are in `data`), or None when the header is not whole yet.
+
+    Raises:
+        AnswerError: not 200, or no length.
+    """
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        if len(data) > HEADER_LIMIT_BYTES:
+            raise AnswerError("an endless header")
+        return None
+    found = _LENGTH.search(data, 0, end + 2)
+    if not data.startswith(b"HTTP/1.1 200") or found is None:
+        raise AnswerError(f"no usable answer: {data[:60]!r}")
+    return int(found[1]), len(data) - end - 4
+
+
+class Connection:
+    """One connection that asks again and again. `responses`, `received`: whole answers, and bytes of bodies."""
+
+    def __init__(self, target: tuple[str, int], text: bytes, close: bool) -> None:
+        self._target, self._text, self._close = target, text, close
+        self.responses = self.received = 0
+        self._missing = -1
+        self._head = b""
+        self.socket = self._connect()
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection(self._target, timeout=TIMEOUT_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(self._text)
+        return connection
+
+    def read(self, buffer: bytearray) -> bool:
+        """Take what has arrived. Returns whether the socket is another one now."""
+        size = self.socket.recv_into(buffer)
+        if size == 0:
+            raise AnswerError("the server closed the connection")
+        if self._missing < 0:
+            self._head += buffer[:size]
+            found = split_header(self._head)
+            if found is None:
+                return False
+            self._missing, size = found
+        self._missing -= size
+        self.received += size
+        return self._missing == 0 and self._answered()
+
+    def _answered(self) -> bool:
+        self.responses += 1
+        self._missing, self._head = -1, b""
+        if not self._close:
+            self.socket.sendall(self._text)
+            return False
+        self.socket.close()
+        self.socket = self._connect()
+        return True
+
+
+def load(target: tuple[str, int], path: str, close: bool, seconds: float, connections: int) -> dict[str, Any]:
+    """
+    Ask on several connections at once, for some seconds.
+
+    Args:
+        target: address and port.
+        path: what to ask for.
+        close: whether each request gets a connection of its own.
+        seconds: how long.
+        connections: how many at once.
+
+    Returns:
+        `responses`, `bytes` of bodies, `seconds`.
+    """
+    buffer, text = bytearray(BUFFER_BYTES), request(target[0], path, close)
+    with selectors.DefaultSelector() as selector:
+        made = [Connection(target, text, close) for _ in range(connections)]
+        for each in made:
+            selector.register(each.socket, selectors.EVENT_READ, each)
+        start_s = time.monotonic()
+        while (left_s := start_s + seconds - time.monotonic()) > 0:
+            for key, _ in selector.select(left_s):
+                # A closed socket has left the selector by itself, but not its map.
+                if key.data.read(buffer):
+                    selector.unregister(key.fileobj)
+                    selector.register(key.data.socket, selectors.EVENT_READ, key.data)
+        elapsed_s = time.monotonic() - start_s
+        for each in made:
+            each.socket.close()
+    return {
+        "responses": sum(each.responses for each in made),
+        "bytes": sum(each.received for each in made),
+        "seconds": elapsed_s,
+    }
+
+
+def exchange(target: tuple[str, int], text: bytes) -> tuple[float, float]:
+    """Connect and fetch once. Returns the seconds of the connect, and of the request up to its whole answer."""
+    with socket.socket() as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        start_s = time.perf_counter()
+        connection.connect(target)
+        connected_s = time.perf_counter()
+        connection.sendall(text)
+        data = b""
+        while True:
+            block = connection.recv(HEADER_LIMIT_BYTES)
+            if not block:
+                raise AnswerError("the server closed the connection")
+            data += block
+            found = split_header(data)
+            if found is not None and found[0] <= found[1]:
+                return connected_s - start_s, time.perf_counter() - connected_s
+
+
+def paced(target: tuple[str, int], path: str, seconds: float, rate_hz: float) -> dict[str, list[float]]:
+    """
+    Exchange at a pace.
+
+    Returns:
+        `connect` and `request`: seconds of each exchange.
+    """
+    text = request(target[0], path, False)
+    connects, requests = [], []
+    # Collections are pauses of our own.
+    gc.disable()
+    start_s = time.perf_counter()
+    for number in range(int(seconds * rate_hz)):
+        early_s = start_s + number / rate_hz - time.perf_counter()
+        if early_s > 0:
+            time.sleep(early_s)
+        connect_s, request_s = exchange(target, text)
+        connects.append(connect_s)
+        requests.append(request_s)
+    return {"connect": connects, "request": requests}
+
+
+def main() -> int:
+    """Do what the arguments ask for and print it. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="The load of `lb bench`.")
+    parser.add_argument("address")
+    parser.add_argument("port", type=int)
+    parser.add_argument("path")
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--connections", type=int, default=1)
+    parser.add_argument("--close", action="store_true", help="one request per connection")
+    parser.add_argument("--rate", type=float, help="exchanges per second, one after the other")
+    options = parser.parse_args()
+    target = (options.address, options.port)
+    try:
+        if options.rate:
+            answer: dict[str, Any] = paced(target, options.path, options.seconds, options.rate)
+        else:
+            answer = load(target, options.path, options.close, options.seconds, options.connections)
+    except (OSError, AnswerError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What `lb bench` does: settings from its options, a run with its progress shown, and the files it writes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from lb.bench import report, table
+from lb.bench import run as runner
+from lb.bench import settings as presets
+from lb.bench.metrics import CONTESTANTS, MEASURES
+from lb.bench.settings import Settings
+from lb.errors import LbError
+
+__all__ = ["CONTESTANTS", "MEASURES", "parse_names", "run", "settings"]
+
+
+def parse_names(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """
+    Read a list of names with commas.
+
+    Returns:
+        The known names that it holds, in the order of `known`; all of them for None.
+
+    Raises:
+        ValueError: one is unknown, or there is none.
+    """
+    if text is None:
+        return known
+    names = {name.strip() for name in text.split(",") if name.strip()}
+    unknown = sorted(names - set(known))
+    if unknown or not names:
+        raise ValueError(f"{unknown[0] if unknown else text!r} is none of {', '.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
+def settings(
+    quick: bool, turns: int | None, measures: tuple[str, ...], contestants: tuple[str, ...], prefix: str
+) -> Settings:
+    """Return what the options of the command line ask for."""
+    chosen = presets.quick() if quick else Settings()
+    return replace(chosen, turns=turns or chosen.turns, measures=measures, contestants=contestants, prefix=prefix)
+
+
+def run(settings: Settings, json_file: Path | None, report_file: Path | None, output: Literal["table", "json"]) -> None:
+    """
+    Measure, write the files, print the figures.
+
+    Raises:
+        LbError: it cannot be measured, or a file cannot be written.
+    """
+    writable(json_file)
+    writable(report_file)
+    if report_file is not None:
+        report.require()
+    with _progress(runner.count_steps(settings)) as show:
+        document = runner.execute(settings, show)
+    text = document.model_dump_json(indent=1) + "\n"
+    if json_file is not None:
+        json_file.write_text(text)
+    print(text if output == "json" else table.render(document), end="", flush=True)
+    if report_file is not None:
+        report_file.write_text(report.render(document))
+        print(f"report: {report_file}", file=sys.stderr)
+
+
+def writable(path: Path | None) -> None:
+    """Raise LbError when a file cannot be written: before minutes of measuring, not after."""
+    if path is None:
+        return
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise LbError(f"{path}: {error.strerror}") from error
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[runner.Show]:
+    """Show progress on stderr: a bar on a terminal, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda line, _done: print(line, file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    # Refreshed by hand: a thread of rich's would forbid the testbed to enter a user namespace.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
+        task = progress.add_task("starting", total=steps)
+
+        def show(line: str, done: bool) -> None:
+            progress.update(task, advance=int(done), description=line, refresh=True)
+
+        yield show

@@ -1,0 +1,15 @@
+"""Who takes part: one module each, found by name here."""
+
+from __future__ import annotations
+
+from lb.bench.contestants.balancer import Balancer
+from lb.bench.contestants.base import Contestant
+from lb.bench.contestants.haproxy import HAProxy
+from lb.bench.contestants.nft import Nft
+from lb.bench.contestants.routing import Routing
+
+
+def make(name: str) -> Contestant:
+    """Return the contestant of this name. Raise KeyError when there is none."""
+    everyone = (Routing(), Nft(), HAProxy(), Balancer("python"), Balancer("rust"))
+    return {each.name: each for each in everyone}[name]

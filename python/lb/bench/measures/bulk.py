@@ -1,0 +1,13 @@
+"""Bulk throughput: 1 MB responses on kept connections, with the offloads the links have."""
+
+from __future__ import annotations
+
+from lb.bench import load
+from lb.bench.contestants.base import Working
+from lb.bench.web import BULK_PATH
+
+
+def measure(field: load.Field, working: Working) -> dict[str, float]:
+    """Return `bulk`, bytes per second as the client received them."""
+    found = load.apply(field, working, BULK_PATH)
+    return {"bulk": found.received / found.seconds}

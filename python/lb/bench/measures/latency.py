@@ -1,0 +1,25 @@
+"""
+Latency at low load: a connection and a small request at a pace that keeps nobody busy.
+
+What is on the way adds its own time; the document subtracts routing's of the same turn. Our own client measures it,
+for wrk cannot pace.
+"""
+
+from __future__ import annotations
+
+from lb.bench import load, spread
+from lb.bench.contestants.base import Working
+from lb.bench.web import SMALL_PATH
+
+SHARES = (("p50", 0.5), ("p99", 0.99))
+
+
+def measure(field: load.Field, working: Working) -> dict[str, float]:
+    """Return `connect_p50`, `connect_p99`, `request_p50`, `request_p99`, in seconds."""
+    settings = field.settings
+    found = load.ask(field.bed, working, SMALL_PATH, settings.load_s, "--rate", str(settings.latency_hz))
+    return {
+        f"{what}_{name}": spread.percentile(found[what], share)
+        for what in ("connect", "request")
+        for name, share in SHARES
+    }

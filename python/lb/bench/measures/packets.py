@@ -1,0 +1,167 @@
+"""
+60-byte packets per second on a straight path generator - router - sink, and the CPU time of each.
+
+UDP flows differ in their source port. The sink costs next to nothing: the router sends to a MAC address that nobody
+has, which the sink's kernel throws away before it looks at the IP header; the interface has counted the frame by then.
+Generator and softirq share the cores with the contestant. The generator alone, towards a router that throws its frames
+away likewise, is measured in each turn too: it is the limit of the packet rate, and its CPU time per packet is taken
+off.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from lb.bench import cpu
+from lb.bench.contestants.base import Working
+from lb.bench.settings import Settings
+from lb.errors import LbError
+from lb.net import sockets
+from lb.net.frames import SOL_PACKET
+from lb.testbed import build
+from lb.testbed.bed import Testbed
+from lb.testbed.topology import ROUTER
+
+GENERATOR, SINK = "client1", "server1"
+NOBODYS_MAC = "aa:aa:aa:00:00:fe"
+FRAME_BYTES = 60
+FIRST_PORT = 1024
+MAX_PACKETS = 100_000_000
+WARM_PPS = 2000.0
+WARM_PACKETS = 200
+ARRIVE_DEADLINE_S = 5.0
+QUIET_S, QUIET_DEADLINE_S = 0.05, 3.0
+PACKET_QDISC_BYPASS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The generator alone: frames per second, and CPU seconds per frame at a pace."""
+
+    rate: float
+    cpu_per_packet: float
+
+
+def prepare(bed: Testbed) -> None:
+    """Make the sink throw away what comes to it."""
+    sink = bed.topology.host(SINK)
+    build.set_neighbour(bed.prefix, ROUTER, "eth1", sink.address, NOBODYS_MAC)
+
+
+def measure_alone(bed: Testbed, settings: Settings) -> Alone:
+    """Measure the generator towards a router that throws everything away."""
+    run = Run(bed, settings, frame(bed, bed.topology.host(SINK).address, 9, NOBODYS_MAC), ROUTER, None)
+    with run:
+        return Alone(run.flood(), run.cpu_per_packet())
+
+
+def measure(bed: Testbed, settings: Settings, working: Working, alone: Alone) -> dict[str, float]:
+    """Return `packets`, arrived at the sink per second, and `cpu_per_packet`, seconds on top of the generator's."""
+    router = bed.topology.host(ROUTER)
+    with Run(bed, settings, frame(bed, working.address, working.port, router.ports[0].mac), SINK, working.pid) as run:
+        run.warm()
+        return {"packets": run.flood(), "cpu_per_packet": run.cpu_per_packet() - alone.cpu_per_packet}
+
+
+class Run:
+    """Sends from the generator and counts at `sink`. `pid`: whose CPU time counts beside our own and the kernel's."""
+
+    def __init__(self, bed: Testbed, settings: Settings, template: bytes, sink: str, pid: int | None) -> None:
+        self._bed, self._settings, self._template = bed, settings, template
+        self._sink, self._pid = sink, pid
+        self._softirq = cpu.softirq_threads()
+        self._socket: socket.socket
+
+    def __enter__(self) -> Run:
+        with self._bed.inside(GENERATOR):
+            self._socket = sockets.new_socket("eth0")
+            sockets.set_option(self._socket, SOL_PACKET, sockets.PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
+            sockets.set_option(self._socket, SOL_PACKET, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS")
+            # No protocol: it sends and hears nothing.
+            self._socket.bind(("eth0", 0))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def warm(self) -> None:
+        """Send some packets until one arrives: flows and neighbours are found then. Raise LbError when none does."""
+        before, deadline = self._arrived(), time.monotonic() + ARRIVE_DEADLINE_S
+        while self._arrived() == before:
+            if time.monotonic() > deadline:
+                raise LbError("no packet arrives at the sink")
+            self._generate(1.0, WARM_PACKETS, WARM_PPS)
+        self._wait_quiet()
+
+    def flood(self) -> float:
+        """Send as fast as possible; return the packets per second that had arrived when the last was sent."""
+        before = self._arrived()
+        _, seconds = self._generate(self._settings.flood_s, MAX_PACKETS, None)
+        rate = (self._arrived() - before) / seconds
+        self._wait_quiet()
+        return rate
+
+    def cpu_per_packet(self) -> float:
+        """Send at a pace; return CPU seconds per packet that arrived."""
+        packets_before, cpu_before = self._arrived(), self._cpu_ns()
+        self._generate(self._settings.paced_s, MAX_PACKETS, self._settings.paced_pps)
+        self._wait_quiet()
+        arrived = self._arrived() - packets_before
+        if arrived == 0:
+            raise LbError("no packet arrives at the sink")
+        return (self._cpu_ns() - cpu_before) / 1e9 / arrived
+
+    def _generate(self, seconds: float, packets: int, rate_pps: float | None) -> tuple[int, float]:
+        from lb import _core
+
+        return _core.generate(self._socket.fileno(), self._template, self._settings.flows, packets, seconds, rate_pps)
+
+    def _cpu_ns(self) -> int:
+        other = 0 if self._pid is None else cpu.process_ns(self._pid)
+        return time.process_time_ns() + other + cpu.threads_ns(self._softirq)
+
+    def _arrived(self) -> int:
+        with self._bed.inside(self._sink):
+            return received_packets("eth0")
+
+    def _wait_quiet(self) -> None:
+        """Wait until nothing arrives any more: what was queued belongs to this measurement, not to the next."""
+        deadline, last = time.monotonic() + QUIET_DEADLINE_S, -1
+        while (now := self._arrived()) != last and time.monotonic() < deadline:
+            last = now
+            time.sleep(QUIET_S)
+
+
+def received_packets(interface: str) -> int:
+    """Return how many packets an interface of the calling thread's namespace has received."""
+    for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == interface:
+            return int(counters.split()[1])
+    raise LbError(f"there is no interface {interface}")
+
+
+def frame(bed: Testbed, address: IPv4Address, port: int, mac: str) -> bytes:
+    """Return a UDP frame of 60 bytes from the generator; the generator's Rust side makes the UDP checksum."""
+    from lb.backends.python.wire.checksum import checksum
+
+    source = bed.topology.host(GENERATOR)
+    length = FRAME_BYTES - 14
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 0, 0, 64, 17, 0, source.address.packed, address.packed)
+    header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
+    link: bytes = bytes.fromhex((mac + source.ports[0].mac).replace(":", "")) + b"\x08\x00"
+    datagram = struct.pack("!HHHH", FIRST_PORT, port, length - 20, 0)
+    return link + header + datagram + bytes(length - 28)
+
+
+def pin_generator() -> set[int]:
+    """Keep this thread, which generates, on the last core; return the cores it had."""
+    had = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(had)})
+    return had

@@ -1,0 +1,111 @@
+"""`lb bench` from end to end, in namespaces: figures come out, nothing stays. No figure is judged here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from realhosts import DEADLINE_S, running_testbed, wait_until
+
+from lb.bench.contestants import make
+from lb.bench.document import Document
+from lb.bench.measures import packets
+from lb.bench.settings import quick
+from lb.testbed import isolation
+from lb.testbed.state import Place, ProcessId
+from lb.testbed.topology import straight_path
+
+
+def start(prefix: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "lb", "bench", "--prefix", prefix, *arguments]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def leftovers(prefix: str) -> list[str]:
+    """Return what is left of a run: names of namespaces, and its directory."""
+    names = isolation.NETNS_DIR.iterdir() if isolation.NETNS_DIR.exists() else ()
+    left = [path.name for path in names if path.name.startswith(prefix)]
+    directory = Place(prefix).directory
+    return left + [str(directory)] * directory.exists()
+
+
+@pytest.mark.slow
+def test_bench_quick_bulk_figures_and_nothing_left(unique: str, tmp_path: Path) -> None:
+    """JSON on stdout and in the file, the report, progress on stderr, and no namespace, process or file left."""
+    pytest.importorskip("jinja2")
+    prefix, path, page = f"{unique}b-", tmp_path / "out.json", tmp_path / "out.html"
+    chosen = ("--quick", "--only", "bulk", "--contestants", "routing,rust", "-o", "json")
+    child = start(prefix, *chosen, "--json", str(path), "--report", str(page))
+    output, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    found = Document.model_validate_json(output)
+    assert json.loads(output) == json.loads(path.read_text())
+    assert set(found.metrics[0].figures) == {"routing", "rust"}, errors
+    assert all(entry.missing is None for entry in found.contestants)
+    assert found.figure("bulk", "rust").ratios["routing"] > 0  # type: ignore[union-attr]
+    assert "<svg" in page.read_text()
+    assert "turn 1, rust" in errors
+    assert leftovers(prefix) == []
+
+
+@pytest.mark.slow
+def test_bench_packets_arrive_through_routing_and_rust(unique: str) -> None:
+    """Frames of the generator arrive at the sink, and cost CPU time."""
+    with running_testbed(f"{unique}c-", topology=straight_path(), servers=False) as bed:
+        packets.prepare(bed)
+        alone = packets.measure_alone(bed, quick())
+        for name in ("routing", "rust"):
+            with make(name).work(bed, bed.topology.host("server1")) as working:
+                found = packets.measure(bed, quick(), working, alone)
+            assert found["packets"] > 0
+
+
+@pytest.mark.slow
+def test_bench_interrupted_removes_everything(unique: str) -> None:
+    """Ctrl-C: one line, exit code 130, nothing left."""
+    prefix = f"{unique}d-"
+    child = start(prefix, "--only", "bulk", "--contestants", "routing")
+    _wait_for_figure(child)
+    child.send_signal(signal.SIGINT)
+    output, errors = child.communicate(timeout=DEADLINE_S)
+    assert child.returncode == 130
+    assert output == ""
+    assert errors.splitlines()[-1].startswith("lb: interrupted")
+    assert "Traceback" not in errors
+    assert leftovers(prefix) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root a killed run's namespaces end by themselves")
+def test_bench_killed_next_run_cleans(unique: str) -> None:
+    """After SIGKILL no process runs on, and the next run removes the rest."""
+    prefix = f"{unique}e-"
+    child = start(prefix, "--only", "bulk", "--contestants", "routing")
+    _wait_for_figure(child)
+    state = Place(prefix).read()
+    assert state is not None
+    child.kill()
+    child.communicate()
+    processes: list[ProcessId] = list(state.processes.values())
+    assert processes
+    wait_until(lambda: not any(process.alive() for process in processes), "all children end with their parent")
+    again = start(prefix, "--quick", "--only", "bulk", "--contestants", "routing")
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert leftovers(prefix) == []
+
+
+def _wait_for_figure(child: subprocess.Popen[str]) -> None:
+    """Read progress until the first figure is there."""
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith("turn 1, routing: "):
+            return
+    pytest.fail("it ended before a figure")

@@ -171,6 +171,13 @@ def test_fetch_nonsense_daemon_error(tmp_path: Path, answer: bytes) -> None:
         thread.join()
 
 
+def test_admin_flows_limit_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 35: however many flows are asked for, an answer has an upper bound."""
+    monkeypatch.setattr("lb.control.admin.MAX_FLOWS", 1200)
+    found = ask_admin(tmp_path / "lb.sock", "/flows?limit=1100", "/flows?limit=1000000")
+    assert [len(item) for item in found if isinstance(item, list)] == [1100, 1200]
+
+
 def test_bind_socket_over_another_file_refuses(tmp_path: Path) -> None:
     """What is there and is no socket stays, and is called what it is."""
     path = tmp_path / "notes.txt"

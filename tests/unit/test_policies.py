@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lb import policies
@@ -61,11 +61,13 @@ def test_interleave_any_prefix_nobody_a_whole_flow_ahead(weights: list[int]) -> 
 
 @given(st.lists(st.integers(1, 65535), min_size=1, max_size=50))
 @settings(max_examples=50)
+@example([1, 65534, 65535])
 def test_reduce_weights_any_weights_bounded_and_proportional(weights: list[int]) -> None:
     """The turn is at most MAX_SLOTS long (plus one slot per server that would have none), shares within a slot."""
     reduced = reduce_weights(weights)
     assert sum(reduced) <= MAX_SLOTS + len(weights)
     for weight, slots in zip(weights, reduced, strict=True):
+        assert slots >= 1, "a server with a weight would get no flow"
         if sum(weights) // math.gcd(*weights) <= MAX_SLOTS:
             assert slots * math.gcd(*weights) == weight
         else:

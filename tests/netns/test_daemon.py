@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -92,6 +93,23 @@ def test_run_interrupt_exit_0(pair: Pair, tmp_path: Path) -> None:
     with running(pair, tmp_path) as run:
         assert run.end(signal.SIGINT) == 0
     assert "Traceback" not in run.text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
+def test_run_on_forwarding_host_takes_its_rules_away(pair: Pair, tmp_path: Path, number: signal.Signals) -> None:
+    """Behaviour 32: the packet filter rules that keep a forwarding host out of the way go when the balancer stops."""
+    if shutil.which("nft") is None:
+        pytest.skip("the command nft (nftables) is not installed")
+    write_config(tmp_path / "lb.toml")
+    list_tables = ["ip", "netns", "exec", pair.near, "nft", "list", "tables"]
+    pair.forward(pair.near, on=True)
+    try:
+        with running(pair, tmp_path) as run:
+            assert "flowlb" in subprocess.check_output(list_tables, text=True)
+            assert run.end(number) == 0
+        assert subprocess.check_output(list_tables, text=True) == ""
+    finally:
+        pair.forward(pair.near, on=False)
 
 
 def test_run_second_on_interface_refused(pair: Pair, tmp_path: Path) -> None:

@@ -95,6 +95,21 @@ def test_run_interrupt_exit_0(pair: Pair, tmp_path: Path) -> None:
     assert "Traceback" not in run.text()
 
 
+def test_run_with_mac_of_its_own_listens_for_it_while_it_runs(pair: Pair, tmp_path: Path) -> None:
+    """A MAC that is not the card's makes the interface promiscuous; behaviour 32: until the balancer stops."""
+    config = write_config(tmp_path / "lb.toml")
+    config.write_text(config.read_text().replace('name = "eth0"', 'name = "eth0"\nmac = "aa:aa:aa:00:00:99"', 1))
+
+    def promiscuity() -> int:
+        command = ["ip", "-n", pair.near, "-d", "-j", "link", "show", "eth0"]
+        return int(json.loads(subprocess.check_output(command))[0]["promiscuity"])
+
+    with running(pair, tmp_path) as run:
+        assert promiscuity() == 1
+        assert run.end() == 0
+    assert promiscuity() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
 def test_run_on_forwarding_host_takes_its_rules_away(pair: Pair, tmp_path: Path, number: signal.Signals) -> None:
     """Behaviour 32: the packet filter rules that keep a forwarding host out of the way go when the balancer stops."""

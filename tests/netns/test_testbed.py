@@ -22,6 +22,7 @@ from realhosts import DEADLINE_S, running_testbed, wait_until
 from lb.control.client import fetch
 from lb.testbed import build, ethtool, isolation
 from lb.testbed.bed import Testbed
+from lb.testbed.live import DEFAULT_CONFIG
 from lb.testbed.state import ProcessId
 
 NOBODY = 65534
@@ -280,6 +281,19 @@ def test_up_without_any_right_exits_4_with_one_line() -> None:
     )
     assert (tried.returncode, tried.stdout, len(tried.stderr.splitlines())) == (4, "", 1), tried.stderr
     assert "run as root" in tried.stderr
+
+
+def test_run_testbed_without_any_fetch_exits_1(caller: Caller) -> None:
+    """A load of which nothing came through is a failure, and counted."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        config = Path(directory) / "closed.toml"
+        config.write_text(DEFAULT_CONFIG.read_text().replace("port = 803", "weight = 0, port = 803"))
+        config.chmod(0o644)
+        status, output, errors = caller.run("run", "--testbed", "--duration", "2", "-c", str(config))
+    assert status == 1, errors
+    assert "\n0 fetches, " in output
+    assert "\n0 fetches, 0 failures" not in output
 
 
 def test_run_testbed_invalid_config_builds_nothing(caller: Caller) -> None:

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::counters::Counters;
-use crate::flow::table::{Entry, Table};
+use crate::flow::table::Table;
 use crate::fragment::Fragments;
 use crate::limit::TokenBucket;
 use crate::next_hop::Waiting;
 use crate::packet::Meta;
-use crate::pipeline::{self, Found, Walk, read};
+use crate::pipeline::read::{self, Content};
+use crate::pipeline::{self, Found, Walk};
 use crate::plan::SplitMix64;
 use crate::snapshot::{NextHops, Snapshot, Timeouts};
 use crate::verdict::{Direction, Verdict};
@@ -191,6 +192,9 @@ impl DataPath {
         let Self { world, state } = self;
         let mut meta = Meta::default();
         let read = read::frame(world, frame, interface, offload, &mut meta);
+        if let Ok(Content::Packet) = read {
+            read::hash(&state.table, &mut meta);
+        }
         let mut walk = Walk {
             world,
             state,
@@ -211,15 +215,20 @@ impl DataPath {
     /// The unexpired entries, sorted by (client, client port, service), addresses compared as 16 bytes (IPv4-mapped).
     #[must_use]
     pub fn flows(&self, now_ns: u64) -> Vec<FlowInfo> {
-        let is_live = |entry: &&Entry| {
+        let table = &self.state.table;
+        let is_live = |&number: &u32| {
+            let entry = table.entry(number);
             !pipeline::is_expired(&self.world, entry, now_ns)
                 && self.world.server(entry.server).is_some()
         };
-        let mut entries: Vec<&Entry> = self.state.table.iter().filter(is_live).collect();
-        entries.sort_by_key(|entry| (entry.client(), entry.client_port, entry.service));
-        entries
+        let mut numbers: Vec<u32> = table.numbers().filter(is_live).collect();
+        numbers.sort_by_key(|&number| {
+            let entry = table.entry(number);
+            (entry.client(), entry.client_port, entry.service)
+        });
+        numbers
             .into_iter()
-            .map(|entry| flow_info(entry, now_ns))
+            .map(|number| flow_info(table, number, now_ns))
             .collect()
     }
 
@@ -257,7 +266,8 @@ impl DataPath {
     }
 }
 
-fn flow_info(entry: &Entry, now_ns: u64) -> FlowInfo {
+fn flow_info(table: &Table, number: u32, now_ns: u64) -> FlowInfo {
+    let entry = table.entry(number);
     FlowInfo {
         client: number_address(entry.client()),
         client_port: entry.client_port,
@@ -265,8 +275,8 @@ fn flow_info(entry: &Entry, now_ns: u64) -> FlowInfo {
         server: entry.server,
         state: entry.state().name(),
         idle_ns: now_ns.saturating_sub(entry.last_seen),
-        bytes_forward: entry.bytes_forward,
-        bytes_reply: entry.bytes_reply,
+        bytes_forward: table.bytes(number, Direction::Forward),
+        bytes_reply: table.bytes(number, Direction::Reply),
     }
 }
 

@@ -93,6 +93,8 @@ pub struct Meta {
     pub target: Target,
     /// The TCP or UDP header, for the targets `Service` and `Endpoint`.
     pub transport: Transport,
+    /// The flow table's hash of its key, for these targets.
+    pub hash: u32,
 }
 
 impl Default for Meta {
@@ -107,6 +109,7 @@ impl Default for Meta {
             payload: 0,
             target: Target::Transit,
             transport: Transport::default(),
+            hash: 0,
         }
     }
 }

@@ -1,17 +1,20 @@
 //! The flow table: a fixed number of entries, found by either direction's key, expired and evicted through four lists.
 //!
-//! One [`Area`] holds everything: a header, an index of 8-byte slots, then 96-byte entries. Three slots per flow for its two keys keep the index at
-//! most two thirds full, so a flow costs 96 + 24 = 120 bytes, all included. The area has no pointer in it: entries name each other by number.
+//! One [`Area`] holds everything: a header, an index of buckets, then 64 bytes per flow that every packet of it needs ([`Entry`]), then 32 that few need
+//! ([`Annex`]). Three slots of the index per flow for its two keys keep it at most two thirds full, so a flow costs 64 + 32 + 24 = 120 bytes, all included.
+//! The area has no pointer in it: entries name each other by number. A lookup touches two cache lines: a bucket and an entry are one each.
 //!
-//! Index: linear probing, a slot holds (hash, entry + 1), its home is `hash * slots >> 32`. Removal shifts later slots back instead of leaving tombstones,
-//! so lookups never slow down with age. Lists: an entry moves to its list's tail at most once per second; so a list is ordered by `linked`, and roughly by
-//! `last_seen`, at the cost of almost no writes per packet.
+//! Index: a bucket is 8 slots, a slot holds (hash, entry + 1), a key's home bucket is `hash * buckets >> 32`. What finds its home full goes to the next bucket
+//! with room; so all buckets between an entry's home and its place are full, and a search ends at the first bucket with room. Removal fetches back what may
+//! stand nearer to its home instead of leaving tombstones, so lookups never slow down with age. Lists: an entry moves to its list's tail at most once per
+//! second; so a list is ordered by `linked`, and roughly by `last_seen`, at the cost of almost no writes per packet.
 
 use super::area::Area;
 use super::hash::siphash13_words;
 use super::tcp::{Class, Seen, State};
 use super::{Key, Side};
 use crate::datapath::DataPathError;
+use crate::io::prefetch::prefetch;
 use crate::snapshot::Mac;
 use crate::verdict::Direction;
 
@@ -23,10 +26,10 @@ pub const NO_INTERFACE: u16 = u16::MAX;
 const RELINK_NS: u64 = 1_000_000_000;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"flowlb\0t");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const NONE: u32 = u32::MAX;
 
-/// One flow. 96 bytes, plain data.
+/// One flow: who, where, and when. 64 bytes, plain data: one cache line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Entry {
@@ -43,23 +46,37 @@ pub struct Entry {
     pub endpoint: u32,
     /// Time of the last packet, nanoseconds.
     pub last_seen: u64,
-    linked: u64,
+    /// How long before that it was linked, nanoseconds: below `RELINK_NS`, else it would have been linked again.
+    lag: u32,
+    /// IP bytes per direction: the low halves.
+    bytes: [u32; 2],
+    /// Interface that the last forward packet came in by, or `NO_INTERFACE`.
+    pub last_interface: u16,
+    /// Source MAC of the last forward packet.
+    pub last_hop: Mac,
+    unused: u32,
+}
+
+/// What few packets of a flow need: its place in its list, and what TCP's rules look at. 32 bytes, plain data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Annex {
     previous: u32,
     following: u32,
     next: [u32; 2],
     ack: [u32; 2],
-    /// Source MAC of the last forward packet.
-    pub last_hop: Mac,
-    /// Interface it came in by, or `NO_INTERFACE`.
-    pub last_interface: u16,
-    /// IP bytes from client to server.
-    pub bytes_forward: u64,
-    /// IP bytes from server to client.
-    pub bytes_reply: u64,
+    /// IP bytes per direction: the high halves.
+    bytes: [u32; 2],
 }
 
 const ENTRY_WORDS: usize = size_of::<Entry>() / 8;
-const _: () = assert!(size_of::<Entry>() == 96, "an entry is 96 bytes");
+const ANNEX_WORDS: usize = size_of::<Annex>() / 8;
+const _: () = assert!(size_of::<Entry>() == 64, "an entry is a cache line");
+const _: () = assert!(size_of::<Annex>() == 32, "an annex is half a cache line");
+
+/// Slots per bucket: a cache line.
+const BUCKET: usize = 8;
+type Bucket = [u64; BUCKET];
 
 /// What `Entry::marks` holds: FIN seen, next known, ack known; each for both directions.
 mod mark {
@@ -88,9 +105,6 @@ impl Entry {
             server,
             endpoint,
             last_seen: now,
-            linked: now,
-            previous: NONE,
-            following: NONE,
             last_interface: NO_INTERFACE,
             ..Self::default()
         }
@@ -116,42 +130,17 @@ impl Entry {
         self.state = state as u8;
     }
 
+    /// When it was put at its list's tail.
+    #[inline]
+    fn linked(&self) -> u64 {
+        self.last_seen.saturating_sub(u64::from(self.lag))
+    }
+
     /// Whether it counts for its server.
     #[inline]
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state() != State::Closing
-    }
-
-    /// Sequence numbers seen in a direction.
-    #[inline]
-    #[must_use]
-    pub fn seen(&self, direction: Direction) -> Seen {
-        let at = direction as usize;
-        Seen {
-            next: (self.marks & mark::NEXT << at != 0).then_some(self.next[at]),
-            ack: (self.marks & mark::ACK << at != 0).then_some(self.ack[at]),
-        }
-    }
-
-    /// Store sequence numbers seen in a direction. What is known stays known.
-    #[inline]
-    pub fn set_seen(&mut self, direction: Direction, seen: Seen) {
-        let at = direction as usize;
-        if let Some(next) = seen.next {
-            self.next[at] = next;
-            self.marks |= mark::NEXT << at;
-        }
-        if let Some(ack) = seen.ack {
-            self.ack[at] = ack;
-            self.marks |= mark::ACK << at;
-        }
-    }
-
-    /// Note a FIN in a direction. Returns whether both directions have one now.
-    pub fn mark_fin(&mut self, direction: Direction) -> bool {
-        self.marks |= mark::FIN << direction as u8;
-        self.marks & mark::BOTH_FINS == mark::BOTH_FINS
     }
 
     /// The key of forward packets.
@@ -184,6 +173,57 @@ impl Entry {
     }
 }
 
+/// One flow for the TCP state machine: both halves.
+pub struct Flow<'a> {
+    entry: &'a mut Entry,
+    annex: &'a mut Annex,
+}
+
+impl<'a> Flow<'a> {
+    /// Put the halves of one flow together.
+    pub fn new(entry: &'a mut Entry, annex: &'a mut Annex) -> Self {
+        Self { entry, annex }
+    }
+
+    /// Where the flow stands.
+    #[inline]
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.entry.state()
+    }
+
+    /// Sequence numbers seen in a direction.
+    #[inline]
+    #[must_use]
+    pub fn seen(&self, direction: Direction) -> Seen {
+        let (at, marks) = (direction as usize, self.entry.marks);
+        Seen {
+            next: (marks & mark::NEXT << at != 0).then_some(self.annex.next[at]),
+            ack: (marks & mark::ACK << at != 0).then_some(self.annex.ack[at]),
+        }
+    }
+
+    /// Store sequence numbers seen in a direction. What is known stays known.
+    #[inline]
+    pub fn set_seen(&mut self, direction: Direction, seen: Seen) {
+        let at = direction as usize;
+        if let Some(next) = seen.next {
+            self.annex.next[at] = next;
+            self.entry.marks |= mark::NEXT << at;
+        }
+        if let Some(ack) = seen.ack {
+            self.annex.ack[at] = ack;
+            self.entry.marks |= mark::ACK << at;
+        }
+    }
+
+    /// Note a FIN in a direction. Returns whether both directions have one now.
+    pub fn mark_fin(&mut self, direction: Direction) -> bool {
+        self.entry.marks |= mark::FIN << direction as u8;
+        self.entry.marks & mark::BOTH_FINS == mark::BOTH_FINS
+    }
+}
+
 /// The start of the area: what a reader needs to know to make sense of the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -191,9 +231,11 @@ struct Header {
     magic: u64,
     version: u32,
     bytes: u32,
-    slot_bytes: u32,
+    bucket_bytes: u32,
     entry_bytes: u32,
-    slots: u64,
+    annex_bytes: u32,
+    unused: u32,
+    buckets: u64,
     capacity: u64,
     hash_key: [u64; 2],
     /// Generation of the snapshot the ids belong to.
@@ -208,14 +250,18 @@ struct Header {
     tails: [u32; 4],
 }
 
-const HEADER_WORDS: usize = size_of::<Header>() / 8;
+/// Where the index starts: the header, up to a cache line's bounds.
+const HEADER_WORDS: usize = size_of::<Header>().next_multiple_of(64) / 8;
 
 /// The table. See the module's description.
 pub struct Table {
     area: Area,
     /// Copies of constants in the header, at hand.
-    slots: u32,
+    buckets: u32,
     capacity: u32,
+    /// Where entries and annexes start, in words.
+    entries_at: usize,
+    annexes_at: usize,
     hash_key: [u64; 2],
     /// A time before which no head can have expired: lets most packets skip the look at the heads.
     due: u64,
@@ -231,24 +277,30 @@ impl Table {
             .ok()
             .filter(|&flows| flows >= 1 && capacity <= MOST_FLOWS);
         let flows = flows.ok_or(DataPathError::Capacity(capacity))?;
-        let slots = flows * 3;
-        let area = Area::new(HEADER_WORDS + slots as usize + flows as usize * ENTRY_WORDS)?;
+        let buckets = (flows * 3).div_ceil(BUCKET as u32);
+        let entries_at = HEADER_WORDS + buckets as usize * BUCKET;
+        let annexes_at = entries_at + flows as usize * ENTRY_WORDS;
+        let area = Area::new(annexes_at + flows as usize * ANNEX_WORDS)?;
         let key = u128::from_le_bytes(hash_key);
         let hash_key = [key as u64, (key >> 64) as u64];
         let mut table = Self {
             area,
-            slots,
+            buckets,
             capacity: flows,
+            entries_at,
+            annexes_at,
             hash_key,
             due: 0,
         };
         *table.header_mut() = Header {
             magic: MAGIC,
             version: VERSION,
-            bytes: size_of::<Header>() as u32,
-            slot_bytes: 8,
+            bytes: (HEADER_WORDS * 8) as u32,
+            bucket_bytes: size_of::<Bucket>() as u32,
             entry_bytes: size_of::<Entry>() as u32,
-            slots: u64::from(slots),
+            annex_bytes: size_of::<Annex>() as u32,
+            unused: 0,
+            buckets: u64::from(buckets),
             capacity,
             hash_key,
             generation: 0,
@@ -285,19 +337,79 @@ impl Table {
         self.len() >= u64::from(self.capacity)
     }
 
-    /// Find the entry of a key.
+    /// The hash of a key: what [`Self::find_hashed`] asks for, so that a packet's key is hashed once.
     #[inline]
     #[must_use]
+    pub fn hash(&self, key: &Key) -> u32 {
+        siphash13_words(self.hash_key, key.words()) as u32
+    }
+
+    /// Find the entry of a key.
+    #[must_use]
     pub fn find(&self, key: &Key) -> Option<u32> {
-        let hash = self.hash(key);
-        let mut slot = self.home(hash);
+        self.find_hashed(key, self.hash(key))
+    }
+
+    /// Find the entry of a key whose hash is known.
+    #[inline]
+    #[must_use]
+    pub fn find_hashed(&self, key: &Key, hash: u32) -> Option<u32> {
+        let mut at = self.home(hash);
         loop {
-            let (slot_hash, entry) = self.slot(slot);
-            let entry = entry?;
-            if slot_hash == hash && self.entry(entry).matches(key) {
-                return Some(entry);
+            let bucket = self.bucket(at);
+            let mut candidates = slots_with(bucket, hash);
+            while candidates != 0 {
+                let slot = candidates.trailing_zeros() as usize;
+                let number = entry_number(bucket[slot]);
+                if let Some(number) = number.filter(|&number| self.entry(number).matches(key)) {
+                    return Some(number);
+                }
+                candidates &= candidates - 1;
             }
-            slot = self.after(slot);
+            if has_room(bucket) {
+                return None;
+            }
+            at = self.after(at);
+        }
+    }
+
+    /// Fetch what a lookup of a hash reads first. Of use when other work is done in between.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u32) {
+        prefetch(self.bucket(self.home(hash)));
+    }
+
+    /// Fetch what a lookup of a hash reads next, once its bucket is there: the entry that probably is the one.
+    #[inline]
+    #[must_use]
+    pub fn prefetch_entry(&self, hash: u32) -> Option<u32> {
+        let bucket = self.bucket(self.home(hash));
+        let candidates = slots_with(bucket, hash);
+        let number = entry_number(*bucket.get(candidates.trailing_zeros() as usize)?)?;
+        prefetch(self.entry(number));
+        Some(number)
+    }
+
+    /// Fetch the annex of an entry that is there, if a packet at `now` will need it: every packet of TCP does, and every one that moves its entry.
+    #[inline]
+    #[must_use]
+    pub fn prefetch_annex(&self, number: u32, now: u64) -> bool {
+        let entry = self.entry(number);
+        let moves = now.saturating_sub(entry.linked()) >= RELINK_NS;
+        if moves || entry.state() != State::Udp {
+            prefetch(self.annex(number));
+        }
+        moves
+    }
+
+    /// Fetch what moving an entry to its list's tail writes, once its annex is there.
+    #[inline]
+    pub fn prefetch_neighbours(&self, number: u32) {
+        let annex = self.annex(number);
+        for neighbour in [annex.previous, annex.following] {
+            if let Some(neighbour) = present(neighbour) {
+                prefetch(self.annex(neighbour));
+            }
         }
     }
 
@@ -329,10 +441,48 @@ impl Table {
         bytemuck::cast_mut::<[u64; ENTRY_WORDS], _>(words)
     }
 
+    /// Both halves of a flow, for the TCP state machine.
+    ///
+    /// # Panics
+    /// On a number that no call of this table gave.
+    #[inline]
+    pub fn flow_mut(&mut self, number: u32) -> Flow<'_> {
+        let (entry_at, annex_at) = (self.entry_at(number), self.annex_at(number));
+        let (front, back) = self.area.words_mut().split_at_mut(annex_at);
+        let entry = front[entry_at..]
+            .first_chunk_mut()
+            .expect("numbers are below capacity");
+        let annex = back.first_chunk_mut().expect("numbers are below capacity");
+        Flow {
+            entry: bytemuck::cast_mut::<[u64; ENTRY_WORDS], _>(entry),
+            annex: bytemuck::cast_mut::<[u64; ANNEX_WORDS], _>(annex),
+        }
+    }
+
+    /// Count IP bytes of a flow. The annex is touched once per 4 GiB.
+    #[inline]
+    pub fn count_bytes(&mut self, number: u32, direction: Direction, len: u32) {
+        let low = &mut self.entry_mut(number).bytes[direction as usize];
+        let (sum, carry) = low.overflowing_add(len);
+        *low = sum;
+        if carry {
+            let high = &mut self.annex_mut(number).bytes[direction as usize];
+            *high = high.wrapping_add(1);
+        }
+    }
+
+    /// IP bytes of a flow so far.
+    #[must_use]
+    pub fn bytes(&self, number: u32, direction: Direction) -> u64 {
+        let at = direction as usize;
+        u64::from(self.annex(number).bytes[at]) << 32 | u64::from(self.entry(number).bytes[at])
+    }
+
     /// Store a flow at the tail of its list. The table must not be full, and neither of its keys in it.
     pub fn insert(&mut self, entry: Entry, timeout: u64) -> u32 {
         let number = self.take_free();
         *self.entry_mut(number) = entry;
+        *self.annex_mut(number) = Annex::default();
         self.insert_slot(self.hash(&entry.forward_key()), number);
         self.insert_slot(self.hash(&entry.reply_key()), number);
         self.link(number, entry.state().class());
@@ -347,9 +497,10 @@ impl Table {
         self.remove_slot(self.hash(&entry.forward_key()), number);
         self.remove_slot(self.hash(&entry.reply_key()), number);
         self.unlink(number, entry.state().class());
-        *self.entry_mut(number) = Entry {
+        *self.entry_mut(number) = Entry::default();
+        *self.annex_mut(number) = Annex {
             following: self.header().free,
-            ..Entry::default()
+            ..Annex::default()
         };
         let header = self.header_mut();
         header.free = number;
@@ -362,13 +513,14 @@ impl Table {
     pub fn touch(&mut self, number: u32, state: State, now: u64, timeout: u64) {
         let entry = self.entry_mut(number);
         let from = entry.state().class();
+        let lag = now.saturating_sub(entry.linked());
         entry.set_state(state);
         entry.last_seen = now;
-        let moved = from != state.class();
-        if !moved && now - entry.linked.min(now) < RELINK_NS {
+        if from == state.class() && lag < RELINK_NS {
+            entry.lag = lag as u32;
             return;
         }
-        entry.linked = now;
+        entry.lag = 0;
         self.unlink(number, from);
         self.link(number, state.class());
         self.due = self.due.min(now.saturating_add(timeout));
@@ -392,127 +544,164 @@ impl Table {
         self.due = due;
     }
 
-    /// All entries, in no useful order.
-    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+    /// The numbers of all entries, in no useful order.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
         Class::ALL.into_iter().flat_map(move |class| {
             std::iter::successors(self.head(class), |&number| {
-                present(self.entry(number).following)
+                present(self.annex(number).following)
             })
-            .map(|number| self.entry(number))
         })
     }
 
     #[inline]
-    fn hash(&self, key: &Key) -> u32 {
-        siphash13_words(self.hash_key, key.words()) as u32
-    }
-
-    #[inline]
     fn home(&self, hash: u32) -> u32 {
-        ((u64::from(hash) * u64::from(self.slots)) >> 32) as u32
+        ((u64::from(hash) * u64::from(self.buckets)) >> 32) as u32
     }
 
     #[inline]
-    fn after(&self, slot: u32) -> u32 {
-        if slot + 1 == self.slots { 0 } else { slot + 1 }
+    fn after(&self, bucket: u32) -> u32 {
+        if bucket + 1 == self.buckets {
+            0
+        } else {
+            bucket + 1
+        }
     }
 
-    /// The hash and entry number of a slot; `None` when it is empty.
     #[inline]
-    fn slot(&self, slot: u32) -> (u32, Option<u32>) {
-        let word = self.area.words()[HEADER_WORDS + slot as usize];
-        (word as u32, ((word >> 32) as u32).checked_sub(1))
+    fn bucket(&self, at: u32) -> &Bucket {
+        self.area.words()[HEADER_WORDS + at as usize * BUCKET..]
+            .first_chunk()
+            .expect("buckets are below their number")
     }
 
-    fn set_slot(&mut self, slot: u32, hash: u32, number: u32) {
-        let word = u64::from(hash) | (u64::from(number) + 1) << 32;
-        self.area.words_mut()[HEADER_WORDS + slot as usize] = word;
+    fn bucket_mut(&mut self, at: u32) -> &mut Bucket {
+        self.area.words_mut()[HEADER_WORDS + at as usize * BUCKET..]
+            .first_chunk_mut()
+            .expect("buckets are below their number")
     }
 
     fn insert_slot(&mut self, hash: u32, number: u32) {
-        let mut slot = self.home(hash);
-        while self.slot(slot).1.is_some() {
-            slot = self.after(slot);
+        let mut at = self.home(hash);
+        loop {
+            if let Some(slot) = self.bucket_mut(at).iter_mut().find(|slot| **slot == 0) {
+                *slot = slot_word(hash, number);
+                return;
+            }
+            at = self.after(at);
         }
-        self.set_slot(slot, hash, number);
     }
 
-    /// Empty the slot of (hash, number), then shift back every later slot of the run that may stand nearer to its home.
+    /// Empty the slot of (hash, number). If that makes room in a full bucket, fetch back what had to go further for want of it; and so on.
     fn remove_slot(&mut self, hash: u32, number: u32) {
+        let word = slot_word(hash, number);
         let mut hole = self.home(hash);
-        while self.slot(hole) != (hash, Some(number)) {
-            hole = self.after(hole);
-        }
-        let mut slot = self.after(hole);
-        while let (slot_hash, Some(moved)) = self.slot(slot) {
-            let home = self.home(slot_hash);
-            // Cyclic distances: the slot may move into the hole unless its home lies after the hole.
-            if self.distance(home, slot) >= self.distance(hole, slot) {
-                self.set_slot(hole, slot_hash, moved);
-                hole = slot;
+        let mut slot = loop {
+            match self.bucket(hole).iter().position(|&slot| slot == word) {
+                Some(slot) => break slot,
+                None => hole = self.after(hole),
             }
-            slot = self.after(slot);
+        };
+        let mut was_full = !has_room(self.bucket(hole));
+        self.bucket_mut(hole)[slot] = 0;
+        let mut at = hole;
+        while was_full {
+            at = self.after(at);
+            was_full = !has_room(self.bucket(at));
+            if let Some(moved) = self.displaced(at, hole) {
+                self.bucket_mut(hole)[slot] = std::mem::take(&mut self.bucket_mut(at)[moved]);
+                (hole, slot) = (at, moved);
+            }
         }
-        self.area.words_mut()[HEADER_WORDS + hole as usize] = 0;
+    }
+
+    /// A slot of bucket `at` that may stand in bucket `hole` before it: its home lies not after `hole`, in cyclic distance.
+    fn displaced(&self, at: u32, hole: u32) -> Option<usize> {
+        let back = self.distance(hole, at);
+        self.bucket(at)
+            .iter()
+            .position(|&slot| slot != 0 && self.distance(self.home(slot as u32), at) >= back)
     }
 
     fn distance(&self, from: u32, to: u32) -> u32 {
         if to >= from {
             to - from
         } else {
-            to + (self.slots - from)
+            to + (self.buckets - from)
         }
     }
 
     fn take_free(&mut self) -> u32 {
-        let header = *self.header();
-        if let Some(number) = present(header.free) {
-            self.header_mut().free = self.entry(number).following;
+        let (free, touched) = (self.header().free, self.header().touched);
+        if let Some(number) = present(free) {
+            self.header_mut().free = self.annex(number).following;
             return number;
         }
         self.header_mut().touched += 1;
-        header.touched
+        touched
     }
 
     fn link(&mut self, number: u32, class: Class) {
         let tail = self.header().tails[class as usize];
-        let entry = self.entry_mut(number);
-        entry.previous = tail;
-        entry.following = NONE;
+        let annex = self.annex_mut(number);
+        annex.previous = tail;
+        annex.following = NONE;
         match present(tail) {
-            Some(tail) => self.entry_mut(tail).following = number,
+            Some(tail) => self.annex_mut(tail).following = number,
             None => self.header_mut().heads[class as usize] = number,
         }
         self.header_mut().tails[class as usize] = number;
     }
 
     fn unlink(&mut self, number: u32, class: Class) {
-        let Entry {
+        let Annex {
             previous,
             following,
             ..
-        } = *self.entry(number);
+        } = *self.annex(number);
         if let Some(previous) = present(previous) {
-            self.entry_mut(previous).following = following;
+            self.annex_mut(previous).following = following;
         } else {
             self.header_mut().heads[class as usize] = following;
             // The new head may be due earlier than the old one: `linked` orders the list, `last_seen` decides.
             self.due = 0;
         }
         match present(following) {
-            Some(following) => self.entry_mut(following).previous = previous,
+            Some(following) => self.annex_mut(following).previous = previous,
             None => self.header_mut().tails[class as usize] = previous,
         }
     }
 
     #[inline]
     fn entry_at(&self, number: u32) -> usize {
-        HEADER_WORDS + self.slots as usize + number as usize * ENTRY_WORDS
+        self.entries_at + number as usize * ENTRY_WORDS
+    }
+
+    #[inline]
+    fn annex_at(&self, number: u32) -> usize {
+        self.annexes_at + number as usize * ANNEX_WORDS
+    }
+
+    #[inline]
+    fn annex(&self, number: u32) -> &Annex {
+        bytemuck::cast_ref::<[u64; ANNEX_WORDS], _>(
+            self.area.words()[self.annex_at(number)..]
+                .first_chunk()
+                .expect("numbers are below capacity"),
+        )
+    }
+
+    #[inline]
+    fn annex_mut(&mut self, number: u32) -> &mut Annex {
+        let at = self.annex_at(number);
+        let words = self.area.words_mut()[at..]
+            .first_chunk_mut()
+            .expect("numbers are below capacity");
+        bytemuck::cast_mut::<[u64; ANNEX_WORDS], _>(words)
     }
 
     #[inline]
     fn header(&self) -> &Header {
-        bytemuck::cast_ref::<[u64; HEADER_WORDS], _>(
+        bytemuck::cast_ref::<[u64; size_of::<Header>() / 8], _>(
             self.area
                 .words()
                 .first_chunk()
@@ -527,12 +716,37 @@ impl Table {
             .words_mut()
             .first_chunk_mut()
             .expect("the area starts with a header");
-        bytemuck::cast_mut::<[u64; HEADER_WORDS], _>(words)
+        bytemuck::cast_mut::<[u64; size_of::<Header>() / 8], _>(words)
     }
 }
 
 fn present(number: u32) -> Option<u32> {
     (number != NONE).then_some(number)
+}
+
+const fn slot_word(hash: u32, number: u32) -> u64 {
+    hash as u64 | (number as u64 + 1) << 32
+}
+
+/// The entry number in a slot; `None` when it is empty.
+#[inline]
+fn entry_number(slot: u64) -> Option<u32> {
+    ((slot >> 32) as u32).checked_sub(1)
+}
+
+/// A bit per slot of the bucket that holds this hash. An empty one holds hash 0. All are compared, without a branch: which slot it is cannot be foretold.
+#[inline]
+fn slots_with(bucket: &Bucket, hash: u32) -> u32 {
+    let mut found = 0;
+    for (at, &slot) in bucket.iter().enumerate() {
+        found |= u32::from(slot as u32 == hash) << at;
+    }
+    found
+}
+
+#[inline]
+fn has_room(bucket: &Bucket) -> bool {
+    bucket.contains(&0)
 }
 
 #[cfg(test)]
@@ -563,7 +777,7 @@ mod tests {
     fn new_area_is_120_bytes_per_flow() {
         assert_eq!(
             table(1000).area.words().len() * 8,
-            1000 * 120 + size_of::<Header>()
+            1000 * 120 + HEADER_WORDS * 8
         );
     }
 
@@ -667,7 +881,7 @@ mod tests {
                     prop_assert_eq!(table.find(&flow(client).forward_key()), expected);
                     prop_assert_eq!(table.find(&flow(client).reply_key()), expected);
                 }
-                let mut listed: Vec<_> = table.iter().map(|entry| (entry.client_port, entry.state())).collect();
+                let mut listed: Vec<_> = table.numbers().map(|number| table.entry(number)).map(|entry| (entry.client_port, entry.state())).collect();
                 let mut expected: Vec<_> = model.iter().map(|(&client, &(_, state))| (client, state)).collect();
                 listed.sort_by_key(|&(client, _)| client);
                 expected.sort_by_key(|&(client, _)| client);

@@ -2,7 +2,7 @@
 //!
 //! Only what decides about timeouts, active-flow counts and the validity of a reset is tracked. Data is never judged by its sequence numbers.
 
-use super::table::Entry;
+use super::table::Flow;
 use crate::verdict::{Direction, Reason};
 use crate::wire::tcp::flag;
 
@@ -150,42 +150,38 @@ pub struct Seen {
 ///
 /// # Errors
 /// `RstWindow` for a reset that is not at the next expected number (RFC 5961 3.2); nothing has changed then.
-pub fn advance(
-    entry: &mut Entry,
-    direction: Direction,
-    segment: &Segment,
-) -> Result<State, Reason> {
-    let state = entry.state();
+pub fn advance(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<State, Reason> {
+    let state = flow.state();
     if segment.has(flag::RST) {
-        return if is_valid_reset(entry, direction, segment) {
+        return if is_valid_reset(flow, direction, segment) {
             Ok(State::Closing)
         } else {
             Err(Reason::RstWindow)
         };
     }
     if segment.has(flag::SYN) {
-        return Ok(advance_by_syn(entry, direction, segment));
+        return Ok(advance_by_syn(flow, direction, segment));
     }
-    let mut seen = entry.seen(direction);
+    let mut seen = flow.seen(direction);
     seen.next = Some(later(seen.next, segment.end));
     if segment.has(flag::ACK) {
         seen.ack = Some(later(seen.ack, segment.acknowledgement));
     }
-    entry.set_seen(direction, seen);
+    flow.set_seen(direction, seen);
     let opened =
         state == State::SynReceived && direction == Direction::Forward && segment.has(flag::ACK);
     let state = if opened { State::Established } else { state };
-    if segment.has(flag::FIN) && entry.mark_fin(direction) {
+    if segment.has(flag::FIN) && flow.mark_fin(direction) {
         return Ok(State::Closing);
     }
     Ok(state)
 }
 
-fn advance_by_syn(entry: &mut Entry, direction: Direction, segment: &Segment) -> State {
-    match (entry.state(), direction, segment.has(flag::ACK)) {
+fn advance_by_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> State {
+    match (flow.state(), direction, segment.has(flag::ACK)) {
         (State::SynSent, Direction::Forward, false) => {
-            let ack = entry.seen(direction).ack;
-            entry.set_seen(
+            let ack = flow.seen(direction).ack;
+            flow.set_seen(
                 direction,
                 Seen {
                     next: Some(segment.end),
@@ -195,7 +191,7 @@ fn advance_by_syn(entry: &mut Entry, direction: Direction, segment: &Segment) ->
             State::SynSent
         }
         (State::SynSent | State::SynReceived, Direction::Reply, true) => {
-            entry.set_seen(
+            flow.set_seen(
                 direction,
                 Seen {
                     next: Some(segment.end),
@@ -208,17 +204,17 @@ fn advance_by_syn(entry: &mut Entry, direction: Direction, segment: &Segment) ->
     }
 }
 
-fn is_valid_reset(entry: &Entry, direction: Direction, segment: &Segment) -> bool {
+fn is_valid_reset(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
     let other = match direction {
         Direction::Forward => Direction::Reply,
         Direction::Reply => Direction::Forward,
     };
-    let expected = entry.seen(direction).next == Some(segment.sequence);
-    let acknowledged = entry.seen(other).ack == Some(segment.sequence);
+    let expected = flow.seen(direction).next == Some(segment.sequence);
+    let acknowledged = flow.seen(other).ack == Some(segment.sequence);
     let refused = direction == Direction::Reply
-        && matches!(entry.state(), State::SynSent | State::SynReceived)
+        && matches!(flow.state(), State::SynSent | State::SynReceived)
         && segment.has(flag::ACK)
-        && entry.seen(Direction::Forward).next == Some(segment.acknowledgement);
+        && flow.seen(Direction::Forward).next == Some(segment.acknowledgement);
     expected || acknowledged || refused
 }
 
@@ -242,27 +238,36 @@ mod tests {
     const FIN: u8 = flag::FIN;
     const RST: u8 = flag::RST;
 
-    fn opened() -> Entry {
-        let mut entry = Entry::default();
-        entry.set_state(State::SynSent);
-        entry.set_seen(
+    use super::super::table::{Annex, Entry};
+
+    type Halves = (Entry, Annex);
+
+    fn flow((entry, annex): &mut Halves) -> Flow<'_> {
+        Flow::new(entry, annex)
+    }
+
+    fn opened() -> Halves {
+        let mut halves = Halves::default();
+        halves.0.set_state(State::SynSent);
+        flow(&mut halves).set_seen(
             Forward,
             Seen {
                 next: Some(101),
                 ack: None,
             },
         );
-        entry
+        halves
     }
 
     /// (direction, control bits, sequence, acknowledgement, bytes of data)
     type Step = (Direction, u8, u32, u32, usize);
 
-    fn run(entry: &mut Entry, steps: &[Step]) -> Vec<Result<State, Reason>> {
+    fn run(halves: &mut Halves, steps: &[Step]) -> Vec<Result<State, Reason>> {
         let step = |&(direction, flags, sequence, ack, len): &Step| {
-            let result = advance(entry, direction, &Segment::new(sequence, ack, flags, len));
+            let segment = Segment::new(sequence, ack, flags, len);
+            let result = advance(&mut flow(halves), direction, &segment);
             if let Ok(state) = result {
-                entry.set_state(state);
+                halves.0.set_state(state);
             }
             result
         };
@@ -328,7 +333,7 @@ mod tests {
             } else {
                 State::Established
             };
-            assert_eq!(entry.state(), state);
+            assert_eq!(entry.0.state(), state);
         }
     }
 
@@ -357,12 +362,12 @@ mod tests {
             &mut entry,
             &[(Reply, SYN | ACK, 500, 101, 0), (Forward, ACK, 101, 501, 0)],
         );
-        let before = entry;
+        let before = flow(&mut entry).seen(Forward);
         assert_eq!(
             run(&mut entry, &[(Forward, SYN, 9000, 0, 0)]),
             [Ok(State::Established)]
         );
-        assert_eq!(entry.seen(Forward), before.seen(Forward));
+        assert_eq!(flow(&mut entry).seen(Forward), before);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Packets in and out: sockets that Python opened, used here by descriptor, and the loop that moves frames between them and the data path.
 //!
 //! First and last step of the packet walk. Frames come in batches ([`packet_socket`]), each with what its sender left to the network card
-//! ([`header`]), are processed in place and leave in batches; one thread does it all ([`worker`]). The only place with `unsafe`, all of it in
-//! `sys`. Left out: opening and tuning sockets (Python), rings and fan-out (a batch of system calls moves more than a core can rewrite).
+//! ([`header`]), are processed in place and leave in batches; one thread does it all ([`worker`]). The only place with `unsafe`: the system calls in
+//! `sys`, the flow table's memory in [`memory`], and [`prefetch`](fn@prefetch::prefetch). Left out: opening and tuning sockets (Python), rings and fan-out (a batch of system calls moves more than a core can rewrite).
 
 pub mod generator;
 pub mod header;
+pub mod memory;
 pub mod packet_socket;
+pub mod prefetch;
 mod sys;
 pub mod worker;
 

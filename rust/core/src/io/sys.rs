@@ -1,4 +1,4 @@
-//! The system calls of the packet loop, one thin safe function each; errors are `std::io::Error`. Everything `unsafe` of the crate is here.
+//! The system calls of the packet loop, one thin safe function each; errors are `std::io::Error`.
 //!
 //! Descriptors are plain numbers: Python owns the sockets. A stale number is no memory fault, only `EBADF` or someone else's file, and the owner
 //! promises to keep it open until the loop has stopped.

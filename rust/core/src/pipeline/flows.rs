@@ -6,7 +6,7 @@ use crate::datapath::State;
 use crate::flow::table::Entry;
 use crate::flow::tcp::{self, Class, Seen, Segment, State as FlowState};
 use crate::flow::{Key, Side};
-use crate::packet::{Meta, Packet};
+use crate::packet::{Meta, Packet, Target};
 use crate::parse::Transport;
 use crate::plan::Chooser;
 use crate::verdict::{Direction, Reason, Verdict};
@@ -38,12 +38,7 @@ impl Walk<'_> {
         self.found.service = Some(service);
         self.found.direction = Some(Direction::Forward);
         self.check_ttl(packet)?;
-        let key = Key {
-            client: packet.meta.ip.source,
-            client_port: transport.source_port,
-            side: Side::Service(service),
-        };
-        if let Some(number) = self.lookup(&key) {
+        if let Some(number) = self.lookup(packet.meta) {
             if !self.is_reused(number, transport) {
                 return self.hit(packet, transport, number, Direction::Forward);
             }
@@ -56,21 +51,17 @@ impl Walk<'_> {
     pub(super) fn reply(&mut self, packet: &mut Packet, endpoint: u32) -> Stage<Departure> {
         let transport = &packet.meta.transport;
         self.check_ttl(packet)?;
-        let key = Key {
-            client: packet.meta.ip.destination,
-            client_port: transport.destination_port,
-            side: Side::Endpoint(endpoint),
-        };
-        match self.lookup(&key) {
+        match self.lookup(packet.meta) {
             Some(number) => self.hit(packet, transport, number, Direction::Reply),
             None => self.miss_reply(packet, transport, endpoint),
         }
     }
 
-    /// The live entry of a key. What is expired or has lost its server is removed: a miss.
+    /// The live entry of a packet's flow. What is expired or has lost its server is removed: a miss.
     #[inline]
-    fn lookup(&mut self, key: &Key) -> Option<u32> {
-        let found = self.state.table.find(key);
+    fn lookup(&mut self, meta: &Meta) -> Option<u32> {
+        let key = flow_key(meta)?;
+        let found = self.state.table.find_hashed(&key, meta.hash);
         let live = found.filter(|&number| match self.why_dead(number) {
             None => true,
             Some(event) => {
@@ -129,24 +120,23 @@ impl Walk<'_> {
         self.found.direction = Some(direction);
         self.found.server = Some(server);
         let state = match &transport.segment {
-            Some(segment) => tcp::advance(entry, direction, segment)?,
+            Some(segment) => {
+                let mut flow = self.state.table.flow_mut(number);
+                tcp::advance(&mut flow, direction, segment)?
+            }
             None => FlowState::Udp,
         };
         if was_active && state == FlowState::Closing {
             self.state.counters.event(Event::FlowClosed);
             self.state.counters.flow_inactive(server);
         }
-        let len = packet.meta.ip.total_len() as u64;
-        match direction {
-            Direction::Forward => {
-                entry_last_hop(entry, packet.meta);
-                entry.bytes_forward += len;
-            }
-            Direction::Reply => entry.bytes_reply += len,
+        let table = &mut self.state.table;
+        if direction == Direction::Forward {
+            entry_last_hop(table.entry_mut(number), packet.meta);
         }
-        self.state
-            .table
-            .touch(number, state, self.now, self.world.timeout(state.class()));
+        table.count_bytes(number, direction, packet.meta.ip.total_len() as u32);
+        let timeout = self.world.timeout(state.class());
+        table.touch(number, state, self.now, timeout);
         self.translate(packet, direction, server, Some(number))
     }
 
@@ -348,26 +338,19 @@ impl Walk<'_> {
             state,
             self.now,
         );
+        if direction == Direction::Forward {
+            entry_last_hop(&mut entry, packet.meta);
+        }
+        let table = &mut self.state.table;
+        let number = table.insert(entry, self.world.timeout(state.class()));
         if let Some(segment) = &transport.segment {
             let ack = (state == FlowState::Established).then_some(segment.acknowledgement);
-            entry.set_seen(
-                direction,
-                Seen {
-                    next: Some(segment.end),
-                    ack,
-                },
-            );
+            let next = Some(segment.end);
+            table
+                .flow_mut(number)
+                .set_seen(direction, Seen { next, ack });
         }
-        let len = packet.meta.ip.total_len() as u64;
-        match direction {
-            Direction::Forward => {
-                entry_last_hop(&mut entry, packet.meta);
-                entry.bytes_forward = len;
-            }
-            Direction::Reply => entry.bytes_reply = len,
-        }
-        let timeout = self.world.timeout(state.class());
-        let number = self.state.table.insert(entry, timeout);
+        table.count_bytes(number, direction, packet.meta.ip.total_len() as u32);
         self.state.counters.flow_created(service, server);
         number
     }
@@ -427,6 +410,25 @@ fn entry_last_hop(entry: &mut Entry, meta: &Meta) {
     entry.last_hop = meta.last_hop;
     entry.last_interface =
         u16::try_from(meta.interface).unwrap_or(crate::flow::table::NO_INTERFACE);
+}
+
+/// What a packet's flow is looked up by; `None` for a target that has none.
+#[inline]
+pub(crate) fn flow_key(meta: &Meta) -> Option<Key> {
+    let Meta { ip, transport, .. } = meta;
+    match meta.target {
+        Target::Service(id) => Some(Key {
+            client: ip.source,
+            client_port: transport.source_port,
+            side: Side::Service(id),
+        }),
+        Target::Endpoint(id) => Some(Key {
+            client: ip.destination,
+            client_port: transport.destination_port,
+            side: Side::Endpoint(id),
+        }),
+        Target::Icmp { .. } | Target::Transit => None,
+    }
 }
 
 /// What finds the flow of a packet that has not been rewritten yet from the server's side.

@@ -115,6 +115,7 @@ impl Walk<'_> {
         let mut meta = *packet.meta;
         let to_vip = self.world.role(meta.ip.v4, meta.ip.destination).vip;
         read::l4(self.world, packet.frame, &mut meta, to_vip)?;
+        read::hash(&self.state.table, &mut meta);
         self.hand_on(&mut Packet {
             frame: packet.frame,
             meta: &meta,

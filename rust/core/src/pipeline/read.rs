@@ -1,9 +1,11 @@
 //! From the wire to the packet's target: rules 3 to 5 and 7. Looks at the frame and the world; changes nothing, answers nothing.
 
 use super::Stage;
+use super::flows::flow_key;
 use super::ip::check_addresses;
 use super::link::{accept_frame, is_solicitation};
 use crate::datapath::Offload;
+use crate::flow::table::Table;
 use crate::packet::{Meta, Target, gso};
 use crate::parse;
 use crate::verdict::Reason;
@@ -73,6 +75,14 @@ pub(crate) fn l4(world: &World, frame: &[u8], meta: &mut Meta, to_vip: bool) -> 
     meta.transport = transport;
     meta.target = target(world, meta, to_vip)?;
     Ok(())
+}
+
+/// Hash the key of the packet's flow, if it can have one: the only time that this is done for the packet.
+#[inline]
+pub(crate) fn hash(table: &Table, meta: &mut Meta) {
+    if let Some(key) = flow_key(meta) {
+        meta.hash = table.hash(&key);
+    }
 }
 
 /// TCP and UDP, by destination, then by source: rule 7, A, B and D.

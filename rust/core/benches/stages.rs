@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use flowlb_core::counters::Counters;
+use flowlb_core::datapath::{Frame, Offload};
 use flowlb_core::flow::hash::{flow_hash, siphash13_words};
 use flowlb_core::flow::table::{Entry, Table};
 use flowlb_core::flow::tcp::State;
@@ -193,6 +194,24 @@ fn pipeline(criterion: &mut Criterion) {
             };
             group.bench_function(BenchmarkId::new(way, name), |b| {
                 b.iter_custom(&mut one_by_one);
+            });
+            let mut in_batches = |rounds| {
+                let scene = made.get_or_insert_with(|| Scene::full(flows));
+                timed(rounds, || {
+                    let mut frames: [_; BATCH] = std::array::from_fn(|_| make(scene.draw()));
+                    let mut batch = frames.each_mut().map(|frame| Frame {
+                        bytes: &mut frame[..],
+                        offload: Offload::default(),
+                    });
+                    let start = Instant::now();
+                    let forwarded = scene.process_batch(&mut batch, interface);
+                    let elapsed = start.elapsed();
+                    assert_eq!(forwarded, BATCH);
+                    elapsed
+                })
+            };
+            group.bench_function(BenchmarkId::new(format!("batch-{way}"), name), |b| {
+                b.iter_custom(&mut in_batches);
             });
         }
     }

@@ -10,7 +10,7 @@ use crate::limit::TokenBucket;
 use crate::next_hop::Waiting;
 use crate::packet::Meta;
 use crate::pipeline::read::{self, Content};
-use crate::pipeline::{self, Found, Walk};
+use crate::pipeline::{self, Found, Stage, Walk};
 use crate::plan::SplitMix64;
 use crate::snapshot::{NextHops, Snapshot, Timeouts};
 use crate::verdict::{Direction, Verdict};
@@ -49,6 +49,23 @@ pub struct Output {
     pub frame: Vec<u8>,
     /// What the kernel still has to do.
     pub offload: Offload,
+}
+
+/// A frame that came in, with what its sender left to the network card.
+#[derive(Debug, Default)]
+pub struct Frame<'a> {
+    /// Rewritten in place.
+    pub bytes: &'a mut [u8],
+    /// What is left to do.
+    pub offload: Offload,
+}
+
+/// Takes what comes of a batch, packet by packet.
+pub trait Sink {
+    /// Where frames of their own are appended.
+    fn extra(&mut self) -> &mut Vec<Output>;
+    /// What became of the frame at `index`, after it appended what it had to.
+    fn done(&mut self, index: usize, outcome: &Outcome);
 }
 
 /// What became of one frame. When `sent` is set it goes out before the outputs appended by the same call.
@@ -132,11 +149,47 @@ pub(crate) struct State {
     pub(crate) counters: Counters,
 }
 
+/// Frames that are read before the first of them is acted upon: enough to keep all of a core's line fill buffers busy.
+const LOOK_AHEAD: usize = 64;
+
+/// A frame that was read and waits to be acted upon.
+#[derive(Clone, Copy)]
+struct Ahead {
+    meta: Meta,
+    read: Stage<Content>,
+    /// The entry that is probably its flow's: only to fetch what will be needed.
+    guess: Option<u32>,
+}
+
+impl Ahead {
+    const EMPTY: Self = Self {
+        meta: Meta::EMPTY,
+        read: Ok(Content::NotIp),
+        guess: None,
+    };
+
+    /// Read a frame into this place. Says whether a flow will be looked up for it.
+    #[inline]
+    fn read(
+        &mut self,
+        world: &World,
+        table: &Table,
+        frame: &[u8],
+        interface: u32,
+        offload: Offload,
+    ) -> bool {
+        self.guess = None;
+        self.read = read::frame(world, frame, interface, offload, &mut self.meta);
+        matches!(self.read, Ok(Content::Packet)) && read::hash(table, &mut self.meta)
+    }
+}
+
 /// One data path. Single-threaded: one owner calls it.
 pub struct DataPath {
     // Boxed: a data path moves between threads and errors, its insides need not.
     world: Box<World>,
     state: Box<State>,
+    ahead: Box<[Ahead; LOOK_AHEAD]>,
 }
 
 impl DataPath {
@@ -158,6 +211,7 @@ impl DataPath {
         Ok(Self {
             world: Box::new(World::new(empty_snapshot(), NextHops::default())),
             state: Box::new(state),
+            ahead: Box::new([Ahead::EMPTY; LOOK_AHEAD]),
         })
     }
 
@@ -189,25 +243,76 @@ impl DataPath {
         offload: Offload,
         extra: &mut Vec<Output>,
     ) -> Outcome {
-        let Self { world, state } = self;
-        let mut meta = Meta::default();
-        let read = read::frame(world, frame, interface, offload, &mut meta);
-        if let Ok(Content::Packet) = read {
-            read::hash(&state.table, &mut meta);
-        }
-        let mut walk = Walk {
+        let Self {
             world,
             state,
-            extra,
-            now: now_ns,
-            found: Found::default(),
-        };
-        pipeline::process(&mut walk, frame, &meta, read)
+            ahead,
+        } = self;
+        let place = &mut ahead[0];
+        place.read(world, &state.table, frame, interface, offload);
+        act(world, state, place, frame, now_ns, extra)
+    }
+
+    /// Process frames of one interface in place, in order. What comes of it is the same as of calls of `process`; what their flows need from memory is fetched
+    /// together before the first is acted upon.
+    pub fn process_batch(
+        &mut self,
+        frames: &mut [Frame<'_>],
+        interface: u32,
+        now_ns: u64,
+        sink: &mut impl Sink,
+    ) {
+        let mut index = 0;
+        for frames in frames.chunks_mut(LOOK_AHEAD) {
+            self.look_ahead(frames, interface, now_ns);
+            let Self {
+                world,
+                state,
+                ahead,
+            } = self;
+            for (frame, place) in frames.iter_mut().zip(ahead.iter()) {
+                let outcome = act(world, state, place, frame.bytes, now_ns, sink.extra());
+                sink.done(index, &outcome);
+                index += 1;
+            }
+        }
+    }
+
+    /// Read frames, and fetch what acting upon them will need: buckets of the index, then entries, then their annexes, then the annexes of their neighbours in
+    /// the list. Each step only asks for memory, and uses what the step before asked for.
+    fn look_ahead(&mut self, frames: &[Frame<'_>], interface: u32, now_ns: u64) {
+        let Self {
+            world,
+            state,
+            ahead,
+        } = self;
+        let table = &state.table;
+        let mut flows = [0; LOOK_AHEAD];
+        let mut count = 0;
+        for (at, (frame, place)) in frames.iter().zip(ahead.iter_mut()).enumerate() {
+            if place.read(world, table, frame.bytes, interface, frame.offload) {
+                table.prefetch_bucket(place.meta.hash);
+                flows[count] = at;
+                count += 1;
+            }
+        }
+        for &at in &flows[..count] {
+            ahead[at].guess = table.prefetch_entry(ahead[at].meta.hash);
+        }
+        for &at in &flows[..count] {
+            let moves = |&number: &u32| table.prefetch_annex(number, now_ns);
+            ahead[at].guess = ahead[at].guess.filter(moves);
+        }
+        for &at in &flows[..count] {
+            if let Some(number) = ahead[at].guess {
+                table.prefetch_neighbours(number);
+            }
+        }
     }
 
     /// Expire and release what is due.
     pub fn tick(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
-        let Self { world, state } = self;
+        let Self { world, state, .. } = self;
         pipeline::expire(world, state, now_ns);
         pipeline::release(world, state, extra);
     }
@@ -264,6 +369,26 @@ impl DataPath {
     pub fn snapshot(&self) -> &Snapshot {
         &self.world.snapshot
     }
+}
+
+/// Act upon a frame that was read.
+#[inline]
+fn act(
+    world: &World,
+    state: &mut State,
+    place: &Ahead,
+    frame: &mut [u8],
+    now: u64,
+    extra: &mut Vec<Output>,
+) -> Outcome {
+    let mut walk = Walk {
+        world,
+        state,
+        extra,
+        now,
+        found: Found::default(),
+    };
+    pipeline::process(&mut walk, frame, &place.meta, place.read)
 }
 
 fn flow_info(table: &Table, number: u32, now_ns: u64) -> FlowInfo {

@@ -17,6 +17,16 @@ pub mod gso {
 }
 
 impl Offload {
+    /// No work left.
+    pub const NONE: Self = Self {
+        flags: 0,
+        gso_type: 0,
+        hdr_len: 0,
+        gso_size: 0,
+        csum_start: 0,
+        csum_offset: 0,
+    };
+
     /// Whether the L4 checksum is only the pseudo-header sum so far.
     #[inline]
     #[must_use]
@@ -39,14 +49,7 @@ impl Offload {
     #[must_use]
     pub const fn onward(self) -> Self {
         if !self.is_partial() && self.gso().is_none() {
-            return Self {
-                flags: 0,
-                gso_type: 0,
-                hdr_len: 0,
-                gso_size: 0,
-                csum_start: 0,
-                csum_offset: 0,
-            };
+            return Self::NONE;
         }
         Self {
             flags: self.flags & NEEDS_CHECKSUM,
@@ -97,21 +100,38 @@ pub struct Meta {
     pub hash: u32,
 }
 
-impl Default for Meta {
-    fn default() -> Self {
-        Self {
-            interface: 0,
-            offload: Offload::default(),
-            last_hop: Mac::default(),
-            to_group: false,
-            link: Link::default(),
-            ip: Ip::default(),
+impl Meta {
+    /// Nothing known yet.
+    pub const EMPTY: Self = Self {
+        interface: 0,
+        offload: Offload::NONE,
+        last_hop: [0; 6],
+        to_group: false,
+        link: Link {
+            ethertype: 0,
+            l3: 0,
+        },
+        ip: Ip {
+            v4: false,
+            source: 0,
+            destination: 0,
+            ttl: 0,
+            protocol: 0,
+            l3: 0,
+            l4: 0,
+            end: 0,
+            fragment: None,
+        },
+        payload: 0,
+        target: Target::Transit,
+        transport: Transport {
+            source_port: 0,
+            destination_port: 0,
             payload: 0,
-            target: Target::Transit,
-            transport: Transport::default(),
-            hash: 0,
-        }
-    }
+            segment: None,
+        },
+        hash: 0,
+    };
 }
 
 /// A packet with a readable IP header.

@@ -13,7 +13,7 @@ use crate::wire::{checksum, ipv4, ipv6, is_v4, protocol, tcp, udp};
 const MOST_TAGS: usize = 2;
 
 /// The Ethernet header and its tags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     /// After the tags.
     pub ethertype: u16,
@@ -35,7 +35,7 @@ pub struct Fragment {
 }
 
 /// The IP header, and the options or extension headers behind it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ip {
     /// IPv4, else IPv6.
     pub v4: bool,
@@ -74,7 +74,7 @@ impl Ip {
 }
 
 /// A TCP or UDP header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {
     /// Port it comes from.
     pub source_port: u16,

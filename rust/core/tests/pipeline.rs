@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
-use flowlb_core::datapath::{DataPath, Offload, Outcome, Output};
+use flowlb_core::datapath::{DataPath, Frame, Offload, Outcome, Output, Sink};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,
@@ -178,6 +178,23 @@ fn process(path: &mut DataPath, frame: &[u8], now: u64) -> (Outcome, Vec<u8>, Ve
     let outcome = path.process(&mut bytes, 0, now, Offload::default(), &mut extra);
     bytes.truncate(outcome.sent.map_or(0, |sent| sent.len));
     (outcome, bytes, extra)
+}
+
+/// What came of some frames: each outcome, with the number of frames appended so far, and these.
+#[derive(Debug, Default, PartialEq)]
+struct Taken {
+    outcomes: Vec<(usize, Outcome, usize)>,
+    extra: Vec<Output>,
+}
+
+impl Sink for Taken {
+    fn extra(&mut self) -> &mut Vec<Output> {
+        &mut self.extra
+    }
+
+    fn done(&mut self, index: usize, outcome: &Outcome) {
+        self.outcomes.push((index, *outcome, self.extra.len()));
+    }
 }
 
 /// rx = forward + pass + drops + replies + held now.
@@ -551,6 +568,37 @@ proptest! {
             assert_accounted(&path);
         }
         prop_assert_eq!(path.counters().tx_packets, sent_frames);
+    }
+
+    /// A batch gives what its frames give one by one: outcomes, frames in order, counters and flows.
+    #[test]
+    fn batch_any_frames_equals_one_by_one(
+        batches in proptest::collection::vec(proptest::collection::vec(packet(), 1..100), 1..4),
+        capacity in 1u64..8,
+    ) {
+        let (mut single, mut batched) = (data_path(capacity), data_path(capacity));
+        let mut now = 0;
+        for packets in batches {
+            now += packets[0].advance_ns;
+            let mut expected = Taken::default();
+            let mut one_by_one: Vec<_> = packets.iter().map(|packet| packet.frame.clone()).collect();
+            for (index, (bytes, packet)) in one_by_one.iter_mut().zip(&packets).enumerate() {
+                let outcome = single.process(bytes, 0, now, packet.offload, &mut expected.extra);
+                expected.done(index, &outcome);
+            }
+            let mut taken = Taken::default();
+            let mut together: Vec<_> = packets.iter().map(|packet| packet.frame.clone()).collect();
+            let mut frames: Vec<_> = together
+                .iter_mut()
+                .zip(&packets)
+                .map(|(bytes, packet)| Frame { bytes, offload: packet.offload })
+                .collect();
+            batched.process_batch(&mut frames, 0, now, &mut taken);
+            prop_assert_eq!(taken, expected);
+            prop_assert_eq!(together, one_by_one);
+        }
+        prop_assert_eq!(format!("{:?}", batched.counters()), format!("{:?}", single.counters()));
+        prop_assert_eq!(batched.flows(now), single.flows(now));
     }
 
     /// behaviour 12: whatever was right when it came is right when it leaves.

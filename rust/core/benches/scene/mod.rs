@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlb_core::datapath::{DataPath, Offload, Outcome, Output};
+use flowlb_core::datapath::{DataPath, Frame, Offload, Outcome, Output, Sink};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,
@@ -153,7 +153,7 @@ pub fn response(flow: u32) -> [u8; FRAME_LEN] {
 pub struct Scene {
     pub path: DataPath,
     pub now: u64,
-    extra: Vec<Output>,
+    taken: Taken,
     random: u64,
     flows: u32,
 }
@@ -168,7 +168,7 @@ impl Scene {
         Self {
             path,
             now: SECOND,
-            extra: Vec::new(),
+            taken: Taken::default(),
             random: 1,
             flows: capacity,
         }
@@ -201,7 +201,34 @@ impl Scene {
             interface,
             self.now,
             Offload::default(),
-            &mut self.extra,
+            &mut self.taken.extra,
         )
+    }
+
+    /// Process a batch, its packets' time after the last. Returns how many were forwarded.
+    #[inline]
+    pub fn process_batch(&mut self, frames: &mut [Frame<'_>], interface: u32) -> usize {
+        self.now += PACKET_NS * frames.len() as u64;
+        self.taken.forwarded = 0;
+        self.path
+            .process_batch(frames, interface, self.now, &mut self.taken);
+        self.taken.forwarded
+    }
+}
+
+/// What came of a batch.
+#[derive(Default)]
+struct Taken {
+    extra: Vec<Output>,
+    forwarded: usize,
+}
+
+impl Sink for Taken {
+    fn extra(&mut self) -> &mut Vec<Output> {
+        &mut self.extra
+    }
+
+    fn done(&mut self, _index: usize, outcome: &Outcome) {
+        self.forwarded += usize::from(outcome.sent.is_some());
     }
 }

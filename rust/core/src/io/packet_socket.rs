@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::header::{self, OFFLOAD_HEADER_LEN, VLAN_TAG_LEN};
 use super::sys::{self, MAX_MESSAGES, RxBuffer};
-use crate::datapath::{Offload, Output, Sent};
+use crate::datapath::{Frame, Offload, Output, Sent};
 
 /// The largest IP packet with an Ethernet header and a tag left in the frame. Only BIG TCP, off by default, makes larger ones: counted, not forwarded.
 const MAX_FRAME_LEN: usize = 14 + 4 + 65535;
 /// Frames per batch. Bulk transfers over veth ran equally fast with 8 to 64 (within the noise of the measurement): this is enough to make the
 /// system calls cheap for small frames, and keeps the buffers at 2 MiB.
-const BATCH: usize = MAX_MESSAGES;
+pub const BATCH: usize = MAX_MESSAGES;
 /// How long a flush waits for a full socket, each time and how often.
 const SEND_WAIT_MS: i32 = 2;
 const SEND_WAITS: usize = 3;
@@ -122,15 +122,17 @@ impl Batch {
         Ok(self.frames.len())
     }
 
-    /// The frame at `index`, to be processed in place, and its offload.
-    pub fn frame_mut(&mut self, index: usize) -> (&mut [u8], Offload) {
-        let Received {
-            buffer,
-            start,
-            end,
-            offload,
-        } = self.frames[index];
-        (&mut self.buffers[buffer].space[start..end], offload)
+    /// The frames, in order, to be processed in place.
+    pub fn frames_mut(&mut self) -> impl Iterator<Item = Frame<'_>> {
+        let mut frames = self.frames.iter().peekable();
+        let buffers = self.buffers.iter_mut().enumerate();
+        buffers.filter_map(move |(index, buffer)| {
+            let received = frames.next_if(|received| received.buffer == index)?;
+            Some(Frame {
+                bytes: &mut buffer.space[received.start..received.end],
+                offload: received.offload,
+            })
+        })
     }
 
     /// The first `len` bytes of the frame at `index`.
@@ -391,13 +393,16 @@ mod tests {
         far.send(&message(PARTIAL, b"partial frame")).unwrap();
         let (mut batch, counters) = (Batch::new(), IoCounters::default());
         assert_eq!(batch.receive(near.as_raw_fd(), &counters).unwrap(), 2);
+        let frames: Vec<_> = batch
+            .frames_mut()
+            .map(|frame| (frame.bytes.to_vec(), frame.offload))
+            .collect();
         assert_eq!(
-            batch.frame_mut(0),
-            (&mut b"plain frame here".to_owned()[..], Offload::default())
-        );
-        assert_eq!(
-            batch.frame_mut(1),
-            (&mut b"partial frame".to_owned()[..], PARTIAL)
+            frames,
+            [
+                (b"plain frame here".to_vec(), Offload::default()),
+                (b"partial frame".to_vec(), PARTIAL)
+            ]
         );
         assert_eq!(counters.report(), IoReport::default());
     }
@@ -420,7 +425,8 @@ mod tests {
             .unwrap();
         let (mut batch, counters) = (Batch::new(), IoCounters::default());
         assert_eq!(batch.receive(near.as_raw_fd(), &counters).unwrap(), 1);
-        assert_eq!(batch.frame_mut(0).0, vec![2; MAX_FRAME_LEN]);
+        let frames: Vec<_> = batch.frames_mut().map(|frame| frame.bytes).collect();
+        assert_eq!(frames, [vec![2; MAX_FRAME_LEN]]);
         assert_eq!(
             counters.report(),
             IoReport {

@@ -14,9 +14,9 @@ use std::thread::{self, JoinHandle, ThreadId};
 
 use libc::pollfd;
 
-use super::packet_socket::{Batch, IoCounters, Outbox};
+use super::packet_socket::{BATCH, Batch, IoCounters, Outbox};
 use super::sys;
-use crate::datapath::DataPath;
+use crate::datapath::{DataPath, Frame, Outcome, Output, Sink};
 
 /// The longest time without a tick.
 const TICK_NS: u64 = 100_000_000;
@@ -298,17 +298,20 @@ impl PacketLoop {
             return Ok(());
         }
         let now_ns = sys::monotonic_ns();
-        for index in 0..count {
-            let (frame, offload) = self.batch.frame_mut(index);
-            let outcome = datapath.process(
-                frame,
-                interface as u32,
-                now_ns,
-                offload,
-                &mut self.outbox.extra,
-            );
-            self.outbox.collect(index, outcome.sent, &self.counters);
+        let mut frames: [Frame; BATCH] = std::array::from_fn(|_| Frame::default());
+        for (place, frame) in frames.iter_mut().zip(self.batch.frames_mut()) {
+            *place = frame;
         }
+        let mut collector = Collector {
+            outbox: &mut self.outbox,
+            counters: &self.counters,
+        };
+        datapath.process_batch(
+            &mut frames[..count],
+            interface as u32,
+            now_ns,
+            &mut collector,
+        );
         self.outbox
             .flush(&self.batch, &self.sockets, &self.counters);
         Ok(())
@@ -345,6 +348,22 @@ impl PacketLoop {
     fn notify(&self) {
         // A reader that is gone, or a full counter, is no reason to stop forwarding.
         let _ = sys::eventfd_add(self.notify_fd);
+    }
+}
+
+/// Queues what comes of a batch.
+struct Collector<'a> {
+    outbox: &'a mut Outbox,
+    counters: &'a IoCounters,
+}
+
+impl Sink for Collector<'_> {
+    fn extra(&mut self) -> &mut Vec<Output> {
+        &mut self.outbox.extra
+    }
+
+    fn done(&mut self, index: usize, outcome: &Outcome) {
+        self.outbox.collect(index, outcome.sent, self.counters);
     }
 }
 

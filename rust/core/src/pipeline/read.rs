@@ -77,12 +77,14 @@ pub(crate) fn l4(world: &World, frame: &[u8], meta: &mut Meta, to_vip: bool) -> 
     Ok(())
 }
 
-/// Hash the key of the packet's flow, if it can have one: the only time that this is done for the packet.
+/// Hash the key of the packet's flow, if it can have one: the only time that this is done for the packet. Returns whether it can.
 #[inline]
-pub(crate) fn hash(table: &Table, meta: &mut Meta) {
-    if let Some(key) = flow_key(meta) {
-        meta.hash = table.hash(&key);
-    }
+pub(crate) fn hash(table: &Table, meta: &mut Meta) -> bool {
+    let Some(key) = flow_key(meta) else {
+        return false;
+    };
+    meta.hash = table.hash(&key);
+    true
 }
 
 /// TCP and UDP, by destination, then by source: rule 7, A, B and D.

@@ -13,6 +13,7 @@ __all__ = [
     "__version__",
     "checksum",
     "checksum_update",
+    "flood",
     "flow_hash",
     "generate",
     "parse",
@@ -144,4 +145,23 @@ def generate(
     Raises:
         LbError: the frame or the number of flows does not fit, or the socket fails.
         ValueError: a time or a rate is no positive number.
+    """
+
+def flood(interface: int, frame: bytes, flows: int, packets: int, seconds: float) -> tuple[int, float]:
+    """
+    Let the kernel make and send a UDP frame over and over (live frames of BPF_PROG_TEST_RUN), as fast as it can.
+
+    Args:
+        interface: index of the interface, in the calling thread's network namespace.
+        frame: as `generate`; its source port is drawn at random from `flows` ports on.
+        flows: how many source ports to use.
+        packets: frames at most.
+        seconds: time at most.
+
+    Returns:
+        Frames made, and the seconds that took.
+
+    Raises:
+        LbError: CAP_BPF, CAP_NET_ADMIN or the kernel's feature (Linux 5.18) is missing, or the frame does not fit.
+        ValueError: the time is no positive number.
     """

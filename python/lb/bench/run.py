@@ -189,25 +189,27 @@ class Run:
         cores = packets.pin_generator()
         try:
             with Testbed(topology=straight_path(), prefix=self._settings.prefix, servers=False) as bed:
-                packets.prepare(bed)
+                self._machine["packet generator"] = generator = packets.prepare(bed)
                 for turn in range(self._settings.turns):
                     self._show(f"turn {turn + 1}, the generator alone", False)
-                    self._alone.append(packets.measure_alone(bed, self._settings))
+                    self._alone.append(packets.measure_alone(bed, self._settings, generator))
                     for contestant in self._able():
                         if self._wants(contestant, "packets", turn):
                             with self._attempt(contestant, turn, ["packets"]):
-                                self._take_packet_turn(bed, contestant, turn, cores)
+                                self._take_packet_turn(bed, contestant, turn, generator, cores)
         finally:
             os.sched_setaffinity(0, cores)
 
-    def _take_packet_turn(self, bed: Testbed, contestant: Contestant, turn: int, cores: set[int]) -> None:
+    def _take_packet_turn(
+        self, bed: Testbed, contestant: Contestant, turn: int, generator: str, cores: set[int]
+    ) -> None:
         self._show(f"turn {turn + 1}, {contestant.title}: packets", False)
         with contestant.work(bed, bed.topology.host(STRAIGHT_SERVER)) as working:
             if working.pid is not None:
                 # It inherited the one core of the generator.
                 for thread in Path(f"/proc/{working.pid}/task").iterdir():
                     os.sched_setaffinity(int(thread.name), cores)
-            figures = packets.measure(bed, self._settings, working, self._alone[-1])
+            figures = packets.measure(bed, self._settings, working, generator, self._alone[-1])
         self._add(contestant.name, turn, figures)
         self._say(turn, contestant, figures)
 

@@ -40,6 +40,17 @@ def set_offloads(interface: str, enabled: bool) -> None:
             _call(control, interface, OFFLOADS[name][1], int(enabled))
 
 
+def set_offload(interface: str, name: str, enabled: bool) -> None:
+    """
+    Switch one offload of an interface, by its name in OFFLOADS.
+
+    Raises:
+        OSError: there is no such interface, or the caller lacks CAP_NET_ADMIN over its namespace.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        _call(control, interface, OFFLOADS[name][1], int(enabled))
+
+
 def get_offloads(interface: str) -> dict[str, bool]:
     """
     Read which offloads of an interface are on.

@@ -1,13 +1,24 @@
-//! The packet generator of measurements, for Python.
+//! The packet generators of measurements, for Python.
 
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use flowlb_core::io::generator::{self, Load};
+use flowlb_core::io::flood as floods;
+use flowlb_core::io::generator::{self, Generated, GeneratorError, Load};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::error;
+
+fn duration(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| PyValueError::new_err(format!("seconds: {seconds} is no length of time")))
+}
+
+fn answer(py: Python<'_>, sent: Result<Generated, GeneratorError>) -> PyResult<(u64, f64)> {
+    sent.map(|sent| (sent.packets, sent.elapsed.as_secs_f64()))
+        .map_err(|failure| error::lb_error(py, failure.to_string()))
+}
 
 #[pyfunction]
 #[pyo3(signature = (fd, frame, flows, packets, seconds, rate_pps=None))]
@@ -20,8 +31,6 @@ pub fn generate(
     seconds: f64,
     rate_pps: Option<f64>,
 ) -> PyResult<(u64, f64)> {
-    let duration = Duration::try_from_secs_f64(seconds)
-        .map_err(|_| PyValueError::new_err(format!("seconds: {seconds} is no length of time")))?;
     if rate_pps.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
         return Err(PyValueError::new_err("rate_pps: must be more than 0"));
     }
@@ -29,10 +38,29 @@ pub fn generate(
         template: frame,
         flows,
         packets,
-        duration,
+        duration: duration(seconds)?,
         rate: rate_pps,
     };
-    py.detach(|| generator::generate(fd, &load))
-        .map(|sent| (sent.packets, sent.elapsed.as_secs_f64()))
-        .map_err(|failure| error::lb_error(py, failure.to_string()))
+    let sent = py.detach(|| generator::generate(fd, &load));
+    answer(py, sent)
+}
+
+#[pyfunction]
+pub fn flood(
+    py: Python<'_>,
+    interface: u32,
+    frame: &[u8],
+    flows: u16,
+    packets: u64,
+    seconds: f64,
+) -> PyResult<(u64, f64)> {
+    let load = Load {
+        template: frame,
+        flows,
+        packets,
+        duration: duration(seconds)?,
+        rate: None,
+    };
+    let sent = py.detach(|| floods::flood(interface, &load));
+    answer(py, sent)
 }

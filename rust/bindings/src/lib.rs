@@ -21,7 +21,7 @@ mod _core {
     #[pymodule_export]
     use crate::datapath::DataPath;
     #[pymodule_export]
-    use crate::generate::generate;
+    use crate::generate::{flood, generate};
     #[pymodule_export]
     use crate::primitives::{checksum, checksum_update, flow_hash, parse, source_hash};
     #[pymodule_export]

@@ -3,9 +3,10 @@
 
 UDP flows differ in their source port. The sink costs next to nothing: the router sends to a MAC address that nobody
 has, which the sink's kernel throws away before it looks at the IP header; the interface has counted the frame by then.
-Generator and softirq share the cores with the contestant. The generator alone, towards a router that throws its frames
-away likewise, is measured in each turn too: it is the limit of the packet rate, and its CPU time per packet is taken
-off.
+The flood comes from the kernel itself (live frames of BPF_PROG_TEST_RUN, which needs CAP_BPF), else from a packet
+socket, which costs more per packet; packets at a pace always come from the socket. Generator and softirq share the
+cores with the contestant. The generator alone, towards a router that throws its frames away likewise, is measured in
+each turn too: it is the limit of the packet rate, and its CPU time per packet is taken off.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lb.bench.settings import Settings
 from lb.errors import LbError
 from lb.net import sockets
 from lb.net.frames import SOL_PACKET
-from lb.testbed import build
+from lb.testbed import build, ethtool
 from lb.testbed.bed import Testbed
 from lb.testbed.topology import ROUTER
 
@@ -38,6 +39,7 @@ WARM_PACKETS = 200
 ARRIVE_DEADLINE_S = 5.0
 QUIET_S, QUIET_DEADLINE_S = 0.05, 3.0
 PACKET_QDISC_BYPASS = 20
+LIVE, SOCKET = "kernel, live frames", "packet socket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +50,58 @@ class Alone:
     cpu_per_packet: float
 
 
-def prepare(bed: Testbed) -> None:
-    """Make the sink throw away what comes to it."""
+def prepare(bed: Testbed) -> str:
+    """
+    Make the sink throw away what comes to it, and find out which generator there is.
+
+    Returns:
+        What generates the flood.
+    """
     sink = bed.topology.host(SINK)
     build.set_neighbour(bed.prefix, ROUTER, "eth1", sink.address, NOBODYS_MAC)
+    # Live frames enter a veth by its NAPI, which GRO switches on.
+    with bed.inside(ROUTER):
+        ethtool.set_offload("eth0", "gro", True)
+    try:
+        _flood(bed, frame(bed, sink.address, 9, NOBODYS_MAC), 1, 1, 1.0)
+    except LbError as error:
+        return f"{SOCKET} (live frames: {error})"
+    return LIVE
 
 
-def measure_alone(bed: Testbed, settings: Settings) -> Alone:
+def measure_alone(bed: Testbed, settings: Settings, generator: str) -> Alone:
     """Measure the generator towards a router that throws everything away."""
-    run = Run(bed, settings, frame(bed, bed.topology.host(SINK).address, 9, NOBODYS_MAC), ROUTER, None)
+    run = Run(bed, settings, frame(bed, bed.topology.host(SINK).address, 9, NOBODYS_MAC), ROUTER, None, generator)
     with run:
         return Alone(run.flood(), run.cpu_per_packet())
 
 
-def measure(bed: Testbed, settings: Settings, working: Working, alone: Alone) -> dict[str, float]:
+def measure(bed: Testbed, settings: Settings, working: Working, generator: str, alone: Alone) -> dict[str, float]:
     """Return `packets`, arrived at the sink per second, and `cpu_per_packet`, seconds on top of the generator's."""
     router = bed.topology.host(ROUTER)
-    with Run(bed, settings, frame(bed, working.address, working.port, router.ports[0].mac), SINK, working.pid) as run:
+    template = frame(bed, working.address, working.port, router.ports[0].mac)
+    with Run(bed, settings, template, SINK, working.pid, generator) as run:
         run.warm()
         return {"packets": run.flood(), "cpu_per_packet": run.cpu_per_packet() - alone.cpu_per_packet}
 
 
 class Run:
-    """Sends from the generator and counts at `sink`. `pid`: whose CPU time counts beside our own and the kernel's."""
+    """
+    Sends from the generator and counts at a sink.
 
-    def __init__(self, bed: Testbed, settings: Settings, template: bytes, sink: str, pid: int | None) -> None:
+    Args:
+        bed: prepared.
+        settings: how long.
+        template: the frame to send.
+        sink: the host that counts.
+        pid: whose CPU time counts beside our own and the kernel's.
+        generator: what `prepare` said.
+    """
+
+    def __init__(
+        self, bed: Testbed, settings: Settings, template: bytes, sink: str, pid: int | None, generator: str
+    ) -> None:
+        self._live = generator == LIVE
         self._bed, self._settings, self._template = bed, settings, template
         self._sink, self._pid = sink, pid
         self._softirq = cpu.softirq_threads()
@@ -102,7 +131,11 @@ class Run:
     def flood(self) -> float:
         """Send as fast as possible; return the packets per second that had arrived when the last was sent."""
         before = self._arrived()
-        _, seconds = self._generate(self._settings.flood_s, MAX_PACKETS, None)
+        if self._live:
+            settings = self._settings
+            _, seconds = _flood(self._bed, self._template, settings.flows, MAX_PACKETS, settings.flood_s)
+        else:
+            _, seconds = self._generate(self._settings.flood_s, MAX_PACKETS, None)
         rate = (self._arrived() - before) / seconds
         self._wait_quiet()
         return rate
@@ -136,6 +169,13 @@ class Run:
         while (now := self._arrived()) != last and time.monotonic() < deadline:
             last = now
             time.sleep(QUIET_S)
+
+
+def _flood(bed: Testbed, template: bytes, flows: int, packets: int, seconds: float) -> tuple[int, float]:
+    from lb import _core
+
+    with bed.inside(GENERATOR):
+        return _core.flood(socket.if_nametoindex("eth0"), template, flows, packets, seconds)
 
 
 def received_packets(interface: str) -> int:

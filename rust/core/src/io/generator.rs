@@ -18,8 +18,8 @@ const PORT_AT: usize = 34;
 const UDP_AT: usize = 34;
 const CHECKSUM_AT: usize = 40;
 const ADDRESSES: std::ops::Range<usize> = 26..34;
-const MIN_FRAME_LEN: usize = 42;
-const UDP: u64 = 17;
+const FRAME_LEN: std::ops::RangeInclusive<usize> = 42..=1514;
+const UDP: u8 = 17;
 const NO_OFFLOAD: [u8; OFFLOAD_HEADER_LEN] = [0; OFFLOAD_HEADER_LEN];
 /// How long to wait for a full socket before looking at the clock again.
 const FULL_WAIT_MS: i32 = 10;
@@ -74,7 +74,7 @@ pub enum GeneratorError {
 /// # Errors
 /// The template or the number of flows does not fit, or the socket fails. A full socket is waited for.
 pub fn generate(fd: RawFd, load: &Load<'_>) -> Result<Generated, GeneratorError> {
-    let frames = frames(load.template, load.flows)?;
+    let frames = Template::new(load.template, load.flows)?.frames();
     let start = Instant::now();
     let mut sent = 0u64;
     let mut next = 0;
@@ -123,39 +123,72 @@ fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-/// One frame per flow.
-fn frames(template: &[u8], flows: u16) -> Result<Vec<Vec<u8>>, GeneratorError> {
-    if template.len() < MIN_FRAME_LEN || template[12..15] != [8, 0, 0x45] || template[23] != 17 {
-        return Err(GeneratorError::Template(template.len()));
-    }
-    let datagram_len = usize::from(u16::from_be_bytes([template[38], template[39]]));
-    if datagram_len < 8 || UDP_AT + datagram_len > template.len() {
-        return Err(GeneratorError::Template(template.len()));
-    }
-    let first = u16::from_be_bytes([template[PORT_AT], template[PORT_AT + 1]]);
-    let most = u32::from(u16::MAX - first) + 1;
-    if flows == 0 || u32::from(flows) > most {
-        return Err(GeneratorError::Flows { flows, first, most });
-    }
-    Ok((0..flows)
-        .map(|flow| frame(template, first + flow, datagram_len))
-        .collect())
+/// A checked template.
+pub(super) struct Template<'a> {
+    /// The frame.
+    pub frame: &'a [u8],
+    /// Source ports to use.
+    pub flows: u16,
+    /// The first of them.
+    pub first_port: u16,
+    /// The sum of what the UDP checksum covers, but for the source port and the checksum itself.
+    pub sum_without_port: u16,
 }
 
-/// The template with another source port and its checksum.
-fn frame(template: &[u8], port: u16, datagram_len: usize) -> Vec<u8> {
-    let mut frame = template.to_vec();
-    frame[PORT_AT..PORT_AT + 2].copy_from_slice(&port.to_be_bytes());
-    frame[CHECKSUM_AT..CHECKSUM_AT + 2].fill(0);
-    let pseudo = u64::from(checksum::sum(&frame[ADDRESSES])) + UDP + datagram_len as u64;
-    let sum = pseudo + u64::from(checksum::sum(&frame[UDP_AT..UDP_AT + datagram_len]));
-    // RFC 768: 0 means "no checksum", so a sum of 0 is sent as its other form.
-    let value = match !checksum::fold(sum) {
-        0 => 0xffff,
-        value => value,
-    };
-    frame[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&value.to_be_bytes());
-    frame
+impl<'a> Template<'a> {
+    /// Check that a template is UDP over IPv4, and that the ports suffice.
+    pub fn new(frame: &'a [u8], flows: u16) -> Result<Self, GeneratorError> {
+        if !FRAME_LEN.contains(&frame.len()) || frame[12..15] != [8, 0, 0x45] || frame[23] != UDP {
+            return Err(GeneratorError::Template(frame.len()));
+        }
+        let datagram_len = usize::from(u16::from_be_bytes([frame[38], frame[39]]));
+        if datagram_len < 8 || UDP_AT + datagram_len > frame.len() {
+            return Err(GeneratorError::Template(frame.len()));
+        }
+        let first_port = u16::from_be_bytes([frame[PORT_AT], frame[PORT_AT + 1]]);
+        let most = u32::from(u16::MAX - first_port) + 1;
+        if flows == 0 || u32::from(flows) > most {
+            return Err(GeneratorError::Flows {
+                flows,
+                first: first_port,
+                most,
+            });
+        }
+        let parts = [
+            &frame[ADDRESSES],
+            &frame[UDP_AT + 2..CHECKSUM_AT],
+            &frame[CHECKSUM_AT + 2..UDP_AT + datagram_len],
+        ];
+        let sum: u64 = parts
+            .map(|part| u64::from(checksum::sum(part)))
+            .iter()
+            .sum();
+        Ok(Self {
+            frame,
+            flows,
+            first_port,
+            sum_without_port: checksum::fold(sum + u64::from(UDP) + datagram_len as u64),
+        })
+    }
+
+    /// One frame per flow.
+    fn frames(&self) -> Vec<Vec<u8>> {
+        (0..self.flows)
+            .map(|flow| self.frame_from(self.first_port + flow))
+            .collect()
+    }
+
+    fn frame_from(&self, port: u16) -> Vec<u8> {
+        // RFC 768: 0 means "no checksum", so a sum of 0 is sent as its other form.
+        let value = match !checksum::fold(u64::from(self.sum_without_port) + u64::from(port)) {
+            0 => 0xffff,
+            value => value,
+        };
+        let mut frame = self.frame.to_vec();
+        frame[PORT_AT..PORT_AT + 2].copy_from_slice(&port.to_be_bytes());
+        frame[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&value.to_be_bytes());
+        frame
+    }
 }
 
 #[cfg(test)]
@@ -177,7 +210,8 @@ mod tests {
 
     #[test]
     fn frames_have_ports_in_turn_and_right_checksums() {
-        let made = frames(&template(), 3).unwrap();
+        let template = template();
+        let made = Template::new(&template, 3).unwrap().frames();
         for (flow, frame) in made.iter().enumerate() {
             assert_eq!(&frame[34..36], &(1024 + flow as u16).to_be_bytes());
             let parts = [&frame[26..34], &frame[34..60]].map(|part| u64::from(checksum::sum(part)));
@@ -191,9 +225,10 @@ mod tests {
         tcp[23] = 6;
         let mut long = template();
         long[39] = 27;
-        for wrong in [tcp, long, template()[..41].to_vec()] {
+        let huge = [template(), vec![0; 1455]].concat();
+        for wrong in [tcp, long, huge, template()[..41].to_vec()] {
             assert!(matches!(
-                frames(&wrong, 1),
+                Template::new(&wrong, 1),
                 Err(GeneratorError::Template(_))
             ));
         }
@@ -201,9 +236,10 @@ mod tests {
 
     #[test]
     fn flows_beyond_the_last_port_are_refused() {
-        assert!(frames(&template(), 64512).is_ok());
+        assert!(Template::new(&template(), 64512).is_ok());
         for flows in [0, 64513] {
-            let refused = frames(&template(), flows);
+            let template = template();
+            let refused = Template::new(&template, flows);
             assert!(matches!(
                 refused,
                 Err(GeneratorError::Flows { most: 64512, .. })

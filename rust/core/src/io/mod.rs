@@ -4,6 +4,7 @@
 //! ([`header`]), are processed in place and leave in batches; one thread does it all ([`worker`]). The only place with `unsafe`: the system calls in
 //! `sys`, the flow table's memory in [`memory`], and [`prefetch`](fn@prefetch::prefetch). Left out: opening and tuning sockets (Python), rings and fan-out (a batch of system calls moves more than a core can rewrite).
 
+pub mod flood;
 pub mod generator;
 pub mod header;
 pub mod memory;

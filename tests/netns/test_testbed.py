@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -178,6 +179,42 @@ def test_up_after_killed_owner_cleans_and_works(caller: Caller) -> None:
     status, _, errors = caller.testbed("up")
     assert status == 0, errors
     assert caller.testbed("exec", "server1", "--", "true")[0] == 0
+
+
+# The second one ignores the request, its `sleep` with it: only SIGKILL ends them.
+STAYING = {signal.SIGTERM: "echo here; exec sleep 1000", signal.SIGKILL: "trap '' TERM; echo here; sleep 1000; :"}
+
+
+@pytest.mark.parametrize("owner_lives", [True, False], ids=["owner-lives", "owner-killed"])
+def test_down_with_programs_of_exec_ends_them(caller: Caller, owner_lives: bool) -> None:
+    """What `exec` started ends with the testbed, asked first, killed when it stays; nothing is left in a namespace."""
+    assert caller.testbed("up")[0] == 0
+    namespaces = set(json.loads((caller.state / "state.json").read_text())["namespaces"].values())
+    programs = {
+        number: caller.start("testbed", "exec", "router", "--", "sh", "-c", text) for number, text in STAYING.items()
+    }
+    for program in programs.values():
+        assert program.stdout is not None
+        assert program.stdout.readline() == "here\n"
+    if not owner_lives:
+        owner = ProcessId.of(json.loads(caller.testbed("status", "-o", "json")[1])["owner"])
+        owner.signal(signal.SIGKILL)
+        assert owner.wait_gone(DEADLINE_S)
+    assert _residents(namespaces)
+    assert caller.testbed("down")[0] == 0
+    assert _residents(namespaces) == []
+    assert {program.wait(DEADLINE_S): -number for number, program in programs.items()} == {-15: -15, -9: -9}
+    assert caller.leftovers() == []
+
+
+def _residents(namespaces: set[int]) -> list[int]:
+    """List the processes in network namespaces, given by inode."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "ns/net").stat().st_ino in namespaces:
+                found.append(int(entry.name))
+    return found
 
 
 def test_exec_unknown_host_or_program_is_one_line(caller: Caller) -> None:

@@ -14,19 +14,22 @@ import fcntl
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import stat
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from select import select
 from typing import Any
 
 from lb.errors import TestbedError
 from lb.testbed import isolation
 
 KILL_DEADLINE_S = 5.0
+TERM_GRACE_S = 1.0
 _PREFIX_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
 
 
@@ -68,7 +71,7 @@ class ProcessId:
         with suppress(ProcessLookupError):
             descriptor = os.pidfd_open(self.pid)
             try:
-                return not self.alive() or bool(select([descriptor], [], [], timeout_s)[0])
+                return not self.alive() or bool(select.select([descriptor], [], [], timeout_s)[0])
             finally:
                 os.close(descriptor)
         return True
@@ -202,15 +205,12 @@ def _make_private(directory: Path) -> None:
 
 def sweep(state: State) -> None:
     """
-    End and remove everything a state lists: processes with their groups, then namespaces. What is gone already is no
-    error.
+    End and remove everything a state lists: its processes, whoever else is in its namespaces, then the namespaces. What
+    is gone already is no error.
     """
     for process in state.processes.values():
         process.signal(signal.SIGKILL)
-    inodes = {inode for inode in state.namespaces.values() if inode}
-    groups = {process.pid for process in state.processes.values()}
-    for member in _members(groups, inodes):
-        member.signal(signal.SIGKILL)
+    _end_residents(state.namespaces)
     for process in state.processes.values():
         process.wait_gone(KILL_DEADLINE_S)
     for name in state.namespaces:
@@ -219,14 +219,74 @@ def sweep(state: State) -> None:
         isolation.remove_names()
 
 
-def _members(groups: set[int], inodes: set[int]) -> list[ProcessId]:
-    """Find processes of these groups inside these namespaces: workers whose leader was killed. Both must match."""
-    members = []
+def _end_residents(namespaces: dict[str, int]) -> None:
+    """
+    End every process in these namespaces: workers whose leader was killed, and what `lb testbed exec` started. They are
+    asked first; who stays, or is born meanwhile, is killed.
+    """
+    _signal_residents(namespaces, signal.SIGTERM, TERM_GRACE_S)
+    deadline = time.monotonic() + KILL_DEADLINE_S
+    while (left := deadline - time.monotonic()) > 0:
+        if not _signal_residents(namespaces, signal.SIGKILL, left):
+            return
+
+
+def _signal_residents(namespaces: dict[str, int], number: int, timeout_s: float) -> int:
+    """Signal the processes in these namespaces and wait until they have ended. Returns how many there were."""
+    poller = select.poll()
+    waiting = set(_pinned_residents({inode: name for name, inode in namespaces.items() if inode}))
+    found = len(waiting)
+    try:
+        for descriptor in waiting:
+            poller.register(descriptor, select.POLLIN)
+            # It may have ended since, or belong to somebody we may not signal: the deadline covers that.
+            with suppress(OSError):
+                signal.pidfd_send_signal(descriptor, number)
+        deadline = time.monotonic() + timeout_s
+        while waiting and (ended := poller.poll(max(0.0, deadline - time.monotonic()) * 1000)):
+            for descriptor, _ in ended:
+                poller.unregister(descriptor)
+                waiting.remove(descriptor)
+                os.close(descriptor)
+    finally:
+        for descriptor in waiting:
+            os.close(descriptor)
+    return found
+
+
+def _pinned_residents(names: dict[int, str]) -> Iterator[int]:
+    """Open a pidfd of every process but this one in these namespaces, given by inode."""
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with suppress(OSError):
-            pid = int(entry.name)
-            if int(_stat_fields(pid)[2]) in groups and (entry / "ns/net").stat().st_ino in inodes:
-                members.append(ProcessId.of(pid))
-    return members
+            if not _resides(entry, names):
+                continue
+            descriptor = os.pidfd_open(int(entry.name))
+            try:
+                # Asked again: from here on the descriptor pins the pid.
+                resides = _resides(entry, names)
+            except OSError:
+                resides = False
+            if resides:
+                yield descriptor
+            else:
+                os.close(descriptor)
+
+
+def _resides(process: Path, names: dict[int, str]) -> bool:
+    """
+    Tell whether a process, by its directory in /proc, is in one of these namespaces. Raise OSError when it has ended.
+
+    The kernel reuses the inode numbers of namespaces that are gone, so the name must still lead there: seen from here,
+    or, when the mounts of a killed owner are not ours to see, from the process itself.
+    """
+    namespace = (process / "ns/net").stat()
+    name = names.get(namespace.st_ino)
+    if name is None:
+        return False
+    for root in (Path("/"), process / "root"):
+        with suppress(OSError):
+            if os.path.samestat((root / isolation.NETNS_DIR.relative_to("/") / name).stat(), namespace):
+                return True
+    return False

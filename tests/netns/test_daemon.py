@@ -209,6 +209,22 @@ def test_run_lost_interface_ends_with_error(tmp_path: Path) -> None:
         )
 
 
+def test_run_interface_down_shows_in_status_until_it_is_up(pair: Pair, tmp_path: Path) -> None:
+    """An interface that goes down while it runs is told by `lb status`, and no longer when it is back."""
+    write_config(tmp_path / "lb.toml")
+    with running(pair, tmp_path) as run:
+        assert fetch(run.control, "/status")["trouble"] is None
+        pair.ip(pair.near, "link set eth0 down")
+        try:
+            trouble = wait_until(lambda: fetch(run.control, "/status")["trouble"], "the trouble shows")
+            assert trouble == "eth0 is down: `ip link set eth0 up`"
+        finally:
+            pair.ip(pair.near, "link set eth0 up")
+            # Lost with the link; the other tests of this pair use it.
+            pair.ip(pair.near, "addr replace 2001:db8:1::1/64 dev eth0 nodad")
+        wait_until(lambda: fetch(run.control, "/status")["trouble"] is None, "the trouble is over")
+
+
 def test_daemon_failed_packet_loop_ends_the_run(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A packet loop that fails ends the balancer with its reason, and everything is undone."""
 

@@ -41,7 +41,10 @@ class Seen:
     kernel: Kernel
     next_hops: list[NextHops] = field(default_factory=list)
     interfaces: list[tuple[Interface, ...]] = field(default_factory=list)
-    troubles: list[Exception] = field(default_factory=list)
+    troubles: list[Exception | None] = field(default_factory=list)
+
+    def faults(self) -> list[Exception]:
+        return [error for error in self.troubles if error is not None]
 
     def mac_of(self, address: Address) -> bytes | None:
         latest = self.next_hops[-1] if self.next_hops else NextHops()
@@ -184,11 +187,12 @@ def test_interface_down_is_told_and_comes_back(pair: Pair) -> None:
 
     async def scenario(seen: Seen) -> None:
         pair.ip(pair.near, "link set eth0 down")
-        await seen.until(lambda: seen.troubles, "the trouble is told")
-        assert str(seen.troubles[0]) == "eth0 is down: `ip link set eth0 up`"
+        await seen.until(seen.faults, "the trouble is told")
+        assert str(seen.faults()[0]) == "eth0 is down: `ip link set eth0 up`"
         pair.ip(pair.near, "link set eth0 up")
         pair.ip(pair.near, "route add 10.9.0.0/16 via 198.18.1.31")
         await seen.until(lambda: find_hop(seen.next_hops[-1], ip_address("10.9.1.1")) == (0, FAR), "the route is known")
+        await seen.until(lambda: seen.troubles[-1] is None, "the trouble is over")
 
     watch(pair, scenario)
 
@@ -200,7 +204,7 @@ def test_interface_made_anew_ends_the_watch(pair: Pair) -> None:
         pair.ip(pair.near, "link del eth0")
         pair.ip(pair.near, "link add eth0 type veth peer name eth1")
         pair.ip(pair.near, "link set eth0 up")
-        lost = lambda: [error for error in seen.troubles if not isinstance(error, InterfaceError)]  # noqa: E731
+        lost = lambda: [error for error in seen.faults() if not isinstance(error, InterfaceError)]  # noqa: E731
         await seen.until(lost, "the loss is told")
         assert isinstance(lost()[0], LbError)
 

@@ -69,13 +69,14 @@ def test_build_status_brings_config_and_counters_together() -> None:
 
 
 def test_render_status_table_for_people() -> None:
-    """The table has head, servers and totals, and says when a reload failed."""
-    facts = Facts("1.2", 77, "rust", "/etc/lb.toml", 3725.5, "lb.toml:3:1: x: unknown key")
+    """The table has head, servers and totals, and says what is wrong: an interface, the last reload."""
+    facts = Facts("1.2", 77, "rust", "/etc/lb.toml", 3725.5, "lb.toml:3:1: x: unknown key", "eth0 is down")
     text = render_status(build_status(facts, CONFIG, SNAPSHOT, COUNTERS), "table")
     assert text == (
         "lb 1.2  pid 77  backend rust  up 1:02:05\n"
         "config /etc/lb.toml  generation 4\n"
         "interface eth0  aa:aa:aa:00:00:01  mtu 1500  no address\n"
+        "trouble: eth0 is down\n"
         "last reload failed, the configuration before it is in use: lb.toml:3:1: x: unknown key\n"
         "\n"
         "service  vip                       server   address              weight  state   active  flows  packets  bytes\n"

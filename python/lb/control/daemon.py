@@ -171,15 +171,18 @@ class Daemon:
     def _on_interfaces(self, interfaces: tuple[Interface, ...]) -> None:
         """Publish what changed about the interfaces."""
         log.info("the interfaces changed: %s", describe_interfaces(interfaces))
-        self._trouble = None
         try:
             self._publish(self._compiler.compile(self.config, interfaces))
         except LbError as error:
             log.error("the change cannot be followed: %s", error)
 
-    def _on_trouble(self, error: Exception) -> None:
-        """Note that an interface is down, once; give up when watching itself has failed."""
-        if not isinstance(error, InterfaceError):
+    def _on_trouble(self, error: Exception | None) -> None:
+        """Note that an interface is down or gone, once, and that none is; give up when watching itself has failed."""
+        if error is None:
+            if self._trouble is not None:
+                log.info("the interfaces are back")
+            self._trouble = None
+        elif not isinstance(error, InterfaceError):
             self._fail(error)
         elif self._trouble != str(error):
             self._trouble = str(error)
@@ -277,6 +280,7 @@ class Daemon:
             config_path=str(self.config_path.absolute()),
             uptime_s=time.monotonic() - self._started_at,
             last_reload_error=self.last_reload_error,
+            trouble=self._trouble,
         )
         return build_status(facts, self.config, self.snapshot, self.counters())
 

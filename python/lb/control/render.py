@@ -63,6 +63,8 @@ def _head(status: dict[str, Any]) -> list[str]:
     for interface in status["interfaces"]:
         addresses = " ".join(interface["addresses"]) or "no address"
         lines.append(f"interface {interface['name']}  {interface['mac']}  mtu {interface['mtu']}  {addresses}")
+    if status["trouble"]:
+        lines.append(f"trouble: {status['trouble']}")
     if status["last_reload_error"]:
         lines.append(f"last reload failed, the configuration before it is in use: {status['last_reload_error']}")
     return lines

@@ -18,7 +18,10 @@ TRAFFIC = ("flows_active", "flows_created", "packets_forward", "packets_reply", 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What stays the same or changes rarely. `uptime_s`: seconds since packets began to flow."""
+    """
+    What stays the same or changes rarely. `uptime_s`: seconds since packets began to flow. `trouble`: which interface
+    is down or gone.
+    """
 
     version: str
     pid: int
@@ -26,6 +29,7 @@ class Facts:
     config_path: str
     uptime_s: float
     last_reload_error: str | None
+    trouble: str | None = None
 
 
 def build_status(facts: Facts, config: Config, snapshot: Snapshot, counters: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +42,7 @@ def build_status(facts: Facts, config: Config, snapshot: Snapshot, counters: dic
         "generation": snapshot.generation,
         "config": facts.config_path,
         "last_reload_error": facts.last_reload_error,
+        "trouble": facts.trouble,
         "interfaces": [describe_interface(interface) for interface in snapshot.interfaces],
         "services": [_service(entry, counters) for entry in config.services],
         "counters": {key: value for key, value in counters.items() if key not in ("services", "servers")},

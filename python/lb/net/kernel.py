@@ -221,7 +221,7 @@ class Kernel:
         self,
         on_next_hops: Callable[[NextHops], None],
         on_interfaces: Callable[[tuple[Interface, ...]], None],
-        on_trouble: Callable[[Exception], None],
+        on_trouble: Callable[[Exception | None], None],
     ) -> None:
         """
         Start to tell of changes.
@@ -229,8 +229,8 @@ class Kernel:
         Args:
             on_next_hops: called with the new routes and neighbours.
             on_interfaces: called with the interfaces when one of their facts changed, before `on_next_hops`.
-            on_trouble: called with an InterfaceError while an interface is down or gone, and with any other error when
-            watching has failed for good.
+            on_trouble: called with an InterfaceError while an interface is down or gone, with None when all are there,
+            and with any other error when watching has failed for good.
         """
 
         def note_end(task: asyncio.Task[None]) -> None:
@@ -262,7 +262,7 @@ class Kernel:
         self,
         on_next_hops: Callable[[NextHops], None],
         on_interfaces: Callable[[tuple[Interface, ...]], None],
-        on_trouble: Callable[[Exception], None],
+        on_trouble: Callable[[Exception | None], None],
     ) -> None:
         while True:
             await self._changed.wait()
@@ -270,7 +270,9 @@ class Kernel:
             self._changed.clear()
             interfaces, next_hops = self._interfaces, self._next_hops
             try:
-                if await self.read_interfaces() != interfaces:
+                await self.read_interfaces()
+                on_trouble(None)
+                if self._interfaces != interfaces:
                     on_interfaces(self._interfaces)
                 if await self.read_next_hops() != next_hops:
                     on_next_hops(self._next_hops)

@@ -157,15 +157,12 @@ const LOOK_AHEAD: usize = 64;
 struct Ahead {
     meta: Meta,
     read: Stage<Content>,
-    /// The entry that is probably its flow's: only to fetch what will be needed.
-    guess: Option<u32>,
 }
 
 impl Ahead {
     const EMPTY: Self = Self {
         meta: Meta::EMPTY,
         read: Ok(Content::NotIp),
-        guess: None,
     };
 
     /// Read a frame into this place. Says whether a flow will be looked up for it.
@@ -178,7 +175,7 @@ impl Ahead {
         interface: u32,
         offload: Offload,
     ) -> bool {
-        self.guess = None;
+        self.meta.guess = None;
         self.read = read::frame(world, frame, interface, offload, &mut self.meta);
         matches!(self.read, Ok(Content::Packet)) && read::hash(table, &mut self.meta)
     }
@@ -297,16 +294,21 @@ impl DataPath {
             }
         }
         for &at in &flows[..count] {
-            ahead[at].guess = table.prefetch_entry(ahead[at].meta.hash);
+            let meta = &mut ahead[at].meta;
+            meta.guess = table.prefetch_entry(meta.hash);
         }
+        let mut moving = [0; LOOK_AHEAD];
+        let mut moves = 0;
         for &at in &flows[..count] {
-            let moves = |&number: &u32| table.prefetch_annex(number, now_ns);
-            ahead[at].guess = ahead[at].guess.filter(moves);
-        }
-        for &at in &flows[..count] {
-            if let Some(number) = ahead[at].guess {
-                table.prefetch_neighbours(number);
+            if let Some(number) = ahead[at].meta.guess {
+                if table.prefetch_annex(number, now_ns) {
+                    moving[moves] = number;
+                    moves += 1;
+                }
             }
+        }
+        for &number in &moving[..moves] {
+            table.prefetch_neighbours(number);
         }
     }
 

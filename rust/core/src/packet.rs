@@ -28,14 +28,14 @@ impl Offload {
     };
 
     /// Whether the L4 checksum is only the pseudo-header sum so far.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn is_partial(&self) -> bool {
         self.flags & NEEDS_CHECKSUM != 0
     }
 
     /// The GSO type without its ECN bit; `None` for a frame that is not to be cut.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn gso(&self) -> Option<u8> {
         match self.gso_type & GSO_MASK {
@@ -45,7 +45,7 @@ impl Offload {
     }
 
     /// What is handed on: only the flag we know; nothing at all where there is no work left.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn onward(self) -> Self {
         if !self.is_partial() && self.gso().is_none() {
@@ -98,6 +98,8 @@ pub struct Meta {
     pub transport: Transport,
     /// The flow table's hash of its key, for these targets.
     pub hash: u32,
+    /// The entry that was its flow's when the batch was read: a first guess.
+    pub guess: Option<u32>,
 }
 
 impl Meta {
@@ -111,26 +113,12 @@ impl Meta {
             ethertype: 0,
             l3: 0,
         },
-        ip: Ip {
-            v4: false,
-            source: 0,
-            destination: 0,
-            ttl: 0,
-            protocol: 0,
-            l3: 0,
-            l4: 0,
-            end: 0,
-            fragment: None,
-        },
+        ip: Ip::EMPTY,
         payload: 0,
         target: Target::Transit,
-        transport: Transport {
-            source_port: 0,
-            destination_port: 0,
-            payload: 0,
-            segment: None,
-        },
+        transport: Transport::EMPTY,
         hash: 0,
+        guess: None,
     };
 }
 
@@ -150,7 +138,7 @@ impl Packet<'_> {
     }
 
     /// The IP packet, without padding.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn ip_bytes(&self) -> &[u8] {
         self.frame
@@ -159,7 +147,7 @@ impl Packet<'_> {
     }
 
     /// The IP packet, without padding, for writing.
-    #[inline]
+    #[inline(always)]
     pub fn ip_bytes_mut(&mut self) -> &mut [u8] {
         self.frame
             .get_mut(self.meta.ip.l3..self.meta.ip.end)
@@ -167,7 +155,7 @@ impl Packet<'_> {
     }
 
     /// What follows the IP header(s).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn l4_bytes(&self) -> &[u8] {
         self.frame
@@ -176,7 +164,7 @@ impl Packet<'_> {
     }
 
     /// What follows the IP header(s), for writing.
-    #[inline]
+    #[inline(always)]
     pub fn l4_bytes_mut(&mut self) -> &mut [u8] {
         self.frame
             .get_mut(self.meta.ip.l4..self.meta.ip.end)

@@ -1,8 +1,8 @@
 //! From a frame to what its headers say, one layer at a time: rules 3, 5, 6.5 and 7 as far as they need neither snapshot nor state.
 //!
 //! Each function reads one layer and gives the reason when it is malformed. The pipeline calls them with its own tests in between; [`parse`] calls them in a
-//! row, for benches and for teaching. They are inlined always: what they return is a struct, which a call would write to the stack and its caller copy from
-//! there before the stores are done. Everything found here fits the frame: later stages follow offsets without checking them again, except where the frame
+//! row, for benches and for teaching. They write what they find where it stays, and are inlined: a returned struct would be copied by its caller right after it was
+//! written, with loads of other widths than the stores before them, and wait for these. Everything found here fits the frame: later stages follow offsets without checking them again, except where the frame
 //! itself says otherwise.
 
 use crate::flow::tcp::Segment;
@@ -58,6 +58,19 @@ pub struct Ip {
 }
 
 impl Ip {
+    /// Nothing read yet.
+    pub const EMPTY: Self = Self {
+        v4: false,
+        source: 0,
+        destination: 0,
+        ttl: 0,
+        protocol: 0,
+        l3: 0,
+        l4: 0,
+        end: 0,
+        fragment: None,
+    };
+
     /// Bytes of the IP packet.
     #[inline]
     #[must_use]
@@ -84,6 +97,16 @@ pub struct Transport {
     pub payload: usize,
     /// What the TCP state machine reads; `None` for UDP.
     pub segment: Option<Segment>,
+}
+
+impl Transport {
+    /// Nothing read yet.
+    pub const EMPTY: Self = Self {
+        source_port: 0,
+        destination_port: 0,
+        payload: 0,
+        segment: None,
+    };
 }
 
 /// Read the Ethernet header and up to two tags (rules 3.1, 3.4). `on_tag` gets each tag's TCI.
@@ -118,7 +141,7 @@ pub fn link(frame: &[u8], mut on_tag: impl FnMut(u16)) -> Result<Link, Reason> {
     Ok(link)
 }
 
-/// Read the fixed IP header (rule 5, validity). `None` when the `EtherType` is not IP.
+/// Read the fixed IP header (rule 5, validity) into `ip`. `false` when the `EtherType` is not IP.
 ///
 /// # Errors
 /// `IpTruncated`, `IpVersion`, `IpHeaderLength`, `IpChecksum`, `IpTotalLength`.
@@ -127,13 +150,14 @@ pub fn link(frame: &[u8], mut on_tag: impl FnMut(u16)) -> Result<Link, Reason> {
     clippy::inline_always,
     reason = "what it returns stays in registers: +RESULT"
 )]
-pub fn ip(frame: &[u8], link: Link) -> Result<Option<Ip>, Reason> {
+pub fn ip(frame: &[u8], link: Link, ip: &mut Ip) -> Result<bool, Reason> {
     let packet = frame.get(link.l3..).unwrap_or_default();
     match link.ethertype {
-        ethertype::IPV4 => ip_v4(packet, link.l3).map(Some),
-        ethertype::IPV6 => ip_v6(packet, link.l3).map(Some),
-        _ => Ok(None),
+        ethertype::IPV4 => ip_v4(packet, link.l3, ip)?,
+        ethertype::IPV6 => ip_v6(packet, link.l3, ip)?,
+        _ => return Ok(false),
     }
+    Ok(true)
 }
 
 #[inline(always)]
@@ -141,7 +165,7 @@ pub fn ip(frame: &[u8], link: Link) -> Result<Option<Ip>, Reason> {
     clippy::inline_always,
     reason = "what it returns stays in registers: +RESULT"
 )]
-fn ip_v4(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
+fn ip_v4(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
     let header = ipv4::Header::new(packet).ok_or(Reason::IpTruncated)?;
     if header.version() != 4 {
         return Err(Reason::IpVersion);
@@ -151,7 +175,11 @@ fn ip_v4(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
         return Err(Reason::IpHeaderLength);
     }
     let header_bytes = packet.get(..header_len).ok_or(Reason::IpTruncated)?;
-    if checksum::sum(header_bytes) != 0xffff {
+    let sum = match header_bytes.try_into() {
+        Ok(plain) => checksum::sum20(plain),
+        Err(_) => checksum::sum(header_bytes),
+    };
+    if sum != 0xffff {
         return Err(Reason::IpChecksum);
     }
     let total_len = usize::from(header.total_len());
@@ -163,7 +191,7 @@ fn ip_v4(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
     }
     let flags_offset = header.flags_offset();
     let is_fragment = flags_offset & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0;
-    Ok(Ip {
+    *ip = Ip {
         v4: true,
         source: header.source(),
         destination: header.destination(),
@@ -178,11 +206,12 @@ fn ip_v4(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
             more: flags_offset & ipv4::MORE_FRAGMENTS != 0,
             protocol: header.protocol(),
         }),
-    })
+    };
+    Ok(())
 }
 
 #[inline]
-fn ip_v6(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
+fn ip_v6(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
     let header = ipv6::Header::new(packet).ok_or(Reason::IpTruncated)?;
     if header.version() != 6 {
         return Err(Reason::IpVersion);
@@ -191,7 +220,7 @@ fn ip_v6(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
     if total_len > packet.len() {
         return Err(Reason::IpTruncated);
     }
-    Ok(Ip {
+    *ip = Ip {
         v4: false,
         source: header.source(),
         destination: header.destination(),
@@ -201,7 +230,8 @@ fn ip_v6(packet: &[u8], l3: usize) -> Result<Ip, Reason> {
         l4: l3 + ipv6::LEN,
         end: l3 + total_len,
         fragment: None,
-    })
+    };
+    Ok(())
 }
 
 /// Read IPv4 options or IPv6 extension headers (rule 5.8). Completes `ip`.
@@ -264,7 +294,7 @@ pub fn tiny_fragment(frame: &[u8], ip: &Ip) -> Result<(), Reason> {
     }
 }
 
-/// Read the TCP or UDP header of a whole packet or a first fragment (rule 7). `None` for other protocols and later fragments. `partial`: the checksum is still
+/// Read the TCP or UDP header of a whole packet or a first fragment (rule 7) into `transport`. `false` for other protocols and later fragments. `partial`: the checksum is still
 /// to be finished.
 ///
 /// # Errors
@@ -274,20 +304,25 @@ pub fn tiny_fragment(frame: &[u8], ip: &Ip) -> Result<(), Reason> {
     clippy::inline_always,
     reason = "what it returns stays in registers: +RESULT"
 )]
-pub fn transport(frame: &[u8], ip: &Ip, partial: bool) -> Result<Option<Transport>, Reason> {
+pub fn transport(
+    frame: &[u8],
+    ip: &Ip,
+    partial: bool,
+    transport: &mut Transport,
+) -> Result<bool, Reason> {
     if ip.is_later_fragment() {
-        return Ok(None);
+        return Ok(false);
     }
     let bytes = frame.get(ip.l4..ip.end).unwrap_or_default();
-    let transport = match ip.protocol {
-        protocol::TCP => transport_tcp(bytes, ip)?,
-        protocol::UDP => transport_udp(bytes, ip, partial)?,
-        _ => return Ok(None),
-    };
+    match ip.protocol {
+        protocol::TCP => transport_tcp(bytes, ip, transport)?,
+        protocol::UDP => transport_udp(bytes, ip, partial, transport)?,
+        _ => return Ok(false),
+    }
     if transport.source_port == 0 || transport.destination_port == 0 {
         return Err(Reason::PortZero);
     }
-    Ok(Some(transport))
+    Ok(true)
 }
 
 #[inline(always)]
@@ -295,7 +330,7 @@ pub fn transport(frame: &[u8], ip: &Ip, partial: bool) -> Result<Option<Transpor
     clippy::inline_always,
     reason = "what it returns stays in registers: +RESULT"
 )]
-fn transport_tcp(bytes: &[u8], ip: &Ip) -> Result<Transport, Reason> {
+fn transport_tcp(bytes: &[u8], ip: &Ip, transport: &mut Transport) -> Result<(), Reason> {
     let header = tcp::Header::new(bytes).ok_or(Reason::L4Truncated)?;
     let header_len = header.header_len();
     if header_len < tcp::LEN || header_len > bytes.len() {
@@ -306,7 +341,7 @@ fn transport_tcp(bytes: &[u8], ip: &Ip) -> Result<Transport, Reason> {
         return Err(Reason::TcpFlags);
     }
     let payload_len = bytes.len() - header_len;
-    Ok(Transport {
+    *transport = Transport {
         source_port: header.source_port(),
         destination_port: header.destination_port(),
         payload: ip.l4 + header_len,
@@ -316,7 +351,8 @@ fn transport_tcp(bytes: &[u8], ip: &Ip) -> Result<Transport, Reason> {
             flags,
             payload_len,
         )),
-    })
+    };
+    Ok(())
 }
 
 #[inline(always)]
@@ -324,7 +360,12 @@ fn transport_tcp(bytes: &[u8], ip: &Ip) -> Result<Transport, Reason> {
     clippy::inline_always,
     reason = "what it returns stays in registers: +RESULT"
 )]
-fn transport_udp(bytes: &[u8], ip: &Ip, partial: bool) -> Result<Transport, Reason> {
+fn transport_udp(
+    bytes: &[u8],
+    ip: &Ip,
+    partial: bool,
+    transport: &mut Transport,
+) -> Result<(), Reason> {
     let header = udp::Header::new(bytes).ok_or(Reason::L4Truncated)?;
     let length = usize::from(header.length());
     if length < udp::LEN || (ip.fragment.is_none() && length > bytes.len()) {
@@ -333,12 +374,13 @@ fn transport_udp(bytes: &[u8], ip: &Ip, partial: bool) -> Result<Transport, Reas
     if !ip.v4 && !partial && header.checksum() == 0 {
         return Err(Reason::UdpChecksumZero);
     }
-    Ok(Transport {
+    *transport = Transport {
         source_port: header.source_port(),
         destination_port: header.destination_port(),
         payload: ip.l4 + udp::LEN,
         segment: None,
-    })
+    };
+    Ok(())
 }
 
 /// What [`parse`] reads from one frame (rule 14). Fields that were not reached are 0 or empty.
@@ -390,9 +432,11 @@ fn read_all(frame: &[u8], headers: &mut Headers) -> Result<(), Reason> {
     let vlans = &mut headers.vlans;
     let link = link(frame, |tag| vlans.push(tag))?;
     headers.ethertype = link.ethertype;
-    let Some(mut ip) = ip(frame, link)? else {
+    let mut found = Ip::EMPTY;
+    if !ip(frame, link, &mut found)? {
         return Ok(());
-    };
+    }
+    let mut ip = found;
     headers.l3_offset = ip.l3;
     headers.source = address_bytes(ip.v4, ip.source);
     headers.destination = address_bytes(ip.v4, ip.destination);
@@ -404,9 +448,11 @@ fn read_all(frame: &[u8], headers: &mut Headers) -> Result<(), Reason> {
     headers.fragment_offset = ip.fragment.map_or(0, |fragment| fragment.offset);
     headers.more_fragments = ip.fragment.is_some_and(|fragment| fragment.more);
     tiny_fragment(frame, &ip)?;
-    let Some(transport) = transport(frame, &ip, false)? else {
+    let mut found = Transport::EMPTY;
+    if !transport(frame, &ip, false, &mut found)? {
         return Ok(());
-    };
+    }
+    let transport = found;
     headers.source_port = transport.source_port;
     headers.destination_port = transport.destination_port;
     headers.tcp_flags = transport.segment.map_or(0, |segment| segment.flags);

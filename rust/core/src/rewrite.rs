@@ -64,7 +64,7 @@ pub enum L4Checksum {
 }
 
 /// Lower the TTL, and change an address. `packet` starts at the IP header. The TTL must not be 0.
-#[inline]
+#[inline(always)]
 pub fn rewrite_ip(packet: &mut [u8], v4: bool, translation: Option<&Translation>) {
     if v4 {
         let Some(mut header) = ipv4::Header::new_mut(packet) else {
@@ -104,7 +104,7 @@ pub fn rewrite_ip(packet: &mut [u8], v4: bool, translation: Option<&Translation>
 }
 
 /// Change a port and the checksum of TCP or UDP. `segment` starts at the L4 header. A checksum that is not there (a quoted header may be cut) is left alone.
-#[inline]
+#[inline(always)]
 pub fn rewrite_transport(
     segment: &mut [u8],
     number: u8,

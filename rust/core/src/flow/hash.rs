@@ -70,7 +70,7 @@ pub fn siphash<const C: usize, const D: usize>(key: [u64; 2], bytes: &[u8]) -> u
 }
 
 /// SipHash-1-3 of three words: the same as of their 24 little-endian bytes, without a loop.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn siphash13_words(key: [u64; 2], words: [u64; 3]) -> u64 {
     let mut state = State::new(key[0], key[1]);

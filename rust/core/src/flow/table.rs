@@ -74,9 +74,53 @@ const ANNEX_WORDS: usize = size_of::<Annex>() / 8;
 const _: () = assert!(size_of::<Entry>() == 64, "an entry is a cache line");
 const _: () = assert!(size_of::<Annex>() == 32, "an annex is half a cache line");
 
-/// Slots per bucket: a cache line.
-const BUCKET: usize = 8;
-type Bucket = [u64; BUCKET];
+/// Slots per bucket.
+const SLOTS: usize = 8;
+
+/// A cache line of the index. The hashes are side by side, so that a handful of vector instructions compares them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Bucket {
+    hashes: [u32; SLOTS],
+    /// Entry numbers + 1; 0: an empty slot, whose hash means nothing.
+    numbers: [u32; SLOTS],
+}
+
+const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
+const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is a cache line");
+
+impl Bucket {
+    /// A bit per slot that holds this hash, or did so before it became empty. All are compared, without a branch: which slot it is cannot be foretold.
+    #[inline]
+    fn slots_with(&self, hash: u32) -> u32 {
+        let mut found = 0;
+        for (at, &other) in self.hashes.iter().enumerate() {
+            found |= u32::from(other == hash) << at;
+        }
+        found
+    }
+
+    /// The entry number in a slot; `None` when it is empty.
+    #[inline]
+    fn number(&self, slot: usize) -> Option<u32> {
+        self.numbers.get(slot)?.checked_sub(1)
+    }
+
+    #[inline]
+    fn has_room(&self) -> bool {
+        self.numbers.contains(&0)
+    }
+
+    fn set(&mut self, slot: usize, hash: u32, number: u32) {
+        self.hashes[slot] = hash;
+        self.numbers[slot] = number + 1;
+    }
+
+    fn clear(&mut self, slot: usize) {
+        self.hashes[slot] = 0;
+        self.numbers[slot] = 0;
+    }
+}
 
 /// What `Entry::marks` holds: FIN seen, next known, ack known; each for both directions.
 mod mark {
@@ -277,8 +321,8 @@ impl Table {
             .ok()
             .filter(|&flows| flows >= 1 && capacity <= MOST_FLOWS);
         let flows = flows.ok_or(DataPathError::Capacity(capacity))?;
-        let buckets = (flows * 3).div_ceil(BUCKET as u32);
-        let entries_at = HEADER_WORDS + buckets as usize * BUCKET;
+        let buckets = (flows * 3).div_ceil(SLOTS as u32);
+        let entries_at = HEADER_WORDS + buckets as usize * BUCKET_WORDS;
         let annexes_at = entries_at + flows as usize * ENTRY_WORDS;
         let area = Area::new(annexes_at + flows as usize * ANNEX_WORDS)?;
         let key = u128::from_le_bytes(hash_key);
@@ -351,26 +395,32 @@ impl Table {
     }
 
     /// Find the entry of a key whose hash is known.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn find_hashed(&self, key: &Key, hash: u32) -> Option<u32> {
         let mut at = self.home(hash);
         loop {
             let bucket = self.bucket(at);
-            let mut candidates = slots_with(bucket, hash);
+            let mut candidates = bucket.slots_with(hash);
             while candidates != 0 {
-                let slot = candidates.trailing_zeros() as usize;
-                let number = entry_number(bucket[slot]);
+                let number = bucket.number(candidates.trailing_zeros() as usize);
                 if let Some(number) = number.filter(|&number| self.entry(number).matches(key)) {
                     return Some(number);
                 }
                 candidates &= candidates - 1;
             }
-            if has_room(bucket) {
+            if bucket.has_room() {
                 return None;
             }
             at = self.after(at);
         }
+    }
+
+    /// Whether an entry has this key. No entry that was removed has one: its port is 0.
+    #[inline]
+    #[must_use]
+    pub fn holds(&self, number: u32, key: &Key) -> bool {
+        self.entry(number).matches(key)
     }
 
     /// Fetch what a lookup of a hash reads first. Of use when other work is done in between.
@@ -384,8 +434,8 @@ impl Table {
     #[must_use]
     pub fn prefetch_entry(&self, hash: u32) -> Option<u32> {
         let bucket = self.bucket(self.home(hash));
-        let candidates = slots_with(bucket, hash);
-        let number = entry_number(*bucket.get(candidates.trailing_zeros() as usize)?)?;
+        let slot = bucket.slots_with(hash).trailing_zeros();
+        let number = bucket.number(slot as usize)?;
         prefetch(self.entry(number));
         Some(number)
     }
@@ -569,23 +619,26 @@ impl Table {
 
     #[inline]
     fn bucket(&self, at: u32) -> &Bucket {
-        self.area.words()[HEADER_WORDS + at as usize * BUCKET..]
-            .first_chunk()
-            .expect("buckets are below their number")
+        bytemuck::cast_ref::<[u64; BUCKET_WORDS], _>(
+            self.area.words()[HEADER_WORDS + at as usize * BUCKET_WORDS..]
+                .first_chunk()
+                .expect("buckets are below their number"),
+        )
     }
 
     fn bucket_mut(&mut self, at: u32) -> &mut Bucket {
-        self.area.words_mut()[HEADER_WORDS + at as usize * BUCKET..]
+        let words = self.area.words_mut()[HEADER_WORDS + at as usize * BUCKET_WORDS..]
             .first_chunk_mut()
-            .expect("buckets are below their number")
+            .expect("buckets are below their number");
+        bytemuck::cast_mut::<[u64; BUCKET_WORDS], _>(words)
     }
 
     fn insert_slot(&mut self, hash: u32, number: u32) {
         let mut at = self.home(hash);
         loop {
-            if let Some(slot) = self.bucket_mut(at).iter_mut().find(|slot| **slot == 0) {
-                *slot = slot_word(hash, number);
-                return;
+            let bucket = self.bucket_mut(at);
+            if let Some(slot) = bucket.numbers.iter().position(|&number| number == 0) {
+                return bucket.set(slot, hash, number);
             }
             at = self.after(at);
         }
@@ -593,33 +646,40 @@ impl Table {
 
     /// Empty the slot of (hash, number). If that makes room in a full bucket, fetch back what had to go further for want of it; and so on.
     fn remove_slot(&mut self, hash: u32, number: u32) {
-        let word = slot_word(hash, number);
         let mut hole = self.home(hash);
         let mut slot = loop {
-            match self.bucket(hole).iter().position(|&slot| slot == word) {
+            match self.slot_of(hole, hash, number) {
                 Some(slot) => break slot,
                 None => hole = self.after(hole),
             }
         };
-        let mut was_full = !has_room(self.bucket(hole));
-        self.bucket_mut(hole)[slot] = 0;
+        let mut was_full = !self.bucket(hole).has_room();
+        self.bucket_mut(hole).clear(slot);
         let mut at = hole;
         while was_full {
             at = self.after(at);
-            was_full = !has_room(self.bucket(at));
-            if let Some(moved) = self.displaced(at, hole) {
-                self.bucket_mut(hole)[slot] = std::mem::take(&mut self.bucket_mut(at)[moved]);
+            was_full = !self.bucket(at).has_room();
+            if let Some((moved, hash, number)) = self.displaced(at, hole) {
+                self.bucket_mut(at).clear(moved);
+                self.bucket_mut(hole).set(slot, hash, number);
                 (hole, slot) = (at, moved);
             }
         }
     }
 
-    /// A slot of bucket `at` that may stand in bucket `hole` before it: its home lies not after `hole`, in cyclic distance.
-    fn displaced(&self, at: u32, hole: u32) -> Option<usize> {
-        let back = self.distance(hole, at);
-        self.bucket(at)
-            .iter()
-            .position(|&slot| slot != 0 && self.distance(self.home(slot as u32), at) >= back)
+    /// The slot of bucket `at` that holds (hash, number): both, for the two keys of one entry may share a bucket.
+    fn slot_of(&self, at: u32, hash: u32, number: u32) -> Option<usize> {
+        let bucket = self.bucket(at);
+        (0..SLOTS).find(|&slot| bucket.hashes[slot] == hash && bucket.number(slot) == Some(number))
+    }
+
+    /// A slot of bucket `at`, with its hash and entry number, that may stand in bucket `hole` before it: its home lies not after `hole`, in cyclic distance.
+    fn displaced(&self, at: u32, hole: u32) -> Option<(usize, u32, u32)> {
+        let (bucket, back) = (self.bucket(at), self.distance(hole, at));
+        (0..SLOTS).find_map(|slot| {
+            let (hash, number) = (bucket.hashes[slot], bucket.number(slot)?);
+            (self.distance(self.home(hash), at) >= back).then_some((slot, hash, number))
+        })
     }
 
     fn distance(&self, from: u32, to: u32) -> u32 {
@@ -722,31 +782,6 @@ impl Table {
 
 fn present(number: u32) -> Option<u32> {
     (number != NONE).then_some(number)
-}
-
-const fn slot_word(hash: u32, number: u32) -> u64 {
-    hash as u64 | (number as u64 + 1) << 32
-}
-
-/// The entry number in a slot; `None` when it is empty.
-#[inline]
-fn entry_number(slot: u64) -> Option<u32> {
-    ((slot >> 32) as u32).checked_sub(1)
-}
-
-/// A bit per slot of the bucket that holds this hash. An empty one holds hash 0. All are compared, without a branch: which slot it is cannot be foretold.
-#[inline]
-fn slots_with(bucket: &Bucket, hash: u32) -> u32 {
-    let mut found = 0;
-    for (at, &slot) in bucket.iter().enumerate() {
-        found |= u32::from(slot as u32 == hash) << at;
-    }
-    found
-}
-
-#[inline]
-fn has_room(bucket: &Bucket) -> bool {
-    bucket.contains(&0)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::world::World;
 const MOST_FLOWS: usize = 64;
 
 /// Remove what is over: flows, fragments, waiting packets.
-#[inline]
+#[inline(always)]
 pub(crate) fn expire(world: &World, state: &mut State, now: u64) {
     if state.table.may_have_expired(now) {
         expire_flows(world, state, now);

@@ -33,6 +33,7 @@ impl Newcomer {
 
 impl Walk<'_> {
     /// A packet from a client to a service.
+    #[inline(always)]
     pub(super) fn forward(&mut self, packet: &mut Packet, service: u32) -> Stage<Departure> {
         let transport = &packet.meta.transport;
         self.found.service = Some(service);
@@ -48,6 +49,7 @@ impl Walk<'_> {
     }
 
     /// A packet from a server.
+    #[inline(always)]
     pub(super) fn reply(&mut self, packet: &mut Packet, endpoint: u32) -> Stage<Departure> {
         let transport = &packet.meta.transport;
         self.check_ttl(packet)?;
@@ -58,10 +60,12 @@ impl Walk<'_> {
     }
 
     /// The live entry of a packet's flow. What is expired or has lost its server is removed: a miss.
-    #[inline]
+    #[inline(always)]
     fn lookup(&mut self, meta: &Meta) -> Option<u32> {
         let key = flow_key(meta)?;
-        let found = self.state.table.find_hashed(&key, meta.hash);
+        let table = &self.state.table;
+        let guessed = meta.guess.filter(|&number| table.holds(number, &key));
+        let found = guessed.or_else(|| table.find_hashed(&key, meta.hash));
         let live = found.filter(|&number| match self.why_dead(number) {
             None => true,
             Some(event) => {
@@ -85,7 +89,7 @@ impl Walk<'_> {
             .filter(|&number| self.why_dead(number).is_none())
     }
 
-    #[inline]
+    #[inline(always)]
     fn why_dead(&self, number: u32) -> Option<Event> {
         let entry = self.state.table.entry(number);
         if is_expired(self.world, entry, self.now) {
@@ -98,7 +102,7 @@ impl Walk<'_> {
     }
 
     /// A SYN on a closing flow is a new flow at once (behaviour 6).
-    #[inline]
+    #[inline(always)]
     fn is_reused(&self, number: u32, transport: &Transport) -> bool {
         let opening = transport
             .segment
@@ -106,7 +110,7 @@ impl Walk<'_> {
         opening && self.state.table.entry(number).state() == FlowState::Closing
     }
 
-    #[inline]
+    #[inline(always)]
     fn hit(
         &mut self,
         packet: &mut Packet,
@@ -140,6 +144,7 @@ impl Walk<'_> {
         self.translate(packet, direction, server, Some(number))
     }
 
+    #[inline(never)]
     fn miss_forward(
         &mut self,
         packet: &mut Packet,
@@ -172,6 +177,7 @@ impl Walk<'_> {
     }
 
     /// A server's packet of a flow we do not know may be of one that a hash would have placed there (behaviour 2).
+    #[inline(never)]
     fn miss_reply(
         &mut self,
         packet: &mut Packet,
@@ -356,7 +362,7 @@ impl Walk<'_> {
     }
 
     /// Count, then rewrite and send. `flow` is the entry's number, if there is one.
-    #[inline]
+    #[inline(always)]
     fn translate(
         &mut self,
         packet: &mut Packet,
@@ -401,7 +407,7 @@ pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>) {
 }
 
 /// Whether an entry's time is over.
-#[inline]
+#[inline(always)]
 pub(crate) fn is_expired(world: &World, entry: &Entry, now: u64) -> bool {
     now.saturating_sub(entry.last_seen) >= world.timeout(entry.state().class())
 }
@@ -413,7 +419,7 @@ fn entry_last_hop(entry: &mut Entry, meta: &Meta) {
 }
 
 /// What a packet's flow is looked up by; `None` for a target that has none.
-#[inline]
+#[inline(always)]
 pub(crate) fn flow_key(meta: &Meta) -> Option<Key> {
     let Meta { ip, transport, .. } = meta;
     match meta.target {

@@ -15,6 +15,7 @@ const MOST_BYTES: usize = 65535;
 
 impl Walk<'_> {
     /// Rule 6, from 1 to 8, then by what is decided.
+    #[inline(never)]
     pub(super) fn fragment(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let Meta { ip, offload, .. } = *packet.meta;
         let Some(fragment) = ip.fragment else {

@@ -23,6 +23,7 @@ struct Quoted {
 
 impl Walk<'_> {
     /// Rule 10. `packet` is whole: fragments never come here.
+    #[inline(never)]
     pub(super) fn icmp(&mut self, packet: &mut Packet, to_vip: bool) -> Stage<Departure> {
         let Ip {
             v4, destination, ..

@@ -8,7 +8,7 @@ use crate::wire::is_v4;
 use crate::world::World;
 
 /// The order is that of the rule: what is the host's affair passes before anything is dropped. Returns whether the destination is a VIP.
-#[inline]
+#[inline(always)]
 pub(super) fn check_addresses(world: &World, meta: &Meta) -> Stage<bool> {
     let interface = meta.interface;
     let Ip {

@@ -12,7 +12,7 @@ use crate::wire::{arp, icmp, map_v4, protocol};
 use crate::world::World;
 
 /// Rule 3, up to the `EtherType`.
-#[inline]
+#[inline(always)]
 pub(super) fn accept_frame(world: &World, frame: &[u8], meta: &mut Meta) -> Stage<()> {
     let port = world.port(meta.interface).ok_or(Reason::NotForUs)?;
     let header = ethernet::Frame::new(frame).ok_or(Reason::FrameTruncated)?;
@@ -33,7 +33,7 @@ pub(super) fn accept_frame(world: &World, frame: &[u8], meta: &mut Meta) -> Stag
 }
 
 /// Rule 5.1: whether this is a neighbour solicitation for a VIP that we answer for.
-#[inline]
+#[inline(always)]
 pub(super) fn is_solicitation(world: &World, frame: &[u8], meta: &Meta) -> bool {
     let ip = &meta.ip;
     let may_be = !ip.v4 && ip.protocol == protocol::ICMPV6 && ip.ttl == 255;

@@ -89,7 +89,7 @@ pub(crate) struct Walk<'a> {
 }
 
 /// Process one frame: rule 1. `read` is what [`read::frame`] gave for it, with `meta`.
-#[inline]
+#[inline(always)]
 pub(crate) fn process(
     walk: &mut Walk,
     frame: &mut [u8],
@@ -121,6 +121,7 @@ pub(crate) fn process(
 
 impl Walk<'_> {
     /// What was read, acted upon.
+    #[inline(always)]
     fn run(&mut self, frame: &mut [u8], meta: &Meta, read: Stage<Content>) -> Stage<Departure> {
         match read? {
             Content::Packet => self.hand_on(&mut Packet { frame, meta }),
@@ -131,6 +132,7 @@ impl Walk<'_> {
     }
 
     /// Whole packets and first fragments, once they were read to their L4 header: rules 7 to 12.
+    #[inline(always)]
     fn hand_on(&mut self, packet: &mut Packet) -> Stage<Departure> {
         match packet.meta.target {
             Target::Service(service) => self.forward(packet, service),
@@ -141,6 +143,7 @@ impl Walk<'_> {
     }
 
     /// Packets of no service: rule 9.
+    #[inline(never)]
     fn transit(&mut self, packet: &mut Packet) -> Stage<Departure> {
         if !self.world.snapshot.forward_transit {
             return Err(Reason::Transit.into());

@@ -26,7 +26,7 @@ pub(crate) enum Content {
 }
 
 /// Read a frame into `meta`. Nothing else is written: what is left there from an earlier frame means nothing.
-#[inline]
+#[inline(always)]
 pub(crate) fn frame(
     world: &World,
     frame: &[u8],
@@ -37,10 +37,9 @@ pub(crate) fn frame(
     meta.interface = interface;
     meta.offload = offload.onward();
     accept_frame(world, frame, meta)?;
-    let Some(ip) = parse::ip(frame, meta.link)? else {
+    if !parse::ip(frame, meta.link, &mut meta.ip)? {
         return Ok(Content::NotIp);
-    };
-    meta.ip = ip;
+    }
     if is_solicitation(world, frame, meta) {
         return Ok(Content::Solicitation);
     }
@@ -55,30 +54,30 @@ pub(crate) fn frame(
 }
 
 /// Read the L4 header of a whole packet or a first fragment, and see whose it is: rule 7.
-#[inline]
+#[inline(always)]
 pub(crate) fn l4(world: &World, frame: &[u8], meta: &mut Meta, to_vip: bool) -> Stage<()> {
-    let transport = parse::transport(frame, &meta.ip, meta.offload.is_partial())?;
+    let partial = meta.offload.is_partial();
+    let has_transport = parse::transport(frame, &meta.ip, partial, &mut meta.transport)?;
     let is_icmp = meta.ip.protocol == icmp::protocol_of(meta.ip.v4);
     if is_icmp && meta.ip.end.saturating_sub(meta.ip.l4) < icmp::LEN {
         return Err(Reason::L4Truncated.into());
     }
-    check_offload(meta, transport.is_some())?;
-    let Some(transport) = transport else {
+    check_offload(meta, has_transport)?;
+    if !has_transport {
         meta.target = match (is_icmp, to_vip) {
             (true, _) => Target::Icmp { to_vip },
             (false, true) => return Err(Reason::L4Protocol.into()),
             (false, false) => Target::Transit,
         };
         return Ok(());
-    };
-    meta.payload = transport.payload;
-    meta.transport = transport;
+    }
+    meta.payload = meta.transport.payload;
     meta.target = target(world, meta, to_vip)?;
     Ok(())
 }
 
 /// Hash the key of the packet's flow, if it can have one: the only time that this is done for the packet. Returns whether it can.
-#[inline]
+#[inline(always)]
 pub(crate) fn hash(table: &Table, meta: &mut Meta) -> bool {
     let Some(key) = flow_key(meta) else {
         return false;
@@ -88,7 +87,7 @@ pub(crate) fn hash(table: &Table, meta: &mut Meta) -> bool {
 }
 
 /// TCP and UDP, by destination, then by source: rule 7, A, B and D.
-#[inline]
+#[inline(always)]
 fn target(world: &World, meta: &Meta, to_vip: bool) -> Stage<Target> {
     let (ip, transport) = (&meta.ip, &meta.transport);
     if to_vip {

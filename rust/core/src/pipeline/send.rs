@@ -27,7 +27,7 @@ enum Fit {
 
 impl Walk<'_> {
     /// Rule 11.1.
-    #[inline]
+    #[inline(always)]
     pub(super) fn check_ttl(&mut self, packet: &Packet) -> Stage<()> {
         if packet.meta.ip.ttl > 1 {
             return Ok(());
@@ -53,7 +53,7 @@ impl Walk<'_> {
     }
 
     /// Send a packet of a flow to its other end: rule 11.2. `flow` is its entry's number, if there is one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send_translated(
         &mut self,
         packet: &mut Packet,
@@ -72,6 +72,7 @@ impl Walk<'_> {
     }
 
     /// Rewrite a packet and send it by its hop.
+    #[inline(always)]
     fn send_by(
         &mut self,
         packet: &mut Packet,
@@ -93,7 +94,7 @@ impl Walk<'_> {
     }
 
     /// To the client as its packets came, else by route.
-    #[inline]
+    #[inline(always)]
     fn way_back(&self, client: u128, flow: Option<u32>) -> Stage<Hop> {
         let last_hop = flow.and_then(|number| {
             let entry = self.state.table.entry(number);
@@ -112,6 +113,7 @@ impl Walk<'_> {
     }
 
     /// Send an ICMP error about a flow to the end that caused it.
+    #[inline(never)]
     pub(super) fn send_error(
         &mut self,
         packet: &mut Packet,
@@ -139,7 +141,7 @@ impl Walk<'_> {
     }
 
     /// Rule 12.1 and 12.2: may it leave there, and in one piece?
-    #[inline]
+    #[inline(always)]
     fn fit(&mut self, packet: &Packet, hop: &Hop) -> Stage<Fit> {
         if packet.is_tagged() && hop.interface != packet.meta.interface {
             return Err(Reason::Vlan.into());
@@ -177,7 +179,7 @@ impl Walk<'_> {
     }
 
     /// Hand the rewritten packet to its hop, or let it wait for the hop's address.
-    #[inline]
+    #[inline(always)]
     fn transmit(&mut self, packet: &mut Packet, hop: &Hop, fit: Fit) -> Stage<Departure> {
         let mac = self.world.port(hop.interface).ok_or(Reason::NoRoute)?.mac;
         if let Some(mut header) = ethernet::Frame::new_mut(packet.frame) {
@@ -222,6 +224,7 @@ impl Walk<'_> {
         }
     }
 
+    #[cold]
     fn too_big(&mut self, packet: &Packet, mtu: u32) -> Verdict {
         if packet.meta.ip.v4 {
             let rest = mtu & 0xffff;
@@ -236,6 +239,7 @@ impl Walk<'_> {
     }
 
     /// Answer with an ICMP error from our own address; where none may be sent the packet is dropped for the same reason.
+    #[cold]
     fn complain(&mut self, packet: &Packet, reason: Reason, kind: (u8, u8), rest: u32) -> Verdict {
         let Ip {
             v4, destination, ..

@@ -52,8 +52,7 @@ impl<B: Borrow<[u8; LEN]>> Frame<B> {
     #[inline]
     #[must_use]
     pub fn source(&self) -> Mac {
-        let bytes = self.0.borrow();
-        [bytes[6], bytes[7], bytes[8], bytes[9], bytes[10], bytes[11]]
+        *self.0.borrow()[6..].first_chunk().unwrap_or(&[0; 6])
     }
 }
 

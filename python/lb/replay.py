@@ -134,25 +134,30 @@ def with_interface(
         mtu: in bytes.
 
     Raises:
-        ConfigError: there is no such interface, or a fact is malformed.
+        ValueError: there is no such interface, or a fact is malformed; names the option of `lb replay`.
     """
     names = [entry.name for entry in config.interfaces]
     index = names.index(name) if name in names else 0
     if name is not None and name not in names:
-        raise ConfigError([f"interface {name} is not in the configuration; there are: {', '.join(names)}"])
+        raise ValueError(f"--interface: {name} is not in the configuration; there are: {', '.join(names)}")
     facts: dict[str, object] = {}
-    try:
-        if mac is not None:
-            facts["mac"] = parse_mac(mac)
-        if addresses:
-            facts["addresses"] = tuple(parse_interface_address(text) for text in addresses)
-        if mtu is not None:
-            facts["mtu"] = parse_mtu(mtu)
-    except ValueError as error:
-        raise ConfigError([str(error)]) from None
+    if mac is not None:
+        facts["mac"] = _fact("--mac", parse_mac, mac)
+    if addresses:
+        facts["addresses"] = tuple(_fact("--address", parse_interface_address, text) for text in addresses)
+    if mtu is not None:
+        facts["mtu"] = _fact("--mtu", parse_mtu, mtu)
     interfaces = list(config.interfaces)
     interfaces[index] = interfaces[index].model_copy(update=facts)
     return config.model_copy(update={"interfaces": tuple(interfaces)})
+
+
+def _fact(option: str, parse: Callable[[object], object], value: object) -> object:
+    """Parse a fact; an error names the option that gave it."""
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
 
 
 def merged_offload(headers: Headers, mtu: int) -> Offload | None:

@@ -183,6 +183,29 @@ def test_replay_trouble_one_line_and_exit_code(config: Path, capture: Path) -> N
     assert damaged.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--mac", "aa:bb"), ("--address", "198.18.1.1"), ("--mtu", "20"), ("--interface", "eth9")]
+)
+def test_replay_wrong_fact_exit_2(config: Path, capture: Path, option: str, value: str) -> None:
+    """A wrong value of an option is wrong usage, and the option is named."""
+    done = lb("replay", capture, "-c", config, option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value: {option}: " in done.stderr
+
+
+@pytest.mark.parametrize("command", [("up",), ("down",), ("status",), ("exec", "router", "true")], ids=" ".join)
+def test_testbed_wrong_prefix_exit_2(command: tuple[str, ...]) -> None:
+    """A prefix that cannot start a name is wrong usage."""
+    done = lb("testbed", command[0], "--prefix", "../x", *command[1:])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "prefix '../x': up to 16 of" in done.stderr
+
+
+def test_run_testbed_wrong_prefix_exit_2() -> None:
+    """The environment's prefix is held to the same."""
+    assert lb("run", "--testbed", LB_TESTBED_PREFIX="../x").returncode == 2
+
+
 def test_run_unknown_interface_exit_4(config: Path) -> None:
     """An interface that is not there: one line that names those that are."""
     config.write_text(CONFIG.replace("eth0", "nosuch0"))

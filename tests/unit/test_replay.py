@@ -235,16 +235,16 @@ def test_with_interface_facts_from_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("eth9", None, [], None), "interface eth9 is not in the configuration; there are: eth0"),
-        ((None, "aa:bb", [], None), '"aa:bb" is not a MAC address'),
-        ((None, None, ["198.18.1.1"], None), '"198.18.1.1" has no prefix length'),
-        ((None, None, [], 20), "20 is not in 68..65535"),
+        (("eth9", None, [], None), "--interface: eth9 is not in the configuration; there are: eth0"),
+        ((None, "aa:bb", [], None), '--mac: "aa:bb" is not a MAC address'),
+        ((None, None, ["198.18.1.1"], None), '--address: "198.18.1.1" has no prefix length'),
+        ((None, None, [], 20), "--mtu: 20 is not in 68..65535"),
     ],
 )
 def test_with_interface_bad_fact_named(
     arguments: tuple[str | None, str | None, list[str], int | None], message: str
 ) -> None:
-    """A malformed option is said like a malformed key."""
-    with pytest.raises(ConfigError) as caught:
+    """A malformed option is said like a malformed key, with the option's name."""
+    with pytest.raises(ValueError) as caught:
         with_interface(CONFIG, *arguments)
     assert str(caught.value) == message

@@ -26,7 +26,11 @@ def replay(
     from lb.config import load
     from lb.replay import Replay, format_json, format_table, header, summary, with_interface
 
-    loaded = with_interface(load(config), interface, mac, address or [], mtu)
+    loaded = load(config)
+    try:
+        loaded = with_interface(loaded, interface, mac, address or [], mtu)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     run = Replay(loaded, capture, interface=interface, backend=backend, write=write)
     if output == "table":
         typer.echo(header())

@@ -15,16 +15,32 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from lb.errors import TestbedError
+
 if TYPE_CHECKING:
     from lb.testbed.manage import Status
 
 app = typer.Typer(no_args_is_help=True, help="The testbed: 5 clients, a router and 3 servers in network namespaces.")
 
 PREFIX_VARIABLE = "LB_TESTBED_PREFIX"
+
+
+def _require_prefix(prefix: str) -> str:
+    """Return a prefix that namespaces may have; any other is a usage error."""
+    from lb.testbed.state import Place
+
+    try:
+        return Place(prefix).prefix
+    except TestbedError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 PrefixOption = Annotated[
     str,
     typer.Option(
-        envvar=PREFIX_VARIABLE, help="Start of the namespaces' names: testbeds with different ones live side by side."
+        envvar=PREFIX_VARIABLE,
+        callback=_require_prefix,
+        help="Start of the namespaces' names: testbeds with different ones live side by side.",
     ),
 ]
 _DEFAULT_PREFIX = "lb-"
@@ -116,7 +132,7 @@ def run_in_testbed(
     """
     from lb.testbed import live
 
-    prefix = os.environ.get(PREFIX_VARIABLE, _DEFAULT_PREFIX)
+    prefix = _require_prefix(os.environ.get(PREFIX_VARIABLE, _DEFAULT_PREFIX))
     raise typer.Exit(live.run(config, backend, duration_s, prefix, control))
 
 

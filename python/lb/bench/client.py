@@ -8,8 +8,10 @@ responses and bytes of bodies and ends at the first wrong answer: errors counted
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import json
+import os
 import re
 import selectors
 import socket
@@ -54,24 +56,44 @@ def split_header(data: bytes) -> tuple[int, int] | None:
     return int(found[1]), len(data) - end - 4
 
 
+def _require(code: int, allowed: tuple[int, ...]) -> None:
+    if code not in allowed:
+        raise OSError(code, os.strerror(code))
+
+
 class Connection:
-    """One connection that asks again and again. `responses`, `received`: whole answers, and bytes of bodies."""
+    """
+    One connection that asks again and again. `responses`, `received`: whole answers, and bytes of bodies; `events`:
+    what the selector waits for.
+    """
 
     def __init__(self, target: tuple[str, int], text: bytes, close: bool) -> None:
         self._target, self._text, self._close = target, text, close
         self.responses = self.received = 0
         self._missing = -1
         self._head = b""
+        self.events = selectors.EVENT_WRITE
         self.socket = self._connect()
 
     def _connect(self) -> socket.socket:
-        connection = socket.create_connection(self._target, timeout=TIMEOUT_S)
+        # Without waiting: while one connects, the others go on.
+        connection = socket.socket()
+        connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(self._text)
+        _require(connection.connect_ex(self._target), (0, errno.EINPROGRESS))
+        self.events = selectors.EVENT_WRITE
         return connection
 
-    def read(self, buffer: bytearray) -> bool:
-        """Take what has arrived. Returns whether the socket is another one now."""
+    def advance(self, buffer: bytearray) -> bool:
+        """Do what the socket is ready for. Returns whether the socket, or what to wait for, is another one now."""
+        if self.events == selectors.EVENT_READ:
+            return self._read(buffer)
+        _require(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), (0,))
+        self.socket.sendall(self._text)
+        self.events = selectors.EVENT_READ
+        return True
+
+    def _read(self, buffer: bytearray) -> bool:
         size = self.socket.recv_into(buffer)
         if size == 0:
             raise AnswerError("the server closed the connection")
@@ -114,14 +136,14 @@ def load(target: tuple[str, int], path: str, close: bool, seconds: float, connec
     with selectors.DefaultSelector() as selector:
         made = [Connection(target, text, close) for _ in range(connections)]
         for each in made:
-            selector.register(each.socket, selectors.EVENT_READ, each)
+            selector.register(each.socket, each.events, each)
         start_s = time.monotonic()
         while (left_s := start_s + seconds - time.monotonic()) > 0:
             for key, _ in selector.select(left_s):
                 # A closed socket has left the selector by itself, but not its map.
-                if key.data.read(buffer):
+                if key.data.advance(buffer):
                     selector.unregister(key.fileobj)
-                    selector.register(key.data.socket, selectors.EVENT_READ, key.data)
+                    selector.register(key.data.socket, key.data.events, key.data)
         elapsed_s = time.monotonic() - start_s
         for each in made:
             each.socket.close()

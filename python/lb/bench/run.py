@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lb.bench import contestants, load, machine, targets, web
+from lb.bench import contestants, load, machine, spread, targets, web
 from lb.bench.contestants.base import Contestant
 from lb.bench.document import Contestant as Entry
 from lb.bench.document import Document, metric_result
@@ -77,7 +77,6 @@ class Run:
         self._samples: dict[str, dict[str, list[float | None]]] = {each.name: {} for each in METRICS}
         self._absent: dict[str, dict[str, str]] = {}
         self._machine = machine.facts()
-        self._notes: list[str] = []
         self._alone: list[packets.Alone] = []
 
     def measure(self) -> None:
@@ -104,13 +103,12 @@ class Run:
             Entry(name=each.name, title=each.title, version=each.version(), missing=self._missing.get(each.name))
             for each in self._contestants
         ]
-        if self._alone:
-            rates = sorted(alone.rate for alone in self._alone)
-            self._notes.append(f"packets: the generator alone sends {rates[len(rates) // 2] / 1e6:.2f} Mpps")
+        limit = spread.summarise([alone.rate for alone in self._alone])
+        notes = [] if limit is None else [f"packets: the generator alone sends {limit.median / 1e6:.2f} Mpps"]
         return Document(
             machine=self._machine,
             settings=describe(settings),
-            notes=self._notes,
+            notes=notes,
             contestants=entries,
             metrics=results,
             targets=targets.judge(results),

@@ -56,7 +56,8 @@ class DataPath:
     Raises:
         LbError: the capacity is out of range.
         BackendError: the table's memory could not be had.
-        ValueError: the key has not 16 bytes.
+        TypeError: an argument is of another type.
+        ValueError: a number is negative or has more than 64 bits, or the key has not 16 bytes.
     """
 
     def __new__(cls, capacity: int, hash_key: bytes, seed: int) -> DataPath: ...
@@ -98,7 +99,7 @@ def checksum_update(checksum: int, old: bytes, new: bytes) -> int:
         new: the same words as they are.
 
     Raises:
-        ValueError: old and new differ in length, or the length is odd.
+        ValueError: the checksum is out of range, old and new differ in length, or the length is odd.
     """
 
 def flow_hash(seed: int, client: bytes, vip: bytes, client_port: int, vip_port: int, protocol: int) -> int:
@@ -114,7 +115,7 @@ def flow_hash(seed: int, client: bytes, vip: bytes, client_port: int, vip_port: 
         protocol: the L4 protocol number.
 
     Raises:
-        ValueError: an address has neither 4 nor 16 bytes.
+        ValueError: a number is out of range, or an address has neither 4 nor 16 bytes.
     """
 
 def source_hash(seed: int, client: bytes) -> int:
@@ -122,7 +123,7 @@ def source_hash(seed: int, client: bytes) -> int:
     Hash a client address, as the selector `hash-source` does.
 
     Raises:
-        ValueError: the address has neither 4 nor 16 bytes.
+        ValueError: the seed is out of range, or the address has neither 4 nor 16 bytes.
     """
 
 def generate(

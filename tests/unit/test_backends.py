@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import importlib
 import logging
+import os
+import socket
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers import from_client, load_backend, make_datapath, request
 
 import lb.backends
-from lb.errors import BackendError
+from lb.errors import BackendError, LbError
 
 
 @pytest.fixture
@@ -65,3 +70,95 @@ def test_backend_module_has_what_the_contract_names(name: str) -> None:
     wanted = {"NAME", "DataPath", "Result", "parse", "checksum", "checksum_update", "flow_hash", "source_hash"}
     assert wanted <= set(module.__all__)
     assert all(hasattr(module, attribute) for attribute in module.__all__)
+
+
+KEY = bytes(16)
+ADDRESS = bytes(4)
+WRONG_ARGUMENTS: list[tuple[str, tuple[Any, ...], type[Exception]]] = [
+    ("flow_hash", (-1, ADDRESS, ADDRESS, 1, 1, 6), ValueError),
+    ("flow_hash", (2**64, ADDRESS, ADDRESS, 1, 1, 6), ValueError),
+    ("flow_hash", (1, ADDRESS, ADDRESS, -1, 1, 6), ValueError),
+    ("flow_hash", (1, ADDRESS, ADDRESS, 1, 65536, 6), ValueError),
+    ("flow_hash", (1, ADDRESS, ADDRESS, 1, 1, 256), ValueError),
+    ("flow_hash", (1, bytes(5), ADDRESS, 1, 1, 6), ValueError),
+    ("flow_hash", (1, "198.18.1.1", ADDRESS, 1, 1, 6), TypeError),
+    ("flow_hash", (1.0, ADDRESS, ADDRESS, 1, 1, 6), TypeError),
+    ("source_hash", (-1, ADDRESS), ValueError),
+    ("source_hash", (1, b""), ValueError),
+    ("source_hash", (1, None), TypeError),
+    ("checksum", (b"", -1), ValueError),
+    ("checksum", (b"", 2**64), ValueError),
+    ("checksum", (b"", "1"), TypeError),
+    ("checksum", (3,), TypeError),
+    ("checksum", (bytearray(2),), TypeError),
+    ("checksum_update", (70000, ADDRESS, ADDRESS), ValueError),
+    ("checksum_update", (-1, ADDRESS, ADDRESS), ValueError),
+    ("checksum_update", (0, b"1", b"1"), ValueError),
+    ("checksum_update", (0, 2, 2), TypeError),
+    ("parse", (3,), TypeError),
+    ("parse", (None,), TypeError),
+    ("DataPath", (16, KEY, -1), ValueError),
+    ("DataPath", (16, KEY, 2**64), ValueError),
+    ("DataPath", (16, KEY, "1"), TypeError),
+    ("DataPath", (16, KEY[1:], 1), ValueError),
+    ("DataPath", (16, "sixteen letters!", 1), TypeError),
+    ("DataPath", (-1, KEY, 1), ValueError),
+    ("DataPath", (0, KEY, 1), LbError),
+    ("DataPath", (2**28 + 1, KEY, 1), LbError),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "error"), WRONG_ARGUMENTS, ids=str)
+def test_wrong_argument_raises_the_same_on_both(
+    backend: str, name: str, arguments: tuple[Any, ...], error: type[Exception]
+) -> None:
+    """A wrong type is a TypeError, a value out of range a ValueError, whichever backend is asked."""
+    with pytest.raises(Exception) as raised:
+        getattr(load_backend(backend), name)(*arguments)
+    assert raised.type is error
+
+
+@pytest.mark.parametrize("frame", [3, "text", bytearray(60)], ids=str)
+def test_process_frame_that_is_no_bytes_is_refused(backend: str, frame: Any) -> None:
+    """A number of bytes, or bytes that may change, are no frame."""
+    path = make_datapath(backend)
+    with pytest.raises(TypeError):
+        path.process(frame, 0, 1)
+    with pytest.raises(TypeError):
+        path.process_many([frame], 0, 1)
+
+
+def test_result_repr_is_the_same_on_both(backend: str) -> None:
+    """It names what became of the frame, and the sizes of what is sent instead of its bytes."""
+    dropped = make_datapath(backend).process(b"", 0, 1)
+    assert repr(dropped) == (
+        "Result(verdict='drop', reason='frame_truncated', direction=None, service=None, server=None, out=[])"
+    )
+    forwarded = make_datapath(backend).process(bytes(from_client(request())), 0, 1)
+    size = len(forwarded.out[0][1])
+    assert repr(forwarded) == (
+        "Result(verdict='forward', reason=None, direction='forward', service='web', server='server1', "
+        f"out=[(eth0, {size} bytes)])"
+    )
+
+
+def test_start_with_wrong_descriptor_raises_oserror(backend: str) -> None:
+    """A descriptor that is closed, or is no socket, shows at the start, and leaves the data path usable."""
+    path = make_datapath(backend)
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    news = os.eventfd(0)
+    closed = os.dup(news)
+    os.close(closed)
+    with closing(near), closing(far):
+        for sockets, notify_fd, number in (
+            ([closed], news, errno.EBADF),
+            ([near.fileno(), -1], news, errno.EBADF),
+            ([news], news, errno.ENOTSOCK),
+            ([near.fileno()], closed, errno.EBADF),
+        ):
+            with pytest.raises(OSError) as raised:
+                path.start(sockets, notify_fd)
+            assert (raised.value.errno, raised.value.strerror) == (number, os.strerror(number))
+        path.start([near.fileno()], news)
+        path.stop()
+    os.close(news)

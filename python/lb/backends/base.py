@@ -180,7 +180,8 @@ class Flow(NamedTuple):
 class DataPath(Protocol):
     """
     A backend's data path. Made with (capacity, hash_key, seed): flows the table can hold, 16 secret bytes, and the
-    u64 that seeds placement and random draws.
+    u64 that seeds placement and random draws; wrong ones raise ValueError or TypeError, a capacity that no table
+    can have LbError.
 
     Not thread-safe by itself, except while a loop runs (`start`): then every method may be called from the control
     thread and is carried out between two batches.
@@ -221,6 +222,10 @@ class DataPath(Protocol):
             sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership and
             closes them after `stop`.
             notify_fd: an eventfd the loop adds 1 to when `take_unresolved` has news, and when the loop has failed.
+
+        Raises:
+            LbError: the loop runs already.
+            OSError: a descriptor is not open, or one of `sockets` is no socket.
         """
 
     def stop(self) -> None:

@@ -9,11 +9,12 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowlb_core::datapath::{DataPath as Core, Offload};
-use flowlb_core::io::{IoCounters, Worker};
+use flowlb_core::io::{IoCounters, Worker, require_open, require_socket};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::error::Number;
 use crate::result::{Names, PacketResult, Raw, output_object};
 use crate::{convert, error, report};
 
@@ -118,11 +119,16 @@ fn busy(py: Python<'_>) -> PyErr {
 #[pymethods]
 impl DataPath {
     #[new]
-    fn new(py: Python<'_>, capacity: u64, hash_key: &[u8], seed: u64) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        capacity: Number<u64>,
+        hash_key: &[u8],
+        seed: Number<u64>,
+    ) -> PyResult<Self> {
         let hash_key = hash_key.try_into().map_err(|_| {
             PyValueError::new_err(format!("hash_key: {} bytes, 16 are needed", hash_key.len()))
         })?;
-        let core = Core::new(capacity, hash_key, seed)
+        let core = Core::new(capacity.0, hash_key, seed.0)
             .map_err(|error| error::datapath_error(py, &error))?;
         Ok(Self {
             mode: Mutex::new(Mode::Offline(Box::new(core))),
@@ -232,6 +238,11 @@ impl DataPath {
         reason = "PyO3 cannot lend a slice of a list"
     )]
     fn start(&self, py: Python<'_>, sockets: Vec<RawFd>, notify_fd: RawFd) -> PyResult<()> {
+        sockets
+            .iter()
+            .try_for_each(|&fd| require_socket(fd))
+            .and_then(|()| require_open(notify_fd))
+            .map_err(|failure| error::os_error(py, &failure))?;
         let mut mode = lock(&self.mode);
         let core = match std::mem::replace(&mut *mode, Mode::Busy) {
             Mode::Offline(core) => core,

@@ -7,6 +7,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyTupleMethods};
 
+use crate::error::Number;
+
 /// An address of 4 or 16 bytes as 16: IPv4 as `::ffff:a.b.c.d`.
 fn widen(address: &[u8]) -> PyResult<[u8; 16]> {
     const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
@@ -27,14 +29,16 @@ fn widen(address: &[u8]) -> PyResult<[u8; 16]> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (data, initial=0))]
-pub fn checksum(data: &[u8], initial: u64) -> u16 {
+#[pyo3(signature = (data, initial=Number(0)), text_signature = "(data, initial=0)")]
+pub fn checksum(data: &[u8], initial: Number<u64>) -> u16 {
+    let Number(initial) = initial;
     // Folded first: the sum of both cannot overflow.
     !sums::fold(u64::from(sums::fold(initial)) + u64::from(sums::sum(data)))
 }
 
 #[pyfunction]
-pub fn checksum_update(checksum: u16, old: &[u8], new: &[u8]) -> PyResult<u16> {
+pub fn checksum_update(checksum: Number<u16>, old: &[u8], new: &[u8]) -> PyResult<u16> {
+    let Number(checksum) = checksum;
     if old.len() != new.len() || old.len() % 2 != 0 {
         let message = format!(
             "{} and {} bytes are not the same whole number of 16-bit words",
@@ -60,26 +64,26 @@ pub fn checksum_update(checksum: u16, old: &[u8], new: &[u8]) -> PyResult<u16> {
 
 #[pyfunction]
 pub fn flow_hash(
-    seed: u64,
+    seed: Number<u64>,
     client: &[u8],
     vip: &[u8],
-    client_port: u16,
-    vip_port: u16,
-    protocol: u8,
+    client_port: Number<u16>,
+    vip_port: Number<u16>,
+    protocol: Number<u8>,
 ) -> PyResult<u64> {
     Ok(hash::flow_hash(
-        seed,
+        seed.0,
         &widen(client)?,
         &widen(vip)?,
-        client_port,
-        vip_port,
-        protocol,
+        client_port.0,
+        vip_port.0,
+        protocol.0,
     ))
 }
 
 #[pyfunction]
-pub fn source_hash(seed: u64, client: &[u8]) -> PyResult<u64> {
-    Ok(hash::source_hash(seed, &widen(client)?))
+pub fn source_hash(seed: Number<u64>, client: &[u8]) -> PyResult<u64> {
+    Ok(hash::source_hash(seed.0, &widen(client)?))
 }
 
 #[pyfunction]

@@ -11,10 +11,8 @@ works. Follow a packet through the modules: `loop` (rx), `parse` with `wire`, `p
 from __future__ import annotations
 
 from lb.backends.python.datapath import DataPath, Result
-from lb.backends.python.hashing import flow_hash, source_hash
-from lb.backends.python.parse import parse
+from lb.backends.python.primitives import checksum, checksum_update, flow_hash, parse, source_hash
 from lb.backends.python.reply import frames_for_announcement
-from lb.backends.python.wire.checksum import checksum, checksum_update
 
 NAME = "python"
 

@@ -19,6 +19,7 @@ from lb.backends.python.hashing import as_16_bytes
 from lb.backends.python.loop import CallLock, PacketLoop
 from lb.backends.python.parse import Packet
 from lb.backends.python.pipeline import process, tick
+from lb.backends.python.primitives import require_bytes, require_number
 from lb.backends.python.state import State
 from lb.errors import LbError
 from lb.snapshot import Address, NextHops, Snapshot
@@ -28,7 +29,7 @@ HASH_KEY_BYTES = 16
 SECOND_NS = 10**9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """What became of one frame; see `lb.backends.base.Result`."""
 
@@ -39,6 +40,12 @@ class Result:
     server: str | None = None
     out: list[tuple[str, bytes]] = field(default_factory=list)
     offloads: list[Offload | None] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        names = ("verdict", "reason", "direction", "service", "server")
+        fields = [f"{name}={getattr(self, name)!r}" for name in names]
+        out = ", ".join(f"({interface}, {len(frame)} bytes)" for interface, frame in self.out)
+        return f"Result({', '.join(fields)}, out=[{out}])"
 
 
 class DataPath:
@@ -51,14 +58,17 @@ class DataPath:
         seed: 64 bits that start the random draws.
 
     Raises:
-        LbError: an argument is out of range.
+        LbError: the capacity is out of range.
+        TypeError: an argument is of another type.
+        ValueError: a number is negative or has more than 64 bits, or the key has not 16 bytes.
     """
 
     def __init__(self, capacity: int, hash_key: bytes, seed: int) -> None:
+        capacity, seed = require_number(capacity, 64), require_number(seed, 64)
+        if len(require_bytes(hash_key)) != HASH_KEY_BYTES:
+            raise ValueError(f"hash_key: {len(hash_key)} bytes, {HASH_KEY_BYTES} are needed")
         if not 1 <= capacity <= MAX_CAPACITY:
             raise LbError(f"flow table capacity {capacity} is not in 1..={MAX_CAPACITY}")
-        if len(hash_key) != HASH_KEY_BYTES:
-            raise LbError(f"hash key of {len(hash_key)} bytes: {HASH_KEY_BYTES} are needed")
         self._state = State(capacity, seed)
         self._lock = CallLock()
         self._loop = PacketLoop(self._state, self._lock)
@@ -124,6 +134,7 @@ class DataPath:
 
         Raises:
             LbError: the loop runs already.
+            OSError: a descriptor is not open, or one of `sockets` is no socket.
         """
         self._loop.start(sockets, notify_fd)
 
@@ -138,7 +149,7 @@ class DataPath:
 
     def _process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None) -> Result:
         """Process one frame and name what was found."""
-        packet = Packet(bytes(frame), interface, offload)
+        packet = Packet(require_bytes(frame), interface, offload)
         verdict = process(self._state, packet, now_ns)
         view, out = self._state.view, self._state.out
         return Result(

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from lb.backends.python.next_hop import Output
 from lb.backends.python.parse import Packet
@@ -50,6 +51,16 @@ class CallLock:
         self.lock.release()
 
 
+def duplicate(descriptor: int) -> socket.socket:
+    """Return a socket of our own over a descriptor of somebody else's. Raise OSError when it is none."""
+    os.fstat(descriptor)
+    theirs = socket.socket(fileno=descriptor)
+    try:
+        return theirs.dup()
+    finally:
+        theirs.detach()
+
+
 class PacketLoop:
     """
     Moves packets while it runs.
@@ -82,10 +93,14 @@ class PacketLoop:
 
         Raises:
             LbError: it runs already.
+            OSError: a descriptor is not open, or one of `sockets` is no socket.
         """
         if self.thread is not None:
             raise LbError("the packet loop runs already: stop it first")
-        self.sockets = [socket.socket(fileno=os.dup(descriptor)) for descriptor in sockets]
+        os.fstat(notify_fd)
+        with ExitStack() as opened:
+            self.sockets = [opened.enter_context(duplicate(descriptor)) for descriptor in sockets]
+            opened.pop_all()
         for each in self.sockets:
             each.setblocking(False)
         self.notify_fd = notify_fd

@@ -14,4 +14,5 @@ mod sys;
 pub mod worker;
 
 pub use packet_socket::{IoCounters, IoReport};
+pub use sys::{require_open, require_socket};
 pub use worker::{LoopError, Worker};

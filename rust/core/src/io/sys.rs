@@ -141,6 +141,36 @@ pub fn poll(fds: &mut [pollfd], timeout_ms: c_int) -> io::Result<usize> {
     }
 }
 
+/// Make sure that a descriptor is open.
+///
+/// # Errors
+/// `EBADF` when it is not.
+pub fn require_open(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    let answer = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    check(answer).map(|_| ())
+}
+
+/// Make sure that a descriptor is a socket.
+///
+/// # Errors
+/// `EBADF` when it is not open, `ENOTSOCK` when it is something else.
+pub fn require_socket(fd: RawFd) -> io::Result<()> {
+    let mut kind: c_int = 0;
+    let mut len = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: both pointers are to variables of this frame; the length is that of the first.
+    let answer = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_TYPE,
+            (&raw mut kind).cast(),
+            &raw mut len,
+        )
+    };
+    check(answer).map(|_| ())
+}
+
 /// Make an eventfd: a counter that poll can wait for.
 ///
 /// # Errors

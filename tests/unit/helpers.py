@@ -74,6 +74,22 @@ def server_id(service: int, index: int) -> int:
     return service * 3 + index
 
 
+def make_interfaces(mtu: int) -> tuple[Interface, ...]:
+    """Build the two interfaces of the small world."""
+    return (
+        Interface(
+            "eth0",
+            mac_bytes(ROUTER_MAC),
+            mtu,
+            (ip_interface(f"{ROUTER}/24"), ip_interface(f"{ROUTER6}/64")),
+            announce=True,
+        ),
+        Interface(
+            "eth1", mac_bytes(ROUTER_MAC_1), mtu, (ip_interface("198.18.2.1/24"), ip_interface("2001:db8:2::1/64"))
+        ),
+    )
+
+
 def make_snapshot(
     selector: str = "counter",
     slots: Sequence[int] | None = None,
@@ -122,22 +138,10 @@ def make_snapshot(
                     mac,
                 )
             )
-    interfaces = (
-        Interface(
-            "eth0",
-            mac_bytes(ROUTER_MAC),
-            mtu,
-            (ip_interface(f"{ROUTER}/24"), ip_interface(f"{ROUTER6}/64")),
-            announce=True,
-        ),
-        Interface(
-            "eth1", mac_bytes(ROUTER_MAC_1), mtu, (ip_interface("198.18.2.1/24"), ip_interface("2001:db8:2::1/64"))
-        ),
-    )
     defaults: dict[str, Any] = {
         "generation": 1,
         "seed": 1,
-        "interfaces": interfaces,
+        "interfaces": make_interfaces(mtu),
         "services": tuple(services),
         "servers": tuple(servers),
     }

@@ -30,7 +30,7 @@ def cases() -> list[Case]:
     """Make the cases."""
     made = []
     for f in BOTH:
-        made += [*_translated(f), *_quotes(f), *_refused(f), *_echo(f), *_not_flows(f)]
+        made += [*_translated(f), *_quotes(f), *_refused(f), *_refused_quotes(f), *_echo(f), *_not_flows(f)]
     return made
 
 
@@ -172,96 +172,108 @@ def _quotes(f: Family) -> list[Case]:
     return made
 
 
-def _refused(f: Family) -> list[Case]:
-    v = f"IPv{f.version}"
-    kind = (3, 1, ZERO) if f is V4 else (1, 0, ZERO)
-    redirect = 5 if f is V4 else 137
-    made = []
+class _Errors:
+    """
+    The cases of errors that are refused: each with an open flow, and errors about it from a client's side to the VIP
+    and from a server's to the client.
+    """
 
-    def start(name: str, origin: str = "RFC 5508") -> tuple[Case, Talk]:
-        case = Case(f"{name}, {v}", [20], origin)
-        talk = Talk(case, f)
+    def __init__(self, f: Family) -> None:
+        self.f = f
+        self.kind = (3, 1) if f is V4 else (1, 0)
+        self.made: list[Case] = []
+        talk = Talk(Case("", []), f)
+        self.ours = _reply_quote(talk, tcp("A", 5001, 1001), None, False)
+        self.theirs = _forward_quote(talk, tcp("A", 1001, 5001), None, True)
+
+    def start(self, name: str, origin: str = "RFC 5508") -> tuple[Case, Talk]:
+        case = Case(f"{name}, IPv{self.f.version}", [20], origin)
+        talk = Talk(case, self.f)
         talk.open()
-        made.append(case)
+        self.made.append(case)
         return case, talk
 
-    def to_vip(talk: Talk, body: bytes, number: int = kind[0], **fields: Any) -> bytes:
-        return ether(talk.mac, ROUTER_MAC, icmp(f, talk.client, talk.vip, number, kind[1], ZERO + body, **fields))
+    def to_vip(self, talk: Talk, body: bytes, number: int | None = None, **fields: Any) -> bytes:
+        number = self.kind[0] if number is None else number
+        error = icmp(self.f, talk.client, talk.vip, number, self.kind[1], ZERO + body, **fields)
+        return ether(talk.mac, ROUTER_MAC, error)
 
-    def to_client(talk: Talk, body: bytes, number: int = kind[0], **fields: Any) -> bytes:
-        return ether(
-            talk.server_mac,
-            ROUTER_MAC,
-            icmp(f, talk.server_address, talk.client, number, kind[1], ZERO + body, **fields),
-        )
+    def to_client(self, talk: Talk, body: bytes, number: int | None = None, **fields: Any) -> bytes:
+        number = self.kind[0] if number is None else number
+        error = icmp(self.f, talk.server_address, talk.client, number, self.kind[1], ZERO + body, **fields)
+        return ether(talk.server_mac, ROUTER_MAC, error)
 
-    case, talk = start("an ICMP error with a wrong checksum is dropped", "RFC 5508 REQ-3")
-    ours, theirs = (
-        _reply_quote(talk, tcp("A", 5001, 1001), None, False),
-        _forward_quote(talk, tcp("A", 1001, 5001), None, True),
-    )
-    case.drop(to_vip(talk, ours, checksum=0xBAD), "icmp_checksum")
-    case.drop(to_client(talk, theirs, checksum=0xBAD), "icmp_checksum")
 
-    case, talk = start("redirects are dropped", "behaviour 20")
-    case.drop(to_vip(talk, ours, redirect), "icmp_redirect")
-    case.drop(to_client(talk, theirs, redirect), "icmp_redirect")
+def _refused(f: Family) -> list[Case]:
+    errors = _Errors(f)
+    redirect = 5 if f is V4 else 137
+    case, talk = errors.start("an ICMP error with a wrong checksum is dropped", "RFC 5508 REQ-3")
+    case.drop(errors.to_vip(talk, errors.ours, checksum=0xBAD), "icmp_checksum")
+    case.drop(errors.to_client(talk, errors.theirs, checksum=0xBAD), "icmp_checksum")
 
-    case, talk = start("errors about errors are dropped", "RFC 1122 section 3.2.2")
-    about = bytes(icmp(f, f.vip, f.client, kind[0], kind[1], ZERO + theirs))
-    case.drop(to_vip(talk, about), "icmp_about_icmp")
-    about = bytes(icmp(f, f.vip, f.client, redirect, 0, ZERO + theirs))
-    case.drop(to_vip(talk, about), "icmp_about_icmp")
-    about = bytes(icmp(f, f.vip, f.client, 8 if f is V4 else 128, 0, ZERO + theirs))
-    case.drop(to_vip(talk, about), "icmp_no_flow")
+    case, talk = errors.start("redirects are dropped", "behaviour 20")
+    case.drop(errors.to_vip(talk, errors.ours, redirect), "icmp_redirect")
+    case.drop(errors.to_client(talk, errors.theirs, redirect), "icmp_redirect")
 
-    case, talk = start("errors about unknown flows are dropped")
+    case, talk = errors.start("errors about errors are dropped", "RFC 1122 section 3.2.2")
+    about = bytes(icmp(f, f.vip, f.client, errors.kind[0], errors.kind[1], ZERO + errors.theirs))
+    case.drop(errors.to_vip(talk, about), "icmp_about_icmp")
+    about = bytes(icmp(f, f.vip, f.client, redirect, 0, ZERO + errors.theirs))
+    case.drop(errors.to_vip(talk, about), "icmp_about_icmp")
+    about = bytes(icmp(f, f.vip, f.client, 8 if f is V4 else 128, 0, ZERO + errors.theirs))
+    case.drop(errors.to_vip(talk, about), "icmp_no_flow")
+
+    case, talk = errors.start("errors about unknown flows are dropped")
     stranger = Talk(case, f, sport=talk.sport + 1)
-    case.drop(to_vip(talk, _reply_quote(stranger, tcp("A", 1, 1), None, False)), "icmp_no_flow")
-    case.drop(to_client(talk, _forward_quote(stranger, tcp("A", 1, 1), None, True)), "icmp_no_flow")
+    case.drop(errors.to_vip(talk, _reply_quote(stranger, tcp("A", 1, 1), None, False)), "icmp_no_flow")
+    case.drop(errors.to_client(talk, _forward_quote(stranger, tcp("A", 1, 1), None, True)), "icmp_no_flow")
     other = Talk(case, f, vport=81)
-    case.drop(to_vip(talk, _reply_quote(other, tcp("A", 1, 1), None, False)), "icmp_no_flow")
+    case.drop(errors.to_vip(talk, _reply_quote(other, tcp("A", 1, 1), None, False)), "icmp_no_flow")
+    return errors.made
 
-    case, talk = start("an error whose quote is cut too short or broken is dropped")
+
+def _refused_quotes(f: Family) -> list[Case]:
+    errors = _Errors(f)
+    case, talk = errors.start("an error whose quote is cut too short or broken is dropped")
     for length in (0, 8, f.header_len - 1, f.header_len, f.header_len + 7):
-        case.drop(to_vip(talk, ours[:length]), "icmp_inner")
-    version = bytes([0x15]) + ours[1:]
-    case.drop(to_vip(talk, version), "icmp_inner")
+        case.drop(errors.to_vip(talk, errors.ours[:length]), "icmp_inner")
+    version = bytes([0x15]) + errors.ours[1:]
+    case.drop(errors.to_vip(talk, version), "icmp_inner")
     if f is V4:
-        spoiled = bytearray(ours)
+        spoiled = bytearray(errors.ours)
         spoiled[10] ^= 1
-        case.drop(to_vip(talk, bytes(spoiled)), "icmp_inner")
-        spoiled = bytearray(theirs)
+        case.drop(errors.to_vip(talk, bytes(spoiled)), "icmp_inner")
+        spoiled = bytearray(errors.theirs)
         spoiled[10] ^= 1
-        case.drop(to_client(talk, bytes(spoiled)), "icmp_inner")
-        short = bytearray(ours)
+        case.drop(errors.to_client(talk, bytes(spoiled)), "icmp_inner")
+        short = bytearray(errors.ours)
         short[0] = 0x44
-        case.drop(to_vip(talk, bytes(short)), "icmp_inner")
+        case.drop(errors.to_vip(talk, bytes(short)), "icmp_inner")
         later = bytes(IP(src=f.vip, dst=f.client, proto=6, frag=10) / (b"x" * 20))
-        case.drop(to_vip(talk, later), "icmp_inner")
+        case.drop(errors.to_vip(talk, later), "icmp_inner")
 
-    case, talk = start(
+    case, talk = errors.start(
         "a quote of another IP version about a server is dropped, not routed on", "found by tests/differential.py"
     )
     case.setup["transit"] = "forward"
-    case.drop(to_client(talk, bytes([0x65 if f is V4 else 0x40]) + theirs[1:]), "icmp_inner")
+    case.drop(errors.to_client(talk, bytes([0x65 if f is V4 else 0x40]) + errors.theirs[1:]), "icmp_inner")
 
-    case, talk = start("an error to a VIP about a packet of another address is dropped", "RFC 5508 section 4.2")
+    case, talk = errors.start("an error to a VIP about a packet of another address is dropped", "RFC 5508 section 4.2")
     foreign = bytes(f.ip(f.router, f.client) / with_ports(tcp("A", 1, 1), 9876, 40000))
-    case.drop(to_vip(talk, foreign), "icmp_inner")
-    case, talk = start("an error to a client about another client's packet is dropped", "RFC 5508 section 4.2")
+    case.drop(errors.to_vip(talk, foreign), "icmp_inner")
+    case, talk = errors.start("an error to a client about another client's packet is dropped", "RFC 5508 section 4.2")
     stolen = bytes(f.ip(f.client2, f.servers[0]) / with_ports(tcp("A", 1, 1), 40000, 8031))
-    case.drop(to_client(talk, stolen), "icmp_inner")
+    case.drop(errors.to_client(talk, stolen), "icmp_inner")
 
-    case, talk = start("an error on its last hop is dropped unanswered", "behaviour 27")
+    case, talk = errors.start("an error on its last hop is dropped unanswered", "behaviour 27")
     case.lines.append(27)
-    case.drop(to_vip(talk, ours, ttl=1), "ttl_exceeded", **talk.names)
-    case.drop(to_client(talk, theirs, ttl=1), "ttl_exceeded", **talk.reply_names)
+    case.drop(errors.to_vip(talk, errors.ours, ttl=1), "ttl_exceeded", **talk.names)
+    case.drop(errors.to_client(talk, errors.theirs, ttl=1), "ttl_exceeded", **talk.reply_names)
 
-    case, talk = start("an error about another protocol is dropped")
+    case, talk = errors.start("an error about another protocol is dropped")
     other_protocol = bytes(f.ip(f.vip, f.client, **{"proto" if f is V4 else "nh": 132}) / bytes(20))
-    case.drop(to_vip(talk, other_protocol), "icmp_no_flow")
-    return made
+    case.drop(errors.to_vip(talk, other_protocol), "icmp_no_flow")
+    return errors.made
 
 
 def _echo(f: Family) -> list[Case]:

@@ -33,12 +33,12 @@ from scene import (
 
 def ipv4() -> list[Case]:
     """Make the cases of ipv4.json."""
-    return [*_headers4(), *_options(), *_common(V4), *_martians4()]
+    return [*_headers4(), *_options(), *_last_hop(V4), *_common(V4), *_martians4()]
 
 
 def ipv6() -> list[Case]:
     """Make the cases of ipv6.json."""
-    return [*_headers6(), *_extensions(), *_common(V6), *_martians6()]
+    return [*_headers6(), *_extensions(), *_last_hop(V6), *_common(V6), *_martians6()]
 
 
 def _broken(frame: bytes, offset: int, value: int, right_checksum: bool = True) -> bytes:
@@ -220,8 +220,7 @@ def _extensions() -> list[Case]:
     return made
 
 
-def _common(f: Family) -> list[Case]:
-    """Make the cases that both versions share."""
+def _last_hop(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
     case = Case(
@@ -276,7 +275,13 @@ def _common(f: Family) -> list[Case]:
     talk.open()
     case.drop(talk.s_in(tcp("A", 5001, 1001), ttl=1), "ttl_exceeded")
     made.append(case)
+    return made
 
+
+def _common(f: Family) -> list[Case]:
+    """Make the other cases that both versions share."""
+    v = f"IPv{f.version}"
+    made = []
     case = Case(f"traffic class, ECN and labels pass unchanged, {v}", [23], "RFC 2474, RFC 3168")
     talk = Talk(case, f)
     fields = {"tos": 0xBB, "id": 0xBEEF, "flags": "DF"} if f.version == 4 else {"tc": 0xBB, "fl": 0xABCDE}

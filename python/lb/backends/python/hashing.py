@@ -82,39 +82,11 @@ def as_16_bytes(address: bytes) -> bytes:
 
 
 def source_hash(seed: int, client: bytes) -> int:
-    """
-    Hash a client address, as the selector `hash-source` does.
-
-    Args:
-        seed: 64 bits.
-        client: 4 or 16 bytes, network order.
-
-    Returns:
-        64 bits.
-
-    Raises:
-        ValueError: the address has neither 4 nor 16 bytes.
-    """
+    """Hash a client address. Arguments as in `primitives.source_hash`, which tests them."""
     return siphash24(seed, PLACEMENT_KEY, as_16_bytes(client))
 
 
 def flow_hash(seed: int, client: bytes, vip: bytes, client_port: int, vip_port: int, protocol: int) -> int:
-    """
-    Hash a 5-tuple, as the selector `hash-flow` does.
-
-    Args:
-        seed: 64 bits.
-        client: client address, 4 or 16 bytes, network order.
-        vip: the VIP, likewise.
-        client_port: 0..65535.
-        vip_port: 0..65535.
-        protocol: the L4 protocol number.
-
-    Returns:
-        64 bits.
-
-    Raises:
-        ValueError: an address has neither 4 nor 16 bytes.
-    """
+    """Hash a 5-tuple. Arguments as in `primitives.flow_hash`, which tests them."""
     tail = struct.pack("!HHB", client_port, vip_port, protocol)
     return siphash24(seed, PLACEMENT_KEY, as_16_bytes(client) + as_16_bytes(vip) + tail)

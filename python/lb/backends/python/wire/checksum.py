@@ -40,34 +40,12 @@ def word_sum(data: bytes) -> int:
 
 
 def checksum(data: bytes, initial: int = 0) -> int:
-    """
-    Compute the internet checksum (RFC 1071).
-
-    Args:
-        data: the bytes to sum; an odd length is padded with a zero byte.
-        initial: a sum to start from, for instance of a pseudo-header: not complemented.
-
-    Returns:
-        The complemented sum, 0..0xFFFF. Over data that holds a right checksum it is 0.
-    """
+    """Compute the internet checksum (RFC 1071). Arguments as in `primitives.checksum`, which tests them."""
     return fold(initial + word_sum(data)) ^ 0xFFFF
 
 
 def checksum_update(checksum: int, old: bytes, new: bytes) -> int:
-    """
-    Update a checksum after some words have changed (RFC 1624 equation 3): `HC' = ~(~HC + ~m + m')`.
-
-    Args:
-        checksum: the checksum before, 0..0xFFFF.
-        old: the changed words as they were.
-        new: the same words as they are.
-
-    Returns:
-        The checksum after. A checksum that was wrong stays wrong by as much.
-
-    Raises:
-        ValueError: old and new differ in length, or the length is odd.
-    """
+    """Update a checksum (RFC 1624 equation 3). Arguments as in `primitives.checksum_update`, which tests them."""
     return sum_update(checksum ^ 0xFFFF, old, new) ^ 0xFFFF
 
 

@@ -29,11 +29,13 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from lb.config_checks import Problem, check, dotted, missing_array
+from lb.config_checks import DEFAULT_CHECK_INTERVAL, DEFAULT_CHECK_TIMEOUT, Problem, check, dotted, missing_array
 from lb.config_fields import (
     CUSTOM_ERROR,
     Capacity,
+    Count,
     Duration,
+    Expect,
     HostAddress,
     IcmpRate,
     InterfaceName,
@@ -43,6 +45,7 @@ from lb.config_fields import (
     Port,
     PrefixedAddress,
     Seed,
+    UrlPath,
     Weight,
     duration,
     invalid,
@@ -132,6 +135,23 @@ class ServerConfig(_Table):
     state: State = "active"
 
 
+class HealthConfig(_Table):
+    """
+    How a service's servers are checked. `expect`: HTTP status codes that pass, from and to. `port`: None: the server's
+    own. `slow_start`: how long a server that came back takes to get its whole weight; None: it has it at once.
+    """
+
+    check: Literal["tcp", "http"]
+    path: UrlPath = "/"
+    expect: Expect = Field(default="200", validate_default=True)
+    port: Port | None = None
+    interval: Duration = duration(DEFAULT_CHECK_INTERVAL)
+    timeout: Duration = duration(DEFAULT_CHECK_TIMEOUT)
+    fall: Count = 3
+    rise: Count = 2
+    slow_start: Duration | None = None
+
+
 class ServiceConfig(_Table):
     """A VIP, port and protocol, with a policy and servers."""
 
@@ -141,6 +161,7 @@ class ServiceConfig(_Table):
     protocol: Literal["tcp", "udp"] = "tcp"
     policy: PolicyField = PolicyConfig(name=DEFAULT_POLICY)
     on_no_server: Literal["reset", "drop"] = "reset"
+    health: HealthConfig | None = None
     servers: tuple[ServerConfig, ...] = Field(default=(), alias="server")
 
 
@@ -339,6 +360,7 @@ def _model(path: Path) -> type[BaseModel]:
         "service": ServiceConfig,
         "server": ServerConfig,
         "flows": FlowsConfig,
+        "health": HealthConfig,
     }
     names = [part for part in path if isinstance(part, str)]
     return models[names[-1]] if names else Config

@@ -19,6 +19,8 @@ from lb.snapshot import Address, InterfaceAddress
 
 # RFC 4787 REQ-5: a NAT's UDP timeout must not be shorter.
 MIN_UDP_TIMEOUT_NS = 120 * 10**9
+DEFAULT_CHECK_INTERVAL = "1s"
+DEFAULT_CHECK_TIMEOUT = "500ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def check(document: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _check_timeouts(document)
     for path, service in _tables(document, "service"):
         yield from _check_service(path, service)
+        yield from _check_health((*path, "health"), service)
         yield from _check_policy((*path, "policy"), service)
 
 
@@ -226,6 +229,24 @@ def _check_service(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
                 f"{address} is IPv{address.version}, the VIP {vip} is IPv{vip.version}",
                 "packets are not translated between the two",
             )
+
+
+def _check_health(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong between the keys of `health`. A check must end before the next one begins."""
+    health = service.get("health")
+    if not isinstance(health, dict):
+        return
+    interval_ns = _valid(parse_duration, health.get("interval", DEFAULT_CHECK_INTERVAL))
+    timeout_ns = _valid(parse_duration, health.get("timeout", DEFAULT_CHECK_TIMEOUT))
+    if interval_ns is not None and timeout_ns is not None and timeout_ns > interval_ns:
+        hint = "a check must be over when the next one is due"
+        key = "timeout" if "timeout" in health else "interval"
+        yield Problem((*path, key), "the timeout is longer than the interval", hint)
+    if health.get("check") == "tcp":
+        for key in [key for key in ("path", "expect") if key in health]:
+            yield Problem((*path, key), "a check by TCP asks for nothing", f'check = "http", or no {key}', at="key")
+    if service.get("protocol") == "udp" and "port" not in health:
+        yield Problem(path, "checks are TCP connections: a UDP service has to say to which port", "port = 8080")
 
 
 def _check_policy(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:

@@ -29,6 +29,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 NAME_HINT = "letters, digits, '.', '_' and '-', at most 63, starting with a letter or digit"
 # What the kernel accepts (IFNAMSIZ, dev_valid_name).
 INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
+STATUS_RANGE = re.compile(r"(\d{3})(?:-(\d{3}))?")
+EXPECT_HINT = 'a status such as 200, or a range: "200-399"'
+URL_PATH = re.compile(r"/[!-~]{0,1023}")
+URL_PATH_HINT = 'printable ASCII without blanks that starts with a slash: "/health"'
 TYPE_NAMES = {
     bool: "a boolean",
     int: "an integer",
@@ -146,6 +150,25 @@ def format_mac(mac: bytes) -> str:
     return mac.hex(":")
 
 
+def parse_expect(value: object) -> tuple[int, int]:
+    """Return the range of HTTP status codes that pass a check, both ends included: from 200 or "200-399"."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    match = STATUS_RANGE.fullmatch(require_string(value, EXPECT_HINT))
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 100 <= low <= high <= 599:
+        raise invalid(f"{show(value)} is no HTTP status or range of them", EXPECT_HINT)
+    return low, high
+
+
+def parse_url_path(value: object) -> str:
+    """Return the path of a URL, with its query if there is one."""
+    text = require_string(value, URL_PATH_HINT)
+    if not URL_PATH.fullmatch(text):
+        raise invalid(f"{show(value)} is not the path of a URL", URL_PATH_HINT)
+    return text
+
+
 def matching(pattern: re.Pattern[str], hint: str) -> Callable[[object], str]:
     """Return a validator for strings that match a pattern."""
 
@@ -188,6 +211,7 @@ Seed = Annotated[int, *_integer(0, 2**64 - 1)]
 Port = Annotated[int, *_integer(1, 65535)]
 Weight = Annotated[int, *_integer(0, 65535)]
 IcmpRate = Annotated[int, *_integer(0, 1_000_000)]
+Count = Annotated[int, *_integer(1, 100)]
 Capacity = Annotated[int, *_integer(1, 2**28)]
 # From the smallest that every IPv4 link carries (RFC 791) to the largest IP packet.
 MIN_MTU_BYTES, MAX_MTU_BYTES = 68, 65535
@@ -201,11 +225,19 @@ HostAddress = Annotated[Address, *_text(parse_address, "an IPv4 or IPv6 unicast 
 PrefixedAddress = Annotated[InterfaceAddress, *_text(parse_interface_address, "an address with its prefix length")]
 MacAddress = Annotated[bytes, *_text(parse_mac, MAC_HINT)]
 Duration = Annotated[int, *_text(parse_duration, DURATION_HINT)]
+UrlPath = Annotated[str, *_text(parse_url_path, URL_PATH_HINT)]
+Expect = Annotated[
+    tuple[int, int],
+    BeforeValidator(parse_expect),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 100, "maximum": 599}, {"type": "string"}]}),
+]
 
 __all__ = [
     "CUSTOM_ERROR",
     "Capacity",
+    "Count",
     "Duration",
+    "Expect",
     "HostAddress",
     "IcmpRate",
     "InterfaceName",
@@ -215,6 +247,7 @@ __all__ = [
     "Port",
     "PrefixedAddress",
     "Seed",
+    "UrlPath",
     "Weight",
     "duration",
     "format_mac",

@@ -42,7 +42,19 @@ MISTAKES = [
     ("port = 9876", "port = 70000", ["8:8: service[0].port: 70000 is not in 1..65535"]),
     ("port = 9876", 'port = "80"', ['8:8: service[0].port: "80" is a string, not an integer']),
     ("port = 9876", "port = true", ["8:8: service[0].port: true is a boolean, not an integer"]),
-    ("port = 9876", "port = 9876\nhealth = {}", ["9:1: service[0].health: unknown key"]),
+    ("port = 9876", "port = 9876\nhealth = {}", ['9:10: service[0].health: required key "check" is missing']),
+    ("port = 9876", "port = 9876\nhealth = 1", ["9:10: service[0].health: 1 is an integer, not a table"]),
+    ("port = 9876", 'port = 9876\nhealth = { check = "ping" }', ['9:20: service[0].health.check: "ping" is not allowed']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", fal = 3 }', ["9:28: service[0].health.fal: unknown key"]),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", fall = 0 }', ["9:35: service[0].health.fall: 0 is not in 1..100"]),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", interval = 1 }', ["9:39: service[0].health.interval: 1 has no unit"]),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", timeout = "2s" }', ["9:38: service[0].health.timeout: the timeout is longer than the interval"]),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", interval = "100ms" }', ["9:39: service[0].health.interval: the timeout is longer than the interval"]),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", expect = 99 }', ['9:37: service[0].health.expect: "99" is no HTTP status or range of them']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", expect = "399-200" }', ['9:37: service[0].health.expect: "399-200" is no HTTP status or range of them']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", path = "x" }', ['9:35: service[0].health.path: "x" is not the path of a URL']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "tcp", path = "/" }', ["9:27: service[0].health.path: a check by TCP asks for nothing"]),
+    ("port = 9876", 'port = 9876\nprotocol = "udp"\nhealth = { check = "tcp" }', ["10:10: service[0].health: checks are TCP connections: a UDP service has to say to which port"]),
     ("port = 9876", 'port = 9876\nprotocol = "sctp"', ['9:12: service[0].protocol: "sctp" is not allowed']),
     ("port = 9876", 'port = 9876\npolicy = "round-robbin"', ['9:10: service[0].policy: unknown policy "round-robbin"']),
     ("port = 9876", 'port = 9876\npolicy = "maglev"', ['9:10: service[0].policy: policy "maglev" is not in this version']),
@@ -111,6 +123,20 @@ def test_parse_good_config_gives_typed_values() -> None:
     assert (loaded.seed, loaded.icmp_rate, loaded.flows.capacity) == (1, 1000, 262144)
 
 
+def test_parse_health_gives_defaults_and_ranges() -> None:
+    """A check needs only its kind; a status alone is a range of one."""
+    text = GOOD.replace("port = 9876", 'port = 9876\nhealth = { check = "http", slow_start = "10s" }')
+    health = config.parse(text).services[0].health
+    assert health is not None
+    assert (health.path, health.expect, health.port) == ("/", (200, 200), None)
+    assert (health.interval, health.timeout, health.fall, health.rise) == (10**9, 5 * 10**8, 3, 2)
+    assert health.slow_start == 10 * 10**9
+    ranged = config.parse(text.replace("slow_start", 'expect = "200-399", slow_start')).services[0].health
+    assert ranged is not None
+    assert ranged.expect == (200, 399)
+    assert config.parse(GOOD).services[0].health is None
+
+
 @pytest.mark.parametrize(("old", "new", "expected"), MISTAKES, ids=[row[2][0] for row in MISTAKES])
 def test_inspect_mistake_named_with_its_place(old: str, new: str, expected: list[str]) -> None:
     """Each mistake is one problem, at its line and column."""
@@ -139,7 +165,7 @@ def test_inspect_mistake_shows_line_caret_and_hint() -> None:
         ('on_no_sever = "drop"', 'did you mean "on_no_server"?'),
         ('protocol = "upd"', 'did you mean "udp"?'),
         ("seed = 3", '"seed" is about the whole file: it goes above the first [table]'),
-        ("health = 1", "allowed: name, address, port, protocol, policy, on_no_server, server"),
+        ("colour = 1", "allowed: name, address, port, protocol, policy, on_no_server, health, server"),
     ],
 )
 def test_inspect_mistake_hint_names_what_is_near(text: str, hint: str) -> None:

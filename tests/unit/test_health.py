@@ -1,0 +1,142 @@
+"""Health: results become verdicts. Time is a ManualClock; no socket is touched."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lb.clock import ManualClock
+from lb.control.health import RAMP_STEPS, Rules, ServiceHealth, Transition
+
+INTERVAL_S = 1.0
+RULES = Rules(interval_ns=10**9, fall=3, rise=2)
+REFUSED = "connection refused"
+
+
+def check_all(
+    health: ServiceHealth, clock: ManualClock, results: str, server: str = "server1"
+) -> list[Transition | None]:
+    """Feed one result per interval: `+` passed, `-` failed. Return what came of each."""
+    transitions = []
+    for result in results:
+        clock.advance(INTERVAL_S)
+        transitions.append(health.checked(server, None if result == "+" else REFUSED, clock.now_ns()))
+    return transitions
+
+
+@pytest.mark.parametrize("results", ["-+" * 50, "+-" * 50, "--+" * 40])
+def test_up_server_alternating_results_no_transition(results: str) -> None:
+    """Behaviour 30: with fall 3 and rise 2, results that alternate never take a server out."""
+    health = ServiceHealth(RULES, ["server1"])
+    assert set(check_all(health, ManualClock(), results)) == {None}
+    assert health.health("server1") == "up"
+
+
+def test_down_server_alternating_results_no_transition() -> None:
+    """Behaviour 30: nor do they bring one back."""
+    health, clock = ServiceHealth(RULES, ["server1"]), ManualClock()
+    check_all(health, clock, "---")
+    assert set(check_all(health, clock, "+-" * 50)) == {None}
+    assert health.health("server1") == "down"
+
+
+def test_server_down_after_fall_up_after_rise() -> None:
+    """The third failure in a row takes it out, the second success in a row brings it back; each tells once."""
+    health, clock = ServiceHealth(RULES, ["server1"]), ManualClock()
+    down = Transition("server1", "down", REFUSED)
+    assert check_all(health, clock, "-+---") == [None, None, None, None, down]
+    assert check_all(health, clock, "---") == [None, None, None]
+    up = Transition("server1", "up", "checks pass")
+    assert check_all(health, clock, "+-++") == [None, None, None, up]
+    assert health.health("server1") == "up"
+
+
+@given(st.text("+-", max_size=60), st.integers(1, 4), st.integers(1, 4))
+def test_any_results_health_is_what_the_last_run_said(results: str, fall: int, rise: int) -> None:
+    """The verdict is that of the last run of equal results which was long enough."""
+    health = ServiceHealth(Rules(10**9, fall, rise), ["server1"])
+    check_all(health, ManualClock(), results)
+    expected, run = "up", ""
+    for result in results:
+        run = run + result if run.endswith(result) else result
+        if run == "-" * fall:
+            expected = "down"
+        if run == "+" * rise:
+            expected = "up"
+    assert expected == health.health("server1")
+
+
+@pytest.mark.parametrize(("servers", "at_once"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 4)])
+def test_broken_checker_takes_out_half_per_interval(servers: int, at_once: int) -> None:
+    """Behaviour 30: when all checks fail together, at most half go within one interval; a lone server may go."""
+    names = [f"server{number}" for number in range(servers)]
+    health, now_ns, gone = ServiceHealth(RULES, names), 0, []
+    for _ in range(3 + servers):
+        now_ns += RULES.interval_ns
+        down = [name for name in names if health.checked(name, REFUSED, now_ns)]
+        gone.append(len(down))
+        assert len(down) <= at_once
+    assert sum(gone) == servers
+    assert gone[:3] == [0, 0, at_once]
+
+
+def test_removal_cap_checker_mended_in_time_keeps_the_rest() -> None:
+    """Behaviour 30: what the cap spared stays when checks pass again."""
+    names = ["server1", "server2", "server3", "server4"]
+    health, clock = ServiceHealth(RULES, names), ManualClock()
+    for _ in range(3):
+        clock.advance(INTERVAL_S)
+        for name in names:
+            health.checked(name, REFUSED, clock.now_ns())
+    for _ in range(2):
+        clock.advance(INTERVAL_S)
+        for name in names:
+            health.checked(name, None, clock.now_ns())
+    assert [health.health(name) for name in names] == ["up"] * 4
+
+
+def test_failures_of_clients_and_checks_together_no_cap() -> None:
+    """What clients have met too is no fault of the checker: the cap does not hold for it."""
+    names = ["server1", "server2", "server3"]
+    health, clock = ServiceHealth(RULES, names), ManualClock()
+    for _ in range(2):
+        clock.advance(INTERVAL_S)
+        for name in names:
+            health.checked(name, REFUSED, clock.now_ns())
+            health.failed_for_clients(name, "2 connects refused", clock.now_ns())
+    assert [health.health(name) for name in names] == ["down"] * 3
+
+
+def test_failures_of_clients_while_checks_pass_no_transition() -> None:
+    """Passive signs speed a verdict up; they never overrule a check that passes."""
+    health, clock = ServiceHealth(RULES, ["server1"]), ManualClock()
+    for _ in range(20):
+        clock.advance(INTERVAL_S)
+        assert health.checked("server1", None, clock.now_ns()) is None
+        assert health.failed_for_clients("server1", "1 connect unanswered", clock.now_ns()) is None
+
+
+def test_slow_start_weight_grows_linearly() -> None:
+    """After it came up a server has a linear share of its weight; before, and after the ramp, all of it."""
+    rules = Rules(10**9, fall=1, rise=1, slow_start_ns=10 * 10**9)
+    health, clock = ServiceHealth(rules, ["server1"]), ManualClock()
+    assert health.ramp_step("server1", clock.now_ns()) == RAMP_STEPS
+    check_all(health, clock, "-+")
+    steps = []
+    for _ in range(12):
+        steps.append(health.ramp_step("server1", clock.now_ns()))
+        clock.advance(1.0)
+    assert steps == [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 20]
+
+
+def test_follow_known_server_keeps_health_new_one_is_up() -> None:
+    """A reload changes the health of nobody who stays, and a server that went and came back starts anew."""
+    health, clock = ServiceHealth(RULES, ["server1", "server2"]), ManualClock()
+    check_all(health, clock, "---")
+    health.follow(["server1", "server3"])
+    assert [health.health(name) for name in ("server1", "server2", "server3")] == ["down", "up", "up"]
+    assert health.checked("server2", REFUSED, clock.now_ns()) is None
+    health.follow(["server3"])
+    health.follow(["server1", "server3"])
+    assert health.health("server1") == "up"

@@ -1,0 +1,207 @@
+"""Checks of real servers on the loopback: what passes, what fails and how that is said."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
+
+import pytest
+from aiohttp import web
+
+from lb.config import HealthConfig
+from lb.control.prober import Prober, ServerKey, Target
+
+DEADLINE_S = 20.0
+KEY = ("video", "server1")
+
+
+def target(port: int, check: str = "tcp", address: str = "127.0.0.1", **options: object) -> Target:
+    return Target(ip_address(address), port, HealthConfig.model_validate({"check": check, **options}))
+
+
+async def check(asked: Target) -> str | None:
+    prober = Prober(lambda key, failure: None)
+    try:
+        return await prober.check(asked)
+    finally:
+        await prober.stop()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on: it was ours a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@asynccontextmanager
+async def website(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[int]:
+    """Serve HTTP on the loopback for the block; give the port."""
+    server = web.Server(answer)  # type: ignore[arg-type] # its type asks for BaseRequest
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def listening(talk: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> AsyncIterator[int]:
+    """Accept connections for the block: read as `talk` does, write what it returns, hang up. Give the port."""
+    ended: list[asyncio.Event] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended.append(asyncio.Event())
+        mine = ended[-1]
+        with suppress(OSError, asyncio.IncompleteReadError):
+            writer.write(await talk(reader))
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        mine.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        async with asyncio.timeout(DEADLINE_S):
+            for event in ended:
+                await event.wait()
+
+
+def test_tcp_check_listening_server_passes() -> None:
+    """A connect is enough: nothing is sent."""
+
+    async def scenario() -> tuple[str | None, bytes]:
+        received = asyncio.get_running_loop().create_future()
+
+        async def talk(reader: asyncio.StreamReader) -> bytes:
+            received.set_result(await reader.read())
+            return b""
+
+        async with listening(talk) as port, asyncio.timeout(DEADLINE_S):
+            return await check(target(port)), await received
+
+    assert asyncio.run(scenario()) == (None, b"")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "http"])
+def test_check_closed_port_fails_with_reason(kind: str) -> None:
+    """Refused is said as refused, with the address."""
+    port = free_port()
+    assert asyncio.run(check(target(port, kind))) == f"127.0.0.1 port {port}: connection refused"
+
+
+def test_http_check_silent_server_times_out() -> None:
+    """A server that accepts and says nothing fails after the timeout."""
+
+    async def scenario() -> tuple[str | None, int]:
+        async with listening(asyncio.StreamReader.read) as port:
+            return await check(target(port, "http", timeout="50ms")), port
+
+    failure, port = asyncio.run(scenario())
+    assert failure == f"no answer from 127.0.0.1 port {port} within 0.05 s"
+
+
+@pytest.mark.parametrize(
+    ("status", "expect", "failure"),
+    [
+        (200, 200, None),
+        (204, "200-399", None),
+        (399, "200-399", None),
+        (400, "200-399", "answered 400, 200-399 is expected"),
+        (503, 200, "answered 503, 200 is expected"),
+        (302, 200, "answered 302, 200 is expected"),
+        (500, 500, None),
+    ],
+)
+def test_http_check_status_decides(status: int, expect: object, failure: str | None) -> None:
+    """What is expected passes and nothing else; a redirect is an answer and is not followed."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(f"{request.method} {request.path_qs} {request.headers['User-Agent']}")
+        return web.Response(status=status, headers={"Location": "/elsewhere"})
+
+    async def scenario() -> tuple[str | None, int]:
+        async with website(answer) as port:
+            return await check(target(port, "http", path="/ready?full=1", expect=expect)), port
+
+    result, port = asyncio.run(scenario())
+    assert result == (failure and f"http://127.0.0.1:{port}/ready?full=1 {failure}")
+    assert asked == ["GET /ready?full=1 flowlb-health"]
+
+
+def test_http_check_endless_body_is_not_read() -> None:
+    """The headers decide: a body without an end costs neither time nor memory."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(bytes(65536))
+        except (ConnectionError, asyncio.CancelledError):
+            return response
+
+    async def scenario() -> str | None:
+        async with website(answer) as port:
+            return await check(target(port, "http", timeout="10s", interval="10s"))
+
+    assert asyncio.run(scenario()) is None
+
+
+@pytest.mark.parametrize("garbage", [b"\x00" * 64 + b"\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000, b""])
+def test_http_check_garbage_fails_in_one_line(garbage: bytes) -> None:
+    """What answers and is no web server, or sends headers without end, fails; nothing is raised."""
+
+    async def scenario() -> str | None:
+        async def talk(reader: asyncio.StreamReader) -> bytes:
+            await reader.readuntil(b"\r\n\r\n")
+            return garbage
+
+        async with listening(talk) as port:
+            return await check(target(port, "http", timeout="5s", interval="5s"))
+
+    failure = asyncio.run(scenario())
+    assert failure
+    assert "\n" not in failure
+
+
+def test_target_url_brackets_ipv6() -> None:
+    """An IPv6 server is asked by a valid URL."""
+    assert target(80, "http", "2001:db8::31", path="/x").url == "http://[2001:db8::31]:80/x"
+
+
+def test_follow_checks_each_target_until_it_goes() -> None:
+    """Results come per server, again and again; those of a target that was removed end, the others go on."""
+
+    async def scenario() -> None:
+        results: asyncio.Queue[tuple[ServerKey, str | None]] = asyncio.Queue()
+        prober = Prober(lambda key, failure: results.put_nowait((key, failure)), seed=1)
+        port, other = free_port(), ("video", "server2")
+        quick = {"interval": "20ms", "timeout": "20ms"}
+
+        async def wait_for(key: ServerKey, times: int) -> None:
+            async with asyncio.timeout(DEADLINE_S):
+                while times:
+                    times -= (await results.get())[0] == key
+
+        prober.follow({KEY: target(port, **quick), other: target(port, **quick)})
+        await wait_for(KEY, 3)
+        await wait_for(other, 3)
+        prober.follow({KEY: target(port, **quick)})
+        while not results.empty():
+            results.get_nowait()
+        await wait_for(KEY, 5)
+        await prober.stop()
+        assert {results.get_nowait()[0] for _ in range(results.qsize())} <= {KEY}
+
+    asyncio.run(scenario())

@@ -31,7 +31,7 @@ IMAGE = "![Time per operation of each stage, rust and python side by side](docs/
 
 BACKENDS = ("rust", "python")
 # The order of the report, by how a section's name begins.
-SECTIONS = ("single stages", "flow table", "new flow", "whole pipeline")
+SECTIONS = ("single stages", "flow table", "new flow", "whole pipeline", "plans")
 SELECTORS = "new flow, "  # its sections, one per number of servers, are told side by side
 NS_PER_S = 1e9
 UNITS = ((1, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s"))

@@ -54,7 +54,7 @@ from lb.config_fields import (
 )
 from lb.config_locator import START, Locator, Path, Position, locate
 from lb.errors import ConfigError
-from lb.policies import POLICIES, State, make
+from lb.policies import NAMES, State, make
 from lb.policies.base import Policy
 from lb.snapshot import Timeouts
 
@@ -108,8 +108,8 @@ def _parse_backend(value: object) -> str:
 
 _POLICY_SCHEMA = {
     "anyOf": [
-        {"type": "string", "enum": sorted(POLICIES)},
-        {"type": "object", "properties": {"name": {"enum": sorted(POLICIES)}}, "required": ["name"]},
+        {"type": "string", "enum": NAMES},
+        {"type": "object", "properties": {"name": {"enum": NAMES}}, "required": ["name"]},
     ],
     "default": DEFAULT_POLICY,
 }

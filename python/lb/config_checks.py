@@ -7,14 +7,13 @@ so that one wrong field hides no other problem. They are deterministic and look 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lb.config_fields import parse_address, parse_duration, parse_interface_address, show, type_name
+from lb.config_fields import parse_address, parse_duration, parse_interface_address, show
 from lb.config_locator import Path
-from lb.policies import NOT_YET, POLICIES, make, option_names
+from lb.policies import NAMES, allowed, find, problems
 from lb.snapshot import Address, InterfaceAddress
 
 # RFC 4787 REQ-5: a NAT's UDP timeout must not be shorter.
@@ -255,38 +254,16 @@ def _check_policy(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
         return
     name = table["name"]
-    if name not in POLICIES:
-        name_path = path if isinstance(policy, str) else (*path, "name")
-        yield Problem(name_path, *_unknown_policy(name))
+    if find(name) is None:
+        yield Problem(path if isinstance(policy, str) else (*path, "name"), *_unknown_policy(name))
         return
     options = {key: value for key, value in table.items() if key != "name"}
-    unknown = [key for key in options if key not in option_names(name)]
-    for key in unknown:
-        yield Problem((*path, key), f"policy {name} has no such option", _allowed(key, option_names(name)), at="key")
-    wrong = [key for key, value in options.items() if key not in unknown and not isinstance(value, str)]
-    for key in wrong:
-        yield Problem((*path, key), f"{show(options[key])} is {type_name(options[key])}, not a string")
-    usable = {key: value for key, value in options.items() if key not in unknown and key not in wrong}
     names = [str(server.get("name")) for _, server in _tables(service, "server")]
-    for problem in make(name, usable).problems(names):
-        yield Problem((*path, problem.option), problem.message, problem.hint or "")
+    for problem in problems(name, options, names):
+        yield Problem((*path, problem.option), problem.message, problem.hint, problem.at)
 
 
 def _unknown_policy(name: str) -> tuple[str, str]:
-    here = f"policies: {', '.join(sorted(POLICIES))}"
-    if name in NOT_YET:
-        return f'policy "{name}" is not in this version', here
-    if name == "weighted-round-robin":
-        return f'unknown policy "{name}"', '"round-robin" follows the weights of the servers'
     if ".py" in name:
-        return f'policies from files ("{name}") are not in this version', here
-    if near_later := difflib.get_close_matches(name, NOT_YET, n=1, cutoff=0.8):
-        return f'unknown policy "{name}"', f'"{near_later[0]}" is not in this version; {here}'
-    return f'unknown policy "{name}"', _allowed(name, sorted(POLICIES))
-
-
-def _allowed(word: str, words: list[str]) -> str:
-    near = difflib.get_close_matches(word, words, n=1)
-    if near:
-        return f'did you mean "{near[0]}"?'
-    return f"allowed: {', '.join(words)}" if words else "it has no options"
+        return f'policies from files ("{name}") are not in this version', f"policies: {', '.join(NAMES)}"
+    return f'unknown policy "{name}"', allowed(name, NAMES)

@@ -7,6 +7,7 @@ with a message and a hint otherwise; nothing here looks at other fields (`lb.con
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -194,7 +195,8 @@ def in_range(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
-def _integer(low: int, high: int) -> tuple[BeforeValidator, WithJsonSchema]:
+def integer(low: int, high: int) -> tuple[BeforeValidator, WithJsonSchema]:
+    """Return what makes an `Annotated[int, ...]` a field for integers from `low` to `high`."""
     return BeforeValidator(in_range(low, high)), WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
 
 
@@ -207,15 +209,15 @@ def duration(default: str) -> Any:
     return Field(default=default, validate_default=True)
 
 
-Seed = Annotated[int, *_integer(0, 2**64 - 1)]
-Port = Annotated[int, *_integer(1, 65535)]
-Weight = Annotated[int, *_integer(0, 65535)]
-IcmpRate = Annotated[int, *_integer(0, 1_000_000)]
-Count = Annotated[int, *_integer(1, 100)]
-Capacity = Annotated[int, *_integer(1, 2**28)]
+Seed = Annotated[int, *integer(0, 2**64 - 1)]
+Port = Annotated[int, *integer(1, 65535)]
+Weight = Annotated[int, *integer(0, 65535)]
+IcmpRate = Annotated[int, *integer(0, 1_000_000)]
+Count = Annotated[int, *integer(1, 100)]
+Capacity = Annotated[int, *integer(1, 2**28)]
 # From the smallest that every IPv4 link carries (RFC 791) to the largest IP packet.
 MIN_MTU_BYTES, MAX_MTU_BYTES = 68, 65535
-Mtu = Annotated[int, *_integer(MIN_MTU_BYTES, MAX_MTU_BYTES)]
+Mtu = Annotated[int, *integer(MIN_MTU_BYTES, MAX_MTU_BYTES)]
 parse_mtu = in_range(MIN_MTU_BYTES, MAX_MTU_BYTES)
 Name = Annotated[str, *_text(matching(NAME, NAME_HINT), NAME_HINT)]
 InterfaceName = Annotated[
@@ -223,6 +225,7 @@ InterfaceName = Annotated[
 ]
 HostAddress = Annotated[Address, *_text(parse_address, "an IPv4 or IPv6 unicast address")]
 PrefixedAddress = Annotated[InterfaceAddress, *_text(parse_interface_address, "an address with its prefix length")]
+Text = Annotated[str, *_text(functools.partial(require_string, hint="a string"), "any text")]
 MacAddress = Annotated[bytes, *_text(parse_mac, MAC_HINT)]
 Duration = Annotated[int, *_text(parse_duration, DURATION_HINT)]
 UrlPath = Annotated[str, *_text(parse_url_path, URL_PATH_HINT)]
@@ -247,10 +250,12 @@ __all__ = [
     "Port",
     "PrefixedAddress",
     "Seed",
+    "Text",
     "UrlPath",
     "Weight",
     "duration",
     "format_mac",
+    "integer",
     "invalid",
     "martian",
     "parse_address",

@@ -36,7 +36,7 @@ name = "video"
 address = "198.18.1.100"    # the VIP, IPv4 or IPv6: an address that no host has
 port = 9876
 # protocol = "tcp"          # tcp | udp
-# policy = "round-robin"    # round-robin | static, or { name = "static", server = "server1" }
+# policy = "round-robin"    # or least-connections, maglev, ... or { name = "maglev", table_size = 65537 }
 # on_no_server = "reset"    # what a client gets when no server is available: reset | drop
 
   [[service.server]]

@@ -57,7 +57,9 @@ MISTAKES = [
     ("port = 9876", 'port = 9876\nprotocol = "udp"\nhealth = { check = "tcp" }', ["10:10: service[0].health: checks are TCP connections: a UDP service has to say to which port"]),
     ("port = 9876", 'port = 9876\nprotocol = "sctp"', ['9:12: service[0].protocol: "sctp" is not allowed']),
     ("port = 9876", 'port = 9876\npolicy = "round-robbin"', ['9:10: service[0].policy: unknown policy "round-robbin"']),
-    ("port = 9876", 'port = 9876\npolicy = "maglev"', ['9:10: service[0].policy: policy "maglev" is not in this version']),
+    ("port = 9876", 'port = 9876\npolicy = { name = "maglev", table_size = 100 }', ["9:42: service[0].policy.table_size: 100 is not a prime"]),
+    ("port = 9876", 'port = 9876\npolicy = { name = "maglev", table_size = "9" }', ['9:42: service[0].policy.table_size: "9" is a string, not an integer']),
+    ("port = 9876", 'port = 9876\npolicy = { name = "source-hash", table_size = 1 }', ["9:47: service[0].policy.table_size: 1 is not in 2..16777216"]),
     ("port = 9876", 'port = 9876\npolicy = "./m.py:P"', ['9:10: service[0].policy: policies from files ("./m.py:P") are not in this version']),
     ("port = 9876", 'port = 9876\npolicy = { name = "static", server = "x" }', ['9:38: service[0].policy.server: "x" is no server of this service']),
     ("port = 9876", 'port = 9876\npolicy = { name = "static", srv = "x" }', ["9:29: service[0].policy.srv: policy static has no such option"]),
@@ -160,8 +162,10 @@ def test_inspect_mistake_shows_line_caret_and_hint() -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ('policy = "maglv"', '"maglev" is not in this version; policies: round-robin, static'),
-        ('policy = "weighted-round-robin"', '"round-robin" follows the weights of the servers'),
+        ('policy = "maglv"', 'did you mean "maglev"?'),
+        ('policy = { name = "maglev", size = 3 }', "allowed: table_size"),
+        ('policy = { name = "random", size = 3 }', "it has no options"),
+        ('policy = { name = "maglev", table_size = 100 }', "the next one: 101"),
         ('on_no_sever = "drop"', 'did you mean "on_no_server"?'),
         ('protocol = "upd"', 'did you mean "udp"?'),
         ("seed = 3", '"seed" is about the whole file: it goes above the first [table]'),

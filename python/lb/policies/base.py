@@ -41,15 +41,19 @@ Measurements: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 class OptionProblem(NamedTuple):
-    """A policy option that cannot work. `option`: its name; `message`: what is wrong; `hint`: what is allowed."""
+    """
+    A policy option that cannot work. `option`: its name; `message`: what is wrong; `hint`: what is allowed; `at`: what
+    to point at.
+    """
 
     option: str
     message: str
-    hint: str | None = None
+    hint: str = ""
+    at: Literal["key", "value"] = "value"
 
 
 class Policy(Protocol):
-    """Makes plans. Implementations are frozen dataclasses; `name` is what the configuration calls them."""
+    """Makes plans. `name` is what the configuration calls it."""
 
     name: ClassVar[str]
 
@@ -68,6 +72,21 @@ class Policy(Protocol):
 
     def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:
         """Yield what is wrong with the options, given the names of the service's servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """What the policies of this package share: options are fields, and are fine unless a policy says otherwise."""
+
+    name: ClassVar[str]
+
+    def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
+        """Make the plan for a service, as `Policy.plan`."""
+        raise NotImplementedError
+
+    def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:
+        """Yield nothing."""
+        return iter(())
 
 
 def takers(servers: Sequence[ServerView]) -> list[ServerView]:

@@ -12,18 +12,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lb.policies.base import Measurements, OptionProblem, ServerView, takers
+from lb.config_fields import Text
+from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, takers
 from lb.snapshot import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Static:
+class Static(BuiltIn):
     """Place every flow on one server. `server`: its name; None: the first that takes flows."""
 
     name: ClassVar[str] = "static"
-    server: str | None = None
+    server: Text | None = None
 
-    def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:  # noqa: ARG002
+    def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """Return a plan of at most one slot."""
         fitting = [server.id for server in takers(servers) if self.server in (None, server.name)]
         return Plan("counter", tuple(fitting[:1]))

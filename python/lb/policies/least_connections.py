@@ -1,0 +1,25 @@
+"""
+The policy `least-connections`: each flow goes to the server with the fewest active flows per weight.
+
+Active flows are counted by the data path: half-open, established and UDP flows count, closing ones do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lb.policies.base import BuiltIn, Measurements, ServerView, takers
+from lb.snapshot import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class LeastConnections(BuiltIn):
+    """Place each flow on the server with the fewest active flows per weight; the first of equals."""
+
+    name: ClassVar[str] = "least-connections"
+
+    def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
+        """Return a plan with one slot per server; the backend knows the weights."""
+        return Plan("least", tuple(server.id for server in takers(servers)))

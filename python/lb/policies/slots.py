@@ -1,0 +1,85 @@
+"""
+Slot tables in proportion to weights: what the selectors `counter`, `random` and `two-choices` pick from.
+
+The turn of `counter` is interleaved smoothly: with weights 5, 1, 1 it is a a b a c a a, not a a a a a b c, so that a
+heavy server gets no burst. Computed from scratch each time: pure functions of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import chain, repeat
+
+from lb.policies.base import ServerView, takers
+
+# Weights whose reduced sum is larger are scaled down to about this sum, each to at least 1: a share is then off by at
+# most one slot in 65536.
+MAX_SLOTS = 65536
+# Beyond this many different weights a step-by-step turn costs more than a sort.
+MAX_GROUPS = 32
+
+
+def weighted_slots(servers: Sequence[ServerView]) -> tuple[int, ...]:
+    """Return the ids of the servers that take flows, each as often as its weight says, interleaved."""
+    candidates = takers(servers)
+    order = interleave(reduce_weights([server.weight for server in candidates]))
+    return tuple(candidates[index].id for index in order)
+
+
+def reduce_weights(weights: Sequence[int]) -> list[int]:
+    """
+    Return the smallest whole numbers in the same proportion, scaled when their sum is beyond MAX_SLOTS.
+
+    Args:
+        weights: each at least 1.
+    """
+    divisor = math.gcd(*weights) or 1
+    reduced = [weight // divisor for weight in weights]
+    total = sum(reduced)
+    if total <= MAX_SLOTS:
+        return reduced
+    return [max(1, weight * MAX_SLOTS // total) for weight in reduced]
+
+
+def interleave(weights: Sequence[int]) -> list[int]:
+    """
+    Return the indices of one turn: index i occurs weights[i] times, spread evenly.
+
+    Up to MAX_GROUPS different weights: every server gains its weight in credit at each step, the richest takes the
+    slot and pays the sum of all weights. It follows that in any prefix no server is ahead of its exact share by a
+    whole flow. Servers of equal weight take turns among themselves, so only one candidate per weight is looked at in
+    each step: a thousand equal servers cost no more than one. With more weights: occurrence k of weight w stands where
+    (k + 1/2) / w sorts it.
+
+    Args:
+        weights: each at least 1.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, weight in enumerate(weights):
+        groups.setdefault(weight, []).append(index)
+    if len(groups) == 1:
+        return list(chain.from_iterable(repeat(range(len(weights)), weights[0])))
+    if len(groups) > MAX_GROUPS:
+        return _sorted_turn(weights)
+    total = sum(weights)
+    picks = dict.fromkeys(groups, 0)
+    order: list[int] = []
+    for step in range(1, total + 1):
+        weight = max(groups, key=lambda weight: _claim(step, total, weight, picks[weight], groups[weight]))
+        members = groups[weight]
+        order.append(members[picks[weight] % len(members)])
+        picks[weight] += 1
+    return order
+
+
+def _claim(step: int, total: int, weight: int, group_picks: int, members: list[int]) -> tuple[int, int]:
+    """Return the credit of a group's next member at this step, and its rank among equals: the earlier server first."""
+    rounds, turn = divmod(group_picks, len(members))
+    return step * weight - total * rounds, -members[turn]
+
+
+def _sorted_turn(weights: Sequence[int]) -> list[int]:
+    places = [((2 * k + 1) / weight, index) for index, weight in enumerate(weights) for k in range(weight)]
+    places.sort()
+    return [index for _, index in places]

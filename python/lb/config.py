@@ -57,6 +57,7 @@ from lb.errors import ConfigError
 from lb.policies import NAMES, State, make
 from lb.policies.base import Policy
 from lb.snapshot import Timeouts
+from lb.source_text import block
 
 DEFAULT_FILE = "lb.toml"
 DEFAULT_CAPACITY = 262_144
@@ -270,7 +271,7 @@ def inspect(source: str, name: str) -> Report:
         return _inspect(source, name)
     except tomllib.TOMLDecodeError as error:
         message, position = _syntax_error(str(error), source)
-        return Report(None, [_block(name, source, position, message, "")], [])
+        return Report(None, [block(name, source, *position, message)], [])
     except ValueError:
         # Python refuses to convert integers of thousands of digits, and does not say where they are.
         number = HUGE_INTEGER.search(source)
@@ -296,7 +297,7 @@ def _inspect(source: str, name: str) -> Report:
     for position, problem in sorted(((_place(locator, problem), problem) for problem in problems), key=lambda p: p[0]):
         warning = "warning: " if problem.severity == "warning" else ""
         message = f"{warning}{dotted(problem.path)}: {problem.message}"
-        blocks[problem.severity].append(_block(name, source, position, message, problem.hint))
+        blocks[problem.severity].append(block(name, source, *position, message, problem.hint))
     return Report(None if blocks["error"] else config, blocks["error"], blocks["warning"])
 
 
@@ -389,22 +390,3 @@ def _syntax_error(message: str, source: str) -> tuple[str, Position]:
 
 def _place(locator: Locator, problem: Problem) -> Position:
     return locator.key(problem.path) if problem.at == "key" else locator.value(problem.path)
-
-
-def _block(name: str, source: str, position: Position, message: str, hint: str) -> str:
-    """Return what is printed for a problem: where and what, the line with a caret, the hint."""
-    lines = source.split("\n")
-    text = lines[position.line - 1] if position.line <= len(lines) else ""
-    shown = "".join(char if char.isprintable() or char == "\t" else "?" for char in text)
-    indent = "".join("\t" if char == "\t" else " " for char in text[: position.column - 1])
-    rows = [
-        f"{name}:{position.line}:{position.column}: {_printable(message)}",
-        f"{position.line:5} | {shown}",
-        f"      | {indent}^",
-    ]
-    return "\n".join([*rows, f"  hint: {_printable(hint)}"] if hint else rows)
-
-
-def _printable(text: str) -> str:
-    """Return a text with what does not print (line feeds, control sequences) escaped: values are quoted in it."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

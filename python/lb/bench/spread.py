@@ -52,5 +52,9 @@ def percentile(values: Sequence[float], share: float) -> float:
         values: at least one, in any order.
         share: 0..1.
     """
-    ordered = sorted(values)
+    return ordered_percentile(sorted(values), share)
+
+
+def ordered_percentile(ordered: Sequence[float], share: float) -> float:
+    """Do the same for values in ascending order, of which there is at least one."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lb.cli import bench, check, configuration, init, replay, run, status, testbed
+from lb.cli import bench, check, configuration, init, loadgen, replay, run, status, testbed
 from lb.errors import ConfigError, LbError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command("status")(status.status)
 app.command("replay")(replay.replay)
 app.command("init")(init.init)
 app.command("bench")(bench.bench)
+app.command("loadgen")(loadgen.loadgen)
 app.add_typer(configuration.app, name="config")
 app.add_typer(testbed.app, name="testbed")
 

@@ -1,26 +1,29 @@
 """
 Compile a configuration into the snapshot that backends work from.
 
-Control side of the walk: `config -> policy -> plan -> snapshot`. The compiler remembers which id it gave to which
-service, server and endpoint, so that the same thing keeps its id across reloads and a flow keeps its server
+Control side of the walk: `config -> desired -> policy -> plan -> snapshot`. The compiler remembers which id it gave to
+which service, server and endpoint, so that the same thing keeps its id across reloads and a flow keeps its server
 (behaviour 6 and 29). Nothing here looks at the machine: what the interfaces have is an argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from lb.config import Config, InterfaceConfig, ServerConfig, ServiceConfig
+from lb.config import Config, InterfaceConfig
 from lb.config_fields import format_mac
+from lb.control.state import Desired, ServerIdentity, ServerNow, ServiceNow, services
 from lb.errors import ConfigError
-from lb.policies import ServerView
+from lb.policies import Measurements
 from lb.snapshot import Address, Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 
 DEFAULT_MTU_BYTES = 1500
 
-_ServerRow: TypeAlias = tuple[int, ServerConfig]
+NOTHING_MEASURED: Mapping[str, Measurements] = {}
+
+_ServerRow: TypeAlias = tuple[int, ServerNow]
 
 
 @dataclass
@@ -45,73 +48,111 @@ class Compiler:
         self._endpoints = _Ids()
         self._generation = 0
 
-    def compile(self, config: Config, interfaces: Sequence[Interface], seed: int | None = None) -> Snapshot:
+    def compile(
+        self,
+        config: Config | Desired,
+        interfaces: Sequence[Interface],
+        seed: int | None = None,
+        measurements: Mapping[str, Measurements] = NOTHING_MEASURED,
+    ) -> Snapshot:
         """
         Make the next snapshot.
 
         Args:
-            config: a validated configuration.
+            config: a validated configuration, or one with what is wanted and known beyond it.
             interfaces: what its interfaces have, in its order.
             seed: takes the place of the configuration's.
+            measurements: by service name, for the policies.
 
         Raises:
             ConfigError: a VIP or a server has an address of one of the interfaces.
         """
-        require_distinct(config, interfaces)
-        services: dict[int, Service] = {}
-        servers: dict[int, Server] = {}
-        for entry in config.services:
-            service_id = self._services.of((entry.address, entry.port, entry.protocol))
-            rows = [(self._servers.of((service_id, row.address, row.port)), row) for row in entry.servers]
-            services[service_id] = _service(entry, rows)
-            servers.update(self._compile_servers(entry, service_id, rows))
+        desired = config if isinstance(config, Desired) else Desired(config)
+        present = services(desired)
+        require_distinct(present, interfaces)
+        service_table: dict[int, Service] = {}
+        server_table: dict[int, Server] = {}
+        for entry in present:
+            rows = self._rows(entry)
+            service_id = self._services.of(entry.identity)
+            service_table[service_id] = _service(entry, rows, measurements.get(entry.name, {}))
+            server_table.update(self._compile_servers(entry, service_id, rows))
         self._generation += 1
+        return self._snapshot(desired.config, interfaces, seed, service_table, server_table)
+
+    def _snapshot(
+        self,
+        config: Config,
+        interfaces: Sequence[Interface],
+        seed: int | None,
+        service_table: Mapping[int, Service],
+        server_table: Mapping[int, Server],
+    ) -> Snapshot:
         return Snapshot(
             generation=self._generation,
             seed=config.seed if seed is None else seed,
             interfaces=tuple(interfaces),
-            services=tuple(services.get(number) for number in range(len(self._services))),
-            servers=tuple(servers.get(number) for number in range(len(self._servers))),
+            services=tuple(service_table.get(number) for number in range(len(self._services))),
+            servers=tuple(server_table.get(number) for number in range(len(self._servers))),
             transit=config.transit,
             answer_echo=config.answer_echo,
             icmp_rate=config.icmp_rate,
             timeouts=config.flows.timeouts(),
         )
 
+    def would_change(self, service: ServiceNow, measurements: Measurements, snapshot: Snapshot) -> bool:
+        """Tell whether a service's policy plans otherwise now than what a snapshot of this compiler has."""
+        published = snapshot.services[self._services.of(service.identity)]
+        return published is None or published.plan != _plan(service, self._rows(service), measurements)
+
+    def server_id(self, identity: ServerIdentity) -> int:
+        """Return the id of a server; one that it has not seen yet gets a new one."""
+        return self._servers.of(identity)
+
+    def _rows(self, entry: ServiceNow) -> list[_ServerRow]:
+        identity = entry.identity
+        return [(self._servers.of((identity, row.config.address, row.config.port)), row) for row in entry.servers]
+
     def _compile_servers(
-        self, entry: ServiceConfig, service_id: int, rows: Iterable[_ServerRow]
+        self, entry: ServiceNow, service_id: int, rows: Sequence[_ServerRow]
     ) -> Iterable[tuple[int, Server]]:
-        for server_id, row in rows:
-            endpoint = self._endpoints.of((row.address, row.port, entry.protocol))
-            yield server_id, Server(row.name, service_id, endpoint, row.address, row.port, row.weight, row.mac)
+        for (server_id, row), weight in zip(rows, entry.weights(), strict=True):
+            facts = row.config
+            endpoint = self._endpoints.of((facts.address, facts.port, entry.config.protocol))
+            yield server_id, Server(row.name, service_id, endpoint, facts.address, facts.port, weight, facts.mac)
 
 
-def _service(entry: ServiceConfig, rows: Sequence[_ServerRow]) -> Service:
-    return Service(entry.name, entry.address, entry.port, entry.protocol, _plan(entry, rows), entry.on_no_server)
+def _service(entry: ServiceNow, rows: Sequence[_ServerRow], measurements: Measurements) -> Service:
+    facts = entry.config
+    plan = _plan(entry, rows, measurements)
+    return Service(entry.name, facts.address, facts.port, facts.protocol, plan, facts.on_no_server)
 
 
-def _plan(entry: ServiceConfig, rows: Sequence[_ServerRow]) -> Plan:
-    views = [ServerView(server_id, row.name, row.weight, row.state) for server_id, row in rows]
-    return entry.policy.make().plan(entry.name, views, {})
+def _plan(entry: ServiceNow, rows: Sequence[_ServerRow], measurements: Measurements) -> Plan:
+    views = entry.views(server_id for server_id, _ in rows)
+    return entry.config.policy.make().plan(entry.name, views, measurements)
 
 
-def require_distinct(config: Config, interfaces: Iterable[Interface]) -> None:
+def require_distinct(services: Iterable[ServiceNow], interfaces: Iterable[Interface]) -> None:
     """
     Raise ConfigError when a VIP or server has an address of an interface: the host would answer in the balancer's
     place.
     """
     owners = {address.ip: interface.name for interface in interfaces for address in interface.addresses}
-    problems = []
-    for service in config.services:
-        for what, address in ((f"VIP of service {service.name}", service.address), *_server_names(service)):
-            if address in owners:
-                problems.append(f"{what}: {address} is an address of {owners[address]}: the host itself would answer")
+    problems = [
+        f"{what}: {address} is an address of {owners[address]}: the host itself would answer"
+        for service in services
+        for what, address in _named_addresses(service)
+        if address in owners
+    ]
     if problems:
         raise ConfigError(problems)
 
 
-def _server_names(service: ServiceConfig) -> Iterable[tuple[str, Address]]:
-    return ((f"server {service.name}/{server.name}", server.address) for server in service.servers)
+def _named_addresses(service: ServiceNow) -> Iterable[tuple[str, Address]]:
+    yield f"VIP of service {service.name}", service.config.address
+    for server in service.servers:
+        yield f"server {service.name}/{server.name}", server.config.address
 
 
 def offline_interfaces(config: Config) -> tuple[Interface, ...]:

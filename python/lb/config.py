@@ -162,6 +162,7 @@ class ServiceConfig(_Table):
     protocol: Literal["tcp", "udp"] = "tcp"
     policy: PolicyField = PolicyConfig(name=DEFAULT_POLICY)
     on_no_server: Literal["reset", "drop"] = "reset"
+    on_server_down: Literal["reset", "keep"] = "reset"
     health: HealthConfig | None = None
     servers: tuple[ServerConfig, ...] = Field(default=(), alias="server")
 

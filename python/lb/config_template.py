@@ -38,6 +38,7 @@ port = 9876
 # protocol = "tcp"          # tcp | udp
 # policy = "round-robin"    # or least-connections, maglev, ... or { name = "maglev", table_size = 65537 }
 # on_no_server = "reset"    # what a client gets when no server is available: reset | drop
+# on_server_down = "reset"  # what the flows of a server get when checks say it is down: reset | keep
 
   [[service.server]]
   name = "server1"

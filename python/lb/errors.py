@@ -7,6 +7,8 @@ The exceptions of flowlb, in one tree. Packets never raise: they get verdicts.
     |   +-- InterfaceError   4: an interface is unknown, down, or taken by another `lb run`
     +-- BackendError         4: the chosen backend cannot be used
     +-- DaemonError          5: no running balancer answers
+    +-- UnknownNameError     2: there is no service or server of that name
+    +-- RefusedError         2: a command that cannot be carried out as things are
     +-- CaptureError         1: a capture file cannot be read or written
     +-- TestbedError         1: the testbed could not be built or is not there
 
@@ -52,6 +54,18 @@ class DaemonError(LbError):
     """No running balancer answers on the control socket."""
 
     exit_code = 5
+
+
+class UnknownNameError(LbError):
+    """There is no service or server of a name; the message has the nearest ones."""
+
+    exit_code = 2
+
+
+class RefusedError(LbError):
+    """A change cannot be made as things are, such as adding a server whose name is taken."""
+
+    exit_code = 2
 
 
 class CaptureError(LbError):

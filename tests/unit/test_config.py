@@ -169,7 +169,10 @@ def test_inspect_mistake_shows_line_caret_and_hint() -> None:
         ('on_no_sever = "drop"', 'did you mean "on_no_server"?'),
         ('protocol = "upd"', 'did you mean "udp"?'),
         ("seed = 3", '"seed" is about the whole file: it goes above the first [table]'),
-        ("colour = 1", "allowed: name, address, port, protocol, policy, on_no_server, health, server"),
+        (
+            "colour = 1",
+            "allowed: name, address, port, protocol, policy, on_no_server, on_server_down, health, server",
+        ),
     ],
 )
 def test_inspect_mistake_hint_names_what_is_near(text: str, hint: str) -> None:

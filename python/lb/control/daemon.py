@@ -29,11 +29,12 @@ import lb.backends
 from lb.backends.base import DataPath
 from lb.backends.python.reply import frames_for_announcement
 from lb.balancer import HASH_KEY_BYTES, choose_backend, require_same_interfaces
-from lb.compile import Compiler
 from lb.config import Config, read
 from lb.control.admin import Admin
+from lb.control.leavers import Leavers
 from lb.control.paths import default_control_path
 from lb.control.status import Facts, build_status
+from lb.control.steering import Steering
 from lb.errors import ConfigError, InterfaceError, LbError
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
@@ -43,6 +44,8 @@ from lb.snapshot import Interface, NextHops, Snapshot
 
 # How long the start waits for the servers' MACs, so that a burst of first packets is not lost: only three wait per hop.
 SETTLE_S = 0.5
+# How often to look whether servers that left still have flows.
+SWEEP_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +62,15 @@ class Daemon:
 
     def __init__(self, config_path: Path, backend: str = "auto", control_path: Path | None = None) -> None:
         self.config_path = config_path
-        self.config = load_config(config_path)
-        self.implementation = lb.backends.load(choose_backend(backend, self.config))
+        config = load_config(config_path)
+        self.start_config = config
+        self.implementation = lb.backends.load(choose_backend(backend, config))
         self.control_path = control_path or default_control_path()
         self.last_reload_error: str | None = None
-        self.snapshot: Snapshot
+        self.steering: Steering
         self.data_path: DataPath
-        self._compiler = Compiler()
         self._guard = HostGuard()
-        self._kernel = Kernel(self.config)
+        self._kernel = Kernel(config)
         self._sockets: list[socket.socket] = []
         self._cleanup = AsyncExitStack()
         self._stopped = asyncio.Event()
@@ -75,8 +78,19 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
         self._trouble: str | None = None
+        self._announced: object = None
         self._rx_dropped = 0
         self._started_at = time.monotonic()
+
+    @property
+    def config(self) -> Config:
+        """The configuration, as the file said last."""
+        return self.steering.config
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is published."""
+        return self.steering.snapshot
 
     async def start(self) -> None:
         """
@@ -92,27 +106,27 @@ class Daemon:
             raise
 
     async def _start(self) -> None:
-        for entry in self.config.interfaces:
+        config = self.start_config
+        for entry in config.interfaces:
             self._cleanup.enter_context(claim_interface(entry.name))
         await self._kernel.open()
         self._cleanup.push_async_callback(self._kernel.close)
-        self.snapshot = self._compiler.compile(self.config, await self._kernel.read_interfaces())
+        self.steering = Steering(config, await self._kernel.read_interfaces(), self)
         self._open_sockets()
         self._cleanup.callback(self._guard.remove)
-        self._guard.apply(self.snapshot)
-        capacity = self.config.flows.capacity
-        self.data_path = self.implementation.DataPath(capacity, secrets.token_bytes(HASH_KEY_BYTES), self.config.seed)
-        self.data_path.publish(self.snapshot)
-        self._use_servers()
+        key = secrets.token_bytes(HASH_KEY_BYTES)
+        self.data_path = self.implementation.DataPath(config.flows.capacity, key, config.seed)
+        self.steering.start()
         self.data_path.set_next_hops(await self._kernel.settle(SETTLE_S))
-        self._use_servers()
+        self._use_servers(self.snapshot)
         await self._kernel.refresh()
         admin = Admin(self.control_path, self._answers())
         self._cleanup.push_async_callback(admin.stop)
         await admin.start()
         self._start_loop()
+        self._spawn(self._sweep())
         self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
-        self._announce()
+        self._announce(self.snapshot)
         log.info("%s", self._ready_line())
 
     def _open_sockets(self) -> None:
@@ -160,9 +174,19 @@ class Daemon:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s", error)
 
-    def _use_servers(self) -> None:
+    async def _sweep(self) -> None:
+        """Forget servers that left, once they have no flows."""
+        leavers = Leavers()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            if leaving := self.steering.leaving():
+                counters = await asyncio.to_thread(self.data_path.counters)
+                closing_ns = self.config.flows.closing
+                self.steering.forget(leavers.gone(leaving, counters["servers"], closing_ns, time.monotonic_ns()))
+
+    def _use_servers(self, snapshot: Snapshot) -> None:
         """Keep the way to every server fresh whose MAC the configuration does not give."""
-        servers = (server for server in self.snapshot.servers if server is not None and server.mac is None)
+        servers = (server for server in snapshot.servers if server is not None and server.mac is None)
         self._kernel.use(server.address for server in servers)
 
     def _on_next_hops(self, next_hops: NextHops) -> None:
@@ -172,7 +196,7 @@ class Daemon:
         """Publish what changed about the interfaces."""
         log.info("the interfaces changed: %s", describe_interfaces(interfaces))
         try:
-            self._publish(self._compiler.compile(self.config, interfaces))
+            self.steering.set_interfaces(interfaces)
         except LbError as error:
             log.error("the change cannot be followed: %s", error)
 
@@ -188,12 +212,19 @@ class Daemon:
             self._trouble = str(error)
             log.warning("%s", error)
 
-    def _publish(self, snapshot: Snapshot) -> None:
+    def publish(self, snapshot: Snapshot) -> None:
+        """
+        Swap to a snapshot: for `lb.control.steering`, through which every change goes.
+
+        Raises:
+            LbError: the host cannot be kept out of the way; nothing has changed then.
+        """
         self._guard.apply(snapshot)
-        self.snapshot = snapshot
         self._guarded(functools.partial(self.data_path.publish, snapshot))
-        self._use_servers()
-        self._announce()
+        self._use_servers(snapshot)
+        # Not for every new weight: only where there is news for the neighbours.
+        if self._announced is not None and self._announced != announced(snapshot):
+            self._announce(snapshot)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """Call the data path or a socket; its failure is ours."""
@@ -202,13 +233,14 @@ class Daemon:
         except LbError as error:
             self._fail(error)
 
-    def _announce(self) -> None:
+    def _announce(self, snapshot: Snapshot) -> None:
         """Tell the neighbours where the VIPs are, on interfaces with `announce`, and hear what they ask there."""
-        for sock, about in zip(self._sockets, self.snapshot.interfaces, strict=True):
+        for sock, about in zip(self._sockets, snapshot.interfaces, strict=True):
             if about.announce:
                 self._guarded(functools.partial(hear_multicast, sock, about.name))
+        self._announced = announced(snapshot)
         counters = IoCounters()
-        for interface, frame in frames_for_announcement(self.snapshot):
+        for interface, frame in frames_for_announcement(snapshot):
             send(self._sockets[interface], frame, None, counters)
 
     def _fail(self, error: Exception) -> None:
@@ -261,11 +293,7 @@ class Daemon:
         require_same_interfaces(self.config, config)
         warn_fixed(self.config, config)
         self._kernel.configure(config)
-        interfaces = await self._kernel.read_interfaces()
-        snapshot = self._compiler.compile(config, interfaces)
-        self._guard.apply(snapshot)
-        self.config = config
-        self._publish(snapshot)
+        self.steering.reload(config, await self._kernel.read_interfaces())
         await self._kernel.refresh()
 
     def _answers(self) -> dict[str, Callable[[], Any]]:
@@ -325,6 +353,11 @@ def first_lines(error: Exception) -> str:
     if isinstance(error, ConfigError):
         return "; ".join(problem.partition("\n")[0] for problem in error.problems)
     return str(error)
+
+
+def announced(snapshot: Snapshot) -> object:
+    """Return all that neighbours are told: equal when there is no news for them."""
+    return snapshot.interfaces, frozenset(service.address for service in snapshot.services if service is not None)
 
 
 def describe_interfaces(interfaces: tuple[Interface, ...]) -> str:

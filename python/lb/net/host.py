@@ -30,6 +30,7 @@ class HostGuard:
 
     def __init__(self) -> None:
         self._table: str | None = None
+        self._rules = ""
 
     def apply(self, snapshot: Snapshot) -> None:
         """
@@ -55,8 +56,11 @@ class HostGuard:
                 _mend(families),
             )
         table = f"flowlb_if{socket.if_nametoindex(snapshot.interfaces[0].name)}"
-        _run_nft(f"table inet {table}\ndelete table inet {table}\n{rules(table, snapshot)}", families)
-        self._table = table
+        wanted = rules(table, snapshot)
+        # Snapshots come with every weight that changes; their addresses seldom differ.
+        if (self._table, self._rules) != (table, wanted):
+            _run_nft(f"table inet {table}\ndelete table inet {table}\n{wanted}", families)
+            self._table, self._rules = table, wanted
 
     def remove(self) -> None:
         """Unblock everything. Does nothing when nothing is blocked."""

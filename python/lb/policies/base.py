@@ -16,24 +16,26 @@ from lb.snapshot import Plan
 
 State: TypeAlias = Literal["active", "draining", "disabled"]
 STATES: tuple[State, ...] = ("active", "draining", "disabled")
+Health: TypeAlias = Literal["up", "down"]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
     """
     What a policy knows of a server. `id`: its position in the snapshot; `weight`: its share among the service's
-    servers, from 0.
+    servers, from 0; `state`: what the operator wants; `health`: what the checks say.
     """
 
     id: int
     name: str
     weight: int = 1
     state: State = "active"
+    health: Health = "up"
 
     @property
     def takes_flows(self) -> bool:
         """Tell whether new flows may be placed on it."""
-        return self.state == "active" and self.weight > 0
+        return self.state == "active" and self.health == "up" and self.weight > 0
 
 
 # By server name, then by measure; empty while nothing measures.

@@ -1,0 +1,316 @@
+"""
+What the balancer should be like right now, as a value: the configuration, what the operator asked for on top of it,
+and how the servers are.
+
+First step of the control walk, before policies: `desired -> services -> policy -> plan -> snapshot`. Everything here is
+frozen and pure: a change is a function that returns another `Desired`, so it can be computed, compared and shown
+(`lb reload --dry-run`) before anything happens. `lb.control.steering` keeps the current one and publishes.
+
+Operator state and health are two fields that never touch each other: a drained server that goes down and comes back is
+drained. A server that left (removed by the operator, or by a reload) stays as *leaving*, draining, while it has flows
+(behaviour 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeAlias
+
+from lb.config import Config, ServerConfig, ServiceConfig
+from lb.policies.base import Health, ServerView, State
+from lb.snapshot import Address
+
+# While a server ramps up, all weights of its service are multiplied by this, so that a fraction of a weight of 1 is a
+# whole number.
+RAMP_SCALE = 100
+
+# Where a service listens, and what a server is of it. A thing keeps its identity, and so its flows, whatever its name.
+ServiceIdentity: TypeAlias = tuple[Address, int, str]
+ServerIdentity: TypeAlias = tuple[ServiceIdentity, Address, int]
+
+
+class ServerKey(NamedTuple):
+    """What people call a server: `video/server2`."""
+
+    service: str
+    server: str
+
+    def __str__(self) -> str:
+        return f"{self.service}/{self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the operator asked for about one server; None: what the configuration says. `reason`: in words."""
+
+    state: State | None = None
+    weight: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """
+    How a server is. `health`: what the checks say; `ramp`: the part of its weight that it has while it starts slowly,
+    in (0, 1]; `reason`: in words.
+    """
+
+    health: Health = "up"
+    ramp: float = 1.0
+    reason: str = ""
+
+
+NO_WISH = Wish()
+HEALTHY = Condition()
+
+
+class Leaver(NamedTuple):
+    """A server that is not wanted any more, kept while it has flows."""
+
+    service: ServiceConfig
+    server: ServerConfig
+
+    @property
+    def identity(self) -> ServerIdentity:
+        """What its flows know it by."""
+        return server_identity(self.service, self.server)
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """
+    All that is wanted and known.
+
+    Args:
+        config: as the file says.
+        wishes, conditions: by server; those that are as they are from the start are left out.
+        added: servers that the operator added, by service name. removed: servers of the file that the operator removed.
+        leaving: servers that are gone from both and may still have flows.
+    """
+
+    config: Config
+    wishes: Mapping[ServerKey, Wish] = field(default_factory=dict)
+    conditions: Mapping[ServerKey, Condition] = field(default_factory=dict)
+    added: Mapping[str, tuple[ServerConfig, ...]] = field(default_factory=dict)
+    removed: frozenset[ServerKey] = frozenset()
+    leaving: tuple[Leaver, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerNow:
+    """
+    One server as it is wanted now. `weight`: the operator's, else the configuration's, whatever the ramp; `name`:
+    differs from `config.name` only for a leaving one whose name another has now.
+    """
+
+    config: ServerConfig
+    name: str
+    weight: int
+    state: State
+    health: Health = "up"
+    ramp: float = 1.0
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceNow:
+    """One service as it is wanted now. `leaving`: it is gone, and only kept for its servers' flows."""
+
+    config: ServiceConfig
+    name: str
+    servers: tuple[ServerNow, ...]
+    leaving: bool = False
+
+    @property
+    def identity(self) -> ServiceIdentity:
+        """What its flows know it by."""
+        return service_identity(self.config)
+
+    def weights(self) -> list[int]:
+        """Return each server's share now: its weight, scaled by the ramps while one is below 1."""
+        if all(server.ramp >= 1 for server in self.servers):
+            return [server.weight for server in self.servers]
+        return [_ramped(server) for server in self.servers]
+
+    def views(self, ids: Iterable[int]) -> list[ServerView]:
+        """Return what a policy sees of the servers. `ids`: theirs, in order."""
+        rows = zip(ids, self.servers, self.weights(), strict=True)
+        return [ServerView(number, server.name, weight, server.state, server.health) for number, server, weight in rows]
+
+
+def _ramped(server: ServerNow) -> int:
+    return max(1, round(server.weight * RAMP_SCALE * server.ramp)) if server.weight else 0
+
+
+def service_identity(service: ServiceConfig) -> ServiceIdentity:
+    """Return what makes a service the same one: VIP, port, protocol."""
+    return service.address, service.port, service.protocol
+
+
+def server_identity(service: ServiceConfig, server: ServerConfig) -> ServerIdentity:
+    """Return what makes a server the same one: its service, address and port."""
+    return service_identity(service), server.address, server.port
+
+
+def services(desired: Desired) -> tuple[ServiceNow, ...]:
+    """Return every service with its servers, as they are wanted now; what is leaving comes last."""
+    if not desired.leaving:
+        return tuple(_service(desired, service, ()) for service in desired.config.services)
+    leaving: dict[ServiceIdentity, list[Leaver]] = {}
+    for leaver in desired.leaving:
+        leaving.setdefault(service_identity(leaver.service), []).append(leaver)
+    present = [
+        _service(desired, service, leaving.pop(service_identity(service), ())) for service in desired.config.services
+    ]
+    names = {service.name for service in present}
+    return (*present, *(_leaving_service(leavers, names) for leavers in leaving.values()))
+
+
+def _service(desired: Desired, service: ServiceConfig, leavers: Iterable[Leaver]) -> ServiceNow:
+    servers = [_server(desired, service, server) for server in wanted(desired, service)]
+    names = {server.name for server in servers}
+    return ServiceNow(service, service.name, (*servers, *(_leaving_server(leaver, names) for leaver in leavers)))
+
+
+def wanted(desired: Desired, service: ServiceConfig) -> Iterator[ServerConfig]:
+    """Yield the servers a service should have: those of the file but the removed ones, then the added ones."""
+    for server in service.servers:
+        if not desired.removed or ServerKey(service.name, server.name) not in desired.removed:
+            yield server
+    yield from desired.added.get(service.name, ())
+
+
+def _server(desired: Desired, service: ServiceConfig, server: ServerConfig) -> ServerNow:
+    key = ServerKey(service.name, server.name)
+    wish, condition = desired.wishes.get(key, NO_WISH), desired.conditions.get(key, HEALTHY)
+    return ServerNow(
+        config=server,
+        name=server.name,
+        weight=server.weight if wish.weight is None else wish.weight,
+        state=wish.state or server.state,
+        health=condition.health,
+        ramp=condition.ramp,
+    )
+
+
+def _leaving_server(leaver: Leaver, names: set[str]) -> ServerNow:
+    server = leaver.server
+    name = f"{server.name}@{server.address}:{server.port}" if server.name in names else server.name
+    return ServerNow(server, name, server.weight, "draining", leaving=True)
+
+
+def _leaving_service(leavers: list[Leaver], names: set[str]) -> ServiceNow:
+    service = leavers[0].service
+    name = f"{service.name}@{service.address}:{service.port}" if service.name in names else service.name
+    return ServiceNow(service, name, tuple(_leaving_server(leaver, set()) for leaver in leavers), leaving=True)
+
+
+def with_wish(desired: Desired, key: ServerKey, wish: Wish) -> Desired:
+    """Return what is wanted when the operator asks this about a server; a wish of nothing is none."""
+    others = {other: kept for other, kept in desired.wishes.items() if other != key}
+    is_nothing = wish.state is None and wish.weight is None
+    return replace(desired, wishes=others if is_nothing else {**others, key: wish})
+
+
+def with_condition(desired: Desired, key: ServerKey, condition: Condition) -> Desired:
+    """Return what is wanted when a server is like this."""
+    return replace(desired, conditions={**desired.conditions, key: condition})
+
+
+def with_server(desired: Desired, service: str, server: ServerConfig) -> Desired:
+    """Return what is wanted when the operator adds a server. The caller has checked that it fits."""
+    key = ServerKey(service, server.name)
+    if key in desired.removed and find_server(desired.config, key) == server:
+        return _settle(desired, replace(desired, removed=desired.removed - {key}))
+    added = {**desired.added, service: (*desired.added.get(service, ()), server)}
+    return _settle(desired, replace(desired, added=added))
+
+
+def without_server(desired: Desired, key: ServerKey) -> Desired:
+    """Return what is wanted when the operator removes a server: it is leaving then, and nothing else is known of it."""
+    kept = tuple(server for server in desired.added.get(key.service, ()) if server.name != key.server)
+    is_of_file = find_server(desired.config, key) is not None
+    after = replace(
+        desired,
+        added={**desired.added, key.service: kept},
+        removed=desired.removed | {key} if is_of_file else desired.removed,
+        wishes={other: wish for other, wish in desired.wishes.items() if other != key},
+        conditions={other: condition for other, condition in desired.conditions.items() if other != key},
+    )
+    return _settle(desired, after)
+
+
+def without_leavers(desired: Desired, gone: Collection[ServerIdentity]) -> Desired:
+    """Return what is wanted when some of the leaving servers have no flow any more."""
+    return replace(desired, leaving=tuple(leaver for leaver in desired.leaving if leaver.identity not in gone))
+
+
+def with_config(desired: Desired, config: Config) -> Desired:
+    """
+    Return what is wanted after a reload.
+
+    The file says which servers there are: added ones that it does not list leave, removed ones that it lists return.
+    The operator's state and weight stay with every server that is there before and after, unless the file itself
+    changes that value: whoever spoke last is heard. What the checks know stays with a server that keeps its address.
+    """
+    before = {key: server for key, _, server in _rows(desired.config)}
+    wishes: dict[ServerKey, Wish] = {}
+    for key, _, server in _rows(config) if desired.wishes else ():
+        wish = _kept(desired.wishes.get(key, NO_WISH), before.get(key), server)
+        if wish.state is not None or wish.weight is not None:
+            wishes[key] = wish
+    known = {} if not desired.conditions else _identities(services(desired))
+    conditions = {
+        key: desired.conditions[key]
+        for key, service, server in _rows(config)
+        if key in desired.conditions and known.get(key) == server_identity(service, server)
+    }
+    return _settle(desired, Desired(config, wishes, conditions, leaving=desired.leaving))
+
+
+def _kept(wish: Wish, before: ServerConfig | None, after: ServerConfig) -> Wish:
+    """Return what remains of a wish when the file says something about the same server."""
+    if before is None:
+        return wish
+    state = wish.state if before.state == after.state else None
+    return Wish(state, wish.weight if before.weight == after.weight else None, wish.reason)
+
+
+def _rows(config: Config) -> Iterator[tuple[ServerKey, ServiceConfig, ServerConfig]]:
+    for service in config.services:
+        for server in service.servers:
+            yield ServerKey(service.name, server.name), service, server
+
+
+def _identities(present: Iterable[ServiceNow]) -> dict[ServerKey, ServerIdentity]:
+    return {
+        ServerKey(service.name, server.name): server_identity(service.config, server.config)
+        for service in present
+        for server in service.servers
+        if not server.leaving
+    }
+
+
+def find_server(config: Config, key: ServerKey) -> ServerConfig | None:
+    """Return a server of a configuration, or None."""
+    named = (service.servers for service in config.services if service.name == key.service)
+    return next((server for servers in named for server in servers if server.name == key.server), None)
+
+
+def _settle(before: Desired, after: Desired) -> Desired:
+    """Return `after` with the right servers leaving: those that were there, and are no more."""
+    present = {
+        server_identity(service, server) for service in after.config.services for server in wanted(after, service)
+    }
+    were_there = (Leaver(service, server) for service in before.config.services for server in wanted(before, service))
+    candidates = {leaver.identity: leaver for leaver in (*before.leaving, *were_there)}
+    vips = {service.address for service in after.config.services}
+    addresses = {address for _, address, _ in present}
+    leaving = tuple(
+        leaver
+        for identity, leaver in candidates.items()
+        # An address in two roles would be no valid configuration: such flows cannot be kept.
+        if identity not in present and leaver.server.address not in vips and leaver.service.address not in addresses
+    )
+    return replace(after, leaving=leaving)

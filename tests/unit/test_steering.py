@@ -1,0 +1,331 @@
+"""Steering: every change goes through one place, is published once, and is noted with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_interface
+
+import pytest
+
+from lb.config import Config, ServerConfig, parse
+from lb.control.state import ServerKey
+from lb.control.steering import Steering
+from lb.errors import ConfigError, LbError, RefusedError, UnknownNameError
+from lb.snapshot import Interface, Server, Service, Snapshot
+
+INTERFACES = (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),)
+
+
+def config(*servers: str, vip: str = "198.18.1.100", port: int = 9876) -> Config:
+    top = f'[[interface]]\nname = "eth0"\n[[service]]\nname = "video"\naddress = "{vip}"\nport = {port}'
+    return parse("\n".join([top, *servers]))
+
+
+def server(number: int, more: str = "", octet: int | None = None) -> str:
+    address = f"198.18.1.{30 + (octet or number)}"
+    return f'[[service.server]]\nname = "server{number}"\naddress = "{address}"\nport = 8031\n{more}'
+
+
+def extra(number: int, **more: object) -> ServerConfig:
+    return ServerConfig.model_validate(
+        {"name": f"server{number}", "address": f"198.18.1.{30 + number}", "port": 8031, **more}
+    )
+
+
+class Recorder:
+    """Takes what steering publishes; fails when told to."""
+
+    def __init__(self) -> None:
+        self.published: list[Snapshot] = []
+        self.failure: LbError | None = None
+
+    def publish(self, snapshot: Snapshot) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.published.append(snapshot)
+
+
+def steer(loaded: Config) -> tuple[Steering, Recorder]:
+    recorder = Recorder()
+    steering = Steering(loaded, INTERFACES, recorder, now=lambda: 1000.0)
+    steering.start()
+    return steering, recorder
+
+
+def service_of(snapshot: Snapshot, number: int = 0) -> Service:
+    found = snapshot.services[number]
+    assert found is not None
+    return found
+
+
+def names(snapshot: Snapshot, number: int = 0) -> list[str]:
+    """Return the names in the slots of a service's plan."""
+    servers = [snapshot.servers[slot] for slot in service_of(snapshot, number).plan.slots]
+    return [found.name for found in servers if found is not None]
+
+
+def present(snapshot: Snapshot) -> list[Server]:
+    return [found for found in snapshot.servers if found is not None]
+
+
+def test_start_publishes_what_the_file_says() -> None:
+    """The first snapshot is generation 1, with every server in turn."""
+    steering, recorder = steer(config(server(1), server(2, "weight = 2")))
+    assert [snapshot.generation for snapshot in recorder.published] == [1]
+    assert sorted(names(steering.snapshot)) == ["server1", "server2", "server2"]
+
+
+@pytest.mark.parametrize("state", ["draining", "disabled"])
+def test_set_state_server_keeps_its_id_and_leaves_the_plan(state: str) -> None:
+    """Behaviour 8: a drained server is in no slot, and still in the snapshot for its flows."""
+    steering, recorder = steer(config(server(1), server(2)))
+    steering.set_state("video", "server2", state)  # type: ignore[arg-type]
+    assert names(steering.snapshot) == ["server1"]
+    assert [found.name for found in present(steering.snapshot)] == ["server1", "server2"]
+    assert [snapshot.generation for snapshot in recorder.published] == [1, 2]
+    assert [(event.what, event.change, event.reason) for event in steering.history] == [
+        ("video/server2", state, "by operator")
+    ]
+    steering.set_state("video", "server2", "active")
+    assert sorted(names(steering.snapshot)) == ["server1", "server2"]
+    assert steering.desired.wishes == {}
+
+
+def test_set_state_same_again_publishes_nothing() -> None:
+    """A command that changes nothing makes no new generation."""
+    steering, recorder = steer(config(server(1), server(2)))
+    steering.set_state("video", "server1", "active")
+    steering.set_weight("video", "server1", 1)
+    assert len(recorder.published) == 1
+
+
+def test_set_state_enable_overrides_the_file() -> None:
+    """A server that the file has drained can be enabled, and says so."""
+    steering, _ = steer(config(server(1), server(2, 'state = "draining"')))
+    steering.set_state("video", "server2", "active")
+    assert sorted(names(steering.snapshot)) == ["server1", "server2"]
+
+
+def test_health_and_operator_state_are_two_fields() -> None:
+    """A drained server that goes down and comes back is drained still."""
+    steering, _ = steer(config(server(1), server(2)))
+    steering.set_state("video", "server2", "draining")
+    steering.set_health("video", "server2", up=False, reason="3 checks failed")
+    steering.set_health("video", "server2", up=True, reason="2 checks passed")
+    assert names(steering.snapshot) == ["server1"]
+    found = steering.services()[0].servers[1]
+    assert (found.state, found.health) == ("draining", "up")
+
+
+def test_set_health_down_leaves_the_plan_with_a_reason() -> None:
+    """A server that is down takes no new flow; the same verdict again changes nothing."""
+    steering, recorder = steer(config(server(1), server(2)))
+    steering.set_health("video", "server1", up=False, reason="3 checks failed")
+    assert names(steering.snapshot) == ["server2"]
+    steering.set_health("video", "server1", up=False, reason="4 checks failed")
+    assert len(recorder.published) == 2
+    assert steering.desired.conditions[ServerKey("video", "server1")].reason == "4 checks failed"
+    assert [(event.change, event.reason) for event in steering.history] == [("down", "3 checks failed")]
+
+
+def test_all_servers_out_plan_is_empty() -> None:
+    """Behaviour 9: with every server down or disabled the plan has no slot: clients are refused."""
+    steering, _ = steer(config(server(1), server(2)))
+    steering.set_health("video", "server1", up=False, reason="")
+    steering.set_state("video", "server2", "disabled")
+    assert names(steering.snapshot) == []
+
+
+def test_set_ramp_scales_the_weights_of_the_service() -> None:
+    """Slow start: half the weight is half the share; the whole weight is as before."""
+    steering, _ = steer(config(server(1), server(2)))
+    steering.set_ramp("video", "server2", 0.5)
+    assert sorted(names(steering.snapshot)) == ["server1", "server1", "server2"]
+    assert [found.weight for found in present(steering.snapshot)] == [100, 50]
+    steering.set_ramp("video", "server2", 0.001)
+    assert names(steering.snapshot).count("server2") == 1
+    steering.set_ramp("video", "server2", 1.0)
+    assert [found.weight for found in present(steering.snapshot)] == [1, 1]
+    with pytest.raises(ValueError, match=r"part: 0 is not in \(0, 1\]"):
+        steering.set_ramp("video", "server2", 0)
+
+
+def test_set_weight_zero_takes_no_flow() -> None:
+    """Weight 0 means no new flows."""
+    steering, _ = steer(config(server(1), server(2)))
+    steering.set_weight("video", "server1", 0)
+    assert names(steering.snapshot) == ["server2"]
+    assert [event.change for event in steering.history] == ["weight 1 -> 0"]
+
+
+def test_add_then_remove_server_leaves_until_forgotten() -> None:
+    """A removed server stays for its flows, and is gone once it has none."""
+    steering, _ = steer(config(server(1)))
+    steering.add("video", extra(4, weight=2))
+    assert sorted(names(steering.snapshot)) == ["server1", "server4", "server4"]
+    steering.remove("video", "server4")
+    assert names(steering.snapshot) == ["server1"]
+    assert [found.name for found in present(steering.snapshot)] == ["server1", "server4"]
+    ((key, identity),) = steering.leaving()
+    assert key == ServerKey("video", "server4")
+    steering.forget([identity])
+    assert [found.name for found in present(steering.snapshot)] == ["server1"]
+    assert steering.leaving() == []
+
+
+def test_add_back_while_leaving_keeps_the_id() -> None:
+    """Behaviour 6: a server that returns while its flows go on is the same one."""
+    steering, _ = steer(config(server(1), server(2)))
+    steering.remove("video", "server2")
+    steering.add("video", extra(2))
+    assert [found.name for found in present(steering.snapshot)] == ["server1", "server2"]
+    assert steering.leaving() == []
+    assert steering.desired.added == {"video": ()} or not any(steering.desired.added.values())
+
+
+def test_leaving_server_whose_name_is_taken_is_told_apart() -> None:
+    """Two servers never share a name: the one that leaves gets its address behind it."""
+    steering, _ = steer(config(server(1), server(2)))
+    steering.remove("video", "server2")
+    steering.add("video", ServerConfig.model_validate({"name": "server2", "address": "198.18.1.39", "port": 8031}))
+    assert [found.name for found in present(steering.snapshot)] == ["server1", "server2@198.18.1.32:8031", "server2"]
+    assert sorted(names(steering.snapshot)) == ["server1", "server2"]
+
+
+@pytest.mark.parametrize(
+    ("number", "octet", "message"),
+    [
+        (1, 49, "video/server1 is there already"),
+        (7, 31, "198.18.1.31 port 8031 is video/server1 already"),
+    ],
+)
+def test_add_what_is_taken_refused(number: int, octet: int, message: str) -> None:
+    """A name or a socket that another server has."""
+    steering, recorder = steer(config(server(1)))
+    with pytest.raises(RefusedError, match=message):
+        steering.add("video", extra(number, address=f"198.18.1.{octet}"))
+    assert len(recorder.published) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.set_state("vidoe", "server1", "draining"), "there is no service vidoe; did you mean video?"),
+        (lambda s: s.set_weight("video", "sever2", 3), "there is no server video/sever2; did you mean video/server2"),
+        (lambda s: s.remove("video", "x"), "there is no server video/x; there are: video/server1, video/server2"),
+        (lambda s: s.set_health("dns", "x", up=True, reason=""), "there is no service dns; there is: video"),
+        (lambda s: s.replan("q", {}), "there is no service q; there is: video"),
+    ],
+)  # fmt: skip
+def test_unknown_name_says_which_are_near(call: Callable[[Steering], None], message: str) -> None:
+    """A name that is not there: the nearest ones, and nothing has changed."""
+    steering, recorder = steer(config(server(1), server(2)))
+    with pytest.raises(UnknownNameError) as caught:
+        call(steering)
+    assert str(caught.value).startswith(message)
+    assert len(recorder.published) == 1
+
+
+def test_reload_keeps_the_operators_state_and_weight() -> None:
+    """Behaviour 29: a reload changes what the file changes; drained stays drained, a weight set stays set."""
+    steering, _ = steer(config(server(1), server(2), server(3)))
+    steering.set_state("video", "server2", "draining")
+    steering.set_weight("video", "server3", 4)
+    steering.reload(config(server(1), server(2), server(3), server(4)))
+    now = {found.name: (found.weight, found.state) for found in steering.services()[0].servers}
+    assert now == {
+        "server1": (1, "active"), "server2": (1, "draining"), "server3": (4, "active"), "server4": (1, "active")
+    }  # fmt: skip
+
+
+def test_reload_file_that_changes_the_value_is_heard() -> None:
+    """Whoever spoke last is heard: a weight that the file itself changes takes the place of the operator's."""
+    steering, _ = steer(config(server(1), server(2)))
+    steering.set_weight("video", "server1", 4)
+    steering.set_state("video", "server1", "draining")
+    steering.reload(config(server(1, "weight = 7"), server(2)))
+    found = steering.services()[0].servers[0]
+    assert (found.weight, found.state) == (7, "draining")
+
+
+def test_reload_makes_the_list_of_servers_that_of_the_file() -> None:
+    """A server added at run time leaves, one removed at run time returns; ids stay."""
+    steering, _ = steer(config(server(1), server(2)))
+    steering.add("video", extra(4))
+    steering.remove("video", "server2")
+    ids = {found.name: number for number, found in enumerate(steering.snapshot.servers) if found is not None}
+    steering.reload(config(server(1), server(2)))
+    assert sorted(names(steering.snapshot)) == ["server1", "server2"]
+    assert [key.server for key, _ in steering.leaving()] == ["server4"]
+    assert ids == {found.name: number for number, found in enumerate(steering.snapshot.servers) if found is not None}
+
+
+def test_reload_keeps_health_while_the_address_stays() -> None:
+    """What the checks know is about an address: another one starts without a record."""
+    steering, _ = steer(config(server(1), server(2)))
+    for name in ("server1", "server2"):
+        steering.set_health("video", name, up=False, reason="3 checks failed")
+    steering.reload(config(server(1), server(2, octet=9)))
+    now = {found.name: found.health for found in steering.services()[0].servers if not found.leaving}
+    assert now == {"server1": "down", "server2": "up"}
+
+
+def test_reload_without_a_service_its_flows_go_on() -> None:
+    """Behaviour 8: a service that is gone stays, with an empty plan, for the flows of its servers."""
+    steering, _ = steer(config(server(1)))
+    steering.reload(config(server(1), port=80))
+    assert [(service.name, service.leaving) for service in steering.services()] == [
+        ("video", False), ("video@198.18.1.100:9876", True)
+    ]  # fmt: skip
+    assert service_of(steering.snapshot).plan.slots == ()
+    assert service_of(steering.snapshot, 1).plan.slots == (1,)
+    steering.forget([identity for _, identity in steering.leaving()])
+    assert steering.snapshot.services[0] is None
+
+
+def test_reload_address_in_two_roles_ends_the_old_flows() -> None:
+    """A leaving server whose address is a VIP now cannot be kept: the file wins."""
+    steering, _ = steer(config(server(1), server(2)))
+    steering.reload(config(server(1), vip="198.18.1.32"))
+    assert [key.server for key, _ in steering.leaving()] == ["server1"]
+
+
+def test_change_that_cannot_be_published_changes_nothing() -> None:
+    """Behaviour 29: what failed has not happened."""
+    steering, recorder = steer(config(server(1), server(2)))
+    recorder.failure = LbError("no")
+    before = steering.desired
+    for call in (
+        lambda: steering.set_state("video", "server1", "draining"),
+        lambda: steering.reload(config(server(1))),
+    ):
+        with pytest.raises(LbError):
+            call()
+    assert steering.desired is before
+    assert (steering.generation, list(steering.history)) == (1, [])
+
+
+def test_set_interfaces_conflict_refused_and_forgotten() -> None:
+    """An interface that got a server's address: the old snapshot stays, and the next change is made as before."""
+    steering, recorder = steer(config(server(1), server(2)))
+    with pytest.raises(ConfigError, match="the host itself would answer"):
+        steering.set_interfaces([Interface("eth0", bytes(6), 1500, (ip_interface("198.18.1.31/24"),))])
+    steering.set_state("video", "server1", "draining")
+    assert recorder.published[-1].interfaces == INTERFACES
+
+
+def test_replan_same_plan_publishes_nothing() -> None:
+    """A timer that finds nothing new makes no generation."""
+    steering, recorder = steer(config(server(1), server(2)))
+    assert steering.replan("video", {"server1": {"connect_s": 0.1}}) is False
+    assert len(recorder.published) == 1
+
+
+def test_listen_called_after_each_change() -> None:
+    """Who hooks in learns of every change, and sees the new state."""
+    steering, _ = steer(config(server(1), server(2)))
+    seen: list[int] = []
+    steering.listen(lambda: seen.append(steering.generation))
+    steering.set_state("video", "server1", "draining")
+    steering.set_health("video", "server2", up=False, reason="x")
+    assert seen == [2, 3]

@@ -30,6 +30,8 @@ from vectors.load import Scene, mac
 BACKENDS = ("python", "rust")
 START = 10**15
 SEQUENCE = 100
+# Fewer than a sequence may end: what happens to the rest is compared too.
+FLOW_ENDS = 20
 # Longer than any fragment or waiting packet is kept.
 DRAIN = 40 * 10**9
 
@@ -53,6 +55,7 @@ class Pair:
         self.share, self.dice = scapy_share, random.Random(1)
         self.sent = Counter[str]()
         self.outcomes = Counter[str]()
+        self._all("keep_flow_ends", FLOW_ENDS)
         self._publish()
         self._all("set_next_hops", self.scene.next_hops())
         self.macs = {one["name"]: mac(one["mac"]) for one in self.scene.setup["interfaces"]}
@@ -170,6 +173,9 @@ class Pair:
         counters = self._all("counters")
         self._same("counters", counters)
         self._same("flows", [[tuple(row) for row in rows] for rows in self._all("flows", self.now)])
+        self._same(
+            "flow ends", [[tuple(row) for row in rows] + [missed] for rows, missed in self._all("take_flow_ends")]
+        )
         verdicts = counters[0]["verdicts"]
         held = sum(count for name, count in verdicts.items() if name.startswith("hold."))
         final = sum(verdicts.values()) - held

@@ -177,6 +177,30 @@ class Flow(NamedTuple):
     bytes_reply: int
 
 
+class FlowEnd(NamedTuple):
+    """
+    One flow that is over.
+
+    Args:
+        ended: `closed` (both sides said FIN), `reset` (a valid RST), `expired` (idle for its timeout), `evicted` (its
+        place in a full table was needed), `orphaned` (its server left the configuration).
+        began_ns, last_seen_ns: monotonic nanoseconds of its first and last packet; `began_ns` is None for a flow that
+        is older than `keep_flow_ends`.
+        bytes_forward, bytes_reply: of IP.
+    """
+
+    client: str
+    client_port: int
+    service: str
+    server: str
+    protocol: str
+    ended: str
+    began_ns: int | None
+    last_seen_ns: int
+    bytes_forward: int
+    bytes_reply: int
+
+
 class DataPath(Protocol):
     """
     A backend's data path. Made with (capacity, hash_key, seed): flows the table can hold, 16 secret bytes, and the
@@ -207,6 +231,12 @@ class DataPath(Protocol):
 
     def counters(self) -> dict[str, Any]:
         """Return all counters by name: `docs/datapath.md` rule 13."""
+
+    def keep_flow_ends(self, most: int) -> None:
+        """Keep how flows end from now on: up to `most` of them between two calls of `take_flow_ends`. 0: none."""
+
+    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+        """Return the flows that ended since the last call, in that order, and how many found no room."""
 
     def take_unresolved(self) -> list[tuple[int, Address]]:
         """

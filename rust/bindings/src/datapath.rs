@@ -233,6 +233,15 @@ impl DataPath {
         self.with(py, Core::take_unresolved)
     }
 
+    fn keep_flow_ends(&self, py: Python<'_>, most: Number<usize>) -> PyResult<()> {
+        self.with(py, move |core| core.keep_flow_ends(most.0))
+    }
+
+    fn take_flow_ends<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyList>, u64)> {
+        let (ends, missed) = self.with(py, Core::take_flow_ends)?;
+        Ok((report::flow_ends(py, &ends, &self.names())?, missed))
+    }
+
     #[expect(
         clippy::needless_pass_by_value,
         reason = "PyO3 cannot lend a slice of a list"

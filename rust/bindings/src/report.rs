@@ -1,7 +1,9 @@
 //! Counters and flows as Python sees them: plain dicts and named tuples (`docs/datapath.md` rule 13).
 
 use flowlb_core::datapath::{CounterReport, FlowInfo, Traffic};
+use flowlb_core::flow::ends::FlowEnd;
 use flowlb_core::io::IoReport;
+use flowlb_core::wire::number_address;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{IntoPyDict, PyDict, PyList, PyString, PyType};
@@ -95,6 +97,32 @@ pub fn flows<'py>(
             idle_s,
             flow.bytes_forward,
             flow.bytes_reply,
+        ))?)?;
+    }
+    Ok(list)
+}
+
+/// A list of `lb.backends.base.FlowEnd`.
+pub fn flow_ends<'py>(
+    py: Python<'py>,
+    ends: &[FlowEnd],
+    names: &Names,
+) -> PyResult<Bound<'py, PyList>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = CLASS.import(py, "lb.backends.base", "FlowEnd")?;
+    let list = PyList::empty(py);
+    for end in ends {
+        list.append(class.call1((
+            number_address(end.client).to_string(),
+            end.client_port,
+            name_of(py, &names.services, Some(end.service)),
+            name_of(py, &names.servers, Some(end.server)),
+            name_of(py, &names.protocols, Some(end.service)),
+            end.ended,
+            end.began,
+            end.last_seen,
+            end.bytes_forward,
+            end.bytes_reply,
         ))?)?;
     }
     Ok(list)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::counters::Counters;
+use crate::flow::ends::{Ends, FlowEnd};
 use crate::flow::table::Table;
 use crate::fragment::Fragments;
 use crate::limit::TokenBucket;
@@ -140,6 +141,7 @@ pub enum DataPathError {
 /// What packets change: everything that lives across calls but the snapshot.
 pub(crate) struct State {
     pub(crate) table: Table,
+    pub(crate) ends: Ends,
     pub(crate) fragments: Fragments,
     pub(crate) waiting: Waiting,
     pub(crate) limiter: TokenBucket,
@@ -198,6 +200,7 @@ impl DataPath {
     pub fn new(capacity: u64, hash_key: [u8; 16], seed: u64) -> Result<Self, DataPathError> {
         let state = State {
             table: Table::new(capacity, hash_key)?,
+            ends: Ends::default(),
             fragments: Fragments::default(),
             waiting: Waiting::default(),
             limiter: TokenBucket::default(),
@@ -343,6 +346,17 @@ impl DataPath {
     #[must_use]
     pub fn counters(&self) -> CounterReport {
         self.state.counters.report(&self.world)
+    }
+
+    /// Keep how flows end: up to `most` of them between two calls of `take_flow_ends`. 0: none.
+    pub fn keep_flow_ends(&mut self, most: usize) {
+        let capacity = self.state.table.capacity();
+        self.state.ends.keep(most, capacity);
+    }
+
+    /// The flows that ended since the last call, in that order, and the number of those that found no room.
+    pub fn take_flow_ends(&mut self) -> (Vec<FlowEnd>, u64) {
+        self.state.ends.take()
     }
 
     /// Hops to resolve that were not returned before. One that timed out meanwhile is not returned.

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import Direction, Flow, Offload
+from lb.backends.base import Direction, Flow, FlowEnd, Offload
 from lb.backends.base import Verdict as VerdictName
+from lb.backends.python.ends import End
 from lb.backends.python.flow import Entry
 from lb.backends.python.hashing import as_16_bytes
 from lb.backends.python.loop import CallLock, PacketLoop
@@ -48,6 +49,36 @@ class Result:
         return f"Result({', '.join(fields)}, out=[{out}])"
 
 
+class Names:
+    """The names of services and servers by id. A removed thing keeps the name it had: flows may end after it."""
+
+    def __init__(self) -> None:
+        self.services: dict[int, tuple[str, str]] = {}
+        self.servers: dict[int, str] = {}
+
+    def learn(self, snapshot: Snapshot) -> None:
+        """Learn the names of a snapshot."""
+        self.services |= {i: (each.name, each.protocol) for i, each in enumerate(snapshot.services) if each}
+        self.servers |= {i: each.name for i, each in enumerate(snapshot.servers) if each}
+
+    def flow_end(self, end: End) -> FlowEnd:
+        """Return how a flow ended, with names."""
+        entry = end.entry
+        service, protocol = self.services[entry.service]
+        return FlowEnd(
+            client=str(ip_address(entry.client)),
+            client_port=entry.client_port,
+            service=service,
+            server=self.servers[entry.server],
+            protocol=protocol,
+            ended=end.ended,
+            began_ns=end.began_ns,
+            last_seen_ns=entry.last_seen_ns,
+            bytes_forward=entry.bytes["forward"],
+            bytes_reply=entry.bytes["reply"],
+        )
+
+
 class DataPath:
     """
     The data path in Python. Everything drops as `not_for_us` until a snapshot is published.
@@ -70,6 +101,7 @@ class DataPath:
         if not 1 <= capacity <= MAX_CAPACITY:
             raise LbError(f"flow table capacity {capacity} is not in 1..={MAX_CAPACITY}")
         self._state = State(capacity, seed)
+        self._names = Names()
         self._lock = CallLock()
         self._loop = PacketLoop(self._state, self._lock)
 
@@ -77,6 +109,7 @@ class DataPath:
         """Swap to a new snapshot. Flows stay."""
         with self._lock:
             self._state.publish(snapshot)
+            self._names.learn(snapshot)
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours. Waiting packets leave at the next `tick`."""
@@ -112,6 +145,18 @@ class DataPath:
         """Return all counters by name: `docs/datapath.md` rule 13; `io` is what went wrong on the sockets."""
         with self._lock:
             return {**self._state.counters.report(self._state.view), "io": self._loop.io.as_dict()}
+
+    def keep_flow_ends(self, most: int) -> None:
+        """Keep how flows end from now on: up to `most` of them between two calls of `take_flow_ends`. 0: none."""
+        most = require_number(most, 64)
+        with self._lock:
+            self._state.table.ends.keep(most)
+
+    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+        """Return the flows that ended since the last call, in that order, and how many found no room."""
+        with self._lock:
+            ends, missed = self._state.table.ends.take()
+            return [self._names.flow_end(end) for end in ends], missed
 
     def take_unresolved(self) -> list[tuple[int, Address]]:
         """

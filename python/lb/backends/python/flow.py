@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from lb.backends.base import Direction
 from lb.backends.python.counters import Counters
+from lb.backends.python.ends import ENDED_BY_EVENT, Ends
 from lb.backends.python.view import View
 from lb.snapshot import Timeouts
 
@@ -113,6 +114,13 @@ def timeout_ns(timeouts: Timeouts, flow_class: str) -> int:
     }[flow_class]
 
 
+def how_ended(entry: Entry, event: str) -> str:
+    """Return how a flow ended: what its packets said, else what the event of its removal tells."""
+    if entry.state == CLOSING:
+        return "closed" if all(entry.fin.values()) else "reset"
+    return ENDED_BY_EVENT.get(event, "evicted")
+
+
 class FlowTable:
     """
     At most `capacity` entries.
@@ -125,6 +133,7 @@ class FlowTable:
     def __init__(self, capacity: int, counters: Counters) -> None:
         self.capacity = capacity
         self.counters = counters
+        self.ends = Ends()
         self.by_forward: dict[ForwardKey, Entry] = {}
         self.by_reply: dict[ReplyKey, Entry] = {}
         # Insertion order is list order: the head is the first key.
@@ -138,6 +147,7 @@ class FlowTable:
         self.by_forward[entry.forward_key] = entry
         self.by_reply[entry.reply_key] = entry
         self.lists[entry.flow_class][entry] = None
+        self.ends.begin(entry, entry.last_seen_ns)
         self.counters.event("flow_created")
         self.counters.services[entry.service].flows_created += 1
         server = self.counters.servers[entry.server]
@@ -151,6 +161,7 @@ class FlowTable:
         del self.lists[entry.flow_class][entry]
         self.counters.servers[entry.server].flows_active -= entry.is_active
         self.counters.event(event)
+        self.ends.end(entry, how_ended(entry, event))
 
     def set_state(self, entry: Entry, state: str, now_ns: int) -> None:
         """Change the state of an entry. A new class puts it at the tail of that class's list."""

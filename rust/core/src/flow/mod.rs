@@ -1,9 +1,10 @@
 //! Flows: who talks to which server, and how far they have come.
 //!
-//! [`Key`] names one direction of a flow, [`hash`] mixes it, [`table`] finds its [`table::Entry`], [`tcp`] moves the entry from state to state. No clock is
+//! [`Key`] names one direction of a flow, [`hash`] mixes it, [`table`] finds its [`table::Entry`], [`tcp`] moves the entry from state to state, [`ends`] keeps how flows ended. No clock is
 //! read here: the time is an argument. Which server a new flow gets is decided in [`crate::plan`].
 
 pub mod area;
+pub mod ends;
 pub mod hash;
 pub mod table;
 pub mod tcp;

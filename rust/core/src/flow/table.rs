@@ -180,6 +180,12 @@ impl Entry {
         self.last_seen.saturating_sub(u64::from(self.lag))
     }
 
+    /// Whether both sides have said that they are done.
+    #[must_use]
+    pub fn has_both_fins(&self) -> bool {
+        self.marks & mark::BOTH_FINS == mark::BOTH_FINS
+    }
+
     /// Whether it counts for its server.
     #[inline]
     #[must_use]
@@ -367,6 +373,12 @@ impl Table {
     #[must_use]
     pub fn len(&self) -> u64 {
         self.header().live
+    }
+
+    /// Entries it has room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity as usize
     }
 
     /// Whether no entry is in use.

@@ -357,6 +357,7 @@ impl Walk<'_> {
                 .set_seen(direction, Seen { next, ack });
         }
         table.count_bytes(number, direction, packet.meta.ip.total_len() as u32);
+        self.state.ends.begin(number, self.now);
         self.state.counters.flow_created(service, server);
         number
     }
@@ -397,6 +398,9 @@ impl Walk<'_> {
 
 /// Remove an entry, with the event that says why, and keep the active count right.
 pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>) {
+    if let Some(event) = event {
+        state.ends.end(&state.table, number, event);
+    }
     let entry = state.table.remove(number);
     if entry.is_active() {
         state.counters.flow_inactive(entry.server);

@@ -1,0 +1,115 @@
+//! How flows ended, kept for whoever asked (`docs/datapath.md` rule 13): bounded, and written only when a flow begins or ends.
+//!
+//! When flows began is kept beside the table, by entry number, and only while somebody wants to know: a flow costs no more memory otherwise.
+
+use super::table::{Entry, Table};
+use super::tcp::State;
+use crate::counters::Event;
+use crate::verdict::Direction;
+
+/// When a flow began is not known: it began before anybody asked.
+const UNKNOWN: u64 = u64::MAX;
+
+/// One flow that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEnd {
+    /// The client's address.
+    pub client: u128,
+    /// The client's port.
+    pub client_port: u16,
+    /// Service id.
+    pub service: u32,
+    /// Server id.
+    pub server: u32,
+    /// How it ended.
+    pub ended: &'static str,
+    /// When it began, nanoseconds.
+    pub began: Option<u64>,
+    /// Time of its last packet, nanoseconds.
+    pub last_seen: u64,
+    /// IP bytes from the client.
+    pub bytes_forward: u64,
+    /// IP bytes from the server.
+    pub bytes_reply: u64,
+}
+
+/// The flows that ended since somebody last asked. Made off.
+#[derive(Debug, Default)]
+pub struct Ends {
+    most: usize,
+    began: Vec<u64>,
+    kept: Vec<FlowEnd>,
+    missed: u64,
+}
+
+impl Ends {
+    /// Keep up to `most` ends between two calls of [`Self::take`], in a table of `capacity` flows. 0: none, and forget what was kept.
+    pub fn keep(&mut self, most: usize, capacity: usize) {
+        self.most = most;
+        if most == 0 {
+            *self = Self::default();
+        } else if self.began.is_empty() {
+            self.began = vec![UNKNOWN; capacity];
+        }
+    }
+
+    /// Note that a flow began.
+    #[inline]
+    pub fn begin(&mut self, number: u32, now: u64) {
+        if let Some(began) = self.began.get_mut(number as usize) {
+            *began = now;
+        }
+    }
+
+    /// Note that a flow is about to be removed, and why.
+    #[inline]
+    pub fn end(&mut self, table: &Table, number: u32, event: Event) {
+        if self.most > 0 {
+            self.store(table, number, event);
+        }
+    }
+
+    fn store(&mut self, table: &Table, number: u32, event: Event) {
+        if self.kept.len() >= self.most {
+            self.missed += 1;
+            return;
+        }
+        let entry = table.entry(number);
+        let began = self.began.get(number as usize).copied();
+        self.kept.push(FlowEnd {
+            client: entry.client(),
+            client_port: entry.client_port,
+            service: entry.service,
+            server: entry.server,
+            ended: how(entry, event),
+            began: began.filter(|&began| began != UNKNOWN),
+            last_seen: entry.last_seen,
+            bytes_forward: table.bytes(number, Direction::Forward),
+            bytes_reply: table.bytes(number, Direction::Reply),
+        });
+    }
+
+    /// Take what is there, in the order of the ends, and the number of those that found no room since the last call.
+    pub fn take(&mut self) -> (Vec<FlowEnd>, u64) {
+        (
+            std::mem::take(&mut self.kept),
+            std::mem::take(&mut self.missed),
+        )
+    }
+}
+
+/// How a flow ended: what its packets said, else why it was removed.
+fn how(entry: &Entry, event: Event) -> &'static str {
+    if entry.state() == State::Closing {
+        return if entry.has_both_fins() {
+            "closed"
+        } else {
+            "reset"
+        };
+    }
+    match event {
+        Event::FlowExpired => "expired",
+        Event::FlowOrphaned => "orphaned",
+        _ => "evicted",
+    }
+}

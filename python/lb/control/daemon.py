@@ -31,6 +31,7 @@ from lb.backends.python.reply import frames_for_announcement
 from lb.balancer import HASH_KEY_BYTES, choose_backend, require_same_interfaces
 from lb.config import Config, read
 from lb.control.admin import Admin
+from lb.control.checks import Checks
 from lb.control.leavers import Leavers
 from lb.control.paths import default_control_path
 from lb.control.status import Facts, build_status
@@ -68,6 +69,7 @@ class Daemon:
         self.control_path = control_path or default_control_path()
         self.last_reload_error: str | None = None
         self.steering: Steering
+        self.checks: Checks
         self.data_path: DataPath
         self._guard = HostGuard()
         self._kernel = Kernel(config)
@@ -112,6 +114,7 @@ class Daemon:
         await self._kernel.open()
         self._cleanup.push_async_callback(self._kernel.close)
         self.steering = Steering(config, await self._kernel.read_interfaces(), self)
+        self.checks = Checks(self.steering)
         self._open_sockets()
         self._cleanup.callback(self._guard.remove)
         key = secrets.token_bytes(HASH_KEY_BYTES)
@@ -125,6 +128,8 @@ class Daemon:
         await admin.start()
         self._start_loop()
         self._spawn(self._sweep())
+        self._cleanup.push_async_callback(self.checks.stop)
+        self.checks.start()
         self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
         self._announce(self.snapshot)
         log.info("%s", self._ready_line())

@@ -1,0 +1,193 @@
+"""
+Health checks of a running balancer: whom to ask, what the answers mean, and telling the steering (behaviour 30).
+
+Control side of the walk: `lb.control.prober` asks, `lb.control.health` judges, `lb.control.steering` acts. Belongs to
+the daemon's asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from lb.config import HealthConfig
+from lb.control.health import RAMP_STEPS, Rules, ServiceHealth, Transition
+from lb.control.prober import OnResult, Prober, ServerKey, Target
+from lb.control.state import HEALTHY
+from lb.control.state import ServerKey as Name
+from lb.control.steering import Steering
+from lb.errors import LbError
+
+# Between two looks at servers that start slowly.
+RAMP_TICK_S = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class Asker(Protocol):
+    """Asks servers: `lb.control.prober.Prober`."""
+
+    def follow(self, targets: Mapping[ServerKey, Target]) -> None:
+        """Check these from now on."""
+
+    async def stop(self) -> None:
+        """End all checks."""
+
+
+class Checks:
+    """
+    Checks the servers of all services that say how.
+
+    Args:
+        steering: says which servers there are, and is told how they are.
+        now_ns: a monotonic clock.
+        prober: makes what asks the servers.
+    """
+
+    def __init__(
+        self,
+        steering: Steering,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+        prober: Callable[[OnResult], Asker] = Prober,
+    ) -> None:
+        self._steering = steering
+        self._now_ns = now_ns
+        self._prober = prober(self.on_result)
+        self._targets: dict[ServerKey, Target] = {}
+        self._health: dict[str, ServiceHealth] = {}
+        self._last_failure: dict[ServerKey, str | None] = {}
+        self._ramping: set[ServerKey] = set()
+        self._ramp_task: asyncio.Task[None] | None = None
+        self._seen: tuple[object, ...] = ()
+
+    def start(self) -> None:
+        """Begin. Every change of the steering is followed from now on."""
+        self._steering.listen(self.follow)
+        self.follow()
+
+    async def stop(self) -> None:
+        """End all checks; the servers stay as they are."""
+        if self._ramp_task is not None:
+            self._ramp_task.cancel()
+        await self._prober.stop()
+
+    def follow(self) -> None:
+        """Check the servers that there are now. Those that are no different keep what is known of them."""
+        desired = self._steering.desired
+        seen = (desired.config, desired.added, desired.removed)
+        if all(one is other for one, other in zip(seen, self._seen, strict=False)) and self._seen:
+            return
+        self._seen = seen
+        targets = find_targets(self._steering)
+        gone = {key for key, target in self._targets.items() if not _same_server(target, targets.get(key))}
+        self._targets = targets
+        by_service: dict[str, list[str]] = {service: [] for service in self._health}
+        for service, server in targets:
+            by_service.setdefault(service, []).append(server)
+        for service, servers in by_service.items():
+            self._follow_service(service, servers, gone)
+        self._last_failure = {key: self._last_failure.get(key) for key in targets.keys() - gone}
+        self._ramping &= targets.keys()
+        self._prober.follow(targets)
+        for key in gone:
+            # Not at once: this may be called from within the change of which it is a consequence.
+            asyncio.get_running_loop().call_soon(self._release, key)
+
+    def _follow_service(self, service: str, servers: list[str], gone: set[ServerKey]) -> None:
+        known = self._health.pop(service, None)
+        if not servers:
+            return
+        rules = rules_of(self._targets[service, servers[0]].health)
+        if known is None:
+            known = ServiceHealth(rules)
+        known.rules = rules
+        # First without those that are other machines now: what is known of the old ones goes.
+        known.follow([server for server in servers if (service, server) not in gone])
+        known.follow(servers)
+        self._health[service] = known
+
+    def _release(self, key: ServerKey) -> None:
+        """Let a server that is checked no more, or is another one now, be up: nobody says otherwise."""
+        if self._steering.desired.conditions.get(Name(*key), HEALTHY) != HEALTHY:
+            self._tell(key, Transition(key[1], "up", "not checked any more"))
+
+    def on_result(self, key: ServerKey, failure: str | None) -> None:
+        """Take in the result of a check. `failure`: what went wrong; None: it passed."""
+        health = self._health.get(key[0])
+        if health is None or key not in self._targets:
+            return
+        self._last_failure[key] = failure
+        self._act(key, health.checked(key[1], failure, self._now_ns()))
+
+    def on_clients(self, key: ServerKey, failure: str) -> None:
+        """Take in that clients' connects to a server failed, and none succeeded, since the last call."""
+        health = self._health.get(key[0])
+        if health is not None and key in self._targets:
+            self._act(key, health.failed_for_clients(key[1], failure, self._now_ns()))
+
+    def last_failure(self, service: str, server: str) -> str | None:
+        """Return why the last check of a server failed; None: it passed, or there was none."""
+        return self._last_failure.get((service, server))
+
+    def _act(self, key: ServerKey, transition: Transition | None) -> None:
+        if transition is None:
+            return
+        if transition.health == "up" and self._targets[key].health.slow_start is not None:
+            self._ramping.add(key)
+            self._step(key)
+            self._start_ramps()
+        self._tell(key, transition)
+
+    def _tell(self, key: ServerKey, transition: Transition) -> None:
+        log.log(
+            logging.WARNING if transition.health == "down" else logging.INFO,
+            "%s/%s is %s: %s", *key, transition.health, transition.why,
+        )  # fmt: skip
+        try:
+            self._steering.set_health(*key, transition.health == "up", transition.why)
+        except LbError as error:
+            log.error("%s/%s: its health could not be followed: %s", *key, error)
+
+    def _start_ramps(self) -> None:
+        if self._ramp_task is None or self._ramp_task.done():
+            self._ramp_task = asyncio.get_running_loop().create_task(self._ramp())
+
+    async def _ramp(self) -> None:
+        while self._ramping:
+            await asyncio.sleep(RAMP_TICK_S)
+            for key in sorted(self._ramping):
+                self._step(key)
+
+    def _step(self, key: ServerKey) -> None:
+        """Give a server that starts slowly the part of its weight that is its due by now."""
+        step = self._health[key[0]].ramp_step(key[1], self._now_ns())
+        if step == RAMP_STEPS:
+            self._ramping.discard(key)
+        try:
+            self._steering.set_ramp(*key, step / RAMP_STEPS)
+        except LbError as error:
+            log.error("%s/%s: its weight could not be raised: %s", *key, error)
+
+
+def find_targets(steering: Steering) -> dict[ServerKey, Target]:
+    """Return what is to be checked: every server that is wanted, of the services that say how."""
+    return {
+        (service.name, server.name): Target(server.config.address, health.port or server.config.port, health)
+        for service in steering.services()
+        if (health := service.config.health) is not None
+        for server in service.servers
+        if not server.leaving
+    }
+
+
+def rules_of(health: HealthConfig) -> Rules:
+    """Return how results become verdicts, as a configuration says."""
+    return Rules(health.interval, health.fall, health.rise, health.slow_start or 0)
+
+
+def _same_server(one: Target, other: Target | None) -> bool:
+    """Tell whether two targets are the same socket: what was found out about it holds, however it is asked now."""
+    return other is not None and (one.address, one.port) == (other.address, other.port)

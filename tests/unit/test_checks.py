@@ -1,0 +1,209 @@
+"""Checks and steering together: whom is asked, and what the answers do. What asks is a double; time stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from lb.clock import ManualClock
+from lb.config import Config, parse
+from lb.control.checks import RAMP_TICK_S, Checks
+from lb.control.prober import OnResult, ServerKey, Target
+from lb.control.steering import Steering
+from lb.snapshot import Interface, Snapshot
+
+INTERFACES = (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),)
+CHECK = 'health = { check = "tcp", fall = 2, rise = 1 }'
+SLOW = 'health = { check = "tcp", fall = 1, rise = 1, slow_start = "10s" }'
+ONE, TWO = ("video", "server1"), ("video", "server2")
+DEADLINE_S = 20.0
+
+
+def config(health: str = CHECK, addresses: tuple[int, ...] = (31, 32, 33, 34)) -> Config:
+    text = '[[interface]]\nname = "eth0"\n[[service]]\nname = "video"\naddress = "198.18.1.100"\nport = 9876\n' + health
+    for number, octet in enumerate(addresses, start=1):
+        text += f'\n[[service.server]]\nname = "server{number}"\naddress = "198.18.1.{octet}"\nport = 80\n'
+    return parse(text)
+
+
+class Host:
+    """What steering and checks run on: it keeps what is published and who is to be asked."""
+
+    def __init__(self, loaded: Config) -> None:
+        self.clock = ManualClock()
+        self.targets: dict[ServerKey, Target] = {}
+        self.steering = Steering(loaded, INTERFACES, self)
+        self.checks = Checks(self.steering, self.clock.now_ns, self.asker)
+        self.checks.start()
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.published = snapshot
+
+    def asker(self, on_result: OnResult) -> Host:
+        return self
+
+    def follow(self, targets: Mapping[ServerKey, Target]) -> None:
+        self.targets = dict(targets)
+
+    async def stop(self) -> None:
+        self.targets = {}
+
+    def fail(self, key: ServerKey, times: int) -> None:
+        for _ in range(times):
+            self.clock.advance(1)
+            self.checks.on_result(key, "connection refused")
+
+    def shares(self) -> dict[str, int]:
+        """Return how many slots each server has in the plan that is published."""
+        (service,) = (service for service in self.steering.snapshot.services if service)
+        names = [server.name for slot in service.plan.slots if (server := self.steering.snapshot.servers[slot])]
+        return {name: names.count(name) for name in names}
+
+    def health(self) -> dict[str, str]:
+        return {server.name: server.health for service in self.steering.services() for server in service.servers}
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
+
+
+async def settle() -> None:
+    """Let what was put off for this turn of the loop happen."""
+    await asyncio.sleep(0)
+
+
+def test_failed_checks_new_flows_avoid_the_server() -> None:
+    """Behaviour 8: down means out of the plan, with the reason in the history; up again means in."""
+
+    async def scenario() -> None:
+        host = Host(config())
+        host.fail(ONE, 1)
+        assert host.health()["server1"] == "up"
+        host.fail(ONE, 1)
+        assert host.shares() == {"server2": 1, "server3": 1, "server4": 1}
+        event = host.steering.history[-1]
+        assert (event.what, event.change, event.reason) == ("video/server1", "down", "connection refused")
+        assert host.checks.last_failure(*ONE) == "connection refused"
+        host.checks.on_result(ONE, None)
+        assert set(host.shares()) == {"server1", "server2", "server3", "server4"}
+        assert host.checks.last_failure(*ONE) is None
+
+    run(scenario)
+
+
+def test_failures_of_clients_hasten_the_verdict() -> None:
+    """Passive signs count like failed checks."""
+
+    async def scenario() -> None:
+        host = Host(config())
+        host.fail(ONE, 1)
+        host.checks.on_clients(ONE, "3 connects refused")
+        assert host.health()["server1"] == "down"
+
+    run(scenario)
+
+
+def test_slow_start_share_grows_and_ends_at_the_whole() -> None:
+    """A server that came back gets a twentieth of its weight at first, half of it at half-time, then all."""
+
+    async def scenario() -> None:
+        host = Host(config(SLOW))
+        host.fail(ONE, 1)
+        host.checks.on_result(ONE, None)
+        assert host.shares() == {"server1": 1, "server2": 20, "server3": 20, "server4": 20}
+        host.clock.advance(5)
+        async with asyncio.timeout(DEADLINE_S):
+            while host.shares()["server1"] != 1 or host.shares()["server2"] != 2:
+                await asyncio.sleep(RAMP_TICK_S / 10)
+            host.clock.advance(5)
+            while host.shares() != {"server1": 1, "server2": 1, "server3": 1, "server4": 1}:
+                await asyncio.sleep(RAMP_TICK_S / 10)
+        await host.checks.stop()
+
+    run(scenario)
+
+
+def test_slow_start_server_that_falls_again_is_out() -> None:
+    """A server that fails while it starts is down, whatever its ramp."""
+
+    async def scenario() -> None:
+        host = Host(config(SLOW))
+        host.fail(ONE, 1)
+        host.checks.on_result(ONE, None)
+        host.fail(ONE, 1)
+        assert "server1" not in host.shares()
+        await host.checks.stop()
+
+    run(scenario)
+
+
+def test_reload_same_server_keeps_its_health() -> None:
+    """A reload that changes how servers are asked changes nothing about what is known of them."""
+
+    async def scenario() -> None:
+        host = Host(config())
+        host.fail(ONE, 2)
+        host.steering.reload(config('health = { check = "http", path = "/ready" }'))
+        await settle()
+        assert host.health()["server1"] == "down"
+        assert host.targets[ONE].url == "http://198.18.1.31:80/ready"
+
+    run(scenario)
+
+
+def test_reload_other_address_starts_anew() -> None:
+    """A name that means another machine now has no past."""
+
+    async def scenario() -> None:
+        host = Host(config())
+        host.fail(ONE, 2)
+        host.fail(TWO, 1)
+        host.steering.reload(config(addresses=(41, 42, 33, 34)))
+        await settle()
+        assert set(host.health().values()) == {"up"}
+        host.fail(TWO, 1)
+        assert set(host.health().values()) == {"up"}
+
+    run(scenario)
+
+
+def test_reload_without_health_servers_are_up() -> None:
+    """When nobody checks any more, nobody says that a server is down."""
+
+    async def scenario() -> None:
+        host = Host(config())
+        host.fail(ONE, 2)
+        host.steering.reload(config(""))
+        await settle()
+        assert host.targets == {}
+        assert set(host.health().values()) == {"up"}
+        host.fail(ONE, 5)
+        assert set(host.health().values()) == {"up"}
+
+    run(scenario)
+
+
+def test_servers_that_come_and_go_are_followed() -> None:
+    """Added servers are checked, removed ones are not."""
+
+    async def scenario() -> None:
+        host = Host(config())
+        extra = config(addresses=(51,)).services[0].servers[0].model_copy(update={"name": "server9"})
+        host.steering.add("video", extra)
+        host.steering.remove("video", "server1")
+        assert {server for _, server in host.targets} == {"server2", "server3", "server4", "server9"}
+        host.fail(("video", "server9"), 2)
+        assert host.health()["server9"] == "down"
+
+    run(scenario)
+
+
+def test_checks_ask_the_servers_own_address_or_the_port_given() -> None:
+    """Probes go to the server, never to the VIP; `port` names another port of it."""
+
+    async def scenario() -> None:
+        assert (Host(config()).targets[ONE].address.exploded, Host(config()).targets[ONE].port) == ("198.18.1.31", 80)
+        assert Host(config('health = { check = "http", port = 8080 }')).targets[ONE].port == 8080
+
+    run(scenario)

@@ -6,7 +6,7 @@
 //! the walk with the packet's [`verdict`]:
 //!
 //! 1. [`wire`] says what the bytes of each header mean; [`parse`] reads them layer by layer, and refuses what is malformed.
-//! 2. The addresses are judged, and the destination compared with what the snapshot offers: [`world`] is the [`snapshot`], compiled for such questions.
+//! 2. The addresses are judged, and the destination compared with what the snapshot offers: [`world`] is the [`snapshot`], compiled for such questions, [`places`] its addresses.
 //! 3. [`fragment`] keeps the pieces of a datagram together.
 //! 4. [`flow`] finds the packet's flow and moves its state on.
 //! 5. On a miss, [`plan`] picks a server: the only place where a policy meets a packet.
@@ -29,6 +29,7 @@ pub mod packet;
 pub mod parse;
 pub mod wire;
 
+pub mod places;
 pub mod snapshot;
 pub mod world;
 

@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use crate::flow::tcp::Class;
 use crate::next_hop::{Hop, Routing};
+use crate::places::{Place, Places, socket};
 use crate::rewrite::{End, Translation};
 use crate::snapshot::{Interface, Mac, NextHops, Selector, Server, Service, Snapshot};
-use crate::wire::{address_number, is_v4};
+use crate::wire::address_number;
 
 /// A map whose keys come from the configuration: packets only look things up, so no client can fill its buckets.
 pub type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
@@ -18,6 +19,15 @@ pub type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
 /// A fast hasher without a key: multiply and fold.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FoldHasher(u64);
+
+/// The same of one address. One multiplication is enough for what the configuration names; IPv4 differs in the low half only.
+#[inline(always)]
+#[must_use]
+pub fn mix(address: u128) -> u64 {
+    let mut hasher = FoldHasher::default();
+    hasher.write_u128(address);
+    hasher.finish()
+}
 
 impl FoldHasher {
     #[inline(always)]
@@ -41,7 +51,6 @@ impl Hasher for FoldHasher {
     }
     #[inline(always)]
     fn write_u128(&mut self, word: u128) {
-        // One multiplication is enough for what the configuration names; IPv4 differs in the low half only.
         self.mix((word >> 64) as u64 ^ (word as u64).rotate_left(32));
     }
     #[inline(always)]
@@ -108,8 +117,7 @@ pub struct World {
     /// As it was published: plans, timeouts, and names for those who ask.
     pub snapshot: Snapshot,
     ports: Vec<Port>,
-    roles: FixedMap<u128, Role>,
-    listeners: FixedMap<(u128, u32), Listener>,
+    places: Places,
     servers: Vec<Option<ServerFacts>>,
     hash_services: FixedMap<u32, Vec<u32>>,
     timeouts: [u64; 4],
@@ -125,8 +133,7 @@ impl World {
         let timeouts = snapshot.timeouts;
         let mut world = Self {
             ports: snapshot.interfaces.iter().map(port).collect(),
-            roles: FixedMap::default(),
-            listeners: FixedMap::default(),
+            places: Places::default(),
             servers: snapshot
                 .servers
                 .iter()
@@ -144,9 +151,12 @@ impl World {
             server_hops: Vec::new(),
             snapshot,
         };
-        world.add_interfaces();
-        world.add_services();
-        world.add_servers();
+        let mut addresses = Addresses::default();
+        addresses.add_interfaces(&world.snapshot);
+        addresses.add_services(&world.snapshot);
+        addresses.add_servers(&world);
+        world.places = Places::new(addresses.roles, addresses.listeners);
+        world.add_hash_services();
         world.set_next_hops(next_hops);
         world
     }
@@ -166,6 +176,9 @@ impl World {
             .zip(&self.servers)
             .map(hop)
             .collect();
+        let hops = &self.server_hops;
+        let home = |server: u32| Some(hops.get(server as usize)?.as_ref()?.interface);
+        self.places.set_homes(home);
     }
 
     /// The routes and neighbours as they were published, leaving none.
@@ -173,27 +186,27 @@ impl World {
         std::mem::take(&mut self.next_hops)
     }
 
-    /// What an address of that family is to us. An IPv6 address that looks like a mapped IPv4 one is nothing to us.
+    /// What is known of an address of that family, if anything is.
     #[inline(always)]
     #[must_use]
-    pub fn role(&self, v4: bool, address: u128) -> Role {
-        if v4 != is_v4(address) {
-            return Role::default();
-        }
-        self.roles.get(&address).copied().unwrap_or_default()
+    pub fn place(&self, v4: bool, address: u128) -> Option<&Place> {
+        self.places.at(v4, address)
     }
 
-    /// Who listens there. The same caution as in `role`.
+    /// What an address of that family is to us.
+    #[must_use]
+    pub fn role(&self, v4: bool, address: u128) -> Role {
+        self.place(v4, address)
+            .map_or_else(Role::default, |place| place.role)
+    }
+
+    /// Who listens on a port of a place.
     #[inline(always)]
     #[must_use]
-    pub fn listener(&self, v4: bool, address: u128, port: u16, protocol: u8) -> Listener {
-        if v4 != is_v4(address) {
-            return Listener::default();
-        }
-        self.listeners
-            .get(&(address, socket(port, protocol)))
-            .copied()
-            .unwrap_or_default()
+    pub fn listener(&self, place: Option<&Place>, port: u16, protocol: u8) -> Listener {
+        place.map_or_else(Listener::default, |place| {
+            self.places.listener(place, socket(port, protocol))
+        })
     }
 
     /// An interface; `None` when there is no such id.
@@ -265,9 +278,35 @@ impl World {
             .or_else(|| self.ports.iter().find_map(first))
     }
 
-    fn add_interfaces(&mut self) {
-        for (address, prefix_len) in self
-            .snapshot
+    fn add_hash_services(&mut self) {
+        for facts in self.servers.iter().flatten() {
+            let service = self.snapshot.services.get(facts.service as usize);
+            if let Some(Some(service)) = service {
+                if is_hash(service.plan.selector) {
+                    self.hash_services
+                        .entry(facts.endpoint)
+                        .or_default()
+                        .push(facts.service);
+                }
+            }
+        }
+        for services in self.hash_services.values_mut() {
+            services.sort_unstable();
+            services.dedup();
+        }
+    }
+}
+
+/// The configured addresses, while they are gathered.
+#[derive(Default)]
+struct Addresses {
+    roles: FixedMap<u128, Role>,
+    listeners: FixedMap<(u128, u32), Listener>,
+}
+
+impl Addresses {
+    fn add_interfaces(&mut self, snapshot: &Snapshot) {
+        for (address, prefix_len) in snapshot
             .interfaces
             .iter()
             .flat_map(|interface| &interface.addresses)
@@ -279,8 +318,8 @@ impl World {
         }
     }
 
-    fn add_services(&mut self) {
-        for (id, service) in self.snapshot.services.iter().enumerate() {
+    fn add_services(&mut self, snapshot: &Snapshot) {
+        for (id, service) in snapshot.services.iter().enumerate() {
             let Some(service) = service else { continue };
             let vip = address_number(service.address);
             self.roles.entry(vip).or_default().vip = true;
@@ -292,13 +331,13 @@ impl World {
         }
     }
 
-    fn add_servers(&mut self) {
-        for (id, facts) in self.servers.iter().enumerate() {
-            let Some((facts, server)) = facts.as_ref().zip(self.snapshot.servers[id].as_ref())
+    fn add_servers(&mut self, world: &World) {
+        for (id, facts) in world.servers.iter().enumerate() {
+            let Some((facts, server)) = facts.as_ref().zip(world.snapshot.servers[id].as_ref())
             else {
                 continue;
             };
-            let Some(Some(service)) = self.snapshot.services.get(facts.service as usize) else {
+            let Some(service) = world.service(facts.service) else {
                 continue;
             };
             self.roles
@@ -308,16 +347,6 @@ impl World {
                 .get_or_insert(id as u32);
             let key = (facts.address, socket(server.port, service.protocol as u8));
             self.listeners.entry(key).or_default().endpoint = Some(facts.endpoint);
-            if is_hash(service.plan.selector) {
-                self.hash_services
-                    .entry(facts.endpoint)
-                    .or_default()
-                    .push(facts.service);
-            }
-        }
-        for services in self.hash_services.values_mut() {
-            services.sort_unstable();
-            services.dedup();
         }
     }
 }
@@ -326,10 +355,6 @@ impl World {
 #[must_use]
 pub const fn is_hash(selector: Selector) -> bool {
     matches!(selector, Selector::HashSource | Selector::HashFlow)
-}
-
-fn socket(port: u16, protocol: u8) -> u32 {
-    u32::from(port) << 8 | u32::from(protocol)
 }
 
 fn port(interface: &Interface) -> Port {
@@ -377,4 +402,122 @@ fn server_facts(snapshot: &Snapshot, server: &Server) -> Option<ServerFacts> {
         forward: Translation::new(End::Destination, vip, real),
         reply: Translation::new(End::Source, real, vip),
     })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::snapshot::{Neighbour, Plan, Protocol, Route};
+    use crate::wire::{map_v4, number_address};
+
+    const OURS: u32 = 0xc612_0101;
+    const BROADCAST: u32 = 0xc612_01ff;
+    const VIP: u32 = 0xc612_0164;
+    const SERVER: u32 = 0xc612_011f;
+    /// Each is something else to us, the last one nothing.
+    pub(crate) const ADDRESSES: [u32; 6] = [OURS, BROADCAST, VIP, SERVER, OWN_VIP, 0xc612_0115];
+    const OWN_VIP: u32 = 0x0a00_0001;
+
+    /// Two interfaces; the server is behind the second. The first one's own address is also a VIP of a second service.
+    pub(crate) fn world_of_roles() -> World {
+        let address = |bits| number_address(map_v4(bits));
+        let interface = |addresses| Interface {
+            name: "eth".into(),
+            mac: [2; 6],
+            mtu: 1500,
+            addresses,
+            announce: false,
+        };
+        let service = |vip| {
+            Some(Service {
+                name: "dns".into(),
+                address: address(vip),
+                port: 53,
+                protocol: Protocol::Udp,
+                plan: Plan {
+                    selector: Selector::Counter,
+                    slots: vec![0],
+                    scores: Vec::new(),
+                    fallback: None,
+                },
+                reset_without_server: false,
+            })
+        };
+        let server = Server {
+            name: "server1".into(),
+            service: 0,
+            endpoint: 0,
+            address: address(SERVER),
+            port: 53,
+            weight: 1,
+            mac: None,
+        };
+        let snapshot = Snapshot {
+            interfaces: vec![
+                interface(vec![(address(OURS), 24), (address(OWN_VIP), 24)]),
+                interface(Vec::new()),
+            ],
+            services: vec![service(VIP), service(OWN_VIP)],
+            servers: vec![Some(server)],
+            ..crate::datapath::empty_snapshot()
+        };
+        let route = Route {
+            prefix: address(SERVER),
+            prefix_len: 32,
+            interface: 1,
+            gateway: None,
+            mtu: None,
+        };
+        let neighbour = Neighbour {
+            interface: 1,
+            address: address(SERVER),
+            mac: [4; 6],
+        };
+        World::new(
+            snapshot,
+            NextHops {
+                routes: vec![route],
+                neighbours: vec![neighbour],
+            },
+        )
+    }
+
+    #[test]
+    fn place_each_role_is_told_apart() {
+        let world = world_of_roles();
+        let role = |address| world.role(true, map_v4(address));
+        let nothing = Role::default();
+        assert_eq!(
+            ADDRESSES.map(role),
+            [
+                Role {
+                    own: true,
+                    ..nothing
+                },
+                Role {
+                    broadcast: true,
+                    ..nothing
+                },
+                Role {
+                    vip: true,
+                    ..nothing
+                },
+                Role {
+                    server: Some(0),
+                    ..nothing
+                },
+                Role {
+                    own: true,
+                    vip: true,
+                    ..nothing
+                },
+                nothing,
+            ]
+        );
+        assert_eq!(world.place(true, map_v4(SERVER)).unwrap().home, Some(1));
+        let listener = |address, port| world.listener(world.place(true, map_v4(address)), port, 17);
+        assert_eq!(listener(VIP, 53).service, Some(0));
+        assert_eq!(listener(SERVER, 53).endpoint, Some(0));
+        assert_eq!(listener(VIP, 54), Listener::default());
+    }
 }

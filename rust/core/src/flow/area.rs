@@ -1,38 +1,40 @@
-//! The one memory area behind the flow table: words, allocated once, zeroed by the kernel page by page as they are first used.
+//! The one memory area behind the flow table: cache lines, allocated once, zeroed by the kernel page by page as they are first used.
 //!
 //! Nothing in it is a pointer, so it can be dumped, inspected and taken over by a successor. Today it is anonymous memory; one backed by a `memfd` can
-//! take its place in [`crate::io::memory`] without the table noticing. It starts at a page's bounds, so what is placed at multiples of 64 bytes has cache lines of its own.
+//! take its place in [`crate::io::memory`] without the table noticing.
 
 use crate::datapath::DataPathError;
 use crate::io::memory::Memory;
 
-/// Fixed-size memory in 8-byte words.
+pub use crate::io::memory::Line;
+
+/// Fixed-size memory in cache lines.
 pub struct Area(Memory);
 
 impl Area {
-    /// Allocate `words` zeroed words.
+    /// Allocate `lines` zeroed cache lines.
     ///
     /// # Errors
     /// `Memory` when there is not that much.
-    pub fn new(words: usize) -> Result<Self, DataPathError> {
-        Memory::new(words)
+    pub fn new(lines: usize) -> Result<Self, DataPathError> {
+        Memory::new(lines)
             .map(Self)
             .map_err(|source| DataPathError::Memory {
-                bytes: words.saturating_mul(8),
+                bytes: lines.saturating_mul(size_of::<Line>()),
                 source,
             })
     }
 
-    /// All words.
-    #[inline]
+    /// All lines.
+    #[inline(always)]
     #[must_use]
-    pub fn words(&self) -> &[u64] {
-        self.0.words()
+    pub fn lines(&self) -> &[Line] {
+        self.0.lines()
     }
 
-    /// All words, for writing.
-    #[inline]
-    pub fn words_mut(&mut self) -> &mut [u64] {
-        self.0.words_mut()
+    /// All lines, for writing.
+    #[inline(always)]
+    pub fn lines_mut(&mut self) -> &mut [Line] {
+        self.0.lines_mut()
     }
 }

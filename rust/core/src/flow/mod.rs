@@ -3,6 +3,9 @@
 //! [`Key`] names one direction of a flow, [`hash`] mixes it, [`table`] finds its [`table::Entry`], [`tcp`] moves the entry from state to state, [`ends`] keeps how flows ended. No clock is
 //! read here: the time is an argument. Which server a new flow gets is decided in [`crate::plan`].
 
+use crate::wire::is_v4;
+use hash::siphash13_words;
+
 pub mod area;
 pub mod ends;
 pub mod hash;
@@ -30,15 +33,21 @@ pub enum Side {
 }
 
 impl Key {
-    /// The words that are hashed.
-    #[inline]
+    /// The flow table's hash of it: of the client's address, in as many bytes as its family needs, the id, the port, and a byte that says which id it is. So an
+    /// IPv4 key fits two words, and costs two rounds less than three words and a length would.
+    #[inline(always)]
     #[must_use]
-    pub const fn words(&self) -> [u64; 3] {
+    pub fn hash(&self, hash_key: [u64; 2]) -> u64 {
         let (kind, id) = match self.side {
-            Side::Service(id) => (0, id),
-            Side::Endpoint(id) => (1, id),
+            Side::Service(id) => (0, u64::from(id)),
+            Side::Endpoint(id) => (1, u64::from(id)),
         };
-        let rest = self.client_port as u64 | kind << 16 | (id as u64) << 32;
-        [(self.client >> 64) as u64, self.client as u64, rest]
+        let rest = u64::from(self.client_port) | kind << 16;
+        let (high, low) = ((self.client >> 64) as u64, self.client as u64);
+        if is_v4(self.client) {
+            siphash13_words(hash_key, [low & 0xffff_ffff | id << 32, rest | 11 << 56])
+        } else {
+            siphash13_words(hash_key, [high, low, id | rest << 32 | 23 << 56])
+        }
     }
 }

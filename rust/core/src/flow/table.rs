@@ -9,8 +9,7 @@
 //! stand nearer to its home instead of leaving tombstones, so lookups never slow down with age. Lists: an entry moves to its list's tail at most once per
 //! second; so a list is ordered by `linked`, and roughly by `last_seen`, at the cost of almost no writes per packet.
 
-use super::area::Area;
-use super::hash::siphash13_words;
+use super::area::{Area, Line};
 use super::tcp::{Class, Seen, State};
 use super::{Key, Side};
 use crate::datapath::DataPathError;
@@ -26,7 +25,7 @@ pub const NO_INTERFACE: u16 = u16::MAX;
 const RELINK_NS: u64 = 1_000_000_000;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"flowlb\0t");
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const NONE: u32 = u32::MAX;
 
 /// One flow: who, where, and when. 64 bytes, plain data: one cache line.
@@ -69,10 +68,11 @@ pub struct Annex {
     bytes: [u32; 2],
 }
 
-const ENTRY_WORDS: usize = size_of::<Entry>() / 8;
-const ANNEX_WORDS: usize = size_of::<Annex>() / 8;
-const _: () = assert!(size_of::<Entry>() == 64, "an entry is a cache line");
-const _: () = assert!(size_of::<Annex>() == 32, "an annex is half a cache line");
+/// Annexes are kept in pairs.
+type Annexes = [Annex; 2];
+
+const _: () = assert!(size_of::<Entry>() == size_of::<Line>());
+const _: () = assert!(size_of::<Annexes>() == size_of::<Line>());
 
 /// Slots per bucket.
 const SLOTS: usize = 8;
@@ -86,18 +86,18 @@ struct Bucket {
     numbers: [u32; SLOTS],
 }
 
-const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
-const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is a cache line");
+const _: () = assert!(size_of::<Bucket>() == size_of::<Line>());
 
 impl Bucket {
     /// A bit per slot that holds this hash, or did so before it became empty. All are compared, without a branch: which slot it is cannot be foretold.
-    #[inline]
+    #[inline(always)]
     fn slots_with(&self, hash: u32) -> u32 {
-        let mut found = 0;
-        for (at, &other) in self.hashes.iter().enumerate() {
-            found |= u32::from(other == hash) << at;
+        // A bit of its own for each lane first, then all together: so the compiler compares four lanes at a time.
+        let mut bits: [u32; SLOTS] = [1, 2, 4, 8, 16, 32, 64, 128];
+        for (bit, &other) in bits.iter_mut().zip(&self.hashes) {
+            *bit &= if other == hash { u32::MAX } else { 0 };
         }
-        found
+        bits.into_iter().fold(0, |found, bit| found | bit)
     }
 
     /// The entry number in a slot; `None` when it is empty.
@@ -298,10 +298,11 @@ struct Header {
     free: u32,
     heads: [u32; 4],
     tails: [u32; 4],
+    spare: u64,
 }
 
-/// Where the index starts: the header, up to a cache line's bounds.
-const HEADER_WORDS: usize = size_of::<Header>().next_multiple_of(64) / 8;
+/// Where the index starts.
+const HEADER_LINES: usize = size_of::<Header>().div_ceil(size_of::<Line>());
 
 /// The table. See the module's description.
 pub struct Table {
@@ -309,7 +310,7 @@ pub struct Table {
     /// Copies of constants in the header, at hand.
     buckets: u32,
     capacity: u32,
-    /// Where entries and annexes start, in words.
+    /// Where entries and annexes start, in lines.
     entries_at: usize,
     annexes_at: usize,
     hash_key: [u64; 2],
@@ -328,9 +329,9 @@ impl Table {
             .filter(|&flows| flows >= 1 && capacity <= MOST_FLOWS);
         let flows = flows.ok_or(DataPathError::Capacity(capacity))?;
         let buckets = (flows * 3).div_ceil(SLOTS as u32);
-        let entries_at = HEADER_WORDS + buckets as usize * BUCKET_WORDS;
-        let annexes_at = entries_at + flows as usize * ENTRY_WORDS;
-        let area = Area::new(annexes_at + flows as usize * ANNEX_WORDS)?;
+        let entries_at = HEADER_LINES + buckets as usize;
+        let annexes_at = entries_at + flows as usize;
+        let area = Area::new(annexes_at + (flows as usize).div_ceil(2))?;
         let key = u128::from_le_bytes(hash_key);
         let hash_key = [key as u64, (key >> 64) as u64];
         let mut table = Self {
@@ -345,7 +346,7 @@ impl Table {
         *table.header_mut() = Header {
             magic: MAGIC,
             version: VERSION,
-            bytes: (HEADER_WORDS * 8) as u32,
+            bytes: (HEADER_LINES * size_of::<Line>()) as u32,
             bucket_bytes: size_of::<Bucket>() as u32,
             entry_bytes: size_of::<Entry>() as u32,
             annex_bytes: size_of::<Annex>() as u32,
@@ -359,6 +360,7 @@ impl Table {
             free: NONE,
             heads: [NONE; 4],
             tails: [NONE; 4],
+            spare: 0,
         };
         Ok(table)
     }
@@ -397,7 +399,7 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn hash(&self, key: &Key) -> u32 {
-        siphash13_words(self.hash_key, key.words()) as u32
+        key.hash(self.hash_key) as u32
     }
 
     /// Find the entry of a key.
@@ -482,12 +484,7 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn entry(&self, number: u32) -> &Entry {
-        let at = self.entry_at(number);
-        bytemuck::cast_ref::<[u64; ENTRY_WORDS], _>(
-            self.area.words()[at..]
-                .first_chunk()
-                .expect("numbers are below capacity"),
-        )
+        bytemuck::cast_ref(&self.area.lines()[self.entry_at(number)])
     }
 
     /// One entry, for writing. Its keys must not change.
@@ -497,10 +494,7 @@ impl Table {
     #[inline]
     pub fn entry_mut(&mut self, number: u32) -> &mut Entry {
         let at = self.entry_at(number);
-        let words = self.area.words_mut()[at..]
-            .first_chunk_mut()
-            .expect("numbers are below capacity");
-        bytemuck::cast_mut::<[u64; ENTRY_WORDS], _>(words)
+        bytemuck::cast_mut(&mut self.area.lines_mut()[at])
     }
 
     /// Both halves of a flow, for the TCP state machine.
@@ -509,15 +503,12 @@ impl Table {
     /// On a number that no call of this table gave.
     #[inline]
     pub fn flow_mut(&mut self, number: u32) -> Flow<'_> {
-        let (entry_at, annex_at) = (self.entry_at(number), self.annex_at(number));
-        let (front, back) = self.area.words_mut().split_at_mut(annex_at);
-        let entry = front[entry_at..]
-            .first_chunk_mut()
-            .expect("numbers are below capacity");
-        let annex = back.first_chunk_mut().expect("numbers are below capacity");
+        let (entry_at, (pair, half)) = (self.entry_at(number), self.annex_at(number));
+        let (entries, annexes) = self.area.lines_mut().split_at_mut(pair);
+        let annexes: &mut Annexes = bytemuck::cast_mut(&mut annexes[0]);
         Flow {
-            entry: bytemuck::cast_mut::<[u64; ENTRY_WORDS], _>(entry),
-            annex: bytemuck::cast_mut::<[u64; ANNEX_WORDS], _>(annex),
+            entry: bytemuck::cast_mut(&mut entries[entry_at]),
+            annex: &mut annexes[half],
         }
     }
 
@@ -631,18 +622,11 @@ impl Table {
 
     #[inline]
     fn bucket(&self, at: u32) -> &Bucket {
-        bytemuck::cast_ref::<[u64; BUCKET_WORDS], _>(
-            self.area.words()[HEADER_WORDS + at as usize * BUCKET_WORDS..]
-                .first_chunk()
-                .expect("buckets are below their number"),
-        )
+        bytemuck::cast_ref(&self.area.lines()[HEADER_LINES + at as usize])
     }
 
     fn bucket_mut(&mut self, at: u32) -> &mut Bucket {
-        let words = self.area.words_mut()[HEADER_WORDS + at as usize * BUCKET_WORDS..]
-            .first_chunk_mut()
-            .expect("buckets are below their number");
-        bytemuck::cast_mut::<[u64; BUCKET_WORDS], _>(words)
+        bytemuck::cast_mut(&mut self.area.lines_mut()[HEADER_LINES + at as usize])
     }
 
     fn insert_slot(&mut self, hash: u32, number: u32) {
@@ -743,52 +727,49 @@ impl Table {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn entry_at(&self, number: u32) -> usize {
-        self.entries_at + number as usize * ENTRY_WORDS
+        self.entries_at + number as usize
     }
 
-    #[inline]
-    fn annex_at(&self, number: u32) -> usize {
-        self.annexes_at + number as usize * ANNEX_WORDS
+    /// The line of an annex, and its place there.
+    #[inline(always)]
+    fn annex_at(&self, number: u32) -> (usize, usize) {
+        (self.annexes_at + number as usize / 2, number as usize % 2)
     }
 
     #[inline]
     fn annex(&self, number: u32) -> &Annex {
-        bytemuck::cast_ref::<[u64; ANNEX_WORDS], _>(
-            self.area.words()[self.annex_at(number)..]
-                .first_chunk()
-                .expect("numbers are below capacity"),
-        )
+        let (pair, half) = self.annex_at(number);
+        let annexes: &Annexes = bytemuck::cast_ref(&self.area.lines()[pair]);
+        &annexes[half]
     }
 
     #[inline]
     fn annex_mut(&mut self, number: u32) -> &mut Annex {
-        let at = self.annex_at(number);
-        let words = self.area.words_mut()[at..]
-            .first_chunk_mut()
-            .expect("numbers are below capacity");
-        bytemuck::cast_mut::<[u64; ANNEX_WORDS], _>(words)
+        let (pair, half) = self.annex_at(number);
+        let annexes: &mut Annexes = bytemuck::cast_mut(&mut self.area.lines_mut()[pair]);
+        &mut annexes[half]
     }
 
     #[inline]
     fn header(&self) -> &Header {
-        bytemuck::cast_ref::<[u64; size_of::<Header>() / 8], _>(
-            self.area
-                .words()
-                .first_chunk()
-                .expect("the area starts with a header"),
-        )
+        let lines: &[Line; HEADER_LINES] = self
+            .area
+            .lines()
+            .first_chunk()
+            .expect("the area starts with a header");
+        bytemuck::cast_ref(lines)
     }
 
     #[inline]
     fn header_mut(&mut self) -> &mut Header {
-        let words = self
+        let lines: &mut [Line; HEADER_LINES] = self
             .area
-            .words_mut()
+            .lines_mut()
             .first_chunk_mut()
             .expect("the area starts with a header");
-        bytemuck::cast_mut::<[u64; size_of::<Header>() / 8], _>(words)
+        bytemuck::cast_mut(lines)
     }
 }
 

@@ -10,14 +10,19 @@ use std::ptr::{self, NonNull};
 /// A huge page of this processor family. On others the advice is only less exact.
 const HUGE_BYTES: usize = 2 << 20;
 
-/// Private anonymous memory in 8-byte words, all zero at first.
+/// A cache line: what a processor fetches at once.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub struct Line([u64; 8]);
+
+/// Private anonymous memory in cache lines, all zero at first.
 pub struct Memory {
     /// What was mapped.
     base: NonNull<libc::c_void>,
     mapped_bytes: usize,
-    /// The first of the words that are given out.
-    start: NonNull<u64>,
-    words: usize,
+    /// The first of the lines that are given out.
+    start: NonNull<Line>,
+    lines: usize,
 }
 
 // SAFETY: the memory is owned by this value alone and belongs to no thread.
@@ -26,14 +31,14 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Map `words` words, at least one. From the size of a huge page on, they start at the bounds of one, and huge pages are asked for.
+    /// Map `lines` cache lines, at least one. From the size of a huge page on, they start at the bounds of one, and huge pages are asked for.
     ///
     /// # Errors
     /// As mmap(2).
-    pub fn new(words: usize) -> io::Result<Self> {
-        let bytes = words
+    pub fn new(lines: usize) -> io::Result<Self> {
+        let bytes = lines
             .max(1)
-            .checked_mul(8)
+            .checked_mul(size_of::<Line>())
             .ok_or(io::ErrorKind::OutOfMemory)?;
         let is_huge = bytes >= HUGE_BYTES;
         let spare = if is_huge { HUGE_BYTES } else { 0 };
@@ -55,23 +60,23 @@ impl Memory {
             base,
             mapped_bytes,
             start: start.cast(),
-            words,
+            lines,
         })
     }
 
-    /// All words.
-    #[inline]
+    /// All lines.
+    #[inline(always)]
     #[must_use]
-    pub fn words(&self) -> &[u64] {
-        // SAFETY: `start` is aligned to a page, and `words` words from it on are mapped, zeroed by the kernel, for as long as `self` lives.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    pub fn lines(&self) -> &[Line] {
+        // SAFETY: `start` is aligned to a page, and `lines` lines from it on are mapped, zeroed by the kernel, for as long as `self` lives.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.lines) }
     }
 
-    /// All words, for writing.
-    #[inline]
-    pub fn words_mut(&mut self) -> &mut [u64] {
-        // SAFETY: as in `words`; `self` is borrowed mutably, and nobody else has the address.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.words) }
+    /// All lines, for writing.
+    #[inline(always)]
+    pub fn lines_mut(&mut self) -> &mut [Line] {
+        // SAFETY: as in `lines`; `self` is borrowed mutably, and nobody else has the address.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.lines) }
     }
 }
 
@@ -101,24 +106,25 @@ mod tests {
 
     #[test]
     fn memory_new_is_zero_and_writable_to_its_end() {
-        for words in [1, 511, 513, HUGE_BYTES / 8, HUGE_BYTES / 8 + 1] {
-            let mut memory = Memory::new(words).unwrap();
-            assert_eq!(memory.words().len(), words);
-            assert!(memory.words().iter().all(|&word| word == 0));
-            memory.words_mut()[words - 1] = 7;
-            assert_eq!(memory.words()[words - 1], 7);
+        let huge = HUGE_BYTES / size_of::<Line>();
+        for lines in [1, 63, 65, huge, huge + 1] {
+            let mut memory = Memory::new(lines).unwrap();
+            assert_eq!(memory.lines().len(), lines);
+            assert!(memory.lines().iter().all(|line| line.0 == [0; 8]));
+            memory.lines_mut()[lines - 1].0[7] = 7;
+            assert_eq!(memory.lines()[lines - 1].0[7], 7);
         }
     }
 
     #[test]
     fn memory_of_a_huge_page_or_more_starts_at_its_bounds() {
-        let memory = Memory::new(HUGE_BYTES / 8).unwrap();
-        assert_eq!(memory.words().as_ptr().align_offset(HUGE_BYTES), 0);
+        let memory = Memory::new(HUGE_BYTES / size_of::<Line>()).unwrap();
+        assert_eq!(memory.lines().as_ptr().align_offset(HUGE_BYTES), 0);
     }
 
     #[test]
     fn memory_beyond_the_address_space_is_refused() {
-        assert!(Memory::new(usize::MAX / 8).is_err());
+        assert!(Memory::new(usize::MAX / size_of::<Line>()).is_err());
         assert!(Memory::new(usize::MAX).is_err());
     }
 }

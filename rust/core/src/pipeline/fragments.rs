@@ -1,6 +1,7 @@
 //! Pieces of a datagram: the first decides, the others follow or wait: rule 6.
 
 use super::expire::count_drops;
+use super::ip::Ends;
 use super::{Departure, Stage, Walk, read};
 use crate::datapath::Output;
 use crate::fragment::{Action, DatagramKey, Fate, Held, Misfit};
@@ -114,8 +115,8 @@ impl Walk<'_> {
     /// The first fragment has the L4 header: from there on it is like a whole packet.
     fn first_fragment_read(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let mut meta = *packet.meta;
-        let to_vip = self.world.role(meta.ip.v4, meta.ip.destination).vip;
-        read::l4(self.world, packet.frame, &mut meta, to_vip)?;
+        let ends = Ends::of(self.world, &meta.ip);
+        read::l4(self.world, packet.frame, &mut meta, ends)?;
         read::hash(&self.state.table, &mut meta);
         self.hand_on(&mut Packet {
             frame: packet.frame,

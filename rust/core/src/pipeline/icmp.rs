@@ -84,9 +84,10 @@ impl Walk<'_> {
         if source != packet.meta.ip.destination {
             return Err(Reason::IcmpInner.into());
         }
+        let vip = self.world.place(v4, source);
         let service = self
             .world
-            .listener(v4, source, quoted.source_port, protocol)
+            .listener(vip, quoted.source_port, protocol)
             .service;
         let side = Side::Service(service.ok_or(Reason::IcmpNoFlow)?);
         let key = Key {
@@ -119,9 +120,10 @@ impl Walk<'_> {
             protocol,
             ..
         } = quoted.ip;
+        let server = self.world.place(v4, destination);
         let listener = self
             .world
-            .listener(v4, destination, quoted.destination_port, protocol);
+            .listener(server, quoted.destination_port, protocol);
         let Some(endpoint) = listener.endpoint else {
             return self.transit(packet);
         };

@@ -3,13 +3,64 @@
 use super::Stage;
 use crate::packet::Meta;
 use crate::parse::Ip;
+use crate::places::Place;
 use crate::verdict::{Reason, Verdict};
 use crate::wire::is_v4;
-use crate::world::World;
+use crate::world::{Role, World};
 
-/// The order is that of the rule: what is the host's affair passes before anything is dropped. Returns whether the destination is a VIP.
+/// What is known of a packet's addresses.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'a> {
+    pub source: Option<&'a Place>,
+    pub destination: Option<&'a Place>,
+}
+
+impl<'a> Ends<'a> {
+    /// Look both up.
+    #[inline(always)]
+    pub(super) fn of(world: &'a World, ip: &Ip) -> Self {
+        Self {
+            source: world.place(ip.v4, ip.source),
+            destination: world.place(ip.v4, ip.destination),
+        }
+    }
+
+    /// Whether the packet is for a VIP.
+    #[inline(always)]
+    pub(super) fn to_vip(self) -> bool {
+        self.destination.is_some_and(|place| place.role.vip)
+    }
+}
+
+/// Refuse what may not be routed. Nearly every packet has nothing about it that any of the rules could mean: they are gone through for the others only.
 #[inline(always)]
-pub(super) fn check_addresses(world: &World, meta: &Meta) -> Stage<bool> {
+pub(super) fn check_addresses(world: &World, meta: &Meta, ends: Ends) -> Stage<()> {
+    let Ip {
+        v4,
+        source,
+        destination,
+        ..
+    } = meta.ip;
+    let is_plain = v4
+        && !meta.to_group
+        && (1..=223).contains(&first_byte(source))
+        && first_byte(source) != 127
+        && (1..=223).contains(&first_byte(destination))
+        && first_byte(destination) != 127;
+    let may_pass = ends
+        .source
+        .is_none_or(|place| place.may_send(meta.interface))
+        && ends.destination.is_none_or(Place::may_receive);
+    if is_plain && may_pass {
+        return Ok(());
+    }
+    check_one_by_one(world, meta, ends)
+}
+
+/// The order is that of the rule: what is the host's affair passes before anything is dropped.
+#[cold]
+#[inline(never)]
+fn check_one_by_one(world: &World, meta: &Meta, ends: Ends) -> Stage<()> {
     let interface = meta.interface;
     let Ip {
         v4,
@@ -17,8 +68,9 @@ pub(super) fn check_addresses(world: &World, meta: &Meta) -> Stage<bool> {
         destination,
         ..
     } = meta.ip;
-    let source_role = world.role(v4, source);
-    let destination_role = world.role(v4, destination);
+    let role = |place: Option<&Place>| place.map_or_else(Role::default, |place| place.role);
+    let source_role = role(ends.source);
+    let destination_role = role(ends.destination);
     let directed = destination_role.broadcast && world.is_broadcast_of(interface, destination);
     if directed || is_for_host(v4, destination) {
         return Err(Verdict::Pass);
@@ -36,13 +88,11 @@ pub(super) fn check_addresses(world: &World, meta: &Meta) -> Stage<bool> {
     if destination_role.own && !destination_role.vip {
         return Err(Verdict::Pass);
     }
-    let server_hop = source_role
-        .server
-        .and_then(|server| world.server_hop(server));
-    if server_hop.is_some_and(|hop| hop.interface != interface) {
+    let home = ends.source.and_then(|place| place.home);
+    if home.is_some_and(|home| home != interface) {
         return Err(Reason::SpoofedServer.into());
     }
-    Ok(destination_role.vip)
+    Ok(())
 }
 
 /// The first byte of an IPv4 address.
@@ -86,8 +136,35 @@ const fn is_martian_destination(v4: bool, destination: u128) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::address_number;
+    use crate::wire::{address_number, map_v4};
     use std::net::IpAddr;
+
+    /// No rule is passed over: what is let through at once, the rules in their order let through too, whatever the addresses are to us.
+    #[test]
+    fn check_addresses_at_once_equals_one_by_one() {
+        let first_bytes = 0..=255u32;
+        let own = |first: u32| first << 24 | 0x0012_0101;
+        let world = crate::world::tests::world_of_roles();
+        let configured = crate::world::tests::ADDRESSES.map(|address| (true, map_v4(address)));
+        let others = first_bytes.map(|first| (true, map_v4(own(first))));
+        let v6 = [0u128, 1, 2, 0xfe80 << 112, 0xff02 << 112, map_v4(own(20))]
+            .map(|address| (false, address));
+        let all: Vec<_> = configured.into_iter().chain(others).chain(v6).collect();
+        let mut meta = Meta::EMPTY;
+        for &(v4, source) in &all {
+            for &(_, destination) in all.iter().filter(|&&(family, _)| family == v4) {
+                for (interface, to_group) in [(0, false), (1, false), (0, true)] {
+                    (meta.ip.v4, meta.ip.source, meta.ip.destination) = (v4, source, destination);
+                    (meta.interface, meta.to_group) = (interface, to_group);
+                    let ends = Ends::of(&world, &meta.ip);
+                    assert_eq!(
+                        check_addresses(&world, &meta, ends),
+                        check_one_by_one(&world, &meta, ends)
+                    );
+                }
+            }
+        }
+    }
 
     /// behaviour 16: each prefix, and an address beside it.
     #[test]

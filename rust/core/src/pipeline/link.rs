@@ -3,7 +3,6 @@
 use super::{Stage, Walk};
 use crate::datapath::{Offload, Output};
 use crate::packet::Meta;
-use crate::parse;
 use crate::reply;
 use crate::snapshot::Mac;
 use crate::verdict::{Reason, Verdict};
@@ -11,7 +10,7 @@ use crate::wire::ethernet::{self, ethertype};
 use crate::wire::{arp, icmp, map_v4, protocol};
 use crate::world::World;
 
-/// Rule 3, up to the `EtherType`.
+/// Rule 3, up to the tags.
 #[inline(always)]
 pub(super) fn accept_frame(world: &World, frame: &[u8], meta: &mut Meta) -> Stage<()> {
     let port = world.port(meta.interface).ok_or(Reason::NotForUs)?;
@@ -28,7 +27,6 @@ pub(super) fn accept_frame(world: &World, frame: &[u8], meta: &mut Meta) -> Stag
         return Err(Reason::NotForUs.into());
     }
     meta.last_hop = source;
-    meta.link = parse::link(frame, |_| ())?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use super::Stage;
 use super::flows::flow_key;
-use super::ip::check_addresses;
+use super::ip::{Ends, check_addresses};
 use super::link::{accept_frame, is_solicitation};
 use crate::datapath::Offload;
 use crate::flow::table::Table;
@@ -37,42 +37,52 @@ pub(crate) fn frame(
     meta.interface = interface;
     meta.offload = offload.onward();
     accept_frame(world, frame, meta)?;
-    if !parse::ip(frame, meta.link, &mut meta.ip)? {
-        return Ok(Content::NotIp);
+    if !parse::plain_ipv4(frame, &mut meta.link, &mut meta.ip) {
+        meta.link = parse::link(frame, |_| ())?;
+        if !parse::ip(frame, meta.link, &mut meta.ip)? {
+            return Ok(Content::NotIp);
+        }
+        if is_solicitation(world, frame, meta) {
+            return Ok(Content::Solicitation);
+        }
     }
-    if is_solicitation(world, frame, meta) {
-        return Ok(Content::Solicitation);
-    }
-    let to_vip = check_addresses(world, meta)?;
+    let ends = Ends::of(world, &meta.ip);
+    check_addresses(world, meta, ends)?;
     parse::inner_headers(frame, &mut meta.ip)?;
     meta.payload = meta.ip.l4;
     if meta.ip.fragment.is_some() {
         return Ok(Content::Fragment);
     }
-    l4(world, frame, meta, to_vip)?;
+    l4(world, frame, meta, ends)?;
     Ok(Content::Packet)
 }
 
 /// Read the L4 header of a whole packet or a first fragment, and see whose it is: rule 7.
 #[inline(always)]
-pub(crate) fn l4(world: &World, frame: &[u8], meta: &mut Meta, to_vip: bool) -> Stage<()> {
+pub(super) fn l4(world: &World, frame: &[u8], meta: &mut Meta, ends: Ends) -> Stage<()> {
     let partial = meta.offload.is_partial();
-    let has_transport = parse::transport(frame, &meta.ip, partial, &mut meta.transport)?;
+    if !parse::transport(frame, &meta.ip, partial, &mut meta.transport)? {
+        return without_ports(meta, ends.to_vip());
+    }
+    check_offload(meta, true)?;
+    meta.payload = meta.transport.payload;
+    meta.target = target(world, meta, ends)?;
+    Ok(())
+}
+
+/// The target of what is neither TCP nor UDP: rule 7, A, C and D.
+#[cold]
+fn without_ports(meta: &mut Meta, to_vip: bool) -> Stage<()> {
     let is_icmp = meta.ip.protocol == icmp::protocol_of(meta.ip.v4);
     if is_icmp && meta.ip.end.saturating_sub(meta.ip.l4) < icmp::LEN {
         return Err(Reason::L4Truncated.into());
     }
-    check_offload(meta, has_transport)?;
-    if !has_transport {
-        meta.target = match (is_icmp, to_vip) {
-            (true, _) => Target::Icmp { to_vip },
-            (false, true) => return Err(Reason::L4Protocol.into()),
-            (false, false) => Target::Transit,
-        };
-        return Ok(());
-    }
-    meta.payload = meta.transport.payload;
-    meta.target = target(world, meta, to_vip)?;
+    check_offload(meta, false)?;
+    meta.target = match (is_icmp, to_vip) {
+        (true, _) => Target::Icmp { to_vip },
+        (false, true) => return Err(Reason::L4Protocol.into()),
+        (false, false) => Target::Transit,
+    };
     Ok(())
 }
 
@@ -88,24 +98,28 @@ pub(crate) fn hash(table: &Table, meta: &mut Meta) -> bool {
 
 /// TCP and UDP, by destination, then by source: rule 7, A, B and D.
 #[inline(always)]
-fn target(world: &World, meta: &Meta, to_vip: bool) -> Stage<Target> {
-    let (ip, transport) = (&meta.ip, &meta.transport);
-    if to_vip {
-        let port = transport.destination_port;
-        let listener = world.listener(ip.v4, ip.destination, port, ip.protocol);
+fn target(world: &World, meta: &Meta, ends: Ends) -> Stage<Target> {
+    let (protocol, transport) = (meta.ip.protocol, &meta.transport);
+    if ends.to_vip() {
+        let listener = world.listener(ends.destination, transport.destination_port, protocol);
         let service = listener.service.ok_or(Reason::NoService)?;
         return Ok(Target::Service(service));
     }
-    let listener = world.listener(ip.v4, ip.source, transport.source_port, ip.protocol);
+    let listener = world.listener(ends.source, transport.source_port, protocol);
     Ok(listener.endpoint.map_or(Target::Transit, Target::Endpoint))
 }
 
 /// Whether the work left to the network card is what such a packet can have: rule 7.
+#[inline(always)]
 fn check_offload(meta: &Meta, has_transport: bool) -> Stage<()> {
-    let Meta { ip, offload, .. } = meta;
-    if !offload.is_partial() && offload.gso().is_none() {
+    if !meta.offload.is_partial() && meta.offload.gso().is_none() {
         return Ok(());
     }
+    check_work_left(meta, has_transport)
+}
+
+fn check_work_left(meta: &Meta, has_transport: bool) -> Stage<()> {
+    let Meta { ip, offload, .. } = meta;
     if !has_transport {
         return Err(Reason::BadOffload.into());
     }

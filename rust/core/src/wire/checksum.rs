@@ -28,17 +28,20 @@ const fn fold32(mut sum: u32) -> u16 {
 }
 
 /// [`sum`] of an IPv4 header without options.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn sum20(bytes: &[u8; 20]) -> u16 {
-    let mut total = 0u64;
-    for at in [0, 4, 8, 12, 16] {
-        let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-        total += u64::from(u32::from_ne_bytes(word));
-    }
-    // Five words leave at most a few carries: added to the halves, they fit.
-    let halves = (total & 0xffff) + (total >> 16 & 0xffff) + (total >> 32);
-    u16::from_be(fold32(halves as u32))
+    let [first @ .., _, _, _, _, _, _, _, _, _, _, _, _] = bytes;
+    let [_, _, _, _, _, _, _, _, second @ .., _, _, _, _] = bytes;
+    let [.., a, b, c, d] = *bytes;
+    // The carry of each addition is added at the other end, as the sum asks for: twice 8 bytes, then 4.
+    let (total, carry) = u64::from_ne_bytes(*first).overflowing_add(u64::from_ne_bytes(*second));
+    let last = u64::from(u32::from_ne_bytes([a, b, c, d])) + u64::from(carry);
+    let (total, carry) = total.overflowing_add(last);
+    let total = total.wrapping_add(u64::from(carry));
+    // A number and its halves swapped, added: the upper half is the sum of both halves with its carry.
+    let words = (total.wrapping_add(total.rotate_left(32)) >> 32) as u32;
+    u16::from_be((words.wrapping_add(words.rotate_left(16)) >> 16) as u16)
 }
 
 /// The one's-complement sum of big-endian 16-bit words, folded; an odd last byte counts as the high half of a word.
@@ -180,7 +183,26 @@ mod tests {
         assert_eq!(delta.apply(0xe2b3), 0x0000);
     }
 
+    #[test]
+    fn sum20_every_carry_equals_sum() {
+        for pattern in 0..1u32 << 10 {
+            let bytes = std::array::from_fn(|at| {
+                if pattern >> (at / 2) & 1 == 1 {
+                    0xff
+                } else {
+                    (at == 19).into()
+                }
+            });
+            assert_eq!(sum20(&bytes), sum(&bytes));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn sum20_any_header_equals_sum(bytes: [u8; 20]) {
+            prop_assert_eq!(sum20(&bytes), sum(&bytes));
+        }
+
         #[test]
         fn sum_any_bytes_equals_word_by_word(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(sum(&bytes), naive_sum(&bytes));

@@ -55,6 +55,13 @@ impl<B: Borrow<[u8; LEN]>> Header<B> {
         usize::from(self.0.borrow()[0] & 0xf) * 4
     }
 
+    /// Whether the checksum of a header without options is right.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_right(&self) -> bool {
+        checksum::sum20(self.0.borrow()) == 0xffff
+    }
+
     /// Hops left.
     #[inline]
     #[must_use]

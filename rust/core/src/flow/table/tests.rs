@@ -25,8 +25,8 @@ fn new_capacity_out_of_range_is_refused() {
 #[test]
 fn new_area_is_120_bytes_per_flow() {
     assert_eq!(
-        table(1000).area.words().len() * 8,
-        1000 * 120 + HEADER_WORDS * 8
+        size_of_val(table(1000).area.lines()),
+        1000 * 120 + HEADER_LINES * size_of::<Line>()
     );
 }
 

@@ -1,0 +1,202 @@
+//! What each configured address is to us, in one look: its role, and who listens there.
+//!
+//! Every packet asks this about both of its addresses, and most addresses that packets bring are in no configuration: those cost one load from the index,
+//! which is kept nearly empty for that. The index is not keyed: what is in it comes from the configuration, so no client can make its chains longer.
+
+use crate::wire::is_v4;
+use crate::world::{FixedMap, Listener, Role, mix};
+
+/// Slots of the index per address, at least.
+const SPARSENESS: usize = 8;
+const FEWEST_SLOTS: usize = 1024;
+
+/// A configured address.
+#[derive(Clone, Debug)]
+pub struct Place {
+    address: u128,
+    /// The next place with the same slot, counted from 1; 0: none.
+    next: u32,
+    /// What it is to us.
+    pub role: Role,
+    /// The interface that packets from there must come in by; `None`: any.
+    pub home: Option<u32>,
+    /// One of its sockets, mostly the only one, at hand.
+    first: (u32, Listener),
+    has_more: bool,
+}
+
+impl Place {
+    /// Whether a packet may come from there, by that interface.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_send(&self, interface: u32) -> bool {
+        !(self.role.vip || self.role.own || self.role.broadcast)
+            && self.home.is_none_or(|home| home == interface)
+    }
+
+    /// Whether a packet for there may be routed.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_receive(&self) -> bool {
+        !self.role.broadcast && (self.role.vip || !self.role.own)
+    }
+}
+
+/// All configured addresses.
+#[derive(Default)]
+pub struct Places {
+    /// The place that a hash stands for, counted from 1; 0: none. A power of two of them.
+    index: Vec<u32>,
+    /// What is left of a hash's 64 bits by this shift is its slot.
+    shift: u32,
+    known: Vec<Place>,
+    listeners: FixedMap<(u128, u32), Listener>,
+}
+
+impl Places {
+    /// Compile.
+    #[must_use]
+    pub fn new(roles: FixedMap<u128, Role>, listeners: FixedMap<(u128, u32), Listener>) -> Self {
+        let slots = (roles.len() * SPARSENESS)
+            .max(FEWEST_SLOTS)
+            .next_power_of_two();
+        let mut places = Self {
+            index: vec![0; slots],
+            shift: u64::BITS - slots.trailing_zeros(),
+            known: Vec::with_capacity(roles.len()),
+            listeners: FixedMap::default(),
+        };
+        for (address, role) in roles {
+            places.add(address, role);
+        }
+        for (&(address, socket), &listener) in &listeners {
+            places.add_listener(address, socket, listener);
+        }
+        places.listeners = listeners;
+        places
+    }
+
+    /// Note where packets of servers come in: `home` says it of a server.
+    pub fn set_homes(&mut self, home: impl Fn(u32) -> Option<u32>) {
+        for place in &mut self.known {
+            place.home = place.role.server.and_then(&home);
+        }
+    }
+
+    /// What an address of that family is to us. An IPv6 address that looks like a mapped IPv4 one is nothing to us.
+    #[inline(always)]
+    #[must_use]
+    pub fn at(&self, v4: bool, address: u128) -> Option<&Place> {
+        if v4 != is_v4(address) {
+            return None;
+        }
+        let mut number = *self.index.get(self.slot(address))?;
+        loop {
+            // 0, "none", wraps around to a place that there is not.
+            let place = self.known.get(number.wrapping_sub(1) as usize)?;
+            if place.address == address {
+                return Some(place);
+            }
+            number = place.next;
+        }
+    }
+
+    /// Who listens on a socket of a place: see [`socket`].
+    #[inline(always)]
+    #[must_use]
+    pub fn listener(&self, place: &Place, socket: u32) -> Listener {
+        if place.first.0 == socket {
+            return place.first.1;
+        }
+        if !place.has_more {
+            return Listener::default();
+        }
+        let key = (place.address, socket);
+        self.listeners.get(&key).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn slot(&self, address: u128) -> usize {
+        (mix(address) >> self.shift) as usize
+    }
+
+    fn add(&mut self, address: u128, role: Role) {
+        let slot = self.slot(address);
+        self.known.push(Place {
+            address,
+            next: self.index[slot],
+            role,
+            home: None,
+            first: (NO_SOCKET, Listener::default()),
+            has_more: false,
+        });
+        self.index[slot] = self.known.len() as u32;
+    }
+
+    fn add_listener(&mut self, address: u128, socket: u32, listener: Listener) {
+        let slot = self.slot(address);
+        let mut number = self.index[slot];
+        while let Some(place) = self.known.get_mut(number.wrapping_sub(1) as usize) {
+            if place.address == address {
+                if place.first.0 == NO_SOCKET {
+                    place.first = (socket, listener);
+                } else {
+                    place.has_more = true;
+                }
+                return;
+            }
+            number = place.next;
+        }
+    }
+}
+
+/// No port and protocol: the top byte of a socket's number is 0.
+const NO_SOCKET: u32 = u32::MAX;
+
+/// A port and a protocol in one number.
+#[inline(always)]
+#[must_use]
+pub fn socket(port: u16, protocol: u8) -> u32 {
+    u32::from(port) << 8 | u32::from(protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::map_v4;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Few enough slots that addresses share them: what is found is what a map finds.
+        #[test]
+        fn places_any_configuration_equals_maps(
+            addresses in proptest::collection::hash_set(0u32..4000, 0..2000),
+            sockets in proptest::collection::vec((any::<prop::sample::Index>(), 0u16..5), 0..100),
+            asked in proptest::collection::vec((0u32..4000, 0u16..5), 100),
+        ) {
+            let role = |address: u32| Role { vip: true, server: Some(address), ..Role::default() };
+            let roles: FixedMap<u128, Role> = addresses.iter().map(|&address| (map_v4(address), role(address))).collect();
+            let mut listeners = FixedMap::<(u128, u32), Listener>::default();
+            for (id, (index, port)) in sockets.iter().enumerate().filter(|_| !addresses.is_empty()) {
+                let address = *addresses.iter().nth(index.index(addresses.len())).unwrap();
+                listeners.entry((map_v4(address), socket(*port, 6))).or_default().service = Some(id as u32);
+            }
+            let places = Places::new(roles.clone(), listeners.clone());
+            for (address, port) in asked {
+                let address = map_v4(address);
+                let found = places.at(true, address);
+                prop_assert_eq!(found.map(|place| place.role), roles.get(&address).copied());
+                let listener = found.map(|place| places.listener(place, socket(port, 6)));
+                prop_assert_eq!(listener.unwrap_or_default(), listeners.get(&(address, socket(port, 6))).copied().unwrap_or_default());
+                prop_assert!(places.at(false, address).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn places_none_configured_finds_nothing() {
+        let places = Places::new(FixedMap::default(), FixedMap::default());
+        assert!(places.at(true, map_v4(1)).is_none());
+        assert!(places.at(false, 1).is_none());
+    }
+}

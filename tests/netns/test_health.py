@@ -1,0 +1,151 @@
+"""Health on real hosts: links are cut, servers stop, and what clients get (behaviour 8, 9, 30)."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from realhosts import (
+    DEADLINE_S,
+    ECHO_PORT,
+    RunningBalancer,
+    connect,
+    echo_once,
+    receive_exactly,
+    running_testbed,
+    wait_until,
+)
+
+from lb.testbed.bed import Testbed
+from lb.testbed.topology import ROUTER, SWITCH, VIP
+
+HEALTH = 'health = {{ check = "{check}", interval = "200ms", timeout = "100ms", fall = 3, rise = 2{more} }}'
+CONFIG = """
+[[interface]]
+name = "eth0"
+[[service]]
+name = "echo"
+address = "{vip}"
+port = {port}
+{options}
+"""
+SERVER = """
+  [[service.server]]
+  name = "{name}"
+  address = "{address}"
+  port = {port}
+"""
+
+
+@pytest.fixture(scope="module")
+def bed(link_mode: str, unique: str) -> Iterator[Testbed]:
+    with running_testbed(f"{unique}h{link_mode}-", offloads=link_mode == "on", use_apache=False) as made:
+        yield made
+
+
+@contextmanager
+def balancing(
+    bed: Testbed, backend: str, check: str = "tcp", more: str = "", **options: str
+) -> Iterator[RunningBalancer]:
+    """Run a balancer for the echo service with health checks."""
+    lines = [HEALTH.format(check=check, more=more), *(f'{key} = "{value}"' for key, value in options.items())]
+    text = CONFIG.format(vip=VIP, port=ECHO_PORT, options="\n".join(lines))
+    for host in bed.topology.of_role("server"):
+        text += SERVER.format(name=host.name, address=host.address, port=7000)
+    config = bed.directory / "health.toml"
+    config.write_text(text)
+    config.chmod(0o600)
+    log_of(bed).unlink(missing_ok=True)
+    running = RunningBalancer(bed, backend, config)
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@contextmanager
+def cut(bed: Testbed, *servers: str) -> Iterator[None]:
+    """Unplug servers from the switch for the block."""
+
+    def plug(server: str, state: str) -> None:
+        command = ["ip", "-n", bed.prefix + SWITCH, "link", "set", f"{server}-eth0", state]
+        subprocess.run(command, check=True, timeout=DEADLINE_S)
+
+    with ExitStack() as stack:
+        for server in servers:
+            stack.callback(plug, server, "up")
+            plug(server, "down")
+        yield
+
+
+def log_of(bed: Testbed) -> Path:
+    return bed.directory / f"{ROUTER}-lb.log"
+
+
+def wait_for(bed: Testbed, text: str) -> None:
+    wait_until(lambda: text in log_of(bed).read_text(), f"the log says: {text}")
+
+
+def open_flows(bed: Testbed, count: int) -> list[socket.socket]:
+    """Open echo connections and prove that each works."""
+    clients = [connect(bed, "client1", ECHO_PORT) for _ in range(count)]
+    for client in clients:
+        client.sendall(b"hello")
+        assert receive_exactly(client, 5) == b"hello"
+    return clients
+
+
+def is_open(client: socket.socket) -> bool:
+    """Tell whether a connection still echoes; False: it was reset."""
+    try:
+        client.sendall(b"still")
+        return receive_exactly(client, 5) == b"still"
+    except ConnectionResetError:
+        return False
+
+
+def created(running: RunningBalancer) -> dict[str, int]:
+    """Return how many flows each server has got so far."""
+    return {name: server["flows_created"] for name, server in running.counters()["servers"].items()}
+
+
+def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backend: str) -> None:
+    """Behaviour 8: after the verdict every new flow has an answer; when the link is back, so is the server."""
+    with balancing(bed, backend, on_server_down="keep") as running:
+        assert echo_once(bed, "client1") == b"greeting"
+        with cut(bed, "server1"):
+            wait_for(bed, "echo/server1 is down: no answer from 198.18.1.31 port 7000 within 0.1 s")
+            before = created(running)
+            for _ in range(9):
+                assert echo_once(bed, "client1") == b"greeting"
+            assert created(running)["echo/server1"] == before["echo/server1"]
+        wait_for(bed, "echo/server1 is up: checks pass")
+        for _ in range(6):
+            assert echo_once(bed, "client1") == b"greeting"
+        assert created(running)["echo/server1"] == before["echo/server1"] + 2
+
+
+def test_all_servers_down_client_is_refused_at_once(bed: Testbed, backend: str) -> None:
+    """Behaviour 9: with no server left, a connect is answered by the balancer's reset instead of by silence."""
+    servers = [host.name for host in bed.topology.of_role("server")]
+    with balancing(bed, backend) as running, cut(bed, *servers):
+        for name in servers:
+            wait_for(bed, f"echo/{name} is down")
+        with pytest.raises(ConnectionRefusedError):
+            connect(bed, "client1", ECHO_PORT)
+        assert running.verdict("reply.no_server") == 1
+
+
+def test_http_check_of_another_port_decides(bed: Testbed, backend: str) -> None:
+    """A check by HTTP asks the port it is told to ask; a status that is expected passes, whatever it is."""
+    with balancing(bed, backend, "http", ', port = 8031, path = "/nothing-there", expect = 404'):
+        # server1's web server listens on 8031; those of the others do not: they are taken out, one per interval.
+        wait_for(bed, "echo/server2 is down: 198.18.1.32 port 8031: connection refused")
+        wait_for(bed, "echo/server3 is down: 198.18.1.33 port 8031: connection refused")
+        assert "server1 is down" not in log_of(bed).read_text()
+        assert [echo_once(bed, "client1") for _ in range(3)] == [b"greeting"] * 3

@@ -100,6 +100,8 @@ class Pair:
         elif kind == "next_hops":
             self.scene.change(**step[1])
             self._all("set_next_hops", self.scene.next_hops())
+        elif kind == "reset":
+            self._same("reset_flows", self._all("reset_flows", *step[1:], self.now))
         elif kind == "unresolved":
             self._same("take_unresolved", [sorted(pairs, key=str) for pairs in self._all("take_unresolved")])
         else:

@@ -38,11 +38,15 @@ class Recorder:
     def __init__(self) -> None:
         self.published: list[Snapshot] = []
         self.failure: LbError | None = None
+        self.reset: list[int] = []
 
     def publish(self, snapshot: Snapshot) -> None:
         if self.failure is not None:
             raise self.failure
         self.published.append(snapshot)
+
+    def reset_flows(self, server: int) -> None:
+        self.reset.append(server)
 
 
 def steer(loaded: Config) -> tuple[Steering, Recorder]:
@@ -126,6 +130,29 @@ def test_set_health_down_leaves_the_plan_with_a_reason() -> None:
     assert len(recorder.published) == 2
     assert steering.desired.conditions[ServerKey("video", "server1")].reason == "4 checks failed"
     assert [(event.change, event.reason) for event in steering.history] == [("down", "3 checks failed")]
+
+
+@pytest.mark.parametrize(
+    ("setting", "reset"), [("", [1]), ('on_server_down = "keep"', []), ('on_server_down = "reset"', [1])]
+)
+def test_set_health_down_resets_flows_when_the_service_says_so(setting: str, reset: list[int]) -> None:
+    """Behaviour 8: by default the clients of a server that is down learn at once; once, not at each failed check."""
+    steering, recorder = steer(config(setting, server(1), server(2)))
+    steering.set_health("video", "server2", up=False, reason="3 checks failed")
+    steering.set_health("video", "server2", up=False, reason="4 checks failed")
+    steering.set_health("video", "server2", up=True, reason="2 checks passed")
+    assert recorder.reset == reset
+
+
+def test_remove_and_disable_with_reset() -> None:
+    """Behaviour 8: an operator may cut the flows; without that they go on."""
+    steering, recorder = steer(config(server(1), server(2), server(3)))
+    steering.set_state("video", "server1", "disabled")
+    steering.remove("video", "server3")
+    assert recorder.reset == []
+    steering.set_state("video", "server1", "disabled", reset=True)
+    steering.remove("video", "server2", reset=True)
+    assert recorder.reset == [0, 1]
 
 
 def test_all_servers_out_plan_is_empty() -> None:

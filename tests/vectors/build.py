@@ -26,6 +26,7 @@ from topics import (  # noqa: E402
     mtu,
     next_hop,
     offload,
+    reset,
     selectors,
     tcp,
     transit,
@@ -48,6 +49,7 @@ TOPICS = {
     "offload": offload.cases,
     "transit": transit.cases,
     "limits": limits.cases,
+    "reset": reset.cases,
 }
 
 

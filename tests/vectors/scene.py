@@ -336,6 +336,10 @@ class Case:
         """Change routes or neighbours."""
         self.steps.append({"next_hops": overrides})
 
+    def reset(self, server: str, limit: int, removed: int) -> None:
+        """Reset flows of a server, `limit` at most, and say how many that must be."""
+        self.steps.append({"at_ms": self.now_ms, "reset": [server, limit], "removed": removed})
+
     def unresolved(self, *pairs: tuple[str, str]) -> None:
         """Expect these hops to be asked for, and no others."""
         self.steps.append({"unresolved": [list(pair) for pair in pairs]})

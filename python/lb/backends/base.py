@@ -91,6 +91,7 @@ EVENTS: tuple[str, ...] = (
     "flow_evicted_closing",
     "flow_evicted_idle",
     "flow_stateless",
+    "flow_reset",
     "ask_fallback",
 )
 
@@ -182,8 +183,8 @@ class FlowEnd(NamedTuple):
     One flow that is over.
 
     Args:
-        ended: `closed` (both sides said FIN), `reset` (a valid RST), `expired` (idle for its timeout), `evicted` (its
-        place in a full table was needed), `orphaned` (its server left the configuration).
+        ended: `closed` (both sides said FIN), `reset` (a valid RST, or ours: rule 15), `expired` (idle for its
+        timeout), `evicted` (its place in a full table was needed), `orphaned` (its server left the configuration).
         began_ns, last_seen_ns: monotonic nanoseconds of its first and last packet; `began_ns` is None for a flow that
         is older than `keep_flow_ends`.
         bytes_forward, bytes_reply: of IP.
@@ -225,6 +226,12 @@ class DataPath(Protocol):
 
     def tick(self, now_ns: int) -> list[tuple[str, bytes, Offload | None]]:
         """Expire and release what is due; return frames to send."""
+
+    def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
+        """
+        Remove flows of the server with this id, `limit` at most, and let both ends of each know at the next `tick`
+        (`docs/datapath.md` rule 15). Return how many were removed; fewer than `limit`: it has none left.
+        """
 
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""

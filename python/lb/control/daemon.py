@@ -45,6 +45,8 @@ from lb.snapshot import Interface, NextHops, Snapshot
 
 # How long the start waits for the servers' MACs, so that a burst of first packets is not lost: only three wait per hop.
 SETTLE_S = 0.5
+# Flows reset between two batches of packets.
+RESET_BATCH = 4096
 # How often to look whether servers that left still have flows.
 SWEEP_S = 1.0
 
@@ -230,6 +232,15 @@ class Daemon:
         # Not for every new weight: only where there is news for the neighbours.
         if self._announced is not None and self._announced != announced(snapshot):
             self._announce(snapshot)
+
+    def reset_flows(self, server: int) -> None:
+        """Begin to reset every flow of the server with this id, a part at a time: packets pass in between."""
+        self._spawn(self._reset_flows(server))
+
+    async def _reset_flows(self, server: int) -> None:
+        reset = functools.partial(self.data_path.reset_flows, server, RESET_BATCH)
+        while await asyncio.to_thread(reset, time.monotonic_ns()) == RESET_BATCH:
+            pass
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """Call the data path or a socket; its failure is ours."""

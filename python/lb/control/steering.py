@@ -66,6 +66,9 @@ class Target(Protocol):
     def publish(self, snapshot: Snapshot) -> None:
         """Swap to a snapshot; raise LbError and change nothing when that cannot be done."""
 
+    def reset_flows(self, server: int) -> None:
+        """Begin to reset every flow of the server with this id: its clients learn at once."""
+
 
 class Steering:
     """
@@ -124,7 +127,8 @@ class Steering:
 
     def set_health(self, service: str, server: str, up: bool, reason: str) -> None:
         """
-        Note the verdict of the checks about a server. Down: new flows avoid it.
+        Note the verdict of the checks about a server. Down: new flows avoid it, and the ones it has are reset, if the
+        service says so (`on_server_down`).
 
         Args:
             service: its name.
@@ -135,7 +139,7 @@ class Steering:
         Raises:
             UnknownNameError: there is no such server (any more).
         """
-        key, _, _ = self._find(service, server)
+        key, owner, found = self._find(service, server)
         before = self.desired.conditions.get(key, HEALTHY)
         health: Health = "up" if up else "down"
         condition = replace(before, health=health, reason=reason)
@@ -145,6 +149,8 @@ class Steering:
             self.desired = with_condition(self.desired, key, condition)
             return
         self._change(with_condition(self.desired, key, condition), str(key), health, reason)
+        if not up and owner.config.on_server_down == "reset":
+            self._reset(owner, found)
 
     def set_ramp(self, service: str, server: str, part: float) -> None:
         """
@@ -199,21 +205,29 @@ class Steering:
 
     # What the operator says.
 
-    def set_state(self, service: str, server: str, state: State) -> None:
+    def set_state(self, service: str, server: str, state: State, reset: bool = False) -> None:
         """
         Set a server's operator state. `active`: it takes new flows; `draining`, `disabled`: it takes none, those it has
         go on.
 
+        Args:
+            service: its name.
+            server: its name.
+            state: the new one.
+            reset: end the flows that it has: both ends are told.
+
         Raises:
             UnknownNameError: there is no such server.
         """
-        key, _, found = self._find(service, server)
+        key, owner, found = self._find(service, server)
         wish = self.desired.wishes.get(key, NO_WISH)
         # What the file says needs no wish: then a reload can change it.
         wanted = None if state == found.config.state else state
         after = with_wish(self.desired, key, replace(wish, state=wanted, reason=f"{STATE_WORDS[state]} by operator"))
         if state != found.state:
             self._change(after, str(key), state, "by operator")
+        if reset:
+            self._reset(owner, found)
 
     def set_weight(self, service: str, server: str, weight: int) -> None:
         """
@@ -246,15 +260,22 @@ class Steering:
         key = ServerKey(service, server.name)
         self._change(with_server(self.desired, service, server), str(key), "added", "by operator")
 
-    def remove(self, service: str, server: str) -> None:
+    def remove(self, service: str, server: str, reset: bool = False) -> None:
         """
         Remove a server. Its flows go on until they end.
+
+        Args:
+            service: its name.
+            server: its name.
+            reset: end them instead: both ends are told.
 
         Raises:
             UnknownNameError: there is no such server.
         """
-        key, _, _ = self._find(service, server)
+        key, owner, found = self._find(service, server)
         self._change(without_server(self.desired, key), str(key), "removed", "by operator")
+        if reset:
+            self._reset(owner, found)
 
     def reload(self, config: Config, interfaces: Sequence[Interface] | None = None) -> None:
         """
@@ -304,6 +325,10 @@ class Steering:
 
     def _compile(self, desired: Desired) -> Snapshot:
         return self._compiler.compile(desired, self._interfaces, measurements=self._measurements)
+
+    def _reset(self, owner: ServiceNow, server: ServerNow) -> None:
+        """End a server's flows, which it keeps until it is forgotten: its id stays."""
+        self._target.reset_flows(self._compiler.server_id(server_identity(owner.config, server.config)))
 
     def _service(self, name: str) -> ServiceNow:
         present = self.services()

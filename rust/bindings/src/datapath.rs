@@ -219,6 +219,16 @@ impl DataPath {
         Ok(list)
     }
 
+    fn reset_flows(
+        &self,
+        py: Python<'_>,
+        server: Number<u32>,
+        limit: Number<usize>,
+        now_ns: u64,
+    ) -> PyResult<usize> {
+        self.with(py, move |core| core.reset_flows(server.0, limit.0, now_ns))
+    }
+
     fn flows<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyList>> {
         let flows = self.with(py, move |core| core.flows(now_ns))?;
         report::flows(py, &flows, &self.names())

@@ -21,11 +21,12 @@ pub enum Event {
     FlowEvictedClosing,
     FlowEvictedIdle,
     FlowStateless,
+    FlowReset,
     AskFallback,
 }
 
 /// Names of the events, in the order of [`Event`].
-pub const EVENT_NAMES: [&str; 12] = [
+pub const EVENT_NAMES: [&str; 13] = [
     "flow_hit",
     "flow_miss",
     "flow_created",
@@ -37,6 +38,7 @@ pub const EVENT_NAMES: [&str; 12] = [
     "flow_evicted_closing",
     "flow_evicted_idle",
     "flow_stateless",
+    "flow_reset",
     "ask_fallback",
 ];
 

@@ -189,6 +189,8 @@ pub struct DataPath {
     world: Box<World>,
     state: Box<State>,
     ahead: Box<[Ahead; LOOK_AHEAD]>,
+    /// What rule 15 made between two ticks.
+    pending: Vec<Output>,
 }
 
 impl DataPath {
@@ -212,6 +214,7 @@ impl DataPath {
             world: Box::new(World::new(empty_snapshot(), NextHops::default())),
             state: Box::new(state),
             ahead: Box::new([Ahead::EMPTY; LOOK_AHEAD]),
+            pending: Vec::new(),
         })
     }
 
@@ -247,6 +250,7 @@ impl DataPath {
             world,
             state,
             ahead,
+            ..
         } = self;
         let place = &mut ahead[0];
         place.read(world, &state.table, frame, interface, offload);
@@ -269,6 +273,7 @@ impl DataPath {
                 world,
                 state,
                 ahead,
+                ..
             } = self;
             for (frame, place) in frames.iter_mut().zip(ahead.iter()) {
                 let outcome = act(world, state, place, frame.bytes, now_ns, sink.extra());
@@ -285,6 +290,7 @@ impl DataPath {
             world,
             state,
             ahead,
+            ..
         } = self;
         let table = &state.table;
         let mut flows = [0; LOOK_AHEAD];
@@ -319,7 +325,29 @@ impl DataPath {
     pub fn tick(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
         let Self { world, state, .. } = self;
         pipeline::expire(world, state, now_ns);
+        for output in self.pending.drain(..) {
+            state.counters.sent(output.frame.len());
+            extra.push(output);
+        }
         pipeline::release(world, state, extra);
+    }
+
+    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15). Returns how many.
+    pub fn reset_flows(&mut self, server: u32, limit: usize, now_ns: u64) -> usize {
+        let Self {
+            world,
+            state,
+            pending,
+            ..
+        } = self;
+        let mut walk = Walk {
+            world,
+            state,
+            extra: pending,
+            now: now_ns,
+            found: Found::default(),
+        };
+        walk.reset_flows(server, limit)
     }
 
     /// The unexpired entries, sorted by (client, client port, service), addresses compared as 16 bytes (IPv4-mapped).

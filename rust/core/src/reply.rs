@@ -154,6 +154,18 @@ pub fn reset(
     } else {
         (0, segment.end, flag::RST | flag::ACK)
     };
+    let packet = reset_packet(from, to, sequence, (flags, acknowledgement));
+    frame_back(cause, link, mac, None, &packet)
+}
+
+/// The IP packet of a reset from (address, port) to (address, port). `flags`: RST, or RST and ACK with what is acknowledged.
+#[must_use]
+pub fn reset_packet(
+    from: (u128, u16),
+    to: (u128, u16),
+    sequence: u32,
+    (flags, acknowledgement): (u8, u32),
+) -> Vec<u8> {
     let mut bytes = [0; tcp::LEN];
     if let Some(mut header) = tcp::Header::new_mut(&mut bytes) {
         header.set_own((from.1, to.1), sequence, acknowledgement, flags);
@@ -163,8 +175,7 @@ pub fn reset(
     if let Some(mut header) = tcp::Header::new_mut(&mut bytes) {
         header.set_checksum(!checksum::fold(sum));
     }
-    let packet = ip_packet(&bytes, protocol::TCP, (0, HOP_LIMIT), from.0, to.0);
-    frame_back(cause, link, mac, None, &packet)
+    ip_packet(&bytes, protocol::TCP, (0, HOP_LIMIT), from.0, to.0)
 }
 
 fn icmp_message(

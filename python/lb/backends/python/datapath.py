@@ -21,6 +21,7 @@ from lb.backends.python.loop import CallLock, PacketLoop
 from lb.backends.python.parse import Packet
 from lb.backends.python.pipeline import process, tick
 from lb.backends.python.primitives import require_bytes, require_number
+from lb.backends.python.reset import reset_flows
 from lb.backends.python.state import State
 from lb.errors import LbError
 from lb.snapshot import Address, NextHops, Snapshot
@@ -132,6 +133,12 @@ class DataPath:
             tick(self._state, now_ns)
             interfaces = self._state.view.interfaces
             return [(interfaces[each.interface].name, each.frame, each.offload) for each in self._state.out]
+
+    def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
+        """Remove flows of a server, `limit` at most; both ends learn at the next `tick`. Return how many."""
+        server, limit = require_number(server, 32), require_number(limit, 64)
+        with self._lock:
+            return reset_flows(self._state, server, limit, now_ns)
 
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lb.backends.python.flow import Entry
 
 # Why an entry was removed, where its packets did not say how the flow ended.
-ENDED_BY_EVENT = {"flow_expired": "expired", "flow_orphaned": "orphaned"}
+ENDED_BY_EVENT = {"flow_expired": "expired", "flow_orphaned": "orphaned", "flow_reset": "reset"}
 
 
 class End(NamedTuple):

@@ -47,7 +47,8 @@ class Entry:
     One flow.
 
     `next_seq` and `acked` are what each side sends next and has acknowledged, None while unknown; `fin` whether it has
-    said that it is done. `last_hop` is (interface id, MAC) of the client's side.
+    said that it is done. `last_hop` is (interface id, MAC) of the client's side. `tagged`: its first frame had a VLAN
+    tag.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Entry:
         "server",
         "service",
         "state",
+        "tagged",
     )
 
     def __init__(
@@ -78,6 +80,7 @@ class Entry:
         self.last_seen_ns = now_ns
         self.linked_ns = now_ns
         self.last_hop: tuple[int, bytes] | None = None
+        self.tagged = False
         self.next_seq: dict[Direction, int | None] = {"forward": None, "reply": None}
         self.acked: dict[Direction, int | None] = {"forward": None, "reply": None}
         self.fin: dict[Direction, bool] = {"forward": False, "reply": False}

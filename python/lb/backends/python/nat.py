@@ -169,6 +169,7 @@ def new_entry(
         entry.acked[direction] = None if seg.opens else seg.ack
     if direction == "forward":
         entry.last_hop = (packet.interface, packet.source_mac)
+    entry.tagged = bool(packet.tags)
     return entry
 
 

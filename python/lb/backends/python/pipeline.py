@@ -60,6 +60,7 @@ def tick(state: State, now_ns: int) -> None:
     """Expire and release what is due without a frame; `state.out` holds the frames to send afterwards."""
     state.begin(now_ns)
     state.expire()
+    state.release_pending()
     state.release_waiting()
     state.count_sent()
 

@@ -67,6 +67,8 @@ class State:
         self.hops = HopTable(self.view, self.next_hops)
         self.now_ns = 0
         self.out: list[Output] = []
+        # What rule 15 made between two ticks.
+        self.pending: list[Output] = []
 
     def publish(self, snapshot: Snapshot) -> None:
         """Swap to a new snapshot."""
@@ -88,6 +90,11 @@ class State:
         self.table.expire(self.view.snapshot.timeouts, self.now_ns)
         self.counters.verdict("drop", "fragment_timeout", self.fragments.expire(self.now_ns))
         self.counters.verdict("drop", "neighbour_timeout", self.waiting.expire(self.now_ns))
+
+    def release_pending(self) -> None:
+        """Send what was made since the last tick."""
+        self.out.extend(self.pending)
+        self.pending = []
 
     def release_waiting(self) -> None:
         """Send the packets whose neighbour has become known."""

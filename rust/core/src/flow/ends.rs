@@ -110,6 +110,7 @@ fn how(entry: &Entry, event: Event) -> &'static str {
     match event {
         Event::FlowExpired => "expired",
         Event::FlowOrphaned => "orphaned",
+        Event::FlowReset => "reset",
         _ => "evicted",
     }
 }

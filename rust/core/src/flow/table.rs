@@ -122,11 +122,12 @@ impl Bucket {
     }
 }
 
-/// What `Entry::marks` holds: FIN seen, next known, ack known; each for both directions.
+/// What `Entry::marks` holds: FIN seen, next known, ack known; each for both directions. And whether the first frame had a VLAN tag.
 mod mark {
     pub const FIN: u8 = 0x01;
     pub const NEXT: u8 = 0x04;
     pub const ACK: u8 = 0x10;
+    pub const TAGGED: u8 = 0x40;
     pub const BOTH_FINS: u8 = FIN | FIN << 1;
 }
 
@@ -184,6 +185,17 @@ impl Entry {
     #[must_use]
     pub fn has_both_fins(&self) -> bool {
         self.marks & mark::BOTH_FINS == mark::BOTH_FINS
+    }
+
+    /// Note that its first frame had a VLAN tag.
+    pub fn mark_tagged(&mut self) {
+        self.marks |= mark::TAGGED;
+    }
+
+    /// Whether its first frame had a VLAN tag.
+    #[must_use]
+    pub fn is_tagged(&self) -> bool {
+        self.marks & mark::TAGGED != 0
     }
 
     /// Whether it counts for its server.
@@ -595,6 +607,15 @@ impl Table {
     /// Note that no entry at the head of a list expires before `due`.
     pub fn set_due(&mut self, due: u64) {
         self.due = due;
+    }
+
+    /// The numbers of the entries of a server, in order of their place: one walk over memory, which is far faster than along the lists.
+    pub fn numbers_of_server(&self, server: u32) -> impl Iterator<Item = u32> {
+        // A removed entry has port 0, which no flow has.
+        (0..self.header().touched).filter(move |&number| {
+            let entry = self.entry(number);
+            entry.server == server && entry.client_port != 0
+        })
     }
 
     /// The numbers of all entries, in no useful order.

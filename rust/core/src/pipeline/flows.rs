@@ -347,6 +347,9 @@ impl Walk<'_> {
         if direction == Direction::Forward {
             entry_last_hop(&mut entry, packet.meta);
         }
+        if packet.is_tagged() {
+            entry.mark_tagged();
+        }
         let table = &mut self.state.table;
         let number = table.insert(entry, self.world.timeout(state.class()));
         if let Some(segment) = &transport.segment {

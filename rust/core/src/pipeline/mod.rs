@@ -11,6 +11,7 @@ mod icmp;
 mod ip;
 mod link;
 pub(crate) mod read;
+mod reset;
 mod send;
 
 pub(crate) use expire::{expire, release};

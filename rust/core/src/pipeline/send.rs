@@ -95,7 +95,7 @@ impl Walk<'_> {
 
     /// To the client as its packets came, else by route.
     #[inline(always)]
-    fn way_back(&self, client: u128, flow: Option<u32>) -> Stage<Hop> {
+    pub(super) fn way_back(&self, client: u128, flow: Option<u32>) -> Stage<Hop> {
         let last_hop = flow.and_then(|number| {
             let entry = self.state.table.entry(number);
             // The number for "unknown" is no interface's.

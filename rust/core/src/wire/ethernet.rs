@@ -23,6 +23,18 @@ pub mod ethertype {
     pub const SERVICE_VLAN: u16 = 0x88a8;
 }
 
+/// A header without tags.
+#[must_use]
+pub fn header(destination: Mac, source: Mac, ethertype: u16) -> [u8; LEN] {
+    let mut bytes = [0; LEN];
+    if let Some(mut frame) = Frame::new_mut(&mut bytes) {
+        frame.set_destination(destination);
+        frame.set_source(source);
+        frame.set_ethertype(ethertype);
+    }
+    bytes
+}
+
 /// Whether this is a multicast or broadcast address.
 #[must_use]
 pub const fn is_group(mac: Mac) -> bool {

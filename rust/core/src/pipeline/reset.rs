@@ -1,0 +1,118 @@
+//! Resetting the flows of a server: rule 15. No packet asks for it: the control side does, when a server is down or is cut off.
+
+use super::Walk;
+use super::flows::{forget, is_expired};
+use crate::counters::Event;
+use crate::datapath::{Offload, Output};
+use crate::flow::tcp::{Seen, State};
+use crate::next_hop::Hop;
+use crate::reply::reset_packet;
+use crate::verdict::Direction;
+use crate::wire::ethernet::{self, ethertype};
+use crate::wire::tcp::flag;
+use crate::wire::{address_number, is_v4};
+
+/// An address and a port.
+type Socket = (u128, u16);
+
+impl Walk<'_> {
+    /// Remove live flows of a server, `limit` at most, and append the resets for their ends. Returns how many were removed.
+    pub(crate) fn reset_flows(&mut self, server: u32, limit: usize) -> usize {
+        let numbers = self.first_flows_of(server, limit);
+        for &number in &numbers {
+            let entry = self.state.table.entry(number);
+            let is_silent = matches!(entry.state(), State::Udp | State::Closing);
+            if !is_silent && !entry.is_tagged() {
+                self.reset_ends(number);
+            }
+            forget(self.state, number, Some(Event::FlowReset));
+        }
+        numbers.len()
+    }
+
+    /// The first `limit` live flows of a server, in order of (client, client port, service).
+    fn first_flows_of(&self, server: u32, limit: usize) -> Vec<u32> {
+        if self.world.server(server).is_none() {
+            return Vec::new();
+        }
+        let table = &self.state.table;
+        let key = |&number: &u32| {
+            let entry = table.entry(number);
+            (entry.client(), entry.client_port, entry.service)
+        };
+        let is_live = |&number: &u32| !is_expired(self.world, table.entry(number), self.now);
+        let mut numbers: Vec<u32> = table.numbers_of_server(server).filter(is_live).collect();
+        if numbers.len() > limit {
+            numbers.select_nth_unstable_by_key(limit, key);
+            numbers.truncate(limit);
+        }
+        numbers.sort_unstable_by_key(key);
+        numbers
+    }
+
+    /// Append the resets of one flow: to its client, then to its server.
+    fn reset_ends(&mut self, number: u32) {
+        let entry = *self.state.table.entry(number);
+        let flow = self.state.table.flow_mut(number);
+        let (forward, reply) = (flow.seen(Direction::Forward), flow.seen(Direction::Reply));
+        let world = self.world;
+        let (Some(service), Some(facts)) =
+            (world.service(entry.service), world.server(entry.server))
+        else {
+            return;
+        };
+        let Some(Some(real)) = world.snapshot.servers.get(entry.server as usize) else {
+            return;
+        };
+        let client = (entry.client(), entry.client_port);
+        let vip = (address_number(service.address), service.port);
+        if let Ok(hop) = self.way_back(client.0, Some(number)) {
+            let numbers = expected(&reply, &forward, Some(0));
+            self.reset(&hop, vip, client, numbers, forward.next.or(reply.ack));
+        }
+        if let Some(&hop) = world.server_hop(entry.server) {
+            let numbers = expected(&forward, &reply, None);
+            let real = (facts.address, real.port);
+            self.reset(&hop, client, real, numbers, reply.next.or(forward.ack));
+        }
+    }
+
+    /// Append a reset for each sequence number; none to a hop that is not resolved.
+    fn reset(
+        &mut self,
+        hop: &Hop,
+        from: Socket,
+        to: Socket,
+        numbers: [Option<u32>; 2],
+        acknowledgement: Option<u32>,
+    ) {
+        let (Some(mac), Some(port)) = (hop.mac, self.world.port(hop.interface)) else {
+            return;
+        };
+        let kind = if is_v4(from.0) {
+            ethertype::IPV4
+        } else {
+            ethertype::IPV6
+        };
+        let acknowledged =
+            acknowledgement.map_or((flag::RST, 0), |number| (flag::RST | flag::ACK, number));
+        for sequence in numbers.into_iter().flatten() {
+            let mut frame = ethernet::header(mac, port.mac, kind).to_vec();
+            frame.extend_from_slice(&reset_packet(from, to, sequence, acknowledged));
+            self.extra.push(Output {
+                interface: hop.interface,
+                frame,
+                offload: Offload::default(),
+            });
+        }
+    }
+}
+
+/// The sequence numbers that the receiving end may expect: what follows the last segment `sent` to it, and what it `answered`. `unknown`: when there is none.
+fn expected(sent: &Seen, answered: &Seen, unknown: Option<u32>) -> [Option<u32>; 2] {
+    let second = answered.ack.filter(|&ack| Some(ack) != sent.next);
+    if sent.next.is_none() && second.is_none() {
+        return [unknown, None];
+    }
+    [sent.next, second]
+}

@@ -24,6 +24,7 @@ from lb.bench.metrics import CONTESTANTS, MEASURES, METRICS, metric
 from lb.bench.run import Run, count_steps
 from lb.bench.settings import Settings, quick
 from lb.errors import LbError
+from lb.pictures import axis, bars, page
 
 Samples = dict[str, list[float | None]]
 
@@ -211,7 +212,7 @@ def test_table_value_in_shown_unit() -> None:
 @pytest.mark.parametrize(("top", "step"), [(1.0, 0.2), (0.85, 0.2), (12.0, 2.5), (40.0, 10.0), (100.0, 20.0)])
 def test_nice_step_round(top: float, step: float) -> None:
     """About five ticks at round distances."""
-    assert chart.nice_step(top) == pytest.approx(step)
+    assert axis.nice_step(top) == pytest.approx(step)
 
 
 def test_chart_bars_within_plot_and_texts_apart(full: Document) -> None:
@@ -219,27 +220,28 @@ def test_chart_bars_within_plot_and_texts_apart(full: Document) -> None:
     for each in full.metrics:
         made = chart.make(each, list(CONTESTANTS))
         assert made is not None
-        assert [bar.name for bar in made.bars] == ["routing", "haproxy", "python", "rust"]
-        assert all(0 <= bar.low <= bar.width <= bar.high <= chart.PLOT_PX + 0.01 for bar in made.bars)
-        rows = [bar.y for bar in made.bars]
-        assert all(below - above >= chart.BAR_PX for above, below in pairwise(rows))
+        picture = made.picture
+        assert [bar.name for bar in picture.bars] == ["routing", "haproxy", "python", "rust"]
+        assert all(0 <= bar.low <= bar.width <= bar.high <= bars.PLOT_PX + 0.01 for bar in picture.bars)
+        rows = [bar.y for bar in picture.bars]
+        assert all(below - above >= bars.BAR_PX for above, below in pairwise(rows))
         # A digit of 12 px is about 7 px wide.
-        for (x, text), (after, following) in pairwise(made.ticks):
+        for (x, text), (after, following) in pairwise(picture.axis.ticks):
             assert after - x > (len(text) + len(following)) / 2 * 7, (each.name, text)
-        assert len({text for _, text in made.ticks}) == len(made.ticks)
-        assert all(len(bar.text) * 7 < chart.TEXT_PX for bar in made.bars), [bar.text for bar in made.bars]
+        assert len({text for _, text in picture.axis.ticks}) == len(picture.axis.ticks)
+        assert all(len(bar.text) * 7 < bars.TEXT_PX for bar in picture.bars), [bar.text for bar in picture.bars]
 
 
 def test_report_page_self_contained(full: Document) -> None:
     """One page: a picture per metric, every word escaped, nothing fetched, no script, light and dark."""
     pytest.importorskip("jinja2")
-    page = report.render(full)
-    assert page.count("<svg") == len(METRICS)
-    assert "&lt;rust&gt;" in page
-    assert "<rust>" not in page
-    assert "prefers-color-scheme: dark" in page
-    assert not re.search(r"<script|<link|<img|https?:|url\(", page)
-    for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+    text = report.render(full)
+    assert text.count("<svg") == len(METRICS)
+    assert "&lt;rust&gt;" in text
+    assert "<rust>" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert not re.search(r"<script|<link|<img|https?:|url\(", text)
+    for picture in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         root = ElementTree.fromstring(picture)
         assert root.get("aria-label")
         assert len(root.findall("rect")) == 4
@@ -249,7 +251,7 @@ def test_report_without_jinja2_says_what_to_install(monkeypatch: pytest.MonkeyPa
     """A missing extra is one line, before anything is measured."""
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(LbError, match=re.escape("pip install 'flowlb[report]'")):
-        report.require()
+        page.require()
 
 
 def test_parse_names_keeps_order_and_refuses_unknown() -> None:

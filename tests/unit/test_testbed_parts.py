@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -11,15 +10,14 @@ import pytest
 
 from lb.config import load
 from lb.errors import TestbedError
+from lb.loadgen.records import Fetch, LineStarted
 from lb.testbed import content, state
 from lb.testbed.live import DEFAULT_CONFIG
-from lb.testbed.load import LoadLine, parse_load
 from lb.testbed.state import Place, ProcessId, State
 from lb.testbed.tally import ServerTally, Tally, plain_table
 from lb.testbed.topology import Topology, one_segment, two_segments
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-COURSE_LINE = "0 198.18.1.100 9876 1000 0 1"
 
 
 def test_one_segment_has_the_courses_hosts() -> None:
@@ -63,41 +61,13 @@ def test_server_mtu_on_two_segments_is_the_second_links() -> None:
     assert [port.mtu for port in router.ports] == [1500, 1400]
 
 
-def test_load_course_line_is_read() -> None:
-    """The course's line and its comments are accepted unchanged."""
-    assert parse_load(f"# a comment\n\n{COURSE_LINE} # more\n") == [LoadLine(0, "198.18.1.100", 9876, 1000, 0, 1)]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("0 198.18.1.100 9876 1000 0", "5 fields, not 6"),
-        ("x 198.18.1.100 9876 1000 0 1", "could not convert"),
-        ("0 somewhere 9876 1000 0 1", "somewhere"),
-        ("0 198.18.1.100 9876 999 0 1", "enum_size 999"),
-        ("0 198.18.1.100 70000 1000 0 1", "vport 70000"),
-        ("-1 198.18.1.100 9876 1000 0 1", "must not be negative"),
-        ("0 198.18.1.100 9876 1000 nan 1", "must not be negative"),
-    ],
-)
-def test_load_wrong_line_is_refused_with_its_number(line: str, message: str) -> None:
-    """A wrong line is told by file, number and reason."""
-    with pytest.raises(TestbedError, match=rf"^some\.load:2: .*{message}"):
-        parse_load(f"{COURSE_LINE}\n{line}\n", "some.load")
-
-
-def test_load_line_as_text_reads_back() -> None:
-    """What the parent writes is what the client reads."""
-    line = LoadLine(0.5, "2001:2:0:1::100", 9876, 100, 0.05, 10**9)
-    assert parse_load(str(line)) == [line]
-
-
 def test_tally_adds_fetches_and_failures() -> None:
     """Fetches are counted and averaged per server; a failure counts apart, with its reason."""
     tally = Tally({"server1": ServerTally(), "server2": ServerTally()})
     for duration_s in (0.001, 0.003):
-        tally.add(json.dumps({"ok": True, "server": "server1", "bytes": 1, "duration_s": duration_s}).encode())
-    tally.add(b'{"ok": false, "error": "refused"}')
+        tally.add(Fetch("client1", 0, 0, 0, 100, 0.0, 0.0, duration_s, 1, "server1"))
+    tally.add(Fetch("client1", 0, 0, 0, 100, 0.0, 0.0, 1.0, 0, "-", "refused"))
+    tally.add(LineStarted("client1", 0, 0))
     assert tally.rows() == [("server1", "2", "100.0%", "2.0", "0"), ("server2", "0", "0.0%", "0.0", "0")]
     assert "2 fetches, 1 failures (last: refused)" in plain_table(tally)
 

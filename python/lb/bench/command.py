@@ -15,6 +15,7 @@ from lb.bench import settings as presets
 from lb.bench.metrics import CONTESTANTS, MEASURES
 from lb.bench.settings import Settings
 from lb.errors import LbError
+from lb.pictures import page
 
 __all__ = ["CONTESTANTS", "MEASURES", "parse_names", "run", "settings"]
 
@@ -56,7 +57,7 @@ def run(settings: Settings, json_file: Path | None, report_file: Path | None, ou
     writable(json_file)
     writable(report_file)
     if report_file is not None:
-        report.require()
+        page.require()
     with _progress(runner.count_steps(settings)) as show:
         document = runner.execute(settings, show)
     text = document.model_dump_json(indent=1) + "\n"

@@ -46,6 +46,9 @@ JsonOption: TypeAlias = Annotated[
 CsvOption: TypeAlias = Annotated[
     Path | None, typer.Option("--csv", metavar="FILE", help="Write the fetches.", dir_okay=False)
 ]
+ReportOption: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a page with pictures.", dir_okay=False)
+]
 WantOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="SERVER=WEIGHT,...", help="What the policy wants, to compare shares with.")
 ]
@@ -77,6 +80,7 @@ def loadgen(
     chunk_duration: ChunkOption = 4.0,
     json_file: JsonOption = None,
     csv_file: CsvOption = None,
+    report: ReportOption = None,
     want: WantOption = None,
     config: ConfigOption = None,
     control: ControlOption = None,
@@ -102,7 +106,7 @@ def loadgen(
         echo=echo,
         chunk_s=chunk_duration,
     )
-    wishes = Wishes(json_file, csv_file, output, verbose, log)
+    wishes = Wishes(json_file, csv_file, report, output, verbose, log)
     raise typer.Exit(command.run(file, options, clients, wishes, parse_want(want), config, control))
 
 

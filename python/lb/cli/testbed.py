@@ -1,5 +1,5 @@
 """
-The commands `lb testbed up|down|status|exec`: arguments in, text out.
+The commands `lb testbed up|down|status|exec|load`: arguments in, text out.
 
 The work is in `lb.testbed.manage`; nothing here decides anything.
 """
@@ -15,6 +15,28 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from lb.cli.loadgen import (
+    AdaptiveOption,
+    ArrivalOption,
+    ChunkOption,
+    ConfigOption,
+    ControlOption,
+    CsvOption,
+    EchoOption,
+    JsonOption,
+    LogOption,
+    NewConnectionOption,
+    OutputOption,
+    RepeatOption,
+    ReportOption,
+    RetriesOption,
+    SeedOption,
+    TimeoutOption,
+    VerboseOption,
+    WantOption,
+    parse_arrival,
+    parse_want,
+)
 from lb.errors import TestbedError
 
 if TYPE_CHECKING:
@@ -116,6 +138,54 @@ def execute(
     from lb.testbed import manage
 
     manage.execute(host, command[1:] if command[0] == "--" else command, prefix)
+
+
+@app.command("load")
+def load(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The load.", exists=True, dir_okay=False)],
+    verbose: VerboseOption = False,
+    log: LogOption = None,
+    clients: Annotated[int, typer.Option(help="So many client hosts play the file.", min=1, max=5)] = 5,
+    repeat: RepeatOption = 1,
+    arrival: ArrivalOption = None,
+    new_connection: NewConnectionOption = False,
+    adaptive: AdaptiveOption = False,
+    timeout: TimeoutOption = 10.0,
+    retries: RetriesOption = 0,
+    seed: SeedOption = 1,
+    echo: EchoOption = False,
+    chunk_duration: ChunkOption = 4.0,
+    json_file: JsonOption = None,
+    csv_file: CsvOption = None,
+    report: ReportOption = None,
+    want: WantOption = None,
+    config: ConfigOption = None,
+    control: ControlOption = None,
+    output: OutputOption = "table",
+    prefix: PrefixOption = _DEFAULT_PREFIX,
+) -> None:
+    """
+    Play a load file from the client hosts, one process each, and show what came of it as one.
+
+    The testbed must be up, and a balancer must run in its router. Ends with 1 when no fetch succeeded.
+    """
+    from lb.loadgen.outcome import Wishes
+    from lb.loadgen.plan import Options
+    from lb.testbed import replay
+
+    options = Options(
+        repeat=repeat,
+        rate_hz=parse_arrival(arrival, adaptive),
+        new_connection=new_connection,
+        adaptive=adaptive,
+        timeout_s=timeout,
+        retries=retries,
+        seed=seed,
+        echo=echo,
+        chunk_s=chunk_duration,
+    )
+    wishes = Wishes(json_file, csv_file, report, output, verbose, log)
+    raise typer.Exit(replay.run(file, options, clients, wishes, parse_want(want), config, control, prefix))
 
 
 def run_in_testbed(

@@ -1,11 +1,14 @@
 """
-Take in what a run yields, and give out what was asked for: the course's prints, tables, JSON, CSV.
+Take in what a run yields, and give out what was asked for: the course's prints, tables, JSON, CSV, a page.
 
 One place for both ways to run: in this process (`command.py`) and from the hosts of the testbed (`lb.testbed.load`).
 """
 
 from __future__ import annotations
 
+import datetime
+import os
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +40,7 @@ class Wishes:
 
     json_file: Path | None = None
     csv_file: Path | None = None
+    report: Path | None = None
     output: Literal["table", "json"] = "table"
     verbose: bool = False
     log: Path | None = None
@@ -46,9 +50,13 @@ class Wishes:
         Raise LbError when something wished for cannot be had; to be called before anything runs.
 
         Raises:
-            LbError: a file cannot be written.
+            LbError: the report needs a package that is missing, or a file cannot be written.
         """
-        for path in (self.json_file, self.csv_file):
+        if self.report is not None:
+            from lb.pictures import page
+
+            page.require()
+        for path in (self.json_file, self.csv_file, self.report):
             if path is not None and not path.absolute().parent.is_dir():
                 raise LbError(f"{path} cannot be written: there is no directory {path.absolute().parent}")
 
@@ -118,6 +126,10 @@ class Outcome:
         text = document.to_json(made) if self.wishes.json_file or self.wishes.output == "json" else ""
         _write(self.wishes.json_file, text)
         _write(self.wishes.csv_file, document.to_csv(made) if self.wishes.csv_file else "")
+        if self.wishes.report is not None:
+            from lb.loadgen import report
+
+            _write(self.wishes.report, report.render(made))
         if self.wishes.output == "json":
             print(text)
         else:
@@ -149,6 +161,7 @@ def settings(load: Load, plan: Plan, extra: Sequence[tuple[str, str]] = ()) -> d
         way = f"open loop: Poisson, {options.rate_hz:g} fetches/s, seed {options.seed}"
     return {
         "load": load.name,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "target": ", ".join(targets),
         "clients": str(len(plan.clients)),
         "arrival": way,
@@ -156,5 +169,6 @@ def settings(load: Load, plan: Plan, extra: Sequence[tuple[str, str]] = ()) -> d
         "repeat": str(options.repeat),
         "timeout": f"{options.timeout_s:g} s",
         "retries": str(options.retries),
+        "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.platform()}, Python {platform.python_version()}",
         **dict(extra),
     }

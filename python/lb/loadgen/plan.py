@@ -7,10 +7,12 @@ plan offers the same load, whoever serves it.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from lb.loadgen.lines import Load, LoadLine
 
@@ -115,6 +117,24 @@ def _rate(options: Options, line: LoadLine, chunks: int) -> float | None:
     if options.rate_hz is None or not line.chunks:
         return None
     return options.rate_hz * line.chunks / chunks
+
+
+def to_json(plan: Plan) -> str:
+    """Return a plan as one line."""
+    return json.dumps(asdict(plan))
+
+
+def from_json(text: str | bytes) -> Plan:
+    """Read what `to_json` wrote."""
+    raw: dict[str, Any] = json.loads(text)
+    clients = (
+        Client(
+            client["name"],
+            tuple(Track(track["number"], LoadLine(**track["line"]), track["rate_hz"]) for track in client["tracks"]),
+        )
+        for client in raw["clients"]
+    )
+    return Plan(Options(**raw["options"]), tuple(clients))
 
 
 def client_names(count: int) -> tuple[str, ...]:

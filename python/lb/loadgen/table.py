@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lb.loadgen.figures import Figures, Group, Latency, Players
 
 PLAIN_WIDTH = 140
+NOBODY = "no answer"
 
 
 def show(figures: Figures, wanted: Mapping[str, float] | None = None) -> None:
     """Print the tables on standard output. `wanted`: the servers' weights, by name."""
     # Without a terminal there is no width to keep to.
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
-    console.print(_table("", [figures.total], None))
-    console.print(_table("server", figures.servers, shares(wanted)))
-    if len(figures.clients) > 1:
-        console.print(_table("client", figures.clients, None))
+    console.print(_table(figures, shares(wanted)))
     for line in remarks(figures):
         console.print(line, markup=False)
 
@@ -31,15 +30,24 @@ def shares(wanted: Mapping[str, float] | None) -> dict[str, float] | None:
     return {name: weight / total for name, weight in wanted.items()} if wanted and total else None
 
 
-def _table(kind: str, groups: Sequence[Group], wanted: Mapping[str, float] | None) -> Table:
+def _table(figures: Figures, wanted: Mapping[str, float] | None) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(kind or "all", min_width=10)
+    table.add_column("", min_width=10)
     for name in ("fetches", "failures", "share", *(["wanted"] if wanted else []), *LATENCIES, "throughput"):
         table.add_column(name, justify="right")
-    for group in groups:
-        want = [f"{wanted.get(group.name, 0.0):.1%}"] if wanted else []
-        cells = (str(group.fetches), str(group.failures), f"{group.share:.1%}", *want, *latency_cells(group.latency))
-        table.add_row(group.name, *cells, bit_rate(group.bits_per_s))
+
+    def add(group: Group, want: str) -> None:
+        cells = (str(group.fetches), str(group.failures), f"{group.share:.1%}", *([want] if wanted else []))
+        name = escape(group.name) if group.name != "-" else NOBODY
+        table.add_row(name, *cells, *latency_cells(group.latency), bit_rate(group.bits_per_s))
+
+    add(figures.total, "")
+    table.add_section()
+    for server in figures.servers:
+        add(server, f"{wanted.get(server.name, 0.0):.1%}" if wanted else "")
+    table.add_section()
+    for client in figures.clients if len(figures.clients) > 1 else ():
+        add(client, "")
     return table
 
 

@@ -8,7 +8,6 @@ ends.
 
 from __future__ import annotations
 
-import selectors
 import signal
 import subprocess
 import sys
@@ -20,8 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lb.errors import DaemonError, LbError, TestbedError
+from lb.loadgen.lines import MAX_CHUNKS, Load, LoadLine
+from lb.loadgen.plan import Options, Plan
+from lb.loadgen.plan import make as make_plan
 from lb.testbed.bed import READY_DEADLINE_S, Testbed
-from lb.testbed.load import LoadLine
+from lb.testbed.load import PIPES, LoadClients, Spawn
 from lb.testbed.tally import ServerTally, Tally, plain_table, rich_table
 from lb.testbed.topology import DEFAULT_PREFIX, ECHO_PORT, ROUTER
 
@@ -31,10 +33,9 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = Path(__file__).with_name("default.toml")
 PLAIN_INTERVAL_S = 1.0
 TERMINAL_INTERVAL_S = 0.25
-FOREVER_CHUNKS = 10**9
-# Two players per client: (bitrate class in kbit/s, seconds between its chunks). Together about 100 fetches/s.
-PLAYERS = ((100, 0.05), (500, 0.15))
-CLIENT_RATE_HZ = 25.0
+# Two players per client: (bitrate class in kbit/s, seconds between its chunks). All together about 100 fetches/s.
+PLAYERS = ((100, 0.06), (500, 0.2))
+TIMEOUT_S = 5.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -138,13 +139,13 @@ def _loaded_service(config: Config, path: Path) -> ServiceConfig:
 
 def _run_load(bed: Testbed, balancer: Balancer, service: ServiceConfig, duration_s: float | None) -> int:
     tally = Tally({server.name: ServerTally() for server in service.servers})
-    started = time.monotonic()
+    plan = _endless_plan(bed, service)
     with ExitStack() as stack:
-        show = _display(stack, tally, started)
-        clients = _start_clients(bed, service)
-        _explain(bed, balancer, service)
+        show = _display(stack, tally)
         with suppress(KeyboardInterrupt):
-            _follow(clients, balancer, tally, show, None if duration_s is None else started + duration_s)
+            clients = stack.enter_context(LoadClients(plan, spawn_in(bed)))
+            _explain(bed, balancer, service)
+            _follow(clients, balancer, tally, show, duration_s)
         ended = balancer.process.poll()
         _ignore_signals()
         _take_status(balancer, tally)
@@ -154,24 +155,20 @@ def _run_load(bed: Testbed, balancer: Balancer, service: ServiceConfig, duration
     return 0 if tally.fetches else 1
 
 
-def _start_clients(bed: Testbed, service: ServiceConfig) -> list[subprocess.Popen[bytes]]:
+def _endless_plan(bed: Testbed, service: ServiceConfig) -> Plan:
     # An echo service has no chunks to fetch: its clients exchange a greeting instead.
     echo = all(server.port == ECHO_PORT for server in service.servers)
-    text = "\n".join(
-        str(LoadLine(0, str(service.address), service.port, size, interval_s, FOREVER_CHUNKS))
-        for size, interval_s in PLAYERS
+    lines = tuple(
+        LoadLine(0.0, str(service.address), service.port, size, interval_s, MAX_CHUNKS) for size, interval_s in PLAYERS
     )
-    options = ["--rate", str(CLIENT_RATE_HZ), *(["--echo"] if echo else [])]
-    clients = []
-    for host in bed.topology.of_role("client"):
-        client = bed.spawn_python(
-            host.name, "load", "lb.testbed.load", *options, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert client.stdin is not None
-        client.stdin.write(text.encode())
-        client.stdin.close()
-        clients.append(client)
-    return clients
+    # Every fetch is a connection of its own, so that each is placed anew.
+    options = Options(new_connection=True, timeout_s=TIMEOUT_S, echo=echo)
+    return make_plan(Load("live", lines), options, [host.name for host in bed.topology.of_role("client")])
+
+
+def spawn_in(bed: Testbed) -> Spawn:
+    """Return how to start a program in a host of a testbed that this process owns."""
+    return lambda host, module: bed.spawn_python(host, "load", module, **PIPES)
 
 
 def _explain(bed: Testbed, balancer: Balancer, service: ServiceConfig) -> None:
@@ -188,45 +185,25 @@ def _explain(bed: Testbed, balancer: Balancer, service: ServiceConfig) -> None:
 
 
 def _follow(
-    clients: list[subprocess.Popen[bytes]],
+    clients: LoadClients,
     balancer: Balancer,
     tally: Tally,
-    show: Callable[[], None],
-    deadline: float | None,
+    show: Callable[[float], None],
+    duration_s: float | None,
 ) -> None:
-    """Count what the clients report until the deadline, or until the balancer or all clients ended."""
+    """Count what the clients report until the duration is over, or until the balancer or all clients ended."""
     interval_s = TERMINAL_INTERVAL_S if sys.stdout.isatty() else PLAIN_INTERVAL_S
-    shown = time.monotonic()
-    with selectors.DefaultSelector() as selector:
-        for client in clients:
-            assert client.stdout is not None
-            selector.register(client.stdout, selectors.EVENT_READ, _Lines(tally))
-        while selector.get_map() and balancer.process.poll() is None:
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                return
-            if now - shown >= interval_s:
-                shown = now
-                _take_status(balancer, tally)
-                show()
-            for key, _ in selector.select(interval_s if deadline is None else min(interval_s, deadline - now)):
-                if not key.data.feed(key.fileobj.read1(1 << 16)):  # type: ignore[union-attr]
-                    selector.unregister(key.fileobj)
-
-
-class _Lines:
-    """Cuts what one client writes into lines and counts them."""
-
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
-        self._rest = b""
-
-    def feed(self, data: bytes) -> bool:
-        """Take more bytes. Returns False at the end of the stream."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._tally.add(line)
-        return bool(data)
+    shown_s = 0.0
+    while clients.running and balancer.process.poll() is None:
+        now_s = clients.now_s()
+        if duration_s is not None and now_s >= duration_s:
+            return
+        if now_s - shown_s >= interval_s:
+            shown_s = now_s
+            _take_status(balancer, tally)
+            show(now_s)
+        for record in clients.poll(interval_s if duration_s is None else min(interval_s, duration_s - now_s)):
+            tally.add(record)
 
 
 def _take_status(balancer: Balancer, tally: Tally) -> None:
@@ -235,14 +212,14 @@ def _take_status(balancer: Balancer, tally: Tally) -> None:
         tally.take_status(status)
 
 
-def _display(stack: ExitStack, tally: Tally, started: float) -> Callable[[], None]:
-    """Return a function that shows the present state: a live table on a terminal, else a line."""
+def _display(stack: ExitStack, tally: Tally) -> Callable[[float], None]:
+    """Return what shows the present state, given the seconds so far: a live table on a terminal, else a line."""
     if not sys.stdout.isatty():
-        return lambda: print(tally.line(time.monotonic() - started), flush=True)
+        return lambda elapsed_s: print(tally.line(elapsed_s), flush=True)
     from rich.live import Live
 
     live = stack.enter_context(Live(auto_refresh=False, transient=True))
-    return lambda: live.update(rich_table(tally, time.monotonic() - started), refresh=True)
+    return lambda elapsed_s: live.update(rich_table(tally, elapsed_s), refresh=True)
 
 
 @contextmanager

@@ -1,182 +1,235 @@
 """
-The load that `lb run --testbed` replays: one process per client host, reading the course's load lines.
+A load from the testbed's client hosts: one process per host plays its part of the plan, all start at the same moment.
 
-    <start_time> <vip> <vport> <enum_size> <interval> <chunk_num>
-
-Run as `python -m lb.testbed.load` with the lines on standard input; each fetch becomes one line of JSON on standard
-output. Every fetch is a connection of its own, so that each is placed anew; the rate is bounded. Standard library
-only: it starts fast.
+Both kinds of testbed use it: the one that this process owns (`lb run --testbed`, `lb experiment`) and the one that
+another process keeps (`lb testbed load`). They differ only in how a program is started in a host.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import json
+import selectors
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from ipaddress import ip_address
+from typing import IO, TypeAlias
 
 from lb.errors import TestbedError
+from lb.loadgen.lines import Event
+from lb.loadgen.plan import Plan, to_json
+from lb.loadgen.records import Record, from_json
 
-SIZES = (100, 500, 1000)
-MAX_RATE_HZ = 100.0
-TIMEOUT_S = 5.0
-HEADER_LIMIT_BYTES = 16384
-GREETING = b"Hello through the balancer\n"
+READY_DEADLINE_S = 30.0
+STOP_DEADLINE_S = 5.0
+# From the last one's being ready to the start: all must have read it.
+HEAD_START_S = 0.2
+READ_BYTES = 1 << 16
 
-
-@dataclass(frozen=True, slots=True)
-class LoadLine:
-    """Fetches of one player. `start_s`, `interval_s`: seconds; `size`: bitrate class in kbit/s; `chunks`: how many."""
-
-    start_s: float
-    vip: str
-    port: int
-    size: int
-    interval_s: float
-    chunks: int
-
-    def __str__(self) -> str:
-        return f"{self.start_s:g} {self.vip} {self.port} {self.size} {self.interval_s:g} {self.chunks}"
+# (host, module of this package) -> the process, with pipes on its standard input and output
+Spawn: TypeAlias = Callable[[str, str], "subprocess.Popen[bytes]"]
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 
 
-def parse_load(text: str, name: str = "load") -> list[LoadLine]:
+class LoadClients:
     """
-    Read load lines; `#` starts a comment.
+    The processes that play a plan; a context manager that ends them.
 
-    Raises:
-        TestbedError: a line is wrong; says its number and why.
+    Args:
+        plan: its clients are hosts.
+        spawn: starts a program in a host.
     """
-    return [_parse_line(words, f"{name}:{number}") for number, words in _significant(text)]
+
+    def __init__(self, plan: Plan, spawn: Spawn) -> None:
+        self._plan, self._spawn = plan, spawn
+        self._selector = selectors.DefaultSelector()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._rest: dict[str, bytes] = {}
+        self._stopped = False
+        self.origin_s = 0.0
+
+    def __enter__(self) -> LoadClients:
+        try:
+            for client in self._plan.clients:
+                self._start(client.name)
+            self._wait_ready()
+            self._go()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether any of them may still say something."""
+        return bool(self._selector.get_map())
+
+    def now_s(self) -> float:
+        """Return the seconds since the start, as records count them."""
+        return time.monotonic() - self.origin_s
+
+    def poll(self, timeout_s: float) -> Iterator[Record]:
+        """
+        Yield what they say within a time: as soon as there is anything, what there is.
+
+        Raises:
+            TestbedError: one of them ended before its time.
+        """
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
+            for line in self._read(key.data):
+                yield from_json(line)
+
+    def drain(self) -> Iterator[Record]:
+        """End the load and yield what is left to say."""
+        self._stopped = True
+        for process in self._processes.values():
+            process.terminate()
+        deadline = time.monotonic() + STOP_DEADLINE_S
+        while self.running and time.monotonic() < deadline:
+            yield from self.poll(deadline - time.monotonic())
+
+    def stop(self) -> None:
+        """End all of them, whatever they are doing."""
+        self._stopped = True
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(STOP_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with suppress(BrokenPipeError):
+                        stream.close()
+        self._selector.close()
+        self._processes.clear()
+
+    def _start(self, host: str) -> None:
+        process = self._spawn(host, "lb.loadgen.worker")
+        self._processes[host] = process
+        self._rest[host] = b""
+        assert process.stdout is not None
+        self._selector.register(process.stdout, selectors.EVENT_READ, host)
+        self._tell(host, to_json(self._plan.only(host)))
+
+    def _wait_ready(self) -> None:
+        missing = set(self._processes)
+        deadline = time.monotonic() + READY_DEADLINE_S
+        while missing and time.monotonic() < deadline:
+            for key, _ in self._selector.select(deadline - time.monotonic()):
+                if any(json.loads(line)["kind"] == "ready" for line in self._read(key.data)):
+                    missing.discard(key.data)
+        if missing:
+            raise TestbedError(f"the load client on {min(missing)} is not ready after {READY_DEADLINE_S:.0f} s")
+
+    def _go(self) -> None:
+        self.origin_s = time.monotonic() + HEAD_START_S
+        for host in self._processes:
+            self._tell(host, repr(self.origin_s))
+
+    def _tell(self, host: str, text: str) -> None:
+        pipe = self._processes[host].stdin
+        assert pipe is not None
+        # When it has ended, its end is what we hear of.
+        with suppress(BrokenPipeError):
+            pipe.write(text.encode() + b"\n")
+            pipe.flush()
+
+    def _read(self, host: str) -> list[bytes]:
+        """Return the whole lines that a client has written."""
+        process = self._processes[host]
+        stream: IO[bytes] | None = process.stdout
+        assert stream is not None
+        data: bytes = stream.read1(READ_BYTES)  # type: ignore[attr-defined]
+        if not data:
+            self._selector.unregister(stream)
+            status = process.wait(STOP_DEADLINE_S)
+            if status and not self._stopped:
+                raise TestbedError(f"the load client on {host} ended with status {status}")
+        lines = (self._rest[host] + data).split(b"\n")
+        self._rest[host] = lines.pop()
+        return lines
 
 
-def _significant(text: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split("#", 1)[0].split()
-        if words:
-            yield number, words
-
-
-def _parse_line(words: list[str], where: str) -> LoadLine:
-    if len(words) != 6:
-        raise TestbedError(f"{where}: {len(words)} fields, not 6: start_time vip vport enum_size interval chunk_num")
-    try:
-        line = LoadLine(
-            float(words[0]), str(ip_address(words[1])), int(words[2]), int(words[3]), float(words[4]), int(words[5])
-        )
-    except ValueError as error:
-        raise TestbedError(f"{where}: {error}") from error
-    if line.size not in SIZES:
-        raise TestbedError(f"{where}: enum_size {line.size} is not one of 100, 500, 1000")
-    if not 1 <= line.port <= 65535:
-        raise TestbedError(f"{where}: vport {line.port} is not in 1..65535")
-    if not (0 <= line.start_s < float("inf") and 0 <= line.interval_s < float("inf") and line.chunks >= 0):
-        raise TestbedError(f"{where}: start_time, interval and chunk_num must not be negative")
-    return line
-
-
-class Pacer:
-    """Hands out start times no closer together than a rate allows."""
-
-    def __init__(self, rate_hz: float) -> None:
-        self._gap_s = 1 / rate_hz
-        self._next_s = 0.0
-
-    async def wait(self) -> None:
-        """Wait for the next start time."""
-        now_s = asyncio.get_running_loop().time()
-        self._next_s = max(self._next_s, now_s)
-        delay_s, self._next_s = self._next_s - now_s, self._next_s + self._gap_s
-        if delay_s > 0:
-            await asyncio.sleep(delay_s)
-
-
-async def fetch_chunk(line: LoadLine) -> tuple[str, int]:
+class Faults:
     """
-    Fetch one chunk over HTTP on a new connection.
+    Loses servers and lets them return, when a load says so; a context manager, after which all have returned.
 
-    Returns:
-        The name of the server that sent it (X-Served-By, or `-`), and the bytes of the body.
-
-    Raises:
-        OSError, EOFError, ValueError: no connection, an answer cut short, not 200, or not HTTP.
+    Args:
+        events: in order of time.
+        spawn: as for `LoadClients`.
+        switch: the host that holds the servers' links.
     """
-    reader, writer = await asyncio.open_connection(line.vip, line.port, limit=HEADER_LIMIT_BYTES)
-    try:
-        request = f"GET /vod/{line.size}Seg2-Frag7 HTTP/1.1\r\nHost: {line.vip}\r\nConnection: close\r\n\r\n"
-        writer.write(request.encode())
-        status, fields = _parse_header(await reader.readuntil(b"\r\n\r\n"))
-        if status != 200:
-            raise ValueError(f"HTTP status {status}")
-        expected, received = int(fields.get("content-length", "-1")), 0
-        while block := await reader.read(1 << 16):
-            received += len(block)
-        if received != expected:
-            raise EOFError(f"{received} of {expected} bytes")
-        return fields.get("x-served-by", "-"), received
-    finally:
-        writer.close()
+
+    def __init__(self, events: Sequence[Event], spawn: Spawn, switch: str) -> None:
+        self._events = list(events)
+        self._lost: set[str] = set()
+        self._helper = spawn(switch, "lb.testbed.faults") if events else None
+
+    def __enter__(self) -> Faults:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._helper is None:
+            return
+        for server in sorted(self._lost):
+            with suppress(TestbedError):
+                self._do("return", server)
+        for stream in (self._helper.stdin, self._helper.stdout):
+            assert stream is not None
+            with suppress(BrokenPipeError):
+                stream.close()
+        self._helper.terminate()
+        self._helper.wait()
+
+    def wait_s(self, now_s: float, most_s: float) -> float:
+        """Return the seconds until the next event, but not more than `most_s`."""
+        return min(most_s, max(0.0, self._events[0].at_s - now_s)) if self._events else most_s
+
+    def due(self, now_s: float) -> Iterator[str]:
+        """
+        Do what is due and yield, in words, what was done.
+
+        Args:
+            now_s: seconds since the start of the load.
+
+        Raises:
+            TestbedError: there is no such server.
+        """
+        while self._events and self._events[0].at_s <= now_s:
+            event = self._events.pop(0)
+            self._do(event.action, event.server)
+            (self._lost.add if event.action == "lose" else self._lost.discard)(event.server)
+            yield f"{event.server} {'is lost' if event.action == 'lose' else 'returns'}"
+
+    def _do(self, action: str, server: str) -> None:
+        helper = self._helper
+        assert helper is not None
+        assert helper.stdin is not None
+        assert helper.stdout is not None
+        try:
+            helper.stdin.write(f"{action} {server}\n".encode())
+            helper.stdin.flush()
+            answer = helper.stdout.readline().decode().strip()
+        except BrokenPipeError:
+            answer = ""
+        if answer != "done":
+            raise TestbedError(answer or "the program that loses servers has ended")
 
 
-async def exchange_greeting(line: LoadLine) -> tuple[str, int]:
-    """Send a greeting to an echo service on a new connection and take it back; as `fetch_chunk`."""
-    reader, writer = await asyncio.open_connection(line.vip, line.port)
-    try:
-        writer.write(GREETING)
-        if await reader.readexactly(len(GREETING)) != GREETING:
-            raise ValueError("the echo differs from what was sent")
-        return "-", len(GREETING)
-    finally:
-        writer.close()
+def spawn_with_exec(prefix: str) -> Spawn:
+    """Return how to start a program in a host of a testbed that another process keeps."""
 
+    def spawn(host: str, module: str) -> subprocess.Popen[bytes]:
+        python = [sys.executable, "-P", "-m"]
+        command = [*python, "lb", "testbed", "exec", "--prefix", prefix, host, "--", *python, module]
+        # A Ctrl-C is for us: we end the clients when we have heard them out.
+        return subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-def _parse_header(raw: bytes) -> tuple[int, dict[str, str]]:
-    first, *rest = raw.decode("latin-1").split("\r\n")
-    words = first.split()
-    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
-        raise ValueError("the answer is not HTTP")
-    pairs = (line.partition(":") for line in rest if ":" in line)
-    return int(words[1]), {name.strip().lower(): value.strip() for name, _, value in pairs}
-
-
-async def _play(line: LoadLine, pacer: Pacer, echo: bool) -> None:
-    await asyncio.sleep(line.start_s)
-    for _ in range(line.chunks):
-        await pacer.wait()
-        print(json.dumps(await _measure(line, echo)), flush=True)
-        await asyncio.sleep(line.interval_s)
-
-
-async def _measure(line: LoadLine, echo: bool) -> dict[str, object]:
-    clock = asyncio.get_running_loop().time
-    start_s = clock()
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            server, size = await (exchange_greeting(line) if echo else fetch_chunk(line))
-    except TimeoutError:
-        return {"ok": False, "error": f"no answer within {TIMEOUT_S:g} s"}
-    except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-        return {"ok": False, "error": getattr(error, "strerror", None) or str(error)}
-    return {"ok": True, "server": server, "bytes": size, "duration_s": round(clock() - start_s, 6)}
-
-
-async def _play_all(lines: list[LoadLine], rate_hz: float, echo: bool) -> None:
-    pacer = Pacer(rate_hz)
-    await asyncio.gather(*(_play(line, pacer, echo) for line in lines))
-
-
-def main() -> None:
-    """Play the lines on standard input."""
-    parser = argparse.ArgumentParser(description="The load of one client host.")
-    parser.add_argument("--rate", type=float, default=MAX_RATE_HZ, help="most fetches per second")
-    parser.add_argument("--echo", action="store_true", help="the service is echo, not the web")
-    options = parser.parse_args()
-    with suppress(KeyboardInterrupt, BrokenPipeError):
-        asyncio.run(_play_all(parse_load(sys.stdin.read(), "standard input"), options.rate, options.echo))
-
-
-if __name__ == "__main__":
-    main()
+    return spawn

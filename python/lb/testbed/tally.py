@@ -6,10 +6,11 @@ Only sums and text: `live.py` reads the pipes and the control socket.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from lb.loadgen.records import Fetch, Record
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,16 +50,17 @@ class Tally:
         total_s = sum(server.duration_s for server in self.servers.values())
         return total_s / self.fetches * 1000 if self.fetches else 0.0
 
-    def add(self, line: bytes) -> None:
-        """Count one line of a load client."""
-        report: dict[str, Any] = json.loads(line)
-        if not report["ok"]:
-            self.failures += 1
-            self.last_failure = str(report["error"])
+    def add(self, record: Record) -> None:
+        """Count one record of a load client."""
+        if not isinstance(record, Fetch):
             return
-        server = self.servers.setdefault(str(report["server"]), ServerTally())
+        if not record.ok:
+            self.failures += 1
+            self.last_failure = record.error
+            return
+        server = self.servers.setdefault(record.server, ServerTally())
         server.fetches += 1
-        server.duration_s += float(report["duration_s"])
+        server.duration_s += record.duration_s
 
     def take_status(self, status: dict[str, Any]) -> None:
         """Take over what the balancer says about itself: `lb status -o json`."""

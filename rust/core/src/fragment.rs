@@ -217,6 +217,13 @@ impl Fragments {
         (now.saturating_sub(created) >= LIFETIME_NS).then(|| self.remove(&key))
     }
 
+    /// Whether no datagram is known.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
     /// Fragments held now.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::datapath::Output;
 use crate::snapshot::{Mac, NextHops, Route};
+use crate::wire::ethernet::MacNumber;
 use crate::wire::{address_number, is_v4};
 use crate::world::{FixedMap, Port};
 
@@ -18,7 +19,7 @@ pub struct Hop {
     /// The gateway, or the destination itself.
     pub address: u128,
     /// Its link-layer address, when known.
-    pub mac: Option<Mac>,
+    pub mac: Option<MacNumber>,
     /// Bytes of IP packet.
     pub mtu: u32,
 }
@@ -76,7 +77,7 @@ impl Routing {
         Some(Hop {
             interface,
             address,
-            mac: self.neighbour(interface, address),
+            mac: self.neighbour(interface, address).map(MacNumber::from),
             mtu,
         })
     }
@@ -95,7 +96,7 @@ impl Routing {
             })
         };
         route.or_else(first).map(|hop| Hop {
-            mac: Some(mac),
+            mac: Some(mac.into()),
             ..hop
         })
     }

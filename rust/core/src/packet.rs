@@ -2,8 +2,7 @@
 
 use crate::datapath::Offload;
 use crate::parse::{Ip, Link, Transport};
-use crate::snapshot::Mac;
-use crate::wire::ethernet;
+use crate::wire::ethernet::{self, MacNumber};
 
 const NEEDS_CHECKSUM: u8 = 1;
 const GSO_MASK: u8 = 0x7f;
@@ -83,7 +82,7 @@ pub struct Meta {
     /// Work left to the network card.
     pub offload: Offload,
     /// Source MAC it came with.
-    pub last_hop: Mac,
+    pub last_hop: MacNumber,
     /// Whether it came to a multicast or broadcast MAC.
     pub to_group: bool,
     /// Ethernet header and tags.
@@ -107,7 +106,7 @@ impl Meta {
     pub const EMPTY: Self = Self {
         interface: 0,
         offload: Offload::NONE,
-        last_hop: [0; 6],
+        last_hop: MacNumber::from_bits(0),
         to_group: false,
         link: Link {
             ethertype: 0,

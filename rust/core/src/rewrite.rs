@@ -1,7 +1,7 @@
 //! Changing a packet in place: addresses, ports, TTL, and the checksums that cover them (rule 8, *Translate*; RFC 1624, RFC 768).
 //!
-//! What an address and a port change add to a checksum does not depend on the packet, so it is worked out once per server ([`Translation`]); a packet costs
-//! two additions and two folds. Bytes after the L4 header never change here.
+//! What an address and a port change add to a checksum does not depend on the packet, nor does a TTL that is one less: so both are worked out once per server
+//! ([`Translation`]); a packet costs two additions and two folds. Bytes after the L4 header never change here.
 
 use crate::parse::Ip;
 use crate::wire::checksum::Delta;
@@ -26,8 +26,14 @@ pub struct Translation {
     /// The new port beside it.
     pub port: u16,
     addresses: Delta,
-    ports: Delta,
+    /// With the TTL, one less.
+    header: Delta,
+    /// With the ports.
+    transport: Delta,
 }
+
+/// What it adds to the header's checksum that the TTL is one less. It is the upper byte of its word, so the difference is the same for all.
+const TTL_LOWERED: Delta = Delta::ZERO.word(1 << 8, 0);
 
 impl Translation {
     /// Change `old` to `new`, each (address, port).
@@ -39,7 +45,8 @@ impl Translation {
             address: new.0,
             port: new.1,
             addresses,
-            ports: Delta::default().word(old.1, new.1),
+            header: addresses.plus(TTL_LOWERED),
+            transport: addresses.word(old.1, new.1),
         }
     }
 
@@ -70,12 +77,10 @@ pub fn rewrite_ip(packet: &mut [u8], v4: bool, translation: Option<&Translation>
         let Some(mut header) = ipv4::Header::new_mut(packet) else {
             return;
         };
-        let old = header.ttl_protocol();
-        let new = old.wrapping_sub(1 << 8);
-        header.set_ttl_protocol(new);
-        let mut delta = Delta::default().word(old, new);
+        header.set_ttl(header.ttl().wrapping_sub(1));
+        let mut delta = TTL_LOWERED;
         if let Some(translation) = translation {
-            delta = delta.plus(translation.addresses);
+            delta = translation.header;
             match translation.end {
                 End::Source => header.set_source(translation.address),
                 End::Destination => header.set_destination(translation.address),
@@ -131,7 +136,7 @@ pub fn rewrite_transport(
         L4Checksum::Partial => translation.addresses.apply_partial(old),
         L4Checksum::Whole if number == protocol::UDP && old == 0 => 0,
         L4Checksum::Whole => {
-            let new = translation.addresses.plus(translation.ports).apply(old);
+            let new = translation.transport.apply(old);
             if number == protocol::UDP && new == 0 {
                 0xffff
             } else {

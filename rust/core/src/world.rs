@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
-use crate::flow::tcp::Class;
+use crate::flow::tcp::{Class, State};
 use crate::next_hop::{Hop, Routing};
 use crate::places::{Place, Places, socket};
 use crate::rewrite::{End, Translation};
@@ -110,6 +110,8 @@ pub struct ServerFacts {
     pub forward: Translation,
     /// Server to VIP.
     pub reply: Translation,
+    /// The way there; `None` when there is no route.
+    pub hop: Option<Hop>,
 }
 
 /// Everything the pipeline reads.
@@ -120,10 +122,10 @@ pub struct World {
     places: Places,
     servers: Vec<Option<ServerFacts>>,
     hash_services: FixedMap<u32, Vec<u32>>,
-    timeouts: [u64; 4],
+    /// By state, each that of its class.
+    timeouts: [u64; State::ALL.len()],
     next_hops: NextHops,
     routing: Routing,
-    server_hops: Vec<Option<Hop>>,
 }
 
 impl World {
@@ -140,15 +142,14 @@ impl World {
                 .map(|server| server_facts(&snapshot, server.as_ref()?))
                 .collect(),
             hash_services: FixedMap::default(),
-            timeouts: [
-                timeouts.half_open_ns,
-                timeouts.established_ns,
-                timeouts.closing_ns,
-                timeouts.udp_ns,
-            ],
+            timeouts: State::ALL.map(|state| match state.class() {
+                Class::HalfOpen => timeouts.half_open_ns,
+                Class::Established => timeouts.established_ns,
+                Class::Closing => timeouts.closing_ns,
+                Class::Udp => timeouts.udp_ns,
+            }),
             next_hops: NextHops::default(),
             routing: Routing::default(),
-            server_hops: Vec::new(),
             snapshot,
         };
         let mut addresses = Addresses::default();
@@ -165,20 +166,17 @@ impl World {
     pub fn set_next_hops(&mut self, next_hops: NextHops) {
         self.routing = Routing::new(&next_hops, &self.ports);
         self.next_hops = next_hops;
-        let hop = |(server, facts): (&Option<Server>, &Option<ServerFacts>)| {
-            self.routing
-                .to_server(facts.as_ref()?.address, server.as_ref()?.mac, &self.ports)
-        };
-        self.server_hops = self
-            .snapshot
-            .servers
-            .iter()
-            .zip(&self.servers)
-            .map(hop)
-            .collect();
-        let hops = &self.server_hops;
-        let home = |server: u32| Some(hops.get(server as usize)?.as_ref()?.interface);
-        self.places.set_homes(home);
+        for (server, facts) in self.snapshot.servers.iter().zip(&mut self.servers) {
+            if let Some((server, facts)) = server.as_ref().zip(facts.as_mut()) {
+                facts.hop = self
+                    .routing
+                    .to_server(facts.address, server.mac, &self.ports);
+            }
+        }
+        let servers = &self.servers;
+        let facts = |id: u32| servers.get(id as usize)?.as_ref();
+        self.places
+            .set_homes(|server| facts(server)?.hop.map(|hop| hop.interface));
     }
 
     /// The routes and neighbours as they were published, leaving none.
@@ -236,18 +234,11 @@ impl World {
         self.hash_services.get(&endpoint).map_or(&[], Vec::as_slice)
     }
 
-    /// The idle timeout of a class, nanoseconds.
+    /// The idle timeout of a state, nanoseconds.
     #[inline(always)]
     #[must_use]
-    pub fn timeout(&self, class: Class) -> u64 {
-        self.timeouts[class as usize]
-    }
-
-    /// The way to a server; `None` when there is no route.
-    #[inline(always)]
-    #[must_use]
-    pub fn server_hop(&self, id: u32) -> Option<&Hop> {
-        self.server_hops.get(id as usize)?.as_ref()
+    pub fn timeout(&self, state: State) -> u64 {
+        self.timeouts[state as usize]
     }
 
     /// The way to an address.
@@ -401,6 +392,7 @@ fn server_facts(snapshot: &Snapshot, server: &Server) -> Option<ServerFacts> {
         weight: u64::from(server.weight).max(1),
         forward: Translation::new(End::Destination, vip, real),
         reply: Translation::new(End::Source, real, vip),
+        hop: None,
     })
 }
 

@@ -14,13 +14,14 @@ use super::tcp::{Class, Seen, State};
 use super::{Key, Side};
 use crate::datapath::DataPathError;
 use crate::io::prefetch::prefetch;
-use crate::snapshot::Mac;
 use crate::verdict::Direction;
+use crate::wire::ethernet::MacNumber;
 
 /// Most flows a table can be made for: slot numbers must fit 32 bits.
 pub const MOST_FLOWS: u64 = 1 << 28;
 /// An interface number that means "no last hop known".
-pub const NO_INTERFACE: u16 = u16::MAX;
+const NO_INTERFACE: u64 = 0xffff;
+const MAC_BITS: u32 = 48;
 /// An entry moves within its list at most this often.
 const RELINK_NS: u64 = 1_000_000_000;
 
@@ -49,11 +50,9 @@ pub struct Entry {
     lag: u32,
     /// IP bytes per direction: the low halves.
     bytes: [u32; 2],
-    /// Interface that the last forward packet came in by, or `NO_INTERFACE`.
-    pub last_interface: u16,
-    /// Source MAC of the last forward packet.
-    pub last_hop: Mac,
     unused: u32,
+    /// Where the last forward packet came from: its source MAC, and above it the interface it came in by, or `NO_INTERFACE`.
+    last_hop: u64,
 }
 
 /// What few packets of a flow need: its place in its list, and what TCP's rules look at. 32 bytes, plain data.
@@ -150,7 +149,7 @@ impl Entry {
             server,
             endpoint,
             last_seen: now,
-            last_interface: NO_INTERFACE,
+            last_hop: NO_INTERFACE << MAC_BITS,
             ..Self::default()
         }
     }
@@ -173,6 +172,21 @@ impl Entry {
     #[inline]
     pub fn set_state(&mut self, state: State) {
         self.state = state as u8;
+    }
+
+    /// Note where a forward packet came from.
+    #[inline(always)]
+    pub fn set_last_hop(&mut self, mac: MacNumber, interface: u32) {
+        let interface = u64::from(interface).min(NO_INTERFACE);
+        self.last_hop = mac.bits() | interface << MAC_BITS;
+    }
+
+    /// The source MAC of the last forward packet, and the interface it came in by. That is no interface's number when no such packet came.
+    #[inline(always)]
+    #[must_use]
+    pub fn last_hop(&self) -> (MacNumber, u32) {
+        let interface = (self.last_hop >> MAC_BITS) as u32;
+        (MacNumber::from_bits(self.last_hop), interface)
     }
 
     /// When it was put at its list's tail.
@@ -225,13 +239,13 @@ impl Entry {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn matches(&self, key: &Key) -> bool {
-        let id_fits = match key.side {
-            Side::Service(id) => self.service == id,
-            Side::Endpoint(id) => self.endpoint == id,
+        let (ours, id) = match key.side {
+            Side::Service(id) => (self.service, id),
+            Side::Endpoint(id) => (self.endpoint, id),
         };
-        id_fits && self.client_port == key.client_port && self.client() == key.client
+        ours == id && self.client_port == key.client_port && self.client() == key.client
     }
 }
 
@@ -525,7 +539,7 @@ impl Table {
     }
 
     /// Count IP bytes of a flow. The annex is touched once per 4 GiB.
-    #[inline]
+    #[inline(always)]
     pub fn count_bytes(&mut self, number: u32, direction: Direction, len: u32) {
         let low = &mut self.entry_mut(number).bytes[direction as usize];
         let (sum, carry) = low.overflowing_add(len);
@@ -574,8 +588,21 @@ impl Table {
     }
 
     /// Refresh an entry that has `state` from now on, and move it in or between lists as its class and age ask for.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&mut self, number: u32, state: State, now: u64, timeout: u64) {
+        let entry = self.entry_mut(number);
+        let lag = now.saturating_sub(entry.linked());
+        if entry.state == state as u8 && lag < RELINK_NS {
+            entry.last_seen = now;
+            entry.lag = lag as u32;
+            return;
+        }
+        self.change(number, state, now, timeout);
+    }
+
+    /// What `touch` does with few packets.
+    #[inline(never)]
+    fn change(&mut self, number: u32, state: State, now: u64, timeout: u64) {
         let entry = self.entry_mut(number);
         let from = entry.state().class();
         let lag = now.saturating_sub(entry.linked());

@@ -37,6 +37,17 @@ pub enum Class {
 }
 
 impl Class {
+    /// One of the states it has: all of them have its timeout.
+    #[must_use]
+    pub const fn state(self) -> State {
+        match self {
+            Class::HalfOpen => State::SynSent,
+            Class::Established => State::Established,
+            Class::Closing => State::Closing,
+            Class::Udp => State::Udp,
+        }
+    }
+
     /// All, in the order of expiry.
     pub const ALL: [Class; 4] = [
         Class::HalfOpen,
@@ -47,6 +58,15 @@ impl Class {
 }
 
 impl State {
+    /// All, by the byte that stands for each.
+    pub const ALL: [State; 5] = [
+        State::SynSent,
+        State::SynReceived,
+        State::Established,
+        State::Closing,
+        State::Udp,
+    ];
+
     /// The list and the timeout it has.
     #[inline]
     #[must_use]

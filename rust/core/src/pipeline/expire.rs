@@ -17,6 +17,13 @@ pub(crate) fn expire(world: &World, state: &mut State, now: u64) {
     if state.table.may_have_expired(now) {
         expire_flows(world, state, now);
     }
+    if !state.fragments.is_empty() || !state.waiting.is_empty() {
+        expire_held(state, now);
+    }
+}
+
+#[inline(never)]
+fn expire_held(state: &mut State, now: u64) {
     while let Some(held) = state.fragments.expire(now) {
         count_drops(state, Reason::FragmentTimeout, held);
     }
@@ -51,7 +58,7 @@ fn expire_flows(world: &World, state: &mut State, now: u64) {
     let mut left = MOST_FLOWS;
     let mut due = u64::MAX;
     for class in Class::ALL {
-        let timeout = world.timeout(class);
+        let timeout = world.timeout(class.state());
         while let Some(head) = state.table.head(class) {
             let last_seen = state.table.entry(head).last_seen;
             if now.saturating_sub(last_seen) < timeout {

@@ -10,7 +10,7 @@ use crate::packet::{Meta, Packet, Target};
 use crate::parse::Transport;
 use crate::plan::Chooser;
 use crate::verdict::{Direction, Reason, Verdict};
-use crate::world::{World, is_hash};
+use crate::world::{ServerFacts, World, is_hash};
 
 /// A client's side of a flow that is to be placed.
 #[derive(Clone, Copy)]
@@ -31,7 +31,7 @@ impl Newcomer {
     }
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// A packet from a client to a service.
     #[inline(always)]
     pub(super) fn forward(&mut self, packet: &mut Packet, service: u32) -> Stage<Departure> {
@@ -39,9 +39,9 @@ impl Walk<'_> {
         self.found.service = Some(service);
         self.found.direction = Some(Direction::Forward);
         self.check_ttl(packet)?;
-        if let Some(number) = self.lookup(packet.meta) {
+        if let Some((number, facts)) = self.lookup(packet.meta) {
             if !self.is_reused(number, transport) {
-                return self.hit(packet, transport, number, Direction::Forward);
+                return self.hit(packet, number, facts, Direction::Forward);
             }
             forget(self.state, number, Some(Event::FlowReused));
         }
@@ -54,23 +54,25 @@ impl Walk<'_> {
         let transport = &packet.meta.transport;
         self.check_ttl(packet)?;
         match self.lookup(packet.meta) {
-            Some(number) => self.hit(packet, transport, number, Direction::Reply),
+            Some((number, facts)) => self.hit(packet, number, facts, Direction::Reply),
             None => self.miss_reply(packet, transport, endpoint),
         }
     }
 
-    /// The live entry of a packet's flow. What is expired or has lost its server is removed: a miss.
+    /// The live entry of a packet's flow, and its server. What is expired or has lost its server is removed: a miss.
     #[inline(always)]
-    fn lookup(&mut self, meta: &Meta) -> Option<u32> {
+    fn lookup(&mut self, meta: &Meta) -> Option<(u32, &'a ServerFacts)> {
         let key = flow_key(meta)?;
         let table = &self.state.table;
-        let guessed = meta.guess.filter(|&number| table.holds(number, &key));
-        let found = guessed.or_else(|| table.find_hashed(&key, meta.hash));
-        let live = found.filter(|&number| match self.why_dead(number) {
-            None => true,
-            Some(event) => {
+        let found = match meta.guess {
+            Some(number) if table.holds(number, &key) => Some(number),
+            _ => table.find_hashed(&key, meta.hash),
+        };
+        let live = found.and_then(|number| match self.server_of(number) {
+            Ok(facts) => Some((number, facts)),
+            Err(event) => {
                 forget(self.state, number, Some(event));
-                false
+                None
             }
         });
         self.state.counters.event(if live.is_some() {
@@ -86,19 +88,17 @@ impl Walk<'_> {
         self.state
             .table
             .find(key)
-            .filter(|&number| self.why_dead(number).is_none())
+            .filter(|&number| self.server_of(number).is_ok())
     }
 
+    /// The server of an entry that lives; else why it is dead.
     #[inline(always)]
-    fn why_dead(&self, number: u32) -> Option<Event> {
+    fn server_of(&self, number: u32) -> Result<&'a ServerFacts, Event> {
         let entry = self.state.table.entry(number);
         if is_expired(self.world, entry, self.now) {
-            return Some(Event::FlowExpired);
+            return Err(Event::FlowExpired);
         }
-        self.world
-            .server(entry.server)
-            .is_none()
-            .then_some(Event::FlowOrphaned)
+        self.world.server(entry.server).ok_or(Event::FlowOrphaned)
     }
 
     /// A SYN on a closing flow is a new flow at once (behaviour 6).
@@ -114,34 +114,49 @@ impl Walk<'_> {
     fn hit(
         &mut self,
         packet: &mut Packet,
-        transport: &Transport,
         number: u32,
+        facts: &ServerFacts,
         direction: Direction,
     ) -> Stage<Departure> {
-        let entry = self.state.table.entry_mut(number);
-        let (service, server, was_active) = (entry.service, entry.server, entry.is_active());
-        self.found.service = Some(service);
+        let meta = packet.meta;
+        let entry = self.state.table.entry(number);
+        let server = entry.server;
+        self.found.service = Some(entry.service);
         self.found.direction = Some(direction);
         self.found.server = Some(server);
-        let state = match &transport.segment {
-            Some(segment) => {
-                let mut flow = self.state.table.flow_mut(number);
-                tcp::advance(&mut flow, direction, segment)?
-            }
+        let state = match &meta.transport.segment {
+            Some(segment) => self.advance(number, direction, segment)?,
             None => FlowState::Udp,
         };
-        if was_active && state == FlowState::Closing {
-            self.state.counters.event(Event::FlowClosed);
-            self.state.counters.flow_inactive(server);
-        }
         let table = &mut self.state.table;
         if direction == Direction::Forward {
-            entry_last_hop(table.entry_mut(number), packet.meta);
+            let entry = table.entry_mut(number);
+            entry.set_last_hop(meta.last_hop, meta.interface);
         }
-        table.count_bytes(number, direction, packet.meta.ip.total_len() as u32);
-        let timeout = self.world.timeout(state.class());
-        table.touch(number, state, self.now, timeout);
-        self.translate(packet, direction, server, Some(number))
+        table.count_bytes(number, direction, meta.ip.total_len() as u32);
+        table.touch(number, state, self.now, self.world.timeout(state));
+        self.translate(packet, direction, (server, facts), Some(number))
+    }
+
+    /// Move a TCP flow on by one segment.
+    #[inline(always)]
+    fn advance(
+        &mut self,
+        number: u32,
+        direction: Direction,
+        segment: &Segment,
+    ) -> Stage<FlowState> {
+        let State {
+            table, counters, ..
+        } = &mut *self.state;
+        let mut flow = table.flow_mut(number);
+        let was_active = flow.state() != FlowState::Closing;
+        let state = tcp::advance(&mut flow, direction, segment)?;
+        if was_active && state == FlowState::Closing {
+            counters.event(Event::FlowClosed);
+            counters.flow_inactive(table.entry(number).server);
+        }
+        Ok(state)
     }
 
     #[inline(never)]
@@ -265,7 +280,7 @@ impl Walk<'_> {
         } else {
             return Err(Reason::TableFull.into());
         }
-        self.translate(packet, newcomer.direction, server, flow)
+        self.translate(packet, newcomer.direction, (server, facts), flow)
     }
 
     /// Make sure that no flow has this key, by removing a dead one where that is allowed.
@@ -278,7 +293,8 @@ impl Walk<'_> {
         }
         let closing = self.state.table.entry(number).state() == FlowState::Closing;
         let event = self
-            .why_dead(number)
+            .server_of(number)
+            .err()
             .or_else(|| closing.then_some(Event::FlowReused));
         let event = event.ok_or(Reason::FlowConflict)?;
         forget(self.state, number, Some(event));
@@ -345,13 +361,13 @@ impl Walk<'_> {
             self.now,
         );
         if direction == Direction::Forward {
-            entry_last_hop(&mut entry, packet.meta);
+            entry.set_last_hop(packet.meta.last_hop, packet.meta.interface);
         }
         if packet.is_tagged() {
             entry.mark_tagged();
         }
         let table = &mut self.state.table;
-        let number = table.insert(entry, self.world.timeout(state.class()));
+        let number = table.insert(entry, self.world.timeout(state));
         if let Some(segment) = &transport.segment {
             let ack = (state == FlowState::Established).then_some(segment.acknowledgement);
             let next = Some(segment.end);
@@ -371,11 +387,9 @@ impl Walk<'_> {
         &mut self,
         packet: &mut Packet,
         direction: Direction,
-        server: u32,
+        (server, facts): (u32, &ServerFacts),
         flow: Option<u32>,
     ) -> Stage<Departure> {
-        let world = self.world;
-        let facts = world.server(server).ok_or(Reason::NoServer)?;
         let len = packet.meta.ip.total_len();
         let counters = &mut self.state.counters;
         counters.service_packet(facts.service, direction, len);
@@ -383,7 +397,7 @@ impl Walk<'_> {
         if packet.meta.ip.fragment.is_some() {
             self.found.reply_key = Some(reply_key(packet.meta, direction, facts.endpoint));
         }
-        self.send_translated(packet, direction, server, flow)
+        self.send_translated(packet, direction, facts, flow)
     }
 
     /// Rule 8, *Place*, 1: nobody is there.
@@ -416,13 +430,7 @@ pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>) {
 /// Whether an entry's time is over.
 #[inline(always)]
 pub(crate) fn is_expired(world: &World, entry: &Entry, now: u64) -> bool {
-    now.saturating_sub(entry.last_seen) >= world.timeout(entry.state().class())
-}
-
-fn entry_last_hop(entry: &mut Entry, meta: &Meta) {
-    entry.last_hop = meta.last_hop;
-    entry.last_interface =
-        u16::try_from(meta.interface).unwrap_or(crate::flow::table::NO_INTERFACE);
+    now.saturating_sub(entry.last_seen) >= world.timeout(entry.state())
 }
 
 /// What a packet's flow is looked up by; `None` for a target that has none.

@@ -197,7 +197,8 @@ impl Walk<'_> {
         self.state.counters.service_packet(service, direction, len);
         self.state.counters.server_packet(server, direction, len);
         let flow = self.peek(&reply_key);
-        self.send_translated(packet, direction, server, flow)
+        let facts = self.world.server(server).ok_or(Reason::NoServer)?;
+        self.send_translated(packet, direction, facts, flow)
     }
 
     fn refuse_held(&mut self, key: &DatagramKey, reason: Reason) {

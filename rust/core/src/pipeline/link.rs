@@ -15,15 +15,16 @@ use crate::world::World;
 pub(super) fn accept_frame(world: &World, frame: &[u8], meta: &mut Meta) -> Stage<()> {
     let port = world.port(meta.interface).ok_or(Reason::NotForUs)?;
     let header = ethernet::Frame::new(frame).ok_or(Reason::FrameTruncated)?;
-    let (source, destination) = (header.source(), header.destination());
-    if source == port.mac {
+    let (source, destination) = (header.source_number(), header.destination_number());
+    let ours = port.mac.into();
+    if source == ours {
         return Err(Reason::OwnFrame.into());
     }
-    if ethernet::is_group(source) {
+    if source.is_group() {
         return Err(Reason::BadSourceMac.into());
     }
-    meta.to_group = ethernet::is_group(destination);
-    if destination != port.mac && !meta.to_group {
+    meta.to_group = destination.is_group();
+    if destination != ours && !meta.to_group {
         return Err(Reason::NotForUs.into());
     }
     meta.last_hop = source;

@@ -38,12 +38,8 @@ pub(crate) fn frame(
     meta.offload = offload.onward();
     accept_frame(world, frame, meta)?;
     if !parse::plain_ipv4(frame, &mut meta.link, &mut meta.ip) {
-        meta.link = parse::link(frame, |_| ())?;
-        if !parse::ip(frame, meta.link, &mut meta.ip)? {
-            return Ok(Content::NotIp);
-        }
-        if is_solicitation(world, frame, meta) {
-            return Ok(Content::Solicitation);
+        if let Some(content) = in_layers(world, frame, meta)? {
+            return Ok(content);
         }
     }
     let ends = Ends::of(world, &meta.ip);
@@ -57,6 +53,17 @@ pub(crate) fn frame(
     Ok(Content::Packet)
 }
 
+/// What has tags, options or another header than IPv4's: layer by layer. `None`: IP, to be read on.
+#[inline(never)]
+fn in_layers(world: &World, frame: &[u8], meta: &mut Meta) -> Stage<Option<Content>> {
+    meta.link = parse::link(frame, |_| ())?;
+    if !parse::ip(frame, meta.link, &mut meta.ip)? {
+        return Ok(Some(Content::NotIp));
+    }
+    let asks = is_solicitation(world, frame, meta);
+    Ok(asks.then_some(Content::Solicitation))
+}
+
 /// Read the L4 header of a whole packet or a first fragment, and see whose it is: rule 7.
 #[inline(always)]
 pub(super) fn l4(world: &World, frame: &[u8], meta: &mut Meta, ends: Ends) -> Stage<()> {
@@ -66,8 +73,7 @@ pub(super) fn l4(world: &World, frame: &[u8], meta: &mut Meta, ends: Ends) -> St
     }
     check_offload(meta, true)?;
     meta.payload = meta.transport.payload;
-    meta.target = target(world, meta, ends)?;
-    Ok(())
+    set_target(world, meta, ends)
 }
 
 /// The target of what is neither TCP nor UDP: rule 7, A, C and D.
@@ -98,15 +104,20 @@ pub(crate) fn hash(table: &Table, meta: &mut Meta) -> bool {
 
 /// TCP and UDP, by destination, then by source: rule 7, A, B and D.
 #[inline(always)]
-fn target(world: &World, meta: &Meta, ends: Ends) -> Stage<Target> {
+fn set_target(world: &World, meta: &mut Meta, ends: Ends) -> Stage<()> {
     let (protocol, transport) = (meta.ip.protocol, &meta.transport);
     if ends.to_vip() {
         let listener = world.listener(ends.destination, transport.destination_port, protocol);
         let service = listener.service.ok_or(Reason::NoService)?;
-        return Ok(Target::Service(service));
+        meta.target = Target::Service(service);
+        return Ok(());
     }
     let listener = world.listener(ends.source, transport.source_port, protocol);
-    Ok(listener.endpoint.map_or(Target::Transit, Target::Endpoint))
+    meta.target = match listener.endpoint {
+        Some(endpoint) => Target::Endpoint(endpoint),
+        None => Target::Transit,
+    };
+    Ok(())
 }
 
 /// Whether the work left to the network card is what such a packet can have: rule 7.

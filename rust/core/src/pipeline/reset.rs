@@ -70,7 +70,7 @@ impl Walk<'_> {
             let numbers = expected(&reply, &forward, Some(0));
             self.reset(&hop, vip, client, numbers, forward.next.or(reply.ack));
         }
-        if let Some(&hop) = world.server_hop(entry.server) {
+        if let Some(hop) = facts.hop {
             let numbers = expected(&forward, &reply, None);
             let real = (facts.address, real.port);
             self.reset(&hop, client, real, numbers, reply.next.or(forward.ack));
@@ -97,7 +97,7 @@ impl Walk<'_> {
         let acknowledged =
             acknowledgement.map_or((flag::RST, 0), |number| (flag::RST | flag::ACK, number));
         for sequence in numbers.into_iter().flatten() {
-            let mut frame = ethernet::header(mac, port.mac, kind).to_vec();
+            let mut frame = ethernet::header(mac.into(), port.mac, kind).to_vec();
             frame.extend_from_slice(&reset_packet(from, to, sequence, acknowledged));
             self.extra.push(Output {
                 interface: hop.interface,

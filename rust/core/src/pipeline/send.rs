@@ -15,6 +15,7 @@ use crate::verdict::{Direction, Reason, Verdict};
 use crate::wire::icmp::{self, Kind, message};
 use crate::wire::tcp::{self, flag};
 use crate::wire::{checksum, ethernet, ipv4, protocol, udp};
+use crate::world::ServerFacts;
 
 /// How a packet fits its way.
 #[derive(Clone, Copy)]
@@ -58,13 +59,11 @@ impl Walk<'_> {
         &mut self,
         packet: &mut Packet,
         direction: Direction,
-        server: u32,
+        facts: &ServerFacts,
         flow: Option<u32>,
     ) -> Stage<Departure> {
-        let world = self.world;
-        let facts = world.server(server).ok_or(Reason::NoServer)?;
         if direction == Direction::Forward {
-            let hop = world.server_hop(server).ok_or(Reason::NoRoute)?;
+            let hop = facts.hop.as_ref().ok_or(Reason::NoRoute)?;
             return self.send_by(packet, hop, &facts.forward);
         }
         let hop = self.way_back(packet.meta.ip.destination, flow)?;
@@ -81,14 +80,17 @@ impl Walk<'_> {
     ) -> Stage<Departure> {
         let fit = self.fit(packet, hop)?;
         let ip = &packet.meta.ip;
-        rewrite_ip(packet.ip_bytes_mut(), ip.v4, Some(translation));
+        // Both headers were read, so they are there: where the packet ends is of no interest here.
+        let bytes = packet.frame.get_mut(ip.l3..).unwrap_or_default();
+        rewrite_ip(bytes, ip.v4, Some(translation));
         if !ip.is_later_fragment() {
             let checksum = if packet.meta.offload.is_partial() {
                 L4Checksum::Partial
             } else {
                 L4Checksum::Whole
             };
-            rewrite_transport(packet.l4_bytes_mut(), ip.protocol, checksum, translation);
+            let bytes = packet.frame.get_mut(ip.l4..).unwrap_or_default();
+            rewrite_transport(bytes, ip.protocol, checksum, translation);
         }
         self.transmit(packet, hop, fit)
     }
@@ -96,20 +98,18 @@ impl Walk<'_> {
     /// To the client as its packets came, else by route.
     #[inline(always)]
     pub(super) fn way_back(&self, client: u128, flow: Option<u32>) -> Stage<Hop> {
-        let last_hop = flow.and_then(|number| {
-            let entry = self.state.table.entry(number);
-            // The number for "unknown" is no interface's.
-            let interface = u32::from(entry.last_interface);
-            let mtu = self.world.port(interface)?.mtu;
-            Some(Hop {
-                interface,
-                address: client,
-                mac: Some(entry.last_hop),
-                mtu,
-            })
-        });
-        let hop = last_hop.or_else(|| self.world.route(client));
-        Ok(hop.ok_or(Reason::NoRoute)?)
+        if let Some(number) = flow {
+            let (mac, interface) = self.state.table.entry(number).last_hop();
+            if let Some(port) = self.world.port(interface) {
+                return Ok(Hop {
+                    interface,
+                    address: client,
+                    mac: Some(mac),
+                    mtu: port.mtu,
+                });
+            }
+        }
+        Ok(self.world.route(client).ok_or(Reason::NoRoute)?)
     }
 
     /// Send an ICMP error about a flow to the end that caused it.
@@ -125,10 +125,7 @@ impl Walk<'_> {
         let world = self.world;
         let facts = world.server(server).ok_or(Reason::NoServer)?;
         let (hop, translation) = match direction {
-            Direction::Forward => (
-                *world.server_hop(server).ok_or(Reason::NoRoute)?,
-                &facts.forward,
-            ),
+            Direction::Forward => (facts.hop.ok_or(Reason::NoRoute)?, &facts.forward),
             Direction::Reply => (
                 self.way_back(packet.meta.ip.destination, Some(flow))?,
                 &facts.reply,
@@ -146,6 +143,15 @@ impl Walk<'_> {
         if packet.is_tagged() && hop.interface != packet.meta.interface {
             return Err(Reason::Vlan.into());
         }
+        let offload = &packet.meta.offload;
+        if offload.gso().is_none() && packet.meta.ip.total_len() <= hop.mtu as usize {
+            return Ok(Fit::Whole(offload.gso_size));
+        }
+        self.fit_large(packet, hop)
+    }
+
+    /// The same for what is to be cut, by us or by the network card.
+    fn fit_large(&mut self, packet: &Packet, hop: &Hop) -> Stage<Fit> {
         let Meta {
             ip,
             offload,
@@ -183,8 +189,7 @@ impl Walk<'_> {
     fn transmit(&mut self, packet: &mut Packet, hop: &Hop, fit: Fit) -> Stage<Departure> {
         let mac = self.world.port(hop.interface).ok_or(Reason::NoRoute)?.mac;
         if let Some(mut header) = ethernet::Frame::new_mut(packet.frame) {
-            header.set_source(mac);
-            header.set_destination(hop.mac.unwrap_or_default());
+            header.set_numbers(hop.mac.unwrap_or_default(), mac.into());
         }
         let interface = hop.interface;
         let departure = match fit {

@@ -18,13 +18,11 @@ pub const fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// The same for a sum that fits 32 bits: two additions.
-#[inline]
+/// The same for a sum that fits 32 bits: a number and its halves swapped, added, have the sum of the halves, and its carry, in the upper half.
+#[inline(always)]
 #[must_use]
-const fn fold32(mut sum: u32) -> u16 {
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+const fn fold32(sum: u32) -> u16 {
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// [`sum`] of an IPv4 header without options.
@@ -39,9 +37,9 @@ pub fn sum20(bytes: &[u8; 20]) -> u16 {
     let last = u64::from(u32::from_ne_bytes([a, b, c, d])) + u64::from(carry);
     let (total, carry) = total.overflowing_add(last);
     let total = total.wrapping_add(u64::from(carry));
-    // A number and its halves swapped, added: the upper half is the sum of both halves with its carry.
+    // As in `fold32`, with halves of 32 bits.
     let words = (total.wrapping_add(total.rotate_left(32)) >> 32) as u32;
-    u16::from_be((words.wrapping_add(words.rotate_left(16)) >> 16) as u16)
+    u16::from_be(fold32(words))
 }
 
 /// The one's-complement sum of big-endian 16-bit words, folded; an odd last byte counts as the high half of a word.
@@ -91,11 +89,14 @@ fn address_sum(address: u128) -> u64 {
     u64::from(sum(&bytes[from..]))
 }
 
-/// What changed words add to a checksum: the sum of `~m + m'` over the words that differ.
+/// What changed words add to a checksum: the sum of `~m + m'` over the words that differ, folded. Zero only when none differs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Delta(u64);
+pub struct Delta(u16);
 
 impl Delta {
+    /// Nothing changed.
+    pub const ZERO: Self = Self(0);
+
     /// Count one 16-bit word. Words that do not differ are left out: they must not turn a sum of 0 into 0xFFFF.
     #[inline]
     #[must_use]
@@ -103,7 +104,7 @@ impl Delta {
         if old == new {
             self
         } else {
-            Self(self.0 + !old as u64 + new as u64)
+            Self(fold(self.0 as u64 + !old as u64 + new as u64))
         }
     }
 
@@ -122,26 +123,21 @@ impl Delta {
     #[inline]
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
-        Self(self.0 + other.0)
-    }
-
-    /// The sum so far, at most 32 bits of it: each word adds less than 2^17, and nobody counts 2^15 words.
-    const fn folded(self) -> u32 {
-        self.0 as u32
+        Self(fold32(self.0 as u32 + other.0 as u32))
     }
 
     /// The updated checksum.
     #[inline]
     #[must_use]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !fold32(!checksum as u32 + self.folded())
+        !fold32(!checksum as u32 + self.0 as u32)
     }
 
     /// The updated pseudo-header sum of a frame whose checksum the network card finishes: it is not complemented.
     #[inline]
     #[must_use]
     pub const fn apply_partial(self, sum: u16) -> u16 {
-        fold32(sum as u32 + self.folded())
+        fold32(sum as u32 + self.0 as u32)
     }
 }
 

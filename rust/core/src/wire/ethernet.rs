@@ -35,10 +35,51 @@ pub fn header(destination: Mac, source: Mac, ethertype: u16) -> [u8; LEN] {
     bytes
 }
 
-/// Whether this is a multicast or broadcast address.
-#[must_use]
-pub const fn is_group(mac: Mac) -> bool {
-    mac[0] & 1 != 0
+/// A link-layer address in one piece, to be compared and stored by one instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MacNumber(u64);
+
+impl MacNumber {
+    /// The 48 bits, the first byte lowest.
+    const BITS: u64 = (1 << 48) - 1;
+
+    /// From the low 48 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits & Self::BITS)
+    }
+
+    /// In the low 48 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Whether this is a multicast or broadcast address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_group(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+impl From<Mac> for MacNumber {
+    #[inline(always)]
+    fn from(mac: Mac) -> Self {
+        let mut bytes = [0; 8];
+        bytes[..6].copy_from_slice(&mac);
+        Self(u64::from_le_bytes(bytes))
+    }
+}
+
+impl From<MacNumber> for Mac {
+    fn from(number: MacNumber) -> Self {
+        let mut mac = [0; 6];
+        mac.copy_from_slice(&number.0.to_le_bytes()[..6]);
+        mac
+    }
 }
 
 /// Whether a VLAN tag follows.
@@ -66,6 +107,22 @@ impl<B: Borrow<[u8; LEN]>> Frame<B> {
     pub fn source(&self) -> Mac {
         *self.0.borrow()[6..].first_chunk().unwrap_or(&[0; 6])
     }
+
+    /// Destination.
+    #[inline(always)]
+    #[must_use]
+    pub fn destination_number(&self) -> MacNumber {
+        let start = self.0.borrow().first_chunk().unwrap_or(&[0; 8]);
+        MacNumber::from_bits(u64::from_le_bytes(*start))
+    }
+
+    /// Source.
+    #[inline(always)]
+    #[must_use]
+    pub fn source_number(&self) -> MacNumber {
+        let end = self.0.borrow().last_chunk().unwrap_or(&[0; 8]);
+        MacNumber::from_bits(u64::from_le_bytes(*end))
+    }
 }
 
 impl<B: BorrowMut<[u8; LEN]>> Frame<B> {
@@ -79,6 +136,16 @@ impl<B: BorrowMut<[u8; LEN]>> Frame<B> {
     #[inline]
     pub fn set_source(&mut self, mac: Mac) {
         self.0.borrow_mut()[6..12].copy_from_slice(&mac);
+    }
+
+    /// Both: 8 bytes and 4.
+    #[inline(always)]
+    pub fn set_numbers(&mut self, destination: MacNumber, source: MacNumber) {
+        let front = destination.bits() | source.bits() << 48;
+        let back = (source.bits() >> 16) as u32;
+        let bytes = self.0.borrow_mut();
+        bytes[..8].copy_from_slice(&front.to_le_bytes());
+        bytes[8..12].copy_from_slice(&back.to_le_bytes());
     }
 }
 
@@ -99,6 +166,16 @@ mod tests {
             ([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12])
         );
         assert_eq!(frame.ethertype(), 0x86dd);
+        assert_eq!(
+            (frame.destination_number(), frame.source_number()),
+            (frame.destination().into(), frame.source().into())
+        );
         assert!(Frame::new(&bytes[1..]).is_none());
+        let mut again = [0u8; LEN];
+        let numbers = (frame.destination_number(), frame.source_number());
+        let mut copy = Frame::new_mut(&mut again).unwrap();
+        copy.set_numbers(numbers.0, numbers.1);
+        assert_eq!(again[..12], bytes[..12]);
+        assert!(numbers.0.is_group() && !MacNumber::from([2; 6]).is_group());
     }
 }

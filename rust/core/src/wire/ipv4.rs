@@ -92,6 +92,12 @@ impl<B: Borrow<[u8; LEN]>> Header<B> {
 }
 
 impl<B: BorrowMut<[u8; LEN]>> Header<B> {
+    /// Hops left.
+    #[inline]
+    pub fn set_ttl(&mut self, ttl: u8) {
+        self.0.borrow_mut()[8] = ttl;
+    }
+
     /// Source, from a number (IPv4-mapped).
     #[inline]
     pub fn set_source(&mut self, address: u128) {

@@ -3,35 +3,25 @@ The configuration: TOML into frozen, validated models, or every error at once wi
 
 First step of the control walk: `config -> policy -> plan -> snapshot`. Loading is deterministic and looks at no
 machine: what interfaces really have is read when a backend starts (`lb.net.kernel`). Types of fields are in
-`lb.config_fields`, rules between fields in `lb.config_checks`, positions in `lb.config_locator`.
+`lb.config_fields`, rules between fields in `lb.config_checks`, the way from a file to them in `lb.toml_file`.
 """
 
 from __future__ import annotations
 
-import codecs
-import difflib
 import pathlib
-import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     StrictBool,
-    ValidationError,
     WithJsonSchema,
 )
-from pydantic_core import ErrorDetails
 
-from lb.config_checks import DEFAULT_CHECK_INTERVAL, DEFAULT_CHECK_TIMEOUT, Problem, check, dotted, missing_array
+from lb.config_checks import DEFAULT_CHECK_INTERVAL, DEFAULT_CHECK_TIMEOUT, check, missing_array
 from lb.config_fields import (
-    CUSTOM_ERROR,
     Capacity,
     Count,
     Duration,
@@ -52,30 +42,19 @@ from lb.config_fields import (
     show,
     type_name,
 )
-from lb.config_locator import START, Locator, Path, Position, locate
-from lb.errors import ConfigError
 from lb.policies import NAMES, State, make
 from lb.policies.base import Policy
 from lb.snapshot import Timeouts
-from lb.source_text import block
+from lb.toml_file import Report, Table, TomlFile, require
 
 DEFAULT_FILE = "lb.toml"
 DEFAULT_CAPACITY = 262_144
 DEFAULT_ICMP_RATE = 1000
 DEFAULT_POLICY = "round-robin"
-# A config is read whole; beyond this it is no config (behaviour 35: what is read is bounded).
-MAX_FILE_BYTES = 16 * 1024 * 1024
 BACKENDS = ("auto", "rust", "python")
 
-HUGE_INTEGER = re.compile(r"[0-9_]{4000,}")
-TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PolicyConfig(_Table):
+class PolicyConfig(Table):
     """How a service's flows are placed. `options`: those of the policy."""
 
     name: str
@@ -125,7 +104,7 @@ BackendField: TypeAlias = Annotated[
 ]
 
 
-class ServerConfig(_Table):
+class ServerConfig(Table):
     """A real machine behind a service. `mac`: 6 bytes, or None: the kernel's neighbour table is asked."""
 
     name: Name
@@ -136,7 +115,7 @@ class ServerConfig(_Table):
     state: State = "active"
 
 
-class HealthConfig(_Table):
+class HealthConfig(Table):
     """
     How a service's servers are checked. `expect`: HTTP status codes that pass, from and to. `port`: None: the server's
     own. `slow_start`: how long a server that came back takes to get its whole weight; None: it has it at once.
@@ -153,7 +132,7 @@ class HealthConfig(_Table):
     slow_start: Duration | None = None
 
 
-class ServiceConfig(_Table):
+class ServiceConfig(Table):
     """A VIP, port and protocol, with a policy and servers."""
 
     name: Name
@@ -167,7 +146,7 @@ class ServiceConfig(_Table):
     servers: tuple[ServerConfig, ...] = Field(default=(), alias="server")
 
 
-class InterfaceConfig(_Table):
+class InterfaceConfig(Table):
     """A network interface. What is None is read from the kernel at start; offline there is no kernel to ask."""
 
     name: InterfaceName
@@ -177,7 +156,7 @@ class InterfaceConfig(_Table):
     mtu: Mtu | None = None
 
 
-class FlowsConfig(_Table):
+class FlowsConfig(Table):
     """The flow table. `capacity`: flows it holds; the rest: idle times, such as "30s", after which one may go."""
 
     capacity: Capacity = DEFAULT_CAPACITY
@@ -192,7 +171,7 @@ class FlowsConfig(_Table):
         return Timeouts(self.half_open, self.established, self.closing, self.udp, self.idle_floor)
 
 
-class Config(_Table):
+class Config(Table):
     """A whole configuration."""
 
     backend: BackendField = "auto"
@@ -205,16 +184,19 @@ class Config(_Table):
     services: tuple[ServiceConfig, ...] = Field(alias="service")
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """
-    What reading a configuration found. `config`: None when there are problems; both lists hold printable blocks in
-    file order.
-    """
-
-    config: Config | None
-    problems: list[str]
-    warnings: list[str]
+_FORMAT = TomlFile(
+    model=Config,
+    tables={
+        "interface": InterfaceConfig,
+        "service": ServiceConfig,
+        "server": ServerConfig,
+        "flows": FlowsConfig,
+        "health": HealthConfig,
+    },
+    check=check,
+    missing=lambda key: missing_array(key) if key in ("interface", "service") else None,
+    array_hints={"interface": "[[interface]]", "service": "[[service]]", "server": "[[service.server]]"},
+)
 
 
 def load(path: str | pathlib.Path) -> Config:
@@ -224,7 +206,7 @@ def load(path: str | pathlib.Path) -> Config:
     Raises:
         ConfigError: it cannot be read or is invalid; with every problem found.
     """
-    return _require(read(path))
+    return require(read(path))
 
 
 def parse(source: str, name: str = "<config>") -> Config:
@@ -238,156 +220,20 @@ def parse(source: str, name: str = "<config>") -> Config:
     Raises:
         ConfigError: it is invalid; with every problem found.
     """
-    return _require(inspect(source, name))
+    return require(inspect(source, name))
 
 
-def _require(report: Report) -> Config:
-    if report.config is None:
-        raise ConfigError(report.problems)
-    return report.config
-
-
-def read(path: str | pathlib.Path) -> Report:
+def read(path: str | pathlib.Path) -> Report[Config]:
     """Read a configuration file; report its problems and warnings instead of raising."""
-    name = str(path)
-    try:
-        with pathlib.Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        return Report(None, [f"{name}: cannot be read: {error.strerror}"], [])
-    if len(data) > MAX_FILE_BYTES:
-        return Report(None, [f"{name}: larger than {MAX_FILE_BYTES} bytes: this is no configuration"], [])
-    try:
-        source = data.removeprefix(codecs.BOM_UTF8).decode()
-    except UnicodeDecodeError as error:
-        line, column = _end(error.object[: error.start].decode())
-        return Report(None, [f"{name}:{line}:{column}: byte {error.object[error.start]:#04x} is not UTF-8"], [])
-    return inspect(source, name)
+    return _FORMAT.read(path)
 
 
-def inspect(source: str, name: str) -> Report:
+def inspect(source: str, name: str) -> Report[Config]:
     """Check TOML text; report its problems and warnings. `name`: stands for the file in messages."""
-    source = source.replace("\r\n", "\n")
-    try:
-        return _inspect(source, name)
-    except tomllib.TOMLDecodeError as error:
-        message, position = _syntax_error(str(error), source)
-        return Report(None, [block(name, source, *position, message)], [])
-    except ValueError:
-        # Python refuses to convert integers of thousands of digits, and does not say where they are.
-        number = HUGE_INTEGER.search(source)
-        if number is None:
-            raise
-        line, column = _end(source[: number.start()])
-        return Report(None, [f"{name}:{line}:{column}: an integer of {len(number[0])} digits"], [])
-    except RecursionError:
-        return Report(None, [f"{name}:1:1: nested too deeply"], [])
-
-
-def _end(before: str) -> Position:
-    """Return the position of what follows a text."""
-    return Position(before.count("\n") + 1, len(before) - before.rfind("\n"))
-
-
-def _inspect(source: str, name: str) -> Report:
-    document = tomllib.loads(source)
-    config, problems = _validate(document)
-    problems.extend(check(document))
-    locator = locate(source)
-    blocks: dict[str, list[str]] = {"error": [], "warning": []}
-    for position, problem in sorted(((_place(locator, problem), problem) for problem in problems), key=lambda p: p[0]):
-        warning = "warning: " if problem.severity == "warning" else ""
-        message = f"{warning}{dotted(problem.path)}: {problem.message}"
-        blocks[problem.severity].append(block(name, source, *position, message, problem.hint))
-    return Report(None if blocks["error"] else config, blocks["error"], blocks["warning"])
+    return _FORMAT.inspect(source, name)
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the configuration."""
     document = Config.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document, "title": "flowlb configuration"}
-
-
-def _validate(document: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
-    try:
-        return Config.model_validate(document), []
-    except ValidationError as error:
-        return None, [_problem(details) for details in error.errors(include_url=False)]
-
-
-def _problem(details: ErrorDetails) -> Problem:
-    """Turn an error of pydantic into a problem of ours."""
-    path, value, context = details["loc"], details["input"], details.get("ctx", {})
-    match details["type"]:
-        case _ if details["type"] == CUSTOM_ERROR:
-            return Problem(path, context["message"], context["hint"])
-        case "extra_forbidden":
-            return Problem(path, "unknown key", _unknown_hint(path), at="key")
-        case "missing":
-            return _missing(path)
-        case "literal_error":
-            allowed = re.findall(r"'([^']+)'", context["expected"])
-            return Problem(path, f"{show(value)} is not allowed", _near(str(value), allowed))
-        case "bool_type":
-            return Problem(path, f"{show(value)} is {type_name(value)}, not a boolean", "true or false")
-        case "tuple_type":
-            is_table = path[-1] in ("interface", "service", "server")
-            hint = f"write [[{'service.server' if path[-1] == 'server' else path[-1]}]]" if is_table else "[...]"
-            return Problem(path, f"{show(value)} is {type_name(value)}, not an array", hint)
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return Problem(path, f"{show(value)} is {type_name(value)}, not a table")
-    return Problem(path, details["msg"])
-
-
-def _unknown_hint(path: Path) -> str:
-    """Return what was probably meant by an unknown key."""
-    key = str(path[-1])
-    if len(path) > 1 and key in _keys(Config):
-        return f'"{key}" is about the whole file: it goes above the first [table]'
-    return _near(key, _keys(_model(path[:-1])))
-
-
-def _missing(path: Path) -> Problem:
-    """Return the problem of a required key that is not there; it points at the table that lacks it."""
-    key = path[-1]
-    if key in ("interface", "service"):
-        return missing_array(str(key))
-    return Problem(path[:-1], f'required key "{key}" is missing')
-
-
-def _model(path: Path) -> type[BaseModel]:
-    """Return the model of the table at a path."""
-    models: dict[str | int, type[BaseModel]] = {
-        "interface": InterfaceConfig,
-        "service": ServiceConfig,
-        "server": ServerConfig,
-        "flows": FlowsConfig,
-        "health": HealthConfig,
-    }
-    names = [part for part in path if isinstance(part, str)]
-    return models[names[-1]] if names else Config
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _near(word: str, words: list[str]) -> str:
-    near = difflib.get_close_matches(word, words, n=1)
-    return f'did you mean "{near[0]}"?' if near else f"allowed: {', '.join(words)}"
-
-
-def _syntax_error(message: str, source: str) -> tuple[str, Position]:
-    """Split the message of tomllib into what is wrong and where; the end of the document is its last line."""
-    match = TOML_PLACE.search(message)
-    if match is None:
-        return message, START
-    text = message[: match.start()]
-    if match[1]:
-        return text, Position(int(match[1]), int(match[2]))
-    lines = source.rstrip("\n").split("\n")
-    return f"{text}, but the file ends here", Position(len(lines), len(lines[-1]) + 1)
-
-
-def _place(locator: Locator, problem: Problem) -> Position:
-    return locator.key(problem.path) if problem.at == "key" else locator.value(problem.path)

@@ -29,6 +29,7 @@ from lb.config_fields import (
     HostAddress,
     IcmpRate,
     InterfaceName,
+    ListenAddress,
     MacAddress,
     Mtu,
     Name,
@@ -50,6 +51,7 @@ from lb.toml_file import Report, Table, TomlFile, require
 DEFAULT_FILE = "lb.toml"
 DEFAULT_CAPACITY = 262_144
 DEFAULT_ICMP_RATE = 1000
+DEFAULT_METRICS_PORT = 9464
 DEFAULT_POLICY = "round-robin"
 BACKENDS = ("auto", "rust", "python")
 
@@ -171,6 +173,13 @@ class FlowsConfig(Table):
         return Timeouts(self.half_open, self.established, self.closing, self.udp, self.idle_floor)
 
 
+class MetricsConfig(Table):
+    """Where Prometheus reads the metrics."""
+
+    address: ListenAddress = Field(default="127.0.0.1", validate_default=True)
+    port: Port = DEFAULT_METRICS_PORT
+
+
 class Config(Table):
     """A whole configuration."""
 
@@ -180,6 +189,8 @@ class Config(Table):
     answer_echo: StrictBool = False
     icmp_rate: IcmpRate = DEFAULT_ICMP_RATE
     flows: FlowsConfig = FlowsConfig()
+    flow_log: StrictBool = False
+    metrics: MetricsConfig | None = None
     interfaces: tuple[InterfaceConfig, ...] = Field(alias="interface")
     services: tuple[ServiceConfig, ...] = Field(alias="service")
 
@@ -192,6 +203,7 @@ _FORMAT = TomlFile(
         "server": ServerConfig,
         "flows": FlowsConfig,
         "health": HealthConfig,
+        "metrics": MetricsConfig,
     },
     check=check,
     missing=lambda key: missing_array(key) if key in ("interface", "service") else None,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lb.config_fields import parse_address, parse_duration, parse_interface_address, show
+from lb.config_fields import parse_address, parse_duration, parse_interface_address, parse_listen_address, show
 from lb.config_locator import Path
 from lb.policies import NAMES, allowed, find, problems
 from lb.snapshot import Address, InterfaceAddress
@@ -59,6 +59,7 @@ def check(document: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _check_names(document)
     yield from _check_addresses(document)
     yield from _check_timeouts(document)
+    yield from _check_metrics(document)
     for path, service in _tables(document, "service"):
         yield from _check_service(path, service)
         yield from _check_health((*path, "health"), service)
@@ -212,6 +213,15 @@ def _check_timeouts(document: Mapping[str, Any]) -> Iterator[Problem]:
     if udp_ns is not None and udp_ns < MIN_UDP_TIMEOUT_NS:
         hint = "hosts expect at least 120s of a NAT (RFC 4787 REQ-5)"
         yield Problem(("flows", "udp"), "UDP flows will be forgotten early", hint, severity="warning")
+
+
+def _check_metrics(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a warning when others than this machine can read the metrics."""
+    metrics = document.get("metrics")
+    address = _valid(parse_listen_address, metrics.get("address")) if isinstance(metrics, dict) else None
+    if address is not None and not address.is_loopback:
+        hint = "whoever reaches this address can read the metrics: they name services and servers"
+        yield Problem(("metrics", "address"), f"{address} is no loopback address", hint, severity="warning")
 
 
 def _check_service(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:

@@ -117,6 +117,17 @@ def parse_address(value: object) -> Address:
     return address
 
 
+def parse_listen_address(value: object) -> Address:
+    """Return an address of this machine to listen on: loopback and the unspecified one too."""
+    hint = 'an IPv4 or IPv6 address: "127.0.0.1"'
+    try:
+        return ip_address(require_string(value, hint))
+    except ValueError as error:
+        if isinstance(error, PydanticCustomError):
+            raise
+        raise invalid(f"{show(value)} is not an IP address", hint) from None
+
+
 def parse_interface_address(value: object) -> InterfaceAddress:
     """Return an address with its prefix length."""
     hint = 'an address with its prefix length: "198.18.1.1/24"'
@@ -223,6 +234,7 @@ Name = Annotated[str, *_text(matching(NAME, NAME_HINT), NAME_HINT)]
 InterfaceName = Annotated[
     str, *_text(matching(INTERFACE_NAME, "as `ip link` shows it, at most 15 bytes"), "as `ip link` shows it")
 ]
+ListenAddress = Annotated[Address, *_text(parse_listen_address, "an IPv4 or IPv6 address of this machine")]
 HostAddress = Annotated[Address, *_text(parse_address, "an IPv4 or IPv6 unicast address")]
 PrefixedAddress = Annotated[InterfaceAddress, *_text(parse_interface_address, "an address with its prefix length")]
 Text = Annotated[str, *_text(functools.partial(require_string, hint="a string"), "any text")]
@@ -244,6 +256,7 @@ __all__ = [
     "HostAddress",
     "IcmpRate",
     "InterfaceName",
+    "ListenAddress",
     "MacAddress",
     "Mtu",
     "Name",

@@ -16,6 +16,12 @@ TEMPLATE = """\
 # answer_echo = false       # answer pings to a VIP
 # icmp_rate = 1000          # ICMP and RST packets that the balancer itself may send per second
 
+# flow_log = false          # a line in the log for each flow that is over
+
+# [metrics]                 # serve them for Prometheus; without this table they are not served
+# address = "127.0.0.1"
+# port = 9464
+
 # [flows]
 # capacity = 262144         # flows remembered at once; the memory is taken at start
 # half_open = "30s"         # idle time after which a flow is forgotten: TCP before it is established,
@@ -38,6 +44,8 @@ port = 9876
 # protocol = "tcp"          # tcp | udp
 # policy = "round-robin"    # or least-connections, maglev, ... or { name = "maglev", table_size = 65537 }
 # on_no_server = "reset"    # what a client gets when no server is available: reset | drop
+# health = { check = "http", path = "/", expect = "200-399", interval = "1s", timeout = "500ms", fall = 3, rise = 2 }
+                            # or by connects alone, check tcp; keys port and slow_start too. Without: no checks
 # on_server_down = "reset"  # what the flows of a server get when checks say it is down: reset | keep
 
   [[service.server]]

@@ -106,6 +106,11 @@ MISTAKES = [
     ("[[interface]]", '[flows]\nhalf-open = "1s"\n[[interface]]', ["2:1: flows.half-open: unknown key"]),
     ("[[interface]]", "[flows]\ncapacity = 0\n[[interface]]", ["2:12: flows.capacity: 0 is not in 1..268435456"]),
     ("[[interface]]", "[interface]", ["1:1: interface: {...} is a table, not an array"]),
+    ("[[interface]]", "[metrics]\nport = 0\n[[interface]]", ["2:8: metrics.port: 0 is not in 1..65535"]),
+    ("[[interface]]", '[metrics]\naddress = "here"\n[[interface]]', ['2:11: metrics.address: "here" is not an IP address']),
+    ("[[interface]]", "[metrics]\naddres = 1\n[[interface]]", ["2:1: metrics.addres: unknown key"]),
+    ("[[interface]]", "metrics = true\n[[interface]]", ["1:11: metrics: true is a boolean, not a table"]),
+    ("[[interface]]", 'flow_log = "yes"\n[[interface]]', ['1:12: flow_log: "yes" is a string, not a boolean']),
     ("port = 9876", "port = 9876 8", ["8:13: Expected newline or end of document after a statement"]),
 ]  # fmt: skip
 
@@ -244,6 +249,8 @@ def test_inspect_degenerate_document_reported(source: str, expected: list[str]) 
     ("old", "new", "expected"),
     [
         ("[[interface]]", '[flows]\nudp = "30s"\n[[interface]]', ["2:7: warning: flows.udp: UDP flows will be forgotten early"]),
+        ("[[interface]]", '[metrics]\naddress = "0.0.0.0"\n[[interface]]', ["2:11: warning: metrics.address: 0.0.0.0 is no loopback address"]),
+        ("[[interface]]", '[metrics]\naddress = "::1"\n[[interface]]', []),
         ('name = "eth0"', 'name = "eth0"\nannounce = true', []),
         ('"198.18.1.100"', '"203.0.113.9"', []),
         ("", "", []),
@@ -328,7 +335,7 @@ def test_schema_names_every_key_and_refuses_others() -> None:
     """The JSON Schema has the keys of TOML, not of Python, and is closed."""
     schema = config.schema()
     assert set(schema["properties"]) == {
-        "backend", "transit", "seed", "answer_echo", "icmp_rate", "flows", "interface", "service"
+        "backend", "transit", "seed", "answer_echo", "icmp_rate", "flows", "flow_log", "metrics", "interface", "service"
     }  # fmt: skip
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["interface", "service"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ def run(
     ] = None,
     backend: BackendOption = "auto",
     control: Annotated[Path | None, typer.Option(help="Where to put the control socket.", envvar="LB_CONTROL")] = None,
+    log_format: Annotated[Literal["text", "json"], typer.Option("--log-format", help="Of the log on stderr.")] = "text",
     testbed: Annotated[bool, typer.Option("--testbed", help="Build a network in namespaces and run in it.")] = False,
     duration: Annotated[float | None, typer.Option(help="With --testbed: stop after so many seconds.", min=0.1)] = None,
 ) -> None:
@@ -43,4 +44,4 @@ def run(
         raise typer.BadParameter(f"{path}: no such file; `lb init` writes one, `lb run --testbed` needs none")
     from lb.control.daemon import run as run_daemon
 
-    run_daemon(path, backend, control)
+    run_daemon(path, backend, control, log_format)

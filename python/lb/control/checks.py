@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -45,6 +46,9 @@ class Checks:
         steering: says which servers there are, and is told how they are.
         now_ns: a monotonic clock.
         prober: makes what asks the servers.
+
+    `results`, `changes`: how many checks and changes of health there were, by (service, server, `success` or `failure`)
+    and by (service, server, health).
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class Checks:
         self._prober = prober(self.on_result)
         self._targets: dict[ServerKey, Target] = {}
         self._health: dict[str, ServiceHealth] = {}
+        self.results: Counter[tuple[str, str, str]] = Counter()
+        self.changes: Counter[tuple[str, str, str]] = Counter()
         self._last_failure: dict[ServerKey, str | None] = {}
         self._ramping: set[ServerKey] = set()
         self._ramp_task: asyncio.Task[None] | None = None
@@ -91,6 +97,9 @@ class Checks:
             self._follow_service(service, servers, gone)
         self._last_failure = {key: self._last_failure.get(key) for key in targets.keys() - gone}
         self._ramping &= targets.keys()
+        for counts in (self.results, self.changes):
+            for labels in [labels for labels in counts if labels[:2] not in targets]:
+                del counts[labels]
         self._prober.follow(targets)
         for key in gone:
             # Not at once: this may be called from within the change of which it is a consequence.
@@ -120,6 +129,7 @@ class Checks:
         if health is None or key not in self._targets:
             return
         self._last_failure[key] = failure
+        self.results[(*key, "failure" if failure else "success")] += 1
         self._act(key, health.checked(key[1], failure, self._now_ns()))
 
     def on_clients(self, key: ServerKey, failure: str) -> None:
@@ -142,6 +152,7 @@ class Checks:
         self._tell(key, transition)
 
     def _tell(self, key: ServerKey, transition: Transition) -> None:
+        self.changes[(*key, transition.health)] += 1
         log.log(
             logging.WARNING if transition.health == "down" else logging.INFO,
             "%s/%s is %s: %s", *key, transition.health, transition.why,

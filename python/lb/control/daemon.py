@@ -17,8 +17,8 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -32,7 +32,11 @@ from lb.balancer import HASH_KEY_BYTES, choose_backend, require_same_interfaces
 from lb.config import Config, read
 from lb.control.admin import Admin
 from lb.control.checks import Checks
+from lb.control.flow_log import FlowLog
 from lb.control.leavers import Leavers
+from lb.control.logs import LogFormat, start_logging
+from lb.control.metrics import Sample
+from lb.control.metrics_server import MetricsServer
 from lb.control.paths import default_control_path
 from lb.control.status import Facts, build_status
 from lb.control.steering import Steering
@@ -72,6 +76,8 @@ class Daemon:
         self.last_reload_error: str | None = None
         self.steering: Steering
         self.checks: Checks
+        self.flow_log: FlowLog
+        self.metrics: MetricsServer
         self.data_path: DataPath
         self._guard = HostGuard()
         self._kernel = Kernel(config)
@@ -85,6 +91,8 @@ class Daemon:
         self._announced: object = None
         self._rx_dropped = 0
         self._started_at = time.monotonic()
+        self._reloaded_at = time.time()
+        self.reloads: Counter[str] = Counter()
 
     @property
     def config(self) -> Config:
@@ -132,6 +140,11 @@ class Daemon:
         self._spawn(self._sweep())
         self._cleanup.push_async_callback(self.checks.stop)
         self.checks.start()
+        self.flow_log = FlowLog(self.data_path)
+        self._cleanup.push_async_callback(self.flow_log.stop)
+        self.metrics = MetricsServer(self.sample)
+        self._cleanup.push_async_callback(self.metrics.stop)
+        await self._observe()
         self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
         self._announce(self.snapshot)
         log.info("%s", self._ready_line())
@@ -180,6 +193,11 @@ class Daemon:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s", error)
+
+    async def _observe(self) -> None:
+        """Log flows and serve metrics as the configuration says. Raise LbError when that cannot be done."""
+        self.flow_log.follow(self.config.flow_log)
+        await self.metrics.follow(self.config.metrics)
 
     async def _sweep(self) -> None:
         """Forget servers that left, once they have no flows."""
@@ -298,10 +316,14 @@ class Daemon:
                 await self._reload()
             except (LbError, ValueError) as error:
                 self.last_reload_error = first_lines(error)
+                self.reloads["failure"] += 1
                 self._kernel.configure(self.config)
                 log.error("reload failed, the configuration before it stays in use:\n%s", error)
             else:
                 self.last_reload_error = None
+                self.reloads["success"] += 1
+                self._reloaded_at = time.time()
+                self._spawn(self._observe())
                 log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
 
     async def _reload(self) -> None:
@@ -327,6 +349,23 @@ class Daemon:
             trouble=self._trouble,
         )
         return build_status(facts, self.config, self.snapshot, self.counters())
+
+    def sample(self) -> Sample:
+        """Return what the metrics are made of."""
+        return Sample(
+            version=lb.__version__,
+            backend=self.implementation.NAME,
+            started_at=time.time() - (time.monotonic() - self._started_at),
+            reloaded_at=self._reloaded_at,
+            generation=self.snapshot.generation,
+            reloads=self.reloads,
+            last_reload_ok=self.last_reload_error is None,
+            services=self.steering.services(),
+            counters=self.counters(),
+            checks=dict(self.checks.results),
+            changes=dict(self.checks.changes),
+            flow_log_missed=self.flow_log.missed,
+        )
 
     def counters(self) -> dict[str, Any]:
         """Return the data path's counters, and in `io` what the kernel dropped before the data path could see it."""
@@ -403,13 +442,14 @@ async def serve(config_path: Path, backend: str, control_path: Path | None) -> N
         await daemon.stop()
 
 
-def run(config_path: Path, backend: str = "auto", control_path: Path | None = None) -> None:
+def run(
+    config_path: Path, backend: str = "auto", control_path: Path | None = None, log_format: LogFormat = "text"
+) -> None:
     """
     Run a balancer in the foreground, with its log on stderr.
 
     Raises:
         LbError: it could not start, or failed.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("lb").setLevel(logging.INFO)
+    start_logging(log_format)
     asyncio.run(serve(config_path, backend, control_path))

@@ -1,0 +1,220 @@
+"""
+What the balancer measures, for Prometheus: HTTP on an address and port of the configuration's, path `/metrics`.
+
+Names follow Prometheus' naming guide: one unit per metric, in the name; counts end in `_total`. Labels are services,
+servers, reasons and the like: never a client, never a flow, so that their number is bounded by the configuration.
+`DEFINITIONS` is the whole list. Nothing is kept here: each scrape asks for a `Sample` and turns it into families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
+from lb.control.state import ServerNow, ServiceNow
+from lb.policies.base import STATES
+
+Kind = Literal["gauge", "counter"]
+VERDICTS = ("forward", "reply", "drop", "pass", "hold")
+DIRECTIONS = ("forward", "reply")
+
+
+class Definition(NamedTuple):
+    """One metric. `labels`: the names of its labels, in order."""
+
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_SERVER = ("service", "server")
+DEFINITIONS: dict[str, Definition] = {
+    "lb_build_info": Definition("gauge", "Always 1; what runs is in the labels.", ("version", "backend")),
+    "lb_start_time_seconds": Definition("gauge", "Unix time at which packets began to flow."),
+    "lb_config_generation": Definition("gauge", "Number of the snapshot that packets are handled by."),
+    "lb_config_last_reload_successful": Definition("gauge", "Whether the last reload of the configuration succeeded."),
+    "lb_config_last_reload_success_timestamp_seconds": Definition("gauge", "Unix time of the last one that did."),
+    "lb_reloads_total": Definition("counter", "Reloads of the configuration.", ("result",)),
+    "lb_receive_packets_total": Definition("counter", "Frames received."),
+    "lb_receive_bytes_total": Definition("counter", "Bytes of frames received."),
+    "lb_transmit_packets_total": Definition("counter", "Frames sent."),
+    "lb_transmit_bytes_total": Definition("counter", "Bytes of frames sent."),
+    "lb_verdicts_total": Definition("counter", "What became of frames.", ("verdict",)),
+    "lb_drops_total": Definition("counter", "Frames dropped, by reason.", ("reason",)),
+    "lb_replies_total": Definition("counter", "Frames that the balancer answered itself, by reason.", ("reason",)),
+    "lb_holds_total": Definition("counter", "Frames that had to wait, by what for.", ("reason",)),
+    "lb_io_drops_total": Definition("counter", "Frames lost on the balancer's sockets, by how.", ("kind",)),
+    "lb_flow_events_total": Definition("counter", "What happened in the flow table.", ("event",)),
+    "lb_flow_table_flows": Definition("gauge", "Flows in the table, closing ones included."),
+    "lb_flow_table_capacity_flows": Definition("gauge", "Flows that the table holds at most."),
+    "lb_flow_log_missed_total": Definition("counter", "Ends of flows that found no room on their way to the log."),
+    "lb_ask_fallbacks_total": Definition("counter", "New flows that a user's policy gave no usable answer for."),
+    "lb_service_flows_active": Definition("gauge", "Flows of a service that are not closing.", ("service",)),
+    "lb_service_flows_created_total": Definition("counter", "Flows of a service so far.", ("service",)),
+    "lb_service_packets_total": Definition("counter", "Packets of a service.", ("service", "direction")),
+    "lb_service_bytes_total": Definition("counter", "IP bytes of a service.", ("service", "direction")),
+    "lb_service_servers": Definition("gauge", "Servers that a service has.", ("service",)),
+    "lb_service_servers_available": Definition("gauge", "Servers of a service that take new flows.", ("service",)),
+    "lb_server_up": Definition("gauge", "Whether the health checks find a server up; 1 without checks.", _SERVER),
+    "lb_server_state": Definition("gauge", "1 for the operator's state of a server.", (*_SERVER, "state")),
+    "lb_server_weight": Definition("gauge", "Weight of a server, whatever its slow start.", _SERVER),
+    "lb_server_ramp_ratio": Definition(
+        "gauge", "Part of its weight that a server has while it starts slowly.", _SERVER
+    ),
+    "lb_server_flows_active": Definition("gauge", "Flows of a server that are not closing.", _SERVER),
+    "lb_server_flows_created_total": Definition("counter", "Flows of a server so far.", _SERVER),
+    "lb_server_packets_total": Definition("counter", "Packets of a server.", (*_SERVER, "direction")),
+    "lb_server_bytes_total": Definition("counter", "IP bytes of a server.", (*_SERVER, "direction")),
+    "lb_server_health_checks_total": Definition("counter", "Health checks of a server.", (*_SERVER, "result")),
+    "lb_server_health_changes_total": Definition("counter", "Changes of a server's health.", (*_SERVER, "health")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """
+    All that the metrics are made of, at one instant.
+
+    Args:
+        started_at, reloaded_at: Unix time in seconds.
+        reloads: how many by result, `success` and `failure`. last_reload_ok: of the last one; True before the first.
+        services: as `Steering.services` gives them.
+        counters: as the data path gives them.
+        checks, changes: how many by (service, server, result or health).
+        flow_log_missed: ends of flows that found no room.
+    """
+
+    version: str
+    backend: str
+    started_at: float
+    reloaded_at: float
+    generation: int
+    reloads: Mapping[str, int]
+    last_reload_ok: bool
+    services: tuple[ServiceNow, ...]
+    counters: Mapping[str, Any]
+    checks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    changes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    flow_log_missed: int = 0
+
+
+# A metric's name, its labels' values, its value.
+Row = tuple[str, tuple[str, ...], float]
+
+
+class Metrics(Collector):
+    """
+    Makes the families of a scrape.
+
+    Args:
+        sample: gives what they are made of.
+    """
+
+    def __init__(self, sample: Callable[[], Sample]) -> None:
+        self._sample = sample
+
+    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+        """Return every family of `DEFINITIONS`, those without a sample too."""
+        families = {name: _family(name, definition) for name, definition in DEFINITIONS.items()}
+        for name, labels, value in rows(self._sample()):
+            families[name].add_metric(labels, value)
+        return families.values()
+
+    def describe(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+        """Return the families without samples: registering asks for them, and must not cost a scrape."""
+        return [_family(name, definition) for name, definition in DEFINITIONS.items()]
+
+    def registry(self) -> CollectorRegistry:
+        """Return a registry that holds these metrics and no others."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        return registry
+
+
+def _family(name: str, definition: Definition) -> GaugeMetricFamily | CounterMetricFamily:
+    family = GaugeMetricFamily if definition.kind == "gauge" else CounterMetricFamily
+    return family(name, definition.help, labels=definition.labels)
+
+
+def rows(sample: Sample) -> Iterator[Row]:
+    """Yield every sample of a scrape."""
+    yield from _balancer_rows(sample)
+    yield from _packet_rows(sample.counters)
+    for service in sample.services:
+        yield from _service_rows(service, sample.counters)
+    for name, counts in (("checks", sample.checks), ("changes", sample.changes)):
+        for labels, count in counts.items():
+            yield f"lb_server_health_{name}_total", labels, count
+
+
+def _balancer_rows(sample: Sample) -> Iterator[Row]:
+    yield "lb_build_info", (sample.version, sample.backend), 1
+    yield "lb_start_time_seconds", (), sample.started_at
+    yield "lb_config_generation", (), sample.generation
+    yield "lb_config_last_reload_successful", (), sample.last_reload_ok
+    yield "lb_config_last_reload_success_timestamp_seconds", (), sample.reloaded_at
+    for result in ("success", "failure"):
+        yield "lb_reloads_total", (result,), sample.reloads.get(result, 0)
+    yield "lb_flow_log_missed_total", (), sample.flow_log_missed
+
+
+def _packet_rows(counters: Mapping[str, Any]) -> Iterator[Row]:
+    for ours, theirs in (("rx", "receive"), ("tx", "transmit")):
+        for unit in ("packets", "bytes"):
+            yield f"lb_{theirs}_{unit}_total", (), counters[f"{ours}_{unit}"]
+    verdicts, events = counters["verdicts"], counters["events"]
+    for verdict in VERDICTS:
+        of_it = (count for name, count in verdicts.items() if name.partition(".")[0] == verdict)
+        yield "lb_verdicts_total", (verdict,), sum(of_it)
+    reasons = (
+        ("drop", "lb_drops", DROP_REASONS),
+        ("reply", "lb_replies", REPLY_REASONS),
+        ("hold", "lb_holds", HOLD_REASONS),
+    )
+    for verdict, name, known in reasons:
+        for reason in known:
+            # At 0 too: a rate over a series that appears with its first event never sees that event.
+            yield f"{name}_total", (reason,), verdicts.get(f"{verdict}.{reason}", 0)
+    for kind, count in counters["io"].items():
+        yield "lb_io_drops_total", (kind,), count
+    for event in EVENTS:
+        yield "lb_flow_events_total", (event,), events[event]
+    yield "lb_ask_fallbacks_total", (), events["ask_fallback"]
+
+
+def _service_rows(service: ServiceNow, counters: Mapping[str, Any]) -> Iterator[Row]:
+    present = [server for server in service.servers if not server.leaving]
+    available = [server for server in present if takes_flows(server)]
+    yield "lb_service_servers", (service.name,), len(present)
+    yield "lb_service_servers_available", (service.name,), len(available)
+    yield from _traffic_rows("lb_service", (service.name,), counters["services"].get(service.name))
+    for server in service.servers:
+        labels = (service.name, server.name)
+        yield "lb_server_up", labels, server.health == "up"
+        for state in STATES:
+            yield "lb_server_state", (*labels, state), server.state == state
+        yield "lb_server_weight", labels, server.weight
+        yield "lb_server_ramp_ratio", labels, server.ramp
+        yield from _traffic_rows("lb_server", labels, counters["servers"].get("/".join(labels)))
+
+
+def takes_flows(server: ServerNow) -> bool:
+    """Tell whether new flows may be placed on a server."""
+    return server.state == "active" and server.health == "up" and server.weight > 0
+
+
+def _traffic_rows(prefix: str, labels: tuple[str, ...], traffic: Mapping[str, int] | None) -> Iterator[Row]:
+    """Yield what passed. `traffic`: None for what is not in the data path any more."""
+    if traffic is None:
+        return
+    yield f"{prefix}_flows_active", labels, traffic["flows_active"]
+    yield f"{prefix}_flows_created_total", labels, traffic["flows_created"]
+    for direction in DIRECTIONS:
+        yield f"{prefix}_packets_total", (*labels, direction), traffic[f"packets_{direction}"]
+        yield f"{prefix}_bytes_total", (*labels, direction), traffic[f"bytes_{direction}"]

@@ -1,0 +1,228 @@
+"""Metrics: what a scrape holds, how it is named, and the page it is read from."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lb.backends.base import DROP_REASONS, EVENTS
+from lb.config import MetricsConfig, parse
+from lb.control.metrics import DEFINITIONS, Metrics, Sample
+from lb.control.metrics_server import MetricsServer
+from lb.control.state import Condition, Desired, ServerKey, services, with_condition, without_server
+from lb.errors import LbError
+
+DEADLINE_S = 20.0
+CONFIG = parse("""
+[[interface]]
+name = "eth0"
+[[service]]
+name = "video"
+address = "198.18.1.100"
+port = 9876
+server = [
+  { name = "server1", address = "198.18.1.31", port = 80, weight = 3 },
+  { name = "server2", address = "198.18.1.32", port = 80, state = "draining" },
+  { name = "server3", address = "198.18.1.33", port = 80 },
+]
+""")
+TRAFFIC = {
+    "flows_active": 2, "flows_created": 5, "packets_forward": 10, "packets_reply": 20, "bytes_forward": 300,
+    "bytes_reply": 4000,
+}  # fmt: skip
+COUNTERS: dict[str, Any] = {
+    "rx_packets": 31, "rx_bytes": 5000, "tx_packets": 30, "tx_bytes": 4900,
+    "verdicts": {"forward": 30, "drop.no_service": 1, "drop.no_flow": 2, "reply.no_server": 4},
+    "events": {**dict.fromkeys(EVENTS, 0), "flow_hit": 25, "ask_fallback": 3},
+    "services": {"video": TRAFFIC}, "servers": {"video/server1": TRAFFIC}, "io": {"tx_dropped": 7, "rx_errors": 0},
+}  # fmt: skip
+DOWN = with_condition(Desired(CONFIG), ServerKey("video", "server3"), Condition("down", 0.25))
+SAMPLE = Sample(
+    version="1.2",
+    backend="rust",
+    started_at=1000.5,
+    reloaded_at=2000.0,
+    generation=4,
+    reloads={"success": 2},
+    last_reload_ok=False,
+    services=services(DOWN),
+    counters=COUNTERS,
+    checks={("video", "server3", "failure"): 9},
+    changes={("video", "server3", "down"): 1},
+    flow_log_missed=6,
+)
+
+
+def scrape(sample: Sample) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    """Return what Prometheus reads: by name, then by labels."""
+    text = generate_latest(Metrics(lambda: sample).registry()).decode()
+    read: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        for row in family.samples:
+            read.setdefault(row.name, {})[tuple(sorted(row.labels.items()))] = row.value
+    return read
+
+
+def value(name: str, sample: Sample = SAMPLE, **labels: str) -> float:
+    return scrape(sample)[name][tuple(sorted(labels.items()))]
+
+
+def test_scrape_server_health_state_and_weight() -> None:
+    """A server that checks found down, one that the operator drains, one that takes flows."""
+    on = {number: {"service": "video", "server": f"server{number}"} for number in (1, 2, 3)}
+    assert [value("lb_server_up", **on[number]) for number in (1, 2, 3)] == [1, 1, 0]
+    assert value("lb_server_state", **on[2], state="draining") == 1
+    assert value("lb_server_state", **on[2], state="active") == 0
+    assert (value("lb_server_weight", **on[1]), value("lb_server_ramp_ratio", **on[3])) == (3, 0.25)
+    assert (value("lb_service_servers", service="video"), value("lb_service_servers_available", service="video")) == (
+        3,
+        1,
+    )
+    assert value("lb_server_health_checks_total", **on[3], result="failure") == 9
+    assert value("lb_server_health_changes_total", **on[3], health="down") == 1
+
+
+def test_scrape_traffic_by_service_server_and_direction() -> None:
+    """What the data path counted arrives under its labels; a server without counters has no series."""
+    server = {"service": "video", "server": "server1"}
+    assert value("lb_service_flows_active", service="video") == 2
+    assert value("lb_server_flows_created_total", **server) == 5
+    assert value("lb_server_packets_total", **server, direction="reply") == 20
+    assert value("lb_service_bytes_total", service="video", direction="forward") == 300
+    assert len(scrape(SAMPLE)["lb_server_flows_active"]) == 1
+
+
+def test_scrape_drops_every_reason_from_the_start() -> None:
+    """A reason that has not happened yet is 0: else a rate would miss its first event."""
+    drops = scrape(SAMPLE)["lb_drops_total"]
+    assert len(drops) == len(DROP_REASONS)
+    assert value("lb_drops_total", reason="no_flow") == 2
+    assert value("lb_drops_total", reason="table_full") == 0
+    assert value("lb_verdicts_total", verdict="drop") == 3
+    assert value("lb_replies_total", reason="no_server") == 4
+    assert value("lb_io_drops_total", kind="tx_dropped") == 7
+    assert value("lb_receive_bytes_total") == 5000
+    assert value("lb_ask_fallbacks_total") == 3
+    assert value("lb_flow_log_missed_total") == 6
+
+
+def test_scrape_reloads_and_what_runs() -> None:
+    """Behaviour 29: a failed reload shows."""
+    assert value("lb_config_last_reload_successful") == 0
+    assert value("lb_config_last_reload_successful", replace(SAMPLE, last_reload_ok=True)) == 1
+    assert (value("lb_reloads_total", result="success"), value("lb_reloads_total", result="failure")) == (2, 0)
+    assert value("lb_build_info", version="1.2", backend="rust") == 1
+    assert value("lb_start_time_seconds") == 1000.5
+    assert value("lb_config_generation") == 4
+
+
+def test_scrape_leaving_server_is_there_but_not_counted_as_a_server() -> None:
+    """A server that left and still has flows keeps its series until they end."""
+    sample = replace(SAMPLE, services=services(without_server(Desired(CONFIG), ServerKey("video", "server1"))))
+    assert value("lb_service_servers", sample, service="video") == 2
+    assert value("lb_server_flows_active", sample, service="video", server="server1") == 2
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_metric_name_follows_the_guide(name: str) -> None:
+    """Prefix, snake case, base units spelled out, `_total` on counts and on nothing else, a help text."""
+    definition = DEFINITIONS[name]
+    assert re.fullmatch(r"lb(_[a-z0-9]+)+", name)
+    assert name.endswith("_total") == (definition.kind == "counter")
+    assert not re.search(r"_(ms|us|ns|milliseconds|kilobytes|kb|percent)(_|$)", name)
+    assert definition.help.endswith(".")
+    assert not set(definition.labels) & {"client", "client_port", "flow", "address", "port", "le", "quantile"}
+
+
+def test_scrape_every_defined_metric_is_declared() -> None:
+    """Each has its help and type in every scrape, and nothing else is there."""
+    text = generate_latest(Metrics(lambda: SAMPLE).registry()).decode()
+    declared = {line.split()[2]: line.split()[3] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert declared == {name: definition.kind for name, definition in DEFINITIONS.items()}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def serve(scenario: Callable[[MetricsServer, MetricsConfig, aiohttp.ClientSession], Any]) -> None:
+    """Run a scenario with a server that is not serving yet, and a place for it."""
+
+    async def run() -> None:
+        server = MetricsServer(lambda: SAMPLE)
+        where = MetricsConfig.model_validate({"port": free_port()})
+        try:
+            async with asyncio.timeout(DEADLINE_S), aiohttp.ClientSession() as session:
+                await scenario(server, where, session)
+        finally:
+            await server.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type", "last"),
+    [
+        ("*/*", "text/plain", ""),
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text", "# EOF"),
+    ],
+)
+def test_page_speaks_both_formats(accept: str, content_type: str, last: str) -> None:
+    """Prometheus' own format, and OpenMetrics for who asks for it."""
+
+    async def scenario(server: MetricsServer, where: MetricsConfig, session: aiohttp.ClientSession) -> None:
+        await server.follow(where)
+        url = f"http://127.0.0.1:{where.port}/metrics"
+        async with session.get(url, headers={"Accept": accept}) as response:
+            text = await response.text()
+            assert (response.status, response.content_type) == (200, content_type)
+            assert 'lb_server_up{server="server3",service="video"} 0.0' in text
+            assert text.rstrip("\n").split("\n")[-1].startswith(last)
+        async with session.get(f"http://127.0.0.1:{where.port}/") as response:
+            assert response.status == 404
+        async with session.post(url) as response:
+            assert response.status == 405
+
+    serve(scenario)
+
+
+def test_page_follows_the_configuration() -> None:
+    """A reload moves it, and takes it away."""
+
+    async def scenario(server: MetricsServer, where: MetricsConfig, session: aiohttp.ClientSession) -> None:
+        await server.follow(where)
+        moved = MetricsConfig.model_validate({"port": free_port()})
+        await server.follow(moved)
+        async with session.get(f"http://127.0.0.1:{moved.port}/metrics") as response:
+            assert response.status == 200
+        await server.follow(None)
+        for port in (where.port, moved.port):
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await session.get(f"http://127.0.0.1:{port}/metrics")
+
+    serve(scenario)
+
+
+def test_page_port_taken_raises_with_the_way_out() -> None:
+    """Who else listens there is not our business: one line says what to change."""
+
+    async def scenario(server: MetricsServer, where: MetricsConfig, session: aiohttp.ClientSession) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", where.port))
+            taken.listen()
+            with pytest.raises(LbError, match=r"cannot listen on 127.0.0.1 port \d+: .*change address or port"):
+                await server.follow(where)
+        await server.follow(where)
+
+    serve(scenario)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from lb.control.client import fetch
 from lb.errors import PrivilegeError
 from lb.net.pcap import PcapWriter
 from lb.testbed import live
@@ -118,6 +119,12 @@ class RunningBalancer:
             for server in service["servers"]
         }
         return {**status["counters"], "servers": servers}
+
+    def flows(self) -> list[dict[str, Any]]:
+        """Return the flows in the table."""
+        assert self.running is not None
+        rows: list[dict[str, Any]] = fetch(self.running.control, "/flows")
+        return rows
 
     def verdict(self, name: str) -> int:
         return int(self.counters()["verdicts"].get(name, 0))

@@ -91,22 +91,18 @@ def wait_for(bed: Testbed, text: str) -> None:
     wait_until(lambda: text in log_of(bed).read_text(), f"the log says: {text}")
 
 
-def open_flows(bed: Testbed, count: int) -> list[socket.socket]:
-    """Open echo connections and prove that each works."""
-    clients = [connect(bed, "client1", ECHO_PORT) for _ in range(count)]
+def open_flows(bed: Testbed, count: int, stack: ExitStack) -> list[socket.socket]:
+    """Open echo connections, to be closed with the stack, and prove that each works."""
+    clients = [stack.enter_context(connect(bed, "client1", ECHO_PORT)) for _ in range(count)]
     for client in clients:
-        client.sendall(b"hello")
-        assert receive_exactly(client, 5) == b"hello"
+        assert echo(client)
     return clients
 
 
-def is_open(client: socket.socket) -> bool:
-    """Tell whether a connection still echoes; False: it was reset."""
-    try:
-        client.sendall(b"still")
-        return receive_exactly(client, 5) == b"still"
-    except ConnectionResetError:
-        return False
+def echo(client: socket.socket) -> bool:
+    """Tell whether an open connection still echoes."""
+    client.sendall(b"hello")
+    return receive_exactly(client, 5) == b"hello"
 
 
 def created(running: RunningBalancer) -> dict[str, int]:
@@ -128,6 +124,33 @@ def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backe
         for _ in range(6):
             assert echo_once(bed, "client1") == b"greeting"
         assert created(running)["echo/server1"] == before["echo/server1"] + 2
+
+
+def test_server_link_cut_its_flows_are_reset_others_live(bed: Testbed, backend: str) -> None:
+    """Behaviour 8: after the verdict the clients of a server that is gone learn it at once; nobody else notices."""
+    with balancing(bed, backend) as running, ExitStack() as stack:
+        clients = open_flows(bed, 6, stack)
+        flows = {flow["client_port"]: flow["server"] for flow in running.flows()}
+        there = [client for client in clients if flows[client.getsockname()[1]] == "server1"]
+        elsewhere = [client for client in clients if client not in there]
+        assert (len(there), len(elsewhere)) == (2, 4)
+        with cut(bed, "server1"):
+            for client in there:
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+            for client in elsewhere:
+                assert echo(client)
+
+
+def test_server_down_flows_kept_where_the_service_says_so(bed: Testbed, backend: str) -> None:
+    """Behaviour 8: with `on_server_down = "keep"` a flow waits, and goes on when its server is back."""
+    with balancing(bed, backend, on_server_down="keep"), ExitStack() as stack:
+        clients = open_flows(bed, 3, stack)
+        with cut(bed, "server1"):
+            wait_for(bed, "echo/server1 is down")
+        wait_for(bed, "echo/server1 is up")
+        for client in clients:
+            assert echo(client)
 
 
 def test_all_servers_down_client_is_refused_at_once(bed: Testbed, backend: str) -> None:

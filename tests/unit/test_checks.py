@@ -32,6 +32,7 @@ class Host:
 
     def __init__(self, loaded: Config) -> None:
         self.clock = ManualClock()
+        self.reset: list[int] = []
         self.targets: dict[ServerKey, Target] = {}
         self.steering = Steering(loaded, INTERFACES, self)
         self.checks = Checks(self.steering, self.clock.now_ns, self.asker)
@@ -39,6 +40,9 @@ class Host:
 
     def publish(self, snapshot: Snapshot) -> None:
         self.published = snapshot
+
+    def reset_flows(self, server: int) -> None:
+        self.reset.append(server)
 
     def asker(self, on_result: OnResult) -> Host:
         return self
@@ -85,6 +89,7 @@ def test_failed_checks_new_flows_avoid_the_server() -> None:
         event = host.steering.history[-1]
         assert (event.what, event.change, event.reason) == ("video/server1", "down", "connection refused")
         assert host.checks.last_failure(*ONE) == "connection refused"
+        assert host.reset == [0]
         host.checks.on_result(ONE, None)
         assert set(host.shares()) == {"server1", "server2", "server3", "server4"}
         assert host.checks.last_failure(*ONE) is None

@@ -239,6 +239,12 @@ class DataPath(Protocol):
     def counters(self) -> dict[str, Any]:
         """Return all counters by name: `docs/datapath.md` rule 13."""
 
+    def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
+        """
+        Return what is known before a packet comes: the flow of a client with the service of this id, None when it has
+        none that lives, and the number of the service's next turn (selector `counter`). Changes and counts nothing.
+        """
+
     def keep_flow_ends(self, most: int) -> None:
         """Keep how flows end from now on: up to `most` of them between two calls of `take_flow_ends`. 0: none."""
 

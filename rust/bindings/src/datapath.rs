@@ -243,6 +243,21 @@ impl DataPath {
         self.with(py, Core::take_unresolved)
     }
 
+    fn peek<'py>(
+        &self,
+        py: Python<'py>,
+        service: u32,
+        client: IpAddr,
+        client_port: u16,
+        now_ns: u64,
+    ) -> PyResult<(Option<Bound<'py, PyAny>>, u64)> {
+        let (flow, turn) = self.with(py, move |core| {
+            core.peek(service, client, client_port, now_ns)
+        })?;
+        let found = report::flows(py, flow.as_slice(), &self.names())?;
+        Ok((found.iter().next(), turn))
+    }
+
     fn keep_flow_ends(&self, py: Python<'_>, most: Number<usize>) -> PyResult<()> {
         self.with(py, move |core| core.keep_flow_ends(most.0))
     }

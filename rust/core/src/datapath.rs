@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::counters::Counters;
 use crate::flow::ends::{Ends, FlowEnd};
 use crate::flow::table::Table;
+use crate::flow::{Key, Side};
 use crate::fragment::Fragments;
 use crate::limit::TokenBucket;
 use crate::next_hop::Waiting;
@@ -15,7 +16,7 @@ use crate::pipeline::{self, Found, Stage, Walk};
 use crate::plan::SplitMix64;
 use crate::snapshot::{NextHops, Snapshot, Timeouts};
 use crate::verdict::{Direction, Verdict};
-use crate::wire::number_address;
+use crate::wire::{address_number, number_address};
 use crate::world::World;
 
 /// Work the sender left to the network card: `struct virtio_net_hdr`, in host order.
@@ -354,12 +355,10 @@ impl DataPath {
     #[must_use]
     pub fn flows(&self, now_ns: u64) -> Vec<FlowInfo> {
         let table = &self.state.table;
-        let is_live = |&number: &u32| {
-            let entry = table.entry(number);
-            !pipeline::is_expired(&self.world, entry, now_ns)
-                && self.world.server(entry.server).is_some()
-        };
-        let mut numbers: Vec<u32> = table.numbers().filter(is_live).collect();
+        let mut numbers: Vec<u32> = table
+            .numbers()
+            .filter(|&number| self.is_living(number, now_ns))
+            .collect();
         numbers.sort_by_key(|&number| {
             let entry = table.entry(number);
             (entry.client(), entry.client_port, entry.service)
@@ -374,6 +373,38 @@ impl DataPath {
     #[must_use]
     pub fn counters(&self) -> CounterReport {
         self.state.counters.report(&self.world)
+    }
+
+    /// What there is to know before a packet of a client comes to a service: its flow, if it has a living one, and the service's next turn. Changes nothing.
+    #[must_use]
+    pub fn peek(
+        &self,
+        service: u32,
+        client: IpAddr,
+        client_port: u16,
+        now_ns: u64,
+    ) -> (Option<FlowInfo>, u64) {
+        let table = &self.state.table;
+        let key = Key {
+            client: address_number(client),
+            client_port,
+            side: Side::Service(service),
+        };
+        let flow = table
+            .find(&key)
+            .filter(|&number| self.is_living(number, now_ns));
+        let turn = self.state.rotation.get(service as usize).copied();
+        (
+            flow.map(|number| flow_info(table, number, now_ns)),
+            turn.unwrap_or(0),
+        )
+    }
+
+    /// Whether an entry is neither expired nor orphaned.
+    fn is_living(&self, number: u32, now_ns: u64) -> bool {
+        let entry = self.state.table.entry(number);
+        !pipeline::is_expired(&self.world, entry, now_ns)
+            && self.world.server(entry.server).is_some()
     }
 
     /// Keep how flows end: up to `most` of them between two calls of `take_flow_ends`. 0: none.

@@ -153,6 +153,19 @@ class DataPath:
         with self._lock:
             return {**self._state.counters.report(self._state.view), "io": self._loop.io.as_dict()}
 
+    def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
+        """
+        Return the flow of a client with the service of this id, None when it has none that lives, and the number of the
+        service's next turn. Changes and counts nothing.
+        """
+        with self._lock:
+            table, view = self._state.table, self._state.view
+            entry = table.by_forward.get((client.packed, client_port, service))
+            if entry is not None and table.why_dead(entry, view, now_ns) is not None:
+                entry = None
+            turn = self._state.placement.turns.get(service, 0)
+            return (None if entry is None else self._flow(entry, now_ns)), turn
+
     def keep_flow_ends(self, most: int) -> None:
         """Keep how flows end from now on: up to `most` of them between two calls of `take_flow_ends`. 0: none."""
         most = require_number(most, 64)

@@ -85,6 +85,14 @@ bench-report: ## Write the kept figures into README.md and docs/benches.svg
 bench-core: ## Run the criterion benches of every stage of rust/core, one core (never in parallel)
 	cargo bench --locked -p flowlb-core --bench stages
 
+.PHONY: www
+www: ## Make the website with its video in build/www (ffmpeg)
+	@mkdir -p build
+	rm -rf build/www
+	cp -r www/. build/www
+	rm build/www/make-video.sh
+	www/make-video.sh build/www/vod
+
 .PHONY: clean
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) target .hypothesis .benchmarks
+	rm -rf $(VENV) target build .hypothesis .benchmarks

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `make` needs before it can build: Python >= 3.11 with venv, Rust >= 1.85, a C linker. Root with apt-get: what is missing is installed.
-# Otherwise what to install is printed, and the exit status is 1. Three more programs let more tests run: without them those tests
+# Otherwise what to install is printed, and the exit status is 1. Some more programs let more tests run: without them those tests
 # are skipped with a reason, or use what is built in.
 set -u
 
@@ -27,11 +27,14 @@ command -v ip >/dev/null || extras+=(iproute2)
 command -v nft >/dev/null || [ -x /usr/sbin/nft ] || extras+=(nftables)
 # Only the program: the package apache2 would also start a server.
 command -v apache2 >/dev/null || [ -x /usr/sbin/apache2 ] || extras+=(apache2-bin)
+# The website's video, and a browser that plays it.
+command -v ffmpeg >/dev/null || extras+=(ffmpeg)
+command -v chromium >/dev/null || extras+=(chromium)
 
 if [ ${#extras[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "installing for the tests: ${extras[*]}" >&2
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${extras[@]}" >/dev/null ||
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${extras[@]}" >/dev/null ||
             echo "could not install ${extras[*]}: some tests will be skipped" >&2
     else
         echo "not found, so some tests will be skipped (Debian's packages: ${extras[*]})" >&2

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from http.client import HTTPResponse
-from pathlib import Path
 
 import pytest
 from realhosts import WEB_PORT, connect, running_balancer, running_testbed
 
 from lb.testbed import apache
 from lb.testbed.bed import Testbed
-from lb.testbed.content import write_content
 from lb.testbed.topology import VIP, VIP6
 
 CHUNK = "vod/1000Seg2-Frag7"
@@ -39,9 +37,8 @@ def _fetch(bed: Testbed, vip: object) -> tuple[str | None, bytes]:
 
 
 @pytest.mark.parametrize("vip", [VIP, VIP6], ids=["ipv4", "ipv6"])
-def test_chunk_through_vip_arrives_whole_from_each_server(web_hosts: Testbed, vip: object, tmp_path: Path) -> None:
+def test_chunk_through_vip_arrives_whole_from_each_server(web_hosts: Testbed, vip: object) -> None:
     """Three fetches are answered by the three servers in turn, each with the chunk as it lies on its disk."""
-    write_content(tmp_path)
     fetched = [_fetch(web_hosts, vip) for _ in SERVERS]
     assert {name for name, _ in fetched} == SERVERS
-    assert {body for _, body in fetched} == {(tmp_path / CHUNK).read_bytes()}
+    assert {body for _, body in fetched} == {(web_hosts.directory / "www" / CHUNK).read_bytes()}

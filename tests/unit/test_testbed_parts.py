@@ -92,9 +92,9 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
     assert load(path).services[0].port == 9876
 
 
-def test_content_has_the_courses_names_and_sizes(tmp_path: Path) -> None:
+def test_stand_ins_have_the_courses_names_and_sizes(tmp_path: Path) -> None:
     """A chunk of N kbit/s is four seconds of it; everybody may read it."""
-    content.write_content(tmp_path / "www")
+    content.write_stand_ins(tmp_path / "www")
     sizes = {str(path.relative_to(tmp_path / "www")): path.stat().st_size for path in tmp_path.rglob("*Frag7")}
     assert sizes == {"vod/100Seg2-Frag7": 50_000, "vod/500Seg2-Frag7": 250_000, "vod/1000Seg2-Frag7": 500_000}
     assert (tmp_path / "www" / "1MB").stat().st_size == 1_000_000

@@ -60,7 +60,7 @@ def start(bed: Testbed, as_root: bool) -> str:
         raise TestbedError("nginx is not installed")
     host = bed.topology.host(SERVER)
     files, directory = bed.directory / "www", bed.directory / "nginx"
-    content.write_content(files)
+    content.write_stand_ins(files)
     directory.mkdir()
     user = "user {} {};".format(*apache.unprivileged_names()) if as_root else ""
     configuration = directory / "nginx.conf"

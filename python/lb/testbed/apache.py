@@ -1,10 +1,10 @@
 """
-Apache for the testbed's servers: is it installed, and the configuration one server of it runs with.
+Apache for the testbed's servers: is it installed, and how one server of it is run.
 
-Port 8000 + last octet, a header that names the server, one process tree per server with everything it writes in the
-testbed's directory. As root it serves as an unprivileged user. Apache refuses to be root without one, and in a user
-namespace there is no second user to become: there the launcher makes a nested namespace in which it is nobody
-(`isolation.drop_root_in_user_namespace`).
+The configuration is one file for namespaces and containers, `apache2/testbed.conf`; what differs between servers it
+takes from the environment. Everything a server writes goes to a directory of its own. As root it serves as an
+unprivileged user. Apache refuses to be root without one, and in a user namespace there is no second user to become:
+there the launcher makes a nested namespace in which it is nobody (`isolation.drop_root_in_user_namespace`).
 """
 
 from __future__ import annotations
@@ -23,53 +23,7 @@ _MODULE_DIRECTORIES = (
     "/usr/lib/httpd/modules",
     "/usr/local/apache2/modules",
 )
-# (identifier, file): loaded unless built in. One multi-processing module first.
-_MODULES = (
-    ("mpm_event_module", "mod_mpm_event.so"),
-    ("unixd_module", "mod_unixd.so"),
-    ("log_config_module", "mod_log_config.so"),
-    ("authz_core_module", "mod_authz_core.so"),
-    ("dir_module", "mod_dir.so"),
-    ("headers_module", "mod_headers.so"),
-)
-
-_TEMPLATE = """ServerRoot "{directory}"
-DefaultRuntimeDir "{directory}"
-PidFile "{directory}/apache.pid"
-ErrorLog "{directory}/error.log"
-LogLevel warn
-Mutex pthread
-ServerName {name}
-Listen 0.0.0.0:{port}
-{listen6}
-{modules}
-{identity}
-ServerLimit 1
-ThreadsPerChild 64
-ThreadLimit 64
-StartServers 1
-MaxRequestWorkers 64
-MinSpareThreads 1
-MaxSpareThreads 64
-ListenBacklog 1024
-KeepAlive On
-MaxKeepAliveRequests 0
-KeepAliveTimeout 15
-Timeout 30
-EnableSendfile On
-ServerTokens Prod
-LogFormat "%{{%Y-%m-%dT%H:%M:%S}}t.%{{msec_frac}}t %h %>s %B %D \\"%r\\"" timed
-CustomLog "{directory}/access.log" timed
-DocumentRoot "{content}"
-DirectoryIndex index.html
-<Directory "{content}">
-    Options None
-    AllowOverride None
-    Require all granted
-</Directory>
-Header always set X-Served-By "{name}"
-Header set Cache-Control "no-store"
-"""
+CONFIGURATION = Path(__file__).parent / "apache2" / "testbed.conf"
 
 
 def find() -> str | None:
@@ -81,39 +35,41 @@ def find() -> str | None:
     return None
 
 
-def write_configuration(name: str, port: int, directory: Path, content: Path, ipv6: bool, as_root: bool) -> list[str]:
+def command(directory: Path, ipv6: bool, as_root: bool) -> list[str]:
     """
-    Write the configuration of one server.
+    Return the command that runs one server in the foreground.
+
+    Args:
+        directory: as `environment`.
+        ipv6: whether to listen on IPv6 too.
+        as_root: whether Apache starts as root and must become somebody else.
+    """
+    program = find()
+    assert program is not None
+    defines = [*(["-DIPv6"] if ipv6 else []), *(["-DAsRoot"] if as_root else [])]
+    return [program, "-d", str(directory), "-f", str(CONFIGURATION), *defines, "-DFOREGROUND"]
+
+
+def environment(name: str, port: int, directory: Path, content: Path) -> dict[str, str]:
+    """
+    Return what the configuration takes from the environment.
 
     Args:
         name: what X-Served-By says.
         port: TCP port, on every address.
         directory: exists; everything Apache writes goes there.
         content: the document root.
-        ipv6: whether to listen on IPv6 too.
-        as_root: whether Apache starts as root and must become somebody else.
-
-    Returns:
-        The command that runs it in the foreground.
     """
-    modules = _modules_directory()
-    program = find()
-    assert modules is not None
-    assert program is not None
-    text = _TEMPLATE.format(
-        name=name,
-        port=port,
-        directory=directory,
-        content=content,
-        listen6=f"Listen [::]:{port}" if ipv6 else "",
-        modules="\n".join(
-            f"<IfModule !{module}>\nLoadModule {module} {modules / file}\n</IfModule>" for module, file in _MODULES
-        ),
-        identity="User {}\nGroup {}".format(*unprivileged_names()) if as_root else "",
-    )
-    path = directory / "apache.conf"
-    path.write_text(text)
-    return [program, "-d", str(directory), "-f", str(path), "-DFOREGROUND"]
+    user, group = unprivileged_names()
+    return {
+        "LB_NAME": name,
+        "LB_PORT": str(port),
+        "LB_CONTENT": str(content),
+        "LB_DIRECTORY": str(directory),
+        "LB_MODULES": str(_modules_directory()),
+        "LB_USER": user,
+        "LB_GROUP": group,
+    }
 
 
 def _modules_directory() -> Path | None:

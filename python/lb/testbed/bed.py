@@ -252,7 +252,7 @@ class Testbed:
     def _start_servers(self) -> None:
         assert self._state is not None
         files = self.directory / "www"
-        content.write_content(files)
+        self._state.facts["video"] = content.write_website(files)
         servers = self.topology.of_role("server")
         reason = self._start_apache(servers, files)
         label = "echo" if reason is None else "echo-web"
@@ -278,10 +278,9 @@ class Testbed:
             for host in servers:
                 directory = self.directory / host.name
                 directory.mkdir()
-                command = apache.write_configuration(
-                    host.name, host.web_port, directory, files, build.has_ipv6(), as_root
-                )
-                self.spawn(host.name, "web", command, as_nobody=not as_root)
+                command = apache.command(directory, build.has_ipv6(), as_root)
+                settings = apache.environment(host.name, host.web_port, directory, files)
+                self.spawn(host.name, "web", command, as_nobody=not as_root, env={**os.environ, **settings})
             for host in servers:
                 self.wait_listening(host, host.web_port, "web")
         except TestbedError as error:

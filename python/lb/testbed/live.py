@@ -177,6 +177,7 @@ def _explain(bed: Testbed, balancer: Balancer, service: ServiceConfig) -> None:
         f"Balancer: process {balancer.process.pid} in the router, backend {balancer.backend}, "
         f"service {service.name} at {target}:{service.port}"
     )
+    _say(f"Servers: {bed.facts['web']}; video: {bed.facts['video']}")
     prefix = "" if bed.prefix == DEFAULT_PREFIX else f" --prefix {bed.prefix}"
     _say("From another terminal:")
     _say(f"  lb testbed exec{prefix} client1 -- curl -sD- -o /dev/null http://{target}:{service.port}/")

@@ -2,7 +2,8 @@
 What runs on a testbed server beside or instead of Apache: a TCP and UDP echo server, and a small web server.
 
 Run as `python -m lb.testbed.serve`. The web server speaks HTTP/1.1 with keep-alive and sends files with sendfile(2);
-it names the server in the header X-Served-By as Apache does. It is for testbeds: no TLS, no ranges, no directory
+it names the server in the header X-Served-By and closes the connection when the query says `close`, as Apache does
+with our configuration. It is for testbeds: no TLS, no ranges, no directory
 listings.
 """
 
@@ -21,6 +22,15 @@ from socketserver import TCPServer
 from typing import cast
 
 BACKLOG = 1024
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".m3u8": "application/vnd.apple.mpegurl",
+    ".mp4": "video/mp4",
+    ".m4s": "video/iso.segment",
+}
 
 
 # The names of its methods and arguments are http.server's.
@@ -43,7 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(send_body=False)
 
     def _answer(self, send_body: bool) -> None:
-        path = (self._root / self.path.split("?", 1)[0].lstrip("/")).resolve()
+        name, _, query = self.path.partition("?")
+        path = (self._root / name.lstrip("/")).resolve()
         if path.is_dir():
             path /= "index.html"
         if not path.is_relative_to(self._root) or not path.is_file():
@@ -52,8 +63,10 @@ class _Handler(BaseHTTPRequestHandler):
         with path.open("rb") as file:
             self.send_response(200)
             self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
-            self.send_header("Content-Type", "text/html" if path.suffix == ".html" else "application/octet-stream")
+            self.send_header("Content-Type", _TYPES.get(path.suffix, "application/octet-stream"))
             self.send_header("Cache-Control", "no-store")
+            if "close" in query.split("&"):
+                self.send_header("Connection", "close")
             self.end_headers()
             if send_body:
                 self.connection.sendfile(file)

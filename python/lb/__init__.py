@@ -26,8 +26,11 @@ if TYPE_CHECKING:
         DaemonError,
         InterfaceError,
         LbError,
+        PolicyError,
         PrivilegeError,
+        RefusedError,
         TestbedError,
+        UnknownNameError,
     )
 
 _MODULES = {
@@ -43,10 +46,13 @@ _MODULES = {
     "LbError": "lb.errors",
     "ManualClock": "lb.clock",
     "Offload": "lb.backends.base",
+    "PolicyError": "lb.errors",
     "PrivilegeError": "lb.errors",
+    "RefusedError": "lb.errors",
     "Result": "lb.backends.base",
     "SystemClock": "lb.clock",
     "TestbedError": "lb.errors",
+    "UnknownNameError": "lb.errors",
 }
 # The stages one by one, from the best backend that is there; `lb.backends.load(name)` gives those of a chosen one.
 _PRIMITIVES = ("checksum", "checksum_update", "flow_hash", "parse")
@@ -64,10 +70,13 @@ __all__ = [
     "LbError",
     "ManualClock",
     "Offload",
+    "PolicyError",
     "PrivilegeError",
+    "RefusedError",
     "Result",
     "SystemClock",
     "TestbedError",
+    "UnknownNameError",
     "__version__",
     "checksum",
     "checksum_update",

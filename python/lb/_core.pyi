@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any, Final, final
 
 from lb.backends.base import Direction, Flow, FlowEnd, Offload, Verdict
-from lb.snapshot import Address, NextHops, Snapshot
+from lb.snapshot import Address, AskFunction, NextHops, Snapshot
 
 __all__ = [
     "BUILD_PROFILE",
     "DataPath",
+    "Questions",
     "Result",
     "__version__",
     "checksum",
@@ -42,6 +43,19 @@ class Result:
     def out(self) -> list[tuple[str, bytes]]: ...
     @property
     def offloads(self) -> list[Offload | None]: ...
+
+@final
+class Questions:
+    """What the packet loop asks `lb.backends.asking`. Made by `DataPath` only."""
+
+    def wait(self) -> tuple[AskFunction, str, str, int, list[str]] | None:
+        """
+        Wait for a question, without the GIL: (function, service, client, client port, candidate names). None: there
+        will be none any more.
+        """
+
+    def answer(self, answer: str | None) -> None:
+        """Answer the question that `wait` returned last. None: no usable answer."""
 
 @final
 class DataPath:

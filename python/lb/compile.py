@@ -8,16 +8,17 @@ which service, server and endpoint, so that the same thing keeps its id across r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from lb.config import Config, InterfaceConfig
 from lb.config_fields import format_mac
 from lb.control.state import Desired, ServerIdentity, ServerNow, ServiceNow, services
 from lb.errors import ConfigError
-from lb.policies import Measurements
-from lb.snapshot import Address, Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
+from lb.policies import Measurements, UserPolicy
+from lb.snapshot import Address, AskFunction, Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 
 DEFAULT_MTU_BYTES = 1500
 
@@ -72,13 +73,16 @@ class Compiler:
         require_distinct(present, interfaces)
         service_table: dict[int, Service] = {}
         server_table: dict[int, Server] = {}
+        choosers: dict[str, AskFunction] = {}
         for entry in present:
             rows = self._rows(entry)
             service_id = self._services.of(entry.identity)
             service_table[service_id] = _service(entry, rows, measurements.get(entry.name, {}))
             server_table.update(self._compile_servers(entry, service_id, rows))
+            choosers.update(_chooser(entry, rows))
         self._generation += 1
-        return self._snapshot(desired.config, interfaces, seed, service_table, server_table)
+        snapshot = self._snapshot(desired.config, interfaces, seed, service_table, server_table)
+        return replace(snapshot, ask=functools.partial(_ask, choosers)) if choosers else snapshot
 
     def _snapshot(
         self,
@@ -131,6 +135,18 @@ def _service(entry: ServiceNow, rows: Sequence[_ServerRow], measurements: Measur
 def _plan(entry: ServiceNow, rows: Sequence[_ServerRow], measurements: Measurements) -> Plan:
     views = entry.views(server_id for server_id, _ in rows)
     return entry.config.policy.make().plan(entry.name, views, measurements)
+
+
+def _chooser(entry: ServiceNow, rows: Sequence[_ServerRow]) -> dict[str, AskFunction]:
+    """Return what is asked about each new flow of a service, by its name, if its policy wants to be."""
+    policy = entry.config.policy.make()
+    if not (isinstance(policy, UserPolicy) and policy.asks):
+        return {}
+    return {entry.name: policy.chooser(entry.name, entry.views(server_id for server_id, _ in rows))}
+
+
+def _ask(choosers: Mapping[str, AskFunction], service: str, client: str, port: int, names: Sequence[str]) -> str | None:
+    return choosers[service](service, client, port, names)
 
 
 def require_distinct(services: Iterable[ServiceNow], interfaces: Iterable[Interface]) -> None:

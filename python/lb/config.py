@@ -8,6 +8,7 @@ machine: what interfaces really have is read when a backend starts (`lb.net.kern
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
@@ -17,6 +18,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     StrictBool,
+    ValidationInfo,
     WithJsonSchema,
 )
 
@@ -53,31 +55,40 @@ DEFAULT_CAPACITY = 262_144
 DEFAULT_ICMP_RATE = 1000
 DEFAULT_METRICS_PORT = 9464
 DEFAULT_POLICY = "round-robin"
+HERE = pathlib.Path()
 BACKENDS = ("auto", "rust", "python")
 
 
 class PolicyConfig(Table):
-    """How a service's flows are placed. `options`: those of the policy."""
+    """How a service's flows are placed. `options`: of the policy; `base`: the folder that its file is found from."""
 
     name: str
     options: Mapping[str, Any] = Field(default_factory=dict)
+    base: pathlib.Path = HERE
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        """The policy object: one for as long as this configuration is in use, so that it may remember things."""
+        return make(self.name, self.options, self.base)
 
     def make(self) -> Policy:
         """Return the policy object."""
-        return make(self.name, self.options)
+        return self.policy
 
 
-def _parse_policy(value: object) -> PolicyConfig:
+def _parse_policy(value: object, info: ValidationInfo) -> PolicyConfig:
+    base = (info.context or {}).get("base", HERE)
     hint = 'a name, or a table: policy = { name = "static", server = "server1" }'
     if isinstance(value, PolicyConfig):
         return value
     if isinstance(value, str):
-        return PolicyConfig(name=value)
+        return PolicyConfig(name=value, base=base)
     if not isinstance(value, dict):
         raise invalid(f"{show(value)} is {type_name(value)}, not a string or a table", hint)
     if not isinstance(value.get("name"), str):
         raise invalid("the policy has no name", hint)
-    return PolicyConfig(name=value["name"], options={key: option for key, option in value.items() if key != "name"})
+    options = {key: option for key, option in value.items() if key != "name"}
+    return PolicyConfig(name=value["name"], options=options, base=base)
 
 
 def _parse_backend(value: object) -> str:
@@ -88,10 +99,12 @@ def _parse_backend(value: object) -> str:
     return str(value)
 
 
+# Editors offer the names; a policy of one's own may have any.
+_POLICY_NAME_SCHEMA = {"anyOf": [{"enum": NAMES}, {"type": "string", "description": "FILE.py:CLASS"}]}
 _POLICY_SCHEMA = {
     "anyOf": [
-        {"type": "string", "enum": NAMES},
-        {"type": "object", "properties": {"name": {"enum": NAMES}}, "required": ["name"]},
+        _POLICY_NAME_SCHEMA,
+        {"type": "object", "properties": {"name": _POLICY_NAME_SCHEMA}, "required": ["name"]},
     ],
     "default": DEFAULT_POLICY,
 }
@@ -240,9 +253,16 @@ def read(path: str | pathlib.Path) -> Report[Config]:
     return _FORMAT.read(path)
 
 
-def inspect(source: str, name: str) -> Report[Config]:
-    """Check TOML text; report its problems and warnings. `name`: stands for the file in messages."""
-    return _FORMAT.inspect(source, name)
+def inspect(source: str, name: str, base: pathlib.Path = HERE) -> Report[Config]:
+    """
+    Check TOML text; report its problems and warnings.
+
+    Args:
+        source: the text.
+        name: stands for the file in messages.
+        base: the folder that relative paths in it start from.
+    """
+    return _FORMAT.inspect(source, name, base)
 
 
 def schema() -> dict[str, Any]:

@@ -7,17 +7,19 @@ so that one wrong field hides no other problem. They are deterministic and look 
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lb.config_fields import parse_address, parse_duration, parse_interface_address, parse_listen_address, show
 from lb.config_locator import Path
-from lb.policies import NAMES, allowed, find, problems
+from lb.policies import problems
 from lb.snapshot import Address, InterfaceAddress
 
 # RFC 4787 REQ-5: a NAT's UDP timeout must not be shorter.
 MIN_UDP_TIMEOUT_NS = 120 * 10**9
+HERE = pathlib.Path()
 DEFAULT_CHECK_INTERVAL = "1s"
 DEFAULT_CHECK_TIMEOUT = "500ms"
 
@@ -48,12 +50,13 @@ class _Place:
     owner: str
 
 
-def check(document: Mapping[str, Any]) -> Iterator[Problem]:
+def check(document: Mapping[str, Any], base: pathlib.Path = HERE) -> Iterator[Problem]:
     """
     Yield every problem between fields.
 
     Args:
         document: the raw TOML document.
+        base: the folder that its relative paths start from.
     """
     yield from (missing_array(key) for key in ("interface", "service") if document.get(key) == [])
     yield from _check_names(document)
@@ -63,7 +66,7 @@ def check(document: Mapping[str, Any]) -> Iterator[Problem]:
     for path, service in _tables(document, "service"):
         yield from _check_service(path, service)
         yield from _check_health((*path, "health"), service)
-        yield from _check_policy((*path, "policy"), service)
+        yield from _check_policy((*path, "policy"), service, base)
 
 
 def missing_array(key: str) -> Problem:
@@ -258,22 +261,15 @@ def _check_health(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(path, "checks are TCP connections: a UDP service has to say to which port", "port = 8080")
 
 
-def _check_policy(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_policy(path: Path, service: Mapping[str, Any], base: pathlib.Path) -> Iterator[Problem]:
     policy = service.get("policy")
     table = {"name": policy} if isinstance(policy, str) else policy
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
         return
     name = table["name"]
-    if find(name) is None:
-        yield Problem(path if isinstance(policy, str) else (*path, "name"), *_unknown_policy(name))
-        return
     options = {key: value for key, value in table.items() if key != "name"}
     names = [str(server.get("name")) for _, server in _tables(service, "server")]
-    for problem in problems(name, options, names):
-        yield Problem((*path, problem.option), problem.message, problem.hint, problem.at)
-
-
-def _unknown_policy(name: str) -> tuple[str, str]:
-    if ".py" in name:
-        return f'policies from files ("{name}") are not in this version', f"policies: {', '.join(NAMES)}"
-    return f'unknown policy "{name}"', allowed(name, NAMES)
+    name_path = path if isinstance(policy, str) else (*path, "name")
+    for problem in problems(name, options, names, base):
+        where = (*path, problem.option) if problem.option in options else name_path
+        yield Problem(where, problem.message, problem.hint, problem.at)

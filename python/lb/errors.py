@@ -9,6 +9,7 @@ The exceptions of flowlb, in one tree. Packets never raise: they get verdicts.
     +-- DaemonError          5: no running balancer answers
     +-- UnknownNameError     2: there is no service or server of that name
     +-- RefusedError         2: a command that cannot be carried out as things are
+    +-- PolicyError          1: a policy of one's own cannot be loaded, or does not do what a policy must
     +-- CaptureError         1: a capture file cannot be read or written
     +-- TestbedError         1: the testbed could not be built or is not there
 
@@ -66,6 +67,10 @@ class RefusedError(LbError):
     """A change cannot be made as things are, such as adding a server whose name is taken."""
 
     exit_code = 2
+
+
+class PolicyError(LbError):
+    """A policy of one's own cannot be loaded, or does not do what a policy must."""
 
 
 class CaptureError(LbError):

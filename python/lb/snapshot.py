@@ -21,6 +21,7 @@ Selector: TypeAlias = Literal["counter", "random", "hash-source", "hash-flow", "
 SELECTORS: tuple[Selector, ...] = ("counter", "random", "hash-source", "hash-flow", "least", "two-choices", "ask")
 HASH_SELECTORS: frozenset[Selector] = frozenset({"hash-source", "hash-flow"})
 
+ASK_DEADLINE_NS = 5_000_000
 # (service name, client address, client port, candidate server names) -> server name
 AskFunction: TypeAlias = Callable[[str, str, int, Sequence[str]], str | None]
 
@@ -35,12 +36,15 @@ class Plan:
         slots: server ids, repeated as weights demand. Empty: no server is available.
         scores: one positive integer per slot, lower is better; only `two-choices` reads it. Empty: all 1.
         fallback: decides when an `ask` fails.
+        deadline_ns: what an `ask` has to answer in, while packets come from sockets; offline there is no clock to hold
+            against it.
     """
 
     selector: Selector
     slots: tuple[int, ...]
     scores: tuple[int, ...] = ()
     fallback: Plan | None = None
+    deadline_ns: int = ASK_DEADLINE_NS
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from lb.source_text import block
 
 # A file is read whole; beyond this it is no configuration (behaviour 35: what is read is bounded).
 MAX_FILE_BYTES = 16 * 1024 * 1024
+HERE = pathlib.Path()
 
 HUGE_INTEGER = re.compile(r"[0-9_]{4000,}")
 TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -64,14 +65,14 @@ class TomlFile(Generic[Model]):
     Args:
         model: of the whole file.
         tables: the models of tables below it, by the key that holds them.
-        check: yields problems between fields, from the raw document.
+        check: yields problems between fields, from the raw document and the folder that relative paths start from.
         missing: the problem of a required key of the whole file that is not there, where there is more to say.
         array_hints: how an array of tables is written, by its key.
     """
 
     model: type[Model]
     tables: Mapping[str, type[BaseModel]]
-    check: Callable[[Mapping[str, Any]], Iterable[Problem]]
+    check: Callable[[Mapping[str, Any], pathlib.Path], Iterable[Problem]]
     missing: Callable[[str], Problem | None] | None = None
     array_hints: Mapping[str, str] = field(default_factory=dict)
 
@@ -90,13 +91,20 @@ class TomlFile(Generic[Model]):
         except UnicodeDecodeError as error:
             line, column = _end(error.object[: error.start].decode())
             return Report(None, [f"{name}:{line}:{column}: byte {error.object[error.start]:#04x} is not UTF-8"], [])
-        return self.inspect(source, name)
+        return self.inspect(source, name, pathlib.Path(path).parent)
 
-    def inspect(self, source: str, name: str) -> Report[Model]:
-        """Check TOML text; report its problems and warnings. `name`: stands for the file in messages."""
+    def inspect(self, source: str, name: str, base: pathlib.Path = HERE) -> Report[Model]:
+        """
+        Check TOML text; report its problems and warnings.
+
+        Args:
+            source: the text.
+            name: stands for the file in messages.
+            base: the folder that relative paths in it start from; validators find it in their context.
+        """
         source = source.replace("\r\n", "\n")
         try:
-            return self._inspect(source, name)
+            return self._inspect(source, name, base)
         except tomllib.TOMLDecodeError as error:
             message, position = _syntax_error(str(error), source)
             return Report(None, [block(name, source, *position, message)], [])
@@ -110,10 +118,10 @@ class TomlFile(Generic[Model]):
         except RecursionError:
             return Report(None, [f"{name}:1:1: nested too deeply"], [])
 
-    def _inspect(self, source: str, name: str) -> Report[Model]:
+    def _inspect(self, source: str, name: str, base: pathlib.Path) -> Report[Model]:
         document = tomllib.loads(source)
-        config, problems = self._validate(document)
-        problems.extend(self.check(document))
+        config, problems = self._validate(document, base)
+        problems.extend(self.check(document, base))
         locator = locate(source)
         blocks: dict[str, list[str]] = {"error": [], "warning": []}
         for position, problem in sorted(
@@ -124,9 +132,9 @@ class TomlFile(Generic[Model]):
             blocks[problem.severity].append(block(name, source, *position, message, problem.hint))
         return Report(None if blocks["error"] else config, blocks["error"], blocks["warning"])
 
-    def _validate(self, document: dict[str, Any]) -> tuple[Model | None, list[Problem]]:
+    def _validate(self, document: dict[str, Any], base: pathlib.Path) -> tuple[Model | None, list[Problem]]:
         try:
-            return self.model.model_validate(document), []
+            return self.model.model_validate(document, context={"base": base}), []
         except ValidationError as error:
             return None, [self._problem(details) for details in error.errors(include_url=False)]
 

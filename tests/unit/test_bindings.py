@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -297,28 +296,6 @@ def test_loop_calls_are_answered_while_it_runs(wire: Any) -> None:
         path.stop()
     assert path.counters()["rx_packets"] == 4
     path.stop()
-
-
-def test_loop_ask_on_its_thread_is_answered_and_may_not_call_back(wire: Any) -> None:
-    port, ours, news = wire
-    seen: list[object] = []
-
-    def ask(*_: object) -> str:
-        try:
-            path.counters()
-        except LbError as error:
-            seen.append(str(error))
-        seen.append(threading.current_thread() is threading.main_thread())
-        return "server2"
-
-    path = make_datapath(ask_snapshot(ask))
-    path.start([port.fileno()], news)
-    try:
-        frame = exchange(ours, request())
-    finally:
-        path.stop()
-    assert frame[36:38] == (5354).to_bytes(2, "big")
-    assert seen == ["the data path was called from within its own packet loop (from an `ask` policy)", False]
 
 
 def test_loop_started_twice_is_refused(wire: Any) -> None:

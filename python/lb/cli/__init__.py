@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lb.cli import bench, check, configuration, init, loadgen, replay, run, status, testbed
+from lb.cli import bench, check, configuration, init, loadgen, policy, replay, run, status, testbed
 from lb.errors import ConfigError, LbError
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app.command("init")(init.init)
 app.command("bench")(bench.bench)
 app.command("loadgen")(loadgen.loadgen)
 app.add_typer(configuration.app, name="config")
+app.add_typer(policy.app, name="policy")
 app.add_typer(testbed.app, name="testbed")
 
 # What a shell reports for a program that Ctrl-C ended.

@@ -1,26 +1,32 @@
 """
 Policies: pure functions of a service's servers that return plans (`docs/policies.md`).
 
-What a policy of one's own needs is here: `Plan`, `ServerView`, `Measurements`.
+What a policy of one's own needs is here: `Plan`, `ServerView`, `NewFlow`, `Measurements`; `takers` and `weighted_slots`
+help to make plans, `lb.testing` to test them.
 """
 
-from lb.policies.base import Measurements, OptionProblem, Policy, ServerView, State, takers
-from lb.policies.registry import ALIASES, NAMES, POLICIES, allowed, find, make, problems
+from lb.policies.base import Health, Measurements, NewFlow, OptionProblem, Policy, ServerView, State, takers
+from lb.policies.registry import ALIASES, NAMES, POLICIES, OptionsError, make, problems
+from lb.policies.slots import weighted_slots
+from lb.policies.user import UserPolicy
 from lb.snapshot import Plan
 
 __all__ = [
     "ALIASES",
     "NAMES",
     "POLICIES",
+    "Health",
     "Measurements",
+    "NewFlow",
     "OptionProblem",
+    "OptionsError",
     "Plan",
     "Policy",
     "ServerView",
     "State",
-    "allowed",
-    "find",
+    "UserPolicy",
     "make",
     "problems",
     "takers",
+    "weighted_slots",
 ]

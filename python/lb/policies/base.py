@@ -42,6 +42,14 @@ class ServerView:
 Measurements: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
+class NewFlow(NamedTuple):
+    """A flow that looks for a server. `client`: its address as text; `client_port`: its port."""
+
+    service: str
+    client: str
+    client_port: int
+
+
 class OptionProblem(NamedTuple):
     """
     A policy option that cannot work. `option`: its name; `message`: what is wrong; `hint`: what is allowed; `at`: what
@@ -55,9 +63,15 @@ class OptionProblem(NamedTuple):
 
 
 class Policy(Protocol):
-    """Makes plans. `name` is what the configuration calls it."""
+    """Makes plans."""
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """What the configuration calls it."""
+
+    @property
+    def interval_ns(self) -> int | None:
+        """How often it wants to plan anew, with new measurements; None: only when something changes."""
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """
@@ -81,6 +95,11 @@ class BuiltIn:
     """What the policies of this package share: options are fields, and are fine unless a policy says otherwise."""
 
     name: ClassVar[str]
+
+    @property
+    def interval_ns(self) -> int | None:
+        """None: it looks at no measurements."""
+        return None
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """Make the plan for a service, as `Policy.plan`."""

@@ -1,7 +1,6 @@
 //! From the dataclasses of `python/lb/snapshot.py` to the structs of the data path, by attribute. Errors name class and field.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use flowlb_core::datapath::Offload;
 use flowlb_core::snapshot::{
@@ -11,7 +10,9 @@ use flowlb_core::snapshot::{
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::PyBytes;
+
+use crate::asking::Asker;
 
 type Object<'py> = Bound<'py, PyAny>;
 
@@ -96,24 +97,11 @@ fn address(value: &Object<'_>) -> PyResult<IpAddr> {
     value.extract()
 }
 
-fn ask(value: &Object<'_>) -> PyResult<AskFunction> {
+fn ask(value: &Object<'_>, asker: &Asker) -> PyResult<AskFunction> {
     if !value.is_callable() {
         return Err(PyTypeError::new_err("not callable"));
     }
-    let function = value.clone().unbind();
-    // Any failure of the user's function is "no answer": the plan's fall-back decides, an event counts it.
-    Ok(Arc::new(
-        move |service: &str, client: IpAddr, port: u16, names: &[&str]| {
-            Python::attach(|py| {
-                let names = PyList::new(py, names).ok()?;
-                function
-                    .call1(py, (service, client.to_string(), port, names))
-                    .ok()?
-                    .extract(py)
-                    .ok()
-            })
-        },
-    ))
+    asker.function(value.py(), value.clone().unbind())
 }
 
 fn plan(value: &Object<'_>) -> PyResult<Plan> {
@@ -131,6 +119,7 @@ fn plan(value: &Object<'_>) -> PyResult<Plan> {
         slots: field(value, "slots")?,
         scores: field(value, "scores")?,
         fallback: field_with(value, "fallback", |inner| optional(inner, plan))?.map(Box::new),
+        deadline_ns: field(value, "deadline_ns")?,
     })
 }
 
@@ -186,8 +175,8 @@ fn timeouts(value: &Object<'_>) -> PyResult<Timeouts> {
     })
 }
 
-/// Convert a `lb.snapshot.Snapshot`.
-pub fn snapshot(value: &Object<'_>) -> PyResult<Snapshot> {
+/// Convert a `lb.snapshot.Snapshot`. `asker`: what its ask function is asked through.
+pub fn snapshot(value: &Object<'_>, asker: &Asker) -> PyResult<Snapshot> {
     const TRANSIT: [(&str, bool); 2] = [("drop", false), ("forward", true)];
     Ok(Snapshot {
         generation: field(value, "generation")?,
@@ -203,7 +192,9 @@ pub fn snapshot(value: &Object<'_>) -> PyResult<Snapshot> {
         answer_echo: field(value, "answer_echo")?,
         icmp_rate: field(value, "icmp_rate")?,
         timeouts: field_with(value, "timeouts", timeouts)?,
-        ask: field_with(value, "ask", |function| optional(function, ask))?,
+        ask: field_with(value, "ask", |function| {
+            optional(function, |function| ask(function, asker))
+        })?,
     })
 }
 

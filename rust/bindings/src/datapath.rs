@@ -14,6 +14,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::asking::Asker;
 use crate::error::Number;
 use crate::result::{Names, PacketResult, Raw, output_object};
 use crate::{convert, error, report};
@@ -31,6 +32,7 @@ enum Mode {
 pub struct DataPath {
     mode: Mutex<Mode>,
     names: Mutex<Arc<Names>>,
+    asker: Asker,
     io: Arc<IoCounters>,
 }
 
@@ -133,12 +135,13 @@ impl DataPath {
         Ok(Self {
             mode: Mutex::new(Mode::Offline(Box::new(core))),
             names: Mutex::default(),
+            asker: Asker::default(),
             io: Arc::default(),
         })
     }
 
     fn publish(&self, py: Python<'_>, snapshot: &Bound<'_, PyAny>) -> PyResult<()> {
-        let snapshot = convert::snapshot(snapshot)?;
+        let snapshot = convert::snapshot(snapshot, &self.asker)?;
         let names = Arc::new(Names::new(py, &snapshot, &self.names()));
         self.with(py, move |core| core.publish(snapshot))?;
         *lock(&self.names) = names;
@@ -286,12 +289,14 @@ impl DataPath {
                 return Err(error::lb_error(py, "the packet loop runs already"));
             }
         };
+        self.asker.set_live(true);
         match Worker::start(core, &sockets, notify_fd, Arc::clone(&self.io)) {
             Ok(worker) => {
                 *mode = Mode::Running(Arc::new(worker));
                 Ok(())
             }
             Err((core, failure)) => {
+                self.asker.set_live(false);
                 *mode = Mode::Offline(core);
                 Err(error::lb_error(
                     py,
@@ -317,6 +322,7 @@ impl DataPath {
                 "the packet loop took the data path with it",
             ));
         };
+        self.asker.set_live(false);
         *lock(&self.mode) = Mode::Offline(core);
         ended.map_err(|failure| error::loop_error(py, &failure))
     }

@@ -4,7 +4,7 @@
 
 use crate::counters::{Counters, Event};
 use crate::flow::hash;
-use crate::snapshot::{Plan, Selector};
+use crate::snapshot::{Plan, Question, Selector};
 use crate::wire::number_address;
 use crate::world::World;
 
@@ -133,12 +133,13 @@ impl Chooser<'_> {
             .iter()
             .map(|id| server(id).map_or("", |server| server.name.as_str()))
             .collect();
-        let answer = ask(
-            &service.name,
-            number_address(self.client.0),
-            self.client.1,
-            &names,
-        )?;
+        let answer = ask(&Question {
+            service: &service.name,
+            client: number_address(self.client.0),
+            client_port: self.client.1,
+            candidates: &names,
+            deadline_ns: plan.deadline_ns,
+        })?;
         let slot = names
             .iter()
             .position(|&name| !name.is_empty() && name == answer)?;
@@ -183,6 +184,7 @@ mod tests {
             slots: slots.to_vec(),
             scores: vec![],
             fallback: None,
+            deadline_ns: 1,
         }
     }
 
@@ -363,15 +365,16 @@ mod tests {
     #[test]
     fn select_ask_uses_answer_or_falls_back() {
         let ask_for = |answer: Option<&'static str>| {
-            let function =
-                move |service: &str, client: std::net::IpAddr, port: u16, names: &[&str]| {
-                    assert_eq!(
-                        (service, client.to_string().as_str(), port),
-                        ("web", "0.0.0.9", 7)
-                    );
-                    assert_eq!(names, ["server1", "server2"]);
-                    answer.map(str::to_owned)
-                };
+            let function = move |question: &Question<'_>| {
+                let client = question.client.to_string();
+                assert_eq!(
+                    (question.service, client.as_str(), question.client_port),
+                    ("web", "0.0.0.9", 7)
+                );
+                assert_eq!(question.candidates, ["server1", "server2"]);
+                assert_eq!(question.deadline_ns, 1);
+                answer.map(str::to_owned)
+            };
             let mut bench = Bench::new(Snapshot {
                 ask: Some(Arc::new(function)),
                 ..snapshot()

@@ -8,8 +8,23 @@ use std::sync::Arc;
 /// A 48-bit link-layer address.
 pub type Mac = [u8; 6];
 
-/// Asks the user's policy for a server: (service, client address, client port, candidate names) to a name. `None`: no usable answer in time.
-pub type AskFunction = Arc<dyn Fn(&str, IpAddr, u16, &[&str]) -> Option<String> + Send + Sync>;
+/// What the user's policy is asked about a new flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Name of the service.
+    pub service: &'a str,
+    /// The client's address.
+    pub client: IpAddr,
+    /// The client's port.
+    pub client_port: u16,
+    /// Server names, one per slot.
+    pub candidates: &'a [&'a str],
+    /// What the answer may take while packets come from sockets, nanoseconds.
+    pub deadline_ns: u64,
+}
+
+/// Asks the user's policy for the name of a server. `None`: no usable answer in time.
+pub type AskFunction = Arc<dyn Fn(&Question<'_>) -> Option<String> + Send + Sync>;
 
 /// How a slot is picked. `docs/datapath.md` rule 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +50,8 @@ pub struct Plan {
     pub scores: Vec<u64>,
     /// Decides when `Ask` has no answer.
     pub fallback: Option<Box<Plan>>,
+    /// What an `Ask` has to answer in, nanoseconds.
+    pub deadline_ns: u64,
 }
 
 /// One network interface.

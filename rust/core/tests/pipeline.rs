@@ -46,6 +46,7 @@ fn service(name: &str, vip: &str, protocol: Protocol, selector: Selector, server
         slots: vec![server],
         scores: vec![],
         fallback: None,
+        deadline_ns: 0,
     };
     let (name, address) = (name.to_owned(), address(vip));
     Service {

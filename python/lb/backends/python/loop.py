@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from lb.backends.asking import Questions, start_answering
 from lb.backends.python.next_hop import Output
 from lb.backends.python.parse import Packet
 from lb.backends.python.pipeline import process, tick
@@ -81,6 +82,7 @@ class PacketLoop:
         self.stopping = False
         self.failure: Exception | None = None
         self.asked = 0
+        self.questions = Questions()
 
     def start(self, sockets: Sequence[int], notify_fd: int) -> None:
         """
@@ -107,6 +109,9 @@ class PacketLoop:
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.stopping = False
         self.failure = None
+        self.questions = Questions()
+        start_answering(self.questions)
+        self.state.placement.questions = self.questions
         self.thread = threading.Thread(target=self.run, name="lb-packets", daemon=True)
         self.thread.start()
 
@@ -123,6 +128,8 @@ class PacketLoop:
         os.eventfd_write(self.wake_fd, 1)
         self.thread.join()
         self.thread = None
+        self.state.placement.questions = None
+        self.questions.close()
         os.close(self.wake_fd)
         for each in self.sockets:
             each.close()

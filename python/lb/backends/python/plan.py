@@ -3,7 +3,7 @@ Placement: which server gets a new flow, as the service's plan says.
 
 Stage "miss: plan -> server" of the walk (`docs/datapath.md` rule 8, "Selectors"). A plan is a selector and a table of
 slots; policies made it, and nothing else of them is known here. What a selector remembers lives in `Placement`: the
-counters of `counter` and the state of the random draws.
+counters of `counter`, the state of the random draws, and whom a loop asks.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from lb.backends.asking import Questions, call
 from lb.backends.python.counters import Counters
 from lb.backends.python.hashing import MASK, flow_hash, source_hash
 from lb.backends.python.view import View
@@ -57,6 +58,7 @@ class Placement:
     def __init__(self, seed: int, counters: Counters) -> None:
         self.counters = counters
         self.random = SplitMix64(seed)
+        self.questions: Questions | None = None
         self.turns: defaultdict[int, int] = defaultdict(int)
         self.pickers: dict[Selector, Callable[[View, Plan, Newcomer], int | None]] = {
             "counter": self.by_turn,
@@ -132,23 +134,19 @@ class Placement:
             server = view.servers.get(slot)
             names.append(server.name if server else "")
             slots.setdefault(names[-1], slot)
-        answer = self.answer(view, flow, names)
+        answer = self.answer(view, plan, flow, names)
         if answer is not None and answer in slots:
             return slots[answer]
         self.counters.event("ask_fallback")
         return None if plan.fallback is None else self.select(view, plan.fallback, flow)
 
-    def answer(self, view: View, flow: Newcomer, names: list[str]) -> str | None:
-        """Call the ask function. It is the user's code: whatever it raises or returns, a packet gets its verdict."""
+    def answer(self, view: View, plan: Plan, flow: Newcomer, names: list[str]) -> str | None:
+        """Ask the user's function: here and now offline, through `questions` while a loop runs."""
         if view.snapshot.ask is None:
             return None
-        try:
-            answer = view.snapshot.ask(
-                view.services[flow.service].name, str(ip_address(flow.client)), flow.client_port, names
-            )
-        except Exception:
-            return None
-        return answer if isinstance(answer, str) else None
+        service, client = view.services[flow.service].name, str(ip_address(flow.client))
+        question = (view.snapshot.ask, service, client, flow.client_port, names)
+        return call(*question) if self.questions is None else self.questions.ask(question, plan.deadline_ns)
 
     def active(self, server: int) -> int:
         """Return the active flows of a server."""

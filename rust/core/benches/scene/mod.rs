@@ -67,6 +67,7 @@ pub fn snapshot(selector: Selector, servers: u32) -> Snapshot {
         slots: (0..servers).collect(),
         scores: Vec::new(),
         fallback: None,
+        deadline_ns: 0,
     };
     Snapshot {
         generation: 1,

@@ -414,6 +414,7 @@ mod tests {
             slots: vec![0],
             scores: Vec::new(),
             fallback: None,
+            deadline_ns: 0,
         };
         Snapshot {
             generation: 1,

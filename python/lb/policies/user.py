@@ -1,0 +1,202 @@
+"""
+A policy of one's own, kept from doing harm.
+
+The user's class has `plan(service, servers, measurements) -> Plan`, or `choose(flow, servers) -> server`, or both: then
+`plan` gives what decides while `choose` has no answer. Whatever it does, packets flow: `plan` runs on a thread of its
+own with a deadline, and what it returns is checked; when it fails, the last good plan goes on, without the servers that
+take no flows any more. `choose` is called by the data path (selector `ask`), which has a deadline of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import Parameter, signature
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from lb.config_fields import Duration, Text
+from lb.errors import PolicyError
+from lb.policies.base import Measurements, NewFlow, OptionProblem, Policy, ServerView, takers
+from lb.policies.caller import Caller
+from lb.policies.loader import describe
+from lb.snapshot import ASK_DEADLINE_NS, SELECTORS, AskFunction, Plan
+
+INTERVAL_NS = 10**9
+PLAN_DEADLINE_S = 1.0
+MAX_PLAN_SLOTS = 2**24
+SETTINGS = ("deadline", "fallback", "interval")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    The options that every policy of one's own has. `deadline`: what `choose` has to answer in; `interval`: how often
+    `plan` is called when nothing changes; `fallback`: the policy that decides when it does not.
+    """
+
+    deadline: Duration = ASK_DEADLINE_NS
+    interval: Duration = INTERVAL_NS
+    fallback: Text = "round-robin"
+
+
+@dataclass(slots=True)
+class Failures:
+    """What went wrong with a policy. `count`: calls that failed; `last`: the last one, in words."""
+
+    count: int = 0
+    last: str | None = None
+
+
+class UserPolicy:
+    """
+    What the rest of the program sees of a policy of one's own.
+
+    Args:
+        name: as the configuration writes it.
+        user: the user's object.
+        settings: the options that are ours.
+        fallback: decides when the user's object does not.
+    """
+
+    def __init__(self, name: str, user: object, settings: Settings, fallback: Policy) -> None:
+        self.name = name
+        self.user = user
+        self.settings = settings
+        self.failures = Failures()
+        self._fallback = fallback
+        self._caller = Caller(f"lb-plan {name}")
+        self._good: dict[str, Plan] = {}
+
+    @property
+    def interval_ns(self) -> int | None:
+        """How often it plans anew; None: only when something changes."""
+        return self.settings.interval if self._has("plan") else None
+
+    @property
+    def asks(self) -> bool:
+        """Whether it is asked about each new flow."""
+        return self._has("choose")
+
+    def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
+        """Return the user's plan, or the last good one, or the fall-back's. Never raises."""
+        plan = self._safe_plan(service, servers, measurements)
+        if not self.asks:
+            return plan
+        slots = tuple(server.id for server in takers(servers))
+        return Plan("ask", slots, fallback=plan, deadline_ns=self.settings.deadline)
+
+    def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:
+        """Yield what the user's object says about its options, if it has a method for that."""
+        if self._has("problems"):
+            yield from self.user.problems(server_names)  # type: ignore[attr-defined]
+
+    def chooser(self, service: str, servers: Sequence[ServerView]) -> AskFunction:
+        """Return the function that the data path asks: it calls `choose`, and raises what that raises."""
+        by_name = {server.name: server for server in servers}
+        return functools.partial(self._choose, service, by_name)
+
+    def _choose(
+        self, service: str, by_name: Mapping[str, ServerView], _: str, client: str, port: int, names: Sequence[str]
+    ) -> str | None:
+        candidates = [by_name[name] for name in names if name in by_name]
+        try:
+            chosen = self.user.choose(NewFlow(service, client, port), candidates)  # type: ignore[attr-defined]
+            name = chosen.name if isinstance(chosen, ServerView) else chosen
+            if not isinstance(name, str) or name not in names:
+                raise PolicyError(f"choose returned {chosen!r}, none of the servers it was given")
+        except Exception as error:
+            self._fail(service, error)
+            raise
+        return name
+
+    def _safe_plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
+        if not self._has("plan"):
+            return self._fallback.plan(service, servers, measurements)
+        ask = functools.partial(self.user.plan, service, list(servers), measurements)  # type: ignore[attr-defined]
+        try:
+            plan = require_usable(self._caller.call(ask, PLAN_DEADLINE_S), servers)
+        except Exception as error:
+            self._fail(service, error)
+            good = self._good.get(service)
+            rest = None if good is None else restricted(good, servers)
+            return rest or self._fallback.plan(service, servers, measurements)
+        self._good[service] = plan
+        return plan
+
+    def _fail(self, service: str, error: Exception) -> None:
+        self.failures.count += 1
+        words = str(error) if isinstance(error, PolicyError) else describe(error)
+        if words != self.failures.last:
+            log.warning("service %s: policy %s failed: %s", service, self.name, words)
+        self.failures.last = words
+
+    def _has(self, method: str) -> bool:
+        return callable(getattr(self.user, method, None))
+
+
+def require_usable(plan: object, servers: Sequence[ServerView]) -> Plan:
+    """
+    Return what a user's `plan` returned, if a backend can work with it.
+
+    Raises:
+        PolicyError: it is no plan, or one that places flows where none may go.
+    """
+    if not isinstance(plan, Plan):
+        raise PolicyError(f"plan returned {type(plan).__name__}, not a Plan")
+    if plan.selector not in SELECTORS or plan.selector == "ask":
+        raise PolicyError(f"plan returned the selector {plan.selector!r}; `choose` is what asks")
+    slots, scores = tuple(plan.slots), tuple(plan.scores)
+    if len(slots) > MAX_PLAN_SLOTS:
+        raise PolicyError(f"plan returned {len(slots)} slots, at most {MAX_PLAN_SLOTS} are allowed")
+    allowed = {server.id for server in takers(servers)}
+    if wrong := set(slots) - allowed:
+        raise PolicyError(f"plan returned slots that are no servers which take flows: {sorted(map(str, wrong))[:5]}")
+    if scores and len(scores) != len(slots):
+        raise PolicyError(f"plan returned {len(scores)} scores for {len(slots)} slots")
+    if not all(type(score) is int and 0 < score < 2**64 for score in scores):
+        raise PolicyError("plan returned a score that is no whole number in 1..2**64-1")
+    return Plan(plan.selector, slots, scores)
+
+
+def restricted(plan: Plan, servers: Sequence[ServerView]) -> Plan | None:
+    """Return a plan without the servers that take no flows any more; None when nothing is left of it."""
+    allowed = {server.id for server in takers(servers)}
+    kept = [index for index, slot in enumerate(plan.slots) if slot in allowed]
+    if not kept:
+        return None
+    scores = tuple(plan.scores[index] for index in kept) if plan.scores else ()
+    return Plan(plan.selector, tuple(plan.slots[index] for index in kept), scores)
+
+
+def instantiate(policy: type[object], options: Mapping[str, Any]) -> object:
+    """
+    Make a user's object. Options of a dataclass are read by their types.
+
+    Raises:
+        ValidationError: of pydantic: an option of a dataclass has a wrong value.
+        PolicyError: the class raises.
+    """
+    try:
+        if is_dataclass(policy):
+            return TypeAdapter(policy).validate_python(dict(options))
+        return policy(**options)
+    except ValidationError:
+        raise
+    except Exception as error:  # somebody's code
+        raise PolicyError(f"{policy.__name__} raises {describe(error)}") from error
+
+
+def option_names(policy: type[object]) -> list[str] | None:
+    """Return the names of a user's options; None when the class takes any."""
+    if is_dataclass(policy):
+        return [field.name for field in fields(policy) if field.init]
+    parameters = signature(policy).parameters.values()
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]

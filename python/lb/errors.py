@@ -7,9 +7,15 @@ The exceptions of flowlb, in one tree. Packets never raise: they get verdicts.
     |   +-- InterfaceError   4: an interface is unknown, down, or taken by another `lb run`
     +-- BackendError         4: the chosen backend cannot be used
     +-- DaemonError          5: no running balancer answers
+    +-- RemoteError          the running balancer refused: its words, its exit code
     +-- UnknownNameError     2: there is no service or server of that name
+<<<<<<< HEAD
     +-- RefusedError         2: a command that cannot be carried out as things are
     +-- PolicyError          1: a policy of one's own cannot be loaded, or does not do what a policy must
+=======
+    +-- RequestError         2: the arguments of a command are wrong
+    +-- RefusedError         2: a command cannot be carried out as things are
+>>>>>>> 18fe18d (lb: explain: why a flow goes where it goes, from a configuration)
     +-- CaptureError         1: a capture file cannot be read or written
     +-- TestbedError         1: the testbed could not be built or is not there
 
@@ -57,8 +63,28 @@ class DaemonError(LbError):
     exit_code = 5
 
 
+class RemoteError(LbError):
+    """
+    The running balancer refused what a command asked for.
+
+    Args:
+        message: its words.
+        exit_code: what the command ends with.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class UnknownNameError(LbError):
     """There is no service or server of a name; the message has the nearest ones."""
+
+    exit_code = 2
+
+
+class RequestError(LbError):
+    """What a command was given is not what it needs."""
 
     exit_code = 2
 

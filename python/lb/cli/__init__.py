@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lb.cli import bench, check, configuration, init, loadgen, policy, replay, run, status, testbed
+from lb.cli import bench, check, configuration, explain, init, loadgen, policy, replay, run, status, testbed
 from lb.errors import ConfigError, LbError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("status")(status.status)
+app.command("explain")(explain.explain)
 app.command("replay")(replay.replay)
 app.command("init")(init.init)
 app.command("bench")(bench.bench)

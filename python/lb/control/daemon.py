@@ -100,6 +100,11 @@ class Daemon:
         return self.steering.config
 
     @property
+    def next_hops(self) -> NextHops:
+        """Where packets go next."""
+        return self._kernel.next_hops
+
+    @property
     def snapshot(self) -> Snapshot:
         """What is published."""
         return self.steering.snapshot

@@ -107,6 +107,11 @@ class Kernel:
             announce=entry.announce,
         )
 
+    @property
+    def next_hops(self) -> NextHops:
+        """The routes and neighbours as they were read last."""
+        return self._next_hops
+
     async def read_next_hops(self) -> NextHops:
         """Return the routes and neighbours of the interfaces as they are now. Call `read_interfaces` first."""
         rows = [

@@ -11,7 +11,7 @@ use crate::fragment::Fragments;
 use crate::limit::TokenBucket;
 use crate::next_hop::Waiting;
 use crate::packet::Meta;
-use crate::pipeline::read::{self, Content};
+use crate::pipeline::read::{self, Content, Ingress};
 use crate::pipeline::{self, Found, Stage, Walk};
 use crate::plan::SplitMix64;
 use crate::snapshot::{NextHops, Snapshot, Timeouts};
@@ -173,14 +173,22 @@ impl Ahead {
     fn read(
         &mut self,
         world: &World,
+        ingress: &Ingress,
         table: &Table,
         frame: &[u8],
-        interface: u32,
         offload: Offload,
     ) -> bool {
         self.meta.guess = None;
-        self.read = read::frame(world, frame, interface, offload, &mut self.meta);
-        matches!(self.read, Ok(Content::Packet)) && read::hash(table, &mut self.meta)
+        match read::frame(world, ingress, frame, offload, &mut self.meta) {
+            Ok(Content::Packet) => {
+                self.read = Ok(Content::Packet);
+                read::hash(table, &mut self.meta)
+            }
+            other => {
+                self.read = other;
+                false
+            }
+        }
     }
 }
 
@@ -254,7 +262,8 @@ impl DataPath {
             ..
         } = self;
         let place = &mut ahead[0];
-        place.read(world, &state.table, frame, interface, offload);
+        let ingress = Ingress::new(world, interface);
+        place.read(world, &ingress, &state.table, frame, offload);
         act(world, state, place, frame, now_ns, extra)
     }
 
@@ -294,10 +303,11 @@ impl DataPath {
             ..
         } = self;
         let table = &state.table;
+        let ingress = Ingress::new(world, interface);
         let mut flows = [0; LOOK_AHEAD];
         let mut count = 0;
         for (at, (frame, place)) in frames.iter().zip(ahead.iter_mut()).enumerate() {
-            if place.read(world, table, frame.bytes, interface, frame.offload) {
+            if place.read(world, &ingress, table, frame.bytes, frame.offload) {
                 table.prefetch_bucket(place.meta.hash);
                 flows[count] = at;
                 count += 1;

@@ -20,6 +20,8 @@ pub struct Hop {
     pub address: u128,
     /// Its link-layer address, when known.
     pub mac: Option<MacNumber>,
+    /// The link-layer address of our interface.
+    pub from: MacNumber,
     /// Bytes of IP packet.
     pub mtu: u32,
 }
@@ -27,7 +29,16 @@ pub struct Hop {
 /// Routes of one prefix length.
 struct Prefixes {
     mask: u128,
-    routes: FixedMap<u128, (u32, Option<u128>, u32)>,
+    routes: FixedMap<u128, Way>,
+}
+
+/// What a route says.
+#[derive(Clone, Copy)]
+struct Way {
+    interface: u32,
+    gateway: Option<u128>,
+    from: MacNumber,
+    mtu: u32,
 }
 
 /// Routes and neighbours, compiled.
@@ -72,12 +83,18 @@ impl Routing {
         let mut found = family
             .iter()
             .filter_map(|prefixes| prefixes.routes.get(&(address & prefixes.mask)));
-        let &(interface, gateway, mtu) = found.next()?;
+        let &Way {
+            interface,
+            gateway,
+            from,
+            mtu,
+        } = found.next()?;
         let address = gateway.unwrap_or(address);
         Some(Hop {
             interface,
             address,
             mac: self.neighbour(interface, address).map(MacNumber::from),
+            from,
             mtu,
         })
     }
@@ -92,6 +109,7 @@ impl Routing {
                 interface: 0,
                 address,
                 mac: None,
+                from: port.mac.into(),
                 mtu: port.mtu,
             })
         };
@@ -134,11 +152,12 @@ fn prefixes<'a>(routes: impl Iterator<Item = &'a Route>, ports: &[Port]) -> Vec<
         let mtu = route.mtu.map_or(port.mtu, |mtu| mtu.min(port.mtu));
         let prefixes = &mut lengths[at].1;
         let prefix = address_number(route.prefix) & prefixes.mask;
-        prefixes.routes.entry(prefix).or_insert((
-            route.interface,
-            route.gateway.map(address_number),
+        prefixes.routes.entry(prefix).or_insert(Way {
+            interface: route.interface,
+            gateway: route.gateway.map(address_number),
+            from: port.mac.into(),
             mtu,
-        ));
+        });
     }
     lengths.sort_by_key(|&(bits, _)| std::cmp::Reverse(bits));
     lengths.into_iter().map(|(_, prefixes)| prefixes).collect()
@@ -258,13 +277,15 @@ mod tests {
         address_number(text.parse::<IpAddr>().unwrap())
     }
 
+    const OURS: Mac = [2; 6];
+
     /// (prefix, its length, interface, gateway, MTU)
     type RouteRow = (&'static str, u8, u32, Option<&'static str>, Option<u32>);
 
     fn world(routes: &[RouteRow]) -> World {
         let interface = Interface {
             name: "eth".into(),
-            mac: [2; 6],
+            mac: OURS,
             mtu: 1500,
             addresses: vec![],
             announce: false,
@@ -319,6 +340,7 @@ mod tests {
                 interface,
                 address: ip(hop),
                 mac: None,
+                from: OURS.into(),
                 mtu,
             });
             assert_eq!(world.route(ip(address)), expected, "{address}");
@@ -341,6 +363,7 @@ mod tests {
             interface: 0,
             address: 5,
             mac: None,
+            from: OURS.into(),
             mtu: 1500,
         };
         let held: Vec<bool> = (0..4)
@@ -368,6 +391,7 @@ mod tests {
                 interface: 0,
                 address,
                 mac: None,
+                from: OURS.into(),
                 mtu: 1500,
             };
             assert_eq!(

@@ -47,9 +47,14 @@ impl Offload {
     #[inline(always)]
     #[must_use]
     pub const fn onward(self) -> Self {
-        if !self.is_partial() && self.gso().is_none() {
-            return Self::NONE;
+        if self.is_partial() || self.gso().is_some() {
+            return self.work_left();
         }
+        Self::NONE
+    }
+
+    #[inline(never)]
+    const fn work_left(self) -> Self {
         Self {
             flags: self.flags & NEEDS_CHECKSUM,
             ..self

@@ -114,10 +114,6 @@ impl Transport {
 /// # Errors
 /// `FrameTruncated`, `VlanDepth`.
 #[inline(always)]
-#[allow(
-    clippy::inline_always,
-    reason = "what it returns stays in registers: +RESULT"
-)]
 pub fn link(frame: &[u8], mut on_tag: impl FnMut(u16)) -> Result<Link, Reason> {
     let header = ethernet::Frame::new(frame).ok_or(Reason::FrameTruncated)?;
     let mut link = Link {
@@ -185,10 +181,6 @@ pub fn plain_ipv4(frame: &[u8], link: &mut Link, ip: &mut Ip) -> bool {
 /// # Errors
 /// `IpTruncated`, `IpVersion`, `IpHeaderLength`, `IpChecksum`, `IpTotalLength`.
 #[inline(always)]
-#[allow(
-    clippy::inline_always,
-    reason = "what it returns stays in registers: +RESULT"
-)]
 pub fn ip(frame: &[u8], link: Link, ip: &mut Ip) -> Result<bool, Reason> {
     let packet = frame.get(link.l3..).unwrap_or_default();
     match link.ethertype {
@@ -200,10 +192,6 @@ pub fn ip(frame: &[u8], link: Link, ip: &mut Ip) -> Result<bool, Reason> {
 }
 
 #[inline(always)]
-#[allow(
-    clippy::inline_always,
-    reason = "what it returns stays in registers: +RESULT"
-)]
 fn ip_v4(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
     let header = ipv4::Header::new(packet).ok_or(Reason::IpTruncated)?;
     if header.version() != 4 {
@@ -278,10 +266,6 @@ fn ip_v6(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
 /// # Errors
 /// `IpOptions`, `SourceRoute`; `ExtHeader`, `ExtHeaderLimit`, `RoutingHeader`, `IpTruncated`.
 #[inline(always)]
-#[allow(
-    clippy::inline_always,
-    reason = "what it returns stays in registers: +RESULT"
-)]
 pub fn inner_headers(frame: &[u8], ip: &mut Ip) -> Result<(), Reason> {
     if ip.v4 && ip.l4 == ip.l3 + ipv4::LEN {
         return Ok(());
@@ -344,10 +328,6 @@ pub fn tiny_fragment(frame: &[u8], ip: &Ip) -> Result<(), Reason> {
 /// # Errors
 /// `L4Truncated`, `TcpDataOffset`, `TcpFlags`, `UdpLength`, `UdpChecksumZero`, `PortZero`.
 #[inline(always)]
-#[allow(
-    clippy::inline_always,
-    reason = "what it returns stays in registers: +RESULT"
-)]
 pub fn transport(
     frame: &[u8],
     ip: &Ip,
@@ -357,7 +337,10 @@ pub fn transport(
     if ip.is_later_fragment() {
         return Ok(false);
     }
-    let bytes = frame.get(ip.l4..ip.end).unwrap_or_default();
+    // The headers before it were found to fit.
+    let Some(bytes) = frame.get(ip.l4..ip.end) else {
+        return Ok(false);
+    };
     match ip.protocol {
         protocol::TCP => transport_tcp(bytes, ip, transport)?,
         protocol::UDP => transport_udp(bytes, ip, partial, transport)?,
@@ -370,10 +353,6 @@ pub fn transport(
 }
 
 #[inline(always)]
-#[allow(
-    clippy::inline_always,
-    reason = "what it returns stays in registers: +RESULT"
-)]
 fn transport_tcp(bytes: &[u8], ip: &Ip, transport: &mut Transport) -> Result<(), Reason> {
     let header = tcp::Header::new(bytes).ok_or(Reason::L4Truncated)?;
     let header_len = header.header_len();
@@ -400,10 +379,6 @@ fn transport_tcp(bytes: &[u8], ip: &Ip, transport: &mut Transport) -> Result<(),
 }
 
 #[inline(always)]
-#[allow(
-    clippy::inline_always,
-    reason = "what it returns stays in registers: +RESULT"
-)]
 fn transport_udp(
     bytes: &[u8],
     ip: &Ip,

@@ -4,7 +4,7 @@
 //! which is kept nearly empty for that. The index is not keyed: what is in it comes from the configuration, so no client can make its chains longer.
 
 use crate::wire::is_v4;
-use crate::world::{FixedMap, Listener, Role, mix};
+use crate::world::{FixedMap, Listener, Role};
 
 /// Slots of the index per address, at least.
 const SPARSENESS: usize = 8;
@@ -47,7 +47,7 @@ impl Place {
 pub struct Places {
     /// The place that a hash stands for, counted from 1; 0: none. A power of two of them.
     index: Vec<u32>,
-    /// What is left of a hash's 64 bits by this shift is its slot.
+    /// What this shift leaves of a hash's 64 bits is its slot.
     shift: u32,
     known: Vec<Place>,
     listeners: FixedMap<(u128, u32), Listener>,
@@ -83,11 +83,11 @@ impl Places {
         }
     }
 
-    /// What an address of that family is to us. An IPv6 address that looks like a mapped IPv4 one is nothing to us.
+    /// What an address of that family is to us; all of IPv4's are mapped. An IPv6 address that looks like a mapped IPv4 one is nothing to us.
     #[inline(always)]
     #[must_use]
     pub fn at(&self, v4: bool, address: u128) -> Option<&Place> {
-        if v4 != is_v4(address) {
+        if !v4 && is_v4(address) {
             return None;
         }
         let mut number = *self.index.get(self.slot(address))?;
@@ -117,7 +117,9 @@ impl Places {
 
     #[inline(always)]
     fn slot(&self, address: u128) -> usize {
-        (mix(address) >> self.shift) as usize
+        // One multiplication, of which the upper bits depend on all lower ones: enough for what the configuration names.
+        let folded = (address >> 64) as u64 ^ (address as u64);
+        (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
     }
 
     fn add(&mut self, address: u128, role: Role) {

@@ -20,15 +20,6 @@ pub type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FoldHasher(u64);
 
-/// The same of one address. One multiplication is enough for what the configuration names; IPv4 differs in the low half only.
-#[inline(always)]
-#[must_use]
-pub fn mix(address: u128) -> u64 {
-    let mut hasher = FoldHasher::default();
-    hasher.write_u128(address);
-    hasher.finish()
-}
-
 impl FoldHasher {
     #[inline(always)]
     fn mix(&mut self, word: u64) {
@@ -431,6 +422,7 @@ pub(crate) mod tests {
                     slots: vec![0],
                     scores: Vec::new(),
                     fallback: None,
+                    deadline_ns: 0,
                 },
                 reset_without_server: false,
             })

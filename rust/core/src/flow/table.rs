@@ -13,6 +13,7 @@ use super::area::{Area, Line};
 use super::tcp::{Class, Seen, State};
 use super::{Key, Side};
 use crate::datapath::DataPathError;
+use crate::io::lanes::{LANES, equal_lanes};
 use crate::io::prefetch::prefetch;
 use crate::verdict::Direction;
 use crate::wire::ethernet::MacNumber;
@@ -74,7 +75,7 @@ const _: () = assert!(size_of::<Entry>() == size_of::<Line>());
 const _: () = assert!(size_of::<Annexes>() == size_of::<Line>());
 
 /// Slots per bucket.
-const SLOTS: usize = 8;
+const SLOTS: usize = LANES;
 
 /// A cache line of the index. The hashes are side by side, so that a handful of vector instructions compares them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -91,12 +92,7 @@ impl Bucket {
     /// A bit per slot that holds this hash, or did so before it became empty. All are compared, without a branch: which slot it is cannot be foretold.
     #[inline(always)]
     fn slots_with(&self, hash: u32) -> u32 {
-        // A bit of its own for each lane first, then all together: so the compiler compares four lanes at a time.
-        let mut bits: [u32; SLOTS] = [1, 2, 4, 8, 16, 32, 64, 128];
-        for (bit, &other) in bits.iter_mut().zip(&self.hashes) {
-            *bit &= if other == hash { u32::MAX } else { 0 };
-        }
-        bits.into_iter().fold(0, |found, bit| found | bit)
+        equal_lanes(&self.hashes, hash)
     }
 
     /// The entry number in a slot; `None` when it is empty.
@@ -189,10 +185,12 @@ impl Entry {
         (MacNumber::from_bits(self.last_hop), interface)
     }
 
-    /// When it was put at its list's tail.
-    #[inline]
-    fn linked(&self) -> u64 {
-        self.last_seen.saturating_sub(u64::from(self.lag))
+    /// How long ago it was put at its list's tail.
+    #[inline(always)]
+    fn lag_at(&self, now: u64) -> u64 {
+        // No clock comes near the end of 64 bits.
+        now.wrapping_add(u64::from(self.lag))
+            .saturating_sub(self.last_seen)
     }
 
     /// Whether both sides have said that they are done.
@@ -210,6 +208,29 @@ impl Entry {
     #[must_use]
     pub fn is_tagged(&self) -> bool {
         self.marks & mark::TAGGED != 0
+    }
+
+    /// Count IP bytes: the low half of their number. `true`: it went over, [`Table::carry_bytes`] is to be told.
+    #[inline(always)]
+    #[must_use]
+    pub fn count_bytes(&mut self, direction: Direction, len: u32) -> bool {
+        let low = &mut self.bytes[direction as usize];
+        let (sum, carry) = low.overflowing_add(len);
+        *low = sum;
+        carry
+    }
+
+    /// Refresh it, if a packet at `now` after which it has `state` leaves it in its place. `false`: nothing was done, that is [`Table::touch`]'s work.
+    #[inline(always)]
+    #[must_use]
+    pub fn refresh(&mut self, state: State, now: u64) -> bool {
+        let lag = self.lag_at(now);
+        let stays = self.state == state as u8 && lag < RELINK_NS;
+        if stays {
+            self.last_seen = now;
+            self.lag = lag as u32;
+        }
+        stays
     }
 
     /// Whether it counts for its server.
@@ -485,7 +506,7 @@ impl Table {
     #[must_use]
     pub fn prefetch_annex(&self, number: u32, now: u64) -> bool {
         let entry = self.entry(number);
-        let moves = now.saturating_sub(entry.linked()) >= RELINK_NS;
+        let moves = entry.lag_at(now) >= RELINK_NS;
         if moves || entry.state() != State::Udp {
             prefetch(self.annex(number));
         }
@@ -538,16 +559,11 @@ impl Table {
         }
     }
 
-    /// Count IP bytes of a flow. The annex is touched once per 4 GiB.
-    #[inline(always)]
-    pub fn count_bytes(&mut self, number: u32, direction: Direction, len: u32) {
-        let low = &mut self.entry_mut(number).bytes[direction as usize];
-        let (sum, carry) = low.overflowing_add(len);
-        *low = sum;
-        if carry {
-            let high = &mut self.annex_mut(number).bytes[direction as usize];
-            *high = high.wrapping_add(1);
-        }
+    /// Note that [`Entry::count_bytes`] went over: once per 4 GiB.
+    #[cold]
+    pub fn carry_bytes(&mut self, number: u32, direction: Direction) {
+        let high = &mut self.annex_mut(number).bytes[direction as usize];
+        *high = high.wrapping_add(1);
     }
 
     /// IP bytes of a flow so far.
@@ -587,25 +603,12 @@ impl Table {
         entry
     }
 
-    /// Refresh an entry that has `state` from now on, and move it in or between lists as its class and age ask for.
-    #[inline(always)]
+    /// Refresh an entry that has `state` from now on, and move it in or between lists as its class and age ask for. [`Entry::refresh`] does it for most.
+    #[inline(never)]
     pub fn touch(&mut self, number: u32, state: State, now: u64, timeout: u64) {
         let entry = self.entry_mut(number);
-        let lag = now.saturating_sub(entry.linked());
-        if entry.state == state as u8 && lag < RELINK_NS {
-            entry.last_seen = now;
-            entry.lag = lag as u32;
-            return;
-        }
-        self.change(number, state, now, timeout);
-    }
-
-    /// What `touch` does with few packets.
-    #[inline(never)]
-    fn change(&mut self, number: u32, state: State, now: u64, timeout: u64) {
-        let entry = self.entry_mut(number);
         let from = entry.state().class();
-        let lag = now.saturating_sub(entry.linked());
+        let lag = entry.lag_at(now);
         entry.set_state(state);
         entry.last_seen = now;
         if from == state.class() && lag < RELINK_NS {

@@ -31,6 +31,14 @@ impl Newcomer {
     }
 }
 
+/// A flow that lives: its entry's number, its server's id, and what is known of the server.
+#[derive(Clone, Copy)]
+struct Live<'a> {
+    number: u32,
+    server: u32,
+    facts: &'a ServerFacts,
+}
+
 impl<'a> Walk<'a> {
     /// A packet from a client to a service.
     #[inline(always)]
@@ -39,11 +47,11 @@ impl<'a> Walk<'a> {
         self.found.service = Some(service);
         self.found.direction = Some(Direction::Forward);
         self.check_ttl(packet)?;
-        if let Some((number, facts)) = self.lookup(packet.meta) {
-            if !self.is_reused(number, transport) {
-                return self.hit(packet, number, facts, Direction::Forward);
+        if let Some(live) = self.lookup(packet.meta) {
+            if !self.is_reused(live.number, transport) {
+                return self.hit(packet, &live, Direction::Forward);
             }
-            forget(self.state, number, Some(Event::FlowReused));
+            forget(self.state, live.number, Some(Event::FlowReused));
         }
         self.miss_forward(packet, transport, service)
     }
@@ -54,22 +62,22 @@ impl<'a> Walk<'a> {
         let transport = &packet.meta.transport;
         self.check_ttl(packet)?;
         match self.lookup(packet.meta) {
-            Some((number, facts)) => self.hit(packet, number, facts, Direction::Reply),
+            Some(live) => self.hit(packet, &live, Direction::Reply),
             None => self.miss_reply(packet, transport, endpoint),
         }
     }
 
     /// The live entry of a packet's flow, and its server. What is expired or has lost its server is removed: a miss.
     #[inline(always)]
-    fn lookup(&mut self, meta: &Meta) -> Option<(u32, &'a ServerFacts)> {
+    fn lookup(&mut self, meta: &Meta) -> Option<Live<'a>> {
         let key = flow_key(meta)?;
         let table = &self.state.table;
         let found = match meta.guess {
             Some(number) if table.holds(number, &key) => Some(number),
             _ => table.find_hashed(&key, meta.hash),
         };
-        let live = found.and_then(|number| match self.server_of(number) {
-            Ok(facts) => Some((number, facts)),
+        let live = found.and_then(|number| match self.live(number) {
+            Ok(live) => Some(live),
             Err(event) => {
                 forget(self.state, number, Some(event));
                 None
@@ -88,17 +96,23 @@ impl<'a> Walk<'a> {
         self.state
             .table
             .find(key)
-            .filter(|&number| self.server_of(number).is_ok())
+            .filter(|&number| self.live(number).is_ok())
     }
 
-    /// The server of an entry that lives; else why it is dead.
+    /// An entry that lives; else why it is dead.
     #[inline(always)]
-    fn server_of(&self, number: u32) -> Result<&'a ServerFacts, Event> {
+    fn live(&self, number: u32) -> Result<Live<'a>, Event> {
         let entry = self.state.table.entry(number);
         if is_expired(self.world, entry, self.now) {
             return Err(Event::FlowExpired);
         }
-        self.world.server(entry.server).ok_or(Event::FlowOrphaned)
+        let server = entry.server;
+        let facts = self.world.server(server).ok_or(Event::FlowOrphaned)?;
+        Ok(Live {
+            number,
+            server,
+            facts,
+        })
     }
 
     /// A SYN on a closing flow is a new flow at once (behaviour 6).
@@ -111,17 +125,14 @@ impl<'a> Walk<'a> {
     }
 
     #[inline(always)]
-    fn hit(
-        &mut self,
-        packet: &mut Packet,
-        number: u32,
-        facts: &ServerFacts,
-        direction: Direction,
-    ) -> Stage<Departure> {
+    fn hit(&mut self, packet: &mut Packet, live: &Live, direction: Direction) -> Stage<Departure> {
         let meta = packet.meta;
-        let entry = self.state.table.entry(number);
-        let server = entry.server;
-        self.found.service = Some(entry.service);
+        let Live {
+            number,
+            server,
+            facts,
+        } = *live;
+        self.found.service = Some(facts.service);
         self.found.direction = Some(direction);
         self.found.server = Some(server);
         let state = match &meta.transport.segment {
@@ -129,12 +140,17 @@ impl<'a> Walk<'a> {
             None => FlowState::Udp,
         };
         let table = &mut self.state.table;
+        let entry = table.entry_mut(number);
         if direction == Direction::Forward {
-            let entry = table.entry_mut(number);
             entry.set_last_hop(meta.last_hop, meta.interface);
         }
-        table.count_bytes(number, direction, meta.ip.total_len() as u32);
-        table.touch(number, state, self.now, self.world.timeout(state));
+        let stays = entry.refresh(state, self.now);
+        if entry.count_bytes(direction, meta.ip.total_len() as u32) {
+            table.carry_bytes(number, direction);
+        }
+        if !stays {
+            table.touch(number, state, self.now, self.world.timeout(state));
+        }
         self.translate(packet, direction, (server, facts), Some(number))
     }
 
@@ -293,7 +309,7 @@ impl<'a> Walk<'a> {
         }
         let closing = self.state.table.entry(number).state() == FlowState::Closing;
         let event = self
-            .server_of(number)
+            .live(number)
             .err()
             .or_else(|| closing.then_some(Event::FlowReused));
         let event = event.ok_or(Reason::FlowConflict)?;
@@ -366,6 +382,8 @@ impl<'a> Walk<'a> {
         if packet.is_tagged() {
             entry.mark_tagged();
         }
+        // A packet has fewer bytes than 2^32: the first one of a flow carries nothing.
+        let _ = entry.count_bytes(direction, packet.meta.ip.total_len() as u32);
         let table = &mut self.state.table;
         let number = table.insert(entry, self.world.timeout(state));
         if let Some(segment) = &transport.segment {
@@ -375,7 +393,6 @@ impl<'a> Walk<'a> {
                 .flow_mut(number)
                 .set_seen(direction, Seen { next, ack });
         }
-        table.count_bytes(number, direction, packet.meta.ip.total_len() as u32);
         self.state.ends.begin(number, self.now);
         self.state.counters.flow_created(service, server);
         number

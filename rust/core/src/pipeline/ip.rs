@@ -43,10 +43,8 @@ pub(super) fn check_addresses(world: &World, meta: &Meta, ends: Ends) -> Stage<(
     } = meta.ip;
     let is_plain = v4
         && !meta.to_group
-        && (1..=223).contains(&first_byte(source))
-        && first_byte(source) != 127
-        && (1..=223).contains(&first_byte(destination))
-        && first_byte(destination) != 127;
+        && IS_UNICAST[usize::from(first_byte(source))]
+        && IS_UNICAST[usize::from(first_byte(destination))];
     let may_pass = ends
         .source
         .is_none_or(|place| place.may_send(meta.interface))
@@ -94,6 +92,17 @@ fn check_one_by_one(world: &World, meta: &Meta, ends: Ends) -> Stage<()> {
     }
     Ok(())
 }
+
+/// By the first byte of an IPv4 address: whether it is neither a martian, nor the host's affair.
+const IS_UNICAST: [bool; 256] = {
+    let mut unicast = [false; 256];
+    let mut byte = 0;
+    while byte < unicast.len() {
+        unicast[byte] = matches!(byte, 1..=126 | 128..=223);
+        byte += 1;
+    }
+    unicast
+};
 
 /// The first byte of an IPv4 address.
 const fn first_byte(address: u128) -> u8 {

@@ -6,17 +6,33 @@ use crate::packet::Meta;
 use crate::reply;
 use crate::snapshot::Mac;
 use crate::verdict::{Reason, Verdict};
-use crate::wire::ethernet::{self, ethertype};
+use crate::wire::ethernet::{self, MacNumber, ethertype};
 use crate::wire::{arp, icmp, map_v4, protocol};
 use crate::world::World;
 
+/// Where frames come in: what is asked about every frame of a batch, looked up once.
+#[derive(Clone, Copy)]
+pub(crate) struct Ingress {
+    /// Id of the interface.
+    pub interface: u32,
+    /// Its MAC; `None` when there is no such interface.
+    mac: Option<MacNumber>,
+}
+
+impl Ingress {
+    /// Look the interface up.
+    pub(crate) fn new(world: &World, interface: u32) -> Self {
+        let mac = world.port(interface).map(|port| port.mac.into());
+        Self { interface, mac }
+    }
+}
+
 /// Rule 3, up to the tags.
 #[inline(always)]
-pub(super) fn accept_frame(world: &World, frame: &[u8], meta: &mut Meta) -> Stage<()> {
-    let port = world.port(meta.interface).ok_or(Reason::NotForUs)?;
+pub(super) fn accept_frame(ingress: &Ingress, frame: &[u8], meta: &mut Meta) -> Stage<()> {
+    let ours = ingress.mac.ok_or(Reason::NotForUs)?;
     let header = ethernet::Frame::new(frame).ok_or(Reason::FrameTruncated)?;
     let (source, destination) = (header.source_number(), header.destination_number());
-    let ours = port.mac.into();
     if source == ours {
         return Err(Reason::OwnFrame.into());
     }

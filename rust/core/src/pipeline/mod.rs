@@ -121,12 +121,19 @@ pub(crate) fn process(
 }
 
 impl Walk<'_> {
-    /// What was read, acted upon.
+    /// What was read, acted upon. Packets of flows first, by comparisons that are foretold right: a jump through a table is not.
     #[inline(always)]
     fn run(&mut self, frame: &mut [u8], meta: &Meta, read: Stage<Content>) -> Stage<Departure> {
-        match read? {
-            Content::Packet => self.hand_on(&mut Packet { frame, meta }),
-            Content::Fragment => self.fragment(&mut Packet { frame, meta }),
+        if let Ok(Content::Packet) = read {
+            return self.hand_on(&mut Packet { frame, meta });
+        }
+        self.run_other(frame, meta, read?)
+    }
+
+    #[inline(never)]
+    fn run_other(&mut self, frame: &mut [u8], meta: &Meta, content: Content) -> Stage<Departure> {
+        match content {
+            Content::Packet | Content::Fragment => self.fragment(&mut Packet { frame, meta }),
             Content::NotIp => Err(self.not_ip(frame, meta)),
             Content::Solicitation => Err(self.neighbour_advertisement(frame, meta)),
         }
@@ -135,11 +142,13 @@ impl Walk<'_> {
     /// Whole packets and first fragments, once they were read to their L4 header: rules 7 to 12.
     #[inline(always)]
     fn hand_on(&mut self, packet: &mut Packet) -> Stage<Departure> {
+        if let Target::Service(service) = packet.meta.target {
+            return self.forward(packet, service);
+        }
         match packet.meta.target {
-            Target::Service(service) => self.forward(packet, service),
             Target::Endpoint(endpoint) => self.reply(packet, endpoint),
             Target::Icmp { to_vip } => self.icmp(packet, to_vip),
-            Target::Transit => self.transit(packet),
+            Target::Service(_) | Target::Transit => self.transit(packet),
         }
     }
 

@@ -4,6 +4,9 @@ use super::Stage;
 use super::flows::flow_key;
 use super::ip::{Ends, check_addresses};
 use super::link::{accept_frame, is_solicitation};
+
+pub(crate) use super::link::Ingress;
+
 use crate::datapath::Offload;
 use crate::flow::table::Table;
 use crate::packet::{Meta, Target, gso};
@@ -29,14 +32,14 @@ pub(crate) enum Content {
 #[inline(always)]
 pub(crate) fn frame(
     world: &World,
+    ingress: &Ingress,
     frame: &[u8],
-    interface: u32,
     offload: Offload,
     meta: &mut Meta,
 ) -> Stage<Content> {
-    meta.interface = interface;
+    meta.interface = ingress.interface;
     meta.offload = offload.onward();
-    accept_frame(world, frame, meta)?;
+    accept_frame(ingress, frame, meta)?;
     if !parse::plain_ipv4(frame, &mut meta.link, &mut meta.ip) {
         if let Some(content) = in_layers(world, frame, meta)? {
             return Ok(content);

@@ -81,16 +81,18 @@ impl Walk<'_> {
         let fit = self.fit(packet, hop)?;
         let ip = &packet.meta.ip;
         // Both headers were read, so they are there: where the packet ends is of no interest here.
-        let bytes = packet.frame.get_mut(ip.l3..).unwrap_or_default();
-        rewrite_ip(bytes, ip.v4, Some(translation));
+        if let Some(header) = packet.frame.get_mut(ip.l3..) {
+            rewrite_ip(header, ip.v4, Some(translation));
+        }
         if !ip.is_later_fragment() {
             let checksum = if packet.meta.offload.is_partial() {
                 L4Checksum::Partial
             } else {
                 L4Checksum::Whole
             };
-            let bytes = packet.frame.get_mut(ip.l4..).unwrap_or_default();
-            rewrite_transport(bytes, ip.protocol, checksum, translation);
+            if let Some(header) = packet.frame.get_mut(ip.l4..) {
+                rewrite_transport(header, ip.protocol, checksum, translation);
+            }
         }
         self.transmit(packet, hop, fit)
     }
@@ -105,6 +107,7 @@ impl Walk<'_> {
                     interface,
                     address: client,
                     mac: Some(mac),
+                    from: port.mac.into(),
                     mtu: port.mtu,
                 });
             }
@@ -187,9 +190,8 @@ impl Walk<'_> {
     /// Hand the rewritten packet to its hop, or let it wait for the hop's address.
     #[inline(always)]
     fn transmit(&mut self, packet: &mut Packet, hop: &Hop, fit: Fit) -> Stage<Departure> {
-        let mac = self.world.port(hop.interface).ok_or(Reason::NoRoute)?.mac;
         if let Some(mut header) = ethernet::Frame::new_mut(packet.frame) {
-            header.set_numbers(hop.mac.unwrap_or_default(), mac.into());
+            header.set_numbers(hop.mac.unwrap_or_default(), hop.from);
         }
         let interface = hop.interface;
         let departure = match fit {

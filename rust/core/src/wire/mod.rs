@@ -61,9 +61,11 @@ pub const fn map_v4(bits: u32) -> u128 {
 }
 
 /// Whether the number lies in `::ffff:0:0/96`. IPv6 packets from or to that prefix are martians, so inside the balancer it means IPv4.
+#[inline(always)]
 #[must_use]
 pub const fn is_v4(number: u128) -> bool {
-    number >> 32 == MAPPED >> 32
+    // By halves, as it is kept in registers.
+    (number >> 64) as u64 == 0 && (number as u64) >> 32 == (MAPPED >> 32) as u64
 }
 
 fn get16<const N: usize>(bytes: &impl Borrow<[u8; N]>, at: usize) -> u16 {

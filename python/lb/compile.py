@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lb.config import Config, InterfaceConfig
 from lb.config_fields import format_mac
-from lb.control.state import Desired, ServerIdentity, ServerNow, ServiceNow, services
+from lb.control.state import Desired, ServerIdentity, ServerNow, ServiceIdentity, ServiceNow, services
 from lb.errors import ConfigError
 from lb.policies import Measurements, UserPolicy
 from lb.snapshot import Address, AskFunction, Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
@@ -48,6 +48,8 @@ class Compiler:
         self._servers = _Ids()
         self._endpoints = _Ids()
         self._generation = 0
+        # Policies of ours are pure: the same question has the same answer. Most changes concern one service of many.
+        self._plans: dict[ServiceIdentity, tuple[object, Plan]] = {}
 
     def compile(
         self,
@@ -68,6 +70,18 @@ class Compiler:
         Raises:
             ConfigError: a VIP or a server has an address of one of the interfaces.
         """
+        snapshot = self.draft(config, interfaces, seed, measurements)
+        self._generation = snapshot.generation
+        return snapshot
+
+    def draft(
+        self,
+        config: Config | Desired,
+        interfaces: Sequence[Interface],
+        seed: int | None = None,
+        measurements: Mapping[str, Measurements] = NOTHING_MEASURED,
+    ) -> Snapshot:
+        """Make what `compile` would make, to look at: its generation will be another's too."""
         desired = config if isinstance(config, Desired) else Desired(config)
         present = services(desired)
         require_distinct(present, interfaces)
@@ -77,37 +91,27 @@ class Compiler:
         for entry in present:
             rows = self._rows(entry)
             service_id = self._services.of(entry.identity)
-            service_table[service_id] = _service(entry, rows, measurements.get(entry.name, {}))
+            service_table[service_id] = _service(entry, self._plan(entry, rows, measurements.get(entry.name, {})))
             server_table.update(self._compile_servers(entry, service_id, rows))
             choosers.update(_chooser(entry, rows))
-        self._generation += 1
-        snapshot = self._snapshot(desired.config, interfaces, seed, service_table, server_table)
-        return replace(snapshot, ask=functools.partial(_ask, choosers)) if choosers else snapshot
-
-    def _snapshot(
-        self,
-        config: Config,
-        interfaces: Sequence[Interface],
-        seed: int | None,
-        service_table: Mapping[int, Service],
-        server_table: Mapping[int, Server],
-    ) -> Snapshot:
+        facts = desired.config
         return Snapshot(
-            generation=self._generation,
-            seed=config.seed if seed is None else seed,
+            generation=self._generation + 1,
+            seed=facts.seed if seed is None else seed,
             interfaces=tuple(interfaces),
             services=tuple(service_table.get(number) for number in range(len(self._services))),
             servers=tuple(server_table.get(number) for number in range(len(self._servers))),
-            transit=config.transit,
-            answer_echo=config.answer_echo,
-            icmp_rate=config.icmp_rate,
-            timeouts=config.flows.timeouts(),
+            transit=facts.transit,
+            answer_echo=facts.answer_echo,
+            icmp_rate=facts.icmp_rate,
+            timeouts=facts.flows.timeouts(),
+            ask=functools.partial(_ask, choosers) if choosers else None,
         )
 
     def would_change(self, service: ServiceNow, measurements: Measurements, snapshot: Snapshot) -> bool:
         """Tell whether a service's policy plans otherwise now than what a snapshot of this compiler has."""
         published = snapshot.services[self._services.of(service.identity)]
-        return published is None or published.plan != _plan(service, self._rows(service), measurements)
+        return published is None or published.plan != self._plan(service, self._rows(service), measurements)
 
     def server_id(self, identity: ServerIdentity) -> int:
         """Return the id of a server; one that it has not seen yet gets a new one."""
@@ -116,6 +120,19 @@ class Compiler:
     def _rows(self, entry: ServiceNow) -> list[_ServerRow]:
         identity = entry.identity
         return [(self._servers.of((identity, row.config.address, row.config.port)), row) for row in entry.servers]
+
+    def _plan(self, entry: ServiceNow, rows: Sequence[_ServerRow], measurements: Measurements) -> Plan:
+        """Return a service's plan: the one of last time if nothing that the policy sees has changed."""
+        policy, views = entry.config.policy.make(), entry.views(server_id for server_id, _ in rows)
+        if isinstance(policy, UserPolicy):
+            # It may remember things, or have changed on disk.
+            return policy.plan(entry.name, views, measurements)
+        question = (entry.name, entry.config.policy, views, measurements)
+        known, plan = self._plans.get(entry.identity) or (None, None)
+        if plan is None or known != question:
+            plan = policy.plan(entry.name, views, measurements)
+            self._plans[entry.identity] = (question, plan)
+        return plan
 
     def _compile_servers(
         self, entry: ServiceNow, service_id: int, rows: Sequence[_ServerRow]
@@ -126,15 +143,9 @@ class Compiler:
             yield server_id, Server(row.name, service_id, endpoint, facts.address, facts.port, weight, facts.mac)
 
 
-def _service(entry: ServiceNow, rows: Sequence[_ServerRow], measurements: Measurements) -> Service:
+def _service(entry: ServiceNow, plan: Plan) -> Service:
     facts = entry.config
-    plan = _plan(entry, rows, measurements)
     return Service(entry.name, facts.address, facts.port, facts.protocol, plan, facts.on_no_server)
-
-
-def _plan(entry: ServiceNow, rows: Sequence[_ServerRow], measurements: Measurements) -> Plan:
-    views = entry.views(server_id for server_id, _ in rows)
-    return entry.config.policy.make().plan(entry.name, views, measurements)
 
 
 def _chooser(entry: ServiceNow, rows: Sequence[_ServerRow]) -> dict[str, AskFunction]:

@@ -18,11 +18,20 @@ from pydantic import (
     Field,
     PlainSerializer,
     StrictBool,
+    TypeAdapter,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
 )
 
-from lb.config_checks import DEFAULT_CHECK_INTERVAL, DEFAULT_CHECK_TIMEOUT, check, missing_array
+from lb.config_checks import (
+    DEFAULT_CHECK_INTERVAL,
+    DEFAULT_CHECK_TIMEOUT,
+    Problem,
+    check,
+    dotted,
+    missing_array,
+)
 from lb.config_fields import (
     Capacity,
     Count,
@@ -45,6 +54,7 @@ from lb.config_fields import (
     show,
     type_name,
 )
+from lb.errors import RequestError
 from lb.policies import NAMES, State, make
 from lb.policies.base import Policy
 from lb.snapshot import Timeouts
@@ -208,6 +218,7 @@ class Config(Table):
     services: tuple[ServiceConfig, ...] = Field(alias="service")
 
 
+_SERVER = TomlFile(model=ServerConfig, tables={}, check=lambda _, __: ())
 _FORMAT = TomlFile(
     model=Config,
     tables={
@@ -263,6 +274,42 @@ def inspect(source: str, name: str, base: pathlib.Path = HERE) -> Report[Config]
         base: the folder that relative paths in it start from.
     """
     return _FORMAT.inspect(source, name, base)
+
+
+def dump_config(config: Config) -> dict[str, Any]:
+    """Return a configuration as JSON, with the keys and values that its file would have."""
+    return config.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def parse_server(table: object) -> ServerConfig:
+    """
+    Read a server from what a `[[service.server]]` may hold.
+
+    Raises:
+        RequestError: it is invalid.
+    """
+    server, problems = _SERVER.validate(table, HERE)
+    if server is None:
+        raise RequestError("; ".join(_sentence(problem) for problem in problems))
+    return server
+
+
+def _sentence(problem: Problem) -> str:
+    where = dotted(("server", *problem.path))
+    return f"{where}: {problem.message}" + (f" ({problem.hint})" if problem.hint else "")
+
+
+def parse_weight(value: object) -> int:
+    """
+    Read a weight.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        return TypeAdapter[int](Weight).validate_python(value)
+    except ValidationError as error:
+        raise RequestError(f"weight: {error.errors()[0]['msg']}") from None
 
 
 def schema() -> dict[str, Any]:

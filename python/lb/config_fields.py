@@ -14,7 +14,7 @@ from decimal import Decimal
 from ipaddress import IPv6Address, ip_address, ip_interface
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from lb.snapshot import Address, InterfaceAddress
@@ -162,6 +162,19 @@ def format_mac(mac: bytes) -> str:
     return mac.hex(":")
 
 
+def format_duration(duration_ns: int) -> str:
+    """Return a duration as a configuration has it, in the largest unit that needs no fraction."""
+    largest_first = sorted(NS_PER_UNIT.items(), key=lambda unit: -unit[1])
+    unit, unit_ns = next((unit, unit_ns) for unit, unit_ns in largest_first if duration_ns % unit_ns == 0)
+    return f"{duration_ns // unit_ns}{unit}"
+
+
+def format_expect(expect: tuple[int, int]) -> str:
+    """Return a range of HTTP status codes as a configuration has it."""
+    low, high = expect
+    return str(low) if low == high else f"{low}-{high}"
+
+
 def parse_expect(value: object) -> tuple[int, int]:
     """Return the range of HTTP status codes that pass a check, both ends included: from 200 or "200-399"."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -238,12 +251,13 @@ ListenAddress = Annotated[Address, *_text(parse_listen_address, "an IPv4 or IPv6
 HostAddress = Annotated[Address, *_text(parse_address, "an IPv4 or IPv6 unicast address")]
 PrefixedAddress = Annotated[InterfaceAddress, *_text(parse_interface_address, "an address with its prefix length")]
 Text = Annotated[str, *_text(functools.partial(require_string, hint="a string"), "any text")]
-MacAddress = Annotated[bytes, *_text(parse_mac, MAC_HINT)]
-Duration = Annotated[int, *_text(parse_duration, DURATION_HINT)]
+MacAddress = Annotated[bytes, *_text(parse_mac, MAC_HINT), PlainSerializer(format_mac, when_used="json")]
+Duration = Annotated[int, *_text(parse_duration, DURATION_HINT), PlainSerializer(format_duration, when_used="json")]
 UrlPath = Annotated[str, *_text(parse_url_path, URL_PATH_HINT)]
 Expect = Annotated[
     tuple[int, int],
     BeforeValidator(parse_expect),
+    PlainSerializer(format_expect, when_used="json"),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 100, "maximum": 599}, {"type": "string"}]}),
 ]
 

@@ -9,13 +9,9 @@ The exceptions of flowlb, in one tree. Packets never raise: they get verdicts.
     +-- DaemonError          5: no running balancer answers
     +-- RemoteError          the running balancer refused: its words, its exit code
     +-- UnknownNameError     2: there is no service or server of that name
-<<<<<<< HEAD
-    +-- RefusedError         2: a command that cannot be carried out as things are
-    +-- PolicyError          1: a policy of one's own cannot be loaded, or does not do what a policy must
-=======
     +-- RequestError         2: the arguments of a command are wrong
     +-- RefusedError         2: a command cannot be carried out as things are
->>>>>>> 18fe18d (lb: explain: why a flow goes where it goes, from a configuration)
+    +-- PolicyError          1: a policy of one's own cannot be loaded, or does not do what a policy must
     +-- CaptureError         1: a capture file cannot be read or written
     +-- TestbedError         1: the testbed could not be built or is not there
 

@@ -120,7 +120,7 @@ class TomlFile(Generic[Model]):
 
     def _inspect(self, source: str, name: str, base: pathlib.Path) -> Report[Model]:
         document = tomllib.loads(source)
-        config, problems = self._validate(document, base)
+        config, problems = self.validate(document, base)
         problems.extend(self.check(document, base))
         locator = locate(source)
         blocks: dict[str, list[str]] = {"error": [], "warning": []}
@@ -132,7 +132,8 @@ class TomlFile(Generic[Model]):
             blocks[problem.severity].append(block(name, source, *position, message, problem.hint))
         return Report(None if blocks["error"] else config, blocks["error"], blocks["warning"])
 
-    def _validate(self, document: dict[str, Any], base: pathlib.Path) -> tuple[Model | None, list[Problem]]:
+    def validate(self, document: object, base: pathlib.Path) -> tuple[Model | None, list[Problem]]:
+        """Make the model of a document, or return its problems; what `check` finds is not among them."""
         try:
             return self.model.model_validate(document, context={"base": base}), []
         except ValidationError as error:

@@ -1,21 +1,22 @@
 """What the running balancer tells: the control socket and the status, without packets."""
 
-# ruff: noqa: E501 - tables as they are printed
 from __future__ import annotations
 
-import asyncio
+import io
+import json
 import socket
-import stat
 import threading
 from pathlib import Path
 
 import pytest
 
 from lb.config import parse
-from lb.control.admin import Admin, bind_socket
+from lb.control.admin import bind_socket
 from lb.control.client import fetch
 from lb.control.paths import default_control_path
-from lb.control.render import render_status
+from lb.control.rates import Rates, rates_between
+from lb.control.render import SERVER_COLUMNS, Output, print_flows, print_status
+from lb.control.state import HEALTHY, NO_WISH, Condition, Desired, ServerKey, Wish
 from lb.control.status import Facts, build_status
 from lb.errors import DaemonError, LbError
 from lb.snapshot import Interface, Snapshot
@@ -46,14 +47,17 @@ COUNTERS = {
     "rx_packets": 31, "rx_bytes": 5000, "tx_packets": 30, "tx_bytes": 4900,
     "verdicts": {"forward": 30, "drop.no_service": 1}, "events": {"flow_hit": 25},
     "services": {"video": TRAFFIC}, "servers": {"video/server1": TRAFFIC}, "io": {"tx_dropped": 7, "rx_errors": 0},
+    "table": {"entries": 3, "capacity": 1000},
 }  # fmt: skip
+SPEED = {"flows_per_s": 1.0, "packets_per_s": 15.0, "bytes_per_s": 2150.0}
+RATES = Rates({"video": SPEED}, {"video/server1": SPEED})
 SNAPSHOT = Snapshot(4, 1, (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),), (), ())
 FACTS = Facts("1.2", 77, "rust", "/etc/lb.toml", 3725.5, None)
 
 
-def test_build_status_brings_config_and_counters_together() -> None:
+def test_build_status_brings_what_is_wanted_known_and_counted_together() -> None:
     """The status has every documented key; a service without traffic shows zeros."""
-    status = build_status(FACTS, CONFIG, SNAPSHOT, COUNTERS)
+    status = build_status(FACTS, Desired(CONFIG), SNAPSHOT, COUNTERS, RATES)
     assert {key: status[key] for key in ("version", "pid", "backend", "generation", "config", "uptime_s")} == {
         "version": "1.2", "pid": 77, "backend": "rust", "generation": 4, "config": "/etc/lb.toml", "uptime_s": 3725.5
     }  # fmt: skip
@@ -61,79 +65,97 @@ def test_build_status_brings_config_and_counters_together() -> None:
         {"name": "eth0", "mac": "aa:aa:aa:00:00:01", "mtu": 1500, "addresses": [], "announce": False}
     ]
     video, empty = status["services"]
+    assert (video["policy"], video["leaving"]) == ("round-robin", False)
     assert video["servers"] == [
-        {"name": "server1", "address": "2001:db8::31", "port": 8031, "weight": 3, "state": "active", **TRAFFIC}
-    ]
-    assert (empty["servers"], empty["flows_created"]) == ([], 0)
+        {
+            "name": "server1", "address": "2001:db8::31", "port": 8031, "weight": 3, "state": "active", "health": "up",
+            "ramp": 1.0, "leaving": False, "notes": [], **TRAFFIC, **SPEED,
+        }
+    ]  # fmt: skip
+    assert (empty["servers"], empty["flows_created"], empty["packets_per_s"]) == ([], 0, 0.0)
+    assert status["table"] == {"entries": 3, "capacity": 1000}
     assert set(status["counters"]) == {"rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "verdicts", "events", "io"}
 
 
-def test_render_status_table_for_people() -> None:
-    """The table has head, servers and totals, and says what is wrong: an interface, the last reload."""
+@pytest.mark.parametrize(
+    ("wish", "condition", "notes"),
+    [
+        (Wish("draining", None, "drained by operator"), HEALTHY, ["drained by operator"]),
+        (Wish(None, 7), HEALTHY, ["weight 3 in the file"]),
+        (NO_WISH, Condition("down", 1.0, "3 checks failed"), ["down: 3 checks failed"]),
+        (NO_WISH, Condition("up", 0.25), ["slow start: 25% of its weight"]),
+    ],
+)
+def test_build_status_notes_say_why(wish: Wish, condition: Condition, notes: list[str]) -> None:
+    """Whatever is not as the file says has its reason."""
+    key = ServerKey("video", "server1")
+    desired = Desired(CONFIG, wishes={key: wish}, conditions={key: condition})
+    status = build_status(FACTS, desired, SNAPSHOT, COUNTERS, RATES)
+    assert status["services"][0]["servers"][0]["notes"] == notes
+
+
+def test_rates_between_two_looks() -> None:
+    """Rates are per second; what is new, or has counted less, has none that is negative."""
+    before = {"services": {"video": {**TRAFFIC, "packets_reply": 10, "bytes_reply": 0}}, "servers": {}}
+    rates = rates_between(before, COUNTERS, 2.0)
+    assert rates.services["video"] == {"flows_per_s": 0.0, "packets_per_s": 5.0, "bytes_per_s": 2000.0}
+    assert rates.servers["video/server1"]["flows_per_s"] == 2.5
+    assert rates_between(COUNTERS, before, 1.0).services["video"]["packets_per_s"] == 0.0
+
+
+def shown(facts: Facts, output: Output) -> str:
+    """Return what `lb status` prints."""
+    text = io.StringIO()
+    print_status(build_status(facts, Desired(CONFIG), SNAPSHOT, COUNTERS, RATES), output, text)
+    return text.getvalue()
+
+
+def test_print_status_table_for_people() -> None:
+    """The table has head, services, servers and totals, and says what is wrong: an interface, the last reload."""
     facts = Facts("1.2", 77, "rust", "/etc/lb.toml", 3725.5, "lb.toml:3:1: x: unknown key", "eth0 is down")
-    text = render_status(build_status(facts, CONFIG, SNAPSHOT, COUNTERS), "table")
-    assert text == (
-        "lb 1.2  pid 77  backend rust  up 1:02:05\n"
-        "config /etc/lb.toml  generation 4\n"
-        "interface eth0  aa:aa:aa:00:00:01  mtu 1500  no address\n"
-        "trouble: eth0 is down\n"
-        "last reload failed, the configuration before it is in use: lb.toml:3:1: x: unknown key\n"
-        "\n"
-        "service  vip                       server   address              weight  state   active  flows  packets  bytes\n"
-        "video    [2001:db8::100]:9876/tcp  server1  [2001:db8::31]:8031  3       active       2      5       30   4300\n"
-        "empty    198.18.1.100:53/udp       -        -                    -       -            0      0        0      0\n"
-        "\n"
-        "received 31 packets, 5000 bytes; sent 30 packets, 4900 bytes\n"
-        "verdicts: forward 30, drop.no_service 1\n"
-        "on the wire: tx_dropped 7\n"
-    )
-
-
-def test_render_status_csv_one_row_per_server() -> None:
-    """CSV has a head and the same cells."""
-    lines = render_status(build_status(FACTS, CONFIG, SNAPSHOT, COUNTERS), "csv").splitlines()
-    assert lines[0] == "service,vip,server,address,weight,state,active,flows,packets,bytes"
-    assert lines[1] == "video,[2001:db8::100]:9876/tcp,server1,[2001:db8::31]:8031,3,active,2,5,30,4300"
-
-
-def ask_admin(path: Path, *resources: str) -> list[object]:
-    """Serve two resources, and return what a client on a thread gets for each request."""
-
-    def fail() -> None:
-        raise LbError("the loop has failed")
-
-    async def scenario() -> list[object]:
-        admin = Admin(path, {"/status": lambda: {"pid": 1}, "/flows": lambda: list(range(5000)), "/broken": fail})
-        await admin.start()
-        assert stat.S_IMODE(path.stat().st_mode) == 0o660
-        try:
-            return [await asyncio.to_thread(outcome, resource) for resource in resources]
-        finally:
-            await admin.stop()
-
-    def outcome(resource: str) -> object:
-        try:
-            return fetch(path, resource)
-        except DaemonError as error:
-            return str(error).removeprefix(f"{path}: ")
-
-    return asyncio.run(scenario())
-
-
-def test_admin_requests_answered_bounded_and_socket_removed(tmp_path: Path) -> None:
-    """Behaviour 35: mode 0660, bounded lists, errors as HTTP; the file is gone after stop."""
-    path = tmp_path / "deep" / "lb.sock"
-    found = ask_admin(
-        path, "/status", "/flows", "/flows?limit=3", "/flows?limit=-1", "/flows?limit=x", "/broken", "/no"
-    )
-    assert found[0] == {"pid": 1}
-    assert [len(item) for item in found[1:4] if isinstance(item, list)] == [1000, 3, 0]
-    assert found[4:] == [
-        "the balancer answered 400 to /flows?limit=x",
-        "the balancer answered 503 to /broken",
-        "the balancer answered 404 to /no",
+    head, _, rest = shown(facts, "table").partition("\n\n")
+    assert head.splitlines() == [
+        "lb 1.2  pid 77  backend rust  up 1:02:05",
+        "config /etc/lb.toml  generation 4",
+        "flow table 3 of 1000 (0.3%)",
+        "interface eth0  aa:aa:aa:00:00:01  mtu 1500  no address",
+        "trouble: eth0 is down",
+        "last reload failed, the configuration before it is in use: lb.toml:3:1: x: unknown key",
+        "service video  [2001:db8::100]:9876/tcp  policy round-robin  active 2",
+        "service empty  198.18.1.100:53/udp  policy round-robin  active 0",
     ]
-    assert not path.exists()
+    rows = [line.split() for line in rest.splitlines()]
+    assert rows[0] == list(SERVER_COLUMNS)
+    assert rows[2][:6] == ["video", "server1", "[2001:db8::31]:8031", "3", "active", "up"]
+    assert rows[2][6:] == ["2", "5", "30", "4300", "1", "15", "2150"]
+    assert rest.splitlines()[-3:] == [
+        "received 31 packets, 5000 bytes; sent 30 packets, 4900 bytes",
+        "verdicts: forward 30, drop.no_service 1",
+        "on the wire: tx_dropped 7",
+    ]
+
+
+def test_print_status_csv_one_row_per_server() -> None:
+    """CSV has a head and the same cells."""
+    lines = shown(FACTS, "csv").splitlines()
+    assert lines[0] == ",".join(SERVER_COLUMNS)
+    assert lines[1] == "video,server1,[2001:db8::31]:8031,3,active,up,2,5,30,4300,1,15,2150,"
+
+
+def test_print_flows_table_csv_json() -> None:
+    """A page of flows, in three forms."""
+    flow = {
+        "client": "198.18.1.21", "client_port": 40000, "service": "video", "server": "server1", "protocol": "tcp",
+        "state": "established", "idle_s": 1.26, "bytes_forward": 60, "bytes_reply": 0,
+    }  # fmt: skip
+    forms: dict[Output, str] = {}
+    for output in ("table", "csv", "json"):
+        text = io.StringIO()
+        print_flows({"total": 9, "offset": 4, "flows": [flow]}, output, text)
+        forms[output] = text.getvalue()
+    assert forms["table"].splitlines()[-1] == "flows 5 to 5 of 9"
+    assert forms["csv"].splitlines()[1] == "198.18.1.21,40000,video,server1,tcp,established,1.3,60,0"
+    assert json.loads(forms["json"])["flows"] == [flow]
 
 
 def test_bind_socket_stale_file_replaced_live_one_refused(tmp_path: Path) -> None:
@@ -170,13 +192,6 @@ def test_fetch_nonsense_daemon_error(tmp_path: Path, answer: bytes) -> None:
         with pytest.raises(DaemonError, match="no usable answer"):
             fetch(tmp_path / "x.sock", "/status")
         thread.join()
-
-
-def test_admin_flows_limit_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour 35: however many flows are asked for, an answer has an upper bound."""
-    monkeypatch.setattr("lb.control.admin.MAX_FLOWS", 1200)
-    found = ask_admin(tmp_path / "lb.sock", "/flows?limit=1100", "/flows?limit=1000000")
-    assert [len(item) for item in found if isinstance(item, list)] == [1100, 1200]
 
 
 def test_bind_socket_over_another_file_refuses(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lb.cli import bench, check, configuration, explain, init, loadgen, policy, replay, run, status, testbed
+from lb.cli import bench, check, configuration, explain, init, loadgen, operate, policy, replay, run, status, testbed
 from lb.errors import ConfigError, LbError
 
 app = typer.Typer(
@@ -32,7 +32,15 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("status")(status.status)
+app.command("flows")(status.flows)
 app.command("explain")(explain.explain)
+app.command("drain")(operate.drain)
+app.command("enable")(operate.enable)
+app.command("disable")(operate.disable)
+app.command("weight")(operate.weight)
+app.command("add")(operate.add)
+app.command("remove")(operate.remove)
+app.command("reload")(operate.reload)
 app.command("replay")(replay.replay)
 app.command("init")(init.init)
 app.command("bench")(bench.bench)

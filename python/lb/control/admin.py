@@ -1,8 +1,9 @@
 """
-The admin API: HTTP on a UNIX socket, mode 0660 (behaviour 35). Reads by GET: `/status`, `/counters`, `/flows?limit=N`.
+The admin API's door: HTTP on a UNIX socket, mode 0660 (behaviour 35). What is behind it is in `lb.control.api`.
 
-It belongs to the daemon's asyncio loop; questions to the data path go through threads, because a large flow table
-takes a while to list.
+It belongs to the daemon's asyncio loop, never to the packets' thread. Everything a client may send is bounded: request
+line, headers, body, connections at a time, and the life of a connection, so that slow, oversized and hostile clients
+are cut off. Errors are JSON: `{"error": one line, "exit_code": what the command line ends with}`.
 """
 
 from __future__ import annotations
@@ -10,22 +11,76 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
+import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from aiohttp import web
 
-from lb.errors import LbError
+from lb.errors import ConfigError, DaemonError, LbError, RefusedError, RequestError, UnknownNameError
 
 SOCKET_MODE = 0o660
-DEFAULT_FLOWS = 1000
-MAX_FLOWS = 100_000
+MAX_LINE_BYTES = 4096
+MAX_HEADER_BYTES = 4096
+MAX_HEADERS = 32
+MAX_BODY_BYTES = 64 * 1024
+MAX_CONNECTIONS = 32
+# How long a connection may live, whatever happens on it: far more than any answer takes.
+CONNECTION_S = 30.0
 SHUTDOWN_S = 0.2
 
-Answer = Callable[[], Any]
+Method = Literal["GET", "POST"]
+# From what the client asks for (the query of a GET, the JSON object of a POST) to what JSON can hold.
+Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
+
+log = logging.getLogger(__name__)
+
+
+STATUS_OF_ERROR: Mapping[type[LbError], int] = {
+    RequestError: 400,
+    UnknownNameError: 404,
+    RefusedError: 409,
+    ConfigError: 422,
+}
+
+
+class _Connection(web.RequestHandler):
+    """A client's connection, with an end: aiohttp itself waits for ever for a header to be complete."""
+
+    __slots__ = ("_deadline", "_door")
+
+    def __init__(self, door: Admin, manager: web.Server) -> None:
+        super().__init__(
+            manager,
+            loop=asyncio.get_running_loop(),
+            # None is what its own runner passes for "no log"; its annotation does not say so.
+            access_log=cast(Any, None),
+            max_line_size=MAX_LINE_BYTES,
+            max_headers=MAX_HEADERS,
+            max_field_size=MAX_HEADER_BYTES,
+            auto_decompress=False,
+        )
+        self._door = door
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        if len(self._door.connections) >= MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._door.connections.add(self)
+        self._deadline = asyncio.get_running_loop().call_later(self._door.connection_s, transport.abort)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._door.connections.discard(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
 
 
 class Admin:
@@ -34,14 +89,19 @@ class Admin:
 
     Args:
         path: of the socket.
-        answers: by resource, functions that return what JSON can hold. `/flows` gives a list; it is cut to the limit
-        asked for.
+        answers: by method and resource.
+        connection_s: how long a connection may live.
     """
 
-    def __init__(self, path: Path, answers: dict[str, Answer]) -> None:
+    def __init__(
+        self, path: Path, answers: Mapping[tuple[Method, str], Answer], connection_s: float = CONNECTION_S
+    ) -> None:
         self.path = path
+        self.connection_s = connection_s
+        self.connections: set[_Connection] = set()
         self._answers = answers
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
         self._inode: int | None = None
 
     async def start(self) -> None:
@@ -53,15 +113,20 @@ class Admin:
         """
         sock = bind_socket(self.path)
         self._inode = self.path.stat().st_ino
-        app = web.Application()
-        for resource, answer in self._answers.items():
-            app.router.add_get(resource, _handler(answer))
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+        for (method, resource), answer in self._answers.items():
+            app.router.add_route(method, resource, _handler(method, answer))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
+        manager = self._runner.server
+        assert manager is not None
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Connection(self, manager), sock=sock)
 
     async def stop(self) -> None:
         """Stop listening and remove the socket, unless another process has put its own there."""
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -71,21 +136,52 @@ class Admin:
                     self.path.unlink()
 
 
-def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _handler(method: Method, answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
-        try:
-            limit = int(request.query.get("limit", DEFAULT_FLOWS))
-        except ValueError:
-            raise web.HTTPBadRequest(text="limit is not a number\n") from None
-        try:
-            content = await asyncio.to_thread(answer)
-        except LbError as error:
-            raise web.HTTPServiceUnavailable(text=f"{error}\n") from error
-        if isinstance(content, list):
-            content = content[: max(0, min(limit, MAX_FLOWS))]
-        return web.json_response(content)
+        arguments = request.query if method == "GET" else await _body(request)
+        return web.json_response(await answer(arguments), dumps=dumps)
 
     return handle
+
+
+def dumps(content: Any) -> str:
+    """Return JSON without spaces: a status of 10 000 servers is long enough."""
+    return json.dumps(content, separators=(",", ":"))
+
+
+async def _body(request: web.Request) -> Mapping[str, Any]:
+    """Return the JSON object a request brings; nothing at all is an empty one."""
+    text = await request.read()
+    try:
+        content = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        raise RequestError("the body is not JSON") from None
+    if not isinstance(content, dict):
+        raise RequestError("the body is not a JSON object")
+    return content
+
+
+@web.middleware
+async def _errors_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except LbError as error:
+        status = next((code for kind, code in STATUS_OF_ERROR.items() if isinstance(error, kind)), 503)
+        return _error(status, str(error), error.exit_code)
+    except web.HTTPException as error:
+        return _error(error.status, f"{request.method} {request.path}: {error.reason}", DaemonError.exit_code)
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception:
+        # The operator's wrong turn must not be the balancer's end; it is our fault, and goes to the log whole.
+        log.exception("%s %s failed", request.method, request.path)
+        return _error(500, "this is a fault of lb: its log says more", LbError.exit_code)
+
+
+def _error(status: int, message: str, exit_code: int) -> web.Response:
+    return web.json_response({"error": message, "exit_code": exit_code}, status=status, dumps=dumps)
 
 
 def bind_socket(path: Path) -> socket.socket:

@@ -17,6 +17,7 @@ import os
 import secrets
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from lb.backends.python.reply import frames_for_announcement
 from lb.balancer import HASH_KEY_BYTES, choose_backend, require_same_interfaces
 from lb.config import Config, read
 from lb.control.admin import Admin
+from lb.control.api import Api
 from lb.control.checks import Checks
 from lb.control.flow_log import FlowLog
 from lb.control.leavers import Leavers
@@ -38,8 +40,8 @@ from lb.control.logs import LogFormat, start_logging
 from lb.control.metrics import Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.paths import default_control_path
-from lb.control.status import Facts, build_status
-from lb.control.steering import Steering
+from lb.control.status import Facts
+from lb.control.steering import Preview, Steering
 from lb.errors import ConfigError, InterfaceError, LbError
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
@@ -90,6 +92,8 @@ class Daemon:
         self._trouble: str | None = None
         self._announced: object = None
         self._rx_dropped = 0
+        # Counters are read by several threads, and the kernel's count starts anew with each look.
+        self._drops_lock = threading.Lock()
         self._started_at = time.monotonic()
         self._reloaded_at = time.time()
         self.reloads: Counter[str] = Counter()
@@ -138,7 +142,7 @@ class Daemon:
         self.data_path.set_next_hops(await self._kernel.settle(SETTLE_S))
         self._use_servers(self.snapshot)
         await self._kernel.refresh()
-        admin = Admin(self.control_path, self._answers())
+        admin = Admin(self.control_path, Api(self).answers())
         self._cleanup.push_async_callback(admin.stop)
         await admin.start()
         self._start_loop()
@@ -312,39 +316,69 @@ class Daemon:
 
     def request_reload(self) -> None:
         """Start a reload; how it went shows in the log and in the status."""
-        self._spawn(self.reload())
+        self._spawn(self._reload_quietly())
 
-    async def reload(self) -> None:
-        """Read the configuration again and swap to it. A bad one changes nothing and is reported (behaviour 29)."""
+    async def _reload_quietly(self) -> None:
+        with contextlib.suppress(LbError):
+            await self.reload()
+
+    async def reload(self) -> list[str]:
+        """
+        Read the configuration again and swap to it (behaviour 29).
+
+        Returns:
+            What is different, in lines for people.
+
+        Raises:
+            LbError: it cannot be used. Nothing has changed then; the reason is in the log and in the status.
+        """
         async with self._reloading:
             try:
-                await self._reload()
-            except (LbError, ValueError) as error:
+                changes = await self._reload()
+            except LbError as error:
                 self.last_reload_error = first_lines(error)
                 self.reloads["failure"] += 1
                 self._kernel.configure(self.config)
                 log.error("reload failed, the configuration before it stays in use:\n%s", error)
-            else:
-                self.last_reload_error = None
-                self.reloads["success"] += 1
-                self._reloaded_at = time.time()
-                self._spawn(self._observe())
-                log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
+                raise
+            self.last_reload_error = None
+            self.reloads["success"] += 1
+            self._reloaded_at = time.time()
+            self._spawn(self._observe())
+            log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
+            for line in changes:
+                log.info("  %s", line)
+            return changes
 
-    async def _reload(self) -> None:
-        config = load_config(self.config_path)
-        require_same_interfaces(self.config, config)
+    async def _reload(self) -> list[str]:
+        config = await self._read_config()
         warn_fixed(self.config, config)
         self._kernel.configure(config)
-        self.steering.reload(config, await self._kernel.read_interfaces())
+        changes = self.steering.reload(config, await self._kernel.read_interfaces())
         await self._kernel.refresh()
+        return changes
 
-    def _answers(self) -> dict[str, Callable[[], Any]]:
-        return {"/status": self.status, "/counters": self.counters, "/flows": self.flows}
+    async def _read_config(self) -> Config:
+        """Read the file as it is now; on a thread, for a large one takes a while."""
+        config = await asyncio.to_thread(load_config, self.config_path)
+        try:
+            require_same_interfaces(self.config, config)
+        except ValueError as error:
+            raise ConfigError([str(error)]) from None
+        return config
 
-    def status(self) -> dict[str, Any]:
-        """Return what `lb status -o json` shows."""
-        facts = Facts(
+    async def preview(self) -> Preview:
+        """
+        Tell what a reload would do, and change nothing.
+
+        Raises:
+            LbError: the file cannot be used.
+        """
+        return self.steering.preview(await self._read_config())
+
+    def facts(self) -> Facts:
+        """Return what the status begins with."""
+        return Facts(
             version=lb.__version__,
             pid=os.getpid(),
             backend=self.implementation.NAME,
@@ -352,8 +386,9 @@ class Daemon:
             uptime_s=time.monotonic() - self._started_at,
             last_reload_error=self.last_reload_error,
             trouble=self._trouble,
+            reloads=self.reloads.total(),
+            reload_failures=self.reloads["failure"],
         )
-        return build_status(facts, self.config, self.snapshot, self.counters())
 
     def sample(self) -> Sample:
         """Return what the metrics are made of."""
@@ -374,13 +409,11 @@ class Daemon:
 
     def counters(self) -> dict[str, Any]:
         """Return the data path's counters, and in `io` what the kernel dropped before the data path could see it."""
-        self._rx_dropped += sum(take_drops(sock) for sock in self._sockets)
+        with self._drops_lock:
+            self._rx_dropped += sum(take_drops(sock) for sock in self._sockets)
+            dropped = self._rx_dropped
         counters = self.data_path.counters()
-        return {**counters, "io": {**counters["io"], "rx_dropped": self._rx_dropped}}
-
-    def flows(self) -> list[dict[str, Any]]:
-        """Return the flow table's entries."""
-        return [flow._asdict() for flow in self.data_path.flows(time.monotonic_ns())]
+        return {**counters, "io": {**counters["io"], "rx_dropped": dropped}}
 
     def _ready_line(self) -> str:
         services = ", ".join(

@@ -1,43 +1,135 @@
-"""The status for people and programs: a table, JSON or CSV."""
+"""
+Status and flows for people and programs: a table, JSON or CSV.
+
+JSON is what the balancer said, CSV one row per server or flow with the same cells as the table. Tables are drawn by
+`rich`; without a terminal they are plain, as wide as they need to be, and never cut.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Sequence
-from typing import Any, Literal
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, Any, Literal, TypeAlias
 
-COLUMNS = ("service", "vip", "server", "address", "weight", "state", "active", "flows", "packets", "bytes")
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Output: TypeAlias = Literal["table", "json", "csv"]
+
+SERVER_COLUMNS = (
+    "service",
+    "server",
+    "address",
+    "weight",
+    "state",
+    "health",
+    "active",
+    "flows",
+    "packets",
+    "bytes",
+    "flows/s",
+    "packets/s",
+    "bytes/s",
+    "notes",
+)
+FLOW_COLUMNS = (
+    "client",
+    "client_port",
+    "service",
+    "server",
+    "protocol",
+    "state",
+    "idle_s",
+    "bytes_forward",
+    "bytes_reply",
+)
+NUMERIC = {
+    "weight", "active", "flows", "packets", "bytes", "flows/s", "packets/s", "bytes/s", "idle_s", "bytes_forward",
+    "bytes_reply", "client_port",
+}  # fmt: skip
+# Never the only signal: the words are there too.
+STYLES = {"up": "green", "down": "red", "draining": "yellow", "disabled": "yellow", "leaving": "yellow"}
+PLAIN_WIDTH = 10_000
+
+_Rows: TypeAlias = Sequence[Sequence[str]]
 
 
-def render_status(status: dict[str, Any], output: Literal["table", "json", "csv"]) -> str:
-    """Return the status as text that ends with a line feed. CSV: one row per server."""
+def print_status(status: dict[str, Any], output: Output, stream: IO[str] | None = None) -> None:
+    """Print a status. CSV: one row per server."""
+    stream = stream or sys.stdout
+    rows = [row for service in status["services"] for row in _server_rows(service)]
     if output == "json":
-        return json.dumps(status, indent=2) + "\n"
-    rows = [row for service in status["services"] for row in _rows(service)]
+        stream.write(json.dumps(status, indent=2) + "\n")
+    elif output == "csv":
+        _print_csv(SERVER_COLUMNS, rows, stream)
+    else:
+        console = console_for(stream)
+        for line in [*_head(status), *_services(status), ""]:
+            console.print(Text(line))
+        console.print(_table(SERVER_COLUMNS, rows))
+        for line in ["", *_tail(status["counters"])]:
+            console.print(Text(line))
+
+
+def print_flows(answer: dict[str, Any], output: Output, stream: IO[str] | None = None) -> None:
+    """Print a page of flows. A table ends with how many there are in all."""
+    stream = stream or sys.stdout
+    if output == "json":
+        stream.write(json.dumps(answer, indent=2) + "\n")
+        return
+    rows = [[_flow_cell(flow, column) for column in FLOW_COLUMNS] for flow in answer["flows"]]
     if output == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-        return text.getvalue()
-    return "\n".join([*_head(status), "", *_table([COLUMNS, *rows]), "", *_tail(status["counters"])]) + "\n"
+        _print_csv(FLOW_COLUMNS, rows, stream)
+        return
+    console = console_for(stream)
+    console.print(_table(FLOW_COLUMNS, rows))
+    first, last = answer["offset"] + 1, answer["offset"] + len(rows)
+    shown = f"flows {first} to {last}" if rows else "no flows"
+    console.print(Text(f"\n{shown} of {answer['total']}"))
 
 
-def _rows(service: dict[str, Any]) -> list[tuple[str, ...]]:
+def console_for(stream: IO[str]) -> Console:
+    """Return what prints tables to a stream: wide enough for anything when no person looks at it."""
+    return Console(
+        file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=not stream.isatty()
+    )
+
+
+def _print_csv(columns: Sequence[str], rows: Iterable[Sequence[str]], stream: IO[str]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    stream.write(text.getvalue())
+
+
+def _table(columns: Sequence[str], rows: _Rows) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in NUMERIC else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def _server_rows(service: dict[str, Any]) -> list[list[str]]:
     """Return a row per server; a service without one gets a row of its own."""
-    vip = f"{_endpoint(service)}/{service['protocol']}"
     if not service["servers"]:
-        return [(service["name"], vip, "-", "-", "-", "-", "0", "0", "0", "0")]
+        return [[service["name"], "-", "-", "-", "-", "-", "0", "0", "0", "0", "0", "0", "0", "no server"]]
     return [
-        (
+        [
             service["name"],
-            vip,
             server["name"],
             _endpoint(server),
             str(server["weight"]),
-            server["state"],
+            "leaving" if server["leaving"] else server["state"],
+            server["health"],
             *_traffic(server),
-        )
+            "; ".join(server["notes"]),
+        ]
         for server in service["servers"]
     ]
 
@@ -47,18 +139,26 @@ def _endpoint(entry: dict[str, Any]) -> str:
     return f"{address}:{entry['port']}"
 
 
-def _traffic(entry: dict[str, Any]) -> tuple[str, ...]:
+def _traffic(entry: dict[str, Any]) -> list[str]:
     packets = entry["packets_forward"] + entry["packets_reply"]
     total_bytes = entry["bytes_forward"] + entry["bytes_reply"]
-    return tuple(str(number) for number in (entry["flows_active"], entry["flows_created"], packets, total_bytes))
+    counts = (entry["flows_active"], entry["flows_created"], packets, total_bytes)
+    rates = (entry["flows_per_s"], entry["packets_per_s"], entry["bytes_per_s"])
+    return [*(str(count) for count in counts), *(f"{rate:.0f}" for rate in rates)]
+
+
+def _flow_cell(flow: dict[str, Any], column: str) -> str:
+    return f"{flow[column]:.1f}" if column == "idle_s" else str(flow[column])
 
 
 def _head(status: dict[str, Any]) -> list[str]:
     uptime_s = int(status["uptime_s"])
     up = f"{uptime_s // 3600}:{uptime_s // 60 % 60:02}:{uptime_s % 60:02}"
+    table = status["table"]
     lines = [
         f"lb {status['version']}  pid {status['pid']}  backend {status['backend']}  up {up}",
         f"config {status['config']}  generation {status['generation']}",
+        f"flow table {table['entries']} of {table['capacity']} ({table['entries'] / table['capacity']:.1%})",
     ]
     for interface in status["interfaces"]:
         addresses = " ".join(interface["addresses"]) or "no address"
@@ -70,15 +170,11 @@ def _head(status: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    numeric = COLUMNS.index("active")
+def _services(status: dict[str, Any]) -> list[str]:
     return [
-        "  ".join(
-            cell.rjust(width) if column >= numeric else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
+        f"service {service['name']}  {_endpoint(service)}/{service['protocol']}  policy {service['policy']}  "
+        f"active {service['flows_active']}" + ("  leaving" if service["leaving"] else "")
+        for service in status["services"]
     ]
 
 

@@ -1,16 +1,19 @@
 """
-What a running balancer says about itself: configuration and counters brought together, ready for JSON.
+What a running balancer says about itself: what is wanted, what is known and what was counted, brought together for
+JSON.
 
 The shape is what `lb status -o json` prints; `lb.control.render` makes tables of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lb.compile import describe_interface
-from lb.config import Config, ServerConfig, ServiceConfig
+from lb.control.rates import Rates
+from lb.control.state import HEALTHY, NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
 from lb.snapshot import Snapshot
 
 TRAFFIC = ("flows_active", "flows_created", "packets_forward", "packets_reply", "bytes_forward", "bytes_reply")
@@ -20,7 +23,7 @@ TRAFFIC = ("flows_active", "flows_created", "packets_forward", "packets_reply", 
 class Facts:
     """
     What stays the same or changes rarely. `uptime_s`: seconds since packets began to flow. `trouble`: which interface
-    is down or gone.
+    is down or gone. `reloads`: attempts; `reload_failures`: those that changed nothing.
     """
 
     version: str
@@ -30,10 +33,14 @@ class Facts:
     uptime_s: float
     last_reload_error: str | None
     trouble: str | None = None
+    reloads: int = 0
+    reload_failures: int = 0
 
 
-def build_status(facts: Facts, config: Config, snapshot: Snapshot, counters: dict[str, Any]) -> dict[str, Any]:
-    """Return the whole status. `counters`: as the data path gives them."""
+def build_status(
+    facts: Facts, desired: Desired, snapshot: Snapshot, counters: dict[str, Any], rates: Rates
+) -> dict[str, Any]:
+    """Return the whole status. `counters`: as the data path gives them; `rates`: between them and an earlier look."""
     return {
         "version": facts.version,
         "pid": facts.pid,
@@ -42,37 +49,70 @@ def build_status(facts: Facts, config: Config, snapshot: Snapshot, counters: dic
         "generation": snapshot.generation,
         "config": facts.config_path,
         "last_reload_error": facts.last_reload_error,
+        "reloads": facts.reloads,
+        "reload_failures": facts.reload_failures,
         "trouble": facts.trouble,
+        "table": counters["table"],
         "interfaces": [describe_interface(interface) for interface in snapshot.interfaces],
-        "services": [_service(entry, counters) for entry in config.services],
-        "counters": {key: value for key, value in counters.items() if key not in ("services", "servers")},
+        "services": [describe_service(service, desired, counters, rates) for service in services(desired)],
+        "counters": {key: value for key, value in counters.items() if key not in ("services", "servers", "table")},
     }
 
 
-def _service(entry: ServiceConfig, counters: dict[str, Any]) -> dict[str, Any]:
+def describe_service(
+    service: ServiceNow, desired: Desired, counters: Mapping[str, Any], rates: Rates
+) -> dict[str, Any]:
+    """Return one service with its servers."""
+    facts = service.config
     return {
-        "name": entry.name,
-        "address": str(entry.address),
-        "port": entry.port,
-        "protocol": entry.protocol,
-        "policy": entry.policy.name,
-        **_traffic(counters["services"].get(entry.name)),
-        "servers": [
-            _server(server, counters["servers"].get(f"{entry.name}/{server.name}")) for server in entry.servers
-        ],
+        "name": service.name,
+        "address": str(facts.address),
+        "port": facts.port,
+        "protocol": facts.protocol,
+        "policy": facts.policy.name,
+        "leaving": service.leaving,
+        **_traffic(counters["services"].get(service.name), rates.services.get(service.name)),
+        "servers": [describe_server(service.name, server, desired, counters, rates) for server in service.servers],
     }
 
 
-def _server(entry: ServerConfig, traffic: dict[str, int] | None) -> dict[str, Any]:
+def describe_server(
+    service: str, server: ServerNow, desired: Desired, counters: Mapping[str, Any], rates: Rates
+) -> dict[str, Any]:
+    """Return one server. `notes`: in words, why it is not as the file says, and why it takes no flows."""
+    key = ServerKey(service, server.name)
     return {
-        "name": entry.name,
-        "address": str(entry.address),
-        "port": entry.port,
-        "weight": entry.weight,
-        "state": entry.state,
-        **_traffic(traffic),
+        "name": server.name,
+        "address": str(server.config.address),
+        "port": server.config.port,
+        "weight": server.weight,
+        "state": server.state,
+        "health": server.health,
+        "ramp": server.ramp,
+        "leaving": server.leaving,
+        "notes": _notes(key, server, desired),
+        **_traffic(counters["servers"].get(str(key)), rates.servers.get(str(key))),
     }
 
 
-def _traffic(traffic: dict[str, int] | None) -> dict[str, int]:
-    return {key: (traffic or {}).get(key, 0) for key in TRAFFIC}
+def _notes(key: ServerKey, server: ServerNow, desired: Desired) -> list[str]:
+    if server.leaving:
+        return ["leaving: kept for its flows"]
+    wish, condition = desired.wishes.get(key, NO_WISH), desired.conditions.get(key, HEALTHY)
+    notes = []
+    if wish.state is not None:
+        notes.append(wish.reason)
+    if wish.weight is not None:
+        notes.append(f"weight {server.config.weight} in the file")
+    if condition.health == "down":
+        notes.append(f"down: {condition.reason}")
+    if condition.ramp < 1:
+        notes.append(f"slow start: {condition.ramp:.0%} of its weight")
+    if any(added is server.config for added in desired.added.get(key.service, ())):
+        notes.append("added by operator")
+    return notes
+
+
+def _traffic(traffic: Mapping[str, int] | None, rates: Mapping[str, float] | None) -> dict[str, float]:
+    counted = {key: (traffic or {}).get(key, 0) for key in TRAFFIC}
+    return {**counted, **(rates or {"flows_per_s": 0.0, "packets_per_s": 0.0, "bytes_per_s": 0.0})}

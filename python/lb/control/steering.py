@@ -15,10 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from lb.compile import Compiler
 from lb.config import Config, ServerConfig
+from lb.control.diff import diff
+from lb.control.moves import Move, moves
 from lb.control.state import (
     HEALTHY,
     NO_WISH,
@@ -58,6 +60,13 @@ class Event:
     what: str
     change: str
     reason: str
+
+
+class Preview(NamedTuple):
+    """What a reload would do. `diff`: what changes, in lines for people; `moves`: what becomes of new flows."""
+
+    diff: list[str]
+    moves: list[Move]
 
 
 class Target(Protocol):
@@ -249,9 +258,10 @@ class Steering:
 
         Raises:
             UnknownNameError: there is no such service.
-            RefusedError: its name or its address and port are taken.
+            RefusedError: its name or its address and port are taken, or no packet could be translated to it.
         """
         owner = self._service(service)
+        self._require_fitting(owner, server)
         for other in owner.servers:
             if not other.leaving and other.name == server.name:
                 raise RefusedError(f"{service}/{server.name} is there already")
@@ -277,9 +287,23 @@ class Steering:
         if reset:
             self._reset(owner, found)
 
-    def reload(self, config: Config, interfaces: Sequence[Interface] | None = None) -> None:
+    def preview(self, config: Config) -> Preview:
+        """
+        Tell what a reload would do, and change nothing.
+
+        Raises:
+            ConfigError: it could not be compiled.
+        """
+        after = with_config(self.desired, config)
+        snapshot = self._compiler.draft(after, self._interfaces, measurements=self._measurements)
+        return Preview(diff(self.desired, after), moves(self.snapshot, snapshot))
+
+    def reload(self, config: Config, interfaces: Sequence[Interface] | None = None) -> list[str]:
         """
         Swap to another configuration, in one step.
+
+        Returns:
+            What is different, in lines for people.
 
         Raises:
             ConfigError: it cannot be compiled; nothing has changed then.
@@ -287,11 +311,22 @@ class Steering:
         before = self._interfaces
         if interfaces is not None:
             self._interfaces = tuple(interfaces)
+        old = self.desired
         try:
-            self._change(with_config(self.desired, config), "configuration", "reloaded", "by operator")
+            self._change(with_config(old, config), "configuration", "reloaded", "by operator")
         except BaseException:
             self._interfaces = before
             raise
+        return diff(old, self.desired)
+
+    def _require_fitting(self, owner: ServiceNow, server: ServerConfig) -> None:
+        """Raise RefusedError when an address cannot be a server's of a service: as `lb.config_checks` for a file."""
+        vip, address = owner.config.address, server.address
+        if address.version != vip.version:
+            raise RefusedError(f"{address} is IPv{address.version}, the VIP {vip} is IPv{vip.version}")
+        taken = next((service.name for service in self.services() if service.config.address == address), None)
+        if taken is not None:
+            raise RefusedError(f"{address} is the VIP of service {taken}: a server has a real address")
 
     # Servers that left.
 

@@ -24,6 +24,11 @@ pub fn counters<'py>(
     dict.set_item("tx_bytes", report.tx_bytes)?;
     dict.set_item("verdicts", report.verdicts.iter().into_py_dict(py)?)?;
     dict.set_item("events", report.events.iter().copied().into_py_dict(py)?)?;
+    let table = [
+        ("entries", report.table.entries),
+        ("capacity", report.table.capacity),
+    ];
+    dict.set_item("table", table.into_py_dict(py)?)?;
     dict.set_item(
         "services",
         traffic_by_name(py, &report.services, &names.services)?,

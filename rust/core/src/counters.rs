@@ -197,6 +197,7 @@ impl Counters {
             events: EVENT_NAMES.into_iter().zip(self.events).collect(),
             services,
             servers,
+            ..CounterReport::default()
         }
     }
 

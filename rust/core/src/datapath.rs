@@ -107,6 +107,14 @@ pub struct Traffic {
     pub bytes_reply: u64,
 }
 
+/// How full the flow table is. Expired flows that are not removed yet count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "docs/datapath.md rule 13 defines each")]
+pub struct TableUse {
+    pub entries: u64,
+    pub capacity: u64,
+}
+
 /// All counters at one instant.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs, reason = "docs/datapath.md rule 13 defines each")]
@@ -117,6 +125,7 @@ pub struct CounterReport {
     pub tx_bytes: u64,
     pub verdicts: BTreeMap<String, u64>,
     pub events: Vec<(&'static str, u64)>,
+    pub table: TableUse,
     /// By service id; removed services are `None`.
     pub services: Vec<Option<Traffic>>,
     /// By server id; removed servers are `None`.
@@ -382,7 +391,16 @@ impl DataPath {
     /// All counters.
     #[must_use]
     pub fn counters(&self) -> CounterReport {
-        self.state.counters.report(&self.world)
+        let State {
+            counters, table, ..
+        } = &*self.state;
+        CounterReport {
+            table: TableUse {
+                entries: table.len(),
+                capacity: table.capacity() as u64,
+            },
+            ..counters.report(&self.world)
+        }
     }
 
     /// What there is to know before a packet of a client comes to a service: its flow, if it has a living one, and the service's next turn. Changes nothing.

@@ -151,7 +151,9 @@ class DataPath:
     def counters(self) -> dict[str, Any]:
         """Return all counters by name: `docs/datapath.md` rule 13; `io` is what went wrong on the sockets."""
         with self._lock:
-            return {**self._state.counters.report(self._state.view), "io": self._loop.io.as_dict()}
+            table = {"entries": len(self._state.table), "capacity": self._state.table.capacity}
+            report = self._state.counters.report(self._state.view)
+            return {**report, "table": table, "io": self._loop.io.as_dict()}
 
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
         """

@@ -1,0 +1,211 @@
+"""
+The admin API: what can be asked of a running balancer, and what can be changed.
+
+`lb.control.admin` is its door (HTTP over a UNIX socket), `docs/control.md` its reference. Reads by GET with a query,
+changes by POST with a JSON object. Everything runs on the daemon's asyncio loop; what takes long (listing flows,
+reading a file) goes through threads. Changes all go through `lb.control.steering`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from lb.backends.base import Flow
+from lb.config import dump_config, parse_server, parse_weight
+from lb.control.admin import Answer, Method
+from lb.control.rates import RateMeter
+from lb.control.state import ServerNow, ServiceNow
+from lb.control.status import build_status, describe_server
+from lb.errors import RequestError, UnknownNameError
+from lb.policies.base import State
+
+if TYPE_CHECKING:
+    from lb.control.daemon import Daemon
+
+DEFAULT_FLOWS = 1000
+MAX_FLOWS = 100_000
+FLOW_FILTERS = ("client", "service", "server", "state")
+
+
+class Api:
+    """
+    The resources of the admin API.
+
+    Args:
+        daemon: the running balancer.
+    """
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._meter = RateMeter(lambda: asyncio.to_thread(daemon.counters))
+
+    def answers(self) -> dict[tuple[Method, str], Answer]:
+        """Return what answers to each method and resource."""
+        return {
+            ("GET", "/status"): self.status,
+            ("GET", "/server"): self.server,
+            ("GET", "/flows"): self.flows,
+            ("GET", "/counters"): self.counters,
+            ("GET", "/config"): self.config,
+            ("GET", "/history"): self.history,
+            ("POST", "/drain"): self._setter("draining"),
+            ("POST", "/enable"): self._setter("active"),
+            ("POST", "/disable"): self._setter("disabled"),
+            ("POST", "/weight"): self.weight,
+            ("POST", "/add"): self.add,
+            ("POST", "/remove"): self.remove,
+            ("POST", "/reload"): self.reload,
+        }
+
+    async def status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all that `lb status` shows."""
+        counters, rates = await self._meter.read()
+        steering = self._daemon.steering
+        return build_status(self._daemon.facts(), steering.desired, steering.snapshot, counters, rates)
+
+    async def server(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return one server, `service` and `server` by name; one that is leaving too."""
+        service, server = self._find(_name(asked, "service"), _name(asked, "server"))
+        counters, rates = await self._meter.read()
+        return describe_server(service.name, server, self._daemon.steering.desired, counters, rates)
+
+    def _find(self, service: str, server: str) -> tuple[ServiceNow, ServerNow]:
+        """Return a server as it is now; one that takes flows before one of the same name that is leaving."""
+        for each in self._daemon.steering.services():
+            if each.name == service:
+                for one in each.servers:
+                    if one.name == server:
+                        return each, one
+        raise UnknownNameError(f"there is no server {service}/{server}")
+
+    async def flows(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return flows: those that fit the filters, `limit` of them from `offset` on, and how many there are in all."""
+        limit, offset = _number(asked, "limit", DEFAULT_FLOWS, MAX_FLOWS), _number(asked, "offset", 0, None)
+        unknown = set(asked) - {*FLOW_FILTERS, "limit", "offset"}
+        if unknown:
+            raise RequestError(f"flows have no {', '.join(sorted(unknown))}: filter by {', '.join(FLOW_FILTERS)}")
+        wanted = {key: str(asked[key]) for key in FLOW_FILTERS if key in asked}
+        if "client" in wanted:
+            wanted["client"] = _address(wanted["client"])
+        return await asyncio.to_thread(self._flows, wanted, limit, offset)
+
+    def _flows(self, wanted: Mapping[str, str], limit: int, offset: int) -> dict[str, Any]:
+        found = self._daemon.data_path.flows(time.monotonic_ns())
+        if wanted:
+            found = [flow for flow in found if _fits(flow, wanted)]
+        page = found[offset : offset + limit]
+        return {"total": len(found), "offset": offset, "flows": [flow._asdict() for flow in page]}
+
+    async def counters(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data path's counters."""
+        return await asyncio.to_thread(self._daemon.counters)
+
+    async def config(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration as the file said, and what the operator has changed since."""
+        desired = self._daemon.steering.desired
+        return {
+            "config": dump_config(desired.config),
+            "changes": {str(key): {"state": wish.state, "weight": wish.weight} for key, wish in desired.wishes.items()},
+            "added": {
+                service: [server.name for server in servers] for service, servers in desired.added.items() if servers
+            },
+            "removed": sorted(str(key) for key in desired.removed),
+        }
+
+    async def history(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the last changes, the oldest first."""
+        return [asdict(event) for event in self._daemon.steering.history]
+
+    def _setter(self, state: State) -> Answer:
+        async def set_state(asked: Mapping[str, Any]) -> dict[str, Any]:
+            _require_only(asked, "service", "server", "reset")
+            service, server = _name(asked, "service"), _name(asked, "server")
+            return self._changed(
+                lambda: self._daemon.steering.set_state(service, server, state, reset=_flag(asked, "reset"))
+            )
+
+        return set_state
+
+    async def weight(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Set the `weight` of a server."""
+        _require_only(asked, "service", "server", "weight")
+        service, server, weight = _name(asked, "service"), _name(asked, "server"), parse_weight(asked.get("weight"))
+        return self._changed(lambda: self._daemon.steering.set_weight(service, server, weight))
+
+    async def add(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Add a server: `server` holds the keys of a [[service.server]]."""
+        _require_only(asked, "service", "server")
+        service, server = _name(asked, "service"), parse_server(asked.get("server"))
+        return self._changed(lambda: self._daemon.steering.add(service, server))
+
+    async def remove(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Remove a server."""
+        _require_only(asked, "service", "server", "reset")
+        service, server = _name(asked, "service"), _name(asked, "server")
+        return self._changed(lambda: self._daemon.steering.remove(service, server, reset=_flag(asked, "reset")))
+
+    def _changed(self, change: Callable[[], None]) -> dict[str, Any]:
+        """Make a change, and tell whether it was one."""
+        before = self._daemon.steering.generation
+        change()
+        generation = self._daemon.steering.generation
+        return {"generation": generation, "changed": generation != before}
+
+    async def reload(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the configuration again; with `dry_run`, only tell what that would do."""
+        _require_only(asked, "dry_run")
+        if _flag(asked, "dry_run"):
+            preview = await self._daemon.preview()
+            lines = [move.line() for move in preview.moves]
+            return {
+                "dry_run": True,
+                "diff": preview.diff,
+                "moves": [asdict(move) for move in preview.moves],
+                "lines": lines,
+            }
+        changes = await self._daemon.reload()
+        return {"dry_run": False, "diff": changes, "generation": self._daemon.steering.generation}
+
+
+def _require_only(asked: Mapping[str, Any], *names: str) -> None:
+    if unknown := sorted(set(asked) - set(names)):
+        raise RequestError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(names)}")
+
+
+def _name(asked: Mapping[str, Any], key: str) -> str:
+    value = asked.get(key)
+    if not isinstance(value, str) or not value:
+        raise RequestError(f"{key}: a name is needed")
+    return value
+
+
+def _flag(asked: Mapping[str, Any], key: str) -> bool:
+    value = asked.get(key, False)
+    if not isinstance(value, bool):
+        raise RequestError(f"{key}: true or false is needed")
+    return value
+
+
+def _number(asked: Mapping[str, Any], key: str, default: int, most: int | None) -> int:
+    try:
+        number = int(asked.get(key, default))
+    except (TypeError, ValueError):
+        raise RequestError(f"{key}: {asked[key]!r} is not a number") from None
+    return max(0, number if most is None else min(number, most))
+
+
+def _address(text: str) -> str:
+    """Return an address as flows are listed with it."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise RequestError(f"client: {text!r} is not an IP address") from None
+
+
+def _fits(flow: Flow, wanted: Mapping[str, str]) -> bool:
+    return all(getattr(flow, key) == value for key, value in wanted.items())

@@ -29,7 +29,7 @@ port = 9876
   port = 7000
   mac = "aa:aa:aa:00:00:31"
 """
-COMMANDS = ("run", "check", "status", "replay", "init", "config", "testbed", "bench", "loadgen")
+COMMANDS = ("run", "check", "status", "replay", "init", "config", "testbed", "bench", "loadgen", "experiment")
 
 
 def lb(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lb.cli import bench, check, configuration, explain, init, loadgen, operate, policy, replay, run, status, testbed
+from lb.cli import (
+    bench,
+    check,
+    configuration,
+    experiment,
+    explain,
+    init,
+    loadgen,
+    operate,
+    policy,
+    replay,
+    run,
+    status,
+    testbed,
+)
 from lb.errors import ConfigError, LbError
 
 app = typer.Typer(
@@ -48,6 +62,7 @@ app.command("loadgen")(loadgen.loadgen)
 app.add_typer(configuration.app, name="config")
 app.add_typer(policy.app, name="policy")
 app.add_typer(testbed.app, name="testbed")
+app.add_typer(experiment.app, name="experiment")
 
 # What a shell reports for a program that Ctrl-C ended.
 INTERRUPTED = 130

@@ -47,7 +47,7 @@ app = typer.Typer(no_args_is_help=True, help="The testbed: 5 clients, a router a
 PREFIX_VARIABLE = "LB_TESTBED_PREFIX"
 
 
-def _require_prefix(prefix: str) -> str:
+def require_prefix(prefix: str) -> str:
     """Return a prefix that namespaces may have; any other is a usage error."""
     from lb.testbed.state import Place
 
@@ -61,7 +61,7 @@ PrefixOption = Annotated[
     str,
     typer.Option(
         envvar=PREFIX_VARIABLE,
-        callback=_require_prefix,
+        callback=require_prefix,
         help="Start of the namespaces' names: testbeds with different ones live side by side.",
     ),
 ]
@@ -202,7 +202,7 @@ def run_in_testbed(
     """
     from lb.testbed import live
 
-    prefix = _require_prefix(os.environ.get(PREFIX_VARIABLE, _DEFAULT_PREFIX))
+    prefix = require_prefix(os.environ.get(PREFIX_VARIABLE, _DEFAULT_PREFIX))
     raise typer.Exit(live.run(config, backend, duration_s, prefix, control))
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lb.loadgen.figures import Figures, Group, Latency, Players
 
-PLAIN_WIDTH = 140
+PLAIN_WIDTH = 180
 NOBODY = "no answer"
 
 

@@ -77,7 +77,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class StripChart:
-    """Rows over time. `looks`: (class, what it means)."""
+    """Rows over time. `looks`: (class, what it means). `mark_look`: the class of the vertical lines."""
 
     title: str
     x_label: str
@@ -86,6 +86,7 @@ class StripChart:
     looks: tuple[tuple[str, str], ...]
     marks: tuple[float, ...] = ()
     note: str = ""
+    mark_look: Literal["event", "border"] = "event"
 
     @property
     def height(self) -> int:

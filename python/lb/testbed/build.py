@@ -42,6 +42,8 @@ HOST_SETTINGS: tuple[tuple[str, str], ...] = (
         )
     ),
 )
+# The smallest bucket: ten full frames. And the queue behind it.
+BURST_BYTES, QUEUE_BYTES = 16 * 1024, 4 * 1024 * 1024
 
 
 def namespace_names(topology: Topology, prefix: str) -> tuple[str, ...]:
@@ -109,6 +111,20 @@ def set_neighbour(prefix: str, host: str, interface: str, address: IPv4Address, 
     """Tell a host for good where an address is. Only measurements want it."""
     with _netlink_errors(), _netlink(prefix + host) as netlink:
         netlink.neigh("replace", dst=str(address), lladdr=mac, ifindex=_index(netlink, interface), state="permanent")
+
+
+def limit_bandwidth(prefix: str, host: str, interface: str, bits_per_s: float) -> None:
+    """
+    Let a host send no faster, by a token bucket (tbf) on its interface.
+
+    The bucket holds four milliseconds: frames larger than it are cut by the qdisc, not lost. The queue behind it is
+    long enough that TCP, which keeps little there (TCP small queues), loses nothing either.
+    """
+    rate = int(bits_per_s / 8)
+    burst = max(BURST_BYTES, rate // 250)
+    with _netlink_errors(), _netlink(prefix + host) as netlink:
+        index = _index(netlink, interface)
+        netlink.tc("replace", "tbf", index=index, handle=0x10000, rate=rate, burst=burst, limit=QUEUE_BYTES)
 
 
 def _switch_end(host: Host, port: Port) -> str:

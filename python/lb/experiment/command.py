@@ -1,0 +1,188 @@
+"""`lb experiment run`: experiments one after the other, progress meanwhile, one report at the end."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import lb
+from lb.errors import LbError
+from lb.experiment import file, result, run, table
+from lb.experiment.file import Experiment, policy_name
+from lb.experiment.result import Result, Turn
+from lb.experiment.run import Step, Watcher
+from lb.loadgen.figures import figure
+from lb.loadgen.lines import Load
+from lb.loadgen.outcome import INTERRUPTED
+from lb.loadgen.records import Fetch, Record
+from lb.loadgen.table import milliseconds
+from lb.pictures import page
+from lb.testbed.bed import Testbed
+from lb.testbed.live import stoppable
+
+DEFAULT_PREFIX = "lb-exp-"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """
+    What somebody wants.
+
+    Args:
+        report, json_file: where to write; None: not at all.
+        output: what goes to standard output.
+        turns: instead of the experiments' own.
+        only: names of policies; None: all that an experiment names.
+        backend: as `lb run --backend`.
+        prefix: of the namespaces' names.
+    """
+
+    report: Path | None
+    json_file: Path | None
+    output: Literal["table", "json"] = "table"
+    turns: int | None = None
+    only: tuple[str, ...] | None = None
+    backend: str = "auto"
+    prefix: str = DEFAULT_PREFIX
+
+
+def execute(paths: Sequence[Path], wishes: Wishes) -> int:
+    """
+    Run experiments.
+
+    Returns:
+        The exit status: 0; 1 when something expected does not hold, or nothing succeeded; 130 when stopped.
+
+    Raises:
+        ConfigError: an experiment is invalid.
+        LbError: the testbed does not come up, or what was wished for cannot be had.
+    """
+    experiments = [file.read(path) for path in paths]
+    _require(wishes)
+    results = []
+    try:
+        with stoppable():
+            for experiment, loads in experiments:
+                results.append(_run(experiment, loads, wishes))
+    except KeyboardInterrupt:
+        print("Interrupted: nothing is left behind, and nothing written.", file=sys.stderr)
+        return INTERRUPTED
+    _write(results, wishes)
+    if wishes.output == "json":
+        print(result.to_json(results))
+    else:
+        table.show(results)
+    failed = any(verdict.holds is False for each in results for verdict in each.verdicts)
+    silent = not any(entry.figures.total.fetches for each in results for entry in each.entries)
+    return 1 if failed or silent else 0
+
+
+def _require(wishes: Wishes) -> None:
+    if wishes.report is not None:
+        page.require()
+    for path in (wishes.report, wishes.json_file):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise LbError(f"{path} cannot be written: there is no directory {path.absolute().parent}")
+
+
+def _run(experiment: Experiment, loads: Sequence[Load], wishes: Wishes) -> Result:
+    if wishes.turns is not None:
+        experiment = experiment.model_copy(update={"turns": wishes.turns})
+    policies = _chosen(experiment, wishes.only)
+    steps = experiment.turns * len(policies) * len(loads)
+    with Testbed(prefix=wishes.prefix) as bed, _progress(experiment.title, steps) as watcher:
+        settings = _settings(experiment, bed.facts)
+        collected = run.run(bed, experiment, loads, policies, wishes.backend, watcher)
+    return result.make(experiment, collected, [policy_name(policy) for policy in policies], settings)
+
+
+def _chosen(experiment: Experiment, only: tuple[str, ...] | None) -> list[str | dict[str, Any]]:
+    """Return the policies that take part: the baseline always does."""
+    if only is None:
+        return list(experiment.policies)
+    known = [policy_name(policy) for policy in experiment.policies]
+    if unknown := [name for name in only if name not in known]:
+        raise LbError(f"{experiment.title}: {unknown[0]!r} is none of its policies: {', '.join(known)}")
+    wanted = {experiment.baseline, *only}
+    return [policy for policy in experiment.policies if policy_name(policy) in wanted]
+
+
+def _settings(experiment: Experiment, facts: dict[str, str]) -> dict[str, str]:
+    speeds = experiment.bandwidths() or {}
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{len(os.sched_getaffinity(0))} cores, Linux {os.uname().release}",
+        "load average at start": " ".join(f"{value:.2f}" for value in os.getloadavg()),
+        "lb": lb.__version__,
+        "web server": facts.get("web", "-"),
+        "turns": str(experiment.turns),
+        "seed": str(experiment.seed),
+        "bandwidth of servers": ", ".join(f"{name} {value / 1e6:g} Mbit/s" for name, value in speeds.items()) or "-",
+    }
+
+
+@contextmanager
+def _progress(title: str, steps: int) -> Iterator[Watcher]:
+    """Show bars on standard error: steps of the experiment, fetches of the step; and a line for each step."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(title, markup=False)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not sys.stderr.isatty(),
+        transient=True,
+        refresh_per_second=4,
+    )
+    whole = progress.add_task("steps", total=steps)
+    part = progress.add_task("", total=None)
+
+    def begins(step: Step) -> None:
+        progress.reset(part, description=f"{step.policy}, {step.load}", total=step.plan.fetches)
+
+    def record(said: Record) -> None:
+        if isinstance(said, Fetch):
+            progress.advance(part)
+
+    def ended(step: Step, turn: Turn) -> None:
+        progress.advance(whole)
+        console.print(_line(step, turn), markup=False)
+
+    with progress:
+        yield Watcher(begins, record, ended)
+
+
+def _line(step: Step, turn: Turn) -> str:
+    figures = figure(turn.fetches, turn.playbacks)
+    latency, players = figures.total.response, figures.players
+    words = [f"{figures.total.fetches} fetches", f"{figures.total.failures} failures"]
+    if latency is not None:
+        words += [f"mean {milliseconds(latency.mean_s)}", f"p95 {milliseconds(latency.p95_s)}"]
+    if players is not None:
+        words.append(f"{players.stalls} stalls, {players.stalled_s:.1f} s")
+    return f"  turn {step.turn} of {step.turns}  {step.policy:<18} {step.load:<12} {', '.join(words)}"
+
+
+def _write(results: Sequence[Result], wishes: Wishes) -> None:
+    try:
+        if wishes.json_file is not None:
+            wishes.json_file.write_text(result.to_json(results), encoding="utf-8")
+            print(f"figures: {wishes.json_file}", file=sys.stderr)
+        if wishes.report is not None:
+            from lb.experiment import report
+
+            wishes.report.write_text(report.render(results), encoding="utf-8")
+            print(f"report: {wishes.report}", file=sys.stderr)
+    except OSError as error:
+        raise LbError(f"{error.filename} cannot be written: {error.strerror}") from error

@@ -99,6 +99,17 @@ def test_load_file_is_found_beside_the_experiment(tmp_path: Path) -> None:
     assert load.lines[0].chunks == 3
 
 
+def test_policy_of_ones_own_is_found_beside_the_experiment(tmp_path: Path) -> None:
+    """A policy in a file starts from the experiment's folder, and is called by its file and class."""
+    (tmp_path / "mine.py").write_text(
+        "from lb.policies import Plan\nclass Mine:\n    def plan(self, service, servers, measurements):\n"
+        "        return Plan('counter', tuple(server.id for server in servers))\n"
+    )
+    experiment, _ = file.read(written(tmp_path, SMALLEST.replace("{ name", '"./mine.py:Mine", { name')))
+    assert policy_name(experiment.policies[1]) == "mine.py:Mine"
+    assert str(tmp_path / "mine.py") in file.service_toml(experiment, experiment.policies[1])
+
+
 def test_service_of_each_policy_is_a_valid_configuration(tmp_path: Path) -> None:
     """What `lb run` gets for a policy has the policy, its options, weights and health checks."""
     text = SMALLEST.replace(

@@ -112,7 +112,7 @@ def _chosen(experiment: Experiment, only: tuple[str, ...] | None) -> list[str | 
     known = [policy_name(policy) for policy in experiment.policies]
     if unknown := [name for name in only if name not in known]:
         raise LbError(f"{experiment.title}: {unknown[0]!r} is none of its policies: {', '.join(known)}")
-    wanted = {experiment.baseline, *only}
+    wanted = {policy_name(experiment.baseline), *only}
     return [policy for policy in experiment.policies if policy_name(policy) in wanted]
 
 

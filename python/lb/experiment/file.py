@@ -14,7 +14,8 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool
+from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from lb import config as lb_config
 from lb.config_checks import Problem
@@ -24,6 +25,7 @@ from lb.loadgen import lines
 from lb.loadgen.lines import Load
 from lb.loadgen.plan import Options, parse_arrival
 from lb.policies import POLICIES
+from lb.policies.loader import is_file
 from lb.testbed.topology import VIP, VIP_PORT, one_segment
 from lb.toml_file import Report, Table, TomlFile, require
 
@@ -52,7 +54,12 @@ def _parse_arrival(value: object) -> float:
         raise invalid(str(error), hint) from None
 
 
-def _parse_policies(value: object) -> tuple[str | dict[str, Any], ...]:
+def _parse_policies(value: object, info: ValidationInfo) -> tuple[str | dict[str, Any], ...]:
+    return policies_of(value, (info.context or {}).get("base", Path()))
+
+
+def policies_of(value: object, base: Path) -> tuple[str | dict[str, Any], ...]:
+    """Read `policies`. `base`: the folder that policies in files start from; what comes out needs it no more."""
     hint = '"all", or a list of names or tables: ["round-robin", { name = "static", server = "server1" }]'
     if value == ALL:
         return tuple(optionless())
@@ -61,7 +68,13 @@ def _parse_policies(value: object) -> tuple[str | dict[str, Any], ...]:
     for entry in value:
         if not isinstance(entry, str) and not (isinstance(entry, dict) and isinstance(entry.get("name"), str)):
             raise invalid(f"{show(entry)} is {type_name(entry)}, not a policy", hint)
-    return tuple(value)
+    return tuple(_located(entry, base) for entry in value)
+
+
+def _located(policy: str | dict[str, Any], base: Path) -> str | dict[str, Any]:
+    if isinstance(policy, dict):
+        return {**policy, "name": _located(policy["name"], base)}
+    return str((base / policy).resolve()) if is_file(policy) else policy
 
 
 def _positive(value: object) -> float:
@@ -172,11 +185,11 @@ class Experiment(Table):
 
 
 def policy_name(policy: str | Mapping[str, Any]) -> str:
-    """Return what a policy is called: its name, and its options when it has any."""
+    """Return what a policy is called: its name, without folders, and its options when it has any."""
     if isinstance(policy, str):
-        return policy
+        return Path(policy).name if is_file(policy) else policy
     options = ", ".join(f"{key}={value}" for key, value in policy.items() if key != "name")
-    return f"{policy['name']} ({options})" if options else str(policy["name"])
+    return policy_name(policy["name"]) + (f" ({options})" if options else "")
 
 
 def service_toml(experiment: Experiment, policy: str | Mapping[str, Any]) -> str:
@@ -241,15 +254,15 @@ def read_load(entry: LoadEntry, directory: Path) -> Load:
     return replace(lines.parse(entry.lines, f"load {entry.name}"), name=entry.name)
 
 
-def _check(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield every problem between fields, given the raw document."""
+def _check(document: Mapping[str, Any], base: Path) -> Iterator[Problem]:
+    """Yield every problem between fields, given the raw document and its folder."""
     loads = [entry for entry in _list(document, "load") if isinstance(entry, dict)]
     yield from _check_loads(loads)
     for name in document["server"] if isinstance(document.get("server"), dict) else ():
         if name not in SERVERS:
             hint = f"it has {', '.join(SERVERS)}"
             yield Problem(("server", name), f'the testbed has no server "{name}"', hint, at="key")
-    yield from _check_policies(document)
+    yield from _check_policies(document, base)
     names = [entry.get("name") for entry in loads]
     for index, entry in enumerate(_list(document, "expect")):
         if isinstance(entry, dict) and isinstance(entry.get("load"), str) and entry["load"] not in names:
@@ -266,11 +279,12 @@ def _check_loads(loads: list[dict[str, Any]]) -> Iterator[Problem]:
             yield Problem(("load", index, "name"), f"{show(entry.get('name'))} is the name of another load")
 
 
-def _check_policies(document: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_policies(document: Mapping[str, Any], base: Path) -> Iterator[Problem]:
     """Yield what `lb check` would say about the policies and the health checks."""
     try:
-        given = _parse_policies(document.get("policies", ALL))
-    except Exception:  # the field's own type says what is wrong
+        given = policies_of(document.get("policies", ALL), base)
+    except PydanticCustomError:
+        # The field's own type says what is wrong.
         return
     health = document.get("health")
     if isinstance(health, dict) and (message := _fault({"policy": "round-robin", "health": health})):
@@ -280,7 +294,7 @@ def _check_policies(document: Mapping[str, Any]) -> Iterator[Problem]:
             path = ("policies", index) if document.get("policies") != ALL else ("policies",)
             yield Problem(path, message)
     baseline = document.get("baseline", "round-robin")
-    if isinstance(baseline, str) and baseline not in map(policy_name, given):
+    if isinstance(baseline, str) and policy_name(baseline) not in map(policy_name, given):
         yield Problem(("baseline",), f"{show(baseline)} is none of the policies", ", ".join(map(policy_name, given)))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from lb.experiment.file import Expectation, Experiment
+from lb.experiment.file import Expectation, Experiment, policy_name
 from lb.loadgen.figures import Figures, figure, jain
 from lb.loadgen.records import Fetch, Playback
 
@@ -112,11 +112,11 @@ def make(experiment: Experiment, collected: Collected, policies: Sequence[str], 
         for load in loads
         for policy in policies
     }
-    entries = tuple(_compared(entry, raw.get((experiment.baseline, entry.load))) for entry in raw.values())
+    entries = tuple(_compared(entry, raw.get((policy_name(experiment.baseline), entry.load))) for entry in raw.values())
     result = Result(
         experiment.title,
         experiment.about,
-        experiment.baseline,
+        policy_name(experiment.baseline),
         tuple(policies),
         loads,
         dict(settings),

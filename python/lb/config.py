@@ -211,6 +211,7 @@ class Config(Table):
     seed: Seed = 1
     answer_echo: StrictBool = False
     icmp_rate: IcmpRate = DEFAULT_ICMP_RATE
+    poll: Literal["adaptive", "busy", "sleep"] = "adaptive"
     flows: FlowsConfig = FlowsConfig()
     flow_log: StrictBool = False
     metrics: MetricsConfig | None = None

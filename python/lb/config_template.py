@@ -15,6 +15,8 @@ TEMPLATE = """\
 # seed = 1                  # of placement hashes; the same on balancers that must agree
 # answer_echo = false       # answer pings to a VIP
 # icmp_rate = 1000          # ICMP and RST packets that the balancer itself may send per second
+# poll = "adaptive"         # while no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one
+                            #   core for the lowest latency), or sleep at once (sleep); read at start, by backend rust
 
 # flow_log = false          # a line in the log for each flow that is over
 

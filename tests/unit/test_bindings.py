@@ -291,7 +291,13 @@ def test_loop_calls_are_answered_while_it_runs(wire: Any) -> None:
         path.publish(make_snapshot(generation=2))
         path.set_next_hops(HOPS)
         assert path.counters()["rx_packets"] == 4
-        assert path.counters()["io"] == {"rx_truncated": 0, "rx_errors": 0, "tx_dropped": 0, "tx_errors": 0}
+        assert path.counters()["io"] == {
+            "rx_truncated": 0,
+            "rx_errors": 0,
+            "rx_dropped": 0,
+            "tx_dropped": 0,
+            "tx_errors": 0,
+        }
     finally:
         path.stop()
     assert path.counters()["rx_packets"] == 4
@@ -305,6 +311,23 @@ def test_loop_started_twice_is_refused(wire: Any) -> None:
     with pytest.raises(LbError, match="runs already"):
         path.start([port.fileno()], news)
     path.stop()
+
+
+@pytest.mark.parametrize("poll", ["adaptive", "busy", "sleep"])
+def test_loop_forwards_however_it_polls(wire: Any, poll: str) -> None:
+    port, ours, news = wire
+    path = make_datapath()
+    path.start([port.fileno()], news, poll)
+    try:
+        assert exchange(ours, request())[36:38] == (5353).to_bytes(2, "big")
+    finally:
+        path.stop()
+
+
+def test_loop_unknown_way_to_poll_is_refused(wire: Any) -> None:
+    port, _, news = wire
+    with pytest.raises(ValueError, match=r"often. is none of adaptive, busy, sleep"):
+        make_datapath().start([port.fileno()], news, "often")
 
 
 def test_loop_that_failed_tells_and_stop_raises(wire: Any) -> None:

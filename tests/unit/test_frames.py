@@ -155,4 +155,4 @@ def test_send_refused_frame_is_counted() -> None:
 
 
 def test_io_counters_names_match_loop_of_rust() -> None:
-    assert set(IoCounters().as_dict()) == {"rx_truncated", "rx_errors", "tx_dropped", "tx_errors"}
+    assert set(IoCounters().as_dict()) == {"rx_truncated", "rx_errors", "rx_dropped", "tx_dropped", "tx_errors"}

@@ -109,7 +109,7 @@ def test_loop_control_calls_work_while_it_runs(wire: Wire) -> None:
     assert Ether(wire.get()[0])[IP].dst == SERVERS[2]
     counters = wire.path.counters()
     assert (counters["rx_packets"], counters["verdicts"]) == (2, {"forward": 2})
-    assert counters["io"] == {"rx_truncated": 0, "rx_errors": 0, "tx_dropped": 0, "tx_errors": 0}
+    assert counters["io"] == {"rx_truncated": 0, "rx_errors": 0, "rx_dropped": 0, "tx_dropped": 0, "tx_errors": 0}
 
 
 def test_loop_unresolved_neighbour_is_told_and_tick_releases(wire: Wire) -> None:
@@ -144,6 +144,13 @@ def test_loop_stop_ends_the_thread_and_may_start_again(wire: Wire) -> None:
     wire.path.start([each.fileno() for each in wire.near], wire.notify_fd)
     wire.put(from_client(query()))
     wire.get()
+
+
+def test_loop_unknown_way_to_poll_is_refused(wire: Wire) -> None:
+    """As `rust` does."""
+    wire.path.stop()
+    with pytest.raises(ValueError, match=r"often. is none of adaptive, busy, sleep"):
+        wire.path.start([], wire.notify_fd, "often")  # type: ignore[arg-type]
 
 
 def test_loop_failure_is_told_and_raised_by_stop(monkeypatch: pytest.MonkeyPatch) -> None:

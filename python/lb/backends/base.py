@@ -15,6 +15,8 @@ from lb.snapshot import Address, NextHops, Snapshot
 
 Verdict: TypeAlias = Literal["forward", "reply", "drop", "pass", "hold"]
 Direction: TypeAlias = Literal["forward", "reply"]
+Poll: TypeAlias = Literal["adaptive", "busy", "sleep"]
+POLLS: tuple[Poll, ...] = ("adaptive", "busy", "sleep")
 
 DROP_REASONS: tuple[str, ...] = (
     "frame_truncated",
@@ -257,7 +259,7 @@ class DataPath(Protocol):
         has failed.
         """
 
-    def start(self, sockets: Sequence[int], notify_fd: int) -> None:
+    def start(self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive") -> None:
         """
         Start the packet loop on its own thread.
 
@@ -265,10 +267,13 @@ class DataPath(Protocol):
             sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership and
             closes them after `stop`.
             notify_fd: an eventfd the loop adds 1 to when `take_unresolved` has news, and when the loop has failed.
+            poll: what the loop does while nothing comes: look again for a while where that pays ("adaptive"), always
+            ("busy"), or sleep at once ("sleep"). `python` always sleeps at once.
 
         Raises:
             LbError: the loop runs already.
             OSError: a descriptor is not open, or one of `sockets` is no socket.
+            ValueError: `poll` is another word.
         """
 
     def stop(self) -> None:

@@ -91,11 +91,11 @@ def _with_own(field: Field, working: Working, path: str, close: bool) -> dict[st
     return ask(field.bed, working, path, field.settings.load_s, *options)
 
 
-def ask(bed: Testbed, working: Working, path: str, seconds: float, *options: str) -> dict[str, Any]:
-    """Run our own client with these options and return what it printed. Raise LbError when it failed."""
+def ask(bed: Testbed, working: Working, path: str, seconds: float, *options: str, host: str = CLIENT) -> dict[str, Any]:
+    """Run our own client in a host with these options and return what it printed. Raise LbError when it failed."""
     arguments = [str(working.address), str(working.port), path, "--seconds", str(seconds), *options]
     command = [sys.executable, "-P", "-m", "lb.bench.client", *arguments]
-    answer: dict[str, Any] = json.loads(programs.run(bed, CLIENT, command, seconds=seconds))
+    answer: dict[str, Any] = json.loads(programs.run(bed, host, command, seconds=seconds))
     return answer
 
 

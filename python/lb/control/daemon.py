@@ -168,7 +168,7 @@ class Daemon:
     def _start_loop(self) -> None:
         notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._cleanup.callback(os.close, notify_fd)
-        self.data_path.start([sock.fileno() for sock in self._sockets], notify_fd)
+        self.data_path.start([sock.fileno() for sock in self._sockets], notify_fd, self.config.poll)
         self._started_at = time.monotonic()
         self._cleanup.callback(self._stop_loop)
         loop = asyncio.get_running_loop()
@@ -413,6 +413,7 @@ class Daemon:
             self._rx_dropped += sum(take_drops(sock) for sock in self._sockets)
             dropped = self._rx_dropped
         counters = self.data_path.counters()
+        dropped += counters["io"]["rx_dropped"]
         return {**counters, "io": {**counters["io"], "rx_dropped": dropped}}
 
     def _ready_line(self) -> str:

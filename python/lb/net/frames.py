@@ -47,12 +47,14 @@ class IoCounters:
 
     Args:
         rx_truncated: frames larger than the buffer, not forwarded. rx_errors: failed receives (the interface went
-        down, or a frame whose offload cannot be told).
+        down, or a frame whose offload cannot be told). rx_dropped: frames that found no room before they were read, as
+        far as the loop asked for them: only one with a ring does.
         tx_dropped: frames given up because the way out stayed full. tx_errors: frames that the kernel refused.
     """
 
     rx_truncated: int = 0
     rx_errors: int = 0
+    rx_dropped: int = 0
     tx_dropped: int = 0
     tx_errors: int = 0
 

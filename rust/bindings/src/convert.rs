@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use flowlb_core::datapath::Offload;
+use flowlb_core::io::Poll;
 use flowlb_core::snapshot::{
     AskFunction, Interface, Mac, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server,
     Service, Snapshot, Timeouts,
@@ -244,4 +245,16 @@ pub fn offload(value: Option<&Object<'_>>) -> PyResult<Offload> {
         csum_start,
         csum_offset,
     })
+}
+
+/// What the loop does while nothing comes.
+pub fn poll(value: &Object<'_>) -> PyResult<Poll> {
+    one_of(
+        value,
+        &[
+            ("adaptive", Poll::Adaptive),
+            ("busy", Poll::Busy),
+            ("sleep", Poll::Sleep),
+        ],
+    )
 }

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowlb_core::datapath::{DataPath as Core, Offload};
-use flowlb_core::io::{IoCounters, Worker, require_open, require_socket};
+use flowlb_core::io::{IoCounters, Poll, Worker, require_open, require_socket};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -274,7 +274,15 @@ impl DataPath {
         clippy::needless_pass_by_value,
         reason = "PyO3 cannot lend a slice of a list"
     )]
-    fn start(&self, py: Python<'_>, sockets: Vec<RawFd>, notify_fd: RawFd) -> PyResult<()> {
+    #[pyo3(signature = (sockets, notify_fd, poll=None))]
+    fn start(
+        &self,
+        py: Python<'_>,
+        sockets: Vec<RawFd>,
+        notify_fd: RawFd,
+        poll: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let poll = poll.map_or(Ok(Poll::default()), convert::poll)?;
         sockets
             .iter()
             .try_for_each(|&fd| require_socket(fd))
@@ -290,7 +298,7 @@ impl DataPath {
             }
         };
         self.asker.set_live(true);
-        match Worker::start(core, &sockets, notify_fd, Arc::clone(&self.io)) {
+        match Worker::start(core, &sockets, notify_fd, poll, Arc::clone(&self.io)) {
             Ok(worker) => {
                 *mode = Mode::Running(Arc::new(worker));
                 Ok(())

@@ -45,6 +45,7 @@ fn io_counters(py: Python<'_>, io: IoReport) -> PyResult<Bound<'_, PyDict>> {
     let pairs = [
         ("rx_truncated", io.rx_truncated),
         ("rx_errors", io.rx_errors),
+        ("rx_dropped", io.rx_dropped),
         ("tx_dropped", io.tx_dropped),
         ("tx_errors", io.tx_errors),
     ];

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import Direction, Flow, FlowEnd, Offload
+from lb.backends.base import POLLS, Direction, Flow, FlowEnd, Offload, Poll
 from lb.backends.base import Verdict as VerdictName
 from lb.backends.python.ends import End
 from lb.backends.python.flow import Entry
@@ -191,18 +191,22 @@ class DataPath:
         with self._lock:
             return self._state.waiting.take_unresolved()
 
-    def start(self, sockets: Sequence[int], notify_fd: int) -> None:
+    def start(self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive") -> None:
         """
         Start the packet loop on its own thread.
 
         Args:
             sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership.
             notify_fd: an eventfd that gets 1 added when `take_unresolved` has news, and when the loop has failed.
+            poll: checked, not used: the loop sleeps at once. Looking on would keep the other threads from the GIL.
 
         Raises:
             LbError: the loop runs already.
             OSError: a descriptor is not open, or one of `sockets` is no socket.
+            ValueError: `poll` is another word.
         """
+        if poll not in POLLS:
+            raise ValueError(f"poll: {poll!r} is none of {', '.join(POLLS)}")
         self._loop.start(sockets, notify_fd)
 
     def stop(self) -> None:

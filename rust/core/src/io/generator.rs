@@ -104,7 +104,7 @@ fn early(rate: Option<f64>, sent: u64, elapsed: Duration) -> Option<Duration> {
 
 /// Send a batch; 0 when the socket stayed full.
 fn send(fd: RawFd, batch: &[Vec<u8>]) -> io::Result<usize> {
-    match sys::send(fd, batch.iter().map(|frame| (&NO_OFFLOAD, &frame[..]))) {
+    match sys::send(fd, batch.iter().map(|frame| (&NO_OFFLOAD[..], &frame[..]))) {
         Err(error) if is_full(&error) => {
             let mut poll = [libc::pollfd {
                 fd,

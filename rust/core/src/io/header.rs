@@ -15,8 +15,8 @@ const VLAN_8021Q: u16 = 0x8100;
 
 const SOL_PACKET: i32 = 263;
 const PACKET_AUXDATA: i32 = 8;
-const TP_STATUS_VLAN_VALID: u32 = 0x10;
-const TP_STATUS_VLAN_TPID_VALID: u32 = 0x40;
+pub(super) const TP_STATUS_VLAN_VALID: u32 = 0x10;
+pub(super) const TP_STATUS_VLAN_TPID_VALID: u32 = 0x40;
 
 /// `struct cmsghdr`: a length as wide as a pointer, level, kind.
 const CONTROL_HEADER_LEN: usize = size_of::<usize>() + 8;
@@ -104,15 +104,17 @@ fn auxdata_tag(message: &[u8]) -> Option<[u8; VLAN_TAG_LEN]> {
     if status & TP_STATUS_VLAN_VALID == 0 {
         return None;
     }
-    let [tci_high, tci_low] = u16::from_ne_bytes([data[16], data[17]]).to_be_bytes();
     let told = status & TP_STATUS_VLAN_TPID_VALID != 0;
-    let tpid = if told {
-        u16::from_ne_bytes([data[18], data[19]])
-    } else {
-        VLAN_8021Q
-    };
-    let [tpid_high, tpid_low] = tpid.to_be_bytes();
-    Some([tpid_high, tpid_low, tci_high, tci_low])
+    let word = |at: usize| u16::from_ne_bytes([data[at], data[at + 1]]);
+    Some(tag_bytes(word(16), told.then(|| word(18))))
+}
+
+/// A tag in network order; 802.1Q where the kernel does not tell the protocol.
+#[must_use]
+pub fn tag_bytes(tci: u16, tpid: Option<u16>) -> [u8; VLAN_TAG_LEN] {
+    let [tpid_high, tpid_low] = tpid.unwrap_or(VLAN_8021Q).to_be_bytes();
+    let [tci_high, tci_low] = tci.to_be_bytes();
+    [tpid_high, tpid_low, tci_high, tci_low]
 }
 
 /// Put a tag behind the two addresses. `space` holds [`VLAN_TAG_LEN`] free bytes, then the frame; afterwards the whole of it is the frame. Only the 12

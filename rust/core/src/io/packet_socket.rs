@@ -5,10 +5,12 @@
 //! what is lost is counted.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::header::{self, OFFLOAD_HEADER_LEN, VLAN_TAG_LEN};
+use super::ring::{Ring, Slot};
 use super::sys::{self, MAX_MESSAGES, RxBuffer};
 use crate::datapath::{Frame, Offload, Output, Sent};
 
@@ -26,6 +28,7 @@ const SEND_WAITS: usize = 3;
 pub struct IoCounters {
     rx_truncated: AtomicU64,
     rx_errors: AtomicU64,
+    rx_dropped: AtomicU64,
     tx_dropped: AtomicU64,
     tx_errors: AtomicU64,
 }
@@ -35,8 +38,10 @@ pub struct IoCounters {
 pub struct IoReport {
     /// Frames larger than the buffer: not forwarded.
     pub rx_truncated: u64,
-    /// Failed receives: the interface went down, or a frame whose offload cannot be told.
+    /// Failed receives: the interface went down, or a frame came whose offload cannot be told (with it a ring ends too).
     pub rx_errors: u64,
+    /// Frames that found no room before they were read, as far as the loop asked the kernel for them.
+    pub rx_dropped: u64,
     /// Frames given up because the way out stayed full.
     pub tx_dropped: u64,
     /// Frames that the kernel refused.
@@ -50,6 +55,7 @@ impl IoCounters {
         IoReport {
             rx_truncated: self.rx_truncated.load(Ordering::Relaxed),
             rx_errors: self.rx_errors.load(Ordering::Relaxed),
+            rx_dropped: self.rx_dropped.load(Ordering::Relaxed),
             tx_dropped: self.tx_dropped.load(Ordering::Relaxed),
             tx_errors: self.tx_errors.load(Ordering::Relaxed),
         }
@@ -60,16 +66,63 @@ fn add_one(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// One received frame: where it is in its buffer, and what is left to do for it.
-#[derive(Clone, Copy, Debug)]
+/// A packet socket, with its receive ring when it could have one.
+pub struct Port {
+    fd: RawFd,
+    ring: Option<Ring>,
+}
+
+impl Port {
+    /// Use a socket. One that can have no ring (no packet socket, no memory) is read by system calls.
+    #[must_use]
+    pub fn new(fd: RawFd) -> Self {
+        Self {
+            fd,
+            ring: Ring::new(fd).ok(),
+        }
+    }
+
+    /// The socket's descriptor.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.fd
+    }
+
+    /// Whether a frame waits. Without a ring only a receive can tell.
+    #[must_use]
+    pub fn may_be_ready(&self) -> bool {
+        self.ring.as_ref().is_none_or(Ring::is_ready)
+    }
+
+    /// Give the ring up when it has stopped: frames come by system calls from now on. To be called now and then.
+    pub fn watch(&mut self, counters: &IoCounters) {
+        let Some(ring) = &mut self.ring else { return };
+        let (drops, has_stopped) = ring.watch();
+        counters.rx_dropped.fetch_add(drops, Ordering::Relaxed);
+        if has_stopped {
+            add_one(&counters.rx_errors);
+            self.ring = None;
+        }
+    }
+}
+
+/// Where a received message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Space {
+    Slot(usize),
+    Buffer(usize),
+}
+
+/// One received frame: where it is in its space, and what is left to do for it. [`OFFLOAD_HEADER_LEN`] free bytes precede it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Received {
-    buffer: usize,
+    space: Space,
     start: usize,
     end: usize,
     offload: Offload,
 }
 
-/// Up to [`BATCH`] received frames.
+/// Up to [`BATCH`] received frames of one port.
 pub struct Batch {
     buffers: Vec<RxBuffer>,
     frames: Vec<Received>,
@@ -91,64 +144,155 @@ impl Batch {
         }
     }
 
-    /// Receive what is queued, at most one batch, over the frames of the last call. Returns the number of usable frames.
+    /// Receive what waits at a port, at most one batch, over the frames of the last call. Returns the number of usable frames. The batch belongs to
+    /// this port until it is finished ([`Batch::finish`]).
     ///
     /// # Errors
     /// Only when the descriptor is no usable socket; other errors are counted.
-    pub fn receive(&mut self, fd: RawFd, counters: &IoCounters) -> io::Result<usize> {
+    pub fn receive(&mut self, port: &mut Port, counters: &IoCounters) -> io::Result<usize> {
         self.frames.clear();
-        let count = match sys::receive(fd, &mut self.buffers) {
-            Ok(count) => count,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                0
-            }
-            Err(error) if is_fatal(&error) => return Err(error),
-            Err(_) => {
-                add_one(&counters.rx_errors);
-                0
-            }
-        };
-        for (index, buffer) in self.buffers.iter_mut().enumerate().take(count) {
-            match finish(index, buffer) {
-                Some(received) => self.frames.push(received),
-                None => add_one(&counters.rx_truncated),
+        let taken = port.ring.as_mut().map_or(0, |ring| ring.take(BATCH));
+        match &mut port.ring {
+            Some(ring) if taken > 0 => self.read_ring(port.fd, ring, taken, counters)?,
+            // Also with a ring: an error of the interface is told in the queue.
+            _ => {
+                let count = self.fill(port.fd, BATCH, counters)?;
+                for index in 0..count {
+                    self.add_queued(index, counters);
+                }
             }
         }
         Ok(self.frames.len())
     }
 
+    /// Read what is told of the taken slots. Frames too long for a slot wait in the queue, in the same order.
+    fn read_ring(
+        &mut self,
+        fd: RawFd,
+        ring: &mut Ring,
+        taken: usize,
+        counters: &IoCounters,
+    ) -> io::Result<()> {
+        let queued = (0..taken)
+            .filter(|&index| ring.slot(index).is_queued)
+            .count();
+        let filled = self.fill(fd, queued, counters)?;
+        let mut next = 0;
+        for index in 0..taken {
+            let slot = ring.slot(index);
+            if !slot.is_queued {
+                self.add(finish_slot(index, slot, ring.space_mut(index)), counters);
+            } else if next < filled {
+                self.add_queued(next, counters);
+                next += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Receive up to `most` messages of the queue into the buffers, from the first one on. Returns how many.
+    fn fill(&mut self, fd: RawFd, most: usize, counters: &IoCounters) -> io::Result<usize> {
+        let mut filled = 0;
+        // One call gives all that there are, unless one in between cannot be given.
+        while filled < most {
+            match sys::receive(fd, &mut self.buffers[filled..most]) {
+                Ok(count) if most == BATCH => return Ok(filled + count),
+                Ok(count) => filled += count,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) =>
+                {
+                    break;
+                }
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(_) => {
+                    add_one(&counters.rx_errors);
+                    break;
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    fn add_queued(&mut self, index: usize, counters: &IoCounters) {
+        let received = finish_message(index, &mut self.buffers[index]);
+        self.add(received, counters);
+    }
+
+    fn add(&mut self, received: Option<Received>, counters: &IoCounters) {
+        match received {
+            Some(received) => self.frames.push(received),
+            None => add_one(&counters.rx_truncated),
+        }
+    }
+
     /// The frames, in order, to be processed in place.
-    pub fn frames_mut(&mut self) -> impl Iterator<Item = Frame<'_>> {
-        let mut frames = self.frames.iter().peekable();
-        let buffers = self.buffers.iter_mut().enumerate();
-        buffers.filter_map(move |(index, buffer)| {
-            let received = frames.next_if(|received| received.buffer == index)?;
+    pub fn frames_mut<'a>(&'a mut self, port: &'a mut Port) -> impl Iterator<Item = Frame<'a>> {
+        let mut slots = port.ring.iter_mut().flat_map(Ring::spaces_mut).enumerate();
+        let mut buffers = self.buffers.iter_mut().enumerate();
+        self.frames.iter().filter_map(move |received| {
+            let (_, space) = match received.space {
+                Space::Slot(wanted) => slots.find(|&(index, _)| index == wanted)?,
+                Space::Buffer(wanted) => buffers
+                    .find(|&(index, _)| index == wanted)
+                    .map(|(index, buffer)| (index, &mut buffer.space[..]))?,
+            };
             Some(Frame {
-                bytes: &mut buffer.space[received.start..received.end],
+                bytes: &mut space[received.start..received.end],
                 offload: received.offload,
             })
         })
     }
 
-    /// The first `len` bytes of the frame at `index`.
-    fn frame(&self, index: usize, len: usize) -> &[u8] {
-        let Received { buffer, start, .. } = self.frames[index];
-        &self.buffers[buffer].space[start..start + len]
+    /// Write the offload header of the frame at `index` before it.
+    fn write_header(
+        &mut self,
+        port: &mut Port,
+        index: usize,
+        offload_header: [u8; OFFLOAD_HEADER_LEN],
+    ) {
+        let Received { space, start, .. } = self.frames[index];
+        let place = start - OFFLOAD_HEADER_LEN..start;
+        match (space, &mut port.ring) {
+            (Space::Buffer(buffer), _) => {
+                self.buffers[buffer].space[place].copy_from_slice(&offload_header);
+            }
+            (Space::Slot(slot), Some(ring)) => {
+                ring.space_mut(slot)[place].copy_from_slice(&offload_header);
+            }
+            (Space::Slot(_), None) => unreachable!("a slot without a ring"),
+        }
+    }
+
+    /// The offload header and the first `len` bytes of the frame at `index`.
+    fn message<'a>(&'a self, port: &'a Port, index: usize, len: usize) -> &'a [u8] {
+        let Received { space, start, .. } = self.frames[index];
+        let place = start - OFFLOAD_HEADER_LEN..start + len;
+        match (space, &port.ring) {
+            (Space::Buffer(buffer), _) => &self.buffers[buffer].space[place],
+            (Space::Slot(slot), Some(ring)) => &ring.space(slot)[place],
+            (Space::Slot(_), None) => unreachable!("a slot without a ring"),
+        }
+    }
+
+    /// Forget the frames; give their slots back.
+    pub fn finish(&mut self, port: &mut Port) {
+        self.frames.clear();
+        if let Some(ring) = &mut port.ring {
+            ring.give_back();
+        }
     }
 }
 
 fn new_buffer() -> RxBuffer {
+    let headroom = VLAN_TAG_LEN;
     RxBuffer {
-        header: [0; OFFLOAD_HEADER_LEN],
         control: [0; 8],
         control_len: 0,
-        space: vec![0; VLAN_TAG_LEN + MAX_FRAME_LEN].into_boxed_slice(),
-        headroom: VLAN_TAG_LEN,
+        space: vec![0; headroom + OFFLOAD_HEADER_LEN + MAX_FRAME_LEN].into_boxed_slice(),
+        headroom,
         message_len: 0,
         truncated: false,
     }
@@ -163,31 +307,49 @@ fn is_fatal(error: &io::Error) -> bool {
     )
 }
 
-/// Make a frame of a received message: put its VLAN tag back. `None` when the message is cut short.
-fn finish(index: usize, buffer: &mut RxBuffer) -> Option<Received> {
+/// Make a frame of a message from the queue. `None` when it is cut short.
+fn finish_message(index: usize, buffer: &mut RxBuffer) -> Option<Received> {
     let frame_len = buffer.message_len.checked_sub(OFFLOAD_HEADER_LEN)?;
     if buffer.truncated {
         return None;
     }
-    let end = VLAN_TAG_LEN + frame_len;
-    let offload = header::decode(buffer.header);
     let control: &[u8] = bytemuck::cast_slice(&buffer.control);
-    let Some(tag) = header::stripped_tag(&control[..buffer.control_len.min(control.len())]) else {
-        return Some(Received {
-            buffer: index,
-            start: VLAN_TAG_LEN,
-            end,
-            offload,
-        });
-    };
-    if !header::insert_tag(&mut buffer.space[..end], tag) {
+    let tag = header::stripped_tag(&control[..buffer.control_len.min(control.len())]);
+    let start = buffer.headroom + OFFLOAD_HEADER_LEN;
+    let place = start..start + frame_len;
+    finish(Space::Buffer(index), &mut buffer.space, place, tag)
+}
+
+/// Make a frame of a slot of the ring. `None` when it is cut short.
+fn finish_slot(index: usize, slot: Slot, space: &mut [u8]) -> Option<Received> {
+    let fits = slot.start >= OFFLOAD_HEADER_LEN + VLAN_TAG_LEN && slot.end <= space.len();
+    if slot.is_truncated || !fits {
         return None;
     }
+    finish(Space::Slot(index), space, slot.start..slot.end, slot.tag)
+}
+
+/// Read the offload header that precedes a frame, and put its VLAN tag back: over the header, for which there is room before it.
+fn finish(
+    place: Space,
+    space: &mut [u8],
+    Range { mut start, end }: Range<usize>,
+    tag: Option<[u8; VLAN_TAG_LEN]>,
+) -> Option<Received> {
+    let offload_header = space[..start].last_chunk()?;
+    let mut offload = header::decode(*offload_header);
+    if let Some(tag) = tag {
+        start -= VLAN_TAG_LEN;
+        if !header::insert_tag(&mut space[start..end], tag) {
+            return None;
+        }
+        offload = header::behind_tag(offload);
+    }
     Some(Received {
-        buffer: index,
-        start: 0,
+        space: place,
+        start,
         end,
-        offload: header::behind_tag(offload),
+        offload,
     })
 }
 
@@ -263,18 +425,40 @@ impl Outbox {
         }
     }
 
-    /// Send everything that is queued and forget it. `batch` is the one that was collected from.
-    pub fn flush(&mut self, batch: &Batch, sockets: &[RawFd], counters: &IoCounters) {
-        for (queue, &fd) in self.queues.iter().zip(sockets) {
-            let frames = |pending: &'_ Pending| match pending.place {
-                Place::Batch { index, len } => batch.frame(index, len),
-                Place::Extra(index) => &self.extra[index].frame[..],
-            };
-            send_all(fd, queue, frames, counters);
+    /// Send everything that is queued and forget it. `batch` is the one that was collected from, of the port at `source`.
+    pub fn flush(
+        &mut self,
+        batch: &mut Batch,
+        source: usize,
+        ports: &mut [Port],
+        counters: &IoCounters,
+    ) {
+        for pending in self.queues.iter().flatten() {
+            if let Place::Batch { index, .. } = pending.place {
+                batch.write_header(&mut ports[source], index, pending.header);
+            }
+        }
+        for (queue, port) in self.queues.iter().zip(&*ports) {
+            let source = &ports[source];
+            let pieces = |pending| pieces(pending, batch, source, &self.extra);
+            send_all(port.fd, queue, pieces, counters);
         }
         self.queues.iter_mut().for_each(Vec::clear);
         self.extra.clear();
         self.collected = 0;
+    }
+}
+
+/// The offload header and the frame.
+fn pieces<'a>(
+    pending: &'a Pending,
+    batch: &'a Batch,
+    source: &'a Port,
+    extra: &'a [Output],
+) -> (&'a [u8], &'a [u8]) {
+    match pending.place {
+        Place::Batch { index, len } => (batch.message(source, index, len), &[]),
+        Place::Extra(index) => (&pending.header, &extra[index].frame),
     }
 }
 
@@ -283,19 +467,14 @@ impl Outbox {
 fn send_all<'a>(
     fd: RawFd,
     queue: &'a [Pending],
-    frame: impl Fn(&'a Pending) -> &'a [u8],
+    pieces: impl Fn(&'a Pending) -> (&'a [u8], &'a [u8]),
     counters: &IoCounters,
 ) {
     let mut waits_left = SEND_WAITS;
     let mut next = 0;
     while next < queue.len() {
         let chunk = &queue[next..queue.len().min(next + MAX_MESSAGES)];
-        let error = match sys::send(
-            fd,
-            chunk
-                .iter()
-                .map(|pending| (&pending.header, frame(pending))),
-        ) {
+        let error = match sys::send(fd, chunk.iter().map(&pieces)) {
             Ok(count) => {
                 next += count;
                 continue;
@@ -392,9 +571,10 @@ mod tests {
             .unwrap();
         far.send(&message(PARTIAL, b"partial frame")).unwrap();
         let (mut batch, counters) = (Batch::new(), IoCounters::default());
-        assert_eq!(batch.receive(near.as_raw_fd(), &counters).unwrap(), 2);
+        let mut port = Port::new(near.as_raw_fd());
+        assert_eq!(batch.receive(&mut port, &counters).unwrap(), 2);
         let frames: Vec<_> = batch
-            .frames_mut()
+            .frames_mut(&mut port)
             .map(|frame| (frame.bytes.to_vec(), frame.offload))
             .collect();
         assert_eq!(
@@ -411,7 +591,8 @@ mod tests {
     fn batch_empty_queue_gives_nothing_and_counts_nothing() {
         let (near, _far) = pair();
         let (mut batch, counters) = (Batch::new(), IoCounters::default());
-        assert_eq!(batch.receive(near.as_raw_fd(), &counters).unwrap(), 0);
+        let mut port = Port::new(near.as_raw_fd());
+        assert_eq!(batch.receive(&mut port, &counters).unwrap(), 0);
         assert_eq!(counters.report(), IoReport::default());
     }
 
@@ -424,8 +605,12 @@ mod tests {
         far.send(&message(Offload::default(), &vec![2; MAX_FRAME_LEN]))
             .unwrap();
         let (mut batch, counters) = (Batch::new(), IoCounters::default());
-        assert_eq!(batch.receive(near.as_raw_fd(), &counters).unwrap(), 1);
-        let frames: Vec<_> = batch.frames_mut().map(|frame| frame.bytes).collect();
+        let mut port = Port::new(near.as_raw_fd());
+        assert_eq!(batch.receive(&mut port, &counters).unwrap(), 1);
+        let frames: Vec<_> = batch
+            .frames_mut(&mut port)
+            .map(|frame| frame.bytes)
+            .collect();
         assert_eq!(frames, [vec![2; MAX_FRAME_LEN]]);
         assert_eq!(
             counters.report(),
@@ -440,7 +625,7 @@ mod tests {
     fn batch_descriptor_that_is_no_socket_is_an_error() {
         let file = std::fs::File::open("/dev/null").unwrap();
         let error = Batch::new()
-            .receive(file.as_raw_fd(), &IoCounters::default())
+            .receive(&mut Port::new(file.as_raw_fd()), &IoCounters::default())
             .unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOTSOCK));
     }
@@ -448,9 +633,9 @@ mod tests {
     #[test]
     fn batch_frame_with_stripped_tag_gets_it_back() {
         let mut buffer = new_buffer();
-        buffer.space[VLAN_TAG_LEN..VLAN_TAG_LEN + 16].copy_from_slice(b"DESTINSOURCE\x08\x00ip");
-        buffer.message_len = OFFLOAD_HEADER_LEN + 16;
-        buffer.header = header::encode(PARTIAL);
+        let received = message(PARTIAL, b"DESTINSOURCE\x08\x00ip");
+        buffer.space[buffer.headroom..][..received.len()].copy_from_slice(&received);
+        buffer.message_len = received.len();
         // One control message: length 36, level SOL_PACKET, kind PACKET_AUXDATA, status, ..., tag 7, protocol 0x88a8.
         let control: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer.control);
         control[..8].copy_from_slice(&36u64.to_ne_bytes());
@@ -460,7 +645,7 @@ mod tests {
         control[32..34].copy_from_slice(&7u16.to_ne_bytes());
         control[34..36].copy_from_slice(&0x88a8u16.to_ne_bytes());
         buffer.control_len = 40;
-        let received = finish(0, &mut buffer).unwrap();
+        let received = finish_message(0, &mut buffer).unwrap();
         assert_eq!(
             &buffer.space[received.start..received.end],
             b"DESTINSOURCE\x88\xa8\x00\x07\x08\x00ip"
@@ -478,13 +663,13 @@ mod tests {
     #[test]
     fn outbox_keeps_order_of_each_interface_and_cuts_frames() {
         let (near, far) = pair();
-        let (out0, seen0) = pair();
         let (out1, seen1) = pair();
         let (mut batch, counters) = (Batch::new(), IoCounters::default());
+        let mut ports = [&near, &out1].map(|socket| Port::new(socket.as_raw_fd()));
         far.send(&message(Offload::default(), b"first...."))
             .unwrap();
         far.send(&message(Offload::default(), b"second")).unwrap();
-        batch.receive(near.as_raw_fd(), &counters).unwrap();
+        batch.receive(&mut ports[0], &counters).unwrap();
         let mut outbox = Outbox::new(2);
         outbox
             .extra
@@ -492,17 +677,17 @@ mod tests {
         outbox.collect(0, Some(sent(0, 5)), &counters);
         outbox.extra.push(output(1, b"late"));
         outbox.collect(1, Some(sent(0, 6)), &counters);
-        outbox.flush(&batch, &[out0.as_raw_fd(), out1.as_raw_fd()], &counters);
+        outbox.flush(&mut batch, 0, &mut ports, &counters);
         let plain = |frame: &[u8]| message(Offload::default(), frame);
         assert_eq!(
-            drain(&seen0),
+            drain(&far),
             [plain(b"first"), plain(b"answer"), plain(b"second")]
         );
         assert_eq!(drain(&seen1), [plain(b"other"), plain(b"late")]);
         assert_eq!(counters.report(), IoReport::default());
-        outbox.flush(&batch, &[out0.as_raw_fd(), out1.as_raw_fd()], &counters);
+        outbox.flush(&mut batch, 0, &mut ports, &counters);
         assert_eq!(
-            drain(&seen0),
+            drain(&far),
             Vec::<Vec<u8>>::new(),
             "a flushed frame is not sent again"
         );
@@ -519,7 +704,8 @@ mod tests {
             output(0, b"after"),
         ]);
         outbox.collect_extra(&counters);
-        outbox.flush(&Batch::new(), &[out.as_raw_fd()], &counters);
+        let mut ports = [Port::new(out.as_raw_fd())];
+        outbox.flush(&mut Batch::new(), 0, &mut ports, &counters);
         let plain = |frame: &[u8]| message(Offload::default(), frame);
         assert_eq!(drain(&seen), [plain(b"before"), plain(b"after")]);
         assert_eq!(
@@ -543,7 +729,8 @@ mod tests {
         let mut outbox = Outbox::new(1);
         outbox.extra.extend((0..100).map(|_| output(0, b"frame")));
         outbox.collect_extra(&counters);
-        outbox.flush(&Batch::new(), &[out.as_raw_fd()], &counters);
+        let mut ports = [Port::new(out.as_raw_fd())];
+        outbox.flush(&mut Batch::new(), 0, &mut ports, &counters);
         assert_eq!(drain(&seen).len(), filled);
         assert_eq!(
             counters.report(),
@@ -567,5 +754,59 @@ mod tests {
                 ..IoReport::default()
             }
         );
+    }
+
+    const SLOT: Slot = Slot {
+        start: 14,
+        end: 30,
+        is_queued: false,
+        is_truncated: false,
+        tag: None,
+    };
+
+    /// A slot's space with four free bytes, an offload header and a frame.
+    fn slot_space() -> Vec<u8> {
+        [
+            &[0; VLAN_TAG_LEN][..],
+            &message(PARTIAL, b"DESTINSOURCE\x08\x00ip"),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn slot_frame_is_read_in_place_and_gets_its_tag_back() {
+        let mut space = slot_space();
+        let received = finish_slot(3, SLOT, &mut space).unwrap();
+        assert_eq!(received.space, Space::Slot(3));
+        assert_eq!(received.offload, PARTIAL);
+        assert_eq!(
+            &space[received.start..received.end],
+            b"DESTINSOURCE\x08\x00ip"
+        );
+        let tag = Some([0x81, 0, 0, 7]);
+        let received = finish_slot(3, Slot { tag, ..SLOT }, &mut space).unwrap();
+        assert_eq!(received.offload.csum_start, PARTIAL.csum_start + 4);
+        let tagged = b"DESTINSOURCE\x81\x00\x00\x07\x08\x00ip";
+        assert_eq!(&space[received.start..received.end], tagged);
+        assert!(
+            received.start >= OFFLOAD_HEADER_LEN,
+            "no room for the header"
+        );
+    }
+
+    #[test]
+    fn slot_cut_short_or_beyond_its_space_is_no_frame() {
+        let mut space = slot_space();
+        let is_truncated = true;
+        for slot in [
+            Slot {
+                is_truncated,
+                ..SLOT
+            },
+            Slot { start: 13, ..SLOT },
+            Slot { end: 31, ..SLOT },
+        ] {
+            assert_eq!(finish_slot(0, slot, &mut space), None, "{slot:?}");
+        }
     }
 }

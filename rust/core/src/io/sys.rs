@@ -9,26 +9,23 @@ use std::io;
 use std::os::fd::{FromRawFd, RawFd};
 use std::ptr;
 
+use bytemuck::Pod;
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, pollfd};
-
-use super::header::OFFLOAD_HEADER_LEN;
 
 /// Messages per system call at most.
 pub const MAX_MESSAGES: usize = 32;
 
-/// Where one message is received: offload header, control messages and frame apart.
+/// Where one message is received: control messages apart, offload header and frame together.
 pub struct RxBuffer {
-    /// The offload header.
-    pub header: [u8; OFFLOAD_HEADER_LEN],
     /// Control messages; `u64`: aligned as the kernel's structs are.
     pub control: [u64; 8],
     /// Bytes of `control` that the last receive filled.
     pub control_len: usize,
-    /// The frame's space.
+    /// Free bytes, then the message.
     pub space: Box<[u8]>,
-    /// Free bytes before the frame.
+    /// Free bytes before the message.
     pub headroom: usize,
-    /// Bytes of the last message, offload header included, as far as they found room.
+    /// Bytes of the last message as far as they found room.
     pub message_len: usize,
     /// Whether the last message did not fit.
     pub truncated: bool,
@@ -54,25 +51,21 @@ const NO_IOVEC: iovec = iovec {
 /// # Errors
 /// As recvmmsg(2); `WouldBlock` when nothing is queued.
 pub fn receive(fd: RawFd, buffers: &mut [RxBuffer]) -> io::Result<usize> {
-    let mut vectors = [[NO_IOVEC; 2]; MAX_MESSAGES];
+    let mut vectors = [NO_IOVEC; MAX_MESSAGES];
     let mut messages = [no_message(); MAX_MESSAGES];
     let count = buffers.len().min(MAX_MESSAGES);
     for ((buffer, vector), message) in buffers.iter_mut().zip(&mut vectors).zip(&mut messages) {
         let space = &mut buffer.space[buffer.headroom..];
-        vector[0] = iovec {
-            iov_base: buffer.header.as_mut_ptr().cast(),
-            iov_len: OFFLOAD_HEADER_LEN,
-        };
-        vector[1] = iovec {
+        *vector = iovec {
             iov_base: space.as_mut_ptr().cast(),
             iov_len: space.len(),
         };
-        message.msg_hdr.msg_iov = vector.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = 2;
+        message.msg_hdr.msg_iov = vector;
+        message.msg_hdr.msg_iovlen = 1;
         message.msg_hdr.msg_control = buffer.control.as_mut_ptr().cast();
         message.msg_hdr.msg_controllen = size_of_val(&buffer.control) as _;
     }
-    // SAFETY: the first `count` messages point to vectors, headers, control arrays and frame spaces that live in this frame or in `buffers`, which is
+    // SAFETY: the first `count` messages point to vectors, control arrays and spaces that live in this frame or in `buffers`, which is
     // borrowed for the call, with their true lengths. The kernel writes nowhere else.
     let answer = unsafe {
         libc::recvmmsg(
@@ -92,31 +85,29 @@ pub fn receive(fd: RawFd, buffers: &mut [RxBuffer]) -> io::Result<usize> {
     Ok(received)
 }
 
-/// Send up to [`MAX_MESSAGES`] messages without waiting. Returns how many the kernel took, at least one.
+/// Send up to [`MAX_MESSAGES`] messages without waiting; each is an offload header and a frame, in two pieces of which the second may be empty. Returns
+/// how many the kernel took, at least one.
 ///
 /// # Errors
 /// As sendmmsg(2), about the first message: the others were not looked at.
 pub fn send<'a>(
     fd: RawFd,
-    frames: impl Iterator<Item = (&'a [u8; OFFLOAD_HEADER_LEN], &'a [u8])>,
+    pieces: impl Iterator<Item = (&'a [u8], &'a [u8])>,
 ) -> io::Result<usize> {
     let mut vectors = [[NO_IOVEC; 2]; MAX_MESSAGES];
     let mut messages = [no_message(); MAX_MESSAGES];
     let mut count = 0;
-    for (((header, frame), vector), message) in frames.zip(&mut vectors).zip(&mut messages) {
-        vector[0] = iovec {
-            iov_base: header.as_ptr().cast::<c_void>().cast_mut(),
-            iov_len: OFFLOAD_HEADER_LEN,
-        };
-        vector[1] = iovec {
-            iov_base: frame.as_ptr().cast::<c_void>().cast_mut(),
-            iov_len: frame.len(),
-        };
+    for (((first, second), vector), message) in pieces.zip(&mut vectors).zip(&mut messages) {
+        *vector = [first, second].map(|piece| iovec {
+            iov_base: piece.as_ptr().cast::<c_void>().cast_mut(),
+            iov_len: piece.len(),
+        });
         message.msg_hdr.msg_iov = vector.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = 2;
+        // One piece is read in on a shorter way.
+        message.msg_hdr.msg_iovlen = if second.is_empty() { 1 } else { 2 };
         count += 1;
     }
-    // SAFETY: the first `count` messages point to vectors in this frame and to headers and frames borrowed for 'a, which outlives the call, with their
+    // SAFETY: the first `count` messages point to vectors in this frame and to pieces borrowed for 'a, which outlives the call, with their
     // true lengths. sendmmsg only reads them, though the C types are not const.
     let answer =
         unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
@@ -139,6 +130,12 @@ pub fn poll(fds: &mut [pollfd], timeout_ms: c_int) -> io::Result<usize> {
         }
         other => other,
     }
+}
+
+/// Let another thread of this core run, if one wants to.
+pub fn give_way() {
+    // SAFETY: no pointers.
+    unsafe { libc::sched_yield() };
 }
 
 /// Make sure that a descriptor is open.
@@ -169,6 +166,30 @@ pub fn require_socket(fd: RawFd) -> io::Result<()> {
         )
     };
     check(answer).map(|_| ())
+}
+
+/// Set a socket option to the bytes of a plain C struct.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_option<T>(fd: RawFd, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes of a borrowed value of that size.
+    let answer = unsafe { libc::setsockopt(fd, level, option, ptr::from_ref(value).cast(), len) };
+    check(answer).map(|_| ())
+}
+
+/// Get a socket option that is a plain C struct, zero where the kernel writes less.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn get_option<T: Pod>(fd: RawFd, level: c_int, option: c_int) -> io::Result<T> {
+    let mut value = T::zeroed();
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into a local value of that size; any bytes are a value of plain integers.
+    let answer =
+        unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut len) };
+    check(answer).map(|_| value)
 }
 
 /// Make an eventfd: a counter that poll can wait for.

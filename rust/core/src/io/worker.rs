@@ -14,13 +14,19 @@ use std::thread::{self, JoinHandle, ThreadId};
 
 use libc::pollfd;
 
-use super::packet_socket::{BATCH, Batch, IoCounters, Outbox};
+use super::packet_socket::{BATCH, Batch, IoCounters, Outbox, Port};
+use super::patience::{Patience, Poll};
 use super::sys;
 use crate::datapath::{DataPath, Frame, Outcome, Output, Sink};
 
 /// The longest time without a tick.
 const TICK_NS: u64 = 100_000_000;
-const POLL_MS: i32 = 100;
+/// The longest time without a look at whether a ring has stopped, while frames come.
+const WATCH_NS: u64 = 10_000_000;
+const POLL_MS: i32 = 10;
+/// Without frames for so long there are fewer wake-ups.
+const IDLE_NS: u64 = 1_000_000_000;
+const IDLE_POLL_MS: i32 = 100;
 
 type Command = Box<dyn FnOnce(&mut DataPath) + Send>;
 
@@ -44,6 +50,8 @@ struct Shared {
     /// Told when [`Queue::ended`] is set.
     has_ended: Condvar,
     wake: File,
+    /// Set before `wake` is told: seen without a system call.
+    asked: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -76,6 +84,7 @@ impl Shared {
     }
 
     fn wake(&self) {
+        self.asked.store(true, Ordering::Release);
         // It can only fail with EAGAIN, when the counter is full: then the loop is awake anyway.
         let _ = (&self.wake).write(&1u64.to_ne_bytes());
     }
@@ -90,7 +99,7 @@ pub struct Worker {
 
 impl Worker {
     /// Start the loop. `sockets`: one packet socket per interface id, open until the loop has stopped. `notify_fd`: an eventfd that gets 1 when
-    /// hops became unresolved and when the loop fails.
+    /// hops became unresolved and when the loop fails. `poll`: what to do while nothing comes.
     ///
     /// # Errors
     /// The eventfd or the thread could not be made; the data path comes back with the error.
@@ -101,6 +110,7 @@ impl Worker {
         datapath: Box<DataPath>,
         sockets: &[RawFd],
         notify_fd: RawFd,
+        poll: Poll,
         counters: Arc<IoCounters>,
     ) -> Result<Self, (Box<DataPath>, io::Error)> {
         let wake = match sys::eventfd() {
@@ -111,9 +121,10 @@ impl Worker {
             queue: Mutex::default(),
             has_ended: Condvar::new(),
             wake,
+            asked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
-        let packet_loop = PacketLoop::new(sockets, notify_fd, Arc::clone(&shared), counters);
+        let packet_loop = PacketLoop::new(sockets, notify_fd, poll, Arc::clone(&shared), counters);
         // The data path travels behind the thread's start: if that fails it is still here.
         let (sender, receiver) = mpsc::channel();
         let body = move || {
@@ -201,8 +212,8 @@ impl Drop for Worker {
 
 /// All that the loop's thread works with, but for the data path.
 struct PacketLoop {
-    sockets: Vec<RawFd>,
-    /// One per socket, then the wake eventfd.
+    ports: Vec<Port>,
+    /// One per port, then the wake eventfd.
     polls: Vec<pollfd>,
     batch: Batch,
     outbox: Outbox,
@@ -210,6 +221,8 @@ struct PacketLoop {
     shared: Arc<Shared>,
     counters: Arc<IoCounters>,
     ticked_ns: u64,
+    watched_ns: u64,
+    patience: Patience,
     told_unresolved: bool,
 }
 
@@ -217,12 +230,13 @@ impl PacketLoop {
     fn new(
         sockets: &[RawFd],
         notify_fd: RawFd,
+        poll: Poll,
         shared: Arc<Shared>,
         counters: Arc<IoCounters>,
     ) -> Self {
         let fds = sockets.iter().copied().chain([shared.wake.as_raw_fd()]);
         Self {
-            sockets: sockets.to_vec(),
+            ports: sockets.iter().map(|&fd| Port::new(fd)).collect(),
             polls: fds
                 .map(|fd| pollfd {
                     fd,
@@ -236,6 +250,8 @@ impl PacketLoop {
             shared,
             counters,
             ticked_ns: sys::monotonic_ns(),
+            watched_ns: sys::monotonic_ns(),
+            patience: Patience::new(poll),
             told_unresolved: false,
         }
     }
@@ -269,13 +285,8 @@ impl PacketLoop {
 
     fn forward(&mut self, datapath: &mut DataPath) -> io::Result<()> {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            sys::poll(&mut self.polls, POLL_MS)?;
-            for interface in 0..self.sockets.len() {
-                if self.polls[interface].revents != 0 {
-                    self.forward_batch(datapath, interface)?;
-                }
-            }
-            let asked = self.polls[self.sockets.len()].revents != 0;
+            let count = self.forward_ready(datapath)?;
+            let asked = self.is_asked();
             if asked {
                 self.carry_out(datapath);
             }
@@ -285,21 +296,53 @@ impl PacketLoop {
                 self.tick(datapath, now_ns);
             }
             self.tell_unresolved(datapath);
+            if now_ns - self.watched_ns >= WATCH_NS {
+                self.watch(now_ns);
+            }
+            if count > 0 {
+                self.patience.found(now_ns);
+            } else if self.patience.looks_on(now_ns) {
+                sys::give_way();
+            } else {
+                let is_idle = self.patience.idle_ns(now_ns) > IDLE_NS;
+                let timeout_ms = if is_idle { IDLE_POLL_MS } else { POLL_MS };
+                sys::poll(&mut self.polls, timeout_ms)?;
+            }
         }
         Ok(())
     }
 
+    /// A batch from each port that has one. Returns the number of frames.
+    fn forward_ready(&mut self, datapath: &mut DataPath) -> io::Result<usize> {
+        let mut count = 0;
+        for interface in 0..self.ports.len() {
+            let told = std::mem::take(&mut self.polls[interface].revents) != 0;
+            if told || self.ports[interface].may_be_ready() {
+                count += self.forward_batch(datapath, interface)?;
+            }
+        }
+        Ok(count)
+    }
+
+    fn is_asked(&mut self) -> bool {
+        let told = self
+            .polls
+            .last_mut()
+            .map(|wake| std::mem::take(&mut wake.revents));
+        self.shared.asked.swap(false, Ordering::Acquire) || told.is_some_and(|events| events != 0)
+    }
+
     /// One batch from one socket: a busy interface gets no more before the others had their turn.
-    fn forward_batch(&mut self, datapath: &mut DataPath, interface: usize) -> io::Result<()> {
-        let count = self
-            .batch
-            .receive(self.sockets[interface], &self.counters)?;
+    fn forward_batch(&mut self, datapath: &mut DataPath, interface: usize) -> io::Result<usize> {
+        let port = &mut self.ports[interface];
+        let count = self.batch.receive(port, &self.counters)?;
         if count == 0 {
-            return Ok(());
+            self.batch.finish(port);
+            return Ok(0);
         }
         let now_ns = sys::monotonic_ns();
         let mut frames: [Frame; BATCH] = std::array::from_fn(|_| Frame::default());
-        for (place, frame) in frames.iter_mut().zip(self.batch.frames_mut()) {
+        for (place, frame) in frames.iter_mut().zip(self.batch.frames_mut(port)) {
             *place = frame;
         }
         let mut collector = Collector {
@@ -313,8 +356,9 @@ impl PacketLoop {
             &mut collector,
         );
         self.outbox
-            .flush(&self.batch, &self.sockets, &self.counters);
-        Ok(())
+            .flush(&mut self.batch, interface, &mut self.ports, &self.counters);
+        self.batch.finish(&mut self.ports[interface]);
+        Ok(count)
     }
 
     /// Carry out the commands that are queued now; those that come meanwhile wake the next round.
@@ -328,12 +372,20 @@ impl PacketLoop {
         }
     }
 
+    /// See to it that no ring has stopped.
+    fn watch(&mut self, now_ns: u64) {
+        self.watched_ns = now_ns;
+        for port in &mut self.ports {
+            port.watch(&self.counters);
+        }
+    }
+
     fn tick(&mut self, datapath: &mut DataPath, now_ns: u64) {
         self.ticked_ns = now_ns;
         datapath.tick(now_ns, &mut self.outbox.extra);
         self.outbox.collect_extra(&self.counters);
         self.outbox
-            .flush(&self.batch, &self.sockets, &self.counters);
+            .flush(&mut self.batch, 0, &mut self.ports, &self.counters);
     }
 
     /// Tell once that there are hops to resolve, until they were taken.
@@ -492,8 +544,14 @@ mod tests {
         let news = sys::eventfd().unwrap();
         let counters = Arc::new(IoCounters::default());
         let sockets = [port0.as_raw_fd(), port1.as_raw_fd()];
-        let worker = Worker::start(datapath, &sockets, news.as_raw_fd(), Arc::clone(&counters))
-            .map_err(|(_, e)| e);
+        let worker = Worker::start(
+            datapath,
+            &sockets,
+            news.as_raw_fd(),
+            Poll::default(),
+            Arc::clone(&counters),
+        )
+        .map_err(|(_, e)| e);
         Scene {
             worker: worker.unwrap(),
             wires,
@@ -626,6 +684,7 @@ mod tests {
             datapath,
             &[file.as_raw_fd()],
             news.as_raw_fd(),
+            Poll::default(),
             Arc::default(),
         )
         .map_err(|(_, e)| e);

@@ -1,0 +1,133 @@
+//! When a loop that found nothing looks again at once, and when it sleeps.
+//!
+//! Sleeping and being woken costs more than a packet: in a virtual machine the core is given up and must be called back. A packet is often followed by
+//! another within microseconds (a handshake, a request and its answer), so it pays to keep looking for a little while, giving way to whoever else wants the
+//! core. Where that was in vain several times in a row, it is left until a sleep turns out to have been short. Pure: time is an argument.
+
+/// How long a look is kept up after the last frame. Most answers of a server on the same network come within it.
+const LOOK_NS: u64 = 100_000;
+/// Looks in vain, one after the other, before it is left.
+const MOST_MISSES: u32 = 8;
+
+/// What the configuration says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Poll {
+    /// Look for a while where it pays.
+    #[default]
+    Adaptive,
+    /// Never sleep.
+    Busy,
+    /// Sleep at once.
+    Sleep,
+}
+
+/// Decides it.
+#[derive(Debug)]
+pub struct Patience {
+    poll: Poll,
+    /// When the last frame was found.
+    found_ns: u64,
+    /// Since then, looking and not sleeping.
+    is_looking: bool,
+    misses: u32,
+}
+
+impl Patience {
+    /// Start without a frame.
+    #[must_use]
+    pub fn new(poll: Poll) -> Self {
+        Self {
+            poll,
+            found_ns: 0,
+            is_looking: false,
+            misses: 0,
+        }
+    }
+
+    /// Frames were found.
+    pub fn found(&mut self, now_ns: u64) {
+        let was_short = self.idle_ns(now_ns) < LOOK_NS;
+        // Found while looking, or after a sleep that looking would have spared.
+        if self.is_looking || was_short {
+            self.misses = 0;
+        }
+        self.found_ns = now_ns;
+        self.is_looking = self.misses < MOST_MISSES;
+    }
+
+    /// How long nothing was found.
+    #[must_use]
+    pub fn idle_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.found_ns)
+    }
+
+    /// Nothing was found: whether to look again instead of sleeping.
+    pub fn looks_on(&mut self, now_ns: u64) -> bool {
+        match self.poll {
+            Poll::Busy => return true,
+            Poll::Sleep => return false,
+            Poll::Adaptive => {}
+        }
+        if self.is_looking && self.idle_ns(now_ns) >= LOOK_NS {
+            self.is_looking = false;
+            self.misses += 1;
+        }
+        self.is_looking
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLISECOND: u64 = 1_000_000;
+
+    /// Frames every `gap_ns`: how long each was looked for.
+    fn looked_ns(patience: &mut Patience, start_ns: u64, gap_ns: u64, frames: u64) -> Vec<u64> {
+        (0..frames)
+            .map(|number| {
+                let at = start_ns + number * gap_ns;
+                patience.found(at);
+                (0..gap_ns)
+                    .step_by(1000)
+                    .take_while(|&after| patience.looks_on(at + after))
+                    .count() as u64
+                    * 1000
+            })
+            .collect()
+    }
+
+    #[test]
+    fn adaptive_looks_until_the_next_frame_while_frames_are_close() {
+        let mut patience = Patience::new(Poll::Adaptive);
+        assert_eq!(
+            looked_ns(&mut patience, MILLISECOND, 50_000, 100),
+            [50_000; 100]
+        );
+    }
+
+    #[test]
+    fn adaptive_leaves_it_after_misses_in_a_row_and_begins_again_with_a_short_gap() {
+        let mut patience = Patience::new(Poll::Adaptive);
+        let looked = looked_ns(&mut patience, MILLISECOND, MILLISECOND, 20);
+        assert_eq!(looked[..8], [LOOK_NS; 8]);
+        assert_eq!(looked[8..], [0; 12]);
+        let looked = looked_ns(&mut patience, 21 * MILLISECOND, 50_000, 3);
+        assert_eq!(looked, [0, 50_000, 50_000]);
+    }
+
+    #[test]
+    fn adaptive_without_frames_never_looks() {
+        assert!(!Patience::new(Poll::Adaptive).looks_on(MILLISECOND));
+    }
+
+    #[test]
+    fn sleep_never_looks_and_busy_always() {
+        for (poll, looks) in [(Poll::Sleep, false), (Poll::Busy, true)] {
+            let mut patience = Patience::new(poll);
+            patience.found(MILLISECOND);
+            assert_eq!(patience.looks_on(MILLISECOND + 1), looks);
+            assert_eq!(patience.looks_on(1000 * MILLISECOND), looks);
+        }
+    }
+}

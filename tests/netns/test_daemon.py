@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -85,6 +86,16 @@ def test_run_tells_status_and_stops_clean(pair: Pair, tmp_path: Path) -> None:
         assert json.loads(shown.stdout)["pid"] == status["pid"]
         assert run.end() == 0
     assert not run.control.exists()
+
+
+def test_run_tells_promised_and_resident_memory_of_its_table(pair: Pair, tmp_path: Path) -> None:
+    """behaviour 7: the flow table's size is a promise, and all of it is there when the start says so."""
+    write_config(tmp_path / "lb.toml")
+    with running(pair, tmp_path) as run:
+        told = re.findall(
+            r"flow table: 262144 flows of 120\.0 bytes, (\S+ MiB) promised, (\S+ MiB) resident", run.text()
+        )
+        assert told == ([("30.0 MiB", "30.0 MiB")] if pair.backend == "rust" else [])
 
 
 def test_run_interrupt_exit_0(pair: Pair, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from lb import _core
 from lb.backends import base, rust
 from lb.backends.base import Offload
-from lb.errors import LbError
+from lb.errors import BackendError, LbError
 from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 
 ROUTER_MAC = bytes.fromhex("aaaaaa000001")
@@ -278,6 +278,34 @@ def wire() -> Iterator[tuple[socket.socket, socket.socket, int]]:
 def exchange(ours: socket.socket, frame: bytes) -> bytes:
     ours.send(bytes(10) + frame)
     return ours.recv(2000)[10:]
+
+
+def test_memory_is_promised_when_made_and_resident_when_the_loop_starts(wire: Any) -> None:
+    """behaviour 7: the size is a promise, and it is there before the first packet."""
+    port, _, news = wire
+    capacity = 100_000
+    path = _core.DataPath(capacity, bytes(16), 1)
+    promised, resident = path.memory()
+    assert promised - capacity * 120 in range(64, 257)
+    assert resident < promised
+    path.start([port.fileno()], news)
+    try:
+        assert path.memory() == (promised, promised)
+    finally:
+        path.stop()
+
+
+def test_start_without_enough_memory_is_refused_and_leaves_it_offline(wire: Any) -> None:
+    port, _, news = wire
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
+    largest = 1 << 28
+    if largest * 120 < total:
+        pytest.skip("the largest table fits this machine")
+    path = _core.DataPath(largest, bytes(16), 1)
+    with pytest.raises(BackendError, match=r"flow table of \d+ bytes could not be allocated: \d+ bytes are available"):
+        path.start([port.fileno()], news)
+    assert path.memory()[1] < 1 << 22
 
 
 def test_loop_calls_are_answered_while_it_runs(wire: Any) -> None:

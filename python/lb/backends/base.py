@@ -253,6 +253,12 @@ class DataPath(Protocol):
     def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
         """Return the flows that ended since the last call, in that order, and how many found no room."""
 
+    def memory(self) -> tuple[int, int] | None:
+        """
+        Return the bytes promised for a full flow table, everything included, and those of them that are resident by
+        now. None from a backend whose table grows as flows come.
+        """
+
     def take_unresolved(self) -> list[tuple[int, Address]]:
         """
         Return the (interface id, address) pairs to resolve that were not returned before. Raise LbError when the loop
@@ -261,7 +267,7 @@ class DataPath(Protocol):
 
     def start(self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive") -> None:
         """
-        Start the packet loop on its own thread.
+        Start the packet loop on its own thread. All memory of the flow table is resident then, where it is promised.
 
         Args:
             sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership and
@@ -272,6 +278,7 @@ class DataPath(Protocol):
 
         Raises:
             LbError: the loop runs already.
+            BackendError: there is less memory than the flow table was promised.
             OSError: a descriptor is not open, or one of `sockets` is no socket.
             ValueError: `poll` is another word.
         """

@@ -56,6 +56,8 @@ RESET_BATCH = 4096
 # How often to look whether servers that left still have flows.
 SWEEP_S = 1.0
 
+MIB = 1 << 20
+
 log = logging.getLogger(__name__)
 
 
@@ -156,6 +158,8 @@ class Daemon:
         await self._observe()
         self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
         self._announce(self.snapshot)
+        if line := self._memory_line():
+            log.info("%s", line)
         log.info("%s", self._ready_line())
 
     def _open_sockets(self) -> None:
@@ -415,6 +419,15 @@ class Daemon:
         counters = self.data_path.counters()
         dropped += counters["io"]["rx_dropped"]
         return {**counters, "io": {**counters["io"], "rx_dropped": dropped}}
+
+    def _memory_line(self) -> str | None:
+        memory = self.data_path.memory()
+        if memory is None:
+            return None
+        promised, resident = memory
+        capacity = self.config.flows.capacity
+        size = f"{promised / MIB:.1f} MiB promised, {resident / MIB:.1f} MiB resident"
+        return f"flow table: {capacity} flows of {promised / capacity:.1f} bytes, {size}"
 
     def _ready_line(self) -> str:
         services = ", ".join(

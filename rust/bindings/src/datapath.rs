@@ -242,6 +242,10 @@ impl DataPath {
         report::counters(py, &counters, &self.names(), self.io.report())
     }
 
+    fn memory(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.with(py, |core| core.memory())
+    }
+
     fn take_unresolved(&self, py: Python<'_>) -> PyResult<Vec<(u32, IpAddr)>> {
         self.with(py, Core::take_unresolved)
     }
@@ -288,13 +292,19 @@ impl DataPath {
             .try_for_each(|&fd| require_socket(fd))
             .and_then(|()| require_open(notify_fd))
             .map_err(|failure| error::os_error(py, &failure))?;
+        // Without the GIL: zeroing gigabytes takes its time. Other calls find the data path in use meanwhile.
+        match self.access(py)? {
+            Access::Offline(mut taken) => py
+                .detach(|| taken.core().populate())
+                .map_err(|failure| error::datapath_error(py, &failure))?,
+            Access::Running(_) => return Err(error::lb_error(py, "the packet loop runs already")),
+        }
         let mut mode = lock(&self.mode);
         let core = match std::mem::replace(&mut *mode, Mode::Busy) {
             Mode::Offline(core) => core,
-            Mode::Busy => return Err(busy(py)),
-            running @ Mode::Running(_) => {
-                *mode = running;
-                return Err(error::lb_error(py, "the packet loop runs already"));
+            other => {
+                *mode = other;
+                return Err(busy(py));
             }
         };
         self.asker.set_live(true);

@@ -236,6 +236,20 @@ impl DataPath {
         })
     }
 
+    /// Have all memory of the flow table now, instead of page by page as flows come: a loop asks for it before its first packet.
+    ///
+    /// # Errors
+    /// `Memory` when there is not that much.
+    pub fn populate(&mut self) -> Result<(), DataPathError> {
+        self.state.table.populate()
+    }
+
+    /// Bytes of the flow table: promised for its capacity, everything included, and resident by now.
+    #[must_use]
+    pub fn memory(&self) -> (u64, u64) {
+        self.state.table.memory()
+    }
+
     /// Swap to a new snapshot. Flows stay.
     pub fn publish(&mut self, snapshot: Snapshot) {
         let State {

@@ -180,6 +180,9 @@ class DataPath:
             ends, missed = self._state.table.ends.take()
             return [self._names.flow_end(end) for end in ends], missed
 
+    def memory(self) -> None:
+        """Return None: the table grows as flows come."""
+
     def take_unresolved(self) -> list[tuple[int, Address]]:
         """
         Return the (interface id, address) pairs to resolve that were not returned before.

@@ -1,4 +1,5 @@
-//! The one memory area behind the flow table: cache lines, allocated once, zeroed by the kernel page by page as they are first used.
+//! The one memory area behind the flow table: cache lines, allocated once. The kernel gives zeroed pages as they are first used, or all at once where that is asked for: before packets flow, but not in tests and
+//! offline.
 //!
 //! Nothing in it is a pointer, so it can be dumped, inspected and taken over by a successor. Today it is anonymous memory; one backed by a `memfd` can
 //! take its place in [`crate::io::memory`] without the table noticing.
@@ -23,6 +24,23 @@ impl Area {
                 bytes: lines.saturating_mul(size_of::<Line>()),
                 source,
             })
+    }
+
+    /// Have all of its memory now.
+    ///
+    /// # Errors
+    /// `Memory` when there is not that much.
+    pub fn populate(&mut self) -> Result<(), DataPathError> {
+        let bytes = size_of_val(self.lines());
+        self.0
+            .populate()
+            .map_err(|source| DataPathError::Memory { bytes, source })
+    }
+
+    /// Bytes of it that the process has by now; 0 when the kernel does not tell.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        self.0.resident_bytes().unwrap_or(0)
     }
 
     /// All lines.

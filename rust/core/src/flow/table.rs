@@ -412,6 +412,21 @@ impl Table {
         Ok(table)
     }
 
+    /// Have all of its memory now: before packets flow, not while they do.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn populate(&mut self) -> Result<(), DataPathError> {
+        self.area.populate()
+    }
+
+    /// Bytes that its flows may take, everything included, and those of them that the process has by now.
+    #[must_use]
+    pub fn memory(&self) -> (u64, u64) {
+        let promised = size_of_val(self.area.lines()) as u64;
+        (promised, self.area.resident_bytes())
+    }
+
     /// Note the generation of the snapshot that ids belong to from now on, and that timeouts may have changed.
     pub fn set_generation(&mut self, generation: u64) {
         self.header_mut().generation = generation;

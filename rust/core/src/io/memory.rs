@@ -2,13 +2,16 @@
 //!
 //! A flow table of millions of flows is read at random: with pages of 4 KiB nearly every packet would also miss the processor's page cache (TLB), and each miss
 //! costs a walk through tables that are themselves not in the cache. Left out: locking and NUMA placement.
-#![allow(unsafe_code, reason = "mmap(2), madvise(2)")]
+#![allow(unsafe_code, reason = "mmap(2), madvise(2), mincore(2)")]
 
-use std::io;
+use std::hint::black_box;
 use std::ptr::{self, NonNull};
+use std::{fs, io};
 
 /// A huge page of this processor family. On others the advice is only less exact.
 const HUGE_BYTES: usize = 2 << 20;
+/// The smallest page of any processor family: with larger ones some are asked about, or written to, more than once.
+const PAGE_BYTES: usize = 4096;
 
 /// A cache line: what a processor fetches at once.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -78,6 +81,71 @@ impl Memory {
         // SAFETY: as in `lines`; `self` is borrowed mutably, and nobody else has the address.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.lines) }
     }
+
+    /// Have every page now, so that no packet waits for one, and lack of memory shows at the start instead of in service.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when the system says that there is less; else as madvise(2).
+    pub fn populate(&mut self) -> io::Result<()> {
+        let bytes = size_of_val(self.lines());
+        let missing = (bytes as u64).saturating_sub(self.resident_bytes()?);
+        if let Some(available) = available_bytes().filter(|&available| available < missing) {
+            let text = format!("{available} bytes are available");
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, text));
+        }
+        // SAFETY: the range is ours and mapped; its contents stay as they are.
+        let result =
+            unsafe { libc::madvise(self.start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
+        if result == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINVAL) {
+            return Err(error);
+        }
+        // A kernel before 5.14: writing does the same.
+        for line in self
+            .lines_mut()
+            .iter_mut()
+            .step_by(PAGE_BYTES / size_of::<Line>())
+        {
+            line.0[0] = black_box(line.0[0]);
+        }
+        Ok(())
+    }
+
+    /// Bytes of it that have a page by now.
+    ///
+    /// # Errors
+    /// As mincore(2).
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        let bytes = size_of_val(self.lines());
+        let mut pages = vec![0u8; bytes.div_ceil(PAGE_BYTES)];
+        // SAFETY: the range is mapped, and `pages` has a byte for each of its pages.
+        let result =
+            unsafe { libc::mincore(self.start.as_ptr().cast(), bytes, pages.as_mut_ptr().cast()) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let resident = pages.iter().filter(|&&page| page & 1 != 0).count();
+        Ok((resident * PAGE_BYTES).min(bytes) as u64)
+    }
+}
+
+/// What the system could still give: to anyone, and to the control group we are in, as far as either is told.
+fn available_bytes() -> Option<u64> {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let group = number("/sys/fs/cgroup/memory.max")
+        .zip(number("/sys/fs/cgroup/memory.current"))
+        .map(|(most, used)| most.saturating_sub(used));
+    let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kibibytes = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+        Some(kibibytes * 1024)
+    });
+    group.into_iter().chain(system).min()
 }
 
 impl Drop for Memory {
@@ -120,6 +188,29 @@ mod tests {
     fn memory_of_a_huge_page_or_more_starts_at_its_bounds() {
         let memory = Memory::new(HUGE_BYTES / size_of::<Line>()).unwrap();
         assert_eq!(memory.lines().as_ptr().align_offset(HUGE_BYTES), 0);
+    }
+
+    /// behaviour 7: what is promised is there, and what was written before stays.
+    #[test]
+    fn populate_every_page_is_resident_and_keeps_its_contents() {
+        let lines = (HUGE_BYTES + 3 * PAGE_BYTES) / size_of::<Line>();
+        let mut memory = Memory::new(lines).unwrap();
+        memory.lines_mut()[lines - 1].0[0] = 7;
+        assert!(memory.resident_bytes().unwrap() < size_of_val(memory.lines()) as u64);
+        memory.populate().unwrap();
+        let bytes = size_of_val(memory.lines()) as u64;
+        assert_eq!(memory.resident_bytes().unwrap(), bytes);
+        assert_eq!(memory.lines()[lines - 1].0[0], 7);
+    }
+
+    #[test]
+    fn populate_more_than_the_system_has_is_refused_before_it_is_taken() {
+        let available = available_bytes().expect("Linux tells");
+        let lines = usize::try_from(available).unwrap() * 2 / size_of::<Line>();
+        let mut memory = Memory::new(lines).unwrap();
+        let error = memory.populate().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        assert_eq!(memory.resident_bytes().unwrap(), 0);
     }
 
     #[test]

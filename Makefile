@@ -42,14 +42,14 @@ test-netns: env ## Run the tests on real hosts in network namespaces
 
 .PHONY: format
 format: env ## Format Python and Rust
-	$(BIN)/ruff format python tests benches examples
-	$(BIN)/ruff check --fix python tests benches examples
+	$(BIN)/ruff format python tests benches examples loadgen
+	$(BIN)/ruff check --fix python tests benches examples loadgen
 	cargo fmt
 
 .PHONY: lint
 lint: env ## Check formatting, style and types of Python and Rust
-	$(BIN)/ruff format --check python tests benches examples
-	$(BIN)/ruff check python tests benches examples
+	$(BIN)/ruff format --check python tests benches examples loadgen
+	$(BIN)/ruff check python tests benches examples loadgen
 	$(BIN)/mypy
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings

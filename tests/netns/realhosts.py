@@ -123,7 +123,7 @@ class RunningBalancer:
     def flows(self) -> list[dict[str, Any]]:
         """Return the flows in the table."""
         assert self.running is not None
-        rows: list[dict[str, Any]] = fetch(self.running.control, "/flows")
+        rows: list[dict[str, Any]] = fetch(self.running.control, "/flows")["flows"]
         return rows
 
     def verdict(self, name: str) -> int:

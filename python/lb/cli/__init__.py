@@ -22,6 +22,7 @@ from lb.cli import (
     bench,
     check,
     configuration,
+    doctor,
     experiment,
     explain,
     init,
@@ -48,6 +49,7 @@ app.command("check")(check.check)
 app.command("status")(status.status)
 app.command("flows")(status.flows)
 app.command("explain")(explain.explain)
+app.command("doctor")(doctor.doctor)
 app.command("drain")(operate.drain)
 app.command("enable")(operate.enable)
 app.command("disable")(operate.disable)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lb.backends.base import Flow
 from lb.config import dump_config, parse_server, parse_weight
 from lb.control.admin import Answer, Method
+from lb.control.explainer import RESOURCE, Explainer
 from lb.control.rates import RateMeter
 from lb.control.state import ServerNow, ServiceNow
 from lb.control.status import build_status, describe_server
@@ -53,6 +54,7 @@ class Api:
             ("GET", "/counters"): self.counters,
             ("GET", "/config"): self.config,
             ("GET", "/history"): self.history,
+            ("GET", RESOURCE): Explainer(self._daemon).answer,
             ("POST", "/drain"): self._setter("draining"),
             ("POST", "/enable"): self._setter("active"),
             ("POST", "/disable"): self._setter("disabled"),

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlencode
 
 from lb.control.client import fetch
 from lb.control.paths import default_control_path
@@ -36,7 +35,7 @@ def ask(question: Question, control: Path | None = None) -> dict[str, Any]:
     query = {"client": str(question.client), "vip": str(question.vip)}
     if question.protocol is not None:
         query["protocol"] = question.protocol
-    answer: dict[str, Any] = fetch(control or default_control_path(), f"{RESOURCE}?{urlencode(query)}")
+    answer: dict[str, Any] = fetch(control or default_control_path(), RESOURCE, **query)
     return answer
 
 

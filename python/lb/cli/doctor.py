@@ -1,0 +1,44 @@
+"""`lb doctor`: what on this host would keep packets from flowing, and what mends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", exists=True, dir_okay=False, help="Default: what runs here, else lb.toml."),
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Connect to the servers, and ask whether another host has a VIP.")
+    ] = True,
+    output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="text | json")] = "text",
+    control: Annotated[Path | None, typer.Option(help="The balancer's control socket.", envvar="LB_CONTROL")] = None,
+) -> None:
+    """
+    Look for what keeps packets from flowing; say what mends it. Changes nothing.
+
+    Works with a balancer that runs here, and with a configuration alone. Exits with 1 when something fails.
+    """
+    from lb.config import DEFAULT_FILE, load
+    from lb.control.client import fetch
+    from lb.control.paths import default_control_path
+    from lb.doctor import examine, gather, render
+    from lb.errors import DaemonError
+
+    try:
+        status = fetch(control or default_control_path(), "/status")
+    except DaemonError:
+        status = None
+    path = config or Path(status["config"] if status is not None else DEFAULT_FILE)
+    if not path.exists():
+        raise typer.BadParameter(f"no balancer answers here, and there is no {path}: -c names a configuration")
+    loaded = load(path)
+    findings = examine(loaded, gather(loaded, path, status, probe=probe))
+    typer.echo(render(findings, output), nl=False)
+    if any(finding.level == "fail" for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,416 @@
+"""
+What `lb doctor` makes of what it saw: each check says pass, warn or fail, and how to mend it. Pure: facts in, findings
+out.
+
+*fail*: packets do not flow, or not all of them, until it is mended. *warn*: it may be meant so, or matters only to
+some.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lb.config import Config, ServerConfig, ServiceConfig
+from lb.doctor.facts import CAP_NET_ADMIN, CAP_NET_RAW, Facts, Link
+from lb.net.host import SYSCTLS
+from lb.snapshot import Address
+
+Level = Literal["pass", "warn", "fail"]
+OLDEST_KERNEL = (4, 20)
+# A TCP segment is this much smaller than the packet that carries it: 20 bytes of TCP, 12 of its timestamps, and IP.
+TCP_BYTES, IP_BYTES = 32, {4: 20, 6: 40}
+STRICT_RP_FILTER = 1
+# A server that got so many packets and never sent one back does not find the way back.
+SILENT_PACKETS = 3
+# Reasons that make up less of the received packets than this are noise.
+NOTABLE_SHARE = 0.01
+DROP_HINTS = {
+    "no_flow": "answers or data of connections that this balancer never saw begin: do both directions come this way?",
+    "no_service": "clients ask for a port that no service has: `lb explain CLIENT:PORT VIP:PORT`",
+    "transit": 'this host is used as a router: transit = "forward" passes such packets on',
+    "no_route": "a server or client is nowhere: `ip route`",
+    "neighbour_timeout": "a host does not answer ARP or neighbour discovery: is it up, and on that link?",
+    "neighbour_unresolved": "a host does not answer ARP or neighbour discovery: is it up, and on that link?",
+    "table_full": "the flow table is full: raise flows.capacity and restart",
+    "rate_limited": "more errors to send than icmp_rate allows",
+    "spoofed_server": "a server's packets come by another interface than the way to it: check the cabling and routes",
+    "no_server": "no server takes new flows: `lb status`",
+    "too_big": "packets that must not be cut are larger than the way out: ICMP tells their senders",
+    "hairpin": "a server is a client of its own service",
+    "flow_conflict": "two services share a server and port, and a client uses the same port for both",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. `mend`: the command or change that mends it; None where there is nothing to mend."""
+
+    check: str
+    level: Level
+    message: str
+    mend: str | None = None
+
+
+Check = Callable[[Config, Facts], Iterator[Finding]]
+
+
+def examine(config: Config, facts: Facts) -> list[Finding]:
+    """Return every finding, in the order in which a packet would meet the trouble."""
+    findings = [finding for check in CHECKS for finding in check(config, facts)]
+    return [*findings, *(Finding("could not look", "warn", each, "run as root, on this host") for each in facts.blind)]
+
+
+def check_capabilities(_: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether packets may be read and the kernel asked."""
+    names = {CAP_NET_RAW: "CAP_NET_RAW", CAP_NET_ADMIN: "CAP_NET_ADMIN"}
+    missing = [name for number, name in names.items() if not facts.capabilities >> number & 1]
+    if not missing:
+        yield Finding("privileges", "pass", "CAP_NET_RAW and CAP_NET_ADMIN are there")
+        return
+    mend = "run as root: `sudo lb run -c FILE`, or without privileges in a network of its own: `lb run --testbed`"
+    yield Finding("privileges", "fail", f"{' and '.join(missing)} missing: packets cannot be read", mend)
+
+
+def check_kernel(_: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether the kernel has what packet sockets need."""
+    version, oldest = (".".join(map(str, pair)) for pair in (facts.kernel, OLDEST_KERNEL))
+    if facts.kernel < OLDEST_KERNEL:
+        mend = f"upgrade to Linux {oldest} or newer"
+        yield Finding("kernel", "fail", f"Linux {version} has no PACKET_IGNORE_OUTGOING", mend)
+    else:
+        yield Finding("kernel", "pass", f"Linux {version}")
+
+
+def check_file(_: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether only those who should can change the configuration."""
+    path = facts.config_path
+    if facts.config_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield Finding("configuration", "fail", f"{path} can be written by others than its owner", f"chmod go-w {path}")
+    elif facts.config_uid not in (0, facts.uid):
+        message = f"{path} belongs to user {facts.config_uid}, who can change what this balancer does"
+        yield Finding("configuration", "warn", message, f"chown root {path}")
+    else:
+        yield Finding("configuration", "pass", f"{path} is valid, and only its owner can write it")
+
+
+def check_links(_: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether the interfaces are there, up and have addresses."""
+    for link in facts.links.values():
+        if link.missing is not None:
+            yield Finding(
+                "interface", "fail", link.missing, "correct its name under [[interface]]; `ip link` lists them"
+            )
+        elif not link.up:
+            yield Finding("interface", "fail", f"{link.name} is down", f"ip link set {link.name} up")
+        elif not link.addresses:
+            message = f"{link.name} has no address: it cannot ask for neighbours, nor send ICMP errors"
+            yield Finding("interface", "warn", message, f"ip addr add ADDRESS/LENGTH dev {link.name}")
+        else:
+            where = ", ".join(map(str, link.addresses))
+            yield Finding("interface", "pass", f"{link.name} is up: {where}, MTU {link.mtu}")
+
+
+def check_claims(_: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether another balancer works on an interface."""
+    ours = {interface["name"] for interface in (facts.status or {}).get("interfaces", ())}
+    for link in usable(facts):
+        if link.claimed and link.name in ours:
+            pid = (facts.status or {}).get("pid")
+            yield Finding("one balancer", "pass", f"{link.name}: the balancer that answers here (pid {pid}) runs on it")
+        elif link.claimed:
+            message = f"{link.name}: another balancer runs on it, and does not answer here"
+            yield Finding("one balancer", "fail", message, "stop it, or name its socket: `lb doctor --control SOCKET`")
+        else:
+            yield Finding("one balancer", "pass", f"{link.name} is free")
+
+
+def check_vips_not_here(config: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether a host has a VIP: then it answers in our place."""
+    for vip in vips(config):
+        owners = [name for name, rows in facts.addresses.items() if any(row.ip == vip for row in rows)]
+        for name in owners:
+            message = f"{vip} is an address of {name}: this host answers in the balancer's place"
+            yield Finding("VIP is nobody's", "fail", message, f"ip addr del {vip} dev {name}")
+        if vip in facts.owners:
+            message = f"{vip} is in use by another host, {facts.owners[vip]}: clients may find that one"
+            yield Finding("VIP is nobody's", "fail", message, f"take {vip} off that host, or choose another VIP")
+        elif not owners:
+            yield Finding("VIP is nobody's", "pass", f"{vip} is on no interface here" + _probed(vip, facts))
+
+
+def _probed(vip: Address, facts: Facts) -> str:
+    here = any(vip in address.network for link in usable(facts) for address in link.addresses)
+    return ", and nobody answers for it" if here and facts.answers else ""
+
+
+def check_vips_found(config: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether clients' packets come here at all."""
+    announced = {entry.name for entry in config.interfaces if entry.announce}
+    for vip in vips(config):
+        names = [service.name for service in config.services if service.address == vip]
+        seen = sum(_traffic(facts, name).get("packets_forward", 0) for name in names)
+        on_link = [link for link in usable(facts) if any(vip in each.network for each in link.addresses)]
+        if seen:
+            yield Finding("clients come", "pass", f"{vip}: {seen} packets from clients so far")
+        elif any(link.name in announced for link in on_link):
+            yield Finding("clients come", "pass", f"{vip} is announced")
+        elif on_link:
+            asked = "ARP" if vip.version == 4 else "neighbour discovery"
+            message = f"{vip}: hosts on {on_link[0].name} that ask for it by {asked} get no answer"
+            mend = f"announce = true under [[interface]] {on_link[0].name}, or on the clients: {_route(vip, facts)}"
+            yield Finding("clients come", "warn", message, mend)
+        else:
+            message = f"{vip} is in no prefix of this host: it must be routed here"
+            yield Finding("clients come", "warn", message, f"on the clients' router: {_route(vip, facts)}")
+
+
+def _route(vip: Address, facts: Facts) -> str:
+    return f"`ip route replace {vip} via {_own_address(vip, facts)}`"
+
+
+def _own_address(near: Address, facts: Facts) -> str:
+    """Return an address of this host of the same family, of the same prefix if there is one."""
+    mine = [each for link in usable(facts) for each in link.addresses if each.version == near.version]
+    mine.sort(key=lambda each: near not in each.network)
+    return str(mine[0].ip) if mine else "THIS-HOST"
+
+
+def check_forwarding(config: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether the kernel sends un-translated copies of packets on."""
+    for link in usable(facts):
+        if not link.forwards:
+            yield Finding("kernel stays out", "pass", f"{link.name}: the kernel forwards nothing")
+            continue
+        off = " && ".join(f"sysctl -w {SYSCTLS[version]}=0" for version in link.forwards)
+        if config.transit == "forward":
+            message = f'{link.name}: the kernel forwards, and transit = "forward" too: packets would be sent twice'
+            yield Finding("kernel stays out", "fail", message, f'{off}, or transit = "drop"')
+        elif not facts.has_nft:
+            message = (
+                f"{link.name}: the kernel forwards un-translated copies, and nft is not there to keep it from that"
+            )
+            yield Finding("kernel stays out", "fail", message, off)
+        else:
+            message = (
+                f"{link.name}: the kernel forwards; nftables keeps the services' packets from it while `lb run` runs"
+            )
+            yield Finding("kernel stays out", "warn", message, off)
+
+
+def check_rp_filter(_: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether answers to health checks may come by another way."""
+    strict = [link for link in usable(facts) if link.rp_filter == STRICT_RP_FILTER]
+    for link in strict if len(facts.links) > 1 else ():
+        message = f"{link.name}: rp_filter is strict: answers to health checks that come another way are dropped"
+        yield Finding("rp_filter", "warn", message, f"sysctl -w net.ipv4.conf.{link.name}.rp_filter=2")
+    if not strict or len(facts.links) == 1:
+        yield Finding("rp_filter", "pass", "reverse-path filtering is in nobody's way")
+
+
+def check_offloads(_: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether a card merges packets that nobody can take apart."""
+    for link in usable(facts):
+        if link.lro:
+            message = f"{link.name}: large receive offload merges packets that cannot be taken apart again"
+            yield Finding("offloads", "fail", message, f"ethtool -K {link.name} lro off")
+        else:
+            yield Finding("offloads", "pass", f"{link.name}: its offloads are handled")
+
+
+def check_ways(config: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether the kernel knows a way to each server, through an interface of ours."""
+    for address, (server, _) in by_address(config).items():
+        way, name = facts.ways.get(address), f"{server.name} ({address})"
+        if way is None or way.interface is None:
+            mend = f"`ip route add {address} dev INTERFACE`, or via GATEWAY"
+            yield Finding("way to the server", "fail", f"{name}: no route leads there", mend)
+        elif way.interface not in facts.links:
+            message = f"{name}: the way there leads through {way.interface}, which is not configured"
+            mend = f'add [[interface]] name = "{way.interface}", or a route through {", ".join(facts.links)}'
+            yield Finding("way to the server", "fail", message, mend)
+        elif way.neighbour in ("failed", "incomplete") and server.mac is None:
+            hop = way.gateway or address
+            message = f"{name}: {hop} does not answer {'ARP' if address.version == 4 else 'neighbour discovery'}"
+            mend = f"is it up, and on the link of {way.interface}? `ip neigh show {hop}`, `ping -c1 {hop}`"
+            yield Finding("way to the server", "fail", message, mend)
+        else:
+            hop = f" via {way.gateway}" if way.gateway else ""
+            yield Finding("way to the server", "pass", f"{name}:{hop} through {way.interface}")
+
+
+def check_answers(config: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether each server accepts connections, as seen from here."""
+    for service, server in servers(config):
+        answer = facts.answers.get((server.address, server.port))
+        if answer is None or service.protocol != "tcp":
+            continue
+        name, where = f"{service.name}/{server.name}", f"{server.address} port {server.port}"
+        if answer.failure is None:
+            yield Finding("server answers", "pass", f"{name}: {where} accepts connections")
+            continue
+        mend = f"on {server.name}: `ss -ltn 'sport = :{server.port}'`, and its packet filter"
+        yield Finding("server answers", "fail", f"{name}: {where}: {answer.failure}", mend)
+
+
+def check_mtu(config: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether what fits in at one end fits out at the other."""
+    largest = max((link.mtu for link in usable(facts)), default=0)
+    narrow = 0
+    for address, (server, services) in by_address(config).items():
+        way = facts.ways.get(address)
+        link = facts.links.get(way.interface) if way is not None and way.interface is not None else None
+        if way is None or link is None:
+            continue
+        found = (facts.answers.get((address, row.port)) for service in services for row in service.servers)
+        segments = [answer.segment_bytes for answer in found if answer is not None and answer.segment_bytes is not None]
+        announced = [segment + TCP_BYTES + IP_BYTES[address.version] for segment in segments]
+        mtu = min([link.mtu, way.mtu or link.mtu, *announced])
+        if mtu < largest:
+            narrow += 1
+            message = f"{server.name} ({address}): packets of {largest} bytes come in, {mtu} fit on the way there"
+            mend = f"`ip link set {link.name} mtu {mtu}` on all hosts, or let ICMP pass: path MTU discovery needs it"
+            yield Finding("MTU", "warn", message, mend)
+    if not narrow:
+        yield Finding("MTU", "pass", f"{largest} bytes all the way" if largest else "no interface to look at")
+
+
+def check_return(config: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether servers send their answers back through here: seen in what the running balancer counted."""
+    for address, (server, services) in by_address(config).items():
+        name = f"{server.name} ({address})"
+        rows = [
+            _traffic(facts, service.name, row.name)
+            for service in services
+            for row in service.servers
+            if row.address == address
+        ]
+        sent, back = (sum(row.get(f"packets_{way}", 0) for row in rows) for way in ("forward", "reply"))
+        shared = _shared_network(address, services, facts)
+        via = f"on {server.name}: `ip route replace {shared or 'CLIENTS'} via {_own_address(address, facts)}`"
+        if back:
+            yield Finding("way back", "pass", f"{name}: {sent} packets there, {back} back")
+        elif sent >= SILENT_PACKETS:
+            message = f"{name}: {sent} packets there, none back: its answers to clients do not come this way"
+            yield Finding("way back", "fail", message, via)
+        elif shared is not None:
+            message = f"{name}: clients on its own link get its answers directly, unless it sends them here"
+            yield Finding("way back", "warn", message, via)
+
+
+def _shared_network(address: Address, services: list[ServiceConfig], facts: Facts) -> str | None:
+    """Return the prefix that a server shares with its VIPs, and so probably with its clients."""
+    networks = [each.network for link in usable(facts) for each in link.addresses]
+    for network in networks:
+        if address in network and any(service.address in network for service in services):
+            return str(network)
+    return None
+
+
+def check_filters(_: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether packet filter rules could take packets away. Packet sockets see frames before the usual hooks."""
+    found = False
+    for hook in facts.hooks or ():
+        where = f"nftables {hook.family} {hook.table} {hook.chain}"
+        show = f"nft list chain {hook.family} {hook.table} {hook.chain}"
+        if hook.hook in ("ingress", "egress") and (not hook.devices or set(hook.devices) & set(facts.links)):
+            found = True
+            message = f"{where} sees the balancer's packets ({hook.hook}) and may drop them"
+            yield Finding("packet filter", "warn", message, show)
+        elif hook.hook in ("input", "output") and hook.policy == "drop":
+            found = True
+            message = (
+                f"{where} drops what it does not list: health checks of this host among it, but no packets of services"
+            )
+            yield Finding(
+                "packet filter", "warn", message, f"{show}; let connections of this host and their answers pass"
+            )
+    if facts.hooks is not None and not found:
+        yield Finding("packet filter", "pass", "no rule can take the balancer's packets away")
+
+
+def check_running(_: Config, facts: Facts) -> Iterator[Finding]:
+    """What the running balancer itself says."""
+    status = facts.status
+    if status is None:
+        yield Finding(
+            "running", "warn", "no balancer answers here: what only traffic shows was not looked at", "lb run"
+        )
+        return
+    trouble, error = status.get("trouble"), status.get("last_reload_error")
+    if trouble:
+        yield Finding("running", "fail", str(trouble), "ip link")
+    if error:
+        mend = f"lb check {status['config']}, then lb reload"
+        yield Finding("running", "warn", f"the last reload failed: {error}", mend)
+    if not trouble and not error:
+        yield Finding("running", "pass", f"pid {status['pid']}, backend {status['backend']}")
+    yield from _drops(status["counters"])
+
+
+def _drops(counters: dict[str, Any]) -> Iterator[Finding]:
+    received = counters["rx_packets"]
+    for name, count in sorted(counters["verdicts"].items(), key=lambda pair: -pair[1]):
+        verdict, _, reason = name.partition(".")
+        if verdict == "drop" and reason in DROP_HINTS and count >= SILENT_PACKETS and count / received >= NOTABLE_SHARE:
+            message = f"{count} of {received} packets were dropped as {reason}"
+            yield Finding("drops", "warn", message, DROP_HINTS[reason])
+    if lost := counters.get("io", {}).get("rx_dropped", 0):
+        message = f"{lost} frames found no room in the socket's queue: the packets come faster than they are handled"
+        yield Finding("drops", "warn", message, "use --backend rust, or spread the load over more machines")
+
+
+def usable(facts: Facts) -> list[Link]:
+    """Return the configured interfaces that are there and up."""
+    return [link for link in facts.links.values() if link.missing is None and link.up]
+
+
+def vips(config: Config) -> list[Address]:
+    """Return each VIP once, in order."""
+    return list(dict.fromkeys(service.address for service in config.services))
+
+
+def servers(config: Config) -> Iterator[tuple[ServiceConfig, ServerConfig]]:
+    """Yield every server with its service."""
+    for service in config.services:
+        for server in service.servers:
+            yield service, server
+
+
+def by_address(config: Config) -> dict[Address, tuple[ServerConfig, list[ServiceConfig]]]:
+    """Return each server's address once, with the first server there and all services that use it."""
+    found: dict[Address, tuple[ServerConfig, list[ServiceConfig]]] = {}
+    for service, server in servers(config):
+        found.setdefault(server.address, (server, []))[1].append(service)
+    return found
+
+
+def _traffic(facts: Facts, service: str, server: str | None = None) -> dict[str, Any]:
+    """Return what the running balancer counted for a service or server; empty when it says nothing."""
+    for entry in (facts.status or {}).get("services", ()):
+        if entry["name"] == service:
+            found = [entry] if server is None else [each for each in entry["servers"] if each["name"] == server]
+            return dict(found[0]) if found else {}
+    return {}
+
+
+CHECKS: tuple[Check, ...] = (
+    check_capabilities,
+    check_kernel,
+    check_file,
+    check_links,
+    check_claims,
+    check_offloads,
+    check_forwarding,
+    check_rp_filter,
+    check_filters,
+    check_vips_not_here,
+    check_vips_found,
+    check_ways,
+    check_answers,
+    check_mtu,
+    check_return,
+    check_running,
+)

@@ -1,0 +1,251 @@
+"""`lb doctor`: each fault is found, named, and comes with what mends it. Machines are made of facts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from typing import Any
+
+import pytest
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.l2 import ARP, Ether
+
+from lb.config import Config, parse
+from lb.doctor import Finding, examine, render
+from lb.doctor.checks import CHECKS
+from lb.doctor.facts import Facts, Hook, Link, Way, parse_hooks, parse_kernel
+from lb.doctor.wire import Answer, arp_probe, read_answer, solicitation
+
+# ruff: noqa: E501 - one fault per row
+VIP, SERVER1, SERVER2 = (ip_address(text) for text in ("198.18.1.100", "198.18.2.31", "198.18.2.32"))
+CONFIG = """
+[[interface]]
+name = "eth0"
+[[interface]]
+name = "eth1"
+[[service]]
+name = "video"
+address = "198.18.1.100"
+port = 9876
+server = [
+  { name = "server1", address = "198.18.2.31", port = 8031 },
+  { name = "server2", address = "198.18.2.32", port = 8032 },
+]
+"""
+ETH0 = Link("eth0", up=True, mtu=1500, addresses=(ip_interface("198.18.1.1/24"),))
+ETH1 = Link("eth1", up=True, mtu=1500, addresses=(ip_interface("198.18.2.1/24"),))
+TRAFFIC = {"packets_forward": 50, "packets_reply": 40}
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    servers = [{"name": name, **TRAFFIC} for name in ("server1", "server2")]
+    return {
+        "pid": 7, "backend": "rust", "config": "/etc/lb.toml", "trouble": None, "last_reload_error": None,
+        "interfaces": [{"name": "eth0"}, {"name": "eth1"}],
+        "services": [{"name": "video", **TRAFFIC, "servers": servers}],
+        "counters": {"rx_packets": 1000, "verdicts": {"forward": 1000}, "io": {"rx_dropped": 0}}, **changes,
+    }  # fmt: skip
+
+
+HEALTHY = Facts(
+    uid=0,
+    capabilities=2**40 - 1,
+    kernel=(6, 1),
+    config_path="/etc/lb.toml",
+    config_mode=0o100640,
+    config_uid=0,
+    links={"eth0": ETH0, "eth1": ETH1},
+    addresses={"eth0": ETH0.addresses, "eth1": ETH1.addresses, "lo": (ip_interface("127.0.0.1/8"),)},
+    ways={SERVER1: Way("eth1", neighbour="reachable"), SERVER2: Way("eth1", neighbour="stale")},
+    has_nft=True,
+    hooks=(),
+    answers={(SERVER1, 8031): Answer(segment_bytes=1448), (SERVER2, 8032): Answer(segment_bytes=1448)},
+    status=status(),
+)
+
+
+def changed(**links: Any) -> Facts:
+    """Return healthy facts with changes to eth0."""
+    return replace(HEALTHY, links={"eth0": replace(ETH0, **links), "eth1": ETH1})
+
+
+def troubles(facts: Facts, text: str = CONFIG) -> list[Finding]:
+    return [finding for finding in examine(parse(text), facts) if finding.level != "pass"]
+
+
+def test_healthy_host_every_check_passes() -> None:
+    """Nothing to say against it, and every check has said something."""
+    findings = examine(parse(CONFIG), HEALTHY)
+    assert [finding for finding in findings if finding.level != "pass"] == []
+    assert len({finding.check for finding in findings}) == len(CHECKS)
+    assert all(finding.mend is None for finding in findings)
+
+
+# (the facts, the check, its level, what the message and the mending must say)
+FAULTS = {
+    "no capability": (replace(HEALTHY, capabilities=1 << 12), "privileges", "fail", "CAP_NET_RAW missing", "sudo lb run"),
+    "old kernel": (replace(HEALTHY, kernel=(4, 19)), "kernel", "fail", "Linux 4.19", "upgrade to Linux 4.20"),
+    "file open": (replace(HEALTHY, config_mode=0o100666), "configuration", "fail", "written by others", "chmod go-w /etc/lb.toml"),
+    "file of another": (replace(HEALTHY, config_uid=1000), "configuration", "warn", "belongs to user 1000", "chown root /etc/lb.toml"),
+    "no interface": (changed(missing="there is no interface 'eth0' here"), "interface", "fail", "no interface 'eth0'", "ip link"),
+    "interface down": (changed(up=False), "interface", "fail", "eth0 is down", "ip link set eth0 up"),
+    "no address": (changed(addresses=()), "interface", "warn", "eth0 has no address", "ip addr add"),
+    "claimed": (replace(changed(claimed=True), status=None), "one balancer", "fail", "another balancer", "--control"),
+    "large receive offload": (changed(lro=True), "offloads", "fail", "large receive offload", "ethtool -K eth0 lro off"),
+    "forwarding": (changed(forwards=(4, 6)), "kernel stays out", "warn", "nftables keeps", "sysctl -w net.ipv4.ip_forward=0 && sysctl -w net.ipv6"),
+    "forwarding, no nft": (replace(changed(forwards=(4,)), has_nft=False), "kernel stays out", "fail", "un-translated copies", "sysctl -w net.ipv4.ip_forward=0"),
+    "strict rp_filter": (changed(rp_filter=1), "rp_filter", "warn", "strict", "sysctl -w net.ipv4.conf.eth0.rp_filter=2"),
+    "egress hook": (replace(HEALTHY, hooks=(Hook("netdev", "t", "c", "egress", "accept", ("eth0",)),)), "packet filter", "warn", "netdev t c", "nft list chain netdev t c"),
+    "input policy": (replace(HEALTHY, hooks=(Hook("inet", "f", "in", "input", "drop"),)), "packet filter", "warn", "health checks", "nft list chain inet f in"),
+    "VIP here": (replace(HEALTHY, addresses={"lo": (ip_interface("198.18.1.100/32"),)}), "VIP is nobody's", "fail", "address of lo", "ip addr del 198.18.1.100 dev lo"),
+    "VIP elsewhere": (replace(HEALTHY, owners={VIP: "aa:aa:aa:00:00:99"}), "VIP is nobody's", "fail", "another host, aa:aa:aa:00:00:99", "take 198.18.1.100 off"),
+    "nobody comes": (replace(HEALTHY, status=status(services=[])), "clients come", "warn", "ask for it by ARP", "ip route replace 198.18.1.100 via 198.18.1.1"),
+    "no route": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way(None)}), "way to the server", "fail", "no route", "ip route add 198.18.2.31"),
+    "other way": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("wlan0")}), "way to the server", "fail", "through wlan0", 'name = "wlan0"'),
+    "neighbour": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", neighbour="failed")}), "way to the server", "fail", "does not answer ARP", "ip neigh show 198.18.2.31"),
+    "gateway": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", "198.18.2.9", neighbour="failed")}), "way to the server", "fail", "198.18.2.9 does not answer", "ip neigh show 198.18.2.9"),
+    "refused": (replace(HEALTHY, answers={(SERVER1, 8031): Answer("connection refused")}), "server answers", "fail", "port 8031: connection refused", "on server1: `ss -ltn 'sport = :8031'`"),
+    "route mtu": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", mtu=1400)}), "MTU", "warn", "packets of 1500 bytes come in, 1400 fit", "ip link set eth1 mtu 1400"),
+    "server mtu": (replace(HEALTHY, answers={(SERVER1, 8031): Answer(segment_bytes=1348)}), "MTU", "warn", "1400 fit", "path MTU discovery"),
+    "trouble": (replace(HEALTHY, status=status(trouble="eth0 is down")), "running", "fail", "eth0 is down", "ip link"),
+    "bad reload": (replace(HEALTHY, status=status(last_reload_error="lb.toml:3:1: unknown key")), "running", "warn", "unknown key", "lb check /etc/lb.toml"),
+    "not looked": (replace(HEALTHY, blind=("packet filter rules: nft: denied",)), "could not look", "warn", "nft: denied", "as root"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_found_with_what_mends_it(name: str) -> None:
+    """One fault, one finding: its level, and the very command."""
+    facts, check, level, message, mend = FAULTS[name]
+    found = [finding for finding in troubles(facts) if finding.check == check]
+    assert [finding.level for finding in found] == [level]
+    assert message in found[0].message
+    assert found[0].mend is not None
+    assert mend in found[0].mend
+
+
+@pytest.mark.parametrize(("sent", "back", "level"), [(50, 40, None), (3, 0, "fail"), (2, 0, None), (0, 0, None)])
+def test_server_that_never_answers_through_here_fails(sent: int, back: int, level: str | None) -> None:
+    """The way back: packets went to the server and none returned, though it has had time to answer."""
+    rows = [{"name": "server1", "packets_forward": sent, "packets_reply": back}, {"name": "server2", **TRAFFIC}]
+    facts = replace(HEALTHY, status=status(services=[{"name": "video", **TRAFFIC, "servers": rows}]))
+    found = [finding for finding in troubles(facts) if finding.check == "way back"]
+    assert [finding.level for finding in found] == ([level] if level else [])
+    assert not found or found[0].mend == "on server1: `ip route replace CLIENTS via 198.18.2.1`"
+
+
+def test_servers_and_clients_on_one_link_are_warned_of() -> None:
+    """Without a packet seen yet, servers in the VIP's own prefix will probably answer past the balancer."""
+    text = CONFIG.replace("198.18.2.3", "198.18.1.3")
+    near = {ip_address(f"198.18.1.3{number}"): Way("eth0", neighbour="reachable") for number in (1, 2)}
+    facts = replace(HEALTHY, ways=near, answers={}, status=status(services=[]))
+    found = [finding for finding in troubles(facts, text) if finding.check == "way back"]
+    assert [finding.level for finding in found] == ["warn", "warn"]
+    assert found[0].mend == "on server1: `ip route replace 198.18.1.0/24 via 198.18.1.1`"
+
+
+def test_drops_are_told_with_what_they_mean() -> None:
+    """Reasons that make up a share worth mentioning come with a hint; a few stray packets do not."""
+    counters = {
+        "rx_packets": 1000,
+        "verdicts": {"forward": 700, "drop.no_flow": 290, "drop.no_service": 5, "drop.ip_checksum": 5},
+        "io": {"rx_dropped": 12},
+    }
+    found = troubles(replace(HEALTHY, status=status(counters=counters)))
+    assert [finding.message for finding in found] == [
+        "290 of 1000 packets were dropped as no_flow",
+        "12 frames found no room in the socket's queue: the packets come faster than they are handled",
+    ]
+    assert "both directions" in str(found[0].mend)
+
+
+def test_transit_forward_on_forwarding_host_fails() -> None:
+    """The kernel and the balancer would both send every packet on."""
+    found = troubles(changed(forwards=(4,)), 'transit = "forward"\n' + CONFIG)
+    assert ("kernel stays out", "fail") in [(finding.check, finding.level) for finding in found]
+
+
+def test_announced_or_given_mac_nothing_to_warn_of() -> None:
+    """What the configuration says makes some warnings needless."""
+    text = CONFIG.replace('name = "eth0"', 'name = "eth0"\nannounce = true')
+    text = text.replace("port = 8031", 'port = 8031, mac = "aa:aa:aa:00:00:31"')
+    ways = {**HEALTHY.ways, SERVER1: Way("eth1", neighbour="failed")}
+    facts = replace(HEALTHY, ways=ways, status=status(services=[]))
+    assert {finding.check for finding in troubles(facts, text)} == set()
+
+
+def test_render_many_passes_are_cut_in_text_only() -> None:
+    """A thousand fine servers are no thousand lines; every fault is."""
+    findings = [Finding("a", "pass", f"fine {number}") for number in range(100)]
+    findings += [Finding("b", "fail", f"broken {number}", "mend it") for number in range(10)]
+    text = render(findings, "text")
+    assert (text.count("fine"), text.count("broken"), text.count("mend: mend it")) == (4, 10, 10)
+    assert text.endswith("10 fail, 0 warn, 100 pass (96 of them not shown: -o json has all)\n")
+    document = json.loads(render(findings, "json"))
+    assert len(document["findings"]) == 110
+    assert document["totals"] == {"fail": 10, "warn": 0, "pass": 100}
+    assert document["findings"][-1] == {"check": "b", "level": "fail", "message": "broken 9", "mend": "mend it"}
+
+
+@pytest.mark.parametrize(
+    ("release", "version"), [("6.18.44-fc", (6, 18)), ("5.4.0-generic", (5, 4)), ("4.20", (4, 20)), ("odd", (0, 0))]
+)
+def test_parse_kernel_reads_the_version(release: str, version: tuple[int, int]) -> None:
+    assert parse_kernel(release) == version
+
+
+def test_parse_hooks_takes_base_chains() -> None:
+    """As `nft -j list chains` prints them: one device is a string, several are a list, chains without a hook are none."""
+    rows: list[dict[str, Any]] = [
+        {"metainfo": {"version": "1.0.6"}},
+        {"chain": {"family": "inet", "table": "f", "name": "in", "handle": 1, "hook": "input", "prio": 0, "policy": "drop"}},
+        {"chain": {"family": "inet", "table": "f", "name": "helper", "handle": 2}},
+        {"chain": {"family": "netdev", "table": "n", "name": "i", "handle": 3, "dev": "eth0", "hook": "ingress"}},
+        {"chain": {"family": "netdev", "table": "n", "name": "j", "handle": 4, "dev": ["eth0", "eth1"], "hook": "egress"}},
+    ]  # fmt: skip
+    assert list(parse_hooks(rows)) == [
+        Hook("inet", "f", "in", "input", "drop"),
+        Hook("netdev", "n", "i", "ingress", "accept", ("eth0",)),
+        Hook("netdev", "n", "j", "egress", "accept", ("eth0", "eth1")),
+    ]
+
+
+MAC = bytes.fromhex("aaaaaa000001")
+
+
+def test_arp_probe_asks_without_saying_who_asks() -> None:
+    """RFC 5227 2.1.1: the sender's protocol address is all zero, so that nobody's cache changes."""
+    frame = Ether(arp_probe(MAC, IPv4Address("198.18.1.100")))
+    assert (frame.dst, frame.src) == ("ff:ff:ff:ff:ff:ff", "aa:aa:aa:00:00:01")
+    assert (frame[ARP].op, frame[ARP].psrc, frame[ARP].pdst) == (1, "0.0.0.0", "198.18.1.100")
+    assert frame[ARP].hwsrc == "aa:aa:aa:00:00:01"
+
+
+def test_solicitation_is_one_of_duplicate_address_detection() -> None:
+    """RFC 4862 5.4.2: from the unspecified address to the solicited-node group, with a right checksum."""
+    raw = solicitation(MAC, IPv6Address("2001:db8:1::1:2345"))
+    frame = Ether(raw)
+    assert (frame.dst, frame[IPv6].src, frame[IPv6].dst) == ("33:33:ff:01:23:45", "::", "ff02::1:ff01:2345")
+    assert (frame[IPv6].hlim, frame[ICMPv6ND_NS].tgt) == (255, "2001:db8:1::1:2345")
+    again = Ether(raw)
+    del again[ICMPv6ND_NS].cksum
+    assert bytes(again) == raw
+
+
+def test_read_answer_tells_who_has_an_address() -> None:
+    """Replies and announcements tell; probes, other protocols and cut frames do not."""
+    theirs = "aa:aa:aa:00:00:99"
+    reply = Ether(src=theirs) / ARP(op=2, hwsrc=theirs, psrc="198.18.1.100")
+    assert read_answer(bytes(reply)) == (IPv4Address("198.18.1.100"), bytes.fromhex("aaaaaa000099"))
+    advertisement = (
+        Ether(src=theirs) / IPv6(dst="ff02::1") / ICMPv6ND_NA(tgt="2001:db8::1") / ICMPv6NDOptDstLLAddr(lladdr=theirs)
+    )
+    assert read_answer(bytes(advertisement)) == (IPv6Address("2001:db8::1"), bytes.fromhex("aaaaaa000099"))
+    for nothing in (arp_probe(MAC, IPv4Address("198.18.1.100")), solicitation(MAC, IPv6Address("2001:db8::1")), b"",
+                    bytes(reply)[:30], bytes(advertisement)[:60], bytes(Ether() / IPv6())):  # fmt: skip
+        assert read_answer(nothing) is None
+
+
+def test_config_of_these_tests_is_valid() -> None:
+    assert isinstance(parse(CONFIG), Config)

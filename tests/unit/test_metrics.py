@@ -44,6 +44,7 @@ COUNTERS: dict[str, Any] = {
     "verdicts": {"forward": 30, "drop.no_service": 1, "drop.no_flow": 2, "reply.no_server": 4},
     "events": {**dict.fromkeys(EVENTS, 0), "flow_hit": 25, "ask_fallback": 3},
     "services": {"video": TRAFFIC}, "servers": {"video/server1": TRAFFIC}, "io": {"tx_dropped": 7, "rx_errors": 0},
+    "table": {"entries": 9, "capacity": 1024},
 }  # fmt: skip
 DOWN = with_condition(Desired(CONFIG), ServerKey("video", "server3"), Condition("down", 0.25))
 SAMPLE = Sample(
@@ -112,6 +113,7 @@ def test_scrape_drops_every_reason_from_the_start() -> None:
     assert value("lb_io_drops_total", kind="tx_dropped") == 7
     assert value("lb_receive_bytes_total") == 5000
     assert value("lb_ask_fallbacks_total") == 3
+    assert (value("lb_flow_table_flows"), value("lb_flow_table_capacity_flows")) == (9, 1024)
     assert value("lb_flow_log_missed_total") == 6
 
 

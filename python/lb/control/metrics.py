@@ -185,6 +185,8 @@ def _packet_rows(counters: Mapping[str, Any]) -> Iterator[Row]:
         yield "lb_io_drops_total", (kind,), count
     for event in EVENTS:
         yield "lb_flow_events_total", (event,), events[event]
+    yield "lb_flow_table_flows", (), counters["table"]["entries"]
+    yield "lb_flow_table_capacity_flows", (), counters["table"]["capacity"]
     yield "lb_ask_fallbacks_total", (), events["ask_fallback"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -301,6 +302,38 @@ def test_program_ends_with_1_when_nothing_succeeded(tmp_path: Path, respond: Res
     got, output, errors = play_file(tmp_path, respond, "--timeout", "0.2", "-o", "json")
     assert got == status, errors
     assert json.loads(output)["figures"]["total"]["failures"] == (2 if status else 0)
+
+
+def test_program_interrupted_shows_what_there_was(tmp_path: Path) -> None:
+    """Ctrl-C while a server keeps silent: a table of what came before, and 130."""
+
+    async def both() -> tuple[int | None, str, str]:
+        stuck = asyncio.Event()
+        answered = 0
+
+        async def once(request: bytes, writer: asyncio.StreamWriter) -> None:
+            nonlocal answered
+            answered += 1
+            if answered == 1:
+                await good(request, writer)
+            else:
+                stuck.set()
+
+        async with Server(once) as server:
+            load = tmp_path / "a.load"
+            load.write_text(f"0 127.0.0.1 {server.port} 1000 0 3\n")
+            pipe = asyncio.subprocess.PIPE
+            command = [sys.executable, str(LOADGEN), "-e", str(load), "--timeout", "60"]
+            child = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+            await asyncio.wait_for(stuck.wait(), 60)
+            child.send_signal(signal.SIGINT)
+            output, errors = await asyncio.wait_for(child.communicate(), 60)
+            return child.returncode, output.decode(), errors.decode()
+
+    status, output, errors = asyncio.run(both())
+    assert status == 130
+    assert "1 fetches, 0 failures" in output
+    assert errors == "Interrupted\n"
 
 
 def test_program_report_without_jinja2_is_told_before_anything_runs(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -59,6 +62,28 @@ def test_server_mtu_on_two_segments_is_the_second_links() -> None:
     """With two arms the router's second interface has the smaller MTU."""
     router = two_segments(server_mtu=1400).host("router")
     assert [port.mtu for port in router.ports] == [1500, 1400]
+
+
+@pytest.mark.parametrize("taken", ["web", "echo"])
+def test_serve_port_in_use_is_one_line(tmp_path: Path, taken: str) -> None:
+    """A server whose port somebody has says which, and ends."""
+    with socket.socket() as holder, socket.socket() as other:
+        holder.bind(("0.0.0.0", 0))
+        holder.listen()
+        # Bound without listening: nobody else gets this number.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("0.0.0.0", 0))
+        held, free = holder.getsockname()[1], other.getsockname()[1]
+        ports = {"web": free, "echo": free, taken: held}
+        command = [sys.executable, "-P", "-m", "lb.testbed.serve", "--name", "server1", "--content", str(tmp_path)]
+        command += ["--web-port", str(ports["web"]), "--echo-port", str(ports["echo"])]
+        if taken == "echo":
+            # Only the echo server starts, on the port that is held.
+            command = [word for word in command if word not in ("--web-port", str(free))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"server1: port {held} is in use: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_tally_adds_fetches_and_failures() -> None:

@@ -101,6 +101,7 @@ def _run(experiment: Experiment, loads: Sequence[Load], wishes: Wishes) -> Resul
     steps = experiment.turns * len(policies) * len(loads)
     with Testbed(prefix=wishes.prefix) as bed, _progress(experiment.title, steps) as watcher:
         settings = _settings(experiment, bed.facts)
+        print(f"  web server: {settings['web server']}; chunks: {settings['chunks']}", file=sys.stderr)
         collected = run.run(bed, experiment, loads, policies, wishes.backend, watcher)
     return result.make(experiment, collected, [policy_name(policy) for policy in policies], settings)
 
@@ -124,6 +125,7 @@ def _settings(experiment: Experiment, facts: dict[str, str]) -> dict[str, str]:
         "load average at start": " ".join(f"{value:.2f}" for value in os.getloadavg()),
         "lb": lb.__version__,
         "web server": facts.get("web", "-"),
+        "chunks": facts.get("video", "-"),
         "turns": str(experiment.turns),
         "seed": str(experiment.seed),
         "bandwidth of servers": ", ".join(f"{name} {value / 1e6:g} Mbit/s" for name, value in speeds.items()) or "-",

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import socket
+import sys
 import threading
 from contextlib import suppress
 from functools import partial
@@ -157,10 +159,17 @@ def main() -> None:
     parser.add_argument("--web-port", type=int, help="serve files too; needs --content")
     parser.add_argument("--content", type=Path)
     options = parser.parse_args()
-    if options.web_port is not None:
-        start_web(options.name, options.content, options.web_port)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(serve_echo(options.echo_port))
+    port = options.web_port
+    try:
+        if port is not None:
+            start_web(options.name, options.content, port)
+        port = options.echo_port
+        with suppress(KeyboardInterrupt):
+            asyncio.run(serve_echo(port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        sys.exit(f"{options.name}: port {port} is in use: end the program that listens there (`ss -lntup` names it)")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,14 @@
 # The image of every host of the Docker testbed: router, clients and servers. ./setup.sh builds it.
-# Two stages: what compiles stays in the first. It needs no BuildKit: the engine may be old.
+# What compiles and what makes the video stays in the first stages. It needs no BuildKit: the engine may be old.
 ARG BASE=debian:trixie-slim
+
+# The website with its video. ffmpeg stays here.
+FROM ${BASE} AS website
+LABEL flowlb.testbed="build"
+RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null
+COPY python/lb/testbed/www/ /tmp/www/
+RUN mkdir /website && cp /tmp/www/*.html /tmp/www/*.css /tmp/www/*.js /tmp/www/*.svg /website/ \
+    && /tmp/www/make-video.sh /website/vod && head -c 1000000 /dev/urandom >/website/1MB
 
 FROM ${BASE} AS build
 LABEL flowlb.testbed="build"
@@ -28,9 +36,12 @@ RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         apache2-bin curl ethtool iproute2 iputils-ping less nftables procps python3 tcpdump vim-tiny >/dev/null \
     && rm -rf /var/lib/apt/lists/*
+COPY --from=website /website /var/www/testbed
 COPY --from=build /opt/flowlb /opt/flowlb
+COPY python/lb/testbed/apache2/ /etc/lb/apache2/
 COPY examples/*.toml /etc/lb/
 COPY examples/*.py docker/host.sh /usr/local/bin/
-RUN ln -s /opt/flowlb/bin/lb /usr/local/bin/lb && lb --version
+COPY loadgen/ /root/loadgen/
+RUN ln -s /opt/flowlb/bin/lb /usr/local/bin/lb && ln -s /etc/lb/apache2/httpd /usr/local/sbin/httpd && lb --version
 WORKDIR /root
 CMD ["host.sh"]

@@ -3,6 +3,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+SCRIPTS := setup.sh docker/host.sh www/make-video.sh apache2/httpd scripts/prerequisites.sh
 SOURCES := $(shell git ls-files pyproject.toml Cargo.toml Cargo.lock rust python scripts 2>/dev/null)
 
 .DEFAULT_GOAL := help
@@ -26,7 +27,7 @@ $(VENV)/.installed: $(SOURCES)
 env: $(VENV)/.installed ## Make the environment in .venv and install the package into it
 
 .PHONY: test
-test: env test-rust test-unit test-netns ## Run all tests: Rust, Python without root, real hosts in namespaces
+test: env test-rust test-unit test-netns test-docker ## Run all tests: Rust, Python without root, real hosts in namespaces and containers
 
 .PHONY: test-rust
 test-rust: ## Run the tests of the Rust crates
@@ -40,6 +41,10 @@ test-unit: env ## Run the tests that need neither root nor a network: vectors, d
 test-netns: env ## Run the tests on real hosts in network namespaces
 	$(BIN)/python -m pytest tests/netns
 
+.PHONY: test-docker
+test-docker: env ## Run the tests of the Docker testbed: one build of the image, nine containers
+	$(BIN)/python -m pytest tests/docker
+
 .PHONY: format
 format: env ## Format Python and Rust
 	$(BIN)/ruff format python tests benches examples loadgen
@@ -52,6 +57,7 @@ lint: env ## Check formatting, style and types of Python and Rust
 	$(BIN)/ruff check python tests benches examples loadgen
 	$(BIN)/mypy
 	cargo fmt --check
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck is not installed: scripts are not checked"; fi
 	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 
 .PHONY: stubtest

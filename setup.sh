@@ -100,7 +100,7 @@ parse_arguments() {
         esac
         shift
     done
-    [[ $subnet =~ ^([0-9]{1,3}\.){3}0/24$ ]] || die 2 "--subnet $subnet: must look like 198.18.1.0/24"
+    [[ $subnet =~ ^((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}0/24$ ]] || die 2 "--subnet $subnet: must look like 198.18.1.0/24"
     [[ $prefix =~ ^([a-z0-9][a-z0-9-]*)?$ ]] || die 2 "--prefix $prefix: a-z, 0-9 and '-' only, no '-' first"
     [ -z "$ca" ] || [ -r "$ca" ] || die 2 "--ca $ca: no such file, or not readable"
     network=${prefix}flowlb

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What every container of the testbed runs: take the testbed's MAC address and routes, then stay.
+# What every container of the testbed runs: take the testbed's MAC address and routes, start Apache on a server, then stay.
 # The MAC is set here and not by the engine: old engines refuse one together with a network of one's own.
 set -eu
 rm -f /run/testbed-ready
@@ -18,5 +18,14 @@ if [ "$address" != "$router" ]; then
     ip route replace "$network.0/24" via "$router"
     ip route flush exact "$network.0/24" proto kernel
 fi
+# Other addresses than the usual ones, when asked for.
+[ "$network" = 198.18.1 ] || sed -i "s/198\.18\.1\./$network./g" /etc/lb/*.toml /usr/local/bin/echo_client.py /root/loadgen/*.load
+case $HOSTNAME in
+server*)
+    # From an earlier life of this container: its number may be somebody else's by now.
+    rm -f /var/log/apache2/apache.pid
+    httpd -k start
+    ;;
+esac
 touch /run/testbed-ready
 exec sleep infinity

@@ -30,6 +30,9 @@ command -v apache2 >/dev/null || [ -x /usr/sbin/apache2 ] || extras+=(apache2-bi
 # The website's video, and a browser that plays it.
 command -v ffmpeg >/dev/null || extras+=(ffmpeg)
 command -v chromium >/dev/null || extras+=(chromium)
+# Where there is Docker: a base image without a registry.
+! command -v docker >/dev/null || command -v mmdebstrap >/dev/null || extras+=(mmdebstrap)
+command -v shellcheck >/dev/null || extras+=(shellcheck)
 
 if [ ${#extras[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -10,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lb.experiment.result import Entry, Result, Verdict
-from lb.loadgen.table import PLAIN_WIDTH, milliseconds
+from lb.loadgen.table import WIDTH, milliseconds
 
 COLUMNS = ("fetches", "failures", "mean", "p50", "p95", "p99", "Jain")
 PLAYER_COLUMNS = ("start", "stalls", "stood still", "kbit/s")
@@ -19,7 +18,7 @@ HOLDS = {True: "holds", False: "does not hold", None: "not measured"}
 
 def show(results: Sequence[Result]) -> None:
     """Print the tables on standard output."""
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    console = Console(width=WIDTH, highlight=False)
     for result in results:
         console.print(f"\n{result.title}", markup=False, style="bold")
         for load in result.loads:

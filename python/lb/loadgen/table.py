@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -11,14 +10,17 @@ from rich.table import Table
 
 from lb.loadgen.figures import Figures, Group, Latency, Players
 
-PLAIN_WIDTH = 180
+# Tables keep their columns whole whatever the terminal is; this one fits 80 columns.
+WIDTH = 180
 NOBODY = "no answer"
+LATENCIES = ("mean", "p50", "p95", "p99", "max")
+_HEAD = ("fetches", "failed", "share")
+_TAIL = ("mean", "p50", "p95", "p99 ms", "Mbit/s")
 
 
 def show(figures: Figures, wanted: Mapping[str, float] | None = None) -> None:
     """Print the tables on standard output. `wanted`: the servers' weights, by name."""
-    # Without a terminal there is no width to keep to.
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    console = Console(width=WIDTH, highlight=False)
     console.print(_table(figures, shares(wanted)))
     for line in remarks(figures):
         console.print(line, markup=False)
@@ -32,26 +34,24 @@ def shares(wanted: Mapping[str, float] | None) -> dict[str, float] | None:
 
 def _table(figures: Figures, wanted: Mapping[str, float] | None) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", min_width=10)
-    for name in ("fetches", "failures", "share", *(["wanted"] if wanted else []), *LATENCIES, "throughput"):
-        table.add_column(name, justify="right")
+    table.add_column("", min_width=9)
+    for name in (*_HEAD, *(["wanted"] if wanted else []), *_TAIL):
+        table.add_column(name, justify="right", no_wrap=True)
 
     def add(group: Group, want: str) -> None:
-        cells = (str(group.fetches), str(group.failures), f"{group.share:.1%}", *([want] if wanted else []))
         name = escape(group.name) if group.name != "-" else NOBODY
-        table.add_row(name, *cells, *latency_cells(group.latency), bit_rate(group.bits_per_s))
+        counts = (str(group.fetches), str(group.failures), f"{group.share:.1%}", *([want] if wanted else []))
+        latency = group.latency
+        times = () if latency is None else (latency.mean_s, latency.p50_s, latency.p95_s, latency.p99_s)
+        cells = [three_digits(value * 1000) for value in times] or ["-"] * 4
+        table.add_row(name, *counts, *cells, three_digits(group.bits_per_s / 1e6))
 
     add(figures.total, "")
-    table.add_section()
     for server in figures.servers:
         add(server, f"{wanted.get(server.name, 0.0):.1%}" if wanted else "")
-    table.add_section()
     for client in figures.clients if len(figures.clients) > 1 else ():
         add(client, "")
     return table
-
-
-LATENCIES = ("mean", "p50", "p95", "p99", "max")
 
 
 def latency_cells(latency: Latency | None) -> tuple[str, ...]:
@@ -94,9 +94,12 @@ def _named(latency: Latency) -> str:
 
 def milliseconds(seconds: float) -> str:
     """Return a duration with its unit, in three digits or more."""
-    value = seconds * 1000
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f"{value:.{digits}f} ms"
+    return f"{three_digits(seconds * 1000)} ms"
+
+
+def three_digits(value: float) -> str:
+    """Return a number in three digits or more."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def bit_rate(bits_per_s: float) -> str:

@@ -321,10 +321,40 @@ def test_want_of_a_status_is_that_of_the_service_asked() -> None:
         {"name": "server1", "weight": 3, "state": "active"},
         {"name": "server2", "weight": 1, "state": "draining"},
     ]
-    service = {"address": "2001:2:0:1::100", "port": 80, "protocol": "tcp", "servers": servers}
+    service = {"address": "2001:2:0:1::100", "port": 80, "protocol": "tcp", "policy": "random", "servers": servers}
     line = LoadLine(0, "2001:2:0:1:0:0:0:100", 80, 100, 0, 1)
     assert wanted.of_status({"services": [service]}, line) == {"server1": 3.0, "server2": 0.0}
     assert wanted.of_status({"services": [service | {"port": 81}]}, line) is None
+    assert wanted.of_status({"services": [service | {"policy": "static"}]}, line) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ('"round-robin"', {"server1": 0.75, "server2": 0.25, "server3": 0}),
+        ('"maglev"', {"server1": 0.75, "server2": 0.25, "server3": 0}),
+        ('{ name = "static", server = "server2" }', {"server1": 0, "server2": 1, "server3": 0}),
+    ],
+)
+def test_want_of_a_configuration_is_the_policys_plan(tmp_path: Path, policy: str, expected: dict[str, float]) -> None:
+    """What is wanted is what the policy's plan says: weights, or all for one."""
+    path = tmp_path / "lb.toml"
+    path.write_text(f"""
+        [[interface]]
+        name = "eth0"
+        [[service]]
+        name = "video"
+        address = "198.18.1.100"
+        port = 9876
+        policy = {policy}
+        server = [
+          {{ name = "server1", address = "198.18.1.31", port = 80, weight = 3 }},
+          {{ name = "server2", address = "198.18.1.32", port = 80 }},
+          {{ name = "server3", address = "198.18.1.33", port = 80, state = "draining" }},
+        ]
+    """)
+    weights = wanted.of_config(path, LoadLine(0, "198.18.1.100", 9876, 100, 0, 1))
+    assert table.shares(weights) == pytest.approx(expected, abs=0.001)
 
 
 def run_of(count: int) -> document.Document:

@@ -32,23 +32,35 @@ def parse(text: str) -> dict[str, float]:
 
 def of_config(path: Path, line: LoadLine) -> dict[str, float] | None:
     """
-    Return the weights of the service that a line asks, as a configuration has them; None: it has no such service.
+    Return the weights of the service that a line asks, as its policy makes a plan of them; None: there is no such
+    service, or its policy asks about each flow.
 
     Raises:
         ConfigError: the configuration is invalid.
+        PolicyError: a policy of one's own makes no plan.
     """
     from lb.config import load
+    from lb.policies import ServerView
 
     for service in load(path).services:
         if _is_asked(str(service.address), service.port, service.protocol, line):
-            return {server.name: float(server.weight if server.state == "active" else 0) for server in service.servers}
+            views = [
+                ServerView(index, server.name, server.weight, server.state)
+                for index, server in enumerate(service.servers)
+            ]
+            # The slots of every plan are in proportion to what the policy wants.
+            slots = service.policy.make().plan(service.name, views, {}).slots
+            return {view.name: float(slots.count(view.id)) for view in views} if slots else None
     return None
 
 
 def of_status(status: dict[str, Any], line: LoadLine) -> dict[str, float] | None:
-    """Return the weights of the service that a line asks, as `lb status` has them; None: it has no such service."""
+    """
+    Return the weights of the service that a line asks, as `lb status` has them; None: it has no such service, or its
+    policy has no use for weights.
+    """
     for service in status["services"]:
-        if _is_asked(service["address"], service["port"], service["protocol"], line):
+        if service["policy"] != "static" and _is_asked(service["address"], service["port"], service["protocol"], line):
             return {
                 server["name"]: float(server["weight"] if server["state"] == "active" else 0)
                 for server in service["servers"]

@@ -8,12 +8,14 @@ thread. What found no room is counted and said.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from lb.backends.base import DataPath, FlowEnd
+from lb.errors import LbError
 
 # Ends kept between two takings: at 100 bytes each, some 7 MB at the very most.
 MOST_ENDS = 65_536
@@ -48,12 +50,15 @@ class FlowLog:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
-        self._write()
+        with contextlib.suppress(LbError):
+            self._write()
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(PERIOD_S)
-            await asyncio.to_thread(self._write)
+            # A data path that fails is told, and acted upon, elsewhere.
+            with contextlib.suppress(LbError):
+                await asyncio.to_thread(self._write)
 
     def _write(self) -> None:
         ends, missed = self._data_path.take_flow_ends()

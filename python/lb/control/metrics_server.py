@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 
 from aiohttp import web
@@ -66,7 +67,7 @@ class MetricsServer:
             await web.TCPSite(runner, str(where.address), where.port, backlog=BACKLOG).start()
         except OSError as error:
             await runner.cleanup()
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno).lower() if error.errno else str(error)
             raise LbError(
                 f"metrics: cannot listen on {where.address} port {where.port}: {reason}; "
                 "change address or port under [metrics]"

@@ -1,0 +1,284 @@
+"""What a running balancer tells about itself, on real hosts: explain, doctor, metrics, the flow log."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from realhosts import (
+    DEADLINE_S,
+    ECHO_PORT,
+    WEB_PORT,
+    RunningBalancer,
+    configuration,
+    connect,
+    echo_once,
+    running_testbed,
+    wait_until,
+)
+
+from lb.errors import LbError
+from lb.testbed.bed import Testbed
+from lb.testbed.topology import ROUTER, VIP
+
+METRICS_PORT = 9464
+TOP = """
+flow_log = true
+[metrics]
+port = 9464
+[flows]
+closing = "1s"
+"""
+
+
+@pytest.fixture(scope="module")
+def bed(unique: str) -> Iterator[Testbed]:
+    with running_testbed(f"{unique}o-", use_apache=False) as made:
+        yield made
+
+
+@contextmanager
+def running(bed: Testbed, backend: str, top: str = "") -> Iterator[RunningBalancer]:
+    """Run a balancer with every kind of service; `top` goes above its configuration."""
+    config = bed.directory / "observe.toml"
+    config.write_text(top + configuration(bed.topology).replace('backend = "auto"', ""))
+    config.chmod(0o600)
+    balancer = RunningBalancer(bed, backend, config)
+    balancer.start()
+    try:
+        yield balancer
+    finally:
+        balancer.stop()
+
+
+def lb(bed: Testbed, *arguments: str) -> tuple[int, str, str]:
+    """Run an `lb` command in the router; return its exit code and what it wrote."""
+    command = ("--control", str(bed.directory / "lb.sock"))
+    child = bed.spawn_python(
+        ROUTER, "command", "lb", *arguments, *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = child.communicate(timeout=DEADLINE_S)
+    return child.returncode, out.decode(), err.decode()
+
+
+def explained(bed: Testbed, client: str, vip: str) -> dict[str, Any]:
+    code, out, err = lb(bed, "explain", client, vip, "-o", "json")
+    assert (code, err) == (0, "")
+    answer: dict[str, Any] = json.loads(out)
+    return answer
+
+
+def test_explain_names_the_server_that_the_next_flow_gets(bed: Testbed, backend: str) -> None:
+    """Asked before, it names the server; asked after, it knows the flow; and asking moved no counter."""
+    vip = f"{VIP}:{WEB_PORT}"
+    with running(bed, backend) as balancer, ExitStack() as stack:
+        for _ in range(4):
+            before = balancer.counters()["events"]
+            answer = explained(bed, "198.18.1.21:1", vip)
+            assert balancer.counters()["events"] == before
+            client = stack.enter_context(connect(bed, "client1", WEB_PORT))
+            port = client.getsockname()[1]
+            (flow,) = (row for row in balancer.flows() if row["client_port"] == port)
+            assert flow["server"] == answer["choice"]["server"]
+            known = explained(bed, f"198.18.1.21:{port}", vip)
+            assert (known["flow"]["server"], known["choice"]["server"]) == (flow["server"], flow["server"])
+        assert answer["next_hop"]["mac"] == f"aa:aa:aa:00:00:3{flow['server'][-1]}"
+
+
+def test_explain_unknown_service_exit_2_no_daemon_exit_5(bed: Testbed, backend: str) -> None:
+    """One line that names what is near; without a balancer, another exit code."""
+    with running(bed, backend):
+        code, out, err = lb(bed, "explain", "198.18.1.21:1", f"{VIP}:1")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "198.18.1.100:1 is no service" in err
+    code, out, err = lb(bed, "explain", "198.18.1.21:1", f"{VIP}:1")
+    assert (code, out, err.count("\n")) == (5, "", 1)
+
+
+def scrape(bed: Testbed) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    with bed.inside(ROUTER), urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=5) as page:
+        text = page.read().decode()
+    families = text_string_to_metric_families(text)
+    return {(row.name, tuple(sorted(row.labels.items()))): row.value for family in families for row in family.samples}
+
+
+def drops(bed: Testbed, reason: str) -> float:
+    return scrape(bed)["lb_drops_total", (("reason", reason),)]
+
+
+def test_metrics_count_what_happens(bed: Testbed, backend: str) -> None:
+    """Flows, drops and reloads show in a scrape, also a reload that failed."""
+    server = (("server", "server1"), ("service", "echo"))
+    with running(bed, backend, TOP) as balancer:
+        for _ in range(3):
+            assert echo_once(bed, "client1") == b"greeting"
+        with bed.socket("client1", kind=socket.SOCK_DGRAM) as stray:
+            stray.sendto(b"to no service", (str(VIP), 1))
+        rows = wait_until(lambda: drops(bed, "no_service") and scrape(bed), "the drop is counted")
+        assert rows["lb_server_flows_created_total", server] == 3
+        assert rows["lb_server_up", server] == 1
+        assert drops(bed, "no_service") == 1
+        assert rows["lb_config_last_reload_successful", ()] == 1
+        good = balancer.config.read_text()
+        balancer.config.write_text("nonsense")
+        assert lb(bed, "reload")[0] != 0
+        rows = scrape(bed)
+        assert rows["lb_config_last_reload_successful", ()] == 0
+        assert rows["lb_reloads_total", (("result", "failure"),)] == 1
+        balancer.config.write_text(good)
+
+
+def test_metrics_port_taken_ends_the_start_with_one_line(bed: Testbed, backend: str) -> None:
+    """What keeps it from starting is said with the way out, and nothing stays behind."""
+    with bed.socket(ROUTER) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", METRICS_PORT))
+        taken.listen()
+        message = r"metrics: cannot listen on 127.0.0.1 port 9464: address already in use; .* under \[metrics\]"
+        with pytest.raises(LbError, match=message), running(bed, backend, TOP):
+            pass
+    with running(bed, backend, TOP):
+        assert scrape(bed)
+
+
+def test_flow_log_one_line_per_flow(bed: Testbed, backend: str) -> None:
+    """Each connection that ends is one line with its client, server, time and bytes."""
+    log = bed.directory / f"{ROUTER}-lb.log"
+    log.unlink(missing_ok=True)
+    with running(bed, backend, TOP):
+        with connect(bed, "client1", ECHO_PORT) as client:
+            port = client.getsockname()[1]
+            client.sendall(b"x" * 1000)
+            assert client.recv(1)
+        start = f"flow tcp 198.18.1.21:{port} -> echo/server1 "
+        wait_until(lambda: start in log.read_text(), "the line of the flow")
+        lines = [line for line in log.read_text().splitlines() if start in line]
+        assert len(lines) == 1
+        forward = int(lines[0].split(" s, ")[1].split()[0])
+        # 1000 bytes of data and the headers of a handful of packets.
+        assert 1000 < forward < 2000
+        assert " closed after " in lines[0] or " reset after " in lines[0]
+
+
+# Doctor.
+
+
+def findings(bed: Testbed, config: Path, *options: str) -> tuple[int, dict[tuple[str, str], list[dict[str, Any]]]]:
+    """Run `lb doctor`; return its exit code and its findings by (check, level)."""
+    code, out, err = lb(bed, "doctor", "-c", str(config), "-o", "json", *options)
+    assert err == ""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for finding in json.loads(out)["findings"]:
+        found.setdefault((finding["check"], finding["level"]), []).append(finding)
+    return code, found
+
+
+@pytest.fixture
+def small(bed: Testbed) -> Path:
+    """Write a configuration of one service whose servers all listen."""
+    text = configuration(bed.topology)
+    config = bed.directory / "doctor.toml"
+    config.write_text(text[: text.index("[[service]]", text.index("[[service]]") + 1)])
+    config.chmod(0o600)
+    return config
+
+
+def ip(bed: Testbed, host: str, command: str) -> None:
+    subprocess.run(["ip", "-n", bed.prefix + host, *command.split()], check=True, timeout=DEADLINE_S)
+
+
+@contextmanager
+def change(bed: Testbed, host: str, do: str, undo: str) -> Iterator[None]:
+    ip(bed, host, do)
+    try:
+        yield
+    finally:
+        ip(bed, host, undo)
+
+
+def test_doctor_healthy_testbed_exit_0(bed: Testbed, small: Path) -> None:
+    """Nothing fails in the testbed as it is built, with a configuration alone."""
+    code, found = findings(bed, small)
+    assert code == 0, found
+    assert not [key for key in found if key[1] == "fail"]
+    assert found["server answers", "pass"][0]["message"] == "echo/server1: 198.18.1.31 port 7000 accepts connections"
+
+
+def test_doctor_vip_on_this_host_fails_and_its_command_mends_it(bed: Testbed, small: Path) -> None:
+    """The host answers in the balancer's place; what `mend` says ends that."""
+    ip(bed, ROUTER, f"addr add {VIP}/32 dev lo")
+    code, found = findings(bed, small)
+    (finding,) = found["VIP is nobody's", "fail"]
+    assert (code, finding["mend"]) == (1, f"ip addr del {VIP} dev lo")
+    subprocess.run(["ip", "-n", bed.prefix + ROUTER, *finding["mend"].split()[1:]], check=True, timeout=DEADLINE_S)
+    assert findings(bed, small)[0] == 0
+
+
+def test_doctor_vip_on_another_host_fails_unless_told_not_to_ask(bed: Testbed, small: Path) -> None:
+    """A duplicate address is found by an ARP probe, with the MAC of who has it."""
+    with change(bed, "server3", f"addr add {VIP}/32 dev eth0", f"addr del {VIP}/32 dev eth0"):
+        code, found = findings(bed, small)
+        assert code == 1
+        assert "aa:aa:aa:00:00:33" in found["VIP is nobody's", "fail"][0]["message"]
+        assert findings(bed, small, "--no-probe")[0] == 0
+
+
+def test_doctor_server_gone_fails(bed: Testbed, small: Path) -> None:
+    """A server behind a cut link neither answers connects nor ARP."""
+    ip(bed, ROUTER, "neigh flush dev eth0")
+    with change(bed, "switch", "link set server1-eth0 down", "link set server1-eth0 up"):
+        code, found = findings(bed, small)
+        assert code == 1
+        assert found["server answers", "fail"]
+        assert "does not answer ARP" in found["way to the server", "fail"][0]["message"]
+
+
+def sent_to_server1(balancer: RunningBalancer) -> int:
+    return int(balancer.counters()["servers"]["echo/server1"]["packets_forward"])
+
+
+def test_doctor_server_that_answers_past_the_balancer_fails(bed: Testbed, backend: str, small: Path) -> None:
+    """The usual mistake: the server's way to its clients does not lead through here. The running balancer shows it."""
+    balancer = RunningBalancer(bed, backend, small)
+    balancer.start()
+    try:
+        # server1 finds client1 on its own link, client1 finds server1: the balancer sees one direction only.
+        with change(bed, "server1", "route add 198.18.1.21 dev eth0", "route del 198.18.1.21 dev eth0"):
+            with bed.socket("client1", kind=socket.SOCK_STREAM) as client:
+                client.setblocking(False)
+                client.connect_ex((str(VIP), ECHO_PORT))
+                wait_until(lambda: sent_to_server1(balancer) >= 3, "the client has tried often enough")
+            code, found = findings(bed, small)
+            assert code == 1
+            (finding,) = found["way back", "fail"]
+            assert "none back" in finding["message"]
+            assert finding["mend"] == "on server1: `ip route replace 198.18.1.0/24 via 198.18.1.1`"
+        assert echo_once(bed, "client1") == b"greeting"
+        code, found = findings(bed, small)
+        assert ("way back", "fail") not in found
+        assert found["one balancer", "pass"]
+    finally:
+        balancer.stop()
+
+
+def test_doctor_forwarding_host_is_told(bed: Testbed, small: Path) -> None:
+    """A kernel that forwards is a warning with the command that ends it, or a failure when transit forwards too."""
+    setting = Path("/proc/sys/net/ipv4/conf/eth0/forwarding")
+    with bed.inside(ROUTER):
+        setting.write_text("1")
+    try:
+        code, found = findings(bed, small)
+        assert (code, found["kernel stays out", "warn"][0]["mend"]) == (0, "sysctl -w net.ipv4.ip_forward=0")
+        small.write_text('transit = "forward"\n' + small.read_text())
+        assert findings(bed, small)[0] == 1
+    finally:
+        with bed.inside(ROUTER):
+            setting.write_text("0")

@@ -174,6 +174,7 @@ class Pair:
         """Compare counters and flows, and balance the counters."""
         counters = self._all("counters")
         self._same("counters", counters)
+        self._same("measurements", self._all("measurements", self.now))
         self._same("flows", [[tuple(row) for row in rows] for rows in self._all("flows", self.now)])
         self._same(
             "flow ends", [[tuple(row) for row in rows] + [missed] for rows, missed in self._all("take_flow_ends")]

@@ -241,6 +241,12 @@ class DataPath(Protocol):
     def counters(self) -> dict[str, Any]:
         """Return all counters by name: `docs/datapath.md` rule 13."""
 
+    def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
+        """
+        Return what is known of each server until now, by service and server name: `docs/datapath.md` rule 16. Servers
+        of one service that share a name: the one with the highest id.
+        """
+
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
         """
         Return what is known before a packet comes: the flow of a client with the service of this id, None when it has

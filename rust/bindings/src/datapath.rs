@@ -265,6 +265,11 @@ impl DataPath {
         Ok((found.iter().next(), turn))
     }
 
+    fn measurements<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyDict>> {
+        let measured = self.with(py, move |core| core.measurements(now_ns))?;
+        report::measurements(py, &measured, &self.names())
+    }
+
     fn keep_flow_ends(&self, py: Python<'_>, most: Number<usize>) -> PyResult<()> {
         self.with(py, move |core| core.keep_flow_ends(most.0))
     }

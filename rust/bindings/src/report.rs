@@ -1,6 +1,6 @@
 //! Counters and flows as Python sees them: plain dicts and named tuples (`docs/datapath.md` rule 13).
 
-use flowlb_core::datapath::{CounterReport, FlowInfo, Traffic};
+use flowlb_core::datapath::{CounterReport, FlowInfo, Measured, Traffic};
 use flowlb_core::flow::ends::FlowEnd;
 use flowlb_core::io::IoReport;
 use flowlb_core::wire::number_address;
@@ -74,6 +74,57 @@ fn traffic_counters<'py>(py: Python<'py>, traffic: &Traffic) -> PyResult<Bound<'
         ("packets_reply", traffic.packets_reply),
         ("bytes_forward", traffic.bytes_forward),
         ("bytes_reply", traffic.bytes_reply),
+    ];
+    pairs.into_py_dict(py)
+}
+
+/// What is known of each server, by service and server name (`docs/datapath.md` rule 16).
+pub fn measurements<'py>(
+    py: Python<'py>,
+    all: &[Option<Measured>],
+    names: &Names,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (measured, name) in all.iter().zip(&names.servers) {
+        let (Some(measured), Some(name)) = (measured, name) else {
+            continue;
+        };
+        let service = name_of(py, &names.services, Some(measured.service));
+        let of_service = match dict.get_item(&service)? {
+            Some(found) => found.cast_into::<PyDict>()?,
+            None => PyDict::new(py),
+        };
+        of_service.set_item(name, measures(py, measured)?)?;
+        dict.set_item(service, of_service)?;
+    }
+    Ok(dict)
+}
+
+fn measures<'py>(py: Python<'py>, measured: &Measured) -> PyResult<Bound<'py, PyDict>> {
+    let Measured {
+        traffic,
+        measures,
+        busy_ns,
+        ..
+    } = measured;
+    let pairs = [
+        ("flows_created", traffic.flows_created),
+        ("flows_active", traffic.flows_active),
+        ("bytes_reply", traffic.bytes_reply),
+        ("connects", measures.connect.count),
+        ("connect_ns", measures.connect.sum_ns),
+        ("connect_peak_ns", measures.connect.peak_ns),
+        ("first_bytes", measures.first_byte.count),
+        ("first_byte_ns", measures.first_byte.sum_ns),
+        ("first_byte_peak_ns", measures.first_byte.peak_ns),
+        ("syn_retransmitted", measures.syn_retransmitted),
+        ("retransmitted", measures.retransmitted),
+        ("refused", measures.refused),
+        ("unanswered", measures.unanswered),
+        ("failed", measures.failed),
+        ("busy_flows", measures.busy_flows),
+        ("busy_ns", *busy_ns),
+        ("in_flight_bytes", measures.in_flight_bytes),
     ];
     pairs.into_py_dict(py)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::datapath::{CounterReport, Traffic};
+use crate::flow::measure::Measures;
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::world::World;
 
@@ -57,6 +58,7 @@ pub struct Counters {
     events: [u64; EVENT_NAMES.len()],
     services: Vec<Traffic>,
     servers: Vec<Traffic>,
+    measures: Vec<Measures>,
 }
 
 impl Default for Counters {
@@ -72,6 +74,7 @@ impl Default for Counters {
             events: [0; EVENT_NAMES.len()],
             services: Vec::new(),
             servers: Vec::new(),
+            measures: Vec::new(),
         }
     }
 }
@@ -83,6 +86,8 @@ impl Counters {
             .resize(self.services.len().max(services), Traffic::default());
         self.servers
             .resize(self.servers.len().max(servers), Traffic::default());
+        self.measures
+            .resize(self.servers.len(), Measures::default());
     }
 
     /// Count a frame that came in.
@@ -150,6 +155,18 @@ impl Counters {
         if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_active -= 1;
         }
+    }
+
+    /// What is measured of a server; `None` for an id that no snapshot had.
+    #[inline(always)]
+    pub fn measures_mut(&mut self, server: u32) -> Option<&mut Measures> {
+        self.measures.get_mut(server as usize)
+    }
+
+    /// The counters and the measures of a server that a snapshot had.
+    #[must_use]
+    pub fn server(&self, server: usize) -> Option<(&Traffic, &Measures)> {
+        self.servers.get(server).zip(self.measures.get(server))
     }
 
     /// Active flows of a server.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::counters::Counters;
 use crate::flow::ends::{Ends, FlowEnd};
+use crate::flow::measure::Measures;
 use crate::flow::table::Table;
 use crate::flow::{Key, Side};
 use crate::fragment::Fragments;
@@ -113,6 +114,19 @@ pub struct Traffic {
 pub struct TableUse {
     pub entries: u64,
     pub capacity: u64,
+}
+
+/// What is known of a server at one instant (`docs/datapath.md` rule 16).
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// Id of its service.
+    pub service: u32,
+    /// Its counters.
+    pub traffic: Traffic,
+    /// What was measured of it.
+    pub measures: Measures,
+    /// Nanoseconds in which at least one flow waited for it.
+    pub busy_ns: u64,
 }
 
 /// All counters at one instant.
@@ -447,6 +461,23 @@ impl DataPath {
         let entry = self.state.table.entry(number);
         !pipeline::is_expired(&self.world, entry, now_ns)
             && self.world.server(entry.server).is_some()
+    }
+
+    /// What is known of each server by id, until `now`: its counters and measures; `None` for those that are not in the snapshot.
+    #[must_use]
+    pub fn measurements(&self, now_ns: u64) -> Vec<Option<Measured>> {
+        let measured = |(id, server): (usize, &Option<crate::snapshot::Server>)| {
+            let server = server.as_ref()?;
+            let (traffic, measures) = self.state.counters.server(id)?;
+            Some(Measured {
+                service: server.service,
+                traffic: *traffic,
+                measures: *measures,
+                busy_ns: measures.busy_ns(now_ns),
+            })
+        };
+        let servers = self.world.snapshot.servers.iter();
+        servers.enumerate().map(measured).collect()
     }
 
     /// Keep how flows end: up to `most` of them between two calls of `take_flow_ends`. 0: none.

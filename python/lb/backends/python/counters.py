@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lb.backends.base import EVENTS, Direction
+from lb.backends.python.measure import Measures
 from lb.backends.python.view import View
 
 
@@ -48,6 +49,7 @@ class Counters:
         self.events: dict[str, int] = dict.fromkeys(EVENTS, 0)
         self.services: defaultdict[int, Traffic] = defaultdict(Traffic)
         self.servers: defaultdict[int, Traffic] = defaultdict(Traffic)
+        self.measures: defaultdict[int, Measures] = defaultdict(Measures)
 
     def event(self, name: str) -> None:
         """Count an event of the flow table or of placement."""
@@ -67,6 +69,22 @@ class Counters:
         """Count what became of frames."""
         if times:
             self.verdicts[name if reason is None else f"{name}.{reason}"] += times
+
+    def measurements(self, view: View, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
+        """
+        Return what is known of each server, by service and server name (`docs/datapath.md` rule 16).
+
+        Args:
+            view: gives the names; what it does not have is left out.
+            now_ns: monotonic nanoseconds.
+        """
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for number, server in view.servers.items():
+            traffic = self.servers[number]
+            counts = {name: getattr(traffic, name) for name in ("flows_created", "flows_active", "bytes_reply")}
+            of_service = found.setdefault(view.services[server.service].name, {})
+            of_service[server.name] = counts | self.measures[number].report(now_ns)
+        return found
 
     def report(self, view: View) -> dict[str, Any]:
         """

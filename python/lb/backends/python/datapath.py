@@ -168,6 +168,11 @@ class DataPath:
             turn = self._state.placement.turns.get(service, 0)
             return (None if entry is None else self._flow(entry, now_ns)), turn
 
+    def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
+        """Return what is known of each server, by service and server name: `docs/datapath.md` rule 16."""
+        with self._lock:
+            return self._state.counters.measurements(self._state.view, now_ns)
+
     def keep_flow_ends(self, most: int) -> None:
         """Keep how flows end from now on: up to `most` of them between two calls of `take_flow_ends`. 0: none."""
         most = require_number(most, 64)

@@ -12,20 +12,16 @@ from collections import OrderedDict
 from typing import TypeAlias
 
 from lb.backends.base import Direction
+from lb.backends.python import measure
 from lb.backends.python.counters import Counters
 from lb.backends.python.ends import ENDED_BY_EVENT, Ends
+from lb.backends.python.states import CLOSING, ESTABLISHED, SYN_RECEIVED, SYN_SENT, UDP
 from lb.backends.python.view import View
 from lb.snapshot import Timeouts
 
 # (client address, client port, service id); (endpoint id, client address, client port).
 ForwardKey: TypeAlias = tuple[bytes, int, int]
 ReplyKey: TypeAlias = tuple[int, bytes, int]
-
-SYN_SENT = "syn-sent"
-SYN_RECEIVED = "syn-received"
-ESTABLISHED = "established"
-CLOSING = "closing"
-UDP = "udp"
 
 HALF_OPEN = "half-open"
 # Also the order in which classes expire.
@@ -48,7 +44,7 @@ class Entry:
 
     `next_seq` and `acked` are what each side sends next and has acknowledged, None while unknown; `fin` whether it has
     said that it is done. `last_hop` is (interface id, MAC) of the client's side. `tagged`: its first frame had a VLAN
-    tag.
+    tag. `phase`, `stamp`: what it waits for and since when (`measure.py`).
     """
 
     __slots__ = (
@@ -62,8 +58,10 @@ class Entry:
         "last_seen_ns",
         "linked_ns",
         "next_seq",
+        "phase",
         "server",
         "service",
+        "stamp",
         "state",
         "tagged",
     )
@@ -81,6 +79,8 @@ class Entry:
         self.linked_ns = now_ns
         self.last_hop: tuple[int, bytes] | None = None
         self.tagged = False
+        self.phase = measure.FRESH
+        self.stamp = 0
         self.next_seq: dict[Direction, int | None] = {"forward": None, "reply": None}
         self.acked: dict[Direction, int | None] = {"forward": None, "reply": None}
         self.fin: dict[Direction, bool] = {"forward": False, "reply": False}
@@ -157,8 +157,12 @@ class FlowTable:
         server.flows_created += 1
         server.flows_active += entry.is_active
 
-    def remove(self, entry: Entry, event: str) -> None:
+    def remove(self, entry: Entry, event: str, now_ns: int) -> None:
         """Take an entry out and count why."""
+        if entry.is_active:
+            measures = self.counters.measures[entry.server]
+            measure.leave(measures, entry, now_ns)
+            measures.unanswered += entry.state == SYN_SENT and event == "flow_expired"
         del self.by_forward[entry.forward_key]
         del self.by_reply[entry.reply_key]
         del self.lists[entry.flow_class][entry]
@@ -206,7 +210,7 @@ class FlowTable:
                 head = next(iter(members))
                 if not self.is_expired(head, timeouts, now_ns):
                     break
-                self.remove(head, "flow_expired")
+                self.remove(head, "flow_expired", now_ns)
                 left -= 1
 
     @property
@@ -225,11 +229,11 @@ class FlowTable:
             return True
         for name, event in ((HALF_OPEN, "flow_evicted_half_open"), (CLOSING, "flow_evicted_closing")):
             if self.lists[name]:
-                self.remove(next(iter(self.lists[name])), event)
+                self.remove(next(iter(self.lists[name])), event, now_ns)
                 return True
         heads = [next(iter(self.lists[name])) for name in (ESTABLISHED, UDP) if self.lists[name]]
         idlest = min(heads, key=lambda entry: entry.last_seen_ns)  # the first of equals: established
         if now_ns - idlest.last_seen_ns <= timeouts.idle_floor_ns:
             return False
-        self.remove(idlest, "flow_evicted_idle")
+        self.remove(idlest, "flow_evicted_idle", now_ns)
         return True

@@ -8,12 +8,13 @@ functions; what differs is which key finds the flow, and who may create one.
 from __future__ import annotations
 
 from lb.backends.base import Direction
-from lb.backends.python.flow import CLOSING, ESTABLISHED, SYN_SENT, UDP, Entry
+from lb.backends.python.flow import Entry
 from lb.backends.python.parse import Packet
 from lb.backends.python.plan import Newcomer
 from lb.backends.python.rewrite import lower_ttl, outgoing, translate
 from lb.backends.python.send import answer_no_server, answer_ttl_exceeded, deliver
 from lb.backends.python.state import State, Verdict, drop
+from lb.backends.python.states import CLOSING, ESTABLISHED, SYN_SENT, UDP
 from lb.backends.python.tcp import Segment, follow, segment
 from lb.backends.python.view import PROTOCOLS
 from lb.snapshot import HASH_SELECTORS, Service
@@ -28,7 +29,7 @@ def forward_packet(state: State, packet: Packet, service: int) -> Verdict:
     entry = look_up(state, state.table.by_forward.get((packet.source, packet.source_port, service)))
     if entry is not None and seg is not None and seg.opens and entry.state == CLOSING:
         # Port reuse: the client starts anew before the old flow has timed out.
-        state.table.remove(entry, "flow_reused")
+        state.table.remove(entry, "flow_reused", state.now_ns)
         entry = None
     if entry is not None:
         return known_packet(state, packet, entry, "forward", seg)
@@ -51,7 +52,7 @@ def look_up(state: State, entry: Entry | None) -> Entry | None:
     if entry is not None:
         event = state.table.why_dead(entry, state.view, state.now_ns)
         if event is not None:
-            state.table.remove(entry, event)
+            state.table.remove(entry, event, state.now_ns)
             entry = None
     state.counters.event("flow_miss" if entry is None else "flow_hit")
     return entry
@@ -199,7 +200,7 @@ def clear_conflicts(state: State, entry: Entry, direction: Direction) -> bool:
             event = "flow_reused"
         if event is None:
             return False
-        state.table.remove(other, event)
+        state.table.remove(other, event, state.now_ns)
     return True
 
 

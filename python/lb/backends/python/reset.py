@@ -8,11 +8,12 @@ tick, which sends them.
 from __future__ import annotations
 
 from lb.backends.base import Direction
-from lb.backends.python.flow import CLOSING, UDP, Entry
+from lb.backends.python.flow import Entry
 from lb.backends.python.hashing import as_16_bytes
 from lb.backends.python.next_hop import Hop, Output
 from lb.backends.python.reply import ip_packet
 from lb.backends.python.state import State
+from lb.backends.python.states import CLOSING, UDP
 from lb.backends.python.wire import ethernet, tcp
 
 OTHER: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}
@@ -41,7 +42,7 @@ def reset_flows(state: State, server: int, limit: int, now_ns: int) -> int:
     for entry in found[:limit]:
         if entry.state not in (UDP, CLOSING) and not entry.tagged:
             state.pending.extend(resets(state, entry))
-        table.remove(entry, "flow_reset")
+        table.remove(entry, "flow_reset", now_ns)
     return min(limit, len(found))
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lb.backends.base import Direction
-from lb.backends.python.flow import CLOSING, ESTABLISHED, SYN_RECEIVED, SYN_SENT, Entry, FlowTable
+from lb.backends.python import measure
+from lb.backends.python.flow import Entry, FlowTable
 from lb.backends.python.parse import Packet
+from lb.backends.python.states import CLOSING, ESTABLISHED, SYN_RECEIVED, SYN_SENT
 from lb.backends.python.wire.tcp import ACK, ACKNOWLEDGEMENT, FIN, RST, SEQUENCE, SYN
 
 MODULUS = 2**32
@@ -35,6 +37,11 @@ class Segment(NamedTuple):
     def opens(self) -> bool:
         """Whether it asks for a new connection: SYN without ACK."""
         return self.flags & (SYN | ACK) == SYN
+
+    @property
+    def has_data(self) -> bool:
+        """Whether it carries data."""
+        return (self.end - self.seq) % MODULUS != bool(self.flags & SYN) + bool(self.flags & FIN)
 
     @property
     def is_mid_stream(self) -> bool:
@@ -77,9 +84,18 @@ def follow(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, n
     Returns:
         `rst_window` for a RST that is not believed, then nothing has changed; else None.
     """
+    if seg.has(RST) and not reset_is_valid(entry, direction, seg):
+        return "rst_window"
+    was = measure.before(entry)
+    advance(table, entry, direction, seg, now_ns)
+    if was.state != CLOSING:
+        measure.follow(table.counters.measures[entry.server], entry, was, direction, seg, now_ns)
+    return None
+
+
+def advance(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, now_ns: int) -> None:
+    """Let a segment change the state of a flow; arguments as of `follow`, a RST is valid."""
     if seg.has(RST):
-        if not reset_is_valid(entry, direction, seg):
-            return "rst_window"
         close(table, entry, now_ns)
     elif seg.opens:
         if entry.state == SYN_SENT and direction == "forward":
@@ -91,7 +107,6 @@ def follow(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, n
             table.set_state(entry, SYN_RECEIVED, now_ns)
     else:
         follow_data(table, entry, direction, seg, now_ns)
-    return None
 
 
 def follow_data(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, now_ns: int) -> None:

@@ -9,6 +9,7 @@ use hash::siphash13_words;
 pub mod area;
 pub mod ends;
 pub mod hash;
+pub mod measure;
 pub mod table;
 pub mod tcp;
 

@@ -10,6 +10,7 @@
 //! second; so a list is ordered by `linked`, and roughly by `last_seen`, at the cost of almost no writes per packet.
 
 use super::area::{Area, Line};
+use super::measure::Phase;
 use super::tcp::{Class, Seen, State};
 use super::{Key, Side};
 use crate::datapath::DataPathError;
@@ -51,7 +52,8 @@ pub struct Entry {
     lag: u32,
     /// IP bytes per direction: the low halves.
     bytes: [u32; 2],
-    unused: u32,
+    /// What is measured of it: the low two bits a phase, the rest a stamp.
+    measured: u32,
     /// Where the last forward packet came from: its source MAC, and above it the interface it came in by, or `NO_INTERFACE`.
     last_hop: u64,
 }
@@ -312,6 +314,47 @@ impl<'a> Flow<'a> {
             self.annex.ack[at] = ack;
             self.entry.marks |= mark::ACK << at;
         }
+    }
+
+    /// Time of the last packet, nanoseconds.
+    #[inline]
+    #[must_use]
+    pub fn last_seen(&self) -> u64 {
+        self.entry.last_seen
+    }
+
+    /// Bytes that the server has sent and the client has not acknowledged, as far as is known.
+    #[inline(always)]
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        const KNOWN: u8 = mark::NEXT << Direction::Reply as u8 | mark::ACK;
+        let sent = self.annex.next[Direction::Reply as usize];
+        let left = sent.wrapping_sub(self.annex.ack[Direction::Forward as usize]);
+        if self.entry.marks & KNOWN == KNOWN && left < 1 << 31 {
+            left
+        } else {
+            0
+        }
+    }
+
+    /// What it waits for.
+    #[inline(always)]
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        Phase::from_bits(self.entry.measured)
+    }
+
+    /// Since when.
+    #[inline]
+    #[must_use]
+    pub fn stamp(&self) -> u32 {
+        self.entry.measured >> 2
+    }
+
+    /// Set both. `stamp`: 30 bits.
+    #[inline(always)]
+    pub fn set_phase(&mut self, phase: Phase, stamp: u32) {
+        self.entry.measured = stamp << 2 | phase as u32;
     }
 
     /// Note a FIN in a direction. Returns whether both directions have one now.

@@ -142,6 +142,14 @@ impl Segment {
         self.flags & bit != 0
     }
 
+    /// Whether it carries data.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_data(&self) -> bool {
+        let control = (self.has(flag::SYN)) as u32 + (self.has(flag::FIN)) as u32;
+        self.end.wrapping_sub(self.sequence) != control
+    }
+
     /// A first SYN: the start of a connection.
     #[inline]
     #[must_use]

@@ -3,6 +3,7 @@
 use super::{Departure, Stage, Walk};
 use crate::counters::Event;
 use crate::datapath::State;
+use crate::flow::measure::{self, Before};
 use crate::flow::table::Entry;
 use crate::flow::tcp::{self, Class, Seen, Segment, State as FlowState};
 use crate::flow::{Key, Side};
@@ -51,7 +52,7 @@ impl<'a> Walk<'a> {
             if !self.is_reused(live.number, transport) {
                 return self.hit(packet, &live, Direction::Forward);
             }
-            forget(self.state, live.number, Some(Event::FlowReused));
+            forget(self.state, live.number, Some(Event::FlowReused), self.now);
         }
         self.miss_forward(packet, transport, service)
     }
@@ -79,7 +80,7 @@ impl<'a> Walk<'a> {
         let live = found.and_then(|number| match self.live(number) {
             Ok(live) => Some(live),
             Err(event) => {
-                forget(self.state, number, Some(event));
+                forget(self.state, number, Some(event), self.now);
                 None
             }
         });
@@ -136,7 +137,7 @@ impl<'a> Walk<'a> {
         self.found.direction = Some(direction);
         self.found.server = Some(server);
         let state = match &meta.transport.segment {
-            Some(segment) => self.advance(number, direction, segment)?,
+            Some(segment) => self.advance((number, server), direction, segment)?,
             None => FlowState::Udp,
         };
         let table = &mut self.state.table;
@@ -158,7 +159,7 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn advance(
         &mut self,
-        number: u32,
+        (number, server): (u32, u32),
         direction: Direction,
         segment: &Segment,
     ) -> Stage<FlowState> {
@@ -166,11 +167,19 @@ impl<'a> Walk<'a> {
             table, counters, ..
         } = &mut *self.state;
         let mut flow = table.flow_mut(number);
-        let was_active = flow.state() != FlowState::Closing;
+        let before = Before::of(&flow);
         let state = tcp::advance(&mut flow, direction, segment)?;
-        if was_active && state == FlowState::Closing {
+        if before.state() == FlowState::Closing {
+            return Ok(state);
+        }
+        if let Some(measures) = counters.measures_mut(server) {
+            measure::follow(
+                measures, &mut flow, &before, direction, segment, state, self.now,
+            );
+        }
+        if state == FlowState::Closing {
             counters.event(Event::FlowClosed);
-            counters.flow_inactive(table.entry(number).server);
+            counters.flow_inactive(server);
         }
         Ok(state)
     }
@@ -313,7 +322,7 @@ impl<'a> Walk<'a> {
             .err()
             .or_else(|| closing.then_some(Event::FlowReused));
         let event = event.ok_or(Reason::FlowConflict)?;
-        forget(self.state, number, Some(event));
+        forget(self.state, number, Some(event), self.now);
         Ok(())
     }
 
@@ -346,7 +355,7 @@ impl<'a> Walk<'a> {
         let Some((number, event)) = victim else {
             return false;
         };
-        forget(self.state, number, Some(event));
+        forget(self.state, number, Some(event), self.now);
         true
     }
 
@@ -431,14 +440,21 @@ impl<'a> Walk<'a> {
 }
 
 /// Remove an entry, with the event that says why, and keep the active count right.
-pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>) {
+pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>, now: u64) {
     if let Some(event) = event {
         state.ends.end(&state.table, number, event);
     }
-    let entry = state.table.remove(number);
+    let entry = *state.table.entry(number);
     if entry.is_active() {
         state.counters.flow_inactive(entry.server);
+        if let Some(measures) = state.counters.measures_mut(entry.server) {
+            measure::leave(measures, &mut state.table.flow_mut(number), now);
+            if entry.state() == FlowState::SynSent && event == Some(Event::FlowExpired) {
+                measure::time_out(measures);
+            }
+        }
     }
+    state.table.remove(number);
     if let Some(event) = event {
         state.counters.event(event);
     }

@@ -1,0 +1,316 @@
+//! What servers are like, seen from between them and their clients (`docs/datapath.md` rule 16): how long they take to connect and to answer, what they
+//! have left to do, what they fail at.
+//!
+//! Sums, counts and gauges per server, changed when something changes about a flow: most packets of a flow only compare a few numbers that the TCP rules
+//! have at hand. What is kept per flow is four bytes: a stamp and a phase.
+
+use super::table::Flow;
+use super::tcp::{Segment, State};
+use crate::verdict::Direction;
+use crate::wire::tcp::flag;
+
+/// A peak is forgotten, but for what samples since then say, after this long: 8.6 s.
+const PEAK_MEMORY_NS: u64 = 1 << 33;
+/// No sample is longer: 18 minutes. Keeps the arithmetic of peaks within 64 bits.
+const LONGEST_NS: u64 = (1 << 40) - 1;
+/// Stamps count 1024 ns, in this many bits: they come round after 18 minutes.
+const STAMP_SHIFT: u32 = 10;
+const STAMP_MASK: u32 = (1 << 30) - 1;
+
+/// What a flow waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Nothing was asked yet.
+    Fresh,
+    /// The client has sent something: the server's first byte.
+    Asked,
+    /// The server is sending: the client's acknowledgement of all of it.
+    Answering,
+    /// All that was sent has arrived.
+    Quiet,
+}
+
+impl Phase {
+    /// From the low bits of what an entry keeps.
+    pub(super) const fn from_bits(bits: u32) -> Self {
+        match bits & 3 {
+            0 => Phase::Fresh,
+            1 => Phase::Asked,
+            2 => Phase::Answering,
+            _ => Phase::Quiet,
+        }
+    }
+
+    /// Whether the server has something to do for the flow.
+    const fn is_busy(self) -> bool {
+        matches!(self, Phase::Asked | Phase::Answering)
+    }
+}
+
+/// The stamp of an instant.
+const fn stamp(now: u64) -> u32 {
+    (now >> STAMP_SHIFT) as u32 & STAMP_MASK
+}
+
+/// A time that was measured again and again: how often, how long in all, and a smoothed value that rises at once and falls slowly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Samples.
+    pub count: u64,
+    /// Their sum, nanoseconds.
+    pub sum_ns: u64,
+    /// Peak-sensitive average, nanoseconds.
+    pub peak_ns: u64,
+    peak_at: u64,
+}
+
+impl Timing {
+    fn add(&mut self, sample: u64, now: u64) {
+        let sample = sample.min(LONGEST_NS);
+        self.count += 1;
+        self.sum_ns += sample;
+        if sample >= self.peak_ns {
+            self.peak_ns = sample;
+        } else {
+            // The older the value, the more of its distance to the sample it goes: all of it after PEAK_MEMORY_NS.
+            let age = now.saturating_sub(self.peak_at).min(PEAK_MEMORY_NS) >> 13;
+            self.peak_ns -= ((self.peak_ns - sample) * age) >> 20;
+        }
+        self.peak_at = now;
+    }
+}
+
+/// What is known of one server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measures {
+    /// SYN to SYN+ACK.
+    pub connect: Timing,
+    /// A request's first byte to its answer's.
+    pub first_byte: Timing,
+    /// SYNs sent again before an answer.
+    pub syn_retransmitted: u64,
+    /// Segments of the server with data that it had sent before.
+    pub retransmitted: u64,
+    /// SYNs answered by RST.
+    pub refused: u64,
+    /// Flows whose SYN nobody ever answered.
+    pub unanswered: u64,
+    /// Flows that ended while a request had no answer.
+    pub failed: u64,
+    /// Flows that wait for the server, or for the rest of what it sends.
+    pub busy_flows: u64,
+    /// Bytes that the server has sent and the client not acknowledged.
+    pub in_flight_bytes: u64,
+    busy_ns: u64,
+    busy_since: u64,
+}
+
+impl Measures {
+    /// Nanoseconds in which at least one flow waited, until `now`.
+    #[must_use]
+    pub fn busy_ns(&self, now: u64) -> u64 {
+        let lasting = if self.busy_flows > 0 {
+            now.saturating_sub(self.busy_since)
+        } else {
+            0
+        };
+        self.busy_ns + lasting
+    }
+
+    fn begin(&mut self, now: u64) {
+        if self.busy_flows == 0 {
+            self.busy_since = now;
+        }
+        self.busy_flows += 1;
+    }
+
+    fn end(&mut self, now: u64) {
+        self.busy_flows -= 1;
+        if self.busy_flows == 0 {
+            self.busy_ns += now.saturating_sub(self.busy_since);
+        }
+    }
+}
+
+/// A flow as it was before a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    state: State,
+    last_seen: u64,
+    in_flight: u32,
+    next_reply: Option<u32>,
+}
+
+impl Before {
+    /// Note it.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(flow: &Flow) -> Self {
+        Self {
+            state: flow.state(),
+            last_seen: flow.last_seen(),
+            in_flight: flow.in_flight(),
+            next_reply: flow.seen(Direction::Reply).next,
+        }
+    }
+
+    /// Where it stood.
+    #[inline(always)]
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+}
+
+/// Note what a segment tells that was let through. The flow has advanced to `state` by it; it was not closing before.
+#[inline(always)]
+pub fn follow(
+    measures: &mut Measures,
+    flow: &mut Flow,
+    before: &Before,
+    direction: Direction,
+    segment: &Segment,
+    state: State,
+    now: u64,
+) {
+    let in_flight = flow.in_flight();
+    measures.in_flight_bytes = measures
+        .in_flight_bytes
+        .wrapping_add(u64::from(in_flight))
+        .wrapping_sub(u64::from(before.in_flight));
+    if segment.flags & (flag::SYN | flag::RST) != 0 {
+        follow_control(measures, before, direction, segment, state, now);
+    } else {
+        follow_data(measures, flow, before, direction, segment, now);
+    }
+    if state == State::Closing {
+        leave(measures, flow, now);
+    }
+}
+
+#[cold]
+fn follow_control(
+    measures: &mut Measures,
+    before: &Before,
+    direction: Direction,
+    segment: &Segment,
+    state: State,
+    now: u64,
+) {
+    match (before.state, direction) {
+        (State::SynSent, Direction::Reply) if state == State::SynReceived => {
+            let sample = now.saturating_sub(before.last_seen);
+            measures.connect.add(sample, now);
+        }
+        (State::SynSent, Direction::Forward) if segment.is_opening() => {
+            measures.syn_retransmitted += 1;
+        }
+        (State::SynSent | State::SynReceived, Direction::Reply) if state == State::Closing => {
+            measures.refused += 1;
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn follow_data(
+    measures: &mut Measures,
+    flow: &mut Flow,
+    before: &Before,
+    direction: Direction,
+    segment: &Segment,
+    now: u64,
+) {
+    let phase = flow.phase();
+    if direction == Direction::Reply {
+        if segment.has_data() {
+            answer(measures, flow, before, phase, now);
+        }
+        return;
+    }
+    if phase == Phase::Answering && flow.in_flight() == 0 {
+        measures.end(now);
+        flow.set_phase(Phase::Quiet, 0);
+    }
+    if segment.has_data() && !flow.phase().is_busy() {
+        measures.begin(now);
+        flow.set_phase(Phase::Asked, stamp(now));
+    }
+}
+
+/// Data from the server: sent again, the first of an answer, or more of one.
+#[inline(always)]
+fn answer(measures: &mut Measures, flow: &mut Flow, before: &Before, phase: Phase, now: u64) {
+    if before.next_reply.is_some() && flow.seen(Direction::Reply).next == before.next_reply {
+        measures.retransmitted += 1;
+        return;
+    }
+    match phase {
+        Phase::Answering => return,
+        Phase::Asked => {
+            let waited = stamp(now).wrapping_sub(flow.stamp()) & STAMP_MASK;
+            measures
+                .first_byte
+                .add(u64::from(waited) << STAMP_SHIFT, now);
+        }
+        Phase::Fresh | Phase::Quiet => measures.begin(now),
+    }
+    flow.set_phase(Phase::Answering, 0);
+}
+
+/// Note that an active flow becomes closing, or is removed.
+pub fn leave(measures: &mut Measures, flow: &mut Flow, now: u64) {
+    let phase = flow.phase();
+    measures.failed += u64::from(phase == Phase::Asked);
+    if phase.is_busy() {
+        measures.end(now);
+    }
+    flow.set_phase(Phase::Quiet, 0);
+    measures.in_flight_bytes = measures
+        .in_flight_bytes
+        .wrapping_sub(u64::from(flow.in_flight()));
+}
+
+/// Note that a flow whose SYN nobody answered has timed out.
+pub fn time_out(measures: &mut Measures) {
+    measures.unanswered += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timing_rises_at_once_and_falls_with_time() {
+        let mut timing = Timing::default();
+        timing.add(1000, 5);
+        assert_eq!(
+            (timing.count, timing.sum_ns, timing.peak_ns),
+            (1, 1000, 1000)
+        );
+        timing.add(500, 5);
+        assert_eq!(timing.peak_ns, 1000);
+        timing.add(500, 5 + PEAK_MEMORY_NS / 2);
+        assert_eq!(timing.peak_ns, 750);
+        timing.add(500, 5 + 2 * PEAK_MEMORY_NS);
+        assert_eq!(timing.peak_ns, 500);
+        timing.add(u64::MAX, 5);
+        assert_eq!(timing.peak_ns, LONGEST_NS);
+        timing.add(0, u64::MAX);
+        assert_eq!(timing.peak_ns, 0);
+    }
+
+    #[test]
+    fn busy_time_is_counted_once_however_many_wait() {
+        let mut measures = Measures::default();
+        measures.begin(100);
+        measures.begin(150);
+        assert_eq!(measures.busy_ns(160), 60);
+        measures.end(200);
+        measures.end(300);
+        assert_eq!((measures.busy_ns(900), measures.busy_flows), (200, 0));
+        measures.begin(1000);
+        assert_eq!(measures.busy_ns(1001), 201);
+    }
+}

@@ -1,0 +1,205 @@
+"""What is measured of servers (docs/datapath.md rule 16), on both backends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import START, Box, from_client, from_server, make_snapshot, request, response
+from scapy.layers.inet import TCP
+from scapy.packet import Packet
+
+MS = 10**6
+# Stamps count 1024 ns: what is measured from them is a whole number of those.
+TICK = 1024
+ASKED, ANSWER = b"GET /", b"x" * 100
+
+
+class Talk:
+    """One client's connection to the only server, step by step: each takes so many milliseconds."""
+
+    def __init__(self, backend: str) -> None:
+        self.box = Box(backend, make_snapshot(slots=(0,)))
+
+    def client(
+        self, flags: str, seq: int, ack: int = 0, data: bytes = b"", *, after_ms: int = 0, port: int = 40000
+    ) -> None:
+        self._send(from_client(request(flags, seq, ack, data, port)), after_ms)
+
+    def server(
+        self, flags: str, seq: int, ack: int, data: bytes = b"", *, after_ms: int = 0, port: int = 40000
+    ) -> None:
+        self._send(from_server(response(flags, seq, ack, data, port)), after_ms)
+
+    def _send(self, packet: Packet, after_ms: int) -> None:
+        assert TCP in packet
+        self.box.now += after_ms * MS
+        assert self.box.send(packet).verdict == "forward"
+
+    def open(self, port: int = 40000) -> None:
+        self.client("S", 1000, port=port)
+        self.server("SA", 5000, 1001, port=port, after_ms=3)
+        self.client("A", 1001, 5001, port=port)
+
+    def ask(self, port: int = 40000) -> None:
+        self.client("PA", 1001, 5001, ASKED, port=port)
+
+    def measured(self) -> dict[str, int]:
+        return dict(self.box.path.measurements(self.box.now)["web"]["server1"])
+
+    def expect(self, **values: int) -> None:
+        measured = self.measured()
+        assert values == {name: measured[name] for name in values}
+
+
+def waited(asked_ns: int, answered_ns: int) -> int:
+    """Return a time between two instants after the start, as stamps measure it."""
+    return ((START + answered_ns) // TICK - (START + asked_ns) // TICK) * TICK
+
+
+@pytest.fixture
+def talk(backend: str) -> Talk:
+    return Talk(backend)
+
+
+def test_fresh_server_everything_zero(talk: Talk) -> None:
+    """All measures are there from the start, for each server of each service."""
+    assert set(talk.measured().values()) == {0}
+    assert {name: len(servers) for name, servers in talk.box.path.measurements(0).items()} == {
+        "web": 3, "dns": 3, "web6": 3, "dns6": 3,
+    }  # fmt: skip
+
+
+def test_connect_time_syn_to_syn_ack(talk: Talk) -> None:
+    """From the last SYN to its answer; a SYN+ACK sent again measures nothing."""
+    talk.open()
+    talk.expect(connects=1, connect_ns=3 * MS, connect_peak_ns=3 * MS, syn_retransmitted=0)
+    talk.client("S", 1000, port=40001)
+    talk.client("S", 1000, port=40001, after_ms=1000)
+    talk.server("SA", 5000, 1001, port=40001, after_ms=1)
+    talk.server("SA", 5000, 1001, port=40001, after_ms=200)
+    talk.expect(connects=2, connect_ns=4 * MS, syn_retransmitted=1)
+
+
+def test_first_byte_time_and_busy_time(talk: Talk) -> None:
+    """Busy from the request until all of the answer is acknowledged; the first byte ends the waiting."""
+    talk.open()
+    talk.ask()
+    talk.expect(busy_flows=1, first_bytes=0)
+    talk.server("A", 5001, 1006, after_ms=1)
+    talk.server("PA", 5001, 1006, ANSWER, after_ms=9)
+    talk.server("PA", 5101, 1006, ANSWER, after_ms=5)
+    talk.expect(first_bytes=1, first_byte_ns=waited(3 * MS, 13 * MS), in_flight_bytes=200)
+    talk.expect(busy_flows=1, busy_ns=15 * MS)
+    talk.client("A", 1006, 5101, after_ms=5)
+    talk.expect(in_flight_bytes=100, busy_flows=1)
+    talk.client("A", 1006, 5201, after_ms=5)
+    talk.expect(in_flight_bytes=0, busy_flows=0, busy_ns=25 * MS)
+    talk.box.now += 1000 * MS
+    talk.expect(busy_ns=25 * MS)
+
+
+def test_second_request_is_measured_anew(talk: Talk) -> None:
+    """A connection that is kept is measured at each request."""
+    talk.open()
+    talk.ask()
+    talk.server("PA", 5001, 1006, ANSWER, after_ms=10)
+    talk.client("A", 1006, 5101)
+    talk.client("PA", 1006, 5101, ASKED, after_ms=500)
+    talk.server("PA", 5101, 1011, ANSWER, after_ms=20)
+    talk.expect(first_bytes=2, busy_flows=1, busy_ns=30 * MS)
+    # A request that acknowledges the answer before it is a new one too.
+    talk.client("PA", 1011, 5201, ASKED, after_ms=1)
+    talk.server("PA", 5201, 1016, ANSWER, after_ms=40)
+    talk.expect(first_bytes=3, busy_flows=1, busy_ns=71 * MS)
+    assert abs(talk.measured()["first_byte_ns"] - 70 * MS) <= 3 * TICK
+
+
+def test_two_flows_wait_time_is_counted_once(talk: Talk) -> None:
+    """Busy time is the server's, however many flows wait."""
+    for port in (40000, 40001):
+        talk.open(port)
+    talk.ask(40000)
+    talk.ask(40001)
+    talk.box.now += 7 * MS
+    talk.expect(busy_flows=2, busy_ns=7 * MS)
+
+
+def test_refused_connection(talk: Talk) -> None:
+    """RST in answer to a SYN."""
+    talk.client("S", 1000)
+    talk.server("RA", 0, 1001, after_ms=1)
+    talk.expect(refused=1, connects=0, failed=0, flows_active=0)
+
+
+def test_unanswered_connection(talk: Talk) -> None:
+    """A SYN that nobody answers, until it times out."""
+    talk.client("S", 1000)
+    talk.box.now += 30_000 * MS
+    talk.box.path.tick(talk.box.now)
+    talk.expect(unanswered=1, refused=0, flows_active=0)
+
+
+@pytest.mark.parametrize("end", ["reset by server", "reset by client", "both close"])
+def test_flow_that_ends_without_an_answer_failed(talk: Talk, end: str) -> None:
+    """A request was open: that is a failure, whoever ends it, and nobody waits any more."""
+    talk.open()
+    talk.ask()
+    if end == "reset by server":
+        talk.server("R", 5001, 0, after_ms=4)
+    elif end == "reset by client":
+        talk.client("R", 1006, 0, after_ms=4)
+    else:
+        talk.server("FA", 5001, 1006, after_ms=4)
+        talk.client("FA", 1006, 5002)
+    talk.expect(failed=1, busy_flows=0, busy_ns=4 * MS, in_flight_bytes=0)
+
+
+def test_flow_that_ends_after_its_answer_did_not_fail(talk: Talk) -> None:
+    """Neither does one that asked nothing."""
+    talk.open()
+    talk.ask()
+    talk.server("PA", 5001, 1006, ANSWER)
+    talk.client("R", 1006, 0)
+    talk.open(40001)
+    talk.client("R", 1001, 0, port=40001)
+    talk.expect(failed=0, busy_flows=0, in_flight_bytes=0)
+
+
+def test_retransmission_of_the_server(talk: Talk) -> None:
+    """Data that was sent before; an empty keep-alive segment is none."""
+    talk.open()
+    talk.ask()
+    talk.server("PA", 5001, 1006, ANSWER)
+    talk.server("PA", 5001, 1006, ANSWER, after_ms=200)
+    talk.server("A", 5100, 1006)
+    talk.expect(retransmitted=1, in_flight_bytes=100, first_bytes=1)
+
+
+def test_server_that_speaks_first_is_busy(talk: Talk) -> None:
+    """A greeting that nobody asked for is work, but no answer."""
+    talk.open()
+    talk.server("PA", 5001, 1001, b"220 hello", after_ms=1)
+    talk.expect(busy_flows=1, first_bytes=0, in_flight_bytes=9)
+    talk.client("A", 1001, 5010, after_ms=2)
+    talk.expect(busy_flows=0, busy_ns=2 * MS)
+
+
+def test_flow_that_is_removed_leaves_nothing_behind(talk: Talk) -> None:
+    """An entry that times out in the middle of an answer takes its gauges with it."""
+    talk.open()
+    talk.ask()
+    talk.server("PA", 5001, 1006, ANSWER)
+    talk.box.now += 7440 * 1000 * MS
+    talk.box.path.tick(talk.box.now)
+    talk.expect(flows_active=0, busy_flows=0, in_flight_bytes=0, failed=0)
+
+
+def test_connect_peak_rises_at_once_and_falls_slowly(talk: Talk) -> None:
+    """Peak-sensitive: a slow connect shows at once, quick ones make it forgotten within seconds."""
+    values: list[Any] = []
+    for port, took_ms in ((1, 2), (2, 100), (3, 2), (4, 2), (5, 2)):
+        talk.client("S", 1000, port=port, after_ms=1000)
+        talk.server("SA", 5000, 1001, port=port, after_ms=took_ms)
+        values.append(talk.measured()["connect_peak_ns"] // MS)
+    assert values == [2, 100, 88, 78, 69]

@@ -11,8 +11,6 @@ from rich.table import Table
 from lb.experiment.result import Entry, Result, Verdict
 from lb.loadgen.table import WIDTH, milliseconds
 
-COLUMNS = ("fetches", "failures", "mean", "p50", "p95", "p99", "Jain")
-PLAYER_COLUMNS = ("start", "stalls", "stood still", "kbit/s")
 HOLDS = {True: "holds", False: "does not hold", None: "not measured"}
 
 
@@ -27,22 +25,20 @@ def show(results: Sequence[Result]) -> None:
             console.print(line, markup=False)
 
 
-def header(result: Result, load: str) -> list[str]:
-    """Return the names of the columns of a load, the first one's, the policy's, left out."""
-    watched = any(entry.figures.players for entry in result.of_load(load))
-    return [*COLUMNS, *(PLAYER_COLUMNS if watched else ())]
-
-
-def cells(entry: Entry) -> list[str]:
-    """Return a row: as `header`."""
+def columns(entry: Entry) -> dict[str, str]:
+    """Return what is known of a policy and a load, by the name of the column."""
     total, players = entry.figures.total, entry.figures.players
-    times = [entry.values[name] for name in ("mean", "p50", "p95", "p99")]
-    row = [str(total.fetches), str(total.failures), *("-" if value is None else milliseconds(value) for value in times)]
-    row.append("-" if entry.fairness is None else f"{entry.fairness:.3f}")
+    found = {"fetches": str(total.fetches), "failures": str(total.failures)}
+    for name in ("mean", "p50", "p95", "p99"):
+        value = entry.values[name]
+        found[name] = "-" if value is None else milliseconds(value)
+    found["Jain"] = "-" if entry.fairness is None else f"{entry.fairness:.3f}"
     if players is not None:
-        start = "-" if players.startup_s is None else milliseconds(players.startup_s)
-        row += [start, str(players.stalls), f"{players.stalled_s:.1f} s", f"{players.bitrate:.0f}"]
-    return row
+        found["start"] = "-" if players.startup_s is None else milliseconds(players.startup_s)
+        found["stalls"] = str(players.stalls)
+        found["stood still"] = f"{players.stalled_s:.1f} s"
+        found["kbit/s"] = f"{players.bitrate:.0f}"
+    return found
 
 
 def shares(result: Result, entry: Entry) -> list[str]:
@@ -81,8 +77,9 @@ def expectation_line(verdict: Verdict) -> str:
 def _table(result: Result, load: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(load, min_width=12, no_wrap=True)
-    for name in (*header(result, load), *result.weights):
+    entries = result.of_load(load)
+    for name in (*columns(entries[0]), *result.weights):
         table.add_column(name, justify="right", no_wrap=True)
-    for entry in result.of_load(load):
-        table.add_row(escape(entry.policy), *cells(entry), *shares(result, entry))
+    for entry in entries:
+        table.add_row(escape(entry.policy), *columns(entry).values(), *shares(result, entry))
     return table

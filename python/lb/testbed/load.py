@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from lb.errors import TestbedError
 from lb.loadgen.lines import Event
@@ -29,7 +29,7 @@ READ_BYTES = 1 << 16
 
 # (host, module of this package) -> the process, with pipes on its standard input and output
 Spawn: TypeAlias = Callable[[str, str], "subprocess.Popen[bytes]"]
-PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 
 
 class LoadClients:
@@ -223,13 +223,13 @@ class Faults:
             raise TestbedError(answer or "the program that loses servers has ended")
 
 
+def exec_command(prefix: str, host: str, module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module in a host of a testbed that another process keeps."""
+    python = [sys.executable, "-P", "-m"]
+    return [*python, "lb", "testbed", "exec", "--prefix", prefix, host, "--", *python, module, *arguments]
+
+
 def spawn_with_exec(prefix: str) -> Spawn:
-    """Return how to start a program in a host of a testbed that another process keeps."""
-
-    def spawn(host: str, module: str) -> subprocess.Popen[bytes]:
-        python = [sys.executable, "-P", "-m"]
-        command = [*python, "lb", "testbed", "exec", "--prefix", prefix, host, "--", *python, module]
-        # A Ctrl-C is for us: we end the clients when we have heard them out.
-        return subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    return spawn
+    """Return how to start a program in a host of such a testbed."""
+    # A Ctrl-C is for us: we end the clients when we have heard them out.
+    return lambda host, module: subprocess.Popen(exec_command(prefix, host, module), start_new_session=True, **PIPES)

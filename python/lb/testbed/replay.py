@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lb.control.paths import default_control_path
-from lb.errors import DaemonError, TestbedError
+from lb.errors import TestbedError
 from lb.loadgen import lines, plan
 from lb.loadgen.command import weights_for
 from lb.loadgen.lines import Load
 from lb.loadgen.outcome import Outcome, Wishes, settings
 from lb.loadgen.plan import Options
+from lb.loadgen.wanted import of_status
 from lb.testbed import manage
-from lb.testbed.load import Faults, LoadClients, spawn_with_exec
-from lb.testbed.topology import SWITCH, one_segment
+from lb.testbed.load import Faults, LoadClients, exec_command, spawn_with_exec
+from lb.testbed.topology import ROUTER, SWITCH, one_segment
 
 POLL_S = 0.25
 
@@ -40,7 +42,7 @@ def run(
         wishes: what to show.
         want: the servers' weights; None: what a configuration or a running balancer says.
         config: a configuration.
-        control: a balancer's control socket; None: the usual one, when somebody answers there.
+        control: a balancer's control socket; None: the usual one in the router, when somebody answers there.
         prefix: of the testbed.
 
     Raises:
@@ -51,7 +53,7 @@ def run(
     if manage.status(prefix).condition != "up":
         raise TestbedError(manage.NOT_UP)
     _check_events(load)
-    weights = _weights(load, want, config, control)
+    weights = _weights(load, want, config, control, prefix)
     hosts = [host.name for host in one_segment().of_role("client")][:clients]
     made = plan.make(load, options, hosts)
     spawn = spawn_with_exec(prefix)
@@ -87,12 +89,14 @@ def _check_events(load: Load) -> None:
 
 
 def _weights(
-    load: Load, want: Mapping[str, float] | None, config: Path | None, control: Path | None
+    load: Load, want: Mapping[str, float] | None, config: Path | None, control: Path | None, prefix: str
 ) -> dict[str, float] | None:
-    try:
-        return weights_for(load, want, config, control or default_control_path())
-    except DaemonError as error:
-        if control is not None:
-            raise
-        print(f"No balancer answers here ({error}): shares are shown without what is wanted.", file=sys.stderr)
+    if want is not None or config is not None or control is not None:
+        return weights_for(load, want, config, control)
+    # Asked in the router: without root its control socket is where only the testbed's own programs see it.
+    command = exec_command(prefix, ROUTER, "lb", "status", "-o", "json")
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print("No balancer answers in the router: shares are shown without what is wanted.", file=sys.stderr)
         return None
+    return of_status(json.loads(done.stdout), load.lines[0])

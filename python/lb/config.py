@@ -179,6 +179,7 @@ class InterfaceConfig(Table):
     mac: MacAddress | None = None
     addresses: tuple[PrefixedAddress, ...] | None = None
     mtu: Mtu | None = None
+    transmit: Literal["queue", "direct"] = "queue"
 
 
 class FlowsConfig(Table):

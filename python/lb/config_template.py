@@ -38,6 +38,7 @@ name = "eth0"
 # mac = "aa:aa:aa:00:00:01" # mac, addresses and mtu are read from the kernel; `lb replay` needs them written
 # addresses = ["198.18.1.1/24"]
 # mtu = 1500
+# transmit = "queue"        # direct (backend rust): to the driver, faster, past traffic shaping and tcpdump
 
 [[service]]
 name = "video"

@@ -66,7 +66,7 @@ def test_bench_packets_arrive_through_routing_and_rust(unique: str) -> None:
         for generator in {best, packets.SOCKET}:
             alone = packets.measure_alone(bed, quick(), generator)
             assert alone.rate > 0
-            for name in ("routing", "rust"):
+            for name in ("routing", "rust", "direct"):
                 with make(name).work(bed, bed.topology.host("server1")) as working:
                     found = packets.measure(bed, quick(), working, generator, alone)
                 assert found["packets"] > 0
@@ -82,7 +82,7 @@ def test_generated_frames_arrive_whole(unique: str) -> None:
         template = packets.frame(bed, bed.topology.host("server1").address, 9, packets.NOBODYS_MAC)
         capture = Capture(bed, "router")
         with packets.Run(bed, quick(), template, ROUTER, None, packets.SOCKET) as run:
-            run._generate(5.0, 200, None)
+            run._generate(5.0, None, 200)
         if os.geteuid() == 0:
             with bed.inside("client1"):
                 assert _core.flood(socket.if_nametoindex("eth0"), template, 50, 200, 5.0)[0] == 200

@@ -29,7 +29,7 @@ from pyroute2 import netns
 
 import lb.backends
 from lb.backends.base import DataPath
-from lb.errors import InterfaceError
+from lb.errors import InterfaceError, LbError
 from lb.net import frames, sockets
 from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 from lb.testbed import ethtool
@@ -101,9 +101,12 @@ class Router:
     data_path: DataPath
     notify_fd: int
     ports: list[socket.socket]
+    direct: tuple[int, ...] = ()
 
     def start(self) -> None:
-        self.data_path.start([port.fileno() for port in self.ports], self.notify_fd)
+        # Direct frames need a socket of their own, made in the namespace of the others.
+        with inside(ROUTER):
+            self.data_path.start([port.fileno() for port in self.ports], self.notify_fd, direct=self.direct)
 
     def forget_queued(self) -> None:
         """Read what came while no loop ran: a new `lb run` opens new sockets and does not see it either."""
@@ -118,18 +121,20 @@ class Router:
         os.eventfd_read(self.notify_fd)
 
 
-@pytest.fixture(params=["rust", "python"])
+@pytest.fixture(params=["rust", "rust-direct", "python"])
 def router(request: pytest.FixtureRequest, wires: None) -> Iterator[Router]:
     """Run a loop in the router's namespace, with everything known."""
-    module = lb.backends.load(request.param)
+    backend, _, transmit = request.param.partition("-")
+    module = lb.backends.load(backend)
+    direct = transmit == "direct"
     with inside(ROUTER):
         facts = [sockets.read_interface(name) for name in ("eth0", "eth1")]
-        ports = [sockets.open_packet_socket(name) for name in ("eth0", "eth1")]
+        ports = [sockets.open_packet_socket(name, direct=direct) for name in ("eth0", "eth1")]
     data_path = module.DataPath(1024, secrets.token_bytes(16), 1)
     data_path.publish(make_snapshot(facts))
     data_path.set_next_hops(make_next_hops())
     notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    router = Router(data_path, notify_fd, ports)
+    router = Router(data_path, notify_fd, ports, (0, 1) if direct else ())
     run("ip", "-n", CLIENT, "neighbour", "flush", "all")
     router.start()
     try:
@@ -222,6 +227,34 @@ def test_loop_udp_echo_through_vip(router: Router) -> None:
     counters = router.data_path.counters()
     assert counters["verdicts"]["reply.arp"] == 1
     assert counters["servers"]["udp/server1"]["packets_reply"] == 1
+
+
+def test_loop_frames_sent_directly_pass_by_who_watches_the_interface(router: Router) -> None:
+    """What `transmit = "direct"` is for, and its price: nothing between the loop and the driver sees a frame leave."""
+    with inside(ROUTER):
+        watcher = socket.socket(
+            socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(sockets.ETH_P_ALL)
+        )
+    with watcher:
+        watcher.bind(("eth1", sockets.ETH_P_ALL))
+        assert echo_once() == b"PING"
+        left = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, sender = watcher.recvfrom(2000)
+                if sender[2] == socket.PACKET_OUTGOING and b"ping" in frame:
+                    left.append(frame)
+    assert len(left) == (0 if router.direct else 1)
+
+
+@pytest.mark.parametrize("router", ["rust-direct"], indirect=True)
+def test_loop_direct_frames_need_an_interface_of_the_same_namespace(router: Router) -> None:
+    """An interface of the same number elsewhere would get them."""
+    router.data_path.stop()
+    with pytest.raises(LbError, match=r"directly from interface 0: .* another network namespace"):
+        router.data_path.start([port.fileno() for port in router.ports], router.notify_fd, direct=(0,))
+    router.start()
+    assert echo_once() == b"PING"
 
 
 def test_loop_tcp_bulk_both_ways_is_byte_equal(router: Router) -> None:

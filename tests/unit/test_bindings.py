@@ -356,6 +356,8 @@ def test_loop_unknown_way_to_poll_is_refused(wire: Any) -> None:
     port, _, news = wire
     with pytest.raises(ValueError, match=r"often. is none of adaptive, busy, sleep"):
         make_datapath().start([port.fileno()], news, "often")
+    with pytest.raises(ValueError, match=r"direct: \[1\] are not all below 1"):
+        make_datapath().start([port.fileno()], news, direct=[1])
 
 
 def test_loop_that_failed_tells_and_stop_raises(wire: Any) -> None:

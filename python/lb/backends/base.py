@@ -271,7 +271,9 @@ class DataPath(Protocol):
         has failed.
         """
 
-    def start(self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive") -> None:
+    def start(
+        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Sequence[int] = ()
+    ) -> None:
         """
         Start the packet loop on its own thread. All memory of the flow table is resident then, where it is promised.
 
@@ -281,12 +283,14 @@ class DataPath(Protocol):
             notify_fd: an eventfd the loop adds 1 to when `take_unresolved` has news, and when the loop has failed.
             poll: what the loop does while nothing comes: look again for a while where that pays ("adaptive"), always
             ("busy"), or sleep at once ("sleep"). `python` always sleeps at once.
+            direct: ids of interfaces whose finished frames are handed straight to the driver, past queue disciplines.
+            `python` sends all frames the same way.
 
         Raises:
-            LbError: the loop runs already.
+            LbError: the loop runs already, or the kernel does not let frames be sent directly.
             BackendError: there is less memory than the flow table was promised.
             OSError: a descriptor is not open, or one of `sockets` is no socket.
-            ValueError: `poll` is another word.
+            ValueError: `poll` is another word, or `direct` names what is no interface.
         """
 
     def stop(self) -> None:

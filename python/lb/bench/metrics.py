@@ -54,7 +54,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("idle_cpu", "idle", "CPU when idle", "cores", "lower", "% of a core", 0.01, 2, "alone"),
 )
 MEASURES: tuple[str, ...] = tuple(dict.fromkeys(metric.measure for metric in METRICS))
-CONTESTANTS: tuple[str, ...] = ("routing", "nft", "haproxy", "python", "rust")
+CONTESTANTS: tuple[str, ...] = ("routing", "nft", "haproxy", "python", "rust", "direct")
 ROUTING = "routing"
 
 

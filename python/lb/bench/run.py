@@ -117,12 +117,16 @@ class Run:
     def _absences(self, measure: str) -> dict[str, str]:
         reasons = dict(self._absent.get(measure, {}))
         for each in self._contestants:
+            if measure in LOADED and "tcp" not in each.protocols:
+                reasons[each.name] = "it is measured with packets"
             if measure in OWN_ONLY and each.name not in BACKENDS:
                 reasons[each.name] = "asked of lb's backends only"
         return reasons | self._missing
 
     def _wants(self, contestant: Contestant, measure: str, turn: int) -> bool:
         if measure in OWN_ONLY and contestant.name not in BACKENDS:
+            return False
+        if measure in LOADED and "tcp" not in contestant.protocols:
             return False
         if contestant.name in self._absent.get(measure, {}):
             return False
@@ -204,9 +208,9 @@ class Run:
         self._show(f"turn {turn + 1}, {contestant.title}: packets", False)
         with contestant.work(bed, bed.topology.host(STRAIGHT_SERVER)) as working:
             if working.pid is not None:
-                # It inherited the one core of the generator.
+                # It inherited the one core of the generator, and gets the others.
                 for thread in Path(f"/proc/{working.pid}/task").iterdir():
-                    os.sched_setaffinity(int(thread.name), cores)
+                    os.sched_setaffinity(int(thread.name), cores - os.sched_getaffinity(0) or cores)
             figures = packets.measure(bed, self._settings, working, generator, self._alone[-1])
         self._add(contestant.name, turn, figures)
         self._say(turn, contestant, figures)

@@ -166,13 +166,15 @@ class Daemon:
         for entry, interface in zip(self.config.interfaces, self.snapshot.interfaces, strict=True):
             # A MAC of our own choice is not the card's: it would filter our frames out.
             foreign_mac = entry.mac is not None and entry.mac != read_interface(entry.name).mac
-            sock = open_packet_socket(interface.name, promiscuous=foreign_mac)
+            direct = entry.transmit == "direct"
+            sock = open_packet_socket(interface.name, promiscuous=foreign_mac, direct=direct)
             self._sockets.append(self._cleanup.enter_context(contextlib.closing(sock)))
 
     def _start_loop(self) -> None:
         notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._cleanup.callback(os.close, notify_fd)
-        self.data_path.start([sock.fileno() for sock in self._sockets], notify_fd, self.config.poll)
+        direct = [number for number, entry in enumerate(self.config.interfaces) if entry.transmit == "direct"]
+        self.data_path.start([sock.fileno() for sock in self._sockets], notify_fd, self.config.poll, direct)
         self._started_at = time.monotonic()
         self._cleanup.callback(self._stop_loop)
         loop = asyncio.get_running_loop()

@@ -26,6 +26,7 @@ PACKET_MR_PROMISC = 1
 PACKET_MR_ALLMULTI = 2
 PACKET_STATISTICS = 6
 PACKET_VNET_HDR = 15
+PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
 IFF_UP = 1
@@ -55,7 +56,11 @@ class InterfaceFacts(NamedTuple):
 
 
 def open_packet_socket(
-    interface_name: str, *, promiscuous: bool = False, rcvbuf_bytes: int = DEFAULT_RCVBUF_BYTES
+    interface_name: str,
+    *,
+    promiscuous: bool = False,
+    direct: bool = False,
+    rcvbuf_bytes: int = DEFAULT_RCVBUF_BYTES,
 ) -> socket.socket:
     """
     Open a packet socket on an interface: non-blocking, with offload headers and VLAN tags, without our own frames.
@@ -63,6 +68,8 @@ def open_packet_socket(
     Args:
         interface_name: as in `ip link`.
         promiscuous: take frames for other MAC addresses too, for as long as the socket is open.
+        direct: hand frames to the driver past the interface's queue discipline. tcpdump on this host does not see them
+            then; a full driver queue drops at once.
         rcvbuf_bytes: room for frames that wait to be read, as `SO_RCVBUF` counts.
 
     Returns:
@@ -78,6 +85,8 @@ def open_packet_socket(
     sock = new_socket(interface_name)
     try:
         set_options(sock, rcvbuf_bytes)
+        if direct:
+            set_option(sock, SOL_PACKET, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS (Linux 3.14)")
         if promiscuous:
             add_membership(sock, facts.number, PACKET_MR_PROMISC)
         # Last: until now the socket has no protocol and hears nothing, so that no frame arrives without its header.
@@ -142,9 +151,8 @@ def set_options(sock: socket.socket, rcvbuf_bytes: int) -> None:
     """
     Set what every packet socket of ours has. Raise PrivilegeError for what the kernel lacks.
 
-    PACKET_QDISC_BYPASS is left off on purpose: with it our frames would pass by the traffic shaping of the interface
-    (tbf and htb in the testbed, fq on real cards), and a full driver queue would drop at once. A veth has no queue
-    discipline by default: there is nothing to pass by.
+    PACKET_QDISC_BYPASS is left off unless asked for: with it our frames would pass by the traffic shaping of the
+    interface (tbf and htb in the testbed, fq on real cards), and a full driver queue would drop at once.
     """
     set_option(sock, SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR (Linux 2.6.27)")
     set_option(sock, SOL_PACKET, PACKET_AUXDATA, 1, "PACKET_AUXDATA (Linux 2.6.21)")

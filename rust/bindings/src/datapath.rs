@@ -283,15 +283,22 @@ impl DataPath {
         clippy::needless_pass_by_value,
         reason = "PyO3 cannot lend a slice of a list"
     )]
-    #[pyo3(signature = (sockets, notify_fd, poll=None))]
+    #[pyo3(signature = (sockets, notify_fd, poll=None, direct=Vec::new()))]
     fn start(
         &self,
         py: Python<'_>,
         sockets: Vec<RawFd>,
         notify_fd: RawFd,
         poll: Option<&Bound<'_, PyAny>>,
+        direct: Vec<usize>,
     ) -> PyResult<()> {
         let poll = poll.map_or(Ok(Poll::default()), convert::poll)?;
+        if direct.iter().any(|&interface| interface >= sockets.len()) {
+            return Err(PyValueError::new_err(format!(
+                "direct: {direct:?} are not all below {}",
+                sockets.len()
+            )));
+        }
         sockets
             .iter()
             .try_for_each(|&fd| require_socket(fd))
@@ -313,7 +320,14 @@ impl DataPath {
             }
         };
         self.asker.set_live(true);
-        match Worker::start(core, &sockets, notify_fd, poll, Arc::clone(&self.io)) {
+        match Worker::start(
+            core,
+            &sockets,
+            notify_fd,
+            poll,
+            &direct,
+            Arc::clone(&self.io),
+        ) {
             Ok(worker) => {
                 *mode = Mode::Running(Arc::new(worker));
                 Ok(())

@@ -199,7 +199,9 @@ class DataPath:
         with self._lock:
             return self._state.waiting.take_unresolved()
 
-    def start(self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive") -> None:
+    def start(
+        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Sequence[int] = ()
+    ) -> None:
         """
         Start the packet loop on its own thread.
 
@@ -207,14 +209,17 @@ class DataPath:
             sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership.
             notify_fd: an eventfd that gets 1 added when `take_unresolved` has news, and when the loop has failed.
             poll: checked, not used: the loop sleeps at once. Looking on would keep the other threads from the GIL.
+            direct: checked, not used: all frames leave through the packet socket.
 
         Raises:
             LbError: the loop runs already.
             OSError: a descriptor is not open, or one of `sockets` is no socket.
-            ValueError: `poll` is another word.
+            ValueError: `poll` is another word, or `direct` names what is no interface.
         """
         if poll not in POLLS:
             raise ValueError(f"poll: {poll!r} is none of {', '.join(POLLS)}")
+        if not set(direct) <= set(range(len(sockets))):
+            raise ValueError(f"direct: {list(direct)} are not all below {len(sockets)}")
         self._loop.start(sockets, notify_fd)
 
     def stop(self) -> None:

@@ -11,5 +11,5 @@ from lb.bench.contestants.routing import Routing
 
 def make(name: str) -> Contestant:
     """Return the contestant of this name. Raise KeyError when there is none."""
-    everyone = (Routing(), Nft(), HAProxy(), Balancer("python"), Balancer("rust"))
+    everyone = (Routing(), Nft(), HAProxy(), Balancer("python"), Balancer("rust"), Balancer("rust", "direct"))
     return {each.name: each for each in everyone}[name]

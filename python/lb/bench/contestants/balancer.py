@@ -16,6 +16,7 @@ from lb.testbed.topology import ROUTER, VIP, VIP_PORT, Host
 
 _INTERFACE = """[[interface]]
 name = "{name}"
+transmit = "{transmit}"
 """
 _SERVICE = """[[service]]
 name = "{protocol}"
@@ -28,15 +29,21 @@ server = [{{ name = "{name}", address = "{address}", port = {port} }}]
 
 
 class Balancer(Contestant):
-    """`lb run --backend NAME`."""
+    """
+    `lb run --backend BACKEND`. `transmit`: as the key of an interface; with "direct", which finished frames only can
+    show, it is a contestant of that name, and carries packets alone.
+    """
 
-    def __init__(self, backend: str) -> None:
-        self.name = backend
-        self.title = f"lb, backend {backend}"
+    def __init__(self, backend: str, transmit: str = "queue") -> None:
+        self._backend, self._transmit = backend, transmit
+        self.name, self.title = backend, f"lb, backend {backend}"
+        if transmit != "queue":
+            self.name, self.title = transmit, f"{self.title}, transmit = {transmit}"
+            self.protocols = frozenset({"udp"})
 
     def version(self) -> str:
         """Return our version and what runs the backend."""
-        if self.name == "rust" and self.obstacle() is None:
+        if self._backend == "rust" and self.obstacle() is None:
             from lb import _core
 
             return f"lb {lb.__version__}, {_core.BUILD_PROFILE} build"
@@ -45,7 +52,7 @@ class Balancer(Contestant):
     def obstacle(self) -> str | None:
         """Return why the backend cannot be loaded, or None."""
         try:
-            lb.backends.load(self.name)
+            lb.backends.load(self._backend)
         except BackendError as error:
             return str(error)
         return None
@@ -54,18 +61,18 @@ class Balancer(Contestant):
     def work(self, bed: Testbed, server: Host) -> Iterator[Working]:
         """Run it within the block."""
         config = bed.directory / "bench.toml"
-        config.write_text(configuration(bed, server))
-        running = live.start_balancer(bed, config, self.name)
+        config.write_text(configuration(bed, server, self._transmit))
+        running = live.start_balancer(bed, config, self._backend)
         try:
             yield at_vip(running.process.pid)
         finally:
             bed.end(ROUTER, "lb")
 
 
-def configuration(bed: Testbed, server: Host) -> str:
+def configuration(bed: Testbed, server: Host, transmit: str = "queue") -> str:
     """Return a configuration: every arm of the router, the VIP for TCP and UDP, one server."""
     arms = bed.topology.host(ROUTER).ports
-    text = "".join(_INTERFACE.format(name=port.name) for port in arms)
+    text = "".join(_INTERFACE.format(name=port.name, transmit=transmit) for port in arms)
     return text + "".join(
         _SERVICE.format(
             protocol=protocol,

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import ClassVar
 
 from lb.testbed.bed import Testbed
 from lb.testbed.topology import VIP, VIP_PORT, Host
@@ -31,7 +30,7 @@ class Contestant(ABC):
 
     name: str
     title: str
-    protocols: ClassVar[frozenset[str]] = frozenset({"tcp", "udp"})
+    protocols: frozenset[str] = frozenset({"tcp", "udp"})
 
     @abstractmethod
     def version(self) -> str:

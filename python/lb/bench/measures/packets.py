@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -34,11 +35,11 @@ NOBODYS_MAC = "aa:aa:aa:00:00:fe"
 FRAME_BYTES = 60
 FIRST_PORT = 1024
 MAX_PACKETS = 100_000_000
+RAMP_S = 0.25
 WARM_PPS = 2000.0
 WARM_PACKETS = 200
 ARRIVE_DEADLINE_S = 5.0
 QUIET_S, QUIET_DEADLINE_S = 0.05, 3.0
-PACKET_QDISC_BYPASS = 20
 LIVE, SOCKET = "kernel, live frames", "packet socket"
 
 
@@ -111,7 +112,7 @@ class Run:
         with self._bed.inside(GENERATOR):
             self._socket = sockets.new_socket("eth0")
             sockets.set_option(self._socket, SOL_PACKET, sockets.PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
-            sockets.set_option(self._socket, SOL_PACKET, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS")
+            sockets.set_option(self._socket, SOL_PACKET, sockets.PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS")
             # No protocol: it sends and hears nothing.
             self._socket.bind(("eth0", 0))
         return self
@@ -125,32 +126,38 @@ class Run:
         while self._arrived() == before:
             if time.monotonic() > deadline:
                 raise LbError("no packet arrives at the sink")
-            self._generate(1.0, WARM_PACKETS, WARM_PPS)
+            self._generate(1.0, WARM_PPS, WARM_PACKETS)
         self._wait_quiet()
 
     def flood(self) -> float:
-        """Send as fast as possible; return the packets per second that had arrived when the last was sent."""
-        before = self._arrived()
-        if self._live:
-            settings = self._settings
-            _, seconds = _flood(self._bed, self._template, settings.flows, MAX_PACKETS, settings.flood_s)
-        else:
-            _, seconds = self._generate(self._settings.flood_s, MAX_PACKETS, None)
-        rate = (self._arrived() - before) / seconds
+        """Send as fast as possible; return the packets that arrived per second while it went on."""
+        seconds = RAMP_S + self._settings.flood_s + RAMP_S
+        send = self._flood if self._live else self._generate
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            sending = pool.submit(send, seconds)
+            # The kernel prepares a flood, and ends it, with waits that are no sending: what counts is the time between.
+            time.sleep(RAMP_S)
+            before, start_ns = self._arrived(), time.monotonic_ns()
+            time.sleep(self._settings.flood_s)
+            rate = (self._arrived() - before) * 1e9 / (time.monotonic_ns() - start_ns)
+            sending.result()
         self._wait_quiet()
         return rate
 
     def cpu_per_packet(self) -> float:
         """Send at a pace; return CPU seconds per packet that arrived."""
         packets_before, cpu_before = self._arrived(), self._cpu_ns()
-        self._generate(self._settings.paced_s, MAX_PACKETS, self._settings.paced_pps)
+        self._generate(self._settings.paced_s, self._settings.paced_pps)
         self._wait_quiet()
         arrived = self._arrived() - packets_before
         if arrived == 0:
             raise LbError("no packet arrives at the sink")
         return (self._cpu_ns() - cpu_before) / 1e9 / arrived
 
-    def _generate(self, seconds: float, packets: int, rate_pps: float | None) -> tuple[int, float]:
+    def _flood(self, seconds: float) -> tuple[int, float]:
+        return _flood(self._bed, self._template, self._settings.flows, MAX_PACKETS, seconds)
+
+    def _generate(self, seconds: float, rate_pps: float | None = None, packets: int = MAX_PACKETS) -> tuple[int, float]:
         from lb import _core
 
         return _core.generate(self._socket.fileno(), self._template, self._settings.flows, packets, seconds, rate_pps)

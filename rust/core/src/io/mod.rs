@@ -5,10 +5,12 @@
 //! `unsafe`: the system calls in `sys`, the ring, the flow table's memory in [`memory`], [`prefetch`](fn@prefetch::prefetch) and [`lanes`]. Left out: opening
 //! and tuning sockets (Python), a ring for sending (frames that a receiver has not read yet would be overwritten), fan-out to several threads.
 
+mod direct;
 pub mod flood;
 pub mod generator;
 pub mod header;
 pub mod lanes;
+mod mapping;
 pub mod memory;
 pub mod packet_socket;
 pub mod patience;

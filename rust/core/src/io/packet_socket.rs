@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::direct::{self, Sender};
 use super::header::{self, OFFLOAD_HEADER_LEN, VLAN_TAG_LEN};
 use super::ring::{Ring, Slot};
 use super::sys::{self, MAX_MESSAGES, RxBuffer};
@@ -70,6 +71,8 @@ fn add_one(counter: &AtomicU64) {
 pub struct Port {
     fd: RawFd,
     ring: Option<Ring>,
+    /// For frames with nothing left to do, where they may pass by queue disciplines.
+    direct: Option<Sender>,
 }
 
 impl Port {
@@ -79,13 +82,17 @@ impl Port {
         Self {
             fd,
             ring: Ring::new(fd).ok(),
+            direct: None,
         }
     }
 
-    /// The socket's descriptor.
-    #[must_use]
-    pub fn fd(&self) -> RawFd {
-        self.fd
+    /// Hand frames straight to the driver from now on, those that are finished.
+    ///
+    /// # Errors
+    /// As [`Sender::new`].
+    pub fn send_directly(&mut self) -> io::Result<()> {
+        self.direct = Some(Sender::new(self.fd)?);
+        Ok(())
     }
 
     /// Whether a frame waits. Without a ring only a receive can tell.
@@ -366,6 +373,13 @@ struct Pending {
     place: Place,
 }
 
+impl Pending {
+    /// Whether nothing is left to do for the card.
+    fn is_finished(&self) -> bool {
+        self.header == [0; OFFLOAD_HEADER_LEN]
+    }
+}
+
 /// What is to be sent, per interface, in the order in which the data path gave it.
 pub struct Outbox {
     /// Frames of their own: the data path appends here.
@@ -438,10 +452,19 @@ impl Outbox {
                 batch.write_header(&mut ports[source], index, pending.header);
             }
         }
-        for (queue, port) in self.queues.iter().zip(&*ports) {
+        for (interface, queue) in self.queues.iter().enumerate() {
+            // Apart for the while: the port that sends may be the one that the frames are in.
+            let Some(port) = ports.get_mut(interface) else {
+                continue;
+            };
+            let (fd, mut direct) = (port.fd, port.direct.take());
             let source = &ports[source];
             let pieces = |pending| pieces(pending, batch, source, &self.extra);
-            send_all(port.fd, queue, pieces, counters);
+            match &mut direct {
+                Some(sender) => send_directly(sender, fd, queue, pieces, counters),
+                None => send_all(fd, queue, pieces, counters),
+            }
+            ports[interface].direct = direct;
         }
         self.queues.iter_mut().for_each(Vec::clear);
         self.extra.clear();
@@ -459,6 +482,32 @@ fn pieces<'a>(
     match pending.place {
         Place::Batch { index, len } => (batch.message(source, index, len), &[]),
         Place::Extra(index) => (&pending.header, &extra[index].frame),
+    }
+}
+
+/// Send a queue in order: frames with nothing left to do straight to the driver, as far as there is room, the others through the packet socket.
+fn send_directly<'a>(
+    sender: &mut Sender,
+    fd: RawFd,
+    queue: &'a [Pending],
+    pieces: impl Fn(&'a Pending) -> (&'a [u8], &'a [u8]),
+    counters: &IoCounters,
+) {
+    let mut left = queue;
+    while !left.is_empty() {
+        let direct = left.iter().take_while(|pending| pending.is_finished());
+        let frames = direct.map(|pending| match pieces(pending) {
+            (message, []) => &message[OFFLOAD_HEADER_LEN..],
+            (_, frame) => frame,
+        });
+        let sent = sender.send(frames.take_while(|frame| frame.len() <= direct::CHUNK_LEN));
+        left = &left[sent..];
+        // At least one: what was not sent now has no room there, whatever it is.
+        let others = left.iter().skip(1);
+        let count = others.take_while(|pending| !pending.is_finished()).count() + 1;
+        let (through_socket, rest) = left.split_at(count.min(left.len()));
+        send_all(fd, through_socket, &pieces, counters);
+        left = rest;
     }
 }
 

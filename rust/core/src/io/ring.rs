@@ -8,10 +8,11 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::header::{TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VLAN_TAG_LEN, tag_bytes};
+use super::mapping::Mapping;
 use super::sys;
 
 /// Bytes per slot: a frame of 1500 bytes and the kernel's header, at a power of two.
@@ -77,7 +78,8 @@ pub struct Slot {
 /// A mapped receive ring.
 pub struct Ring {
     fd: RawFd,
-    base: NonNull<u8>,
+    /// Taken away only by `drop`.
+    memory: Option<Mapping>,
     /// The first slot that was not given back.
     head: usize,
     /// Slots from `head` on that were taken.
@@ -87,9 +89,6 @@ pub struct Ring {
     /// Whether nothing came between the last two.
     was_idle: bool,
 }
-
-// SAFETY: the mapping is owned by this value alone and belongs to no thread.
-unsafe impl Send for Ring {}
 
 impl Ring {
     /// Give a packet socket a ring and map it. The socket must have its offload header switched on already, and forgets what is queued.
@@ -106,10 +105,10 @@ impl Ring {
             slots: SLOTS as u32,
         };
         sys::set_option(fd, SOL_PACKET, PACKET_RX_RING, &request)?;
-        match map(fd) {
-            Ok(base) => Ok(Self {
+        match Mapping::shared(fd, 0, RING_LEN) {
+            Ok(memory) => Ok(Self {
                 fd,
-                base,
+                memory: Some(memory),
                 head: 0,
                 taken: 0,
                 has_moved: false,
@@ -143,8 +142,8 @@ impl Ring {
     }
 
     fn at(&self, number: usize) -> NonNull<u8> {
-        // SAFETY: the offset is below RING_LEN, the length of the mapping.
-        unsafe { self.base.byte_add(number % SLOTS * SLOT_LEN) }
+        let memory = self.memory.as_ref().expect("only drop takes it away");
+        memory.at(number % SLOTS * SLOT_LEN)
     }
 
     fn status(&self, number: usize) -> &AtomicU32 {
@@ -237,19 +236,9 @@ impl Ring {
 impl Drop for Ring {
     /// The socket is as it was: frames come by its queue.
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, whole, and no reference into it outlives `self`.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), RING_LEN) };
+        // The kernel keeps a ring that is mapped.
+        self.memory = None;
         // It fails when the descriptor is closed: then the ring is gone too.
         let _ = sys::set_option(self.fd, SOL_PACKET, PACKET_RX_RING, &Request::default());
     }
-}
-
-fn map(fd: RawFd) -> io::Result<NonNull<u8>> {
-    let rights = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping at a place of the kernel's choice touches nothing that exists.
-    let base = unsafe { libc::mmap(ptr::null_mut(), RING_LEN, rights, libc::MAP_SHARED, fd, 0) };
-    if base == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(base.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }

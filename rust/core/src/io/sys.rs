@@ -192,6 +192,86 @@ pub fn get_option<T: Pod>(fd: RawFd, level: c_int, option: c_int) -> io::Result<
     check(answer).map(|_| value)
 }
 
+/// The interface that a packet socket is bound to, by its number.
+///
+/// # Errors
+/// As getsockname(2); `InvalidInput` when it is bound to none.
+pub fn bound_interface(fd: RawFd) -> io::Result<u32> {
+    // SAFETY: sockaddr_ll is a plain C struct of integers; all zero bytes are valid.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of the struct, which lives in this frame.
+    let answer = unsafe { libc::getsockname(fd, (&raw mut address).cast(), &raw mut len) };
+    check(answer)?;
+    let is_packet_socket = c_int::from(address.sll_family) == libc::AF_PACKET;
+    match u32::try_from(address.sll_ifindex) {
+        Ok(number) if number > 0 && is_packet_socket => Ok(number),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// Make an `AF_XDP` socket.
+///
+/// # Errors
+/// As socket(2): `EAFNOSUPPORT` without `CONFIG_XDP_SOCKETS`, `EPERM` without `CAP_NET_RAW`.
+pub fn xdp_socket() -> io::Result<File> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    check(fd)?;
+    // SAFETY: the kernel just gave this descriptor to us; nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Where the four rings of an `AF_XDP` socket begin in their mappings: receive, send, fill, done.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn xdp_offsets(fd: RawFd) -> io::Result<[libc::xdp_ring_offset; 4]> {
+    const WORDS: usize = size_of::<libc::xdp_mmap_offsets>() / size_of::<u64>();
+    let words: [u64; WORDS] = get_option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
+    Ok(std::array::from_fn(|ring| {
+        let [producer, consumer, desc, flags] = std::array::from_fn(|word| words[ring * 4 + word]);
+        libc::xdp_ring_offset {
+            producer,
+            consumer,
+            desc,
+            flags,
+        }
+    }))
+}
+
+/// Bind an `AF_XDP` socket to the first queue of an interface, in copy mode.
+///
+/// # Errors
+/// As bind(2): `EBUSY` when somebody else has the queue.
+pub fn bind_xdp(fd: RawFd, interface: u32) -> io::Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: libc::XDP_COPY,
+        sxdp_ifindex: interface,
+        sxdp_queue_id: 0,
+        sxdp_shared_umem_fd: 0,
+    };
+    let len = size_of::<libc::sockaddr_xdp>() as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes, the size of the struct, which lives in this frame.
+    let answer = unsafe { libc::bind(fd, (&raw const address).cast(), len) };
+    check(answer).map(|_| ())
+}
+
+/// Tell an `AF_XDP` socket that there is something to send.
+///
+/// # Errors
+/// As sendto(2); what was sent shows in the ring.
+pub fn kick(fd: RawFd) -> io::Result<()> {
+    // SAFETY: there is no buffer: null pointers of length 0.
+    let answer = unsafe { libc::sendto(fd, ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0) };
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// Make an eventfd: a counter that poll can wait for.
 ///
 /// # Errors

@@ -99,7 +99,8 @@ pub struct Worker {
 
 impl Worker {
     /// Start the loop. `sockets`: one packet socket per interface id, open until the loop has stopped. `notify_fd`: an eventfd that gets 1 when
-    /// hops became unresolved and when the loop fails. `poll`: what to do while nothing comes.
+    /// hops became unresolved and when the loop fails. `poll`: what to do while nothing comes. `direct`: interface ids whose finished
+    /// frames are handed straight to the driver.
     ///
     /// # Errors
     /// The eventfd or the thread could not be made; the data path comes back with the error.
@@ -111,6 +112,7 @@ impl Worker {
         sockets: &[RawFd],
         notify_fd: RawFd,
         poll: Poll,
+        direct: &[usize],
         counters: Arc<IoCounters>,
     ) -> Result<Self, (Box<DataPath>, io::Error)> {
         let wake = match sys::eventfd() {
@@ -124,7 +126,11 @@ impl Worker {
             asked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
-        let packet_loop = PacketLoop::new(sockets, notify_fd, poll, Arc::clone(&shared), counters);
+        let mut packet_loop =
+            PacketLoop::new(sockets, notify_fd, poll, Arc::clone(&shared), counters);
+        if let Err(error) = packet_loop.send_directly(direct) {
+            return Err((datapath, error));
+        }
         // The data path travels behind the thread's start: if that fails it is still here.
         let (sender, receiver) = mpsc::channel();
         let body = move || {
@@ -254,6 +260,18 @@ impl PacketLoop {
             patience: Patience::new(poll),
             told_unresolved: false,
         }
+    }
+
+    fn send_directly(&mut self, interfaces: &[usize]) -> io::Result<()> {
+        interfaces.iter().try_for_each(|&interface| {
+            let port = self.ports.get_mut(interface);
+            let port = port.ok_or(io::ErrorKind::InvalidInput)?;
+            port.send_directly().map_err(|error| {
+                let reason =
+                    format!("frames cannot be sent directly from interface {interface}: {error}");
+                io::Error::new(error.kind(), reason)
+            })
+        })
     }
 
     /// Run until stopped or failed; say how it ended, and give the data path back.
@@ -549,6 +567,7 @@ mod tests {
             &sockets,
             news.as_raw_fd(),
             Poll::default(),
+            &[],
             Arc::clone(&counters),
         )
         .map_err(|(_, e)| e);
@@ -685,6 +704,7 @@ mod tests {
             &[file.as_raw_fd()],
             news.as_raw_fd(),
             Poll::default(),
+            &[],
             Arc::default(),
         )
         .map_err(|(_, e)| e);

@@ -1,0 +1,202 @@
+//! Frames handed straight to an interface's driver: the sending half of an `AF_XDP` socket (the kernel's `af_xdp.rst`), in copy mode.
+//!
+//! For frames with nothing left to do for the card, where the interface is set to `transmit = "direct"`. One system call sends a batch, and each frame
+//! passes by what the packet socket goes through: queue disciplines, packet sockets that watch (tcpdump), a look at its headers. Needs no program on the
+//! interface and changes nothing there. The kernel copies a frame before the call returns. Left out: receiving, zero copy, segmentation.
+#![allow(unsafe_code, reason = "memory shared with the kernel")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::mapping::Mapping;
+use super::sys;
+
+/// Room for one frame: one of 1500 bytes, at a power of two.
+pub const CHUNK_LEN: usize = 2048;
+/// Frames on their way at most. On a veth each is done before the call returns.
+const CHUNKS: u32 = 512;
+/// How often a call may take nothing, or a part, before the rest is left to the next one. The kernel takes 32 at once.
+const TRIES: usize = 64;
+
+/// `XDP_UMEM_PGOFF_COMPLETION_RING`, as an offset of mmap(2).
+const DONE_PAGE: i64 = 0x1_8000_0000;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Descriptor {
+    address: u64,
+    len: u32,
+    options: u32,
+}
+
+/// Where the kernel put the parts of a ring in its mapping.
+#[derive(Clone, Copy)]
+struct Offsets {
+    producer: usize,
+    consumer: usize,
+    entries: usize,
+}
+
+/// A ring of [`CHUNKS`] entries.
+struct Ring {
+    memory: Mapping,
+    offsets: Offsets,
+}
+
+impl Ring {
+    fn map(
+        fd: RawFd,
+        page: i64,
+        entry_len: usize,
+        found: &libc::xdp_ring_offset,
+    ) -> io::Result<Self> {
+        let offsets = Offsets {
+            producer: found.producer as usize,
+            consumer: found.consumer as usize,
+            entries: found.desc as usize,
+        };
+        let memory = Mapping::shared(fd, page, offsets.entries + CHUNKS as usize * entry_len)?;
+        Ok(Self { memory, offsets })
+    }
+
+    fn counter(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: the kernel put a 32-bit counter there, aligned, mapped while `self` lives; both sides access it atomically only.
+        unsafe { AtomicU32::from_ptr(self.memory.at(offset).as_ptr().cast()) }
+    }
+
+    fn producer(&self) -> &AtomicU32 {
+        self.counter(self.offsets.producer)
+    }
+
+    fn consumer(&self) -> &AtomicU32 {
+        self.counter(self.offsets.consumer)
+    }
+
+    fn entry<T>(&self, number: u32) -> *mut T {
+        let index = (number % CHUNKS) as usize;
+        let place = self
+            .memory
+            .at(self.offsets.entries + index * size_of::<T>());
+        place.as_ptr().cast()
+    }
+}
+
+/// Sends frames out of one interface.
+pub struct Sender {
+    // Dropped first: then the kernel uses no memory of ours any more.
+    socket: File,
+    to_send: Ring,
+    done: Ring,
+    chunks: Mapping,
+    /// Chunks that hold no frame on its way.
+    free: Vec<u64>,
+}
+
+impl Sender {
+    /// Make one for the interface that a packet socket is bound to.
+    ///
+    /// # Errors
+    /// The socket is in another network namespace than the calling thread, or bound to no interface; the kernel has no `AF_XDP`, or refuses it for this interface
+    /// (another program has it); the memory may not be pinned.
+    pub fn new(packet_socket: RawFd) -> io::Result<Self> {
+        let interface = sys::bound_interface(packet_socket)?;
+        let socket = sys::xdp_socket()?;
+        let fd = socket.as_raw_fd();
+        let home = |fd| sys::get_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
+        if home(fd)? != home(packet_socket)? {
+            let reason = "the packet socket is in another network namespace";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        let chunks = Mapping::private(CHUNKS as usize * CHUNK_LEN)?;
+        let area = libc::xdp_umem_reg {
+            addr: chunks.at(0).as_ptr() as u64,
+            len: (CHUNKS as usize * CHUNK_LEN) as u64,
+            chunk_size: CHUNK_LEN as u32,
+            headroom: 0,
+            flags: 0,
+            tx_metadata_len: 0,
+        };
+        sys::set_option(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &area)?;
+        for ring in [
+            libc::XDP_UMEM_FILL_RING,
+            libc::XDP_UMEM_COMPLETION_RING,
+            libc::XDP_TX_RING,
+        ] {
+            sys::set_option(fd, libc::SOL_XDP, ring, &CHUNKS)?;
+        }
+        let [_, to_send, _, done] = sys::xdp_offsets(fd)?;
+        let sender = Self {
+            to_send: Ring::map(
+                fd,
+                libc::XDP_PGOFF_TX_RING,
+                size_of::<Descriptor>(),
+                &to_send,
+            )?,
+            done: Ring::map(fd, DONE_PAGE, size_of::<u64>(), &done)?,
+            socket,
+            chunks,
+            free: (0..u64::from(CHUNKS))
+                .map(|number| number * CHUNK_LEN as u64)
+                .collect(),
+        };
+        sys::bind_xdp(fd, interface)?;
+        Ok(sender)
+    }
+
+    /// Send frames of [`CHUNK_LEN`] bytes at most, as many as there is room for. Returns how many.
+    pub fn send<'a>(&mut self, frames: impl Iterator<Item = &'a [u8]>) -> usize {
+        let first = self.to_send.producer().load(Ordering::Relaxed);
+        let mut count = 0;
+        for frame in frames {
+            assert!(frame.len() <= CHUNK_LEN, "{} bytes", frame.len());
+            let Some(address) = self.free.pop() else {
+                break;
+            };
+            let place = self.chunks.at(address as usize).as_ptr();
+            // SAFETY: a chunk that is free is ours, CHUNK_LEN bytes long, and apart from any frame.
+            unsafe { std::ptr::copy_nonoverlapping(frame.as_ptr(), place, frame.len()) };
+            let descriptor = Descriptor {
+                address,
+                len: frame.len() as u32,
+                options: 0,
+            };
+            let entry = self.to_send.entry(first.wrapping_add(count));
+            // SAFETY: no more entries are in use than chunks: this one is free, and ours until the producer moves on.
+            unsafe { std::ptr::write(entry, descriptor) };
+            count += 1;
+        }
+        // Release: entries and frames come before the number that tells of them.
+        let last = first.wrapping_add(count);
+        self.to_send.producer().store(last, Ordering::Release);
+        self.kick(last);
+        self.take_back();
+        count as usize
+    }
+
+    /// Let the kernel send up to entry `last`. What it does not take now (the interface is down, the driver's queue full) leaves with the next ones.
+    fn kick(&self, last: u32) {
+        for _ in 0..TRIES {
+            if self.to_send.consumer().load(Ordering::Acquire) == last {
+                break;
+            }
+            // An error is about a frame or the moment; whether frames left shows in the ring.
+            let _ = sys::kick(self.socket.as_raw_fd());
+        }
+    }
+
+    /// Take back the chunks of frames that are done.
+    fn take_back(&mut self) {
+        let first = self.done.consumer().load(Ordering::Relaxed);
+        let last = self.done.producer().load(Ordering::Acquire);
+        let mut next = first;
+        while next != last {
+            // SAFETY: the kernel wrote this entry before it moved its producer on (acquired above).
+            self.free
+                .push(unsafe { std::ptr::read(self.done.entry(next)) });
+            next = next.wrapping_add(1);
+        }
+        self.done.consumer().store(last, Ordering::Release);
+    }
+}

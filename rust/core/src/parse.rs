@@ -265,16 +265,8 @@ fn ip_v6(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
 ///
 /// # Errors
 /// `IpOptions`, `SourceRoute`; `ExtHeader`, `ExtHeaderLimit`, `RoutingHeader`, `IpTruncated`.
-#[inline(always)]
-pub fn inner_headers(frame: &[u8], ip: &mut Ip) -> Result<(), Reason> {
-    if ip.v4 && ip.l4 == ip.l3 + ipv4::LEN {
-        return Ok(());
-    }
-    options_or_extensions(frame, ip)
-}
-
 #[inline(never)]
-fn options_or_extensions(frame: &[u8], ip: &mut Ip) -> Result<(), Reason> {
+pub fn inner_headers(frame: &[u8], ip: &mut Ip) -> Result<(), Reason> {
     if ip.v4 {
         return ipv4::check_options(frame.get(ip.l3 + ipv4::LEN..ip.l4).unwrap_or_default());
     }

@@ -18,6 +18,9 @@ pub struct Place {
     next: u32,
     /// What it is to us.
     pub role: Role,
+    /// Packets may come from there, as far as its role goes; may be routed there.
+    sends: bool,
+    receives: bool,
     /// The interface that packets from there must come in by; `None`: any.
     pub home: Option<u32>,
     /// One of its sockets, mostly the only one, at hand.
@@ -30,15 +33,14 @@ impl Place {
     #[inline(always)]
     #[must_use]
     pub fn may_send(&self, interface: u32) -> bool {
-        !(self.role.vip || self.role.own || self.role.broadcast)
-            && self.home.is_none_or(|home| home == interface)
+        self.sends && self.home.is_none_or(|home| home == interface)
     }
 
     /// Whether a packet for there may be routed.
     #[inline(always)]
     #[must_use]
     pub fn may_receive(&self) -> bool {
-        !self.role.broadcast && (self.role.vip || !self.role.own)
+        self.receives
     }
 }
 
@@ -87,9 +89,23 @@ impl Places {
     #[inline(always)]
     #[must_use]
     pub fn at(&self, v4: bool, address: u128) -> Option<&Place> {
-        if !v4 && is_v4(address) {
+        if v4 {
+            self.find(address)
+        } else {
+            self.at_v6(address)
+        }
+    }
+
+    #[inline(never)]
+    fn at_v6(&self, address: u128) -> Option<&Place> {
+        if is_v4(address) {
             return None;
         }
+        self.find(address)
+    }
+
+    #[inline(always)]
+    fn find(&self, address: u128) -> Option<&Place> {
         let mut number = *self.index.get(self.slot(address))?;
         loop {
             // 0, "none", wraps around to a place that there is not.
@@ -128,6 +144,8 @@ impl Places {
             address,
             next: self.index[slot],
             role,
+            sends: !(role.vip || role.own || role.broadcast),
+            receives: !role.broadcast && (role.vip || !role.own),
             home: None,
             first: (NO_SOCKET, Listener::default()),
             has_more: false,

@@ -24,6 +24,9 @@ pub const MOST_FLOWS: u64 = 1 << 28;
 /// An interface number that means "no last hop known".
 const NO_INTERFACE: u64 = 0xffff;
 const MAC_BITS: u32 = 48;
+
+/// Where a flow's last forward packet came from: its source MAC, and the interface it came in by, which is no interface's number when there was none.
+pub type LastHop = (MacNumber, u32);
 /// An entry moves within its list at most this often.
 const RELINK_NS: u64 = 1_000_000_000;
 
@@ -179,10 +182,10 @@ impl Entry {
         self.last_hop = mac.bits() | interface << MAC_BITS;
     }
 
-    /// The source MAC of the last forward packet, and the interface it came in by. That is no interface's number when no such packet came.
+    /// Where the last forward packet came from.
     #[inline(always)]
     #[must_use]
-    pub fn last_hop(&self) -> (MacNumber, u32) {
+    pub fn last_hop(&self) -> LastHop {
         let interface = (self.last_hop >> MAC_BITS) as u32;
         (MacNumber::from_bits(self.last_hop), interface)
     }

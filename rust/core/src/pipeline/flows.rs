@@ -4,7 +4,7 @@ use super::{Departure, Stage, Walk};
 use crate::counters::Event;
 use crate::datapath::State;
 use crate::flow::measure::{self, Before};
-use crate::flow::table::Entry;
+use crate::flow::table::{Entry, LastHop};
 use crate::flow::tcp::{self, Class, Seen, Segment, State as FlowState};
 use crate::flow::{Key, Side};
 use crate::packet::{Meta, Packet, Target};
@@ -32,12 +32,13 @@ impl Newcomer {
     }
 }
 
-/// A flow that lives: its entry's number, its server's id, and what is known of the server.
+/// A flow that lives: its entry's number, its server's id, what is known of the server, and where the client's packets came from.
 #[derive(Clone, Copy)]
 struct Live<'a> {
     number: u32,
     server: u32,
     facts: &'a ServerFacts,
+    last_hop: LastHop,
 }
 
 impl<'a> Walk<'a> {
@@ -113,6 +114,7 @@ impl<'a> Walk<'a> {
             number,
             server,
             facts,
+            last_hop: entry.last_hop(),
         })
     }
 
@@ -132,6 +134,7 @@ impl<'a> Walk<'a> {
             number,
             server,
             facts,
+            last_hop,
         } = *live;
         self.found.service = Some(facts.service);
         self.found.direction = Some(direction);
@@ -152,7 +155,7 @@ impl<'a> Walk<'a> {
         if !stays {
             table.touch(number, state, self.now, self.world.timeout(state));
         }
-        self.translate(packet, direction, (server, facts), Some(number))
+        self.translate(packet, direction, (server, facts), Some(last_hop))
     }
 
     /// Move a TCP flow on by one segment.
@@ -294,9 +297,8 @@ impl<'a> Walk<'a> {
         if newcomer.direction == Direction::Reply {
             self.clear_key(&newcomer.key(Side::Service(newcomer.service)), stores)?;
         }
-        let mut flow = None;
         if stores && self.make_room() {
-            flow = Some(self.insert(packet, transport, newcomer, (server, facts.endpoint)));
+            self.insert(packet, transport, newcomer, (server, facts.endpoint));
         } else if world
             .service(newcomer.service)
             .is_some_and(|service| is_hash(service.plan.selector))
@@ -305,7 +307,8 @@ impl<'a> Walk<'a> {
         } else {
             return Err(Reason::TableFull.into());
         }
-        self.translate(packet, newcomer.direction, (server, facts), flow)
+        // Whoever is answered here was not heard of before: the way to a client is looked up.
+        self.translate(packet, newcomer.direction, (server, facts), None)
     }
 
     /// Make sure that no flow has this key, by removing a dead one where that is allowed.
@@ -365,7 +368,7 @@ impl<'a> Walk<'a> {
         transport: &Transport,
         newcomer: &Newcomer,
         ids: (u32, u32),
-    ) -> u32 {
+    ) {
         let Newcomer {
             direction,
             client,
@@ -404,17 +407,16 @@ impl<'a> Walk<'a> {
         }
         self.state.ends.begin(number, self.now);
         self.state.counters.flow_created(service, server);
-        number
     }
 
-    /// Count, then rewrite and send. `flow` is the entry's number, if there is one.
+    /// Count, then rewrite and send. `last_hop`: where the client's packets came from, if that is known.
     #[inline(always)]
     fn translate(
         &mut self,
         packet: &mut Packet,
         direction: Direction,
         (server, facts): (u32, &ServerFacts),
-        flow: Option<u32>,
+        last_hop: Option<LastHop>,
     ) -> Stage<Departure> {
         let len = packet.meta.ip.total_len();
         let counters = &mut self.state.counters;
@@ -423,7 +425,7 @@ impl<'a> Walk<'a> {
         if packet.meta.ip.fragment.is_some() {
             self.found.reply_key = Some(reply_key(packet.meta, direction, facts.endpoint));
         }
-        self.send_translated(packet, direction, facts, flow)
+        self.send_translated(packet, direction, facts, last_hop)
     }
 
     /// Rule 8, *Place*, 1: nobody is there.

@@ -197,8 +197,9 @@ impl Walk<'_> {
         self.state.counters.service_packet(service, direction, len);
         self.state.counters.server_packet(server, direction, len);
         let flow = self.peek(&reply_key);
+        let last_hop = flow.map(|number| self.state.table.entry(number).last_hop());
         let facts = self.world.server(server).ok_or(Reason::NoServer)?;
-        self.send_translated(packet, direction, facts, flow)
+        self.send_translated(packet, direction, facts, last_hop)
     }
 
     fn refuse_held(&mut self, key: &DatagramKey, reason: Reason) {

@@ -145,11 +145,13 @@ impl Walk<'_> {
         if let Target::Service(service) = packet.meta.target {
             return self.forward(packet, service);
         }
-        match packet.meta.target {
-            Target::Endpoint(endpoint) => self.reply(packet, endpoint),
-            Target::Icmp { to_vip } => self.icmp(packet, to_vip),
-            Target::Service(_) | Target::Transit => self.transit(packet),
+        if let Target::Endpoint(endpoint) = packet.meta.target {
+            return self.reply(packet, endpoint);
         }
+        if let Target::Icmp { to_vip } = packet.meta.target {
+            return self.icmp(packet, to_vip);
+        }
+        self.transit(packet)
     }
 
     /// Packets of no service: rule 9.

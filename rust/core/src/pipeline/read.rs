@@ -40,17 +40,20 @@ pub(crate) fn frame(
     meta.interface = ingress.interface;
     meta.offload = offload.onward();
     accept_frame(ingress, frame, meta)?;
-    if !parse::plain_ipv4(frame, &mut meta.link, &mut meta.ip) {
+    let is_plain = parse::plain_ipv4(frame, &mut meta.link, &mut meta.ip);
+    if !is_plain {
         if let Some(content) = in_layers(world, frame, meta)? {
             return Ok(content);
         }
     }
     let ends = Ends::of(world, &meta.ip);
     check_addresses(world, meta, ends)?;
-    parse::inner_headers(frame, &mut meta.ip)?;
-    meta.payload = meta.ip.l4;
-    if meta.ip.fragment.is_some() {
-        return Ok(Content::Fragment);
+    if !is_plain {
+        parse::inner_headers(frame, &mut meta.ip)?;
+        meta.payload = meta.ip.l4;
+        if meta.ip.fragment.is_some() {
+            return Ok(Content::Fragment);
+        }
     }
     l4(world, frame, meta, ends)?;
     Ok(Content::Packet)
@@ -82,6 +85,7 @@ pub(super) fn l4(world: &World, frame: &[u8], meta: &mut Meta, ends: Ends) -> St
 /// The target of what is neither TCP nor UDP: rule 7, A, C and D.
 #[cold]
 fn without_ports(meta: &mut Meta, to_vip: bool) -> Stage<()> {
+    meta.payload = meta.ip.l4;
     let is_icmp = meta.ip.protocol == icmp::protocol_of(meta.ip.v4);
     if is_icmp && meta.ip.end.saturating_sub(meta.ip.l4) < icmp::LEN {
         return Err(Reason::L4Truncated.into());

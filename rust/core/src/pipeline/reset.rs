@@ -66,7 +66,7 @@ impl Walk<'_> {
         };
         let client = (entry.client(), entry.client_port);
         let vip = (address_number(service.address), service.port);
-        if let Ok(hop) = self.way_back(client.0, Some(number)) {
+        if let Ok(hop) = self.way_back(client.0, Some(entry.last_hop())) {
             let numbers = expected(&reply, &forward, Some(0));
             self.reset(&hop, vip, client, numbers, forward.next.or(reply.ack));
         }

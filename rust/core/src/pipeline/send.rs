@@ -5,6 +5,7 @@
 use super::icmp::rewrite_error;
 use super::{Departure, Stage, Walk};
 use crate::datapath::{Offload, Output};
+use crate::flow::table::LastHop;
 use crate::fragment;
 use crate::next_hop::Hop;
 use crate::packet::{Meta, Packet, gso};
@@ -53,20 +54,20 @@ impl Walk<'_> {
         self.transmit(packet, &hop, fit)
     }
 
-    /// Send a packet of a flow to its other end: rule 11.2. `flow` is its entry's number, if there is one.
+    /// Send a packet of a flow to its other end: rule 11.2. `last_hop`: where the client's packets came from, if that is known.
     #[inline(always)]
     pub(super) fn send_translated(
         &mut self,
         packet: &mut Packet,
         direction: Direction,
         facts: &ServerFacts,
-        flow: Option<u32>,
+        last_hop: Option<LastHop>,
     ) -> Stage<Departure> {
         if direction == Direction::Forward {
             let hop = facts.hop.as_ref().ok_or(Reason::NoRoute)?;
             return self.send_by(packet, hop, &facts.forward);
         }
-        let hop = self.way_back(packet.meta.ip.destination, flow)?;
+        let hop = self.way_back(packet.meta.ip.destination, last_hop)?;
         self.send_by(packet, &hop, &facts.reply)
     }
 
@@ -99,9 +100,8 @@ impl Walk<'_> {
 
     /// To the client as its packets came, else by route.
     #[inline(always)]
-    pub(super) fn way_back(&self, client: u128, flow: Option<u32>) -> Stage<Hop> {
-        if let Some(number) = flow {
-            let (mac, interface) = self.state.table.entry(number).last_hop();
+    pub(super) fn way_back(&self, client: u128, last_hop: Option<LastHop>) -> Stage<Hop> {
+        if let Some((mac, interface)) = last_hop {
             if let Some(port) = self.world.port(interface) {
                 return Ok(Hop {
                     interface,
@@ -127,12 +127,12 @@ impl Walk<'_> {
     ) -> Stage<Departure> {
         let world = self.world;
         let facts = world.server(server).ok_or(Reason::NoServer)?;
-        let (hop, translation) = match direction {
-            Direction::Forward => (facts.hop.ok_or(Reason::NoRoute)?, &facts.forward),
-            Direction::Reply => (
-                self.way_back(packet.meta.ip.destination, Some(flow))?,
-                &facts.reply,
-            ),
+        let (hop, translation) = if direction == Direction::Forward {
+            (facts.hop.ok_or(Reason::NoRoute)?, &facts.forward)
+        } else {
+            let last_hop = self.state.table.entry(flow).last_hop();
+            let client = packet.meta.ip.destination;
+            (self.way_back(client, Some(last_hop))?, &facts.reply)
         };
         let fit = self.fit(packet, &hop)?;
         let outer_too = direction == Direction::Forward || facts.address == packet.meta.ip.source;

@@ -23,6 +23,7 @@ NS_PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "
 MAX_DURATION_NS = 366 * 24 * 3600 * 10**9
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 DURATION_HINT = 'a number and a unit (ms, s, m or h): "500ms", "30s", "2h"'
+ADDRESS_HINT = 'an IPv4 or IPv6 address: "198.18.1.100"'
 MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
 MAC_HINT = 'six pairs of hex digits: "aa:aa:aa:00:00:31"'
 # Names appear in `SERVICE/SERVER`, in metrics and in tables: no blanks, no slash.
@@ -104,14 +105,18 @@ def martian(address: Address) -> str | None:
 
 def parse_address(value: object) -> Address:
     """Return a unicast address that a host can have."""
-    hint = 'an IPv4 or IPv6 address: "198.18.1.100"'
-    text = require_string(value, hint)
+    return _parse_address_text(require_string(value, ADDRESS_HINT))
+
+
+@functools.lru_cache(maxsize=2**15)
+def _parse_address_text(text: str) -> Address:
+    """Return an address. Remembered: a file's checks ask several times, and a reload asks for the same again."""
     try:
         address = ip_address(text)
     except ValueError:
-        raise invalid(f"{show(value)} is not an IP address", hint) from None
+        raise invalid(f"{show(text)} is not an IP address", ADDRESS_HINT) from None
     if "%" in text:
-        raise invalid(f"{show(value)} has a zone", "an address without %interface")
+        raise invalid(f"{show(text)} has a zone", "an address without %interface")
     if (reason := martian(address)) is not None:
         raise invalid(f"{text} is {reason}", "a unicast address of a host")
     return address

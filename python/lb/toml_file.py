@@ -122,7 +122,8 @@ class TomlFile(Generic[Model]):
         document = tomllib.loads(source)
         config, problems = self.validate(document, base)
         problems.extend(self.check(document, base))
-        locator = locate(source)
+        # Only mistakes need places, and finding them takes longer than reading the file.
+        locator = locate(source) if problems else Locator()
         blocks: dict[str, list[str]] = {"error": [], "warning": []}
         for position, problem in sorted(
             ((_place(locator, problem), problem) for problem in problems), key=lambda p: p[0]

@@ -17,6 +17,7 @@ import os
 import secrets
 import signal
 import socket
+import stat
 import threading
 import time
 from collections import Counter
@@ -46,6 +47,7 @@ from lb.errors import ConfigError, InterfaceError, LbError
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
 from lb.net.kernel import Kernel
+from lb.net.privileges import drop_privileges
 from lb.net.sockets import claim_interface, hear_multicast, open_packet_socket, read_interface, take_drops
 from lb.snapshot import Interface, NextHops, Snapshot
 
@@ -69,13 +71,21 @@ class Daemon:
         config_path: of the configuration; read again at each reload.
         backend: `rust`, `python`, or `auto`: what the configuration says.
         control_path: where to put the control socket. None: `lb.control.paths.default_control_path()`.
+        give_up: called once everything that needs privileges is open: `lb run` drops them.
     """
 
-    def __init__(self, config_path: Path, backend: str = "auto", control_path: Path | None = None) -> None:
+    def __init__(
+        self,
+        config_path: Path,
+        backend: str = "auto",
+        control_path: Path | None = None,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self.config_path = config_path
         config = load_config(config_path)
         self.start_config = config
         self.implementation = lb.backends.load(choose_backend(backend, config))
+        self._give_up = give_up
         self.control_path = control_path or default_control_path()
         self.last_reload_error: str | None = None
         self.steering: Steering
@@ -152,6 +162,8 @@ class Daemon:
         admin = Admin(self.control_path, Api(self).answers())
         self._cleanup.push_async_callback(admin.stop)
         await admin.start()
+        # Everything that needs root is open now, and no thread runs yet that would keep what we give up.
+        self._give_up()
         self._start_loop()
         self._spawn(self._sweep())
         self._cleanup.push_async_callback(self.checks.stop)
@@ -441,12 +453,31 @@ class Daemon:
 
 def load_config(path: Path) -> Config:
     """Return a valid configuration and log its warnings, or raise ConfigError."""
+    require_private(path)
     report = read(path)
     for warning in report.warnings:
         log.warning("%s", warning.partition("\n")[0])
     if report.config is None:
         raise ConfigError(report.problems)
     return report.config
+
+
+def require_private(path: Path) -> None:
+    """
+    Raise ConfigError when root would do what others have written (behaviour 36): a configuration names policies, which
+    are programs.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        status = path.stat()
+    except OSError:
+        # Reading it says why.
+        return
+    by_group = status.st_mode & stat.S_IWGRP and status.st_gid != 0
+    if by_group or status.st_mode & stat.S_IWOTH:
+        mode = stat.S_IMODE(status.st_mode)
+        raise ConfigError([f"{path}: others may write it (mode {mode:04o}), and root would obey: chmod go-w {path}"])
 
 
 def warn_fixed(old: Config, new: Config) -> None:
@@ -481,7 +512,7 @@ async def serve(config_path: Path, backend: str, control_path: Path | None) -> N
     Raises:
         LbError: it could not start, or failed.
     """
-    daemon = Daemon(config_path, backend, control_path)
+    daemon = Daemon(config_path, backend, control_path, drop_privileges)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)

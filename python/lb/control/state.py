@@ -254,7 +254,7 @@ def with_config(desired: Desired, config: Config) -> Desired:
     The operator's state and weight stay with every server that is there before and after, unless the file itself
     changes that value: whoever spoke last is heard. What the checks know stays with a server that keeps its address.
     """
-    before = {key: server for key, _, server in _rows(desired.config)}
+    before = {key: server for key, _, server in _rows(desired.config)} if desired.wishes else {}
     wishes: dict[ServerKey, Wish] = {}
     for key, _, server in _rows(config) if desired.wishes else ():
         wish = _kept(desired.wishes.get(key, NO_WISH), before.get(key), server)
@@ -263,7 +263,7 @@ def with_config(desired: Desired, config: Config) -> Desired:
     known = {} if not desired.conditions else _identities(services(desired))
     conditions = {
         key: desired.conditions[key]
-        for key, service, server in _rows(config)
+        for key, service, server in (_rows(config) if desired.conditions else ())
         if key in desired.conditions and known.get(key) == server_identity(service, server)
     }
     return _settle(desired, Desired(config, wishes, conditions, leaving=desired.leaving))
@@ -300,11 +300,8 @@ def find_server(config: Config, key: ServerKey) -> ServerConfig | None:
 
 def _settle(before: Desired, after: Desired) -> Desired:
     """Return `after` with the right servers leaving: those that were there, and are no more."""
-    present = {
-        server_identity(service, server) for service in after.config.services for server in wanted(after, service)
-    }
-    were_there = (Leaver(service, server) for service in before.config.services for server in wanted(before, service))
-    candidates = {leaver.identity: leaver for leaver in (*before.leaving, *were_there)}
+    present = {identity for identity, _ in _wanted_rows(after)}
+    candidates = {leaver.identity: leaver for leaver in before.leaving} | dict(_wanted_rows(before))
     vips = {service.address for service in after.config.services}
     addresses = {address for _, address, _ in present}
     leaving = tuple(
@@ -314,3 +311,11 @@ def _settle(before: Desired, after: Desired) -> Desired:
         if identity not in present and leaver.server.address not in vips and leaver.service.address not in addresses
     )
     return replace(after, leaving=leaving)
+
+
+def _wanted_rows(desired: Desired) -> Iterator[tuple[ServerIdentity, Leaver]]:
+    """Yield every wanted server by its identity, as what it would be once it leaves."""
+    for service in desired.config.services:
+        identity = service_identity(service)
+        for server in wanted(desired, service):
+            yield (identity, server.address, server.port), Leaver(service, server)

@@ -71,6 +71,10 @@ all: format lint stubtest test ## Format, lint, stubtest, test
 differential: env ## Feed 10^6 packets to both backends and compare byte for byte (SEED=1, PACKETS=1000000)
 	$(BIN)/python tests/differential.py --packets $(or $(PACKETS),1000000) --seed $(or $(SEED),1)
 
+.PHONY: soak-control
+soak-control: env ## Keep 2 000 flows open through 1 000 reloads and as many commands, on both backends, in namespaces
+	$(BIN)/python tests/netns/churn.py --flows $(or $(FLOWS),2000) --rounds $(or $(ROUNDS),1000)
+
 .PHONY: vectors
 vectors: env ## Rebuild tests/vectors/*.json with scapy
 	$(BIN)/python tests/vectors/build.py

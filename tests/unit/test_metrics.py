@@ -46,6 +46,13 @@ COUNTERS: dict[str, Any] = {
     "services": {"video": TRAFFIC}, "servers": {"video/server1": TRAFFIC}, "io": {"tx_dropped": 7, "rx_errors": 0},
     "table": {"entries": 9, "capacity": 1024},
 }  # fmt: skip
+MEASURES = {
+    "connects": 4, "connect_ns": 2_000_000, "connect_peak_ns": 900_000, "first_bytes": 2,
+    "first_byte_ns": 3_000_000_000,
+    "first_byte_peak_ns": 0, "busy_flows": 1, "busy_ns": 5_500_000_000, "in_flight_bytes": 1234, "failed": 2,
+    "refused": 3, "unanswered": 5, "syn_retransmitted": 6, "retransmitted": 7, "flows_created": 5, "flows_active": 2,
+    "bytes_reply": 4000,
+}  # fmt: skip
 DOWN = with_condition(Desired(CONFIG), ServerKey("video", "server3"), Condition("down", 0.25))
 SAMPLE = Sample(
     version="1.2",
@@ -57,6 +64,7 @@ SAMPLE = Sample(
     last_reload_ok=False,
     services=services(DOWN),
     counters=COUNTERS,
+    measured={"video": {"server1": MEASURES}},
     checks={("video", "server3", "failure"): 9},
     changes={("video", "server3", "down"): 1},
     flow_log_missed=6,
@@ -100,6 +108,20 @@ def test_scrape_traffic_by_service_server_and_direction() -> None:
     assert value("lb_server_packets_total", **server, direction="reply") == 20
     assert value("lb_service_bytes_total", service="video", direction="forward") == 300
     assert len(scrape(SAMPLE)["lb_server_flows_active"]) == 1
+
+
+def test_scrape_what_the_data_path_measured() -> None:
+    """Times are seconds with their number, so that a mean over any window can be had."""
+    server = {"service": "video", "server": "server1"}
+    assert value("lb_server_connect_seconds_count", **server) == 4
+    assert value("lb_server_connect_seconds_sum", **server) == pytest.approx(0.002)
+    assert value("lb_server_connect_peak_seconds", **server) == pytest.approx(0.0009)
+    assert value("lb_server_first_byte_seconds_sum", **server) == 3
+    assert value("lb_server_busy_seconds_total", **server) == 5.5
+    assert value("lb_server_in_flight_bytes", **server) == 1234
+    assert value("lb_server_connects_failed_total", **server, reason="unanswered") == 5
+    assert value("lb_server_requests_failed_total", **server) == 2
+    assert value("lb_server_retransmitted_packets_total", **server, kind="syn") == 6
 
 
 def test_scrape_drops_every_reason_from_the_start() -> None:

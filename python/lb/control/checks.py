@@ -8,6 +8,7 @@ the daemon's asyncio loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Protocol
 from lb.config import HealthConfig
 from lb.control.health import RAMP_STEPS, Rules, ServiceHealth, Transition
 from lb.control.prober import OnResult, Prober, ServerKey, Target
+from lb.control.signs import ClientSigns, Measured
 from lb.control.state import HEALTHY
 from lb.control.state import ServerKey as Name
 from lb.control.steering import Steering
@@ -24,6 +26,8 @@ from lb.errors import LbError
 
 # Between two looks at servers that start slowly.
 RAMP_TICK_S = 0.1
+# Between two looks at what clients met, at least.
+SIGNS_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Checks:
         steering: says which servers there are, and is told how they are.
         now_ns: a monotonic clock.
         prober: makes what asks the servers.
+        measure: returns what the data path measured; called in a thread. None: nobody measures.
 
     `results`, `changes`: how many checks and changes of health there were, by (service, server, `success` or `failure`)
     and by (service, server, health).
@@ -56,6 +61,7 @@ class Checks:
         steering: Steering,
         now_ns: Callable[[], int] = time.monotonic_ns,
         prober: Callable[[OnResult], Asker] = Prober,
+        measure: Callable[[], Measured] | None = None,
     ) -> None:
         self._steering = steering
         self._now_ns = now_ns
@@ -68,16 +74,23 @@ class Checks:
         self._ramping: set[ServerKey] = set()
         self._ramp_task: asyncio.Task[None] | None = None
         self._seen: tuple[object, ...] = ()
+        self._measure = measure
+        self._signs = ClientSigns()
+        self._signs_at_ns: dict[str, int] = {}
+        self._signs_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin. Every change of the steering is followed from now on."""
         self._steering.listen(self.follow)
         self.follow()
+        if self._measure is not None:
+            self._signs_task = asyncio.get_running_loop().create_task(self._watch_signs(self._measure))
 
     async def stop(self) -> None:
         """End all checks; the servers stay as they are."""
-        if self._ramp_task is not None:
-            self._ramp_task.cancel()
+        for task in (self._ramp_task, self._signs_task):
+            if task is not None:
+                task.cancel()
         await self._prober.stop()
 
     def follow(self) -> None:
@@ -131,6 +144,27 @@ class Checks:
         self._last_failure[key] = failure
         self.results[(*key, "failure" if failure else "success")] += 1
         self._act(key, health.checked(key[1], failure, self._now_ns()))
+
+    async def _watch_signs(self, measure: Callable[[], Measured]) -> None:
+        """Look what clients met, of each service once per interval of its checks."""
+        while True:
+            await asyncio.sleep(SIGNS_S)
+            now_ns = self._now_ns()
+            due = [name for name, health in self._health.items() if self._is_due(name, health, now_ns)]
+            if not due:
+                continue
+            # A data path that fails is told, and acted upon, elsewhere.
+            with contextlib.suppress(LbError):
+                measured = await asyncio.to_thread(measure)
+                for key, failure in self._signs.look(measured, due):
+                    self.on_clients(key, failure)
+
+    def _is_due(self, service: str, health: ServiceHealth, now_ns: int) -> bool:
+        """Tell whether a service is to be looked at, and note that it is."""
+        if now_ns - self._signs_at_ns.get(service, 0) < health.rules.interval_ns:
+            return False
+        self._signs_at_ns[service] = now_ns
+        return True
 
     def on_clients(self, key: ServerKey, failure: str) -> None:
         """Take in that clients' connects to a server failed, and none succeeded, since the last call."""

@@ -145,7 +145,7 @@ class Daemon:
         await self._kernel.open()
         self._cleanup.push_async_callback(self._kernel.close)
         self.steering = Steering(config, await self._kernel.read_interfaces(), self)
-        self.checks = Checks(self.steering)
+        self.checks = Checks(self.steering, measure=self.measurements)
         self._open_sockets()
         self._cleanup.callback(self._guard.remove)
         key = secrets.token_bytes(HASH_KEY_BYTES)
@@ -408,6 +408,10 @@ class Daemon:
             reload_failures=self.reloads["failure"],
         )
 
+    def measurements(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return what the data path measured about each server, by service and server name."""
+        return self.data_path.measurements(time.monotonic_ns())
+
     def sample(self) -> Sample:
         """Return what the metrics are made of."""
         return Sample(
@@ -420,6 +424,7 @@ class Daemon:
             last_reload_ok=self.last_reload_error is None,
             services=self.steering.services(),
             counters=self.counters(),
+            measured=self.measurements(),
             checks=dict(self.checks.results),
             changes=dict(self.checks.changes),
             flow_log_missed=self.flow_log.missed,

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
 from lb.control.state import ServerNow, ServiceNow
 from lb.policies.base import STATES
 
-Kind = Literal["gauge", "counter"]
+Kind = Literal["gauge", "counter", "summary"]
+Family = GaugeMetricFamily | CounterMetricFamily | SummaryMetricFamily
+NS_PER_S = 10**9
 VERDICTS = ("forward", "reply", "drop", "pass", "hold")
 DIRECTIONS = ("forward", "reply")
 
@@ -71,6 +73,16 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_server_flows_created_total": Definition("counter", "Flows of a server so far.", _SERVER),
     "lb_server_packets_total": Definition("counter", "Packets of a server.", (*_SERVER, "direction")),
     "lb_server_bytes_total": Definition("counter", "IP bytes of a server.", (*_SERVER, "direction")),
+    "lb_server_connect_seconds": Definition("summary", "From a client's SYN to a server's SYN/ACK.", _SERVER),
+    "lb_server_connect_peak_seconds": Definition("gauge", "The same: rises at once, falls slowly.", _SERVER),
+    "lb_server_first_byte_seconds": Definition("summary", "From a request to the first byte of its answer.", _SERVER),
+    "lb_server_first_byte_peak_seconds": Definition("gauge", "The same: rises at once, falls slowly.", _SERVER),
+    "lb_server_busy_flows": Definition("gauge", "Flows that wait for a server, or are being answered.", _SERVER),
+    "lb_server_busy_seconds_total": Definition("counter", "Time in which a server had such flows.", _SERVER),
+    "lb_server_in_flight_bytes": Definition("gauge", "Sent by a server and not yet acknowledged.", _SERVER),
+    "lb_server_connects_failed_total": Definition("counter", "Connects without success, by how.", (*_SERVER, "reason")),
+    "lb_server_requests_failed_total": Definition("counter", "Flows that ended with a request unanswered.", _SERVER),
+    "lb_server_retransmitted_packets_total": Definition("counter", "Packets sent again.", (*_SERVER, "kind")),
     "lb_server_health_checks_total": Definition("counter", "Health checks of a server.", (*_SERVER, "result")),
     "lb_server_health_changes_total": Definition("counter", "Changes of a server's health.", (*_SERVER, "health")),
 }
@@ -86,6 +98,7 @@ class Sample:
         reloads: how many by result, `success` and `failure`. last_reload_ok: of the last one; True before the first.
         services: as `Steering.services` gives them.
         counters: as the data path gives them.
+        measured: by the data path, by service and server name.
         checks, changes: how many by (service, server, result or health).
         flow_log_missed: ends of flows that found no room.
     """
@@ -99,13 +112,21 @@ class Sample:
     last_reload_ok: bool
     services: tuple[ServiceNow, ...]
     counters: Mapping[str, Any]
+    measured: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     checks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     changes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     flow_log_missed: int = 0
 
 
+class Sum(NamedTuple):
+    """The value of a summary."""
+
+    events: int
+    total: float
+
+
 # A metric's name, its labels' values, its value.
-Row = tuple[str, tuple[str, ...], float]
+Row = tuple[str, tuple[str, ...], float | Sum]
 
 
 class Metrics(Collector):
@@ -119,14 +140,20 @@ class Metrics(Collector):
     def __init__(self, sample: Callable[[], Sample]) -> None:
         self._sample = sample
 
-    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+    def collect(self) -> Iterable[Family]:
         """Return every family of `DEFINITIONS`, those without a sample too."""
         families = {name: _family(name, definition) for name, definition in DEFINITIONS.items()}
         for name, labels, value in rows(self._sample()):
-            families[name].add_metric(labels, value)
+            family = families[name]
+            if isinstance(value, Sum):
+                assert isinstance(family, SummaryMetricFamily)
+                family.add_metric(labels, value.events, value.total)
+            else:
+                assert not isinstance(family, SummaryMetricFamily)
+                family.add_metric(labels, value)
         return families.values()
 
-    def describe(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+    def describe(self) -> Iterable[Family]:
         """Return the families without samples: registering asks for them, and must not cost a scrape."""
         return [_family(name, definition) for name, definition in DEFINITIONS.items()]
 
@@ -137,9 +164,15 @@ class Metrics(Collector):
         return registry
 
 
-def _family(name: str, definition: Definition) -> GaugeMetricFamily | CounterMetricFamily:
-    family = GaugeMetricFamily if definition.kind == "gauge" else CounterMetricFamily
-    return family(name, definition.help, labels=definition.labels)
+_FAMILIES: dict[Kind, type[Family]] = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+    "summary": SummaryMetricFamily,
+}
+
+
+def _family(name: str, definition: Definition) -> Family:
+    return _FAMILIES[definition.kind](name, definition.help, labels=definition.labels)
 
 
 def rows(sample: Sample) -> Iterator[Row]:
@@ -148,6 +181,9 @@ def rows(sample: Sample) -> Iterator[Row]:
     yield from _packet_rows(sample.counters)
     for service in sample.services:
         yield from _service_rows(service, sample.counters)
+    for service_name, servers in sample.measured.items():
+        for server_name, measures in servers.items():
+            yield from _measured_rows((service_name, server_name), measures)
     for name, counts in (("checks", sample.checks), ("changes", sample.changes)):
         for labels, count in counts.items():
             yield f"lb_server_health_{name}_total", labels, count
@@ -204,6 +240,21 @@ def _service_rows(service: ServiceNow, counters: Mapping[str, Any]) -> Iterator[
         yield "lb_server_weight", labels, server.weight
         yield "lb_server_ramp_ratio", labels, server.ramp
         yield from _traffic_rows("lb_server", labels, counters["servers"].get("/".join(labels)))
+
+
+def _measured_rows(labels: tuple[str, str], measures: Mapping[str, int]) -> Iterator[Row]:
+    for what, count in (("connect", "connects"), ("first_byte", "first_bytes")):
+        total = Sum(measures[count], measures[f"{what}_ns"] / NS_PER_S)
+        yield f"lb_server_{what}_seconds", labels, total
+        yield f"lb_server_{what}_peak_seconds", labels, measures[f"{what}_peak_ns"] / NS_PER_S
+    yield "lb_server_busy_flows", labels, measures["busy_flows"]
+    yield "lb_server_busy_seconds_total", labels, measures["busy_ns"] / NS_PER_S
+    yield "lb_server_in_flight_bytes", labels, measures["in_flight_bytes"]
+    yield "lb_server_requests_failed_total", labels, measures["failed"]
+    for reason in ("refused", "unanswered"):
+        yield "lb_server_connects_failed_total", (*labels, reason), measures[reason]
+    for kind, name in (("syn", "syn_retransmitted"), ("data", "retransmitted")):
+        yield "lb_server_retransmitted_packets_total", (*labels, kind), measures[name]
 
 
 def takes_flows(server: ServerNow) -> bool:

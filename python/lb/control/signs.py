@@ -1,0 +1,57 @@
+"""
+Signs of failing servers that clients meet before any check does: connects refused, or unanswered (behaviour 30).
+
+Pure: what the data path measured goes in, what went wrong since the last look comes out. One look at a server yields at
+most one failure, and none when a connect succeeded as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+# By service and server name, then by measure, as `DataPath.measurements` gives them.
+Measured = Mapping[str, Mapping[str, Mapping[str, int]]]
+
+
+class _Seen(NamedTuple):
+    connects: int
+    refused: int
+    unanswered: int
+
+
+class ClientSigns:
+    """Remembers what was measured at the last look."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], _Seen] = {}
+
+    def look(self, measured: Measured, services: Iterable[str]) -> Iterator[tuple[tuple[str, str], str]]:
+        """
+        Yield ((service, server), what went wrong) for servers that only failed clients since the last look.
+
+        Args:
+            measured: by the data path, until now.
+            services: names of those to look at; others are left for a later look.
+        """
+        for service in services:
+            for server, measures in measured.get(service, {}).items():
+                key = (service, server)
+                # A SYN sent again is the first that is seen of a server which does not answer.
+                silent = measures["unanswered"] + measures["syn_retransmitted"]
+                now = _Seen(measures["connects"], measures["refused"], silent)
+                before = self._seen.get(key)
+                self._seen[key] = now
+                failure = None if before is None else _failure(before, now)
+                if failure is not None:
+                    yield key, failure
+
+
+def _failure(before: _Seen, now: _Seen) -> str | None:
+    connects, refused, unanswered = (new - old for new, old in zip(now, before, strict=True))
+    # Below 0: another server has the name now.
+    if connects != 0 or min(refused, unanswered) < 0:
+        return None
+    if refused:
+        return f"clients' connects refused: {refused}"
+    return f"clients' connects unanswered: {unanswered}" if unanswered else None

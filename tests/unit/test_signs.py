@@ -1,0 +1,66 @@
+"""Signs of failing servers, from what clients met: pure numbers, and those of a real data path."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import Box, from_client, from_server, open_flow, request, response
+
+from lb.control.signs import ClientSigns
+
+KEY = ("web", "server1")
+
+
+def measured(connects: int, refused: int, unanswered: int, again: int = 0) -> dict[str, dict[str, dict[str, int]]]:
+    counts = {"connects": connects, "refused": refused, "unanswered": unanswered, "syn_retransmitted": again}
+    return {"web": {"server1": counts}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "failure"),
+    [
+        ((5, 0, 0), (5, 0, 0), None),
+        ((5, 0, 0), (9, 0, 0), None),
+        ((5, 0, 0), (5, 2, 0), "clients' connects refused: 2"),
+        ((5, 0, 0), (5, 0, 3), "clients' connects unanswered: 3"),
+        ((5, 0, 0, 1), (5, 0, 0, 4), "clients' connects unanswered: 3"),
+        ((5, 0, 0), (6, 2, 3), None),
+        ((5, 7, 7), (0, 1, 0), None),
+    ],
+)
+def test_look_failures_without_a_success_are_a_sign(
+    before: tuple[int, ...], after: tuple[int, ...], failure: str | None
+) -> None:
+    """What counts is what happened since the last look; one connect that succeeded clears the server."""
+    signs = ClientSigns()
+    assert list(signs.look(measured(*before), ["web"])) == []
+    assert list(signs.look(measured(*after), ["web"])) == ([(KEY, failure)] if failure else [])
+
+
+def test_look_services_not_asked_about_wait() -> None:
+    """A service whose turn has not come loses nothing: its failures are there at its next look."""
+    signs = ClientSigns()
+    list(signs.look(measured(0, 0, 0), ["web"]))
+    assert list(signs.look(measured(0, 1, 0), ["other"])) == []
+    assert list(signs.look(measured(0, 2, 0), ["web"])) == [(KEY, "clients' connects refused: 2")]
+
+
+def test_look_at_a_data_path_refused_and_silent(backend: str) -> None:
+    """What a backend measures is what is looked at: a RST to a SYN, and a SYN that is sent again."""
+    box, signs = Box(backend), ClientSigns()
+
+    def look() -> list[tuple[tuple[str, str], str]]:
+        return list(signs.look(box.path.measurements(box.now), ["web"]))
+
+    assert look() == []
+    assert open_flow(box, port=1) == 0
+    assert look() == []
+    for port in (2, 3):
+        box.send(from_client(request(port=port)))
+    box.send(from_server(response("RA", 0, 1001, port=2), 1))
+    box.after(1)
+    box.send(from_client(request(port=3)))
+    assert look() == [
+        (("web", "server2"), "clients' connects refused: 1"),
+        (("web", "server3"), "clients' connects unanswered: 1"),
+    ]
+    assert look() == []

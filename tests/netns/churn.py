@@ -10,6 +10,7 @@ configuration is reloaded, again and again. Nothing may break, nothing may move 
 from __future__ import annotations
 
 import argparse
+import errno
 import random
 import resource
 import socket
@@ -20,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from realhosts import ECHO_PORT, RunningBalancer, connect, receive_exactly, running_testbed, wait_until
+from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, receive_exactly, running_testbed, wait_until
 
 from lb.control.client import change, fetch
 from lb.testbed.bed import Testbed
@@ -195,12 +196,54 @@ def churn(bed: Testbed, balancer: RunningBalancer, flows: int, rounds: int, seed
     return play.report
 
 
+def refusals(bed: Testbed, balancer: RunningBalancer, count: int) -> list[float]:
+    """Return how long clients wait for their refusal while every server is disabled, in seconds."""
+    for host in bed.topology.of_role("server"):
+        change(control_of(balancer), "/disable", {"service": "echo", "server": host.name})
+    waited = []
+    for number in range(count):
+        with bed.socket(CLIENTS[number % len(CLIENTS)]) as client:
+            client.settimeout(DEADLINE_S)
+            began = time.monotonic()
+            refused = client.connect_ex((str(VIP), ECHO_PORT))
+            waited.append(time.monotonic() - began)
+            assert refused == errno.ECONNREFUSED, refused
+    for host in bed.topology.of_role("server"):
+        change(control_of(balancer), "/enable", {"service": "echo", "server": host.name})
+    return sorted(waited)
+
+
+def resets(bed: Testbed, balancer: RunningBalancer, count: int) -> list[float]:
+    """Return how long after the command `disable --reset` clients of the server have their reset, in seconds."""
+    waited = []
+    for _ in range(count):
+        with connect(bed, CLIENTS[0], ECHO_PORT) as flow:
+            assert echo(flow, b"here")
+            server = placements(balancer)[flow.getsockname()]
+            began = time.monotonic()
+            change(control_of(balancer), "/disable", {"service": "echo", "server": server, "reset": True})
+            try:
+                flow.recv(1)
+            except ConnectionResetError:
+                waited.append(time.monotonic() - began)
+            change(control_of(balancer), "/enable", {"service": "echo", "server": server})
+    assert len(waited) == count
+    return sorted(waited)
+
+
+def spread(seconds: list[float]) -> str:
+    """Return middle, 99 of 100 and longest, in milliseconds."""
+    places = (len(seconds) // 2, len(seconds) * 99 // 100, -1)
+    return " / ".join(f"{seconds[place] * 1000:.1f}" for place in places) + " ms"
+
+
 def main() -> int:
     """Run from the command line: both backends, one after the other."""
     parser = argparse.ArgumentParser(description="Keep flows open while everything else changes.")
     parser.add_argument("--flows", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--backends", default="rust,python")
+    parser.add_argument("--answers", type=int, default=0, help="instead: time so many refusals, and a tenth of resets")
     arguments = parser.parse_args()
     # Both ends of a flow need a descriptor, one here and one in a server.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -208,6 +251,10 @@ def main() -> int:
     with running_testbed("soak-", use_apache=False) as bed:
         for backend in arguments.backends.split(","):
             with balancing(bed, backend, configuration(bed)) as balancer:
+                if arguments.answers:
+                    times = refusals(bed, balancer, arguments.answers), resets(bed, balancer, arguments.answers // 10)
+                    print(f"{backend}: refused after {spread(times[0])}, reset after {spread(times[1])}", flush=True)
+                    continue
                 report = churn(bed, balancer, arguments.flows, arguments.rounds)
             print(f"{backend}: {report.line()}", flush=True)
             failed += report.broken + report.moved

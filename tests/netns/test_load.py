@@ -15,6 +15,7 @@ from realhosts import RunningBalancer, running_balancer, running_testbed, wait_u
 
 from lb.testbed import build, isolation
 from lb.testbed.bed import Testbed
+from lb.testbed.state import Place
 from lb.testbed.topology import VIP, VIP6
 
 PORT = 9880
@@ -99,8 +100,8 @@ def test_testbed_load_without_testbed_is_one_line(unique: str, tmp_path: Path) -
 def test_testbed_load_loses_a_server_and_returns_it(unique: str, tmp_path: Path) -> None:
     """While a server is lost its fetches fail and others' do not; when it has returned it serves again."""
     load = tmp_path / "a.load"
-    # The second line starts when the server is back.
-    load.write_text(f"#! 0 lose server2\n#! 2 return server2\n0 {VIP} {PORT} 100 0 3\n2.2 {VIP} {PORT} 100 0 3\n")
+    # The first line is over before the server is back, the second starts well after that.
+    load.write_text(f"#! 0 lose server2\n#! 4 return server2\n1 {VIP} {PORT} 100 0 3\n6 {VIP} {PORT} 100 0 3\n")
     with running_testbed(f"{unique}l-") as bed, running_balancer(bed, "rust"):
         status, document, errors = play(bed, load, "--new-connection", "--timeout", "0.5")
     assert status == 0, errors
@@ -186,16 +187,8 @@ def test_experiment_stopped_leaves_nothing(unique: str, tmp_path: Path, number: 
 
 
 def _clients_run(prefix: str) -> bool:
-    # As root its state is where everybody finds it; without, it is below the user's own directory.
-    for base in (
-        Path("/run/flowlb"),
-        Path(f"/tmp/flowlb-{os.geteuid()}"),
-        Path(os.environ.get("XDG_RUNTIME_DIR", "/")),
-    ):
-        for path in base.glob(f"**/testbed-{prefix.rstrip('-')}/state.json"):
-            if "client1/load" in path.read_text():
-                return True
-    return False
+    state = Place(prefix).read()
+    return state is not None and "client1/load" in state.processes
 
 
 def _left(prefix: str) -> list[str]:

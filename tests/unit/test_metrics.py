@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -217,6 +218,28 @@ def test_page_speaks_both_formats(accept: str, content_type: str, last: str) -> 
             assert response.status == 404
         async with session.post(url) as response:
             assert response.status == 405
+
+    serve(scenario)
+
+
+def test_page_slow_and_oversized_clients_are_cut_off() -> None:
+    """A request that never ends, and one without end: the connection closes, and others are answered meanwhile."""
+
+    async def scenario(server: MetricsServer, where: MetricsConfig, session: aiohttp.ClientSession) -> None:
+        server.connection_s = 0.2
+        await server.follow(where)
+        slow, slow_writer = await asyncio.open_connection("127.0.0.1", where.port)
+        slow_writer.write(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+        large, large_writer = await asyncio.open_connection("127.0.0.1", where.port)
+        large_writer.write(b"GET /" + b"a" * 100_000)
+        async with session.get(f"http://127.0.0.1:{where.port}/metrics") as response:
+            assert response.status == 200
+        for reader, writer in ((slow, slow_writer), (large, large_writer)):
+            with suppress(ConnectionError):
+                assert b" 200 " not in await reader.read()
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     serve(scenario)
 

@@ -32,6 +32,8 @@ def run(
 
     SIGTERM and Ctrl-C stop it, SIGHUP reloads the configuration.
     """
+    if testbed and log_format != "text":
+        raise typer.BadParameter("--log-format is of a balancer of your own, without --testbed")
     if testbed:
         from lb.cli.testbed import run_in_testbed
 

@@ -17,7 +17,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from aiohttp import web
 
@@ -48,12 +48,19 @@ STATUS_OF_ERROR: Mapping[type[LbError], int] = {
 }
 
 
-class _Connection(web.RequestHandler):
+class Door(Protocol):
+    """Who lets connections in. `connection_s`: how long one may live."""
+
+    connections: set[Connection]
+    connection_s: float
+
+
+class Connection(web.RequestHandler):
     """A client's connection, with an end: aiohttp itself waits for ever for a header to be complete."""
 
     __slots__ = ("_deadline", "_door")
 
-    def __init__(self, door: Admin, manager: web.Server) -> None:
+    def __init__(self, door: Door, manager: web.Server) -> None:
         super().__init__(
             manager,
             loop=asyncio.get_running_loop(),
@@ -68,6 +75,7 @@ class _Connection(web.RequestHandler):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let a client in, with a deadline, or cut it off when there are too many."""
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
         if len(self._door.connections) >= MAX_CONNECTIONS:
@@ -77,6 +85,7 @@ class _Connection(web.RequestHandler):
         self._deadline = asyncio.get_running_loop().call_later(self._door.connection_s, transport.abort)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget a client."""
         self._door.connections.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
@@ -98,7 +107,7 @@ class Admin:
     ) -> None:
         self.path = path
         self.connection_s = connection_s
-        self.connections: set[_Connection] = set()
+        self.connections: set[Connection] = set()
         self._answers = answers
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
@@ -121,7 +130,7 @@ class Admin:
         manager = self._runner.server
         assert manager is not None
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Connection(self, manager), sock=sock)
+        self._server = await loop.create_unix_server(lambda: Connection(self, manager), sock=sock)
 
     async def stop(self) -> None:
         """Stop listening and remove the socket, unless another process has put its own there."""

@@ -2,7 +2,7 @@
 The page that Prometheus reads: `GET /metrics` on the address and port of the configuration's `[metrics]`.
 
 It belongs to the daemon's asyncio loop and follows the configuration; a scrape is made in a thread, one at a time,
-because asking the data path takes a while.
+because asking the data path takes a while. Slow, oversized and too many clients are cut off as on the control socket.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from lb.config import MetricsConfig
+from lb.control.admin import CONNECTION_S, Connection
 from lb.control.metrics import Metrics, Sample
 from lb.errors import LbError
 
 PATH = "/metrics"
 SHUTDOWN_S = 0.2
 BACKLOG = 16
-KEEPALIVE_S = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,9 @@ class MetricsServer:
     def __init__(self, sample: Callable[[], Sample]) -> None:
         self._registry = Metrics(sample).registry()
         self._turn = asyncio.Lock()
+        self.connections: set[Connection] = set()
+        self.connection_s = CONNECTION_S
+        self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
         self._where: MetricsConfig | None = None
 
@@ -55,16 +58,15 @@ class MetricsServer:
             return
         app = web.Application()
         app.router.add_get(PATH, self._answer)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_S,
-            keepalive_timeout=KEEPALIVE_S,
-        )
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
+        manager = runner.server
+        assert manager is not None
+        loop = asyncio.get_running_loop()
         try:
-            await web.TCPSite(runner, str(where.address), where.port, backlog=BACKLOG).start()
+            self._server = await loop.create_server(
+                lambda: Connection(self, manager), str(where.address), where.port, backlog=BACKLOG
+            )
         except OSError as error:
             await runner.cleanup()
             reason = os.strerror(error.errno).lower() if error.errno else str(error)
@@ -77,9 +79,11 @@ class MetricsServer:
 
     async def stop(self) -> None:
         """Serve no more."""
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
-        self._runner = self._where = None
+        self._server = self._runner = self._where = None
 
     async def _answer(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

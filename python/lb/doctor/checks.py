@@ -134,7 +134,7 @@ def check_vips_not_here(config: Config, facts: Facts) -> Iterator[Finding]:
         for name in owners:
             message = f"{vip} is an address of {name}: this host answers in the balancer's place"
             yield Finding("VIP is nobody's", "fail", message, f"ip addr del {vip} dev {name}")
-        if vip in facts.owners:
+        if facts.owners and vip in facts.owners:
             message = f"{vip} is in use by another host, {facts.owners[vip]}: clients may find that one"
             yield Finding("VIP is nobody's", "fail", message, f"take {vip} off that host, or choose another VIP")
         elif not owners:
@@ -143,7 +143,7 @@ def check_vips_not_here(config: Config, facts: Facts) -> Iterator[Finding]:
 
 def _probed(vip: Address, facts: Facts) -> str:
     here = any(vip in address.network for link in usable(facts) for address in link.addresses)
-    return ", and nobody answers for it" if here and facts.answers else ""
+    return ", and nobody answers for it" if here and facts.owners is not None else ""
 
 
 def check_vips_found(config: Config, facts: Facts) -> Iterator[Finding]:

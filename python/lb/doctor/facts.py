@@ -83,7 +83,7 @@ class Facts:
         kernel: version. config_mode, config_uid: of the configuration's file.
         addresses: of all interfaces of this host, by interface name.
         ways: by server address. hooks: of nftables, None when it could not be asked.
-        answers: what a TCP connect to (address, port) gave. owners: MACs that answered for a VIP.
+        answers: what a TCP connect to (address, port) gave. owners: MACs that answered for a VIP; None: not asked.
         status: of the running balancer. blind: what could not be looked at, and why.
     """
 
@@ -99,7 +99,7 @@ class Facts:
     has_nft: bool
     hooks: tuple[Hook, ...] | None
     answers: Mapping[tuple[Address, int], wire.Answer] = field(default_factory=dict)
-    owners: Mapping[Address, str] = field(default_factory=dict)
+    owners: Mapping[Address, str] | None = None
     status: Mapping[str, Any] | None = None
     blind: tuple[str, ...] = ()
 
@@ -121,12 +121,7 @@ def gather(config: Config, path: pathlib.Path, status: Mapping[str, Any] | None,
         # Again: now the kernel has tried to resolve them.
         addresses, ways = _read_kernel(config)
     links = {entry.name: _read_link(entry.name, addresses) for entry in config.interfaces}
-    owners: dict[Address, str] = {}
-    if probe:
-        try:
-            owners = wire.find_owners(config, {name: link.addresses for name, link in links.items() if link.up})
-        except (OSError, LbError) as error:
-            blind.append(f"whether another host has a VIP: {error}")
+    owners = _find_owners(config, links, blind) if probe else None
     hooks = _read_hooks(blind)
     stat = path.stat()
     return Facts(
@@ -146,6 +141,17 @@ def gather(config: Config, path: pathlib.Path, status: Mapping[str, Any] | None,
         status=status,
         blind=tuple(blind),
     )
+
+
+def _find_owners(config: Config, links: Mapping[str, Link], blind: list[str]) -> dict[Address, str] | None:
+    """Ask who has the VIPs; None, with a reason in `blind`, when that cannot be asked."""
+    try:
+        return wire.find_owners(config, {name: link.addresses for name, link in links.items() if link.up})
+    except OSError as error:
+        blind.append(f"whether another host has a VIP: {(error.strerror or str(error)).lower()}")
+    except LbError as error:
+        blind.append(f"whether another host has a VIP: {error}")
+    return None
 
 
 def parse_kernel(release: str) -> tuple[int, int]:

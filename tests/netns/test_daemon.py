@@ -98,6 +98,17 @@ def test_run_tells_promised_and_resident_memory_of_its_table(pair: Pair, tmp_pat
         assert told == ([("30.0 MiB", "30.0 MiB")] if pair.backend == "rust" else [])
 
 
+def test_run_log_format_json_every_line_is_an_object(pair: Pair, tmp_path: Path) -> None:
+    """For programs that read logs: from the first line to the last."""
+    write_config(tmp_path / "lb.toml")
+    run = Run(pair, tmp_path, "--log-format", "json")
+    run.wait_ready()
+    assert run.end() == 0
+    lines = [json.loads(line) for line in run.text().splitlines()]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    assert any(line["message"].startswith("ready: ") for line in lines)
+
+
 def test_run_interrupt_exit_0(pair: Pair, tmp_path: Path) -> None:
     """Ctrl-C is the normal way to stop it."""
     write_config(tmp_path / "lb.toml")

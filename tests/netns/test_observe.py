@@ -133,7 +133,18 @@ def test_metrics_count_what_happens(bed: Testbed, backend: str) -> None:
         rows = scrape(bed)
         assert rows["lb_config_last_reload_successful", ()] == 0
         assert rows["lb_reloads_total", (("result", "failure"),)] == 1
+        balancer.config.write_text(good.replace(TOP, ""))
+        assert lb(bed, "reload")[0] == 0
+        wait_until(lambda: not is_served(bed), "the page goes with the configuration")
         balancer.config.write_text(good)
+        assert lb(bed, "reload")[0] == 0
+        wait_until(lambda: is_served(bed), "and comes with it")
+        assert scrape(bed)["lb_reloads_total", (("result", "success"),)] == 2
+
+
+def is_served(bed: Testbed) -> bool:
+    with bed.socket(ROUTER) as probe:
+        return probe.connect_ex(("127.0.0.1", METRICS_PORT)) == 0
 
 
 def test_metrics_port_taken_ends_the_start_with_one_line(bed: Testbed, backend: str) -> None:

@@ -157,6 +157,14 @@ def test_scrape_leaving_server_is_there_but_not_counted_as_a_server() -> None:
     assert value("lb_server_flows_active", sample, service="video", server="server1") == 2
 
 
+def test_scrape_servers_that_share_a_name_give_one_series() -> None:
+    """Two servers that left one after the other under one name: a scrape with a series twice would be refused."""
+    twice = tuple(replace(service, servers=service.servers[:1] * 2) for service in SAMPLE.services)
+    text = generate_latest(Metrics(lambda: replace(SAMPLE, services=twice)).registry()).decode()
+    lines = [line.split(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(lines) == len(set(lines))
+
+
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_metric_name_follows_the_guide(name: str) -> None:
     """Prefix, snake case, base units spelled out, `_total` on counts and on nothing else, a help text."""

@@ -143,7 +143,12 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Family]:
         """Return every family of `DEFINITIONS`, those without a sample too."""
         families = {name: _family(name, definition) for name, definition in DEFINITIONS.items()}
+        seen: set[tuple[str, tuple[str, ...]]] = set()
         for name, labels, value in rows(self._sample()):
+            # Servers that left may share a name; a series twice would make the whole scrape invalid.
+            if (name, labels) in seen:
+                continue
+            seen.add((name, labels))
             family = families[name]
             if isinstance(value, Sum):
                 assert isinstance(family, SummaryMetricFamily)

@@ -20,6 +20,7 @@ from lb.clock import Clock, ManualClock
 from lb.compile import Compiler, offline_interfaces, offline_next_hops
 from lb.config import Config, load
 from lb.config_fields import parse_mac
+from lb.control.state import Desired, ServerIdentity, leaving_servers, with_config, without_leavers
 from lb.snapshot import Address, Interface, Neighbour, Snapshot
 
 MAX_SEED = 2**64 - 1
@@ -44,7 +45,8 @@ class Balancer:
         self._seed = config.seed if seed is None else seed
         self._compiler = Compiler()
         self._neighbours: dict[tuple[int, Address], bytes] = {}
-        self.snapshot = self._compile(config)
+        self._desired = Desired(config)
+        self.snapshot = self._compile(self._desired)
         self._data_path: DataPath = implementation.DataPath(
             config.flows.capacity, secrets.token_bytes(HASH_KEY_BYTES), self._seed
         )
@@ -138,7 +140,8 @@ class Balancer:
 
     def reload(self, config: Config | str | pathlib.Path) -> None:
         """
-        Swap to another configuration. Flows stay; the seed and the flow table's capacity stay those of the start.
+        Swap to another configuration. Flows stay, those of servers that it does not list too (behaviour 8); the seed
+        and the flow table's capacity stay those of the start.
 
         Args:
             config: a configuration, or the path of a file.
@@ -149,12 +152,20 @@ class Balancer:
         """
         loaded = config if isinstance(config, Config) else load(config)
         require_same_interfaces(self.config, loaded)
-        snapshot = self._compile(loaded)
-        self.config = loaded
+        desired = with_config(without_leavers(self._desired, self._idle_leavers()), loaded)
+        snapshot = self._compile(desired)
+        self.config, self._desired = loaded, desired
         self._publish(snapshot)
 
-    def _compile(self, config: Config) -> Snapshot:
-        return self._compiler.compile(config, offline_interfaces(config), self._seed)
+    def _idle_leavers(self) -> set[ServerIdentity]:
+        """Return the servers that left before and have no flow any more."""
+        if not self._desired.leaving:
+            return set()
+        busy = self.counters()["servers"]
+        return {identity for key, identity in leaving_servers(self._desired) if not busy[str(key)]["flows_active"]}
+
+    def _compile(self, desired: Desired) -> Snapshot:
+        return self._compiler.compile(desired, offline_interfaces(desired.config), self._seed)
 
     def _publish(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot

@@ -105,6 +105,19 @@ def test_reload_flow_keeps_its_server(balancer: lb.Balancer) -> None:
     assert balancer.snapshot.generation == 2
 
 
+def test_reload_without_a_server_its_flows_go_on(balancer: lb.Balancer) -> None:
+    """Behaviour 8: a server that the new configuration does not list gets no new flow, and keeps those it has."""
+    before = {port: balancer.process(syn(port)).server for port in range(1, 5)}
+    without = lb.config.parse(CONFIG[: CONFIG.index("  [[service.server]]", CONFIG.index("server1"))])
+    balancer.reload(without)
+    assert {port: balancer.process(syn(port)).server for port in range(1, 5)} == before
+    assert {balancer.process(syn(port)).server for port in range(5, 9)} == {"server1"}
+    balancer.clock.advance(40.0)  # type: ignore[union-attr]
+    balancer.tick()
+    balancer.reload(without)
+    assert [server.name for server in balancer.snapshot.servers if server is not None] == ["server1"]
+
+
 def test_reload_a_thousand_times_no_flow_moves(balancer: lb.Balancer) -> None:
     """Behaviour 29: 1 000 reloads, each with other weights, between the packets of 50 flows lose and move none."""
     before = {port: balancer.process(syn(port)).server for port in range(1, 51)}

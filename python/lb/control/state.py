@@ -246,6 +246,18 @@ def without_leavers(desired: Desired, gone: Collection[ServerIdentity]) -> Desir
     return replace(desired, leaving=tuple(leaver for leaver in desired.leaving if leaver.identity not in gone))
 
 
+def leaving_servers(desired: Desired) -> list[tuple[ServerKey, ServerIdentity]]:
+    """Return the servers that left and are kept for their flows: the name their counters have, and identity."""
+    if not desired.leaving:
+        return []
+    return [
+        (ServerKey(service.name, server.name), server_identity(service.config, server.config))
+        for service in services(desired)
+        for server in service.servers
+        if server.leaving
+    ]
+
+
 def with_config(desired: Desired, config: Config) -> Desired:
     """
     Return what is wanted after a reload.

@@ -29,6 +29,7 @@ from lb.control.state import (
     ServerKey,
     ServerNow,
     ServiceNow,
+    leaving_servers,
     server_identity,
     services,
     with_condition,
@@ -332,14 +333,7 @@ class Steering:
 
     def leaving(self) -> list[tuple[ServerKey, ServerIdentity]]:
         """Return the servers that left and are kept for their flows: the name their counters have, and identity."""
-        if not self.desired.leaving:
-            return []
-        return [
-            (ServerKey(service.name, server.name), server_identity(service.config, server.config))
-            for service in self.services()
-            for server in service.servers
-            if server.leaving
-        ]
+        return leaving_servers(self.desired)
 
     def forget(self, gone: Collection[ServerIdentity]) -> None:
         """Drop servers that left, once they have no flow any more."""

@@ -30,6 +30,7 @@ from vectors.load import Scene, mac
 BACKENDS = ("python", "rust")
 START = 10**15
 SEQUENCE = 100
+FLOW_STATES = (None, "syn-sent", "syn-received", "established", "closing", "udp")
 # Fewer than a sequence may end: what happens to the rest is compared too.
 FLOW_ENDS = 20
 # Longer than any fragment or waiting packet is kept.
@@ -176,6 +177,10 @@ class Pair:
         self._same("counters", counters)
         self._same("measurements", self._all("measurements", self.now))
         self._same("flows", [[tuple(row) for row in rows] for rows in self._all("flows", self.now)])
+        offset, limit, state = self.dice.randrange(9), self.dice.randrange(9), self.dice.choice(FLOW_STATES)
+        servers = [number for number in range(12) if self.dice.random() < 0.8]
+        found = self._all("find_flows", self.now, offset, limit, None, servers, state)
+        self._same("find_flows", [(total, [tuple(row) for row in rows]) for total, rows in found])
         self._same(
             "flow ends", [[tuple(row) for row in rows] + [missed] for rows, missed in self._all("take_flow_ends")]
         )

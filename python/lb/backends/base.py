@@ -238,6 +238,27 @@ class DataPath(Protocol):
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
 
+    def find_flows(
+        self,
+        now_ns: int,
+        offset: int,
+        limit: int,
+        client: Address | None = None,
+        servers: Sequence[int] | None = None,
+        state: str | None = None,
+    ) -> tuple[int, list[Flow]]:
+        """
+        Return how many unexpired entries fit, and `limit` of them from `offset` on, in the order of `flows`.
+
+        Args:
+            now_ns: monotonic nanoseconds.
+            offset: flows to leave out.
+            limit: most flows to return.
+            client: only those of this address.
+            servers: only those of servers with these ids.
+            state: only those in this state; ValueError for one that no flow has.
+        """
+
     def counters(self) -> dict[str, Any]:
         """Return all counters by name: `docs/datapath.md` rule 13."""
 

@@ -9,13 +9,13 @@ reading a file) goes through threads. Changes all go through `lb.control.steerin
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from lb.backends.base import Flow
 from lb.config import dump_config, parse_server, parse_weight
 from lb.control.admin import Answer, Method
 from lb.control.explainer import RESOURCE, Explainer
@@ -24,12 +24,14 @@ from lb.control.state import ServerNow, ServiceNow
 from lb.control.status import build_status, describe_server
 from lb.errors import RequestError, UnknownNameError
 from lb.policies.base import State
+from lb.snapshot import Address
 
 if TYPE_CHECKING:
     from lb.control.daemon import Daemon
 
 DEFAULT_FLOWS = 1000
 MAX_FLOWS = 100_000
+FLOW_STATES = ("syn-sent", "syn-received", "established", "closing", "udp")
 FLOW_FILTERS = ("client", "service", "server", "state")
 
 
@@ -91,17 +93,24 @@ class Api:
         unknown = set(asked) - {*FLOW_FILTERS, "limit", "offset"}
         if unknown:
             raise RequestError(f"flows have no {', '.join(sorted(unknown))}: filter by {', '.join(FLOW_FILTERS)}")
-        wanted = {key: str(asked[key]) for key in FLOW_FILTERS if key in asked}
-        if "client" in wanted:
-            wanted["client"] = _address(wanted["client"])
-        return await asyncio.to_thread(self._flows, wanted, limit, offset)
+        client = _address(str(asked["client"])) if "client" in asked else None
+        state = _state(str(asked["state"])) if "state" in asked else None
+        servers = self._server_ids(asked.get("service"), asked.get("server"))
+        find = functools.partial(self._daemon.data_path.find_flows, time.monotonic_ns(), offset, limit)
+        total, page = await asyncio.to_thread(find, client, servers, state)
+        return {"total": total, "offset": offset, "flows": [flow._asdict() for flow in page]}
 
-    def _flows(self, wanted: Mapping[str, str], limit: int, offset: int) -> dict[str, Any]:
-        found = self._daemon.data_path.flows(time.monotonic_ns())
-        if wanted:
-            found = [flow for flow in found if _fits(flow, wanted)]
-        page = found[offset : offset + limit]
-        return {"total": len(found), "offset": offset, "flows": [flow._asdict() for flow in page]}
+    def _server_ids(self, service: str | None, server: str | None) -> list[int] | None:
+        """Return the ids of the servers with these names; None: any."""
+        if service is None and server is None:
+            return None
+        snapshot = self._daemon.steering.snapshot
+        names = [None if entry is None else entry.name for entry in snapshot.services]
+        return [
+            number
+            for number, entry in enumerate(snapshot.servers)
+            if entry is not None and server in (None, entry.name) and service in (None, names[entry.service])
+        ]
 
     async def counters(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """Return the data path's counters."""
@@ -201,13 +210,14 @@ def _number(asked: Mapping[str, Any], key: str, default: int, most: int | None) 
     return max(0, number if most is None else min(number, most))
 
 
-def _address(text: str) -> str:
-    """Return an address as flows are listed with it."""
+def _address(text: str) -> Address:
     try:
-        return str(ip_address(text))
+        return ip_address(text)
     except ValueError:
         raise RequestError(f"client: {text!r} is not an IP address") from None
 
 
-def _fits(flow: Flow, wanted: Mapping[str, str]) -> bool:
-    return all(getattr(flow, key) == value for key, value in wanted.items())
+def _state(text: str) -> str:
+    if text not in FLOW_STATES:
+        raise RequestError(f"state: {text!r} is none of {', '.join(FLOW_STATES)}")
+    return text

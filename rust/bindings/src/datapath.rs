@@ -8,8 +8,10 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowlb_core::datapath::{DataPath as Core, Offload};
+use flowlb_core::datapath::{DataPath as Core, FlowQuery, Offload};
+use flowlb_core::flow::tcp::State;
 use flowlb_core::io::{IoCounters, Poll, Worker, require_open, require_socket};
+use flowlb_core::wire::address_number;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -237,6 +239,29 @@ impl DataPath {
         report::flows(py, &flows, &self.names())
     }
 
+    #[pyo3(signature = (now_ns, offset, limit, client=None, servers=None, state=None))]
+    #[expect(clippy::too_many_arguments, reason = "each is an argument in Python")]
+    fn find_flows<'py>(
+        &self,
+        py: Python<'py>,
+        now_ns: u64,
+        offset: Number<usize>,
+        limit: Number<usize>,
+        client: Option<IpAddr>,
+        servers: Option<Vec<u32>>,
+        state: Option<&str>,
+    ) -> PyResult<(usize, Bound<'py, PyList>)> {
+        let query = FlowQuery {
+            client: client.map(address_number),
+            servers,
+            state: state.map(flow_state).transpose()?,
+            offset: offset.0,
+            limit: limit.0,
+        };
+        let (total, flows) = self.with(py, move |core| core.find_flows(&query, now_ns))?;
+        Ok((total, report::flows(py, &flows, &self.names())?))
+    }
+
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let counters = self.with(py, |core| core.counters())?;
         report::counters(py, &counters, &self.names(), self.io.report())
@@ -373,6 +398,12 @@ impl Drop for DataPath {
             Python::try_attach(|py| py.detach(|| worker.stop()));
         }
     }
+}
+
+/// The state that a flow is listed with.
+fn flow_state(name: &str) -> PyResult<State> {
+    let found = State::ALL.into_iter().find(|state| state.name() == name);
+    found.ok_or_else(|| PyValueError::new_err(format!("state: {name:?} is none of a flow")))
 }
 
 /// Copy each frame of any sequence of bytes.

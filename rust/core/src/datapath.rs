@@ -1,5 +1,7 @@
 //! The data path as its callers see it: state that lives across packets, and the calls that change it.
 
+mod listing;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -19,6 +21,8 @@ use crate::snapshot::{NextHops, Snapshot, Timeouts};
 use crate::verdict::{Direction, Verdict};
 use crate::wire::{address_number, number_address};
 use crate::world::World;
+
+pub use listing::FlowQuery;
 
 /// Work the sender left to the network card: `struct virtio_net_hdr`, in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -401,19 +405,14 @@ impl DataPath {
     /// The unexpired entries, sorted by (client, client port, service), addresses compared as 16 bytes (IPv4-mapped).
     #[must_use]
     pub fn flows(&self, now_ns: u64) -> Vec<FlowInfo> {
-        let table = &self.state.table;
-        let mut numbers: Vec<u32> = table
-            .numbers()
-            .filter(|&number| self.is_living(number, now_ns))
-            .collect();
-        numbers.sort_by_key(|&number| {
-            let entry = table.entry(number);
-            (entry.client(), entry.client_port, entry.service)
-        });
-        numbers
-            .into_iter()
-            .map(|number| flow_info(table, number, now_ns))
-            .collect()
+        let all = FlowQuery {
+            client: None,
+            servers: None,
+            state: None,
+            offset: 0,
+            limit: usize::MAX,
+        };
+        self.find_flows(&all, now_ns).1
     }
 
     /// All counters.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
-use flowlb_core::datapath::{DataPath, Frame, Offload, Outcome, Output, Sink};
+use flowlb_core::datapath::{DataPath, FlowQuery, Frame, Offload, Outcome, Output, Sink};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,
@@ -341,6 +341,68 @@ fn table_full_evicts_in_order() {
         "flow_stateless",
     ];
     assert_eq!(evicted.map(count), [1, 0, 1, 1]);
+}
+
+/// behaviour 8, rule 15: as many of a server's flows as asked, in order; both ends learn at the next tick, of UDP nobody does.
+#[test]
+fn flows_of_a_server_are_reset_in_order() {
+    let mut path = data_path(8);
+    for port in [3, 1, 2] {
+        process(
+            &mut path,
+            &frame((CLIENT, port), (VIP, 80), Protocol::Tcp, b"S", b""),
+            0,
+        );
+    }
+    process(
+        &mut path,
+        &frame((CLIENT, 1), (VIP, 80), Protocol::Udp, b"", b"x"),
+        0,
+    );
+    assert_eq!(path.reset_flows(0, 2, 1), 2);
+    let mut extra = Vec::new();
+    path.tick(1, &mut extra);
+    assert_eq!(extra.len(), 4, "to the client and to the server, twice");
+    for output in &extra {
+        assert_checksums(&output.frame);
+    }
+    assert_eq!(
+        [path.reset_flows(0, 2, 2), path.reset_flows(1, 2, 2)],
+        [1, 1]
+    );
+    extra.clear();
+    path.tick(2, &mut extra);
+    assert_eq!((extra.len(), path.flows(2).len()), (2, 0));
+    assert_accounted(&path);
+}
+
+/// A page of the listing is a slice of the whole, and the total is that of all that fit.
+#[test]
+fn find_flows_page_is_a_slice() {
+    let mut path = data_path(64);
+    for port in [9, 4, 7, 1, 3, 8, 2] {
+        process(
+            &mut path,
+            &frame((CLIENT, port), (VIP, 80), Protocol::Udp, b"", b"x"),
+            0,
+        );
+    }
+    let page = |offset, limit, servers| {
+        let query = FlowQuery {
+            client: None,
+            servers,
+            state: None,
+            offset,
+            limit,
+        };
+        let (total, rows) = path.find_flows(&query, 0);
+        let ports: Vec<u16> = rows.iter().map(|row| row.client_port).collect();
+        (total, ports)
+    };
+    assert_eq!(page(2, 3, None), (7, vec![3, 4, 7]));
+    assert_eq!(page(6, 9, Some(vec![1])), (7, vec![9]));
+    assert_eq!(page(0, 9, Some(vec![0])), (0, vec![]));
+    assert_eq!(page(9, 9, None), (7, vec![]));
 }
 
 /// behaviour 4: each class has its timeout; what is over is gone before the next packet is looked at.

@@ -15,7 +15,7 @@ from typing import Any
 from lb.backends.base import POLLS, Direction, Flow, FlowEnd, Offload, Poll
 from lb.backends.base import Verdict as VerdictName
 from lb.backends.python.ends import End
-from lb.backends.python.flow import Entry
+from lb.backends.python.flow import CLASS_OF_STATE, Entry
 from lb.backends.python.hashing import as_16_bytes
 from lb.backends.python.loop import CallLock, PacketLoop
 from lb.backends.python.parse import Packet
@@ -142,11 +142,34 @@ class DataPath:
 
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
+        return self.find_flows(now_ns, 0, self._state.table.capacity)[1]
+
+    def find_flows(
+        self,
+        now_ns: int,
+        offset: int,
+        limit: int,
+        client: Address | None = None,
+        servers: Sequence[int] | None = None,
+        state: str | None = None,
+    ) -> tuple[int, list[Flow]]:
+        """Return how many unexpired entries fit, and `limit` of them from `offset` on, in the order of `flows`."""
+        offset, limit = require_number(offset, 64), require_number(limit, 64)
+        if state is not None and state not in CLASS_OF_STATE:
+            raise ValueError(f"state: {state!r} is none of a flow")
+        wanted = None if servers is None else frozenset(servers)
         with self._lock:
             table, view = self._state.table, self._state.view
-            entries = [entry for entry in table.by_forward.values() if table.why_dead(entry, view, now_ns) is None]
+            entries = [
+                entry
+                for entry in table.by_forward.values()
+                if (client is None or entry.client == client.packed)
+                and (wanted is None or entry.server in wanted)
+                and state in (None, entry.state)
+                and table.why_dead(entry, view, now_ns) is None
+            ]
             entries.sort(key=lambda entry: (as_16_bytes(entry.client), entry.client_port, entry.service))
-            return [self._flow(entry, now_ns) for entry in entries]
+            return len(entries), [self._flow(entry, now_ns) for entry in entries[offset : offset + limit]]
 
     def counters(self) -> dict[str, Any]:
         """Return all counters by name: `docs/datapath.md` rule 13; `io` is what went wrong on the sockets."""

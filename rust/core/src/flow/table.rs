@@ -700,13 +700,10 @@ impl Table {
         self.due = due;
     }
 
-    /// The numbers of the entries of a server, in order of their place: one walk over memory, which is far faster than along the lists.
-    pub fn numbers_of_server(&self, server: u32) -> impl Iterator<Item = u32> {
+    /// The numbers of all entries in order of their place: one walk over memory, which is far faster than along the lists.
+    pub fn numbers_in_place(&self) -> impl Iterator<Item = u32> {
         // A removed entry has port 0, which no flow has.
-        (0..self.header().touched).filter(move |&number| {
-            let entry = self.entry(number);
-            entry.server == server && entry.client_port != 0
-        })
+        (0..self.header().touched).filter(|&number| self.entry(number).client_port != 0)
     }
 
     /// The numbers of all entries, in no useful order.

@@ -40,8 +40,11 @@ impl Walk<'_> {
             let entry = table.entry(number);
             (entry.client(), entry.client_port, entry.service)
         };
-        let is_live = |&number: &u32| !is_expired(self.world, table.entry(number), self.now);
-        let mut numbers: Vec<u32> = table.numbers_of_server(server).filter(is_live).collect();
+        let fits = |&number: &u32| {
+            let entry = table.entry(number);
+            entry.server == server && !is_expired(self.world, entry, self.now)
+        };
+        let mut numbers: Vec<u32> = table.numbers_in_place().filter(fits).collect();
         if numbers.len() > limit {
             numbers.select_nth_unstable_by_key(limit, key);
             numbers.truncate(limit);

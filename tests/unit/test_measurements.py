@@ -81,48 +81,70 @@ def test_connect_time_syn_to_syn_ack(talk: Talk) -> None:
     talk.expect(connects=2, connect_ns=4 * MS, syn_retransmitted=1)
 
 
-def test_first_byte_time_and_busy_time(talk: Talk) -> None:
-    """Busy from the request until all of the answer is acknowledged; the first byte ends the waiting."""
+def test_answer_time_and_first_byte_time(talk: Talk) -> None:
+    """From the request to the first byte, and on to the last; acknowledgements are no answer."""
     talk.open()
     talk.ask()
-    talk.expect(busy_flows=1, first_bytes=0)
+    talk.expect(requests=1, requests_active=1, waiting_flows=1, first_bytes=0)
     talk.server("A", 5001, 1006, after_ms=1)
     talk.server("PA", 5001, 1006, ANSWER, after_ms=9)
     talk.server("PA", 5101, 1006, ANSWER, after_ms=5)
-    talk.expect(first_bytes=1, first_byte_ns=waited(3 * MS, 13 * MS), in_flight_bytes=200)
-    talk.expect(busy_flows=1, busy_ns=15 * MS)
+    first, whole = waited(3 * MS, 13 * MS), waited(3 * MS, 18 * MS)
+    talk.expect(first_bytes=1, first_byte_ns=first, answer_ns=whole, waiting_flows=0, in_flight_bytes=200)
     talk.client("A", 1006, 5101, after_ms=5)
-    talk.expect(in_flight_bytes=100, busy_flows=1)
+    talk.expect(in_flight_bytes=100)
     talk.client("A", 1006, 5201, after_ms=5)
-    talk.expect(in_flight_bytes=0, busy_flows=0, busy_ns=25 * MS)
-    talk.box.now += 1000 * MS
-    talk.expect(busy_ns=25 * MS)
+    talk.expect(in_flight_bytes=0, answer_ns=whole)
 
 
 def test_second_request_is_measured_anew(talk: Talk) -> None:
-    """A connection that is kept is measured at each request."""
+    """A connection that is kept is measured at each request; what lies between is nobody's."""
     talk.open()
     talk.ask()
     talk.server("PA", 5001, 1006, ANSWER, after_ms=10)
     talk.client("A", 1006, 5101)
     talk.client("PA", 1006, 5101, ASKED, after_ms=500)
-    talk.server("PA", 5101, 1011, ANSWER, after_ms=20)
-    talk.expect(first_bytes=2, busy_flows=1, busy_ns=30 * MS)
-    # A request that acknowledges the answer before it is a new one too.
+    talk.client("PA", 1006, 5101, ASKED, after_ms=5)
+    talk.server("PA", 5101, 1011, ANSWER, after_ms=15)
     talk.client("PA", 1011, 5201, ASKED, after_ms=1)
-    talk.server("PA", 5201, 1016, ANSWER, after_ms=40)
-    talk.expect(first_bytes=3, busy_flows=1, busy_ns=71 * MS)
-    assert abs(talk.measured()["first_byte_ns"] - 70 * MS) <= 3 * TICK
+    talk.expect(first_bytes=2, requests=3, waiting_flows=1)
+    assert abs(talk.measured()["answer_ns"] - 30 * MS) <= 2 * TICK
 
 
-def test_two_flows_wait_time_is_counted_once(talk: Talk) -> None:
-    """Busy time is the server's, however many flows wait."""
+def test_request_sees_the_active_flows(talk: Talk) -> None:
+    """How many shared the server is known from the requests."""
     for port in (40000, 40001):
         talk.open(port)
     talk.ask(40000)
     talk.ask(40001)
-    talk.box.now += 7 * MS
-    talk.expect(busy_flows=2, busy_ns=7 * MS)
+    talk.expect(requests=2, requests_active=4, waiting_flows=2)
+
+
+def test_pause_in_an_answer_counts_up_to_a_second(talk: Talk) -> None:
+    """A server that pushes something now and then is not slow."""
+    talk.open()
+    talk.ask()
+    talk.server("PA", 5001, 1006, ANSWER)
+    talk.server("PA", 5101, 1006, ANSWER, after_ms=60_000)
+    talk.expect(answer_ns=1 << 30)
+
+
+def test_stall_lasts_until_the_server_speaks(talk: Talk) -> None:
+    """While somebody waits and nothing comes, the stall grows."""
+    talk.open()
+    talk.expect(stalled_ns=0)
+    talk.ask()
+    talk.box.now += 700 * MS
+    talk.expect(stalled_ns=700 * MS)
+    talk.open(40001)
+    talk.ask(40001)
+    talk.expect(stalled_ns=703 * MS)
+    talk.server("PA", 5001, 1006, ANSWER)
+    talk.box.now += 10 * MS
+    talk.expect(stalled_ns=10 * MS, waiting_flows=1)
+    talk.server("PA", 5001, 1006, ANSWER, port=40001)
+    talk.box.now += 10 * MS
+    talk.expect(stalled_ns=0, waiting_flows=0)
 
 
 def test_refused_connection(talk: Talk) -> None:
@@ -152,7 +174,7 @@ def test_flow_that_ends_without_an_answer_failed(talk: Talk, end: str) -> None:
     else:
         talk.server("FA", 5001, 1006, after_ms=4)
         talk.client("FA", 1006, 5002)
-    talk.expect(failed=1, busy_flows=0, busy_ns=4 * MS, in_flight_bytes=0)
+    talk.expect(failed=1, waiting_flows=0, stalled_ns=0, in_flight_bytes=0)
 
 
 def test_flow_that_ends_after_its_answer_did_not_fail(talk: Talk) -> None:
@@ -163,7 +185,7 @@ def test_flow_that_ends_after_its_answer_did_not_fail(talk: Talk) -> None:
     talk.client("R", 1006, 0)
     talk.open(40001)
     talk.client("R", 1001, 0, port=40001)
-    talk.expect(failed=0, busy_flows=0, in_flight_bytes=0)
+    talk.expect(failed=0, waiting_flows=0, in_flight_bytes=0)
 
 
 def test_retransmission_of_the_server(talk: Talk) -> None:
@@ -176,13 +198,11 @@ def test_retransmission_of_the_server(talk: Talk) -> None:
     talk.expect(retransmitted=1, in_flight_bytes=100, first_bytes=1)
 
 
-def test_server_that_speaks_first_is_busy(talk: Talk) -> None:
-    """A greeting that nobody asked for is work, but no answer."""
+def test_server_that_speaks_first_answers_nobody(talk: Talk) -> None:
+    """A greeting that nobody asked for is no answer."""
     talk.open()
     talk.server("PA", 5001, 1001, b"220 hello", after_ms=1)
-    talk.expect(busy_flows=1, first_bytes=0, in_flight_bytes=9)
-    talk.client("A", 1001, 5010, after_ms=2)
-    talk.expect(busy_flows=0, busy_ns=2 * MS)
+    talk.expect(requests=0, first_bytes=0, answer_ns=0, in_flight_bytes=9)
 
 
 def test_flow_that_is_removed_leaves_nothing_behind(talk: Talk) -> None:
@@ -192,7 +212,7 @@ def test_flow_that_is_removed_leaves_nothing_behind(talk: Talk) -> None:
     talk.server("PA", 5001, 1006, ANSWER)
     talk.box.now += 7440 * 1000 * MS
     talk.box.path.tick(talk.box.now)
-    talk.expect(flows_active=0, busy_flows=0, in_flight_bytes=0, failed=0)
+    talk.expect(flows_active=0, waiting_flows=0, in_flight_bytes=0, failed=0)
 
 
 def test_connect_peak_rises_at_once_and_falls_slowly(talk: Talk) -> None:

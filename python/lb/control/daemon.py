@@ -41,6 +41,7 @@ from lb.control.logs import LogFormat, start_logging
 from lb.control.metrics import Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.paths import default_control_path
+from lb.control.replan import Replanner
 from lb.control.status import Facts
 from lb.control.steering import Preview, Steering
 from lb.errors import ConfigError, InterfaceError, LbError
@@ -166,6 +167,7 @@ class Daemon:
         self._give_up()
         self._start_loop()
         self._spawn(self._sweep())
+        self._spawn(self._replan())
         self._cleanup.push_async_callback(self.checks.stop)
         self.checks.start()
         self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
@@ -225,6 +227,15 @@ class Daemon:
         """Log flows and serve metrics as the configuration says. Raise LbError when that cannot be done."""
         self.flow_log.follow(self.config.flow_log)
         await self.metrics.follow(self.config.metrics)
+
+    async def _replan(self) -> None:
+        """Let policies that look at measurements plan anew, each at its interval."""
+        replanner = Replanner(self.steering)
+        while True:
+            if due := replanner.due(now_ns := time.monotonic_ns()):
+                measured = await asyncio.to_thread(self.data_path.measurements, now_ns)
+                replanner.replan(due, now_ns, measured)
+            await asyncio.sleep(replanner.wait_s(time.monotonic_ns()))
 
     async def _sweep(self) -> None:
         """Forget servers that left, once they have no flows."""

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from lb.config_fields import CUSTOM_ERROR
 from lb.errors import PolicyError
 from lb.policies import user
+from lb.policies.adaptive import Adaptive
 from lb.policies.base import BuiltIn, OptionProblem, Policy
 from lb.policies.least_connections import LeastConnections
 from lb.policies.loader import installed_names, is_file, load_class
@@ -30,7 +31,16 @@ from lb.policies.source_hash import SourceHash
 from lb.policies.static import Static
 from lb.policies.two_choices import TwoChoices
 
-_CLASSES: tuple[type[BuiltIn], ...] = (LeastConnections, Maglev, Random, RoundRobin, SourceHash, Static, TwoChoices)
+_CLASSES: tuple[type[BuiltIn], ...] = (
+    Adaptive,
+    LeastConnections,
+    Maglev,
+    Random,
+    RoundRobin,
+    SourceHash,
+    Static,
+    TwoChoices,
+)
 POLICIES: dict[str, type[BuiltIn]] = {policy.name: policy for policy in _CLASSES}
 # Weights are always honoured; the field has names of its own for that.
 ALIASES: dict[str, str] = {

@@ -104,7 +104,7 @@ fn measures<'py>(py: Python<'py>, measured: &Measured) -> PyResult<Bound<'py, Py
     let Measured {
         traffic,
         measures,
-        busy_ns,
+        stalled_ns,
         ..
     } = measured;
     let pairs = [
@@ -122,8 +122,11 @@ fn measures<'py>(py: Python<'py>, measured: &Measured) -> PyResult<Bound<'py, Py
         ("refused", measures.refused),
         ("unanswered", measures.unanswered),
         ("failed", measures.failed),
-        ("busy_flows", measures.busy_flows),
-        ("busy_ns", *busy_ns),
+        ("requests", measures.requests),
+        ("requests_active", measures.requests_active),
+        ("answer_ns", measures.answer_ns),
+        ("waiting_flows", measures.waiting_flows),
+        ("stalled_ns", *stalled_ns),
         ("in_flight_bytes", measures.in_flight_bytes),
     ];
     pairs.into_py_dict(py)

@@ -129,8 +129,8 @@ pub struct Measured {
     pub traffic: Traffic,
     /// What was measured of it.
     pub measures: Measures,
-    /// Nanoseconds in which at least one flow waited for it.
-    pub busy_ns: u64,
+    /// Nanoseconds for which somebody has waited and it sent nothing.
+    pub stalled_ns: u64,
 }
 
 /// All counters at one instant.
@@ -472,7 +472,7 @@ impl DataPath {
                 service: server.service,
                 traffic: *traffic,
                 measures: *measures,
-                busy_ns: measures.busy_ns(now_ns),
+                stalled_ns: measures.stalled_ns(now_ns),
             })
         };
         let servers = self.world.snapshot.servers.iter();

@@ -157,11 +157,11 @@ class FlowTable:
         server.flows_created += 1
         server.flows_active += entry.is_active
 
-    def remove(self, entry: Entry, event: str, now_ns: int) -> None:
+    def remove(self, entry: Entry, event: str) -> None:
         """Take an entry out and count why."""
         if entry.is_active:
             measures = self.counters.measures[entry.server]
-            measure.leave(measures, entry, now_ns)
+            measure.leave(measures, entry)
             measures.unanswered += entry.state == SYN_SENT and event == "flow_expired"
         del self.by_forward[entry.forward_key]
         del self.by_reply[entry.reply_key]
@@ -210,7 +210,7 @@ class FlowTable:
                 head = next(iter(members))
                 if not self.is_expired(head, timeouts, now_ns):
                     break
-                self.remove(head, "flow_expired", now_ns)
+                self.remove(head, "flow_expired")
                 left -= 1
 
     @property
@@ -229,11 +229,11 @@ class FlowTable:
             return True
         for name, event in ((HALF_OPEN, "flow_evicted_half_open"), (CLOSING, "flow_evicted_closing")):
             if self.lists[name]:
-                self.remove(next(iter(self.lists[name])), event, now_ns)
+                self.remove(next(iter(self.lists[name])), event)
                 return True
         heads = [next(iter(self.lists[name])) for name in (ESTABLISHED, UDP) if self.lists[name]]
         idlest = min(heads, key=lambda entry: entry.last_seen_ns)  # the first of equals: established
         if now_ns - idlest.last_seen_ns <= timeouts.idle_floor_ns:
             return False
-        self.remove(idlest, "flow_evicted_idle", now_ns)
+        self.remove(idlest, "flow_evicted_idle")
         return True

@@ -24,8 +24,11 @@ MODULUS = 2**32
 STAMP_SHIFT = 10
 STAMP_MASK = (1 << 30) - 1
 
-# What a flow waits for: nothing was asked yet, the server's first byte, the rest of what it sends, nothing any more.
-FRESH, ASKED, ANSWERING, QUIET = "fresh", "asked", "answering", "quiet"
+# Of a pause in the middle of an answer, no more than this counts: longer ones are a server's that has nothing to say.
+LONGEST_PAUSE_NS = 1 << 30
+
+# Who spoke last: nobody yet, the client, who waits for the server, the server; or the flow is over.
+FRESH, ASKED, ANSWERING, OVER = "fresh", "asked", "answering", "over"
 
 
 @dataclass(slots=True)
@@ -61,26 +64,24 @@ class Measures:
     refused: int = 0
     unanswered: int = 0
     failed: int = 0
-    busy_flows: int = 0
+    requests: int = 0
+    requests_active: int = 0
+    answer_ns: int = 0
+    waiting_flows: int = 0
     in_flight_bytes: int = 0
-    idle_busy_ns: int = 0
-    busy_since_ns: int = 0
+    progress_at_ns: int = 0
 
-    def busy_ns(self, now_ns: int) -> int:
-        """Return the nanoseconds in which at least one flow waited, until now."""
-        return self.idle_busy_ns + (max(0, now_ns - self.busy_since_ns) if self.busy_flows else 0)
+    def stalled_ns(self, now_ns: int) -> int:
+        """Return the nanoseconds for which somebody has waited and the server sent nothing, until now."""
+        return max(0, now_ns - self.progress_at_ns) if self.waiting_flows else 0
 
-    def begin(self, now_ns: int) -> None:
-        """Note that one more flow waits."""
-        if not self.busy_flows:
-            self.busy_since_ns = now_ns
-        self.busy_flows += 1
-
-    def end(self, now_ns: int) -> None:
-        """Note that one flow less waits."""
-        self.busy_flows -= 1
-        if not self.busy_flows:
-            self.idle_busy_ns += max(0, now_ns - self.busy_since_ns)
+    def begin_waiting(self, active: int, now_ns: int) -> None:
+        """Note a request. `active`: the server's active flows."""
+        if not self.waiting_flows:
+            self.progress_at_ns = now_ns
+        self.waiting_flows += 1
+        self.requests += 1
+        self.requests_active += active
 
     def report(self, now_ns: int) -> dict[str, int]:
         """Return it by name."""
@@ -96,8 +97,11 @@ class Measures:
             "refused": self.refused,
             "unanswered": self.unanswered,
             "failed": self.failed,
-            "busy_flows": self.busy_flows,
-            "busy_ns": self.busy_ns(now_ns),
+            "requests": self.requests,
+            "requests_active": self.requests_active,
+            "answer_ns": self.answer_ns,
+            "waiting_flows": self.waiting_flows,
+            "stalled_ns": self.stalled_ns(now_ns),
             "in_flight_bytes": self.in_flight_bytes,
         }
 
@@ -108,12 +112,12 @@ class Before(NamedTuple):
     state: str
     last_seen_ns: int
     in_flight: int
-    next_reply: int | None
+    next_seq: dict[Direction, int | None]
 
 
 def before(entry: Entry) -> Before:
     """Note how a flow is."""
-    return Before(entry.state, entry.last_seen_ns, in_flight(entry), entry.next_seq["reply"])
+    return Before(entry.state, entry.last_seen_ns, in_flight(entry), dict(entry.next_seq))
 
 
 def in_flight(entry: Entry) -> int:
@@ -125,7 +129,9 @@ def in_flight(entry: Entry) -> int:
     return left if left < MODULUS // 2 else 0
 
 
-def follow(measures: Measures, entry: Entry, was: Before, direction: Direction, seg: Segment, now_ns: int) -> None:
+def follow(
+    measures: Measures, entry: Entry, was: Before, direction: Direction, seg: Segment, active: int, now_ns: int
+) -> None:
     """
     Note what a segment tells that was let through.
 
@@ -135,15 +141,16 @@ def follow(measures: Measures, entry: Entry, was: Before, direction: Direction, 
         was: the flow before it; not closing.
         direction: of the segment.
         seg: its numbers.
+        active: the server's active flows.
         now_ns: monotonic nanoseconds.
     """
     measures.in_flight_bytes += in_flight(entry) - was.in_flight
     if seg.flags & (SYN | RST):
         follow_control(measures, entry, was, direction, seg, now_ns)
-    else:
-        follow_data(measures, entry, was, direction, seg, now_ns)
+    elif seg.has_data:
+        follow_data(measures, entry, was, direction, active, now_ns)
     if entry.state == CLOSING:
-        leave(measures, entry, now_ns)
+        leave(measures, entry)
 
 
 def follow_control(
@@ -158,31 +165,31 @@ def follow_control(
         measures.refused += 1
 
 
-def follow_data(measures: Measures, entry: Entry, was: Before, direction: Direction, seg: Segment, now_ns: int) -> None:
-    """Note any other segment: a request, an answer, an acknowledgement."""
+def follow_data(measures: Measures, entry: Entry, was: Before, direction: Direction, active: int, now_ns: int) -> None:
+    """Note data in any other segment: a request, or a part of an answer."""
+    known = was.next_seq[direction]
+    again = known is not None and entry.next_seq[direction] == known
     if direction == "reply":
-        if seg.has_data:
-            answer(measures, entry, was, now_ns)
-        return
-    if entry.phase == ANSWERING and in_flight(entry) == 0:
-        measures.end(now_ns)
-        entry.phase = QUIET
-    if seg.has_data and entry.phase in (FRESH, QUIET):
-        measures.begin(now_ns)
+        if again:
+            measures.retransmitted += 1
+        else:
+            answer(measures, entry, now_ns)
+    elif entry.phase in (FRESH, ANSWERING) and not again:
+        measures.begin_waiting(active, now_ns)
         entry.phase, entry.stamp = ASKED, stamp(now_ns)
 
 
-def answer(measures: Measures, entry: Entry, was: Before, now_ns: int) -> None:
-    """Note data from the server: sent again, the first of an answer, or more of one."""
-    if was.next_reply is not None and entry.next_seq["reply"] == was.next_reply:
-        measures.retransmitted += 1
-        return
+def answer(measures: Measures, entry: Entry, now_ns: int) -> None:
+    """Note new data from the server: the first of an answer, or more of one."""
+    waited_ns = ((stamp(now_ns) - entry.stamp) & STAMP_MASK) << STAMP_SHIFT
     if entry.phase == ASKED:
-        waited = (stamp(now_ns) - entry.stamp) & STAMP_MASK
-        measures.first_byte.add(waited << STAMP_SHIFT, now_ns)
-    elif entry.phase != ANSWERING:
-        measures.begin(now_ns)
-    entry.phase = ANSWERING
+        measures.first_byte.add(waited_ns, now_ns)
+        measures.answer_ns += waited_ns
+        measures.waiting_flows -= 1
+    elif entry.phase == ANSWERING:
+        measures.answer_ns += min(waited_ns, LONGEST_PAUSE_NS)
+    measures.progress_at_ns = now_ns
+    entry.phase, entry.stamp = ANSWERING, stamp(now_ns)
 
 
 def stamp(now_ns: int) -> int:
@@ -190,10 +197,10 @@ def stamp(now_ns: int) -> int:
     return now_ns >> STAMP_SHIFT & STAMP_MASK
 
 
-def leave(measures: Measures, entry: Entry, now_ns: int) -> None:
+def leave(measures: Measures, entry: Entry) -> None:
     """Note that an active flow becomes closing, or is removed."""
-    measures.failed += entry.phase == ASKED
-    if entry.phase in (ASKED, ANSWERING):
-        measures.end(now_ns)
-    entry.phase = QUIET
+    if entry.phase == ASKED:
+        measures.failed += 1
+        measures.waiting_flows -= 1
+    entry.phase = OVER
     measures.in_flight_bytes -= in_flight(entry)

@@ -29,7 +29,7 @@ def forward_packet(state: State, packet: Packet, service: int) -> Verdict:
     entry = look_up(state, state.table.by_forward.get((packet.source, packet.source_port, service)))
     if entry is not None and seg is not None and seg.opens and entry.state == CLOSING:
         # Port reuse: the client starts anew before the old flow has timed out.
-        state.table.remove(entry, "flow_reused", state.now_ns)
+        state.table.remove(entry, "flow_reused")
         entry = None
     if entry is not None:
         return known_packet(state, packet, entry, "forward", seg)
@@ -52,7 +52,7 @@ def look_up(state: State, entry: Entry | None) -> Entry | None:
     if entry is not None:
         event = state.table.why_dead(entry, state.view, state.now_ns)
         if event is not None:
-            state.table.remove(entry, event, state.now_ns)
+            state.table.remove(entry, event)
             entry = None
     state.counters.event("flow_miss" if entry is None else "flow_hit")
     return entry
@@ -200,7 +200,7 @@ def clear_conflicts(state: State, entry: Entry, direction: Direction) -> bool:
             event = "flow_reused"
         if event is None:
             return False
-        state.table.remove(other, event, state.now_ns)
+        state.table.remove(other, event)
     return True
 
 

@@ -42,7 +42,7 @@ def reset_flows(state: State, server: int, limit: int, now_ns: int) -> int:
     for entry in found[:limit]:
         if entry.state not in (UDP, CLOSING) and not entry.tagged:
             state.pending.extend(resets(state, entry))
-        table.remove(entry, "flow_reset", now_ns)
+        table.remove(entry, "flow_reset")
     return min(limit, len(found))
 
 

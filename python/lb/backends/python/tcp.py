@@ -87,9 +87,10 @@ def follow(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, n
     if seg.has(RST) and not reset_is_valid(entry, direction, seg):
         return "rst_window"
     was = measure.before(entry)
+    active = table.counters.servers[entry.server].flows_active
     advance(table, entry, direction, seg, now_ns)
     if was.state != CLOSING:
-        measure.follow(table.counters.measures[entry.server], entry, was, direction, seg, now_ns)
+        measure.follow(table.counters.measures[entry.server], entry, was, direction, seg, active, now_ns)
     return None
 
 

@@ -17,18 +17,21 @@ const LONGEST_NS: u64 = (1 << 40) - 1;
 const STAMP_SHIFT: u32 = 10;
 const STAMP_MASK: u32 = (1 << 30) - 1;
 
-/// What a flow waits for.
+/// Of a pause in the middle of an answer, no more than this counts: longer ones are a server's that has nothing to say.
+const LONGEST_PAUSE_NS: u64 = 1 << 30;
+
+/// Who spoke last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// Nothing was asked yet.
+    /// Nobody yet.
     Fresh,
-    /// The client has sent something: the server's first byte.
+    /// The client has sent data: it waits for the server's.
     Asked,
-    /// The server is sending: the client's acknowledgement of all of it.
+    /// The server has.
     Answering,
-    /// All that was sent has arrived.
-    Quiet,
+    /// The flow is over.
+    Over,
 }
 
 impl Phase {
@@ -38,13 +41,8 @@ impl Phase {
             0 => Phase::Fresh,
             1 => Phase::Asked,
             2 => Phase::Answering,
-            _ => Phase::Quiet,
+            _ => Phase::Over,
         }
-    }
-
-    /// Whether the server has something to do for the flow.
-    const fn is_busy(self) -> bool {
-        matches!(self, Phase::Asked | Phase::Answering)
     }
 }
 
@@ -98,38 +96,38 @@ pub struct Measures {
     pub unanswered: u64,
     /// Flows that ended while a request had no answer.
     pub failed: u64,
-    /// Flows that wait for the server, or for the rest of what it sends.
-    pub busy_flows: u64,
+    /// Requests: data from a client that had not sent any since the server spoke.
+    pub requests: u64,
+    /// The sum of the server's active flows at each request.
+    pub requests_active: u64,
+    /// The time that answers took, from request to last byte, nanoseconds, all flows together.
+    pub answer_ns: u64,
+    /// Flows whose request has no answer yet.
+    pub waiting_flows: u64,
     /// Bytes that the server has sent and the client not acknowledged.
     pub in_flight_bytes: u64,
-    busy_ns: u64,
-    busy_since: u64,
+    /// When the server last sent data, or began to be waited for.
+    progress_at: u64,
 }
 
 impl Measures {
-    /// Nanoseconds in which at least one flow waited, until `now`.
+    /// Nanoseconds for which somebody has waited and the server sent nothing, until `now`.
     #[must_use]
-    pub fn busy_ns(&self, now: u64) -> u64 {
-        let lasting = if self.busy_flows > 0 {
-            now.saturating_sub(self.busy_since)
+    pub fn stalled_ns(&self, now: u64) -> u64 {
+        if self.waiting_flows > 0 {
+            now.saturating_sub(self.progress_at)
         } else {
             0
-        };
-        self.busy_ns + lasting
+        }
     }
 
-    fn begin(&mut self, now: u64) {
-        if self.busy_flows == 0 {
-            self.busy_since = now;
+    fn begin_waiting(&mut self, active: u64, now: u64) {
+        if self.waiting_flows == 0 {
+            self.progress_at = now;
         }
-        self.busy_flows += 1;
-    }
-
-    fn end(&mut self, now: u64) {
-        self.busy_flows -= 1;
-        if self.busy_flows == 0 {
-            self.busy_ns += now.saturating_sub(self.busy_since);
-        }
+        self.waiting_flows += 1;
+        self.requests += 1;
+        self.requests_active += active;
     }
 }
 
@@ -139,7 +137,7 @@ pub struct Before {
     state: State,
     last_seen: u64,
     in_flight: u32,
-    next_reply: Option<u32>,
+    next: [Option<u32>; 2],
 }
 
 impl Before {
@@ -151,7 +149,7 @@ impl Before {
             state: flow.state(),
             last_seen: flow.last_seen(),
             in_flight: flow.in_flight(),
-            next_reply: flow.seen(Direction::Reply).next,
+            next: [Direction::Forward, Direction::Reply].map(|side| flow.seen(side).next),
         }
     }
 
@@ -163,7 +161,7 @@ impl Before {
     }
 }
 
-/// Note what a segment tells that was let through. The flow has advanced to `state` by it; it was not closing before.
+/// Note what a segment tells that was let through. The flow has advanced to `state` by it; it was not closing before. `active`: the server's active flows.
 #[inline(always)]
 pub fn follow(
     measures: &mut Measures,
@@ -171,7 +169,7 @@ pub fn follow(
     before: &Before,
     direction: Direction,
     segment: &Segment,
-    state: State,
+    (state, active): (State, u64),
     now: u64,
 ) {
     let in_flight = flow.in_flight();
@@ -182,10 +180,12 @@ pub fn follow(
     if segment.flags & (flag::SYN | flag::RST) != 0 {
         follow_control(measures, before, direction, segment, state, now);
     } else {
-        follow_data(measures, flow, before, direction, segment, now);
+        if segment.has_data() {
+            follow_data(measures, flow, before, direction, active, now);
+        }
     }
     if state == State::Closing {
-        leave(measures, flow, now);
+        leave(measures, flow);
     }
 }
 
@@ -219,54 +219,47 @@ fn follow_data(
     flow: &mut Flow,
     before: &Before,
     direction: Direction,
-    segment: &Segment,
+    active: u64,
     now: u64,
 ) {
-    let phase = flow.phase();
-    if direction == Direction::Reply {
-        if segment.has_data() {
-            answer(measures, flow, before, phase, now);
+    let known = before.next[direction as usize];
+    let again = known.is_some() && flow.seen(direction).next == known;
+    match (direction, flow.phase()) {
+        (Direction::Reply, _) if again => measures.retransmitted += 1,
+        (Direction::Reply, phase) => answer(measures, flow, phase, now),
+        (Direction::Forward, Phase::Fresh | Phase::Answering) if !again => {
+            measures.begin_waiting(active, now);
+            flow.set_phase(Phase::Asked, stamp(now));
         }
-        return;
-    }
-    if phase == Phase::Answering && flow.in_flight() == 0 {
-        measures.end(now);
-        flow.set_phase(Phase::Quiet, 0);
-    }
-    if segment.has_data() && !flow.phase().is_busy() {
-        measures.begin(now);
-        flow.set_phase(Phase::Asked, stamp(now));
+        (Direction::Forward, _) => {}
     }
 }
 
-/// Data from the server: sent again, the first of an answer, or more of one.
+/// New data from the server: the first of an answer, or more of one.
 #[inline(always)]
-fn answer(measures: &mut Measures, flow: &mut Flow, before: &Before, phase: Phase, now: u64) {
-    if before.next_reply.is_some() && flow.seen(Direction::Reply).next == before.next_reply {
-        measures.retransmitted += 1;
-        return;
-    }
+fn answer(measures: &mut Measures, flow: &mut Flow, phase: Phase, now: u64) {
+    let ticks = stamp(now).wrapping_sub(flow.stamp()) & STAMP_MASK;
+    let waited = u64::from(ticks) << STAMP_SHIFT;
     match phase {
-        Phase::Answering => return,
         Phase::Asked => {
-            let waited = stamp(now).wrapping_sub(flow.stamp()) & STAMP_MASK;
-            measures
-                .first_byte
-                .add(u64::from(waited) << STAMP_SHIFT, now);
+            measures.first_byte.add(waited, now);
+            measures.answer_ns += waited;
+            measures.waiting_flows -= 1;
         }
-        Phase::Fresh | Phase::Quiet => measures.begin(now),
+        Phase::Answering => measures.answer_ns += waited.min(LONGEST_PAUSE_NS),
+        Phase::Fresh | Phase::Over => {}
     }
-    flow.set_phase(Phase::Answering, 0);
+    measures.progress_at = now;
+    flow.set_phase(Phase::Answering, stamp(now));
 }
 
 /// Note that an active flow becomes closing, or is removed.
-pub fn leave(measures: &mut Measures, flow: &mut Flow, now: u64) {
-    let phase = flow.phase();
-    measures.failed += u64::from(phase == Phase::Asked);
-    if phase.is_busy() {
-        measures.end(now);
+pub fn leave(measures: &mut Measures, flow: &mut Flow) {
+    if flow.phase() == Phase::Asked {
+        measures.failed += 1;
+        measures.waiting_flows -= 1;
     }
-    flow.set_phase(Phase::Quiet, 0);
+    flow.set_phase(Phase::Over, 0);
     measures.in_flight_bytes = measures
         .in_flight_bytes
         .wrapping_sub(u64::from(flow.in_flight()));
@@ -302,15 +295,16 @@ mod tests {
     }
 
     #[test]
-    fn busy_time_is_counted_once_however_many_wait() {
+    fn stall_lasts_while_somebody_waits_and_nothing_comes() {
         let mut measures = Measures::default();
-        measures.begin(100);
-        measures.begin(150);
-        assert_eq!(measures.busy_ns(160), 60);
-        measures.end(200);
-        measures.end(300);
-        assert_eq!((measures.busy_ns(900), measures.busy_flows), (200, 0));
-        measures.begin(1000);
-        assert_eq!(measures.busy_ns(1001), 201);
+        assert_eq!(measures.stalled_ns(50), 0);
+        measures.begin_waiting(1, 100);
+        measures.begin_waiting(2, 150);
+        assert_eq!(measures.stalled_ns(160), 60);
+        measures.progress_at = 200;
+        assert_eq!(
+            (measures.stalled_ns(260), measures.requests_active),
+            (60, 3)
+        );
     }
 }

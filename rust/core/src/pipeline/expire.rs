@@ -69,7 +69,7 @@ fn expire_flows(world: &World, state: &mut State, now: u64) {
                 return;
             }
             left -= 1;
-            forget(state, head, Some(Event::FlowExpired), now);
+            forget(state, head, Some(Event::FlowExpired));
         }
     }
     state.table.set_due(due);

@@ -53,7 +53,7 @@ impl<'a> Walk<'a> {
             if !self.is_reused(live.number, transport) {
                 return self.hit(packet, &live, Direction::Forward);
             }
-            forget(self.state, live.number, Some(Event::FlowReused), self.now);
+            forget(self.state, live.number, Some(Event::FlowReused));
         }
         self.miss_forward(packet, transport, service)
     }
@@ -81,7 +81,7 @@ impl<'a> Walk<'a> {
         let live = found.and_then(|number| match self.live(number) {
             Ok(live) => Some(live),
             Err(event) => {
-                forget(self.state, number, Some(event), self.now);
+                forget(self.state, number, Some(event));
                 None
             }
         });
@@ -175,9 +175,10 @@ impl<'a> Walk<'a> {
         if before.state() == FlowState::Closing {
             return Ok(state);
         }
+        let now = (state, counters.active(server));
         if let Some(measures) = counters.measures_mut(server) {
             measure::follow(
-                measures, &mut flow, &before, direction, segment, state, self.now,
+                measures, &mut flow, &before, direction, segment, now, self.now,
             );
         }
         if state == FlowState::Closing {
@@ -325,7 +326,7 @@ impl<'a> Walk<'a> {
             .err()
             .or_else(|| closing.then_some(Event::FlowReused));
         let event = event.ok_or(Reason::FlowConflict)?;
-        forget(self.state, number, Some(event), self.now);
+        forget(self.state, number, Some(event));
         Ok(())
     }
 
@@ -358,7 +359,7 @@ impl<'a> Walk<'a> {
         let Some((number, event)) = victim else {
             return false;
         };
-        forget(self.state, number, Some(event), self.now);
+        forget(self.state, number, Some(event));
         true
     }
 
@@ -442,7 +443,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Remove an entry, with the event that says why, and keep the active count right.
-pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>, now: u64) {
+pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>) {
     if let Some(event) = event {
         state.ends.end(&state.table, number, event);
     }
@@ -450,7 +451,7 @@ pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>, now: 
     if entry.is_active() {
         state.counters.flow_inactive(entry.server);
         if let Some(measures) = state.counters.measures_mut(entry.server) {
-            measure::leave(measures, &mut state.table.flow_mut(number), now);
+            measure::leave(measures, &mut state.table.flow_mut(number));
             if entry.state() == FlowState::SynSent && event == Some(Event::FlowExpired) {
                 measure::time_out(measures);
             }

@@ -25,7 +25,7 @@ impl Walk<'_> {
             if !is_silent && !entry.is_tagged() {
                 self.reset_ends(number);
             }
-            forget(self.state, number, Some(Event::FlowReset), self.now);
+            forget(self.state, number, Some(Event::FlowReset));
         }
         numbers.len()
     }

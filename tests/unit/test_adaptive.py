@@ -1,0 +1,217 @@
+"""The policy `adaptive`: what measurements make of a plan; and the timer that brings them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from lb import config
+from lb.control.replan import IDLE_NS, Recent, Replanner
+from lb.control.steering import Steering
+from lb.policies import Plan, ServerView, make
+from lb.policies.adaptive import WORST, Adaptive, stepped
+from lb.snapshot import Snapshot
+
+MS, S = 10**6, 10**9
+SERVERS = [ServerView(0, "a"), ServerView(1, "b"), ServerView(2, "c")]
+NAMES = ("a", "b", "c")
+
+
+def doing(answer_s: float = 0.1, answers: float = 50, size: float = 500_000, **more: float) -> dict[str, float]:
+    """Make the measurements of a server that did so many answers lately, each of so many seconds and bytes, alone."""
+    return {
+        "recent_answers": answers,
+        "recent_requests": answers,
+        "recent_active": answers,
+        "recent_flows": answers,
+        "recent_answer_s": answers * answer_s,
+        "recent_bytes": answers * size,
+        "first_byte_peak_ns": 1e6,
+        **more,
+    }
+
+
+def planned(*measures: dict[str, float]) -> tuple[dict[int, int], dict[int, int]]:
+    """Return (slots, score) by server."""
+    plan = Adaptive().plan("video", SERVERS, dict(zip(NAMES, measures, strict=False)))
+    return dict(Counter(plan.slots)), dict(zip(plan.slots, plan.scores, strict=False))
+
+
+EQUAL = Plan("two-choices", (0, 1, 2))
+
+
+def test_plan_nothing_measured_is_two_choices() -> None:
+    """At the start all servers are as good as their weight."""
+    assert Adaptive().plan("video", SERVERS, {}) == EQUAL
+    weighted = [ServerView(0, "a", 2), ServerView(1, "b")]
+    expected, plan = make("two-choices", {}).plan("video", weighted, {}), Adaptive().plan("video", weighted, {})
+    assert (Counter(plan.slots)[0], Counter(plan.slots)[1]) == (2, 1)
+    assert plan.scores[0] * 2 == plan.scores[plan.slots.index(1)]
+    assert expected.selector == plan.selector
+
+
+def test_plan_equal_servers_chance_changes_nothing() -> None:
+    """A fifth more or less is chance: the plan stays, and nothing is published."""
+    measurements = {"a": doing(0.1), "b": doing(0.12), "c": doing(0.09)}
+    assert Adaptive().plan("video", SERVERS, measurements) == EQUAL
+
+
+def test_plan_server_of_a_quarter_of_the_rate_gets_little() -> None:
+    """It is drawn a quarter as often, and each flow on it counts for four."""
+    slots, scores = planned(doing(), doing(), doing(0.4))
+    assert slots == {0: 4, 1: 4, 2: 1}
+    assert scores[2] == 4 * scores[0]
+
+
+def test_plan_shared_server_is_not_slow() -> None:
+    """Answers that took twice as long on twice as many flows are of a server as quick as the others."""
+    assert Adaptive().plan("video", SERVERS, {"a": doing(), "b": doing(0.2, recent_active=100), "c": doing()}) == EQUAL
+
+
+def test_plan_failing_fast_attracts_nothing() -> None:
+    """Quick answers of few bytes are a low rate; refused flows are failures."""
+    slots, scores = planned(doing(), doing(), doing(0.001, size=300))
+    assert slots[2] * 8 <= slots[0]
+    assert scores[2] > 8 * scores[0]
+    slots, _ = planned(doing(), doing(), {"recent_flows": 10, "recent_failures": 10})
+    assert slots == {0: 1, 1: 1}
+
+
+def test_plan_one_failure_is_no_proof_and_all_failing_is_nobodys_fault() -> None:
+    """A single failure excludes nobody; nor do failures of everybody."""
+    one = {"recent_flows": 1, "recent_failures": 1}
+    assert Adaptive().plan("video", SERVERS, dict.fromkeys("c", one)) == EQUAL
+    assert (
+        Adaptive().plan("video", SERVERS, {name: {"recent_flows": 9, "recent_failures": 9} for name in NAMES}) == EQUAL
+    )
+
+
+def test_plan_stalled_server_is_avoided_before_it_answers() -> None:
+    """Somebody waits and nothing comes: that shows at once."""
+    _, scores = planned(doing(), doing(), doing(stalled_ns=2e9))
+    assert scores[2] > 8 * scores[0]
+    _, scores = planned(doing(), doing(), {"stalled_ns": 2e9})
+    assert scores[2] > 4 * scores[0]
+
+
+def test_plan_forgotten_server_is_tried_again() -> None:
+    """What was seen long ago counts for little."""
+    _, scores = planned(doing(), doing(), doing(0.4, answers=0.05))
+    assert not scores
+
+
+def test_plan_only_takers() -> None:
+    """A drained server is in no plan, however quick."""
+    servers = [*SERVERS[:2], ServerView(2, "c", 1, "draining")]
+    assert Plan("two-choices", (0, 1)) == Adaptive().plan("video", servers, {"c": doing()})
+
+
+@pytest.mark.parametrize(("quality", "step"), [(1, 1), (0.7, 1), (0.5, 0.5), (0.26, 0.25), (0, WORST)])
+def test_stepped_nearest_step(quality: float, step: float) -> None:
+    """Plans change by steps, not by whims."""
+    assert stepped(quality) == step
+
+
+# --- the timer -------------------------------------------------------------------------------------------------------
+
+
+def counts(**more: int) -> dict[str, int]:
+    zero = ("flows_created", "refused", "unanswered", "failed", "requests", "requests_active", "first_bytes")
+    return {**dict.fromkeys(zero, 0), "answer_ns": 0, "bytes_reply": 0, **more}
+
+
+def test_recent_counts_become_what_happened_lately() -> None:
+    """What is new since the last look is added to what is left of before; a tenth of a minute fades it to 1/e."""
+    recent = Recent()
+    first = recent.update(0, {"a": counts(flows_created=100, refused=7)})
+    assert (first["a"]["recent_flows"], first["a"]["flows_created"]) == (0, 100)
+    second = recent.update(S, {"a": counts(flows_created=110, refused=8, failed=1, answer_ns=S)})
+    assert (second["a"]["recent_flows"], second["a"]["recent_failures"], second["a"]["recent_answer_s"]) == (10, 2, 1)
+    third = recent.update(11 * S, {"a": counts(flows_created=110, refused=8, failed=1, answer_ns=S)})
+    assert third["a"]["recent_flows"] == pytest.approx(10 / 2.718281828)
+
+
+def test_recent_other_server_of_the_same_name_starts_anew() -> None:
+    """Counts that are lower than before are another server's: nothing is known of it yet."""
+    recent = Recent()
+    recent.update(0, {"a": counts(flows_created=100)})
+    recent.update(1, {"a": counts(flows_created=3)})
+    assert recent.update(2, {"a": counts(flows_created=4)})["a"]["recent_flows"] == pytest.approx(1)
+
+
+CONFIG = """
+[[interface]]
+name = "eth0"
+[[service]]
+name = "video"
+address = "198.18.1.100"
+port = 80
+policy = { name = "adaptive", interval = "200ms" }
+server = [
+    { name = "a", address = "198.18.1.31", port = 80 },
+    { name = "b", address = "198.18.1.32", port = 80 },
+]
+[[service]]
+name = "echo"
+address = "198.18.1.100"
+port = 7
+server = [{ name = "a", address = "198.18.1.31", port = 7 }]
+"""
+
+
+class Host:
+    """Takes what is published."""
+
+    def __init__(self) -> None:
+        self.published: list[Snapshot] = []
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.published.append(snapshot)
+
+    def reset_flows(self, server: int) -> None:
+        raise AssertionError("nothing is reset here")
+
+
+def steered(text: str = CONFIG) -> tuple[Host, Steering, Any]:
+    host = Host()
+    steering = Steering(config.parse(text), (), host)
+    return host, steering, Replanner(steering)
+
+
+def test_replanner_service_is_due_at_its_interval() -> None:
+    """Only policies that want it, each at its own pace."""
+    _, _, replanner = steered()
+    assert replanner.due(1000) == []
+    assert replanner.wait_s(1000) == 0.2
+    assert replanner.due(1000 + 200 * MS) == ["video"]
+    assert replanner.due(1001 + 200 * MS) == []
+    assert replanner.wait_s(1000 + 300 * MS) == 0.1
+
+
+def test_replanner_nobody_wants_it_looks_again_later() -> None:
+    """A reload may bring a policy that does."""
+    _, steering, replanner = steered(CONFIG.replace("adaptive", "static").replace(', interval = "200ms"', ""))
+    assert (replanner.due(0), replanner.wait_s(0)) == ([], IDLE_NS / S)
+    steering.reload(config.parse(CONFIG))
+    assert replanner.due(0) == []
+    assert replanner.due(200 * MS) == ["video"]
+
+
+def test_replanner_publishes_what_changed_only() -> None:
+    """A plan that stays the same costs nothing."""
+    host, _, replanner = steered()
+    quick = {"flows_created": 50, "requests": 50, "requests_active": 50, "first_bytes": 50, "bytes_reply": 10**7}
+    now = 0
+    for step in range(3):
+        now += 200 * MS
+        replanner.due(now)
+        measured = {
+            "a": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * S),
+            "b": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * 8 * S),
+        }
+        replanner.replan(["video", "gone"], now, {"video": measured})
+    assert len(host.published) == 1
+    plan = host.published[0].services[0].plan  # type: ignore[union-attr]
+    assert Counter(plan.slots)[0] > 4 * Counter(plan.slots)[1]

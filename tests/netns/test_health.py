@@ -23,7 +23,7 @@ from realhosts import (
 from lb.testbed.bed import Testbed
 from lb.testbed.topology import ROUTER, SWITCH, VIP
 
-HEALTH = 'health = {{ check = "{check}", interval = "200ms", timeout = "100ms", fall = 3, rise = 2{more} }}'
+HEALTH = 'health = {{ check = "{check}", interval = "250ms", timeout = "250ms", fall = 3, rise = 2{more} }}'
 CONFIG = """
 [[interface]]
 name = "eth0"
@@ -115,7 +115,7 @@ def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backe
     with balancing(bed, backend, on_server_down="keep") as running:
         assert echo_once(bed, "client1") == b"greeting"
         with cut(bed, "server1"):
-            wait_for(bed, "echo/server1 is down: no answer from 198.18.1.31 port 7000 within 0.1 s")
+            wait_for(bed, "echo/server1 is down: no answer from 198.18.1.31 port 7000 within 0.25 s")
             before = created(running)
             for _ in range(9):
                 assert echo_once(bed, "client1") == b"greeting"

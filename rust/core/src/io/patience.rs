@@ -1,13 +1,19 @@
 //! When a loop that found nothing looks again at once, and when it sleeps.
 //!
 //! Sleeping and being woken costs more than a packet: in a virtual machine the core is given up and must be called back. A packet is often followed by
-//! another within microseconds (a handshake, a request and its answer), so it pays to keep looking for a little while, giving way to whoever else wants the
-//! core. Where that was in vain several times in a row, it is left until a sleep turns out to have been short. Pure: time is an argument.
+//! another within microseconds (a handshake, a request and its answer), so it pays to keep looking for a little while. Where that was in vain several times
+//! in a row, it is left until a sleep turns out to have been short. Where others want the core (the loop was interrupted between two looks), it is left
+//! for longer: they need the time, and a sleeper is woken before them. Giving way between looks (`sched_yield`) is no cure: Linux 6.18 puts who does so behind
+//! the others for milliseconds, and thousands of frames found no room meanwhile. Pure: time is an argument.
 
 /// How long a look is kept up after the last frame. Most answers of a server on the same network come within it.
 const LOOK_NS: u64 = 100_000;
 /// Looks in vain, one after the other, before it is left.
 const MOST_MISSES: u32 = 8;
+/// Two looks lie closer together when nobody else wants the core.
+const PAUSE_NS: u64 = 20_000;
+/// How long it is left when somebody does.
+const HOLD_NS: u64 = 100_000_000;
 
 /// What the configuration says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +36,8 @@ pub struct Patience {
     /// Since then, looking and not sleeping.
     is_looking: bool,
     misses: u32,
+    /// Until then others want the core.
+    held_until_ns: u64,
 }
 
 impl Patience {
@@ -41,6 +49,7 @@ impl Patience {
             found_ns: 0,
             is_looking: false,
             misses: 0,
+            held_until_ns: 0,
         }
     }
 
@@ -52,13 +61,21 @@ impl Patience {
             self.misses = 0;
         }
         self.found_ns = now_ns;
-        self.is_looking = self.misses < MOST_MISSES;
+        self.is_looking = self.misses < MOST_MISSES && now_ns >= self.held_until_ns;
     }
 
     /// How long nothing was found.
     #[must_use]
     pub fn idle_ns(&self, now_ns: u64) -> u64 {
         now_ns.saturating_sub(self.found_ns)
+    }
+
+    /// Between two looks it paused.
+    pub fn paused(&mut self, from_ns: u64, until_ns: u64) {
+        if until_ns.saturating_sub(from_ns) > PAUSE_NS {
+            self.is_looking = false;
+            self.held_until_ns = until_ns + HOLD_NS;
+        }
     }
 
     /// Nothing was found: whether to look again instead of sleeping.
@@ -119,6 +136,19 @@ mod tests {
     #[test]
     fn adaptive_without_frames_never_looks() {
         assert!(!Patience::new(Poll::Adaptive).looks_on(MILLISECOND));
+    }
+
+    #[test]
+    fn adaptive_leaves_it_for_a_while_when_others_want_the_core() {
+        let mut patience = Patience::new(Poll::Adaptive);
+        patience.found(MILLISECOND);
+        patience.paused(MILLISECOND, MILLISECOND + PAUSE_NS);
+        assert!(patience.looks_on(MILLISECOND + PAUSE_NS));
+        patience.paused(MILLISECOND, 4 * MILLISECOND);
+        assert!(!patience.looks_on(4 * MILLISECOND));
+        assert_eq!(looked_ns(&mut patience, 5 * MILLISECOND, 50_000, 3), [0; 3]);
+        let looked = looked_ns(&mut patience, 104 * MILLISECOND, 50_000, 3);
+        assert_eq!(looked, [50_000; 3]);
     }
 
     #[test]

@@ -132,12 +132,6 @@ pub fn poll(fds: &mut [pollfd], timeout_ms: c_int) -> io::Result<usize> {
     }
 }
 
-/// Let another thread of this core run, if one wants to.
-pub fn give_way() {
-    // SAFETY: no pointers.
-    unsafe { libc::sched_yield() };
-}
-
 /// Make sure that a descriptor is open.
 ///
 /// # Errors

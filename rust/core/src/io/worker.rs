@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::hint;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +28,8 @@ const POLL_MS: i32 = 10;
 /// Without frames for so long there are fewer wake-ups.
 const IDLE_NS: u64 = 1_000_000_000;
 const IDLE_POLL_MS: i32 = 100;
+/// Between two looks: below a microsecond.
+const PAUSES: usize = 8;
 
 type Command = Box<dyn FnOnce(&mut DataPath) + Send>;
 
@@ -320,7 +323,8 @@ impl PacketLoop {
             if count > 0 {
                 self.patience.found(now_ns);
             } else if self.patience.looks_on(now_ns) {
-                sys::give_way();
+                (0..PAUSES).for_each(|_| hint::spin_loop());
+                self.patience.paused(now_ns, sys::monotonic_ns());
             } else {
                 let is_idle = self.patience.idle_ns(now_ns) > IDLE_NS;
                 let timeout_ms = if is_idle { IDLE_POLL_MS } else { POLL_MS };

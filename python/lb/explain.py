@@ -279,7 +279,7 @@ def _chances(question: Question, known: Known, service: Service, plan: Plan) -> 
     if plan.selector == "two-choices":
         return _two_choices(
             known, service, plan
-        ), "two random slots, the cheaper one; cost = (active flows + 1) x score"
+        ), "two different random slots, the cheaper one; cost = (active flows + 1) x score"
     if plan.selector == "random":
         shares = Counter(_slot_names(known.snapshot, plan))
         return {name: slots / count for name, slots in shares.items()}, f"a random slot of {count}"
@@ -323,11 +323,13 @@ def _two_choices(known: Known, service: Service, plan: Plan) -> dict[str, float]
             active = known.active.get(f"{service.name}/{server.name}", 0)
             groups[server.name, (active + 1) * (plan.scores[index] if plan.scores else 1)] += 1
     total = sum(groups.values())
+    pairs = max(total * (total - 1), 1)
     chances: dict[str, float] = {}
     for (name, cost), slots in groups.items():
-        first = sum(other for (_, theirs), other in groups.items() if theirs >= cost)
+        # Drawn first, it meets any slot but itself; the only one there is meets nobody.
+        first = sum(other for (_, theirs), other in groups.items() if theirs >= cost) - (total > 1)
         second = sum(other for (_, theirs), other in groups.items() if theirs > cost)
-        chances[name] = chances.get(name, 0.0) + slots * (first + second) / total**2
+        chances[name] = chances.get(name, 0.0) + slots * (first + second) / pairs
     return chances
 
 

@@ -86,7 +86,8 @@ def test_two_choices_takes_the_cheaper_of_two_draws(backend: str, scores: tuple[
     """Cost is active flows plus one, times the slot's score; the first draw wins ties."""
     random, active, expected = SplitMix64(1), [0, 0, 0], []
     for _ in range(30):
-        i, j = random.draw() % 3, random.draw() % 3
+        i = random.draw() % 3
+        j = (i + 1 + random.draw() % 2) % 3
         cost = [(active[k] + 1) * (scores[k] if scores else 1) for k in range(3)]
         expected.append(j if cost[j] < cost[i] else i)
         active[expected[-1]] += 1

@@ -1,5 +1,5 @@
 """
-The policy `two-choices`: of two servers drawn at random, the one with fewer active flows per weight.
+The policy `two-choices`: of two slots drawn at random, the server with fewer active flows per weight.
 
 Nearly as even as least-connections (Mitzenmacher 2001, "The power of two choices in randomized load balancing") at a
 cost that does not grow with the number of servers, and without the herd: a server that comes back empty is not given

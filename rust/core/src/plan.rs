@@ -72,7 +72,10 @@ impl Chooser<'_> {
             }
             Selector::Least => self.least(slots),
             Selector::TwoChoices => {
-                let (first, second) = (at(self.random.draw()), at(self.random.draw()));
+                let first = at(self.random.draw());
+                // Another slot, where there is one.
+                let step = self.random.draw() % (count - 1).max(1) + 1;
+                let second = at(first as u64 + step);
                 let better = self.cost(plan, second) < self.cost(plan, first);
                 Some(slots[if better { second } else { first }])
             }
@@ -351,7 +354,8 @@ mod tests {
         bench.load([3, 0, 0, 0]);
         let mut same = SplitMix64::new(1);
         for _ in 0..50 {
-            let (i, j) = (same.draw() % 4, same.draw() % 4);
+            let i = same.draw() % 4;
+            let j = (i + 1 + same.draw() % 3) % 4;
             let cost = [4, 5, 1, 1];
             let expected = if cost[j as usize] < cost[i as usize] {
                 j

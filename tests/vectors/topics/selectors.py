@@ -123,7 +123,8 @@ def _two_choices(f: Family) -> list[Case]:
         )
         draws, active = SplitMix64(42), {1: 0, 2: 0, 3: 0}
         for i in range(10):
-            one, two = draws.draw() % 3, draws.draw() % 3
+            one = draws.draw() % 3
+            two = (one + 1 + draws.draw() % 2) % 3
             cost = [(active[n + 1] + 1) * (scores[n] if scores else 1) for n in (one, two)]
             number = 1 + (two if cost[1] < cost[0] else one)
             active[number] += 1

@@ -116,9 +116,10 @@ class Placement:
         return best
 
     def better_of_two(self, _view: View, plan: Plan, _flow: Newcomer) -> int:
-        """Pick the cheaper of two random slots; the first of equals."""
+        """Pick the cheaper of two different random slots; the first of equals."""
         count = len(plan.slots)
-        first, second = self.random.draw() % count, self.random.draw() % count
+        first = self.random.draw() % count
+        second = (first + 1 + self.random.draw() % max(count - 1, 1)) % count
         return plan.slots[second if self.cost(plan, second) < self.cost(plan, first) else first]
 
     def cost(self, plan: Plan, index: int) -> int:

@@ -179,10 +179,8 @@ pub fn follow(
         .wrapping_sub(u64::from(before.in_flight));
     if segment.flags & (flag::SYN | flag::RST) != 0 {
         follow_control(measures, before, direction, segment, state, now);
-    } else {
-        if segment.has_data() {
-            follow_data(measures, flow, before, direction, active, now);
-        }
+    } else if segment.has_data() {
+        follow_data(measures, flow, before, direction, active, now);
     }
     if state == State::Closing {
         leave(measures, flow);

@@ -142,10 +142,21 @@ def explain(question: Question, known: Known) -> dict[str, Any]:
     number, service = find_service(known.snapshot, question)
     view = View(known.snapshot)
     chances, how = _choose(question, known, service)
+    is_asked = known.flow is None and service.plan.selector == "ask"
+    asked = list(dict.fromkeys(_slot_names(known.snapshot, service.plan))) if is_asked else []
     refused = _refusal(question, view)
-    choice: dict[str, Any] = {"how": how, "chances": chances, "server": None, "verdict": "forward", "reason": None}
+    choice: dict[str, Any] = {
+        "how": how,
+        "chances": chances,
+        "server": None,
+        "asked": [],
+        "verdict": "forward",
+        "reason": None,
+    }
     if refused is not None:
         choice |= {"how": refused[1], "chances": {}, "verdict": "drop", "reason": refused[0]}
+    elif asked:
+        choice["asked"] = asked
     elif not chances:
         choice |= {"verdict": "drop" if service.on_no_server == "drop" else "reply", "reason": "no_server"}
     elif len(chances) == 1:
@@ -334,12 +345,12 @@ def _two_choices(known: Known, service: Service, plan: Plan) -> dict[str, float]
 
 
 def _ask(question: Question, known: Known, service: Service, plan: Plan) -> tuple[dict[str, float], str]:
-    names = list(dict.fromkeys(_slot_names(known.snapshot, plan)))
-    asked = f"the user's policy is asked about {', '.join(names)}; it is not asked here"
+    """Return what the fall-back plan would do."""
+    told = "the user's policy is asked when the flow comes, and not now"
     if plan.fallback is None:
-        return dict.fromkeys(names, 1 / len(names)) if len(names) == 1 else {}, asked
+        return {}, told
     chances, how = _chances(question, known, service, plan.fallback)
-    return chances, f"{asked}. Without a usable answer: {how}"
+    return chances, f"{told}; without a usable answer in time: {how}"
 
 
 # The way out.

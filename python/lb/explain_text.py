@@ -62,8 +62,11 @@ def _choice(choice: Mapping[str, Any]) -> str:
         return str(choice["server"])
     if choice["reason"] is not None:
         return f"{choice['verdict']}: {choice['reason']}"
-    shares = sorted(choice["chances"].items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{name} {share:.1%}" for name, share in shares) or "the user's policy decides"
+    ranked = sorted(choice["chances"].items(), key=lambda pair: -pair[1])
+    shares = ", ".join(name if share == 1 else f"{name} {share:.1%}" for name, share in ranked)
+    if choice["asked"]:
+        return f"what the user's policy says; without an answer: {shares or 'nobody'}"
+    return shares
 
 
 def _server(server: Mapping[str, Any]) -> tuple[str, ...]:

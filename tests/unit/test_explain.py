@@ -154,6 +154,19 @@ def test_explain_servers_each_in_or_out_with_its_reason() -> None:
     ]  # fmt: skip
 
 
+def test_explain_user_policy_is_not_asked(tmp_path: Path) -> None:
+    """A policy of the user's decides when the flow comes: none is promised; what its fall-back would do is said."""
+    policy = tmp_path / "mine.py"
+    policy.write_text("class Mine:\n    def choose(self, flow, servers):\n        raise SystemError('asked')\n")
+    text = TEXT.format(policy=f'"{policy}:Mine"')
+    answer = explain(ask("198.18.1.21:1", "198.18.1.100:9876"), known_from(parse(text)))
+    choice = answer["choice"]
+    assert (answer["plan"]["selector"], choice["server"], choice["verdict"]) == ("ask", None, "forward")
+    assert choice["asked"] == ["server1", "server2"]
+    assert choice["chances"] == {"server1": 1.0}
+    assert "choice      what the user's policy says; without an answer: server1" in render(answer).splitlines()
+
+
 def test_explain_random_gives_the_chances() -> None:
     """With weights 3 and 1, three quarters and one; no server is named."""
     answer = explain(ask("198.18.1.21:1", "198.18.1.100:9876"), known_from(config("random")))

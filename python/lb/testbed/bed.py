@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -142,22 +142,23 @@ class Testbed:
         """
         owner = os.getpid()
 
-        def prepare() -> None:
+        def prepare(mask: set[int]) -> None:
             isolation.enter_namespace(self.prefix + host)
             if as_nobody:
                 isolation.drop_root_in_user_namespace(NOBODY)
             else:
                 isolation.dress_as(host)
             isolation.die_with_parent(signal.SIGTERM, owner)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-        with (self.directory / f"{host}-{label}.log").open("ab") as log:
+        with (self.directory / f"{host}-{label}.log").open("ab") as log, _signals_waiting() as mask:
             settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options}
             try:
-                child = subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, **settings)
+                child = subprocess.Popen(command, preexec_fn=lambda: prepare(mask), start_new_session=True, **settings)
             except (OSError, subprocess.SubprocessError) as error:
                 raise TestbedError(f"cannot start {command[0]} in {host}: {error}") from error
-        self._children[f"{host}/{label}"] = child
-        self._record(f"{host}/{label}", child.pid)
+            self._children[f"{host}/{label}"] = child
+            self._record(f"{host}/{label}", child.pid)
         return child
 
     def spawn_python(
@@ -295,6 +296,21 @@ class Testbed:
         with suppress(ProcessLookupError):
             self._state.processes[label] = ProcessId.of(pid)
         self._place.write(self._state)
+
+
+@contextmanager
+def _signals_waiting() -> Iterator[set[int]]:
+    """
+    Let the signals that stop a program wait until the end of the block; give the mask to go back to.
+
+    Python runs code of its own around a fork, and drops what a signal handler raises in the middle of it: a Ctrl-C
+    would be lost. And a child that is started is also written down.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield {int(number) for number in before}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _explained(error: BaseException) -> BaseException:

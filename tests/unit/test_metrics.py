@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from helpers import START, make_datapath
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,6 +24,8 @@ from lb.control.state import Condition, Desired, ServerKey, services, with_condi
 from lb.errors import LbError
 
 DEADLINE_S = 20.0
+# Made of the traffic of a service's servers by their names, which the small world of `helpers` has others of.
+TRAFFIC_NAME = re.compile("server_(flows|packets|bytes)_")
 CONFIG = parse("""
 [[interface]]
 name = "eth0"
@@ -50,7 +53,8 @@ COUNTERS: dict[str, Any] = {
 MEASURES = {
     "connects": 4, "connect_ns": 2_000_000, "connect_peak_ns": 900_000, "first_bytes": 2,
     "first_byte_ns": 3_000_000_000,
-    "first_byte_peak_ns": 0, "busy_flows": 1, "busy_ns": 5_500_000_000, "in_flight_bytes": 1234, "failed": 2,
+    "first_byte_peak_ns": 0, "waiting_flows": 1, "answer_ns": 5_500_000_000, "in_flight_bytes": 1234, "failed": 2,
+    "requests": 9, "stalled_ns": 250_000_000,
     "refused": 3, "unanswered": 5, "syn_retransmitted": 6, "retransmitted": 7, "flows_created": 5, "flows_active": 2,
     "bytes_reply": 4000,
 }  # fmt: skip
@@ -118,11 +122,24 @@ def test_scrape_what_the_data_path_measured() -> None:
     assert value("lb_server_connect_seconds_sum", **server) == pytest.approx(0.002)
     assert value("lb_server_connect_peak_seconds", **server) == pytest.approx(0.0009)
     assert value("lb_server_first_byte_seconds_sum", **server) == 3
-    assert value("lb_server_busy_seconds_total", **server) == 5.5
+    assert value("lb_server_answer_seconds_total", **server) == 5.5
+    assert value("lb_server_stalled_seconds", **server) == 0.25
     assert value("lb_server_in_flight_bytes", **server) == 1234
     assert value("lb_server_connects_failed_total", **server, reason="unanswered") == 5
     assert value("lb_server_requests_failed_total", **server) == 2
     assert value("lb_server_retransmitted_packets_total", **server, kind="syn") == 6
+
+
+def test_scrape_of_a_data_path_has_every_series_but_those_of_checks(backend: str) -> None:
+    """What a backend counts and measures, under the names it has: nothing that a metric needs is missing."""
+    path = make_datapath(backend)
+    counters = {**path.counters(), "io": {**path.counters()["io"], "rx_dropped": 0}}
+    present = services(Desired(CONFIG))
+    sample = replace(SAMPLE, services=present, counters=counters, measured=path.measurements(START))
+    named = {name.removesuffix("_sum").removesuffix("_count") for name in scrape(sample)}
+    assert {name for name in DEFINITIONS if name not in named} == {
+        name for name in DEFINITIONS if name.startswith("lb_service_") and "servers" not in name
+    } | {name for name in DEFINITIONS if name.startswith("lb_server_") and TRAFFIC_NAME.search(name)}
 
 
 def test_scrape_drops_every_reason_from_the_start() -> None:

@@ -77,8 +77,12 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_server_connect_peak_seconds": Definition("gauge", "The same: rises at once, falls slowly.", _SERVER),
     "lb_server_first_byte_seconds": Definition("summary", "From a request to the first byte of its answer.", _SERVER),
     "lb_server_first_byte_peak_seconds": Definition("gauge", "The same: rises at once, falls slowly.", _SERVER),
-    "lb_server_busy_flows": Definition("gauge", "Flows that wait for a server, or are being answered.", _SERVER),
-    "lb_server_busy_seconds_total": Definition("counter", "Time in which a server had such flows.", _SERVER),
+    "lb_server_requests_total": Definition(
+        "counter", "Requests to a server, as the data of clients shows them.", _SERVER
+    ),
+    "lb_server_answer_seconds_total": Definition("counter", "Time a server took for its answers, added up.", _SERVER),
+    "lb_server_waiting_flows": Definition("gauge", "Flows that wait for a server's first byte.", _SERVER),
+    "lb_server_stalled_seconds": Definition("gauge", "How long flows have waited with no byte from a server.", _SERVER),
     "lb_server_in_flight_bytes": Definition("gauge", "Sent by a server and not yet acknowledged.", _SERVER),
     "lb_server_connects_failed_total": Definition("counter", "Connects without success, by how.", (*_SERVER, "reason")),
     "lb_server_requests_failed_total": Definition("counter", "Flows that ended with a request unanswered.", _SERVER),
@@ -252,8 +256,10 @@ def _measured_rows(labels: tuple[str, str], measures: Mapping[str, int]) -> Iter
         total = Sum(measures[count], measures[f"{what}_ns"] / NS_PER_S)
         yield f"lb_server_{what}_seconds", labels, total
         yield f"lb_server_{what}_peak_seconds", labels, measures[f"{what}_peak_ns"] / NS_PER_S
-    yield "lb_server_busy_flows", labels, measures["busy_flows"]
-    yield "lb_server_busy_seconds_total", labels, measures["busy_ns"] / NS_PER_S
+    yield "lb_server_requests_total", labels, measures["requests"]
+    yield "lb_server_answer_seconds_total", labels, measures["answer_ns"] / NS_PER_S
+    yield "lb_server_waiting_flows", labels, measures["waiting_flows"]
+    yield "lb_server_stalled_seconds", labels, measures["stalled_ns"] / NS_PER_S
     yield "lb_server_in_flight_bytes", labels, measures["in_flight_bytes"]
     yield "lb_server_requests_failed_total", labels, measures["failed"]
     for reason in ("refused", "unanswered"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -161,6 +162,19 @@ def test_running_balancer_has_given_up_what_it_does_not_need(bed: Testbed, balan
         assert rows["NoNewPrivs"].strip() == "1"
     subprocess.run(["ip", "-n", bed.prefix + ROUTER, "neigh", "flush", "dev", "eth0"], check=True, timeout=DEADLINE_S)
     assert echo_once(bed, "client2") == b"greeting"
+
+
+def test_sighup_reloads_and_says_what_changed(bed: Testbed, balancer: RunningBalancer) -> None:
+    """Behaviour 29: the signal does what the command does; the diff is in the log."""
+    balancer.config.write_text(configuration(bed, weights={"server1": 3, "server2": 1}))
+    os.kill(fetch(control_of(balancer), "/status")["pid"], signal.SIGHUP)
+    log = bed.directory / f"{ROUTER}-lb.log"
+    wait_until(lambda: "its flows go on" in log.read_text(), "the diff is in the log")
+    text = log.read_text()
+    told = text[text.rindex("reloaded ") :].splitlines()[1:3]
+    assert [line.partition("INFO   ")[2] for line in told] == [
+        "~ echo/server1: weight 1 -> 3", "- echo/server3  198.18.1.33:7000: its flows go on"
+    ]  # fmt: skip
 
 
 def test_reload_broken_file_keeps_the_old_one_and_shows(bed: Testbed, balancer: RunningBalancer) -> None:

@@ -56,6 +56,8 @@ from lb.snapshot import Interface, NextHops, Snapshot
 SETTLE_S = 0.5
 # Flows reset between two batches of packets.
 RESET_BATCH = 4096
+# Lines of a reload's diff that go to the log; `lb reload` prints all.
+LOGGED_CHANGES = 100
 # How often to look whether servers that left still have flows.
 SWEEP_S = 1.0
 
@@ -375,8 +377,10 @@ class Daemon:
             self._reloaded_at = time.time()
             self._spawn(self._observe())
             log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
-            for line in changes:
+            for line in changes[:LOGGED_CHANGES]:
                 log.info("  %s", line)
+            if len(changes) > LOGGED_CHANGES:
+                log.info("  and %d more", len(changes) - LOGGED_CHANGES)
             return changes
 
     async def _reload(self) -> list[str]:

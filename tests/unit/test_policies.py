@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from helpers import DNS, from_client, make_datapath, make_snapshot, query, server_id
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -256,3 +258,45 @@ def test_make_wrong_option_raises() -> None:
         policies.make("random", {"speed": 3})
     with pytest.raises(policies.OptionsError, match=r"table_size: .* not an integer"):
         policies.make("maglev", {"table_size": "big"})
+
+
+def placed_by(backend: str, name: str, weights: list[int], flows: int) -> Counter[str]:
+    """Return how many of so many new flows each server was given, by real packets."""
+    servers = [ServerView(number, f"server{number + 1}", weight) for number, weight in enumerate(weights)]
+    base = make_snapshot(weights=weights)
+    services = (None, replace(base.services[DNS], plan=shifted(make_plan(name, servers))), *base.services[2:])  # type: ignore[type-var]
+    path = make_datapath(backend, replace(base, services=services), capacity=flows)
+    frame, port = bytearray(bytes(from_client(query()))), 14 + 20
+    frames = []
+    for number in range(flows):
+        frame[port : port + 2] = (1024 + number).to_bytes(2, "big")
+        frames.append(bytes(frame))
+    return Counter(str(result.server) for result in path.process_many(frames, 0, 1))
+
+
+def make_plan(name: str, servers: list[ServerView]) -> Plan:
+    return policies.make(name, {}).plan("dns", servers, {})
+
+
+def shifted(plan: Plan) -> Plan:
+    """Return a plan for the servers of the service `dns`."""
+    return replace(plan, slots=tuple(server_id(DNS, slot) for slot in plan.slots))
+
+
+WEIGHTS, FLOWS = [5, 3, 2], 10_000
+
+
+@pytest.mark.parametrize("name", ["round-robin", "least-connections", "two-choices", "adaptive"])
+def test_weights_ten_thousand_flows_shares_within_one_percent(backend: str, name: str) -> None:
+    """Policies that count give each server its share, to within 1 %."""
+    placed = placed_by(backend, name, WEIGHTS, FLOWS)
+    for number, weight in enumerate(WEIGHTS):
+        assert abs(placed[f"server{number + 1}"] / (FLOWS * weight / 10) - 1) <= 0.01
+
+
+def test_weights_ten_thousand_flows_random_within_three_sigma(backend: str) -> None:
+    """Chance gives each server its share, to within three standard deviations."""
+    placed = placed_by(backend, "random", WEIGHTS, FLOWS)
+    for number, weight in enumerate(WEIGHTS):
+        share = weight / 10
+        assert abs(placed[f"server{number + 1}"] - FLOWS * share) <= 3 * math.sqrt(FLOWS * share * (1 - share))

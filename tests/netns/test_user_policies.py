@@ -1,0 +1,106 @@
+"""Policies of one's own on real hosts: whatever they do, packets flow, and counters tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from textwrap import dedent
+
+import pytest
+from churn import balancing, configuration, echo, placements
+from realhosts import ECHO_PORT, RunningBalancer, connect, running_testbed, wait_until
+
+from lb.testbed.bed import Testbed
+from lb.testbed.topology import ROUTER
+
+FLOWS = 20
+SLEEPS = """
+    import time
+    class Mine:
+        def choose(self, flow, servers):
+            time.sleep(1)
+            return servers[0]
+"""
+SPINS = """
+    class Mine:
+        def choose(self, flow, servers):
+            while flow.client_port:
+                pass
+"""
+RAISES = """
+    class Mine:
+        def plan(self, service, servers, measurements):
+            raise LookupError("no plan today")
+        def choose(self, flow, servers):
+            raise LookupError("no server today")
+"""
+LAST = """
+    class Mine:
+        def choose(self, flow, servers):
+            return servers[-1]
+"""
+
+
+@pytest.fixture(scope="module")
+def bed(link_mode: str, unique: str) -> Iterator[Testbed]:
+    with running_testbed(f"{unique}u{link_mode}-", offloads=link_mode == "on", use_apache=False) as made:
+        yield made
+
+
+def with_policy(bed: Testbed, code: str) -> str:
+    """Write a policy beside the configuration; return the configuration."""
+    (bed.directory / "mine.py").write_text(dedent(code))
+    (bed.directory / "mine.py").chmod(0o600)
+    return configuration(bed, "./mine.py:Mine")
+
+
+def shares(balancer: RunningBalancer) -> Counter[str]:
+    """Return the flows that each server was given."""
+    servers = balancer.counters()["servers"]
+    return Counter({name.partition("/")[2]: server["flows_created"] for name, server in servers.items()})
+
+
+@pytest.mark.parametrize("code", [SLEEPS, SPINS, RAISES], ids=["sleeps", "spins", "raises"])
+def test_policy_that_fails_packets_flow_and_counters_tell(bed: Testbed, backend: str, code: str) -> None:
+    """Every new flow is placed by the fall-back policy, and those that are there go on all the while."""
+    with balancing(bed, backend, with_policy(bed, code)) as balancer, ExitStack() as stack:
+        old = stack.enter_context(connect(bed, "client1", ECHO_PORT))
+        for number in range(FLOWS):
+            new = stack.enter_context(connect(bed, "client2", ECHO_PORT))
+            assert echo(new, b"new %d" % number)
+            assert echo(old, b"old %d" % number)
+        counters = balancer.counters()
+        assert counters["events"]["ask_fallback"] == FLOWS + 1
+        assert sorted(shares(balancer).values()) == [FLOWS // 3 + 1] * 3
+
+
+def test_policy_that_raises_is_told_in_the_log(bed: Testbed, backend: str) -> None:
+    """The line says which policy, what it raised, and where."""
+    with balancing(bed, backend, with_policy(bed, RAISES)) as balancer:
+        with connect(bed, "client1", ECHO_PORT) as flow:
+            assert echo(flow, b"hello")
+        assert shares(balancer).total() == 1
+    log = (bed.directory / f"{ROUTER}-lb.log").read_text()
+    assert "service echo: policy ./mine.py:Mine failed: LookupError: no plan today (line 4 of mine.py)" in log
+    assert "service echo: policy ./mine.py:Mine failed: LookupError: no server today (line 6 of mine.py)" in log
+
+
+def test_policy_that_chooses_is_obeyed(bed: Testbed, backend: str) -> None:
+    """What it answers in time is where flows go."""
+    with balancing(bed, backend, with_policy(bed, LAST)) as balancer, ExitStack() as stack:
+        flows = [stack.enter_context(connect(bed, "client1", ECHO_PORT)) for _ in range(6)]
+        assert all(echo(flow, b"hello") for flow in flows)
+        wait_until(lambda: len(placements(balancer)) == len(flows), "all flows are established")
+        assert set(placements(balancer).values()) == {"server3"}
+        assert balancer.counters()["events"]["ask_fallback"] == 0
+
+
+def test_weights_are_followed_by_real_connections(bed: Testbed, backend: str) -> None:
+    """Weights 5, 3, 2 over 100 connections: 50, 30, 20."""
+    weights = {"server1": 5, "server2": 3, "server3": 2}
+    with balancing(bed, backend, configuration(bed, weights=weights)) as balancer:
+        for _ in range(100):
+            with connect(bed, "client1", ECHO_PORT) as flow:
+                assert echo(flow, b"hello")
+        assert shares(balancer) == {"server1": 50, "server2": 30, "server3": 20}

@@ -32,6 +32,8 @@ RUN /opt/flowlb/bin/pip install --quiet '.[report]'
 
 FROM ${BASE}
 LABEL flowlb.testbed="image"
+# `python3` is the one that has flowlb, for loadgen/loadgen.py.
+ENV PATH=/opt/flowlb/bin:$PATH
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         apache2-bin curl ethtool iproute2 iputils-ping less nftables procps python3 tcpdump vim-tiny >/dev/null \

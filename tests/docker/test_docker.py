@@ -118,6 +118,14 @@ def _play(containers: Containers, client: str, load: str) -> list[dict[str, Any]
     return list(json.loads(containers.exec(client, "cat", "/tmp/five.json"))["fetches"])
 
 
+def test_course_load_generator_runs_in_a_client(containers: Containers) -> None:
+    """The course's own call works, with its own file."""
+    with _running_balancer(containers, "/etc/lb/video.toml"):
+        output = containers.exec("client4", "python3", "loadgen/loadgen.py", "-e", "loadgen/simple.load")
+    assert "Fetched 1 1000bitrate chunk" in output
+    assert "Events finished" in output
+
+
 @contextmanager
 def _captured(containers: Containers, host: str) -> Iterator[set[str]]:
     """Collect the Ethernet sources of the IP packets that reach a host during the block; filled at its end."""

@@ -117,6 +117,18 @@ function drawChunks() {
   });
 }
 
+// The stretches of time without motion: [{start, end}].
+function stallsAmong(samples, now) {
+  const found = [];
+  samples.forEach(({ time, stalled }, index) => {
+    if (!stalled) return;
+    const end = samples[index + 1]?.time ?? now;
+    if (found.at(-1)?.end === time) found.at(-1).end = end;
+    else found.push({ start: time, end });
+  });
+  return found;
+}
+
 function drawBuffer() {
   const chart = find("buffer-chart");
   const area = frame(chart, 170, 16, [0, 4, 8, 12, 16], "seconds");
@@ -126,11 +138,9 @@ function drawBuffer() {
     const place = ago === 0 ? "end" : "middle";
     chart.append(drawing("text", { class: place, x: x(now - ago), y: area.bottom + 16 }, ago === 0 ? "now" : `${ago} s ago`));
   }
-  levels.forEach((level, index) => {
-    if (!level.stalled) return;
-    const end = levels[index + 1]?.time ?? now;
-    chart.append(drawing("rect", { class: "stall", x: x(level.time), y: area.top, width: x(end) - x(level.time) + 0.5, height: area.bottom - area.top }));
-  });
+  for (const { start, end } of stallsAmong(levels, now)) {
+    chart.append(drawing("rect", { class: "stall", x: x(start), y: area.top, width: x(end) - x(start), height: area.bottom - area.top }));
+  }
   if (levels.length < 2) return;
   const line = levels.map((level) => `${x(level.time).toFixed(1)},${area.y(level.ahead).toFixed(1)}`).join(" ");
   chart.append(drawing("polygon", { class: "area", points: `${x(levels[0].time)},${area.bottom} ${line} ${x(levels.at(-1).time)},${area.bottom}` }));

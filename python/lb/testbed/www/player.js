@@ -70,10 +70,12 @@ export class Player extends EventTarget {
     this.#video = video;
   }
 
-  // Kbit/s that chunks come with: the harmonic mean, so that one slow chunk counts; null before the first.
+  // Kbit/s that chunks come with, for choosing: falls at once with a slow chunk, rises when several were fast; null before
+  // the first. The mean is harmonic: that is what their bytes and times add up to.
   get speed() {
     if (this.#speeds.length === 0) return null;
-    return this.#speeds.length / this.#speeds.reduce((sum, speed) => sum + 1 / speed, 0);
+    const mean = this.#speeds.length / this.#speeds.reduce((sum, speed) => sum + 1 / speed, 0);
+    return Math.min(mean, this.#speeds.at(-1));
   }
 
   // Seconds of video ahead of the playing position.

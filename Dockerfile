@@ -27,6 +27,9 @@ WORKDIR /src
 COPY pyproject.toml Cargo.toml Cargo.lock README.md LICENSE ./
 COPY build_backend/ build_backend/
 COPY rust/ rust/
+# Rust first, with an empty package: a change in Python does not compile it again.
+RUN mkdir -p python/lb && touch python/lb/__init__.py \
+    && /opt/flowlb/bin/pip wheel --quiet --no-deps --wheel-dir /tmp . && rm -r python
 COPY python/ python/
 RUN /opt/flowlb/bin/pip install --quiet '.[report]'
 

@@ -87,7 +87,7 @@ def _made_video() -> Path:
         with _locked(cache / "video.lock"):
             if not video.exists():
                 _make_video(video)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the second: a user without a home
         raise TestbedError(f"no cache for it ({error})") from error
     return video
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from lb.pictures.axis import Axis
 
-WIDTH, LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 766, 62, 16, 12, 46
+WIDTH, LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 772, 62, 22, 12, 46
 PLOT_PX = WIDTH - LEFT_PX - RIGHT_PX
 HEIGHT_PX = 220
 STRIP_PX, STRIP_NAME_PX = 18, 120

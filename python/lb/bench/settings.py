@@ -31,7 +31,7 @@ class Settings:
 
     measures: tuple[str, ...] = MEASURES
     contestants: tuple[str, ...] = CONTESTANTS
-    turns: int = 4
+    turns: int = 3
     load_s: int = 2
     flood_s: float = 1.0
     paced_s: float = 1.0

@@ -19,7 +19,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,24 @@ class Router:
     data_path: DataPath
     notify_fd: int
     ports: list[socket.socket]
-    direct: tuple[int, ...] = ()
+    is_direct: bool = False
+    opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def start(self) -> None:
-        # Direct frames need a socket of their own, made in the namespace of the others.
         with inside(ROUTER):
-            self.data_path.start([port.fileno() for port in self.ports], self.notify_fd, direct=self.direct)
+            self.start_from_here()
+
+    def start_from_here(self) -> None:
+        """Start with sockets for direct frames of the calling thread's namespace; each serves one start."""
+        self.opened.close()
+        with contextlib.ExitStack() as stack:
+            descriptors = [port.fileno() for port in self.ports]
+            direct = {}
+            if self.is_direct:
+                fresh = [stack.enter_context(sockets.open_direct_socket("eth0")) for _ in self.ports]
+                direct = {number: sock.fileno() for number, sock in enumerate(fresh)}
+            self.data_path.start(descriptors, self.notify_fd, direct=direct)
+            self.opened.enter_context(stack.pop_all())
 
     def forget_queued(self) -> None:
         """Read what came while no loop ran: a new `lb run` opens new sockets and does not see it either."""
@@ -134,7 +146,7 @@ def router(request: pytest.FixtureRequest, wires: None) -> Iterator[Router]:
     data_path.publish(make_snapshot(facts))
     data_path.set_next_hops(make_next_hops())
     notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    router = Router(data_path, notify_fd, ports, (0, 1) if direct else ())
+    router = Router(data_path, notify_fd, ports, direct)
     run("ip", "-n", CLIENT, "neighbour", "flush", "all")
     router.start()
     try:
@@ -142,6 +154,7 @@ def router(request: pytest.FixtureRequest, wires: None) -> Iterator[Router]:
     finally:
         data_path.stop()
         os.close(notify_fd)
+        router.opened.close()
         for port in ports:
             port.close()
 
@@ -244,7 +257,7 @@ def test_loop_frames_sent_directly_pass_by_who_watches_the_interface(router: Rou
                 frame, sender = watcher.recvfrom(2000)
                 if sender[2] == socket.PACKET_OUTGOING and b"ping" in frame:
                     left.append(frame)
-    assert len(left) == (0 if router.direct else 1)
+    assert len(left) == (0 if router.is_direct else 1)
 
 
 @pytest.mark.parametrize("router", ["rust-direct"], indirect=True)
@@ -252,7 +265,7 @@ def test_loop_direct_frames_need_an_interface_of_the_same_namespace(router: Rout
     """An interface of the same number elsewhere would get them."""
     router.data_path.stop()
     with pytest.raises(LbError, match=r"directly from interface 0: .* another network namespace"):
-        router.data_path.start([port.fileno() for port in router.ports], router.notify_fd, direct=(0,))
+        router.start_from_here()
     router.start()
     assert echo_once() == b"PING"
 

@@ -357,7 +357,7 @@ def test_loop_unknown_way_to_poll_is_refused(wire: Any) -> None:
     with pytest.raises(ValueError, match=r"often. is none of adaptive, busy, sleep"):
         make_datapath().start([port.fileno()], news, "often")
     with pytest.raises(ValueError, match=r"direct: \[1\] are not all below 1"):
-        make_datapath().start([port.fileno()], news, direct=[1])
+        make_datapath().start([port.fileno()], news, direct={1: 0})
 
 
 def test_loop_that_failed_tells_and_stop_raises(wire: Any) -> None:

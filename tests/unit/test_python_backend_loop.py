@@ -152,7 +152,7 @@ def test_loop_unknown_way_to_poll_is_refused(wire: Wire) -> None:
     with pytest.raises(ValueError, match=r"often. is none of adaptive, busy, sleep"):
         wire.path.start([], wire.notify_fd, "often")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"direct: \[0\] are not all below 0"):
-        wire.path.start([], wire.notify_fd, direct=[0])
+        wire.path.start([], wire.notify_fd, direct={0: 0})
 
 
 def test_loop_failure_is_told_and_raised_by_stop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ outcomes and counters carry names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from lb.snapshot import Address, NextHops, Snapshot
@@ -16,6 +17,7 @@ from lb.snapshot import Address, NextHops, Snapshot
 Verdict: TypeAlias = Literal["forward", "reply", "drop", "pass", "hold"]
 Direction: TypeAlias = Literal["forward", "reply"]
 Poll: TypeAlias = Literal["adaptive", "busy", "sleep"]
+NO_DIRECT: Mapping[int, int] = MappingProxyType({})
 POLLS: tuple[Poll, ...] = ("adaptive", "busy", "sleep")
 
 DROP_REASONS: tuple[str, ...] = (
@@ -293,7 +295,7 @@ class DataPath(Protocol):
         """
 
     def start(
-        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Sequence[int] = ()
+        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Mapping[int, int] = NO_DIRECT
     ) -> None:
         """
         Start the packet loop on its own thread. All memory of the flow table is resident then, where it is promised.
@@ -304,8 +306,8 @@ class DataPath(Protocol):
             notify_fd: an eventfd the loop adds 1 to when `take_unresolved` has news, and when the loop has failed.
             poll: what the loop does while nothing comes: look again for a while where that pays ("adaptive"), always
             ("busy"), or sleep at once ("sleep"). `python` always sleeps at once.
-            direct: ids of interfaces whose finished frames are handed straight to the driver, past queue disciplines.
-            `python` sends all frames the same way.
+            direct: ids of interfaces whose finished frames are handed straight to the driver, past queue disciplines,
+            each with a fresh AF_XDP descriptor; the caller keeps ownership. `python` sends all frames the same way.
 
         Raises:
             LbError: the loop runs already, or the kernel does not let frames be sent directly.

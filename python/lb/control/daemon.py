@@ -49,7 +49,14 @@ from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
 from lb.net.kernel import Kernel
 from lb.net.privileges import drop_privileges
-from lb.net.sockets import claim_interface, hear_multicast, open_packet_socket, read_interface, take_drops
+from lb.net.sockets import (
+    claim_interface,
+    hear_multicast,
+    open_direct_socket,
+    open_packet_socket,
+    read_interface,
+    take_drops,
+)
 from lb.snapshot import Interface, NextHops, Snapshot
 
 # How long the start waits for the servers' MACs, so that a burst of first packets is not lost: only three wait per hop.
@@ -99,6 +106,7 @@ class Daemon:
         self._guard = HostGuard()
         self._kernel = Kernel(config)
         self._sockets: list[socket.socket] = []
+        self._direct: dict[int, int] = {}
         self._cleanup = AsyncExitStack()
         self._stopped = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -184,13 +192,15 @@ class Daemon:
             foreign_mac = entry.mac is not None and entry.mac != read_interface(entry.name).mac
             direct = entry.transmit == "direct"
             sock = open_packet_socket(interface.name, promiscuous=foreign_mac, direct=direct)
+            if direct:
+                by = self._cleanup.enter_context(contextlib.closing(open_direct_socket(interface.name)))
+                self._direct[len(self._sockets)] = by.fileno()
             self._sockets.append(self._cleanup.enter_context(contextlib.closing(sock)))
 
     def _start_loop(self) -> None:
         notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._cleanup.callback(os.close, notify_fd)
-        direct = [number for number, entry in enumerate(self.config.interfaces) if entry.transmit == "direct"]
-        self.data_path.start([sock.fileno() for sock in self._sockets], notify_fd, self.config.poll, direct)
+        self.data_path.start([sock.fileno() for sock in self._sockets], notify_fd, self.config.poll, self._direct)
         self._started_at = time.monotonic()
         self._cleanup.callback(self._stop_loop)
         loop = asyncio.get_running_loop()

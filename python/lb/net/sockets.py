@@ -29,6 +29,7 @@ PACKET_VNET_HDR = 15
 PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
+AF_XDP = 44
 IFF_UP = 1
 SIOCGIFFLAGS = 0x8913
 SIOCGIFMTU = 0x8921
@@ -98,6 +99,28 @@ def open_packet_socket(
         sock.close()
         raise
     return sock
+
+
+def open_direct_socket(interface_name: str) -> socket.socket:
+    """
+    Open the socket by which a backend hands finished frames of an interface straight to its driver.
+
+    Args:
+        interface_name: for the message.
+
+    Returns:
+        A fresh AF_XDP socket, bound to nothing yet; the caller closes it.
+
+    Raises:
+        PrivilegeError: CAP_NET_RAW is missing, or the kernel has no AF_XDP.
+    """
+    try:
+        return socket.socket(AF_XDP, socket.SOCK_RAW, 0)
+    except OSError as error:
+        raise PrivilegeError(
+            f'{interface_name}: transmit = "direct" needs CAP_NET_RAW and CONFIG_XDP_SOCKETS ({error.strerror}): '
+            'use transmit = "queue"'
+        ) from error
 
 
 def hear_multicast(sock: socket.socket, interface_name: str) -> None:

@@ -4,6 +4,7 @@
 //! thread meets an error instead of a dead lock. While the loop runs, calls are carried out by its thread, and the GIL is released meanwhile: an
 //! `ask` on that thread needs it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -308,19 +309,24 @@ impl DataPath {
         clippy::needless_pass_by_value,
         reason = "PyO3 cannot lend a slice of a list"
     )]
-    #[pyo3(signature = (sockets, notify_fd, poll=None, direct=Vec::new()))]
+    #[pyo3(signature = (sockets, notify_fd, poll=None, direct=BTreeMap::new()))]
     fn start(
         &self,
         py: Python<'_>,
         sockets: Vec<RawFd>,
         notify_fd: RawFd,
         poll: Option<&Bound<'_, PyAny>>,
-        direct: Vec<usize>,
+        direct: BTreeMap<usize, RawFd>,
     ) -> PyResult<()> {
         let poll = poll.map_or(Ok(Poll::default()), convert::poll)?;
-        if direct.iter().any(|&interface| interface >= sockets.len()) {
+        let interfaces: Vec<_> = direct.keys().copied().collect();
+        let direct: Vec<_> = direct.into_iter().collect();
+        if interfaces
+            .iter()
+            .any(|&interface| interface >= sockets.len())
+        {
             return Err(PyValueError::new_err(format!(
-                "direct: {direct:?} are not all below {}",
+                "direct: {interfaces:?} are not all below {}",
                 sockets.len()
             )));
         }

@@ -7,12 +7,12 @@ verdicts into results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import POLLS, Direction, Flow, FlowEnd, Offload, Poll
+from lb.backends.base import NO_DIRECT, POLLS, Direction, Flow, FlowEnd, Offload, Poll
 from lb.backends.base import Verdict as VerdictName
 from lb.backends.python.ends import End
 from lb.backends.python.flow import CLASS_OF_STATE, Entry
@@ -223,7 +223,7 @@ class DataPath:
             return self._state.waiting.take_unresolved()
 
     def start(
-        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Sequence[int] = ()
+        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Mapping[int, int] = NO_DIRECT
     ) -> None:
         """
         Start the packet loop on its own thread.
@@ -242,7 +242,7 @@ class DataPath:
         if poll not in POLLS:
             raise ValueError(f"poll: {poll!r} is none of {', '.join(POLLS)}")
         if not set(direct) <= set(range(len(sockets))):
-            raise ValueError(f"direct: {list(direct)} are not all below {len(sockets)}")
+            raise ValueError(f"direct: {sorted(direct)} are not all below {len(sockets)}")
         self._loop.start(sockets, notify_fd)
 
     def stop(self) -> None:

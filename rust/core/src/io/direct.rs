@@ -5,10 +5,11 @@
 //! interface and changes nothing there. The kernel copies a frame before the call returns. Left out: receiving, zero copy, segmentation.
 #![allow(unsafe_code, reason = "memory shared with the kernel")]
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use super::mapping::Mapping;
 use super::sys;
@@ -20,6 +21,9 @@ const CHUNKS: u32 = 512;
 /// How often a call may take nothing, or a part, before the rest is left to the next one. The kernel takes 32 at once.
 const TRIES: usize = 64;
 
+/// How long to wait for a queue that is being freed, and how often.
+const BIND_WAIT: Duration = Duration::from_millis(10);
+const BIND_WAITS: usize = 100;
 /// `XDP_UMEM_PGOFF_COMPLETION_RING`, as an offset of mmap(2).
 const DONE_PAGE: i64 = 0x1_8000_0000;
 
@@ -83,10 +87,24 @@ impl Ring {
     }
 }
 
+/// Bind the socket. The kernel frees a queue some time after the socket that had it was closed: a balancer that starts again waits for that.
+fn bind(fd: RawFd, interface: u32) -> io::Result<()> {
+    let mut waits_left = BIND_WAITS;
+    loop {
+        match sys::bind_xdp(fd, interface) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && waits_left > 0 => {
+                waits_left -= 1;
+                thread::sleep(BIND_WAIT);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Sends frames out of one interface.
 pub struct Sender {
-    // Dropped first: then the kernel uses no memory of ours any more.
-    socket: File,
+    /// Python's: open until the loop has stopped.
+    fd: RawFd,
     to_send: Ring,
     done: Ring,
     chunks: Mapping,
@@ -95,15 +113,13 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Make one for the interface that a packet socket is bound to.
+    /// Make one of a fresh `AF_XDP` socket, for the interface that a packet socket is bound to.
     ///
     /// # Errors
-    /// The socket is in another network namespace than the calling thread, or bound to no interface; the kernel has no `AF_XDP`, or refuses it for this interface
-    /// (another program has it); the memory may not be pinned.
-    pub fn new(packet_socket: RawFd) -> io::Result<Self> {
+    /// The two are in different network namespaces; the packet socket is bound to no interface; the kernel refuses it for this interface (another program has
+    /// it); the memory may not be pinned; the socket was used before.
+    pub fn new(fd: RawFd, packet_socket: RawFd) -> io::Result<Self> {
         let interface = sys::bound_interface(packet_socket)?;
-        let socket = sys::xdp_socket()?;
-        let fd = socket.as_raw_fd();
         let home = |fd| sys::get_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
         if home(fd)? != home(packet_socket)? {
             let reason = "the packet socket is in another network namespace";
@@ -135,13 +151,13 @@ impl Sender {
                 &to_send,
             )?,
             done: Ring::map(fd, DONE_PAGE, size_of::<u64>(), &done)?,
-            socket,
+            fd,
             chunks,
             free: (0..u64::from(CHUNKS))
                 .map(|number| number * CHUNK_LEN as u64)
                 .collect(),
         };
-        sys::bind_xdp(fd, interface)?;
+        bind(fd, interface)?;
         Ok(sender)
     }
 
@@ -182,7 +198,7 @@ impl Sender {
                 break;
             }
             // An error is about a frame or the moment; whether frames left shows in the ring.
-            let _ = sys::kick(self.socket.as_raw_fd());
+            let _ = sys::kick(self.fd);
         }
     }
 

@@ -86,12 +86,12 @@ impl Port {
         }
     }
 
-    /// Hand frames straight to the driver from now on, those that are finished.
+    /// Hand frames straight to the driver from now on, those that are finished, by a fresh `AF_XDP` socket.
     ///
     /// # Errors
     /// As [`Sender::new`].
-    pub fn send_directly(&mut self) -> io::Result<()> {
-        self.direct = Some(Sender::new(self.fd)?);
+    pub fn send_directly(&mut self, by: RawFd) -> io::Result<()> {
+        self.direct = Some(Sender::new(by, self.fd)?);
         Ok(())
     }
 

@@ -204,18 +204,6 @@ pub fn bound_interface(fd: RawFd) -> io::Result<u32> {
     }
 }
 
-/// Make an `AF_XDP` socket.
-///
-/// # Errors
-/// As socket(2): `EAFNOSUPPORT` without `CONFIG_XDP_SOCKETS`, `EPERM` without `CAP_NET_RAW`.
-pub fn xdp_socket() -> io::Result<File> {
-    // SAFETY: no pointers.
-    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    check(fd)?;
-    // SAFETY: the kernel just gave this descriptor to us; nobody else knows it.
-    Ok(unsafe { File::from_raw_fd(fd) })
-}
-
 /// Where the four rings of an `AF_XDP` socket begin in their mappings: receive, send, fill, done.
 ///
 /// # Errors

@@ -103,7 +103,7 @@ pub struct Worker {
 impl Worker {
     /// Start the loop. `sockets`: one packet socket per interface id, open until the loop has stopped. `notify_fd`: an eventfd that gets 1 when
     /// hops became unresolved and when the loop fails. `poll`: what to do while nothing comes. `direct`: interface ids whose finished
-    /// frames are handed straight to the driver.
+    /// frames are handed straight to the driver, each with a fresh `AF_XDP` socket.
     ///
     /// # Errors
     /// The eventfd or the thread could not be made; the data path comes back with the error.
@@ -115,7 +115,7 @@ impl Worker {
         sockets: &[RawFd],
         notify_fd: RawFd,
         poll: Poll,
-        direct: &[usize],
+        direct: &[(usize, RawFd)],
         counters: Arc<IoCounters>,
     ) -> Result<Self, (Box<DataPath>, io::Error)> {
         let wake = match sys::eventfd() {
@@ -265,11 +265,11 @@ impl PacketLoop {
         }
     }
 
-    fn send_directly(&mut self, interfaces: &[usize]) -> io::Result<()> {
-        interfaces.iter().try_for_each(|&interface| {
+    fn send_directly(&mut self, interfaces: &[(usize, RawFd)]) -> io::Result<()> {
+        interfaces.iter().try_for_each(|&(interface, by)| {
             let port = self.ports.get_mut(interface);
             let port = port.ok_or(io::ErrorKind::InvalidInput)?;
-            port.send_directly().map_err(|error| {
+            port.send_directly(by).map_err(|error| {
                 let reason =
                     format!("frames cannot be sent directly from interface {interface}: {error}");
                 io::Error::new(error.kind(), reason)

@@ -12,6 +12,7 @@ from churn import balancing, configuration, echo, placements
 from realhosts import ECHO_PORT, RunningBalancer, connect, running_testbed, wait_until
 
 from lb.testbed.bed import Testbed
+from lb.testbed.live import read_status
 from lb.testbed.topology import ROUTER
 
 FLOWS = 20
@@ -81,6 +82,11 @@ def test_policy_that_raises_is_told_in_the_log(bed: Testbed, backend: str) -> No
         with connect(bed, "client1", ECHO_PORT) as flow:
             assert echo(flow, b"hello")
         assert shares(balancer).total() == 1
+        assert balancer.running is not None
+        status = read_status(balancer.running.control)
+        assert status is not None
+        failures = status["services"][0]["policy_failures"]
+        assert (failures["count"] >= 2, failures["last"].startswith("LookupError: no ")) == (True, True)
     log = (bed.directory / f"{ROUTER}-lb.log").read_text()
     assert "service echo: policy ./mine.py:Mine failed: LookupError: no plan today (line 4 of mine.py)" in log
     assert "service echo: policy ./mine.py:Mine failed: LookupError: no server today (line 6 of mine.py)" in log

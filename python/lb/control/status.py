@@ -14,6 +14,8 @@ from typing import Any
 from lb.compile import describe_interface
 from lb.control.rates import Rates
 from lb.control.state import HEALTHY, NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
+from lb.policies import Policy, UserPolicy
+from lb.policies.user import Failures
 from lb.snapshot import Snapshot
 
 TRAFFIC = ("flows_active", "flows_created", "packets_forward", "packets_reply", "bytes_forward", "bytes_reply")
@@ -70,10 +72,17 @@ def describe_service(
         "port": facts.port,
         "protocol": facts.protocol,
         "policy": facts.policy.name,
+        "policy_failures": _policy_failures(facts.policy.make()),
         "leaving": service.leaving,
         **_traffic(counters["services"].get(service.name), rates.services.get(service.name)),
         "servers": [describe_server(service.name, server, desired, counters, rates) for server in service.servers],
     }
+
+
+def _policy_failures(policy: Policy) -> dict[str, Any]:
+    """Return how often a policy of one's own has failed, and how the last time; nothing of lb's own."""
+    failures = policy.failures if isinstance(policy, UserPolicy) else Failures()
+    return {"count": failures.count, "last": failures.last}
 
 
 def describe_server(

@@ -248,7 +248,9 @@ up() {
     for host in "${HOSTS[@]}"; do launch "${host%=*}" "${host#*=}"; done
     for host in "${HOSTS[@]}"; do wait_ready "$prefix${host%=*}"; done
     trap - EXIT
-    tell "nine containers are up: docker exec -it ${prefix}client1 bash; ./setup.sh down removes them"
+    # Images that this build has replaced and nobody runs.
+    look image prune --force --filter label=flowlb.testbed=image >/dev/null || true
+    tell "nine containers are up: docker exec -it ${prefix}client1 bash; ./setup.sh down${prefix:+ --prefix $prefix} removes them"
 }
 
 down() {

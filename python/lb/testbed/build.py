@@ -8,7 +8,7 @@ Talks netlink through pyroute2, which is imported late (it takes a third of a se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -42,6 +42,10 @@ HOST_SETTINGS: tuple[tuple[str, str], ...] = (
         )
     ),
 )
+# Where Docker runs, every bridge of a new namespace hands its frames to the firewall. The switch is a cable.
+SWITCH_SETTINGS: tuple[tuple[str, str], ...] = tuple(
+    (f"bridge/bridge-nf-call-{name}", "0") for name in ("iptables", "ip6tables", "arptables")
+)
 # The smallest bucket: ten full frames. And the queue behind it.
 BURST_BYTES, QUEUE_BYTES = 16 * 1024, 4 * 1024 * 1024
 
@@ -69,6 +73,8 @@ def connect(topology: Topology, prefix: str, offloads: bool) -> None:
         OSError: the kernel refused a step (pyroute2's NetlinkError is mapped to it).
     """
     with _netlink_errors(), ExitStack() as stack:
+        with isolation.inside(prefix + SWITCH):
+            _apply_settings(SWITCH_SETTINGS)
         switch = stack.enter_context(_netlink(prefix + SWITCH))
         bridges = {segment: _add_bridge(switch, segment.bridge) for segment in topology.segments if not segment.wire}
         for segment in topology.segments:
@@ -76,7 +82,7 @@ def connect(topology: Topology, prefix: str, offloads: bool) -> None:
                 _add_wire(prefix, *topology.ports_of(segment))
         for host in topology.hosts:
             with _netlink(prefix + host.name) as netlink, isolation.inside(prefix + host.name):
-                _apply_settings()
+                _apply_settings(HOST_SETTINGS)
                 for port in host.ports:
                     if not port.segment.wire:
                         _add_link(switch, prefix, host, port, bridges[port.segment])
@@ -187,13 +193,13 @@ def _add_wire(prefix: str, near: tuple[Host, Port], far: tuple[Host, Port]) -> N
         netlink.link("add", ifname=port.name, kind="veth", address=port.mac, mtu=port.mtu, peer=peer)
 
 
-def _apply_settings() -> None:
-    for name, value in HOST_SETTINGS:
+def _apply_settings(settings: Iterable[tuple[str, str]]) -> None:
+    for name, value in settings:
         _write_setting(name, value)
 
 
 def _write_setting(name: str, value: str) -> None:
-    # A kernel without IPv6 lacks half of them; forwarding is off in a new namespace anyway.
+    # A kernel without IPv6 or bridge filters lacks them; forwarding is off in a new namespace anyway.
     with suppress(FileNotFoundError):
         Path("/proc/sys/net", name).write_text(value)
 

@@ -49,6 +49,7 @@ from lb.config_fields import (
     Seed,
     UrlPath,
     Weight,
+    Workers,
     duration,
     invalid,
     show,
@@ -213,6 +214,7 @@ class Config(Table):
     answer_echo: StrictBool = False
     icmp_rate: IcmpRate = DEFAULT_ICMP_RATE
     poll: Literal["adaptive", "busy", "sleep"] = "adaptive"
+    workers: Workers = 1
     flows: FlowsConfig = FlowsConfig()
     flow_log: StrictBool = False
     metrics: MetricsConfig | None = None

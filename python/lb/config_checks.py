@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from lb.config_fields import parse_address, parse_duration, parse_interface_address, parse_listen_address, show
 from lb.config_locator import Path
+from lb.net.shard import MOST_VIPS
 from lb.policies import problems
 from lb.snapshot import Address, InterfaceAddress
 
@@ -63,6 +64,7 @@ def check(document: Mapping[str, Any], base: pathlib.Path = HERE) -> Iterator[Pr
     yield from _check_addresses(document)
     yield from _check_timeouts(document)
     yield from _check_metrics(document)
+    yield from _check_workers(document)
     for path, service in _tables(document, "service"):
         yield from _check_service(path, service)
         yield from _check_health((*path, "health"), service)
@@ -225,6 +227,19 @@ def _check_metrics(document: Mapping[str, Any]) -> Iterator[Problem]:
     if address is not None and not address.is_loopback:
         hint = "whoever reaches this address can read the metrics: they name services and servers"
         yield Problem(("metrics", "address"), f"{address} is no loopback address", hint, severity="warning")
+
+
+def _check_workers(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what goes with one worker only."""
+    workers = document.get("workers")
+    if not isinstance(workers, int) or workers < 2:
+        return
+    for path, interface in _tables(document, "interface"):
+        if interface.get("transmit") == "direct":
+            hint = 'transmit = "queue", or workers = 1'
+            yield Problem((*path, "transmit"), "frames go straight to the driver from one worker only", hint)
+    if len({place.address for place in _places(_tables(document, "service"), "service")}) > MOST_VIPS:
+        yield Problem(("workers",), f"several workers serve at most {MOST_VIPS} VIPs", "workers = 1")
 
 
 def _check_service(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:

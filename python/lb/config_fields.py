@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from lb.net.shard import MOST_WORKERS
 from lb.snapshot import Address, InterfaceAddress
 
 NS_PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
@@ -242,6 +243,7 @@ Seed = Annotated[int, *integer(0, 2**64 - 1)]
 Port = Annotated[int, *integer(1, 65535)]
 Weight = Annotated[int, *integer(0, 65535)]
 IcmpRate = Annotated[int, *integer(0, 1_000_000)]
+Workers = Annotated[int, *integer(1, MOST_WORKERS)]
 Count = Annotated[int, *integer(1, 100)]
 Capacity = Annotated[int, *integer(1, 2**28)]
 # From the smallest that every IPv4 link carries (RFC 791) to the largest IP packet.
@@ -285,6 +287,7 @@ __all__ = [
     "Text",
     "UrlPath",
     "Weight",
+    "Workers",
     "duration",
     "format_mac",
     "integer",

@@ -17,6 +17,8 @@ TEMPLATE = """\
 # icmp_rate = 1000          # ICMP and RST packets that the balancer itself may send per second
 # poll = "adaptive"         # while no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one
                             #   core for the lowest latency), or sleep at once (sleep); read at start, by backend rust
+# workers = 1               # packet loops, each on a core of its own, with the flows of its share of the clients;
+                            #   read at start
 
 # flow_log = false          # a line in the log for each flow that is over
 

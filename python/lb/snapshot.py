@@ -112,6 +112,10 @@ class Snapshot:
     timeouts: Timeouts = field(default_factory=Timeouts)
     ask: AskFunction | None = None
 
+    def vips(self) -> frozenset[Address]:
+        """Return the addresses of all services."""
+        return frozenset(service.address for service in self.services if service is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Route:

@@ -29,6 +29,7 @@ from pyroute2 import netns
 
 import lb.backends
 from lb.backends.base import DataPath
+from lb.backends.sharded import Sharded
 from lb.errors import InterfaceError, LbError
 from lb.net import frames, sockets
 from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
@@ -133,16 +134,21 @@ class Router:
         os.eventfd_read(self.notify_fd)
 
 
-@pytest.fixture(params=["rust", "rust-direct", "python"])
+@pytest.fixture(params=["rust", "rust-direct", "rust-workers", "python", "python-workers"])
 def router(request: pytest.FixtureRequest, wires: None) -> Iterator[Router]:
     """Run a loop in the router's namespace, with everything known."""
-    backend, _, transmit = request.param.partition("-")
+    backend, _, way = request.param.partition("-")
     module = lb.backends.load(backend)
-    direct = transmit == "direct"
+    direct, workers = way == "direct", 2 if way == "workers" else 1
     with inside(ROUTER):
         facts = [sockets.read_interface(name) for name in ("eth0", "eth1")]
-        ports = [sockets.open_packet_socket(name, direct=direct) for name in ("eth0", "eth1")]
-    data_path = module.DataPath(1024, secrets.token_bytes(16), 1)
+        ports = [
+            sockets.open_packet_socket(name, direct=direct, muted=workers > 1)
+            for _ in range(workers)
+            for name in ("eth0", "eth1")
+        ]
+    key = secrets.token_bytes(16)
+    data_path = module.DataPath(1024, key, 1) if workers == 1 else Sharded(module.DataPath, workers, 1024, key, 1)
     data_path.publish(make_snapshot(facts))
     data_path.set_next_hops(make_next_hops())
     notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

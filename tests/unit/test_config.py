@@ -98,6 +98,7 @@ MISTAKES = [
     ("[[interface]]", 'backend = "c"\n[[interface]]', ['1:11: backend: "c" is no backend']),
     ("[[interface]]", "seed = -1\n[[interface]]", ["1:8: seed: -1 is not in 0..18446744073709551615"]),
     ("[[interface]]", "icmp_rate = 1.5\n[[interface]]", ["1:13: icmp_rate: 1.5 is a float, not an integer"]),
+    ("[[interface]]", "workers = 0\n[[interface]]", ["1:11: workers: 0 is not in 1..64"]),
     ("[[interface]]", 'transit = "pass"\n[[interface]]', ['1:11: transit: "pass" is not allowed']),
     ("[[interface]]", "flows = 1\n[[interface]]", ["1:9: flows: 1 is an integer, not a table"]),
     ("[[interface]]", "[flows]\nudp = 300\n[[interface]]", ["2:7: flows.udp: 300 has no unit"]),
@@ -331,11 +332,27 @@ def test_template_as_written_is_valid(tmp_path: Path) -> None:
         write_template(tmp_path / "lb.toml", overwrite=False)
 
 
+def test_several_workers_neither_send_directly_nor_serve_any_number_of_vips() -> None:
+    """What one worker may, several may not: the message says which key to change."""
+    direct = 'name = "eth0"\ntransmit = "direct"'
+    assert config.parse("workers = 1\n" + GOOD.replace('name = "eth0"', direct)).workers == 1
+    report = config.inspect("workers = 2\n" + GOOD.replace('name = "eth0"', direct), "lb.toml")
+    assert first_lines(report.problems) == [
+        "4:12: interface[0].transmit: frames go straight to the driver from one worker only"
+    ]
+    service = '[[service]]\nname = "s{0}"\naddress = "10.0.{1}.{2}"\nport = 80\n  [[service.server]]\n'
+    service += '  name = "x"\n  address = "10.1.0.1"\n  port = 80\n'
+    many = "".join(service.format(number, number // 200, number % 200 + 1) for number in range(400))
+    report = config.inspect("workers = 2\n" + GOOD + many, "lb.toml")
+    assert first_lines(report.problems) == ["1:11: workers: several workers serve at most 400 VIPs"]
+    assert config.parse("workers = 1\n" + GOOD + many).workers == 1
+
+
 def test_schema_names_every_key_and_refuses_others() -> None:
     """The JSON Schema has the keys of TOML, not of Python, and is closed."""
     schema = config.schema()
     assert set(schema["properties"]) == {
-        "backend", "transit", "seed", "answer_echo", "icmp_rate", "poll", "flows", "flow_log", "metrics", "interface",
+        "backend", "transit", "seed", "answer_echo", "icmp_rate", "poll", "workers", "flows", "flow_log", "metrics", "interface",
         "service",
     }  # fmt: skip
     assert schema["additionalProperties"] is False

@@ -30,6 +30,7 @@ import lb
 import lb.backends
 from lb.backends.base import DataPath
 from lb.backends.python.reply import frames_for_announcement
+from lb.backends.sharded import Sharded
 from lb.balancer import HASH_KEY_BYTES, choose_backend, require_same_interfaces
 from lb.config import Config, read
 from lb.control.admin import Admin
@@ -49,12 +50,14 @@ from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
 from lb.net.kernel import Kernel
 from lb.net.privileges import drop_privileges
+from lb.net.shard import program
 from lb.net.sockets import (
     claim_interface,
     hear_multicast,
     open_direct_socket,
     open_packet_socket,
     read_interface,
+    require_room,
     take_drops,
 )
 from lb.snapshot import Interface, NextHops, Snapshot
@@ -159,8 +162,7 @@ class Daemon:
         self.checks = Checks(self.steering, measure=self.measurements)
         self._open_sockets()
         self._cleanup.callback(self._guard.remove)
-        key = secrets.token_bytes(HASH_KEY_BYTES)
-        self.data_path = self.implementation.DataPath(config.flows.capacity, key, config.seed)
+        self.data_path = self._make_data_path()
         self.steering.start()
         self.data_path.set_next_hops(await self._kernel.settle(SETTLE_S))
         self._use_servers(self.snapshot)
@@ -186,12 +188,25 @@ class Daemon:
             log.info("%s", line)
         log.info("%s", self._ready_line())
 
+    def _make_data_path(self) -> DataPath:
+        config, key = self.start_config, secrets.token_bytes(HASH_KEY_BYTES)
+        make = self.implementation.DataPath
+        if config.workers == 1:
+            return make(config.flows.capacity, key, config.seed)
+        return Sharded(make, config.workers, config.flows.capacity, key, config.seed)
+
     def _open_sockets(self) -> None:
+        """Open one per worker and interface: all of the first worker, then all of the next."""
+        for _ in range(self.start_config.workers):
+            self._open_worker_sockets()
+
+    def _open_worker_sockets(self) -> None:
         for entry, interface in zip(self.config.interfaces, self.snapshot.interfaces, strict=True):
             # A MAC of our own choice is not the card's: it would filter our frames out.
             foreign_mac = entry.mac is not None and entry.mac != read_interface(entry.name).mac
             direct = entry.transmit == "direct"
-            sock = open_packet_socket(interface.name, promiscuous=foreign_mac, direct=direct)
+            muted = self.start_config.workers > 1
+            sock = open_packet_socket(interface.name, promiscuous=foreign_mac, direct=direct, muted=muted)
             if direct:
                 by = self._cleanup.enter_context(contextlib.closing(open_direct_socket(interface.name)))
                 self._direct[len(self._sockets)] = by.fileno()
@@ -292,8 +307,11 @@ class Daemon:
         Swap to a snapshot: for `lb.control.steering`, through which every change goes.
 
         Raises:
-            LbError: the host cannot be kept out of the way; nothing has changed then.
+            LbError: the host cannot be kept out of the way, or the kernel cannot tell so many VIPs apart;
+                nothing has changed then.
         """
+        if (workers := self.start_config.workers) > 1:
+            require_room(program(snapshot.vips(), workers, 0))
         self._guard.apply(snapshot)
         self._guarded(functools.partial(self.data_path.publish, snapshot))
         self._use_servers(snapshot)
@@ -319,7 +337,8 @@ class Daemon:
 
     def _announce(self, snapshot: Snapshot) -> None:
         """Tell the neighbours where the VIPs are, on interfaces with `announce`, and hear what they ask there."""
-        for sock, about in zip(self._sockets, snapshot.interfaces, strict=True):
+        # The first worker's: what a socket joins, its interface joins, for all of them.
+        for sock, about in zip(self._sockets[: len(snapshot.interfaces)], snapshot.interfaces, strict=True):
             if about.announce:
                 self._guarded(functools.partial(hear_multicast, sock, about.name))
         self._announced = announced(snapshot)
@@ -478,7 +497,9 @@ class Daemon:
             f"{entry.name} {entry.address} port {entry.port}/{entry.protocol}" for entry in self.config.services
         )
         where = describe_interfaces(self.snapshot.interfaces)
-        return f"ready: {services} on {where}, backend {self.implementation.NAME}, control {self.control_path}"
+        workers = self.start_config.workers
+        how = self.implementation.NAME if workers == 1 else f"{self.implementation.NAME} with {workers} workers"
+        return f"ready: {services} on {where}, backend {how}, control {self.control_path}"
 
 
 def load_config(path: Path) -> Config:
@@ -514,6 +535,8 @@ def warn_fixed(old: Config, new: Config) -> None:
     """Log which changes wait for a restart: memory and backend are chosen at start."""
     if new.flows.capacity != old.flows.capacity:
         log.warning("flows.capacity stays what it was until a restart")
+    if new.workers != old.workers:
+        log.warning("workers stays what it was until a restart")
     if new.backend != old.backend:
         log.warning("backend stays what it was until a restart")
 
@@ -527,7 +550,7 @@ def first_lines(error: Exception) -> str:
 
 def announced(snapshot: Snapshot) -> object:
     """Return all that neighbours are told: equal when there is no news for them."""
-    return snapshot.interfaces, frozenset(service.address for service in snapshot.services if service is not None)
+    return snapshot.interfaces, snapshot.vips()
 
 
 def describe_interfaces(interfaces: tuple[Interface, ...]) -> str:

@@ -10,14 +10,16 @@ and routes are read elsewhere; this module asks the kernel only what ioctls tell
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import socket
 import struct
 from typing import NamedTuple
 
-from lb.errors import InterfaceError, LbError, PrivilegeError
+from lb.errors import ConfigError, InterfaceError, LbError, PrivilegeError
 from lb.net.frames import PACKET_AUXDATA, SOL_PACKET
+from lb.net.shard import NOTHING, Block
 
 # Linux constants that the socket module does not have (linux/if_packet.h, linux/if_ether.h, linux/if.h,
 # linux/sockios.h).
@@ -34,6 +36,7 @@ IFF_UP = 1
 SIOCGIFFLAGS = 0x8913
 SIOCGIFMTU = 0x8921
 SIOCGIFHWADDR = 0x8927
+SO_ATTACH_FILTER = 26
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 IFNAMSIZ = 16
@@ -61,6 +64,7 @@ def open_packet_socket(
     *,
     promiscuous: bool = False,
     direct: bool = False,
+    muted: bool = False,
     rcvbuf_bytes: int = DEFAULT_RCVBUF_BYTES,
 ) -> socket.socket:
     """
@@ -71,6 +75,7 @@ def open_packet_socket(
         promiscuous: take frames for other MAC addresses too, for as long as the socket is open.
         direct: hand frames to the driver past the interface's queue discipline. tcpdump on this host does not see them
             then; a full driver queue drops at once.
+        muted: hear nothing until `set_program`.
         rcvbuf_bytes: room for frames that wait to be read, as `SO_RCVBUF` counts.
 
     Returns:
@@ -88,6 +93,8 @@ def open_packet_socket(
         set_options(sock, rcvbuf_bytes)
         if direct:
             set_option(sock, SOL_PACKET, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS (Linux 3.14)")
+        if muted:
+            set_program(sock, NOTHING)
         if promiscuous:
             add_membership(sock, facts.number, PACKET_MR_PROMISC)
         # Last: until now the socket has no protocol and hears nothing, so that no frame arrives without its header.
@@ -142,6 +149,27 @@ def hear_multicast(sock: socket.socket, interface_name: str) -> None:
         add_membership(sock, number, PACKET_MR_ALLMULTI)
     except OSError as error:
         raise InterfaceError(f"{interface_name}: cannot listen for multicast: {error.strerror}") from error
+
+
+def set_program(sock: socket.socket, program: Block) -> None:
+    """Let a socket hear only the frames that a program of `lb.net.shard` lets through, from now on."""
+    text = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    memory = ctypes.create_string_buffer(text, len(text))
+    # struct sock_fprog: how many instructions, and where they are. The kernel copies them.
+    fields = struct.pack("@HP", len(program), ctypes.addressof(memory))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fields)
+
+
+def require_room(program: Block) -> None:
+    """Raise ConfigError when the kernel cannot hold a program twice, as it does while one takes another's place."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            set_program(sock, program)
+            set_program(sock, program)
+        except OSError as error:
+            what = f"so many VIPs are too many for several workers here ({error.strerror})"
+            hint = "use workers = 1, or try `sysctl -w net.core.optmem_max=524288`"
+            raise ConfigError([f"{what}: {hint}"]) from error
 
 
 def take_drops(sock: socket.socket) -> int:

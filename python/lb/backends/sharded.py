@@ -1,0 +1,239 @@
+"""
+Several data paths that work side by side: each has the flows of its share of the clients (`lb.net.shard`).
+
+Between the control side, which sees one data path, and the workers, each with its packet loop, its sockets and its flow
+table. A worker knows nothing of the others: frames of its clients come to it, in both directions, and no others do. So
+what a data path keeps, each of them keeps: turns, active flows, waiting packets, fragments. Here it is added up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import heapq
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from lb.backends.base import NO_DIRECT, DataPath, Flow, FlowEnd, Offload, Poll, Result
+from lb.backends.python.hashing import as_16_bytes
+from lb.errors import LbError
+from lb.net.shard import program, worker_of
+from lb.net.sockets import set_program
+from lb.snapshot import Address, AskFunction, NextHops, Snapshot
+
+SEED_RANGE = 2**64
+
+
+class Sharded:
+    """
+    A `DataPath` of several, for packets from sockets only.
+
+    Args:
+        make: of a backend: makes one data path.
+        workers: how many.
+        capacity: flows of all together; each takes its part, rounded up.
+        hash_key: 16 secret bytes, the same for all.
+        seed: starts the random draws: those of worker n with `seed` + n.
+
+    Raises:
+        LbError, BackendError, TypeError, ValueError: as `make`.
+    """
+
+    def __init__(
+        self, make: Callable[[int, bytes, int], DataPath], workers: int, capacity: int, hash_key: bytes, seed: int
+    ) -> None:
+        share = -(-capacity // workers)
+        self._shards = [make(share, hash_key, (seed + number) % SEED_RANGE) for number in range(workers)]
+        self._sockets: list[Sequence[int]] = []
+        self._snapshot: Snapshot | None = None
+        self._service_ids: dict[str, int] = {}
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Swap to a new snapshot, one worker after the other. Flows stay."""
+        has_new_vips = self._snapshot is None or self._snapshot.vips() != snapshot.vips()
+        self._snapshot = snapshot
+        self._service_ids = {service.name: number for number, service in enumerate(snapshot.services) if service}
+        ask = None if snapshot.ask is None else one_at_a_time(snapshot.ask)
+        for number, shard in enumerate(self._shards):
+            icmp_rate = part(snapshot.icmp_rate, number, len(self._shards))
+            shard.publish(dataclasses.replace(snapshot, icmp_rate=icmp_rate, ask=ask))
+        if has_new_vips:
+            self._deal(snapshot)
+
+    def _deal(self, snapshot: Snapshot) -> None:
+        """Have each worker's sockets hear the frames of its clients."""
+        for number, descriptors in enumerate(self._sockets):
+            mine = program(snapshot.vips(), len(self._shards), number)
+            for descriptor in descriptors:
+                sock = socket.socket(fileno=descriptor)
+                try:
+                    set_program(sock, mine)
+                finally:
+                    sock.detach()
+
+    def set_next_hops(self, next_hops: NextHops) -> None:
+        """Swap routes and neighbours."""
+        for shard in self._shards:
+            shard.set_next_hops(next_hops)
+
+    def process(self, *_: object, **__: object) -> Result:
+        """Raise LbError: the kernel deals the frames."""
+        raise LbError("several workers take packets from sockets only: use one")
+
+    def process_many(self, *_: object, **__: object) -> list[Result]:
+        """Raise LbError: the kernel deals the frames."""
+        raise LbError("several workers take packets from sockets only: use one")
+
+    def tick(self, now_ns: int) -> list[tuple[str, bytes, Offload | None]]:
+        """Expire and release what is due; return frames to send."""
+        return [frame for shard in self._shards for frame in shard.tick(now_ns)]
+
+    def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
+        """Remove flows of a server, `limit` at most; both ends learn at the next `tick`. Return how many."""
+        removed = 0
+        for shard in self._shards:
+            removed += shard.reset_flows(server, limit - removed, now_ns)
+        return removed
+
+    def flows(self, now_ns: int) -> list[Flow]:
+        """Return the unexpired entries, sorted by (client, client_port, service)."""
+        return list(heapq.merge(*(shard.flows(now_ns) for shard in self._shards), key=self._order))
+
+    def find_flows(
+        self,
+        now_ns: int,
+        offset: int,
+        limit: int,
+        client: Address | None = None,
+        servers: Sequence[int] | None = None,
+        state: str | None = None,
+    ) -> tuple[int, list[Flow]]:
+        """Return how many unexpired entries fit, and `limit` of them from `offset` on, in the order of `flows`."""
+        found = [shard.find_flows(now_ns, 0, offset + limit, client, servers, state) for shard in self._shards]
+        rows = list(heapq.merge(*(flows for _, flows in found), key=self._order))
+        return sum(count for count, _ in found), rows[offset : offset + limit]
+
+    def _order(self, flow: Flow) -> tuple[bytes, int, int]:
+        return as_16_bytes(ip_address(flow.client).packed), flow.client_port, self._service_ids.get(flow.service, -1)
+
+    def counters(self) -> dict[str, Any]:
+        """Return all counters by name, added up: `docs/datapath.md` rule 13."""
+        return functools.reduce(added, (shard.counters() for shard in self._shards))
+
+    def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
+        """Return what is known of each server until now, of all workers together: `docs/datapath.md` rule 16."""
+        measured = [shard.measurements(now_ns) for shard in self._shards]
+        return {
+            service: {server: together([each[service][server] for each in measured]) for server in servers}
+            for service, servers in measured[0].items()
+        }
+
+    def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
+        """Return what the worker of this client knows before a packet comes."""
+        return self._shards[worker_of(client, len(self._shards))].peek(service, client, client_port, now_ns)
+
+    def keep_flow_ends(self, most: int) -> None:
+        """Keep how flows end from now on; each worker has room for its part of `most`, rounded up."""
+        for shard in self._shards:
+            shard.keep_flow_ends(-(-most // len(self._shards)))
+
+    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+        """Return the flows that ended since the last call, worker by worker, and how many found no room."""
+        taken = [shard.take_flow_ends() for shard in self._shards]
+        return [end for ends, _ in taken for end in ends], sum(missed for _, missed in taken)
+
+    def memory(self) -> tuple[int, int] | None:
+        """Return the bytes promised for the flow tables, and those that are resident by now."""
+        found = [memory for shard in self._shards if (memory := shard.memory()) is not None]
+        if not found:
+            return None
+        return sum(promised for promised, _ in found), sum(resident for _, resident in found)
+
+    def take_unresolved(self) -> list[tuple[int, Address]]:
+        """Return the (interface id, address) pairs to resolve; raise LbError when a loop has failed."""
+        return list(dict.fromkeys(pair for shard in self._shards for pair in shard.take_unresolved()))
+
+    def start(
+        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Mapping[int, int] = NO_DIRECT
+    ) -> None:
+        """
+        Start the packet loops, each on its own thread. When one does not start, none runs.
+
+        Args:
+            sockets: as for one data path, for each worker in turn: those of worker 0 in order of interface id, then
+                those of worker 1. They hear nothing before (`open_packet_socket`, `muted`).
+            notify_fd: an eventfd that all loops share.
+            poll: what the loops do while nothing comes.
+            direct: has to be empty.
+
+        Raises:
+            LbError: a loop runs already, or nothing is published.
+            BackendError, OSError, ValueError: as for one data path.
+        """
+        if direct:
+            raise ValueError("direct: frames go straight to the driver from one worker only")
+        if self._snapshot is None:
+            raise LbError("several workers need a snapshot before they start: publish one")
+        each = len(sockets) // len(self._shards)
+        self._sockets = [sockets[number * each : (number + 1) * each] for number in range(len(self._shards))]
+        self._deal(self._snapshot)
+        try:
+            for shard, own in zip(self._shards, self._sockets, strict=True):
+                shard.start(own, notify_fd, poll)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop all loops and join their threads. Raise LbError, of the first that had failed."""
+        self._sockets = []
+        failures: list[LbError] = []
+        for shard in self._shards:
+            try:
+                shard.stop()
+            except LbError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+
+def part(whole: int, number: int, parts: int) -> int:
+    """Return one of the whole numbers, as equal as can be, that together are `whole`."""
+    return whole // parts + (number < whole % parts)
+
+
+def added(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sum of two trees of numbers; what one of them does not have counts as nothing."""
+    total = dict(left)
+    for name, value in right.items():
+        if isinstance(value, Mapping):
+            total[name] = added(total.get(name, {}), value)
+        else:
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def together(rows: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """
+    Return what workers measured of one server as one row: sums, the highest of the peaks, and since when nothing has
+    come from the server to any of those whose flows wait.
+    """
+    row = {name: sum(each[name] for each in rows) for name in rows[0]}
+    for name in ("connect_peak_ns", "first_byte_peak_ns"):
+        row[name] = max(each[name] for each in rows)
+    row["stalled_ns"] = min((each["stalled_ns"] for each in rows if each["waiting_flows"]), default=0)
+    return row
+
+
+def one_at_a_time(ask: AskFunction) -> AskFunction:
+    """Return a question that one worker at a time may ask: a user's policy need not know of threads."""
+    lock = threading.Lock()
+
+    def ask_alone(service: str, client: str, port: int, names: Sequence[str]) -> str | None:
+        with lock:
+            return ask(service, client, port, names)
+
+    return ask_alone

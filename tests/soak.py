@@ -249,14 +249,17 @@ def judge(record: Record) -> int:
     # A run shorter than two minutes is for trying the script: its second half is judged.
     settled = min(SETTLED_S, record.samples[-1].at_s / 2)
     later = [each for each in record.samples if each.at_s >= settled]
-    sizes, descriptors = [each.rss_bytes for each in later], {each.descriptors for each in later}
+    sizes, descriptors = [each.rss_bytes for each in later], [each.descriptors for each in later]
     middle = (max(sizes) + min(sizes)) / 2
     spread = (max(sizes) - middle) / middle
-    print(f"after {settled:.0f} s: memory {middle / 2**20:.2f} MiB +-{spread:.2%}, descriptors {sorted(descriptors)}")
+    print(f"after {settled:.0f} s: memory {middle / 2**20:.2f} MiB +-{spread:.2%}, descriptors {min(descriptors)} to {max(descriptors)}")
     if spread > TOLERANCE:
         record.failures.append(f"memory is not flat: +-{spread:.2%} is more than {TOLERANCE:.0%}")
-    if len(descriptors) != 1:
-        record.failures.append(f"descriptors are not constant: {sorted(descriptors)}")
+    # The control socket's connections, ours too, come and go: what stays open is the least of a while.
+    third = max(1, len(descriptors) // 3)
+    at_first, at_last = min(descriptors[:third]), min(descriptors[-third:])
+    if at_last > at_first:
+        record.failures.append(f"descriptors leak: at least {at_first} at first, {at_last} at last")
     for failure in record.failures:
         print(f"FAILED: {failure}")
     print("soak: failed" if record.failures else "soak: everything holds")

@@ -252,7 +252,8 @@ def judge(record: Record) -> int:
     sizes, descriptors = [each.rss_bytes for each in later], [each.descriptors for each in later]
     middle = (max(sizes) + min(sizes)) / 2
     spread = (max(sizes) - middle) / middle
-    print(f"after {settled:.0f} s: memory {middle / 2**20:.2f} MiB +-{spread:.2%}, descriptors {min(descriptors)} to {max(descriptors)}")
+    print(f"after {settled:.0f} s: memory {middle / 2**20:.2f} MiB +-{spread:.2%}")
+    print(f"descriptors {min(descriptors)} to {max(descriptors)}")
     if spread > TOLERANCE:
         record.failures.append(f"memory is not flat: +-{spread:.2%} is more than {TOLERANCE:.0%}")
     # The control socket's connections, ours too, come and go: what stays open is the least of a while.

@@ -21,8 +21,8 @@ RUN apt-get update -qq \
     && python3 -m venv /opt/flowlb
 COPY docker/build.d/ /tmp/build.d/
 RUN cp /tmp/build.d/*.crt /usr/local/share/ca-certificates/ 2>/dev/null; update-ca-certificates >/dev/null \
-    && cp /tmp/build.d/pip.conf /etc/pip.conf 2>/dev/null; mkdir -p /root/.cargo \
-    && cp /tmp/build.d/cargo.toml /root/.cargo/config.toml 2>/dev/null; true
+    && cp /tmp/build.d/pip.conf /etc/pip.conf 2>/dev/null; mkdir -p ~/.cargo \
+    && cp /tmp/build.d/cargo.toml ~/.cargo/config.toml 2>/dev/null; true
 WORKDIR /src
 COPY pyproject.toml Cargo.toml Cargo.lock README.md LICENSE ./
 COPY build_backend/ build_backend/
@@ -46,7 +46,7 @@ COPY --from=build /opt/flowlb /opt/flowlb
 COPY python/lb/testbed/apache2/ /etc/lb/apache2/
 COPY examples/*.toml /etc/lb/
 COPY examples/*.py docker/host.sh /usr/local/bin/
-COPY loadgen/ /root/loadgen/
-RUN ln -s /opt/flowlb/bin/lb /usr/local/bin/lb && ln -s /etc/lb/apache2/httpd /usr/local/sbin/httpd && lb --version
 WORKDIR /root
+COPY loadgen/ loadgen/
+RUN ln -s /opt/flowlb/bin/lb /usr/local/bin/lb && ln -s /etc/lb/apache2/httpd /usr/local/sbin/httpd && lb --version
 CMD ["host.sh"]

@@ -19,7 +19,7 @@ if [ "$address" != "$router" ]; then
     ip route flush exact "$network.0/24" proto kernel
 fi
 # Other addresses than the usual ones, when asked for.
-[ "$network" = 198.18.1 ] || sed -i "s/198\.18\.1\./$network./g" /etc/lb/*.toml /usr/local/bin/echo_client.py /root/loadgen/*.load
+[ "$network" = 198.18.1 ] || sed -i "s/198\.18\.1\./$network./g" /etc/lb/*.toml /usr/local/bin/echo_client.py ~/loadgen/*.load
 case $HOSTNAME in
 server*)
     # From an earlier life of this container: its number may be somebody else's by now.

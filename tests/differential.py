@@ -30,7 +30,7 @@ from vectors.load import Scene, mac
 BACKENDS = ("python", "rust")
 START = 10**15
 SEQUENCE = 100
-FLOW_STATES = (None, "syn-sent", "syn-received", "established", "closing", "udp")
+FLOW_STATES = (None, "syn-sent", "syn-received", "established", "closing", "udp", "pickup", "udp-unreplied")
 # Fewer than a sequence may end: what happens to the rest is compared too.
 FLOW_ENDS = 20
 # Longer than any fragment or waiting packet is kept.

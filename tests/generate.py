@@ -98,6 +98,14 @@ EXTENSIONS = (
 )
 
 
+# Where windows of 8 192 and 65 535 bytes, scaled by 0 and 3, and the unknown one of 2^30 end, and a number beyond.
+EDGES = tuple(
+    sign * (window + more) for window in (8192, 65535, 8192 << 3, 65528 << 3, 2**30) for more in (0, 1, 2) for sign in (1, -1)
+)
+# Window scale options: 3, the largest, beyond it, cut short.
+SCALES = (b"\x03\x03\x03\x00", b"\x01\x03\x03\x0e", b"\x03\x03\xff\x00", b"\x01\x01\x03\x03")
+
+
 @dataclass
 class Conversation:
     """What the generator remembers of a flow it started."""
@@ -209,6 +217,7 @@ def _service(
         "protocol": protocol,
         "plan": _plan(rng, names),
         "on_no_server": rng.choice(("reset", "drop")),
+        "on_no_flow": rng.choice(("reset", "drop")),
         "servers": hosts,
     }
 
@@ -432,13 +441,14 @@ class Generator:
         data = self._payload() if not flags & (p.SYN | p.RST) or rng.random() < 0.1 else b""
         seq, ack = flow.seq[way], flow.seq[1 - way]
         if rng.random() < 0.15:
-            seq = (seq + rng.choice((-1, 1, -1000, 1000, 2**31, rng.getrandbits(32)))) % 2**32
-        if rng.random() < 0.08:
-            ack = (ack + rng.choice((-1, 1, 1000))) % 2**32
-        options = rng.choice((b"", b"", b"\x02\x04\x05\xb4", b"\x01\x01\x08\x0a" + bytes(8)))
+            seq = (seq + rng.choice((-1, 1, -1000, 1000, *EDGES, 2**31, rng.getrandbits(32)))) % 2**32
+        if rng.random() < 0.12:
+            ack = (ack + rng.choice((-1, 1, 1000, *EDGES, rng.getrandbits(32)))) % 2**32
+        options = rng.choice((b"", b"", b"\x02\x04\x05\xb4", b"\x01\x01\x08\x0a" + bytes(8), *SCALES))
         flow.seq[way] = (seq + len(data) + bool(flags & p.SYN) + bool(flags & p.FIN)) % 2**32
         src, dst, sport, dport = self.ends(flow, way)
-        return p.tcp(src, dst, sport, dport, seq, ack, flags, data, options)
+        window = rng.choice((0, 1, 8192, 8192, 65535))
+        return p.tcp(src, dst, sport, dport, seq, ack, flags, data, options, window)
 
     def _datagram(self, flow: Conversation, way: int) -> bytes:
         rng = self.rng

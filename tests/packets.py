@@ -62,9 +62,11 @@ def tcp(
     flags: int,
     data: bytes = b"",
     options: bytes = b"",
+    window: int = 8192,
 ) -> bytes:
     """Make a TCP segment; options are a multiple of 4 bytes."""
-    head = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, (5 + len(options) // 4) << 4, flags, 8192, 0, 0) + options
+    offset = (5 + len(options) // 4) << 4
+    head = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, offset, flags, window, 0, 0) + options
     made = l4_checksum(src, dst, TCP, head + data)
     return head[:16] + made.to_bytes(2, "big") + head[18:] + data
 

@@ -145,7 +145,8 @@ class Compiler:
 
 def _service(entry: ServiceNow, plan: Plan) -> Service:
     facts = entry.config
-    return Service(entry.name, facts.address, facts.port, facts.protocol, plan, facts.on_no_server)
+    answers = (facts.on_no_server, facts.on_no_flow)
+    return Service(entry.name, facts.address, facts.port, facts.protocol, plan, *answers)
 
 
 def _chooser(entry: ServiceNow, rows: Sequence[_ServerRow]) -> dict[str, AskFunction]:

@@ -167,6 +167,7 @@ class ServiceConfig(Table):
     protocol: Literal["tcp", "udp"] = "tcp"
     policy: PolicyField = PolicyConfig(name=DEFAULT_POLICY)
     on_no_server: Literal["reset", "drop"] = "reset"
+    on_no_flow: Literal["reset", "drop"] = "drop"
     on_server_down: Literal["reset", "keep"] = "reset"
     health: HealthConfig | None = None
     servers: tuple[ServerConfig, ...] = Field(default=(), alias="server")

@@ -49,6 +49,7 @@ port = 9876
 # protocol = "tcp"          # tcp | udp
 # policy = "round-robin"    # or least-connections, maglev, ... or { name = "maglev", table_size = 65537 }
 # on_no_server = "reset"    # what a client gets when no server is available: reset | drop
+# on_no_flow = "drop"       # what a client gets for TCP of a flow that is not known: reset | drop
 # health = { check = "http", path = "/", expect = "200-399", interval = "1s", timeout = "500ms", fall = 3, rise = 2 }
                             # or by connects alone, check tcp; keys port and slow_start too. Without: no checks
 # on_server_down = "reset"  # what the flows of a server get when checks say it is down: reset | keep

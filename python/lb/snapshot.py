@@ -84,6 +84,7 @@ class Service:
     protocol: Literal["tcp", "udp"]
     plan: Plan
     on_no_server: Literal["reset", "drop"] = "reset"
+    on_no_flow: Literal["reset", "drop"] = "drop"
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def test_flows_are_named_tuples_of_the_contract() -> None:
     path = make_datapath()
     path.process(request(), 0, 10**9)
     assert path.flows(3 * 10**9) == [
-        base.Flow("198.18.1.21", 40000, "dns", "server1", "udp", "udp", 2.0, bytes_forward=32, bytes_reply=0)
+        base.Flow("198.18.1.21", 40000, "dns", "server1", "udp", "udp-unreplied", 2.0, bytes_forward=32, bytes_reply=0)
     ]
 
 
@@ -286,7 +286,7 @@ def test_memory_is_promised_when_made_and_resident_when_the_loop_starts(wire: An
     capacity = 100_000
     path = _core.DataPath(capacity, bytes(16), 1)
     promised, resident = path.memory()
-    assert promised - capacity * 120 in range(64, 257)
+    assert promised - capacity * 128 in range(64, 257)
     assert resident < promised
     path.start([port.fileno()], news)
     try:
@@ -300,7 +300,7 @@ def test_start_without_enough_memory_is_refused_and_leaves_it_offline(wire: Any)
     lines = Path("/proc/meminfo").read_text().splitlines()
     total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
     largest = 1 << 28
-    if largest * 120 < total:
+    if largest * 128 < total:
         pytest.skip("the largest table fits this machine")
     path = _core.DataPath(largest, bytes(16), 1)
     with pytest.raises(BackendError, match=r"flow table of \d+ bytes could not be allocated: \d+ bytes are available"):

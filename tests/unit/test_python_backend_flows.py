@@ -154,17 +154,53 @@ def test_tcp_without_flow_is_dropped(backend: str, flags: str) -> None:
 
 @pytest.mark.parametrize("selector", ["hash-flow", "hash-source"])
 @pytest.mark.parametrize(
-    ("flags", "verdict"), [("A", "forward"), ("PA", "forward"), ("FA", "drop"), ("R", "drop"), ("SA", "drop")]
+    ("flags", "verdict", "states"),
+    [
+        ("A", "forward", ["pickup"]),
+        ("PA", "forward", ["pickup"]),
+        ("FA", "forward", []),
+        ("R", "forward", []),
+        ("SA", "drop", []),
+    ],
 )
-def test_tcp_mid_stream_hash_places_again(backend: str, selector: str, flags: str, verdict: str) -> None:
-    """behaviour 2: a hash selector places an ACK where its SYN was; RST, FIN and SYN/ACK are not placed."""
+def test_tcp_mid_stream_hash_places_again(
+    backend: str, selector: str, flags: str, verdict: str, states: list[str]
+) -> None:
+    """behaviour 2: a hash selector places an ACK where its SYN was; FIN and RST, too, but they leave no entry."""
     snapshot = make_snapshot(selector)
     first = Box(backend, snapshot).send(from_client(request())).server
     restarted = Box(backend, snapshot)
     result = restarted.send(from_client(request(flags, 5, 6)))
-    assert result.verdict == verdict
-    if verdict == "forward":
-        assert (result.server, restarted.states()) == (first, ["established"])
+    assert (result.verdict, restarted.states()) == (verdict, states)
+    assert result.server == (first if verdict == "forward" else None)
+
+
+def test_pickup_server_confirms_it(backend: str) -> None:
+    """behaviour 2, 7: a flow that a hash took up counts as active once its server has answered, by its numbers."""
+    box = Box(backend, make_snapshot("hash-flow"))
+    server = int(box.send(from_client(request("PA", 1001, 5001, b"more"))).server[-1]) - 1
+    assert active_flows(box) == 0
+    box.after(29)
+    box.send(from_client(request("PA", 1005, 5001, b"more")))
+    assert [flow.idle_s for flow in box.path.flows(box.now)] == [29.0]
+    box.send(from_server(response("A", 5001, 1009), server))
+    assert (box.states(), active_flows(box)) == (["established"], 1)
+    box.after(30)
+    assert box.states() == ["established"]
+
+
+def test_pickup_alone_expires_with_the_half_open(backend: str) -> None:
+    """behaviour 2, 4: what only one side speaks in does not keep itself."""
+    box = Box(backend, make_snapshot("hash-flow"))
+    for _ in range(3):
+        box.send(from_client(request("PA", 1001, 5001, b"more")))
+        box.after(10)
+    assert box.states() == []
+
+
+def active_flows(box: Box) -> int:
+    """Return how many flows count for servers."""
+    return sum(each["flows_active"] for each in box.counters()["servers"].values())
 
 
 def test_reply_mid_stream_hash_takes_up_the_flow(backend: str) -> None:
@@ -177,7 +213,30 @@ def test_reply_mid_stream_hash_takes_up_the_flow(backend: str) -> None:
     assert only_frame(result).dst == CLIENT_MAC
     other = (first + 1) % 3
     assert outcome(box.send(from_server(response("PA", 7, 8), other))) == ("drop", "no_flow", None, None, None)
-    assert outcome(Box(backend, snapshot).send(from_server(response("FA", 7, 8), first)))[:2] == ("drop", "no_flow")
+    assert box.states() == ["pickup"]
+    ending = Box(backend, snapshot)
+    assert only_frame(ending.send(from_server(response("FA", 7, 8), first))).dst == CLIENT_MAC
+    assert (ending.states(), ending.event("flow_stateless")) == ([], 1)
+    assert outcome(ending.send(from_server(response("FA", 7, 8), other))) == ("drop", "no_flow", None, None, None)
+    assert outcome(ending.send(from_server(response("SA", 7, 8), first))) == ("drop", "no_flow", None, None, None)
+
+
+@pytest.mark.parametrize("client", [CLIENT, CLIENT6])
+def test_no_flow_reset_answers_an_ack(backend: str, client: str) -> None:
+    """behaviour 2: with on_no_flow = "reset" a client whose flow is gone learns at once."""
+    base = make_snapshot()
+    services = tuple(replace(service, on_no_flow="reset") for service in base.services if service is not None)
+    box = Box(backend, replace(base, services=services, icmp_rate=2))
+    for flags in ("PA", "FA"):
+        result = box.send(from_client(request(flags, 1001, 4242), client))
+        assert outcome(result) == ("reply", "no_flow", "forward", "web6" if ":" in client else "web", None)
+        sent = only_frame(result)
+        assert (str(sent[TCP].flags), sent[TCP].seq, sent[TCP].ack, sent[TCP].window) == ("R", 4242, 0, 0)
+        assert (sent.dst, sent[1].src, sent[1].dst) == (CLIENT_MAC, VIP6 if ":" in client else VIP, client)
+    assert box.send(from_client(request("RA", 1001, 4242), client)).reason == "no_flow"
+    assert box.send(from_server(response("A", 5001, 1001), 0, client)).reason == "no_flow"
+    assert box.send(from_client(request("A", 1001, 4242), client)).reason == "rate_limited"
+    assert (box.states(), box.counters()["tx_packets"]) == ([], 2)
 
 
 def test_server_without_flow_is_dropped(backend: str) -> None:
@@ -225,27 +284,35 @@ def test_states_retransmitted_syn_counts_one_flow(backend: str) -> None:
     assert (box.counters()["servers"]["web/server1"]["flows_active"], box.event("flow_closed")) == (0, 1)
 
 
+# scapy's window: what both sides advertise.
+WINDOW = 8192
 RESETS = [
-    ("client at next", "client", 1001, True),
-    ("client one too high", "client", 1002, False),
-    ("client one too low", "client", 1000, False),
-    ("server at next", "server", 5001, True),
-    ("server elsewhere", "server", 9999, False),
+    ("client at next", "client", 1001, "closing"),
+    ("client one too high", "client", 1002, "sent on"),
+    ("client at the window's end", "client", 1001 + WINDOW, "sent on"),
+    ("client beyond the window", "client", 1001 + WINDOW + 1, "dropped"),
+    ("client one too low", "client", 1000, "dropped"),
+    ("server at next", "server", 5001, "closing"),
+    ("server in the window", "server", 9999, "sent on"),
+    ("server beyond the window", "server", 5001 + WINDOW + 1, "dropped"),
+    ("server one too low", "server", 5000, "dropped"),
 ]
 
 
-@pytest.mark.parametrize(("name", "side", "seq", "valid"), RESETS, ids=[row[0] for row in RESETS])
-def test_rst_is_believed_only_at_the_exact_number(backend: str, name: str, side: str, seq: int, valid: bool) -> None:
-    """behaviour 5: RST exactly at the next expected number closes; another is dropped and nothing changes."""
+@pytest.mark.parametrize(("name", "side", "seq", "becomes"), RESETS, ids=[row[0] for row in RESETS])
+def test_rst_is_believed_only_at_the_exact_number(backend: str, name: str, side: str, seq: int, becomes: str) -> None:
+    """behaviour 5: RST exactly at the next expected number closes; in the window it is sent on, beyond it dropped."""
     box = Box(backend)
     server = open_flow(box)
+    box.after(1)
     frame = from_client(request("R", seq)) if side == "client" else from_server(response("R", seq), server)
     result = box.send(frame)
-    if valid:
+    if becomes == "closing":
         assert (result.verdict, box.states()) == ("forward", ["closing"])
-    else:
-        assert outcome(result)[:2] == ("drop", "rst_window")
-        assert (box.states(), box.event("flow_closed")) == (["established"], 0)
+        return
+    assert outcome(result)[:2] == (("forward", None) if becomes == "sent on" else ("drop", "rst_window"))
+    assert (box.states(), box.event("flow_closed")) == (["established"], 0)
+    assert [flow.idle_s for flow in box.path.flows(box.now)] == [1.0]
 
 
 def test_rst_refusing_a_syn_closes_the_flow(backend: str) -> None:
@@ -281,8 +348,33 @@ def test_data_out_of_window_is_never_dropped(backend: str) -> None:
     """behaviour 5: strictness is for RST alone."""
     box = Box(backend)
     open_flow(box)
+    box.after(1)
     assert box.send(from_client(request("PA", 1001 + 2**31, 77, b"far off"))).verdict == "forward"
     assert box.states() == ["established"]
+    assert [flow.idle_s for flow in box.path.flows(box.now)] == [1.0]
+
+
+@PROPERTY
+@given(data=st.data())
+def test_segments_of_a_stranger_change_nothing(backend: str, data: st.DataObject) -> None:
+    """behaviour 5: no segments with other numbers than the window's change state, server, idle timer or last hop."""
+    box = Box(backend)
+    server = open_flow(box)
+    box.after(1)
+    beyond = st.integers(WINDOW + 2, 2**32 - WINDOW - 2)
+    for _ in range(data.draw(st.integers(1, 8))):
+        flags = data.draw(st.sampled_from(["A", "PA", "FA", "S", "R", "RA", "P", "SA"]))
+        # A number beyond either window is enough to be no part of the connection.
+        seq = (1001 + data.draw(beyond)) % 2**32
+        ack = (5001 + data.draw(st.integers(0, 2**32 - 1))) % 2**32
+        forged = from_client(request(flags, seq, ack, data.draw(st.binary(max_size=4))))
+        forged[Ether].src = FAR_MAC
+        assert box.send(forged).reason in (None, "rst_window")
+    (flow,) = box.path.flows(box.now)
+    assert (flow.state, flow.server, flow.idle_s) == ("established", f"server{server + 1}", 1.0)
+    assert only_frame(box.send(from_server(response("A", 5001, 1001), server))).dst == CLIENT_MAC
+    box.send(from_client(request("R", 1001)))
+    assert box.states() == ["closing"]
 
 
 def test_syn_on_closing_flow_is_a_new_flow(backend: str) -> None:
@@ -303,21 +395,21 @@ def test_syn_inside_established_flow_goes_to_the_same_server(backend: str) -> No
     assert (result.verdict, result.server, box.states()) == ("forward", f"server{server + 1}", ["established"])
 
 
-TIMEOUTS = [("syn-sent", 30), ("established", 7440), ("closing", 120), ("udp", 300)]
+TIMEOUTS = [
+    ("syn-sent", 30),
+    ("syn-received", 30),
+    ("established", 7440),
+    ("closing", 120),
+    ("udp", 300),
+    ("udp-unreplied", 300),
+]
 
 
 @pytest.mark.parametrize(("state", "seconds"), TIMEOUTS)
 def test_timeout_idle_flow_expires(backend: str, state: str, seconds: int) -> None:
     """behaviour 4: half-open 30 s, established 7440 s, closing 120 s, UDP 300 s; not a nanosecond earlier."""
     box = Box(backend)
-    if state == "udp":
-        box.send(from_client(query()))
-    elif state == "syn-sent":
-        box.send(from_client(request()))
-    else:
-        open_flow(box)
-    if state == "closing":
-        box.send(from_client(request("R", 1001)))
+    bring_to(box, state)
     box.now += seconds * 10**9 - 1
     box.tick()
     assert box.states() == [state]
@@ -327,6 +419,32 @@ def test_timeout_idle_flow_expires(backend: str, state: str, seconds: int) -> No
     box.tick()
     assert box.event("flow_expired") == 1
     assert sum(each["flows_active"] for each in box.counters()["servers"].values()) == 0
+
+
+def bring_to(box: Box, state: str) -> None:
+    """Make a flow and bring it to a state."""
+    if state in ("udp", "udp-unreplied"):
+        box.send(from_client(query()))
+    elif state in ("syn-sent", "syn-received"):
+        box.send(from_client(request()))
+    else:
+        open_flow(box)
+    if state == "udp":
+        box.send(from_server(answer()))
+    elif state == "syn-received":
+        box.send(from_server(response()))
+    elif state == "closing":
+        box.send(from_client(request("R", 1001)))
+
+
+def test_timeout_syns_that_nothing_answers_do_not_refresh(backend: str) -> None:
+    """behaviour 4: a client of a dead server is placed anew 30 s after its first SYN."""
+    box = Box(backend)
+    servers = []
+    for _ in range(5):
+        servers.append(box.send(from_client(request())).server)
+        box.after(7.5)
+    assert servers == ["server1"] * 4 + ["server2"]
 
 
 def test_timeout_packets_of_both_sides_refresh(backend: str) -> None:
@@ -365,19 +483,27 @@ def test_expiry_removes_at_most_64_per_call(backend: str) -> None:
 def fill(box: Box, *kinds: str) -> None:
     """Make one flow of each kind, one second apart, on ports from 1."""
     for port, kind in enumerate(kinds, 1):
-        if kind == "udp":
-            box.send(from_client(query(port=port)))
-        elif kind == "half-open":
-            box.send(from_client(request(port=port)))
+        if kind in ("udp", "unreplied"):
+            placed = box.send(from_client(query(port=port))).server
+        elif kind in ("half-open", "answered"):
+            placed = box.send(from_client(request(port=port))).server
         else:
             open_flow(box, port=port)
-        if kind == "closing":
+        if kind == "udp":
+            box.send(from_server(answer(port=port), int(placed[-1]) - 1))
+        elif kind == "answered":
+            box.send(from_server(response(port=port), int(placed[-1]) - 1))
+        elif kind == "closing":
             box.send(from_client(request("R", 1001, port=port)))
         box.after(1)
 
 
 EVICTIONS = [
+    (("half-open", "answered", "unreplied", "unreplied"), 0, 3, "flow_evicted_unconfirmed"),
     (("established", "half-open", "closing", "half-open"), 0, 2, "flow_evicted_half_open"),
+    (("answered", "answered", "closing", "half-open"), 0, 4, "flow_evicted_half_open"),
+    (("answered", "udp", "closing", "established"), 0, 1, "flow_evicted_half_open"),
+    (("closing", "udp", "answered", "established"), 0, 1, "flow_evicted_closing"),
     (("established", "udp", "closing", "closing"), 0, 3, "flow_evicted_closing"),
     (("established", "udp", "udp", "established"), 100, 1, "flow_evicted_idle"),
     (("udp", "established", "udp", "established"), 100, 1, "flow_evicted_idle"),
@@ -388,7 +514,7 @@ EVICTIONS = [
 def test_eviction_full_table_takes_the_right_one(
     backend: str, kinds: tuple[str, ...], wait: int, gone: int, event: str
 ) -> None:
-    """behaviour 7: half-open first, then closing, then the longest idle beyond the floor."""
+    """behaviour 7: unconfirmed, syn-sent, syn-received after 3 s, closing, then the longest idle beyond the floor."""
     box = Box(backend, capacity=4)
     fill(box, *kinds)
     box.after(wait)

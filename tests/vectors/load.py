@@ -134,6 +134,7 @@ class Scene:
                 described["protocol"],
                 self._plan(described["name"], described["plan"]),
                 described.get("on_no_server", "reset"),
+                described.get("on_no_flow", "drop"),
             )
         return Snapshot(
             self.generation,

@@ -10,7 +10,7 @@ placement hash and the random draws are written down once more here for the same
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scapy.config import conf
@@ -487,6 +487,80 @@ class Talk:
             "state": state,
             **fields,
         }
+
+
+class Watch:
+    """
+    Drive an open conversation, a second a segment, and say of each whether it must be believed.
+
+    One that is believed refreshes the flow, and from the client it tells where replies go. Any other is sent on and
+    changes nothing. After each segment of the client a probe of the server, which is believed by no rule (it has no
+    ACK), shows where replies go.
+
+    Args:
+        talk: the conversation, whose flow stands in `state` and was refreshed now.
+    """
+
+    def __init__(self, talk: Talk, state: str = "established") -> None:
+        self.talk, self.state, self.seen_ms = talk, state, talk.case.now_ms
+
+    def _wait(self) -> None:
+        self.talk.case.at(self.talk.case.now_ms + 1000)
+
+    def stands(self) -> None:
+        """Expect the one flow in its state, idle since it was refreshed."""
+        case = self.talk.case
+        case.flows(self.talk.flow(self.state, idle_s=(case.now_ms - self.seen_ms) / 1000))
+
+    def _after(self, state: str | None, refreshes: bool) -> None:
+        self.state = state or self.state
+        if refreshes:
+            self.seen_ms = self.talk.case.now_ms
+        self.stands()
+
+    def _probe(self) -> None:
+        self.talk.s(tcp("P", 77))
+
+    def client(self, l4: Packet, state: str | None = None, *, refreshes: bool = True) -> None:
+        """Send from the client, who has another MAC now: believed, and `state` is where the flow stands then."""
+        self._wait()
+        self.talk.mac = CLIENT2_MAC if self.talk.mac == CLIENT_MAC else CLIENT_MAC
+        self.talk.c(l4)
+        self._probe()
+        self._after(state, refreshes)
+
+    def server(self, l4: Packet, state: str | None = None) -> None:
+        """Send from the server: believed."""
+        self._wait()
+        self.talk.s(l4)
+        self._after(state, refreshes=True)
+
+    def forged_client(self, l4: Packet) -> None:
+        """Send in the client's name from a stranger's MAC: sent on, and nothing changes."""
+        self._wait()
+        replace(self.talk, mac=STRANGER).c(l4)
+        self._probe()
+        self.stands()
+
+    def forged_server(self, l4: Packet) -> None:
+        """Send in the server's name: sent on, and nothing changes."""
+        self._wait()
+        self.talk.s(l4)
+        self.stands()
+
+    def dropped_client(self, l4: Packet) -> None:
+        """Send a RST in the client's name: dropped, and nothing changes."""
+        self._wait()
+        stranger = replace(self.talk, mac=STRANGER)
+        self.talk.case.drop(stranger.c_in(l4), "rst_window", **self.talk.names)
+        self._probe()
+        self.stands()
+
+    def dropped_server(self, l4: Packet) -> None:
+        """Send a RST in the server's name: dropped, and nothing changes."""
+        self._wait()
+        self.talk.case.drop(self.talk.s_in(l4), "rst_window", **self.talk.reply_names)
+        self.stands()
 
 
 def pieces(

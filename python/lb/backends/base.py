@@ -91,6 +91,7 @@ EVENTS: tuple[str, ...] = (
     "flow_closed",
     "flow_reused",
     "flow_orphaned",
+    "flow_evicted_unconfirmed",
     "flow_evicted_half_open",
     "flow_evicted_closing",
     "flow_evicted_idle",
@@ -167,7 +168,7 @@ def astuple(result: Result) -> tuple[Any, ...]:
 
 class Flow(NamedTuple):
     """
-    One entry of the flow table. `state`: syn-sent, syn-received, established, closing or udp. `idle_s`: seconds since
+    One entry of the flow table. `state`: syn-sent, syn-received, established, closing, udp, pickup or udp-unreplied. `idle_s`: seconds since
     its last packet.
     """
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FLOWS = 1000
 MAX_FLOWS = 100_000
-FLOW_STATES = ("syn-sent", "syn-received", "established", "closing", "udp")
+FLOW_STATES = ("syn-sent", "syn-received", "established", "closing", "udp", "pickup", "udp-unreplied")
 FLOW_FILTERS = ("client", "service", "server", "state")
 
 

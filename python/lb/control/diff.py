@@ -68,6 +68,7 @@ def _service(before: ServiceNow, after: ServiceNow, desired: Desired) -> Iterato
 def _properties(before: ServiceConfig, after: ServiceConfig) -> Iterator[tuple[str, object, object]]:
     yield "policy", _policy(before), _policy(after)
     yield "on_no_server", before.on_no_server, after.on_no_server
+    yield "on_no_flow", before.on_no_flow, after.on_no_flow
     yield "on_server_down", before.on_server_down, after.on_server_down
     if before.health != after.health:
         yield "health", _check(before), _check(after)

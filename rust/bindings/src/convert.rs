@@ -163,6 +163,7 @@ fn service(value: &Object<'_>) -> PyResult<Service> {
         protocol: field_with(value, "protocol", |name| one_of(name, &PROTOCOLS))?,
         plan: field_with(value, "plan", plan)?,
         reset_without_server: field_with(value, "on_no_server", |name| one_of(name, &ANSWERS))?,
+        reset_without_flow: field_with(value, "on_no_flow", |name| one_of(name, &ANSWERS))?,
     })
 }
 

@@ -18,6 +18,7 @@ pub enum Event {
     FlowClosed,
     FlowReused,
     FlowOrphaned,
+    FlowEvictedUnconfirmed,
     FlowEvictedHalfOpen,
     FlowEvictedClosing,
     FlowEvictedIdle,
@@ -27,7 +28,7 @@ pub enum Event {
 }
 
 /// Names of the events, in the order of [`Event`].
-pub const EVENT_NAMES: [&str; 13] = [
+pub const EVENT_NAMES: [&str; 14] = [
     "flow_hit",
     "flow_miss",
     "flow_created",
@@ -35,6 +36,7 @@ pub const EVENT_NAMES: [&str; 13] = [
     "flow_closed",
     "flow_reused",
     "flow_orphaned",
+    "flow_evicted_unconfirmed",
     "flow_evicted_half_open",
     "flow_evicted_closing",
     "flow_evicted_idle",
@@ -146,6 +148,12 @@ impl Counters {
         }
         if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_created += 1;
+        }
+    }
+
+    /// Note that a flow counts for its server from now on.
+    pub fn flow_active(&mut self, server: u32) {
+        if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_active += 1;
         }
     }

@@ -5,7 +5,7 @@
 //! written, with loads of other widths than the stores before them, and wait for these. Everything found here fits the frame: later stages follow offsets without checking them again, except where the frame
 //! itself says otherwise.
 
-use crate::flow::tcp::Segment;
+use crate::flow::tcp::{MOST_SCALE, NO_SCALE, Segment};
 use crate::verdict::Reason;
 use crate::wire::ethernet::{self, ethertype};
 use crate::wire::{checksum, ipv4, ipv6, is_v4, protocol, tcp, udp};
@@ -356,16 +356,25 @@ fn transport_tcp(bytes: &[u8], ip: &Ip, transport: &mut Transport) -> Result<(),
         return Err(Reason::TcpFlags);
     }
     let payload_len = bytes.len() - header_len;
+    let scale = if flags & tcp::flag::SYN == 0 {
+        NO_SCALE
+    } else {
+        tcp::window_scale(&bytes[tcp::LEN..header_len])
+            .map_or(NO_SCALE, |shift| shift.min(MOST_SCALE))
+    };
     *transport = Transport {
         source_port: header.source_port(),
         destination_port: header.destination_port(),
         payload: ip.l4 + header_len,
-        segment: Some(Segment::new(
-            header.sequence(),
-            header.acknowledgement(),
-            flags,
-            payload_len,
-        )),
+        segment: Some(
+            Segment::new(
+                header.sequence(),
+                header.acknowledgement(),
+                flags,
+                payload_len,
+            )
+            .with_window(header.window(), scale),
+        ),
     };
     Ok(())
 }

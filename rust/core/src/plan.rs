@@ -208,6 +208,7 @@ mod tests {
             protocol: Protocol::Tcp,
             plan: plan(Selector::Counter, &[]),
             reset_without_server: true,
+            reset_without_flow: false,
         };
         Snapshot {
             seed: 5,
@@ -256,7 +257,7 @@ mod tests {
 
         fn load(&mut self, flows: [u64; 4]) {
             for (server, &count) in flows.iter().enumerate() {
-                (0..count).for_each(|_| self.counters.flow_created(0, server as u32));
+                (0..count).for_each(|_| self.counters.flow_active(server as u32));
             }
         }
     }

@@ -113,6 +113,8 @@ pub struct Service {
     pub plan: Plan,
     /// Answer with RST or port unreachable when no server is available; else drop.
     pub reset_without_server: bool,
+    /// Whether a client's segment of no flow is answered by a RST.
+    pub reset_without_flow: bool,
 }
 
 /// Idle timeouts and the eviction floor, in nanoseconds.

@@ -135,3 +135,15 @@ pub enum Direction {
     /// Server to client.
     Reply,
 }
+
+impl Direction {
+    /// The way back.
+    #[inline(always)]
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Direction::Forward => Direction::Reply,
+            Direction::Reply => Direction::Forward,
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
-use crate::flow::tcp::{Class, State};
+use crate::flow::tcp::State;
 use crate::next_hop::{Hop, Routing};
 use crate::places::{Place, Places, socket};
 use crate::rewrite::{End, Translation};
@@ -113,7 +113,7 @@ pub struct World {
     places: Places,
     servers: Vec<Option<ServerFacts>>,
     hash_services: FixedMap<u32, Vec<u32>>,
-    /// By state, each that of its class.
+    /// By state.
     timeouts: [u64; State::ALL.len()],
     next_hops: NextHops,
     routing: Routing,
@@ -133,11 +133,11 @@ impl World {
                 .map(|server| server_facts(&snapshot, server.as_ref()?))
                 .collect(),
             hash_services: FixedMap::default(),
-            timeouts: State::ALL.map(|state| match state.class() {
-                Class::HalfOpen => timeouts.half_open_ns,
-                Class::Established => timeouts.established_ns,
-                Class::Closing => timeouts.closing_ns,
-                Class::Udp => timeouts.udp_ns,
+            timeouts: State::ALL.map(|state| match state {
+                State::SynSent | State::SynReceived | State::Pickup => timeouts.half_open_ns,
+                State::Established => timeouts.established_ns,
+                State::Closing => timeouts.closing_ns,
+                State::Udp | State::UdpUnreplied => timeouts.udp_ns,
             }),
             next_hops: NextHops::default(),
             routing: Routing::default(),
@@ -425,6 +425,7 @@ pub(crate) mod tests {
                     deadline_ns: 0,
                 },
                 reset_without_server: false,
+                reset_without_flow: false,
             })
         };
         let server = Server {

@@ -56,6 +56,7 @@ fn service(name: &str, vip: &str, protocol: Protocol, selector: Selector, server
         protocol,
         plan,
         reset_without_server: true,
+        reset_without_flow: false,
     }
 }
 
@@ -291,11 +292,12 @@ fn without_ttl(frame: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// behaviour 7: half-open first, then closing, then idle beyond the floor; recently active established flows stay.
+/// behaviour 7: unconfirmed first, then half-open, then idle beyond the floor; recently active answered flows stay.
 #[test]
 fn table_full_evicts_in_order() {
     let mut path = data_path(2);
     let udp = |port| frame((CLIENT, port), (VIP, 80), Protocol::Udp, b"", b"x");
+    let answer = |port| frame((SERVER, 8031), (CLIENT, port), Protocol::Udp, b"", b"x");
     let syn = |port| frame((CLIENT, port), (VIP, 80), Protocol::Tcp, b"S", b"");
     let ports = |path: &DataPath, now| {
         path.flows(now)
@@ -306,11 +308,11 @@ fn table_full_evicts_in_order() {
     process(&mut path, &udp(1), 0);
     process(&mut path, &syn(2), 1);
     process(&mut path, &udp(3), 2);
-    assert_eq!(
-        ports(&path, 2),
-        [1, 3],
-        "the half-open flow went, though younger"
-    );
+    assert_eq!(ports(&path, 2), [2, 3], "nobody had answered the datagram");
+    process(&mut path, &answer(3), 2);
+    process(&mut path, &udp(1), 2);
+    process(&mut path, &answer(1), 2);
+    assert_eq!(ports(&path, 2), [1, 3], "then goes the half-open flow");
     let (outcome, sent, _) = process(&mut path, &udp(4), 3);
     assert_eq!(
         (outcome.verdict, ports(&path, 3)),
@@ -323,7 +325,7 @@ fn table_full_evicts_in_order() {
     process(&mut path, &syn(6), 62 * SECOND);
     assert_eq!(
         ports(&path, 62 * SECOND),
-        [3, 6],
+        [1, 6],
         "the longest idle went, beyond the floor"
     );
     let events = path.counters().events;
@@ -335,12 +337,13 @@ fn table_full_evicts_in_order() {
             .1
     };
     let evicted = [
+        "flow_evicted_unconfirmed",
         "flow_evicted_half_open",
         "flow_evicted_closing",
         "flow_evicted_idle",
         "flow_stateless",
     ];
-    assert_eq!(evicted.map(count), [1, 0, 1, 1]);
+    assert_eq!(evicted.map(count), [1, 1, 0, 1, 1]);
 }
 
 /// behaviour 8, rule 15: as many of a server's flows as asked, in order; both ends learn at the next tick, of UDP nobody does.
@@ -405,9 +408,9 @@ fn find_flows_page_is_a_slice() {
     assert_eq!(page(9, 9, None), (7, vec![]));
 }
 
-/// behaviour 4: each class has its timeout; what is over is gone before the next packet is looked at.
+/// behaviour 4: each state has its timeout; what is over is gone before the next packet is looked at.
 #[test]
-fn timeouts_per_class() {
+fn timeouts_per_state() {
     let mut path = data_path(16);
     process(
         &mut path,
@@ -428,6 +431,11 @@ fn timeouts_per_class() {
             .map(|traffic| traffic.flows_active)
             .sum::<u64>()
     };
+    process(
+        &mut path,
+        &frame((SERVER, 8031), (CLIENT, 2), Protocol::Udp, b"", b""),
+        0,
+    );
     assert_eq!(live(&mut path, 30 * SECOND - 1), 2);
     assert_eq!(live(&mut path, 30 * SECOND), 1);
     assert_eq!(live(&mut path, 300 * SECOND), 0);

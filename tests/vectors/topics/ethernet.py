@@ -101,8 +101,10 @@ def _padding() -> list[Case]:
         answer = talk.s_in(tcp("SA", 5000, 1001))
         case.forward(answer + bytes(6), talk.s_out(tcp("SA", 5000, 1001)), **talk.reply_names)
         case.forward(talk.c_in(tcp("A", 1001, 5001)) + bytes(6), talk.c_out(tcp("A", 1001, 5001)), **talk.names)
-        # Were padding data, the ACK above would have moved the client's sequence to 1007.
-        case.drop(talk.c_in(tcp("R", 1007)), "rst_window", **talk.names)
+        # Were padding data, the ACK above would have moved the client's sequence to 1007, and this RST would close.
+        talk.c(tcp("R", 1007))
+        case.flows(talk.flow("established"))
         talk.c(tcp("R", 1001))
+        case.flows(talk.flow("closing"))
         made.append(case)
     return made

@@ -17,13 +17,14 @@ from scene import (
     udp,
     web_service,
 )
+from topics import eviction, pickups
 
 SECOND = 1000
 
 
 def cases() -> list[Case]:
     """Make the cases."""
-    made = []
+    made = [*pickups.cases(), *eviction.cases()]
     for f in BOTH:
         made += [
             *_timeouts(f),
@@ -92,19 +93,36 @@ def _timeouts(f: Family) -> list[Case]:
     talk.c(udp(b"again"))
     datagrams.counters(events={"flow_created": 2})
 
-    return [half, established, closing, datagrams]
+    silent = Case(f"a UDP flow that is never answered ends after 300 s of silence, too, {v}", [4], "RFC 4787 REQ-5")
+    talk = Talk(silent, f, "udp")
+    talk.c(udp(b"q"))
+    silent.at(300 * SECOND - 1)
+    talk.c(udp(b"q"))
+    silent.at(600 * SECOND - 2)
+    silent.flows(talk.flow("udp-unreplied", idle_s=299.999))
+    silent.at(600 * SECOND - 1)
+    silent.flows()
+    silent.tick()
+    silent.counters(events={"flow_expired": 1}, services={f.dns: {"flows_active": 0}})
+
+    return [half, established, closing, datagrams, silent]
 
 
 def _timeout_limits(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     given = {"half_open": 2, "established": 20, "closing": 1, "udp": 5, "idle_floor": 60}
     config = Case(f"timeouts are configurable, {v}", [4], timeouts_s=given)
-    one, two = Talk(config, f), Talk(config, f, "udp")
+    one, two, three = Talk(config, f), Talk(config, f, "udp"), Talk(config, f, "udp", sport=40001)
     one.c(tcp("S", 1000))
     two.c(udp(b"x"))
+    two.s(udp(b"y"))
+    three.c(udp(b"x"))
     config.at(2 * SECOND)
     config.tick()
-    config.flows(two.flow("udp"))
+    config.flows(two.flow("udp"), three.flow("udp-unreplied"))
+    config.at(5 * SECOND - 1)
+    config.tick()
+    config.flows(two.flow("udp"), three.flow("udp-unreplied"))
     config.at(5 * SECOND)
     config.tick()
     config.flows()
@@ -113,6 +131,7 @@ def _timeout_limits(f: Family) -> list[Case]:
     talks = [Talk(bounded, f, "udp", sport=1000 + i) for i in range(70)]
     for talk in talks:
         talk.c(udp(b""))
+        talk.s(udp(b""))
     bounded.at(300 * SECOND)
     bounded.tick()
     bounded.counters(events={"flow_expired": 64}, services={f.dns: {"flows_active": 6}})
@@ -145,6 +164,7 @@ def _eviction(f: Family) -> list[Case]:
     first.open()
     idle.at(10)
     second.c(udp(b"x"))
+    second.s(udp(b"y"))
     idle.at(60 * SECOND)
     newcomer = Talk(idle, f, sport=1003)
     idle.drop(newcomer.c_in(tcp("S", 1)), "table_full", **newcomer.names)
@@ -179,7 +199,9 @@ def _full(f: Family) -> list[Case]:
         capacity=1,
         services=[web_service(f, "hash-flow", (1, 2, 3)), dns_service(f)],
     )
-    Talk(stateless, f, "udp").c(udp(b"first"))
+    answered = Talk(stateless, f, "udp")
+    answered.c(udp(b"first"))
+    answered.s(udp(b"answer"))
     number = 1 + hash_flow(1, f.client, f.vip, 1003, 9876, 6) % 3
     talk = Talk(stateless, f, number=number, sport=1003)
     talk.open()
@@ -190,7 +212,7 @@ def _full(f: Family) -> list[Case]:
     stateless.counters(events={"flow_stateless": 9, "flow_created": 1})
     astray = Talk(stateless, f, number=number % 3 + 1, sport=1003)
     stateless.drop(astray.s_in(tcp("SA", 5000, 1001)), "no_flow")
-    stateless.flows(Talk(stateless, f, "udp").flow("udp"))
+    stateless.flows(answered.flow("udp"))
     return [full, stateless]
 
 
@@ -207,8 +229,9 @@ def _midstream(f: Family) -> list[Case]:
         case = Case(f"with {selector} an ACK in mid-stream is placed by the hash, {v}", [2], services=services, seed=7)
         talk = Talk(case, f, number=number)
         talk.c(tcp("PA", 1000, 5000, b"data"))
-        case.flows(talk.flow("established"))
+        case.flows(talk.flow("pickup"))
         talk.s(tcp("A", 5000, 1004))
+        case.flows(talk.flow("established"))
         talk.c(tcp("R", 1004))
         case.flows(talk.flow("closing"))
         made.append(case)
@@ -220,12 +243,13 @@ def _midstream(f: Family) -> list[Case]:
         )
         talk = Talk(back, f, number=number)
         talk.s(tcp("PA", 5000, 1000, b"answer"))
-        back.flows(talk.flow("established"))
+        back.flows(talk.flow("pickup"))
         wrong = Talk(back, f, number=number % 3 + 1, sport=40001)
         slot = hash_flow(7, f.client, f.vip, 40001, 9876, 6) % 5 if selector == "hash-flow" else slot
         if (1, 2, 3, 1, 2)[slot] != wrong.number:
             back.drop(wrong.s_in(tcp("PA", 5000, 1000, b"answer")), "no_flow")
         talk.c(tcp("A", 1000, 5006))
+        back.flows(talk.flow("established"))
         back.counters(events={"flow_created": 1})
         made.append(back)
     plan = {"selector": "hash-source", "slots": [f.dns_server]}
@@ -234,7 +258,7 @@ def _midstream(f: Family) -> list[Case]:
     )
     talk = Talk(datagram, f, "udp")
     talk.s(udp(b"unasked"))
-    datagram.flows(talk.flow("udp"))
+    datagram.flows(talk.flow("udp-unreplied"))
     made.append(datagram)
     return made
 

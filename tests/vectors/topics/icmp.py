@@ -131,7 +131,8 @@ def _translated(f: Family) -> list[Case]:
         datagram.forward(incoming, outgoing, **talk.reply_names)
         incoming, outgoing = _from_client(talk, kind, udp(b"answer"), cut)
         datagram.forward(incoming, outgoing, **talk.names)
-    datagram.flows(talk.flow("udp"))
+    # Neither error is the server's answer.
+    datagram.flows(talk.flow("udp-unreplied"))
     made.append(datagram)
     return made
 

@@ -12,15 +12,17 @@ from scene import (
     Family,
     Talk,
     ether,
+    hash_flow,
     pattern,
     tcp,
     web_service,
 )
+from topics import handshake, numbers
 
 
 def cases() -> list[Case]:
     """Make the cases."""
-    made = []
+    made = [*handshake.cases(), *numbers.cases()]
     for f in BOTH:
         made += [*_life(f), *_resets(f), *_nonsense(f), *_strangers(f), *_syns(f), *_answers(f), _wrong_checksum(f)]
     return made
@@ -64,7 +66,12 @@ def _life(f: Family) -> list[Case]:
     talk = Talk(far, f)
     talk.open(0xFFFFFFFF, 0xFFFFFFF0)
     talk.s(tcp("A", 0xFFFFFFF1, 0, pattern(32)))
-    far.drop(talk.s_in(tcp("R", 0xFFFFFFF2)), "rst_window", **talk.reply_names)
+    # The client has acknowledged up to 0xFFFFFFF1, and its window is 8192 bytes.
+    far.drop(talk.s_in(tcp("R", 0xFFFFFFF0)), "rst_window", **talk.reply_names)
+    far.drop(talk.s_in(tcp("R", 0x1FF2)), "rst_window", **talk.reply_names)
+    for seq in (0xFFFFFFF2, 0x10, 0x1FF1):
+        talk.s(tcp("R", seq))
+    far.flows(talk.flow("established"))
     talk.s(tcp("R", 0x11))
     far.flows(talk.flow("closing"))
     return [case, again, far]
@@ -93,10 +100,17 @@ def _resets(f: Family) -> list[Case]:
     talk = Talk(window, f)
     talk.open()
     talk.c(tcp("PA", 1001, 5001, b"hello"))
-    for seq in (1005, 1007, 1000, 0, 1006 + 2**31):
-        window.drop(talk.c_in(tcp("R", seq % 2**32)), "rst_window", **talk.names)
-    window.drop(talk.s_in(tcp("RA", 5002, 1006)), "rst_window", **talk.reply_names)
+    # Acknowledged are 1001 and 5001; both windows are 8192 bytes.
+    for seq in (1000, 0, 1001 + 8193, 1006 + 2**31):
+        window.drop(talk.c_in(tcp("R", seq)), "rst_window", **talk.names)
+    for seq in (5000, 5001 + 8193):
+        window.drop(talk.s_in(tcp("RA", seq, 1006)), "rst_window", **talk.reply_names)
+    for seq in (1002, 1005, 1007, 1001 + 8192):
+        talk.c(tcp("R", seq))
+    for seq in (5002, 5001 + 8192):
+        talk.s(tcp("RA", seq, 1006))
     window.flows(talk.flow("established"))
+    window.counters(events={"flow_closed": 0}, verdicts={"drop.rst_window": 6})
     talk.c(tcp("R", 1006))
     window.flows(talk.flow("closing"))
     window.counters(events={"flow_closed": 1}, verdicts={"drop.rst_window": 6})
@@ -160,11 +174,18 @@ def _strangers(f: Family) -> list[Case]:
         [2],
         services=[web_service(f, "hash-flow")],
     )
-    talk = Talk(hashed, f)
-    for flags in ("R", "RA", "SA", "FA", "U"):
+    number = 1 + hash_flow(1, f.client, f.vip, 40000, 9876, 6) % 3
+    talk, astray = (Talk(hashed, f, number=which) for which in (number, number % 3 + 1))
+    # RST and FIN are the end of a connection that began before us: they reach it, and leave nothing.
+    for flags in ("R", "RA", "FA"):
+        talk.c(tcp(flags, 1, 1))
+        talk.s(tcp(flags, 1, 1))
+        hashed.drop(astray.s_in(tcp(flags, 1, 1)), "no_flow")
+    for flags in ("SA", "U"):
         hashed.drop(talk.c_in(tcp(flags, 1, 1)), "no_flow", direction="forward", service=f.web)
         hashed.drop(talk.s_in(tcp(flags, 1, 1)), "no_flow")
     hashed.flows()
+    hashed.counters(events={"flow_created": 0, "flow_stateless": 6}, verdicts={"forward": 6, "drop.no_flow": 7})
     back = Case(f"from a server without a flow nothing leaks toward a client, {v}", [24])
     talk = Talk(back, f)
     for flags in ("SA", "A", "R", "FA", "S"):
@@ -202,12 +223,21 @@ def _syns(f: Family) -> list[Case]:
     inside.flows(talk.flow("established"))
     talk.c(tcp("R", 1001))
     inside.flows(talk.flow("closing"))
-    retry = Case(f"a new attempt on a half-open flow keeps the server and moves the expected number, {v}", [3, 6])
-    talk = Talk(retry, f)
-    talk.c(tcp("S", 1000))
-    talk.c(tcp("S", 2000))
-    retry.drop(talk.s_in(tcp("RA", 0, 1001)), "rst_window", **talk.reply_names)
-    talk.s(tcp("RA", 0, 2001))
+    retries = []
+    for which, number in (("first", 1001), ("last", 3001)):
+        retry = Case(
+            f"new attempts on a half-open flow keep the server, which may refuse the {which} SYN, {v}", [3, 5, 6]
+        )
+        talk = Talk(retry, f)
+        for seq in (1000, 2000, 3000):
+            talk.c(tcp("S", seq))
+        # Of more attempts than two, the first and the last are remembered.
+        for other in (1000, 1002, 2001, 3000, 3002):
+            retry.drop(talk.s_in(tcp("RA", 0, other)), "rst_window", **talk.reply_names)
+        retry.flows(talk.flow("syn-sent"))
+        talk.s(tcp("RA", 0, number))
+        retry.flows(talk.flow("closing"))
+        retries.append(retry)
     server_syn = Case(f"a SYN from the server within a flow changes no state, {v}", [3])
     talk = Talk(server_syn, f)
     talk.c(tcp("S", 1000))
@@ -215,13 +245,19 @@ def _syns(f: Family) -> list[Case]:
     server_syn.flows(talk.flow("syn-sent"))
     talk.c(tcp("SA", 1000, 5001))
     server_syn.flows(talk.flow("syn-sent"))
-    data = Case(f"data on a SYN counts for the expected number, {v}", [3, 5], "RFC 7413")
-    talk = Talk(data, f)
-    talk.c(tcp("S", 1000, data=b"fast"))
-    data.drop(talk.s_in(tcp("RA", 0, 1001)), "rst_window", **talk.reply_names)
-    talk.s(tcp("RA", 0, 1005))
-    data.flows(talk.flow("closing"))
-    return [reuse, inside, retry, server_syn, data]
+    # A server may acknowledge the SYN alone, or any of what came with it.
+    early = []
+    for number in (1001, 1003, 1005):
+        data = Case(f"a SYN with data is refused at {number}, between its SYN and its end, {v}", [3, 5], "RFC 7413")
+        talk = Talk(data, f)
+        talk.c(tcp("S", 1000, data=b"fast"))
+        for other in (1000, 1006):
+            data.drop(talk.s_in(tcp("RA", 0, other)), "rst_window", **talk.reply_names)
+        data.flows(talk.flow("syn-sent"))
+        talk.s(tcp("RA", 0, number))
+        data.flows(talk.flow("closing"))
+        early.append(data)
+    return [reuse, inside, *retries, server_syn, *early]
 
 
 def _answers(f: Family) -> list[Case]:
@@ -251,6 +287,8 @@ def _answers(f: Family) -> list[Case]:
     talk = Talk(middle, f)
     answer = f.ip(f.vip, f.client, **fields) / TCP(sport=9876, dport=40000, flags="R", seq=777, ack=0, window=0)
     middle.reply(talk.c_in(tcp("PA", 1000, 777, b"data")), "no_server", ether(ROUTER_MAC, CLIENT_MAC, answer), **names)
+    for flags in ("FA", "R", "RA", "SA"):
+        middle.drop(talk.c_in(tcp(flags, 1000, 777)), "no_flow", **names)
     silent = Case(f"on_no_server = drop is silent, {v}", [9], services=[web_service(f, slots=(), on_no_server="drop")])
     silent.drop(Talk(silent, f).c_in(tcp("S", 1)), "no_server", **names)
     limited = Case(f"resets are rate-limited, {v}", [9, 27], services=empty, icmp_rate=1)

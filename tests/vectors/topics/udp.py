@@ -5,9 +5,14 @@ from __future__ import annotations
 from scapy.layers.inet import UDP
 from scene import (
     BOTH,
+    CLIENT2_MAC,
     CLIENT_MAC,
+    ETH0,
+    ETH1,
     GATEWAY_MAC,
     ROUTER_MAC,
+    ROUTES,
+    STRANGER,
     V4,
     Case,
     Family,
@@ -24,7 +29,7 @@ def cases() -> list[Case]:
     """Make the cases."""
     made = [*_vectors()]
     for f in BOTH:
-        made += [*_life(f), *_lengths(f), *_answers(f), *_checksums(f)]
+        made += [*_life(f), *_unreplied(f), *_last_hop(f), *_lengths(f), *_answers(f), *_checksums(f)]
     return made
 
 
@@ -103,6 +108,100 @@ def _life(f: Family) -> list[Case]:
     stranger.drop(Talk(stranger, f, "udp").s_in(udp(b"x")), "no_flow")
     stranger.flows()
     return [case, other, stranger]
+
+
+def _unreplied(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    case = Case(f"a UDP flow counts as active once its server has answered, {v}", [3, 4, 7])
+    talk = Talk(case, f, "udp")
+    for second in (0, 1, 2):
+        case.at(second * 1000)
+        talk.c(udp(b"q"))
+        case.flows(talk.flow("udp-unreplied", idle_s=0.0))
+        case.counters(services={f.dns: {"flows_created": 1, "flows_active": 0}})
+    case.at(3000)
+    talk.s(udp(b"a"))
+    case.flows(talk.flow("udp", idle_s=0.0))
+    case.counters(services={f.dns: {"flows_active": 1}}, servers={f"{f.dns}/{f.dns_server}": {"flows_active": 1}})
+    talk.c(udp(b"q"))
+    talk.s(udp(b"a"))
+    case.counters(services={f.dns: {"flows_created": 1, "flows_active": 1}}, events={"flow_hit": 5, "flow_closed": 0})
+    case.at(303_000)
+    case.tick()
+    case.counters(services={f.dns: {"flows_active": 0}}, events={"flow_expired": 1})
+    return [case]
+
+
+def _last_hop(f: Family) -> list[Case]:
+    """Nothing vouches for a datagram: what it may say of the way back to its client (behaviour 28)."""
+    v = f"IPv{f.version}"
+    two = {"interfaces": [ETH0, ETH1]}
+    same = Case(f"a UDP client's other MAC on its interface is followed, {v}", [5, 28])
+    talk = Talk(same, f, "udp")
+    talk.c(udp(b"q"))
+    talk.s(udp(b"a"))
+    talk.mac = CLIENT2_MAC
+    talk.c(udp(b"q"))
+    talk.s(udp(b"a"))
+
+    other = Case(f"a datagram through an interface that its client is not routed to moves no reply, {v}", [5, 28], **two)
+    talk = Talk(other, f, "udp")
+    astray = Talk(other, f, "udp", mac=STRANGER, client_if="eth1")
+    talk.c(udp(b"q"))
+    for _ in range(2):
+        astray.c(udp(b"guess"))
+        talk.s(udp(b"a"))
+    # It refreshes all the same.
+    other.at(299_000)
+    astray.c(udp(b"guess"))
+    other.at(301_000)
+    other.flows(talk.flow("udp", idle_s=2.0))
+    talk.s(udp(b"a"))
+
+    routed = Case(f"a datagram through the interface that its client is routed to moves the replies, {v}", [28], **two)
+    talk = Talk(routed, f, "udp")
+    before = Talk(routed, f, "udp", mac=STRANGER, client_if="eth1")
+    before.c(udp(b"q"))
+    before.s(udp(b"a"))
+    talk.c(udp(b"q"))
+    talk.s(udp(b"a"))
+    before.c(udp(b"q"))
+    talk.s(udp(b"a"))
+    # The route changes: now the other interface is the client's.
+    prefix = f"{f.client}/{32 if f is V4 else 128}"
+    routed.next_hops(routes=[*ROUTES, {"prefix": prefix, "interface": "eth1"}])
+    talk.s(udp(b"a"))
+    before.c(udp(b"q"))
+    before.s(udp(b"a"))
+    talk.c(udp(b"q"))
+    before.s(udp(b"a"))
+
+    gone = Case(f"when a UDP client's interface is gone its datagrams tell the way anew, {v}", [28], **two)
+    # The client is routed nowhere.
+    talk = Talk(gone, f, "udp", client=f.outside)
+    before = Talk(gone, f, "udp", client=f.outside, mac=STRANGER, client_if="eth1")
+    before.c(udp(b"q"))
+    before.s(udp(b"a"))
+    talk.c(udp(b"q"))
+    before.s(udp(b"a"))
+    gone.publish(interfaces=[ETH0])
+    gone.drop(talk.s_in(udp(b"a")), "no_route", **talk.reply_names)
+    talk.c(udp(b"q"))
+    talk.s(udp(b"a"))
+
+    plan = {"selector": "hash-source", "slots": [f.dns_server]}
+    none = Case(
+        f"a UDP flow that its server began takes its way from the client's first datagram, {v}",
+        [2, 28],
+        **two,
+        services=[dns_service(f, plan=plan)],
+    )
+    talk = Talk(none, f, "udp")
+    first = Talk(none, f, "udp", mac=STRANGER, client_if="eth1")
+    talk.s(udp(b"unasked"))
+    first.c(udp(b"q"))
+    first.s(udp(b"a"))
+    return [same, other, routed, gone, none]
 
 
 def _lengths(f: Family) -> list[Case]:

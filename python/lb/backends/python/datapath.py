@@ -15,7 +15,7 @@ from typing import Any
 from lb.backends.base import NO_DIRECT, POLLS, Direction, Flow, FlowEnd, Offload, Poll
 from lb.backends.base import Verdict as VerdictName
 from lb.backends.python.ends import End
-from lb.backends.python.flow import CLASS_OF_STATE, Entry
+from lb.backends.python.flow import Entry
 from lb.backends.python.hashing import as_16_bytes
 from lb.backends.python.loop import CallLock, PacketLoop
 from lb.backends.python.parse import Packet
@@ -23,6 +23,7 @@ from lb.backends.python.pipeline import process, tick
 from lb.backends.python.primitives import require_bytes, require_number
 from lb.backends.python.reset import reset_flows
 from lb.backends.python.state import State
+from lb.backends.python.states import STATES
 from lb.errors import LbError
 from lb.snapshot import Address, NextHops, Snapshot
 
@@ -155,7 +156,7 @@ class DataPath:
     ) -> tuple[int, list[Flow]]:
         """Return how many unexpired entries fit, and `limit` of them from `offset` on, in the order of `flows`."""
         offset, limit = require_number(offset, 64), require_number(limit, 64)
-        if state is not None and state not in CLASS_OF_STATE:
+        if state is not None and state not in STATES:
             raise ValueError(f"state: {state!r} is none of a flow")
         wanted = None if servers is None else frozenset(servers)
         with self._lock:

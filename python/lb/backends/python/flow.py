@@ -2,68 +2,116 @@
 The flow table: who talks to which server, found from either end, bounded in size and in age.
 
 Stage "flow lookup" of the walk. An entry is known by two keys: what a client's packet shows, and what a server's
-packet shows. One list per class of states keeps entries roughly in order of last use, so that the oldest is at its
+packet shows. One list per state keeps entries roughly in order of last use, so that the oldest is at its
 head (`docs/datapath.md` rules 2 and 8). Time is an argument.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from lb.backends.base import Direction
 from lb.backends.python import measure
 from lb.backends.python.counters import Counters
 from lb.backends.python.ends import ENDED_BY_EVENT, Ends
-from lb.backends.python.states import CLOSING, ESTABLISHED, SYN_RECEIVED, SYN_SENT, UDP
+from lb.backends.python.states import (
+    ACTIVE,
+    CLOSING,
+    ESTABLISHED,
+    PICKUP,
+    STATES,
+    SYN_RECEIVED,
+    SYN_SENT,
+    UDP,
+    UDP_UNREPLIED,
+)
 from lb.backends.python.view import View
+from lb.backends.python.wire.tcp import MOST_SCALE
 from lb.snapshot import Timeouts
 
 # (client address, client port, service id); (endpoint id, client address, client port).
 ForwardKey: TypeAlias = tuple[bytes, int, int]
 ReplyKey: TypeAlias = tuple[int, bytes, int]
 
-HALF_OPEN = "half-open"
-# Also the order in which classes expire.
-CLASSES = (HALF_OPEN, ESTABLISHED, CLOSING, UDP)
-CLASS_OF_STATE = {
-    SYN_SENT: HALF_OPEN,
-    SYN_RECEIVED: HALF_OPEN,
-    ESTABLISHED: ESTABLISHED,
-    CLOSING: CLOSING,
-    UDP: UDP,
-}
-
 EXPIRY_LIMIT = 64
 RELINK_NS = 10**9
+
+
+@dataclass(slots=True)
+class Window:
+    """
+    The largest window that one side of a TCP connection has advertised: `raw` shifted by `scale`; as it is made, 2^30
+    for one whose scale is unknown. `offers_scale`: its SYN did, and the other's is not known yet.
+    """
+
+    raw: int = 1
+    scale: int = 30
+    offers_scale: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.raw << self.scale
+
+    def advertise(self, window: int) -> None:
+        """Note the window of a segment without SYN."""
+        if self.scale <= MOST_SCALE:
+            self.raw = max(self.raw, window)
+
+    def offer(self, window: int, scale: int | None) -> None:
+        """Note the window of a SYN, which is never scaled, and the scale it offers."""
+        if self.scale > MOST_SCALE:
+            self.raw, self.scale = 0, 0
+        self.raw = max(self.raw, window)
+        if scale is not None:
+            self.offers_scale = True
+            self.scale = max(self.scale, min(scale, MOST_SCALE))
+
+    def settle(self, scaled: bool) -> None:
+        """Note whether windows are scaled from now on; what was advertised before was not."""
+        if not scaled:
+            self.scale = 0
+        self.raw = -(-self.raw >> self.scale)
+        self.offers_scale = False
 
 
 class Entry:
     """
     One flow.
 
-    `next_seq` and `acked` are what each side sends next and has acknowledged, None while unknown; `fin` whether it has
-    said that it is done. `last_hop` is (interface id, MAC) of the client's side. `tagged`: its first frame had a VLAN
-    tag. `phase`, `stamp`: what it waits for and since when (`measure.py`).
+    Of each side of a TCP connection, None while unknown: `snd_nxt`, what it sends next, `rcv_nxt`, what it has
+    acknowledged, `windows`, the largest it has advertised; `fin`, whether it has said that it is done, `fin_ahead`,
+    that it has, ahead of what was seen. `syn`: the number after the client's last SYN; `syn_again`, `syn_scale`: it
+    came to a connection that stands, and offered this. `expected`: the number after the client's first SYN, from the
+    server's SYN+ACK on that after the server's. `last_hop` is (interface id, MAC) of the client's side. `tagged`: its
+    first frame had a VLAN tag. `phase`, `stamp`: what it waits for and since when (`measure.py`).
     """
 
     __slots__ = (
-        "acked",
         "bytes",
         "client",
         "client_port",
         "endpoint",
+        "expected",
         "fin",
+        "fin_ahead",
         "last_hop",
         "last_seen_ns",
         "linked_ns",
-        "next_seq",
         "phase",
+        "rcv_nxt",
         "server",
         "service",
+        "snd_nxt",
         "stamp",
         "state",
+        "syn",
+        "syn_again",
+        "syn_scale",
         "tagged",
+        "windows",
     )
 
     def __init__(
@@ -81,9 +129,15 @@ class Entry:
         self.tagged = False
         self.phase = measure.FRESH
         self.stamp = 0
-        self.next_seq: dict[Direction, int | None] = {"forward": None, "reply": None}
-        self.acked: dict[Direction, int | None] = {"forward": None, "reply": None}
+        self.snd_nxt: dict[Direction, int | None] = {"forward": None, "reply": None}
+        self.rcv_nxt: dict[Direction, int | None] = {"forward": None, "reply": None}
+        self.windows: dict[Direction, Window] = {"forward": Window(), "reply": Window()}
+        self.syn = 0
+        self.syn_again = False
+        self.syn_scale: int | None = None
+        self.expected: int | None = None
         self.fin: dict[Direction, bool] = {"forward": False, "reply": False}
+        self.fin_ahead: dict[Direction, bool] = {"forward": False, "reply": False}
         self.bytes: dict[Direction, int] = {"forward": 0, "reply": 0}
 
     @property
@@ -97,24 +151,18 @@ class Entry:
         return self.endpoint, self.client, self.client_port
 
     @property
-    def flow_class(self) -> str:
-        """The class of its state, which decides its timeout and its list."""
-        return CLASS_OF_STATE[self.state]
-
-    @property
     def is_active(self) -> bool:
         """Whether it counts for its server."""
-        return self.state != CLOSING
+        return self.state in ACTIVE
 
 
-def timeout_ns(timeouts: Timeouts, flow_class: str) -> int:
-    """Return the idle timeout of a class."""
-    return {
-        HALF_OPEN: timeouts.half_open_ns,
-        ESTABLISHED: timeouts.established_ns,
-        CLOSING: timeouts.closing_ns,
-        UDP: timeouts.udp_ns,
-    }[flow_class]
+def timeout_ns(timeouts: Timeouts, state: str) -> int:
+    """Return the idle timeout of a state."""
+    if state in (SYN_SENT, SYN_RECEIVED, PICKUP):
+        return timeouts.half_open_ns
+    if state in (UDP, UDP_UNREPLIED):
+        return timeouts.udp_ns
+    return timeouts.established_ns if state == ESTABLISHED else timeouts.closing_ns
 
 
 def how_ended(entry: Entry, event: str) -> str:
@@ -140,7 +188,7 @@ class FlowTable:
         self.by_forward: dict[ForwardKey, Entry] = {}
         self.by_reply: dict[ReplyKey, Entry] = {}
         # Insertion order is list order: the head is the first key.
-        self.lists: dict[str, OrderedDict[Entry, None]] = {name: OrderedDict() for name in CLASSES}
+        self.lists: dict[str, OrderedDict[Entry, None]] = {name: OrderedDict() for name in STATES}
 
     def __len__(self) -> int:
         return len(self.by_forward)
@@ -149,7 +197,7 @@ class FlowTable:
         """Add an entry. There must be room, and no entry with either of its keys."""
         self.by_forward[entry.forward_key] = entry
         self.by_reply[entry.reply_key] = entry
-        self.lists[entry.flow_class][entry] = None
+        self.lists[entry.state][entry] = None
         self.ends.begin(entry, entry.last_seen_ns)
         self.counters.event("flow_created")
         self.counters.services[entry.service].flows_created += 1
@@ -165,20 +213,21 @@ class FlowTable:
             measures.unanswered += entry.state == SYN_SENT and event == "flow_expired"
         del self.by_forward[entry.forward_key]
         del self.by_reply[entry.reply_key]
-        del self.lists[entry.flow_class][entry]
+        del self.lists[entry.state][entry]
         self.counters.servers[entry.server].flows_active -= entry.is_active
         self.counters.event(event)
         self.ends.end(entry, how_ended(entry, event))
 
     def set_state(self, entry: Entry, state: str, now_ns: int) -> None:
-        """Change the state of an entry. A new class puts it at the tail of that class's list."""
-        before, was_active = entry.flow_class, entry.is_active
+        """Change the state of an entry. A new one puts it at the tail of that state's list."""
+        before, was_active = entry.state, entry.is_active
+        if state == before:
+            return
         entry.state = state
         self.counters.servers[entry.server].flows_active += entry.is_active - was_active
-        if entry.flow_class != before:
-            del self.lists[before][entry]
-            self.lists[entry.flow_class][entry] = None
-            entry.linked_ns = now_ns
+        del self.lists[before][entry]
+        self.lists[state][entry] = None
+        entry.linked_ns = now_ns
 
     def touch(self, entry: Entry, now_ns: int) -> None:
         """
@@ -187,12 +236,12 @@ class FlowTable:
         """
         entry.last_seen_ns = now_ns
         if now_ns - entry.linked_ns >= RELINK_NS:
-            self.lists[entry.flow_class].move_to_end(entry)
+            self.lists[entry.state].move_to_end(entry)
             entry.linked_ns = now_ns
 
     def is_expired(self, entry: Entry, timeouts: Timeouts, now_ns: int) -> bool:
         """Tell whether an entry has been idle for its timeout."""
-        return now_ns - entry.last_seen_ns >= timeout_ns(timeouts, entry.flow_class)
+        return now_ns - entry.last_seen_ns >= timeout_ns(timeouts, entry.state)
 
     def why_dead(self, entry: Entry, view: View, now_ns: int) -> str | None:
         """Return the event with which an entry is to be removed, `flow_expired` or `flow_orphaned`; None: it lives."""
@@ -220,20 +269,33 @@ class FlowTable:
 
     def make_room(self, timeouts: Timeouts, now_ns: int) -> bool:
         """
-        Evict one entry if the table is full: half-open first, then closing, then the longest idle beyond the floor.
+        Evict one entry if the table is full (behaviour 7).
 
         Returns:
-            Whether there is room. Recently active flows are never evicted for a newcomer.
+            Whether there is room. What a server has answered and was heard of lately stays: a newcomer is unanswered.
         """
         if not self.is_full:
             return True
-        for name, event in ((HALF_OPEN, "flow_evicted_half_open"), (CLOSING, "flow_evicted_closing")):
-            if self.lists[name]:
-                self.remove(next(iter(self.lists[name])), event)
-                return True
-        heads = [next(iter(self.lists[name])) for name in (ESTABLISHED, UDP) if self.lists[name]]
-        idlest = min(heads, key=lambda entry: entry.last_seen_ns)  # the first of equals: established
-        if now_ns - idlest.last_seen_ns <= timeouts.idle_floor_ns:
-            return False
-        self.remove(idlest, "flow_evicted_idle")
-        return True
+        victim = self.victim(timeouts, now_ns)
+        if victim is not None:
+            self.remove(*victim)
+        return victim is not None
+
+    def victim(self, timeouts: Timeouts, now_ns: int) -> tuple[Entry, str] | None:
+        """Return the flow that goes first, and the event: unconfirmed ones, handshakes, what is over, the idlest."""
+        floor = timeouts.idle_floor_ns
+        handshake_floor = min(floor, timeouts.half_open_ns // 10)
+        order: tuple[tuple[tuple[str, ...], int, str], ...] = (
+            ((PICKUP, UDP_UNREPLIED), -1, "flow_evicted_unconfirmed"),
+            ((SYN_SENT,), -1, "flow_evicted_half_open"),
+            ((SYN_RECEIVED,), handshake_floor, "flow_evicted_half_open"),
+            ((CLOSING,), -1, "flow_evicted_closing"),
+            ((ESTABLISHED, UDP), floor, "flow_evicted_idle"),
+        )
+        for names, least_idle_ns, event in order:
+            heads = [next(iter(self.lists[name])) for name in names if self.lists[name]]
+            # The first of equals.
+            idlest = min(heads, key=lambda entry: entry.last_seen_ns, default=None)
+            if idlest is not None and now_ns - idlest.last_seen_ns > least_idle_ns:
+                return idlest, event
+        return None

@@ -110,19 +110,18 @@ class Before(NamedTuple):
     """A flow as it was before a segment."""
 
     state: str
-    last_seen_ns: int
     in_flight: int
-    next_seq: dict[Direction, int | None]
+    snd_nxt: dict[Direction, int | None]
 
 
 def before(entry: Entry) -> Before:
     """Note how a flow is."""
-    return Before(entry.state, entry.last_seen_ns, in_flight(entry), dict(entry.next_seq))
+    return Before(entry.state, in_flight(entry), dict(entry.snd_nxt))
 
 
 def in_flight(entry: Entry) -> int:
     """Return the bytes that the server has sent and the client not acknowledged, as far as is known."""
-    sent, acked = entry.next_seq["reply"], entry.acked["forward"]
+    sent, acked = entry.snd_nxt["reply"], entry.rcv_nxt["forward"]
     if sent is None or acked is None:
         return 0
     left = (sent - acked) % MODULUS
@@ -158,17 +157,18 @@ def follow_control(
 ) -> None:
     """Note a SYN or a RST."""
     if was.state == SYN_SENT and direction == "reply" and entry.state == SYN_RECEIVED:
-        measures.connect.add(max(0, now_ns - was.last_seen_ns), now_ns)
+        measures.connect.add(waited_ns(entry, now_ns), now_ns)
     elif was.state == SYN_SENT and direction == "forward" and seg.opens:
         measures.syn_retransmitted += 1
+        begin(entry, now_ns)
     elif was.state in (SYN_SENT, SYN_RECEIVED) and direction == "reply" and entry.state == CLOSING:
         measures.refused += 1
 
 
 def follow_data(measures: Measures, entry: Entry, was: Before, direction: Direction, active: int, now_ns: int) -> None:
     """Note data in any other segment: a request, or a part of an answer."""
-    known = was.next_seq[direction]
-    again = known is not None and entry.next_seq[direction] == known
+    known = was.snd_nxt[direction]
+    again = known is not None and entry.snd_nxt[direction] == known
     if direction == "reply":
         if again:
             measures.retransmitted += 1
@@ -181,13 +181,13 @@ def follow_data(measures: Measures, entry: Entry, was: Before, direction: Direct
 
 def answer(measures: Measures, entry: Entry, now_ns: int) -> None:
     """Note new data from the server: the first of an answer, or more of one."""
-    waited_ns = ((stamp(now_ns) - entry.stamp) & STAMP_MASK) << STAMP_SHIFT
+    waited = waited_ns(entry, now_ns)
     if entry.phase == ASKED:
-        measures.first_byte.add(waited_ns, now_ns)
-        measures.answer_ns += waited_ns
+        measures.first_byte.add(waited, now_ns)
+        measures.answer_ns += waited
         measures.waiting_flows -= 1
     elif entry.phase == ANSWERING:
-        measures.answer_ns += min(waited_ns, LONGEST_PAUSE_NS)
+        measures.answer_ns += min(waited, LONGEST_PAUSE_NS)
     measures.progress_at_ns = now_ns
     entry.phase, entry.stamp = ANSWERING, stamp(now_ns)
 
@@ -195,6 +195,24 @@ def answer(measures: Measures, entry: Entry, now_ns: int) -> None:
 def stamp(now_ns: int) -> int:
     """Return the stamp of an instant: 30 bits of 1024 ns."""
     return now_ns >> STAMP_SHIFT & STAMP_MASK
+
+
+def waited_ns(entry: Entry, now_ns: int) -> int:
+    """Return the nanoseconds since the stamp of a flow."""
+    return ((stamp(now_ns) - entry.stamp) & STAMP_MASK) << STAMP_SHIFT
+
+
+def begin(entry: Entry, now_ns: int) -> None:
+    """Note that a client has sent a SYN: it waits for the server's."""
+    entry.phase, entry.stamp = FRESH, stamp(now_ns)
+
+
+def restart(measures: Measures, entry: Entry) -> None:
+    """Note that another connection takes the place of a flow's before."""
+    if entry.phase == ASKED:
+        measures.failed += 1
+        measures.waiting_flows -= 1
+    entry.phase, entry.stamp = FRESH, 0
 
 
 def leave(measures: Measures, entry: Entry) -> None:

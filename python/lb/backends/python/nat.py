@@ -8,15 +8,17 @@ functions; what differs is which key finds the flow, and who may create one.
 from __future__ import annotations
 
 from lb.backends.base import Direction
+from lb.backends.python import measure
 from lb.backends.python.flow import Entry
 from lb.backends.python.parse import Packet
 from lb.backends.python.plan import Newcomer
 from lb.backends.python.rewrite import lower_ttl, outgoing, translate
-from lb.backends.python.send import answer_no_server, answer_ttl_exceeded, deliver
+from lb.backends.python.send import answer_no_flow, answer_no_server, answer_ttl_exceeded, deliver
 from lb.backends.python.state import State, Verdict, drop
-from lb.backends.python.states import CLOSING, ESTABLISHED, SYN_SENT, UDP
-from lb.backends.python.tcp import Segment, follow, segment
+from lb.backends.python.states import CLOSING, PICKUP, SYN_SENT, UDP, UDP_UNREPLIED
+from lb.backends.python.tcp import Segment, Step, begin, believed, follow, segment
 from lb.backends.python.view import PROTOCOLS
+from lb.backends.python.wire.tcp import ACK
 from lb.snapshot import HASH_SELECTORS, Service
 
 
@@ -61,28 +63,51 @@ def look_up(state: State, entry: Entry | None) -> Entry | None:
 def known_packet(state: State, packet: Packet, entry: Entry, direction: Direction, seg: Segment | None) -> Verdict:
     """Handle a packet of a flow that is in the table."""
     packet.direction, packet.service, packet.server = direction, entry.service, entry.server
-    if seg is not None:
-        reason = follow(state.table, entry, direction, seg, state.now_ns)
-        if reason is not None:
-            return drop(reason)
-    state.table.touch(entry, state.now_ns)
-    if direction == "forward":
+    # Where the client was heard before: a reply goes there.
+    moves = seg is not None or leads_to_client(state, packet, entry, direction)
+    step = follow_udp(state, entry, direction) if seg is None else follow(state.table, entry, direction, seg, state.now_ns)
+    if step is None:
+        return drop("rst_window")
+    if step.refreshes:
+        state.table.touch(entry, state.now_ns)
+    if step.believed and moves and direction == "forward":
         entry.last_hop = (packet.interface, packet.source_mac)
     return send_translated(state, packet, direction, entry)
+
+
+def follow_udp(state: State, entry: Entry, direction: Direction) -> Step:
+    """Let a datagram of a known flow refresh it; the server's first confirms it."""
+    if entry.state == UDP_UNREPLIED and direction == "reply":
+        state.table.set_state(entry, UDP, state.now_ns)
+    return believed(entry.state)
+
+
+def leads_to_client(state: State, packet: Packet, entry: Entry, direction: Direction) -> bool:
+    """
+    Tell whether a datagram may tell where the client is (behaviour 28). Nothing vouches for it: it may only from where
+    the client's came before, if from anywhere, or from where the client is routed to.
+    """
+    if direction == "reply":
+        return False
+    known = None if entry.last_hop is None else entry.last_hop[0]
+    if known is None or known == packet.interface or known >= len(state.view.interfaces):
+        return True
+    hop = state.hops.to_address(packet.source)
+    return hop is not None and hop.interface == packet.interface
 
 
 def forward_miss(state: State, packet: Packet, number: int, seg: Segment | None) -> Verdict:
     """Place a new flow, if its first packet may create one."""
     service = state.view.services[number]
     stores = may_create(service, seg)
-    if not stores and not may_pass(state, service):
-        return drop("no_flow")
+    if not stores and not (service.plan.selector in HASH_SELECTORS and may_pass(state, seg)):
+        return refuse_no_flow(state, packet, service, seg)
     newcomer = Newcomer(
         number, packet.source, packet.source_port, packet.destination, packet.destination_port, packet.protocol
     )
     server = state.placement.select(state.view, service.plan, newcomer)
     if server is None and not stores:
-        return drop("no_flow")
+        return refuse_no_flow(state, packet, service, seg)
     if server is None:
         return drop("no_server") if service.on_no_server == "drop" else answer_no_server(state, packet, seg)
     return place(state, packet, "forward", newcomer, server, seg, stores)
@@ -95,18 +120,25 @@ def may_create(service: Service, seg: Segment | None) -> bool:
     return seg.is_mid_stream and service.plan.selector in HASH_SELECTORS
 
 
-def may_pass(state: State, service: Service) -> bool:
+def may_pass(state: State, seg: Segment | None) -> bool:
     """
-    Tell whether a TCP packet that may not create a flow is placed in passing: a connection that a full table could not
-    store must be able to open and to close.
+    Tell whether a segment that creates no flow may be placed by a hash: the end of a connection that began before us,
+    and all of one that a full table could not store: it must be able to open and to close.
     """
-    return state.table.is_full and service.plan.selector in HASH_SELECTORS
+    return state.table.is_full or (seg is not None and seg.ends)
+
+
+def refuse_no_flow(state: State, packet: Packet, service: Service, seg: Segment | None) -> Verdict:
+    """Drop a segment of no flow, or answer it by a RST, so that a client whose flow is gone learns at once."""
+    if service.on_no_flow == "drop" or seg is None or not seg.has(ACK):
+        return drop("no_flow")
+    return answer_no_flow(state, packet, seg)
 
 
 def reply_miss(state: State, packet: Packet, endpoint: int, seg: Segment | None) -> Verdict:
     """Take up a flow from its server's side, if a hash would have placed it on that very server."""
     stores = seg is None or seg.is_mid_stream
-    if not stores and not state.table.is_full:
+    if not stores and not may_pass(state, seg):
         return drop("no_flow")
     client, client_port = packet.destination, packet.destination_port
     for number in state.view.services_by_endpoint[endpoint]:
@@ -162,12 +194,14 @@ def new_entry(
     state: State, packet: Packet, direction: Direction, newcomer: Newcomer, server: int, seg: Segment | None
 ) -> Entry:
     """Make the entry of a flow from the first packet seen of it; arguments as of `place`."""
-    name = UDP if seg is None else SYN_SENT if seg.opens else ESTABLISHED
+    name = UDP_UNREPLIED if seg is None else SYN_SENT if seg.opens else PICKUP
     endpoint = state.view.servers[server].endpoint
     entry = Entry(newcomer.client, newcomer.client_port, newcomer.service, server, endpoint, name, state.now_ns)
-    if seg is not None:
-        entry.next_seq[direction] = seg.end
-        entry.acked[direction] = None if seg.opens else seg.ack
+    if seg is not None and seg.opens:
+        begin(entry, seg)
+        measure.begin(entry, state.now_ns)
+    elif seg is not None:
+        entry.snd_nxt[direction], entry.rcv_nxt[direction] = seg.end, seg.ack
     if direction == "forward":
         entry.last_hop = (packet.interface, packet.source_mac)
     entry.tagged = bool(packet.tags)

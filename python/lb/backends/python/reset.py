@@ -13,7 +13,7 @@ from lb.backends.python.hashing import as_16_bytes
 from lb.backends.python.next_hop import Hop, Output
 from lb.backends.python.reply import ip_packet
 from lb.backends.python.state import State
-from lb.backends.python.states import CLOSING, UDP
+from lb.backends.python.states import CLOSING, UDP, UDP_UNREPLIED
 from lb.backends.python.wire import ethernet, tcp
 
 OTHER: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}
@@ -40,7 +40,7 @@ def reset_flows(state: State, server: int, limit: int, now_ns: int) -> int:
     ]
     found.sort(key=lambda entry: (as_16_bytes(entry.client), entry.client_port, entry.service))
     for entry in found[:limit]:
-        if entry.state not in (UDP, CLOSING) and not entry.tagged:
+        if entry.state not in (UDP, UDP_UNREPLIED, CLOSING) and not entry.tagged:
             state.pending.extend(resets(state, entry))
         table.remove(entry, "flow_reset")
     return min(limit, len(found))
@@ -61,14 +61,14 @@ def resets(state: State, entry: Entry) -> list[Output]:
 
 def numbers(entry: Entry, direction: Direction) -> list[int]:
     """Return the sequence numbers that the receiving end may expect: the peer's next, and what it acknowledged."""
-    known = (entry.next_seq[direction], entry.acked[OTHER[direction]])
+    known = (entry.snd_nxt[direction], entry.rcv_nxt[OTHER[direction]])
     return list(dict.fromkeys(number for number in known if number is not None))
 
 
 def acknowledged(entry: Entry, direction: Direction) -> int | None:
     """Return what a segment in this direction acknowledges, as far as it is known."""
-    sent = entry.next_seq[OTHER[direction]]
-    return entry.acked[direction] if sent is None else sent
+    sent = entry.snd_nxt[OTHER[direction]]
+    return entry.rcv_nxt[direction] if sent is None else sent
 
 
 def frames(

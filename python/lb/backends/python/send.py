@@ -15,6 +15,7 @@ from lb.backends.python.rewrite import complete_partial
 from lb.backends.python.state import FORWARD, State, Verdict, drop, hold, reply
 from lb.backends.python.tcp import Segment
 from lb.backends.python.wire import icmp, ipv4
+from lb.backends.python.wire.tcp import RST
 
 
 def deliver(state: State, packet: Packet, data: bytearray, hop: Hop | None) -> Verdict:
@@ -131,6 +132,13 @@ def answer_no_server(state: State, packet: Packet, seg: Segment | None) -> Verdi
         return send_answer(state, "no_server", make.tcp_reset(state.view, packet, seg))
     kind = icmp.PORT_UNREACHABLE[len(packet.source)]
     return send_answer(state, "no_server", make.icmp_error(state.view, packet, packet.destination, kind, 0))
+
+
+def answer_no_flow(state: State, packet: Packet, seg: Segment) -> Verdict:
+    """Answer a segment of no flow by a RST in the VIP's name; a RST is dropped."""
+    if not may_answer(packet) or seg.has(RST):
+        return drop("no_flow")
+    return send_answer(state, "no_flow", make.tcp_reset(state.view, packet, seg))
 
 
 def send_answer(state: State, reason: str, answer: Output) -> Verdict:

@@ -7,3 +7,11 @@ SYN_RECEIVED = "syn-received"
 ESTABLISHED = "established"
 CLOSING = "closing"
 UDP = "udp"
+# Unconfirmed: one side alone has spoken. A TCP flow that began before us, placed again by a hash; UDP without an answer.
+PICKUP = "pickup"
+UDP_UNREPLIED = "udp-unreplied"
+
+# Also the order in which their lists are searched for expired flows.
+STATES = (SYN_SENT, SYN_RECEIVED, ESTABLISHED, CLOSING, UDP, PICKUP, UDP_UNREPLIED)
+# Those that count for a server: neither over nor unconfirmed.
+ACTIVE = frozenset({SYN_SENT, SYN_RECEIVED, ESTABLISHED, UDP})

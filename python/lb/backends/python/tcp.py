@@ -1,9 +1,10 @@
 """
-TCP states of a flow: just enough to know when it is established, when it is over, and whether a RST is to be believed.
+TCP states of a flow, and the one place that judges what a segment may change (`docs/datapath.md` rule 8, "TCP, hit").
 
-Between lookup and rewriting (`docs/datapath.md` rule 8, "TCP, hit"). Strict for RST and SYN alone (RFC 5961): data is
-never dropped for being out of window, since the balancer sees too little to judge it. Sequence numbers are compared
-modulo 2**32 (RFC 9293 3.4).
+Between lookup and rewriting. Addresses and ports of a connection are no secret, its sequence numbers are: a segment is
+*believed* only where it fits what the other side has vouched for, and only then it moves numbers, state, idle timer
+and last hop. Any other is handed on and changes nothing; data is never dropped for its numbers (RFC 5961, RFC 5382).
+Sequence numbers are compared modulo 2**32 (RFC 9293 3.4).
 """
 
 from __future__ import annotations
@@ -12,22 +13,38 @@ from typing import NamedTuple
 
 from lb.backends.base import Direction
 from lb.backends.python import measure
-from lb.backends.python.flow import Entry, FlowTable
+from lb.backends.python.flow import Entry, FlowTable, Window
 from lb.backends.python.parse import Packet
-from lb.backends.python.states import CLOSING, ESTABLISHED, SYN_RECEIVED, SYN_SENT
-from lb.backends.python.wire.tcp import ACK, ACKNOWLEDGEMENT, FIN, RST, SEQUENCE, SYN
+from lb.backends.python.states import ACTIVE, CLOSING, ESTABLISHED, PICKUP, SYN_RECEIVED, SYN_SENT
+from lb.backends.python.wire.tcp import (
+    ACK,
+    ACKNOWLEDGEMENT,
+    FIN,
+    HEADER_BYTES,
+    RST,
+    SEQUENCE,
+    SYN,
+    WINDOW,
+    window_scale,
+)
 
 MODULUS = 2**32
+MOST_WINDOW = 65535
 OTHER: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}
 
 
 class Segment(NamedTuple):
-    """The numbers of one TCP segment. `end`: the sequence number after it. `ack`: meaningful with the ACK flag."""
+    """
+    The numbers of one TCP segment. `end`: the sequence number after it. `ack`: meaningful with the ACK flag. `window`:
+    as in the header. `scale`: the shift that a SYN offers, None when it offers none.
+    """
 
     flags: int
     seq: int
     ack: int
     end: int
+    window: int = 0
+    scale: int | None = None
 
     def has(self, flag: int) -> bool:
         """Tell whether a flag is set."""
@@ -39,6 +56,11 @@ class Segment(NamedTuple):
         return self.flags & (SYN | ACK) == SYN
 
     @property
+    def after_syn(self) -> int:
+        """The sequence number after its SYN, if it has one."""
+        return (self.seq + 1) % MODULUS
+
+    @property
     def has_data(self) -> bool:
         """Whether it carries data."""
         return (self.end - self.seq) % MODULUS != bool(self.flags & SYN) + bool(self.flags & FIN)
@@ -48,31 +70,57 @@ class Segment(NamedTuple):
         """Whether it can only belong to a connection that exists: ACK without SYN, RST, FIN."""
         return self.flags & (SYN | ACK | RST | FIN) == ACK
 
+    @property
+    def ends(self) -> bool:
+        """Whether it belongs to the end of a connection: RST or FIN."""
+        return bool(self.flags & (RST | FIN))
+
+
+class Step(NamedTuple):
+    """
+    What became of a segment. `believed`: it tells where its client is, and is measured. `refreshes`: it refreshes the
+    flow, too. `restarted`: another connection has taken the place of the one before.
+    """
+
+    state: str
+    believed: bool = False
+    refreshes: bool = False
+    restarted: bool = False
+
+
+def believed(state: str) -> Step:
+    """Return the step of a segment that is believed."""
+    return Step(state, True, True)
+
 
 def segment(packet: Packet) -> Segment:
     """Read the numbers of a TCP packet. SYN and FIN take one sequence number each."""
     flags = packet.tcp_flags
     seq = packet.long(packet.l4 + SEQUENCE)
     length = packet.end - packet.payload + bool(flags & SYN) + bool(flags & FIN)
-    return Segment(flags, seq, packet.long(packet.l4 + ACKNOWLEDGEMENT), (seq + length) % MODULUS)
+    scale = window_scale(packet.frame[packet.l4 + HEADER_BYTES : packet.payload]) if flags & SYN else None
+    ack, window = packet.long(packet.l4 + ACKNOWLEDGEMENT), packet.word(packet.l4 + WINDOW)
+    return Segment(flags, seq, ack, (seq + length) % MODULUS, window, scale)
 
 
-def is_later(number: int, known: int | None) -> bool:
-    """Tell whether a sequence number is after a known one, or none is known yet."""
-    return known is None or 0 < (number - known) % MODULUS < MODULUS // 2
+def is_later(number: int, known: int) -> bool:
+    """Tell whether a sequence number is after another, by signed difference."""
+    return 0 < (number - known) % MODULUS < MODULUS // 2
 
 
-def reset_is_valid(entry: Entry, direction: Direction, seg: Segment) -> bool:
-    """Tell whether a RST comes from someone who knows the connection: it stands exactly at the next byte."""
-    if seg.seq == entry.next_seq[direction] or seg.seq == entry.acked[OTHER[direction]]:
-        return True
-    refuses_syn = direction == "reply" and entry.state in (SYN_SENT, SYN_RECEIVED) and seg.has(ACK)
-    return refuses_syn and seg.ack == entry.next_seq["forward"]
+def later(known: int, number: int) -> int:
+    """Return the later of two sequence numbers."""
+    return number if is_later(number, known) else known
 
 
-def follow(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, now_ns: int) -> str | None:
+def is_within(number: int, base: int, window: int) -> bool:
+    """Tell whether a number is at most a window, and one for SYN, FIN or a probe, away from another."""
+    return (number - base + window + 1) % MODULUS <= 2 * (window + 1)
+
+
+def follow(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, now_ns: int) -> Step | None:
     """
-    Let a segment of a known flow change its state.
+    Judge a segment of a known flow, let it change what it may, and measure it.
 
     Args:
         table: holds the entry.
@@ -82,50 +130,247 @@ def follow(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, n
         now_ns: monotonic nanoseconds.
 
     Returns:
-        `rst_window` for a RST that is not believed, then nothing has changed; else None.
+        What it did; None for a RST outside the window (`rst_window`), then nothing has changed.
     """
-    if seg.has(RST) and not reset_is_valid(entry, direction, seg):
-        return "rst_window"
     was = measure.before(entry)
-    active = table.counters.servers[entry.server].flows_active
-    advance(table, entry, direction, seg, now_ns)
-    if was.state != CLOSING:
-        measure.follow(table.counters.measures[entry.server], entry, was, direction, seg, active, now_ns)
+    step = judge(entry, direction, seg)
+    if step is None or not step.believed or was.state == CLOSING:
+        return step
+    table.set_state(entry, step.state, now_ns)
+    if step.state == CLOSING:
+        table.counters.event("flow_closed")
+    if was.state in ACTIVE or step.state in ACTIVE:
+        measures = table.counters.measures[entry.server]
+        # The flow itself counts: it did before, or does now.
+        active = table.counters.servers[entry.server].flows_active + (step.state == CLOSING)
+        if step.restarted:
+            measure.restart(measures, entry)
+        measure.follow(measures, entry, was, direction, seg, active, now_ns)
+    return step
+
+
+def judge(entry: Entry, direction: Direction, seg: Segment) -> Step | None:
+    """Let a segment change the numbers that it may; arguments and result as of `follow`."""
+    if seg.has(RST):
+        return judge_reset(entry, direction, seg)
+    if seg.opens:
+        return judge_syn(entry, direction, seg)
+    if seg.has(SYN):
+        return judge_syn_ack(entry, seg) if direction == "reply" else judge_crossed_syn_ack(entry, seg)
+    if not seg.has(ACK):
+        return Step(entry.state)
+    if entry.state == SYN_SENT:
+        return judge_early_ack(entry, direction, seg)
+    if entry.state == SYN_RECEIVED and direction == "forward":
+        return judge_third(entry, seg)
+    if entry.state == PICKUP:
+        return judge_pickup(entry, direction, seg)
+    if not fits(entry, direction, seg):
+        return Step(entry.state)
+    return note(entry, direction, seg, entry.state)
+
+
+def expected_of(entry: Entry, direction: Direction) -> int | None:
+    """Return the number that the receiver of a direction waits for: acknowledged, or after a SYN that it must be."""
+    if entry.state == SYN_RECEIVED and direction == "reply":
+        return entry.expected
+    return entry.rcv_nxt[OTHER[direction]]
+
+
+def answers_syn(entry: Entry, number: int) -> bool:
+    """Tell whether a number acknowledges the SYN of a handshake: the client's first, its last, data with that one."""
+    if entry.state == SYN_SENT:
+        sent = entry.snd_nxt["forward"]
+        data = (sent - entry.syn) % MODULUS
+        return number == first_syn(entry) or (number - entry.syn) % MODULUS <= data
+    return entry.state == SYN_RECEIVED and entry.rcv_nxt["reply"] == number
+
+
+def first_syn(entry: Entry) -> int | None:
+    """Return the sequence number after the client's first SYN, while no other has been answered."""
+    if entry.state != SYN_SENT or entry.rcv_nxt["forward"] is not None:
+        return None
+    return entry.expected
+
+
+def judge_reset(entry: Entry, direction: Direction, seg: Segment) -> Step | None:
+    """Judge a RST: believed exactly where the other side waits for it (RFC 5961 3.2), else at most handed on."""
+    if direction == "reply" and seg.has(ACK) and answers_syn(entry, seg.ack):
+        return believed(CLOSING)
+    # Of a server that has acknowledged nothing, no number can be told from a guess.
+    unheard = entry.state == SYN_SENT and direction == "reply"
+    expected, sent = expected_of(entry, direction), entry.snd_nxt[direction]
+    if not unheard and seg.seq in (expected, sent, first_syn(entry)):
+        return believed(CLOSING)
+    base = sent if expected is None else expected
+    inside = base is not None and (seg.seq - base) % MODULUS <= entry.windows[OTHER[direction]].size
+    if entry.state == CLOSING or (inside and not unheard):
+        return Step(entry.state)
     return None
 
 
-def advance(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, now_ns: int) -> None:
-    """Let a segment change the state of a flow; arguments as of `follow`, a RST is valid."""
-    if seg.has(RST):
-        close(table, entry, now_ns)
-    elif seg.opens:
-        if entry.state == SYN_SENT and direction == "forward":
-            entry.next_seq["forward"] = seg.end
-    elif seg.has(SYN):
-        if direction == "reply" and entry.state in (SYN_SENT, SYN_RECEIVED):
-            entry.next_seq["reply"] = seg.end
-            entry.acked["reply"] = seg.ack
-            table.set_state(entry, SYN_RECEIVED, now_ns)
+def judge_syn(entry: Entry, direction: Direction, seg: Segment) -> Step:
+    """Judge a SYN without ACK. It refreshes nothing; one that repeats a SYN's number before it is its sender's."""
+    if entry.state == SYN_SENT and direction == "forward":
+        repeats_last = seg.after_syn == entry.syn
+        repeats = repeats_last or seg.after_syn == first_syn(entry)
+        entry.snd_nxt["forward"] = later(entry.snd_nxt["forward"], seg.end) if repeats_last else seg.end
+        entry.syn = seg.after_syn
+        entry.windows["forward"].offer(seg.window, seg.scale)
+        return Step(SYN_SENT, repeats)
+    if entry.state == SYN_SENT:
+        # It may cross the client's: a simultaneous or split handshake (RFC 9293 3.5, RFC 5382 REQ-2).
+        entry.snd_nxt["reply"] = seg.end
+        entry.windows["reply"].offer(seg.window, seg.scale)
+    elif entry.state in (SYN_RECEIVED, ESTABLISHED) and direction == "forward":
+        entry.syn = seg.after_syn
+        entry.syn_again = True
+        entry.syn_scale = seg.scale
+    return Step(entry.state)
+
+
+def judge_syn_ack(entry: Entry, seg: Segment) -> Step:
+    """Judge the server's SYN+ACK: believed if it acknowledges a SYN that was seen."""
+    if answers_syn(entry, seg.ack):
+        if entry.state == SYN_SENT:
+            return open_flow(entry, seg)
+        entry.snd_nxt["reply"] = seg.end
+        entry.expected = seg.after_syn
+        return believed(SYN_RECEIVED)
+    if entry.state in (SYN_RECEIVED, ESTABLISHED) and entry.syn_again and entry.syn == seg.ack:
+        return restart(entry, seg)
+    return Step(entry.state)
+
+
+def open_flow(entry: Entry, seg: Segment) -> Step:
+    """Note that the server has answered the SYN."""
+    # The client's part of a simultaneous open may have come first.
+    acknowledged = entry.rcv_nxt["forward"] == seg.after_syn
+    entry.snd_nxt = {"forward": seg.ack, "reply": seg.end}
+    entry.rcv_nxt["reply"] = seg.ack
+    entry.windows["reply"] = Window(0, 0)
+    entry.windows["reply"].offer(seg.window, seg.scale)
+    settle_scales(entry)
+    if acknowledged:
+        return believed(ESTABLISHED)
+    entry.rcv_nxt["forward"] = None
+    entry.expected = seg.after_syn
+    return believed(SYN_RECEIVED)
+
+
+def settle_scales(entry: Entry) -> None:
+    """Note that both SYNs were seen: windows are scaled if both offered it (RFC 7323 2.2)."""
+    scaled = all(window.offers_scale for window in entry.windows.values())
+    for window in entry.windows.values():
+        window.settle(scaled)
+
+
+def restart(entry: Entry, seg: Segment) -> Step:
+    """Let another connection take the place of the one before; the state stays. The SYN's window was not kept."""
+    entry.snd_nxt = {"forward": seg.ack, "reply": seg.end}
+    entry.rcv_nxt = {"forward": None, "reply": seg.ack}
+    entry.fin = {"forward": False, "reply": False}
+    entry.fin_ahead = {"forward": False, "reply": False}
+    entry.windows = {"forward": Window(0, 0), "reply": Window(0, 0)}
+    entry.windows["forward"].offer(MOST_WINDOW, entry.syn_scale)
+    entry.windows["reply"].offer(seg.window, seg.scale)
+    settle_scales(entry)
+    entry.syn_again = False
+    if entry.state == SYN_RECEIVED:
+        entry.expected = seg.after_syn
     else:
-        follow_data(table, entry, direction, seg, now_ns)
+        entry.rcv_nxt["forward"] = seg.after_syn
+    return Step(entry.state, True, True, True)
 
 
-def follow_data(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, now_ns: int) -> None:
-    """Let a segment without SYN and RST advance the numbers, establish or close the flow."""
-    if is_later(seg.end, entry.next_seq[direction]):
-        entry.next_seq[direction] = seg.end
-    if seg.has(ACK) and is_later(seg.ack, entry.acked[direction]):
-        entry.acked[direction] = seg.ack
-    if entry.state == SYN_RECEIVED and direction == "forward" and seg.has(ACK):
-        table.set_state(entry, ESTABLISHED, now_ns)
+def judge_crossed_syn_ack(entry: Entry, seg: Segment) -> Step:
+    """Judge a SYN+ACK of the client: believed if it repeats its SYN, which has crossed the server's, and answers that."""
+    if not answers_syn(entry, seg.after_syn) or entry.snd_nxt["reply"] != seg.ack:
+        return Step(entry.state)
+    was = entry.state
+    first_of_server = entry.rcv_nxt["reply"] is None
+    if was == SYN_SENT:
+        entry.syn = seg.after_syn
+        entry.windows["forward"].offer(seg.window, seg.scale)
+    entry.snd_nxt["forward"] = seg.end
+    entry.rcv_nxt["forward"] = seg.ack
+    if was == SYN_RECEIVED:
+        return believed(ESTABLISHED)
+    if first_of_server:
+        return believed(SYN_SENT)
+    settle_scales(entry)
+    return believed(ESTABLISHED)
+
+
+def judge_early_ack(entry: Entry, direction: Direction, seg: Segment) -> Step:
+    """Judge an ACK before the server's SYN: the server's may acknowledge the client's SYN alone (a split handshake)."""
+    if direction == "forward" or not answers_syn(entry, seg.ack):
+        return Step(SYN_SENT)
+    entry.rcv_nxt["reply"] = seg.ack
+    if entry.rcv_nxt["forward"] is None:
+        return believed(SYN_SENT)
+    settle_scales(entry)
+    return believed(ESTABLISHED)
+
+
+def judge_third(entry: Entry, seg: Segment) -> Step:
+    """Judge the third segment of a handshake: it acknowledges the server's SYN, and at most what has followed it."""
+    followed = (entry.snd_nxt["reply"] - entry.expected) % MODULUS
+    acknowledges = (seg.ack - entry.expected) % MODULUS <= followed
+    if not acknowledges or not is_within(seg.seq, entry.rcv_nxt["reply"], entry.windows["reply"].size):
+        return Step(SYN_RECEIVED)
+    entry.rcv_nxt["forward"] = seg.ack
+    return note(entry, "forward", seg, ESTABLISHED)
+
+
+def judge_pickup(entry: Entry, direction: Direction, seg: Segment) -> Step:
+    """
+    Judge a segment of a flow that was picked up. The side that spoke first may go on; an ACK of the other confirms it.
+    The server's numbers are taken for both sides, for a client's may be anybody's.
+    """
+    first: Direction = "forward" if entry.snd_nxt["forward"] is not None else "reply"
+    if direction == first:
+        if seg.is_mid_stream:
+            entry.snd_nxt[direction], entry.rcv_nxt[direction] = seg.end, seg.ack
+        return Step(PICKUP)
+    if direction == "reply":
+        entry.snd_nxt["forward"], entry.rcv_nxt["forward"] = seg.ack, seg.seq
+    elif not fits(entry, direction, seg):
+        return Step(PICKUP)
+    entry.snd_nxt[direction], entry.rcv_nxt[direction] = seg.seq, seg.ack
+    return note(entry, direction, seg, ESTABLISHED)
+
+
+def fits(entry: Entry, direction: Direction, seg: Segment) -> bool:
+    """Tell whether a segment with ACK, without SYN and RST, fits what the other side has vouched for."""
+    other = OTHER[direction]
+    start, acknowledged = expected_of(entry, direction), expected_of(entry, other)
+    start = entry.snd_nxt[direction] if start is None else start
+    acknowledged = entry.snd_nxt[other] if acknowledged is None else acknowledged
+    if start is None or not is_within(seg.seq, start, entry.windows[other].size):
+        return False
+    return acknowledged is None or is_within(seg.ack, acknowledged, entry.windows[direction].size)
+
+
+def note(entry: Entry, direction: Direction, seg: Segment, state: str) -> Step:
+    """Take the numbers of a segment that is believed, and see whether the flow is over; `state`: where it stands."""
+    other = OTHER[direction]
+    sent, acknowledged = entry.snd_nxt[direction], entry.rcv_nxt[direction]
+    in_sequence = sent is None or not is_later(seg.seq, sent)
+    entry.snd_nxt[direction] = seg.end if sent is None else later(sent, seg.end)
+    entry.rcv_nxt[direction] = seg.ack if acknowledged is None else later(acknowledged, seg.ack)
+    entry.windows[direction].advertise(seg.window)
     if seg.has(FIN):
-        entry.fin[direction] = True
-        if all(entry.fin.values()):
-            close(table, entry, now_ns)
+        # One ahead of what was seen counts once it is acknowledged.
+        (entry.fin if in_sequence else entry.fin_ahead)[direction] = True
+    if entry.fin_ahead[other] and not is_later(entry.snd_nxt[other], entry.rcv_nxt[direction]):
+        entry.fin_ahead[other] = False
+        entry.fin[other] = True
+    return believed(CLOSING if all(entry.fin.values()) else state)
 
 
-def close(table: FlowTable, entry: Entry, now_ns: int) -> None:
-    """Make a flow closing, once."""
-    if entry.state != CLOSING:
-        table.counters.event("flow_closed")
-        table.set_state(entry, CLOSING, now_ns)
+def begin(entry: Entry, seg: Segment) -> None:
+    """Note the first SYN of a client, at which its flow begins."""
+    entry.syn = entry.expected = seg.after_syn
+    entry.snd_nxt["forward"] = seg.end
+    entry.windows["forward"].offer(seg.window, seg.scale)

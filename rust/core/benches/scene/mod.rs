@@ -83,6 +83,7 @@ pub fn snapshot(selector: Selector, servers: u32) -> Snapshot {
             protocol: Protocol::Udp,
             plan,
             reset_without_server: true,
+            reset_without_flow: false,
         })],
         servers: (0..servers).map(|id| Some(server(id))).collect(),
         forward_transit: false,
@@ -175,12 +176,14 @@ impl Scene {
         }
     }
 
-    /// Make one with `flows` flows in a table of that capacity.
+    /// Make one with `flows` flows, each of them answered, in a table of that capacity.
     pub fn full(flows: u32) -> Self {
         let mut scene = Self::empty(flows);
         for flow in 0..flows {
-            let outcome = scene.process(&mut request(flow), 0);
-            assert_eq!(outcome.verdict, Verdict::Forward);
+            for (mut frame, interface) in [(request(flow), 0), (response(flow), 1)] {
+                let outcome = scene.process(&mut frame, interface);
+                assert_eq!(outcome.verdict, Verdict::Forward);
+            }
         }
         scene
     }

@@ -135,9 +135,8 @@ impl Measures {
 #[derive(Clone, Copy, Debug)]
 pub struct Before {
     state: State,
-    last_seen: u64,
     in_flight: u32,
-    next: [Option<u32>; 2],
+    snd_nxt: [Option<u32>; 2],
 }
 
 impl Before {
@@ -147,9 +146,8 @@ impl Before {
     pub fn of(flow: &Flow) -> Self {
         Self {
             state: flow.state(),
-            last_seen: flow.last_seen(),
             in_flight: flow.in_flight(),
-            next: [Direction::Forward, Direction::Reply].map(|side| flow.seen(side).next),
+            snd_nxt: [Direction::Forward, Direction::Reply].map(|side| flow.snd_nxt(side)),
         }
     }
 
@@ -178,7 +176,7 @@ pub fn follow(
         .wrapping_add(u64::from(in_flight))
         .wrapping_sub(u64::from(before.in_flight));
     if segment.flags & (flag::SYN | flag::RST) != 0 {
-        follow_control(measures, before, direction, segment, state, now);
+        follow_control(measures, flow, before, direction, segment, state, now);
     } else if segment.has_data() {
         follow_data(measures, flow, before, direction, active, now);
     }
@@ -190,6 +188,7 @@ pub fn follow(
 #[cold]
 fn follow_control(
     measures: &mut Measures,
+    flow: &mut Flow,
     before: &Before,
     direction: Direction,
     segment: &Segment,
@@ -198,11 +197,11 @@ fn follow_control(
 ) {
     match (before.state, direction) {
         (State::SynSent, Direction::Reply) if state == State::SynReceived => {
-            let sample = now.saturating_sub(before.last_seen);
-            measures.connect.add(sample, now);
+            measures.connect.add(waited(flow, now), now);
         }
         (State::SynSent, Direction::Forward) if segment.is_opening() => {
             measures.syn_retransmitted += 1;
+            begin(flow, now);
         }
         (State::SynSent | State::SynReceived, Direction::Reply) if state == State::Closing => {
             measures.refused += 1;
@@ -220,8 +219,8 @@ fn follow_data(
     active: u64,
     now: u64,
 ) {
-    let known = before.next[direction as usize];
-    let again = known.is_some() && flow.seen(direction).next == known;
+    let known = before.snd_nxt[direction as usize];
+    let again = known.is_some() && flow.snd_nxt(direction) == known;
     match (direction, flow.phase()) {
         (Direction::Reply, _) if again => measures.retransmitted += 1,
         (Direction::Reply, phase) => answer(measures, flow, phase, now),
@@ -236,8 +235,7 @@ fn follow_data(
 /// New data from the server: the first of an answer, or more of one.
 #[inline(always)]
 fn answer(measures: &mut Measures, flow: &mut Flow, phase: Phase, now: u64) {
-    let ticks = stamp(now).wrapping_sub(flow.stamp()) & STAMP_MASK;
-    let waited = u64::from(ticks) << STAMP_SHIFT;
+    let waited = waited(flow, now);
     match phase {
         Phase::Asked => {
             measures.first_byte.add(waited, now);
@@ -249,6 +247,27 @@ fn answer(measures: &mut Measures, flow: &mut Flow, phase: Phase, now: u64) {
     }
     measures.progress_at = now;
     flow.set_phase(Phase::Answering, stamp(now));
+}
+
+/// Nanoseconds since the stamp of a flow.
+#[inline(always)]
+fn waited(flow: &Flow, now: u64) -> u64 {
+    let ticks = stamp(now).wrapping_sub(flow.stamp()) & STAMP_MASK;
+    u64::from(ticks) << STAMP_SHIFT
+}
+
+/// Note that a client has sent a SYN: it waits for the server's.
+pub fn begin(flow: &mut Flow, now: u64) {
+    flow.set_phase(Phase::Fresh, stamp(now));
+}
+
+/// Note that another connection takes the place of a flow's before.
+pub fn restart(measures: &mut Measures, flow: &mut Flow) {
+    if flow.phase() == Phase::Asked {
+        measures.failed += 1;
+        measures.waiting_flows -= 1;
+    }
+    flow.set_phase(Phase::Fresh, 0);
 }
 
 /// Note that an active flow becomes closing, or is removed.

@@ -1,7 +1,8 @@
-//! The flow table: a fixed number of entries, found by either direction's key, expired and evicted through four lists.
+//! The flow table: a fixed number of entries, found by either direction's key, expired and evicted through a list per state.
 //!
-//! One [`Area`] holds everything: a header, an index of buckets, then 64 bytes per flow that every packet of it needs ([`Entry`]), then 32 that few need
-//! ([`Annex`]). Three slots of the index per flow for its two keys keep it at most two thirds full, so a flow costs 64 + 32 + 24 = 120 bytes, all included.
+//! One [`Area`] holds everything: a header, an index of buckets, then 64 bytes per flow that every packet of it needs ([`Entry`]), then 32 that TCP and lists
+//! need ([`Annex`]), then 8 that hardly any packet needs ([`Cold`]). Three slots of the index per flow for its two keys keep it at most two thirds full, so a
+//! flow costs 64 + 32 + 8 + 24 = 128 bytes, all included.
 //! The area has no pointer in it: entries name each other by number. A lookup touches two cache lines: a bucket and an entry are one each.
 //!
 //! Index: a bucket is 8 slots, a slot holds (hash, entry + 1), a key's home bucket is `hash * buckets >> 32`. What finds its home full goes to the next bucket
@@ -11,7 +12,7 @@
 
 use super::area::{Area, Line};
 use super::measure::Phase;
-use super::tcp::{Class, Seen, State};
+use super::tcp::{Side as TcpSide, State};
 use super::{Key, Side};
 use crate::datapath::DataPathError;
 use crate::io::lanes::{LANES, equal_lanes};
@@ -31,7 +32,7 @@ pub type LastHop = (MacNumber, u32);
 const RELINK_NS: u64 = 1_000_000_000;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"flowlb\0t");
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const NONE: u32 = u32::MAX;
 
 /// One flow: who, where, and when. 64 bytes, plain data: one cache line.
@@ -61,23 +62,33 @@ pub struct Entry {
     last_hop: u64,
 }
 
-/// What few packets of a flow need: its place in its list, and what TCP's rules look at. 32 bytes, plain data.
+/// Beside the entry: its place in its list, and what is known of both sides' TCP. 32 bytes, plain data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Annex {
     previous: u32,
     following: u32,
-    next: [u32; 2],
-    ack: [u32; 2],
-    /// IP bytes per direction: the high halves.
-    bytes: [u32; 2],
+    sides: [TcpSide; 2],
+}
+
+/// What hardly any packet needs. 8 bytes, plain data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Cold {
+    /// The sequence number after the client's last SYN.
+    syn: u32,
+    /// IP bytes per direction: the high parts. 2^48 bytes are counted.
+    bytes: [u16; 2],
 }
 
 /// Annexes are kept in pairs.
 type Annexes = [Annex; 2];
+/// And the cold parts in eights.
+type Colds = [Cold; 8];
 
 const _: () = assert!(size_of::<Entry>() == size_of::<Line>());
 const _: () = assert!(size_of::<Annexes>() == size_of::<Line>());
+const _: () = assert!(size_of::<Colds>() == size_of::<Line>());
 
 /// Slots per bucket.
 const SLOTS: usize = LANES;
@@ -122,11 +133,11 @@ impl Bucket {
     }
 }
 
-/// What `Entry::marks` holds: FIN seen, next known, ack known; each for both directions. And whether the first frame had a VLAN tag.
+/// What `Entry::marks` holds: FIN seen, SND.NXT known, RCV.NXT known; each for both directions. And whether the first frame had a VLAN tag.
 mod mark {
     pub const FIN: u8 = 0x01;
-    pub const NEXT: u8 = 0x04;
-    pub const ACK: u8 = 0x10;
+    pub const SND_NXT: u8 = 0x04;
+    pub const RCV_NXT: u8 = 0x10;
     pub const TAGGED: u8 = 0x40;
     pub const BOTH_FINS: u8 = FIN | FIN << 1;
 }
@@ -198,7 +209,7 @@ impl Entry {
             .saturating_sub(self.last_seen)
     }
 
-    /// Whether both sides have said that they are done.
+    /// Whether both sides have said that they are done, in sequence.
     #[must_use]
     pub fn has_both_fins(&self) -> bool {
         self.marks & mark::BOTH_FINS == mark::BOTH_FINS
@@ -242,7 +253,7 @@ impl Entry {
     #[inline]
     #[must_use]
     pub fn is_active(&self) -> bool {
-        self.state() != State::Closing
+        self.state().is_active()
     }
 
     /// The key of forward packets.
@@ -275,16 +286,17 @@ impl Entry {
     }
 }
 
-/// One flow for the TCP state machine: both halves.
+/// One flow for the TCP state machine: all its parts.
 pub struct Flow<'a> {
     entry: &'a mut Entry,
     annex: &'a mut Annex,
+    cold: &'a mut Cold,
 }
 
 impl<'a> Flow<'a> {
-    /// Put the halves of one flow together.
-    pub fn new(entry: &'a mut Entry, annex: &'a mut Annex) -> Self {
-        Self { entry, annex }
+    /// Put the parts of one flow together.
+    pub fn new(entry: &'a mut Entry, annex: &'a mut Annex, cold: &'a mut Cold) -> Self {
+        Self { entry, annex, cold }
     }
 
     /// Where the flow stands.
@@ -294,32 +306,140 @@ impl<'a> Flow<'a> {
         self.entry.state()
     }
 
-    /// Sequence numbers seen in a direction.
+    /// What is known of the side that sends in a direction.
+    #[inline(always)]
+    #[must_use]
+    pub fn side(&self, direction: Direction) -> &TcpSide {
+        &self.annex.sides[direction as usize]
+    }
+
+    /// The same, for writing. Which numbers are known is not changed by it.
+    #[inline(always)]
+    pub fn side_mut(&mut self, direction: Direction) -> &mut TcpSide {
+        &mut self.annex.sides[direction as usize]
+    }
+
+    /// The side that sends in a direction, for writing, and the other.
+    #[inline(always)]
+    pub fn sides(&mut self, direction: Direction) -> (&mut TcpSide, &TcpSide) {
+        let [forward, reply] = &mut self.annex.sides;
+        match direction {
+            Direction::Forward => (forward, reply),
+            Direction::Reply => (reply, forward),
+        }
+    }
+
+    /// Whether it is known what a side sends next.
+    #[inline(always)]
+    #[must_use]
+    pub fn knows_snd_nxt(&self, direction: Direction) -> bool {
+        self.entry.marks & mark::SND_NXT << direction as u8 != 0
+    }
+
+    /// Whether a side has acknowledged something.
+    #[inline(always)]
+    #[must_use]
+    pub fn knows_rcv_nxt(&self, direction: Direction) -> bool {
+        self.entry.marks & mark::RCV_NXT << direction as u8 != 0
+    }
+
+    /// What a side sends next, if that is known.
     #[inline]
     #[must_use]
-    pub fn seen(&self, direction: Direction) -> Seen {
-        let (at, marks) = (direction as usize, self.entry.marks);
-        Seen {
-            next: (marks & mark::NEXT << at != 0).then_some(self.annex.next[at]),
-            ack: (marks & mark::ACK << at != 0).then_some(self.annex.ack[at]),
-        }
+    pub fn snd_nxt(&self, direction: Direction) -> Option<u32> {
+        self.knows_snd_nxt(direction)
+            .then_some(self.side(direction).snd_nxt)
     }
 
-    /// Store sequence numbers seen in a direction. What is known stays known.
+    /// What a side has acknowledged, if that is known.
     #[inline]
-    pub fn set_seen(&mut self, direction: Direction, seen: Seen) {
-        let at = direction as usize;
-        if let Some(next) = seen.next {
-            self.annex.next[at] = next;
-            self.entry.marks |= mark::NEXT << at;
-        }
-        if let Some(ack) = seen.ack {
-            self.annex.ack[at] = ack;
-            self.entry.marks |= mark::ACK << at;
+    #[must_use]
+    pub fn rcv_nxt(&self, direction: Direction) -> Option<u32> {
+        self.knows_rcv_nxt(direction)
+            .then_some(self.side(direction).rcv_nxt)
+    }
+
+    /// The number that the receiver of a direction waits for: what it has acknowledged, or what follows a SYN that it is sure to acknowledge.
+    #[inline]
+    #[must_use]
+    pub fn expected_of(&self, direction: Direction) -> Option<u32> {
+        let receiver = direction.other();
+        let opening = self.state() == State::SynReceived && receiver == Direction::Forward;
+        (opening || self.knows_rcv_nxt(receiver)).then_some(self.side(receiver).rcv_nxt)
+    }
+
+    /// Note what a side sends next.
+    #[inline]
+    pub fn set_snd_nxt(&mut self, direction: Direction, number: u32) {
+        self.side_mut(direction).snd_nxt = number;
+        self.entry.marks |= mark::SND_NXT << direction as u8;
+    }
+
+    /// Note what a side has acknowledged.
+    #[inline]
+    pub fn set_rcv_nxt(&mut self, direction: Direction, number: u32) {
+        self.side_mut(direction).rcv_nxt = number;
+        self.entry.marks |= mark::RCV_NXT << direction as u8;
+    }
+
+    /// Note what a side is going to acknowledge: it has not yet.
+    pub fn expect_rcv_nxt(&mut self, direction: Direction, number: u32) {
+        self.side_mut(direction).rcv_nxt = number;
+        self.entry.marks &= !(mark::RCV_NXT << direction as u8);
+    }
+
+    /// Nothing is known of either side any more, and neither has sent a FIN.
+    pub fn forget_sides(&mut self) {
+        self.annex.sides = Default::default();
+        self.entry.marks &= mark::TAGGED;
+    }
+
+    /// Note the first SYN of a client, at which its flow begins.
+    pub fn begin(&mut self, segment: &super::tcp::Segment) {
+        let number = segment.sequence.wrapping_add(1);
+        self.set_syn(number);
+        self.set_snd_nxt(Direction::Forward, segment.end);
+        self.expect_rcv_nxt(Direction::Forward, number);
+        self.side_mut(Direction::Forward).offer(segment);
+    }
+
+    /// The sequence number after the client's last SYN.
+    #[inline]
+    #[must_use]
+    pub fn syn(&self) -> u32 {
+        self.cold.syn
+    }
+
+    /// Note a SYN of the client.
+    #[inline]
+    pub fn set_syn(&mut self, number: u32) {
+        self.cold.syn = number;
+    }
+
+    /// The sequence number after the client's first SYN, while no other has been answered.
+    #[must_use]
+    pub fn first_syn(&self) -> Option<u32> {
+        let kept = self.state() == State::SynSent && !self.knows_rcv_nxt(Direction::Forward);
+        kept.then_some(self.side(Direction::Forward).rcv_nxt)
+    }
+
+    /// Whether a number acknowledges the SYN of a handshake that is under way: the client's first, its last, or data sent with that one (RFC 7413).
+    #[must_use]
+    pub fn answers_syn(&self, number: u32) -> bool {
+        match self.state() {
+            State::SynSent => {
+                let data = self
+                    .side(Direction::Forward)
+                    .snd_nxt
+                    .wrapping_sub(self.syn());
+                self.first_syn() == Some(number) || number.wrapping_sub(self.syn()) <= data
+            }
+            State::SynReceived => self.rcv_nxt(Direction::Reply) == Some(number),
+            _ => false,
         }
     }
 
-    /// Time of the last packet, nanoseconds.
+    /// Time of the last packet that refreshed it, nanoseconds.
     #[inline]
     #[must_use]
     pub fn last_seen(&self) -> u64 {
@@ -330,9 +450,9 @@ impl<'a> Flow<'a> {
     #[inline(always)]
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        const KNOWN: u8 = mark::NEXT << Direction::Reply as u8 | mark::ACK;
-        let sent = self.annex.next[Direction::Reply as usize];
-        let left = sent.wrapping_sub(self.annex.ack[Direction::Forward as usize]);
+        const KNOWN: u8 = mark::SND_NXT << Direction::Reply as u8 | mark::RCV_NXT;
+        let [client, server] = &self.annex.sides;
+        let left = server.snd_nxt.wrapping_sub(client.rcv_nxt);
         if self.entry.marks & KNOWN == KNOWN && left < 1 << 31 {
             left
         } else {
@@ -360,10 +480,15 @@ impl<'a> Flow<'a> {
         self.entry.measured = stamp << 2 | phase as u32;
     }
 
-    /// Note a FIN in a direction. Returns whether both directions have one now.
-    pub fn mark_fin(&mut self, direction: Direction) -> bool {
+    /// Note that a side is done.
+    pub fn mark_fin(&mut self, direction: Direction) {
         self.entry.marks |= mark::FIN << direction as u8;
-        self.entry.marks & mark::BOTH_FINS == mark::BOTH_FINS
+    }
+
+    /// Whether both sides are done.
+    #[must_use]
+    pub fn has_both_fins(&self) -> bool {
+        self.entry.has_both_fins()
     }
 }
 
@@ -377,7 +502,7 @@ struct Header {
     bucket_bytes: u32,
     entry_bytes: u32,
     annex_bytes: u32,
-    unused: u32,
+    cold_bytes: u32,
     buckets: u64,
     capacity: u64,
     hash_key: [u64; 2],
@@ -389,10 +514,16 @@ struct Header {
     touched: u32,
     /// First of the removed entries, chained by `following`.
     free: u32,
-    heads: [u32; 4],
-    tails: [u32; 4],
-    spare: u64,
+    /// First and last of each state's list.
+    heads: [u32; LISTS],
+    tails: [u32; LISTS],
+    spare: [u64; 5],
 }
+
+/// Room for a list per state.
+const LISTS: usize = 8;
+const _: () = assert!(State::ALL.len() <= LISTS);
+const _: () = assert!(size_of::<Header>() % size_of::<Line>() == 0);
 
 /// Where the index starts.
 const HEADER_LINES: usize = size_of::<Header>().div_ceil(size_of::<Line>());
@@ -403,9 +534,10 @@ pub struct Table {
     /// Copies of constants in the header, at hand.
     buckets: u32,
     capacity: u32,
-    /// Where entries and annexes start, in lines.
+    /// Where entries, annexes and cold parts start, in lines.
     entries_at: usize,
     annexes_at: usize,
+    colds_at: usize,
     hash_key: [u64; 2],
     /// A time before which no head can have expired: lets most packets skip the look at the heads.
     due: u64,
@@ -424,7 +556,8 @@ impl Table {
         let buckets = (flows * 3).div_ceil(SLOTS as u32);
         let entries_at = HEADER_LINES + buckets as usize;
         let annexes_at = entries_at + flows as usize;
-        let area = Area::new(annexes_at + (flows as usize).div_ceil(2))?;
+        let colds_at = annexes_at + (flows as usize).div_ceil(2);
+        let area = Area::new(colds_at + (flows as usize).div_ceil(8))?;
         let key = u128::from_le_bytes(hash_key);
         let hash_key = [key as u64, (key >> 64) as u64];
         let mut table = Self {
@@ -433,6 +566,7 @@ impl Table {
             capacity: flows,
             entries_at,
             annexes_at,
+            colds_at,
             hash_key,
             due: 0,
         };
@@ -443,7 +577,7 @@ impl Table {
             bucket_bytes: size_of::<Bucket>() as u32,
             entry_bytes: size_of::<Entry>() as u32,
             annex_bytes: size_of::<Annex>() as u32,
-            unused: 0,
+            cold_bytes: size_of::<Cold>() as u32,
             buckets: u64::from(buckets),
             capacity,
             hash_key,
@@ -451,9 +585,9 @@ impl Table {
             live: 0,
             touched: 0,
             free: NONE,
-            heads: [NONE; 4],
-            tails: [NONE; 4],
-            spare: 0,
+            heads: [NONE; LISTS],
+            tails: [NONE; LISTS],
+            spare: [0; 5],
         };
         Ok(table)
     }
@@ -568,7 +702,7 @@ impl Table {
     pub fn prefetch_annex(&self, number: u32, now: u64) -> bool {
         let entry = self.entry(number);
         let moves = entry.lag_at(now) >= RELINK_NS;
-        if moves || entry.state() != State::Udp {
+        if moves || !entry.state().is_udp() {
             prefetch(self.annex(number));
         }
         moves
@@ -605,33 +739,37 @@ impl Table {
         bytemuck::cast_mut(&mut self.area.lines_mut()[at])
     }
 
-    /// Both halves of a flow, for the TCP state machine.
+    /// All parts of a flow, for the TCP state machine.
     ///
     /// # Panics
     /// On a number that no call of this table gave.
     #[inline]
     pub fn flow_mut(&mut self, number: u32) -> Flow<'_> {
         let (entry_at, (pair, half)) = (self.entry_at(number), self.annex_at(number));
-        let (entries, annexes) = self.area.lines_mut().split_at_mut(pair);
-        let annexes: &mut Annexes = bytemuck::cast_mut(&mut annexes[0]);
+        let (cold_at, eighth) = self.cold_at(number);
+        let (entries, rest) = self.area.lines_mut().split_at_mut(self.annexes_at);
+        let (annexes, colds) = rest.split_at_mut(self.colds_at - self.annexes_at);
+        let annexes: &mut Annexes = bytemuck::cast_mut(&mut annexes[pair - self.annexes_at]);
+        let colds: &mut Colds = bytemuck::cast_mut(&mut colds[cold_at - self.colds_at]);
         Flow {
             entry: bytemuck::cast_mut(&mut entries[entry_at]),
             annex: &mut annexes[half],
+            cold: &mut colds[eighth],
         }
     }
 
     /// Note that [`Entry::count_bytes`] went over: once per 4 GiB.
     #[cold]
     pub fn carry_bytes(&mut self, number: u32, direction: Direction) {
-        let high = &mut self.annex_mut(number).bytes[direction as usize];
+        let high = &mut self.cold_mut(number).bytes[direction as usize];
         *high = high.wrapping_add(1);
     }
 
-    /// IP bytes of a flow so far.
+    /// IP bytes of a flow so far, mod 2^48.
     #[must_use]
     pub fn bytes(&self, number: u32, direction: Direction) -> u64 {
         let at = direction as usize;
-        u64::from(self.annex(number).bytes[at]) << 32 | u64::from(self.entry(number).bytes[at])
+        u64::from(self.cold(number).bytes[at]) << 32 | u64::from(self.entry(number).bytes[at])
     }
 
     /// Store a flow at the tail of its list. The table must not be full, and neither of its keys in it.
@@ -639,9 +777,10 @@ impl Table {
         let number = self.take_free();
         *self.entry_mut(number) = entry;
         *self.annex_mut(number) = Annex::default();
+        *self.cold_mut(number) = Cold::default();
         self.insert_slot(self.hash(&entry.forward_key()), number);
         self.insert_slot(self.hash(&entry.reply_key()), number);
-        self.link(number, entry.state().class());
+        self.link(number, entry.state());
         self.header_mut().live += 1;
         self.due = self.due.min(entry.last_seen.saturating_add(timeout));
         number
@@ -652,7 +791,7 @@ impl Table {
         let entry = *self.entry(number);
         self.remove_slot(self.hash(&entry.forward_key()), number);
         self.remove_slot(self.hash(&entry.reply_key()), number);
-        self.unlink(number, entry.state().class());
+        self.unlink(number, entry.state());
         *self.entry_mut(number) = Entry::default();
         *self.annex_mut(number) = Annex {
             following: self.header().free,
@@ -664,28 +803,28 @@ impl Table {
         entry
     }
 
-    /// Refresh an entry that has `state` from now on, and move it in or between lists as its class and age ask for. [`Entry::refresh`] does it for most.
+    /// Refresh an entry that has `state` from now on, and move it in or between lists as its state and age ask for. [`Entry::refresh`] does it for most.
     #[inline(never)]
     pub fn touch(&mut self, number: u32, state: State, now: u64, timeout: u64) {
         let entry = self.entry_mut(number);
-        let from = entry.state().class();
+        let from = entry.state();
         let lag = entry.lag_at(now);
         entry.set_state(state);
         entry.last_seen = now;
-        if from == state.class() && lag < RELINK_NS {
+        if from == state && lag < RELINK_NS {
             entry.lag = lag as u32;
             return;
         }
         entry.lag = 0;
         self.unlink(number, from);
-        self.link(number, state.class());
+        self.link(number, state);
         self.due = self.due.min(now.saturating_add(timeout));
     }
 
-    /// The oldest entry of a class.
+    /// The oldest entry of a state.
     #[must_use]
-    pub fn head(&self, class: Class) -> Option<u32> {
-        present(self.header().heads[class as usize])
+    pub fn head(&self, state: State) -> Option<u32> {
+        present(self.header().heads[state as usize])
     }
 
     /// Whether an entry may have expired by `now`. `false` is certain.
@@ -708,8 +847,8 @@ impl Table {
 
     /// The numbers of all entries, in no useful order.
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
-        Class::ALL.into_iter().flat_map(move |class| {
-            std::iter::successors(self.head(class), |&number| {
+        State::ALL.into_iter().flat_map(move |state| {
+            std::iter::successors(self.head(state), |&number| {
                 present(self.annex(number).following)
             })
         })
@@ -805,19 +944,19 @@ impl Table {
         touched
     }
 
-    fn link(&mut self, number: u32, class: Class) {
-        let tail = self.header().tails[class as usize];
+    fn link(&mut self, number: u32, state: State) {
+        let tail = self.header().tails[state as usize];
         let annex = self.annex_mut(number);
         annex.previous = tail;
         annex.following = NONE;
         match present(tail) {
             Some(tail) => self.annex_mut(tail).following = number,
-            None => self.header_mut().heads[class as usize] = number,
+            None => self.header_mut().heads[state as usize] = number,
         }
-        self.header_mut().tails[class as usize] = number;
+        self.header_mut().tails[state as usize] = number;
     }
 
-    fn unlink(&mut self, number: u32, class: Class) {
+    fn unlink(&mut self, number: u32, state: State) {
         let Annex {
             previous,
             following,
@@ -826,13 +965,13 @@ impl Table {
         if let Some(previous) = present(previous) {
             self.annex_mut(previous).following = following;
         } else {
-            self.header_mut().heads[class as usize] = following;
+            self.header_mut().heads[state as usize] = following;
             // The new head may be due earlier than the old one: `linked` orders the list, `last_seen` decides.
             self.due = 0;
         }
         match present(following) {
             Some(following) => self.annex_mut(following).previous = previous,
-            None => self.header_mut().tails[class as usize] = previous,
+            None => self.header_mut().tails[state as usize] = previous,
         }
     }
 
@@ -845,6 +984,24 @@ impl Table {
     #[inline(always)]
     fn annex_at(&self, number: u32) -> (usize, usize) {
         (self.annexes_at + number as usize / 2, number as usize % 2)
+    }
+
+    /// The line of a cold part, and its place there.
+    #[inline(always)]
+    fn cold_at(&self, number: u32) -> (usize, usize) {
+        (self.colds_at + number as usize / 8, number as usize % 8)
+    }
+
+    fn cold(&self, number: u32) -> &Cold {
+        let (line, place) = self.cold_at(number);
+        let colds: &Colds = bytemuck::cast_ref(&self.area.lines()[line]);
+        &colds[place]
+    }
+
+    fn cold_mut(&mut self, number: u32) -> &mut Cold {
+        let (line, place) = self.cold_at(number);
+        let colds: &mut Colds = bytemuck::cast_mut(&mut self.area.lines_mut()[line]);
+        &mut colds[place]
     }
 
     #[inline]

@@ -1,82 +1,58 @@
-//! The state of a flow, as far as a balancer must follow it (RFC 9293 3.3.2, RFC 5382, RFC 5961).
+//! The state of a flow, as far as a balancer must follow it (RFC 9293 3.3.2, RFC 5382, RFC 5961), and the one place that judges what a segment may change.
 //!
-//! Only what decides about timeouts, active-flow counts and the validity of a reset is tracked. Data is never judged by its sequence numbers.
+//! The addresses and ports of a connection are no secret; its sequence numbers are. So a segment is *believed* only where it fits what the other side has
+//! vouched for: it starts within the window that the other side's acknowledgements opened, and acknowledges what its own window let the other side send.
+//! Only a believed segment moves numbers, state, idle timer and last hop; any other is handed on to the endpoint, which judges by the same numbers, and
+//! changes nothing here. Data is never dropped for its numbers.
 
 use super::table::Flow;
 use crate::verdict::{Direction, Reason};
 use crate::wire::tcp::flag;
 
-/// Where a flow stands.
+/// Where a flow stands. Each state has a timeout and a list of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
     /// The client's SYN was seen.
     SynSent,
-    /// The server's SYN+ACK was seen.
+    /// The server has acknowledged it.
     SynReceived,
-    /// And the client's ACK.
+    /// Each side has acknowledged the other's SYN.
     Established,
-    /// Both FINs, or a valid RST.
+    /// Both FINs, or a reset that was believed.
     Closing,
-    /// Not TCP.
+    /// UDP that the server has answered.
     Udp,
-}
-
-/// Flows with the same timeout, kept in one list each. In the order in which they expire and, partly, are evicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Class {
-    /// `SynSent` and `SynReceived`.
-    HalfOpen,
-    /// `Established`.
-    Established,
-    /// `Closing`.
-    Closing,
-    /// `Udp`.
-    Udp,
-}
-
-impl Class {
-    /// One of the states it has: all of them have its timeout.
-    #[must_use]
-    pub const fn state(self) -> State {
-        match self {
-            Class::HalfOpen => State::SynSent,
-            Class::Established => State::Established,
-            Class::Closing => State::Closing,
-            Class::Udp => State::Udp,
-        }
-    }
-
-    /// All, in the order of expiry.
-    pub const ALL: [Class; 4] = [
-        Class::HalfOpen,
-        Class::Established,
-        Class::Closing,
-        Class::Udp,
-    ];
+    /// A TCP flow that began before us, placed again by a hash. Unconfirmed: one side alone has spoken.
+    Pickup,
+    /// UDP that the server has not answered. Unconfirmed.
+    UdpUnreplied,
 }
 
 impl State {
-    /// All, by the byte that stands for each.
-    pub const ALL: [State; 5] = [
+    /// All, by the byte that stands for each, and in the order in which their lists are searched for expired flows.
+    pub const ALL: [State; 7] = [
         State::SynSent,
         State::SynReceived,
         State::Established,
         State::Closing,
         State::Udp,
+        State::Pickup,
+        State::UdpUnreplied,
     ];
 
-    /// The list and the timeout it has.
+    /// Whether a flow in it counts for its server: it is neither over nor unconfirmed.
     #[inline]
     #[must_use]
-    pub const fn class(self) -> Class {
-        match self {
-            State::SynSent | State::SynReceived => Class::HalfOpen,
-            State::Established => Class::Established,
-            State::Closing => Class::Closing,
-            State::Udp => Class::Udp,
-        }
+    pub const fn is_active(self) -> bool {
+        !matches!(self, State::Closing | State::Pickup | State::UdpUnreplied)
+    }
+
+    /// Whether it is one of UDP.
+    #[inline]
+    #[must_use]
+    pub const fn is_udp(self) -> bool {
+        matches!(self, State::Udp | State::UdpUnreplied)
     }
 
     /// The name people see.
@@ -88,6 +64,8 @@ impl State {
             State::Established => "established",
             State::Closing => "closing",
             State::Udp => "udp",
+            State::Pickup => "pickup",
+            State::UdpUnreplied => "udp-unreplied",
         }
     }
 
@@ -100,6 +78,8 @@ impl State {
             1 => State::SynReceived,
             2 => State::Established,
             4 => State::Udp,
+            5 => State::Pickup,
+            6 => State::UdpUnreplied,
             _ => State::Closing,
         }
     }
@@ -112,11 +92,20 @@ pub struct Segment {
     pub sequence: u32,
     /// Acknowledgement number; means something only with ACK.
     pub acknowledgement: u32,
-    /// Control bits.
-    pub flags: u8,
     /// Sequence number after this segment: SYN and FIN count one each.
     pub end: u32,
+    /// Window, as the header has it.
+    pub window: u16,
+    /// Control bits.
+    pub flags: u8,
+    /// Window scale that a SYN offers (RFC 7323 2.2), at most [`MOST_SCALE`]; [`NO_SCALE`] when it offers none, and in any other segment.
+    pub scale: u8,
 }
+
+/// No window scale option.
+pub const NO_SCALE: u8 = u8::MAX;
+/// The largest shift there is (RFC 7323 2.3): a larger one counts as this.
+pub const MOST_SCALE: u8 = 14;
 
 impl Segment {
     /// Make one of `payload_len` bytes of data.
@@ -130,8 +119,21 @@ impl Segment {
         Self {
             sequence,
             acknowledgement,
-            flags,
             end,
+            window: 0,
+            flags,
+            scale: NO_SCALE,
+        }
+    }
+
+    /// The same with a window and, for a SYN, the scale it offers.
+    #[inline]
+    #[must_use]
+    pub const fn with_window(self, window: u16, scale: u8) -> Self {
+        Self {
+            window,
+            scale,
+            ..self
         }
     }
 
@@ -157,251 +159,527 @@ impl Segment {
         self.has(flag::SYN) && !self.has(flag::ACK)
     }
 
-    /// A segment from the middle of a connection: it may be placed by a hash alone.
+    /// A segment from the middle of a connection: it may be placed by a hash alone, and stored.
     #[inline]
     #[must_use]
     pub const fn is_midstream(&self) -> bool {
         self.flags & (flag::ACK | flag::SYN | flag::RST | flag::FIN) == flag::ACK
     }
+
+    /// A segment from the end of a connection: it may be placed by a hash alone, and leaves no entry.
+    #[inline]
+    #[must_use]
+    pub const fn is_ending(&self) -> bool {
+        self.flags & (flag::RST | flag::FIN) != 0
+    }
+
+    /// The sequence number after the SYN of a segment that has one: what its receiver acknowledges at least.
+    #[inline]
+    const fn after_syn(&self) -> u32 {
+        self.sequence.wrapping_add(1)
+    }
 }
 
-/// Sequence numbers seen so far, per direction; `None` until known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Next sequence number this side will send.
-    pub next: Option<u32>,
-    /// Last acknowledgement number this side sent.
-    pub ack: Option<u32>,
+/// What is known of one side of a TCP connection. 12 bytes, plain data. Which numbers are known stands in the entry's marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Side {
+    /// The sequence number after the last that the side is believed to have sent (SND.NXT).
+    pub snd_nxt: u32,
+    /// The number it acknowledged last: what it expects next (RCV.NXT). On the client's side, before it has acknowledged anything: in `SynSent` the number
+    /// after its first SYN, in `SynReceived` the number after the server's, which it is expected to acknowledge.
+    pub rcv_nxt: u32,
+    /// The largest window it has advertised, before scaling.
+    window: u16,
+    /// How far that is shifted.
+    scale: u8,
+    flags: u8,
 }
 
-/// Move an entry on by one segment, which is no first SYN of a closing flow: that one is a new flow.
+/// What [`Side`] notes for later.
+mod note {
+    /// A FIN was believed that does not follow what was seen: it counts once it is acknowledged.
+    pub const FIN_AHEAD: u8 = 1;
+    /// Its SYN offered a window scale.
+    pub const OFFERED_SCALE: u8 = 2;
+    /// A SYN was seen on a connection that stands: the flow keeps its number, and the upper four bits the scale it offers.
+    pub const SYN_AGAIN: u8 = 4;
+    pub const SCALE_AT: u8 = 4;
+    /// Instead of a scale: none offered.
+    pub const NO_SCALE: u8 = 15;
+}
+
+impl Default for Side {
+    /// Nothing known: a window of 2^30.
+    fn default() -> Self {
+        Self {
+            window: 1,
+            scale: 30,
+            ..Self::UNSCALED
+        }
+    }
+}
+
+impl Side {
+    /// Nothing advertised yet, in a connection whose SYNs are seen.
+    const UNSCALED: Self = Self {
+        snd_nxt: 0,
+        rcv_nxt: 0,
+        window: 0,
+        scale: 0,
+        flags: 0,
+    };
+
+    /// The largest window it has advertised, bytes; 2^30 while its scale is unknown.
+    #[inline(always)]
+    #[must_use]
+    pub const fn window(&self) -> u32 {
+        // The largest is 65535 << 14, the mark of the unknown 1 << 30.
+        (self.window as u32).wrapping_shl(self.scale as u32)
+    }
+
+    /// Note a window that it advertises, in a segment without SYN.
+    #[inline(always)]
+    fn advertise(&mut self, window: u16) {
+        if window > self.window && self.scale <= MOST_SCALE {
+            self.window = window;
+        }
+    }
+
+    /// Note the window of a SYN, which is never scaled, and the scale it offers.
+    pub(super) fn offer(&mut self, segment: &Segment) {
+        if self.scale > MOST_SCALE {
+            (self.window, self.scale) = (0, 0);
+        }
+        self.window = self.window.max(segment.window);
+        if segment.scale != NO_SCALE {
+            self.flags |= note::OFFERED_SCALE;
+            self.scale = self.scale.max(segment.scale);
+        }
+    }
+
+    const fn offers_scale(&self) -> bool {
+        self.flags & note::OFFERED_SCALE != 0
+    }
+
+    /// From now on windows are scaled, or are not. What was advertised before was not.
+    fn settle_scale(&mut self, scaled: bool) {
+        if !scaled {
+            self.scale = 0;
+        }
+        self.window = u32::from(self.window).div_ceil(1 << self.scale) as u16;
+        self.flags &= !note::OFFERED_SCALE;
+    }
+
+    /// Note a SYN on a connection that stands: the scale it offers.
+    fn remember_syn(&mut self, segment: &Segment) {
+        let scale = if segment.scale == NO_SCALE {
+            note::NO_SCALE
+        } else {
+            segment.scale
+        };
+        self.flags = self.flags & !(note::NO_SCALE << note::SCALE_AT)
+            | note::SYN_AGAIN
+            | scale << note::SCALE_AT;
+    }
+
+    const fn has_syn_again(&self) -> bool {
+        self.flags & note::SYN_AGAIN != 0
+    }
+
+    /// What it is once the SYN that was remembered is answered. Its window was not kept: the largest that a SYN can have.
+    const fn renewed(&self) -> Self {
+        let scale = self.flags >> note::SCALE_AT;
+        let offered = scale != note::NO_SCALE;
+        Self {
+            window: u16::MAX,
+            scale: if offered { scale } else { 0 },
+            flags: if offered { note::OFFERED_SCALE } else { 0 },
+            ..Self::UNSCALED
+        }
+    }
+}
+
+/// What became of a segment of a known flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Where the flow stands now.
+    pub state: State,
+    /// Whether the segment is believed: it tells where its client is, and it is measured.
+    pub believed: bool,
+    /// Whether it refreshes the flow, too.
+    pub refreshes: bool,
+    /// Whether the numbers begin anew: another connection has taken the place of the one before.
+    pub restarted: bool,
+}
+
+impl Step {
+    /// What a datagram does, which has no numbers to judge.
+    #[must_use]
+    pub const fn believed(state: State) -> Self {
+        Self {
+            state,
+            believed: true,
+            refreshes: true,
+            restarted: false,
+        }
+    }
+
+    const fn unbelieved(state: State) -> Self {
+        Self {
+            state,
+            believed: false,
+            refreshes: false,
+            restarted: false,
+        }
+    }
+}
+
+/// Judge a segment of a known flow, and let it change what it may. It is no first SYN of a closing flow: that one is a new flow.
 ///
 /// # Errors
-/// `RstWindow` for a reset that is not at the next expected number (RFC 5961 3.2); nothing has changed then.
-pub fn advance(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<State, Reason> {
-    let state = flow.state();
-    if segment.has(flag::RST) {
-        return if is_valid_reset(flow, direction, segment) {
-            Ok(State::Closing)
-        } else {
-            Err(Reason::RstWindow)
-        };
+/// `RstWindow` for a reset outside the window (RFC 5961 3.2); nothing has changed then.
+#[inline(always)]
+pub fn follow(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
+    const CONTROL: u8 = flag::SYN | flag::RST | flag::FIN | flag::ACK;
+    let plain = segment.flags & CONTROL == flag::ACK
+        && flow.state() == State::Established
+        && flow.side(direction.other()).flags == 0;
+    if !plain {
+        return follow_rare(flow, direction, segment);
     }
-    if segment.has(flag::SYN) {
-        return Ok(advance_by_syn(flow, direction, segment));
+    let (side, other) = flow.sides(direction);
+    let fits = within(segment.sequence, other.rcv_nxt, other.window())
+        & within(segment.acknowledgement, side.rcv_nxt, side.window());
+    if !fits {
+        return Ok(Step::unbelieved(State::Established));
     }
-    let mut seen = flow.seen(direction);
-    seen.next = Some(later(seen.next, segment.end));
-    if segment.has(flag::ACK) {
-        seen.ack = Some(later(seen.ack, segment.acknowledgement));
-    }
-    flow.set_seen(direction, seen);
-    let opened =
-        state == State::SynReceived && direction == Direction::Forward && segment.has(flag::ACK);
-    let state = if opened { State::Established } else { state };
-    if segment.has(flag::FIN) && flow.mark_fin(direction) {
-        return Ok(State::Closing);
-    }
-    Ok(state)
+    side.snd_nxt = later(side.snd_nxt, segment.end);
+    side.rcv_nxt = later(side.rcv_nxt, segment.acknowledgement);
+    side.advertise(segment.window);
+    Ok(Step::believed(State::Established))
 }
 
-fn advance_by_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> State {
-    match (flow.state(), direction, segment.has(flag::ACK)) {
-        (State::SynSent, Direction::Forward, false) => {
-            let ack = flow.seen(direction).ack;
-            flow.set_seen(
-                direction,
-                Seen {
-                    next: Some(segment.end),
-                    ack,
-                },
-            );
-            State::SynSent
-        }
-        (State::SynSent | State::SynReceived, Direction::Reply, true) => {
-            flow.set_seen(
-                direction,
-                Seen {
-                    next: Some(segment.end),
-                    ack: Some(segment.acknowledgement),
-                },
-            );
-            State::SynReceived
-        }
-        (state, ..) => state,
-    }
-}
-
-fn is_valid_reset(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
-    let other = match direction {
-        Direction::Forward => Direction::Reply,
-        Direction::Reply => Direction::Forward,
-    };
-    let expected = flow.seen(direction).next == Some(segment.sequence);
-    let acknowledged = flow.seen(other).ack == Some(segment.sequence);
-    let refused = direction == Direction::Reply
-        && matches!(flow.state(), State::SynSent | State::SynReceived)
-        && segment.has(flag::ACK)
-        && flow.seen(Direction::Forward).next == Some(segment.acknowledgement);
-    expected || acknowledged || refused
+/// Whether a number is at most a window, and one for SYN, FIN or a probe (RFC 1122 4.2.3.6), away from another.
+#[inline(always)]
+const fn within(number: u32, base: u32, window: u32) -> bool {
+    let reach = window + 1;
+    number.wrapping_sub(base).wrapping_add(reach) <= 2 * reach
 }
 
 /// The later of two sequence numbers, by signed difference.
-fn later(known: Option<u32>, new: u32) -> u32 {
-    const HALF: u32 = 1 << 31;
-    match known {
-        Some(old) if !(1..HALF).contains(&new.wrapping_sub(old)) => old,
-        _ => new,
+#[inline(always)]
+const fn later(known: u32, new: u32) -> u32 {
+    if is_later(new, known) { new } else { known }
+}
+
+/// Whether a sequence number is after another, by signed difference; the one half around is not.
+#[inline(always)]
+#[allow(clippy::cast_possible_wrap, reason = "the sign is the point")]
+const fn is_later(new: u32, known: u32) -> bool {
+    new.wrapping_sub(known) as i32 > 0
+}
+
+/// Whether a number lies between two others, both included: `first` is not after `last`.
+const fn is_between(number: u32, first: u32, last: u32) -> bool {
+    number.wrapping_sub(first) <= last.wrapping_sub(first)
+}
+
+/// All but plain segments of an established flow.
+#[inline(never)]
+fn follow_rare(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
+    let state = flow.state();
+    if segment.has(flag::RST) {
+        return follow_reset(flow, direction, segment);
     }
+    if segment.has(flag::SYN) {
+        return Ok(match (segment.has(flag::ACK), direction) {
+            (false, _) => follow_syn(flow, direction, segment),
+            (true, Direction::Reply) => follow_syn_ack(flow, segment),
+            (true, Direction::Forward) => follow_crossed_syn_ack(flow, segment),
+        });
+    }
+    if !segment.has(flag::ACK) {
+        return Ok(Step::unbelieved(state));
+    }
+    Ok(match (state, direction) {
+        (State::SynSent, _) => follow_early_ack(flow, direction, segment),
+        (State::SynReceived, Direction::Forward) => follow_third(flow, segment),
+        (State::Pickup, _) => follow_pickup(flow, direction, segment),
+        _ => follow_known(flow, direction, segment),
+    })
+}
+
+/// A reset: believed exactly where the other side waits for it, else at most handed on.
+fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
+    let state = flow.state();
+    let sequence = segment.sequence;
+    let answers = direction == Direction::Reply
+        && segment.has(flag::ACK)
+        && matches!(state, State::SynSent | State::SynReceived)
+        && flow.answers_syn(segment.acknowledgement);
+    let (side, other) = (flow.side(direction), flow.side(direction.other()));
+    // Of a server that has acknowledged nothing, no number can be told from a guess.
+    let unheard = state == State::SynSent && direction == Direction::Reply;
+    let expected = flow.expected_of(direction);
+    let exact = expected == Some(sequence)
+        || flow.knows_snd_nxt(direction) && side.snd_nxt == sequence
+        || flow.first_syn() == Some(sequence);
+    if answers || exact && !unheard {
+        return Ok(Step::believed(State::Closing));
+    }
+    let base = expected.or(flow.knows_snd_nxt(direction).then_some(side.snd_nxt));
+    let inside = base.is_some_and(|base| sequence.wrapping_sub(base) <= other.window());
+    // What is over has nothing to lose.
+    if state == State::Closing || inside && !unheard {
+        return Ok(Step::unbelieved(state));
+    }
+    Err(Reason::RstWindow)
+}
+
+/// SYN without ACK. It refreshes nothing: nobody has vouched for it. One that repeats a number of a SYN before it is its sender's.
+fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step {
+    let state = flow.state();
+    let number = segment.after_syn();
+    match (state, direction) {
+        (State::SynSent, Direction::Forward) => return follow_syn_again(flow, segment),
+        // It may cross the client's: a simultaneous or split handshake (RFC 9293 3.5, RFC 5382 REQ-2).
+        (State::SynSent, Direction::Reply) => {
+            flow.set_snd_nxt(direction, segment.end);
+            flow.side_mut(direction).offer(segment);
+        }
+        (State::SynReceived | State::Established, Direction::Forward) => {
+            flow.set_syn(number);
+            flow.side_mut(direction).remember_syn(segment);
+        }
+        _ => {}
+    }
+    Step::unbelieved(state)
+}
+
+/// Another SYN of a client that was not answered: the same again, or one of another connection.
+fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Step {
+    let number = segment.after_syn();
+    let repeats_last = number == flow.syn();
+    let repeats = repeats_last || flow.first_syn() == Some(number);
+    let end = if repeats_last {
+        later(flow.side(Direction::Forward).snd_nxt, segment.end)
+    } else {
+        segment.end
+    };
+    flow.set_syn(number);
+    flow.set_snd_nxt(Direction::Forward, end);
+    flow.side_mut(Direction::Forward).offer(segment);
+    Step {
+        believed: repeats,
+        ..Step::unbelieved(State::SynSent)
+    }
+}
+
+/// The server's SYN+ACK: believed if it acknowledges a SYN that we saw.
+fn follow_syn_ack(flow: &mut Flow, segment: &Segment) -> Step {
+    let state = flow.state();
+    let number = segment.acknowledgement;
+    let again = flow.side(Direction::Forward).has_syn_again() && flow.syn() == number;
+    match state {
+        State::SynSent if flow.answers_syn(number) => open(flow, segment),
+        State::SynReceived if flow.answers_syn(number) => {
+            flow.set_snd_nxt(Direction::Reply, segment.end);
+            flow.side_mut(Direction::Forward).rcv_nxt = segment.after_syn();
+            Step::believed(state)
+        }
+        State::SynReceived | State::Established if again => restart(flow, segment, state),
+        _ => Step::unbelieved(state),
+    }
+}
+
+/// The server has answered the SYN.
+fn open(flow: &mut Flow, segment: &Segment) -> Step {
+    // The client's part of a simultaneous open may have come first.
+    let acknowledged = flow.knows_rcv_nxt(Direction::Forward)
+        && flow.side(Direction::Forward).rcv_nxt == segment.after_syn();
+    flow.set_snd_nxt(Direction::Reply, segment.end);
+    flow.set_rcv_nxt(Direction::Reply, segment.acknowledgement);
+    flow.set_snd_nxt(Direction::Forward, segment.acknowledgement);
+    *flow.side_mut(Direction::Reply) = Side {
+        window: 0,
+        scale: 0,
+        flags: 0,
+        ..*flow.side(Direction::Reply)
+    };
+    flow.side_mut(Direction::Reply).offer(segment);
+    settle_scales(flow);
+    if acknowledged {
+        return Step::believed(State::Established);
+    }
+    flow.expect_rcv_nxt(Direction::Forward, segment.after_syn());
+    Step::believed(State::SynReceived)
+}
+
+/// Both SYNs were seen: windows are scaled if both offered it (RFC 7323 2.2).
+fn settle_scales(flow: &mut Flow) {
+    const BOTH: [Direction; 2] = [Direction::Forward, Direction::Reply];
+    let scaled = BOTH.map(|side| flow.side(side).offers_scale()) == [true; 2];
+    for direction in BOTH {
+        flow.side_mut(direction).settle_scale(scaled);
+    }
+}
+
+/// Another connection takes the place of the one before: the client has forgotten that one, and so has the server. The state stays.
+fn restart(flow: &mut Flow, segment: &Segment, state: State) -> Step {
+    let client = flow.side(Direction::Forward).renewed();
+    flow.forget_sides();
+    *flow.side_mut(Direction::Forward) = client;
+    *flow.side_mut(Direction::Reply) = Side::UNSCALED;
+    flow.set_snd_nxt(Direction::Reply, segment.end);
+    flow.set_rcv_nxt(Direction::Reply, segment.acknowledgement);
+    flow.set_snd_nxt(Direction::Forward, segment.acknowledgement);
+    flow.side_mut(Direction::Reply).offer(segment);
+    settle_scales(flow);
+    if state == State::SynReceived {
+        flow.expect_rcv_nxt(Direction::Forward, segment.after_syn());
+    } else {
+        flow.set_rcv_nxt(Direction::Forward, segment.after_syn());
+    }
+    Step {
+        restarted: true,
+        ..Step::believed(state)
+    }
+}
+
+/// A SYN+ACK from the client: its SYN has crossed the server's. Believed if it repeats the client's SYN and acknowledges the server's.
+fn follow_crossed_syn_ack(flow: &mut Flow, segment: &Segment) -> Step {
+    let state = flow.state();
+    let repeats = flow.answers_syn(segment.after_syn());
+    let acknowledges = flow.knows_snd_nxt(Direction::Reply)
+        && flow.side(Direction::Reply).snd_nxt == segment.acknowledgement;
+    if !repeats || !acknowledges {
+        return Step::unbelieved(state);
+    }
+    flow.set_snd_nxt(Direction::Forward, segment.end);
+    flow.set_rcv_nxt(Direction::Forward, segment.acknowledgement);
+    if state == State::SynReceived {
+        return Step::believed(State::Established);
+    }
+    flow.set_syn(segment.after_syn());
+    flow.side_mut(Direction::Forward).offer(segment);
+    if flow.knows_rcv_nxt(Direction::Reply) {
+        settle_scales(flow);
+        return Step::believed(State::Established);
+    }
+    Step::believed(State::SynSent)
+}
+
+/// An ACK while the server has not answered the SYN by one of its own: the server's may acknowledge the SYN alone (a split handshake).
+fn follow_early_ack(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step {
+    if direction == Direction::Forward || !flow.answers_syn(segment.acknowledgement) {
+        return Step::unbelieved(State::SynSent);
+    }
+    flow.set_rcv_nxt(Direction::Reply, segment.acknowledgement);
+    if flow.knows_rcv_nxt(Direction::Forward) {
+        settle_scales(flow);
+        return Step::believed(State::Established);
+    }
+    Step::believed(State::SynSent)
+}
+
+/// The client's answer to the SYN+ACK: the third segment of a handshake. It acknowledges the server's SYN, and at most what has followed it.
+fn follow_third(flow: &mut Flow, segment: &Segment) -> Step {
+    let (server, expected) = (
+        flow.side(Direction::Reply),
+        flow.side(Direction::Forward).rcv_nxt,
+    );
+    let fits = within(segment.sequence, server.rcv_nxt, server.window())
+        && is_between(segment.acknowledgement, expected, server.snd_nxt);
+    if !fits {
+        return Step::unbelieved(State::SynReceived);
+    }
+    flow.set_rcv_nxt(Direction::Forward, segment.acknowledgement);
+    note_segment(flow, Direction::Forward, segment, State::Established)
+}
+
+/// A segment of a flow that was picked up. The side that spoke first may go on; an ACK of the other side confirms it. The server's numbers are taken for
+/// both sides, for a client's may be anybody's.
+fn follow_pickup(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step {
+    let first = if flow.knows_snd_nxt(Direction::Forward) {
+        Direction::Forward
+    } else {
+        Direction::Reply
+    };
+    if direction == first {
+        if segment.is_midstream() {
+            flow.set_snd_nxt(direction, segment.end);
+            flow.set_rcv_nxt(direction, segment.acknowledgement);
+        }
+        return Step::unbelieved(State::Pickup);
+    }
+    if direction == Direction::Reply {
+        flow.set_snd_nxt(Direction::Forward, segment.acknowledgement);
+        flow.set_rcv_nxt(Direction::Forward, segment.sequence);
+    } else if !is_believed(flow, direction, segment) {
+        return Step::unbelieved(State::Pickup);
+    }
+    flow.set_snd_nxt(direction, segment.sequence);
+    flow.set_rcv_nxt(direction, segment.acknowledgement);
+    note_segment(flow, direction, segment, State::Established)
+}
+
+/// A segment of a flow whose numbers are known.
+fn follow_known(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step {
+    let state = flow.state();
+    if !is_believed(flow, direction, segment) {
+        return Step::unbelieved(state);
+    }
+    note_segment(flow, direction, segment, state)
+}
+
+/// Whether a segment with ACK, and without SYN and RST, fits what the other side has vouched for.
+fn is_believed(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
+    let (side, other) = (flow.side(direction), flow.side(direction.other()));
+    let starts = flow
+        .expected_of(direction)
+        .or(flow.knows_snd_nxt(direction).then_some(side.snd_nxt));
+    let acknowledged = flow.expected_of(direction.other()).or(flow
+        .knows_snd_nxt(direction.other())
+        .then_some(other.snd_nxt));
+    starts.is_some_and(|base| within(segment.sequence, base, other.window()))
+        && acknowledged.is_none_or(|base| within(segment.acknowledgement, base, side.window()))
+}
+
+/// Take the numbers of a segment that is believed, and see whether the flow is over: both FINs, each in sequence or acknowledged.
+fn note_segment(flow: &mut Flow, direction: Direction, segment: &Segment, state: State) -> Step {
+    let known = flow.knows_snd_nxt(direction);
+    let in_sequence = !known || !is_later(segment.sequence, flow.side(direction).snd_nxt);
+    let snd_nxt = if known {
+        later(flow.side(direction).snd_nxt, segment.end)
+    } else {
+        segment.end
+    };
+    flow.set_snd_nxt(direction, snd_nxt);
+    let rcv_nxt = if flow.knows_rcv_nxt(direction) {
+        later(flow.side(direction).rcv_nxt, segment.acknowledgement)
+    } else {
+        segment.acknowledgement
+    };
+    flow.set_rcv_nxt(direction, rcv_nxt);
+    flow.side_mut(direction).advertise(segment.window);
+    if segment.has(flag::FIN) {
+        if in_sequence {
+            flow.mark_fin(direction);
+        } else {
+            flow.side_mut(direction).flags |= note::FIN_AHEAD;
+        }
+    }
+    let other = flow.side(direction.other());
+    if other.flags & note::FIN_AHEAD != 0 && !is_later(other.snd_nxt, rcv_nxt) {
+        flow.side_mut(direction.other()).flags &= !note::FIN_AHEAD;
+        flow.mark_fin(direction.other());
+    }
+    if flow.has_both_fins() {
+        return Step::believed(State::Closing);
+    }
+    Step::believed(state)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use Direction::{Forward, Reply};
-    use State::{Closing, Established, SynReceived, SynSent};
-
-    const SYN: u8 = flag::SYN;
-    const ACK: u8 = flag::ACK;
-    const FIN: u8 = flag::FIN;
-    const RST: u8 = flag::RST;
-
-    use super::super::table::{Annex, Entry};
-
-    type Halves = (Entry, Annex);
-
-    fn flow((entry, annex): &mut Halves) -> Flow<'_> {
-        Flow::new(entry, annex)
-    }
-
-    fn opened() -> Halves {
-        let mut halves = Halves::default();
-        halves.0.set_state(State::SynSent);
-        flow(&mut halves).set_seen(
-            Forward,
-            Seen {
-                next: Some(101),
-                ack: None,
-            },
-        );
-        halves
-    }
-
-    /// (direction, control bits, sequence, acknowledgement, bytes of data)
-    type Step = (Direction, u8, u32, u32, usize);
-
-    fn run(halves: &mut Halves, steps: &[Step]) -> Vec<Result<State, Reason>> {
-        let step = |&(direction, flags, sequence, ack, len): &Step| {
-            let segment = Segment::new(sequence, ack, flags, len);
-            let result = advance(&mut flow(halves), direction, &segment);
-            if let Ok(state) = result {
-                halves.0.set_state(state);
-            }
-            result
-        };
-        steps.iter().map(step).collect()
-    }
-
-    /// behaviour 3: established after SYN/ACK and ACK, closing after both FINs.
-    #[test]
-    fn advance_whole_connection_passes_states() {
-        let states = run(
-            &mut opened(),
-            &[
-                (Forward, SYN, 100, 0, 0),
-                (Reply, SYN | ACK, 500, 101, 0),
-                (Reply, SYN | ACK, 500, 101, 0),
-                (Forward, ACK, 101, 501, 0),
-                (Forward, ACK, 101, 501, 10),
-                (Reply, ACK | FIN, 501, 111, 0),
-                (Reply, ACK | FIN, 501, 111, 0),
-                (Forward, ACK | FIN, 111, 502, 0),
-                (Reply, ACK, 502, 112, 0),
-            ],
-        );
-        let expected = [
-            SynSent,
-            SynReceived,
-            SynReceived,
-            Established,
-            Established,
-            Established,
-            Established,
-            Closing,
-            Closing,
-        ];
-        assert_eq!(states, expected.map(Ok));
-    }
-
-    /// behaviour 5: a reset is believed at the next expected number only; else nothing changes.
-    #[test]
-    fn advance_reset_table() {
-        let handshake = [
-            (Reply, SYN | ACK, 500, 101, 0),
-            (Forward, ACK, 101, 501, 0),
-            (Forward, ACK, 101, 501, 10),
-        ];
-        let cases = [
-            ((Forward, RST, 111, 0), Ok(State::Closing)),
-            ((Forward, RST, 101, 0), Ok(State::Closing)), // What the server acknowledged last.
-            ((Forward, RST, 110, 0), Err(Reason::RstWindow)),
-            ((Forward, RST, 112, 0), Err(Reason::RstWindow)),
-            ((Reply, RST, 501, 0), Ok(State::Closing)),
-            ((Reply, RST | ACK, 0, 111), Err(Reason::RstWindow)),
-        ];
-        for ((direction, flags, sequence, ack), expected) in cases {
-            let mut entry = opened();
-            run(&mut entry, &handshake);
-            assert_eq!(
-                run(&mut entry, &[(direction, flags, sequence, ack, 0)]),
-                [expected]
-            );
-            let state = if expected.is_ok() {
-                State::Closing
-            } else {
-                State::Established
-            };
-            assert_eq!(entry.0.state(), state);
-        }
-    }
-
-    /// behaviour 5: a refused connection: RST+ACK to the SYN.
-    #[test]
-    fn advance_reset_of_syn_needs_right_ack() {
-        assert_eq!(
-            run(&mut opened(), &[(Reply, RST | ACK, 0, 101, 0)]),
-            [Ok(State::Closing)]
-        );
-        assert_eq!(
-            run(&mut opened(), &[(Reply, RST | ACK, 0, 100, 0)]),
-            [Err(Reason::RstWindow)]
-        );
-        assert_eq!(
-            run(&mut opened(), &[(Reply, RST, 0, 101, 0)]),
-            [Err(Reason::RstWindow)]
-        );
-    }
-
-    /// behaviour 6: a SYN inside an established flow changes nothing.
-    #[test]
-    fn advance_syn_inside_established_keeps_state() {
-        let mut entry = opened();
-        run(
-            &mut entry,
-            &[(Reply, SYN | ACK, 500, 101, 0), (Forward, ACK, 101, 501, 0)],
-        );
-        let before = flow(&mut entry).seen(Forward);
-        assert_eq!(
-            run(&mut entry, &[(Forward, SYN, 9000, 0, 0)]),
-            [Ok(State::Established)]
-        );
-        assert_eq!(flow(&mut entry).seen(Forward), before);
-    }
-
-    #[test]
-    fn later_wraps_around() {
-        assert_eq!(later(None, 5), 5);
-        assert_eq!(later(Some(u32::MAX), 3), 3);
-        assert_eq!(later(Some(3), u32::MAX), 3);
-    }
-}
+mod tests;

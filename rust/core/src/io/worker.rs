@@ -501,6 +501,7 @@ mod tests {
                 protocol: Protocol::Udp,
                 plan,
                 reset_without_server: true,
+                reset_without_flow: false,
             })],
             servers: vec![Some(Server {
                 name: "server1".into(),

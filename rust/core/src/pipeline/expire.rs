@@ -3,7 +3,7 @@
 use super::flows::forget;
 use crate::counters::Event;
 use crate::datapath::{Output, State};
-use crate::flow::tcp::Class;
+use crate::flow::tcp::State as FlowState;
 use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet;
 use crate::world::World;
@@ -57,9 +57,9 @@ pub(crate) fn release(world: &World, state: &mut State, extra: &mut Vec<Output>)
 fn expire_flows(world: &World, state: &mut State, now: u64) {
     let mut left = MOST_FLOWS;
     let mut due = u64::MAX;
-    for class in Class::ALL {
-        let timeout = world.timeout(class.state());
-        while let Some(head) = state.table.head(class) {
+    for list in FlowState::ALL {
+        let timeout = world.timeout(list);
+        while let Some(head) = state.table.head(list) {
             let last_seen = state.table.entry(head).last_seen;
             if now.saturating_sub(last_seen) < timeout {
                 due = due.min(last_seen.saturating_add(timeout));

@@ -5,12 +5,13 @@ use crate::counters::Event;
 use crate::datapath::State;
 use crate::flow::measure::{self, Before};
 use crate::flow::table::{Entry, LastHop};
-use crate::flow::tcp::{self, Class, Seen, Segment, State as FlowState};
+use crate::flow::tcp::{self, Segment, State as FlowState, Step};
 use crate::flow::{Key, Side};
 use crate::packet::{Meta, Packet, Target};
 use crate::parse::Transport;
 use crate::plan::Chooser;
 use crate::verdict::{Direction, Reason, Verdict};
+use crate::wire::tcp::flag;
 use crate::world::{ServerFacts, World, is_hash};
 
 /// A client's side of a flow that is to be placed.
@@ -139,53 +140,108 @@ impl<'a> Walk<'a> {
         self.found.service = Some(facts.service);
         self.found.direction = Some(direction);
         self.found.server = Some(server);
-        let state = match &meta.transport.segment {
-            Some(segment) => self.advance((number, server), direction, segment)?,
-            None => FlowState::Udp,
-        };
+        match &meta.transport.segment {
+            Some(segment) => {
+                let step = self.follow_tcp((number, server), direction, segment)?;
+                if step.refreshes {
+                    self.refresh(number, step.state);
+                }
+                if step.believed && direction == Direction::Forward {
+                    self.note_last_hop(number, meta);
+                }
+            }
+            None => self.follow_udp(live, direction, meta),
+        }
         let table = &mut self.state.table;
-        let entry = table.entry_mut(number);
-        if direction == Direction::Forward {
-            entry.set_last_hop(meta.last_hop, meta.interface);
-        }
-        let stays = entry.refresh(state, self.now);
-        if entry.count_bytes(direction, meta.ip.total_len() as u32) {
+        let len = meta.ip.total_len() as u32;
+        if table.entry_mut(number).count_bytes(direction, len) {
             table.carry_bytes(number, direction);
-        }
-        if !stays {
-            table.touch(number, state, self.now, self.world.timeout(state));
         }
         self.translate(packet, direction, (server, facts), Some(last_hop))
     }
 
-    /// Move a TCP flow on by one segment.
+    /// Let a segment of TCP change what it may, and measure it.
     #[inline(always)]
-    fn advance(
+    fn follow_tcp(
         &mut self,
         (number, server): (u32, u32),
         direction: Direction,
         segment: &Segment,
-    ) -> Stage<FlowState> {
+    ) -> Stage<Step> {
         let State {
             table, counters, ..
         } = &mut *self.state;
         let mut flow = table.flow_mut(number);
         let before = Before::of(&flow);
-        let state = tcp::advance(&mut flow, direction, segment)?;
-        if before.state() == FlowState::Closing {
-            return Ok(state);
+        let step = tcp::follow(&mut flow, direction, segment)?;
+        if !step.believed || before.state() == FlowState::Closing {
+            return Ok(step);
         }
-        let now = (state, counters.active(server));
-        if let Some(measures) = counters.measures_mut(server) {
-            measure::follow(
-                measures, &mut flow, &before, direction, segment, now, self.now,
-            );
+        let was_active = before.state().is_active();
+        if step.state.is_active() && !was_active {
+            counters.flow_active(server);
         }
-        if state == FlowState::Closing {
+        if was_active || step.state.is_active() {
+            let now = (step.state, counters.active(server));
+            if let Some(measures) = counters.measures_mut(server) {
+                if step.restarted {
+                    measure::restart(measures, &mut flow);
+                }
+                measure::follow(
+                    measures, &mut flow, &before, direction, segment, now, self.now,
+                );
+            }
+        }
+        if step.state == FlowState::Closing {
             counters.event(Event::FlowClosed);
-            counters.flow_inactive(server);
+            if was_active {
+                counters.flow_inactive(server);
+            }
         }
-        Ok(state)
+        Ok(step)
+    }
+
+    /// A datagram of a known flow. Nothing vouches for it: it may tell where the client is only from where the client's came before, or from where the client
+    /// is routed to (behaviour 28).
+    #[inline(always)]
+    fn follow_udp(&mut self, live: &Live, direction: Direction, meta: &Meta) {
+        let mut state = self.state.table.entry(live.number).state();
+        if direction == Direction::Reply {
+            if state == FlowState::UdpUnreplied {
+                self.state.counters.flow_active(live.server);
+                state = FlowState::Udp;
+            }
+        } else if live.last_hop.1 == meta.interface || self.leads_to_client(live.last_hop.1, meta) {
+            self.note_last_hop(live.number, meta);
+        }
+        self.refresh(live.number, state);
+    }
+
+    /// Note where the client's packets come from.
+    #[inline(always)]
+    fn note_last_hop(&mut self, number: u32, meta: &Meta) {
+        let entry = self.state.table.entry_mut(number);
+        entry.set_last_hop(meta.last_hop, meta.interface);
+    }
+
+    /// Refresh a flow, which has `state` from now on.
+    #[inline(always)]
+    fn refresh(&mut self, number: u32, state: FlowState) {
+        let table = &mut self.state.table;
+        if !table.entry_mut(number).refresh(state, self.now) {
+            table.touch(number, state, self.now, self.world.timeout(state));
+        }
+    }
+
+    /// Whether a client may have come to another interface than the one that is known.
+    #[cold]
+    fn leads_to_client(&self, known: u32, meta: &Meta) -> bool {
+        let heard_before = self.world.port(known).is_some();
+        !heard_before
+            || self
+                .world
+                .route(meta.ip.source)
+                .is_some_and(|hop| hop.interface == meta.interface)
     }
 
     #[inline(never)]
@@ -202,10 +258,8 @@ impl<'a> Walk<'a> {
             None => true,
             Some(segment) => segment.is_opening() || (segment.is_midstream() && hash),
         };
-        // A connection that a full table could not store must be able to open and to close.
-        let passes = hash && self.state.table.is_full();
-        if !stores && !passes {
-            return Err(Reason::NoFlow.into());
+        if !(stores || hash && self.may_pass(transport)) {
+            return Err(self.no_flow(packet, transport, service));
         }
         let newcomer = Newcomer {
             direction: Direction::Forward,
@@ -215,7 +269,7 @@ impl<'a> Walk<'a> {
         };
         match self.select(&newcomer) {
             Some(server) => self.place(packet, transport, &newcomer, server, stores),
-            None if !stores => Err(Reason::NoFlow.into()),
+            None if !stores => Err(self.no_flow(packet, transport, service)),
             None => Err(self.no_server(packet, transport, service)),
         }
     }
@@ -230,7 +284,7 @@ impl<'a> Walk<'a> {
     ) -> Stage<Departure> {
         let stores = transport.segment.as_ref().is_none_or(Segment::is_midstream);
         let world = self.world;
-        let services = if stores || self.state.table.is_full() {
+        let services = if stores || self.may_pass(transport) {
             world.hash_services(endpoint)
         } else {
             &[]
@@ -253,6 +307,13 @@ impl<'a> Walk<'a> {
             }
         }
         Err(Reason::NoFlow.into())
+    }
+
+    /// Whether a segment that stores no flow may be placed by a hash: the end of a connection that began before us, and all of one that a full table could
+    /// not store: it must be able to open and to close.
+    fn may_pass(&self, transport: &Transport) -> bool {
+        let ends = transport.segment.is_some_and(|segment| segment.is_ending());
+        ends || self.state.table.is_full()
     }
 
     fn select(&mut self, newcomer: &Newcomer) -> Option<u32> {
@@ -330,37 +391,52 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Evict if the table is full: half-open flows first, then closing, then the longest idle beyond the floor (behaviour 7). `false`: still full.
+    /// Evict if the table is full (behaviour 7). `false`: still full.
     fn make_room(&mut self) -> bool {
         if !self.state.table.is_full() {
             return true;
         }
-        let table = &self.state.table;
-        let idle = |class| {
-            table
-                .head(class)
-                .map(|number| (table.entry(number).last_seen, number))
-        };
-        let idlest = [idle(Class::Established), idle(Class::Udp)]
-            .into_iter()
-            .flatten()
-            .min_by_key(|&(seen, _)| seen);
-        let floor = self.world.snapshot.timeouts.idle_floor_ns;
-        let idlest = idlest.filter(|&(seen, _)| self.now.saturating_sub(seen) > floor);
-        let victim = table
-            .head(Class::HalfOpen)
-            .map(|number| (number, Event::FlowEvictedHalfOpen));
-        let victim = victim.or_else(|| {
-            table
-                .head(Class::Closing)
-                .map(|number| (number, Event::FlowEvictedClosing))
-        });
-        let victim = victim.or_else(|| idlest.map(|(_, number)| (number, Event::FlowEvictedIdle)));
-        let Some((number, event)) = victim else {
+        let Some((number, event)) = self.victim() else {
             return false;
         };
         forget(self.state, number, Some(event));
         true
+    }
+
+    /// The flow that goes first when another needs its place: unconfirmed ones, then handshakes, then what is over, then the longest idle. What a server has
+    /// answered and was heard of lately stays: a newcomer has not been answered yet.
+    fn victim(&self) -> Option<(u32, Event)> {
+        let table = &self.state.table;
+        let timeouts = &self.world.snapshot.timeouts;
+        let idle = |list| {
+            let number = table.head(list)?;
+            let idle = self.now.saturating_sub(table.entry(number).last_seen);
+            Some((idle, number))
+        };
+        let idlest = |lists: [FlowState; 2]| {
+            let [first, second] = lists.map(idle);
+            match (first, second) {
+                (Some(first), Some(second)) if second.0 > first.0 => Some(second),
+                (first, second) => first.or(second),
+            }
+        };
+        let beyond = |floor, flow: Option<(u64, u32)>| flow.filter(|&(idle, _)| idle > floor);
+        let handshake_floor = timeouts.idle_floor_ns.min(timeouts.half_open_ns / 10);
+        let unconfirmed = idlest([FlowState::Pickup, FlowState::UdpUnreplied]);
+        let answered = || beyond(handshake_floor, idle(FlowState::SynReceived));
+        let longest = || {
+            beyond(
+                timeouts.idle_floor_ns,
+                idlest([FlowState::Established, FlowState::Udp]),
+            )
+        };
+        let by = |event| move |(_, number): (u64, u32)| (number, event);
+        unconfirmed
+            .map(by(Event::FlowEvictedUnconfirmed))
+            .or_else(|| idle(FlowState::SynSent).map(by(Event::FlowEvictedHalfOpen)))
+            .or_else(|| answered().map(by(Event::FlowEvictedHalfOpen)))
+            .or_else(|| idle(FlowState::Closing).map(by(Event::FlowEvictedClosing)))
+            .or_else(|| longest().map(by(Event::FlowEvictedIdle)))
     }
 
     fn insert(
@@ -378,9 +454,9 @@ impl<'a> Walk<'a> {
         } = *newcomer;
         let (server, endpoint) = ids;
         let state = match &transport.segment {
-            None => FlowState::Udp,
+            None => FlowState::UdpUnreplied,
             Some(segment) if segment.is_opening() => FlowState::SynSent,
-            Some(_) => FlowState::Established,
+            Some(_) => FlowState::Pickup,
         };
         let mut entry = Entry::new(
             client,
@@ -400,14 +476,20 @@ impl<'a> Walk<'a> {
         let table = &mut self.state.table;
         let number = table.insert(entry, self.world.timeout(state));
         if let Some(segment) = &transport.segment {
-            let ack = (state == FlowState::Established).then_some(segment.acknowledgement);
-            let next = Some(segment.end);
-            table
-                .flow_mut(number)
-                .set_seen(direction, Seen { next, ack });
+            let mut flow = table.flow_mut(number);
+            if state == FlowState::SynSent {
+                flow.begin(segment);
+                measure::begin(&mut flow, self.now);
+            } else {
+                flow.set_snd_nxt(direction, segment.end);
+                flow.set_rcv_nxt(direction, segment.acknowledgement);
+            }
         }
         self.state.ends.begin(number, self.now);
         self.state.counters.flow_created(service, server);
+        if state.is_active() {
+            self.state.counters.flow_active(server);
+        }
     }
 
     /// Count, then rewrite and send. `last_hop`: where the client's packets came from, if that is known.
@@ -427,6 +509,20 @@ impl<'a> Walk<'a> {
             self.found.reply_key = Some(reply_key(packet.meta, direction, facts.endpoint));
         }
         self.send_translated(packet, direction, facts, last_hop)
+    }
+
+    /// A segment of no flow: dropped, or answered by a RST where the service says so, so that a client whose flow is gone learns at once (behaviour 2).
+    fn no_flow(&mut self, packet: &Packet, transport: &Transport, service: u32) -> Verdict {
+        let answers = self
+            .world
+            .service(service)
+            .is_some_and(|service| service.reset_without_flow);
+        match &transport.segment {
+            Some(segment) if answers && segment.has(flag::ACK) => {
+                self.reset_sender(packet, transport, segment, Reason::NoFlow)
+            }
+            _ => Reason::NoFlow.into(),
+        }
     }
 
     /// Rule 8, *Place*, 1: nobody is there.

@@ -4,7 +4,8 @@ use super::Walk;
 use super::flows::{forget, is_expired};
 use crate::counters::Event;
 use crate::datapath::{Offload, Output};
-use crate::flow::tcp::{Seen, State};
+use crate::flow::table::Flow;
+use crate::flow::tcp::State;
 use crate::next_hop::Hop;
 use crate::reply::reset_packet;
 use crate::verdict::Direction;
@@ -21,7 +22,7 @@ impl Walk<'_> {
         let numbers = self.first_flows_of(server, limit);
         for &number in &numbers {
             let entry = self.state.table.entry(number);
-            let is_silent = matches!(entry.state(), State::Udp | State::Closing);
+            let is_silent = entry.state().is_udp() || entry.state() == State::Closing;
             if !is_silent && !entry.is_tagged() {
                 self.reset_ends(number);
             }
@@ -57,7 +58,10 @@ impl Walk<'_> {
     fn reset_ends(&mut self, number: u32) {
         let entry = *self.state.table.entry(number);
         let flow = self.state.table.flow_mut(number);
-        let (forward, reply) = (flow.seen(Direction::Forward), flow.seen(Direction::Reply));
+        let (to_client, to_server) = (
+            Numbers::of(&flow, Direction::Reply),
+            Numbers::of(&flow, Direction::Forward),
+        );
         let world = self.world;
         let (Some(service), Some(facts)) =
             (world.service(entry.service), world.server(entry.server))
@@ -70,13 +74,13 @@ impl Walk<'_> {
         let client = (entry.client(), entry.client_port);
         let vip = (address_number(service.address), service.port);
         if let Ok(hop) = self.way_back(client.0, Some(entry.last_hop())) {
-            let numbers = expected(&reply, &forward, Some(0));
-            self.reset(&hop, vip, client, numbers, forward.next.or(reply.ack));
+            let numbers = to_client.sequences(Some(0));
+            self.reset(&hop, vip, client, numbers, to_client.acknowledgement);
         }
         if let Some(hop) = facts.hop {
-            let numbers = expected(&forward, &reply, None);
+            let numbers = to_server.sequences(None);
             let real = (facts.address, real.port);
-            self.reset(&hop, client, real, numbers, reply.next.or(forward.ack));
+            self.reset(&hop, client, real, numbers, to_server.acknowledgement);
         }
     }
 
@@ -111,11 +115,34 @@ impl Walk<'_> {
     }
 }
 
-/// The sequence numbers that the receiving end may expect: what follows the last segment `sent` to it, and what it `answered`. `unknown`: when there is none.
-fn expected(sent: &Seen, answered: &Seen, unknown: Option<u32>) -> [Option<u32>; 2] {
-    let second = answered.ack.filter(|&ack| Some(ack) != sent.next);
-    if sent.next.is_none() && second.is_none() {
-        return [unknown, None];
+/// What a reset in one direction has to say.
+struct Numbers {
+    /// What its side sends next, as far as is known.
+    snd_nxt: Option<u32>,
+    /// What the other side has acknowledged.
+    acknowledged: Option<u32>,
+    /// What it acknowledges itself.
+    acknowledgement: Option<u32>,
+}
+
+impl Numbers {
+    fn of(flow: &Flow, direction: Direction) -> Self {
+        let other = direction.other();
+        Self {
+            snd_nxt: flow.snd_nxt(direction),
+            acknowledged: flow.rcv_nxt(other),
+            acknowledgement: flow.snd_nxt(other).or(flow.rcv_nxt(direction)),
+        }
     }
-    [sent.next, second]
+
+    /// The sequence numbers that the receiving end may expect. `unknown`: when there is none.
+    fn sequences(&self, unknown: Option<u32>) -> [Option<u32>; 2] {
+        let second = self
+            .acknowledged
+            .filter(|&number| Some(number) != self.snd_nxt);
+        if self.snd_nxt.is_none() && second.is_none() {
+            return [unknown, None];
+        }
+        [self.snd_nxt, second]
+    }
 }

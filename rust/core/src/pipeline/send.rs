@@ -6,6 +6,7 @@ use super::icmp::rewrite_error;
 use super::{Departure, Stage, Walk};
 use crate::datapath::{Offload, Output};
 use crate::flow::table::LastHop;
+use crate::flow::tcp::Segment;
 use crate::fragment;
 use crate::next_hop::Hop;
 use crate::packet::{Meta, Packet, gso};
@@ -297,12 +298,7 @@ impl Walk<'_> {
 
     /// No server: a reset, or port unreachable, from the VIP.
     pub(super) fn refuse(&mut self, packet: &Packet, transport: &Transport) -> Verdict {
-        let Meta {
-            interface,
-            link,
-            ip,
-            ..
-        } = *packet.meta;
+        let ip = packet.meta.ip;
         let Some(segment) = &transport.segment else {
             let kind = if ip.v4 {
                 message::PORT_UNREACHABLE_V4
@@ -311,11 +307,28 @@ impl Walk<'_> {
             };
             return self.error_from(packet, ip.destination, Reason::NoServer, kind, 0);
         };
+        self.reset_sender(packet, transport, segment, Reason::NoServer)
+    }
+
+    /// A RST to the sender of a segment, from the address it was sent to (RFC 9293 3.5.2). None to a RST: a drop with the same reason.
+    pub(super) fn reset_sender(
+        &mut self,
+        packet: &Packet,
+        transport: &Transport,
+        segment: &Segment,
+        reason: Reason,
+    ) -> Verdict {
+        let Meta {
+            interface,
+            link,
+            ip,
+            ..
+        } = *packet.meta;
         let Some(port) = self.world.port(interface) else {
-            return Reason::NoServer.into();
+            return reason.into();
         };
         if segment.has(flag::RST) {
-            return Reason::NoServer.into();
+            return reason.into();
         }
         if !self.take_token() {
             return Reason::RateLimited.into();
@@ -326,7 +339,7 @@ impl Walk<'_> {
             interface,
             reply::reset(packet.frame, link, port.mac, from, to, segment),
         );
-        Verdict::Reply(Reason::NoServer)
+        Verdict::Reply(reason)
     }
 
     /// One packet of our own, if the rate allows it.

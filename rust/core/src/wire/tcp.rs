@@ -1,4 +1,4 @@
-//! TCP (RFC 9293): the fixed header. Options are never read or changed: they pass byte-equal.
+//! TCP (RFC 9293): the fixed header. Options are never changed: they pass byte-equal. Of a SYN the window scale is read.
 
 use std::borrow::{Borrow, BorrowMut};
 
@@ -91,9 +91,46 @@ pub const fn is_nonsense(flags: u8) -> bool {
     syn_with || six == 0 || fin_without_ack
 }
 
+/// The shift that a window scale option among these option bytes offers (RFC 7323 2.2), as it stands there. `None`: there is none, or an option before it is
+/// malformed.
+#[must_use]
+pub fn window_scale(mut options: &[u8]) -> Option<u8> {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const WINDOW_SCALE: u8 = 3;
+    loop {
+        let len = match *options {
+            [] | [END, ..] => return None,
+            [NO_OPERATION, ..] => 1,
+            [WINDOW_SCALE, 3, shift, ..] => return Some(shift),
+            [_, len, ..] if len >= 2 => usize::from(len),
+            _ => return None,
+        };
+        options = options.get(len..)?;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn window_scale_table() {
+        let cases: [(&[u8], Option<u8>); 9] = [
+            (&[], None),
+            (&[3, 3, 7], Some(7)),
+            (&[2, 4, 5, 0xb4, 1, 3, 3, 14], Some(14)),
+            (&[0, 3, 3, 7], None),
+            (&[3, 3], None),
+            (&[3, 2, 7, 0], None),
+            (&[8, 1, 3, 3, 7], None),
+            (&[8, 10, 3, 3, 7], None),
+            (&[1, 1, 3, 3, 255], Some(255)),
+        ];
+        for (options, expected) in cases {
+            assert_eq!(window_scale(options), expected, "{options:?}");
+        }
+    }
 
     #[test]
     fn own_header_written_reads_back() {

@@ -12,6 +12,7 @@ SEQUENCE = 4
 ACKNOWLEDGEMENT = 8
 DATA_OFFSET = 12
 FLAGS = 13
+WINDOW = 14
 CHECKSUM = 16
 
 FIN = 0x01
@@ -19,6 +20,9 @@ SYN = 0x02
 RST = 0x04
 ACK = 0x10
 FLAGS_MASK = 0x3F  # the six of RFC 793; ECE and CWR say nothing about a connection's state
+
+OPTION_END, OPTION_NOP, OPTION_WINDOW_SCALE = 0, 1, 3
+MOST_SCALE = 14  # RFC 7323 2.3: a larger shift counts as this
 
 LAYOUT = struct.Struct("!HHIIBBHHH")
 
@@ -31,6 +35,24 @@ def flags_are_nonsense(flags: int) -> bool:
     if flags & SYN and flags & (FIN | RST):
         return True
     return bool(flags & FIN and not flags & ACK)
+
+
+def window_scale(options: bytes) -> int | None:
+    """
+    Return the shift that a window scale option offers, as it stands there (RFC 7323 2.2).
+
+    Returns:
+        None when there is none, or an option before it is malformed.
+    """
+    at = 0
+    while at < len(options) and options[at] != OPTION_END:
+        length = 1 if options[at] == OPTION_NOP else options[at + 1] if at + 1 < len(options) else 0
+        if options[at] != OPTION_NOP and length < 2:
+            return None
+        if options[at] == OPTION_WINDOW_SCALE and length == 3 and at + 2 < len(options):
+            return options[at + 2]
+        at += length
+    return None
 
 
 def reset_segment(source: bytes, destination: bytes, ports: tuple[int, int], seq: int, ack: int | None) -> bytes:

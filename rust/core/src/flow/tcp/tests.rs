@@ -1,0 +1,322 @@
+//! What each kind of segment may change.
+
+use super::*;
+use crate::flow::table::{Annex, Cold, Entry};
+use Direction::{Forward, Reply};
+use State::{Closing, Established, Pickup, SynReceived, SynSent};
+
+const SYN: u8 = flag::SYN;
+const ACK: u8 = flag::ACK;
+const FIN: u8 = flag::FIN;
+const RST: u8 = flag::RST;
+const SYN_ACK: u8 = SYN | ACK;
+const FIN_ACK: u8 = FIN | ACK;
+
+/// (direction, control bits, sequence, acknowledgement, bytes of data)
+type Step5 = (Direction, u8, u32, u32, usize);
+
+#[derive(Default)]
+struct Scene {
+    entry: Entry,
+    annex: Annex,
+    cold: Cold,
+}
+
+impl Scene {
+    fn flow(&mut self) -> Flow<'_> {
+        Flow::new(&mut self.entry, &mut self.annex, &mut self.cold)
+    }
+
+    fn new(state: State) -> Self {
+        let mut scene = Self::default();
+        scene.entry.set_state(state);
+        scene
+    }
+
+    /// The client's SYN: 100.
+    fn opened() -> Self {
+        let mut scene = Self::new(SynSent);
+        let syn = Segment::new(100, 0, SYN, 0).with_window(1000, NO_SCALE);
+        scene.flow().begin(&syn);
+        scene
+    }
+
+    /// And the handshake: 101, 501.
+    fn established() -> Self {
+        let mut scene = Self::opened();
+        let states = scene.run(&[(Reply, SYN_ACK, 500, 101, 0), (Forward, ACK, 101, 501, 0)]);
+        assert_eq!(states, [SynReceived, Established]);
+        scene
+    }
+
+    fn take(&mut self, (direction, flags, sequence, ack, len): Step5) -> Result<Step, Reason> {
+        let segment = Segment::new(sequence, ack, flags, len).with_window(1000, NO_SCALE);
+        let step = follow(&mut self.flow(), direction, &segment)?;
+        self.entry.set_state(step.state);
+        Ok(step)
+    }
+
+    /// Take segments that are not dropped; the state after each.
+    fn run(&mut self, steps: &[Step5]) -> Vec<State> {
+        let state = |&step| self.take(step).expect("it is handed on").state;
+        steps.iter().map(state).collect()
+    }
+
+    fn believes(&mut self, step: Step5) -> bool {
+        self.take(step).is_ok_and(|step| step.believed)
+    }
+}
+
+/// behaviour 3: established after SYN/ACK and the ACK of it, closing after both FINs.
+#[test]
+fn follow_whole_connection_passes_states() {
+    let states = Scene::opened().run(&[
+        (Forward, SYN, 100, 0, 0),
+        (Reply, SYN_ACK, 500, 101, 0),
+        (Reply, SYN_ACK, 500, 101, 0),
+        (Forward, ACK, 101, 501, 0),
+        (Forward, ACK, 101, 501, 10),
+        (Reply, FIN_ACK, 501, 111, 0),
+        (Reply, FIN_ACK, 501, 111, 0),
+        (Forward, FIN_ACK, 111, 502, 0),
+        (Reply, ACK, 502, 112, 0),
+    ]);
+    let expected = [
+        SynSent,
+        SynReceived,
+        SynReceived,
+        Established,
+        Established,
+        Established,
+        Established,
+        Closing,
+        Closing,
+    ];
+    assert_eq!(states, expected);
+}
+
+/// behaviour 3, RFC 5382 REQ-2: both SYNs may cross, in any order in which they and their answers can pass us; a server may answer in two segments.
+#[test]
+fn follow_crossed_handshakes_are_established() {
+    let (server_syn, client_answers) = ((Reply, SYN, 500, 0, 0), (Forward, SYN_ACK, 100, 501, 0));
+    let server_answers = (Reply, SYN_ACK, 500, 101, 0);
+    let orders: [&[Step5]; 4] = [
+        &[server_syn, client_answers, server_answers],
+        &[server_syn, server_answers, client_answers],
+        &[server_syn, client_answers, (Reply, ACK, 501, 101, 0)],
+        &[(Reply, ACK, 500, 101, 0), server_syn, client_answers],
+    ];
+    for order in orders {
+        let mut scene = Scene::opened();
+        assert_eq!(scene.run(order).last(), Some(&Established), "{order:?}");
+        assert!(scene.believes((Forward, ACK, 101, 501, 5)), "{order:?}");
+        assert!(scene.believes((Reply, ACK, 501, 106, 5)), "{order:?}");
+    }
+}
+
+/// behaviour 3: the third segment acknowledges that very SYN/ACK, and at most what followed it.
+#[test]
+fn follow_third_segment_needs_both_numbers() {
+    for (sequence, ack, expected) in [
+        (101, 501, Established),
+        (101, 500, SynReceived),
+        (101, 502, SynReceived),
+        (101, 0x5555_5555, SynReceived),
+        (101 + 5000, 501, SynReceived),
+    ] {
+        let mut scene = Scene::opened();
+        scene.run(&[(Reply, SYN_ACK, 500, 101, 0)]);
+        let states = scene.run(&[(Forward, ACK, sequence, ack, 0)]);
+        assert_eq!(states, [expected], "{sequence} {ack}");
+    }
+}
+
+/// behaviour 5: the client's first SYN and its last may be answered, no other number; nothing else than a SYN/ACK opens.
+#[test]
+fn follow_syn_ack_needs_number_of_a_syn() {
+    for (ack, expected) in [
+        (101, SynReceived),
+        (9001, SynReceived),
+        (7001, SynSent),
+        (102, SynSent),
+    ] {
+        let mut scene = Scene::opened();
+        scene.run(&[(Forward, SYN, 7000, 0, 0), (Forward, SYN, 9000, 0, 0)]);
+        assert_eq!(scene.run(&[(Reply, SYN_ACK, 500, ack, 0)]), [expected]);
+    }
+}
+
+/// behaviour 5: a reset is believed exactly where it is waited for, handed on in the window, dropped elsewhere.
+#[test]
+fn follow_reset_table() {
+    let believed = Ok((Closing, true));
+    let handed_on = Ok((Established, false));
+    let dropped = Err(Reason::RstWindow);
+    let cases = [
+        ((Forward, RST, 111, 0), believed),
+        ((Forward, RST, 101, 0), believed), // What the server acknowledged last.
+        ((Forward, RST, 110, 0), handed_on),
+        ((Forward, RST, 112, 0), handed_on),
+        ((Forward, RST, 101 + 1000, 0), handed_on),
+        ((Forward, RST, 101 + 1001, 0), dropped),
+        ((Forward, RST, 100, 0), dropped),
+        ((Forward, RST, 0x8000_0000, 0), dropped),
+        ((Reply, RST, 501, 0), believed),
+        ((Reply, RST | ACK, 0, 111), dropped),
+    ];
+    for ((direction, flags, sequence, ack), expected) in cases {
+        let mut scene = Scene::established();
+        scene.run(&[(Forward, ACK, 101, 501, 10)]);
+        let step = scene.take((direction, flags, sequence, ack, 0));
+        let step = step.map(|step| (step.state, step.believed));
+        assert_eq!(step, expected, "{direction:?} {sequence}");
+    }
+}
+
+/// behaviour 5: a refused connection: RST+ACK to the SYN, also to one sent again after its SYN+ACK was lost.
+#[test]
+fn follow_reset_of_syn_needs_right_ack() {
+    let mut answered = Scene::opened();
+    answered.run(&[(Reply, SYN_ACK, 500, 101, 0)]);
+    assert!(answered.believes((Reply, RST | ACK, 0, 101, 0)));
+    assert!(Scene::opened().believes((Reply, RST | ACK, 0, 101, 0)));
+    for (flags, ack) in [(RST | ACK, 100), (RST, 101)] {
+        let step = Scene::opened().take((Reply, flags, 0, ack, 0));
+        assert_eq!(step, Err(Reason::RstWindow));
+    }
+}
+
+/// behaviour 5: the reset of the second side passes after that of the first.
+#[test]
+fn follow_reset_of_second_side_is_handed_on() {
+    let mut scene = Scene::established();
+    assert!(scene.believes((Forward, RST, 101, 0, 0)));
+    assert!(scene.take((Reply, RST, 7, 0, 0)).is_ok());
+}
+
+/// behaviour 5: the five spoofed segments, and brothers of theirs.
+#[test]
+fn follow_guesses_change_nothing() {
+    let far = [0xffff_0000, 101 + 0x1000_0000, 101 + 0x7fff_ff00, 1 << 31];
+    for guess in far {
+        for flags in [ACK, FIN_ACK, SYN, SYN_ACK, 0x08] {
+            let mut scene = Scene::established();
+            let before = (*scene.flow().side(Forward), *scene.flow().side(Reply));
+            let step = scene.take((Forward, flags, guess, 0x6000_0000, 0)).unwrap();
+            assert_eq!((step.state, step.believed), (Established, false));
+            let after = (*scene.flow().side(Forward), *scene.flow().side(Reply));
+            if flags & SYN == 0 {
+                assert_eq!(before, after);
+            }
+            assert!(scene.take((Forward, RST, guess, 0, 0)).is_err());
+            assert!(scene.believes((Forward, ACK, 101, 501, 100)));
+        }
+    }
+}
+
+/// behaviour 5: a window reaches as far as was advertised, scaled, and a number more; and as far back.
+#[test]
+fn follow_scaled_window_table() {
+    for (scale, reach) in [(NO_SCALE, 1000), (2, 4000), (MOST_SCALE, 1000 << 14)] {
+        let opened = || {
+            let mut scene = Scene::new(SynSent);
+            let syn = Segment::new(100, 0, SYN, 0).with_window(1000, scale);
+            scene.flow().begin(&syn);
+            let answer = Segment::new(500, 101, SYN_ACK, 0).with_window(1000, scale);
+            let step = follow(&mut scene.flow(), Reply, &answer).unwrap();
+            scene.entry.set_state(step.state);
+            scene.run(&[(Forward, ACK, 101, 501, 0), (Reply, ACK, 501, 101, 0)]);
+            scene
+        };
+        for (offset, expected) in [
+            (0, true),
+            (reach + 1, true),
+            (reach + 2, false),
+            (0u32.wrapping_sub(reach + 1), true),
+            (0u32.wrapping_sub(reach + 2), false),
+        ] {
+            let step = (Forward, ACK, 101u32.wrapping_add(offset), 501, 0);
+            assert_eq!(opened().believes(step), expected, "{scale} {offset}");
+            let step = (Forward, ACK, 101, 501u32.wrapping_add(offset), 0);
+            assert_eq!(opened().believes(step), expected, "{scale} {offset}");
+        }
+    }
+}
+
+/// RFC 7323 2.2: a shift counts if both sides offer one, and never for the windows of SYNs.
+#[test]
+fn follow_scale_of_one_side_is_none() {
+    let mut scene = Scene::new(SynSent);
+    let syn = Segment::new(100, 0, SYN, 0).with_window(1001, 2);
+    scene.flow().begin(&syn);
+    scene.run(&[(Reply, SYN_ACK, 500, 101, 0)]);
+    assert_eq!(scene.flow().side(Forward).window(), 1001);
+    let mut both = Scene::new(SynSent);
+    both.flow().begin(&syn);
+    let answer = Segment::new(500, 101, SYN_ACK, 0).with_window(999, 3);
+    follow(&mut both.flow(), Reply, &answer).unwrap();
+    let windows = [Forward, Reply].map(|side| both.flow().side(side).window());
+    assert_eq!(windows, [1004, 1000], "rounded up to what can be said");
+}
+
+/// behaviour 3: a FIN counts in sequence, or once it is acknowledged; elsewhere it is none of the peer's.
+#[test]
+fn follow_fins_close_in_sequence_or_acknowledged() {
+    let mut scene = Scene::established();
+    let states = scene.run(&[
+        (Reply, FIN_ACK, 501, 101, 0),
+        (Forward, FIN_ACK, 301, 502, 0),
+        (Forward, ACK, 101, 502, 200),
+        (Reply, ACK, 502, 301, 0),
+        (Reply, ACK, 502, 302, 0),
+    ]);
+    let expected = [Established, Established, Established, Established, Closing];
+    assert_eq!(states, expected);
+    let mut blind = Scene::established();
+    let states = blind.run(&[
+        (Forward, FIN_ACK, 0x7000_0000, 501, 0),
+        (Reply, FIN_ACK, 501, 101, 0),
+    ]);
+    assert_eq!(states, [Established, Established]);
+}
+
+/// behaviour 5: a SYN inside an established flow changes nothing; a SYN/ACK that acknowledges it starts the numbers anew.
+#[test]
+fn follow_new_incarnation_restarts_numbers() {
+    let mut scene = Scene::established();
+    assert!(!scene.believes((Forward, SYN, 0x4000_0000, 0, 0)));
+    assert!(scene.believes((Forward, ACK, 101, 501, 7)));
+    assert!(!scene.believes((Reply, SYN_ACK, 0x7000_0000, 0x4000_0002, 0)));
+    let step = scene.take((Reply, SYN_ACK, 0x7000_0000, 0x4000_0001, 0));
+    assert!(step.is_ok_and(|step| step.restarted && step.state == Established));
+    assert!(scene.take((Forward, RST, 108, 0, 0)).is_err());
+    assert!(scene.believes((Forward, ACK, 0x4000_0001, 0x7000_0001, 10)));
+    assert!(scene.believes((Reply, RST, 0x7000_0001, 0, 0)));
+}
+
+/// behaviour 2: a pickup is confirmed by the other side alone, and by its numbers.
+#[test]
+fn follow_pickup_is_confirmed_by_the_other_side() {
+    let picked = |direction| {
+        let mut scene = Scene::new(Pickup);
+        scene.flow().set_snd_nxt(direction, 5000);
+        scene.flow().set_rcv_nxt(direction, 9000);
+        scene
+    };
+    let mut client = picked(Forward);
+    assert!(!client.believes((Forward, ACK, 0x7000_0000, 1, 0)));
+    assert!(client.believes((Reply, ACK, 9000, 5000, 100)));
+    assert_eq!(client.entry.state(), Established);
+    assert!(client.believes((Forward, ACK, 5000, 9100, 10)));
+    let mut server = picked(Reply);
+    assert!(!server.believes((Forward, ACK, 9000 + 0x5000_0000, 5000, 0)));
+    assert!(server.believes((Forward, ACK, 9000, 5000, 0)));
+    assert_eq!(server.entry.state(), Established);
+}
+
+#[test]
+fn later_wraps_around() {
+    assert_eq!(later(u32::MAX, 3), 3);
+    assert_eq!(later(3, u32::MAX), 3);
+    assert_eq!(later(3, 3 + (1 << 31)), 3);
+}

@@ -1,0 +1,307 @@
+//! behaviour 5, 28: somebody off the path who knows the addresses and ports of a conversation, but none of its numbers, changes nothing about it.
+//!
+//! Each conversation is at some point of its life when an adversary sends any sequence of segments into it: in the client's name, from another interface and
+//! another MAC, and in the server's name from where no server is. Its numbers are drawn without a look at the conversation's. Afterwards the flow's state,
+//! server and idle time are what they were, its replies leave where they left before, and what the two ends send next passes to where it went before.
+//!
+//! `FLOWLB_CONVERSATIONS`: how many; 100 000 by default.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use flowlb_core::datapath::{DataPath, Offload, Output};
+use flowlb_core::plan::SplitMix64;
+use flowlb_core::snapshot::{
+    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
+    Timeouts,
+};
+use flowlb_core::verdict::Verdict;
+
+mod wire;
+
+use wire::{ACK, FIN, PSH, RST, SYN, Wire};
+
+const SECOND: u64 = 1_000_000_000;
+const OURS: [[u8; 6]; 3] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 3]];
+const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 7];
+const ADVERSARY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0x66];
+const CLIENT: [u8; 4] = [203, 0, 113, 7];
+const VIP: [u8; 4] = [198, 18, 1, 100];
+const SERVERS: [[u8; 4]; 2] = [[10, 0, 0, 11], [10, 0, 0, 12]];
+const VIP_PORT: u16 = 80;
+const SERVER_PORT: u16 = 8080;
+
+fn server_mac(address: [u8; 4]) -> [u8; 6] {
+    [2, 0, 0, 0, 2, address[3]]
+}
+
+fn snapshot(selector: Selector) -> Snapshot {
+    let interface = |number: usize| Interface {
+        name: format!("eth{number}"),
+        mac: OURS[number],
+        mtu: 1500,
+        addresses: vec![(IpAddr::from([10, number as u8, 0, 1]), 24)],
+        announce: false,
+    };
+    let plan = Plan {
+        selector,
+        slots: vec![0, 1],
+        scores: vec![],
+        fallback: None,
+        deadline_ns: 0,
+    };
+    let service = Service {
+        name: "web".into(),
+        address: IpAddr::from(VIP),
+        port: VIP_PORT,
+        protocol: Protocol::Tcp,
+        plan,
+        reset_without_server: true,
+        reset_without_flow: false,
+    };
+    let server = |id: u32| Server {
+        name: format!("s{id}"),
+        service: 0,
+        endpoint: id,
+        address: IpAddr::from(SERVERS[id as usize]),
+        port: SERVER_PORT,
+        weight: 1,
+        mac: None,
+    };
+    Snapshot {
+        generation: 1,
+        seed: 1,
+        interfaces: (0..3).map(interface).collect(),
+        services: vec![Some(service)],
+        servers: vec![Some(server(0)), Some(server(1))],
+        forward_transit: false,
+        answer_echo: false,
+        icmp_rate: 1000,
+        timeouts: Timeouts {
+            half_open_ns: 30 * SECOND,
+            established_ns: 7440 * SECOND,
+            closing_ns: 120 * SECOND,
+            udp_ns: 300 * SECOND,
+            idle_floor_ns: 60 * SECOND,
+        },
+        ask: None,
+    }
+}
+
+fn next_hops() -> NextHops {
+    let route = |prefix: [u8; 4], prefix_len, interface| Route {
+        prefix: IpAddr::from(prefix),
+        prefix_len,
+        interface,
+        gateway: None,
+        mtu: None,
+    };
+    let neighbour = |address: [u8; 4]| Neighbour {
+        interface: 1,
+        address: IpAddr::from(address),
+        mac: server_mac(address),
+    };
+    NextHops {
+        routes: vec![route([10, 0, 0, 0], 24, 1), route([0; 4], 0, 0)],
+        neighbours: SERVERS.map(neighbour).to_vec(),
+    }
+}
+
+/// What was sent: the interface and the destination's MAC and address.
+type Way = (u32, [u8; 6], [u8; 4]);
+
+struct Conversation {
+    path: DataPath,
+    random: SplitMix64,
+    now: u64,
+    port: u16,
+    /// What each side sends next: the client, the server.
+    next: [u32; 2],
+    server: [u8; 4],
+}
+
+impl Conversation {
+    fn client(&self, flags: u8, len: usize) -> Wire {
+        Wire {
+            interface: 0,
+            macs: (CLIENT_MAC, OURS[0]),
+            from: (CLIENT, self.port),
+            to: (VIP, VIP_PORT),
+            flags,
+            numbers: (self.next[0], self.next[1]),
+            window: 64240,
+            len,
+        }
+    }
+
+    fn server(&self, flags: u8, len: usize) -> Wire {
+        Wire {
+            interface: 1,
+            macs: (server_mac(self.server), OURS[1]),
+            from: (self.server, SERVER_PORT),
+            to: (CLIENT, self.port),
+            flags,
+            numbers: (self.next[1], self.next[0]),
+            window: 65160,
+            len,
+        }
+    }
+
+    /// Send a segment through; where it leaves.
+    fn pass(&mut self, wire: &Wire) -> (Verdict, Option<Way>) {
+        let mut frame = wire.frame();
+        let mut extra: Vec<Output> = Vec::new();
+        let path = &mut self.path;
+        let outcome = path.process(
+            &mut frame,
+            wire.interface,
+            self.now,
+            Offload::default(),
+            &mut extra,
+        );
+        let way = outcome.sent.map(|sent| {
+            let mac = frame[..6].try_into().expect("six bytes");
+            let address = frame[30..34].try_into().expect("four bytes");
+            (sent.interface, mac, address)
+        });
+        (outcome.verdict, way)
+    }
+
+    fn say(&mut self, from_client: bool, flags: u8, len: usize) -> Way {
+        let wire = if from_client {
+            self.client(flags, len)
+        } else {
+            self.server(flags, len)
+        };
+        let way = self.pass(&wire).1.expect("the ends' own segments pass");
+        let control = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let side = usize::from(!from_client);
+        self.next[side] = self.next[side].wrapping_add(len as u32 + control);
+        way
+    }
+
+    /// Draw a number below a bound.
+    fn draw(&mut self, bound: u64) -> u64 {
+        self.random.draw() % bound
+    }
+
+    /// From the handshake to some point in the middle.
+    fn begin(&mut self) {
+        self.next = [self.random.draw() as u32, self.random.draw() as u32];
+        self.server = self.say(true, SYN, 0).2;
+        self.say(false, SYN | ACK, 0);
+        self.say(true, ACK, 0);
+        for _ in 0..self.draw(6) {
+            self.now += self.draw(SECOND);
+            let (from_client, len) = (self.draw(2) == 0, self.draw(1400) as usize);
+            self.say(from_client, ACK | PSH, len);
+            self.say(!from_client, ACK, 0);
+        }
+        if self.draw(4) == 0 {
+            let from_client = self.draw(2) == 0;
+            self.say(from_client, FIN | ACK, 0);
+            self.say(!from_client, ACK, 0);
+        }
+    }
+
+    /// State, server, idle time.
+    fn seen(&self) -> (&'static str, u32, u64) {
+        let client = IpAddr::from(CLIENT);
+        let flow = self.path.peek(0, client, self.port, self.now).0;
+        let flow = flow.expect("the flow is there");
+        (flow.state, flow.server, flow.idle_ns)
+    }
+
+    /// A segment of the adversary. `guesses`: numbers that it sticks to.
+    fn forge(&mut self, guesses: &[u32]) -> Wire {
+        const FLAGS: [u8; 12] = [
+            ACK,
+            ACK | PSH,
+            RST,
+            RST | ACK,
+            SYN,
+            SYN | ACK,
+            FIN | ACK,
+            FIN | PSH | ACK,
+            PSH,
+            ACK | 0x20,
+            SYN | 0xc0,
+            RST | PSH,
+        ];
+        let number = |this: &mut Self| {
+            let guess = guesses[this.draw(guesses.len() as u64) as usize];
+            guess.wrapping_add([0, 1, 1460, u32::MAX][this.draw(4) as usize])
+        };
+        let numbers = (number(self), number(self));
+        let flags = FLAGS[self.draw(FLAGS.len() as u64) as usize];
+        let len = [0, 0, 1, 1400][self.draw(4) as usize];
+        let as_server = self.draw(4) == 0;
+        let base = if as_server {
+            self.server(flags, len)
+        } else {
+            self.client(flags, len)
+        };
+        let interface = if as_server { 2 } else { self.draw(3) as u32 };
+        Wire {
+            interface,
+            macs: (ADVERSARY_MAC, OURS[interface as usize]),
+            numbers,
+            window: self.random.draw() as u16,
+            ..base
+        }
+    }
+
+    fn attack(&mut self) -> Vec<Wire> {
+        let mut guesses = vec![0, 1 << 31];
+        guesses.extend((0..3).map(|_| self.random.draw() as u32));
+        let mut sent = Vec::new();
+        for _ in 0..=self.draw(8) {
+            let wire = self.forge(&guesses);
+            self.pass(&wire);
+            sent.push(wire);
+        }
+        sent
+    }
+
+    /// Check that an attack changes nothing.
+    fn check(&mut self) {
+        let back = self.say(false, ACK, 0);
+        let there = self.say(true, ACK, 0);
+        self.now += self.draw(60 * SECOND);
+        let before = self.seen();
+        let sent = self.attack();
+        assert_eq!(self.seen(), before, "after {sent:#?}");
+        assert_eq!(self.say(false, ACK, 0), back, "after {sent:#?}");
+        assert_eq!(self.say(true, ACK, 0), there, "after {sent:#?}");
+        assert_eq!(self.seen().2, 0, "the ends are still believed");
+    }
+}
+
+#[test]
+fn adversary_without_numbers_changes_nothing() {
+    let asked = std::env::var("FLOWLB_CONVERSATIONS");
+    let count: u64 = asked.map_or(100_000, |text| text.parse().expect("a number"));
+    let mut path = DataPath::new(1024, [7; 16], 1).expect("a small table");
+    path.publish(snapshot(Selector::Counter));
+    path.set_next_hops(next_hops());
+    let mut conversation = Conversation {
+        path,
+        random: SplitMix64::new(0x00ad_7e25_a217),
+        now: SECOND,
+        port: 0,
+        next: [0; 2],
+        server: Ipv4Addr::UNSPECIFIED.octets(),
+    };
+    for number in 0..count {
+        // Another policy now and then: none of them is asked where a flow is known.
+        if number % 256 == 0 {
+            let mut path = DataPath::new(1024, [7; 16], 1).expect("a small table");
+            let selectors = [Selector::Counter, Selector::HashFlow, Selector::Least];
+            path.publish(snapshot(selectors[(number / 256 % 3) as usize]));
+            path.set_next_hops(next_hops());
+            conversation.path = path;
+        }
+        conversation.port = 1024 + number as u16 % 32768;
+        conversation.begin();
+        conversation.check();
+    }
+}

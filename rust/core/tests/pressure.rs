@@ -1,0 +1,307 @@
+//! behaviour 7: a table at its capacity. Arrivals of all kinds, in any order: whatever goes, no flow that a server has answered and that was heard of lately goes
+//! for one that has not been answered; unconfirmed flows go first; each entry is found by both of its keys; what counts as active is what is.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use flowlb_core::datapath::{DataPath, FlowInfo, Offload};
+use flowlb_core::plan::SplitMix64;
+use flowlb_core::snapshot::{
+    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
+    Timeouts,
+};
+use flowlb_core::verdict::Verdict;
+
+mod wire;
+
+use wire::{ACK, FIN, RST, SYN, Socket, Wire};
+
+const SECOND: u64 = 1_000_000_000;
+const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const THEIRS: [u8; 6] = [2, 0, 0, 0, 0, 9];
+const VIP: [u8; 4] = [198, 18, 1, 100];
+const SERVER: [u8; 4] = [10, 0, 0, 11];
+const CLIENT: [u8; 4] = [203, 0, 113, 7];
+const CAPACITY: u64 = 24;
+const FLOOR: u64 = 60 * SECOND;
+const HANDSHAKE_FLOOR: u64 = 3 * SECOND;
+/// (service port, server port, protocol, selector)
+const SERVICES: [(u16, u16, Protocol, Selector); 4] = [
+    (80, 8080, Protocol::Tcp, Selector::Counter),
+    (81, 8081, Protocol::Tcp, Selector::HashFlow),
+    (53, 5353, Protocol::Udp, Selector::Counter),
+    (54, 5454, Protocol::Udp, Selector::HashSource),
+];
+
+fn snapshot() -> Snapshot {
+    let service = |id: usize| {
+        let (port, _, protocol, selector) = SERVICES[id];
+        Some(Service {
+            name: format!("service{id}"),
+            address: IpAddr::from(VIP),
+            port,
+            protocol,
+            plan: Plan {
+                selector,
+                slots: vec![id as u32],
+                scores: vec![],
+                fallback: None,
+                deadline_ns: 0,
+            },
+            reset_without_server: true,
+            reset_without_flow: false,
+        })
+    };
+    let server = |id: usize| {
+        Some(Server {
+            name: format!("server{id}"),
+            service: id as u32,
+            endpoint: id as u32,
+            address: IpAddr::from(SERVER),
+            port: SERVICES[id].1,
+            weight: 1,
+            mac: None,
+        })
+    };
+    Snapshot {
+        generation: 1,
+        seed: 1,
+        interfaces: vec![Interface {
+            name: "eth0".into(),
+            mac: OURS,
+            mtu: 1500,
+            addresses: vec![(IpAddr::from([10, 0, 0, 1]), 24)],
+            announce: false,
+        }],
+        services: (0..SERVICES.len()).map(service).collect(),
+        servers: (0..SERVICES.len()).map(server).collect(),
+        forward_transit: false,
+        answer_echo: false,
+        icmp_rate: 1000,
+        timeouts: Timeouts {
+            half_open_ns: 30 * SECOND,
+            established_ns: 7440 * SECOND,
+            closing_ns: 120 * SECOND,
+            udp_ns: 300 * SECOND,
+            idle_floor_ns: FLOOR,
+        },
+        ask: None,
+    }
+}
+
+fn next_hops() -> NextHops {
+    let route = |prefix: [u8; 4], prefix_len| Route {
+        prefix: IpAddr::from(prefix),
+        prefix_len,
+        interface: 0,
+        gateway: None,
+        mtu: None,
+    };
+    let neighbour = |address: [u8; 4]| Neighbour {
+        interface: 0,
+        address: IpAddr::from(address),
+        mac: THEIRS,
+    };
+    NextHops {
+        routes: vec![route([10, 0, 0, 0], 24), route([0; 4], 0)],
+        neighbours: vec![neighbour(SERVER), neighbour(CLIENT)],
+    }
+}
+
+/// Service and client port.
+type Name = (u32, u16);
+
+struct Model {
+    path: DataPath,
+    random: SplitMix64,
+    now: u64,
+    /// What each side of a flow sends next: the client, the server.
+    numbers: HashMap<Name, [u32; 2]>,
+}
+
+impl Model {
+    fn draw(&mut self, bound: u64) -> u64 {
+        self.random.draw() % bound
+    }
+
+    fn flows(&self) -> HashMap<Name, FlowInfo> {
+        let flows = self.path.flows(self.now).into_iter();
+        flows
+            .map(|flow| ((flow.service, flow.client_port), flow))
+            .collect()
+    }
+
+    fn wire(&mut self, (service, port): Name, from_client: bool, flags: u8) -> Wire {
+        let (vip_port, server_port, ..) = SERVICES[service as usize];
+        let numbers = self.numbers.entry((service, port)).or_insert([1000, 9000]);
+        let (own, other) = if from_client {
+            (numbers[0], numbers[1])
+        } else {
+            (numbers[1], numbers[0])
+        };
+        let client: Socket = (CLIENT, port);
+        let (from, to) = if from_client {
+            (client, (VIP, vip_port))
+        } else {
+            ((SERVER, server_port), client)
+        };
+        let control = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        numbers[usize::from(!from_client)] = own.wrapping_add(control);
+        Wire {
+            interface: 0,
+            macs: (THEIRS, OURS),
+            from,
+            to,
+            flags,
+            numbers: (own, if flags & ACK != 0 { other } else { 0 }),
+            window: 60000,
+            len: 0,
+        }
+    }
+
+    fn send(&mut self, wire: &Wire) -> Verdict {
+        let mut frame = wire.frame();
+        let mut extra = Vec::new();
+        let path = &mut self.path;
+        path.process(&mut frame, 0, self.now, Offload::default(), &mut extra)
+            .verdict
+    }
+
+    /// Any packet of any flow: mostly new ones, for the table is to be full.
+    fn arrive(&mut self) -> (Name, Wire) {
+        let service = self.draw(4) as u32;
+        let known: Vec<Name> = self.flows().into_keys().collect();
+        let name = if known.is_empty() || self.draw(2) == 0 {
+            let port = 1024 + self.draw(30_000) as u16;
+            self.numbers.remove(&(service, port));
+            (service, port)
+        } else {
+            let mut known = known;
+            known.sort_unstable();
+            known[self.draw(known.len() as u64) as usize]
+        };
+        let is_udp = SERVICES[name.0 as usize].2 == Protocol::Udp;
+        let from_client = self.draw(2) == 0;
+        let flags = match (is_udp, from_client) {
+            (true, _) => 0,
+            (false, true) => [SYN, SYN, ACK, ACK, FIN | ACK, RST][self.draw(6) as usize],
+            (false, false) => [SYN | ACK, SYN | ACK, ACK, FIN | ACK, RST][self.draw(5) as usize],
+        };
+        (name, self.wire(name, from_client, flags))
+    }
+
+    /// Expire all that is due.
+    fn settle(&mut self) {
+        for _ in 0..2 {
+            self.path.tick(self.now, &mut Vec::new());
+        }
+    }
+
+    fn check_counters(&self, flows: &HashMap<Name, FlowInfo>) {
+        let report = self.path.counters();
+        assert_eq!(report.table.entries, flows.len() as u64);
+        for (id, traffic) in report.servers.iter().enumerate() {
+            let is_active = |flow: &&FlowInfo| {
+                flow.server == id as u32
+                    && matches!(
+                        flow.state,
+                        "syn-sent" | "syn-received" | "established" | "udp"
+                    )
+            };
+            let active = flows.values().filter(is_active).count() as u64;
+            assert_eq!(traffic.expect("it is there").flows_active, active);
+        }
+    }
+
+    /// Both keys of each entry find it: a segment of a guess passes and changes nothing; a datagram refreshes.
+    fn check_keys(&mut self, flows: &HashMap<Name, FlowInfo>) {
+        for &(service, port) in flows.keys() {
+            for from_client in [true, false] {
+                let is_udp = SERVICES[service as usize].2 == Protocol::Udp;
+                let mut wire =
+                    self.wire((service, port), from_client, if is_udp { 0 } else { ACK });
+                wire.numbers = (0x7777_7777, 0x7777_7777);
+                let hits = self.hits();
+                assert_eq!(self.send(&wire), Verdict::Forward);
+                assert_eq!(self.hits(), hits + 1);
+            }
+        }
+    }
+
+    fn hits(&self) -> u64 {
+        let events = self.path.counters().events;
+        let hit = events.iter().find(|(name, _)| *name == "flow_hit");
+        hit.expect("it is counted").1
+    }
+
+    fn evictions(&self) -> Vec<(&'static str, u64)> {
+        let events = self.path.counters().events.into_iter();
+        events
+            .filter(|(name, _)| name.starts_with("flow_evicted"))
+            .collect()
+    }
+
+    fn step(&mut self) {
+        self.now += [0, SECOND / 10, SECOND, 20 * SECOND][self.draw(4) as usize];
+        self.settle();
+        let before = self.flows();
+        let (name, wire) = self.arrive();
+        self.send(&wire);
+        let after = self.flows();
+        assert!(after.len() as u64 <= CAPACITY);
+        let gone: Vec<_> = before
+            .iter()
+            .filter(|(key, _)| **key != name && !after.contains_key(key))
+            .collect();
+        assert!(gone.len() <= 1, "one makes room for one");
+        for (_, flow) in gone {
+            assert_may_go(flow, &before);
+        }
+        self.check_counters(&after);
+    }
+}
+
+/// The order of behaviour 7.
+fn assert_may_go(flow: &FlowInfo, before: &HashMap<Name, FlowInfo>) {
+    let any = |states: &[&str]| before.values().any(|flow| states.contains(&flow.state));
+    let unconfirmed = ["pickup", "udp-unreplied"];
+    match flow.state {
+        "pickup" | "udp-unreplied" => return,
+        "syn-sent" | "closing" => {}
+        "syn-received" => assert!(flow.idle_ns > HANDSHAKE_FLOOR, "{flow:?}"),
+        _ => assert!(flow.idle_ns > FLOOR, "{flow:?}"),
+    }
+    assert!(!any(&unconfirmed), "{flow:?} before an unconfirmed one");
+    if flow.state != "syn-sent" {
+        assert!(!any(&["syn-sent"]), "{flow:?} before one without an answer");
+    }
+    if flow.state != "syn-sent" && flow.state != "syn-received" && flow.state != "closing" {
+        assert!(!any(&["closing"]), "{flow:?} before one that is over");
+    }
+}
+
+#[test]
+fn table_at_capacity_keeps_what_servers_answered() {
+    let mut evicted = 0;
+    for seed in 0..60 {
+        let mut path = DataPath::new(CAPACITY, [7; 16], 1).expect("a small table");
+        path.publish(snapshot());
+        path.set_next_hops(next_hops());
+        let mut model = Model {
+            path,
+            random: SplitMix64::new(seed),
+            now: SECOND,
+            numbers: HashMap::new(),
+        };
+        for _ in 0..400 {
+            model.step();
+        }
+        let flows = model.flows();
+        model.check_keys(&flows);
+        for (kind, (name, count)) in model.evictions().into_iter().enumerate() {
+            evicted |= u32::from(count > 0) << kind;
+            assert!(name.starts_with("flow_evicted"));
+        }
+    }
+    assert_eq!(evicted, 0b1111, "each step of the order was met");
+}

@@ -1,0 +1,130 @@
+"""
+behaviour 5, 28: a sender off the path who knows the addresses and ports of a conversation, but none of its numbers.
+
+The property that `rust/core/tests/adversary.rs` shows for 100 000 drawn conversations, with Hypothesis looking for the
+sequence that breaks it, on both backends.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from helpers import (
+    CLIENT,
+    CLIENT_PORT,
+    PROPERTY,
+    ROUTER_MAC_1,
+    SERVER_PORT,
+    SERVERS,
+    VIP,
+    WEB_PORT,
+    Box,
+    from_client,
+    from_server,
+    make_snapshot,
+    only_frame,
+    request,
+    response,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+ADVERSARY_MAC = "aa:aa:aa:00:00:66"
+FLAGS = ("A", "PA", "R", "RA", "S", "SA", "FA", "FPA", "P", "UA", "SEC", "RP")
+GUESSES = (0, 2**31, 0x12345678, 0x87654321, 0xDEADBEEF)
+
+
+class Forged(NamedTuple):
+    """A segment of the adversary. `seq`, `ack`: a guess and what is added to it; it comes in by eth1."""
+
+    flags: str
+    seq: tuple[int, int]
+    ack: tuple[int, int]
+    window: int
+    data: bool
+    as_server: bool
+
+
+NUMBERS = st.tuples(st.sampled_from(GUESSES), st.sampled_from((0, 1, 1460, -1)))
+FORGED = st.builds(
+    Forged, st.sampled_from(FLAGS), NUMBERS, NUMBERS, st.sampled_from((0, 1, 65535)), st.booleans(), st.booleans()
+)
+
+
+class Conversation:
+    """A client and a server that know their numbers, through a box, and the adversary beside them."""
+
+    def __init__(self, backend: str, selector: str, secret: int) -> None:
+        self.box = Box(backend, make_snapshot(selector))
+        # Secrets are not drawn by Hypothesis: it would learn them.
+        self.client, self.server = (random.Random(secret).getrandbits(32) for _ in range(2))
+        self.index = 0
+
+    def say(self, by_client: bool, flags: str, data: bytes = b"") -> tuple[str, str, str]:
+        """Send a segment with the true numbers; return where it left: interface, MAC, address."""
+        seq, ack = (self.client, self.server) if by_client else (self.server, self.client)
+        ack = ack if "A" in flags else 0
+        if by_client:
+            result = self.box.send(from_client(request(flags, seq, ack, data)))
+            self.client = (self.client + len(data) + ("S" in flags) + ("F" in flags)) % 2**32
+        else:
+            result = self.box.send(from_server(response(flags, seq, ack, data), self.index))
+            self.server = (self.server + len(data) + ("S" in flags) + ("F" in flags)) % 2**32
+        sent = only_frame(result)
+        return result.out[0][0], sent.dst, sent[IP].dst
+
+    def begin(self, half_closed: bool) -> None:
+        """Open it, and let the server have its say."""
+        self.index = SERVERS.index(self.say(True, "S")[2])
+        self.say(False, "SA")
+        self.say(True, "A")
+        self.say(True, "PA", b"GET")
+        self.say(False, "PA", b"200")
+        if half_closed:
+            self.say(False, "FA")
+        self.say(True, "A")
+
+    def forge(self, forged: Forged) -> None:
+        """Send a segment of the adversary."""
+        seq, ack = (sum(number) % 2**32 for number in (forged.seq, forged.ack))
+        ends = (SERVERS[self.index], CLIENT) if forged.as_server else (CLIENT, VIP)
+        ports = (SERVER_PORT["tcp"], CLIENT_PORT) if forged.as_server else (CLIENT_PORT, WEB_PORT)
+        layer = TCP(
+            sport=ports[0], dport=ports[1], flags=forged.flags, seq=seq, ack=ack, window=forged.window
+        ) / Raw(b"x" * forged.data)
+        frame = Ether(src=ADVERSARY_MAC, dst=ROUTER_MAC_1) / IP(src=ends[0], dst=ends[1]) / layer
+        self.box.send(frame, interface=1)
+
+    def seen(self) -> tuple[str, str, float]:
+        """State, server, idle time."""
+        [flow] = self.box.path.flows(self.box.now)
+        return flow.state, flow.server, flow.idle_s
+
+
+@given(
+    selector=st.sampled_from(("counter", "hash-flow", "least")),
+    half_closed=st.booleans(),
+    secret=st.integers(0, 2**32),
+    idle=st.sampled_from((0.0, 0.5, 70.0, 7000.0)),
+    attack=st.lists(FORGED, min_size=1, max_size=8),
+)
+@settings(PROPERTY, max_examples=400)
+def test_adversary_without_numbers_changes_nothing(
+    backend: str, selector: str, half_closed: bool, secret: int, idle: float, attack: list[Forged]
+) -> None:
+    """behaviour 5, 28: state, server, idle time and last hop stay, and what the ends send next passes."""
+    conversation = Conversation(backend, selector, secret)
+    conversation.begin(half_closed)
+    there, back = conversation.say(True, "A"), conversation.say(False, "A")
+    conversation.box.after(idle)
+    before = conversation.seen()
+    for forged in attack:
+        conversation.forge(forged)
+    assert conversation.seen() == before
+    assert conversation.say(False, "A") == back
+    assert conversation.say(True, "A", b"more") == there
+    assert conversation.seen()[2] == 0, "the ends are still believed"

@@ -1,0 +1,405 @@
+"""Which numbers of a TCP connection are believed: windows, FIN, RST (docs/datapath.md rule 8, "Believed")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scapy.packet import Packet
+from scene import BOTH, STRANGER, Case, Family, Talk, Watch, tcp, two_interfaces
+
+SECOND = 1000
+WINDOW = 8192
+RFC = "RFC 5961 section 3.2"
+
+
+def cases() -> list[Case]:
+    """Make the cases."""
+    made = []
+    for f in BOTH:
+        made += [
+            *_windows(f),
+            *_scales(f),
+            *_idle(f),
+            *_exact_resets(f),
+            *_other_resets(f),
+            *_early_resets(f),
+            *_fins(f),
+            *_fins_ahead(f),
+        ]
+    return made
+
+
+def _opened(case: Case, f: Family) -> Watch:
+    """Open a connection: each side has acknowledged the other's SYN (1001, 5001), both windows are 8192 bytes."""
+    talk = Talk(case, f)
+    talk.open()
+    return Watch(talk)
+
+
+def _edges(watch: Watch, client: int, server: int, client_window: int, server_window: int) -> None:
+    """
+    Put segments just inside and just outside both windows, where `client` and `server` were acknowledged, `client` by
+    the server. Those inside move nothing of that: each acknowledges what was acknowledged before.
+    """
+    # One beyond the window is room for a probe or a FIN.
+    for sign in (1, -1):
+        end = (server_window + 1) * sign
+        watch.forged_client(tcp("A", (client + end + sign) % 2**32, server, window=1))
+        watch.client(tcp("A", (client + end) % 2**32, server, window=1))
+        end = (client_window + 1) * sign
+        watch.forged_server(tcp("A", (server + end + sign) % 2**32, client, window=1))
+        watch.server(tcp("A", (server + end) % 2**32, client, window=1))
+
+
+def _windows(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    plain = Case(f"a segment is believed from a window before to a window after what was acknowledged, {v}", [5])
+    _edges(_opened(plain, f), 1001, 5001, WINDOW, WINDOW)
+
+    acks = Case(f"a segment is believed if it acknowledges what its own window allowed, {v}", [5])
+    watch = _opened(acks, f)
+    for sign in (1, -1):
+        end = (WINDOW + 1) * sign
+        watch.forged_client(tcp("A", 1001, (5001 + end + sign) % 2**32))
+        watch.forged_server(tcp("A", 5001, (1001 + end + sign) % 2**32))
+    watch.client(tcp("A", 1001, (5001 - WINDOW - 1) % 2**32))
+    watch.server(tcp("A", 5001, (1001 - WINDOW - 1) % 2**32))
+    # An acknowledgement of the last that may be: from there on the window is counted.
+    watch.client(tcp("A", 1001, 5001 + WINDOW + 1))
+    watch.server(tcp("A", 5001, 1001 + WINDOW + 1))
+    _edges(watch, 1001 + WINDOW + 1, 5001 + WINDOW + 1, WINDOW, WINDOW)
+
+    grown = Case(f"the largest window that was advertised counts, {v}", [5])
+    watch = _opened(grown, f)
+    watch.client(tcp("A", 1001, 5001, window=60000))
+    watch.server(tcp("A", 5001, 1001, window=30000))
+    watch.client(tcp("A", 1001, 5001, window=0))
+    watch.server(tcp("A", 5001, 1001, window=0))
+    _edges(watch, 1001, 5001, 60000, 30000)
+
+    ignored = Case(f"a window of a segment that is not believed counts nothing, {v}", [5])
+    watch = _opened(ignored, f)
+    watch.forged_client(tcp("A", 1001, 77777, window=65535))
+    watch.forged_server(tcp("A", 77777, 1001, window=65535))
+    watch.forged_client(tcp("P", 1001, window=65535))
+    _edges(watch, 1001, 5001, WINDOW, WINDOW)
+
+    wrapped = Case(f"windows wrap around with the numbers, {v}", [5])
+    talk = Talk(wrapped, f)
+    talk.open(2**32 - 2, 2**32 - 3)
+    _edges(Watch(talk), 2**32 - 1, 2**32 - 2, WINDOW, WINDOW)
+
+    without = Case(f"a segment without ACK is never believed, {v}", [5])
+    watch = _opened(without, f)
+    watch.forged_client(tcp("P", 1001, data=b"data"))
+    watch.forged_server(tcp("PU", 5001, data=b"data"))
+    watch.dropped_client(tcp("R", 1001 + WINDOW + 1))
+    watch.client(tcp("R", 1001), "closing")
+
+    apart = Case(f"only a believed segment moves the way back to another interface, {v}", [5, 28], **two_interfaces())
+    address = next(s for s in apart.setup["services"] if s["name"] == f.web)["servers"][0]["address"]
+    talk = Talk(apart, f, server_address=address, server_if="eth1")
+    talk.open()
+    beside = Talk(apart, f, mac=STRANGER, client_if="eth1", server_address=address, server_if="eth1")
+    beside.c(tcp("A", 1001, 5001 + WINDOW + 2, b"guess"))
+    talk.s(tcp("A", 5001, 1001))
+    beside.c(tcp("A", 1001, 5001))
+    beside.s(tcp("A", 5001, 1001))
+    return [plain, acks, grown, ignored, wrapped, without, apart]
+
+
+def _shift(shift: int, *more: tuple[str, Any]) -> dict[str, Any]:
+    return {"options": [("NOP", None), ("WScale", shift), *more]}
+
+
+def _syn(flags: str, seq: int, ack: int, window: int, options: bytes) -> Packet:
+    """Make a SYN with option bytes as they are, a multiple of 4: scapy would repair them."""
+    return tcp(flags, seq, ack, options, dataofs=5 + len(options) // 4, window=window)
+
+
+def _scales(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    # Name; what client and server offer (option bytes) and the shift that each window has then.
+    nothing = b""
+    mss = b"\x02\x04\x05\xb4"
+    rows: list[tuple[str, bytes, bytes, int, int]] = [
+        ("both offer", b"\x01\x03\x03\x07", b"\x03\x03\x02\x00", 7, 2),
+        ("both offer, after other options", mss + b"\x01\x03\x03\x07", mss + b"\x04\x02\x03\x03\x02\x00\x00\x00", 7, 2),
+        ("the client alone offers", b"\x01\x03\x03\x07", nothing, 0, 0),
+        ("the server alone offers", mss, b"\x01\x03\x03\x07", 0, 0),
+        ("the server's option follows one of length 1", b"\x01\x03\x03\x07", b"\x08\x01\x01\x01\x01\x03\x03\x07", 0, 0),
+        ("the server's option follows one that is too long", b"\x01\x03\x03\x07", b"\x08\x0a\x01\x03\x03\x07\x01\x01", 0, 0),
+        ("the client's option is cut short", b"\x01\x01\x03\x03", b"\x01\x03\x03\x07", 0, 0),
+        ("the client's option has another length", b"\x03\x04\x07\x07", b"\x01\x03\x03\x07", 0, 0),
+        ("the server's option is behind the end of options", b"\x01\x03\x03\x07", b"\x00\x03\x03\x07", 0, 0),
+        ("a shift above 14 counts as 14", b"\x01\x03\x03\x0f", b"\x01\x03\x03\xff", 14, 14),
+        ("both offer a shift of 0", b"\x01\x03\x03\x00", b"\x01\x03\x03\x00", 0, 0),
+    ]
+    made = []
+    for name, client, server, client_shift, server_shift in rows:
+        case = Case(f"window scale: {name}, {v}", [5], "RFC 7323 section 2.2, 2.3")
+        talk = Talk(case, f)
+        talk.c(_syn("S", 1000, 0, 1000, client))
+        talk.s(_syn("SA", 5000, 1001, 500, server))
+        talk.c(tcp("A", 1001, 5001, window=0))
+        watch = Watch(talk)
+        # So far only the windows of the SYNs, which are not scaled, but counted in units of the shift, rounded up.
+        counted = [-(-raw >> shift) << shift for raw, shift in ((1000, client_shift), (500, server_shift))]
+        _edges(watch, 1001, 5001, *counted)
+        watch.client(tcp("A", 1001, 5001, window=3000))
+        watch.server(tcp("A", 5001, 1001, window=2000))
+        _edges(watch, 1001, 5001, 3000 << client_shift, 2000 << server_shift)
+        made.append(case)
+
+    resets = Case(f"a RST is sent on within the scaled window, and dropped beyond, {v}", [5], RFC)
+    talk = Talk(resets, f)
+    talk.c(tcp("S", 1000, window=1000, **_shift(7)))
+    talk.s(tcp("SA", 5000, 1001, window=500, **_shift(2)))
+    talk.c(tcp("A", 1001, 5001, window=500))
+    watch = Watch(talk)
+    watch.server(tcp("A", 5001, 1001, window=1000))
+    for seq, far in ((1002, False), (1001 + 4000, False), (1001 + 4001, True), (1000, True)):
+        (watch.dropped_client if far else watch.forged_client)(tcp("R", seq))
+    for seq, far in ((5002, False), (5001 + 64000, False), (5001 + 64001, True), (5000, True)):
+        (watch.dropped_server if far else watch.forged_server)(tcp("R", seq))
+
+    renewed = Case(f"numbers that begin anew have windows of their own, {v}", [5, 6], "RFC 7323 section 2.2")
+    talk = Talk(renewed, f)
+    talk.open()
+    watch = Watch(talk)
+    watch.forged_client(tcp("S", 900000, window=77, **_shift(3)))
+    watch.server(tcp("SA", 700000, 900001, window=1000, **_shift(1)))
+    # Of the client's SYN its shift was kept, its window counts as the largest there is.
+    _edges(watch, 900001, 700001, 65536, 1000)
+    watch.client(tcp("A", 900001, 700001, window=9000))
+    watch.server(tcp("A", 700001, 900001, window=1000))
+    _edges(watch, 900001, 700001, 9000 << 3, 1000 << 1)
+
+    unscaled = Case(f"numbers that begin anew without a window scale are not scaled, {v}", [5, 6], "RFC 7323 section 2.2")
+    talk = Talk(unscaled, f)
+    talk.c(tcp("S", 1000, **_shift(7)))
+    talk.s(tcp("SA", 5000, 1001, **_shift(7)))
+    talk.c(tcp("A", 1001, 5001))
+    watch = Watch(talk)
+    watch.forged_client(tcp("S", 900000, **_shift(7)))
+    watch.server(tcp("SA", 700000, 900001, window=1000))
+    _edges(watch, 900001, 700001, 65535, 1000)
+    return [*made, resets, renewed, unscaled]
+
+
+def _idle(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    case = Case(f"segments outside the window do not keep a connection, {v}", [4, 5], "RFC 5382 REQ-5")
+    talk = Talk(case, f)
+    talk.open()
+    for hours in (1, 2):
+        case.at(hours * 3600 * SECOND)
+        talk.c(tcp("PA", 1001 + WINDOW + 2, 5001, b"guess"))
+        talk.s(tcp("PA", 5001, 1001 + WINDOW + 2, b"guess"))
+        talk.c(tcp("R", 1002))
+        talk.c(tcp("S", 99))
+    case.at(7440 * SECOND - 1)
+    case.flows(talk.flow("established", idle_s=7439.999))
+    case.at(7440 * SECOND)
+    case.drop(talk.c_in(tcp("A", 1001, 5001)), "no_flow", direction="forward", service=f.web)
+    case.counters(events={"flow_expired": 1, "flow_closed": 0})
+    return [case]
+
+
+def _exact_resets(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    made = []
+    for who, what, seq in (
+        ("client", "what the server has acknowledged", 1001),
+        ("client", "the end of what it has sent", 1006),
+        ("server", "what the client has acknowledged", 5001),
+        ("server", "the end of what it has sent", 5007),
+    ):
+        case = Case(f"a RST of the {who} at {what} is believed, no other, {v}", [3, 5], RFC)
+        watch = _opened(case, f)
+        watch.client(tcp("PA", 1001, 5001, b"hello"))
+        watch.server(tcp("PA", 5001, 1001, b"world!"))
+        for inside in (1002, 1005, 1007, 1001 + WINDOW):
+            watch.forged_client(tcp("R", inside))
+            watch.forged_client(tcp("RA", inside, 5007))
+        for inside in (5002, 5006, 5008, 5001 + WINDOW):
+            watch.forged_server(tcp("R", inside))
+            watch.forged_server(tcp("RA", inside, 1006))
+        for outside in (1000, 1001 + WINDOW + 1, 1001 + 2**31, 0):
+            watch.dropped_client(tcp("RA", outside, 5007))
+        for outside in (5000, 5001 + WINDOW + 1, 5001 + 2**31, 0):
+            watch.dropped_server(tcp("RA", outside, 1006))
+        case.counters(events={"flow_closed": 0}, verdicts={"drop.rst_window": 8}, services={f.web: {"flows_active": 1}})
+        (watch.client if who == "client" else watch.server)(tcp("R", seq), "closing")
+        case.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
+        made.append(case)
+    return made
+
+
+def _other_resets(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    acked = Case(f"a RST follows what the other side acknowledges, {v}", [5], RFC)
+    watch = _opened(acked, f)
+    watch.client(tcp("PA", 1001, 5001, b"hello"))
+    watch.server(tcp("A", 5001, 1006))
+    watch.dropped_client(tcp("R", 1001))
+    watch.dropped_client(tcp("R", 1005))
+    watch.client(tcp("R", 1006), "closing")
+
+    closing = Case(f"in closing any RST is sent on, and an exact one refreshes, {v}", [3, 5], RFC)
+    watch = _opened(closing, f)
+    watch.client(tcp("R", 1001), "closing")
+    for seq in (77, 1000, 1002, 2**31):
+        watch.forged_client(tcp("R", seq))
+        watch.forged_server(tcp("RA", seq, 77))
+    watch.client(tcp("R", 1001))
+    watch.server(tcp("RA", 5001, 1001))
+    closing.counters(events={"flow_closed": 1}, verdicts={"drop.rst_window": 0})
+
+    finished = Case(f"a RST after both FINs is sent on and closes nothing anew, {v}", [3, 5])
+    talk = Talk(finished, f)
+    talk.open()
+    talk.close()
+    watch = Watch(talk, "closing")
+    watch.forged_server(tcp("R", 99))
+    watch.client(tcp("R", 1002))
+    finished.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
+    return [acked, closing, finished]
+
+
+def _early_resets(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    given_up = Case(f"a client's RST after its SYN is believed at the number after that, {v}", [5], RFC)
+    talk = Talk(given_up, f)
+    talk.c(tcp("S", 1000))
+    watch = Watch(talk, "syn-sent")
+    # The server's window is unknown: 2^30.
+    for seq in (1002, 1001 + 2**30):
+        watch.forged_client(tcp("R", seq))
+    for seq in (1000, 1001 + 2**30 + 1):
+        watch.dropped_client(tcp("R", seq))
+    watch.client(tcp("R", 1001), "closing")
+
+    first = Case(f"a client's RST is believed at the number after its first SYN, too, {v}", [5])
+    talk = Talk(first, f)
+    talk.c(tcp("S", 1000))
+    talk.c(tcp("S", 900000))
+    watch = Watch(talk, "syn-sent")
+    watch.dropped_client(tcp("R", 1000))
+    watch.client(tcp("R", 1001), "closing")
+
+    unheard = Case(f"of a server that has not answered, only a RST that acknowledges the SYN is believed, {v}", [5])
+    talk = Talk(unheard, f)
+    talk.c(tcp("S", 1000))
+    watch = Watch(talk, "syn-sent")
+    for segment in (tcp("R", 0), tcp("R", 1001), tcp("R", 0, 1001), tcp("RA", 0, 1000), tcp("RA", 1001, 1002)):
+        watch.dropped_server(segment)
+    # A SYN that crosses tells nothing that could not be guessed.
+    watch.forged_server(tcp("S", 5000))
+    for segment in (tcp("R", 5001), tcp("RA", 5001, 1002)):
+        watch.dropped_server(segment)
+    watch.server(tcp("RA", 5001, 1001), "closing")
+
+    half_open = []
+    for name, segment, from_client in (
+        ("the client gives up", tcp("R", 1001), True),
+        ("the server resets at the number after its SYN", tcp("R", 5001), False),
+        ("the server refuses the SYN that came again", tcp("RA", 0, 1001), False),
+    ):
+        case = Case(f"a half-open flow is reset: {name}, {v}", [3, 5], "RFC 9293 section 3.10.7.4")
+        talk = Talk(case, f)
+        talk.c(tcp("S", 1000))
+        talk.s(tcp("SA", 5000, 1001))
+        watch = Watch(talk, "syn-received")
+        watch.forged_client(tcp("R", 1002))
+        watch.dropped_client(tcp("R", 1000))
+        watch.dropped_client(tcp("R", 1001 + WINDOW + 1))
+        watch.forged_server(tcp("RA", 5002, 1002))
+        watch.dropped_server(tcp("RA", 0, 1002))
+        watch.dropped_server(tcp("RA", 5000, 1000))
+        watch.dropped_server(tcp("R", 0, 1001))
+        (watch.client if from_client else watch.server)(segment, "closing")
+        case.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
+        half_open.append(case)
+    return [given_up, first, unheard, *half_open]
+
+
+def _fins(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    forged = Case(f"a FIN outside the window is none, {v}", [3, 5])
+    watch = _opened(forged, f)
+    for seq, ack in ((1001 + WINDOW + 2, 5001), (1001, 5001 + WINDOW + 2), (2**31, 0)):
+        watch.forged_client(tcp("FA", seq, ack))
+    for seq, ack in ((5001 + WINDOW + 2, 1001), (5001, 1001 + WINDOW + 2), (2**31, 0)):
+        watch.forged_server(tcp("FA", seq, ack))
+    forged.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
+    watch.client(tcp("FA", 1001, 5001))
+    watch.forged_server(tcp("FA", 5001, 1002 + WINDOW + 2))
+    watch.server(tcp("FA", 5001, 1002), "closing")
+
+    one = Case(f"one side's FIN, sent again and again, closes nothing, {v}", [3])
+    watch = _opened(one, f)
+    for _ in range(3):
+        watch.client(tcp("FA", 1001, 5001))
+    watch.server(tcp("A", 5001, 1002))
+    watch.server(tcp("PA", 5001, 1002, b"half-closed"))
+    one.counters(services={f.web: {"flows_active": 1}})
+    watch.client(tcp("A", 1002, 5012))
+    watch.server(tcp("FA", 5012, 1002), "closing")
+    watch.client(tcp("A", 1002, 5013))
+    watch.server(tcp("FA", 5012, 1002))
+    one.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
+
+    both = Case(f"FINs that cross close a flow, {v}", [3], "RFC 9293 section 3.6")
+    watch = _opened(both, f)
+    watch.client(tcp("FA", 1001, 5001))
+    watch.server(tcp("FA", 5001, 1001), "closing")
+    watch.client(tcp("A", 1002, 5002))
+    watch.server(tcp("A", 5002, 1002))
+
+    with_data = Case(f"a FIN with data ends after them, {v}", [3])
+    watch = _opened(with_data, f)
+    watch.client(tcp("FPA", 1001, 5001, b"bye"))
+    watch.server(tcp("FPA", 5001, 1005, b"bye"), "closing")
+    # The end of all that was sent is 1005 for the client, 5005 for the server, which is not acknowledged yet.
+    watch.server(tcp("R", 5005))
+    watch.forged_server(tcp("R", 5004))
+    return [forged, one, both, with_data]
+
+
+def _fins_ahead(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    acknowledged = Case(f"a FIN ahead of what was seen counts once it is acknowledged, {v}", [3, 5])
+    watch = _opened(acknowledged, f)
+    watch.client(tcp("FA", 1011, 5001))
+    watch.server(tcp("FA", 5001, 1001))
+    for ack in (1001, 1011):
+        watch.server(tcp("A", 5002, ack))
+    watch.server(tcp("A", 5002, 1012), "closing")
+    acknowledged.counters(events={"flow_closed": 1})
+
+    other = Case(f"a server's FIN ahead of what was seen counts once it is acknowledged, {v}", [3, 5])
+    watch = _opened(other, f)
+    watch.client(tcp("FA", 1001, 5001))
+    watch.server(tcp("FA", 5101, 1002))
+    watch.client(tcp("A", 1002, 5001))
+    watch.client(tcp("A", 1002, 5102), "closing")
+
+    guessed = Case(f"a FIN ahead that is never acknowledged closes nothing, {v}", [3, 5])
+    watch = _opened(guessed, f)
+    # Somebody has guessed a number inside the window: as good as the client's, till the server acknowledges.
+    watch.client(tcp("FA", 1501, 5001))
+    watch.server(tcp("FA", 5001, 1001))
+    watch.server(tcp("A", 5002, 1001))
+    watch.client(tcp("PA", 1001, 5002, b"true"))
+    watch.server(tcp("A", 5002, 1005))
+    guessed.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
+    watch.client(tcp("FA", 1005, 5002), "closing")
+
+    filled = Case(f"a FIN ahead counts when it comes again in sequence, {v}", [3, 5])
+    watch = _opened(filled, f)
+    watch.server(tcp("FA", 5001, 1001))
+    watch.client(tcp("FA", 1011, 5002))
+    watch.client(tcp("PA", 1001, 5002, b"0123456789"))
+    watch.client(tcp("FA", 1011, 5002), "closing")
+    return [acknowledged, other, guessed, filled]

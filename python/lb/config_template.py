@@ -28,7 +28,7 @@ TEMPLATE = """\
 
 # [flows]
 # capacity = 262144         # flows remembered at once; the memory is taken at start
-# half_open = "30s"         # idle time after which a flow is forgotten: TCP before it is established,
+# half_open = "30s"         # idle time (from 1s) after which a flow is forgotten: TCP before it is established,
 # established = "7440s"     #   while it is,
 # closing = "120s"          #   and after both sides closed it
 # udp = "300s"
@@ -51,6 +51,7 @@ port = 9876
 # on_no_server = "reset"    # what a client gets when no server is available: reset | drop
 # health = { check = "http", path = "/", expect = "200-399", interval = "1s", timeout = "500ms", fall = 3, rise = 2 }
                             # or by connects alone, check tcp; keys port and slow_start too. Without: no checks
+                            # interval and timeout: from 10ms to 24h, slow_start from 100ms to 24h
 # on_server_down = "reset"  # what the flows of a server get when checks say it is down: reset | keep
 
   [[service.server]]

@@ -51,6 +51,17 @@ def test_help_lists_every_command() -> None:
     assert all(re.search(rf"^  {name} ", done.stdout, re.MULTILINE) for name in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("weight", "video/server1", "\u0661\u0662"), ("flows", "--limit=\u0665"), ("flows", "--offset", "-\u0661")],
+)
+def test_number_in_digits_of_another_script_is_wrong_usage(arguments: tuple[str, ...]) -> None:
+    """Python reads such digits as numbers; no other program would."""
+    done = lb(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"lb: {arguments[-1]}: numbers are written with the digits 0 to 9\n"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(command: str) -> None:
     """Every command explains itself."""

@@ -210,11 +210,14 @@ class MetricsConfig(Table):
 
 
 class Config(Table):
-    """A whole configuration."""
+    """
+    A whole configuration. `seed`: of placement; None: `lb run` draws one at start, offline work takes a fixed one
+    (`lb.compile.OFFLINE_SEED`).
+    """
 
     backend: BackendField = "auto"
     transit: Literal["drop", "forward"] = "drop"
-    seed: Seed = 1
+    seed: Seed | None = None
     answer_echo: StrictBool = False
     icmp_rate: IcmpRate = DEFAULT_ICMP_RATE
     poll: Literal["adaptive", "busy", "sleep"] = "adaptive"

@@ -12,7 +12,8 @@ TEMPLATE = """\
 
 # backend = "auto"          # auto | rust | python
 # transit = "drop"          # packets of no service: drop | forward (route them on, as a router would)
-# seed = 1                  # of placement hashes; the same on balancers that must agree
+# seed = 1                  # of placement; the same on balancers that must agree, and where flows must survive a
+                            #   restart (maglev, source-hash). Without: drawn at start; the log and `lb status` show it
 # answer_echo = false       # answer pings to a VIP
 # icmp_rate = 1000          # ICMP and RST packets that the balancer itself may send per second
 # poll = "adaptive"         # while no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one

@@ -157,7 +157,7 @@ def test_parse_good_config_gives_typed_values() -> None:
     assert (service.protocol, service.policy.name, service.on_no_server) == ("tcp", "round-robin", "reset")
     assert service.servers[0].weight == 1
     assert loaded.interfaces[0].addresses == (ip_interface("198.18.1.1/24"), ip_interface("fd00:1::1/64"))
-    assert (loaded.seed, loaded.icmp_rate, loaded.flows.capacity) == (1, 1000, 262144)
+    assert (loaded.seed, loaded.icmp_rate, loaded.flows.capacity) == (None, 1000, 262144)
 
 
 def test_parse_health_gives_defaults_and_ranges() -> None:

@@ -244,6 +244,20 @@ def test_figures_count_shares_and_percentiles() -> None:
     assert found.fairness == pytest.approx(75**2 / (3 * (25**2 + 50**2)))
 
 
+def test_figures_of_unknown_servers_shown_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    """Answers without a name are neither "no answer" nor a server whose share is compared."""
+    found = figures.figure(
+        [fetch(0, server="unknown"), fetch(1, server="server1"), fetch(2, server="-", error="refused")]
+    )
+    table.show(found)
+    assert {row.split("  ")[0] for row in capsys.readouterr().out.splitlines()[2:5]} == {
+        "no answer",
+        "server1",
+        "unknown",
+    }
+    assert found.fairness == 1
+
+
 def test_figures_without_success_have_no_latency() -> None:
     """Nothing is divided by nothing."""
     found = figures.figure([fetch(error="refused", server="-")])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lb.loadgen import plan
+from lb.loadgen import figures, plan
 from lb.loadgen.engine import play
 from lb.loadgen.lines import Load, LoadLine
 from lb.loadgen.plan import Options
@@ -103,6 +103,20 @@ def test_request_is_for_the_courses_chunk_without_cookies() -> None:
     assert server.requests[0].startswith(b"GET /vod/500Seg2-Frag7 HTTP/1.1\r\n")
     assert all(b"cookie" not in request.lower() for request in server.requests)
     assert all(b"Accept-Encoding: identity" in request for request in server.requests)
+
+
+@pytest.mark.parametrize("field", ["", "X-Served-By: \r\n", "X-Served-By:   \r\n"])
+def test_answer_that_does_not_name_its_server_is_a_success(field: str) -> None:
+    """What came whole is a success of an unknown server, told apart from no answer."""
+
+    async def nameless(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\n{field}\r\n".encode() + BODY)
+
+    records, _ = run(nameless, Options(), (100, 0.0, 2))
+    assert [(fetch.ok, fetch.server) for fetch in fetches(records)] == [(True, "unknown")] * 2
+    found = figures.figure(fetches(records))
+    assert [(server.name, server.fetches, server.failures) for server in found.servers] == [("unknown", 2, 0)]
+    assert (found.total.fetches, found.total.failures, found.fairness) == (2, 0, None)
 
 
 async def not_found(request: bytes, writer: asyncio.StreamWriter) -> None:

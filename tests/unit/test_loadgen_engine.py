@@ -389,21 +389,24 @@ def test_program_wrong_usage(tmp_path: Path, arguments: list[str], status: int, 
     assert message in " ".join(done.stderr.split())
 
 
-def test_worker_plays_what_it_is_told() -> None:
-    """A client host's process reads a plan and a start, and writes records."""
+def test_worker_plays_one_plan_after_the_other() -> None:
+    """A client host's process reads a plan and a start, and writes records; then it is ready for the next plan."""
 
     async def both() -> list[str]:
         async with Server(good) as server:
             load = Load("test", (LoadLine(0.0, "127.0.0.1", server.port, 100, 0.0, 2),))
-            made = plan.make(load, Options(), ["client4"])
             pipe = asyncio.subprocess.PIPE
             command = [sys.executable, "-P", "-m", "lb.loadgen.worker"]
             child = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
             origin_s = asyncio.get_running_loop().time()
-            output, _ = await asyncio.wait_for(child.communicate(f"{plan.to_json(made)}\n{origin_s}\n".encode()), 60)
+            plans = [plan.to_json(plan.make(load, Options(), [name])) for name in ("client4", "client5")]
+            told = "".join(f"{made}\n{origin_s}\n" for made in plans)
+            output, _ = await asyncio.wait_for(child.communicate(told.encode()), 60)
             assert child.returncode == 0
             return output.decode().splitlines()
 
-    ready, *rest = asyncio.run(both())
-    assert json.loads(ready) == {"kind": "ready"}
-    assert [fetch.client for fetch in fetches([from_json(line) for line in rest])] == ["client4"] * 2
+    said = asyncio.run(both())
+    kinds = [json.loads(line)["kind"] for line in said]
+    assert kinds == ["ready", "started", "fetch", "fetch", "ended", "done"] * 2
+    played = fetches([from_json(line) for line, kind in zip(said, kinds, strict=True) if kind == "fetch"])
+    assert [fetch.client for fetch in played] == ["client4"] * 2 + ["client5"] * 2

@@ -131,6 +131,8 @@ _KINDS: dict[str, Callable[..., Record]] = {
     "ended": LineEnded,
     "playback": Playback,
 }
+# What a client's process says beside records, each a line: it has read a plan, it has played it.
+READY, DONE = json.dumps({"kind": "ready"}), json.dumps({"kind": "done"})
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 

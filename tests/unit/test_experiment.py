@@ -126,7 +126,7 @@ def test_service_of_each_policy_is_a_valid_configuration(tmp_path: Path) -> None
 
 # What a run has beside its loads, at most, in seconds: the testbed, a balancer's start for each policy, and at the end
 # of each load the chunks that are on their way.
-TESTBED_S, START_S, TAIL_S = 8.0, 2.0, 1.5
+TESTBED_S, START_S, TAIL_S = 8.0, 2.0, 1.8
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

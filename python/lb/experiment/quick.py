@@ -18,7 +18,7 @@ from lb.loadgen.player import BUFFER_S
 # What loads may take by their plans, all policies together. The rest of the 90 s that `--quick` has is for the testbed
 # (5 s), a balancer's start for each policy (1 to 2 s), and the chunks that are on their way when the last one was asked
 # for.
-QUICK_LOAD_S = 40.0
+QUICK_LOAD_S = 30.0
 # A load of fewer chunks a line than that shows nothing.
 FEWEST_CHUNKS = 2
 

@@ -17,7 +17,7 @@ from typing import Any
 import lb.backends
 from lb.backends.base import DataPath, Flow, Offload, Result
 from lb.clock import Clock, ManualClock
-from lb.compile import Compiler, offline_interfaces, offline_next_hops
+from lb.compile import Compiler, offline_interfaces, offline_next_hops, seed_of
 from lb.config import Config, load
 from lb.config_fields import parse_mac
 from lb.control.state import Desired, ServerIdentity, leaving_servers, with_config, without_leavers
@@ -42,7 +42,7 @@ class Balancer:
         self.clock: Clock | ManualClock = ManualClock() if clock is None else clock
         self.config = config
         self.backend = implementation.NAME
-        self._seed = config.seed if seed is None else seed
+        self._seed = seed_of(config) if seed is None else seed
         self._compiler = Compiler()
         self._neighbours: dict[tuple[int, Address], bytes] = {}
         self._desired = Desired(config)
@@ -62,7 +62,7 @@ class Balancer:
         Args:
             path: of a TOML file.
             backend: `rust`, `python`, or `auto`: what the configuration says, the best one otherwise.
-            seed: u64, takes the place of the configuration's.
+            seed: u64, takes the place of the configuration's. None, and none there: 1, so that runs are the same.
             clock: default: a ManualClock at 0.
 
         Raises:

@@ -21,6 +21,8 @@ from lb.policies import Measurements, UserPolicy
 from lb.snapshot import Address, AskFunction, Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 
 DEFAULT_MTU_BYTES = 1500
+# Of a configuration without a seed, where none was drawn: offline, the same input gives the same output.
+OFFLINE_SEED = 1
 
 NOTHING_MEASURED: Mapping[str, Measurements] = {}
 
@@ -97,7 +99,7 @@ class Compiler:
         facts = desired.config
         return Snapshot(
             generation=self._generation + 1,
-            seed=facts.seed if seed is None else seed,
+            seed=seed_of(facts) if seed is None else seed,
             interfaces=tuple(interfaces),
             services=tuple(service_table.get(number) for number in range(len(self._services))),
             servers=tuple(server_table.get(number) for number in range(len(self._servers))),
@@ -141,6 +143,11 @@ class Compiler:
             facts = row.config
             endpoint = self._endpoints.of((facts.address, facts.port, entry.config.protocol))
             yield server_id, Server(row.name, service_id, endpoint, facts.address, facts.port, weight, facts.mac)
+
+
+def seed_of(config: Config) -> int:
+    """Return the seed that a configuration has, or the one of offline work."""
+    return OFFLINE_SEED if config.seed is None else config.seed
 
 
 def _service(entry: ServiceNow, plan: Plan) -> Service:

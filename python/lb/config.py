@@ -34,9 +34,10 @@ from lb.config_checks import (
 )
 from lb.config_fields import (
     Capacity,
+    CheckTime,
     Count,
-    Duration,
     Expect,
+    FlowTimeout,
     HostAddress,
     IcmpRate,
     InterfaceName,
@@ -46,6 +47,7 @@ from lb.config_fields import (
     Name,
     Port,
     PrefixedAddress,
+    RampTime,
     Seed,
     UrlPath,
     Weight,
@@ -66,6 +68,8 @@ DEFAULT_CAPACITY = 262_144
 DEFAULT_ICMP_RATE = 1000
 DEFAULT_METRICS_PORT = 9464
 DEFAULT_POLICY = "round-robin"
+# What HAProxy and most others take for healthy: a redirect is an answer of a server that works.
+DEFAULT_EXPECT = "200-399"
 HERE = pathlib.Path()
 BACKENDS = ("auto", "rust", "python")
 
@@ -149,13 +153,13 @@ class HealthConfig(Table):
 
     check: Literal["tcp", "http"]
     path: UrlPath = "/"
-    expect: Expect = Field(default="200", validate_default=True)
+    expect: Expect = Field(default=DEFAULT_EXPECT, validate_default=True)
     port: Port | None = None
-    interval: Duration = duration(DEFAULT_CHECK_INTERVAL)
-    timeout: Duration = duration(DEFAULT_CHECK_TIMEOUT)
+    interval: CheckTime = duration(DEFAULT_CHECK_INTERVAL)
+    timeout: CheckTime = duration(DEFAULT_CHECK_TIMEOUT)
     fall: Count = 3
     rise: Count = 2
-    slow_start: Duration | None = None
+    slow_start: RampTime | None = None
 
 
 class ServiceConfig(Table):
@@ -188,11 +192,11 @@ class FlowsConfig(Table):
     """The flow table. `capacity`: flows it holds; the rest: idle times, such as "30s", after which one may go."""
 
     capacity: Capacity = DEFAULT_CAPACITY
-    half_open: Duration = duration("30s")
-    established: Duration = duration("7440s")
-    closing: Duration = duration("120s")
-    udp: Duration = duration("300s")
-    idle_floor: Duration = duration("60s")
+    half_open: FlowTimeout = duration("30s")
+    established: FlowTimeout = duration("7440s")
+    closing: FlowTimeout = duration("120s")
+    udp: FlowTimeout = duration("300s")
+    idle_floor: FlowTimeout = duration("60s")
 
     def timeouts(self) -> Timeouts:
         """Return the idle times as a snapshot carries them."""
@@ -207,11 +211,14 @@ class MetricsConfig(Table):
 
 
 class Config(Table):
-    """A whole configuration."""
+    """
+    A whole configuration. `seed`: of placement; None: `lb run` draws one at start, offline work takes a fixed one
+    (`lb.compile.OFFLINE_SEED`).
+    """
 
     backend: BackendField = "auto"
     transit: Literal["drop", "forward"] = "drop"
-    seed: Seed = 1
+    seed: Seed | None = None
     answer_echo: StrictBool = False
     icmp_rate: IcmpRate = DEFAULT_ICMP_RATE
     poll: Literal["adaptive", "busy", "sleep"] = "adaptive"

@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lb.config_fields import parse_address, parse_duration, parse_interface_address, parse_listen_address, show
+from pydantic import TypeAdapter
+
+from lb.config_fields import (
+    CheckTime,
+    FlowTimeout,
+    parse_address,
+    parse_interface_address,
+    parse_listen_address,
+    show,
+)
 from lb.config_locator import Path
 from lb.net.shard import MOST_VIPS
 from lb.policies import problems
@@ -23,6 +32,8 @@ MIN_UDP_TIMEOUT_NS = 120 * 10**9
 HERE = pathlib.Path()
 DEFAULT_CHECK_INTERVAL = "1s"
 DEFAULT_CHECK_TIMEOUT = "500ms"
+_check_time = TypeAdapter[int](CheckTime).validate_python
+_flow_timeout = TypeAdapter[int](FlowTimeout).validate_python
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,16 +225,21 @@ def _check_announce(document: Mapping[str, Any], vips: list[Address]) -> Iterato
 
 def _check_timeouts(document: Mapping[str, Any]) -> Iterator[Problem]:
     flows = document.get("flows")
-    udp_ns = _valid(parse_duration, flows.get("udp")) if isinstance(flows, dict) else None
+    udp_ns = _valid(_flow_timeout, flows.get("udp")) if isinstance(flows, dict) else None
     if udp_ns is not None and udp_ns < MIN_UDP_TIMEOUT_NS:
         hint = "hosts expect at least 120s of a NAT (RFC 4787 REQ-5)"
         yield Problem(("flows", "udp"), "UDP flows will be forgotten early", hint, severity="warning")
 
 
 def _check_metrics(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield a warning when others than this machine can read the metrics."""
+    """Yield an error when the metrics would be served at a VIP, a warning when others than this machine read them."""
     metrics = document.get("metrics")
     address = _valid(parse_listen_address, metrics.get("address")) if isinstance(metrics, dict) else None
+    vips = {place.address: place.owner for place in _places(_tables(document, "service"), "service")}
+    if address in vips:
+        hint = "packets to a VIP never reach this host's own sockets: an address of an interface, or 127.0.0.1"
+        yield Problem(("metrics", "address"), f"{address} is the VIP of {vips[address]}", hint)
+        return
     if address is not None and not address.is_loopback:
         hint = "whoever reaches this address can read the metrics: they name services and servers"
         yield Problem(("metrics", "address"), f"{address} is no loopback address", hint, severity="warning")
@@ -263,8 +279,8 @@ def _check_health(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
     health = service.get("health")
     if not isinstance(health, dict):
         return
-    interval_ns = _valid(parse_duration, health.get("interval", DEFAULT_CHECK_INTERVAL))
-    timeout_ns = _valid(parse_duration, health.get("timeout", DEFAULT_CHECK_TIMEOUT))
+    interval_ns = _valid(_check_time, health.get("interval", DEFAULT_CHECK_INTERVAL))
+    timeout_ns = _valid(_check_time, health.get("timeout", DEFAULT_CHECK_TIMEOUT))
     if interval_ns is not None and timeout_ns is not None and timeout_ns > interval_ns:
         hint = "a check must be over when the next one is due"
         key = "timeout" if "timeout" in health else "interval"

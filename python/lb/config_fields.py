@@ -21,8 +21,11 @@ from lb.net.shard import MOST_WORKERS
 from lb.snapshot import Address, InterfaceAddress
 
 NS_PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+# What `parse_duration` accepts where a field says no more: below, a timer would only spin; above, it would never fire.
+MIN_DURATION_NS = 10**6
 MAX_DURATION_NS = 366 * 24 * 3600 * 10**9
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
+# Digits are [0-9] in all patterns here: \d also matches those of other scripts, which no other tool would read.
+DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|m|h)")
 DURATION_HINT = 'a number and a unit (ms, s, m or h): "500ms", "30s", "2h"'
 ADDRESS_HINT = 'an IPv4 or IPv6 address: "198.18.1.100"'
 MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
@@ -31,11 +34,14 @@ MAC_HINT = 'six pairs of hex digits: "aa:aa:aa:00:00:31"'
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 NAME_HINT = "letters, digits, '.', '_' and '-', at most 63, starting with a letter or digit"
 # What the kernel accepts (IFNAMSIZ, dev_valid_name).
-INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
-STATUS_RANGE = re.compile(r"(\d{3})(?:-(\d{3}))?")
+INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[^\s/:\x00-\x1f]{1,15}")
+MAX_INTERFACE_NAME_BYTES = 15
+INTERFACE_NAME_HINT = f"as `ip link` shows it, at most {MAX_INTERFACE_NAME_BYTES} bytes"
+STATUS_RANGE = re.compile(r"([0-9]{3})(?:-([0-9]{3}))?")
 EXPECT_HINT = 'a status such as 200, or a range: "200-399"'
-URL_PATH = re.compile(r"/[!-~]{0,1023}")
-URL_PATH_HINT = 'printable ASCII without blanks that starts with a slash: "/health"'
+# It is sent as it is written: what a request line cannot hold (RFC 9112 3.2; a fragment, "#", too) is refused here.
+URL_PATH = re.compile(r"/[!\"$-~]{0,1023}")
+URL_PATH_HINT = 'printable ASCII without blanks and "#" that starts with a slash, at most 1024 characters: "/health"'
 TYPE_NAMES = {
     bool: "a boolean",
     int: "an integer",
@@ -74,16 +80,27 @@ def require_string(value: object, hint: str) -> str:
     return value
 
 
-def parse_duration(value: object) -> int:
-    """Return a duration such as "500ms" in nanoseconds."""
+def parse_duration(value: object, low_ns: int = MIN_DURATION_NS, high_ns: int = MAX_DURATION_NS) -> int:
+    """
+    Return a duration such as "500ms" in nanoseconds.
+
+    Args:
+        value: as TOML has it.
+        low_ns: the shortest that is allowed, in nanoseconds.
+        high_ns: the longest.
+
+    Raises:
+        PydanticCustomError: a ValueError: it is no duration, or not in that range.
+    """
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise invalid(f"{value} has no unit", f'"{value}s" if seconds are meant')
     match = DURATION.fullmatch(require_string(value, DURATION_HINT))
     if match is None:
         raise invalid(f"{show(value)} is not a duration", DURATION_HINT)
     duration_ns = int(Decimal(match[1]) * NS_PER_UNIT[match[2]])
-    if not 0 < duration_ns <= MAX_DURATION_NS:
-        raise invalid(f"{show(value)} is out of range", "more than 0, at most 366 days")
+    if not low_ns <= duration_ns <= high_ns:
+        allowed = f"{format_duration(low_ns)}..{format_duration(high_ns)}"
+        raise invalid(f"{show(value)} is not in {allowed}", f"a duration in {allowed}")
     return duration_ns
 
 
@@ -126,12 +143,17 @@ def _parse_address_text(text: str) -> Address:
 def parse_listen_address(value: object) -> Address:
     """Return an address of this machine to listen on: loopback and the unspecified one too."""
     hint = 'an IPv4 or IPv6 address: "127.0.0.1"'
+    text = require_string(value, hint)
     try:
-        return ip_address(require_string(value, hint))
-    except ValueError as error:
-        if isinstance(error, PydanticCustomError):
-            raise
+        address = ip_address(text)
+    except ValueError:
         raise invalid(f"{show(value)} is not an IP address", hint) from None
+    # A link-local address means nothing without its interface; no other address has one.
+    if "%" in text and not address.is_link_local:
+        raise invalid(f"{show(value)} has a zone", "an address without %interface")
+    if address.is_multicast or address == ip_address("255.255.255.255"):
+        raise invalid(f"{text} is not an address of a host", hint)
+    return address
 
 
 def parse_interface_address(value: object) -> InterfaceAddress:
@@ -144,6 +166,8 @@ def parse_interface_address(value: object) -> InterfaceAddress:
         interface = ip_interface(text)
     except ValueError:
         raise invalid(f"{show(value)} is not an address with a prefix length", hint) from None
+    if "%" in text:
+        raise invalid(f"{show(value)} has a zone", "an address without %interface: the table names the interface")
     # An interface's own link-local address is normal; the other martians are not.
     if (reason := martian(interface.ip)) is not None and not interface.ip.is_link_local:
         raise invalid(f"{interface.ip} is {reason}", "a unicast address of a host")
@@ -200,6 +224,14 @@ def parse_url_path(value: object) -> str:
     return text
 
 
+def parse_interface_name(value: object) -> str:
+    """Return the name of an interface."""
+    text = matching(INTERFACE_NAME, INTERFACE_NAME_HINT)(value)
+    if len(text.encode()) > MAX_INTERFACE_NAME_BYTES:
+        raise invalid(f"{show(value)} is not a valid name", INTERFACE_NAME_HINT)
+    return text
+
+
 def matching(pattern: re.Pattern[str], hint: str) -> Callable[[object], str]:
     """Return a validator for strings that match a pattern."""
 
@@ -234,6 +266,14 @@ def _text(parse: Callable[[object], Any], description: str) -> tuple[BeforeValid
     return BeforeValidator(parse), WithJsonSchema({"type": "string", "description": description})
 
 
+def timespan(low: str, high: str) -> tuple[BeforeValidator, WithJsonSchema, PlainSerializer]:
+    """Return what makes an `Annotated[int, ...]` a field for durations from `low` to `high`, in nanoseconds."""
+    low_ns, high_ns = parse_duration(low, 1), parse_duration(high)
+    parse = functools.partial(parse_duration, low_ns=low_ns, high_ns=high_ns)
+    described = f"a duration in {low}..{high}: {DURATION_HINT}"
+    return *_text(parse, described), PlainSerializer(format_duration, when_used="json")
+
+
 def duration(default: str) -> Any:
     """Return a field for a duration; its default is written, and shown in the schema, as in a configuration."""
     return Field(default=default, validate_default=True)
@@ -251,15 +291,22 @@ MIN_MTU_BYTES, MAX_MTU_BYTES = 68, 65535
 Mtu = Annotated[int, *integer(MIN_MTU_BYTES, MAX_MTU_BYTES)]
 parse_mtu = in_range(MIN_MTU_BYTES, MAX_MTU_BYTES)
 Name = Annotated[str, *_text(matching(NAME, NAME_HINT), NAME_HINT)]
-InterfaceName = Annotated[
-    str, *_text(matching(INTERFACE_NAME, "as `ip link` shows it, at most 15 bytes"), "as `ip link` shows it")
-]
+InterfaceName = Annotated[str, *_text(parse_interface_name, INTERFACE_NAME_HINT)]
 ListenAddress = Annotated[Address, *_text(parse_listen_address, "an IPv4 or IPv6 address of this machine")]
 HostAddress = Annotated[Address, *_text(parse_address, "an IPv4 or IPv6 unicast address")]
 PrefixedAddress = Annotated[InterfaceAddress, *_text(parse_interface_address, "an address with its prefix length")]
 Text = Annotated[str, *_text(functools.partial(require_string, hint="a string"), "any text")]
 MacAddress = Annotated[bytes, *_text(parse_mac, MAC_HINT), PlainSerializer(format_mac, when_used="json")]
-Duration = Annotated[int, *_text(parse_duration, DURATION_HINT), PlainSerializer(format_duration, when_used="json")]
+# What each kind of duration may be: the one place. Shorter ones would keep the machine busy with nothing else.
+Duration = Annotated[int, *timespan("1ms", "8784h")]
+# Idle times of flows: what is forgotten sooner than a segment is sent again is never remembered at all.
+FlowTimeout = Annotated[int, *timespan("1s", "8784h")]
+CheckTime = Annotated[int, *timespan("10ms", "24h")]
+# A ramp is looked at ten times a second.
+RampTime = Annotated[int, *timespan("100ms", "24h")]
+PlanInterval = Annotated[int, *timespan("10ms", "24h")]
+# New flows wait for it.
+AskDeadline = Annotated[int, *timespan("100us", "1s")]
 UrlPath = Annotated[str, *_text(parse_url_path, URL_PATH_HINT)]
 Expect = Annotated[
     tuple[int, int],
@@ -270,10 +317,13 @@ Expect = Annotated[
 
 __all__ = [
     "CUSTOM_ERROR",
+    "AskDeadline",
     "Capacity",
+    "CheckTime",
     "Count",
     "Duration",
     "Expect",
+    "FlowTimeout",
     "HostAddress",
     "IcmpRate",
     "InterfaceName",
@@ -281,8 +331,10 @@ __all__ = [
     "MacAddress",
     "Mtu",
     "Name",
+    "PlanInterval",
     "Port",
     "PrefixedAddress",
+    "RampTime",
     "Seed",
     "Text",
     "UrlPath",

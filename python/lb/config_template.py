@@ -12,7 +12,8 @@ TEMPLATE = """\
 
 # backend = "auto"          # auto | rust | python
 # transit = "drop"          # packets of no service: drop | forward (route them on, as a router would)
-# seed = 1                  # of placement hashes; the same on balancers that must agree
+# seed = 1                  # of placement; the same on balancers that must agree, and where flows must survive a
+                            #   restart (maglev, source-hash). Without: drawn at start; the log and `lb status` show it
 # answer_echo = false       # answer pings to a VIP
 # icmp_rate = 1000          # ICMP and RST packets that the balancer itself may send per second
 # poll = "adaptive"         # while no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one
@@ -28,7 +29,7 @@ TEMPLATE = """\
 
 # [flows]
 # capacity = 262144         # flows remembered at once; the memory is taken at start
-# half_open = "30s"         # idle time after which a flow is forgotten: TCP before it is established,
+# half_open = "30s"         # idle time (from 1s) after which a flow is forgotten: TCP before it is established,
 # established = "7440s"     #   while it is,
 # closing = "120s"          #   and after both sides closed it
 # udp = "300s"
@@ -52,6 +53,7 @@ port = 9876
 # on_no_flow = "drop"       # what a client gets for TCP of a flow that is not known: reset | drop
 # health = { check = "http", path = "/", expect = "200-399", interval = "1s", timeout = "500ms", fall = 3, rise = 2 }
                             # or by connects alone, check tcp; keys port and slow_start too. Without: no checks
+                            # interval and timeout: from 10ms to 24h, slow_start from 100ms to 24h
 # on_server_down = "reset"  # what the flows of a server get when checks say it is down: reset | keep
 
   [[service.server]]

@@ -405,6 +405,8 @@ def _notes(known: Known, service: Service, choice: Mapping[str, Any], hop: Hop |
     """Yield what else a reader should know."""
     if not known.is_running:
         yield "from the configuration alone: flows, turns, health and neighbours are those of a fresh start"
+        if known.desired.config.seed is None and service.plan.selector.startswith("hash"):
+            yield "the configuration has no seed: `lb run` draws one at start, and its hashes differ from these"
     if choice["reason"] == "no_server":
         answers = {"tcp": "a TCP RST", "udp": "ICMP port unreachable"}
         yield (

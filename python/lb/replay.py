@@ -26,7 +26,8 @@ from lb.clock import ManualClock
 from lb.config import Config
 from lb.config_fields import martian, parse_interface_address, parse_mac, parse_mtu
 from lb.errors import CaptureError, ConfigError
-from lb.net.pcap import NS_PER_S, Packet, PcapWriter, read_packets
+from lb.net.checksums import finish, unfinished
+from lb.net.pcap import NS_PER_S, CaptureCutError, Packet, PcapWriter, read_packets
 from lb.snapshot import Address, Interface
 
 ETHERTYPE_ARP = 0x0806
@@ -56,6 +57,11 @@ class Replay:
         interface: the name of the interface the packets came in by. None: the first.
         backend: `auto`, `rust` or `python`.
         write: where to write the frames that leave, or None.
+        fix_checksums: compute the checksums of IPv4 headers, TCP and UDP before a packet is processed.
+
+    `verdicts`: packets by verdict. `own`: packets of the balancer itself. `cut`: packets that the capture has cut.
+    `unfinished`: packets whose checksum was left to the network card, by `ip` and `l4`. `ends_early`: what the capture
+    says about its end when that is inside a packet.
     """
 
     config: Config
@@ -63,9 +69,12 @@ class Replay:
     interface: str | None = None
     backend: str = "auto"
     write: pathlib.Path | None = None
+    fix_checksums: bool = False
     verdicts: Counter[str] = field(default_factory=Counter)
     own: int = 0
     cut: int = 0
+    unfinished: Counter[str] = field(default_factory=Counter)
+    ends_early: str | None = None
 
     def __post_init__(self) -> None:
         """Make the balancer, so that a wrong argument shows before the first line of output."""
@@ -80,6 +89,8 @@ class Replay:
         """
         Process the capture; yield every packet but the balancer's own.
 
+        A capture that ends inside a packet is processed up to there; `ends_early` says so.
+
         Raises:
             CaptureError: the capture cannot be read, or the output not written.
         """
@@ -87,7 +98,7 @@ class Replay:
         with ExitStack() as stack:
             writer = None if self.write is None else stack.enter_context(PcapWriter(self.write))
             start_ns: int | None = None
-            for packet in read_packets(self.capture):
+            for packet in self._whole_packets():
                 start_ns = packet.time_ns if start_ns is None else start_ns
                 # Captures of several queues step back by microseconds at times; the clock of a data path never does.
                 self.clock.advance_to(packet.time_ns - start_ns)
@@ -100,15 +111,27 @@ class Replay:
                         writer.write(packet.time_ns, frame)
                 yield replayed
 
+    def _whole_packets(self) -> Iterator[Packet]:
+        try:
+            yield from read_packets(self.capture, self.entry.mac)
+        except CaptureCutError as error:
+            self.ends_early = str(error)
+
     def _process(self, packet: Packet, start_ns: int) -> Replayed:
-        headers = self.parse(packet.frame)
+        frame = self._prepare(packet.frame)
+        headers = self.parse(frame)
         self.cut += len(packet.frame) < packet.original_len
-        result = self.balancer.process(packet.frame, self.entry.name, merged_offload(headers, self.entry.mtu))
+        if (what := unfinished(packet.frame, self.parse)) is not None:
+            self.unfinished[what] += 1
+        result = self.balancer.process(frame, self.entry.name, merged_offload(headers, self.entry.mtu))
         self.verdicts[result.verdict] += 1
         return Replayed(packet.number, (packet.time_ns - start_ns) / NS_PER_S, result, headers)
 
+    def _prepare(self, frame: bytes) -> bytes:
+        return finish(frame, self.parse) if self.fix_checksums else frame
+
     def _learn_neighbours(self) -> None:
-        for address, mac in learn_neighbours(self.capture, self.entry, self.parse).items():
+        for address, mac in learn_neighbours(self.capture, self.entry, self.parse, self._prepare).items():
             self.balancer.add_neighbour(address, mac, self.entry.name)
 
 
@@ -181,7 +204,10 @@ def merged_offload(headers: Headers, mtu: int) -> Offload | None:
 
 
 def learn_neighbours(
-    capture: pathlib.Path, entry: Interface, parse: Callable[[bytes], Headers]
+    capture: pathlib.Path,
+    entry: Interface,
+    parse: Callable[[bytes], Headers],
+    prepare: Callable[[bytes], bytes] = lambda frame: frame,
 ) -> dict[Address, bytes]:
     """
     Return who is where on the link, as a capture shows it: source MACs of others' packets, destinations of the
@@ -191,10 +217,11 @@ def learn_neighbours(
         capture: a pcap or pcapng file.
         entry: the interface it was taken on; only addresses inside its prefixes are on the link.
         parse: of the backend.
+        prepare: what is done with a frame before it is parsed.
     """
     found: dict[Address, bytes] = {}
-    for packet in _intact_packets(capture):
-        frame = packet.frame
+    for packet in _intact_packets(capture, entry.mac):
+        frame = prepare(packet.frame)
         own = frame[6:12] == entry.mac
         headers = parse(frame)
         if headers.ethertype == ETHERTYPE_ARP and not own:
@@ -211,15 +238,15 @@ def learn_neighbours(
     return found
 
 
-def _intact_packets(capture: pathlib.Path) -> Iterator[Packet]:
+def _intact_packets(capture: pathlib.Path, mac: bytes) -> Iterator[Packet]:
     """Yield the packets before the first damage of a capture; the damage is reported when they are processed."""
     number = 0
     try:
-        for packet in read_packets(capture):
+        for packet in read_packets(capture, mac):
             number = packet.number
             yield packet
-    except CaptureError:
-        if number == 0:
+    except CaptureError as error:
+        if number == 0 and not isinstance(error, CaptureCutError):
             raise
 
 
@@ -297,4 +324,18 @@ def summary(run: Replay) -> str:
         lines.append(f"{run.own} packets of the balancer itself were skipped")
     if run.cut:
         lines.append(f"{run.cut} packets were cut short by the capture (snap length) and count as truncated")
+    lines += _checksum_lines(run)
+    if run.ends_early is not None:
+        lines.append(f"warning: {run.ends_early}; what comes before it was replayed")
     return "\n".join(lines)
+
+
+def _checksum_lines(run: Replay) -> Iterator[str]:
+    """Yield what a summary says about checksums that a network card was to compute."""
+    done = "were computed" if run.fix_checksums else "--fix-checksums computes them"
+    if count := run.unfinished["ip"]:
+        what = "" if run.fix_checksums else ", and count as ip_checksum"
+        yield f"{count} packets have an IPv4 header checksum of 0, left to the network card (offload){what}: {done}"
+    if count := run.unfinished["l4"]:
+        what = "" if run.fix_checksums else ", and leave with a wrong one"
+        yield f"{count} packets have a TCP or UDP checksum left to the network card (offload){what}: {done}"

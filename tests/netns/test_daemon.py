@@ -20,7 +20,7 @@ import pytest
 from pair import DEADLINE_S, Pair, running_pair, wait_until, write_config
 
 from lb.backends.python.loop import PacketLoop
-from lb.control.client import fetch
+from lb.control.client import change, fetch
 from lb.control.daemon import Daemon
 from lb.errors import LbError
 from lb.testbed import isolation
@@ -86,6 +86,26 @@ def test_run_tells_status_and_stops_clean(pair: Pair, tmp_path: Path) -> None:
         assert json.loads(shown.stdout)["pid"] == status["pid"]
         assert run.end() == 0
     assert not run.control.exists()
+
+
+def test_run_draws_a_seed_keeps_it_and_takes_a_written_one(pair: Pair, tmp_path: Path) -> None:
+    """Behaviour 33: each run draws its own, which log and status show; a reload keeps it, unless the file has one."""
+    config = write_config(tmp_path / "lb.toml")
+    text = config.read_text()
+    assert "seed" not in text
+    seeds = set()
+    for _ in range(2):
+        with running(pair, tmp_path) as run:
+            seeds.add(seed := fetch(run.control, "/status")["seed"])
+            assert f"seed {seed}, drawn at start" in run.text()
+            for content, expected in ((text + "\n", seed), ("seed = 7\n" + text, 7), (text, 7)):
+                config.write_text(content)
+                answer = change(run.control, "/reload", {})
+                assert fetch(run.control, "/status")["seed"] == expected
+                assert [line for line in answer["diff"] if "seed" in line] == (
+                    [f"~ seed: {seed} -> 7"] if content.startswith("seed") else []
+                )
+    assert len(seeds) == 2
 
 
 def test_run_tells_promised_and_resident_memory_of_its_table(pair: Pair, tmp_path: Path) -> None:

@@ -186,6 +186,37 @@ def test_experiment_stopped_leaves_nothing(unique: str, tmp_path: Path, number: 
     assert list(tmp_path.glob("*.html")) == []
 
 
+@pytest.mark.slow
+def test_experiment_stopped_keeps_complete_runs(unique: str, tmp_path: Path) -> None:
+    """Ctrl-C in the third run: the two before it are in table, JSON and page; exit code 130, and nothing stays."""
+    path = tmp_path / "short.toml"
+    endless = 'name = "endless"\nlines = "0 198.18.1.100 9876 100 1 100000"\n'
+    path.write_text(EXPERIMENT.replace("turns = 2", "turns = 1") + f"[[load]]\n{endless}")
+    command = [sys.executable, "-P", "-m", "lb", "experiment", "run", str(path), "--prefix", f"{unique}k-"]
+    errors = tmp_path / "errors.txt"
+    with (
+        errors.open("w") as file,
+        subprocess.Popen(command, cwd=tmp_path, stderr=file, stdout=subprocess.PIPE, text=True) as child,
+    ):
+        try:
+            wait_until(lambda: "players" in errors.read_text() or child.poll() is not None, "two runs", TIMEOUT_S)
+            child.send_signal(signal.SIGINT)
+            output, _ = child.communicate(timeout=TIMEOUT_S)
+        finally:
+            child.kill()
+    assert child.returncode == 130, errors.read_text()
+    assert "Interrupted: what was complete is reported; nothing is left behind.\n" in errors.read_text()
+    (found,) = json.loads((tmp_path / "experiments.json").read_text())["experiments"]
+    assert [(entry["load"], entry["policy"]) for entry in found["entries"]] == [
+        ("chunks", "round-robin"),
+        ("players", "round-robin"),
+    ]
+    assert found["settings"]["interrupted"] == "after 2 of 6 runs"
+    assert "Stopped after 2 of 6 runs" in (tmp_path / "experiments.html").read_text()
+    assert "chunks" in output
+    assert _left(f"{unique}k-") == []
+
+
 def _clients_run(prefix: str) -> bool:
     state = Place(prefix).read()
     return state is not None and "client1/load" in state.processes

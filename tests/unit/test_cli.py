@@ -51,6 +51,17 @@ def test_help_lists_every_command() -> None:
     assert all(re.search(rf"^  {name} ", done.stdout, re.MULTILINE) for name in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("weight", "video/server1", "\u0661\u0662"), ("flows", "--limit=\u0665"), ("flows", "--offset", "-\u0661")],
+)
+def test_number_in_digits_of_another_script_is_wrong_usage(arguments: tuple[str, ...]) -> None:
+    """Python reads such digits as numbers; no other program would."""
+    done = lb(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"lb: {arguments[-1]}: numbers are written with the digits 0 to 9\n"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(command: str) -> None:
     """Every command explains itself."""
@@ -176,11 +187,24 @@ def test_replay_trouble_one_line_and_exit_code(config: Path, capture: Path) -> N
     """A damaged capture is a run-time failure, a missing fact a configuration error."""
     without_mac = lb("replay", capture, "-c", config, "--backend", "python")
     assert (without_mac.returncode, without_mac.stderr.count("\n")) == (3, 1)
-    capture.write_bytes(capture.read_bytes()[:-1])
+    capture.write_bytes(capture.read_bytes() + bytes(8) + b"\xff" * 8)
     damaged = lb("replay", capture, "-c", config, *INTERFACE)
-    assert damaged.returncode == 1
-    assert damaged.stderr.startswith(f"lb: {capture}: at byte ")
-    assert damaged.stderr.count("\n") == 1
+    assert (damaged.returncode, len(damaged.stdout.splitlines())) == (1, 4)
+    counts, trouble = damaged.stderr.splitlines()
+    assert counts == "3 packets by backend python: 3 forward"
+    assert trouble.startswith(f"lb: {capture}: at byte ")
+
+
+def test_replay_cut_capture_warns_and_exits_0(config: Path, capture: Path) -> None:
+    """A capture that ends inside a packet keeps its rows and its summary; one of no packet at all too."""
+    data = capture.read_bytes()
+    for length, rows in ((len(data) - 1, 3), (30, 1)):
+        capture.write_bytes(data[:length])
+        done = lb("replay", capture, "-c", config, *INTERFACE)
+        assert (done.returncode, len(done.stdout.splitlines())) == (0, rows)
+        counts, warning = done.stderr.splitlines()
+        assert counts.startswith(f"{rows - 1} packets by backend python: ")
+        assert warning.startswith(f"warning: {capture}: at byte ")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 from ipaddress import ip_address, ip_interface
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from lb import config
 from lb.config_checks import dotted
 from lb.config_locator import locate
 from lb.config_template import TEMPLATE, write_template
 from lb.errors import ConfigError, LbError
+from lb.policies import user
+from lb.policies.adaptive import Adaptive
 
 GOOD = """\
 [[interface]]
@@ -103,7 +107,32 @@ MISTAKES = [
     ("[[interface]]", "flows = 1\n[[interface]]", ["1:9: flows: 1 is an integer, not a table"]),
     ("[[interface]]", "[flows]\nudp = 300\n[[interface]]", ["2:7: flows.udp: 300 has no unit"]),
     ("[[interface]]", '[flows]\nudp = "300"\n[[interface]]', ['2:7: flows.udp: "300" is not a duration']),
-    ("[[interface]]", '[flows]\nudp = "0s"\n[[interface]]', ['2:7: flows.udp: "0s" is out of range']),
+    ("[[interface]]", '[flows]\nudp = "0s"\n[[interface]]', ['2:7: flows.udp: "0s" is not in 1s..8784h']),
+    ("[[interface]]", '[flows]\nhalf_open = "1ns"\n[[interface]]', ['2:13: flows.half_open: "1ns" is not in 1s..8784h']),
+    ("[[interface]]", '[flows]\nestablished = "999ms"\n[[interface]]', ['2:15: flows.established: "999ms" is not in 1s..8784h']),
+    ("[[interface]]", '[flows]\nclosing = "8785h"\n[[interface]]', ['2:11: flows.closing: "8785h" is not in 1s..8784h']),
+    ("[[interface]]", '[flows]\nidle_floor = "1us"\n[[interface]]', ['2:14: flows.idle_floor: "1us" is not in 1s..8784h']),
+    ("[[interface]]", '[flows]\nclosing = "\u0661s"\n[[interface]]', ['2:11: flows.closing: "\u0661s" is not a duration']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "tcp", interval = "1ns", timeout = "1ns" }', ['9:38: service[0].health.interval: "1ns" is not in 10ms..24h', '9:55: service[0].health.timeout: "1ns" is not in 10ms..24h']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "tcp", interval = "25h" }', ['9:38: service[0].health.interval: "25h" is not in 10ms..24h']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "tcp", slow_start = "1ms" }', ['9:40: service[0].health.slow_start: "1ms" is not in 100ms..24h']),
+    ("port = 9876", 'port = 9876\npolicy = { name = "adaptive", interval = "1ns" }', ['9:42: service[0].policy.interval: "1ns" is not in 10ms..24h']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", path = "/a b" }', ['9:35: service[0].health.path: "/a b" is not the path of a URL']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", path = "/a\\r\\nX: y" }', ['9:35: service[0].health.path: "/a\\r\\nX: y" is not the path of a URL']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", path = "/a#b" }', ['9:35: service[0].health.path: "/a#b" is not the path of a URL']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", path = "/\u0661" }', ['9:35: service[0].health.path: "/\u0661" is not the path of a URL']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", expect = "\u0662\u0660\u0660" }', ['9:37: service[0].health.expect: "\u0662\u0660\u0660" is no HTTP status or range of them']),
+    ('"198.18.1.31"', '"198.18.1.\u0663\u0661"', ['12:13: service[0].server[0].address: "198.18.1.\u0663\u0661" is not an IP address']),
+    ('"198.18.1.31"', '"2001:db8::31%eth0"', ['12:13: service[0].server[0].address: "2001:db8::31%eth0" has a zone']),
+    ("port = 8031", 'port = 8031\n  mac = "\u0660\u0662:00:00:00:00:31"', ['14:9: service[0].server[0].mac: "\u0660\u0662:00:00:00:00:31" is not a MAC address']),
+    ('"198.18.1.1/24"', '"fe80::1%eth0/64"', ['3:14: interface[0].addresses[0]: "fe80::1%eth0/64" has a zone']),
+    ('"198.18.1.1/24"', '"198.18.1.1/\u0662\u0664"', ['3:14: interface[0].addresses[0]: "198.18.1.1/\u0662\u0664" is not an address with a prefix length']),
+    ('name = "eth0"', 'name = "éééééééé"', ['2:8: interface[0].name: "éééééééé" is not a valid name']),
+    ('name = "eth0"', 'name = ".."', ['2:8: interface[0].name: ".." is not a valid name']),
+    ("[[interface]]", '[metrics]\naddress = "198.18.1.100"\nport = 9876\n[[interface]]', ['2:11: metrics.address: 198.18.1.100 is the VIP of service "video"']),
+    ("[[interface]]", '[metrics]\naddress = "198.18.1.100"\n[[interface]]', ['2:11: metrics.address: 198.18.1.100 is the VIP of service "video"']),
+    ("[[interface]]", '[metrics]\naddress = "224.0.0.1"\n[[interface]]', ["2:11: metrics.address: 224.0.0.1 is not an address of a host"]),
+    ("[[interface]]", '[metrics]\naddress = "2001:db8::1%eth0"\n[[interface]]', ['2:11: metrics.address: "2001:db8::1%eth0" has a zone']),
     ("[[interface]]", '[flows]\nhalf-open = "1s"\n[[interface]]', ["2:1: flows.half-open: unknown key"]),
     ("[[interface]]", "[flows]\ncapacity = 0\n[[interface]]", ["2:12: flows.capacity: 0 is not in 1..268435456"]),
     ("[[interface]]", "[interface]", ["1:1: interface: {...} is a table, not an array"]),
@@ -128,7 +157,7 @@ def test_parse_good_config_gives_typed_values() -> None:
     assert (service.protocol, service.policy.name, service.on_no_server) == ("tcp", "round-robin", "reset")
     assert service.servers[0].weight == 1
     assert loaded.interfaces[0].addresses == (ip_interface("198.18.1.1/24"), ip_interface("fd00:1::1/64"))
-    assert (loaded.seed, loaded.icmp_rate, loaded.flows.capacity) == (1, 1000, 262144)
+    assert (loaded.seed, loaded.icmp_rate, loaded.flows.capacity) == (None, 1000, 262144)
 
 
 def test_parse_health_gives_defaults_and_ranges() -> None:
@@ -136,12 +165,12 @@ def test_parse_health_gives_defaults_and_ranges() -> None:
     text = GOOD.replace("port = 9876", 'port = 9876\nhealth = { check = "http", slow_start = "10s" }')
     health = config.parse(text).services[0].health
     assert health is not None
-    assert (health.path, health.expect, health.port) == ("/", (200, 200), None)
+    assert (health.path, health.expect, health.port) == ("/", (200, 399), None)
     assert (health.interval, health.timeout, health.fall, health.rise) == (10**9, 5 * 10**8, 3, 2)
     assert health.slow_start == 10 * 10**9
-    ranged = config.parse(text.replace("slow_start", 'expect = "200-399", slow_start')).services[0].health
+    ranged = config.parse(text.replace("slow_start", "expect = 204, slow_start")).services[0].health
     assert ranged is not None
-    assert ranged.expect == (200, 399)
+    assert ranged.expect == (204, 204)
     assert config.parse(GOOD).services[0].health is None
 
 
@@ -152,6 +181,33 @@ def test_inspect_mistake_named_with_its_place(old: str, new: str, expected: list
     report = config.inspect(GOOD.replace(old, new, 1), "lb.toml")
     assert first_lines(report.problems) == expected
     assert report.config is None
+
+
+def test_inspect_duration_out_of_range_hint_names_the_range() -> None:
+    """Too short or too long is told with what is allowed."""
+    text = GOOD.replace("[[interface]]", '[flows]\nudp = "1ns"\n[[interface]]')
+    (problem,) = config.inspect(text, "lb.toml").problems
+    assert problem.endswith("  hint: a duration in 1s..8784h")
+
+
+def test_every_duration_of_the_configuration_has_a_minimum() -> None:
+    """No key that takes a duration takes one that is too short for a timer."""
+    accepted, found = [], []
+    for model in (config.FlowsConfig, config.HealthConfig, user.Settings, Adaptive):
+        for name in durations_of(model):
+            found.append(name)
+            given = {"check": "tcp"} if model is config.HealthConfig else {}
+            with contextlib.suppress(ValueError):
+                TypeAdapter(model).validate_python({**given, name: "99us"})
+                accepted.append(f"{model.__name__}.{name}")
+    assert len(found) == 5 + 3 + 2 + 1
+    assert accepted == []
+
+
+def durations_of(model: type) -> list[str]:
+    """Return the fields of a model that take a duration, as its schema describes them."""
+    schema = TypeAdapter(model).json_schema()["properties"]
+    return [name for name, field in schema.items() if "a duration in" in json.dumps(field)]
 
 
 def test_inspect_mistake_shows_line_caret_and_hint() -> None:

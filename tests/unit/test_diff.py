@@ -10,6 +10,7 @@ from lb.compile import Compiler
 from lb.config import Config, parse
 from lb.control.diff import diff
 from lb.control.moves import moves
+from lb.control.seed import with_seed
 from lb.control.state import Desired, ServerKey, Wish, with_config, with_wish
 from lb.snapshot import Interface
 
@@ -45,6 +46,13 @@ protocol = "udp"
 """
 
 
+def test_diff_seed_shown_as_it_runs() -> None:
+    """A file that sets a seed takes the place of the one that was drawn; one without keeps the one that runs."""
+    running = Desired(with_seed(parse(BASE), 9))
+    assert diff(running, with_config(running, with_seed(parse("seed = 7\n" + BASE), 9))) == ["~ seed: 9 -> 7"]
+    assert diff(running, with_config(running, with_seed(parse(BASE), 9))) == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "lines"),
     [
@@ -74,8 +82,8 @@ protocol = "udp"
         ),
         (
             "[[interface]]",
-            'transit = "forward"\nseed = 7\n[[interface]]',
-            ["~ transit: drop -> forward", "~ seed: 1 -> 7"],
+            'transit = "forward"\n[[interface]]',
+            ["~ transit: drop -> forward"],
         ),
         (
             "[[interface]]",

@@ -13,7 +13,7 @@ import pytest
 
 from lb import config
 from lb.errors import ConfigError
-from lb.experiment import file, report, result, table
+from lb.experiment import file, quick, report, result, table
 from lb.experiment.file import Experiment, policy_name
 from lb.experiment.result import Collected, Result, Turn
 from lb.loadgen.records import Fetch, Playback
@@ -124,6 +124,59 @@ def test_service_of_each_policy_is_a_valid_configuration(tmp_path: Path) -> None
         assert service.health is not None
 
 
+# What a run has beside its loads, at most, in seconds: the testbed, a balancer's start for each policy, and at the end
+# of each load the chunks that are on their way.
+TESTBED_S, START_S, TAIL_S = 8.0, 2.0, 1.8
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_quick_run_of_every_policy_is_planned_within_90_s(path: Path) -> None:
+    """By its plan, with all that is around it; as the file says it takes minutes."""
+    experiment, loads = file.read(path)
+    policies = len(experiment.policies)
+    assert quick.experiment_s(experiment, loads, policies) > 300
+    short, short_loads = quick.shortened(experiment, loads, policies)
+    planned_s = quick.experiment_s(short, short_loads, policies)
+    assert planned_s <= quick.QUICK_LOAD_S
+    assert planned_s + TESTBED_S + policies * (START_S + len(loads) * TAIL_S) <= 90
+    assert [len(load.lines) for load in short_loads] == [len(load.lines) for load in loads]
+    assert all(line.chunks >= 2 for load in short_loads for line in load.lines)
+
+
+def test_quick_loses_servers_sooner_by_as_much() -> None:
+    """The outage is the same part of the load as in the file, and rates stay."""
+    experiment, (load,) = file.read(next(path for path in EXAMPLES if path.stem == "server-lost"))
+    short, (made,) = quick.shortened(experiment, (load,), 8)
+    share = made.lines[0].chunks / load.lines[0].chunks
+    assert [event.at_s for event in made.events] == pytest.approx([6 * share, 14 * share], rel=0.1)
+    assert short.loads[0].arrival == experiment.loads[0].arrival
+
+
+def test_quick_leaves_a_short_experiment_as_it_is(tmp_path: Path) -> None:
+    """What fits the budget is played whole, once."""
+    experiment, loads = file.read(written(tmp_path, SMALLEST))
+    short, made = quick.shortened(experiment, loads, 2)
+    assert (short.turns, made) == (1, loads)
+
+
+@pytest.mark.parametrize(
+    ("lines", "keys", "expected_s"),
+    [
+        ("0 198.18.1.100 9876 100 2 4", "", 6),
+        ("3 198.18.1.100 9876 100 2 4", "repeat = 2", 18),
+        ("0 198.18.1.100 9876 100 0 4", 'arrival = "poisson:5"', 4),
+        ("1 198.18.1.100 9876 100 0 10", "adaptive = true", 29),
+        ("0 198.18.1.100 9876 100 0 2", "adaptive = true", 0),
+        ("0 198.18.1.100 9876 100 1 0", "", 0),
+    ],
+)
+def test_load_seconds_by_plan(tmp_path: Path, lines: str, keys: str, expected_s: float) -> None:
+    """Closed loops wait their intervals, open ones have a rate, players fill 12 s and go on as they play."""
+    text = SMALLEST.replace("0 198.18.1.100 9876 100 0 1", lines) + keys + "\n"
+    experiment, (load,) = file.read(written(tmp_path, text))
+    assert quick.load_s(load, experiment.loads[0]) == pytest.approx(expected_s)
+
+
 @pytest.mark.parametrize("value", ['a "b" \\ \n\t\x7f', 3, 1.5, True, ["x", {"y": [1]}], {"a b": "c"}])
 def test_toml_of_a_value_reads_back(value: Any) -> None:
     """What is written into a configuration is what the experiment said."""
@@ -143,7 +196,7 @@ def turn(mean_s: float, failures: int = 0, slow: str = "server3") -> Turn:
     )
 
 
-def made(expectations: str = "", bandwidths: bool = True) -> Result:
+def made(expectations: str = "", bandwidths: bool = True, judged: bool = True) -> Result:
     """Make the result of two policies, the second twice as fast."""
     servers = "".join(f'[server.server{n}]\nbandwidth = "{40 if n < 3 else 10} Mbit/s"\n' for n in (1, 2, 3))
     text = SMALLEST.replace("[[load]]", (servers if bandwidths else "") + "[[load]]", 1) + expectations
@@ -157,7 +210,7 @@ def made(expectations: str = "", bandwidths: bool = True) -> Result:
         for mean_s in means:
             collected.add(name, "a", turn(mean_s, failures=1 if name == policies[0] else 0))
     settings = dict.fromkeys(("date", "turns", "bandwidth of servers"), "<x>")
-    return result.make(experiment, collected, policies, settings)
+    return result.make(experiment, collected, policies, settings, judged)
 
 
 def test_ratios_are_to_the_baseline_over_all_turns() -> None:
@@ -195,6 +248,31 @@ def test_expectation_holds_or_not_or_is_not_measured(policy: str, at_most: float
     (verdict,) = made(text).verdicts
     assert verdict.holds is holds
     assert table.HOLDS[holds] in table.expectation_line(verdict)
+
+
+def test_expectation_of_loads_that_were_shortened_is_not_judged() -> None:
+    """A few chunks prove nothing: the ratio is shown, and no verdict."""
+    text = '[[expect]]\npolicy = "static (server=server2)"\nload = "a"\nfigure = "mean"\nat_most = 0.1\n'
+    (verdict,) = made(text, judged=False).verdicts
+    assert (verdict.ratio, verdict.holds) == (pytest.approx(0.5), None)
+    assert table.expectation_line(verdict).endswith(": not judged (0.50x)")
+
+
+def test_result_of_a_stopped_run_has_what_was_complete(tmp_path: Path) -> None:
+    """Policies and loads without a complete turn are left out, and what is there is shown, without a baseline too."""
+    pytest.importorskip("jinja2")
+    text = SMALLEST + '[[load]]\nname = "b"\nlines = "0 198.18.1.100 9876 100 0 1"\n'
+    experiment, _ = file.read(written(tmp_path, text))
+    names = [policy_name(policy) for policy in experiment.policies]
+    settings = dict.fromkeys(("date", "turns", "bandwidth of servers"), "x") | {"interrupted": "after 1 of 4 runs"}
+    collected = Collected()
+    collected.add(names[1], "a", turn(0.2))
+    found = result.make(experiment, collected, names, settings)
+    assert (found.policies, found.loads) == ((names[1],), ("a",))
+    assert [(entry.policy, entry.load, entry.ratios) for entry in found.entries] == [(names[1], "a", {})]
+    table.show([found])
+    assert "Stopped after 1 of 4 runs" in report.render([found])
+    assert json.loads(result.to_json([found]))["experiments"][0]["settings"]["interrupted"] == "after 1 of 4 runs"
 
 
 def test_table_has_a_row_per_policy_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,11 @@ def test_line_of_the_course_is_read() -> None:
         ("0 198.18.1.100 1_0 1000 0 1", 16, "vport: '1_0' is not an integer"),
         ("0 198.18.1.100 9876 999 0 1", 21, "enum_size: 999 is no size"),
         ("0 198.18.1.100 9876 big 0 1", 21, "enum_size: 'big' is no size"),
-        ("0 198.18.1.100 9876 1000 nan 1", 26, "interval: nan is not in"),
+        ("0 198.18.1.100 9876 1000 nan 1", 26, "interval: 'nan' is not a number of seconds"),
+        ("0 198.18.1.100 9876 1000 \u0661 1", 26, "interval: '\u0661' is not a number of seconds"),
+        ("1_0 198.18.1.100 9876 1000 0 1", 1, "start_time: '1_0' is not a number of seconds"),
+        ("0 198.18.1.\u0661 9876 1000 0 1", 3, "vip: '198.18.1.\u0661' is neither an address nor a host name"),
+        ("0 198.18.1.100 \u0661 1000 0 1", 16, "vport: '\u0661' is not an integer"),
         ("0 198.18.1.100 9876 1000 0 -1", 28, "chunk_num: -1 is not in"),
         ("0 198.18.1.100 9876 1000 0 1.5", 28, "chunk_num: '1.5' is not an integer"),
         ("#! fly away", 4, "unknown directive"),
@@ -147,7 +151,10 @@ def test_intended_starts_repeat_with_the_seed_alone() -> None:
     assert (first[-1] - 5) / 2000 == pytest.approx(1 / 100, rel=0.1)
 
 
-@pytest.mark.parametrize("text", ["poisson", "poisson:", "poisson:0", "poisson:-1", "poisson:nan", "fixed:3", "3"])
+@pytest.mark.parametrize(
+    "text",
+    ["poisson", "poisson:", "poisson:0", "poisson:-1", "poisson:nan", "poisson:\u0662", "poisson:1_0", "fixed:3", "3"],
+)
 def test_wrong_arrival_is_refused(text: str) -> None:
     """Anything but poisson:RATE is refused."""
     with pytest.raises(ValueError, match="is not poisson:RATE"):
@@ -237,6 +244,20 @@ def test_figures_count_shares_and_percentiles() -> None:
     assert found.fairness == pytest.approx(75**2 / (3 * (25**2 + 50**2)))
 
 
+def test_figures_of_unknown_servers_shown_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    """Answers without a name are neither "no answer" nor a server whose share is compared."""
+    found = figures.figure(
+        [fetch(0, server="unknown"), fetch(1, server="server1"), fetch(2, server="-", error="refused")]
+    )
+    table.show(found)
+    assert {row.split("  ")[0] for row in capsys.readouterr().out.splitlines()[2:5]} == {
+        "no answer",
+        "server1",
+        "unknown",
+    }
+    assert found.fairness == 1
+
+
 def test_figures_without_success_have_no_latency() -> None:
     """Nothing is divided by nothing."""
     found = figures.figure([fetch(error="refused", server="-")])
@@ -310,7 +331,7 @@ def test_course_prints_and_log(tmp_path: Path) -> None:
 def test_want_is_read_or_refused() -> None:
     """Weights by name; anything else says which part is wrong."""
     assert wanted.parse("server1=2, server2=0.5") == {"server1": 2.0, "server2": 0.5}
-    for text in ("server1", "server1=x", "=1", "server1=-1", "a=1,", "a=inf"):
+    for text in ("server1", "server1=x", "=1", "server1=-1", "a=1,", "a=inf", "a=\u0661", "a=1_0"):
         with pytest.raises(ValueError, match="is not SERVER=WEIGHT"):
             wanted.parse(text)
 

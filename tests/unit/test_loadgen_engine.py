@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lb.loadgen import plan
+from lb.loadgen import figures, plan
 from lb.loadgen.engine import play
 from lb.loadgen.lines import Load, LoadLine
 from lb.loadgen.plan import Options
@@ -103,6 +103,20 @@ def test_request_is_for_the_courses_chunk_without_cookies() -> None:
     assert server.requests[0].startswith(b"GET /vod/500Seg2-Frag7 HTTP/1.1\r\n")
     assert all(b"cookie" not in request.lower() for request in server.requests)
     assert all(b"Accept-Encoding: identity" in request for request in server.requests)
+
+
+@pytest.mark.parametrize("field", ["", "X-Served-By: \r\n", "X-Served-By:   \r\n"])
+def test_answer_that_does_not_name_its_server_is_a_success(field: str) -> None:
+    """What came whole is a success of an unknown server, told apart from no answer."""
+
+    async def nameless(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\n{field}\r\n".encode() + BODY)
+
+    records, _ = run(nameless, Options(), (100, 0.0, 2))
+    assert [(fetch.ok, fetch.server) for fetch in fetches(records)] == [(True, "unknown")] * 2
+    found = figures.figure(fetches(records))
+    assert [(server.name, server.fetches, server.failures) for server in found.servers] == [("unknown", 2, 0)]
+    assert (found.total.fetches, found.total.failures, found.fairness) == (2, 0, None)
 
 
 async def not_found(request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -375,21 +389,24 @@ def test_program_wrong_usage(tmp_path: Path, arguments: list[str], status: int, 
     assert message in " ".join(done.stderr.split())
 
 
-def test_worker_plays_what_it_is_told() -> None:
-    """A client host's process reads a plan and a start, and writes records."""
+def test_worker_plays_one_plan_after_the_other() -> None:
+    """A client host's process reads a plan and a start, and writes records; then it is ready for the next plan."""
 
     async def both() -> list[str]:
         async with Server(good) as server:
             load = Load("test", (LoadLine(0.0, "127.0.0.1", server.port, 100, 0.0, 2),))
-            made = plan.make(load, Options(), ["client4"])
             pipe = asyncio.subprocess.PIPE
             command = [sys.executable, "-P", "-m", "lb.loadgen.worker"]
             child = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
             origin_s = asyncio.get_running_loop().time()
-            output, _ = await asyncio.wait_for(child.communicate(f"{plan.to_json(made)}\n{origin_s}\n".encode()), 60)
+            plans = [plan.to_json(plan.make(load, Options(), [name])) for name in ("client4", "client5")]
+            told = "".join(f"{made}\n{origin_s}\n" for made in plans)
+            output, _ = await asyncio.wait_for(child.communicate(told.encode()), 60)
             assert child.returncode == 0
             return output.decode().splitlines()
 
-    ready, *rest = asyncio.run(both())
-    assert json.loads(ready) == {"kind": "ready"}
-    assert [fetch.client for fetch in fetches([from_json(line) for line in rest])] == ["client4"] * 2
+    said = asyncio.run(both())
+    kinds = [json.loads(line)["kind"] for line in said]
+    assert kinds == ["ready", "started", "fetch", "fetch", "ended", "done"] * 2
+    played = fetches([from_json(line) for line, kind in zip(said, kinds, strict=True) if kind == "fetch"])
+    assert [fetch.client for fetch in played] == ["client4"] * 2 + ["client5"] * 2

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import CookedLinux, CookedLinuxV2
 
 from lb.errors import CaptureError
-from lb.net.pcap import Packet, PcapWriter, read_packets
+from lb.net.pcap import CaptureCutError, Packet, PcapWriter, read_packets
 
 FRAME = bytes(range(60))
 TIME_NS = 1_700_000_000 * 10**9 + 123_456_000
@@ -93,8 +96,11 @@ def test_read_pcapng_two_sections_interfaces_start_anew(tmp_path: Path) -> None:
         (pcap("<", 0xA1B2C3D4, 0)[:30], "at byte 24: the file ends inside a packet header"),
         (pcap("<", 0xA1B2C3D4, 0)[:-1], "at byte 40: the file ends inside packet 1"),
         (pcap("<", 0xA1B2C3D4, 0, length=10**9), "at byte 40: a packet of 1000000000 bytes: the file is damaged"),
-        (pcap("<", 0xA1B2C3D4, 0, link=113), "at byte 24: link type 113 is not Ethernet (1)"),
-        (section("<") + interface("<", link=276), "link type 276 is not Ethernet (1)"),
+        (
+            pcap("<", 0xA1B2C3D4, 0, link=105),
+            "at byte 24: link type 105 is not read; those that are: Ethernet (1), Linux cooked (113, 276) and raw IP",
+        ),
+        (section("<") + interface("<", link=0), "link type 0 is not read"),
         (section("<") + enhanced("<", 1), "a packet of interface 0, which the file does not describe"),
         (section("<") + struct.pack("<II", 1, 14), "a block of 14 bytes: the file is damaged"),
         (section("<") + struct.pack("<II", 1, 2**31), "a block of 2147483648 bytes: the file is damaged"),
@@ -115,9 +121,85 @@ def test_read_damaged_file_names_file_and_place(tmp_path: Path, data: bytes, mes
     assert str(caught.value).startswith(f"{tmp_path}/in.pcap: ")
 
 
+@pytest.mark.parametrize(
+    ("data", "cut"),
+    [
+        (pcap("<", 0xA1B2C3D4, 0)[:-1], True),
+        (pcap("<", 0xA1B2C3D4, 0)[:30], True),
+        (section("<") + interface("<") + enhanced("<", 1)[:-1], True),
+        (pcap("<", 0xA1B2C3D4, 0)[:20], False),
+        (pcap("<", 0xA1B2C3D4, 0, length=10**9), False),
+        (section("<")[:-1], False),
+    ],
+)
+def test_read_cut_file_told_from_a_damaged_one(tmp_path: Path, data: bytes, cut: bool) -> None:
+    """A file that ends inside a packet is one kind of error, damage and a file without packets another."""
+    with pytest.raises(CaptureError) as caught:
+        read(tmp_path, data)
+    assert isinstance(caught.value, CaptureCutError) is cut
+
+
+US, SENDER = bytes.fromhex("aaaaaa000001"), bytes.fromhex("aaaaaa000021")
+MADE_UP, ALL, OTHER = bytes.fromhex("0204c6120115"), b"\xff" * 6, bytes.fromhex("02ffffffffff")
+IP4, IP6 = bytes(IP(src="198.18.1.21") / UDP() / b"x"), bytes(IPv6(src="2001:db8::21") / UDP() / b"x")
+
+
+def sll(kind: int, packet: bytes = IP4, address: bytes = SENDER, proto: int = 0x0800) -> bytes:
+    return bytes(CookedLinux(pkttype=kind, lladdrlen=len(address), src=address.ljust(8, b"\0"), proto=proto)) + packet
+
+
+def sll2(kind: int, packet: bytes = IP4, address: bytes = SENDER, proto: int = 0x0800) -> bytes:
+    header = CookedLinuxV2(pkttype=kind, lladdrlen=len(address), src=address.ljust(8, b"\0"), proto=proto, ifindex=7)
+    return bytes(header) + packet
+
+
+@pytest.mark.parametrize(
+    ("link", "data", "expected"),
+    [
+        (113, sll(0), US + SENDER + b"\x08\0" + IP4),
+        (276, sll2(0), US + SENDER + b"\x08\0" + IP4),
+        (276, sll2(0, IP6, proto=0x86DD), US + SENDER + b"\x86\xdd" + IP6),
+        (113, sll(0, b"\0\1\x08\0" + IP4, proto=0x8100), US + SENDER + b"\x81\0\0\1\x08\0" + IP4),
+        (113, sll(1), ALL + SENDER + b"\x08\0" + IP4),
+        (113, sll(3), OTHER + SENDER + b"\x08\0" + IP4),
+        (113, sll(4, address=US), ALL + US + b"\x08\0" + IP4),
+        (276, sll2(4, address=b""), ALL + US + b"\x08\0" + IP4),
+        (113, sll(0, address=b""), US + MADE_UP + b"\x08\0" + IP4),
+        (113, sll(0)[:15], b""),
+        (101, IP4, US + MADE_UP + b"\x08\0" + IP4),
+        (12, IP4, US + MADE_UP + b"\x08\0" + IP4),
+        (14, IP4, US + MADE_UP + b"\x08\0" + IP4),
+        (228, IP4, US + MADE_UP + b"\x08\0" + IP4),
+        (229, IP6, US + bytes.fromhex("020600000021") + b"\x86\xdd" + IP6),
+        (101, IP6, US + bytes.fromhex("020600000021") + b"\x86\xdd" + IP6),
+        (101, b"\x45", US + OTHER + b"\x08\0\x45"),
+    ],
+)
+def test_read_link_without_ethernet_gets_a_header(tmp_path: Path, link: int, data: bytes, expected: bytes) -> None:
+    """Packets of cooked and raw captures come out as frames for the balancer, unless the capture says otherwise."""
+    path = tmp_path / "in.pcap"
+    for content in (
+        pcap("<", 0xA1B2C3D4, 0, data, link),
+        section(">") + interface(">", link=link) + enhanced(">", 5, frame=data),
+    ):
+        path.write_bytes(content)
+        (packet,) = read_packets(path, US)
+        assert packet.frame == expected
+        # `pcap` and `enhanced` say that 5 bytes are missing.
+        assert packet.original_len == len(data) + 5 + {113: -2, 276: -6}.get(link, 14)
+
+
 @given(
     st.binary(max_size=200),
-    st.sampled_from([b"", section("<"), section("<") + interface("<"), pcap("<", 0xA1B2C3D4, 0)]),
+    st.sampled_from(
+        [
+            b"",
+            section("<"),
+            section("<") + interface("<"),
+            pcap("<", 0xA1B2C3D4, 0),
+            *(pcap("<", 0xA1B2C3D4, 0, link=link) for link in (101, 113, 276)),
+        ]
+    ),
 )
 def test_read_any_bytes_packets_or_capture_error(
     tmp_path_factory: pytest.TempPathFactory, tail: bytes, head: bytes

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from lb.config import HealthConfig
+from lb.control.http_check import request
 from lb.control.prober import Prober, ServerKey, Target
 
 DEADLINE_S = 20.0
@@ -158,21 +159,117 @@ def test_http_check_endless_body_is_not_read() -> None:
     assert asyncio.run(scenario()) is None
 
 
-@pytest.mark.parametrize("garbage", [b"\x00" * 64 + b"\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000, b""])
-def test_http_check_garbage_fails_in_one_line(garbage: bytes) -> None:
-    """What answers and is no web server, or sends headers without end, fails; nothing is raised."""
+@pytest.mark.parametrize(
+    ("answer", "failure"),
+    [
+        (b"", "closed without an answer"),
+        (b"\x00" * 64 + b"\r\n\r\n", 'not HTTP: "' + "\\x00" * 40 + '"...'),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", 'not HTTP: "SSH-2.0-OpenSSH_9.9\\r\\n"'),
+        (b"\x15\x03\x01\xff", 'not HTTP: "\\x15\\x03\\x01\\xff"'),
+        (b"HTTP/2 200 OK\r\n\r\n", 'not HTTP: "HTTP/2 200 OK\\r\\n\\r\\n"'),
+        (b"HTTP/1.1 twohundred\r\n\r\n", 'not HTTP: "HTTP/1.1 twohundred\\r\\n\\r\\n"'),
+        (b"HTTP/1.1 200 OK\r\nX: y", 'the answer ends inside its head: "HTTP/1.1 200 OK\\r\\nX: y"'),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000, "the answer's head is longer than 65536 bytes"),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000, "the answer's head is longer than 65536 bytes"),
+    ],
+)
+def test_http_check_odd_answer_said_as_it_was(answer: bytes, failure: str) -> None:
+    """What is no answer of a web server fails, in one line of bounded length that says what it was."""
+    result, port = asyncio.run(ask_raw(answer))
+    assert result == f"127.0.0.1 port {port}: {failure}"
 
-    async def scenario() -> str | None:
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.0 200\r\n\r\n",
+        b"HTTP/1.1 204 No Content\n\n",
+        b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: " + b"a" * 60_000 + b"\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\nbody",
+    ],
+)
+def test_http_check_unusual_answer_passes(answer: bytes) -> None:
+    """A long head, a short status line, a redirect and an interim answer before the final one are answers."""
+    assert asyncio.run(ask_raw(answer))[0] is None
+
+
+async def ask_raw(answer: bytes, **options: object) -> tuple[str | None, int]:
+    """Check a server that gives this answer to whatever it is asked, and hangs up; return the result and its port."""
+
+    async def talk(reader: asyncio.StreamReader) -> bytes:
+        await reader.readuntil(b"\r\n\r\n")
+        return answer
+
+    async with listening(talk) as port:
+        return await check(target(port, "http", timeout="5s", interval="5s", **options)), port
+
+
+def test_http_check_answer_that_stops_halfway_times_out_as_such() -> None:
+    """A server that begins an answer and goes silent is told from one that says nothing."""
+
+    async def scenario() -> tuple[str | None, int]:
+        done = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\n")
+            await reader.read()
+            await reader.read()
+            writer.close()
+            done.set()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            return await check(target(port, "http", timeout="300ms")), port
+        finally:
+            server.close()
+            async with asyncio.timeout(DEADLINE_S):
+                await done.wait()
+
+    failure, port = asyncio.run(scenario())
+    assert failure == f"only a part of an answer from 127.0.0.1 port {port} within 0.3 s"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/?",
+        "//a//b",
+        "/a/../b",
+        "/%2f%2F%41",
+        "/a?x=%20&y=a+b",
+        "/a;v=1",
+        '/a?b=[c]|{d}^`e"<>\\',
+        "/a/./",
+        "/%",
+        "/~",
+    ],
+)
+def test_http_check_path_arrives_byte_for_byte(path: str) -> None:
+    """What the configuration says is what the server is asked for: nothing is normalised or quoted anew."""
+
+    async def scenario() -> list[bytes]:
+        lines: list[bytes] = []
+
         async def talk(reader: asyncio.StreamReader) -> bytes:
-            await reader.readuntil(b"\r\n\r\n")
-            return garbage
+            lines.extend((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n"))
+            return b"HTTP/1.1 200 OK\r\n\r\n"
 
         async with listening(talk) as port:
-            return await check(target(port, "http", timeout="5s", interval="5s"))
+            assert await check(target(port, "http", path=path)) is None
+            lines[1] = lines[1].replace(str(port).encode(), b"PORT")
+        return lines
 
-    failure = asyncio.run(scenario())
-    assert failure
-    assert "\n" not in failure
+    expected = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1:PORT", "User-Agent: flowlb-health", "Accept: */*"]
+    assert asyncio.run(scenario()) == [*(line.encode() for line in expected), b"Connection: close", b"", b""]
+
+
+def test_request_names_host_as_a_url_would() -> None:
+    """IPv6 addresses stand in brackets, and the port of HTTP is left out (RFC 9110 7.2)."""
+    assert b"\r\nHost: [2001:db8::31]:81\r\n" in request(ip_address("2001:db8::31"), 81, "/")
+    assert b"\r\nHost: 192.0.2.1\r\n" in request(ip_address("192.0.2.1"), 80, "/")
 
 
 def test_target_url_brackets_ipv6() -> None:

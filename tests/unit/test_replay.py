@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import ARP, Dot1Q, Ether
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.inet import IP, TCP, UDP, IPOption, in4_pseudoheader
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop
+from scapy.layers.l2 import ARP, CookedLinux, CookedLinuxV2, Dot1Q, Ether
+from scapy.utils import checksum
 
+import lb.backends
 from lb.backends.base import Offload
 from lb.backends.python import parse as parse_frame
 from lb.config import Config, parse
 from lb.errors import CaptureError, ConfigError
+from lb.net.checksums import finish, unfinished
 from lb.net.pcap import PcapWriter, read_packets
 from lb.replay import (
     Replay,
@@ -29,6 +35,8 @@ from lb.replay import (
 
 CLIENT, ROUTER, SERVER = "aa:aa:aa:00:00:21", "aa:aa:aa:00:00:01", "aa:aa:aa:00:00:31"
 START_NS = 1_700_000_000 * 10**9
+# With both addresses: scapy would ask the network for the destination's.
+HEAD = Ether(src=CLIENT, dst=ROUTER)
 CONFIG = parse("""
 [[interface]]
 name = "eth0"
@@ -92,14 +100,160 @@ def test_replay_capture_one_result_per_packet(tmp_path: Path, backend: str) -> N
     ]
 
 
-def test_replay_damaged_capture_gives_what_comes_before_the_damage(tmp_path: Path) -> None:
-    """A capture whose end was cut off, as a killed tcpdump leaves it, is replayed up to the cut."""
+def test_replay_cut_capture_keeps_the_summary(tmp_path: Path) -> None:
+    """A capture whose end was cut off, as a killed tcpdump leaves it, is replayed up to the cut, and that is said."""
     path = capture(tmp_path, forward("S"), reply("SA"), forward("A"))
     path.write_bytes(path.read_bytes()[:-10])
+    run = Replay(CONFIG, path, backend="python")
+    assert [packet.result.verdict for packet in run.packets()] == ["forward", "forward"]
+    assert summary(run).splitlines() == [
+        "2 packets by backend python: 2 forward",
+        f"warning: {path}: at byte 180: the file ends inside packet 3; what comes before it was replayed",
+    ]
+
+
+def test_replay_damaged_capture_gives_what_comes_before_the_damage(tmp_path: Path) -> None:
+    """Damage is an error, after what could be read."""
+    path = capture(tmp_path, forward("S"), reply("SA"))
+    path.write_bytes(path.read_bytes() + struct.pack("<IIII", 0, 0, 10**9, 10**9))
     packets = Replay(CONFIG, path).packets()
     assert [next(packets).result.verdict, next(packets).result.verdict] == ["forward", "forward"]
-    with pytest.raises(CaptureError, match="the file ends inside packet 3"):
+    with pytest.raises(CaptureError, match="a packet of 1000000000 bytes: the file is damaged"):
         next(packets)
+
+
+def offloaded(frame: Ether) -> Ether:
+    """Return a frame whose IPv4 header checksum is left to the card."""
+    frame = Ether(bytes(frame))
+    frame[IP].chksum = 0
+    return frame
+
+
+def partial(frame: Ether) -> Ether:
+    """Return a frame whose L4 checksum covers the pseudo-header alone."""
+    frame = Ether(bytes(frame))
+    layer = frame[TCP] if TCP in frame else frame[UDP]
+    pseudo = in4_pseudoheader(frame[IP].proto, frame[IP], len(layer))
+    layer.chksum = checksum(pseudo) ^ 0xFFFF
+    return frame
+
+
+def test_replay_offloaded_checksums_told(tmp_path: Path, backend: str) -> None:
+    """A capture taken before the card is told from a damaged one, and the summary names the option that helps."""
+    frames = [offloaded(forward("S")), partial(forward("S")), reply("SA")]
+    run = Replay(CONFIG, capture(tmp_path, *frames), backend=backend)
+    assert [packet.result.reason for packet in run.packets()] == ["ip_checksum", None, None]
+    assert summary(run).splitlines()[-2:] == [
+        "1 packets have an IPv4 header checksum of 0, left to the network card (offload), and count as ip_checksum: "
+        "--fix-checksums computes them",
+        "1 packets have a TCP or UDP checksum left to the network card (offload), and leave with a wrong one: "
+        "--fix-checksums computes them",
+    ]
+
+
+def test_replay_sound_capture_says_nothing_of_checksums(tmp_path: Path, backend: str) -> None:
+    """What is right, and what is wrong without being offload, is not called offload."""
+    wrong = Ether(bytes(forward("S")))
+    wrong[IP].chksum ^= 1
+    run = Replay(CONFIG, capture(tmp_path, forward("S"), wrong, reply("SA")), backend=backend)
+    assert len(list(run.packets())) == 3
+    assert "checksum of 0" not in summary(run)
+    assert "left to the network card" not in summary(run)
+
+
+def test_replay_fix_checksums_makes_frames_as_the_card_would(tmp_path: Path, backend: str) -> None:
+    """With the option the packets that leave are byte-equal to those of a capture without offload."""
+    sound = [forward("S"), reply("SA"), forward("A", b"odd")]
+    outs = []
+    for number, frames in enumerate((sound, [partial(offloaded(frame)) for frame in sound])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run = Replay(CONFIG, capture(folder, *frames), backend=backend, fix_checksums=bool(number))
+        outs.append([packet.result.out for packet in run.packets()])
+    assert outs[0] == outs[1]
+    assert all(out for out in outs[0])
+    assert summary(run).splitlines()[-1].endswith("left to the network card (offload): were computed")
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        IP(src="198.18.1.21", dst="198.18.1.100") / TCP() / b"abc",
+        IP(src="198.18.1.21", dst="198.18.1.100") / UDP() / b"abcd",
+        IP(src="198.18.1.21", dst="198.18.1.100", options=IPOption(b"\x94\x04\0\0")) / TCP() / b"a",
+        IPv6(src="fd00::1", dst="fd00::2") / UDP() / b"abc",
+        IPv6(src="fd00::1", dst="fd00::2") / IPv6ExtHdrHopByHop() / TCP() / b"abc",
+        IP(src="198.51.100.7", dst="10.0.0.11") / UDP(sport=40000, dport=5353) / b"\x1a\x6b",
+    ],
+    ids=["tcp", "udp", "ip-options", "udp6", "tcp6-extension", "udp-sum-is-zero"],
+)
+@pytest.mark.parametrize("head", [HEAD, HEAD / Dot1Q(vlan=3)], ids=["plain", "vlan"])
+def test_finish_any_packet_gets_the_checksums_of_its_sender(packet: IP, head: Ether, backend: str) -> None:
+    """Garbage in the checksum fields becomes what scapy computes; what was right stays."""
+    right = bytes(head / packet)
+    garbled = head / packet
+    if IP in garbled:
+        garbled[IP].chksum = 0x1234
+    (garbled[TCP] if TCP in garbled else garbled[UDP]).chksum = 0x4321
+    parse_by = lb.backends.load(backend).parse
+    assert finish(bytes(garbled), parse_by) == right
+    assert finish(right, parse_by) == right
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        HEAD / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(chksum=0) / b"none is none",
+        HEAD / IP(src="10.0.0.1", dst="10.0.0.2", flags="MF") / UDP(chksum=0x1111) / b"12345678",
+        HEAD / IP(src="10.0.0.1", dst="10.0.0.2", frag=2, proto=17) / b"12345678",
+        HEAD / ARP(),
+        HEAD / IPv6(src="fd00::1", dst="fd00::2", nh=59),
+        HEAD / IP(src="10.0.0.1", dst="10.0.0.2", proto=47) / b"x",
+        b"",
+        b"\x45" * 14,
+    ],
+    ids=["udp-zero", "first-fragment", "later-fragment", "arp", "ipv6-nothing", "gre", "empty", "short"],
+)
+def test_finish_what_cannot_be_computed_stays(frame: Ether | bytes) -> None:
+    """No checksum is invented."""
+    assert finish(bytes(frame), parse_frame) == bytes(frame)
+    assert unfinished(bytes(frame), parse_frame) is None
+
+
+@given(st.binary(max_size=120))
+def test_finish_any_bytes_never_raises(frame: bytes) -> None:
+    """Garbage has no checksums, or gets some; its length stays."""
+    assert len(finish(frame, parse_frame)) == len(frame)
+    unfinished(frame, parse_frame)
+
+
+@pytest.mark.parametrize("link", [113, 276, 101])
+def test_replay_captures_without_ethernet_headers(tmp_path: Path, link: int, backend: str) -> None:
+    """A capture of `-i any` or of a tunnel is replayed; of the first kind, what the balancer had sent is skipped."""
+    frames = [forward("S"), reply("SA"), forward("A")]
+    packets = [header_of(link, frame, kind=0) + bytes(frame[IP]) for frame in frames]
+    if link != 101:
+        own = forward("S")
+        own[Ether].src = ROUTER
+        packets.insert(1, header_of(link, own, kind=4) + bytes(own[IP]))
+    data = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, link)
+    for packet in packets:
+        data += struct.pack("<IIII", 1, 0, len(packet), len(packet)) + packet
+    (tmp_path / "in.pcap").write_bytes(data)
+    run = Replay(CONFIG, tmp_path / "in.pcap", backend=backend)
+    found = [(packet.result.verdict, packet.result.server) for packet in run.packets()]
+    assert found == [("forward", "server1")] * 3
+    assert (run.own, run.cut) == (0 if link == 101 else 1, 0)
+
+
+def header_of(link: int, frame: Ether, kind: int) -> bytes:
+    """Return the link header of a frame in a capture of this link type."""
+    source = bytes.fromhex(frame.src.replace(":", "")) + bytes(2)
+    if link == 113:
+        return bytes(CookedLinux(pkttype=kind, lladdrlen=6, src=source, proto=0x0800))
+    if link == 276:
+        return bytes(CookedLinuxV2(pkttype=kind, lladdrlen=6, src=source, proto=0x0800))
+    return b""
 
 
 def test_replay_write_over_the_capture_refused(tmp_path: Path) -> None:

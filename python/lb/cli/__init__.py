@@ -12,8 +12,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -68,6 +70,9 @@ app.add_typer(experiment.app, name="experiment")
 
 # What a shell reports for a program that Ctrl-C ended.
 INTERRUPTED = 130
+USAGE = 2
+# A number, alone or as --option=NUMBER.
+NUMBER = re.compile(r"(?:--[\w-]+=)?([+-]?[\d_.]*\d)")
 _options = {"debug": False}
 
 
@@ -94,6 +99,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the locale cannot show is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
+    _require_ascii_digits(sys.argv[1:])
     try:
         try:
             app(prog_name="lb")
@@ -109,6 +115,15 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except Exception as error:
         _fail(f"lb: this is a fault of lb: {error!r}; `lb --debug` shows where", LbError.exit_code)
+
+
+def _require_ascii_digits(arguments: Sequence[str]) -> None:
+    """End the process when a number is written in digits of another script: int() takes them, nothing else does."""
+    # What follows "--" is another program's.
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for argument in ours:
+        if (number := NUMBER.fullmatch(argument)) and not number[1].isascii():
+            _fail(f"lb: {argument}: numbers are written with the digits 0 to 9", USAGE)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -25,7 +25,7 @@ def run(
     json_file: Annotated[
         Path, typer.Option("--json", metavar="FILE", help="The figures.", dir_okay=False)
     ] = DEFAULT_JSON,
-    quick: Annotated[bool, typer.Option("--quick", help="One turn.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One turn of shorter loads: within 90 s.")] = False,
     turns: Annotated[int | None, typer.Option(help="Instead of what the file says.", min=1, max=1000)] = None,
     only: Annotated[str | None, typer.Option(help="Policies, with commas; the baseline comes along.")] = None,
     backend: BackendOption = "auto",
@@ -35,11 +35,12 @@ def run(
     """
     Run experiments in a testbed of their own, and compare the policies.
 
-    Ends with 1 when something that the file expects does not hold. Nothing is left behind.
+    Ends with 1 when something that the file expects does not hold. Ctrl-C keeps the runs that were complete, and ends
+    with 130. Nothing is left behind.
     """
     from lb.cli.testbed import require_prefix
     from lb.experiment import command
 
     names = None if only is None else tuple(name.strip() for name in only.split(","))
-    wishes = command.Wishes(report, json_file, output, 1 if quick else turns, names, backend, require_prefix(prefix))
+    wishes = command.Wishes(report, json_file, output, turns, quick, names, backend, require_prefix(prefix))
     raise typer.Exit(command.execute(files, wishes))

@@ -21,9 +21,19 @@ def replay(
     mac: Annotated[str | None, typer.Option(help="The interface's MAC address, if the file has none.")] = None,
     address: Annotated[list[str] | None, typer.Option(help="An address of it with prefix length; repeatable.")] = None,
     mtu: Annotated[int | None, typer.Option(help="Its MTU in bytes, if the file has none.")] = None,
+    fix_checksums: Annotated[
+        bool, typer.Option("--fix-checksums", help="Compute checksums of IPv4, TCP and UDP first.")
+    ] = False,
 ) -> None:
-    """Run a capture through a backend, offline: one line per packet, then a summary on stderr."""
+    """
+    Run a capture through a backend, offline.
+
+    One line per packet on stdout, then a summary on stderr. Reads pcap and pcapng of Ethernet, Linux cooked (tcpdump -i
+    any) and raw IP. A capture that ends inside a packet is replayed up to there, with a warning. Ends with 1, after the
+    summary, when the capture is damaged.
+    """
     from lb.config import load
+    from lb.errors import CaptureError
     from lb.replay import Replay, format_json, format_table, header, summary, with_interface
 
     loaded = load(config)
@@ -31,11 +41,17 @@ def replay(
         loaded = with_interface(loaded, interface, mac, address or [], mtu)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    run = Replay(loaded, capture, interface=interface, backend=backend, write=write)
+    run = Replay(loaded, capture, interface, backend, write, fix_checksums)
     if output == "table":
         typer.echo(header())
     form = format_table if output == "table" else format_json
-    for packet in run.packets():
-        sys.stdout.write(form(packet) + "\n")
+    try:
+        for packet in run.packets():
+            sys.stdout.write(form(packet) + "\n")
+    except CaptureError:
+        sys.stdout.flush()
+        if run.verdicts:
+            typer.echo(summary(run), err=True)
+        raise
     sys.stdout.flush()
     typer.echo(summary(run), err=True)

@@ -43,6 +43,7 @@ from lb.control.metrics import Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.paths import default_control_path
 from lb.control.replan import Replanner
+from lb.control.seed import describe_drawn, draw_seed, with_seed
 from lb.control.status import Facts
 from lb.control.steering import Preview, Steering
 from lb.errors import ConfigError, InterfaceError, LbError
@@ -95,8 +96,10 @@ class Daemon:
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.config_path = config_path
-        config = load_config(config_path)
+        loaded = load_config(config_path)
+        config = with_seed(loaded, draw_seed())
         self.start_config = config
+        self._seed_drawn = loaded.seed is None
         self.implementation = lb.backends.load(choose_backend(backend, config))
         self._give_up = give_up
         self.control_path = control_path or default_control_path()
@@ -186,14 +189,16 @@ class Daemon:
         self._announce(self.snapshot)
         if line := self._memory_line():
             log.info("%s", line)
+        if self._seed_drawn:
+            log.info("%s", describe_drawn(self.start_config, self.snapshot.seed))
         log.info("%s", self._ready_line())
 
     def _make_data_path(self) -> DataPath:
         config, key = self.start_config, secrets.token_bytes(HASH_KEY_BYTES)
         make = self.implementation.DataPath
         if config.workers == 1:
-            return make(config.flows.capacity, key, config.seed)
-        return Sharded(make, config.workers, config.flows.capacity, key, config.seed)
+            return make(config.flows.capacity, key, self.snapshot.seed)
+        return Sharded(make, config.workers, config.flows.capacity, key, self.snapshot.seed)
 
     def _open_sockets(self) -> None:
         """Open one per worker and interface: all of the first worker, then all of the next."""
@@ -422,7 +427,8 @@ class Daemon:
 
     async def _read_config(self) -> Config:
         """Read the file as it is now; on a thread, for a large one takes a while."""
-        config = await asyncio.to_thread(load_config, self.config_path)
+        # A file without a seed keeps the one that runs.
+        config = with_seed(await asyncio.to_thread(load_config, self.config_path), self.snapshot.seed)
         try:
             require_same_interfaces(self.config, config)
         except ValueError as error:

@@ -17,15 +17,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import aiohttp
-
 from lb.config import HealthConfig
+from lb.control.http_check import Head, get_status
 from lb.snapshot import Address
 
 NS_PER_S = 10**9
 # An interval is shortened by up to this share of itself, so that checks of many servers do not stay in step.
 JITTER = 0.2
-USER_AGENT = "flowlb-health"
 
 # (service name, server name)
 ServerKey: TypeAlias = tuple[str, str]
@@ -62,7 +60,6 @@ class Prober:
         self._random = random.Random(seed)
         self._targets: dict[ServerKey, Target] = {}
         self._tasks: dict[ServerKey, asyncio.Task[None]] = {}
-        self._session: aiohttp.ClientSession | None = None
 
     def follow(self, targets: Mapping[ServerKey, Target]) -> None:
         """Check these from now on. The checks of those that are no different go on undisturbed."""
@@ -79,9 +76,6 @@ class Prober:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
 
     async def _watch(self, key: ServerKey, target: Target) -> None:
         loop, interval_s = asyncio.get_running_loop(), target.health.interval / NS_PER_S
@@ -94,26 +88,31 @@ class Prober:
     async def check(self, target: Target) -> str | None:
         """Check once; return what went wrong, or None."""
         timeout_s = target.health.timeout / NS_PER_S
+        head = Head()
         try:
             async with asyncio.timeout(timeout_s):
-                return await (self._ask(target) if target.health.check == "http" else connect(target))
+                return await (ask(target, head) if target.health.check == "http" else connect(target))
         except TimeoutError:
-            return f"no answer from {target.address} port {target.port} within {timeout_s:g} s"
-        except (OSError, aiohttp.ClientError, ValueError) as error:
+            what = "only a part of an answer" if head.data else "no answer"
+            return f"{what} from {target.address} port {target.port} within {timeout_s:g} s"
+        except (OSError, ValueError) as error:
             return f"{target.address} port {target.port}: {_reason(error)}"
 
-    async def _ask(self, target: Target) -> str | None:
-        if self._session is None:
-            # A connection of its own for each check: one kept alive would not tell whether new ones are accepted.
-            connector = aiohttp.TCPConnector(limit=0, force_close=True)
-            headers = {"User-Agent": USER_AGENT}
-            self._session = aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False)
-        async with self._session.get(target.url, allow_redirects=False) as response:
-            low, high = target.health.expect
-            if low <= response.status <= high:
-                return None
-            expected = str(low) if low == high else f"{low}-{high}"
-            return f"{target.url} answered {response.status}, {expected} is expected"
+
+async def ask(target: Target, head: Head) -> str | None:
+    """
+    Ask a target over HTTP; return what is wrong with its answer, or None. `head`: takes what comes.
+
+    Raises:
+        OSError: no connection, or it broke.
+        AnswerError: the answer is not one of HTTP.
+    """
+    status = await get_status(target.address, target.port, target.health.path, head)
+    low, high = target.health.expect
+    if low <= status <= high:
+        return None
+    expected = str(low) if low == high else f"{low}-{high}"
+    return f"{target.url} answered {status}, {expected} is expected"
 
 
 async def connect(target: Target) -> None:

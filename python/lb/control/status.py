@@ -49,6 +49,7 @@ def build_status(
         "backend": facts.backend,
         "uptime_s": round(facts.uptime_s, 3),
         "generation": snapshot.generation,
+        "seed": snapshot.seed,
         "config": facts.config_path,
         "last_reload_error": facts.last_reload_error,
         "reloads": facts.reloads,

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import lb
 from lb.errors import LbError
-from lb.experiment import file, result, run, table
+from lb.experiment import file, quick, result, run, table
 from lb.experiment.file import Experiment, policy_name
-from lb.experiment.result import Result, Turn
+from lb.experiment.result import Collected, Result, Turn
 from lb.experiment.run import Step, Watcher
 from lb.loadgen.figures import figure
 from lb.loadgen.lines import Load
@@ -41,6 +41,7 @@ class Wishes:
         report, json_file: where to write; None: not at all.
         output: what goes to standard output.
         turns: instead of the experiments' own.
+        quick: one turn of shorter loads (`lb.experiment.quick`).
         only: names of policies; None: all that an experiment names.
         backend: as `lb run --backend`.
         prefix: of the namespaces' names.
@@ -50,6 +51,7 @@ class Wishes:
     json_file: Path | None
     output: Literal["table", "json"] = "table"
     turns: int | None = None
+    quick: bool = False
     only: tuple[str, ...] | None = None
     backend: str = "auto"
     prefix: str = DEFAULT_PREFIX
@@ -57,7 +59,7 @@ class Wishes:
 
 def execute(paths: Sequence[Path], wishes: Wishes) -> int:
     """
-    Run experiments.
+    Run experiments. One that is stopped keeps the turns that were complete: they are shown and written.
 
     Returns:
         The exit status: 0; 1 when something expected does not hold, or nothing succeeded; 130 when stopped.
@@ -68,19 +70,20 @@ def execute(paths: Sequence[Path], wishes: Wishes) -> int:
     """
     experiments = [file.read(path) for path in paths]
     _require(wishes)
-    results = []
-    try:
-        with stoppable():
-            for experiment, loads in experiments:
-                results.append(_run(experiment, loads, wishes))
-    except KeyboardInterrupt:
+    results: list[Result] = []
+    interrupted = _run_all(experiments, wishes, results)
+    if not results:
         print("Interrupted: nothing is left behind, and nothing written.", file=sys.stderr)
         return INTERRUPTED
+    if interrupted:
+        print("Interrupted: what was complete is reported; nothing is left behind.", file=sys.stderr)
     _write(results, wishes)
     if wishes.output == "json":
         print(result.to_json(results))
     else:
         table.show(results)
+    if interrupted:
+        return INTERRUPTED
     failed = any(verdict.holds is False for each in results for verdict in each.verdicts)
     silent = not any(entry.figures.total.fetches for each in results for entry in each.entries)
     return 1 if failed or silent else 0
@@ -94,16 +97,41 @@ def _require(wishes: Wishes) -> None:
             raise LbError(f"{path} cannot be written: there is no directory {path.absolute().parent}")
 
 
-def _run(experiment: Experiment, loads: Sequence[Load], wishes: Wishes) -> Result:
+def _run_all(experiments: Sequence[tuple[Experiment, Sequence[Load]]], wishes: Wishes, results: list[Result]) -> bool:
+    """Run experiments and add their results, whole or not; return whether they were stopped."""
+    with stoppable():
+        for experiment, loads in experiments:
+            made, interrupted = _run(experiment, loads, wishes)
+            if made is not None:
+                results.append(made)
+            if interrupted:
+                return True
+    return False
+
+
+def _run(experiment: Experiment, loads: Sequence[Load], wishes: Wishes) -> tuple[Result | None, bool]:
+    """Run an experiment; return what was complete of it, None: nothing, and whether it was stopped."""
+    policies = _chosen(experiment, wishes.only)
     if wishes.turns is not None:
         experiment = experiment.model_copy(update={"turns": wishes.turns})
-    policies = _chosen(experiment, wishes.only)
+    if wishes.quick:
+        experiment, loads = quick.shortened(experiment, loads, len(policies))
+    collected, settings, interrupted = Collected(), dict[str, str](), False
     steps = experiment.turns * len(policies) * len(loads)
-    with Testbed(prefix=wishes.prefix) as bed, _progress(experiment.title, steps) as watcher:
-        settings = _settings(experiment, bed.facts)
-        print(f"  web server: {settings['web server']}; chunks: {settings['chunks']}", file=sys.stderr)
-        collected = run.run(bed, experiment, loads, policies, wishes.backend, watcher)
-    return result.make(experiment, collected, [policy_name(policy) for policy in policies], settings)
+    try:
+        with Testbed(prefix=wishes.prefix) as bed, _progress(experiment.title, steps) as watcher:
+            settings = _settings(experiment, bed.facts)
+            print(f"  web server: {settings['web server']}; chunks: {settings['chunks']}", file=sys.stderr)
+            run.run(bed, experiment, loads, policies, wishes.backend, watcher, collected)
+    except KeyboardInterrupt:
+        interrupted = True
+        if not collected.turns:
+            return None, True
+        settings["interrupted"] = f"after {sum(map(len, collected.turns.values()))} of {steps} runs"
+    if wishes.quick:
+        settings["loads"] = "shortened (--quick): expectations are not judged"
+    names = [policy_name(policy) for policy in policies]
+    return result.make(experiment, collected, names, settings, judged=not wishes.quick), interrupted
 
 
 def _chosen(experiment: Experiment, only: tuple[str, ...] | None) -> list[str | dict[str, Any]]:

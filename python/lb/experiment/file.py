@@ -31,7 +31,7 @@ from lb.toml_file import Report, Table, TomlFile, require
 
 FIGURES = ("mean", "p50", "p95", "p99", "failures", "stalls", "stalled")
 SERVICE = "video"
-BANDWIDTH = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG])bit/s")
+BANDWIDTH = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([kMG])bit/s")
 BANDWIDTH_HINT = 'a number and a unit: "40 Mbit/s", "500 kbit/s"'
 BITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 SERVERS = {host.name: host for host in one_segment().of_role("server")}

@@ -54,7 +54,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether what was expected holds. `ratio`: None: the policy or its figure is not there."""
+    """
+    Whether what was expected holds; `holds` None: that is not known. `ratio`: None: the policy or its figure is not
+    there.
+    """
 
     expectation: str
     ratio: float | None
@@ -96,28 +99,37 @@ class Collected:
         self.turns.setdefault((policy, load), []).append(turn)
 
 
-def make(experiment: Experiment, collected: Collected, policies: Sequence[str], settings: Mapping[str, str]) -> Result:
+def make(
+    experiment: Experiment,
+    collected: Collected,
+    policies: Sequence[str],
+    settings: Mapping[str, str],
+    judged: bool = True,
+) -> Result:
     """
-    Add up an experiment.
+    Add up an experiment; of one that was stopped, what was complete.
 
     Args:
         experiment: what was done.
-        collected: what came of it.
+        collected: what came of it; policies and loads without a turn are left out.
         policies: names of those that took part, in order.
         settings: about machine and run, in words.
+        judged: whether it was played as the file says: only then what is expected holds or does not.
     """
-    loads = tuple(load.name for load in experiment.loads)
+    played = {load for _, load in collected.turns}
+    loads = tuple(load.name for load in experiment.loads if load.name in played)
     raw = {
-        (policy, load): _entry(experiment, policy, load, collected.turns[policy, load])
+        (policy, load): _entry(experiment, policy, load, turns)
         for load in loads
         for policy in policies
+        if (turns := collected.turns.get((policy, load)))
     }
     entries = tuple(_compared(entry, raw.get((policy_name(experiment.baseline), entry.load))) for entry in raw.values())
     result = Result(
         experiment.title,
         experiment.about,
         policy_name(experiment.baseline),
-        tuple(policies),
+        tuple(policy for policy in policies if any(key[0] == policy for key in raw)),
         loads,
         dict(settings),
         experiment.weights(),
@@ -125,7 +137,7 @@ def make(experiment: Experiment, collected: Collected, policies: Sequence[str], 
         entries,
         (),
     )
-    verdicts = tuple(_verdict(expectation, result) for expectation in experiment.expectations)
+    verdicts = tuple(_verdict(expectation, result, judged) for expectation in experiment.expectations)
     return replace(result, verdicts=verdicts)
 
 
@@ -179,14 +191,14 @@ def _compared(entry: Entry, baseline: Entry | None) -> Entry:
     return replace(entry, ratios=ratios)
 
 
-def _verdict(expectation: Expectation, result: Result) -> Verdict:
+def _verdict(expectation: Expectation, result: Result, judged: bool) -> Verdict:
     text = (
         f"{expectation.policy}: {expectation.figure} of {expectation.load} at most {expectation.at_most:g}x "
         f"{result.baseline}"
     )
     entry = result.entry(expectation.policy, expectation.load)
     ratio = None if entry is None else entry.ratios.get(expectation.figure)
-    return Verdict(text, ratio, None if ratio is None else ratio <= expectation.at_most)
+    return Verdict(text, ratio, ratio <= expectation.at_most if judged and ratio is not None else None)
 
 
 def to_json(results: Sequence[Result]) -> str:

@@ -2,7 +2,8 @@
 Run an experiment: a testbed of its own, links as slow as asked for, and every policy over every load, in turns.
 
 Turns go A B C A B C: what drifts on the machine meets all policies alike. Each policy has a balancer of its own,
-started anew for its turn. Whatever happens, the testbed goes with the block.
+started anew for its turn; testbed and client processes are the same for all. Whatever happens, the testbed goes with
+the block.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lb.loadgen.records import Fetch, Playback, Record
 from lb.testbed import build
 from lb.testbed.bed import Testbed
 from lb.testbed.live import spawn_in, start_balancer
-from lb.testbed.load import Faults, LoadClients
+from lb.testbed.load import Faults, LoadClients, Workers
 from lb.testbed.topology import ROUTER, SWITCH
 
 POLL_S = 0.25
@@ -62,9 +63,12 @@ def run(
     policies: Sequence[str | Mapping[str, Any]],
     backend: str,
     watcher: Watcher,
-) -> Collected:
+    collected: Collected,
+) -> None:
     """
     Run an experiment in a testbed.
+
+    A KeyboardInterrupt goes through; what was complete before it is in `collected`.
 
     Args:
         bed: up, with its servers, and ours alone; its links stay as slow as they are made here.
@@ -73,6 +77,7 @@ def run(
         policies: who takes part.
         backend: as `lb run --backend`.
         watcher: hears of it.
+        collected: takes each turn when it is complete.
 
     Raises:
         LbError: a balancer or a client does not start, or ends before its time.
@@ -80,18 +85,17 @@ def run(
     for name, server in experiment.servers.items():
         if server.bandwidth is not None:
             build.limit_bandwidth(bed.prefix, name, INTERFACE, server.bandwidth)
-    collected = Collected()
-    for turn in range(1, experiment.turns + 1):
-        for policy in policies:
-            path = _write_configuration(bed, experiment, policy)
-            start_balancer(bed, path, backend)
-            for step, load in _steps(bed, experiment, loads, policy_name(policy), turn):
-                watcher.begins(step)
-                done = _play(bed, step, load, watcher)
-                collected.add(step.policy, step.load, done)
-                watcher.ended(step, done)
-            bed.end(ROUTER, "lb")
-    return collected
+    with Workers(spawn_in(bed)) as workers:
+        for turn in range(1, experiment.turns + 1):
+            for policy in policies:
+                path = _write_configuration(bed, experiment, policy)
+                start_balancer(bed, path, backend)
+                for step, load in _steps(bed, experiment, loads, policy_name(policy), turn):
+                    watcher.begins(step)
+                    done = _play(bed, workers, step, load, watcher)
+                    collected.add(step.policy, step.load, done)
+                    watcher.ended(step, done)
+                bed.end(ROUTER, "lb")
 
 
 def _write_configuration(bed: Testbed, experiment: Experiment, policy: str | Mapping[str, Any]) -> Path:
@@ -111,7 +115,7 @@ def _steps(
         yield Step(turn, experiment.turns, policy, entry.name, made), load
 
 
-def _play(bed: Testbed, step: Step, load: Load, watcher: Watcher) -> Turn:
+def _play(bed: Testbed, workers: Workers, step: Step, load: Load, watcher: Watcher) -> Turn:
     fetches: list[Fetch] = []
     playbacks: list[Playback] = []
 
@@ -123,7 +127,7 @@ def _play(bed: Testbed, step: Step, load: Load, watcher: Watcher) -> Turn:
         watcher.record(record)
 
     spawn = spawn_in(bed)
-    with Faults(load.events, spawn, SWITCH) as faults, LoadClients(step.plan, spawn) as clients:
+    with Faults(load.events, spawn, SWITCH) as faults, LoadClients(step.plan, spawn, workers) as clients:
         while clients.running:
             for _ in faults.due(clients.now_s()):
                 pass

@@ -11,7 +11,7 @@ from rich.table import Table
 from lb.experiment.result import Entry, Result, Verdict
 from lb.loadgen.table import WIDTH, milliseconds
 
-HOLDS = {True: "holds", False: "does not hold", None: "not measured"}
+HOLDS = {True: "holds", False: "does not hold", None: "not judged"}
 
 
 def show(results: Sequence[Result]) -> None:

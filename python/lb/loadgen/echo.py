@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from lb.loadgen.lines import LoadLine
+from lb.loadgen.records import UNKNOWN_SERVER
 from lb.loadgen.web import Answer, FetchError, reason
 
 GREETING = b"Hello through the balancer\n"
@@ -40,4 +41,4 @@ class EchoSession:
             raise FetchError(reason(error)) from None
         finally:
             writer.close()
-        return Answer("-", len(GREETING))
+        return Answer(UNKNOWN_SERVER, len(GREETING))

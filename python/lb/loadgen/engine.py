@@ -15,7 +15,7 @@ from lb.loadgen.echo import EchoSession
 from lb.loadgen.lines import LoadLine
 from lb.loadgen.plan import Client, Plan, Track, intended_starts
 from lb.loadgen.player import Player
-from lb.loadgen.records import Emit, Fetch, LineEnded, LineStarted
+from lb.loadgen.records import NO_SERVER, Emit, Fetch, LineEnded, LineStarted
 from lb.loadgen.web import Answer, FetchError, WebSession
 
 
@@ -144,7 +144,7 @@ class _Line:
             async with asyncio.timeout(self._options.timeout_s):
                 return await session.fetch(self._line, size), ""
         except TimeoutError:
-            return Answer("-", 0), f"no answer within {self._options.timeout_s:g} s"
+            return Answer(NO_SERVER, 0), f"no answer within {self._options.timeout_s:g} s"
         except FetchError as error:
             return Answer(error.server, error.received), str(error)
 

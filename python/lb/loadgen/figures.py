@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lb.bench.spread import ordered_percentile
-from lb.loadgen.records import Fetch, Playback
+from lb.loadgen.records import UNKNOWN_SERVER, Fetch, Playback
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +187,8 @@ def jain(values: Sequence[float]) -> float | None:
 
 
 def _fairness(servers: Sequence[Group], wanted: Mapping[str, float] | None) -> float | None:
-    """Compare what servers sent per weight; who should send nothing is left out."""
-    weights = wanted or {server.name: 1.0 for server in servers if server.fetches}
+    """Compare what servers sent per weight, without those that should send nothing or are unknown."""
+    weights = wanted or {server.name: 1.0 for server in servers if server.fetches and server.name != UNKNOWN_SERVER}
     sent = {server.name: server.fetches for server in servers}
     return jain([sent.get(name, 0) / weight for name, weight in weights.items() if weight > 0])
 

@@ -34,6 +34,8 @@ _DIRECTIVE = re.compile(r"\s*#!(?=\s)")
 # Host names as RFC 1123 has them; what looks like a number is held to be an address.
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.?)*")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+# float() takes 1_000, digits of other scripts and "nan"; a file or an option that others read has none of them.
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _DIRECTIVES = "only CLIENT, everybody, TIME lose SERVER, TIME return SERVER"
 
 
@@ -169,9 +171,21 @@ def _field(word: _Word, name: str, parse: Callable[[str], Any]) -> Any:
         raise _MistakeError(word.column, f"{name}: {message}", hint) from None
 
 
+def decimal(text: str) -> float:
+    """
+    Read a decimal number as people and other programs write it, in ASCII digits.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number")
+    return float(text)
+
+
 def _seconds(text: str) -> float:
     try:
-        value = float(text)
+        value = decimal(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a number of seconds") from None
     if not math.isfinite(value) or not 0 <= value <= MAX_SECONDS:

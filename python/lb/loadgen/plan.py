@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lb.loadgen.lines import Load, LoadLine
+from lb.loadgen.lines import Load, LoadLine, decimal
 
 DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_CHUNK_S = 4.0
@@ -170,7 +170,7 @@ def parse_arrival(text: str) -> float:
     kind, _, rate = text.partition(":")
     if kind == "poisson":
         try:
-            value = float(rate)
+            value = decimal(rate)
         except ValueError:
             value = math.nan
         if math.isfinite(value) and value > 0:

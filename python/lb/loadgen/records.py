@@ -11,6 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+# Of an answer without X-Served-By: it came from a server, and who that is has not been said.
+UNKNOWN_SERVER = "unknown"
+# There was no answer.
+NO_SERVER = "-"
+
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
@@ -23,7 +28,7 @@ class Fetch:
         size: bitrate class in kbit/s.
         intended_s, started_s, ended_s: when it should have started, when it did, when its last byte was there.
         received: bytes of the body.
-        server: what X-Served-By said, `-` when nothing did.
+        server: what X-Served-By said; UNKNOWN_SERVER when an answer does not name its server, NO_SERVER without one.
         error: why it failed; empty when it did not.
         attempts: 1, and one for each retry.
     """
@@ -126,6 +131,8 @@ _KINDS: dict[str, Callable[..., Record]] = {
     "ended": LineEnded,
     "playback": Playback,
 }
+# What a client's process says beside records, each a line: it has read a plan, it has played it.
+READY, DONE = json.dumps({"kind": "ready"}), json.dumps({"kind": "done"})
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 

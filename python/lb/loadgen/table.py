@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lb.loadgen.figures import Figures, Group, Latency, Players
+from lb.loadgen.records import NO_SERVER
 
 # Tables keep their columns whole whatever the terminal is; this one fits 80 columns.
 WIDTH = 180
@@ -39,7 +40,7 @@ def _table(figures: Figures, wanted: Mapping[str, float] | None) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
 
     def add(group: Group, want: str) -> None:
-        name = escape(group.name) if group.name != "-" else NOBODY
+        name = escape(group.name) if group.name != NO_SERVER else NOBODY
         counts = (str(group.fetches), str(group.failures), f"{group.share:.1%}", *([want] if wanted else []))
         latency = group.latency
         times = () if latency is None else (latency.mean_s, latency.p50_s, latency.p95_s, latency.p99_s)

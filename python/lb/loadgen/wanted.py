@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from lb.loadgen.lines import LoadLine
+from lb.loadgen.lines import LoadLine, decimal
 
 
 def parse(text: str) -> dict[str, float]:
@@ -21,7 +21,7 @@ def parse(text: str) -> dict[str, float]:
     for pair in text.split(","):
         name, separator, weight = pair.strip().rpartition("=")
         try:
-            value = float(weight)
+            value = decimal(weight)
         except ValueError:
             value = math.nan
         if not separator or not name or not math.isfinite(value) or value < 0:

@@ -15,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from lb.loadgen.lines import LoadLine
+from lb.loadgen.records import NO_SERVER, UNKNOWN_SERVER
 
 SERVER_FIELD = "X-Served-By"
 # A name from outside: what is shown of it is bounded and prints.
@@ -25,13 +26,13 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "flowlb-loadgen"}
 class FetchError(Exception):
     """A fetch failed; the message says why. `server`: who answered, as far as it is known."""
 
-    def __init__(self, message: str, server: str = "-", received: int = 0) -> None:
+    def __init__(self, message: str, server: str = NO_SERVER, received: int = 0) -> None:
         super().__init__(message)
         self.server, self.received = server, received
 
 
 class Answer(NamedTuple):
-    """A whole answer. `server`: its name, or `-`; `received`: bytes of the body."""
+    """A whole answer. `server`: its name, or UNKNOWN_SERVER; `received`: bytes of the body."""
 
     server: str
     received: int
@@ -76,10 +77,10 @@ class WebSession:
         Raises:
             FetchError: no connection, no whole answer, or not the right one.
         """
-        server, received = "-", 0
+        server, received = NO_SERVER, 0
         try:
             async with self._session.get(chunk_url(line.vip, line.port, size), allow_redirects=False) as response:
-                server = served_by(response.headers.get(SERVER_FIELD, "-"))
+                server = served_by(response.headers.get(SERVER_FIELD, ""))
                 async for block in response.content.iter_any():
                     received += len(block)
                 if response.status != 200:
@@ -104,8 +105,8 @@ def chunk_url(vip: str, port: int, size: int) -> URL:
 
 
 def served_by(name: str) -> str:
-    """Return a server's name as it may be shown."""
-    return "".join(char for char in name if char.isprintable())[:MAX_NAME] or "-"
+    """Return a server's name as it may be shown; an answer that has none is from a server all the same."""
+    return "".join(char for char in name if char.isprintable())[:MAX_NAME].strip() or UNKNOWN_SERVER
 
 
 def reason(error: BaseException) -> str:

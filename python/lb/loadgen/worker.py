@@ -1,15 +1,16 @@
 """
-One client host of the testbed: plays its part of a plan, started as `python -m lb.loadgen.worker`.
+One client host of the testbed: plays its part of plans, one after the other, started as
+`python -m lb.loadgen.worker`.
 
-Standard input: the plan on one line, then, on another, when to start, on the monotonic clock that all processes of a
-machine share. Standard output: a line of JSON that says it is ready, then one per record. SIGTERM ends it in order.
+Standard input: a plan on one line, then, on another, when to start, on the monotonic clock that all processes of a
+machine share; then the next plan, or the end. Standard output: for each plan a line of JSON that says it is ready, one
+per record, and one that says it is done. SIGTERM ends a plan in order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import signal
 import sys
@@ -17,10 +18,9 @@ from contextlib import suppress
 
 from lb.loadgen.engine import play
 from lb.loadgen.plan import Plan, from_json
-from lb.loadgen.records import Record, to_json
+from lb.loadgen.records import DONE, READY, Record, to_json
 
 FLUSH_S = 0.1
-READY = json.dumps({"kind": "ready"})
 
 
 class _Lines:
@@ -55,14 +55,16 @@ async def _play(plan: Plan, origin_s: float) -> None:
 
 
 def main() -> None:
-    """Play the plan on standard input."""
-    plan = from_json(sys.stdin.readline())
+    """Play the plans on standard input."""
     gc.freeze()
-    print(READY, flush=True)
-    if not (start := sys.stdin.readline()):
-        return
     try:
-        asyncio.run(_play(plan, float(start)))
+        while plan := sys.stdin.readline():
+            made = from_json(plan)
+            print(READY, flush=True)
+            if not (start := sys.stdin.readline()):
+                return
+            asyncio.run(_play(made, float(start)))
+            print(DONE, flush=True)
     except (KeyboardInterrupt, BrokenPipeError):
         # Who started us is gone, or has heard enough; nothing more can be said.
         os._exit(0)

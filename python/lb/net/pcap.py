@@ -1,10 +1,10 @@
 """
-Capture files: read pcap and pcapng, write pcap. Ethernet only.
+Capture files: read pcap and pcapng, write pcap.
 
 Offline end of the packet walk: `lb replay` reads frames here instead of from a socket. Both byte orders, microseconds
 and nanoseconds, and of pcapng the blocks that carry packets (draft-ietf-opsawg-pcapng: SHB, IDB, EPB, SPB); other
-blocks are passed over. Compressed files and other link types are refused with a message, as is a file that ends
-inside a packet.
+blocks are passed over. Frames come out as Ethernet whatever the link type (`lb.net.link`). Compressed files and link
+types that are not read are refused with a message.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 from lb.errors import CaptureError
+from lb.net import link
 
 NS_PER_S = 10**9
-LINKTYPE_ETHERNET = 1
 # No capture tool writes longer frames; a larger length means a damaged file, not memory to allocate.
 MAX_FRAME_BYTES = 256 * 1024
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
@@ -32,10 +32,14 @@ OPTION_END, OPTION_TSRESOL = 0, 9
 SMALLEST_BLOCK_BYTES = 12
 
 
+class CaptureCutError(CaptureError):
+    """A capture ends inside a packet, as that of a program that was killed does; all packets before it are whole."""
+
+
 class Packet(NamedTuple):
     """
-    One frame of a capture. `number`: from 1; `time_ns`: since 1970; `original_len`: bytes on the wire, more than
-    `frame` when cut.
+    One Ethernet frame of a capture. `number`: from 1; `time_ns`: since 1970; `original_len`: bytes on the wire, more
+    than `frame` when cut.
     """
 
     number: int
@@ -46,32 +50,41 @@ class Packet(NamedTuple):
 
 class _Link(NamedTuple):
     """
-    An interface of a pcapng section. `unit_s`: seconds per tick of its timestamps; `snap_len`: bytes kept of a frame,
-    0: all.
+    An interface of a pcapng section. `link_type`: of its packets; `unit_s`: seconds per tick of its timestamps;
+    `snap_len`: bytes kept of a frame, 0: all.
     """
 
+    link_type: int
     unit_s: Fraction
     snap_len: int
 
 
-def read_packets(path: str | pathlib.Path) -> Iterator[Packet]:
+def read_packets(path: str | pathlib.Path, mac: bytes = link.DEFAULT_MAC) -> Iterator[Packet]:
     """
     Yield the packets of a capture file in file order.
 
+    Args:
+        path: of a pcap or pcapng file.
+        mac: 6 bytes: where packets of a capture without Ethernet headers go to.
+
     Raises:
-        CaptureError: it cannot be read, is no capture, is damaged, or is not of Ethernet; says where in the file.
+        CaptureCutError: the file ends inside a packet.
+        CaptureError: it cannot be read, is no capture, is damaged, or of a link type that is not read; says where in
+            the file.
     """
     try:
         with pathlib.Path(path).open("rb") as file:
-            yield from _Reader(file, str(path)).packets()
+            yield from _Reader(file, str(path), mac).packets()
     except OSError as error:
         raise CaptureError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 class _Reader:
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, mac: bytes) -> None:
         self.file = file
         self.name = name
+        self.mac = mac
+        self.in_packets = False
         self.offset = 0
         self.order = "<"
         self.links: list[_Link] = []
@@ -94,7 +107,8 @@ class _Reader:
         """Read exactly `length` bytes, or raise."""
         data = self.file.read(length)
         if len(data) < length:
-            raise self.fail(f"the file ends inside {what}")
+            error = self.fail(f"the file ends inside {what}")
+            raise CaptureCutError(str(error)) if self.in_packets else error
         self.offset += length
         return data
 
@@ -106,23 +120,28 @@ class _Reader:
         self.file.seek(-len(byte), 1)
         return not byte
 
-    def require_ethernet(self, link_type: int) -> None:
-        if link_type != LINKTYPE_ETHERNET:
-            raise self.fail(
-                f"link type {link_type} is not Ethernet (1): capture on an Ethernet interface, not on 'any'"
-            )
+    def require_read(self, link_type: int) -> int:
+        if not link.is_read(link_type):
+            raise self.fail(f"link type {link_type} is not read; those that are: {link.READ}")
+        return link_type
+
+    def packet(self, number: int, time_ns: int, link_type: int, data: bytes, original_len: int) -> Packet:
+        """Return a packet, with an Ethernet header if it has none."""
+        frame = link.to_ethernet(link_type, data, self.mac)
+        return Packet(number, time_ns, frame, original_len + link.added_bytes(link_type))
 
     def _pcap(self, unit_ns: int) -> Iterator[Packet]:
         header = self.take(20, "the file header")
-        self.require_ethernet(self.unpack("I", header, 16)[0] & 0xFFFF)
+        link_type = self.require_read(self.unpack("I", header, 16)[0] & 0xFFFF)
+        self.in_packets = True
         number = 0
         while not self.at_end():
             seconds, fraction, length, original_len = self.unpack("IIII", self.take(16, "a packet header"))
             if length > MAX_FRAME_BYTES:
                 raise self.fail(f"a packet of {length} bytes: the file is damaged")
             number += 1
-            frame = self.take(length, f"packet {number}")
-            yield Packet(number, seconds * NS_PER_S + fraction * unit_ns, frame, original_len)
+            data = self.take(length, f"packet {number}")
+            yield self.packet(number, seconds * NS_PER_S + fraction * unit_ns, link_type, data, original_len)
 
     def _pcapng(self) -> Iterator[Packet]:
         number, last_ns, magic = 0, 0, PCAPNG_MAGIC
@@ -130,10 +149,11 @@ class _Reader:
             kind, body = self._block(magic)
             if kind == INTERFACE:
                 self.links.append(self._link(body))
+                self.in_packets = True
             elif kind in (ENHANCED_PACKET, SIMPLE_PACKET):
                 number += 1
-                last_ns, frame, original_len = self._packet(kind, body, last_ns)
-                yield Packet(number, last_ns, frame, original_len)
+                link_type, last_ns, data, original_len = self._packet(kind, body, last_ns)
+                yield self.packet(number, last_ns, link_type, data, original_len)
             if self.at_end():
                 return
             magic = self.take(4, "a block header")
@@ -160,8 +180,7 @@ class _Reader:
         if len(body) < 8:
             raise self.fail("an interface block is too short: the file is damaged")
         link_type, _, snap_len = self.unpack("HHI", body)
-        self.require_ethernet(link_type)
-        return _Link(self._resolution(body), snap_len)
+        return _Link(self.require_read(link_type), self._resolution(body), snap_len)
 
     def _resolution(self, body: bytes) -> Fraction:
         """Return the seconds per tick that an interface block tells; without the option, microseconds."""
@@ -176,21 +195,22 @@ class _Reader:
             at += 4 + (length + 3) // 4 * 4
         return Fraction(1, 10**6)
 
-    def _packet(self, kind: int, body: bytes, last_ns: int) -> tuple[int, bytes, int]:
-        """Return the time, frame and original length of a packet block; simple blocks carry no time: it stays."""
+    def _packet(self, kind: int, body: bytes, last_ns: int) -> tuple[int, int, bytes, int]:
+        """Return link type, time, bytes and original length of a packet block; simple ones carry no time: it stays."""
         header_len = 20 if kind == ENHANCED_PACKET else 4
         if len(body) < header_len:
             raise self.fail("a packet block is too short: the file is damaged")
         if kind == ENHANCED_PACKET:
             link_id, high, low, length, original_len = self.unpack("IIIII", body)
-            link = self._require_link(link_id)
-            last_ns = int((high << 32 | low) * link.unit_s * NS_PER_S)
+            source = self._require_link(link_id)
+            last_ns = int((high << 32 | low) * source.unit_s * NS_PER_S)
         else:
+            source = self._require_link(0)
             (original_len,) = self.unpack("I", body)
-            length = min(original_len, self._require_link(0).snap_len or original_len)
+            length = min(original_len, source.snap_len or original_len)
         if length > len(body) - header_len:
             raise self.fail("a packet is longer than its block: the file is damaged")
-        return last_ns, body[header_len : header_len + length], original_len
+        return source.link_type, last_ns, body[header_len : header_len + length], original_len
 
     def _require_link(self, link_id: int) -> _Link:
         if link_id >= len(self.links):
@@ -210,7 +230,7 @@ class PcapWriter:
         self.path = path
         try:
             self._file = pathlib.Path(path).open("wb")  # noqa: SIM115 - close() ends it
-            self._file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, MAX_FRAME_BYTES, LINKTYPE_ETHERNET))
+            self._file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, MAX_FRAME_BYTES, link.ETHERNET))
         except OSError as error:
             raise CaptureError(f"{path}: cannot be written: {error.strerror}") from error
 

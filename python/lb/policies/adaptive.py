@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from lb.config_fields import Duration
+from lb.config_fields import PlanInterval
 from lb.policies.base import BuiltIn, Measurements, ServerView, takers
 from lb.policies.slots import weighted_slots
 from lb.policies.two_choices import UNIT
@@ -44,7 +44,7 @@ class Adaptive(BuiltIn):
     """Place flows where they will be done first. `interval`: how often measurements are looked at."""
 
     name: ClassVar[str] = "adaptive"
-    interval: Duration = INTERVAL_NS
+    interval: PlanInterval = INTERVAL_NS
 
     @property
     def interval_ns(self) -> int | None:

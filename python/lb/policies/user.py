@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from lb.config_fields import Duration, Text
+from lb.config_fields import AskDeadline, PlanInterval, Text
 from lb.errors import PolicyError
 from lb.policies.base import Measurements, NewFlow, OptionProblem, Policy, ServerView, takers
 from lb.policies.caller import Caller
@@ -40,8 +40,8 @@ class Settings:
     `plan` is called when nothing changes; `fallback`: the policy that decides when it does not.
     """
 
-    deadline: Duration = ASK_DEADLINE_NS
-    interval: Duration = INTERVAL_NS
+    deadline: AskDeadline = ASK_DEADLINE_NS
+    interval: PlanInterval = INTERVAL_NS
     fallback: Text = "round-robin"
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from realhosts import DEADLINE_S, Capture, running_testbed, wait_until
 
+from lb.bench import counters, load, run
 from lb.bench.contestants import make
 from lb.bench.document import Document
-from lb.bench.measures import packets
+from lb.bench.measures import connections, packets
 from lb.bench.settings import quick
 from lb.testbed import isolation
 from lb.testbed.state import Place, ProcessId
@@ -68,8 +69,51 @@ def test_bench_packets_arrive_through_routing_and_rust(unique: str) -> None:
             assert alone.rate > 0
             for name in ("routing", "rust", "direct"):
                 with make(name).work(bed, bed.topology.host("server1")) as working:
-                    found = packets.measure(bed, quick(), working, generator, alone)
-                assert found["packets"] > 0
+                    found = packets.measure(bed, quick(), working, generator)
+                assert found.figures["packets"] > 0
+                assert found.figures["cpu_per_packet"] > 0
+
+
+@pytest.mark.slow
+def test_bench_two_turns_no_syn_meets_time_wait_of_another(unique: str) -> None:
+    """Three contestants, two turns, a connection per request: no SYN is refused, lost or sent again, in any turn."""
+    chosen = ("--quick", "--turns", "2", "--only", "connections", "--contestants", "routing,nft,rust", "-o", "json")
+    child = start(f"{unique}g-", *chosen, "--seed", "5")
+    output, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    found = Document.model_validate_json(output)
+    assert found.settings["seed"] == "5"
+    assert len(found.orders) == 2
+    assert found.orders[0] != found.orders[1]
+    # The progress lines come in the order that the document tells.
+    told = [line.split(":")[0] for line in errors.splitlines() if line.startswith("turn ") and "New conn" in line]
+    expected = [f"turn {turn}, {name}" for turn, names in enumerate(found.orders, 1) for name in names]
+    assert told == expected
+    for name in ("routing", "nft", "rust"):
+        figure = found.figure("connections", name)
+        assert figure is not None, errors
+        assert len(figure.faults) == 2
+        for faults in figure.faults:
+            assert faults is not None
+            assert (faults.syn_retransmits, faults.time_wait_refused, faults.failed) == (0, 0, 0), figure
+    assert leftovers(f"{unique}g-") == []
+
+
+@pytest.mark.slow
+def test_bench_counters_hosts_used_twice_syns_refused(unique: str) -> None:
+    """What the bench must not do, on hosts that are used again: the counters see the SYNs that TIME_WAIT refuses."""
+    with running_testbed(f"{unique}h-", topology=run.loaded_topology()) as bed:
+        field = run.Run(quick(), lambda _line, _done: None)._prepare(bed, "")
+        refused = 0
+        # The timestamps of one destination are ahead of the other's: going there and back meets both.
+        for name in ("routing", "rust", "routing"):
+            with make(name).work(bed, field.server) as working:
+                load.wait_answer(bed, working, load.CLOSING_CLIENT)
+                before = counters.read(bed, run.LOADED_HOSTS)
+                connections.measure(field, working)
+                found = counters.faults(before, counters.read(bed, run.LOADED_HOSTS))
+                refused += found.time_wait_refused
+        assert refused > 0
 
 
 def test_generated_frames_arrive_whole(unique: str) -> None:
@@ -81,8 +125,8 @@ def test_generated_frames_arrive_whole(unique: str) -> None:
         packets.prepare(bed)
         template = packets.frame(bed, bed.topology.host("server1").address, 9, packets.NOBODYS_MAC)
         capture = Capture(bed, "router")
-        with packets.Run(bed, quick(), template, ROUTER, None, packets.SOCKET) as run:
-            run._generate(5.0, None, 200)
+        with packets.Run(bed, quick(), template, ROUTER, None, packets.SOCKET) as generator:
+            generator._generate(5.0, None, 200)
         if os.geteuid() == 0:
             with bed.inside("client1"):
                 assert _core.flood(socket.if_nametoindex("eth0"), template, 50, 200, 5.0)[0] == 200

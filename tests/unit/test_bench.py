@@ -40,6 +40,7 @@ def document(results: list[MetricResult]) -> Document:
         machine={"date": "2026-11-23", "processor": "P", "cores": "2", "kernel": "Linux"},
         settings={"turns": "3"},
         notes=["a note"],
+        orders=[["rust", "routing"], ["routing", "rust"]],
         contestants=entries,
         metrics=results,
         targets=targets.judge(results),
@@ -58,6 +59,8 @@ def full() -> Document:
             "python": [base / 100, base / 50, base / 25],
             "rust": [base, base, base * 1.5],
         }
+        if each.agreement is not None:
+            samples = {name: [base, base, base * (1 + each.agreement / 2)] for name in samples}
         results.append(result(each.name, samples, {"nft": "nft is not installed"}))
     return document(results)
 
@@ -163,7 +166,7 @@ def test_document_json_round_trip_and_schema(full: Document) -> None:
     """What is written reads back equal; unknown keys are refused; the schema names every part."""
     text = full.model_dump_json()
     assert Document.model_validate_json(text) == full
-    assert json.loads(text)["format"] == "flowlb-bench-1"
+    assert json.loads(text)["format"] == "flowlb-bench-2"
     with pytest.raises(ValueError, match="surprise"):
         Document.model_validate(json.loads(text) | {"surprise": 1})
     schema = Document.model_json_schema()
@@ -264,10 +267,37 @@ def test_parse_names_keeps_order_and_refuses_unknown() -> None:
         command.parse_names(",", CONTESTANTS)
 
 
+def test_aa_names_a_contestant_and_its_double() -> None:
+    """One known name gives two contestants that do the same under two names."""
+    assert command.twice("rust", CONTESTANTS) == ("rust", "rust-again")
+    original, again = (make(name) for name in command.twice("direct", CONTESTANTS))
+    assert (again.name, again.kind, again.protocols) == ("direct-again", "direct", original.protocols)
+    for wrong in ("ipvs", "rust,nft", "", "rust-again"):
+        with pytest.raises(ValueError, match="is n"):
+            command.twice(wrong, CONTESTANTS)
+
+
+def test_aa_run_measures_memory_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The double is asked for what only our backends are asked for."""
+    monkeypatch.setattr("lb.bench.measures.memory.measure", lambda _backend, _flows: {"memory_per_flow": 120.0})
+    run = Run(Settings(measures=("memory",), contestants=("rust", "rust-again"), turns=1), lambda _line, _done: None)
+    run.measure()
+    found = run.document()
+    assert {name: figure.median for name, figure in found.metrics[0].figures.items()} == {
+        "rust": 120.0,
+        "rust-again": 120.0,
+    }
+    assert [note for note in found.notes if note.startswith("A/A")] == [
+        "A/A Memory per flow: rust-again is 1.000x rust (1.000 to 1.000 in single turns)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--only", "speed"), "speed"),
+        (("--aa", "ipvs"), "ipvs"),
+        (("--aa", "rust", "--contestants", "nft"), "--aa"),
         (("--contestants", "ipvs"), "ipvs"),
         (("--turns", "0"), "--turns"),
     ],
@@ -428,13 +458,15 @@ def test_client_load_counts_whole_responses(web: tuple[str, int], close: bool) -
     assert found["responses"] > 3
     assert found["bytes"] == 5 * found["responses"]
     assert found["seconds"] >= 0.2
+    assert found["failed"] == 0
 
 
 def test_client_paced_one_exchange_per_interval(web: tuple[str, int]) -> None:
     """A pace and a time give a number."""
     found = client.paced(web, "/", 0.1, 100.0)
     assert len(found["connect"]) == len(found["request"]) == 10
-    assert all(value > 0 for values in found.values() for value in values)
+    assert all(value > 0 for name in ("connect", "request") for value in found[name])
+    assert found["failed"] == 0
 
 
 def test_client_nobody_listens_exit_1_with_a_line() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lb.bench import notes
+from lb.bench.contestants.again import SUFFIX
 from lb.bench.document import Figure, MetricResult
 from lb.bench.headline import OURS
 from lb.bench.metrics import ROUTING, Metric, metric
@@ -13,11 +15,12 @@ from lb.pictures.bars import make as make_bars
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture of one metric. `reasons`: (contestant, why it has no row)."""
+    """A picture of one metric. `reasons`: (contestant, why it has no row); `marks`: a line per marked figure."""
 
     title: str
     picture: BarChart
     reasons: tuple[tuple[str, str], ...]
+    marks: tuple[str, ...] = ()
 
 
 def make(result: MetricResult, names: list[str]) -> Chart | None:
@@ -39,7 +42,7 @@ def make(result: MetricResult, names: list[str]) -> Chart | None:
     rows = [_row(name, figure, kind) for name, figure in there]
     picture = make_bars(result.title, f"{kind.shown_unit} ({result.better} is better)", rows, top)
     reasons = tuple((name, result.absent[name]) for name in names if name in result.absent)
-    return Chart(result.title, picture, reasons)
+    return Chart(result.title, picture, reasons, tuple(notes.describe_result(result, names)))
 
 
 def _row(name: str, figure: Figure, kind: Metric) -> Row:
@@ -49,12 +52,12 @@ def _row(name: str, figure: Figure, kind: Metric) -> Row:
         _text(figure, kind),
         low=figure.low / kind.scale,
         high=figure.high / kind.scale,
-        emphasis=name in OURS,
+        emphasis=name.removesuffix(SUFFIX) in OURS,
     )
 
 
 def _text(figure: Figure, kind: Metric) -> str:
-    text = f"{kind.show(figure.median)} {kind.shown_unit}"
+    text = f"{kind.show(figure.median)} {kind.shown_unit}{notes.MARK if figure.marks else ''}"
     if kind.relative == "added" and figure.added is not None:
         return f"{text} ({figure.added[0] / kind.scale:+.{kind.digits}f})"
     if kind.relative == "ratio" and ROUTING in figure.ratios:

@@ -2,7 +2,7 @@
 Our own HTTP client, run in the client's host: for when `wrk` is not installed, and for paced exchanges.
 
 Run as `python -m lb.bench.client`. One thread, one epoll loop, bounded in time; prints one JSON object. It counts whole
-responses and bytes of bodies and ends at the first wrong answer: errors counted as answers would be no measurement.
+responses, bytes of bodies, and beside them what failed and what was slow; it ends when too much fails.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import time
 from typing import Any
 
 TIMEOUT_S = 5.0
+# No connect and no small page takes that long on one machine, unless something was lost and sent again.
+SLOW_S = 0.2
+MAX_FAILED = 100
 HEADER_LIMIT_BYTES = 16384
 BUFFER_BYTES = 1 << 20
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
@@ -63,13 +66,13 @@ def _require(code: int, allowed: tuple[int, ...]) -> None:
 
 class Connection:
     """
-    One connection that asks again and again. `responses`, `received`: whole answers, and bytes of bodies; `events`:
-    what the selector waits for.
+    One connection that asks again and again. `responses`, `received`: whole answers, and bytes of bodies; `failed`,
+    `slow`: requests without an answer, connects and answers beyond SLOW_S; `events`: what the selector waits for.
     """
 
     def __init__(self, target: tuple[str, int], text: bytes, close: bool) -> None:
         self._target, self._text, self._close = target, text, close
-        self.responses = self.received = 0
+        self.responses = self.received = self.failed = self.slow = 0
         self._missing = -1
         self._head = b""
         self.events = selectors.EVENT_WRITE
@@ -80,17 +83,51 @@ class Connection:
         connection = socket.socket()
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._start_s = time.monotonic()
         _require(connection.connect_ex(self._target), (0, errno.EINPROGRESS))
         self.events = selectors.EVENT_WRITE
         return connection
 
     def advance(self, buffer: bytearray) -> bool:
-        """Do what the socket is ready for. Returns whether the socket, or what to wait for, is another one now."""
-        if self.events == selectors.EVENT_READ:
-            return self._read(buffer)
+        """
+        Do what the socket is ready for.
+
+        Returns:
+            Whether the socket, or what to wait for, is another one now.
+
+        Raises:
+            OSError, AnswerError: too much has failed; what failed last.
+        """
+        try:
+            return self._read(buffer) if self.events == selectors.EVENT_READ else self._connected()
+        except (OSError, AnswerError):
+            self.failed += 1
+            if self.failed > MAX_FAILED:
+                raise
+            return self._reconnect()
+
+    def finish(self) -> None:
+        """Close it; what has waited too long by now is slow as well."""
+        self._time()
+        self.socket.close()
+
+    def _connected(self) -> bool:
         _require(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), (0,))
+        self._time()
         self.socket.sendall(self._text)
         self.events = selectors.EVENT_READ
+        return True
+
+    def _time(self) -> None:
+        """End one span, of a connect or a request, and begin the next."""
+        now_s = time.monotonic()
+        self.slow += now_s - self._start_s > SLOW_S
+        self._start_s = now_s
+
+    def _reconnect(self) -> bool:
+        self._missing, self._head = -1, b""
+        self.socket.close()
+        self.socket = self._connect()
         return True
 
     def _read(self, buffer: bytearray) -> bool:
@@ -109,13 +146,12 @@ class Connection:
 
     def _answered(self) -> bool:
         self.responses += 1
+        self._time()
+        if self._close:
+            return self._reconnect()
         self._missing, self._head = -1, b""
-        if not self._close:
-            self.socket.sendall(self._text)
-            return False
-        self.socket.close()
-        self.socket = self._connect()
-        return True
+        self.socket.sendall(self._text)
+        return False
 
 
 def load(target: tuple[str, int], path: str, close: bool, seconds: float, connections: int) -> dict[str, Any]:
@@ -130,28 +166,37 @@ def load(target: tuple[str, int], path: str, close: bool, seconds: float, connec
         connections: how many at once.
 
     Returns:
-        `responses`, `bytes` of bodies, `seconds`.
+        `responses`, `bytes` of bodies, `seconds`, `failed` and `slow` requests.
     """
     buffer, text = bytearray(BUFFER_BYTES), request(target[0], path, close)
     with selectors.DefaultSelector() as selector:
         made = [Connection(target, text, close) for _ in range(connections)]
         for each in made:
             selector.register(each.socket, each.events, each)
-        start_s = time.monotonic()
-        while (left_s := start_s + seconds - time.monotonic()) > 0:
-            for key, _ in selector.select(left_s):
-                # A closed socket has left the selector by itself, but not its map.
-                if key.data.advance(buffer):
-                    selector.unregister(key.fileobj)
-                    selector.register(key.data.socket, key.data.events, key.data)
-        elapsed_s = time.monotonic() - start_s
-        for each in made:
-            each.socket.close()
+        try:
+            elapsed_s = _drive(selector, buffer, seconds)
+        finally:
+            for each in made:
+                each.finish()
     return {
         "responses": sum(each.responses for each in made),
         "bytes": sum(each.received for each in made),
         "seconds": elapsed_s,
+        "failed": sum(each.failed for each in made),
+        "slow": sum(each.slow for each in made),
     }
+
+
+def _drive(selector: selectors.BaseSelector, buffer: bytearray, seconds: float) -> float:
+    """Let the connections of a selector go on for some seconds; return how many it were."""
+    start_s = time.monotonic()
+    while (left_s := start_s + seconds - time.monotonic()) > 0:
+        for key, _ in selector.select(left_s):
+            # A closed socket has left the selector by itself, but not its map.
+            if key.data.advance(buffer):
+                selector.unregister(key.fileobj)
+                selector.register(key.data.socket, key.data.events, key.data)
+    return time.monotonic() - start_s
 
 
 def exchange(target: tuple[str, int], text: bytes) -> tuple[float, float]:
@@ -174,15 +219,20 @@ def exchange(target: tuple[str, int], text: bytes) -> tuple[float, float]:
                 return connected_s - start_s, time.perf_counter() - connected_s
 
 
-def paced(target: tuple[str, int], path: str, seconds: float, rate_hz: float) -> dict[str, list[float]]:
+def paced(target: tuple[str, int], path: str, seconds: float, rate_hz: float) -> dict[str, Any]:
     """
     Exchange at a pace.
 
     Returns:
-        `connect` and `request`: seconds of each exchange.
+        `connect` and `request`: seconds of each exchange; `failed` and `slow` ones.
+
+    Raises:
+        OSError, AnswerError: none succeeded; what failed last.
     """
     text = request(target[0], path, False)
-    connects, requests = [], []
+    connects: list[float] = []
+    requests: list[float] = []
+    failed = 0
     # Collections are pauses of our own.
     gc.disable()
     start_s = time.perf_counter()
@@ -190,10 +240,18 @@ def paced(target: tuple[str, int], path: str, seconds: float, rate_hz: float) ->
         early_s = start_s + number / rate_hz - time.perf_counter()
         if early_s > 0:
             time.sleep(early_s)
-        connect_s, request_s = exchange(target, text)
+        try:
+            connect_s, request_s = exchange(target, text)
+        except (OSError, AnswerError):
+            failed += 1
+            # A failure may take the whole timeout: a pace that only fails must end.
+            if not connects or failed > MAX_FAILED * seconds / TIMEOUT_S:
+                raise
+            continue
         connects.append(connect_s)
         requests.append(request_s)
-    return {"connect": connects, "request": requests}
+    slow = sum(max(pair) > SLOW_S for pair in zip(connects, requests, strict=True))
+    return {"connect": connects, "request": requests, "failed": failed, "slow": slow}
 
 
 def main() -> int:

@@ -9,15 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lb.bench import report, table
+from lb.bench import order, report, table
 from lb.bench import run as runner
 from lb.bench import settings as presets
+from lb.bench.contestants.again import SUFFIX
 from lb.bench.metrics import CONTESTANTS, MEASURES
 from lb.bench.settings import Settings
 from lb.errors import LbError
 from lb.pictures import page
 
-__all__ = ["CONTESTANTS", "MEASURES", "parse_names", "run", "settings"]
+__all__ = ["CONTESTANTS", "MEASURES", "parse_names", "run", "settings", "twice"]
 
 
 def parse_names(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -40,11 +41,36 @@ def parse_names(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def settings(
-    quick: bool, turns: int | None, measures: tuple[str, ...], contestants: tuple[str, ...], prefix: str
+    quick: bool,
+    turns: int | None,
+    measures: tuple[str, ...],
+    contestants: tuple[str, ...],
+    prefix: str,
+    seed: int | None = None,
 ) -> Settings:
-    """Return what the options of the command line ask for."""
+    """Return what the options of the command line ask for. `seed`: None draws one."""
     chosen = presets.quick() if quick else Settings()
-    return replace(chosen, turns=turns or chosen.turns, measures=measures, contestants=contestants, prefix=prefix)
+    return replace(
+        chosen,
+        turns=turns or chosen.turns,
+        measures=measures,
+        contestants=contestants,
+        prefix=prefix,
+        seed=order.draw_seed() if seed is None else seed,
+    )
+
+
+def twice(name: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """
+    Return a contestant and its double, for a comparison of it with itself.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    (only,) = parse_names(name, known) if name is not None and "," not in name else ("",)
+    if not only:
+        raise ValueError(f"{name!r} is not one of {', '.join(known)}")
+    return only, only + SUFFIX
 
 
 def run(settings: Settings, json_file: Path | None, report_file: Path | None, output: Literal["table", "json"]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lb.bench import notes
 from lb.bench.document import Document
 from lb.bench.metrics import ROUTING, metric
 
@@ -45,8 +46,10 @@ def _cell(document: Document, name: str, subject: str, peer: str) -> str:
     kind, figure = metric(name), document.figure(name, subject)
     if figure is None:
         return ""
+    other = document.figure(name, peer)
+    mark = notes.MARK if figure.marks or (other is not None and other.marks) else ""
     if kind.relative == "added":
         if peer != ROUTING or figure.added is None:
             return ""
-        return f"{figure.added[0] / kind.scale:+.{kind.digits}f} {kind.shown_unit}"
-    return f"{figure.ratios[peer]:.2f}x" if peer in figure.ratios else ""
+        return f"{figure.added[0] / kind.scale:+.{kind.digits}f} {kind.shown_unit}{mark}"
+    return f"{figure.ratios[peer]:.2f}x{mark}" if peer in figure.ratios else ""

@@ -23,6 +23,8 @@ class Metric:
         digits: after the point, when shown.
         relative: whether a contestant's figure is a multiple of routing's (`ratio`) or something on top (`added`), or
             stands alone.
+        agreement: the largest difference between turns, as a share of their median, with which it is still a figure;
+            None: any.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Metric:
     scale: float = 1.0
     digits: int = 0
     relative: Literal["ratio", "added", "alone"] = "ratio"
+    agreement: float | None = None
 
     def show(self, value: float) -> str:
         """Return a value as people read it, without its unit."""
@@ -45,7 +48,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("connections", "connections", "New connections", "1/s", "higher", "k/s", 1e3, 2),
     Metric("bulk", "bulk", "1 MB responses", "bytes/s", "higher", "GB/s", 1e9, 2),
     Metric("packets", "packets", "60-byte packets, straight path", "1/s", "higher", "Mpps", 1e6, 3),
-    Metric("cpu_per_packet", "packets", "CPU time per packet", "s", "lower", "ns", 1e-9, 0),
+    Metric(
+        "cpu_per_packet", "packets", "CPU time per packet, with its sender", "s", "lower", "ns", 1e-9, 0, agreement=0.1
+    ),
     Metric("connect_p50", "latency", "Connect, p50", "s", "lower", "us", 1e-6, 1, "added"),
     Metric("connect_p99", "latency", "Connect, p99", "s", "lower", "us", 1e-6, 1, "added"),
     Metric("request_p50", "latency", "Small request, p50", "s", "lower", "us", 1e-6, 1, "added"),

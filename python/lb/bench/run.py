@@ -1,9 +1,12 @@
 """
-A whole run: build the namespaces, let contestants take turns, remove everything, make the document.
+A whole run: let contestants take turns, each in namespaces of its own, and make the document.
 
-Turns go A B C A B C, so that a drift of the machine hits all alike. A contestant that cannot take part is named with
-the reason; one that fails in a turn leaves the run, keeps what it has, and is named too. Two testbeds, one after the
-other: the course's, with one arm, for everything over TCP; and a straight path for packets.
+Contestants take turns, so that a drift of the machine hits all alike, in an order that changes (`order.py`). Each turn
+of each contestant gets a testbed that was never used: TIME_WAIT entries of another's connections refuse a SYN with
+other timestamps (it is answered a second later), and conntrack, route and neighbour entries would be met likewise. What
+went wrong beside a value is counted (`counters.py`). A contestant that cannot take part is named with the reason; one
+that fails in a turn leaves the run, keeps what it has, and is named too. Two topologies: one arm, as in the course, for
+everything over TCP; and a straight path for packets.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from lb.bench import contestants, load, machine, spread, targets, web
+from lb.bench import contestants, counters, load, machine, notes, order, spread, targets, web
 from lb.bench.contestants.base import Contestant
 from lb.bench.document import Contestant as Entry
-from lb.bench.document import Document, metric_result
+from lb.bench.document import Document, Faults, metric_result
 from lb.bench.measures import BACKENDS, LOADED, ONCE, OWN_ONLY, memory, packets
 from lb.bench.metrics import METRICS
 from lb.bench.settings import Settings
@@ -24,10 +29,16 @@ from lb.errors import LbError, TestbedError
 from lb.testbed import isolation
 from lb.testbed.bed import Testbed
 from lb.testbed.live import stoppable
-from lb.testbed.topology import ROUTER, straight_path
+from lb.testbed.topology import ROUTER, Topology, one_segment, straight_path
 
-# Enough ports for all connections of a load, and their reuse: the client must not be what runs out.
-PORT_RANGE = "1024 65535"
+# Of the hosts that make connections. All ports: the client must not be what runs out. And nothing learnt about a
+# destination: a measure would find the congestion window of the one before.
+HOST_SETTINGS = (
+    ("ip_local_port_range", "1024 65535"),
+    ("tcp_tw_reuse", "1"),
+    ("tcp_no_metrics_save", "1"),
+)
+LOADED_HOSTS = (*load.CLIENTS, ROUTER, web.SERVER)
 STRAIGHT_SERVER = "server1"
 # What a shell reports for a program that Ctrl-C ended.
 INTERRUPTED = 130
@@ -73,9 +84,12 @@ class Run:
         self._settings = settings
         self._show = show
         self._contestants = [contestants.make(name) for name in settings.contestants]
+        self._orders = order.orders(settings.contestants, settings.turns, settings.seed)
         self._missing = {each.name: reason for each in self._contestants if (reason := each.obstacle())}
         self._samples: dict[str, dict[str, list[float | None]]] = {each.name: {} for each in METRICS}
+        self._faults: dict[str, dict[str, list[Faults | None]]] = {each.name: {} for each in METRICS}
         self._absent: dict[str, dict[str, str]] = {}
+        self._busy: list[float] = []
         self._machine = machine.facts()
         self._alone: list[packets.Alone] = []
 
@@ -83,7 +97,7 @@ class Run:
         """Go through everything."""
         for name, reason in self._missing.items():
             self._show(f"{name} does not take part: {reason}", False)
-        loaded = [name for name in self._settings.measures if name in LOADED]
+        loaded = [name for name in LOADED if name in self._settings.measures]
         if loaded:
             self._measure_loaded(loaded)
         if "packets" in self._settings.measures:
@@ -95,7 +109,7 @@ class Run:
         """Return what was found."""
         settings = self._settings
         results = [
-            metric_result(each, self._samples[each.name], self._absences(each.measure))
+            metric_result(each, self._samples[each.name], self._absences(each.measure), self._faults[each.name])
             for each in METRICS
             if each.measure in settings.measures
         ]
@@ -103,28 +117,37 @@ class Run:
             Entry(name=each.name, title=each.title, version=each.version(), missing=self._missing.get(each.name))
             for each in self._contestants
         ]
-        limit = spread.summarise([alone.rate for alone in self._alone])
-        notes = [] if limit is None else [f"packets: the generator alone sends {limit.median / 1e6:.2f} Mpps"]
         return Document(
             machine=self._machine,
             settings=describe(settings),
-            notes=notes,
+            notes=[*self._generator_notes(), *notes.make(results, settings.contestants, self._busy)],
+            orders=[list(names) for names in self._orders],
             contestants=entries,
             metrics=results,
             targets=targets.judge(results),
         )
+
+    def _generator_notes(self) -> list[str]:
+        rate = spread.summarise([alone.rate for alone in self._alone])
+        cost = spread.summarise([alone.cpu_per_packet for alone in self._alone])
+        if rate is None or cost is None:
+            return []
+        return [
+            f"packets: the generator alone sends {rate.median / 1e6:.2f} Mpps; at the pace it takes "
+            f"{cost.median * 1e9:.0f} ns ({cost.low * 1e9:.0f} to {cost.high * 1e9:.0f}) of each CPU time per packet"
+        ]
 
     def _absences(self, measure: str) -> dict[str, str]:
         reasons = dict(self._absent.get(measure, {}))
         for each in self._contestants:
             if measure in LOADED and "tcp" not in each.protocols:
                 reasons[each.name] = "it is measured with packets"
-            if measure in OWN_ONLY and each.name not in BACKENDS:
+            if measure in OWN_ONLY and each.kind not in BACKENDS:
                 reasons[each.name] = "asked of lb's backends only"
         return reasons | self._missing
 
     def _wants(self, contestant: Contestant, measure: str, turn: int) -> bool:
-        if measure in OWN_ONLY and contestant.name not in BACKENDS:
+        if measure in OWN_ONLY and contestant.kind not in BACKENDS:
             return False
         if measure in LOADED and "tcp" not in contestant.protocols:
             return False
@@ -132,8 +155,9 @@ class Run:
             return False
         return turn == 0 or measure not in ONCE
 
-    def _able(self) -> list[Contestant]:
-        return [each for each in self._contestants if each.name not in self._missing]
+    def _able(self, turn: int = 0) -> list[Contestant]:
+        by_name = {each.name: each for each in self._contestants}
+        return [by_name[name] for name in self._orders[turn] if name not in self._missing]
 
     @contextmanager
     def _attempt(self, contestant: Contestant, turn: int, measures: Iterable[str]) -> Iterator[None]:
@@ -146,38 +170,48 @@ class Run:
                 self._absent.setdefault(measure, {})[contestant.name] = reason
             self._show(f"{contestant.name} {reason}", False)
 
-    def _add(self, contestant: str, turn: int, figures: dict[str, float]) -> None:
+    def _add(self, contestant: Contestant, turn: int, figures: dict[str, float], faults: Faults | None) -> None:
         for name, value in figures.items():
-            values = self._samples[name].setdefault(contestant, [])
             # A turn without a value stays a turn: differences are taken turn by turn.
-            values.extend([None] * (turn - len(values)))
-            values.append(value)
+            for kept, new in ((self._samples, value), (self._faults, faults)):
+                values: list[Any] = kept[name].setdefault(contestant.name, [])
+                values.extend([None] * (turn - len(values)))
+                values.append(new)
+        self._say(turn, contestant, figures, faults)
 
     def _measure_loaded(self, measures: list[str]) -> None:
-        self._show("building the one-armed testbed", False)
-        with serving_testbed(self._settings.prefix) as (bed, serving):
-            tool = load.choose_tool()
-            self._machine |= {"web server": serving, "offloads": machine.offloads(bed, ROUTER)}
-            self._machine["client"] = "wrk" if tool == "wrk" else "built-in (wrk is not installed)"
-            for host in (load.CLIENT, ROUTER):
-                open_ports(bed, host)
-            field = load.Field(bed, bed.topology.host(web.SERVER), self._settings, tool)
-            for turn in range(self._settings.turns):
-                for contestant in self._able():
-                    left = [name for name in measures if self._wants(contestant, name, turn)]
-                    if left:
-                        with self._attempt(contestant, turn, left):
-                            self._take_turn(field, contestant, turn, left)
+        for turn in range(self._settings.turns):
+            for contestant in self._able(turn):
+                left = [name for name in measures if self._wants(contestant, name, turn)]
+                if not left:
+                    continue
+                with serving_testbed(self._settings.prefix) as (bed, serving):
+                    field = self._prepare(bed, serving)
+                    with self._attempt(contestant, turn, left):
+                        self._take_turn(field, contestant, turn, left)
+
+    def _prepare(self, bed: Testbed, serving: str) -> load.Field:
+        tool = load.choose_tool()
+        self._machine |= {"web server": serving, "offloads": machine.offloads(bed, ROUTER)}
+        self._machine["client"] = "wrk" if tool == "wrk" else "built-in (wrk is not installed)"
+        for host in LOADED_HOSTS:
+            set_up(bed, host)
+        return load.Field(bed, bed.topology.host(web.SERVER), self._settings, tool)
 
     def _take_turn(self, field: load.Field, contestant: Contestant, turn: int, measures: list[str]) -> None:
         with contestant.work(field.bed, field.server) as working:
-            load.wait_answer(field.bed, working)
+            for host in load.CLIENTS:
+                load.wait_answer(field.bed, working, host)
             for name in measures:
                 self._show(f"turn {turn + 1}, {contestant.title}: {name}", False)
+                self._busy.append(machine.settle())
                 with self._attempt(contestant, turn, [name]):
-                    figures = LOADED[name](field, working)
-                    self._add(contestant.name, turn, figures)
-                    self._say(turn, contestant, figures)
+                    before = counters.read(field.bed, LOADED_HOSTS)
+                    found = LOADED[name](field, working)
+                    after = counters.read(field.bed, LOADED_HOSTS)
+                    crowded = max(counters.crowded_ports(field.bed, host) for host in load.CLIENTS)
+                    faults = counters.faults(before, after, found.failed, found.slow, crowded)
+                    self._add(contestant, turn, found.figures, faults)
 
     def _measure_packets(self) -> None:
         for each in self._contestants:
@@ -187,20 +221,25 @@ class Run:
             reason = "the generator is in the extension lb._core, which is not installed"
             self._absent["packets"] = {each.name: reason for each in self._contestants}
             return
-        self._show("building the straight path", False)
         cores = packets.pin_generator()
         try:
-            with Testbed(topology=straight_path(), prefix=self._settings.prefix, servers=False) as bed:
-                self._machine["packet generator"] = generator = packets.prepare(bed)
-                for turn in range(self._settings.turns):
-                    self._show(f"turn {turn + 1}, the generator alone", False)
+            for turn in range(self._settings.turns):
+                self._show(f"turn {turn + 1}, the generator alone", False)
+                with self._straight_path() as (bed, generator):
+                    self._busy.append(machine.settle())
                     self._alone.append(packets.measure_alone(bed, self._settings, generator))
-                    for contestant in self._able():
-                        if self._wants(contestant, "packets", turn):
-                            with self._attempt(contestant, turn, ["packets"]):
-                                self._take_packet_turn(bed, contestant, turn, generator, cores)
+                for contestant in self._able(turn):
+                    if self._wants(contestant, "packets", turn):
+                        with self._straight_path() as (bed, generator), self._attempt(contestant, turn, ["packets"]):
+                            self._take_packet_turn(bed, contestant, turn, generator, cores)
         finally:
             os.sched_setaffinity(0, cores)
+
+    @contextmanager
+    def _straight_path(self) -> Iterator[tuple[Testbed, str]]:
+        with Testbed(topology=straight_path(), prefix=self._settings.prefix, servers=False) as bed:
+            self._machine["packet generator"] = generator = packets.prepare(bed)
+            yield bed, generator
 
     def _take_packet_turn(
         self, bed: Testbed, contestant: Contestant, turn: int, generator: str, cores: set[int]
@@ -211,34 +250,34 @@ class Run:
                 # It inherited the one core of the generator, and gets the others.
                 for thread in Path(f"/proc/{working.pid}/task").iterdir():
                     os.sched_setaffinity(int(thread.name), cores - os.sched_getaffinity(0) or cores)
-            figures = packets.measure(bed, self._settings, working, generator, self._alone[-1])
-        self._add(contestant.name, turn, figures)
-        self._say(turn, contestant, figures)
+            self._busy.append(machine.settle())
+            found = packets.measure(bed, self._settings, working, generator)
+        self._add(contestant, turn, found.figures, Faults(failed=found.failed))
 
     def _measure_memory(self) -> None:
         for backend, flows in self._settings.memory_flows:
             for contestant in self._able():
-                if contestant.name == backend:
+                if contestant.kind == backend:
                     self._show(f"{contestant.title}: memory of {flows} flows", False)
                     with self._attempt(contestant, 0, ["memory"]):
-                        figures = memory.measure(backend, flows)
-                        self._add(backend, 0, figures)
-                        self._say(0, contestant, figures)
+                        self._add(contestant, 0, memory.measure(backend, flows), None)
 
-    def _say(self, turn: int, contestant: Contestant, figures: dict[str, float]) -> None:
+    def _say(self, turn: int, contestant: Contestant, figures: dict[str, float], faults: Faults | None) -> None:
         shown = [
             f"{each.title} {each.show(figures[each.name])} {each.shown_unit}"
             for each in METRICS
             if each.name in figures
         ]
-        self._show(f"turn {turn + 1}, {contestant.name}: {', '.join(shown)}", True)
+        text = notes.describe({} if faults is None else faults.marking)
+        marked = f" (marked: {text})" if text else ""
+        self._show(f"turn {turn + 1}, {contestant.name}: {', '.join(shown)}{marked}", True)
 
 
 @contextmanager
 def serving_testbed(prefix: str) -> Iterator[tuple[Testbed, str]]:
-    """Build the one-armed testbed with a web server on it; yields it and what serves."""
-    as_root = isolation.has_capabilities()
-    with Testbed(prefix=prefix, servers=False) as bed:
+    """Build the one-armed testbed, with one server, and a web server on that; yields it and what serves."""
+    as_root = isolation.has_capabilities() and not isolation.in_own_user_namespace()
+    with Testbed(topology=loaded_topology(), prefix=prefix, servers=False) as bed:
         try:
             serving = web.start(bed, as_root)
         except TestbedError as error:
@@ -246,25 +285,32 @@ def serving_testbed(prefix: str) -> Iterator[tuple[Testbed, str]]:
         else:
             yield bed, serving
             return
-    with Testbed(prefix=prefix) as bed:
+    with Testbed(topology=loaded_topology(), prefix=prefix) as bed:
         yield bed, f"{bed.facts['web']}; {reason}"
 
 
-def open_ports(bed: Testbed, host: str) -> None:
-    """Give a host all ports for its connections."""
+def loaded_topology() -> Topology:
+    """Return the course's testbed with the hosts that take part: each turn builds one."""
+    whole = one_segment()
+    return replace(whole, hosts=tuple(host for host in whole.hosts if host.name in LOADED_HOSTS))
+
+
+def set_up(bed: Testbed, host: str) -> None:
+    """Give a host all ports for its connections, and no memory of earlier ones."""
     with bed.inside(host):
-        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(PORT_RANGE)
-        Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("1")
+        for name, value in HOST_SETTINGS:
+            Path("/proc/sys/net/ipv4", name).write_text(value)
 
 
 def describe(settings: Settings) -> dict[str, str]:
     """Return the settings for people."""
     return {
-        "turns": str(settings.turns),
+        "turns": f"{settings.turns}, each contestant in namespaces of its own",
+        "seed": str(settings.seed),
         "load": f"{settings.load_s} s each, {settings.connections} connections",
         "latency": f"{settings.latency_hz:.0f} exchanges/s",
         "packets": f"60 bytes, {settings.flows} flows; {settings.flood_s:g} s as fast as possible, then "
-        f"{settings.paced_s:g} s at {settings.paced_pps / 1e3:.0f} k/s for the CPU time",
+        f"{settings.paced_s:g} s at {settings.paced_pps / 1e3:.0f} k/s, or half of that rate, for the CPU time",
         "idle": f"{settings.idle_s:g} s",
         "memory": ", ".join(f"{backend} {flows} flows" for backend, flows in settings.memory_flows),
     }

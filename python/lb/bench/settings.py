@@ -21,12 +21,13 @@ class Settings:
         measures, contestants: by name, in order.
         turns: how often each contestant is measured.
         load_s: seconds of each load (requests, connections, bulk, latency); whole, for wrk counts so.
-        flood_s, paced_s: seconds of packets as fast as possible, and of packets at `paced_pps`.
+        flood_s, paced_s: seconds of packets as fast as possible, and of packets at `paced_pps` at most.
         flows: source ports of the packets.
         idle_s: seconds without traffic.
         memory_flows: flows to fill a table with, by backend.
         connections: of the load at once.
         latency_hz: exchanges per second of the latency measure.
+        seed: draws the order of the contestants in each turn.
     """
 
     measures: tuple[str, ...] = MEASURES
@@ -42,6 +43,7 @@ class Settings:
     connections: int = 50
     latency_hz: float = 200.0
     prefix: str = DEFAULT_PREFIX
+    seed: int = 1
 
 
 def quick(prefix: str = DEFAULT_PREFIX) -> Settings:

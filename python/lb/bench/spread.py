@@ -37,6 +37,14 @@ def ratio(values: Sequence[float | None], base: Sequence[float | None]) -> float
     return mine.median / other.median
 
 
+def disagreement(values: Sequence[float | None]) -> float | None:
+    """Return how far the largest and the smallest value are apart, as a share of the median. None: fewer than two."""
+    found = summarise(values)
+    if found is None or found.median == 0 or sum(value is not None for value in values) < 2:
+        return None
+    return (found.high - found.low) / abs(found.median)
+
+
 def subtract(values: Sequence[float | None], base: Sequence[float | None]) -> list[float | None]:
     """Return value minus base of each turn that both have."""
     return [

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lb.bench import headline
+from lb.bench import headline, notes
 from lb.bench.document import Document, Figure, MetricResult, Target
 from lb.bench.metrics import ROUTING, Metric, metric
 
-NAME_WIDTH, VALUE_WIDTH = 10, 9
+NAME_WIDTH, VALUE_WIDTH = 13, 9
 
 
 def render(document: Document) -> str:
@@ -39,9 +39,11 @@ def render_metric(result: MetricResult, document: Document) -> str:
         cells += [cell(figure, kind, title) for title in columns]
         widths = [max(VALUE_WIDTH, len(title) + 2) for title in ("median", "min", "max", *columns)]
         row = "".join(f"{text:>{width}}" for text, width in zip(cells, widths, strict=True))
-        lines.append(f"  {name:{NAME_WIDTH}}{row}")
+        mark = notes.MARK if figure.marks else " "
+        lines.append(f"{mark} {name:{NAME_WIDTH}}{row}".rstrip())
         if name in result.absent:
             lines.append(f"  {'':{NAME_WIDTH}}  {result.absent[name]}")
+    lines += [f"  {line}" for line in notes.describe_result(result, names)]
     return "\n".join(lines)
 
 

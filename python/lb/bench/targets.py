@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from lb.bench import notes
 from lb.bench.document import MetricResult, Target, figure_of
 from lb.bench.metrics import ROUTING, metric
 
@@ -41,7 +42,7 @@ def ratio_at_least(name: str, peer: str, least: float, results: Results) -> Verd
     if found is None or peer not in found.ratios:
         return Verdict(f"no figure of {RUST if found is None else peer}", None)
     value = found.ratios[peer]
-    return Verdict(f"{value:.2f}x {peer}", value >= least)
+    return Verdict(f"{value:.2f}x {peer}{_mark(name, results, RUST, peer)}", value >= least)
 
 
 def value_within(name: str, bound: float, results: Results) -> Verdict:
@@ -50,7 +51,7 @@ def value_within(name: str, bound: float, results: Results) -> Verdict:
     if found is None:
         return Verdict(f"no figure of {RUST}", None)
     enough = found.median >= bound if kind.better == "higher" else found.median <= bound
-    return Verdict(f"{kind.show(found.median)} {kind.shown_unit}", enough)
+    return Verdict(f"{kind.show(found.median)} {kind.shown_unit}{_mark(name, results, RUST)}", enough)
 
 
 def added_at_most(name: str, bound_s: float, results: Results) -> Verdict:
@@ -59,7 +60,13 @@ def added_at_most(name: str, bound_s: float, results: Results) -> Verdict:
     if found is None or found.added is None:
         return Verdict(f"no figure of {RUST if found is None else ROUTING}", None)
     median = found.added[0]
-    return Verdict(f"{metric(name).show(median)} us ({metric(name).title.split(',')[0].lower()})", median <= bound_s)
+    what = f"{metric(name).title.split(',')[0].lower()}{_mark(name, results, RUST, ROUTING)}"
+    return Verdict(f"{metric(name).show(median)} us ({what})", median <= bound_s)
+
+
+def _mark(name: str, results: Results, *contestants: str) -> str:
+    figures = (figure_of(results, name, contestant) for contestant in contestants)
+    return notes.MARK if any(figure is not None and figure.marks for figure in figures) else ""
 
 
 def bounds(first: Check, *others: Check) -> Check:

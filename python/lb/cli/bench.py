@@ -10,12 +10,18 @@ import typer
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="One short turn of everything: within a minute.")] = False,
-    turns: Annotated[int | None, typer.Option(help="Turns of each contestant. Default: 4.", min=1, max=1000)] = None,
+    turns: Annotated[int | None, typer.Option(help="Turns of each contestant. Default: 3.", min=1, max=1000)] = None,
     only: Annotated[
         str | None, typer.Option(help="Measures, with commas: keepalive,connections,bulk,packets,latency,memory,idle")
     ] = None,
     contestants: Annotated[
-        str | None, typer.Option(help="Who takes part, with commas: routing,nft,haproxy,python,rust")
+        str | None, typer.Option(help="Who takes part, with commas: routing,nft,haproxy,python,rust,direct")
+    ] = None,
+    twice: Annotated[
+        str | None, typer.Option("--aa", help="Compare one contestant with itself: the noise of a run.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the order of the turns. Default: drawn.", min=0, max=2**63 - 1)
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all values here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
@@ -35,11 +41,13 @@ def bench(
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint=f"--{option}") from error
 
-    settings = command.settings(
-        quick,
-        turns,
-        named("only", only, command.MEASURES),
-        named("contestants", contestants, command.CONTESTANTS),
-        prefix,
-    )
+    if twice is not None and contestants is not None:
+        raise typer.BadParameter("it names the contestant itself", param_hint="--aa with --contestants")
+    chosen = named("contestants", contestants, command.CONTESTANTS)
+    if twice is not None:
+        try:
+            chosen = command.twice(twice, command.CONTESTANTS)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--aa") from error
+    settings = command.settings(quick, turns, named("only", only, command.MEASURES), chosen, prefix, seed)
     command.run(settings, json_file, report, output)

@@ -229,6 +229,8 @@ class Testbed:
         self._place.clear()
 
     def _become_able(self) -> str:
+        if isolation.in_own_user_namespace():
+            return "user"
         if isolation.has_capabilities():
             return "root"
         # The parent, so that the directory itself can be removed at the end.

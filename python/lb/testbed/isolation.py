@@ -32,6 +32,7 @@ CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
 # The user namespace first: it gives the right to join the other.
 _JOINED = (("user", CLONE_NEWUSER), ("mnt", CLONE_NEWNS))
 
+_own_user_namespace = False
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -80,6 +81,11 @@ def die_with_parent(signal_number: int, parent: int) -> None:
         os._exit(1)
 
 
+def in_own_user_namespace() -> bool:
+    """Tell whether this process has moved into a user namespace by `enter_user_namespace`: its root is root there."""
+    return _own_user_namespace
+
+
 def has_capabilities() -> bool:
     """Tell whether this process may make network namespaces and mounts as it is."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
@@ -105,6 +111,8 @@ def enter_user_namespace(keep: Path) -> None:
         _hide_run(keep)
     except OSError as error:
         raise PrivilegeError(_user_namespace_hint(error)) from error
+    global _own_user_namespace
+    _own_user_namespace = True
 
 
 def _hide_run(keep: Path) -> None:

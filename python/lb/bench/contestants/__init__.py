@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lb.bench.contestants.again import SUFFIX, Again
 from lb.bench.contestants.balancer import Balancer
 from lb.bench.contestants.base import Contestant
 from lb.bench.contestants.haproxy import HAProxy
@@ -10,6 +11,8 @@ from lb.bench.contestants.routing import Routing
 
 
 def make(name: str) -> Contestant:
-    """Return the contestant of this name. Raise KeyError when there is none."""
+    """Return the contestant of this name, or of one with `again.SUFFIX`. Raise KeyError when there is none."""
+    if name.endswith(SUFFIX):
+        return Again(make(name.removesuffix(SUFFIX)))
     everyone = (Routing(), Nft(), HAProxy(), Balancer("python"), Balancer("rust"), Balancer("rust", "direct"))
     return {each.name: each for each in everyone}[name]

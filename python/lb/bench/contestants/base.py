@@ -26,11 +26,19 @@ class Working:
 
 
 class Contestant(ABC):
-    """One contestant. `name`: as on the command line; `title`: for people; `protocols`: what it can carry."""
+    """
+    One contestant. `name`: as in the document; `title`: for people; `protocols`: what it can carry; `kind`: its name on
+    the command line, which differs when it takes part twice.
+    """
 
     name: str
     title: str
     protocols: frozenset[str] = frozenset({"tcp", "udp"})
+
+    @property
+    def kind(self) -> str:
+        """Its name on the command line."""
+        return self.name
 
     @abstractmethod
     def version(self) -> str:

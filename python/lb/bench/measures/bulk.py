@@ -7,7 +7,7 @@ from lb.bench.contestants.base import Working
 from lb.bench.web import BULK_PATH
 
 
-def measure(field: load.Field, working: Working) -> dict[str, float]:
+def measure(field: load.Field, working: Working) -> load.Found:
     """Return `bulk`, bytes per second as the client received them."""
     found = load.apply(field, working, BULK_PATH)
-    return {"bulk": found.received / found.seconds}
+    return load.Found({"bulk": found.received / found.seconds}, found.failed, found.slow)

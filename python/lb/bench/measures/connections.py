@@ -7,7 +7,7 @@ from lb.bench.contestants.base import Working
 from lb.bench.web import SMALL_PATH
 
 
-def measure(field: load.Field, working: Working) -> dict[str, float]:
+def measure(field: load.Field, working: Working) -> load.Found:
     """Return `connections`, whole responses on a connection of their own per second."""
     found = load.apply(field, working, SMALL_PATH, close=True)
-    return {"connections": found.responses / found.seconds}
+    return load.Found({"connections": found.responses / found.seconds}, found.failed, found.slow)

@@ -6,18 +6,18 @@ import time
 
 from lb.bench.contestants.base import Working
 from lb.bench.cpu import process_ns
-from lb.bench.load import Field
+from lb.bench.load import Field, Found
 from lb.errors import LbError
 
 # What the load before left in queues is no idleness.
 SETTLE_S = 1.0
 
 
-def measure(field: Field, working: Working) -> dict[str, float]:
+def measure(field: Field, working: Working) -> Found:
     """Return `idle_cpu`, the share of one core that its process used while no packet came."""
     if working.pid is None:
         raise LbError("no process to watch")
     time.sleep(SETTLE_S)
     before_ns, start_ns = process_ns(working.pid), time.monotonic_ns()
     time.sleep(field.settings.idle_s)
-    return {"idle_cpu": (process_ns(working.pid) - before_ns) / (time.monotonic_ns() - start_ns)}
+    return Found({"idle_cpu": (process_ns(working.pid) - before_ns) / (time.monotonic_ns() - start_ns)})

@@ -7,7 +7,7 @@ from lb.bench.contestants.base import Working
 from lb.bench.web import SMALL_PATH
 
 
-def measure(field: load.Field, working: Working) -> dict[str, float]:
+def measure(field: load.Field, working: Working) -> load.Found:
     """Return `keepalive`, whole responses per second."""
     found = load.apply(field, working, SMALL_PATH)
-    return {"keepalive": found.responses / found.seconds}
+    return load.Found({"keepalive": found.responses / found.seconds}, found.failed, found.slow)

@@ -180,6 +180,7 @@ class Daemon:
         self._start_loop()
         self._spawn(self._sweep())
         self._spawn(self._replan())
+        self._spawn(self._guard.watch())
         self._cleanup.push_async_callback(self.checks.stop)
         self.checks.start()
         self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
@@ -472,6 +473,7 @@ class Daemon:
             checks=dict(self.checks.results),
             changes=dict(self.checks.changes),
             flow_log_missed=self.flow_log.missed,
+            host_guard_repairs=self._guard.repairs,
         )
 
     def counters(self) -> dict[str, Any]:

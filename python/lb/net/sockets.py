@@ -256,6 +256,16 @@ def claim_interface(name: str) -> socket.socket:
     return sock
 
 
+def is_claimed(index: int) -> bool:
+    """Tell whether a balancer, this one included, has claimed the interface with this index."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(f"\0flowlb/{index}")
+        except OSError:
+            return True
+    return False
+
+
 def read_interface(name: str) -> InterfaceFacts:
     """
     Read what the kernel says about an interface.

@@ -14,9 +14,10 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pair import DEADLINE_S, wait_until
@@ -24,6 +25,7 @@ from pair import DEADLINE_S, wait_until
 from lb.testbed import ethtool, isolation
 
 CODE = "from lb.cli import main; main()"
+VISIBLE = Path(__file__).with_name("visible.py")
 ETH_P_ALL, SOL_PACKET, PACKET_IGNORE_OUTGOING = 3, 263, 23
 PORT, SERVER_PORT, OTHER_PORT = 80, 8080, 9090
 VIPS = {4: "198.18.1.100", 6: "2001:db8:ff::100"}
@@ -179,29 +181,61 @@ class IcmpErrors:
         return errors, copies
 
 
-def configuration(more: str, interfaces: Sequence[str]) -> str:
+def configuration(more: str, interfaces: Sequence[str], service: str) -> str:
     text = more + "".join(f'[[interface]]\nname = "{name}"\n' for name in interfaces)
     for version in (4, 6):
-        text += f'[[service]]\nname = "web{version}"\naddress = "{VIPS[version]}"\nport = {PORT}\n'
+        text += f'[[service]]\nname = "web{version}"\naddress = "{VIPS[version]}"\nport = {PORT}\n{service}\n'
         text += f'  [[service.server]]\n  name = "s"\n  address = "{SERVERS[version]}"\n  port = {SERVER_PORT}\n'
     return text
 
 
 class Run:
-    """An `lb run` on the balancer's host, its log in a file."""
+    """
+    An `lb run` on the balancer's host, its log in a file.
+
+    Args:
+        more: the configuration begins with it. interfaces: in the configuration's order. service: more lines of each
+            service. mode: of the configuration's file.
+        environment: variables besides the test's own.
+        options: of the command line.
+        wrapper: a command that runs it.
+        visible: whether every user may read Python and the package there, whatever this machine says.
+        start: whether to start it at once.
+    """
 
     def __init__(
-        self, arms: Arms, folder: Path, backend: str, more: str, interfaces: Sequence[str], environment: dict[str, str]
+        self,
+        arms: Arms,
+        folder: Path,
+        backend: str,
+        more: str = "",
+        *,
+        interfaces: Sequence[str] = ("eth0", "eth1"),
+        service: str = "",
+        mode: int = 0o644,
+        environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
+        visible: bool = False,
+        start: bool = True,
     ) -> None:
         self.config, self.control, self.log = folder / "lb.toml", folder / "lb.sock", folder / "log.txt"
-        self.config.write_text(configuration(more, interfaces))
-        self.config.chmod(0o644)
+        self.config.write_text(configuration(more, interfaces, service))
+        self.config.chmod(mode)
         ip = shutil.which("ip")
         assert ip is not None
-        command = [ip, "netns", "exec", arms.names["host"], sys.executable, "-c", CODE, "run", "-c", str(self.config)]
-        command += ["--backend", backend, "--control", str(self.control)]
+        command = [ip, "netns", "exec", arms.names["host"], *wrapper]
+        if visible:
+            command += [sys.executable, str(VISIBLE)]
+        command += [sys.executable, "-c", CODE, "run", "-c", str(self.config), "--backend", backend]
+        self._command = [*command, "--control", str(self.control), *options]
+        self._environment = {**os.environ, **(environment or {})}
+        if start:
+            self.start()
+
+    def start(self) -> None:
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, env={**os.environ, **environment})
+            self.process = subprocess.Popen(self._command, stderr=log, stdout=log, env=self._environment)
 
     def text(self) -> str:
         return self.log.read_text()
@@ -217,16 +251,9 @@ class Run:
 
 
 @contextmanager
-def running(
-    arms: Arms,
-    folder: Path,
-    backend: str,
-    more: str = "",
-    interfaces: Sequence[str] = ("eth0", "eth1"),
-    environment: dict[str, str] | None = None,
-) -> Iterator[Run]:
-    """Run a balancer for the block. `more`: its configuration begins with. `environment`: variables it has besides."""
-    run = Run(arms, folder, backend, more, interfaces, environment or {})
+def running(*arguments: Any, **options: Any) -> Iterator[Run]:
+    """Run a balancer for the block; the arguments are those of `Run`."""
+    run = Run(*arguments, **options)
     try:
         run.wait_ready()
         yield run

@@ -24,6 +24,7 @@ from lb.config_fields import CUSTOM_ERROR, show, type_name
 from lb.config_locator import START, Locator, Path, Position, locate
 from lb.errors import ConfigError
 from lb.source_text import block
+from lb.trust import open_file
 
 # A file is read whole; beyond this it is no configuration (behaviour 35: what is read is bounded).
 MAX_FILE_BYTES = 16 * 1024 * 1024
@@ -80,7 +81,7 @@ class TomlFile(Generic[Model]):
         """Read a configuration file; report its problems and warnings instead of raising."""
         name = str(path)
         try:
-            with pathlib.Path(path).open("rb") as file:
+            with open_file(pathlib.Path(path)) as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             return Report(None, [f"{name}: cannot be read: {error.strerror}"], [])

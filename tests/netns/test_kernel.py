@@ -15,7 +15,7 @@ from pair import CONFIG, DEADLINE_S, Pair, running_pair
 from lb.compile import Compiler
 from lb.config import parse
 from lb.errors import InterfaceError, LbError, PrivilegeError
-from lb.net import host
+from lb.net import host, nft
 from lb.net.kernel import Kernel, find_hop
 from lb.snapshot import Address, Interface, NextHops, Route, Snapshot
 from lb.testbed import isolation
@@ -259,9 +259,10 @@ def test_guard_forwarding_host_blocks_just_the_services(forwarding: Snapshot) ->
     guard.apply(replace(forwarding, generation=2))
     text = ruleset()
     assert text.count("table inet flowlb_if") == 1
-    assert "ip daddr 198.18.1.100 drop" in text
-    assert "ip saddr . meta l4proto . th sport { 198.18.1.31 . tcp . 7000 }" in text
-    assert "ip6 daddr 2001:db8:1::100 drop" in text
+    assert "elements = { 198.18.1.100 }" in text
+    assert "elements = { 198.18.1.31 . tcp . 7000 }" in text
+    assert "elements = { 2001:db8:1::100 }" in text
+    assert 'iifname "eth0" ip daddr @vips4 fib daddr type != local drop' in text
     guard.remove()
     assert ruleset() == ""
 
@@ -271,7 +272,7 @@ def test_guard_left_by_killed_process_is_replaced(forwarding: Snapshot) -> None:
     host.HostGuard().apply(forwarding)
     second = host.HostGuard()
     second.apply(forwarding)
-    assert ruleset().count("198.18.1.100") == 1
+    assert ruleset().count("table inet flowlb_if") == 1
     second.remove()
     assert ruleset() == ""
 
@@ -283,14 +284,46 @@ def test_guard_two_forwarders_refused(forwarding: Snapshot) -> None:
 
 
 def test_guard_without_nft_says_what_to_do(forwarding: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without nftables the command that mends it is named."""
-    monkeypatch.setattr(host.shutil, "which", lambda _: None)
+    """Without nftables the command that helps is named."""
+    monkeypatch.setattr(nft.shutil, "which", lambda _: None)
     with pytest.raises(PrivilegeError, match=r"`sysctl -w net.ipv4.ip_forward=0`, or install nftables"):
         host.HostGuard().apply(forwarding)
 
 
-def test_guard_quiet_host_untouched(pair: Pair) -> None:
-    """Where the kernel does not forward, nothing is changed."""
+def test_guard_servers_change_only_elements_do(forwarding: Snapshot) -> None:
+    """Behaviour 41: the table follows the configuration; a change of servers makes it nothing but other elements."""
+    guard = host.HostGuard()
+    guard.apply(forwarding)
+    before = ruleset()
+    server = replace(forwarding.servers[0], address=ip_address("198.18.1.77"))
+    guard.apply(replace(forwarding, servers=(server, None)))
+    assert ruleset() == "".join(
+        line.replace("198.18.1.31", "198.18.1.77") for line in before.splitlines(keepends=True) if "::31" not in line
+    )
+    guard.apply(forwarding)
+    assert ruleset() == before
+    assert not guard.repair()
+    guard.remove()
+
+
+def test_guard_table_gone_when_servers_change_is_made_anew(forwarding: Snapshot) -> None:
+    """A change finds the table flushed before the watch has seen that: the whole of it is made."""
+    guard = host.HostGuard()
+    guard.apply(replace(forwarding, servers=()))
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    guard.apply(forwarding)
+    assert "198.18.1.31 . tcp . 7000" in ruleset()
+    guard.remove()
+    assert ruleset() == ""
+
+
+def test_guard_quiet_host_blocked_too(pair: Pair) -> None:
+    """Behaviour 41: a host that does not forward now may do so later, or answer in IPv6."""
+    if shutil.which("nft") is None:
+        pytest.skip("the command nft (nftables) is not installed")
     with isolation.inside(pair.near):
-        host.HostGuard().apply(SNAPSHOT)
-        assert shutil.which("nft") is None or ruleset() == ""
+        guard = host.HostGuard()
+        guard.apply(SNAPSHOT)
+        assert "198.18.1.100" in ruleset()
+        guard.remove()
+        assert ruleset() == ""

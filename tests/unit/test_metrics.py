@@ -73,6 +73,7 @@ SAMPLE = Sample(
     checks={("video", "server3", "failure"): 9},
     changes={("video", "server3", "down"): 1},
     flow_log_missed=6,
+    host_guard_repairs=7,
 )
 
 
@@ -155,6 +156,7 @@ def test_scrape_drops_every_reason_from_the_start() -> None:
     assert value("lb_ask_fallbacks_total") == 3
     assert (value("lb_flow_table_flows"), value("lb_flow_table_capacity_flows")) == (9, 1024)
     assert value("lb_flow_log_missed_total") == 6
+    assert value("lb_host_guard_repairs_total") == 7
 
 
 def test_scrape_reloads_and_what_runs() -> None:

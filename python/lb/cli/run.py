@@ -24,6 +24,12 @@ def run(
     backend: BackendOption = "auto",
     control: Annotated[Path | None, typer.Option(help="Where to put the control socket.", envvar="LB_CONTROL")] = None,
     log_format: Annotated[Literal["text", "json"], typer.Option("--log-format", help="Of the log on stderr.")] = "text",
+    user: Annotated[
+        str | None,
+        typer.Option(
+            help="User to run as, when started by root.", envvar="LB_USER", show_default="flowlb, else nobody"
+        ),
+    ] = None,
     testbed: Annotated[bool, typer.Option("--testbed", help="Build a network in namespaces and run in it.")] = False,
     duration: Annotated[float | None, typer.Option(help="With --testbed: stop after so many seconds.", min=0.1)] = None,
 ) -> None:
@@ -46,4 +52,4 @@ def run(
         raise typer.BadParameter(f"{path}: no such file; `lb init` writes one, `lb run --testbed` needs none")
     from lb.control.daemon import run as run_daemon
 
-    run_daemon(path, backend, control, log_format)
+    run_daemon(path, backend, control, log_format, user)

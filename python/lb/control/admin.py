@@ -100,15 +100,21 @@ class Admin:
         path: of the socket.
         answers: by method and resource.
         connection_s: how long a connection may live.
+        bind: gives the socket; None: `bind_socket`.
     """
 
     def __init__(
-        self, path: Path, answers: Mapping[tuple[Method, str], Answer], connection_s: float = CONNECTION_S
+        self,
+        path: Path,
+        answers: Mapping[tuple[Method, str], Answer],
+        connection_s: float = CONNECTION_S,
+        bind: Callable[[Path], socket.socket] | None = None,
     ) -> None:
         self.path = path
         self.connection_s = connection_s
         self.connections: set[Connection] = set()
         self._answers = answers
+        self._bind = bind or bind_socket
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
@@ -120,8 +126,10 @@ class Admin:
         Raises:
             LbError: another balancer listens there, or the socket cannot be made.
         """
-        sock = bind_socket(self.path)
-        self._inode = self.path.stat().st_ino
+        sock = self._bind(self.path)
+        # Bound by root where we may not look: then its broker removes it.
+        with contextlib.suppress(PermissionError):
+            self._inode = self.path.stat().st_ino
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
         for (method, resource), answer in self._answers.items():
             app.router.add_route(method, resource, _handler(method, answer))

@@ -17,7 +17,6 @@ import os
 import secrets
 import signal
 import socket
-import stat
 import threading
 import time
 from collections import Counter
@@ -42,6 +41,7 @@ from lb.control.logs import LogFormat, start_logging
 from lb.control.metrics import Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.paths import default_control_path
+from lb.control.preparation import Prepared, prepared, require_trusted
 from lb.control.replan import Replanner
 from lb.control.seed import describe_drawn, draw_seed, with_seed
 from lb.control.status import Facts
@@ -50,12 +50,10 @@ from lb.errors import ConfigError, InterfaceError, LbError
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
 from lb.net.kernel import Kernel
-from lb.net.privileges import drop_privileges
 from lb.net.shard import program
 from lb.net.sockets import (
     claim_interface,
     hear_multicast,
-    open_direct_socket,
     open_packet_socket,
     read_interface,
     require_room,
@@ -85,7 +83,7 @@ class Daemon:
         config_path: of the configuration; read again at each reload.
         backend: `rust`, `python`, or `auto`: what the configuration says.
         control_path: where to put the control socket. None: `lb.control.paths.default_control_path()`.
-        give_up: called once everything that needs privileges is open: `lb run` drops them.
+        made: what was made while this process had all its rights; None: nothing, this process has them still.
     """
 
     def __init__(
@@ -93,7 +91,7 @@ class Daemon:
         config_path: Path,
         backend: str = "auto",
         control_path: Path | None = None,
-        give_up: Callable[[], None] = lambda: None,
+        made: Prepared | None = None,
     ) -> None:
         self.config_path = config_path
         loaded = load_config(config_path)
@@ -101,7 +99,7 @@ class Daemon:
         self.start_config = config
         self._seed_drawn = loaded.seed is None
         self.implementation = lb.backends.load(choose_backend(backend, config))
-        self._give_up = give_up
+        self._made = made or Prepared()
         self.control_path = control_path or default_control_path()
         self.last_reload_error: str | None = None
         self.steering: Steering
@@ -175,18 +173,19 @@ class Daemon:
         self.metrics = MetricsServer(self.sample)
         self._cleanup.push_async_callback(self.metrics.stop)
         await self._observe()
-        admin = Admin(self.control_path, Api(self).answers())
+        admin = Admin(self.control_path, Api(self).answers(), bind=self._made.take_control)
         self._cleanup.push_async_callback(admin.stop)
         await admin.start()
-        # Everything that needs root is open now, and no thread runs yet that would keep what we give up.
-        self._give_up()
         self._start_loop()
         self._spawn(self._sweep())
         self._spawn(self._replan())
+        self._spawn(self._guard.watch())
         self._cleanup.push_async_callback(self.checks.stop)
         self.checks.start()
         self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
         self._announce(self.snapshot)
+        if notice := self._made.notice:
+            log.log(notice.level, "%s", notice.text)
         if line := self._memory_line():
             log.info("%s", line)
         if self._seed_drawn:
@@ -211,9 +210,11 @@ class Daemon:
             foreign_mac = entry.mac is not None and entry.mac != read_interface(entry.name).mac
             direct = entry.transmit == "direct"
             muted = self.start_config.workers > 1
-            sock = open_packet_socket(interface.name, promiscuous=foreign_mac, direct=direct, muted=muted)
+            sock = open_packet_socket(
+                interface.name, promiscuous=foreign_mac, direct=direct, muted=muted, made=self._made.take_packet()
+            )
             if direct:
-                by = self._cleanup.enter_context(contextlib.closing(open_direct_socket(interface.name)))
+                by = self._cleanup.enter_context(contextlib.closing(self._made.take_direct(interface.name)))
                 self._direct[len(self._sockets)] = by.fileno()
             self._sockets.append(self._cleanup.enter_context(contextlib.closing(sock)))
 
@@ -478,6 +479,7 @@ class Daemon:
             checks=dict(self.checks.results),
             changes=dict(self.checks.changes),
             flow_log_missed=self.flow_log.missed,
+            host_guard_repairs=self._guard.repairs,
         )
 
     def counters(self) -> dict[str, Any]:
@@ -510,31 +512,13 @@ class Daemon:
 
 def load_config(path: Path) -> Config:
     """Return a valid configuration and log its warnings, or raise ConfigError."""
-    require_private(path)
+    require_trusted(path)
     report = read(path)
     for warning in report.warnings:
         log.warning("%s", warning.partition("\n")[0])
     if report.config is None:
         raise ConfigError(report.problems)
     return report.config
-
-
-def require_private(path: Path) -> None:
-    """
-    Raise ConfigError when root would do what others have written (behaviour 36): a configuration names policies, which
-    are programs.
-    """
-    if os.geteuid() != 0:
-        return
-    try:
-        status = path.stat()
-    except OSError:
-        # Reading it says why.
-        return
-    by_group = status.st_mode & stat.S_IWGRP and status.st_gid != 0
-    if by_group or status.st_mode & stat.S_IWOTH:
-        mode = stat.S_IMODE(status.st_mode)
-        raise ConfigError([f"{path}: others may write it (mode {mode:04o}), and root would obey: chmod go-w {path}"])
 
 
 def warn_fixed(old: Config, new: Config) -> None:
@@ -564,14 +548,14 @@ def describe_interfaces(interfaces: tuple[Interface, ...]) -> str:
     return ", ".join(f"{entry.name} ({entry.mac.hex(':')}, mtu {entry.mtu})" for entry in interfaces)
 
 
-async def serve(config_path: Path, backend: str, control_path: Path | None) -> None:
+async def serve(config_path: Path, backend: str, control_path: Path, made: Prepared) -> None:
     """
     Run a balancer until SIGTERM or SIGINT; SIGHUP reloads it.
 
     Raises:
         LbError: it could not start, or failed.
     """
-    daemon = Daemon(config_path, backend, control_path, drop_privileges)
+    daemon = Daemon(config_path, backend, control_path, made)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)
@@ -587,13 +571,19 @@ async def serve(config_path: Path, backend: str, control_path: Path | None) -> N
 
 
 def run(
-    config_path: Path, backend: str = "auto", control_path: Path | None = None, log_format: LogFormat = "text"
+    config_path: Path,
+    backend: str = "auto",
+    control_path: Path | None = None,
+    log_format: LogFormat = "text",
+    user: str | None = None,
 ) -> None:
     """
-    Run a balancer in the foreground, with its log on stderr.
+    Run a balancer in the foreground, with its log on stderr, as an unprivileged user where that is possible.
 
     Raises:
         LbError: it could not start, or failed.
     """
     start_logging(log_format)
-    asyncio.run(serve(config_path, backend, control_path))
+    control_path = control_path or default_control_path()
+    with prepared(config_path, control_path, user) as made:
+        asyncio.run(serve(config_path, backend, control_path, made))

@@ -56,6 +56,9 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_flow_table_flows": Definition("gauge", "Flows in the table, closing ones included."),
     "lb_flow_table_capacity_flows": Definition("gauge", "Flows that the table holds at most."),
     "lb_flow_log_missed_total": Definition("counter", "Ends of flows that found no room on their way to the log."),
+    "lb_host_guard_repairs_total": Definition(
+        "counter", "Times that what keeps the services' packets from the host's kernel was gone, and put back."
+    ),
     "lb_ask_fallbacks_total": Definition("counter", "New flows that a user's policy gave no usable answer for."),
     "lb_service_flows_active": Definition("gauge", "Flows of a service that are not closing.", ("service",)),
     "lb_service_flows_created_total": Definition("counter", "Flows of a service so far.", ("service",)),
@@ -105,6 +108,7 @@ class Sample:
         measured: by the data path, by service and server name.
         checks, changes: how many by (service, server, result or health).
         flow_log_missed: ends of flows that found no room.
+        host_guard_repairs: times that the host guard had to put back what it had made.
     """
 
     version: str
@@ -120,6 +124,7 @@ class Sample:
     checks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     changes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     flow_log_missed: int = 0
+    host_guard_repairs: int = 0
 
 
 class Sum(NamedTuple):
@@ -207,6 +212,7 @@ def _balancer_rows(sample: Sample) -> Iterator[Row]:
     for result in ("success", "failure"):
         yield "lb_reloads_total", (result,), sample.reloads.get(result, 0)
     yield "lb_flow_log_missed_total", (), sample.flow_log_missed
+    yield "lb_host_guard_repairs_total", (), sample.host_guard_repairs
 
 
 def _packet_rows(counters: Mapping[str, Any]) -> Iterator[Row]:

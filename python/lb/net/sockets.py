@@ -66,6 +66,7 @@ def open_packet_socket(
     direct: bool = False,
     muted: bool = False,
     rcvbuf_bytes: int = DEFAULT_RCVBUF_BYTES,
+    made: socket.socket | None = None,
 ) -> socket.socket:
     """
     Open a packet socket on an interface: non-blocking, with offload headers and VLAN tags, without our own frames.
@@ -77,6 +78,7 @@ def open_packet_socket(
             then; a full driver queue drops at once.
         muted: hear nothing until `set_program`.
         rcvbuf_bytes: room for frames that wait to be read, as `SO_RCVBUF` counts.
+        made: from `new_socket`, by a process that had the right to; None: make it here.
 
     Returns:
         The socket; the caller closes it.
@@ -88,7 +90,7 @@ def open_packet_socket(
     facts = read_interface(interface_name)
     if not facts.up:
         raise InterfaceError(f"{interface_name} is down: `ip link set {interface_name} up`")
-    sock = new_socket(interface_name)
+    sock = new_socket(interface_name) if made is None else made
     try:
         set_options(sock, rcvbuf_bytes)
         if direct:
@@ -254,6 +256,16 @@ def claim_interface(name: str) -> socket.socket:
             raise LbError(f"{name} cannot be claimed: {error.strerror}") from error
         raise InterfaceError(f"another balancer runs on {name}: stop it first, or choose another interface") from error
     return sock
+
+
+def is_claimed(index: int) -> bool:
+    """Tell whether a balancer, this one included, has claimed the interface with this index."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(f"\0flowlb/{index}")
+        except OSError:
+            return True
+    return False
 
 
 def read_interface(name: str) -> InterfaceFacts:

@@ -3,8 +3,8 @@ Finding a policy class of one's own: in a file, `./mine.py:MyPolicy`, or under a
 (entry point group `lb.policies`).
 
 Control side of the walk: `config -> policy`. The file is run when the configuration is read, and again after it has
-changed. It is code that runs with the rights of whoever runs `lb`: as root, one that others can write is refused
-(behaviour 36).
+changed. It is code that runs with the rights of `lb`: started as root, it refuses a file that others can write
+(behaviour 36, `lb.trust`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import hashlib
 import importlib.util
 import os
 import re
-import stat
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
 from lb.errors import PolicyError
+from lb.trust import UntrustedFileError, open_file, require_trusted
 
 GROUP = "lb.policies"
 REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
@@ -60,7 +60,7 @@ def _from_file(name: str, base: Path) -> object:
     match = REFERENCE.fullmatch(name)
     if match is None:
         raise PolicyError(f'{name}: which class? Write "FILE.py:CLASS"')
-    module = _module((base / match["file"]).resolve())
+    module = _module((base / match["file"]).absolute())
     if not hasattr(module, match["name"]):
         classes = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         raise PolicyError(f"{match['file']} has no {match['name']}; it has: {', '.join(classes) or 'none'}")
@@ -79,21 +79,24 @@ def _from_entry_point(name: str) -> object:
 def _module(path: Path) -> ModuleType:
     """Return a file's module; it is run anew when the file has changed since."""
     try:
-        status = path.stat()
+        require_trusted(path)
+        with open_file(path) as file:
+            status = os.fstat(file.fileno())
+            version = (status.st_ino, status.st_size, status.st_mtime_ns)
+            known = _loaded.get(path)
+            if known is not None and known[0] == version:
+                return known[1]
+            source = file.read()
+    except UntrustedFileError as error:
+        raise PolicyError(f"{path.name}: refused: {error.strerror}") from None
     except OSError as error:
         raise PolicyError(f"{path.name}: {error.strerror} ({path})") from None
-    if os.geteuid() == 0 and status.st_mode & stat.S_IWOTH:
-        raise PolicyError(f"{path}: anybody may change this file, and root would run it: chmod o-w {path}")
-    version = (status.st_ino, status.st_size, status.st_mtime_ns)
-    known = _loaded.get(path)
-    if known is not None and known[0] == version:
-        return known[1]
-    module = _run(path)
+    module = _run(path, source)
     _loaded[path] = (version, module)
     return module
 
 
-def _run(path: Path) -> ModuleType:
+def _run(path: Path, source: bytes) -> ModuleType:
     # A name of its own, so that it can neither hide nor be an installed module; dataclasses look it up there.
     name = f"lb_policy_{hashlib.blake2b(bytes(path), digest_size=8).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -104,7 +107,7 @@ def _run(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         # Not `exec_module`: its cache of compiled code goes by whole seconds, and a file may change within one.
-        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
+        exec(compile(source, str(path), "exec"), vars(module))
     except Exception as error:  # somebody's code
         if before is None:
             del sys.modules[name]

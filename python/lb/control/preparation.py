@@ -1,0 +1,130 @@
+"""
+What `lb run` does while it still has all its rights: before any thread, and before any code of the user's.
+
+Reading a configuration runs the policies that it names. So it is looked at first without that, for the names of the
+interfaces; the packet sockets are made, still bound to nothing, and the control socket is bound; then the rights go
+(`lb.net.privileges`). Mistakes in the configuration are left to whoever reads it properly afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lb import trust
+from lb.control.admin import bind_socket
+from lb.errors import ConfigError, LbError
+from lb.net.broker import Broker
+from lb.net.privileges import Notice, drop_privileges
+from lb.net.shard import MOST_WORKERS
+from lb.net.sockets import new_socket, open_direct_socket
+
+# Interfaces for which sockets are made; more in one configuration is a mistake.
+MOST_INTERFACES = 256
+
+
+@dataclass
+class Prepared:
+    """
+    What was made with all rights.
+
+    Args:
+        packet, direct: sockets that are bound to nothing, for packets and for handing frames to drivers.
+        control: the bound control socket; why it could not be bound; or None: it was not tried.
+        notice: what the log should say about the user this process has become.
+    """
+
+    packet: list[socket.socket] = field(default_factory=list)
+    direct: list[socket.socket] = field(default_factory=list)
+    control: socket.socket | LbError | None = None
+    notice: Notice | None = None
+
+    def take_packet(self) -> socket.socket | None:
+        """Return a packet socket, which the caller closes; None when there is none."""
+        return self.packet.pop() if self.packet else None
+
+    def take_direct(self, interface_name: str) -> socket.socket:
+        """Return a socket for handing frames to a driver; the caller closes it. Raise PrivilegeError when refused."""
+        return self.direct.pop() if self.direct else open_direct_socket(interface_name)
+
+    def take_control(self, path: Path) -> socket.socket:
+        """Return the bound control socket, which the caller closes. Errors: as `lb.control.admin.bind_socket`."""
+        if isinstance(self.control, LbError):
+            raise self.control
+        return self.control or bind_socket(path)
+
+
+@contextmanager
+def prepared(config: Path, control: Path, user: str | None) -> Iterator[Prepared]:
+    """
+    Make what needs rights, give them up, and undo the rest at the end of the block.
+
+    Args:
+        config: of the configuration.
+        control: where the control socket is to be.
+        user: as for `lb.net.privileges.drop_privileges`.
+
+    Raises:
+        LbError: the configuration is not trusted, or this process cannot become the user.
+    """
+    require_trusted(config)
+    with ExitStack() as stack:
+        made = Prepared()
+        if os.geteuid() == trust.ROOT:
+            broker = Broker(config)
+            broker.start()
+            stack.callback(broker.stop)
+            _bind_control(made, control, broker)
+        outline = _outline(config)
+        with contextlib.suppress(LbError):
+            _open_sockets(made, outline)
+        for sock in (*made.packet, *made.direct, *([made.control] if isinstance(made.control, socket.socket) else [])):
+            stack.callback(sock.close)
+        made.notice = drop_privileges(user)
+        yield made
+
+
+def require_trusted(config: Path) -> None:
+    """Raise ConfigError when this process was started as root and a configuration is not trusted."""
+    try:
+        trust.require_trusted(config)
+    except trust.UntrustedFileError as error:
+        raise ConfigError([f"{config}: refused: {error.strerror}"]) from None
+
+
+def _bind_control(made: Prepared, path: Path, broker: Broker) -> None:
+    """Bind the control socket; the broker removes it. Why that fails is told when it is needed."""
+    try:
+        made.control = bind_socket(path)
+        broker.own_socket(path, path.stat().st_ino)
+    except LbError as error:
+        made.control = error
+
+
+def _open_sockets(made: Prepared, outline: dict[str, Any]) -> None:
+    """Make the sockets that a configuration needs. Raise PrivilegeError when that is not allowed."""
+    tables = outline.get("interface")
+    interfaces = [table for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
+    workers = outline.get("workers", 1)
+    if not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS or len(interfaces) > MOST_INTERFACES:
+        return
+    for table in interfaces * workers:
+        made.packet.append(new_socket(str(table.get("name"))))
+        if table.get("transmit") == "direct":
+            made.direct.append(open_direct_socket(str(table.get("name"))))
+
+
+def _outline(config: Path) -> dict[str, Any]:
+    """Return a configuration as TOML has it; empty when it has mistakes, which its reader tells."""
+    try:
+        with trust.open_file(config) as file:
+            return tomllib.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}

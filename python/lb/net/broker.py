@@ -1,0 +1,182 @@
+"""
+The broker: a small process that stays root when `lb run` becomes an unprivileged user, and does two things for it.
+
+It opens the configuration and the policy files that this configuration names, and nothing else, when they are trusted
+(`lb.trust`), so that a reload works where only root or the caller may look; and it removes the control socket at the
+end, also after `lb run` was killed. It keeps two capabilities (to look into other users' directories, and to remove
+from them), has no open file but its socket to `lb run`, and ends when that is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lb import trust
+from lb.net.privileges import limit_capabilities
+from lb.trust import UntrustedFileError
+
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+CAPABILITIES = frozenset({CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH})
+MAX_REQUEST_BYTES = 8192
+MAX_CONFIG_BYTES = 1 << 26
+POLICY = re.compile(r"(?P<file>.+\.py)(:\w+)?")
+# The first byte of an answer: a descriptor comes with it, or the text of an error of one of two kinds.
+OPENED, FAILED, UNTRUSTED = b"o", b"f", b"u"
+# The first byte of a request.
+OPEN, OWN = b"o", b"w"
+
+
+class Broker:
+    """
+    The side of `lb run`. Call `start` while the process is root and has one thread.
+
+    Args:
+        config: of the configuration that may be opened.
+    """
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._pid = 0
+
+    def start(self) -> None:
+        """Fork the broker, and have trusted files opened by it. Raise OSError when no process can be made."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        trust.trusted_owners()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _be_broker(far, self._config)
+        far.close()
+        self._socket = near
+        trust.use_opener(self.open)
+
+    def own_socket(self, path: Path, inode: int) -> None:
+        """Have a UNIX socket removed at the end, if it is still the one with this inode."""
+        with self._lock:
+            assert self._socket is not None
+            self._socket.send(OWN + f"{inode} {path.absolute()}".encode())
+
+    def open(self, path: Path) -> BinaryIO:
+        """Open a file for reading. Errors: as `lb.trust.open_file`."""
+        request = OPEN + os.fsencode(path.absolute())
+        with self._lock:
+            if self._socket is None:
+                raise OSError(0, "the process that opens files has ended")
+            self._socket.send(request)
+            answer, descriptors, _, _ = socket.recv_fds(self._socket, MAX_REQUEST_BYTES, 1)
+        if answer[:1] == OPENED and descriptors:
+            return os.fdopen(descriptors[0], "rb")
+        message = answer[1:].decode(errors="replace") or "the process that opens files has ended"
+        raise (UntrustedFileError if answer[:1] == UNTRUSTED else OSError)(os.EX_NOPERM, message)
+
+    def stop(self) -> None:
+        """End the broker, and wait until it has removed what it owns."""
+        trust.use_opener(None)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+
+
+def _be_broker(sock: socket.socket, config: Path) -> None:
+    """Serve until the other side is gone; never return."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        _keep_only(sock.fileno())
+        limit_capabilities(CAPABILITIES)
+        _serve(sock, config.absolute())
+    finally:
+        # Not `sys.exit`: nothing of what the parent has registered for its own end may happen here.
+        os._exit(0)
+
+
+def _keep_only(number: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(null, standard)
+    os.closerange(3, number)
+    os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _serve(sock: socket.socket, config: Path) -> None:
+    owned: list[tuple[int, Path]] = []
+    with contextlib.suppress(OSError):
+        while request := sock.recv(MAX_REQUEST_BYTES):
+            if request[:1] == OWN:
+                inode, _, name = request[1:].decode().partition(" ")
+                owned.append((int(inode), Path(name)))
+            else:
+                _answer(sock, config, Path(os.fsdecode(request[1:])))
+    for number, path in owned:
+        with contextlib.suppress(OSError):
+            if path.stat().st_ino == number:
+                path.unlink()
+
+
+def _answer(sock: socket.socket, config: Path, path: Path) -> None:
+    try:
+        descriptor = open_allowed(config, path)
+    except UntrustedFileError as error:
+        sock.send(UNTRUSTED + str(error.strerror).encode())
+    except (OSError, ValueError) as error:
+        sock.send(FAILED + str(getattr(error, "strerror", None) or error).encode())
+    else:
+        socket.send_fds(sock, [OPENED], [descriptor])
+        os.close(descriptor)
+
+
+def open_allowed(config: Path, path: Path) -> int:
+    """
+    Open a file that a configuration lets be opened.
+
+    Args:
+        config: of the configuration.
+        path: of the file: the configuration itself or a policy's that it names.
+
+    Returns:
+        A descriptor for reading.
+
+    Raises:
+        UntrustedFileError: others decide what is in it, or the configuration does not name it.
+        OSError: it cannot be opened.
+    """
+    real = os.path.realpath(path)
+    if real != os.path.realpath(config) and real not in _policies(config):
+        raise UntrustedFileError(os.EX_NOPERM, f"{path} is not named in {config}: correct its name there")
+    fault = trust.find_fault(path, trust.trusted_owners() or frozenset({trust.ROOT}))
+    if fault is not None:
+        raise UntrustedFileError(os.EX_NOPERM, str(fault))
+    return os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _policies(config: Path) -> set[str]:
+    """Return the real paths of all files that look like policies in a configuration, which must be trusted itself."""
+    if config.stat().st_size > MAX_CONFIG_BYTES:
+        return set()
+    descriptor = open_allowed(config, config)
+    with os.fdopen(descriptor, "rb") as file:
+        names = [match["file"] for text in _texts(tomllib.load(file)) if (match := POLICY.fullmatch(text))]
+    return {os.path.realpath(config.parent / name) for name in names}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)

@@ -100,6 +100,24 @@ EVENTS: tuple[str, ...] = (
 )
 
 
+# Upper bounds of the buckets of the loop's pauses, nanoseconds; a last bucket has none (`docs/datapath.md` rule 13).
+PAUSE_BOUNDS_NS: tuple[int, ...] = (
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+)
+
+
 class Offload(NamedTuple):
     """
     Work the sender left to the network card, as in `struct virtio_net_hdr` (virtio 1.2, 5.1.6).

@@ -265,7 +265,13 @@ impl DataPath {
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let counters = self.with(py, |core| core.counters())?;
-        report::counters(py, &counters, &self.names(), self.io.report())
+        report::counters(
+            py,
+            &counters,
+            &self.names(),
+            self.io.report(),
+            &self.io.loop_report(),
+        )
     }
 
     fn memory(&self, py: Python<'_>) -> PyResult<(u64, u64)> {

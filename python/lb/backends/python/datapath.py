@@ -172,11 +172,15 @@ class DataPath:
             return len(entries), [self._flow(entry, now_ns) for entry in entries[offset : offset + limit]]
 
     def counters(self) -> dict[str, Any]:
-        """Return all counters by name: `docs/datapath.md` rule 13; `io` is what went wrong on the sockets."""
+        """
+        Return all counters by name: `docs/datapath.md` rule 13; `io` is what went wrong on the sockets, `loop` how long
+        the loop looked away from them.
+        """
         with self._lock:
             table = {"entries": len(self._state.table), "capacity": self._state.table.capacity}
             report = self._state.counters.report(self._state.view)
-            return {**report, "table": table, "io": self._loop.io.as_dict()}
+            pauses = {"pauses": self._loop.pauses.as_dict(), "control": self._loop.control.as_dict()}
+            return {**report, "table": table, "io": self._loop.io.as_dict(), "loop": pauses}
 
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
         """

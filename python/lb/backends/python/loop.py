@@ -13,12 +13,13 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from lb.backends.asking import Questions, start_answering
 from lb.backends.python.next_hop import Output
 from lb.backends.python.parse import Packet
+from lb.backends.python.pauses import Histogram
 from lb.backends.python.pipeline import process, tick
 from lb.backends.python.state import State
 from lb.errors import LbError
@@ -40,6 +41,17 @@ class CallLock:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.owner: int | None = None
+        # What the packet loop waited for it since the loop looked last.
+        self.waited_ns = 0
+
+    def enter_timed(self) -> None:
+        """Enter as the packet loop does: what it waits for others is noted."""
+        if self.lock.acquire(blocking=False):
+            self.owner = threading.get_ident()
+            return
+        began_ns = time.monotonic_ns()
+        self.__enter__()
+        self.waited_ns += time.monotonic_ns() - began_ns
 
     def __enter__(self) -> None:
         if self.owner == threading.get_ident():
@@ -75,6 +87,9 @@ class PacketLoop:
         self.state = state
         self.lock = lock
         self.io = IoCounters()
+        # How long the loop looked away from its sockets; the part of it in which it waited for calls of other threads.
+        self.pauses = Histogram()
+        self.control = Histogram()
         self.sockets: list[socket.socket] = []
         self.notify_fd = -1
         self.wake_fd = -1
@@ -158,6 +173,7 @@ class PacketLoop:
         tick_at = time.monotonic_ns()
         while not self.stopping:
             ready = poller.poll(max(0, tick_at - time.monotonic_ns()) // MILLISECOND_NS)
+            looked_ns = time.monotonic_ns()
             for descriptor, _ in ready:
                 if descriptor in by_descriptor:
                     self.move_batch(by_descriptor[descriptor])
@@ -165,10 +181,27 @@ class PacketLoop:
                 self.tick()
                 tick_at = time.monotonic_ns() + TICK_NS
             self.tell_news()
+            self.note_pause(time.monotonic_ns() - looked_ns)
+
+    def note_pause(self, ns: int) -> None:
+        """Note how long a round took, and what of it was waiting for other threads' calls."""
+        self.pauses.record(ns)
+        if self.lock.waited_ns:
+            self.control.record(self.lock.waited_ns)
+            self.lock.waited_ns = 0
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the data path for a batch."""
+        self.lock.enter_timed()
+        try:
+            yield
+        finally:
+            self.lock.__exit__()
 
     def move_batch(self, interface: int) -> None:
         """Process what one socket has, `BATCH` frames at most so that no interface starves another."""
-        with self.lock:
+        with self.alone():
             for _ in range(BATCH):
                 received = receive(self.sockets[interface], self.io)
                 if received is None:
@@ -179,7 +212,7 @@ class PacketLoop:
 
     def tick(self) -> None:
         """Expire and release what is due."""
-        with self.lock:
+        with self.alone():
             tick(self.state, time.monotonic_ns())
             self.send_all(self.state.out)
 

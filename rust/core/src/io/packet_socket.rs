@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::direct::{self, Sender};
 use super::header::{self, OFFLOAD_HEADER_LEN, VLAN_TAG_LEN};
+use super::pauses::{Histogram, HistogramReport};
 use super::ring::{Ring, Slot};
 use super::sys::{self, MAX_MESSAGES, RxBuffer};
 use crate::datapath::{Frame, Offload, Output, Sent};
@@ -32,9 +33,22 @@ pub struct IoCounters {
     rx_dropped: AtomicU64,
     tx_dropped: AtomicU64,
     tx_errors: AtomicU64,
+    /// How long the loop looked away from its sockets, whatever the cause.
+    pub(super) pauses: Histogram,
+    /// The part of that in which it carried out commands of the control side, of the rounds that had any.
+    pub(super) control: Histogram,
 }
 
-/// [`IoCounters`] at one instant.
+/// How long the loop looked away from its sockets, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoopReport {
+    /// Each round.
+    pub pauses: HistogramReport,
+    /// Commands of the control side, per round that had any.
+    pub control: HistogramReport,
+}
+
+/// What went wrong, of [`IoCounters`], at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoReport {
     /// Frames larger than the buffer: not forwarded.
@@ -59,6 +73,15 @@ impl IoCounters {
             rx_dropped: self.rx_dropped.load(Ordering::Relaxed),
             tx_dropped: self.tx_dropped.load(Ordering::Relaxed),
             tx_errors: self.tx_errors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Read how long the loop looked away.
+    #[must_use]
+    pub fn loop_report(&self) -> LoopReport {
+        LoopReport {
+            pauses: self.pauses.report(),
+            control: self.control.report(),
         }
     }
 }

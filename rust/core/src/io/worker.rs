@@ -261,6 +261,8 @@ struct PacketLoop {
     looked_ns: u64,
     /// Commands wait that there was no time for.
     has_commands: bool,
+    /// More flows are due than one tick removes.
+    is_behind: bool,
 }
 
 impl PacketLoop {
@@ -292,6 +294,7 @@ impl PacketLoop {
             told_unresolved: false,
             looked_ns: sys::monotonic_ns(),
             has_commands: false,
+            is_behind: false,
         }
     }
 
@@ -341,7 +344,7 @@ impl PacketLoop {
             let asked = self.is_asked() && self.run_commands(datapath);
             let mut now_ns = sys::monotonic_ns();
             // A command may have made hops known: their packets need not wait for the next tick.
-            let is_due = asked || now_ns - self.ticked_ns >= TICK_NS;
+            let is_due = asked || self.is_behind || now_ns - self.ticked_ns >= TICK_NS;
             if is_due {
                 self.tick(datapath, now_ns);
             }
@@ -359,7 +362,7 @@ impl PacketLoop {
             self.looked_ns = now_ns;
             if count > 0 {
                 self.patience.found(now_ns);
-            } else if !self.has_commands {
+            } else if !self.has_commands && !self.is_behind {
                 self.rest(now_ns)?;
             }
         }
@@ -468,6 +471,7 @@ impl PacketLoop {
     fn tick(&mut self, datapath: &mut DataPath, now_ns: u64) {
         self.ticked_ns = now_ns;
         datapath.tick(now_ns, &mut self.outbox.extra);
+        self.is_behind = datapath.is_behind(now_ns);
         self.outbox.collect_extra(&self.counters);
         self.outbox
             .flush(&mut self.batch, 0, &mut self.ports, &self.counters);
@@ -694,6 +698,39 @@ mod tests {
                 .call(|datapath| datapath.flows(sys::monotonic_ns()).len()),
             Ok(1)
         );
+    }
+
+    /// behaviour 39: commands that are queued behind a long one wait for another look at the sockets.
+    #[test]
+    fn loop_commands_leave_room_for_frames_between_them() {
+        let scene = start();
+        let (go, wait) = mpsc::channel::<()>();
+        let (begun, has_begun) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                scene.worker.call(move |_| {
+                    begun.send(()).unwrap();
+                    wait.recv().unwrap();
+                    let until = sys::monotonic_ns() + COMMANDS_NS;
+                    while sys::monotonic_ns() < until {
+                        hint::spin_loop();
+                    }
+                })
+            });
+            has_begun.recv_timeout(DEADLINE).unwrap();
+            let second =
+                scope.spawn(|| scene.worker.call(|datapath| datapath.counters().rx_packets));
+            let deadline = sys::monotonic_ns() + DEADLINE.as_nanos() as u64;
+            while scene.worker.shared.queue().commands.is_empty() {
+                assert!(sys::monotonic_ns() < deadline);
+            }
+            send(&scene.wires[1], &request());
+            go.send(()).unwrap();
+            assert_eq!(second.join().unwrap(), Ok(1));
+        });
+        let control = scene.counters.loop_report().control;
+        assert!(control.max_ns >= COMMANDS_NS);
+        assert_eq!(control.buckets.iter().sum::<u64>(), 2);
     }
 
     #[test]

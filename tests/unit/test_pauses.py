@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
+import socket
 import time
 from collections.abc import Iterator
 
 import pytest
-from helpers import from_client, make_snapshot, query
+from helpers import FAR, FAR_MAC, ROUTER_MAC_1, VIP, from_client, make_snapshot, query
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import Ether
 from wire import Wire
 
 from lb.backends.base import PAUSE_BOUNDS_NS
@@ -73,3 +77,33 @@ def test_expiry_of_many_flows_at_once_catches_up_without_packets(backend: str) -
         assert wire.path.counters()["events"]["flow_expired"] == 20_000
     finally:
         wire.close()
+
+
+def test_full_way_out_keeps_its_frames_in_order_and_stalls_no_other(backend: str) -> None:
+    """Behaviour 40: frames for a full socket wait, those of another interface go on; then they leave in order."""
+    wire = Wire(backend, make_snapshot())
+    try:
+        wire.pairs[0][0].setblocking(False)
+        filled = fill(wire.pairs[0][0])
+        far = Ether(src=FAR_MAC, dst=ROUTER_MAC_1)
+        for port in range(1, 51):
+            wire.put(bytes(far / IP(src=FAR, dst=VIP) / query(port=port)), 1)
+        # Time exceeded goes back to where it came from: another way out, after all those.
+        wire.put(bytes(far / IP(src=FAR, dst=VIP, ttl=1) / query()), 1)
+        assert Ether(wire.get(1))[ICMP].type == 11
+        for _ in range(filled):
+            wire.get()
+        assert [Ether(wire.get())[UDP].sport for _ in range(50)] == list(range(1, 51))
+        assert wire.path.counters()["io"]["tx_dropped"] == 0
+    finally:
+        wire.close()
+
+
+def fill(sock: socket.socket) -> int:
+    """Send until there is no room; return how many messages that took."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(100))
+            count += 1
+    return count

@@ -13,6 +13,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -23,11 +24,18 @@ from lb.backends.python.pauses import Histogram
 from lb.backends.python.pipeline import process, tick
 from lb.backends.python.state import State
 from lb.errors import LbError
-from lb.net.frames import IoCounters, receive, send
+from lb.net.frames import OFFLOAD_HEADER, IoCounters, receive, try_send
 
 BATCH = 64
 TICK_NS = 100_000_000
 MILLISECOND_NS = 1_000_000
+# What may wait for a full socket, per interface; the rest is dropped.
+BACKLOG_FRAMES = 1024
+BACKLOG_BYTES = 1 << 20
+# Frames sent from it between two looks at the sockets.
+BACKLOG_BATCH = 32
+# How often a full socket is tried: the kernel tells that it has room only when it is half empty.
+FULL_POLL_MS = 1
 
 
 class CallLock:
@@ -64,6 +72,45 @@ class CallLock:
         self.lock.release()
 
 
+class Backlog:
+    """
+    Frames that wait for a full socket, in order (behaviour 40).
+
+    Args:
+        sock: the socket.
+        counters: gets what there is no room for.
+    """
+
+    def __init__(self, sock: socket.socket, counters: IoCounters) -> None:
+        self.sock = sock
+        self.counters = counters
+        self.frames: deque[Output] = deque()
+        self.len_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.frames)
+
+    def send(self, output: Output) -> None:
+        """Send a frame behind those that wait, or let it wait; what is beyond the limits is dropped and counted."""
+        if not self.frames and try_send(self.sock, output.frame, output.offload, self.counters):
+            return
+        len_bytes = self.len_bytes + OFFLOAD_HEADER.size + len(output.frame)
+        if len(self.frames) >= BACKLOG_FRAMES or len_bytes > BACKLOG_BYTES:
+            self.counters.tx_dropped += 1
+            return
+        self.frames.append(output)
+        self.len_bytes = len_bytes
+
+    def drain(self) -> None:
+        """Send some of the frames that wait, as far as the socket has room."""
+        for _ in range(min(BACKLOG_BATCH, len(self.frames))):
+            output = self.frames[0]
+            if not try_send(self.sock, output.frame, output.offload, self.counters):
+                return
+            self.frames.popleft()
+            self.len_bytes -= OFFLOAD_HEADER.size + len(output.frame)
+
+
 def duplicate(descriptor: int) -> socket.socket:
     """Return a socket of our own over a descriptor of somebody else's. Raise OSError when it is none."""
     os.fstat(descriptor)
@@ -91,6 +138,7 @@ class PacketLoop:
         self.pauses = Histogram()
         self.control = Histogram()
         self.sockets: list[socket.socket] = []
+        self.backlogs: list[Backlog] = []
         self.notify_fd = -1
         self.wake_fd = -1
         self.thread: threading.Thread | None = None
@@ -120,6 +168,7 @@ class PacketLoop:
             opened.pop_all()
         for each in self.sockets:
             each.setblocking(False)
+        self.backlogs = [Backlog(each, self.io) for each in self.sockets]
         self.notify_fd = notify_fd
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.stopping = False
@@ -172,17 +221,24 @@ class PacketLoop:
             poller.register(descriptor, select.POLLIN)
         tick_at = time.monotonic_ns()
         while not self.stopping:
-            ready = poller.poll(max(0, tick_at - time.monotonic_ns()) // MILLISECOND_NS)
+            ready = poller.poll(self.wait_ms(tick_at))
             looked_ns = time.monotonic_ns()
             for descriptor, _ in ready:
                 if descriptor in by_descriptor:
                     self.move_batch(by_descriptor[descriptor])
+            for backlog in self.backlogs:
+                backlog.drain()
             if time.monotonic_ns() >= tick_at:
                 self.tick()
                 # While more flows are due than a tick removes, the next one comes after the next look at the sockets.
                 tick_at = time.monotonic_ns() + (0 if self.state.is_behind else TICK_NS)
             self.tell_news()
             self.note_pause(time.monotonic_ns() - looked_ns)
+
+    def wait_ms(self, tick_at: int) -> int:
+        """Return how long to wait for frames at most."""
+        until_tick = max(0, tick_at - time.monotonic_ns()) // MILLISECOND_NS
+        return min(until_tick, FULL_POLL_MS) if any(self.backlogs) else until_tick
 
     def note_pause(self, ns: int) -> None:
         """Note how long a round took, and what of it was waiting for other threads' calls."""
@@ -218,10 +274,10 @@ class PacketLoop:
             self.send_all(self.state.out)
 
     def send_all(self, outputs: list[Output]) -> None:
-        """Send frames through their interfaces; what cannot be sent is counted in `io`."""
+        """Send frames through their interfaces, without waiting; what cannot be sent is counted in `io`."""
         for output in outputs:
-            if output.interface < len(self.sockets):
-                send(self.sockets[output.interface], output.frame, output.offload, self.io)
+            if output.interface < len(self.backlogs):
+                self.backlogs[output.interface].send(output)
             else:
                 self.io.tx_errors += 1
 

@@ -27,6 +27,9 @@ use crate::error::Number;
 use crate::result::{Names, PacketResult, Raw, output_object};
 use crate::{convert, error, report};
 
+/// Frames that the loop's thread is given at once.
+const BATCH: usize = 32;
+
 /// Who has the data path.
 enum Mode {
     Offline(Box<Core>),
@@ -308,14 +311,21 @@ impl DataPath {
                     copies.push(frame);
                     Ok(())
                 })?;
-                let all = move |core: &mut Core| {
-                    copies
-                        .into_iter()
-                        .map(|frame| process(core, frame))
-                        .collect()
-                };
-                let all: Vec<Raw> = call(py, &worker, all)?;
-                all.into_iter().try_for_each(add)?;
+                // A batch at a time: frames from the sockets pass in between.
+                let mut copies = copies.into_iter();
+                loop {
+                    let batch: Vec<_> = copies.by_ref().take(BATCH).collect();
+                    if batch.is_empty() {
+                        break;
+                    }
+                    let all = move |core: &mut Core| -> Vec<Raw> {
+                        batch
+                            .into_iter()
+                            .map(|frame| process(core, frame))
+                            .collect()
+                    };
+                    call(py, &worker, all)?.into_iter().try_for_each(add)?;
+                }
             }
         }
         Ok(list)

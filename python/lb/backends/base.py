@@ -81,7 +81,7 @@ DROP_REASONS: tuple[str, ...] = (
     "rate_limited",
 )
 REPLY_REASONS: tuple[str, ...] = ("arp", "nd", "echo", "ttl_exceeded", "too_big", "no_server")
-HOLD_REASONS: tuple[str, ...] = ("fragment", "neighbour")
+HOLD_REASONS: tuple[str, ...] = ("fragment", "neighbour", "ask")
 
 EVENTS: tuple[str, ...] = (
     "flow_hit",

@@ -504,21 +504,23 @@ impl DataPath {
                 return Err(busy(py));
             }
         };
-        self.asker.set_live(true);
-        match Worker::start(
-            core,
-            &sockets,
-            notify_fd,
-            poll,
-            &direct,
-            Arc::clone(&self.io),
-        ) {
+        let started = self.asker.go_live(|| {
+            Worker::start(
+                core,
+                &sockets,
+                notify_fd,
+                poll,
+                &direct,
+                Arc::clone(&self.io),
+            )
+            .map(Arc::new)
+        });
+        match started {
             Ok(worker) => {
-                *mode = Mode::Running(Arc::new(worker));
+                *mode = Mode::Running(worker);
                 Ok(())
             }
             Err((core, failure)) => {
-                self.asker.set_live(false);
                 *mode = Mode::Offline(core);
                 Err(error::lb_error(
                     py,
@@ -544,7 +546,7 @@ impl DataPath {
                 "the packet loop took the data path with it",
             ));
         };
-        self.asker.set_live(false);
+        self.asker.end_live();
         *lock(&self.mode) = Mode::Offline(core);
         ended.map_err(|failure| error::loop_error(py, &failure))
     }

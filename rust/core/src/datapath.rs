@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::asking::Asking;
 use crate::counters::{Counters, grow_part};
 use crate::flow::ends::{Ends, FlowEnd};
 use crate::flow::measure::Measures;
@@ -175,6 +176,7 @@ pub(crate) struct State {
     pub(crate) ends: Ends,
     pub(crate) fragments: Fragments,
     pub(crate) waiting: Waiting,
+    pub(crate) asking: Asking,
     pub(crate) limiter: TokenBucket,
     pub(crate) random: SplitMix64,
     /// The `counter` of each service, by id.
@@ -247,6 +249,7 @@ impl DataPath {
             ends: Ends::default(),
             fragments: Fragments::default(),
             waiting: Waiting::default(),
+            asking: Asking::default(),
             limiter: TokenBucket::default(),
             random: SplitMix64::new(seed),
             rotation: Vec::with_capacity(RESERVED_SERVICES),
@@ -418,6 +421,53 @@ impl DataPath {
             extra.push(output);
         }
         pipeline::release(world, state, extra);
+        if !self.state.asking.is_empty() {
+            self.resume(now_ns, extra);
+        }
+    }
+
+    /// Tell what was answered to the question with this ticket; `None`: nothing usable. Its packets go on with the next tick. Nothing happens when they have
+    /// gone on already.
+    pub fn answer(&mut self, ticket: u64, answer: Option<&str>) {
+        self.state.asking.answer(ticket, answer);
+    }
+
+    /// When the next tick is due for packets that wait for an answer; `None`: none waits.
+    #[must_use]
+    pub fn answer_due_ns(&self) -> Option<u64> {
+        self.state.asking.due_ns()
+    }
+
+    /// Have the packets go on whose answer is there, or too late: rule 8, *ask*.
+    fn resume(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
+        while let Some(mut packet) = self.state.asking.next(now_ns) {
+            let Self {
+                world,
+                state,
+                ahead,
+                ..
+            } = self;
+            let (place, frame) = (&mut ahead[0], &mut packet.frame);
+            let ingress = Ingress::new(world, packet.interface);
+            place.read(world, &ingress, &state.table, frame, packet.offload);
+            let mut walk = Walk {
+                world,
+                state,
+                extra,
+                now: now_ns,
+                found: Found::default(),
+            };
+            let outcome = pipeline::resume(&mut walk, frame, &place.meta, place.read);
+            self.state.asking.finish();
+            if let Some(sent) = outcome.sent {
+                packet.frame.truncate(sent.len);
+                extra.push(Output {
+                    interface: sent.interface,
+                    frame: packet.frame,
+                    offload: sent.offload,
+                });
+            }
+        }
     }
 
     /// Whether a tick at this time left flows that are due: the next one removes more.
@@ -504,10 +554,10 @@ impl DataPath {
         self.state.waiting.has_unreported()
     }
 
-    /// Packets without a final verdict yet: fragments that wait for their first, packets that wait for a neighbour.
+    /// Packets without a final verdict yet: fragments that wait for their first, packets that wait for a neighbour or an answer.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.state.fragments.held() + self.state.waiting.len()
+        self.state.fragments.held() + self.state.waiting.len() + self.state.asking.len()
     }
 
     /// The published snapshot, for names.

@@ -145,7 +145,7 @@ class PacketLoop:
         self.stopping = False
         self.failure: Exception | None = None
         self.asked = 0
-        self.questions = Questions()
+        self.questions = Questions(lambda: None)
 
     def start(self, sockets: Sequence[int], notify_fd: int) -> None:
         """
@@ -173,7 +173,7 @@ class PacketLoop:
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.stopping = False
         self.failure = None
-        self.questions = Questions()
+        self.questions = Questions(self.wake)
         start_answering(self.questions)
         self.state.placement.questions = self.questions
         self.thread = threading.Thread(target=self.run, name="lb-packets", daemon=True)
@@ -193,6 +193,7 @@ class PacketLoop:
         self.thread.join()
         self.thread = None
         self.state.placement.questions = None
+        # Before the eventfd goes: an answer that is still to come wakes nobody.
         self.questions.close()
         os.close(self.wake_fd)
         for each in self.sockets:
@@ -226,9 +227,11 @@ class PacketLoop:
             for descriptor, _ in ready:
                 if descriptor in by_descriptor:
                     self.move_batch(by_descriptor[descriptor])
+                elif not self.stopping:
+                    os.eventfd_read(self.wake_fd)
             for backlog in self.backlogs:
                 backlog.drain()
-            if time.monotonic_ns() >= tick_at:
+            if self.hear_answers() or time.monotonic_ns() >= tick_at:
                 self.tick()
                 # While more flows are due than a tick removes, the next one comes after the next look at the sockets.
                 tick_at = time.monotonic_ns() + (0 if self.state.is_behind else TICK_NS)
@@ -237,8 +240,24 @@ class PacketLoop:
 
     def wait_ms(self, tick_at: int) -> int:
         """Return how long to wait for frames at most."""
-        until_tick = max(0, tick_at - time.monotonic_ns()) // MILLISECOND_NS
-        return min(until_tick, FULL_POLL_MS) if any(self.backlogs) else until_tick
+        dues = [each.due_ns for each in self.state.placement.asking.held]
+        wait_ms = max(0, min([tick_at, *dues]) - time.monotonic_ns()) // MILLISECOND_NS
+        return min(wait_ms, FULL_POLL_MS) if any(self.backlogs) else wait_ms
+
+    def wake(self) -> None:
+        """Let the loop look at what other threads have for it."""
+        os.eventfd_write(self.wake_fd, 1)
+
+    def hear_answers(self) -> bool:
+        """Take the answers that have come. Tell whether a packet may go on that waited for one, or waits no longer."""
+        asking = self.state.placement.asking
+        if not asking.held:
+            self.questions.take_answers()
+            return False
+        with self.alone():
+            for ticket, answer in self.questions.take_answers():
+                asking.answer(ticket, answer)
+        return asking.is_due(time.monotonic_ns())
 
     def note_pause(self, ns: int) -> None:
         """Note how long a round took, and what of it was waiting for other threads' calls."""

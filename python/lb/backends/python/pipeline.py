@@ -63,7 +63,16 @@ def tick(state: State, now_ns: int) -> None:
     state.expire(EXPIRY_PER_TICK)
     state.release_pending()
     state.release_waiting()
+    resume(state)
     state.count_sent()
+
+
+def resume(state: State) -> None:
+    """Let the packets go on that waited for an answer which is there, or too late. They were counted when they came."""
+    asking = state.placement.asking
+    while (packet := asking.next(state.now_ns)) is not None:
+        state.counters.verdict(*link(state, packet))
+        asking.answered = None
 
 
 def link(state: State, packet: Packet) -> Verdict:

@@ -25,6 +25,7 @@ const TICK_NS: u64 = 100_000_000;
 /// The longest time without a look at whether a ring has stopped, while frames come.
 const WATCH_NS: u64 = 10_000_000;
 const POLL_MS: i32 = 10;
+const MILLISECOND_NS: u64 = 1_000_000;
 /// Without frames for so long there are fewer wake-ups.
 const IDLE_NS: u64 = 1_000_000_000;
 const IDLE_POLL_MS: i32 = 100;
@@ -349,7 +350,12 @@ impl PacketLoop {
             let asked = self.is_asked() && self.run_commands(datapath);
             let mut now_ns = sys::monotonic_ns();
             // A command may have made hops known: their packets need not wait for the next tick.
-            let is_due = asked || self.is_behind || now_ns - self.ticked_ns >= TICK_NS;
+            let is_due = asked
+                || self.is_behind
+                || now_ns - self.ticked_ns >= TICK_NS
+                || datapath
+                    .answer_due_ns()
+                    .is_some_and(|due_ns| now_ns >= due_ns);
             if is_due {
                 self.tick(datapath, now_ns);
             }
@@ -368,14 +374,14 @@ impl PacketLoop {
             if count > 0 {
                 self.patience.found(now_ns);
             } else if !self.has_commands && !self.is_behind {
-                self.rest(now_ns)?;
+                self.rest(now_ns, datapath.answer_due_ns())?;
             }
         }
         Ok(())
     }
 
-    /// Nothing was found: look again in a moment, or sleep until something comes.
-    fn rest(&mut self, now_ns: u64) -> io::Result<()> {
+    /// Nothing was found: look again in a moment, or sleep until something comes, or until a packet that waits for an answer is due.
+    fn rest(&mut self, now_ns: u64, due_ns: Option<u64>) -> io::Result<()> {
         if self.patience.looks_on(now_ns) {
             (0..PAUSES).for_each(|_| hint::spin_loop());
             self.looked_ns = sys::monotonic_ns();
@@ -388,6 +394,10 @@ impl PacketLoop {
             (false, true) => IDLE_POLL_MS,
             (false, false) => POLL_MS,
         };
+        let timeout_ms = due_ns.map_or(timeout_ms, |due_ns| {
+            let left_ms = due_ns.saturating_sub(now_ns).div_ceil(MILLISECOND_NS);
+            timeout_ms.min(i32::try_from(left_ms).unwrap_or(i32::MAX))
+        });
         for interface in 0..self.ports.len() {
             let is_blocked = self.outbox.is_blocked(interface);
             let writable = if is_blocked { libc::POLLOUT } else { 0 };

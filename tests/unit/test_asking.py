@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from helpers import SERVERS, WEB, from_client, make_datapath, make_snapshot, query
-from scapy.layers.inet import IP
+from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
 
 from lb.backends.asking import Questions, serve
 from lb.net.frames import OFFLOAD_HEADER
@@ -47,10 +49,22 @@ class Wire:
         self.pairs[0][1].settimeout(WAIT_S)
         self.path.start([near.fileno() for near, _ in self.pairs], self.news)
 
+    def put(self, datagram: Packet) -> None:
+        """Send a client's datagram."""
+        self.put_frame(bytes(from_client(datagram)))
+
+    def put_frame(self, frame: bytes) -> None:
+        """Send a frame."""
+        self.pairs[0][1].send(OFFLOAD_HEADER.pack(*bytes(6)) + frame)
+
+    def get(self) -> bytes:
+        """Return the next frame that was sent."""
+        return self.pairs[0][1].recv(2000)[OFFLOAD_HEADER.size :]
+
     def exchange(self, port: int) -> str:
         """Send a client's datagram; return the address of the server it went to."""
-        self.pairs[0][1].send(OFFLOAD_HEADER.pack(*bytes(6)) + bytes(from_client(query(port=port))))
-        return str(Ether(self.pairs[0][1].recv(2000)[OFFLOAD_HEADER.size :])[IP].dst)
+        self.put(query(port=port))
+        return str(Ether(self.get())[IP].dst)
 
     def fallbacks(self) -> int:
         return int(self.path.counters()["events"]["ask_fallback"])
@@ -136,20 +150,73 @@ def test_ask_that_answers_nonsense_falls_back(wire: Any, answer: object) -> None
     assert running.fallbacks() == 1
 
 
-def test_ask_that_calls_its_data_path_gets_through_after_the_deadline(wire: Any) -> None:
-    """The packet loop waits for the answer, which waits for the loop: the deadline ends that."""
+def test_ask_that_calls_its_data_path_is_answered(wire: Any) -> None:
+    """The packet loop does not wait for the answer: it has time for what the policy asks it."""
     results: list[object] = []
-    done = threading.Event()
 
     def ask(*_: object) -> str:
         results.append(running.path.counters()["rx_packets"])
-        done.set()
         return "server2"
 
-    running = wire(ask, SHORT_NS)
-    assert running.exchange(4000) == FALLBACK
-    assert done.wait(WAIT_S)
+    running = wire(ask)
+    assert running.exchange(4000) == SERVERS[1]
     assert results == [1]
+
+
+def test_ask_that_is_slow_holds_up_its_own_flow_only(wire: Any) -> None:
+    """Behaviour 39: while a policy thinks, packets of known flows pass; those of its flow wait, and leave in order."""
+    asked, release = threading.Event(), threading.Event()
+
+    def ask(service: str, client: str, port: int, names: Sequence[str]) -> str:
+        if port == 5000:
+            asked.set()
+            release.wait(WAIT_S)
+        return "server2"
+
+    running = wire(ask)
+    assert running.exchange(4000) == SERVERS[1]
+    for data in (b"first", b"second"):
+        running.put(query(data, port=5000))
+    assert asked.wait(WAIT_S)
+    assert running.exchange(4000) == SERVERS[1]
+    counters = running.path.counters()
+    assert (counters["verdicts"]["forward"], counters["verdicts"]["hold.ask"]) == (2, 3)
+    release.set()
+    left = [Ether(running.get()) for _ in range(2)]
+    assert [(bytes(frame[UDP].payload), frame[IP].dst) for frame in left] == [
+        (b"first", SERVERS[1]),
+        (b"second", SERVERS[1]),
+    ]
+    counters = running.path.counters()
+    assert (counters["rx_packets"], counters["verdicts"]["forward"], counters["events"]["ask_fallback"]) == (4, 4, 0)
+
+
+def test_ask_more_waits_than_there_is_room_for_falls_back(wire: Any) -> None:
+    """64 packets wait at most; the flow of one more is placed at once, by the fall-back."""
+    release = threading.Event()
+
+    def ask(*_: object) -> str:
+        release.wait(WAIT_S)
+        return "server2"
+
+    running = wire(ask)
+    for port in range(5000, 5064):
+        running.put(query(port=port))
+    assert running.exchange(6000) == FALLBACK
+    assert running.fallbacks() == 1
+    release.set()
+    left = [Ether(running.get()) for _ in range(64)]
+    assert {frame[IP].dst for frame in left} == {SERVERS[1]}
+    assert [frame[UDP].sport for frame in left] == list(range(5000, 5064))
+
+
+def test_ask_about_a_fragment_falls_back(wire: Any) -> None:
+    """The first fragment of a datagram does not wait: the others follow it."""
+    running = wire(lambda *_: "server2")
+    datagram = from_client(UDP(sport=4000, dport=53, len=28) / Raw(bytes(8)), flags="MF")
+    running.put_frame(bytes(datagram))
+    assert Ether(running.get())[IP].dst == FALLBACK
+    assert running.fallbacks() == 1
 
 
 def test_ask_after_stop_is_called_directly(wire: Any) -> None:
@@ -166,24 +233,33 @@ def test_ask_after_stop_is_called_directly(wire: Any) -> None:
     assert (result.server, threads) == ("server2", [threading.current_thread().name])
 
 
-def test_questions_closed_let_the_thread_end() -> None:
-    """A loop that stops leaves no thread behind."""
-    questions = Questions()
+QUESTION = (lambda *_: "a", "web", "198.18.1.21", WEB, ["a"])
+
+
+def answering() -> tuple[Questions, threading.Thread, threading.Event]:
+    """Start a thread that answers; the event is set with each answer."""
+    told = threading.Event()
+    questions = Questions(told.set)
     thread = threading.Thread(target=serve, args=(questions,))
     thread.start()
+    return questions, thread, told
+
+
+def test_questions_closed_let_the_thread_end() -> None:
+    """A loop that stops leaves no thread behind, and may ask nothing more."""
+    questions, thread, _ = answering()
     questions.close()
     thread.join(WAIT_S)
     assert not thread.is_alive()
-    assert questions.ask((lambda *_: "a", "web", "198.18.1.21", 1, ["a"]), LONG_NS) is None
+    assert not questions.post(1, QUESTION, time.monotonic_ns() + LONG_NS)
 
 
-def test_questions_nobody_answers_is_taken_back() -> None:
-    """A question that nobody has begun with leaves room for the next."""
-    questions = Questions()
-    question = (lambda *_: "a", "web", "198.18.1.21", WEB, ["a"])
-    assert [questions.ask(question, 1), questions.ask(question, 1)] == [None, None]
-    thread = threading.Thread(target=serve, args=(questions,))
-    thread.start()
-    assert questions.ask(question, LONG_NS) == "a"
+def test_questions_nobody_waits_for_any_more_are_not_asked() -> None:
+    """What is past its deadline before its turn comes is left out; the next one is answered, with its ticket."""
+    questions, thread, told = answering()
+    questions.post(1, QUESTION, 0)
+    questions.post(2, QUESTION, time.monotonic_ns() + LONG_NS)
+    assert told.wait(WAIT_S)
+    assert questions.take_answers() == [(2, "a")]
     questions.close()
     thread.join(WAIT_S)

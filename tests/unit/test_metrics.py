@@ -43,12 +43,14 @@ TRAFFIC = {
     "flows_active": 2, "flows_created": 5, "packets_forward": 10, "packets_reply": 20, "bytes_forward": 300,
     "bytes_reply": 4000,
 }  # fmt: skip
+PAUSES = {"buckets": {"10000": 90, "200000": 6, "inf": 1}, "sum_ns": 3_000_000_000, "max_ns": 2_500_000_000}
+CONTROL = {"buckets": {"10000": 0, "200000": 2, "inf": 0}, "sum_ns": 250_000, "max_ns": 150_000}
 COUNTERS: dict[str, Any] = {
     "rx_packets": 31, "rx_bytes": 5000, "tx_packets": 30, "tx_bytes": 4900,
     "verdicts": {"forward": 30, "drop.no_service": 1, "drop.no_flow": 2, "reply.no_server": 4},
     "events": {**dict.fromkeys(EVENTS, 0), "flow_hit": 25, "ask_fallback": 3},
     "services": {"video": TRAFFIC}, "servers": {"video/server1": TRAFFIC}, "io": {"tx_dropped": 7, "rx_errors": 0},
-    "table": {"entries": 9, "capacity": 1024},
+    "table": {"entries": 9, "capacity": 1024}, "loop": {"pauses": PAUSES, "control": CONTROL},
 }  # fmt: skip
 MEASURES = {
     "connects": 4, "connect_ns": 2_000_000, "connect_peak_ns": 900_000, "first_bytes": 2,
@@ -137,7 +139,7 @@ def test_scrape_of_a_data_path_has_every_series_but_those_of_checks(backend: str
     counters = {**path.counters(), "io": {**path.counters()["io"], "rx_dropped": 0}}
     present = services(Desired(CONFIG))
     sample = replace(SAMPLE, services=present, counters=counters, measured=path.measurements(START))
-    named = {name.removesuffix("_sum").removesuffix("_count") for name in scrape(sample)}
+    named = {re.sub("_(sum|count|bucket)$", "", name) for name in scrape(sample)}
     assert {name for name in DEFINITIONS if name not in named} == {
         name for name in DEFINITIONS if name.startswith("lb_service_") and "servers" not in name
     } | {name for name in DEFINITIONS if name.startswith("lb_server_") and TRAFFIC_NAME.search(name)}
@@ -157,6 +159,15 @@ def test_scrape_drops_every_reason_from_the_start() -> None:
     assert (value("lb_flow_table_flows"), value("lb_flow_table_capacity_flows")) == (9, 1024)
     assert value("lb_flow_log_missed_total") == 6
     assert value("lb_host_guard_repairs_total") == 7
+
+
+def test_scrape_loop_pauses_are_a_cumulative_histogram_in_seconds() -> None:
+    """Behaviour 39: how long packets may have been held up, and what of it the control side took."""
+    bounds = {"1e-05": 90, "0.0002": 96, "+Inf": 97}
+    assert {bound: value("lb_loop_pause_seconds_bucket", le=bound) for bound in bounds} == bounds
+    assert (value("lb_loop_pause_seconds_count"), value("lb_loop_pause_seconds_sum")) == (97, 3.0)
+    assert value("lb_loop_pause_max_seconds") == 2.5
+    assert value("lb_loop_control_seconds_bucket", le="0.0002") == 2
 
 
 def test_scrape_reloads_and_what_runs() -> None:

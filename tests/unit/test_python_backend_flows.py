@@ -468,14 +468,16 @@ def test_timeout_configured_value_counts(backend: str) -> None:
     assert (box.event("flow_expired"), box.event("flow_hit"), box.event("flow_miss")) == (1, 0, 2)
 
 
-def test_expiry_removes_at_most_64_per_call(backend: str) -> None:
-    """Rule 2 of the data path: a flood's end does not stall one packet."""
+def test_expiry_removes_at_most_64_per_tick_and_4_per_frame(backend: str) -> None:
+    """Rule 2 of the data path, behaviour 39: a flood's end does not stall one packet."""
     box = Box(backend)
     for port in range(1, 101):
         box.send(from_client(query(port=port)))
     box.after(300)
     box.tick()
     assert box.event("flow_expired") == 64
+    box.send(bytes(60))
+    assert box.event("flow_expired") == 68
     box.tick()
     assert box.event("flow_expired") == 100
 

@@ -1,18 +1,20 @@
 """
-Asking the user's policy about a new flow without waiting for ever: a thread of its own answers, the packet loop waits
-until a deadline.
+Asking the user's policy about a new flow without waiting for it: a thread of its own answers, one question after the
+other, while the flow's packets wait and those of others pass (`docs/datapath.md` rule 8, *ask*).
 
 Used by the selector `ask` while packets come from sockets. Offline the function is called directly: there is no clock
-to hold against it. A question that is not answered in time is given up; until its answer has come, nothing else is
-asked: packets never queue behind a policy that hangs. The thread is Python's, and a daemon, whichever backend asks: one
-that hangs in a user's code does not keep the process from ending.
+to hold against it. A question that is not answered by its deadline is given up; until its answer has come, nothing else
+is asked: packets never queue behind a policy that hangs. The thread is Python's, and a daemon, whichever backend asks:
+one that hangs in a user's code does not keep the process from ending.
 """
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from lb.snapshot import AskFunction
 
@@ -31,54 +33,72 @@ class Answering(Protocol):
 
 
 class Questions:
-    """One question at a time, between a packet loop and the thread that answers."""
+    """
+    What is asked and answered, between a packet loop and the thread that answers.
 
-    def __init__(self) -> None:
+    Args:
+        wake: called after each answer.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
         self._changed = threading.Condition()
-        self._step: Literal["idle", "asked", "working", "answered", "abandoned", "closed"] = "idle"
-        self._question: Question | None = None
-        self._answer: str | None = None
+        self._wake = wake
+        self._asked: deque[tuple[int, int, Question]] = deque()
+        # Of the question that is being answered: its ticket, and when it is overdue.
+        self._working: tuple[int, int] | None = None
+        self._answers: list[tuple[int, str | None]] = []
+        self._closed = False
 
-    def ask(self, question: Question, deadline_ns: int) -> str | None:
-        """Return the answer, or None when there is no usable one in time. At once, while an old one is awaited."""
+    def post(self, ticket: int, question: Question, due_ns: int) -> bool:
+        """
+        Leave a question; False when there can be no answer: the one before it is overdue, or all is closed.
+
+        Args:
+            ticket: the number that the answer comes with.
+            question: what is asked.
+            due_ns: monotonic nanoseconds from which on nobody waits for the answer.
+        """
         with self._changed:
-            if not self._is("idle"):
-                return None
-            self._question, self._step = question, "asked"
+            is_overdue = self._working is not None and time.monotonic_ns() >= self._working[1]
+            if self._closed or is_overdue:
+                return False
+            self._asked.append((ticket, due_ns, question))
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._is("answered", "closed"), deadline_ns / 1e9)
-            answer, self._answer = self._answer, None
-            if not self._is("closed"):
-                # Nobody has begun with it: it is taken back. Else an answer is still to come.
-                self._step = "abandoned" if self._is("working") else "idle"
-            return answer
+            return True
+
+    def take_answers(self) -> list[tuple[int, str | None]]:
+        """Return the answers that have come since the last call, with their tickets."""
+        with self._changed:
+            taken, self._answers = self._answers, []
+            return taken
 
     def wait(self) -> Question | None:
-        """Wait for a question; None when closed."""
+        """Wait for a question that somebody waits for still; None when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is("asked", "closed"))
-            if self._is("closed"):
-                return None
-            self._step = "working"
-            return self._question
+            while True:
+                self._changed.wait_for(lambda: self._asked or self._closed)
+                if self._closed:
+                    return None
+                ticket, due_ns, question = self._asked.popleft()
+                if time.monotonic_ns() < due_ns:
+                    self._working = ticket, due_ns
+                    return question
 
     def answer(self, answer: str | None) -> None:
-        """Answer; too late, when the question was given up."""
+        """Answer the question that `wait` returned last."""
         with self._changed:
-            if self._is("working"):
-                self._answer, self._step = answer, "answered"
-                self._changed.notify_all()
-            elif self._is("abandoned"):
-                self._step = "idle"
+            if self._working is None or self._closed:
+                return
+            self._answers.append((self._working[0], answer))
+            self._working = None
+            # Under the lock: after `close` nothing is woken any more.
+            self._wake()
 
     def close(self) -> None:
-        """Let nobody wait any more."""
+        """Let nobody wait any more, and wake nobody."""
         with self._changed:
-            self._step = "closed"
+            self._closed = True
             self._changed.notify_all()
-
-    def _is(self, *steps: str) -> bool:
-        return self._step in steps
 
 
 def serve(questions: Answering) -> None:

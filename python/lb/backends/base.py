@@ -81,7 +81,7 @@ DROP_REASONS: tuple[str, ...] = (
     "rate_limited",
 )
 REPLY_REASONS: tuple[str, ...] = ("arp", "nd", "echo", "ttl_exceeded", "too_big", "no_server")
-HOLD_REASONS: tuple[str, ...] = ("fragment", "neighbour")
+HOLD_REASONS: tuple[str, ...] = ("fragment", "neighbour", "ask")
 
 EVENTS: tuple[str, ...] = (
     "flow_hit",
@@ -98,6 +98,24 @@ EVENTS: tuple[str, ...] = (
     "flow_stateless",
     "flow_reset",
     "ask_fallback",
+)
+
+
+# Upper bounds of the buckets of the loop's pauses, nanoseconds; a last bucket has none (`docs/datapath.md` rule 13).
+PAUSE_BOUNDS_NS: tuple[int, ...] = (
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
 )
 
 

@@ -206,11 +206,13 @@ def part(whole: int, number: int, parts: int) -> int:
 
 
 def added(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sum of two trees of numbers; what one of them does not have counts as nothing."""
+    """Return the sum of two trees of numbers, of `max_ns` the higher; what one of them lacks counts as nothing."""
     total = dict(left)
     for name, value in right.items():
         if isinstance(value, Mapping):
             total[name] = added(total.get(name, {}), value)
+        elif name == "max_ns":
+            total[name] = max(total.get(name, 0), value)
         else:
             total[name] = total.get(name, 0) + value
     return total

@@ -63,8 +63,8 @@ from lb.snapshot import Interface, NextHops, Snapshot
 
 # How long the start waits for the servers' MACs, so that a burst of first packets is not lost: only three wait per hop.
 SETTLE_S = 0.5
-# Flows reset between two batches of packets.
-RESET_BATCH = 4096
+# More flows than any table holds: the data path itself resets them some at a time, with packets in between.
+ALL_FLOWS = 2**32 - 1
 # Lines of a reload's diff that go to the log; `lb reload` prints all.
 LOGGED_CHANGES = 100
 # How often to look whether servers that left still have flows.
@@ -330,9 +330,7 @@ class Daemon:
         self._spawn(self._reset_flows(server))
 
     async def _reset_flows(self, server: int) -> None:
-        reset = functools.partial(self.data_path.reset_flows, server, RESET_BATCH)
-        while await asyncio.to_thread(reset, time.monotonic_ns()) == RESET_BATCH:
-            pass
+        await asyncio.to_thread(lambda: self.data_path.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """Call the data path or a socket; its failure is ours."""

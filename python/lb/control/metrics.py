@@ -10,18 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
 from lb.control.state import ServerNow, ServiceNow
 from lb.policies.base import STATES
 
-Kind = Literal["gauge", "counter", "summary"]
-Family = GaugeMetricFamily | CounterMetricFamily | SummaryMetricFamily
+Kind = Literal["gauge", "counter", "summary", "histogram"]
+Family = GaugeMetricFamily | CounterMetricFamily | SummaryMetricFamily | HistogramMetricFamily
 NS_PER_S = 10**9
 VERDICTS = ("forward", "reply", "drop", "pass", "hold")
 DIRECTIONS = ("forward", "reply")
@@ -52,6 +58,9 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_replies_total": Definition("counter", "Frames that the balancer answered itself, by reason.", ("reason",)),
     "lb_holds_total": Definition("counter", "Frames that had to wait, by what for.", ("reason",)),
     "lb_io_drops_total": Definition("counter", "Frames lost on the balancer's sockets, by how.", ("kind",)),
+    "lb_loop_pause_seconds": Definition("histogram", "How long the packet loop looked away from its sockets."),
+    "lb_loop_pause_max_seconds": Definition("gauge", "The longest of these since the start."),
+    "lb_loop_control_seconds": Definition("histogram", "The part of it that commands of the control side took."),
     "lb_flow_events_total": Definition("counter", "What happened in the flow table.", ("event",)),
     "lb_flow_table_flows": Definition("gauge", "Flows in the table, closing ones included."),
     "lb_flow_table_capacity_flows": Definition("gauge", "Flows that the table holds at most."),
@@ -134,8 +143,15 @@ class Sum(NamedTuple):
     total: float
 
 
+class Buckets(NamedTuple):
+    """The value of a histogram: (upper bound, values up to it) in order, and the sum of all values."""
+
+    counts: list[tuple[str, float]]
+    total: float
+
+
 # A metric's name, its labels' values, its value.
-Row = tuple[str, tuple[str, ...], float | Sum]
+Row = tuple[str, tuple[str, ...], float | Sum | Buckets]
 
 
 class Metrics(Collector):
@@ -162,8 +178,11 @@ class Metrics(Collector):
             if isinstance(value, Sum):
                 assert isinstance(family, SummaryMetricFamily)
                 family.add_metric(labels, value.events, value.total)
+            elif isinstance(value, Buckets):
+                assert isinstance(family, HistogramMetricFamily)
+                family.add_metric(labels, value.counts, value.total)
             else:
-                assert not isinstance(family, SummaryMetricFamily)
+                assert not isinstance(family, SummaryMetricFamily | HistogramMetricFamily)
                 family.add_metric(labels, value)
         return families.values()
 
@@ -182,6 +201,7 @@ _FAMILIES: dict[Kind, type[Family]] = {
     "gauge": GaugeMetricFamily,
     "counter": CounterMetricFamily,
     "summary": SummaryMetricFamily,
+    "histogram": HistogramMetricFamily,
 }
 
 
@@ -234,11 +254,25 @@ def _packet_rows(counters: Mapping[str, Any]) -> Iterator[Row]:
             yield f"{name}_total", (reason,), verdicts.get(f"{verdict}.{reason}", 0)
     for kind, count in counters["io"].items():
         yield "lb_io_drops_total", (kind,), count
+    yield from _pause_rows(counters["loop"])
     for event in EVENTS:
         yield "lb_flow_events_total", (event,), events[event]
     yield "lb_flow_table_flows", (), counters["table"]["entries"]
     yield "lb_flow_table_capacity_flows", (), counters["table"]["capacity"]
     yield "lb_ask_fallbacks_total", (), events["ask_fallback"]
+
+
+def _pause_rows(pauses: Mapping[str, Any]) -> Iterator[Row]:
+    yield "lb_loop_pause_seconds", (), _buckets(pauses["pauses"])
+    yield "lb_loop_pause_max_seconds", (), pauses["pauses"]["max_ns"] / NS_PER_S
+    yield "lb_loop_control_seconds", (), _buckets(pauses["control"])
+
+
+def _buckets(histogram: Mapping[str, Any]) -> Buckets:
+    """Return a histogram of nanoseconds as Prometheus has them: in seconds, each bucket with those below it."""
+    names = ("+Inf" if bound == "inf" else str(int(bound) / NS_PER_S) for bound in histogram["buckets"])
+    counts = list(zip(names, accumulate(histogram["buckets"].values()), strict=True))
+    return Buckets(counts, histogram["sum_ns"] / NS_PER_S)
 
 
 def _service_rows(service: ServiceNow, counters: Mapping[str, Any]) -> Iterator[Row]:

@@ -49,7 +49,8 @@ class IoCounters:
         rx_truncated: frames larger than the buffer, not forwarded. rx_errors: failed receives (the interface went
         down, or a frame whose offload cannot be told). rx_dropped: frames that found no room before they were read, as
         far as the loop asked for them: only one with a ring does.
-        tx_dropped: frames given up because the way out stayed full. tx_errors: frames that the kernel refused.
+        tx_dropped: frames for which the way out had no room: the interface's queue, or the socket and what may wait for
+        it. tx_errors: frames that the kernel refused.
     """
 
     rx_truncated: int = 0
@@ -127,9 +128,35 @@ def stripped_tag(control: list[tuple[int, int, bytes]]) -> bytes:
     return b""
 
 
+def try_send(sock: socket.socket, frame: bytes, offload: Offload | None, counters: IoCounters) -> bool:
+    """
+    Send one frame, or find that the socket is full, without waiting.
+
+    Args:
+        sock: from `lb.net.sockets.open_packet_socket`.
+        frame: a whole Ethernet frame.
+        offload: what the kernel still has to do for it.
+        counters: gets a frame that the kernel refused, or for which the interface's queue had no room.
+
+    Returns:
+        Whether the frame is done with; False: the socket is full, the frame may be sent later.
+    """
+    try:
+        sock.sendmsg([OFFLOAD_HEADER.pack(*(offload or Offload())), frame])
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno == errno.ENOBUFS:
+            counters.tx_dropped += 1
+        else:
+            counters.tx_errors += 1
+    return True
+
+
 def send(sock: socket.socket, frame: bytes, offload: Offload | None, counters: IoCounters) -> bool:
     """
-    Send one frame; what cannot be sent is counted, never raised.
+    Send one frame, waiting a few milliseconds for room if need be: not for a packet loop. What cannot be sent is
+    counted, never raised.
 
     Args:
         sock: from `lb.net.sockets.open_packet_socket`.

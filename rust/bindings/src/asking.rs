@@ -1,13 +1,15 @@
-//! Asking the user's policy from the packet loop without waiting for ever: the other half of `python/lb/backends/asking.py`, which says why.
+//! Asking the user's policy from the packet loop without waiting for it: the other half of `python/lb/backends/asking.py`, which says why.
 //!
-//! The loop's thread never takes the GIL here: it leaves its question, and waits on a condition until the deadline.
+//! The loop's thread takes neither the GIL nor a lock here: it leaves its question in a channel and goes on, and the answer comes as a command of the loop.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use flowlb_core::snapshot::Question;
+use flowlb_core::io::Worker;
+use flowlb_core::snapshot::{Answer, Question};
 use pyo3::prelude::*;
 
 /// The user's function. Shared, not cloned: that would take the GIL.
@@ -15,6 +17,9 @@ pub type Function = Arc<Py<PyAny>>;
 
 /// A question that outlives its packet.
 struct Asked {
+    ticket: u64,
+    /// Its packet has gone on by then.
+    deadline: Instant,
     function: Function,
     service: String,
     client: IpAddr,
@@ -22,39 +27,55 @@ struct Asked {
     candidates: Vec<String>,
 }
 
-/// Where the one question stands.
-enum Step {
-    Idle,
-    Asked(Asked),
-    Working,
-    Answered(Option<String>),
-    /// Given up, and its answer has not come yet.
-    Abandoned,
-    Closed,
+/// What the thread that answers is told.
+enum Message {
+    Ask(Asked),
+    End,
 }
 
 struct Shared {
-    step: Mutex<Step>,
-    changed: Condvar,
     live: AtomicBool,
     answering: AtomicBool,
+    questions: Sender<Message>,
+    /// Nanoseconds since `began` at which the question that is being answered is overdue; `IDLE`: none is.
+    overdue_ns: AtomicU64,
+    began: Instant,
+    /// The loop that answers are for.
+    worker: Mutex<Weak<Worker>>,
 }
 
-/// One question at a time, between the packet loop and the thread that answers.
-#[pyclass(module = "lb._core", frozen)]
-pub struct Questions(Arc<Shared>);
+const IDLE: u64 = u64::MAX;
 
-/// The data path's end of it; closes it when dropped.
-pub struct Asker(Arc<Shared>);
+/// The questions, for the thread that answers them one after the other.
+#[pyclass(module = "lb._core", frozen)]
+pub struct Questions {
+    shared: Arc<Shared>,
+    asked: Mutex<Receiver<Message>>,
+    /// Of the question that `wait` returned last.
+    ticket: AtomicU64,
+}
+
+/// The data path's end of it; ends the thread that answers when dropped.
+pub struct Asker {
+    shared: Arc<Shared>,
+    asked: Mutex<Option<Receiver<Message>>>,
+}
 
 impl Default for Asker {
     fn default() -> Self {
-        Self(Arc::new(Shared {
-            step: Mutex::new(Step::Idle),
-            changed: Condvar::new(),
+        let (questions, asked) = mpsc::channel();
+        let shared = Shared {
             live: AtomicBool::new(false),
             answering: AtomicBool::new(false),
-        }))
+            questions,
+            overdue_ns: AtomicU64::new(IDLE),
+            began: Instant::now(),
+            worker: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            asked: Mutex::new(Some(asked)),
+        }
     }
 }
 
@@ -62,16 +83,36 @@ impl Drop for Asker {
     /// Let the thread that answers end. Not while the interpreter does: the thread would want the GIL, and waits as well as it ends.
     fn drop(&mut self) {
         if Python::try_attach(|_| ()).is_some() {
-            *self.0.lock() = Step::Closed;
-            self.0.changed.notify_all();
+            // It fails when the thread has ended.
+            let _ = self.shared.questions.send(Message::End);
         }
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Asker {
-    /// Say whether a loop runs from now on: only then deadlines hold.
-    pub fn set_live(&self, live: bool) {
-        self.0.live.store(live, Ordering::Relaxed);
+    /// Start a loop with questions that may be answered later; answers wait until it has started.
+    pub fn go_live<E>(
+        &self,
+        start: impl FnOnce() -> Result<Arc<Worker>, E>,
+    ) -> Result<Arc<Worker>, E> {
+        let mut place = lock(&self.shared.worker);
+        self.shared.live.store(true, Ordering::Relaxed);
+        let started = start();
+        match &started {
+            Ok(worker) => *place = Arc::downgrade(worker),
+            Err(_) => self.shared.live.store(false, Ordering::Relaxed),
+        }
+        started
+    }
+
+    /// Note that no loop runs any more: the function is called here and now from now on.
+    pub fn end_live(&self) {
+        self.shared.live.store(false, Ordering::Relaxed);
+        *lock(&self.shared.worker) = Weak::new();
     }
 
     /// The function that the core calls for a user's function. Starts the thread that answers, once.
@@ -80,17 +121,23 @@ impl Asker {
         py: Python<'_>,
         function: Py<PyAny>,
     ) -> PyResult<flowlb_core::snapshot::AskFunction> {
-        if !self.0.answering.swap(true, Ordering::Relaxed) {
-            let questions = Bound::new(py, Questions(Arc::clone(&self.0)))?;
-            py.import("lb.backends.asking")?
-                .call_method1("start_answering", (questions,))?;
+        if !self.shared.answering.swap(true, Ordering::Relaxed) {
+            if let Some(asked) = lock(&self.asked).take() {
+                let questions = Questions {
+                    shared: Arc::clone(&self.shared),
+                    asked: Mutex::new(asked),
+                    ticket: AtomicU64::new(0),
+                };
+                py.import("lb.backends.asking")?
+                    .call_method1("start_answering", (Bound::new(py, questions)?,))?;
+            }
         }
-        let (shared, function) = (Arc::clone(&self.0), Arc::new(function));
+        let (shared, function) = (Arc::clone(&self.shared), Arc::new(function));
         Ok(Arc::new(move |question: &Question<'_>| {
             if shared.live.load(Ordering::Relaxed) {
-                shared.ask(&function, question)
+                shared.post(&function, question)
             } else {
-                call(&function, question)
+                Answer::Given(call(&function, question))
             }
         }))
     }
@@ -111,55 +158,48 @@ fn call(function: &Function, question: &Question<'_>) -> Option<String> {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Step> {
-        self.step.lock().unwrap_or_else(PoisonError::into_inner)
+    fn since_began_ns(&self, instant: Instant) -> u64 {
+        let since = instant.saturating_duration_since(self.began);
+        u64::try_from(since.as_nanos()).unwrap_or(IDLE - 1)
     }
 
-    fn ask(&self, function: &Function, question: &Question<'_>) -> Option<String> {
-        let mut step = self.lock();
-        if !matches!(*step, Step::Idle) {
-            return None;
+    /// Leave a question, unless the one before it is overdue, or the packet cannot wait.
+    fn post(&self, function: &Function, question: &Question<'_>) -> Answer {
+        let now = Instant::now();
+        let overdue_ns = self.overdue_ns.load(Ordering::Acquire);
+        let Some(ticket) = question.ticket else {
+            return Answer::Given(None);
+        };
+        if self.since_began_ns(now) >= overdue_ns {
+            return Answer::Given(None);
         }
-        *step = Step::Asked(Asked {
+        let candidates = question.candidates.iter();
+        let asked = Asked {
+            ticket,
+            deadline: now + Duration::from_nanos(question.deadline_ns),
             function: Arc::clone(function),
             service: question.service.to_owned(),
             client: question.client,
             client_port: question.client_port,
-            candidates: question
-                .candidates
-                .iter()
-                .map(|&name| name.to_owned())
-                .collect(),
-        });
-        self.changed.notify_all();
-        let deadline = Duration::from_nanos(question.deadline_ns);
-        let open = |step: &mut Step| !matches!(step, Step::Answered(_) | Step::Closed);
-        let (mut step, _) = self
-            .changed
-            .wait_timeout_while(step, deadline, open)
-            .unwrap_or_else(PoisonError::into_inner);
-        let (after, answer) = match std::mem::replace(&mut *step, Step::Idle) {
-            Step::Answered(answer) => (Step::Idle, answer),
-            Step::Closed => (Step::Closed, None),
-            // Nobody has begun with it: it is taken back.
-            Step::Asked(_) => (Step::Idle, None),
-            _ => (Step::Abandoned, None),
+            candidates: candidates.map(|&name| name.to_owned()).collect(),
         };
-        *step = after;
-        answer
+        match self.questions.send(Message::Ask(asked)) {
+            Ok(()) => Answer::Later,
+            Err(_) => Answer::Given(None),
+        }
     }
+}
 
-    fn wait(&self) -> Option<Asked> {
-        let idle = |step: &mut Step| !matches!(step, Step::Asked(_) | Step::Closed);
-        let mut step = self
-            .changed
-            .wait_while(self.lock(), idle)
-            .unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *step, Step::Working) {
-            Step::Asked(asked) => Some(asked),
-            other => {
-                *step = other;
-                None
+impl Questions {
+    /// The next question whose packet still waits.
+    fn next(&self) -> Option<Asked> {
+        let asked = lock(&self.asked);
+        loop {
+            let Ok(Message::Ask(question)) = asked.recv() else {
+                return None;
+            };
+            if Instant::now() < question.deadline {
+                return Some(question);
             }
         }
     }
@@ -173,7 +213,10 @@ impl Questions {
         reason = "it is the tuple that Python's half names Question"
     )]
     fn wait(&self, py: Python<'_>) -> Option<(Py<PyAny>, String, String, u16, Vec<String>)> {
-        let asked = py.detach(|| self.0.wait())?;
+        let asked = py.detach(|| self.next())?;
+        self.ticket.store(asked.ticket, Ordering::Relaxed);
+        let overdue_ns = self.shared.since_began_ns(asked.deadline);
+        self.shared.overdue_ns.store(overdue_ns, Ordering::Release);
         let client = asked.client.to_string();
         Some((
             asked.function.clone_ref(py),
@@ -187,14 +230,14 @@ impl Questions {
     /// Answer the question that `wait` returned last. None: no usable answer.
     #[pyo3(signature = (answer))]
     fn answer(&self, py: Python<'_>, answer: Option<String>) {
+        self.shared.overdue_ns.store(IDLE, Ordering::Release);
+        let ticket = self.ticket.load(Ordering::Relaxed);
         py.detach(|| {
-            let mut step = self.0.lock();
-            *step = match std::mem::replace(&mut *step, Step::Idle) {
-                Step::Working => Step::Answered(answer),
-                Step::Abandoned => Step::Idle,
-                other => other,
-            };
-            self.0.changed.notify_all();
+            let worker = lock(&self.shared.worker).upgrade();
+            if let Some(worker) = worker {
+                // It fails when the loop has ended: nothing waits then.
+                let _ = worker.call(move |core| core.answer(ticket, answer.as_deref()));
+            }
         });
     }
 }

@@ -9,10 +9,15 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowlb_core::datapath::{DataPath as Core, FlowQuery, Offload};
+use flowlb_core::datapath::{
+    DataPath as Core, FlowPage, FlowQuery, FlowSearch, Offload, Reading, ServerReset,
+};
+use flowlb_core::flow::ends::Ends;
 use flowlb_core::flow::tcp::State;
-use flowlb_core::io::{IoCounters, Poll, Worker, require_open, require_socket};
+use flowlb_core::io::{IoCounters, LoopError, Poll, Worker, require_open, require_socket};
+use flowlb_core::snapshot::{NextHops, Snapshot};
 use flowlb_core::wire::address_number;
+use flowlb_core::world::World;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -21,6 +26,9 @@ use crate::asking::Asker;
 use crate::error::Number;
 use crate::result::{Names, PacketResult, Raw, output_object};
 use crate::{convert, error, report};
+
+/// Frames that the loop's thread is given at once.
+const BATCH: usize = 32;
 
 /// Who has the data path.
 enum Mode {
@@ -37,6 +45,8 @@ pub struct DataPath {
     names: Mutex<Arc<Names>>,
     asker: Asker,
     io: Arc<IoCounters>,
+    /// Held while a world is compiled and swapped: what it is compiled of must not change meanwhile. Never waited for with the GIL.
+    publishing: Mutex<()>,
 }
 
 /// What is behind these locks is whole at any time; a panic takes nothing from that.
@@ -102,6 +112,108 @@ impl DataPath {
             Access::Running(worker) => call(py, &worker, action),
         }
     }
+
+    /// Carry something out in slices, until one says that it was the last: while the loop runs, packets pass in between, and `between` is done on this thread,
+    /// before each slice.
+    fn in_slices<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        mut job: T,
+        between: impl Fn(&mut T) + Send,
+        slice: impl Fn(&mut T, &mut Core) -> bool + Copy + Send + 'static,
+    ) -> PyResult<T> {
+        match self.access(py)? {
+            Access::Offline(mut taken) => {
+                between(&mut job);
+                while !slice(&mut job, taken.core()) {
+                    between(&mut job);
+                }
+                Ok(job)
+            }
+            Access::Running(worker) => {
+                let slices = move || loop {
+                    between(&mut job);
+                    let is_last;
+                    (job, is_last) = worker.call(move |core| {
+                        let is_last = slice(&mut job, core);
+                        (job, is_last)
+                    })?;
+                    if is_last {
+                        return Ok(job);
+                    }
+                };
+                py.detach(slices)
+                    .map_err(|error| error::loop_error(py, &error))
+            }
+        }
+    }
+
+    /// Compile a world and swap to it. While the loop runs, its thread only makes room and swaps; the old world is dropped on this one.
+    fn compile(&self, py: Python<'_>, source: Source) -> PyResult<()> {
+        match self.access(py)? {
+            Access::Offline(mut taken) => {
+                match source {
+                    Source::Snapshot(snapshot) => taken.core().publish(snapshot),
+                    Source::NextHops(next_hops) => taken.core().set_next_hops(next_hops),
+                }
+                Ok(())
+            }
+            Access::Running(worker) => py
+                .detach(|| {
+                    let _alone = lock(&self.publishing);
+                    swap_world(&worker, source)
+                })
+                .map_err(|error| error::loop_error(py, &error)),
+        }
+    }
+
+    /// The flows that a search finds: how many, and its page of them.
+    fn search(&self, py: Python<'_>, search: FlowSearch) -> PyResult<(usize, FlowPage)> {
+        let search = self.in_slices(py, search, FlowSearch::settle, |search, core| {
+            search.look(core)
+        })?;
+        Ok(py.detach(|| search.page()))
+    }
+
+    /// How many flows fit a query, and its page of them.
+    fn list<'py>(
+        &self,
+        py: Python<'py>,
+        query: FlowQuery,
+        now_ns: u64,
+    ) -> PyResult<(usize, Bound<'py, PyList>)> {
+        let (total, page) = self.search(py, FlowSearch::new(query, now_ns))?;
+        let page = self.in_slices(py, page, |_| (), |page, core| page.read(core))?;
+        let rows = report::flows(py, &page.into_rows(), &self.names())?;
+        Ok((total, rows))
+    }
+
+    /// The counters, with what was measured where that is asked for.
+    fn read(&self, py: Python<'_>, measures: bool) -> PyResult<Reading> {
+        let reading = self.with(py, move |core| Reading::new(core, measures))?;
+        self.in_slices(py, reading, Reading::settle, |reading, core| {
+            reading.copy(core)
+        })
+    }
+}
+
+fn swap_world(worker: &Worker, source: Source) -> Result<(), LoopError> {
+    let (snapshot, next_hops) = worker.call(|core| core.sources())?;
+    let world = Box::new(match source {
+        Source::Snapshot(snapshot) => World::new(snapshot, next_hops),
+        Source::NextHops(next_hops) => World::new(snapshot, next_hops),
+    });
+    let (services, servers) = (world.snapshot.services.len(), world.snapshot.servers.len());
+    while !worker.call(move |core| core.make_room(services, servers))? {}
+    let before = worker.call(move |core| core.swap(world))?;
+    drop(before);
+    Ok(())
+}
+
+/// What a world is compiled of: a new snapshot with the next hops there are, or the other way round.
+enum Source {
+    Snapshot(Snapshot),
+    NextHops(NextHops),
 }
 
 /// Let the loop's thread carry something out.
@@ -140,20 +252,21 @@ impl DataPath {
             names: Mutex::default(),
             asker: Asker::default(),
             io: Arc::default(),
+            publishing: Mutex::default(),
         })
     }
 
     fn publish(&self, py: Python<'_>, snapshot: &Bound<'_, PyAny>) -> PyResult<()> {
         let snapshot = convert::snapshot(snapshot, &self.asker)?;
         let names = Arc::new(Names::new(py, &snapshot, &self.names()));
-        self.with(py, move |core| core.publish(snapshot))?;
+        self.compile(py, Source::Snapshot(snapshot))?;
         *lock(&self.names) = names;
         Ok(())
     }
 
     fn set_next_hops(&self, py: Python<'_>, next_hops: &Bound<'_, PyAny>) -> PyResult<()> {
         let next_hops = convert::next_hops(next_hops)?;
-        self.with(py, move |core| core.set_next_hops(next_hops))
+        self.compile(py, Source::NextHops(next_hops))
     }
 
     #[pyo3(signature = (frame, interface, now_ns, offload=None))]
@@ -198,14 +311,21 @@ impl DataPath {
                     copies.push(frame);
                     Ok(())
                 })?;
-                let all = move |core: &mut Core| {
-                    copies
-                        .into_iter()
-                        .map(|frame| process(core, frame))
-                        .collect()
-                };
-                let all: Vec<Raw> = call(py, &worker, all)?;
-                all.into_iter().try_for_each(add)?;
+                // A batch at a time: frames from the sockets pass in between.
+                let mut copies = copies.into_iter();
+                loop {
+                    let batch: Vec<_> = copies.by_ref().take(BATCH).collect();
+                    if batch.is_empty() {
+                        break;
+                    }
+                    let all = move |core: &mut Core| -> Vec<Raw> {
+                        batch
+                            .into_iter()
+                            .map(|frame| process(core, frame))
+                            .collect()
+                    };
+                    call(py, &worker, all)?.into_iter().try_for_each(add)?;
+                }
             }
         }
         Ok(list)
@@ -232,12 +352,22 @@ impl DataPath {
         limit: Number<usize>,
         now_ns: u64,
     ) -> PyResult<usize> {
-        self.with(py, move |core| core.reset_flows(server.0, limit.0, now_ns))
+        let search = ServerReset::search(server.0, limit.0, now_ns);
+        let (_, page) = self.search(py, search)?;
+        let reset = ServerReset::new(server.0, page);
+        let reset = self.in_slices(py, reset, |_| (), ServerReset::reset)?;
+        Ok(reset.removed())
     }
 
     fn flows<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyList>> {
-        let flows = self.with(py, move |core| core.flows(now_ns))?;
-        report::flows(py, &flows, &self.names())
+        let all = FlowQuery {
+            client: None,
+            servers: None,
+            state: None,
+            offset: 0,
+            limit: usize::MAX,
+        };
+        Ok(self.list(py, all, now_ns)?.1)
     }
 
     #[pyo3(signature = (now_ns, offset, limit, client=None, servers=None, state=None))]
@@ -259,17 +389,35 @@ impl DataPath {
             offset: offset.0,
             limit: limit.0,
         };
-        let (total, flows) = self.with(py, move |core| core.find_flows(&query, now_ns))?;
-        Ok((total, report::flows(py, &flows, &self.names())?))
+        self.list(py, query, now_ns)
     }
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let counters = self.with(py, |core| core.counters())?;
-        report::counters(py, &counters, &self.names(), self.io.report())
+        let reading = self.read(py, false)?;
+        let counters = py.detach(|| reading.report());
+        report::counters(
+            py,
+            &counters,
+            &self.names(),
+            self.io.report(),
+            &self.io.loop_report(),
+        )
     }
 
     fn memory(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        self.with(py, |core| core.memory())
+        let sum = ((0, 0), Some(0));
+        let (sum, _) = self.in_slices(
+            py,
+            sum,
+            |_| (),
+            |(total, at), core| {
+                let (part, next) = core.memory_part(at.unwrap_or(0));
+                *total = (total.0 + part.0, total.1 + part.1);
+                *at = next;
+                next.is_none()
+            },
+        )?;
+        Ok(sum)
     }
 
     fn take_unresolved(&self, py: Python<'_>) -> PyResult<Vec<(u32, IpAddr)>> {
@@ -292,12 +440,18 @@ impl DataPath {
     }
 
     fn measurements<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyDict>> {
-        let measured = self.with(py, move |core| core.measurements(now_ns))?;
+        let reading = self.read(py, true)?;
+        let measured = py.detach(|| reading.measurements(now_ns));
         report::measurements(py, &measured, &self.names())
     }
 
     fn keep_flow_ends(&self, py: Python<'_>, most: Number<usize>) -> PyResult<()> {
-        self.with(py, move |core| core.keep_flow_ends(most.0))
+        let capacity = self.with(py, |core| core.capacity())?;
+        let room = if most.0 == 0 { 0 } else { capacity };
+        let room = py.detach(|| Ends::room(room));
+        let unused = self.with(py, move |core| core.keep_flow_ends(most.0, room))?;
+        py.detach(|| drop(unused));
+        Ok(())
     }
 
     fn take_flow_ends<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyList>, u64)> {
@@ -350,21 +504,23 @@ impl DataPath {
                 return Err(busy(py));
             }
         };
-        self.asker.set_live(true);
-        match Worker::start(
-            core,
-            &sockets,
-            notify_fd,
-            poll,
-            &direct,
-            Arc::clone(&self.io),
-        ) {
+        let started = self.asker.go_live(|| {
+            Worker::start(
+                core,
+                &sockets,
+                notify_fd,
+                poll,
+                &direct,
+                Arc::clone(&self.io),
+            )
+            .map(Arc::new)
+        });
+        match started {
             Ok(worker) => {
-                *mode = Mode::Running(Arc::new(worker));
+                *mode = Mode::Running(worker);
                 Ok(())
             }
             Err((core, failure)) => {
-                self.asker.set_live(false);
                 *mode = Mode::Offline(core);
                 Err(error::lb_error(
                     py,
@@ -390,7 +546,7 @@ impl DataPath {
                 "the packet loop took the data path with it",
             ));
         };
-        self.asker.set_live(false);
+        self.asker.end_live();
         *lock(&self.mode) = Mode::Offline(core);
         ended.map_err(|failure| error::loop_error(py, &failure))
     }

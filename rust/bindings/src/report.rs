@@ -2,7 +2,8 @@
 
 use flowlb_core::datapath::{CounterReport, FlowInfo, Measured, Traffic};
 use flowlb_core::flow::ends::FlowEnd;
-use flowlb_core::io::IoReport;
+use flowlb_core::io::pauses::{BOUNDS_NS, HistogramReport};
+use flowlb_core::io::{IoReport, LoopReport};
 use flowlb_core::wire::number_address;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -16,6 +17,7 @@ pub fn counters<'py>(
     report: &CounterReport,
     names: &Names,
     io: IoReport,
+    of_loop: &LoopReport,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("rx_packets", report.rx_packets)?;
@@ -38,6 +40,25 @@ pub fn counters<'py>(
         traffic_by_name(py, &report.servers, &names.paths)?,
     )?;
     dict.set_item("io", io_counters(py, io)?)?;
+    let pauses = [
+        ("pauses", histogram(py, &of_loop.pauses)?),
+        ("control", histogram(py, &of_loop.control)?),
+    ];
+    dict.set_item("loop", pauses.into_py_dict(py)?)?;
+    Ok(dict)
+}
+
+/// A histogram by name: values per bucket, by the bucket's upper bound in nanoseconds.
+fn histogram<'py>(py: Python<'py>, report: &HistogramReport) -> PyResult<Bound<'py, PyDict>> {
+    let buckets = PyDict::new(py);
+    let names = BOUNDS_NS.iter().map(ToString::to_string);
+    for (name, count) in names.chain(["inf".to_owned()]).zip(report.buckets) {
+        buckets.set_item(name, count)?;
+    }
+    let dict = PyDict::new(py);
+    dict.set_item("buckets", buckets)?;
+    dict.set_item("sum_ns", report.sum_ns)?;
+    dict.set_item("max_ns", report.max_ns)?;
     Ok(dict)
 }
 

@@ -153,6 +153,7 @@ fn selectors(criterion: &mut Criterion) {
                     let (counters, random, rotation) = (&mut counters, &mut random, &mut rotation);
                     let service = 0;
                     Chooser {
+                        asking: &mut flowlb_core::asking::Asking::default(),
                         world: &world,
                         counters,
                         random,

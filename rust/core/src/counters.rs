@@ -1,9 +1,11 @@
 //! What happened, in numbers (rule 13). Indexed by enum and by id: counting is one addition, names are made only when someone asks.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::datapath::{CounterReport, Traffic};
 use crate::flow::measure::Measures;
+use crate::snapshot::Snapshot;
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::world::World;
 
@@ -46,6 +48,10 @@ pub const EVENT_NAMES: [&str; 14] = [
 ];
 
 const REASONS: usize = Reason::ALL.len();
+/// Room for so many ids is reserved at the start, as addresses without memory behind them: growing up to there moves nothing.
+const RESERVED_IDS: usize = 1 << 16;
+/// Ids that one call makes room for: a few pages of memory, which the kernel zeroes as they are first touched.
+const GROWTH: usize = 128;
 
 /// All counters.
 #[derive(Clone, Debug)]
@@ -74,9 +80,9 @@ impl Default for Counters {
             reply: [0; REASONS],
             hold: [0; REASONS],
             events: [0; EVENT_NAMES.len()],
-            services: Vec::new(),
-            servers: Vec::new(),
-            measures: Vec::new(),
+            services: Vec::with_capacity(RESERVED_IDS),
+            servers: Vec::with_capacity(RESERVED_IDS),
+            measures: Vec::with_capacity(RESERVED_IDS),
         }
     }
 }
@@ -84,12 +90,48 @@ impl Default for Counters {
 impl Counters {
     /// Make room for the ids of a snapshot. Counters of an id live as long as the data path.
     pub fn grow(&mut self, services: usize, servers: usize) {
+        while !self.grow_part(services, servers) {}
+    }
+
+    /// Make room for some more of the ids of a snapshot, so many that no packet waits for long. Says whether there is room for all.
+    pub fn grow_part(&mut self, services: usize, servers: usize) -> bool {
+        let has_services = grow_part(&mut self.services, services);
+        let has_servers = grow_part(&mut self.servers, servers);
+        let has_measures = grow_part(&mut self.measures, servers);
+        has_services && has_servers && has_measures
+    }
+
+    /// The same but for services and servers, of which it has none.
+    #[must_use]
+    pub fn totals(&self) -> Self {
+        Self {
+            services: Vec::new(),
+            servers: Vec::new(),
+            measures: Vec::new(),
+            ..*self
+        }
+    }
+
+    /// Append some more of the counters of `from`, those of `ids`, to ours; its measures too when `measures` says so.
+    pub fn copy_part(&mut self, from: &Self, ids: Range<usize>, measures: bool) {
+        let part = |len: usize| ids.start.min(len)..ids.end.min(len);
         self.services
-            .resize(self.services.len().max(services), Traffic::default());
+            .extend_from_slice(&from.services[part(from.services.len())]);
         self.servers
-            .resize(self.servers.len().max(servers), Traffic::default());
-        self.measures
-            .resize(self.servers.len(), Measures::default());
+            .extend_from_slice(&from.servers[part(from.servers.len())]);
+        if measures {
+            self.measures
+                .extend_from_slice(&from.measures[part(from.measures.len())]);
+        }
+    }
+
+    /// Have memory for so many ids more, all of it now.
+    pub fn reserve(&mut self, ids: usize, measures: bool) {
+        reserve(&mut self.services, ids);
+        reserve(&mut self.servers, ids);
+        if measures {
+            reserve(&mut self.measures, ids);
+        }
     }
 
     /// Count a frame that came in.
@@ -188,7 +230,12 @@ impl Counters {
     /// All counters by name, those of services and servers that `world` has.
     #[must_use]
     pub fn report(&self, world: &World) -> CounterReport {
-        let snapshot = &world.snapshot;
+        self.report_of(&world.snapshot)
+    }
+
+    /// All counters by name, those of services and servers that a snapshot has.
+    #[must_use]
+    pub fn report_of(&self, snapshot: &Snapshot) -> CounterReport {
         let mut services: Vec<_> = (0..snapshot.services.len())
             .map(|id| {
                 snapshot.services[id]
@@ -247,6 +294,22 @@ impl Counters {
             .filter(|&(_, count)| count > 0)
             .collect()
     }
+}
+
+/// Lengthen by [`GROWTH`] at most, towards `len`. Says whether it is as long.
+pub(crate) fn grow_part<T: Clone + Default>(items: &mut Vec<T>, len: usize) -> bool {
+    let next = len.min(items.len() + GROWTH);
+    if next > items.len() {
+        items.resize(next, T::default());
+    }
+    items.len() >= len
+}
+
+/// Reserve memory and touch it, so that the thread that fills it does not wait for the kernel.
+fn reserve<T: Clone + Default>(items: &mut Vec<T>, more: usize) {
+    let len = items.len();
+    items.resize(len + more, T::default());
+    items.truncate(len);
 }
 
 impl Traffic {

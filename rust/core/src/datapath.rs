@@ -1,11 +1,14 @@
 //! The data path as its callers see it: state that lives across packets, and the calls that change it.
 
 mod listing;
+mod reading;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::counters::Counters;
+use crate::asking::Asking;
+use crate::counters::{Counters, grow_part};
 use crate::flow::ends::{Ends, FlowEnd};
 use crate::flow::measure::Measures;
 use crate::flow::table::Table;
@@ -22,7 +25,8 @@ use crate::verdict::{Direction, Verdict};
 use crate::wire::{address_number, number_address};
 use crate::world::World;
 
-pub use listing::FlowQuery;
+pub use listing::{FlowPage, FlowQuery, FlowSearch, ServerReset};
+pub use reading::Reading;
 
 /// Work the sender left to the network card: `struct virtio_net_hdr`, in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,6 +176,7 @@ pub(crate) struct State {
     pub(crate) ends: Ends,
     pub(crate) fragments: Fragments,
     pub(crate) waiting: Waiting,
+    pub(crate) asking: Asking,
     pub(crate) limiter: TokenBucket,
     pub(crate) random: SplitMix64,
     /// The `counter` of each service, by id.
@@ -181,6 +186,9 @@ pub(crate) struct State {
 
 /// Frames that are read before the first of them is acted upon: enough to keep all of a core's line fill buffers busy.
 const LOOK_AHEAD: usize = 64;
+
+/// Services that room is reserved for: see `Counters`.
+const RESERVED_SERVICES: usize = 1 << 16;
 
 /// A frame that was read and waits to be acted upon.
 #[derive(Clone, Copy)]
@@ -241,9 +249,10 @@ impl DataPath {
             ends: Ends::default(),
             fragments: Fragments::default(),
             waiting: Waiting::default(),
+            asking: Asking::default(),
             limiter: TokenBucket::default(),
             random: SplitMix64::new(seed),
-            rotation: Vec::new(),
+            rotation: Vec::with_capacity(RESERVED_SERVICES),
             counters: Counters::default(),
         };
         Ok(Self {
@@ -265,26 +274,56 @@ impl DataPath {
     /// Bytes of the flow table: promised for its capacity, everything included, and resident by now.
     #[must_use]
     pub fn memory(&self) -> (u64, u64) {
-        self.state.table.memory()
+        let mut total = (0, 0);
+        let mut at = Some(0);
+        while let Some(from) = at {
+            let part;
+            (part, at) = self.memory_part(from);
+            total = (total.0 + part.0, total.1 + part.1);
+        }
+        total
     }
 
-    /// Swap to a new snapshot. Flows stay.
-    pub fn publish(&mut self, snapshot: Snapshot) {
-        let State {
-            table,
-            rotation,
-            counters,
-            ..
-        } = &mut *self.state;
-        table.set_generation(snapshot.generation);
-        rotation.resize(rotation.len().max(snapshot.services.len()), 0);
-        counters.grow(snapshot.services.len(), snapshot.servers.len());
-        *self.world = World::new(snapshot, self.world.take_next_hops());
+    /// [`Self::memory`] of a part from a place on, and where the next one begins: asking the kernel about gigabytes takes milliseconds.
+    #[must_use]
+    pub fn memory_part(&self, from: usize) -> ((u64, u64), Option<usize>) {
+        self.state.table.memory_part(from)
     }
 
-    /// Swap routes and neighbours. Waiting packets leave at the next `tick`.
+    /// Swap to a new snapshot. Flows stay. Where packets must not wait meanwhile, do the parts apart: [`Self::sources`], [`World::new`], [`Self::make_room`],
+    /// [`Self::swap`].
+    pub fn publish(&mut self, snapshot: impl Into<Arc<Snapshot>>) {
+        let world = World::new(snapshot, Arc::clone(self.world.next_hops()));
+        let (services, servers) = (world.snapshot.services.len(), world.snapshot.servers.len());
+        while !self.make_room(services, servers) {}
+        drop(self.swap(Box::new(world)));
+    }
+
+    /// What the world of packets was compiled of.
+    #[must_use]
+    pub fn sources(&self) -> (Arc<Snapshot>, Arc<NextHops>) {
+        let next_hops = Arc::clone(self.world.next_hops());
+        (Arc::clone(&self.world.snapshot), next_hops)
+    }
+
+    /// Make room for what is kept per service and server, some of it per call. Says whether there is room for all of a snapshot with so many ids: it can be
+    /// swapped to then.
+    #[must_use]
+    pub fn make_room(&mut self, services: usize, servers: usize) -> bool {
+        let has_rotation = grow_part(&mut self.state.rotation, services);
+        self.state.counters.grow_part(services, servers) && has_rotation
+    }
+
+    /// Swap to another world, for which room was made. Returns the one before it: to be dropped where no packet waits.
+    #[must_use]
+    pub fn swap(&mut self, world: Box<World>) -> Box<World> {
+        self.state.table.set_generation(world.snapshot.generation);
+        std::mem::replace(&mut self.world, world)
+    }
+
+    /// Swap routes and neighbours. Waiting packets leave at the next `tick`. It compiles anew: see [`Self::publish`].
     pub fn set_next_hops(&mut self, next_hops: NextHops) {
-        self.world.set_next_hops(next_hops);
+        self.world.set_next_hops(Arc::new(next_hops));
     }
 
     /// Process one frame in place. Frames of their own are appended to `extra`.
@@ -373,33 +412,68 @@ impl DataPath {
         }
     }
 
-    /// Expire and release what is due.
+    /// Expire and release what is due. Of flows that are due, one call removes a bounded number: [`Self::is_behind`] says whether more are.
     pub fn tick(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
         let Self { world, state, .. } = self;
-        pipeline::expire(world, state, now_ns);
+        pipeline::expire(world, state, now_ns, pipeline::PER_TICK);
         for output in self.pending.drain(..) {
             state.counters.sent(output.frame.len());
             extra.push(output);
         }
         pipeline::release(world, state, extra);
+        if !self.state.asking.is_empty() {
+            self.resume(now_ns, extra);
+        }
     }
 
-    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15). Returns how many.
-    pub fn reset_flows(&mut self, server: u32, limit: usize, now_ns: u64) -> usize {
-        let Self {
-            world,
-            state,
-            pending,
-            ..
-        } = self;
-        let mut walk = Walk {
-            world,
-            state,
-            extra: pending,
-            now: now_ns,
-            found: Found::default(),
-        };
-        walk.reset_flows(server, limit)
+    /// Tell what was answered to the question with this ticket; `None`: nothing usable. Its packets go on with the next tick. Nothing happens when they have
+    /// gone on already.
+    pub fn answer(&mut self, ticket: u64, answer: Option<&str>) {
+        self.state.asking.answer(ticket, answer);
+    }
+
+    /// When the next tick is due for packets that wait for an answer; `None`: none waits.
+    #[must_use]
+    pub fn answer_due_ns(&self) -> Option<u64> {
+        self.state.asking.due_ns()
+    }
+
+    /// Have the packets go on whose answer is there, or too late: rule 8, *ask*.
+    fn resume(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
+        while let Some(mut packet) = self.state.asking.next(now_ns) {
+            let Self {
+                world,
+                state,
+                ahead,
+                ..
+            } = self;
+            let (place, frame) = (&mut ahead[0], &mut packet.frame);
+            let ingress = Ingress::new(world, packet.interface);
+            place.read(world, &ingress, &state.table, frame, packet.offload);
+            let mut walk = Walk {
+                world,
+                state,
+                extra,
+                now: now_ns,
+                found: Found::default(),
+            };
+            let outcome = pipeline::resume(&mut walk, frame, &place.meta, place.read);
+            self.state.asking.finish();
+            if let Some(sent) = outcome.sent {
+                packet.frame.truncate(sent.len);
+                extra.push(Output {
+                    interface: sent.interface,
+                    frame: packet.frame,
+                    offload: sent.offload,
+                });
+            }
+        }
+    }
+
+    /// Whether a tick at this time left flows that are due: the next one removes more.
+    #[must_use]
+    pub fn is_behind(&self, now_ns: u64) -> bool {
+        self.state.table.may_have_expired(now_ns)
     }
 
     /// The unexpired entries, sorted by (client, client port, service), addresses compared as 16 bytes (IPv4-mapped).
@@ -413,21 +487,6 @@ impl DataPath {
             limit: usize::MAX,
         };
         self.find_flows(&all, now_ns).1
-    }
-
-    /// All counters.
-    #[must_use]
-    pub fn counters(&self) -> CounterReport {
-        let State {
-            counters, table, ..
-        } = &*self.state;
-        CounterReport {
-            table: TableUse {
-                entries: table.len(),
-                capacity: table.capacity() as u64,
-            },
-            ..counters.report(&self.world)
-        }
     }
 
     /// What there is to know before a packet of a client comes to a service: its flow, if it has a living one, and the service's next turn. Changes nothing.
@@ -462,27 +521,17 @@ impl DataPath {
             && self.world.server(entry.server).is_some()
     }
 
-    /// What is known of each server by id, until `now`: its counters and measures; `None` for those that are not in the snapshot.
+    /// Keep how flows end: up to `most` of them between two calls of `take_flow_ends`. 0: none. `room`: of [`Ends::room`] for the table's capacity, made where
+    /// no packet waits; empty when `most` is 0. Returns what is to be dropped there.
     #[must_use]
-    pub fn measurements(&self, now_ns: u64) -> Vec<Option<Measured>> {
-        let measured = |(id, server): (usize, &Option<crate::snapshot::Server>)| {
-            let server = server.as_ref()?;
-            let (traffic, measures) = self.state.counters.server(id)?;
-            Some(Measured {
-                service: server.service,
-                traffic: *traffic,
-                measures: *measures,
-                stalled_ns: measures.stalled_ns(now_ns),
-            })
-        };
-        let servers = self.world.snapshot.servers.iter();
-        servers.enumerate().map(measured).collect()
+    pub fn keep_flow_ends(&mut self, most: usize, room: Vec<u64>) -> Ends {
+        self.state.ends.keep(most, room)
     }
 
-    /// Keep how flows end: up to `most` of them between two calls of `take_flow_ends`. 0: none.
-    pub fn keep_flow_ends(&mut self, most: usize) {
-        let capacity = self.state.table.capacity();
-        self.state.ends.keep(most, capacity);
+    /// Flows that the table can hold.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.state.table.capacity()
     }
 
     /// The flows that ended since the last call, in that order, and the number of those that found no room.
@@ -505,10 +554,10 @@ impl DataPath {
         self.state.waiting.has_unreported()
     }
 
-    /// Packets without a final verdict yet: fragments that wait for their first, packets that wait for a neighbour.
+    /// Packets without a final verdict yet: fragments that wait for their first, packets that wait for a neighbour or an answer.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.state.fragments.held() + self.state.waiting.len()
+        self.state.fragments.held() + self.state.waiting.len() + self.state.asking.len()
     }
 
     /// The published snapshot, for names.

@@ -37,6 +37,7 @@ pub mod fragment;
 
 pub mod flow;
 
+pub mod asking;
 pub mod plan;
 
 pub mod next_hop;

@@ -2,9 +2,10 @@
 //!
 //! Random numbers come from a generator whose state is an argument, so that a replay places as the live run did.
 
+use crate::asking::{Asking, Step};
 use crate::counters::{Counters, Event};
 use crate::flow::hash;
-use crate::snapshot::{Plan, Question, Selector};
+use crate::snapshot::{Answer, Plan, Question, Selector};
 use crate::wire::number_address;
 use crate::world::World;
 
@@ -39,6 +40,8 @@ pub struct Chooser<'a> {
     pub random: &'a mut SplitMix64,
     /// The service's own `counter`.
     pub rotation: &'a mut u64,
+    /// What waits for an answer: see [`Asking::waits`].
+    pub asking: &'a mut Asking,
     /// The service to place for.
     pub service: u32,
     /// The client's (address, port).
@@ -46,7 +49,7 @@ pub struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    /// Pick a server that is in the snapshot.
+    /// Pick a server that is in the snapshot. `None`: there is none, or the packet has to wait for an answer ([`Asking::take_wait`]).
     pub fn select(&mut self, plan: &Plan) -> Option<u32> {
         let server = self.pick(plan)?;
         self.world.server(server).map(|_| server)
@@ -111,6 +114,9 @@ impl Chooser<'_> {
 
     fn ask(&mut self, plan: &Plan) -> Option<u32> {
         let answer = self.answer(plan);
+        if self.asking.waits() {
+            return None;
+        }
         if answer.is_none() {
             self.counters.event(Event::AskFallback);
             return plan
@@ -121,11 +127,12 @@ impl Chooser<'_> {
         answer
     }
 
-    fn answer(&self, plan: &Plan) -> Option<u32> {
-        let ask = self.world.snapshot.ask.as_ref()?;
-        let service = self.world.service(self.service)?;
+    fn answer(&mut self, plan: &Plan) -> Option<u32> {
+        let world = self.world;
+        let ask = world.snapshot.ask.as_ref()?;
+        let service = world.service(self.service)?;
         let server = |&id: &u32| {
-            self.world
+            world
                 .snapshot
                 .servers
                 .get(id as usize)
@@ -136,13 +143,26 @@ impl Chooser<'_> {
             .iter()
             .map(|id| server(id).map_or("", |server| server.name.as_str()))
             .collect();
-        let answer = ask(&Question {
-            service: &service.name,
-            client: number_address(self.client.0),
-            client_port: self.client.1,
-            candidates: &names,
-            deadline_ns: plan.deadline_ns,
-        })?;
+        let flow = (self.service, self.client.0, self.client.1);
+        let answer = match self.asking.step(flow, plan.deadline_ns) {
+            Step::Wait => return None,
+            Step::Answered(answer) => answer?,
+            Step::Ask(ticket) => match ask(&Question {
+                service: &service.name,
+                client: number_address(self.client.0),
+                client_port: self.client.1,
+                candidates: &names,
+                deadline_ns: plan.deadline_ns,
+                ticket,
+            }) {
+                Answer::Given(answer) => answer?,
+                Answer::Later => {
+                    self.asking
+                        .wait_for(ticket.unwrap_or(0), flow, plan.deadline_ns);
+                    return None;
+                }
+            },
+        };
         let slot = names
             .iter()
             .position(|&name| !name.is_empty() && name == answer)?;
@@ -223,6 +243,7 @@ mod tests {
         counters: Counters,
         random: SplitMix64,
         rotation: u64,
+        asking: Asking,
     }
 
     impl Bench {
@@ -234,6 +255,7 @@ mod tests {
                 counters,
                 random: SplitMix64::new(1),
                 rotation: 0,
+                asking: Asking::default(),
             }
         }
 
@@ -243,12 +265,14 @@ mod tests {
                 counters,
                 random,
                 rotation,
+                asking,
             } = self;
             Chooser {
                 world,
                 counters,
                 random,
                 rotation,
+                asking,
                 service: 0,
                 client: (crate::wire::map_v4(9), client_port),
             }
@@ -378,7 +402,7 @@ mod tests {
                 );
                 assert_eq!(question.candidates, ["server1", "server2"]);
                 assert_eq!(question.deadline_ns, 1);
-                answer.map(str::to_owned)
+                Answer::Given(answer.map(str::to_owned))
             };
             let mut bench = Bench::new(Snapshot {
                 ask: Some(Arc::new(function)),

@@ -21,10 +21,21 @@ pub struct Question<'a> {
     pub candidates: &'a [&'a str],
     /// What the answer may take while packets come from sockets, nanoseconds.
     pub deadline_ns: u64,
+    /// The packet may wait: with this number the answer is told later (`DataPath::answer`).
+    pub ticket: Option<u64>,
 }
 
-/// Asks the user's policy for the name of a server. `None`: no usable answer in time.
-pub type AskFunction = Arc<dyn Fn(&Question<'_>) -> Option<String> + Send + Sync>;
+/// What comes of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The name of a server; `None`: no usable answer.
+    Given(Option<String>),
+    /// It comes later, with the question's ticket.
+    Later,
+}
+
+/// Asks the user's policy for the name of a server. It must not wait for long where packets come from sockets.
+pub type AskFunction = Arc<dyn Fn(&Question<'_>) -> Answer + Send + Sync>;
 
 /// How a slot is picked. `docs/datapath.md` rule 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -87,6 +87,7 @@ reasons! {
     Echo = "echo",
     Fragment = "fragment",
     Neighbour = "neighbour",
+    Ask = "ask",
 }
 
 /// What became of a packet.
@@ -100,7 +101,7 @@ pub enum Verdict {
     Drop(Reason),
     /// Answered by us.
     Reply(Reason),
-    /// Kept until something is known: the first fragment, or a neighbour.
+    /// Kept until something is known: the first fragment, a neighbour, or what a user's policy answers.
     Hold(Reason),
 }
 

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::flow::tcp::State;
 use crate::next_hop::{Hop, Routing};
@@ -107,22 +108,23 @@ pub struct ServerFacts {
 
 /// Everything the pipeline reads.
 pub struct World {
-    /// As it was published: plans, timeouts, and names for those who ask.
-    pub snapshot: Snapshot,
+    /// As it was published: plans, timeouts, and names for those who ask. Shared, so that a world can be compiled of it again elsewhere.
+    pub snapshot: Arc<Snapshot>,
     ports: Vec<Port>,
     places: Places,
     servers: Vec<Option<ServerFacts>>,
     hash_services: FixedMap<u32, Vec<u32>>,
     /// By state.
     timeouts: [u64; State::ALL.len()],
-    next_hops: NextHops,
+    next_hops: Arc<NextHops>,
     routing: Routing,
 }
 
 impl World {
     /// Compile.
     #[must_use]
-    pub fn new(snapshot: Snapshot, next_hops: NextHops) -> Self {
+    pub fn new(snapshot: impl Into<Arc<Snapshot>>, next_hops: impl Into<Arc<NextHops>>) -> Self {
+        let snapshot = snapshot.into();
         let timeouts = snapshot.timeouts;
         let mut world = Self {
             ports: snapshot.interfaces.iter().map(port).collect(),
@@ -139,7 +141,7 @@ impl World {
                 State::Closing => timeouts.closing_ns,
                 State::Udp | State::UdpUnreplied => timeouts.udp_ns,
             }),
-            next_hops: NextHops::default(),
+            next_hops: Arc::default(),
             routing: Routing::default(),
             snapshot,
         };
@@ -149,12 +151,12 @@ impl World {
         addresses.add_servers(&world);
         world.places = Places::new(addresses.roles, addresses.listeners);
         world.add_hash_services();
-        world.set_next_hops(next_hops);
+        world.set_next_hops(next_hops.into());
         world
     }
 
     /// Compile other routes and neighbours.
-    pub fn set_next_hops(&mut self, next_hops: NextHops) {
+    pub fn set_next_hops(&mut self, next_hops: Arc<NextHops>) {
         self.routing = Routing::new(&next_hops, &self.ports);
         self.next_hops = next_hops;
         for (server, facts) in self.snapshot.servers.iter().zip(&mut self.servers) {
@@ -170,9 +172,10 @@ impl World {
             .set_homes(|server| facts(server)?.hop.map(|hop| hop.interface));
     }
 
-    /// The routes and neighbours as they were published, leaving none.
-    pub fn take_next_hops(&mut self) -> NextHops {
-        std::mem::take(&mut self.next_hops)
+    /// The routes and neighbours as they were published.
+    #[must_use]
+    pub fn next_hops(&self) -> &Arc<NextHops> {
+        &self.next_hops
     }
 
     /// What is known of an address of that family, if anything is.

@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
-use flowlb_core::datapath::{DataPath, FlowQuery, Frame, Offload, Outcome, Output, Sink};
+use flowlb_core::datapath::{
+    DataPath, FlowQuery, FlowSearch, Frame, Offload, Outcome, Output, ServerReset, Sink,
+};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,
 };
 use flowlb_core::verdict::{Direction, Reason, Verdict};
 use flowlb_core::wire::{checksum, icmp};
+use flowlb_core::world::World;
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -406,6 +409,108 @@ fn find_flows_page_is_a_slice() {
     assert_eq!(page(6, 9, Some(vec![1])), (7, vec![9]));
     assert_eq!(page(0, 9, Some(vec![0])), (0, vec![]));
     assert_eq!(page(9, 9, None), (7, vec![]));
+}
+
+/// behaviour 39: flows come and go between two slices of a search; those that are there all the while are listed once each.
+#[test]
+fn search_in_slices_lists_what_stays_exactly_once() {
+    const FLOWS: u16 = 5000;
+    let mut path = data_path(u64::from(FLOWS));
+    let datagram = |port| frame((CLIENT, port), (VIP, 80), Protocol::Udp, b"", b"x");
+    for port in 1..=4500 {
+        process(&mut path, &datagram(port), u64::from(port == 4500) * SECOND);
+    }
+    let query = FlowQuery {
+        client: None,
+        servers: None,
+        state: None,
+        offset: 0,
+        limit: usize::MAX,
+    };
+    let mut search = FlowSearch::new(query, SECOND);
+    let mut slices = 1;
+    while !search.look(&path) {
+        slices += 1;
+        search.settle();
+        // One goes, another comes, in its place or at the end.
+        assert_eq!(path.reset_flows(1, 1, SECOND), 1);
+        process(&mut path, &datagram(5000 + slices), SECOND);
+    }
+    assert_eq!(slices, 3, "one walk: a slice per 2048 places");
+    let (_, mut page) = search.page();
+    // And one more before its row is read.
+    path.reset_flows(1, 1, SECOND);
+    while !page.read(&path) {}
+    let ports: Vec<u16> = page.into_rows().iter().map(|row| row.client_port).collect();
+    let staying: Vec<u16> = ports.iter().copied().filter(|&port| port <= 4500).collect();
+    assert_eq!(staying, (4..=4500).collect::<Vec<u16>>());
+}
+
+/// behaviour 39: the flows of a server are found by one walk over the table, and reset some at a time, in order; what went meanwhile is left alone.
+#[test]
+fn reset_in_slices_resets_each_flow_once() {
+    let mut path = data_path(100);
+    for port in 1..=50 {
+        let syn = frame((CLIENT, port), (VIP, 80), Protocol::Tcp, b"S", b"");
+        process(&mut path, &syn, 0);
+    }
+    let mut search = ServerReset::search(0, usize::MAX, 1);
+    while !search.look(&path) {
+        search.settle();
+    }
+    let mut reset = ServerReset::new(0, search.page().1);
+    assert!(!reset.reset(&mut path));
+    assert_eq!(reset.removed(), 16);
+    let mut extra = Vec::new();
+    path.tick(1, &mut extra);
+    assert_eq!(
+        extra.len(),
+        32,
+        "what a slice made leaves before the next one"
+    );
+    assert_eq!(path.reset_flows(0, 4, 1), 4);
+    while !reset.reset(&mut path) {}
+    assert_eq!((reset.removed(), path.flows(1).len()), (46, 0));
+    assert_accounted(&path);
+}
+
+/// behaviour 39: rooms are made some at a time, and a world is swapped to whole; the one before it comes back.
+#[test]
+fn publication_in_parts_is_one_swap() {
+    let mut path = data_path(8);
+    let mut larger = snapshot();
+    larger.generation = 9;
+    larger.servers.resize(1000, None);
+    let (before, next_hops) = path.sources();
+    let world = Box::new(World::new(larger, next_hops));
+    let mut parts = 1;
+    while !path.make_room(world.snapshot.services.len(), 1000) {
+        parts += 1;
+        assert_eq!(path.snapshot().generation, before.generation);
+    }
+    assert!(parts > 1, "room for 1000 servers is made in parts");
+    let old = path.swap(world);
+    assert_eq!(
+        (old.snapshot.generation, path.snapshot().generation),
+        (before.generation, 9)
+    );
+    assert_eq!(path.counters().servers.len(), 1000);
+}
+
+/// behaviour 39: a tick removes so many of the flows that are due, and says that more are.
+#[test]
+fn tick_that_leaves_flows_says_that_it_is_behind() {
+    let mut path = data_path(100);
+    for port in 1..=70 {
+        let datagram = frame((CLIENT, port), (VIP, 80), Protocol::Udp, b"", b"x");
+        process(&mut path, &datagram, 0);
+    }
+    let now = 1000 * SECOND;
+    let mut tick = || {
+        path.tick(now, &mut Vec::new());
+        (path.counters().table.entries, path.is_behind(now))
+    };
+    assert_eq!([tick(), tick()], [(6, true), (0, false)]);
 }
 
 /// behaviour 4: each state has its timeout; what is over is gone before the next packet is looked at.

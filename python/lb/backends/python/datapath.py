@@ -7,7 +7,8 @@ verdicts into results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -29,6 +30,9 @@ from lb.snapshot import Address, NextHops, Snapshot
 
 MAX_CAPACITY = 2**28
 HASH_KEY_BYTES = 16
+# Flows that are reset, and rows that are made, with packets waiting.
+RESET_SLICE = 16
+ROWS_SLICE = 128
 SECOND_NS = 10**9
 
 
@@ -105,18 +109,24 @@ class DataPath:
         self._state = State(capacity, seed)
         self._names = Names()
         self._lock = CallLock()
+        # Held while a world is compiled: what it is compiled of must not change meanwhile. Packets go on.
+        self._publishing = threading.RLock()
         self._loop = PacketLoop(self._state, self._lock)
 
     def publish(self, snapshot: Snapshot) -> None:
         """Swap to a new snapshot. Flows stay."""
-        with self._lock:
-            self._state.publish(snapshot)
+        with self._publishing:
+            prepared = self._state.prepare(snapshot, self._state.next_hops)
             self._names.learn(snapshot)
+            with self._lock:
+                self._state.swap(prepared)
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours. Waiting packets leave at the next `tick`."""
-        with self._lock:
-            self._state.set_next_hops(next_hops)
+        with self._publishing:
+            prepared = self._state.prepare(self._state.view.snapshot, next_hops)
+            with self._lock:
+                self._state.swap(prepared)
 
     def process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None = None) -> Result:
         """Process one frame that came in by the interface with this id."""
@@ -138,8 +148,12 @@ class DataPath:
     def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
         """Remove flows of a server, `limit` at most; both ends learn at the next `tick`. Return how many."""
         server, limit = require_number(server, 32), require_number(limit, 64)
-        with self._lock:
-            return reset_flows(self._state, server, limit, now_ns)
+        found = self._living(now_ns, lambda entry: entry.server == server)[:limit]
+        removed = 0
+        for start in range(0, len(found), RESET_SLICE):
+            with self._lock:
+                removed += reset_flows(self._state, server, found[start : start + RESET_SLICE], now_ns)
+        return removed
 
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
@@ -159,25 +173,48 @@ class DataPath:
         if state is not None and state not in STATES:
             raise ValueError(f"state: {state!r} is none of a flow")
         wanted = None if servers is None else frozenset(servers)
-        with self._lock:
-            table, view = self._state.table, self._state.view
-            entries = [
-                entry
-                for entry in table.by_forward.values()
-                if (client is None or entry.client == client.packed)
+        entries = self._living(
+            now_ns,
+            lambda entry: (
+                (client is None or entry.client == client.packed)
                 and (wanted is None or entry.server in wanted)
                 and state in (None, entry.state)
-                and table.why_dead(entry, view, now_ns) is None
-            ]
-            entries.sort(key=lambda entry: (as_16_bytes(entry.client), entry.client_port, entry.service))
-            return len(entries), [self._flow(entry, now_ns) for entry in entries[offset : offset + limit]]
+            ),
+        )
+        return len(entries), self._rows(entries[offset : offset + limit], now_ns)
+
+    def _living(self, now_ns: int, fits: Callable[[Entry], bool]) -> list[Entry]:
+        """
+        Return the entries that live and fit, in order. Packets wait while the list of all is copied, and pass while its
+        entries are looked at.
+        """
+        with self._lock:
+            table, view = self._state.table, self._state.view
+            everything = list(table.by_forward.values())
+        found = [entry for entry in everything if fits(entry) and table.why_dead(entry, view, now_ns) is None]
+        found.sort(key=lambda entry: (as_16_bytes(entry.client), entry.client_port, entry.service))
+        return found
+
+    def _rows(self, entries: Sequence[Entry], now_ns: int) -> list[Flow]:
+        """Describe those of the entries that are in the table still, some at a time: packets pass in between."""
+        rows: list[Flow] = []
+        for start in range(0, len(entries), ROWS_SLICE):
+            with self._lock:
+                table, view = self._state.table, self._state.view
+                there = (entry for entry in entries[start : start + ROWS_SLICE] if table.has(entry))
+                rows += [self._flow(entry, now_ns) for entry in there if table.why_dead(entry, view, now_ns) is None]
+        return rows
 
     def counters(self) -> dict[str, Any]:
-        """Return all counters by name: `docs/datapath.md` rule 13; `io` is what went wrong on the sockets."""
+        """
+        Return all counters by name: `docs/datapath.md` rule 13; `io` is what went wrong on the sockets, `loop` how long
+        the loop looked away from them.
+        """
         with self._lock:
             table = {"entries": len(self._state.table), "capacity": self._state.table.capacity}
             report = self._state.counters.report(self._state.view)
-            return {**report, "table": table, "io": self._loop.io.as_dict()}
+            pauses = {"pauses": self._loop.pauses.as_dict(), "control": self._loop.control.as_dict()}
+            return {**report, "table": table, "io": self._loop.io.as_dict(), "loop": pauses}
 
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
         """

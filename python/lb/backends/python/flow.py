@@ -35,7 +35,9 @@ from lb.snapshot import Timeouts
 ForwardKey: TypeAlias = tuple[bytes, int, int]
 ReplyKey: TypeAlias = tuple[int, bytes, int]
 
-EXPIRY_LIMIT = 64
+# Flows removed before a frame, and per tick (rule 2).
+EXPIRY_PER_FRAME = 4
+EXPIRY_PER_TICK = 64
 RELINK_NS = 10**9
 
 
@@ -193,6 +195,10 @@ class FlowTable:
     def __len__(self) -> int:
         return len(self.by_forward)
 
+    def has(self, entry: Entry) -> bool:
+        """Tell whether an entry is in the table still."""
+        return self.by_forward.get(entry.forward_key) is entry
+
     def insert(self, entry: Entry) -> None:
         """Add an entry. There must be room, and no entry with either of its keys."""
         self.by_forward[entry.forward_key] = entry
@@ -251,16 +257,24 @@ class FlowTable:
             return "flow_orphaned"
         return None
 
-    def expire(self, timeouts: Timeouts, now_ns: int) -> None:
-        """Remove expired entries from the heads of the lists, `EXPIRY_LIMIT` at most."""
-        left = EXPIRY_LIMIT
+    def expire(self, timeouts: Timeouts, now_ns: int, limit: int) -> bool:
+        """
+        Remove expired entries from the heads of the lists, `limit` at most.
+
+        Returns:
+            Whether more of them are expired.
+        """
+        left = limit
         for members in self.lists.values():
-            while left and members:
+            while members:
                 head = next(iter(members))
                 if not self.is_expired(head, timeouts, now_ns):
                     break
+                if not left:
+                    return True
                 self.remove(head, "flow_expired")
                 left -= 1
+        return False
 
     @property
     def is_full(self) -> bool:

@@ -13,20 +13,29 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from lb.backends.asking import Questions, start_answering
 from lb.backends.python.next_hop import Output
 from lb.backends.python.parse import Packet
+from lb.backends.python.pauses import Histogram
 from lb.backends.python.pipeline import process, tick
 from lb.backends.python.state import State
 from lb.errors import LbError
-from lb.net.frames import IoCounters, receive, send
+from lb.net.frames import OFFLOAD_HEADER, IoCounters, receive, try_send
 
 BATCH = 64
 TICK_NS = 100_000_000
 MILLISECOND_NS = 1_000_000
+# What may wait for a full socket, per interface; the rest is dropped.
+BACKLOG_FRAMES = 1024
+BACKLOG_BYTES = 1 << 20
+# Frames sent from it between two looks at the sockets.
+BACKLOG_BATCH = 32
+# How often a full socket is tried: the kernel tells that it has room only when it is half empty.
+FULL_POLL_MS = 1
 
 
 class CallLock:
@@ -40,6 +49,17 @@ class CallLock:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.owner: int | None = None
+        # What the packet loop waited for it since the loop looked last.
+        self.waited_ns = 0
+
+    def enter_timed(self) -> None:
+        """Enter as the packet loop does: what it waits for others is noted."""
+        if self.lock.acquire(blocking=False):
+            self.owner = threading.get_ident()
+            return
+        began_ns = time.monotonic_ns()
+        self.__enter__()
+        self.waited_ns += time.monotonic_ns() - began_ns
 
     def __enter__(self) -> None:
         if self.owner == threading.get_ident():
@@ -50,6 +70,45 @@ class CallLock:
     def __exit__(self, *_: object) -> None:
         self.owner = None
         self.lock.release()
+
+
+class Backlog:
+    """
+    Frames that wait for a full socket, in order (behaviour 40).
+
+    Args:
+        sock: the socket.
+        counters: gets what there is no room for.
+    """
+
+    def __init__(self, sock: socket.socket, counters: IoCounters) -> None:
+        self.sock = sock
+        self.counters = counters
+        self.frames: deque[Output] = deque()
+        self.len_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.frames)
+
+    def send(self, output: Output) -> None:
+        """Send a frame behind those that wait, or let it wait; what is beyond the limits is dropped and counted."""
+        if not self.frames and try_send(self.sock, output.frame, output.offload, self.counters):
+            return
+        len_bytes = self.len_bytes + OFFLOAD_HEADER.size + len(output.frame)
+        if len(self.frames) >= BACKLOG_FRAMES or len_bytes > BACKLOG_BYTES:
+            self.counters.tx_dropped += 1
+            return
+        self.frames.append(output)
+        self.len_bytes = len_bytes
+
+    def drain(self) -> None:
+        """Send some of the frames that wait, as far as the socket has room."""
+        for _ in range(min(BACKLOG_BATCH, len(self.frames))):
+            output = self.frames[0]
+            if not try_send(self.sock, output.frame, output.offload, self.counters):
+                return
+            self.frames.popleft()
+            self.len_bytes -= OFFLOAD_HEADER.size + len(output.frame)
 
 
 def duplicate(descriptor: int) -> socket.socket:
@@ -75,14 +134,18 @@ class PacketLoop:
         self.state = state
         self.lock = lock
         self.io = IoCounters()
+        # How long the loop looked away from its sockets; the part of it in which it waited for calls of other threads.
+        self.pauses = Histogram()
+        self.control = Histogram()
         self.sockets: list[socket.socket] = []
+        self.backlogs: list[Backlog] = []
         self.notify_fd = -1
         self.wake_fd = -1
         self.thread: threading.Thread | None = None
         self.stopping = False
         self.failure: Exception | None = None
         self.asked = 0
-        self.questions = Questions()
+        self.questions = Questions(lambda: None)
 
     def start(self, sockets: Sequence[int], notify_fd: int) -> None:
         """
@@ -105,11 +168,12 @@ class PacketLoop:
             opened.pop_all()
         for each in self.sockets:
             each.setblocking(False)
+        self.backlogs = [Backlog(each, self.io) for each in self.sockets]
         self.notify_fd = notify_fd
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.stopping = False
         self.failure = None
-        self.questions = Questions()
+        self.questions = Questions(self.wake)
         start_answering(self.questions)
         self.state.placement.questions = self.questions
         self.thread = threading.Thread(target=self.run, name="lb-packets", daemon=True)
@@ -129,6 +193,7 @@ class PacketLoop:
         self.thread.join()
         self.thread = None
         self.state.placement.questions = None
+        # Before the eventfd goes: an answer that is still to come wakes nobody.
         self.questions.close()
         os.close(self.wake_fd)
         for each in self.sockets:
@@ -157,18 +222,62 @@ class PacketLoop:
             poller.register(descriptor, select.POLLIN)
         tick_at = time.monotonic_ns()
         while not self.stopping:
-            ready = poller.poll(max(0, tick_at - time.monotonic_ns()) // MILLISECOND_NS)
+            ready = poller.poll(self.wait_ms(tick_at))
+            looked_ns = time.monotonic_ns()
             for descriptor, _ in ready:
                 if descriptor in by_descriptor:
                     self.move_batch(by_descriptor[descriptor])
-            if time.monotonic_ns() >= tick_at:
+                elif not self.stopping:
+                    os.eventfd_read(self.wake_fd)
+            for backlog in self.backlogs:
+                backlog.drain()
+            if self.hear_answers() or time.monotonic_ns() >= tick_at:
                 self.tick()
-                tick_at = time.monotonic_ns() + TICK_NS
+                # While more flows are due than a tick removes, the next one comes after the next look at the sockets.
+                tick_at = time.monotonic_ns() + (0 if self.state.is_behind else TICK_NS)
             self.tell_news()
+            self.note_pause(time.monotonic_ns() - looked_ns)
+
+    def wait_ms(self, tick_at: int) -> int:
+        """Return how long to wait for frames at most."""
+        dues = [each.due_ns for each in self.state.placement.asking.held]
+        wait_ms = max(0, min([tick_at, *dues]) - time.monotonic_ns()) // MILLISECOND_NS
+        return min(wait_ms, FULL_POLL_MS) if any(self.backlogs) else wait_ms
+
+    def wake(self) -> None:
+        """Let the loop look at what other threads have for it."""
+        os.eventfd_write(self.wake_fd, 1)
+
+    def hear_answers(self) -> bool:
+        """Take the answers that have come. Tell whether a packet may go on that waited for one, or waits no longer."""
+        asking = self.state.placement.asking
+        if not asking.held:
+            self.questions.take_answers()
+            return False
+        with self.alone():
+            for ticket, answer in self.questions.take_answers():
+                asking.answer(ticket, answer)
+        return asking.is_due(time.monotonic_ns())
+
+    def note_pause(self, ns: int) -> None:
+        """Note how long a round took, and what of it was waiting for other threads' calls."""
+        self.pauses.record(ns)
+        if self.lock.waited_ns:
+            self.control.record(self.lock.waited_ns)
+            self.lock.waited_ns = 0
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the data path for a batch."""
+        self.lock.enter_timed()
+        try:
+            yield
+        finally:
+            self.lock.__exit__()
 
     def move_batch(self, interface: int) -> None:
         """Process what one socket has, `BATCH` frames at most so that no interface starves another."""
-        with self.lock:
+        with self.alone():
             for _ in range(BATCH):
                 received = receive(self.sockets[interface], self.io)
                 if received is None:
@@ -179,15 +288,15 @@ class PacketLoop:
 
     def tick(self) -> None:
         """Expire and release what is due."""
-        with self.lock:
+        with self.alone():
             tick(self.state, time.monotonic_ns())
             self.send_all(self.state.out)
 
     def send_all(self, outputs: list[Output]) -> None:
-        """Send frames through their interfaces; what cannot be sent is counted in `io`."""
+        """Send frames through their interfaces, without waiting; what cannot be sent is counted in `io`."""
         for output in outputs:
-            if output.interface < len(self.sockets):
-                send(self.sockets[output.interface], output.frame, output.offload, self.io)
+            if output.interface < len(self.backlogs):
+                self.backlogs[output.interface].send(output)
             else:
                 self.io.tx_errors += 1
 

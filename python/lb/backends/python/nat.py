@@ -14,7 +14,7 @@ from lb.backends.python.parse import Packet
 from lb.backends.python.plan import Newcomer
 from lb.backends.python.rewrite import lower_ttl, outgoing, translate
 from lb.backends.python.send import answer_no_flow, answer_no_server, answer_ttl_exceeded, deliver
-from lb.backends.python.state import State, Verdict, drop
+from lb.backends.python.state import State, Verdict, drop, hold
 from lb.backends.python.states import CLOSING, PICKUP, SYN_SENT, UDP, UDP_UNREPLIED
 from lb.backends.python.tcp import Segment, Step, begin, believed, follow, segment
 from lb.backends.python.view import PROTOCOLS
@@ -105,7 +105,12 @@ def forward_miss(state: State, packet: Packet, number: int, seg: Segment | None)
     newcomer = Newcomer(
         number, packet.source, packet.source_port, packet.destination, packet.destination_port, packet.protocol
     )
+    asking = state.placement.asking
+    asking.begin(not packet.is_fragment)
     server = state.placement.select(state.view, service.plan, newcomer)
+    if asking.wait is not None:
+        asking.hold((number, packet.source, packet.source_port), packet)
+        return hold("ask")
     if server is None and not stores:
         return refuse_no_flow(state, packet, service, seg)
     if server is None:

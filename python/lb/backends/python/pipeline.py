@@ -12,6 +12,7 @@ stage has it.
 from __future__ import annotations
 
 from lb.backends.python import reply as make
+from lb.backends.python.flow import EXPIRY_PER_FRAME, EXPIRY_PER_TICK
 from lb.backends.python.fragment import RANGE_LIMIT as FRAGMENT_RANGE_LIMIT
 from lb.backends.python.fragment import Action, Datagram, check_length, fragment_range
 from lb.backends.python.icmp import icmp_elsewhere, icmp_to_vip
@@ -49,7 +50,7 @@ def process(state: State, packet: Packet, now_ns: int) -> Verdict:
     """
     state.begin(now_ns)
     state.counters.received(len(packet.frame))
-    state.expire()
+    state.expire(EXPIRY_PER_FRAME)
     verdict = link(state, packet)
     state.counters.verdict(*verdict)
     state.count_sent()
@@ -59,10 +60,19 @@ def process(state: State, packet: Packet, now_ns: int) -> Verdict:
 def tick(state: State, now_ns: int) -> None:
     """Expire and release what is due without a frame; `state.out` holds the frames to send afterwards."""
     state.begin(now_ns)
-    state.expire()
+    state.expire(EXPIRY_PER_TICK)
     state.release_pending()
     state.release_waiting()
+    resume(state)
     state.count_sent()
+
+
+def resume(state: State) -> None:
+    """Let the packets go on that waited for an answer which is there, or too late. They were counted when they came."""
+    asking = state.placement.asking
+    while (packet := asking.next(state.now_ns)) is not None:
+        state.counters.verdict(*link(state, packet))
+        asking.answered = None
 
 
 def link(state: State, packet: Packet) -> Verdict:

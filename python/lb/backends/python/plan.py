@@ -8,12 +8,15 @@ counters of `counter`, the state of the random draws, and whom a loop asks.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from lb.backends.asking import Questions, call
+from lb.backends.python.asking import LIMIT as ASKED_LIMIT
+from lb.backends.python.asking import Asking
 from lb.backends.python.counters import Counters
 from lb.backends.python.hashing import MASK, flow_hash, source_hash
 from lb.backends.python.view import View
@@ -59,6 +62,7 @@ class Placement:
         self.counters = counters
         self.random = SplitMix64(seed)
         self.questions: Questions | None = None
+        self.asking = Asking()
         self.turns: defaultdict[int, int] = defaultdict(int)
         self.pickers: dict[Selector, Callable[[View, Plan, Newcomer], int | None]] = {
             "counter": self.by_turn,
@@ -80,7 +84,7 @@ class Placement:
             flow: the newcomer.
 
         Returns:
-            A server id; None when no server is available.
+            A server id; None when no server is available, or the packet has to wait for an answer (`asking.wait`).
         """
         if not plan.slots:
             return None
@@ -136,18 +140,37 @@ class Placement:
             names.append(server.name if server else "")
             slots.setdefault(names[-1], slot)
         answer = self.answer(view, plan, flow, names)
+        if self.asking.wait is not None:
+            return None
         if answer is not None and answer in slots:
             return slots[answer]
         self.counters.event("ask_fallback")
         return None if plan.fallback is None else self.select(view, plan.fallback, flow)
 
     def answer(self, view: View, plan: Plan, flow: Newcomer, names: list[str]) -> str | None:
-        """Ask the user's function: here and now offline, through `questions` while a loop runs."""
+        """
+        Ask the user's function: here and now offline, through `questions` while a loop runs. Then the packet waits, if
+        `asking.wait` is set.
+        """
         if view.snapshot.ask is None:
             return None
         service, client = view.services[flow.service].name, str(ip_address(flow.client))
         question = (view.snapshot.ask, service, client, flow.client_port, names)
-        return call(*question) if self.questions is None else self.questions.ask(question, plan.deadline_ns)
+        if self.questions is None:
+            return call(*question)
+        asking, asked = self.asking, (flow.service, flow.client, flow.client_port)
+        if (answered := asking.take_answered(asked)) is not None:
+            return answered[0]
+        if not asking.may_wait or len(asking.held) >= ASKED_LIMIT:
+            return None
+        if (first := asking.first(asked)) is not None:
+            asking.wait = first.ticket, first.due_ns
+            return None
+        due_ns = time.monotonic_ns() + plan.deadline_ns
+        asking.tickets += 1
+        if self.questions.post(asking.tickets, question, due_ns):
+            asking.wait = asking.tickets, due_ns
+        return None
 
     def active(self, server: int) -> int:
         """Return the active flows of a server."""

@@ -7,9 +7,10 @@ tick, which sends them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lb.backends.base import Direction
 from lb.backends.python.flow import Entry
-from lb.backends.python.hashing import as_16_bytes
 from lb.backends.python.next_hop import Hop, Output
 from lb.backends.python.reply import ip_packet
 from lb.backends.python.state import State
@@ -19,31 +20,29 @@ from lb.backends.python.wire import ethernet, tcp
 OTHER: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}
 
 
-def reset_flows(state: State, server: int, limit: int, now_ns: int) -> int:
+def reset_flows(state: State, server: int, entries: Sequence[Entry], now_ns: int) -> int:
     """
-    Remove live flows of a server, and make the resets for their ends.
+    Remove flows of a server, and make the resets for their ends.
 
     Args:
         state: of the data path.
         server: its id.
-        limit: most flows to remove.
+        entries: the flows to remove; those that are gone or dead by now, or another server's, are left out.
         now_ns: tells which flows are dead already.
 
     Returns:
         How many were removed.
     """
     table, view = state.table, state.view
-    found = [
-        entry
-        for entry in table.by_forward.values()
-        if entry.server == server and table.why_dead(entry, view, now_ns) is None
-    ]
-    found.sort(key=lambda entry: (as_16_bytes(entry.client), entry.client_port, entry.service))
-    for entry in found[:limit]:
+    removed = 0
+    for entry in entries:
+        if entry.server != server or not table.has(entry) or table.why_dead(entry, view, now_ns) is not None:
+            continue
         if entry.state not in (UDP, UDP_UNREPLIED, CLOSING) and not entry.tagged:
             state.pending.extend(resets(state, entry))
         table.remove(entry, "flow_reset")
-    return min(limit, len(found))
+        removed += 1
+    return removed
 
 
 def resets(state: State, entry: Entry) -> list[Output]:

@@ -46,6 +46,14 @@ def hold(reason: str) -> Verdict:
     return Verdict("hold", reason)
 
 
+class Prepared(NamedTuple):
+    """What packets are handled by, compiled: to be swapped to at once."""
+
+    view: View
+    hops: HopTable
+    next_hops: NextHops
+
+
 class State:
     """
     The state of one data path.
@@ -66,28 +74,30 @@ class State:
         self.view = View(Snapshot(generation=0, seed=0, interfaces=(), services=(), servers=()))
         self.hops = HopTable(self.view, self.next_hops)
         self.now_ns = 0
+        # More flows are due than the last call removed.
+        self.is_behind = False
         self.out: list[Output] = []
         # What rule 15 made between two ticks.
         self.pending: list[Output] = []
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Swap to a new snapshot."""
-        self.view = View(snapshot)
-        self.hops = HopTable(self.view, self.next_hops)
+    @staticmethod
+    def prepare(snapshot: Snapshot, next_hops: NextHops) -> Prepared:
+        """Compile a snapshot and next hops, which takes its time and changes nothing."""
+        view = View(snapshot)
+        return Prepared(view, HopTable(view, next_hops), next_hops)
 
-    def set_next_hops(self, next_hops: NextHops) -> None:
-        """Swap routes and neighbours."""
-        self.next_hops = next_hops
-        self.hops = HopTable(self.view, next_hops)
+    def swap(self, prepared: Prepared) -> None:
+        """Swap to what was compiled."""
+        self.view, self.hops, self.next_hops = prepared
 
     def begin(self, now_ns: int) -> None:
         """Begin a call at an instant, with nothing sent yet."""
         self.now_ns = now_ns
         self.out = []
 
-    def expire(self) -> None:
-        """Forget what is too old: flows, then fragments, then packets that waited for a neighbour (rule 2)."""
-        self.table.expire(self.view.snapshot.timeouts, self.now_ns)
+    def expire(self, limit: int) -> None:
+        """Forget what is too old: `limit` flows at most, fragments, packets that wait for a neighbour (rule 2)."""
+        self.is_behind = self.table.expire(self.view.snapshot.timeouts, self.now_ns, limit)
         self.counters.verdict("drop", "fragment_timeout", self.fragments.expire(self.now_ns))
         self.counters.verdict("drop", "neighbour_timeout", self.waiting.expire(self.now_ns))
 

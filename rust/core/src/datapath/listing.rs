@@ -1,9 +1,20 @@
-//! The flow table for people, a page at a time: what `lb flows` shows.
+//! The flow table for people, a page at a time: what `lb flows` shows; and the flows of one server, to be reset.
 //!
-//! One walk over memory, and only the page is sorted: the packets wait for as long as this takes.
+//! Packets do not wait for it: the table is looked at in slices of a fixed number of places, with packets in between. Gathering, sorting and choosing a page
+//! is left to the thread that asked. A flow stays in its place as long as it lives, so one that is there all the while is found exactly once; those that come
+//! or go meanwhile may be found or not.
 
 use super::{DataPath, FlowInfo, flow_info};
 use crate::flow::tcp::State;
+use crate::flow::{Key, Side};
+use crate::pipeline::{Found, Walk};
+
+/// Places of the table that one slice looks at: 128 KiB, read in order.
+const PLACES: u32 = 2048;
+/// Rows that one slice makes: each is read at random.
+const ROWS: usize = 128;
+/// Flows that one slice resets. Each is removed, and up to four frames are made and sent for it.
+const RESETS: usize = 16;
 
 /// Which flows to list: those of a client, of some servers, in a state; `None`: any. Of these, `limit` from `offset` on.
 #[derive(Clone, Debug)]
@@ -20,45 +31,241 @@ pub struct FlowQuery {
     pub limit: usize,
 }
 
+/// A flow that was found, in the order of lists: by client, client port, service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Listed {
+    client: u128,
+    client_port: u16,
+    service: u32,
+    /// Of its entry.
+    number: u32,
+}
+
+impl Listed {
+    fn key(&self) -> Key {
+        Key {
+            client: self.client,
+            client_port: self.client_port,
+            side: Side::Service(self.service),
+        }
+    }
+}
+
+/// A search under way.
+pub struct FlowSearch {
+    query: FlowQuery,
+    /// A mark per server id.
+    marks: Option<Vec<bool>>,
+    now_ns: u64,
+    place: u32,
+    total: usize,
+    found: Vec<Listed>,
+}
+
+impl FlowSearch {
+    /// Begin one, as of an instant.
+    #[must_use]
+    pub fn new(query: FlowQuery, now_ns: u64) -> Self {
+        let mut search = Self {
+            marks: query.servers.as_ref().map(|ids| marked(ids)),
+            query,
+            now_ns,
+            place: 0,
+            total: 0,
+            found: Vec::new(),
+        };
+        search.settle();
+        search
+    }
+
+    /// Look at the next slice of the table. Says whether it was the last one.
+    pub fn look(&mut self, path: &DataPath) -> bool {
+        let table = &path.state.table;
+        let places = self.place..self.place.saturating_add(PLACES);
+        self.place = places.end;
+        let (numbers, end) = table.numbers_in(places);
+        for number in numbers {
+            if self.fits(path, number) {
+                let entry = table.entry(number);
+                self.total += 1;
+                self.found.push(Listed {
+                    client: entry.client(),
+                    client_port: entry.client_port,
+                    service: entry.service,
+                    number,
+                });
+            }
+        }
+        self.place >= end
+    }
+
+    fn fits(&self, path: &DataPath, number: u32) -> bool {
+        let (entry, query) = (path.state.table.entry(number), &self.query);
+        let is_marked = |marks: &Vec<bool>| marks.get(entry.server as usize) == Some(&true);
+        query.client.is_none_or(|client| entry.client() == client)
+            && query.state.is_none_or(|state| entry.state() == state)
+            && self.marks.as_ref().is_none_or(is_marked)
+            && path.is_living(number, self.now_ns)
+    }
+
+    /// Between two slices, where no packet waits: forget what is beyond the page, and have memory for the next slice.
+    pub fn settle(&mut self) {
+        let wanted = self.wanted();
+        if self.found.len() > wanted.saturating_mul(2) {
+            self.found.select_nth_unstable(wanted);
+            self.found.truncate(wanted);
+        }
+        self.found.reserve(PLACES as usize);
+    }
+
+    /// Flows up to the end of the page.
+    fn wanted(&self) -> usize {
+        self.query.offset.saturating_add(self.query.limit)
+    }
+
+    /// The page, once the last slice was looked at, and how many flows fit the query.
+    #[must_use]
+    pub fn page(mut self) -> (usize, FlowPage) {
+        self.found.sort_unstable();
+        let until = self.wanted().min(self.found.len());
+        let listed = self.found[self.query.offset.min(until)..until].to_vec();
+        let page = FlowPage {
+            rows: Vec::with_capacity(listed.len()),
+            listed,
+            next: 0,
+            now_ns: self.now_ns,
+        };
+        (self.total, page)
+    }
+}
+
+/// A page of flows, whose rows are read bit by bit.
+pub struct FlowPage {
+    listed: Vec<Listed>,
+    next: usize,
+    now_ns: u64,
+    rows: Vec<FlowInfo>,
+}
+
+impl FlowPage {
+    /// Read some of its rows, of flows that are there still. Says whether these were the last ones.
+    pub fn read(&mut self, path: &DataPath) -> bool {
+        let table = &path.state.table;
+        let end = (self.next + ROWS).min(self.listed.len());
+        for listed in &self.listed[self.next..end] {
+            let (number, now_ns) = (listed.number, self.now_ns);
+            if table.holds(number, &listed.key()) && path.is_living(number, now_ns) {
+                self.rows.push(flow_info(table, number, now_ns));
+            }
+        }
+        self.next = end;
+        end == self.listed.len()
+    }
+
+    /// The rows that were read.
+    #[must_use]
+    pub fn into_rows(self) -> Vec<FlowInfo> {
+        self.rows
+    }
+}
+
+/// The flows of a server that are being reset (rule 15).
+pub struct ServerReset {
+    server: u32,
+    page: FlowPage,
+    removed: usize,
+}
+
+impl ServerReset {
+    /// What finds the flows of a server: its page goes to [`Self::new`].
+    #[must_use]
+    pub fn search(server: u32, limit: usize, now_ns: u64) -> FlowSearch {
+        let query = FlowQuery {
+            client: None,
+            servers: Some(vec![server]),
+            state: None,
+            offset: 0,
+            limit,
+        };
+        FlowSearch::new(query, now_ns)
+    }
+
+    /// Reset the flows of a page, all of them of this server.
+    #[must_use]
+    pub fn new(server: u32, page: FlowPage) -> Self {
+        Self {
+            server,
+            page,
+            removed: 0,
+        }
+    }
+
+    /// Reset some more of the flows, those that are there still; both ends of each learn at the next tick. Says whether these were the last ones.
+    pub fn reset(&mut self, path: &mut DataPath) -> bool {
+        let FlowPage {
+            listed,
+            next,
+            now_ns,
+            ..
+        } = &mut self.page;
+        let end = (*next + RESETS).min(listed.len());
+        for listed in &listed[*next..end] {
+            if path.state.table.holds(listed.number, &listed.key()) {
+                self.removed += usize::from(path.reset_flow(self.server, listed.number, *now_ns));
+            }
+        }
+        *next = end;
+        end == listed.len()
+    }
+
+    /// How many were removed.
+    #[must_use]
+    pub fn removed(&self) -> usize {
+        self.removed
+    }
+}
+
 impl DataPath {
-    /// How many unexpired entries fit a query, and its page of them, sorted by (client, client port, service), addresses compared as 16 bytes.
+    /// How many unexpired entries fit a query, and its page of them, sorted by (client, client port, service), addresses compared as 16 bytes. All at once:
+    /// where packets wait, go through [`FlowSearch`] and [`FlowPage`] in slices.
     #[must_use]
     pub fn find_flows(&self, query: &FlowQuery, now_ns: u64) -> (usize, Vec<FlowInfo>) {
-        let table = &self.state.table;
-        let servers = query.servers.as_ref().map(|ids| marked(ids));
-        let fits = |&number: &u32| {
-            let entry = table.entry(number);
-            query.client.is_none_or(|client| entry.client() == client)
-                && query.state.is_none_or(|state| entry.state() == state)
-                && servers.as_ref().is_none_or(|marks| {
-                    marks
-                        .get(entry.server as usize)
-                        .is_some_and(|&marked| marked)
-                })
-                && self.is_living(number, now_ns)
-        };
-        let key = |&number: &u32| {
-            let entry = table.entry(number);
-            (entry.client(), entry.client_port, entry.service)
-        };
-        let mut numbers: Vec<u32> = table.numbers_in_place().filter(fits).collect();
-        let total = numbers.len();
-        let first = query.offset.min(total);
-        let end = first.saturating_add(query.limit).min(total);
-        if end < total {
-            numbers.select_nth_unstable_by_key(end, key);
-            numbers.truncate(end);
+        let mut search = FlowSearch::new(query.clone(), now_ns);
+        while !search.look(self) {
+            search.settle();
         }
-        if first > 0 && first < end {
-            numbers.select_nth_unstable_by_key(first, key);
+        let (total, mut page) = search.page();
+        while !page.read(self) {}
+        (total, page.into_rows())
+    }
+
+    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15). Returns how many. All at once: where packets wait,
+    /// go through [`ServerReset`] in slices.
+    pub fn reset_flows(&mut self, server: u32, limit: usize, now_ns: u64) -> usize {
+        let mut search = ServerReset::search(server, limit, now_ns);
+        while !search.look(self) {
+            search.settle();
         }
-        let page = &mut numbers[first..];
-        page.sort_unstable_by_key(key);
-        let rows = page
-            .iter()
-            .map(|&number| flow_info(table, number, now_ns))
-            .collect();
-        (total, rows)
+        let mut reset = ServerReset::new(server, search.page().1);
+        while !reset.reset(self) {}
+        reset.removed()
+    }
+
+    fn reset_flow(&mut self, server: u32, number: u32, now_ns: u64) -> bool {
+        let Self {
+            world,
+            state,
+            pending,
+            ..
+        } = self;
+        let mut walk = Walk {
+            world,
+            state,
+            extra: pending,
+            now: now_ns,
+            found: Found::default(),
+        };
+        walk.reset_flow(server, number)
     }
 }
 

@@ -4,6 +4,8 @@
 //! Nothing in it is a pointer, so it can be dumped, inspected and taken over by a successor. Today it is anonymous memory; one backed by a `memfd` can
 //! take its place in [`crate::io::memory`] without the table noticing.
 
+use std::ops::Range;
+
 use crate::datapath::DataPathError;
 use crate::io::memory::Memory;
 
@@ -37,10 +39,10 @@ impl Area {
             .map_err(|source| DataPathError::Memory { bytes, source })
     }
 
-    /// Bytes of it that the process has by now; 0 when the kernel does not tell.
+    /// Bytes of some of its lines that the process has by now; 0 when the kernel does not tell. The first line begins a page.
     #[must_use]
-    pub fn resident_bytes(&self) -> u64 {
-        self.0.resident_bytes().unwrap_or(0)
+    pub fn resident_bytes(&self, lines: Range<usize>) -> u64 {
+        self.0.resident_bytes(lines).unwrap_or(0)
     }
 
     /// All lines.

@@ -43,14 +43,29 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Keep up to `most` ends between two calls of [`Self::take`], in a table of `capacity` flows. 0: none, and forget what was kept.
-    pub fn keep(&mut self, most: usize, capacity: usize) {
-        self.most = most;
+    /// What a table of `capacity` flows needs for keeping when they began.
+    #[must_use]
+    pub fn room(capacity: usize) -> Vec<u64> {
+        vec![UNKNOWN; capacity]
+    }
+
+    /// Keep up to `most` ends between two calls of [`Self::take`], in a table that `room` was made for. 0: none, and forget what was kept. Returns what is not
+    /// needed any more: giving gigabytes back is left to the caller.
+    #[must_use]
+    pub fn keep(&mut self, most: usize, room: Vec<u64>) -> Self {
+        let unused = Self {
+            began: room,
+            ..Self::default()
+        };
         if most == 0 {
-            *self = Self::default();
-        } else if self.began.is_empty() {
-            self.began = vec![UNKNOWN; capacity];
+            return std::mem::take(self);
         }
+        self.most = most;
+        if !self.began.is_empty() {
+            return unused;
+        }
+        self.began = unused.began;
+        Self::default()
     }
 
     /// Note that a flow began.

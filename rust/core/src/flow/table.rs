@@ -10,6 +10,8 @@
 //! stand nearer to its home instead of leaving tombstones, so lookups never slow down with age. Lists: an entry moves to its list's tail at most once per
 //! second; so a list is ordered by `linked`, and roughly by `last_seen`, at the cost of almost no writes per packet.
 
+use std::ops::Range;
+
 use super::area::{Area, Line};
 use super::measure::Phase;
 use super::tcp::{Side as TcpSide, State};
@@ -30,6 +32,9 @@ const MAC_BITS: u32 = 48;
 pub type LastHop = (MacNumber, u32);
 /// An entry moves within its list at most this often.
 const RELINK_NS: u64 = 1_000_000_000;
+
+/// Cache lines of its memory that are asked about at once: 32 MiB, at a byte per page.
+const MEMORY_PART: usize = 1 << 19;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"flowlb\0t");
 const VERSION: u32 = 4;
@@ -600,11 +605,14 @@ impl Table {
         self.area.populate()
     }
 
-    /// Bytes that its flows may take, everything included, and those of them that the process has by now.
+    /// Bytes of it that are promised, everything included, and of these resident by now: of the lines from `from` on that one call can ask about, and where the
+    /// next call has to begin.
     #[must_use]
-    pub fn memory(&self) -> (u64, u64) {
-        let promised = size_of_val(self.area.lines()) as u64;
-        (promised, self.area.resident_bytes())
+    pub fn memory_part(&self, from: usize) -> ((u64, u64), Option<usize>) {
+        let until = (from + MEMORY_PART).min(self.area.lines().len());
+        let promised = ((until - from) * size_of::<Line>()) as u64;
+        let next = (until < self.area.lines().len()).then_some(until);
+        ((promised, self.area.resident_bytes(from..until)), next)
     }
 
     /// Note the generation of the snapshot that ids belong to from now on, and that timeouts may have changed.
@@ -839,10 +847,13 @@ impl Table {
         self.due = due;
     }
 
-    /// The numbers of all entries in order of their place: one walk over memory, which is far faster than along the lists.
-    pub fn numbers_in_place(&self) -> impl Iterator<Item = u32> {
+    /// The numbers of the entries in some places, in their order; and the place after the last one of the table.
+    pub fn numbers_in(&self, places: Range<u32>) -> (impl Iterator<Item = u32>, u32) {
+        let end = self.header().touched;
         // A removed entry has port 0, which no flow has.
-        (0..self.header().touched).filter(|&number| self.entry(number).client_port != 0)
+        let numbers = (places.start..places.end.min(end))
+            .filter(|&number| self.entry(number).client_port != 0);
+        (numbers, end)
     }
 
     /// The numbers of all entries, in no useful order.

@@ -18,8 +18,8 @@ use super::sys;
 pub const CHUNK_LEN: usize = 2048;
 /// Frames on their way at most. On a veth each is done before the call returns.
 const CHUNKS: u32 = 512;
-/// How often a call may take nothing, or a part, before the rest is left to the next one. The kernel takes 32 at once.
-const TRIES: usize = 64;
+/// How often in a row a call may take nothing before the rest is left to the next one.
+const TRIES: usize = 2;
 
 /// How long to wait for a queue that is being freed, and how often.
 const BIND_WAIT: Duration = Duration::from_millis(10);
@@ -191,15 +191,24 @@ impl Sender {
         count as usize
     }
 
-    /// Let the kernel send up to entry `last`. What it does not take now (the interface is down, the driver's queue full) leaves with the next ones.
+    /// Let the kernel send up to entry `last`, 32 frames per call. What it does not take now (the interface is down, the driver's queue full) leaves with the next
+    /// ones, or when [`Self::resume`] is called: nothing is waited for.
     fn kick(&self, last: u32) {
-        for _ in 0..TRIES {
-            if self.to_send.consumer().load(Ordering::Acquire) == last {
-                break;
-            }
+        let mut before = self.to_send.consumer().load(Ordering::Acquire);
+        let mut left = TRIES;
+        while before != last && left > 0 {
             // An error is about a frame or the moment; whether frames left shows in the ring.
             let _ = sys::kick(self.fd);
+            let now = self.to_send.consumer().load(Ordering::Acquire);
+            left = if now == before { left - 1 } else { TRIES };
+            before = now;
         }
+    }
+
+    /// Have frames sent that the driver did not take when they came.
+    pub fn resume(&mut self) {
+        self.kick(self.to_send.producer().load(Ordering::Relaxed));
+        self.take_back();
     }
 
     /// Take back the chunks of frames that are done.

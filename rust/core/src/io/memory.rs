@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "mmap(2), madvise(2), mincore(2)")]
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::{fs, io};
 
@@ -88,7 +89,7 @@ impl Memory {
     /// `OutOfMemory` when the system says that there is less; else as madvise(2).
     pub fn populate(&mut self) -> io::Result<()> {
         let bytes = size_of_val(self.lines());
-        let missing = (bytes as u64).saturating_sub(self.resident_bytes()?);
+        let missing = (bytes as u64).saturating_sub(self.resident_bytes(0..self.lines)?);
         if let Some(available) = available_bytes().filter(|&available| available < missing) {
             let text = format!("{available} bytes are available");
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, text));
@@ -114,16 +115,25 @@ impl Memory {
         Ok(())
     }
 
-    /// Bytes of it that have a page by now.
+    /// Bytes of some of its lines that have a page by now.
     ///
     /// # Errors
-    /// As mincore(2).
-    pub fn resident_bytes(&self) -> io::Result<u64> {
-        let bytes = size_of_val(self.lines());
+    /// As mincore(2): `InvalidInput` unless the first line begins a page.
+    ///
+    /// # Panics
+    /// There are fewer lines.
+    pub fn resident_bytes(&self, lines: Range<usize>) -> io::Result<u64> {
+        let lines = &self.lines()[lines];
+        let bytes = size_of_val(lines);
         let mut pages = vec![0u8; bytes.div_ceil(PAGE_BYTES)];
-        // SAFETY: the range is mapped, and `pages` has a byte for each of its pages.
-        let result =
-            unsafe { libc::mincore(self.start.as_ptr().cast(), bytes, pages.as_mut_ptr().cast()) };
+        // SAFETY: the range is mapped, and `pages` has a byte for each of its pages. Nothing is written there.
+        let result = unsafe {
+            libc::mincore(
+                lines.as_ptr().cast_mut().cast(),
+                bytes,
+                pages.as_mut_ptr().cast(),
+            )
+        };
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -196,10 +206,12 @@ mod tests {
         let lines = (HUGE_BYTES + 3 * PAGE_BYTES) / size_of::<Line>();
         let mut memory = Memory::new(lines).unwrap();
         memory.lines_mut()[lines - 1].0[0] = 7;
-        assert!(memory.resident_bytes().unwrap() < size_of_val(memory.lines()) as u64);
+        assert!(
+            memory.resident_bytes(0..memory.lines).unwrap() < size_of_val(memory.lines()) as u64
+        );
         memory.populate().unwrap();
         let bytes = size_of_val(memory.lines()) as u64;
-        assert_eq!(memory.resident_bytes().unwrap(), bytes);
+        assert_eq!(memory.resident_bytes(0..memory.lines).unwrap(), bytes);
         assert_eq!(memory.lines()[lines - 1].0[0], 7);
     }
 
@@ -210,7 +222,7 @@ mod tests {
         let mut memory = Memory::new(lines).unwrap();
         let error = memory.populate().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
-        assert_eq!(memory.resident_bytes().unwrap(), 0);
+        assert_eq!(memory.resident_bytes(0..memory.lines).unwrap(), 0);
     }
 
     #[test]

@@ -14,12 +14,13 @@ mod mapping;
 pub mod memory;
 pub mod packet_socket;
 pub mod patience;
+pub mod pauses;
 pub mod prefetch;
 mod ring;
 mod sys;
 pub mod worker;
 
-pub use packet_socket::{IoCounters, IoReport};
+pub use packet_socket::{IoCounters, IoReport, LoopReport};
 pub use patience::Poll;
 pub use sys::{require_open, require_socket};
 pub use worker::{LoopError, Worker};

@@ -4,6 +4,7 @@
 //! order, and refers to those buffers: it is flushed before they are used again. No error stops the loop unless the socket itself is unusable:
 //! what is lost is counted.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::os::fd::RawFd;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::direct::{self, Sender};
 use super::header::{self, OFFLOAD_HEADER_LEN, VLAN_TAG_LEN};
+use super::pauses::{Histogram, HistogramReport};
 use super::ring::{Ring, Slot};
 use super::sys::{self, MAX_MESSAGES, RxBuffer};
 use crate::datapath::{Frame, Offload, Output, Sent};
@@ -20,9 +22,10 @@ const MAX_FRAME_LEN: usize = 14 + 4 + 65535;
 /// Frames per batch. Bulk transfers over veth ran equally fast with 8 to 64 (within the noise of the measurement): this is enough to make the
 /// system calls cheap for small frames, and keeps the buffers at 2 MiB.
 pub const BATCH: usize = MAX_MESSAGES;
-/// How long a flush waits for a full socket, each time and how often.
-const SEND_WAIT_MS: i32 = 2;
-const SEND_WAITS: usize = 3;
+/// What may wait for a full socket, per interface, beside what its buffer and the interface's queue hold (4 MiB and more): enough for what comes until the loop
+/// tries again, little enough to be copied while other interfaces wait. A router drops what comes beyond.
+const BACKLOG_FRAMES: usize = 1024;
+const BACKLOG_BYTES: usize = 1 << 20;
 
 /// What went wrong between the wire and the data path. Written by the loop, read by anyone.
 #[derive(Debug, Default)]
@@ -32,9 +35,22 @@ pub struct IoCounters {
     rx_dropped: AtomicU64,
     tx_dropped: AtomicU64,
     tx_errors: AtomicU64,
+    /// How long the loop looked away from its sockets, whatever the cause.
+    pub(super) pauses: Histogram,
+    /// The part of that in which it carried out commands of the control side, of the rounds that had any.
+    pub(super) control: Histogram,
 }
 
-/// [`IoCounters`] at one instant.
+/// How long the loop looked away from its sockets, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoopReport {
+    /// Each round.
+    pub pauses: HistogramReport,
+    /// Commands of the control side, per round that had any.
+    pub control: HistogramReport,
+}
+
+/// What went wrong, of [`IoCounters`], at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoReport {
     /// Frames larger than the buffer: not forwarded.
@@ -43,7 +59,7 @@ pub struct IoReport {
     pub rx_errors: u64,
     /// Frames that found no room before they were read, as far as the loop asked the kernel for them.
     pub rx_dropped: u64,
-    /// Frames given up because the way out stayed full.
+    /// Frames for which the way out had no room: the interface's queue, or the socket and what may wait for it.
     pub tx_dropped: u64,
     /// Frames that the kernel refused.
     pub tx_errors: u64,
@@ -59,6 +75,15 @@ impl IoCounters {
             rx_dropped: self.rx_dropped.load(Ordering::Relaxed),
             tx_dropped: self.tx_dropped.load(Ordering::Relaxed),
             tx_errors: self.tx_errors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Read how long the loop looked away.
+    #[must_use]
+    pub fn loop_report(&self) -> LoopReport {
+        LoopReport {
+            pauses: self.pauses.report(),
+            control: self.control.report(),
         }
     }
 }
@@ -101,8 +126,11 @@ impl Port {
         self.ring.as_ref().is_none_or(Ring::is_ready)
     }
 
-    /// Give the ring up when it has stopped: frames come by system calls from now on. To be called now and then.
+    /// Give the ring up when it has stopped: frames come by system calls from now on. Have frames sent that the driver did not take. To be called now and then.
     pub fn watch(&mut self, counters: &IoCounters) {
+        if let Some(sender) = &mut self.direct {
+            sender.resume();
+        }
         let Some(ring) = &mut self.ring else { return };
         let (drops, has_stopped) = ring.watch();
         counters.rx_dropped.fetch_add(drops, Ordering::Relaxed);
@@ -380,12 +408,45 @@ impl Pending {
     }
 }
 
+/// Messages that wait for a socket which is full, in order.
+#[derive(Debug, Default)]
+struct Backlog {
+    messages: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Backlog {
+    /// Keep a message, or count it as dropped when there is no room.
+    fn push(&mut self, (header, frame): (&[u8], &[u8]), counters: &IoCounters) {
+        let bytes = self.bytes + header.len() + frame.len();
+        if self.messages.len() >= BACKLOG_FRAMES || bytes > BACKLOG_BYTES {
+            return add_one(&counters.tx_dropped);
+        }
+        self.bytes = bytes;
+        self.messages.push_back([header, frame].concat());
+    }
+
+    /// Send from its front, for one system call at most, but for frames that are refused. Says whether it is empty.
+    fn drain(&mut self, fd: RawFd, counters: &IoCounters) -> bool {
+        let (first, _) = self.messages.as_slices();
+        let chunk = &first[..first.len().min(MAX_MESSAGES)];
+        let done = send_all(fd, chunk, |message| (&message[..], &[][..]), counters);
+        for message in self.messages.drain(..done) {
+            self.bytes -= message.len();
+        }
+        self.messages.is_empty()
+    }
+}
+
 /// What is to be sent, per interface, in the order in which the data path gave it.
 pub struct Outbox {
     /// Frames of their own: the data path appends here.
     pub extra: Vec<Output>,
     collected: usize,
     queues: Vec<Vec<Pending>>,
+    backlogs: Vec<Backlog>,
+    /// Whether any backlog holds a message.
+    has_backlog: bool,
 }
 
 impl Outbox {
@@ -396,7 +457,33 @@ impl Outbox {
             extra: Vec::new(),
             collected: 0,
             queues: vec![Vec::with_capacity(BATCH); interfaces],
+            backlogs: std::iter::repeat_with(Backlog::default)
+                .take(interfaces)
+                .collect(),
+            has_backlog: false,
         }
+    }
+
+    /// Whether frames wait for a full socket.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        self.has_backlog
+    }
+
+    /// Whether frames wait for the socket of an interface.
+    #[must_use]
+    pub fn is_blocked(&self, interface: usize) -> bool {
+        let backlog = self.backlogs.get(interface);
+        backlog.is_some_and(|backlog| !backlog.messages.is_empty())
+    }
+
+    /// Send what waits, of each interface some. Nothing is waited for.
+    pub fn drain(&mut self, ports: &[Port], counters: &IoCounters) {
+        let mut has_backlog = false;
+        for (backlog, port) in self.backlogs.iter_mut().zip(ports) {
+            has_backlog |= !backlog.messages.is_empty() && !backlog.drain(port.fd, counters);
+        }
+        self.has_backlog = has_backlog;
     }
 
     /// Queue what one call of the data path gave: the frame that came in, then those it appended to `extra`.
@@ -439,7 +526,7 @@ impl Outbox {
         }
     }
 
-    /// Send everything that is queued and forget it. `batch` is the one that was collected from, of the port at `source`.
+    /// Send everything that is queued, or keep it for a socket that is full, and forget it. Nothing is waited for (behaviour 40). `batch` is the one that was collected from, of the port at `source`.
     pub fn flush(
         &mut self,
         batch: &mut Batch,
@@ -460,10 +547,17 @@ impl Outbox {
             let (fd, mut direct) = (port.fd, port.direct.take());
             let source = &ports[source];
             let pieces = |pending| pieces(pending, batch, source, &self.extra);
-            match &mut direct {
+            let backlog = &mut self.backlogs[interface];
+            let done = match &mut direct {
+                // Behind those that wait, in order.
+                _ if !backlog.messages.is_empty() => 0,
                 Some(sender) => send_directly(sender, fd, queue, pieces, counters),
                 None => send_all(fd, queue, pieces, counters),
+            };
+            for pending in &queue[done..] {
+                backlog.push(pieces(pending), counters);
             }
+            self.has_backlog |= done < queue.len();
             ports[interface].direct = direct;
         }
         self.queues.iter_mut().for_each(Vec::clear);
@@ -485,77 +579,71 @@ fn pieces<'a>(
     }
 }
 
-/// Send a queue in order: frames with nothing left to do straight to the driver, as far as there is room, the others through the packet socket.
+/// Send a queue in order: frames with nothing left to do straight to the driver, as far as there is room, the others through the packet socket. Returns how
+/// many are done with; the socket is full at the next one.
 fn send_directly<'a>(
     sender: &mut Sender,
     fd: RawFd,
     queue: &'a [Pending],
     pieces: impl Fn(&'a Pending) -> (&'a [u8], &'a [u8]),
     counters: &IoCounters,
-) {
-    let mut left = queue;
-    while !left.is_empty() {
+) -> usize {
+    let mut done = 0;
+    while done < queue.len() {
+        let left = &queue[done..];
         let direct = left.iter().take_while(|pending| pending.is_finished());
         let frames = direct.map(|pending| match pieces(pending) {
             (message, []) => &message[OFFLOAD_HEADER_LEN..],
             (_, frame) => frame,
         });
         let sent = sender.send(frames.take_while(|frame| frame.len() <= direct::CHUNK_LEN));
-        left = &left[sent..];
+        done += sent;
+        let left = &left[sent..];
         // At least one: what was not sent now has no room there, whatever it is.
         let others = left.iter().skip(1);
         let count = others.take_while(|pending| !pending.is_finished()).count() + 1;
-        let (through_socket, rest) = left.split_at(count.min(left.len()));
-        send_all(fd, through_socket, &pieces, counters);
-        left = rest;
+        let through_socket = &left[..count.min(left.len())];
+        let sent = send_all(fd, through_socket, &pieces, counters);
+        done += sent;
+        if sent < through_socket.len() {
+            break;
+        }
     }
+    done
 }
 
-/// Send a queue in order. A frame that the kernel refuses is skipped; one for which there is no room within the waits of this call is dropped, as
-/// a full queue does it to any router.
-fn send_all<'a>(
+/// Send a queue in order, without waiting. Returns how many are done with; the socket is full at the next one. A frame that the kernel refuses is skipped; one
+/// that finds the interface's queue full is dropped there, as it is for any router.
+fn send_all<'a, T>(
     fd: RawFd,
-    queue: &'a [Pending],
-    pieces: impl Fn(&'a Pending) -> (&'a [u8], &'a [u8]),
+    queue: &'a [T],
+    pieces: impl Fn(&'a T) -> (&'a [u8], &'a [u8]),
     counters: &IoCounters,
-) {
-    let mut waits_left = SEND_WAITS;
-    let mut next = 0;
-    while next < queue.len() {
-        let chunk = &queue[next..queue.len().min(next + MAX_MESSAGES)];
+) -> usize {
+    let mut done = 0;
+    while done < queue.len() {
+        let chunk = &queue[done..queue.len().min(done + MAX_MESSAGES)];
         let error = match sys::send(fd, chunk.iter().map(&pieces)) {
             Ok(count) => {
-                next += count;
+                done += count;
                 continue;
             }
             Err(error) => error,
         };
         match error.raw_os_error() {
             Some(libc::EINTR) => {}
-            Some(libc::EAGAIN | libc::ENOBUFS) if waits_left > 0 => {
-                waits_left -= 1;
-                wait_writable(fd);
-            }
-            Some(libc::EAGAIN | libc::ENOBUFS) => {
+            Some(libc::EAGAIN) => break,
+            Some(libc::ENOBUFS) => {
                 add_one(&counters.tx_dropped);
-                next += 1;
+                done += 1;
             }
             _ => {
                 add_one(&counters.tx_errors);
-                next += 1;
+                done += 1;
             }
         }
     }
-}
-
-fn wait_writable(fd: RawFd) {
-    let mut fds = [libc::pollfd {
-        fd,
-        events: libc::POLLOUT,
-        revents: 0,
-    }];
-    // A failed wait only means that the next attempt comes at once.
-    let _ = sys::poll(&mut fds, SEND_WAIT_MS);
+    done
 }
 
 #[cfg(test)]
@@ -766,28 +854,70 @@ mod tests {
         );
     }
 
+    /// behaviour 40: what finds the socket full waits, in order, while another interface sends; nothing is lost or overtaken.
     #[test]
-    fn outbox_way_out_that_stays_full_drops_and_counts_each_frame() {
-        let (out, seen) = pair();
-        out.set_nonblocking(true).unwrap();
+    fn outbox_full_way_out_keeps_frames_in_order_and_holds_up_no_other() {
+        let ((full, seen_late), (free, seen)) = (pair(), pair());
+        full.set_nonblocking(true).unwrap();
         let mut filled = 0;
-        while out.send(b"filler").is_ok() {
+        while full.send(b"filler").is_ok() {
             filled += 1;
         }
         let counters = IoCounters::default();
-        let mut outbox = Outbox::new(1);
-        outbox.extra.extend((0..100).map(|_| output(0, b"frame")));
-        outbox.collect_extra(&counters);
-        let mut ports = [Port::new(out.as_raw_fd())];
-        outbox.flush(&mut Batch::new(), 0, &mut ports, &counters);
-        assert_eq!(drain(&seen).len(), filled);
-        assert_eq!(
-            counters.report(),
-            IoReport {
-                tx_dropped: 100,
-                ..IoReport::default()
+        let mut outbox = Outbox::new(2);
+        let mut ports = [&full, &free].map(|socket| Port::new(socket.as_raw_fd()));
+        for round in 0..3 {
+            let frames = (0..100).map(|number| output(0, &[b'a', round, number]));
+            outbox.extra.extend(frames);
+            outbox.extra.push(output(1, b"other"));
+            outbox.collect_extra(&counters);
+            outbox.flush(&mut Batch::new(), 0, &mut ports, &counters);
+        }
+        let plain = |frame: &[u8]| message(Offload::default(), frame);
+        assert_eq!(drain(&seen), [(); 3].map(|()| plain(b"other")));
+        assert!(outbox.is_blocked(0) && !outbox.is_blocked(1));
+        let mut late = drain(&seen_late);
+        while outbox.has_backlog() {
+            outbox.drain(&ports, &counters);
+            late.extend(drain(&seen_late));
+        }
+        let expected = (0..3).flat_map(|round| (0..100).map(move |number| [b'a', round, number]));
+        let expected: Vec<_> = expected.map(|frame| plain(&frame)).collect();
+        assert_eq!(late[filled..], expected);
+        assert_eq!(counters.report(), IoReport::default());
+    }
+
+    /// behaviour 40: what waits is bounded, by frames and by bytes; the rest is dropped and counted.
+    #[test]
+    fn outbox_way_out_that_stays_full_drops_and_counts_what_is_beyond_the_backlog() {
+        for (len, kept) in [
+            (5, BACKLOG_FRAMES),
+            (60_000, BACKLOG_BYTES / (60_000 + OFFLOAD_HEADER_LEN)),
+        ] {
+            let (out, seen) = pair();
+            out.set_nonblocking(true).unwrap();
+            while out.send(b"filler").is_ok() {}
+            let counters = IoCounters::default();
+            let mut outbox = Outbox::new(1);
+            let mut ports = [Port::new(out.as_raw_fd())];
+            outbox
+                .extra
+                .extend((0..kept + 7).map(|_| output(0, &vec![7; len])));
+            outbox.collect_extra(&counters);
+            outbox.flush(&mut Batch::new(), 0, &mut ports, &counters);
+            drain(&seen);
+            let mut sent = 0;
+            while outbox.has_backlog() {
+                outbox.drain(&ports, &counters);
+                sent += drain(&seen).len();
             }
-        );
+            assert_eq!(sent, kept);
+            let expected = IoReport {
+                tx_dropped: 7,
+                ..IoReport::default()
+            };
+            assert_eq!(counters.report(), expected);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::thread::{self, JoinHandle, ThreadId};
 
 use libc::pollfd;
@@ -25,11 +25,17 @@ const TICK_NS: u64 = 100_000_000;
 /// The longest time without a look at whether a ring has stopped, while frames come.
 const WATCH_NS: u64 = 10_000_000;
 const POLL_MS: i32 = 10;
+const MILLISECOND_NS: u64 = 1_000_000;
 /// Without frames for so long there are fewer wake-ups.
 const IDLE_NS: u64 = 1_000_000_000;
 const IDLE_POLL_MS: i32 = 100;
+/// While frames wait for a full socket: the kernel tells that it has room only when it is half empty.
+const FULL_POLL_MS: i32 = 1;
 /// Between two looks: below a microsecond.
 const PAUSES: usize = 8;
+/// Commands are begun for so long between two looks at the sockets; those left have their turn after the next one. Each must be short by itself: what is long
+/// is asked for in parts by its caller.
+const COMMANDS_NS: u64 = 50_000;
 
 type Command = Box<dyn FnOnce(&mut DataPath) + Send>;
 
@@ -58,6 +64,14 @@ struct Shared {
     stop: AtomicBool,
 }
 
+/// What the queue gives the loop.
+enum NextCommand {
+    Run(Command),
+    None,
+    /// A caller has the queue just now.
+    Later,
+}
+
 /// Commands that wait for the end of a batch.
 #[derive(Default)]
 struct Queue {
@@ -70,6 +84,19 @@ impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // A queue is whole at any time: a panic elsewhere while it was locked takes nothing from that.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next command, when there is one and no caller is just leaving one: the loop never waits for a caller that was interrupted there.
+    fn try_next(&self) -> NextCommand {
+        let mut queue = match self.queue.try_lock() {
+            Ok(queue) => queue,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return NextCommand::Later,
+        };
+        queue
+            .commands
+            .pop_front()
+            .map_or(NextCommand::None, NextCommand::Run)
     }
 
     /// Wait until the loop has said how it ended.
@@ -233,6 +260,12 @@ struct PacketLoop {
     watched_ns: u64,
     patience: Patience,
     told_unresolved: bool,
+    /// When the sockets were looked at last, or a sleep ended.
+    looked_ns: u64,
+    /// Commands wait that there was no time for.
+    has_commands: bool,
+    /// More flows are due than one tick removes.
+    is_behind: bool,
 }
 
 impl PacketLoop {
@@ -262,6 +295,9 @@ impl PacketLoop {
             watched_ns: sys::monotonic_ns(),
             patience: Patience::new(poll),
             told_unresolved: false,
+            looked_ns: sys::monotonic_ns(),
+            has_commands: false,
+            is_behind: false,
         }
     }
 
@@ -305,32 +341,70 @@ impl PacketLoop {
     }
 
     fn forward(&mut self, datapath: &mut DataPath) -> io::Result<()> {
+        self.looked_ns = sys::monotonic_ns();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let count = self.forward_ready(datapath)?;
-            let asked = self.is_asked();
-            if asked {
-                self.carry_out(datapath);
+            if self.outbox.has_backlog() {
+                self.outbox.drain(&self.ports, &self.counters);
             }
-            let now_ns = sys::monotonic_ns();
+            let asked = self.is_asked() && self.run_commands(datapath);
+            let mut now_ns = sys::monotonic_ns();
             // A command may have made hops known: their packets need not wait for the next tick.
-            if asked || now_ns - self.ticked_ns >= TICK_NS {
+            let is_due = asked
+                || self.is_behind
+                || now_ns - self.ticked_ns >= TICK_NS
+                || datapath
+                    .answer_due_ns()
+                    .is_some_and(|due_ns| now_ns >= due_ns);
+            if is_due {
                 self.tick(datapath, now_ns);
             }
             self.tell_unresolved(datapath);
-            if now_ns - self.watched_ns >= WATCH_NS {
+            let watches = now_ns - self.watched_ns >= WATCH_NS;
+            if watches {
                 self.watch(now_ns);
             }
+            if is_due || watches {
+                now_ns = sys::monotonic_ns();
+            }
+            self.counters
+                .pauses
+                .record(now_ns.saturating_sub(self.looked_ns));
+            self.looked_ns = now_ns;
             if count > 0 {
                 self.patience.found(now_ns);
-            } else if self.patience.looks_on(now_ns) {
-                (0..PAUSES).for_each(|_| hint::spin_loop());
-                self.patience.paused(now_ns, sys::monotonic_ns());
-            } else {
-                let is_idle = self.patience.idle_ns(now_ns) > IDLE_NS;
-                let timeout_ms = if is_idle { IDLE_POLL_MS } else { POLL_MS };
-                sys::poll(&mut self.polls, timeout_ms)?;
+            } else if !self.has_commands && !self.is_behind {
+                self.rest(now_ns, datapath.answer_due_ns())?;
             }
         }
+        Ok(())
+    }
+
+    /// Nothing was found: look again in a moment, or sleep until something comes, or until a packet that waits for an answer is due.
+    fn rest(&mut self, now_ns: u64, due_ns: Option<u64>) -> io::Result<()> {
+        if self.patience.looks_on(now_ns) {
+            (0..PAUSES).for_each(|_| hint::spin_loop());
+            self.looked_ns = sys::monotonic_ns();
+            self.patience.paused(now_ns, self.looked_ns);
+            return Ok(());
+        }
+        let is_idle = self.patience.idle_ns(now_ns) > IDLE_NS;
+        let timeout_ms = match (self.outbox.has_backlog(), is_idle) {
+            (true, _) => FULL_POLL_MS,
+            (false, true) => IDLE_POLL_MS,
+            (false, false) => POLL_MS,
+        };
+        let timeout_ms = due_ns.map_or(timeout_ms, |due_ns| {
+            let left_ms = due_ns.saturating_sub(now_ns).div_ceil(MILLISECOND_NS);
+            timeout_ms.min(i32::try_from(left_ms).unwrap_or(i32::MAX))
+        });
+        for interface in 0..self.ports.len() {
+            let is_blocked = self.outbox.is_blocked(interface);
+            let writable = if is_blocked { libc::POLLOUT } else { 0 };
+            self.polls[interface].events = libc::POLLIN | writable;
+        }
+        sys::poll(&mut self.polls, timeout_ms)?;
+        self.looked_ns = sys::monotonic_ns();
         Ok(())
     }
 
@@ -338,7 +412,7 @@ impl PacketLoop {
     fn forward_ready(&mut self, datapath: &mut DataPath) -> io::Result<usize> {
         let mut count = 0;
         for interface in 0..self.ports.len() {
-            let told = std::mem::take(&mut self.polls[interface].revents) != 0;
+            let told = std::mem::take(&mut self.polls[interface].revents) & !libc::POLLOUT != 0;
             if told || self.ports[interface].may_be_ready() {
                 count += self.forward_batch(datapath, interface)?;
             }
@@ -351,7 +425,8 @@ impl PacketLoop {
             .polls
             .last_mut()
             .map(|wake| std::mem::take(&mut wake.revents));
-        self.shared.asked.swap(false, Ordering::Acquire) || told.is_some_and(|events| events != 0)
+        let told = told.is_some_and(|events| events != 0);
+        self.shared.asked.swap(false, Ordering::Acquire) || told || self.has_commands
     }
 
     /// One batch from one socket: a busy interface gets no more before the others had their turn.
@@ -383,15 +458,30 @@ impl PacketLoop {
         Ok(count)
     }
 
-    /// Carry out the commands that are queued now; those that come meanwhile wake the next round.
-    fn carry_out(&mut self, datapath: &mut DataPath) {
+    /// Carry out queued commands, for as long as [`COMMANDS_NS`] says; those that come meanwhile wake the next round. Says whether there were any.
+    fn run_commands(&mut self, datapath: &mut DataPath) -> bool {
         let mut count = [0; 8];
-        // Reading sets the eventfd to 0. It cannot fail: it was readable and nobody else reads it.
+        // Reading sets the eventfd to 0, or finds it so. Commands come before it is told, so none is missed.
         let _ = (&self.shared.wake).read(&mut count);
-        let commands = std::mem::take(&mut self.shared.queue().commands);
-        for command in commands {
-            command(datapath);
+        let began_ns = sys::monotonic_ns();
+        let mut now_ns = began_ns;
+        let mut has_run = false;
+        self.has_commands = loop {
+            if now_ns - began_ns >= COMMANDS_NS {
+                break true;
+            }
+            match self.shared.try_next() {
+                NextCommand::Run(command) => command(datapath),
+                NextCommand::None => break false,
+                NextCommand::Later => break true,
+            }
+            has_run = true;
+            now_ns = sys::monotonic_ns();
+        };
+        if has_run {
+            self.counters.control.record(now_ns - began_ns);
         }
+        has_run
     }
 
     /// See to it that no ring has stopped.
@@ -405,6 +495,7 @@ impl PacketLoop {
     fn tick(&mut self, datapath: &mut DataPath, now_ns: u64) {
         self.ticked_ns = now_ns;
         datapath.tick(now_ns, &mut self.outbox.extra);
+        self.is_behind = datapath.is_behind(now_ns);
         self.outbox.collect_extra(&self.counters);
         self.outbox
             .flush(&mut self.batch, 0, &mut self.ports, &self.counters);
@@ -632,6 +723,38 @@ mod tests {
                 .call(|datapath| datapath.flows(sys::monotonic_ns()).len()),
             Ok(1)
         );
+    }
+
+    /// behaviour 39: commands that are queued behind a long one wait for another look at the sockets.
+    #[test]
+    fn loop_commands_leave_room_for_frames_between_them() {
+        let scene = start();
+        let (go, wait) = mpsc::channel::<()>();
+        let (begun, has_begun) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                scene.worker.call(move |_| {
+                    begun.send(()).unwrap();
+                    wait.recv().unwrap();
+                    let until = sys::monotonic_ns() + COMMANDS_NS;
+                    while sys::monotonic_ns() < until {
+                        hint::spin_loop();
+                    }
+                })
+            });
+            has_begun.recv_timeout(DEADLINE).unwrap();
+            let second =
+                scope.spawn(|| scene.worker.call(|datapath| datapath.counters().rx_packets));
+            let deadline = sys::monotonic_ns() + DEADLINE.as_nanos() as u64;
+            while scene.worker.shared.queue().commands.is_empty() {
+                assert!(sys::monotonic_ns() < deadline);
+            }
+            send(&scene.wires[1], &request());
+            go.send(()).unwrap();
+            assert_eq!(second.join().unwrap(), Ok(1));
+        });
+        let control = scene.counters.loop_report().control;
+        assert!(control.max_ns >= COMMANDS_NS);
     }
 
     #[test]

@@ -8,14 +8,16 @@ use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet;
 use crate::world::World;
 
-/// Flows removed per call: bounds what one packet can cost.
-const MOST_FLOWS: usize = 64;
+/// Flows removed before a frame: a batch of frames must not take long when many are due. What is left the ticks remove.
+pub(crate) const PER_FRAME: usize = 4;
+/// Flows removed per tick: some tens of microseconds. A loop that is behind ticks again after its next look at the sockets.
+pub(crate) const PER_TICK: usize = 64;
 
-/// Remove what is over: flows, fragments, waiting packets.
+/// Remove what is over: flows, `most` at most, fragments, waiting packets.
 #[inline(always)]
-pub(crate) fn expire(world: &World, state: &mut State, now: u64) {
+pub(crate) fn expire(world: &World, state: &mut State, now: u64, most: usize) {
     if state.table.may_have_expired(now) {
-        expire_flows(world, state, now);
+        expire_flows(world, state, now, most);
     }
     if !state.fragments.is_empty() || !state.waiting.is_empty() {
         expire_held(state, now);
@@ -54,8 +56,8 @@ pub(crate) fn release(world: &World, state: &mut State, extra: &mut Vec<Output>)
     }
 }
 
-fn expire_flows(world: &World, state: &mut State, now: u64) {
-    let mut left = MOST_FLOWS;
+fn expire_flows(world: &World, state: &mut State, now: u64, most: usize) {
+    let mut left = most;
     let mut due = u64::MAX;
     for list in FlowState::ALL {
         let timeout = world.timeout(list);

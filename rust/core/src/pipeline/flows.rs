@@ -267,7 +267,15 @@ impl<'a> Walk<'a> {
             client_port: transport.source_port,
             service,
         };
-        match self.select(&newcomer) {
+        self.state.asking.begin(packet.meta.ip.fragment.is_none());
+        let selected = self.select(&newcomer);
+        if let Some(wait) = self.state.asking.take_wait() {
+            let (interface, offload) = (packet.meta.interface, packet.meta.offload);
+            let (asking, now) = (&mut self.state.asking, self.now);
+            asking.hold(wait, packet.frame, interface, offload, now);
+            return Err(Verdict::Hold(Reason::Ask));
+        }
+        match selected {
             Some(server) => self.place(packet, transport, &newcomer, server, stores),
             None if !stores => Err(self.no_flow(packet, transport, service)),
             None => Err(self.no_server(packet, transport, service)),
@@ -323,6 +331,7 @@ impl<'a> Walk<'a> {
             counters,
             random,
             rotation,
+            asking,
             ..
         } = &mut *self.state;
         let rotation = rotation.get_mut(newcomer.service as usize)?;
@@ -332,6 +341,7 @@ impl<'a> Walk<'a> {
             counters,
             random,
             rotation,
+            asking,
             service: newcomer.service,
             client,
         }

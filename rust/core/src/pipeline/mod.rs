@@ -14,7 +14,7 @@ pub(crate) mod read;
 mod reset;
 mod send;
 
-pub(crate) use expire::{expire, release};
+pub(crate) use expire::{PER_FRAME, PER_TICK, expire, release};
 pub(crate) use flows::is_expired;
 
 use crate::datapath::{Offload, Outcome, Output, Sent, State};
@@ -98,7 +98,23 @@ pub(crate) fn process(
     read: Stage<Content>,
 ) -> Outcome {
     walk.state.counters.received(frame.len());
-    expire(walk.world, walk.state, walk.now);
+    expire(walk.world, walk.state, walk.now, PER_FRAME);
+    act(walk, frame, meta, read)
+}
+
+/// Process a frame that waited, once it may go on: it was counted when it came in.
+#[inline(never)]
+pub(crate) fn resume(
+    walk: &mut Walk,
+    frame: &mut [u8],
+    meta: &Meta,
+    read: Stage<Content>,
+) -> Outcome {
+    act(walk, frame, meta, read)
+}
+
+#[inline(always)]
+fn act(walk: &mut Walk, frame: &mut [u8], meta: &Meta, read: Stage<Content>) -> Outcome {
     let already_there = walk.extra.len();
     let (verdict, sent) = match walk.run(frame, meta, read) {
         Ok(departure) => (Verdict::Forward, departure.sent(meta)),

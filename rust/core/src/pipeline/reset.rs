@@ -17,41 +17,19 @@ use crate::wire::{address_number, is_v4};
 type Socket = (u128, u16);
 
 impl Walk<'_> {
-    /// Remove live flows of a server, `limit` at most, and append the resets for their ends. Returns how many were removed.
-    pub(crate) fn reset_flows(&mut self, server: u32, limit: usize) -> usize {
-        let numbers = self.first_flows_of(server, limit);
-        for &number in &numbers {
-            let entry = self.state.table.entry(number);
-            let is_silent = entry.state().is_udp() || entry.state() == State::Closing;
-            if !is_silent && !entry.is_tagged() {
-                self.reset_ends(number);
-            }
-            forget(self.state, number, Some(Event::FlowReset));
+    /// Remove a flow if it lives and is one of this server, and append the resets for its ends. Says whether it did.
+    pub(crate) fn reset_flow(&mut self, server: u32, number: u32) -> bool {
+        let entry = self.state.table.entry(number);
+        let is_one = entry.server == server && self.world.server(server).is_some();
+        if !is_one || is_expired(self.world, entry, self.now) {
+            return false;
         }
-        numbers.len()
-    }
-
-    /// The first `limit` live flows of a server, in order of (client, client port, service).
-    fn first_flows_of(&self, server: u32, limit: usize) -> Vec<u32> {
-        if self.world.server(server).is_none() {
-            return Vec::new();
+        let is_silent = entry.state().is_udp() || entry.state() == State::Closing;
+        if !is_silent && !entry.is_tagged() {
+            self.reset_ends(number);
         }
-        let table = &self.state.table;
-        let key = |&number: &u32| {
-            let entry = table.entry(number);
-            (entry.client(), entry.client_port, entry.service)
-        };
-        let fits = |&number: &u32| {
-            let entry = table.entry(number);
-            entry.server == server && !is_expired(self.world, entry, self.now)
-        };
-        let mut numbers: Vec<u32> = table.numbers_in_place().filter(fits).collect();
-        if numbers.len() > limit {
-            numbers.select_nth_unstable_by_key(limit, key);
-            numbers.truncate(limit);
-        }
-        numbers.sort_unstable_by_key(key);
-        numbers
+        forget(self.state, number, Some(Event::FlowReset));
+        true
     }
 
     /// Append the resets of one flow: to its client, then to its server.

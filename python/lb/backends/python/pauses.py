@@ -1,0 +1,34 @@
+"""
+How long the packet loop looked away from its sockets: a histogram, as `rust/core/src/io/pauses.rs`.
+
+One value per round of the loop, from the end of a wait to the next look at the sockets: the longest time that a frame
+was held up which came just after a look. Waiting for frames is no pause: a frame ends it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any
+
+from lb.backends.base import PAUSE_BOUNDS_NS
+
+
+class Histogram:
+    """Values in nanoseconds, counted by bucket."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(PAUSE_BOUNDS_NS) + 1)
+        self.sum_ns = 0
+        self.max_ns = 0
+
+    def record(self, ns: int) -> None:
+        """Add a value."""
+        self.buckets[bisect_left(PAUSE_BOUNDS_NS, ns)] += 1
+        self.sum_ns += ns
+        self.max_ns = max(self.max_ns, ns)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it by name: values per bucket, by the bucket's upper bound in nanoseconds."""
+        names = [*map(str, PAUSE_BOUNDS_NS), "inf"]
+        buckets = dict(zip(names, self.buckets, strict=True))
+        return {"buckets": buckets, "sum_ns": self.sum_ns, "max_ns": self.max_ns}

@@ -1,0 +1,110 @@
+//! Counters and measurements for the control side, copied in slices with packets in between, and put together where no packet waits.
+//!
+//! The totals are of one instant, and so are the numbers of any one server; with more servers than one slice copies, theirs are of instants that follow one
+//! another.
+
+use std::sync::Arc;
+
+use super::{CounterReport, DataPath, Measured, TableUse};
+use crate::counters::Counters;
+use crate::snapshot::{Server, Snapshot};
+
+/// Ids that one slice copies: some tens of KiB.
+const IDS: usize = 256;
+
+/// All that was counted, and measured where that is asked for.
+pub struct Reading {
+    counters: Counters,
+    table: TableUse,
+    snapshot: Arc<Snapshot>,
+    measures: bool,
+    next: usize,
+}
+
+impl Reading {
+    /// Begin with the totals. `measures`: with what was measured of each server.
+    #[must_use]
+    pub fn new(path: &DataPath, measures: bool) -> Self {
+        let table = &path.state.table;
+        Self {
+            counters: path.state.counters.totals(),
+            table: TableUse {
+                entries: table.len(),
+                capacity: table.capacity() as u64,
+            },
+            snapshot: Arc::clone(&path.world.snapshot),
+            measures,
+            next: 0,
+        }
+    }
+
+    /// Where no packet waits, before the first slice: have memory for all.
+    pub fn settle(&mut self) {
+        if self.next == 0 {
+            let ids = self
+                .snapshot
+                .services
+                .len()
+                .max(self.snapshot.servers.len());
+            self.counters.reserve(ids + IDS, self.measures);
+        }
+    }
+
+    /// Copy the next slice. Says whether it was the last one.
+    pub fn copy(&mut self, path: &DataPath) -> bool {
+        let ids = self.next..self.next + IDS;
+        self.next = ids.end;
+        self.counters
+            .copy_part(&path.state.counters, ids, self.measures);
+        let Snapshot {
+            services, servers, ..
+        } = &*self.snapshot;
+        self.next >= services.len().max(servers.len())
+    }
+
+    /// All counters, once the last slice was copied.
+    #[must_use]
+    pub fn report(&self) -> CounterReport {
+        CounterReport {
+            table: self.table,
+            ..self.counters.report_of(&self.snapshot)
+        }
+    }
+
+    /// What is known of each server by id, until `now`: its counters and measures; `None` for those that are not in the snapshot.
+    #[must_use]
+    pub fn measurements(&self, now_ns: u64) -> Vec<Option<Measured>> {
+        let measured = |(id, server): (usize, &Option<Server>)| {
+            let (traffic, measures) = self.counters.server(id)?;
+            Some(Measured {
+                service: server.as_ref()?.service,
+                traffic: *traffic,
+                measures: *measures,
+                stalled_ns: measures.stalled_ns(now_ns),
+            })
+        };
+        let servers = self.snapshot.servers.iter();
+        servers.enumerate().map(measured).collect()
+    }
+}
+
+impl DataPath {
+    /// All counters at once.
+    #[must_use]
+    pub fn counters(&self) -> CounterReport {
+        self.read(false).report()
+    }
+
+    /// What is known of each server by id, until `now`, at once; `None` for those that are not in the snapshot.
+    #[must_use]
+    pub fn measurements(&self, now_ns: u64) -> Vec<Option<Measured>> {
+        self.read(true).measurements(now_ns)
+    }
+
+    fn read(&self, measures: bool) -> Reading {
+        let mut reading = Reading::new(self, measures);
+        reading.settle();
+        while !reading.copy(self) {}
+        reading
+    }
+}

@@ -48,6 +48,8 @@ DROP_REASONS: tuple[str, ...] = (
     "fragment_limit",
     "fragment_refused",
     "fragment_overlap",
+    "fragment_duplicate",
+    "fragment_evicted",
     "fragment_timeout",
     "l4_truncated",
     "l4_protocol",

@@ -281,6 +281,16 @@ def test_rate_limit_is_a_token_bucket(backend: str) -> None:
     assert [box.send(frame).verdict for _ in range(6)] == ["reply"] * 5 + ["drop"]
 
 
+def test_rate_limit_pings_do_not_starve_path_mtu_discovery(backend: str) -> None:
+    """behaviour 27: each kind of answer has a bucket of its own."""
+    box = Box(backend, make_snapshot(icmp_rate=5, answer_echo=True, mtu=1280))
+    ping, large = from_client(ICMP() / Raw(bytes(8))), from_client(query(bytes(1400)), flags="DF")
+    assert [box.send(ping).reason for _ in range(6)] == ["echo"] * 5 + ["rate_limited"]
+    assert [box.send(large).reason for _ in range(6)] == ["too_big"] * 5 + ["rate_limited"]
+    dying = from_client(query(), ttl=1)
+    assert [box.send(dying).reason for _ in range(6)] == ["ttl_exceeded"] * 5 + ["rate_limited"]
+
+
 def test_rate_limit_zero_answers_nothing(backend: str) -> None:
     """Rule 12: rate 0 is always limited; ARP takes no token."""
     box = Box(backend, make_snapshot(slots=(), icmp_rate=0, answer_echo=True))

@@ -64,7 +64,6 @@ DROP_REASONS: tuple[str, ...] = (
     "rst_window",
     "hairpin",
     "flow_conflict",
-    "table_full",
     "server_echo",
     "vip_echo",
     "icmp_fragment",
@@ -82,7 +81,20 @@ DROP_REASONS: tuple[str, ...] = (
     "neighbour_timeout",
     "rate_limited",
 )
-REPLY_REASONS: tuple[str, ...] = ("arp", "nd", "echo", "ttl_exceeded", "too_big", "no_server")
+REPLY_REASONS: tuple[str, ...] = (
+    "arp",
+    "nd",
+    "echo",
+    "ttl_exceeded",
+    "too_big",
+    "no_server",
+    "hairpin",
+    "flow_conflict",
+    "table_full",
+    "no_route",
+    "neighbour_unresolved",
+    "neighbour_timeout",
+)
 HOLD_REASONS: tuple[str, ...] = ("fragment", "neighbour")
 
 EVENTS: tuple[str, ...] = (

@@ -31,7 +31,7 @@ def icmp_to_vip(state: State, packet: Packet) -> Verdict:
     if kind == icmp.ECHO_REQUEST[family]:
         if not state.view.snapshot.answer_echo:
             return drop("vip_echo")
-        return send_answer(state, "echo", make.echo_reply(state.view, packet))
+        return send_answer(state, "echo", "echo", make.echo_reply(state.view, packet))
     if kind == icmp.REDIRECT[family]:
         return drop("icmp_redirect")
     if kind not in icmp.ERRORS[family]:

@@ -12,7 +12,7 @@ from lb.backends.python.flow import Entry
 from lb.backends.python.parse import Packet
 from lb.backends.python.plan import Newcomer
 from lb.backends.python.rewrite import lower_ttl, outgoing, translate
-from lb.backends.python.send import answer_no_server, answer_ttl_exceeded, deliver
+from lb.backends.python.send import answer_no_server, answer_ttl_exceeded, deliver, refuse_newcomer
 from lb.backends.python.state import State, Verdict, drop
 from lb.backends.python.states import CLOSING, ESTABLISHED, SYN_SENT, UDP
 from lb.backends.python.tcp import Segment, follow, segment
@@ -85,7 +85,8 @@ def forward_miss(state: State, packet: Packet, number: int, seg: Segment | None)
         return drop("no_flow")
     if server is None:
         return drop("no_server") if service.on_no_server == "drop" else answer_no_server(state, packet, seg)
-    return place(state, packet, "forward", newcomer, server, seg, stores)
+    verdict = place(state, packet, "forward", newcomer, server, seg, stores)
+    return refuse_newcomer(state, packet, service, seg, verdict) if stores else verdict
 
 
 def may_create(service: Service, seg: Segment | None) -> bool:
@@ -215,7 +216,7 @@ def send_translated(state: State, packet: Packet, direction: Direction, entry: E
     if direction == "forward":
         server = state.view.servers[entry.server]
         translate(data, packet, "forward", server.address.packed, server.port)
-        return deliver(state, packet, data, state.hops.to_server(entry.server))
+        return deliver(state, packet, data, state.hops.to_server(entry.server), tells=True)
     service = state.view.services[entry.service]
     translate(data, packet, "reply", service.address.packed, service.port)
     return deliver(state, packet, data, state.hops.to_last_hop(entry.last_hop, packet.destination))

@@ -214,7 +214,12 @@ impl<'a> Walk<'a> {
             service,
         };
         match self.select(&newcomer) {
-            Some(server) => self.place(packet, transport, &newcomer, server, stores),
+            Some(server) => match self.place(packet, transport, &newcomer, server, stores) {
+                Err(verdict) if stores => {
+                    Err(self.refuse_newcomer(packet, transport, service, verdict))
+                }
+                result => result,
+            },
             None if !stores => Err(Reason::NoFlow.into()),
             None => Err(self.no_server(packet, transport, service)),
         }

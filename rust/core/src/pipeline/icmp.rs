@@ -2,6 +2,7 @@
 
 use super::{Departure, Stage, Walk};
 use crate::flow::{Key, Side};
+use crate::limit;
 use crate::packet::{Meta, Packet};
 use crate::parse::{Fragment, Ip};
 use crate::reply;
@@ -62,7 +63,7 @@ impl Walk<'_> {
         let Some(port) = self.world.port(interface) else {
             return Reason::VipEcho.into();
         };
-        if !self.take_token() {
+        if !self.take_token(limit::Kind::Echo) {
             return Reason::RateLimited.into();
         }
         let ends = (ip.destination, ip.source);

@@ -282,6 +282,20 @@ impl<'a> Walk<'a> {
         .select(plan)
     }
 
+    /// The server that a hash gives a client's flow; `None` where the service's plan has no hash selector. Changes nothing.
+    pub(super) fn hash_choice(&mut self, service: u32, client: (u128, u16)) -> Option<u32> {
+        let plan = &self.world.service(service)?.plan;
+        if !is_hash(plan.selector) {
+            return None;
+        }
+        self.select(&Newcomer {
+            direction: Direction::Forward,
+            client: client.0,
+            client_port: client.1,
+            service,
+        })
+    }
+
     /// Rule 8, *Place*, from 2 on. Without `stores`: in passing.
     fn place(
         &mut self,

@@ -12,7 +12,7 @@ use crate::next_hop::{Hop, Room};
 use crate::packet::{Meta, Packet, gso};
 use crate::parse::{Ip, Transport};
 use crate::reply;
-use crate::rewrite::{L4Checksum, Translation, rewrite_ip, rewrite_transport};
+use crate::rewrite::{End, L4Checksum, Translation, rewrite_ip, rewrite_transport};
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::wire::icmp::{self, Kind, message};
 use crate::wire::tcp::{self, flag};
@@ -174,20 +174,25 @@ impl Walk<'_> {
         quoted: &Ip,
         direction: Direction,
         server: u32,
-        flow: u32,
+        last_hop: Option<LastHop>,
     ) -> Stage<Departure> {
         let world = self.world;
         let facts = world.server(server).ok_or(Reason::NoServer)?;
         let (hop, translation) = if direction == Direction::Forward {
             (facts.hop.ok_or(Reason::NoRoute)?, &facts.forward)
         } else {
-            let last_hop = self.state.table.entry(flow).last_hop();
             let client = packet.meta.ip.destination;
-            (self.way_back(client, Some(last_hop))?, &facts.reply)
+            (self.way_back(client, last_hop)?, &facts.reply)
         };
         let fit = self.fit(packet, &hop)?;
-        let outer_too = direction == Direction::Forward || facts.address == packet.meta.ip.source;
-        rewrite_error(packet, quoted, translation, outer_too);
+        let source = packet.meta.ip.source;
+        let outer = if direction == Direction::Forward || facts.address == source {
+            *translation
+        } else {
+            // A router behind us made it: nothing of our inside is told (RFC 5508 REQ-5c).
+            Translation::new(End::Source, (source, 0), (translation.address, 0))
+        };
+        rewrite_error(packet, quoted, translation, &outer);
         self.transmit(packet, &hop, fit)
     }
 

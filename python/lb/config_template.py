@@ -15,7 +15,7 @@ TEMPLATE = """\
 # seed = 1                  # of placement; the same on balancers that must agree, and where flows must survive a
                             #   restart (maglev, source-hash). Without: drawn at start; the log and `lb status` show it
 # answer_echo = false       # answer pings to a VIP
-# icmp_rate = 1000          # ICMP and RST packets that the balancer itself may send per second
+# icmp_rate = 1000          # ICMP and RST packets that the balancer itself may send per second, of each kind
 # poll = "adaptive"         # while no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one
                             #   core for the lowest latency), or sleep at once (sleep); read at start, by backend rust
 # workers = 1               # packet loops, each on a core of its own, with the flows of its share of the clients;

@@ -413,7 +413,7 @@ def _notes(known: Known, service: Service, choice: Mapping[str, Any], hop: Hop |
             "the client gets nothing" if choice["verdict"] == "drop" else f"the client gets {answers[service.protocol]}"
         )
     if choice["server"] is not None and hop is None:
-        yield "no route leads to the server: packets are dropped (no_route)"
+        yield "no route leads to the server: the client gets ICMP host unreachable (no_route)"
     elif hop is not None and hop.mac is None and known.is_running:
         yield f"{ip_address(hop.address)} has not answered ARP or neighbour discovery: packets wait for it, 3 s at most"
     if service.protocol == "tcp" and known.flow is None and choice["verdict"] == "forward":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -352,6 +353,20 @@ def test_servers_resolved_before_the_first_client(pair: Pair, tmp_path: Path) ->
             subprocess.run(["ip", "-j", "-n", pair.near, "neigh"], capture_output=True, check=True).stdout
         )
         assert {"198.18.1.31", "2001:db8:1::31"} <= {row["dst"] for row in rows if "lladdr" in row}
+
+
+@pytest.mark.parametrize("vip", ["198.18.1.100", "2001:db8:1::100"])
+def test_server_that_is_silent_client_is_told(pair: Pair, tmp_path: Path, vip: str) -> None:
+    """Behaviour 20: a client of a server that answers no ARP or neighbour discovery learns it within seconds."""
+    path = write_config(tmp_path / "lb.toml")
+    text = path.read_text().replace('"198.18.1.31"', '"198.18.1.77"').replace('"2001:db8:1::31"', '"2001:db8:1::77"')
+    path.write_text(text.replace('name = "eth0"', 'name = "eth0"\nannounce = true'))
+    with running(pair, tmp_path) as run, isolation.inside(pair.far):
+        with pytest.raises(OSError) as raised:
+            socket.create_connection((vip, 9876), DEADLINE_S)
+        assert raised.value.errno == errno.EHOSTUNREACH
+        verdicts = fetch(run.control, "/counters")["verdicts"]
+        assert sum(count for name, count in verdicts.items() if name.startswith("reply.neighbour_")) >= 1
 
 
 def test_server_that_is_silent_does_not_keep_it_from_starting(pair: Pair, tmp_path: Path) -> None:

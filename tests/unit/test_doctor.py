@@ -160,6 +160,13 @@ def test_drops_are_told_with_what_they_mean() -> None:
     assert "both directions" in str(found[0].mend)
 
 
+def test_drops_refused_packets_are_told_too() -> None:
+    """A client that was told of the trouble has it all the same; answers that are no trouble are not mentioned."""
+    verdicts = {"forward": 700, "reply.neighbour_timeout": 200, "reply.ttl_exceeded": 50, "reply.too_big": 50}
+    found = troubles(replace(HEALTHY, status=status(counters={"rx_packets": 1000, "verdicts": verdicts})))
+    assert [finding.message for finding in found] == ["200 of 1000 packets were refused as neighbour_timeout"]
+
+
 def test_transit_forward_on_forwarding_host_fails() -> None:
     """The kernel and the balancer would both send every packet on."""
     found = troubles(changed(forwards=(4,)), 'transit = "forward"\n' + CONFIG)

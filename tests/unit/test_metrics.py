@@ -150,7 +150,8 @@ def test_scrape_drops_every_reason_from_the_start() -> None:
     drops = scrape(SAMPLE)["lb_drops_total"]
     assert len(drops) == len(DROP_REASONS)
     assert value("lb_drops_total", reason="no_flow") == 2
-    assert value("lb_drops_total", reason="table_full") == 0
+    assert value("lb_drops_total", reason="flow_conflict") == 0
+    assert value("lb_replies_total", reason="table_full") == 0
     assert value("lb_verdicts_total", verdict="drop") == 3
     assert value("lb_replies_total", reason="no_server") == 4
     assert value("lb_io_drops_total", kind="tx_dropped") == 7

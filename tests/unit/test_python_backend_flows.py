@@ -531,8 +531,8 @@ def test_eviction_recently_active_flows_stay(backend: str) -> None:
     box = Box(backend, capacity=2)
     fill(box, "udp", "established")
     result = box.send(from_client(request(port=999)))
-    assert outcome(result) == ("drop", "table_full", "forward", "web", "server2")
-    assert box.counters()["verdicts"]["drop.table_full"] == 1
+    assert outcome(result) == ("reply", "table_full", "forward", "web", "server2")
+    assert box.counters()["verdicts"]["reply.table_full"] == 1
 
 
 def test_eviction_hash_selector_needs_no_entry(backend: str) -> None:
@@ -609,10 +609,10 @@ def test_no_server_drop_is_silent(backend: str) -> None:
         assert (result.verdict, result.reason, result.out) == ("drop", "no_server", [])
 
 
-def test_hairpin_server_as_its_own_client_is_dropped(backend: str) -> None:
+def test_hairpin_server_as_its_own_client_is_refused(backend: str) -> None:
     """A server that asks a VIP and is chosen itself would answer itself directly."""
     result = Box(backend).send(Ether(src=SERVER_MACS[31], dst=ROUTER_MAC) / IP(src=SERVERS[0], dst=VIP) / request())
-    assert outcome(result) == ("drop", "hairpin", "forward", "web", "server1")
+    assert outcome(result) == ("reply", "hairpin", "forward", "web", "server1")
 
 
 def test_shared_endpoint_two_services_conflict(backend: str) -> None:
@@ -623,7 +623,7 @@ def test_shared_endpoint_two_services_conflict(backend: str) -> None:
     box = Box(backend, replace(base, services=(*base.services, second), servers=(*base.servers, shared)))
     open_flow(box)
     to_second = from_client(TCP(sport=CLIENT_PORT, dport=9877, flags="S", seq=1))
-    assert outcome(box.send(to_second)) == ("drop", "flow_conflict", "forward", "web-b", "server1")
+    assert outcome(box.send(to_second)) == ("reply", "flow_conflict", "forward", "web-b", "server1")
     box.send(from_client(request("R", 1001)))
     assert outcome(box.send(to_second)) == ("forward", None, "forward", "web-b", "server1")
     assert box.event("flow_reused") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import permutations
 
 import pytest
@@ -9,8 +10,12 @@ from helpers import (
     CLIENT,
     CLIENT6,
     CLIENT_MAC,
+    CLIENT_PORT,
+    DNS_PORT,
     FAR,
+    PROPERTY,
     ROUTER_MAC,
+    SECOND,
     SERVER_MACS,
     SERVERS,
     SERVERS6,
@@ -24,13 +29,16 @@ from helpers import (
     query,
     request,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, UDP, defragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, defragment6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from lb.backends.base import Offload
+from lb.backends.base import Offload, astuple
 
+PROPERTY_FEW = settings(PROPERTY, max_examples=20)
 DATA = bytes(range(256)) * 12  # 3072 bytes: three fragments of at most 1400
 
 
@@ -154,11 +162,12 @@ def fragment_at(offset: int, size: int, more: bool) -> bytes:
 
 
 OVERLAPS = [
-    ("the same again", [(800, 80, True)], (800, 80, True)),
+    ("the same, now the last", [(800, 80, True)], (800, 80, False)),
+    ("the last, now followed", [(800, 80, False)], (800, 80, True)),
     ("its tail", [(800, 80, True)], (872, 80, True)),
     ("its head", [(800, 80, True)], (728, 80, True)),
     ("around it", [(800, 80, True)], (720, 800, True)),
-    ("the first again", [(0, 80, True)], (0, 80, True)),
+    ("across two", [(800, 80, True), (880, 80, True)], (800, 160, True)),
     ("across the first", [(0, 80, True)], (72, 80, True)),
     ("beyond the end", [(800, 80, False)], (880, 80, True)),
     ("a second end, further", [(800, 80, False)], (960, 80, False)),
@@ -248,43 +257,190 @@ def test_fragments_held_time_out(backend: str) -> None:
     assert box.send(frames[0]).out[0][1][-1:] == frames[0][-1:]
 
 
-def test_fragments_held_bytes_are_bounded(backend: str) -> None:
-    """behaviour 19: 4 MB of held frames, not a byte more."""
+def waiting_fragment(source: str, number: int, size: int, offset: int = 8) -> bytes:
+    """Build a later fragment of some datagram of a source: it waits for its first."""
+    header = IP(src=source, dst=VIP, proto=17, id=number, frag=offset // 8, flags="MF")
+    return bytes(Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / header / Raw(bytes(size)))
+
+
+def first_of(frame: bytes) -> bytes:
+    """Build the first fragment of the datagram that a later one belongs to."""
+    packet = Ether(frame)
+    packet[IP].frag = 0
+    packet[IP].payload = Raw(bytes(UDP(sport=CLIENT_PORT, dport=DNS_PORT, len=3000, chksum=0)))
+    del packet[IP].len, packet[IP].chksum
+    return bytes(packet)
+
+
+def source_address(number: int) -> str:
+    return f"198.51.{100 + number // 250}.{number % 250 + 1}"
+
+
+def released(box: Box, frame: bytes) -> int:
+    """Send the first fragment of the datagram of a frame that waits: how many others are sent on with it."""
+    before = box.counters()["verdicts"].get("forward", 0)
+    box.send(first_of(frame))
+    return box.counters()["verdicts"]["forward"] - before - 1
+
+
+def test_fragments_exact_duplicate_is_dropped_alone(backend: str) -> None:
+    """behaviour 19: the network may duplicate; content is not compared, offset, length and MF are."""
     box = Box(backend)
-    chunk = Raw(bytes(60000))
-    ip = IP(src=CLIENT, dst=VIP, proto=17, frag=1)
+    frames = pieces(CLIENT, VIP, query(DATA), (1400, 1000))
+    reasons = [box.send(frames[index]).reason for index in (2, 2, 0, 0, 1)]
+    assert reasons == ["fragment", "fragment_duplicate", None, "fragment_duplicate", None]
+    assert box.counters()["verdicts"]["forward"] == 3
+
+
+def test_fragments_to_a_closed_port_leave_room_for_others(backend: str) -> None:
+    """behaviour 19: refused datagrams take no room: 1 500 first fragments a client never gets an answer for."""
+    box = Box(backend)
+    waits = waiting_fragment(CLIENT, 7, 8)
+    assert box.send(waits).reason == "fragment"
+    for number in range(1500):
+        ip = IP(src=source_address(number % 400), dst=VIP, proto=17, id=number, flags="MF")
+        closed = Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / ip / UDP(sport=1, dport=9, len=3000, chksum=0)
+        assert box.send(bytes(closed)).reason == "no_service"
+    assert released(box, waits) == 1
+    assert "drop.fragment_evicted" not in box.counters()["verdicts"]
+
+
+def test_fragments_refused_are_remembered_up_to_a_limit(backend: str) -> None:
+    """Rule 6.7: the last 1024 refused datagrams; a later fragment of one that is forgotten waits like any other."""
+    box = Box(backend)
+    for number in range(1025):
+        ip = IP(src=CLIENT, dst=VIP, proto=17, id=number, flags="MF")
+        box.send(bytes(Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / ip / UDP(sport=1, dport=9, len=3000, chksum=0)))
+    reasons = [box.send(waiting_fragment(CLIENT, number, 8)).reason for number in (1, 1024, 0)]
+    assert reasons == ["fragment_refused", "fragment_refused", "fragment"]
+
+
+def test_fragments_held_bytes_of_a_source_are_an_eighth(backend: str) -> None:
+    """behaviour 19: of 4 MB a source has 512 KB; its own oldest datagrams make room, those of others stay."""
+    box = Box(backend)
+    other = waiting_fragment(CLIENT, 1, 1400)
+    box.send(other)
+    source = source_address(1)
+    frames = [waiting_fragment(source, number, 60000) for number in range(20)]
+    assert {box.send(frame).reason for frame in frames} == {"fragment"}
+    fitting = 4 * 1024 * 1024 // 8 // 60034
+    assert box.counters()["verdicts"]["drop.fragment_evicted"] == 20 - fitting
+    assert [released(box, frame) for frame in frames] == [0] * (20 - fitting) + [1] * fitting
+    assert released(box, other) == 1
+
+
+def test_fragments_of_one_datagram_hold_no_more_than_a_share(backend: str) -> None:
+    """Rule 6.11: where the datagram itself would have to go, the fragment is dropped and the rest stays."""
+    box = Box(backend)
+    options = bytes([1] * 40)
     reasons = []
-    for number in range(72):
-        frame = bytes(Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / ip.copy() / chunk)
-        packet = Ether(frame)
-        packet[IP].id = number
-        del packet[IP].chksum
-        reasons.append(box.send(packet).reason)
+    for number in range(9):
+        # As large as a fragment gets; offsets are apart only as far as the datagram's 65535 bytes go.
+        header = IP(src=CLIENT, dst=VIP, proto=17, id=5, frag=number + 1, flags="MF", options=[])
+        frame = bytearray(bytes(Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / header / Raw(bytes(8))))
+        reasons.append(box.send(bytes(frame) + options * 1600).reason)  # padding is held with its frame
+    fitting = 4 * 1024 * 1024 // 8 // (14 + 20 + 8 + 40 * 1600)
+    assert reasons == ["fragment"] * fitting + ["fragment_limit"] * (9 - fitting)
+    assert released(box, waiting_fragment(CLIENT, 5, 8)) == fitting
+
+
+def test_fragments_held_bytes_of_all_are_bounded(backend: str) -> None:
+    """behaviour 19: 4 MB; a flood from many sources pushes out the oldest."""
+    box = Box(backend)
+    oldest = waiting_fragment(CLIENT, 1, 60000)
+    box.send(oldest)
+    newest = b""
+    for number in range(80):
+        newest = waiting_fragment(source_address(number), number, 60000)
+        assert box.send(newest).reason == "fragment"
     fitting = 4 * 1024 * 1024 // 60034
-    assert reasons == ["fragment"] * fitting + ["fragment_limit"] * (72 - fitting)
+    assert box.counters()["verdicts"]["drop.fragment_evicted"] == 81 - fitting
+    assert (released(box, newest), released(box, oldest)) == (1, 0)
 
 
 def test_fragments_datagrams_are_bounded(backend: str) -> None:
-    """Rule 6.6: 1024 datagrams at a time."""
+    """Rule 6.6: 1024 datagrams at a time, 128 of one source; the oldest makes room."""
     box = Box(backend)
-    frame = bytearray(pieces(CLIENT, VIP, query(DATA), (1400,), number=0)[1])
-    checksum = int.from_bytes(frame[24:26], "big")
-    for number in range(1025):
-        frame[18:20] = number.to_bytes(2, "big")
-        total = (checksum ^ 0xFFFF) + number
-        frame[24:26] = ((total & 0xFFFF) + (total >> 16) ^ 0xFFFF).to_bytes(2, "big")
-        expected = "fragment" if number < 1024 else "fragment_limit"
-        assert box.send(bytes(frame)).reason == expected, number
+    other = waiting_fragment(CLIENT, 0, 8)
+    box.send(other)
+    for number in range(200):
+        assert box.send(waiting_fragment(source_address(0), number, 8)).reason == "fragment"
+    assert box.counters()["verdicts"]["drop.fragment_evicted"] == 200 - 128
+    for number in range(1024 - 129):
+        box.send(waiting_fragment(source_address(1 + number), number, 8))
+    assert box.counters()["verdicts"]["drop.fragment_evicted"] == 200 - 128
+    newest = waiting_fragment(source_address(999), 1, 8)
+    box.send(newest)
+    assert box.counters()["verdicts"]["drop.fragment_evicted"] == 200 - 127
+    assert (released(box, newest), released(box, other)) == (1, 0)
 
 
-def test_fragments_ranges_are_bounded(backend: str) -> None:
-    """Rule 6.8: 64 holes are no honest datagram; what joins two ranges still fits."""
+def test_fragments_pieces_are_bounded(backend: str) -> None:
+    """Rule 6.8: 256 pieces of a datagram."""
     box = Box(backend)
-    piece = Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / IP(src=CLIENT, dst=VIP, proto=17, flags="MF") / Raw(bytes(8))
-    frame = bytes(piece)
-    reasons = [box.send(moved(frame, 16 * i + 16, more=True)).reason for i in range(65)]
-    assert reasons == ["fragment"] * 64 + ["fragment_limit"]
-    assert box.send(moved(frame, 24, more=True)).reason == "fragment"
+    reasons = [box.send(waiting_fragment(CLIENT, 1, 8, 8 * i + 8)).reason for i in range(257)]
+    assert reasons == ["fragment"] * 256 + ["fragment_limit"]
+
+
+# What may come of a datagram: a first fragment that passes or is refused, or a later one, small or large.
+ARRIVALS = st.lists(
+    st.tuples(
+        st.sampled_from(("first", "closed", "later", "later", "large")),
+        st.sampled_from((0, 0, 0, 0, 0, 0, 1, 2, 3)),
+        st.integers(0, 200),
+        st.integers(1, 12),
+        st.sampled_from((0, 0, 0, 0, SECOND // 10, 29 * SECOND, 30 * SECOND)),
+    ),
+    min_size=100,
+    max_size=400,
+)
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
+@given(arrivals=ARRIVALS)
+def test_fragments_any_arrivals_both_backends_agree_within_bounds(
+    arrivals: list[tuple[str, int, int, int, int]],
+) -> None:
+    """behaviour 19: never more than the bounds, of one source never more than an eighth; verdicts are the same."""
+    boxes = [Box(backend) for backend in ("python", "rust")]
+    for kind, source, number, at, pause in arrivals:
+        frame = waiting_fragment(source_address(source), number, 8000 if kind == "large" else 8, at * 8)
+        if kind in ("first", "closed"):
+            frame = first_of(frame)
+        if kind == "closed":
+            frame = frame[:36] + (9).to_bytes(2, "big") + frame[38:]
+        for box in boxes:
+            box.now += pause
+        one, two = (box.send(frame) for box in boxes)
+        assert astuple(one) == astuple(two)
+        table = boxes[0].path._state.fragments
+        assert len(table.datagrams) <= 1024
+        assert table.held_bytes <= 4 * 1024 * 1024
+        assert all(len(share.datagrams) <= 128 and share.held_bytes <= 512 * 1024 for share in table.shares.values())
+    for box in boxes:
+        box.now += 31 * SECOND
+        box.tick()
+    assert boxes[0].counters() == boxes[1].counters()
+    verdicts = boxes[0].counters()["verdicts"]
+    assert sum(n for name, n in verdicts.items() if not name.startswith("hold.")) == len(arrivals)
+    table = boxes[0].path._state.fragments
+    assert (table.datagrams, table.shares, table.waiting, table.refused, table.held_bytes) == ({}, {}, {}, {}, 0)
+
+
+@PROPERTY_FEW
+@given(data=st.data())
+def test_fragments_flood_of_one_source_spares_the_others(backend: str, data: st.DataObject) -> None:
+    """behaviour 19: while one source sends whatever it likes, datagrams of others come through whole, in any order."""
+    box = Box(backend)
+    flood = iter(data.draw(st.lists(st.tuples(st.integers(0, 65535), st.booleans()), min_size=300, max_size=600)))
+    others = [pieces(CLIENT, VIP, query(DATA), (1400, 1000), number) for number in range(20)]
+    arrivals = data.draw(st.permutations([(one, at) for one in range(20) for at in range(3)]))
+    out = 0
+    for one, at in arrivals:
+        for number, is_large in itertools.islice(flood, 10):
+            box.send(waiting_fragment(source_address(0), number, 60000 if is_large else 8))
+        out += len(box.send(others[one][at]).out)
+    assert out == 60
 
 
 def test_fragments_transit_pass_one_by_one(backend: str) -> None:

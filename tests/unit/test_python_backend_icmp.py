@@ -18,14 +18,17 @@ from helpers import (
     VIP,
     VIP6,
     Box,
+    answer,
     assert_checksums,
     from_client,
+    from_server,
     make_snapshot,
     only_frame,
     open_flow,
     query,
     quote_of,
     request,
+    response,
 )
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6ND_Redirect, ICMPv6PacketTooBig, IPv6
@@ -64,12 +67,43 @@ def test_error_from_server_side_reaches_the_client(backend: str, quote: int) -> 
     assert box.states() == ["syn-sent"]
 
 
-def test_error_from_a_router_keeps_its_source(backend: str) -> None:
-    """behaviour 20: only a server's address is hidden."""
+def test_error_from_a_router_behind_us_leaves_from_the_vip(backend: str) -> None:
+    """behaviour 20: no inner address is told (RFC 5508 REQ-5 c), whatever the router says."""
     box = Box(backend)
     inner = sent_by(box.send(from_client(query())))
-    frame = only_frame(box.send(error_v4("198.18.1.250", CLIENT, inner, "aa:aa:aa:00:00:fa", type=11, code=0)))
-    assert (frame[IP].src, frame[ICMP].type) == ("198.18.1.250", 11)
+    for kind, code in ((11, 0), (3, 1), (3, 4)):
+        error = error_v4("198.18.1.250", CLIENT, inner, "aa:aa:aa:00:00:fa", type=kind, code=code)
+        result = box.send(error)
+        assert_checksums(result.out[0][1])
+        assert (only_frame(result)[IP].src, only_frame(result)[ICMP].type) == (VIP, kind)
+
+
+def test_error_from_a_router_on_the_clients_side_keeps_its_source(backend: str) -> None:
+    """behaviour 20: the server learns who it was (RFC 5508 REQ-4)."""
+    box = Box(backend)
+    box.send(from_client(query()))
+    seen = sent_by(box.send(from_server(answer())))
+    frame = only_frame(box.send(error_v4("198.18.1.250", VIP, seen, CLIENT_MAC, type=11, code=0)))
+    assert (frame[IP].src, frame[IP].dst) == ("198.18.1.250", SERVERS[0])
+
+
+@pytest.mark.parametrize("selector", ["hash-flow", "hash-source"])
+@pytest.mark.parametrize("port", range(40000, 40006))
+def test_error_after_a_restart_finds_the_server_by_the_hash(backend: str, selector: str, port: int) -> None:
+    """behaviour 20: path-MTU discovery survives a restart, both ways; no entry is made."""
+    before, after = (Box(backend, make_snapshot(selector)) for _ in range(2))
+    syn = from_client(request("S", 1000, port=port))
+    placed = before.send(syn)
+    number = int(placed.server[-1]) - 1
+    seen = sent_by(before.send(from_server(response(port=port), number)))
+    result = after.send(error_v4(CLIENT, VIP, seen, CLIENT_MAC, code=4, nexthopmtu=1200))
+    assert (result.verdict, result.direction, result.server) == ("forward", "forward", placed.server)
+    assert only_frame(result)[IP].dst == SERVERS[number]
+    result = after.send(error_v4("198.18.1.250", CLIENT, sent_by(placed), "aa:aa:aa:00:00:fa", code=4, nexthopmtu=1200))
+    assert (result.verdict, result.direction, result.server) == ("forward", "reply", placed.server)
+    assert (only_frame(result)[IP].src, only_frame(result)[IP].dst) == (VIP, CLIENT)
+    assert quote_of(result)[12:] == bytes(syn)[14:][12:]
+    assert after.states() == []
 
 
 @pytest.mark.parametrize("udp", [False, True])
@@ -280,6 +314,16 @@ def test_rate_limit_is_a_token_bucket(backend: str) -> None:
     assert [box.send(frame).verdict for _ in range(2)] == ["reply", "drop"]
     box.after(3600)
     assert [box.send(frame).verdict for _ in range(6)] == ["reply"] * 5 + ["drop"]
+
+
+def test_rate_limit_pings_do_not_starve_path_mtu_discovery(backend: str) -> None:
+    """behaviour 27: each kind of answer has a bucket of its own."""
+    box = Box(backend, make_snapshot(icmp_rate=5, answer_echo=True, mtu=1280))
+    ping, large = from_client(ICMP() / Raw(bytes(8))), from_client(query(bytes(1400)), flags="DF")
+    assert [box.send(ping).reason for _ in range(6)] == ["echo"] * 5 + ["rate_limited"]
+    assert [box.send(large).reason for _ in range(6)] == ["too_big"] * 5 + ["rate_limited"]
+    dying = from_client(query(), ttl=1)
+    assert [box.send(dying).reason for _ in range(6)] == ["ttl_exceeded"] * 5 + ["rate_limited"]
 
 
 def test_rate_limit_zero_answers_nothing(backend: str) -> None:

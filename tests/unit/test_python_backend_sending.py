@@ -33,7 +33,7 @@ from helpers import (
     request,
     with_options,
 )
-from scapy.layers.inet import IP, TCP, UDP, defragment
+from scapy.layers.inet import ICMP, IP, TCP, UDP, defragment
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
@@ -279,9 +279,44 @@ def test_neighbour_that_never_answers_times_out(backend: str) -> None:
     assert "drop.neighbour_timeout" not in box.counters()["verdicts"]
     box.now += 1
     box.path.set_next_hops(make_next_hops())
-    assert box.tick() == []
-    assert box.counters()["verdicts"]["drop.neighbour_timeout"] == 1
+    [(name, frame, offload)] = box.tick()
+    told = Ether(frame)
+    assert (name, offload, told.dst, told[IP].src, told[IP].dst) == ("eth0", None, CLIENT_MAC, VIP, CLIENT)
+    assert (told[ICMP].type, told[ICMP].code) == (3, 1)
+    assert box.counters()["verdicts"]["reply.neighbour_timeout"] == 1
     assert box.path.take_unresolved() == []
+
+
+def test_neighbour_failed_is_answered_at_once_and_asked_once_more(backend: str) -> None:
+    """behaviour 20: who comes within 3 s of the failure does not wait 3 s; then packets wait again."""
+    box = Box(backend, make_snapshot(slots=(0,)), next_hops=make_next_hops(without=SERVERS))
+    box.send(from_client(query()))
+    box.path.take_unresolved()
+    box.now += 3 * 10**9
+    results = [box.send(from_client(query(bytes([i])))) for i in range(3)]
+    assert [(r.verdict, r.reason) for r in results] == [("reply", "neighbour_unresolved")] * 3
+    assert [len(r.out) for r in results] == [1, 1, 1]
+    assert box.path.take_unresolved() == [(0, ip_address(SERVERS[0]))]
+    assert len(box.tick()) == 1
+    box.now += 3 * 10**9
+    assert box.send(from_client(query())).reason == "neighbour"
+    assert box.path.take_unresolved() == [(0, ip_address(SERVERS[0]))]
+    verdicts = box.counters()["verdicts"]
+    assert verdicts == {"hold.neighbour": 2, "reply.neighbour_timeout": 1, "reply.neighbour_unresolved": 3}
+    assert box.counters()["tx_packets"] == 4
+
+
+def test_neighbour_failed_makes_room_for_another(backend: str) -> None:
+    """Rule 11.3: hops that failed are remembered only while no other needs their place."""
+    hops = NextHops((Route(ip_network("10.0.0.0/8"), 1),))
+    box = Box(backend, make_snapshot(transit="forward"), hops)
+    for i in range(256):
+        box.send(from_client(query(), CLIENT, f"10.0.0.{i}"))
+    box.now += 3 * 10**9
+    reasons = [box.send(from_client(query(), CLIENT, f"10.0.1.{i}")).reason for i in range(256)]
+    assert reasons == ["neighbour"] * 256
+    assert box.send(from_client(query(), CLIENT, "10.0.2.1")).reason == "neighbour_unresolved"
+    assert box.counters()["verdicts"]["drop.neighbour_timeout"] == 256
 
 
 def test_neighbour_hops_are_bounded(backend: str) -> None:

@@ -476,6 +476,13 @@ class Talk:
         self.s(tcp("FA", answer, seq + 1))
         self.c(tcp("A", seq + 1, answer + 1))
 
+    def refusal(self, ack: int) -> bytes:
+        """Make the reset that the client must get for a SYN: it acknowledges `ack`."""
+        fields: dict[str, Any] = {"id": 0, "flags": "DF"} if self.family.version == 4 else {}
+        header = self.family.ip(self.vip, self.client, **fields)
+        reset = TCP(sport=self.vport, dport=self.sport, flags="RA", seq=0, ack=ack, window=0)
+        return ether(self.our_macs[self.client_if], self.mac, header / reset, tags=self.tags)
+
     def flow(self, state: str, **fields: Any) -> dict[str, Any]:
         """Describe the flow's row."""
         return {

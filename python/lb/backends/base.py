@@ -48,6 +48,8 @@ DROP_REASONS: tuple[str, ...] = (
     "fragment_limit",
     "fragment_refused",
     "fragment_overlap",
+    "fragment_duplicate",
+    "fragment_evicted",
     "fragment_timeout",
     "l4_truncated",
     "l4_protocol",
@@ -62,7 +64,6 @@ DROP_REASONS: tuple[str, ...] = (
     "rst_window",
     "hairpin",
     "flow_conflict",
-    "table_full",
     "server_echo",
     "vip_echo",
     "icmp_fragment",
@@ -80,7 +81,21 @@ DROP_REASONS: tuple[str, ...] = (
     "neighbour_timeout",
     "rate_limited",
 )
-REPLY_REASONS: tuple[str, ...] = ("arp", "nd", "echo", "ttl_exceeded", "too_big", "no_server")
+REPLY_REASONS: tuple[str, ...] = (
+    "arp",
+    "nd",
+    "echo",
+    "ttl_exceeded",
+    "too_big",
+    "no_server",
+    "no_flow",
+    "hairpin",
+    "flow_conflict",
+    "table_full",
+    "no_route",
+    "neighbour_unresolved",
+    "neighbour_timeout",
+)
 HOLD_REASONS: tuple[str, ...] = ("fragment", "neighbour", "ask")
 
 EVENTS: tuple[str, ...] = (

@@ -9,6 +9,7 @@ some.
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,6 +43,10 @@ DROP_HINTS = {
     "hairpin": "a server is a client of its own service",
     "flow_conflict": "two services share a server and port, and a client uses the same port for both",
 }
+# Reasons that are as bad when the client was told by an ICMP error or a RST.
+REFUSALS = frozenset(
+    {"hairpin", "flow_conflict", "table_full", "no_route", "neighbour_timeout", "neighbour_unresolved"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,11 +357,16 @@ def check_running(_: Config, facts: Facts) -> Iterator[Finding]:
 
 def _drops(counters: dict[str, Any]) -> Iterator[Finding]:
     received = counters["rx_packets"]
-    for name, count in sorted(counters["verdicts"].items(), key=lambda pair: -pair[1]):
+    lost: Counter[tuple[str, str]] = Counter()
+    for name, count in counters["verdicts"].items():
         verdict, _, reason = name.partition(".")
-        if verdict == "drop" and reason in DROP_HINTS and count >= SILENT_PACKETS and count / received >= NOTABLE_SHARE:
-            message = f"{count} of {received} packets were dropped as {reason}"
-            yield Finding("drops", "warn", message, DROP_HINTS[reason])
+        if verdict == "drop" and reason in DROP_HINTS:
+            lost["dropped", reason] += count
+        elif verdict == "reply" and reason in REFUSALS:
+            lost["refused", reason] += count
+    for (what, reason), count in lost.most_common():
+        if count >= SILENT_PACKETS and count / received >= NOTABLE_SHARE:
+            yield Finding("drops", "warn", f"{count} of {received} packets were {what} as {reason}", DROP_HINTS[reason])
     if lost := counters.get("io", {}).get("rx_dropped", 0):
         message = f"{lost} frames found no room in the socket's queue: the packets come faster than they are handled"
         yield Finding("drops", "warn", message, "use --backend rust, or spread the load over more machines")

@@ -14,7 +14,7 @@ use crate::flow::measure::Measures;
 use crate::flow::table::Table;
 use crate::flow::{Key, Side};
 use crate::fragment::Fragments;
-use crate::limit::TokenBucket;
+use crate::limit::Limiter;
 use crate::next_hop::Waiting;
 use crate::packet::Meta;
 use crate::pipeline::read::{self, Content, Ingress};
@@ -177,7 +177,9 @@ pub(crate) struct State {
     pub(crate) fragments: Fragments,
     pub(crate) waiting: Waiting,
     pub(crate) asking: Asking,
-    pub(crate) limiter: TokenBucket,
+    pub(crate) limiter: Limiter,
+    /// Errors about packets that waited in vain: they leave at the next tick.
+    pub(crate) answers: Vec<Output>,
     pub(crate) random: SplitMix64,
     /// The `counter` of each service, by id.
     pub(crate) rotation: Vec<u64>,
@@ -250,7 +252,8 @@ impl DataPath {
             fragments: Fragments::default(),
             waiting: Waiting::default(),
             asking: Asking::default(),
-            limiter: TokenBucket::default(),
+            limiter: Limiter::default(),
+            answers: Vec::new(),
             random: SplitMix64::new(seed),
             rotation: Vec::with_capacity(RESERVED_SERVICES),
             counters: Counters::default(),
@@ -416,7 +419,7 @@ impl DataPath {
     pub fn tick(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
         let Self { world, state, .. } = self;
         pipeline::expire(world, state, now_ns, pipeline::PER_TICK);
-        for output in self.pending.drain(..) {
+        for output in self.pending.drain(..).chain(state.answers.drain(..)) {
             state.counters.sent(output.frame.len());
             extra.push(output);
         }

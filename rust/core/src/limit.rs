@@ -1,4 +1,5 @@
-//! A token bucket for the packets we make ourselves (rule 12, behaviour 27), as one number: the theoretical arrival time (GCRA).
+//! Token buckets for the packets we make ourselves (rule 12, behaviour 27), one per kind of packet, so that a flood that asks for one kind starves no other.
+//! A bucket is one number: the theoretical arrival time (GCRA).
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -24,6 +25,35 @@ impl TokenBucket {
     }
 }
 
+/// A kind of packet that we make ourselves. Each has a bucket of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// ICMP time exceeded.
+    TimeExceeded,
+    /// ICMP fragmentation needed, packet too big: path-MTU discovery depends on it.
+    TooBig,
+    /// All ICMP destination unreachable but fragmentation needed.
+    Unreachable,
+    /// ICMP echo reply.
+    Echo,
+    /// TCP reset that refuses a new flow.
+    Reset,
+    /// TCP reset that answers a segment of no flow (`on_no_flow`).
+    NoFlow,
+}
+
+/// The buckets of all kinds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limiter([TokenBucket; Kind::NoFlow as usize + 1]);
+
+impl Limiter {
+    /// Take a token of one kind; `false` when there is none. `rate`: tokens per second of each kind.
+    pub fn take(&mut self, kind: Kind, rate: u32, now: u64) -> bool {
+        self.0[kind as usize].take(rate, now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +68,23 @@ mod tests {
         assert_eq!(taken(&mut bucket, 999_999), 0);
         assert_eq!(taken(&mut bucket, 1_000_000), 1);
         assert_eq!(taken(&mut bucket, 5 * SECOND_NS), 1000);
+    }
+
+    /// behaviour 27: echo requests do not starve path-MTU discovery.
+    #[test]
+    fn limiter_each_kind_has_its_own_bucket() {
+        let mut limiter = Limiter::default();
+        while limiter.take(Kind::Echo, 10, 0) {}
+        for kind in [
+            Kind::TimeExceeded,
+            Kind::TooBig,
+            Kind::Unreachable,
+            Kind::Reset,
+            Kind::NoFlow,
+        ] {
+            assert!((0..10).all(|_| limiter.take(kind, 10, 0)), "{kind:?}");
+            assert!(!limiter.take(kind, 10, 0), "{kind:?}");
+        }
     }
 
     #[test]

@@ -165,61 +165,127 @@ fn prefixes<'a>(routes: impl Iterator<Item = &'a Route>, ports: &[Port]) -> Vec<
 
 /// Packets that may wait for one neighbour.
 const MOST_PER_HOP: usize = 3;
-/// Neighbours that may be waited for.
+/// Neighbours that may be waited for, those that failed included.
 const MOST_HOPS: usize = 256;
-/// How long a packet waits.
+/// How long a packet waits. A neighbour that has not answered by then has failed, and counts as failed for as long again.
 const PATIENCE_NS: u64 = 3_000_000_000;
+
+/// A packet that waits for a neighbour.
+#[derive(Debug)]
+pub struct Waited {
+    /// Its frames: more than one when it was cut.
+    pub frames: Vec<Output>,
+    /// What its sender is told if the neighbour does not answer; `None`: nothing.
+    pub notice: Option<Output>,
+}
+
+/// How far the resolution of a neighbour has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Packets wait for the answer.
+    Asked,
+    /// There was none, and nothing waits.
+    Failed,
+    /// It is asked for once more.
+    AskedAgain,
+}
 
 /// A neighbour that is not known yet, and what waits for it.
 struct Unresolved {
     interface: u32,
     address: u128,
-    created: u64,
-    reported: bool,
-    /// The frames of each packet: more than one when it was cut.
-    packets: Vec<Vec<Output>>,
+    /// When its phase began.
+    since: u64,
+    phase: Phase,
+    packets: Vec<Waited>,
 }
 
-/// All waiting packets, oldest hop first. There are few hops, so they are searched in order.
+/// What becomes of one more packet to a neighbour that is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It can wait.
+    Waits,
+    /// Too many wait already.
+    Full,
+    /// The neighbour did not answer in time.
+    Failed,
+}
+
+/// All waiting packets, the hop whose phase is oldest first. There are few hops, so they are searched in order.
 #[derive(Default)]
-pub struct Waiting(VecDeque<Unresolved>);
+pub struct Waiting {
+    hops: VecDeque<Unresolved>,
+    /// Hops that are to be asked for.
+    unreported: Vec<(u32, u128)>,
+}
 
 impl Waiting {
-    /// Let the frames of one packet wait; they are dropped when this returns `false`.
-    pub fn hold(&mut self, hop: &Hop, frames: Vec<Output>, now: u64) -> bool {
-        let same = |entry: &&mut Unresolved| {
-            (entry.interface, entry.address) == (hop.interface, hop.address)
-        };
-        if let Some(entry) = self.0.iter_mut().find(same) {
-            let fits = entry.packets.len() < MOST_PER_HOP;
-            if fits {
-                entry.packets.push(frames);
-            }
-            return fits;
+    /// What becomes of a packet to this hop.
+    #[must_use]
+    pub fn room(&self, hop: &Hop) -> Room {
+        match self.hops.iter().find(|entry| entry.is(hop)) {
+            Some(entry) if entry.phase != Phase::Asked => Room::Failed,
+            Some(entry) if entry.packets.len() >= MOST_PER_HOP => Room::Full,
+            None if self.hops.len() >= MOST_HOPS && self.oldest_failed().is_none() => Room::Full,
+            _ => Room::Waits,
         }
-        if self.0.len() >= MOST_HOPS {
-            return false;
-        }
-        let Hop {
-            interface, address, ..
-        } = *hop;
-        self.0.push_back(Unresolved {
-            interface,
-            address,
-            created: now,
-            reported: false,
-            packets: vec![frames],
-        });
-        true
     }
 
-    /// Give up the oldest hop if its time is over: how many packets waited for it.
-    pub fn expire(&mut self, now: u64) -> Option<usize> {
-        let oldest = self.0.front()?;
-        if now.saturating_sub(oldest.created) < PATIENCE_NS {
+    /// Let the frames of one packet wait; they are dropped when this returns `false`.
+    pub fn hold(&mut self, hop: &Hop, frames: Vec<Output>, now: u64) -> bool {
+        let room = self.room(hop);
+        let entry = self.hops.iter_mut().find(|entry| entry.is(hop));
+        let name = (hop.interface, hop.address);
+        let packet = Waited {
+            frames,
+            notice: None,
+        };
+        match (room, entry) {
+            (Room::Waits, Some(entry)) => entry.packets.push(packet),
+            (Room::Waits, None) => {
+                if self.hops.len() >= MOST_HOPS {
+                    self.oldest_failed().map(|at| self.remove(at));
+                }
+                self.unreported.push(name);
+                self.hops.push_back(Unresolved {
+                    interface: hop.interface,
+                    address: hop.address,
+                    since: now,
+                    phase: Phase::Asked,
+                    packets: vec![packet],
+                });
+            }
+            (Room::Failed, Some(entry)) if entry.phase == Phase::Failed => {
+                entry.phase = Phase::AskedAgain;
+                self.unreported.push(name);
+            }
+            _ => {}
+        }
+        room == Room::Waits
+    }
+
+    /// Say what the sender of the last packet that waits for this hop is told if the neighbour does not answer.
+    pub fn set_notice(&mut self, hop: &Hop, notice: Option<Output>) {
+        let entry = self.hops.iter_mut().find(|entry| entry.is(hop));
+        if let Some(packet) = entry.and_then(|entry| entry.packets.last_mut()) {
+            packet.notice = notice;
+        }
+    }
+
+    /// Give up the oldest hop if its time is over: the packets that waited for it. One that failed is forgotten.
+    pub fn expire(&mut self, now: u64) -> Option<Vec<Waited>> {
+        let oldest = self.hops.front()?;
+        if now.saturating_sub(oldest.since) < PATIENCE_NS {
             return None;
         }
-        self.0.pop_front().map(|hop| hop.packets.len())
+        let was_asked = oldest.phase == Phase::Asked;
+        let mut hop = self.remove(0)?;
+        let packets = std::mem::take(&mut hop.packets);
+        if was_asked {
+            (hop.phase, hop.since) = (Phase::Failed, now);
+            self.hops.push_back(hop);
+        }
+        Some(packets)
     }
 
     /// Take out the packets whose neighbour `resolve` knows, in order, with its address.
@@ -228,41 +294,57 @@ impl Waiting {
         resolve: impl Fn(u32, u128) -> Option<Mac>,
     ) -> Vec<(Mac, Vec<Output>)> {
         let mut released = Vec::new();
-        self.0.retain_mut(|hop| {
+        let Self { hops, unreported } = self;
+        hops.retain_mut(|hop| {
             let Some(mac) = resolve(hop.interface, hop.address) else {
                 return true;
             };
-            released.extend(hop.packets.drain(..).map(|frames| (mac, frames)));
+            let packets = hop.packets.drain(..);
+            released.extend(packets.map(|packet| (mac, packet.frames)));
+            unreported.retain(|&name| name != (hop.interface, hop.address));
             false
         });
         released
     }
 
-    /// The hops to resolve that were not returned before.
+    /// Hops to resolve that were not returned before, as (interface, address).
     pub fn take_unreported(&mut self) -> Vec<(u32, u128)> {
-        let fresh = |hop: &mut Unresolved| {
-            let reported = std::mem::replace(&mut hop.reported, true);
-            (!reported).then_some((hop.interface, hop.address))
-        };
-        self.0.iter_mut().filter_map(fresh).collect()
+        std::mem::take(&mut self.unreported)
     }
 
     /// Whether `take_unreported` would return any.
     #[must_use]
     pub fn has_unreported(&self) -> bool {
-        self.0.back().is_some_and(|hop| !hop.reported)
+        !self.unreported.is_empty()
     }
 
     /// Packets waiting now.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.iter().map(|hop| hop.packets.len()).sum()
+        self.hops.iter().map(|hop| hop.packets.len()).sum()
     }
 
-    /// Whether none waits.
+    /// Whether none waits, and no neighbour has failed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.hops.is_empty()
+    }
+
+    fn oldest_failed(&self) -> Option<usize> {
+        self.hops.iter().position(|hop| hop.phase != Phase::Asked)
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Unresolved> {
+        let hop = self.hops.remove(at)?;
+        let name = (hop.interface, hop.address);
+        self.unreported.retain(|&unreported| unreported != name);
+        Some(hop)
+    }
+}
+
+impl Unresolved {
+    fn is(&self, hop: &Hop) -> bool {
+        (self.interface, self.address) == (hop.interface, hop.address)
     }
 }
 
@@ -383,6 +465,37 @@ mod tests {
         assert_eq!((marks, waiting.is_empty()), (vec![0, 1, 2], true));
     }
 
+    /// behaviour 20: a neighbour that did not answer is not waited for, but asked for once more, for as long again.
+    #[test]
+    fn waiting_failed_neighbour_is_asked_once_more() {
+        let mut waiting = Waiting::default();
+        let hop = Hop {
+            interface: 0,
+            address: 5,
+            mac: None,
+            from: OURS.into(),
+            mtu: 1500,
+        };
+        assert!(waiting.hold(&hop, frame(1), 0));
+        let packets = waiting.expire(PATIENCE_NS).expect("its time is over");
+        assert_eq!((packets.len(), waiting.len()), (1, 0));
+        assert_eq!(waiting.room(&hop), Room::Failed);
+        assert!(!waiting.has_unreported(), "nothing waits for it");
+        assert!(
+            !waiting.hold(&hop, frame(2), PATIENCE_NS)
+                && !waiting.hold(&hop, frame(3), PATIENCE_NS)
+        );
+        assert_eq!(waiting.take_unreported(), [(0, 5)]);
+        assert!(!waiting.hold(&hop, frame(4), PATIENCE_NS) && !waiting.has_unreported());
+        assert!(waiting.expire(2 * PATIENCE_NS - 1).is_none());
+        assert!(
+            waiting
+                .expire(2 * PATIENCE_NS)
+                .is_some_and(|packets| packets.is_empty())
+        );
+        assert!(waiting.is_empty() && waiting.hold(&hop, frame(5), 2 * PATIENCE_NS));
+    }
+
     #[test]
     fn waiting_hop_limit_and_timeout() {
         let mut waiting = Waiting::default();
@@ -399,10 +512,28 @@ mod tests {
                 address < 256
             );
         }
-        assert_eq!(waiting.expire(PATIENCE_NS - 1), None);
+        assert!(waiting.expire(PATIENCE_NS - 1).is_none());
         assert_eq!(
-            (waiting.expire(PATIENCE_NS), waiting.expire(PATIENCE_NS)),
-            (Some(1), None)
+            waiting.expire(PATIENCE_NS).map(|packets| packets.len()),
+            Some(1)
         );
+        assert!(waiting.expire(PATIENCE_NS).is_none());
+        // A failed one gives its place to another.
+        let hop = Hop {
+            interface: 1,
+            address: 0,
+            mac: None,
+            from: OURS.into(),
+            mtu: 1500,
+        };
+        assert!(waiting.hold(&hop, frame(0), PATIENCE_NS) && waiting.hops.len() == MOST_HOPS);
+        assert!(!waiting.hold(
+            &Hop {
+                interface: 2,
+                ..hop
+            },
+            frame(0),
+            PATIENCE_NS
+        ));
     }
 }

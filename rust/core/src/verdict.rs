@@ -51,6 +51,8 @@ reasons! {
     FragmentLimit = "fragment_limit",
     FragmentRefused = "fragment_refused",
     FragmentOverlap = "fragment_overlap",
+    FragmentDuplicate = "fragment_duplicate",
+    FragmentEvicted = "fragment_evicted",
     FragmentTimeout = "fragment_timeout",
     L4Truncated = "l4_truncated",
     L4Protocol = "l4_protocol",

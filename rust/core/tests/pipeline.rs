@@ -324,7 +324,7 @@ fn table_full_evicts_in_order() {
     );
     assert_checksums(&sent);
     let (outcome, ..) = process(&mut path, &syn(5), 4);
-    assert_eq!(outcome.verdict, Verdict::Drop(Reason::TableFull));
+    assert_eq!(outcome.verdict, Verdict::Reply(Reason::TableFull));
     process(&mut path, &syn(6), 62 * SECOND);
     assert_eq!(
         ports(&path, 62 * SECOND),

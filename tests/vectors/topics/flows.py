@@ -7,12 +7,14 @@ from typing import Any
 from scene import (
     BOTH,
     SERVER_MACS,
+    V4,
     Case,
     Family,
     Talk,
     dns_service,
     hash_flow,
     hash_source,
+    icmp_error,
     tcp,
     udp,
     web_service,
@@ -169,7 +171,7 @@ def _eviction(f: Family) -> list[Case]:
     second.s(udp(b"y"))
     idle.at(60 * SECOND)
     newcomer = Talk(idle, f, sport=1003)
-    idle.drop(newcomer.c_in(tcp("S", 1)), "table_full", **newcomer.names)
+    idle.reply(newcomer.c_in(tcp("S", 1)), "table_full", newcomer.refusal(2), **newcomer.names)
     idle.at(60 * SECOND + 1)
     newcomer.open()
     idle.counters(events={"flow_evicted_idle": 1})
@@ -190,10 +192,27 @@ def _full(f: Family) -> list[Case]:
         Talk(full, f, sport=port).open()
     for port in (1003, 1004):
         talk = Talk(full, f, sport=port)
-        full.drop(talk.c_in(tcp("S", 1)), "table_full", **talk.names)
+        full.reply(talk.c_in(tcp("S", 1)), "table_full", talk.refusal(2), **talk.names)
     talk = Talk(full, f, "udp", sport=1005)
-    full.drop(talk.c_in(udp(b"x")), "table_full", **talk.names)
-    full.counters(verdicts={"drop.table_full": 3}, events={"flow_created": 2})
+    prohibited = icmp_error(f, talk.c_in(udp(b"x")), (3, 13) if f is V4 else (1, 1), f.vip, f.client)
+    full.reply(talk.c_in(udp(b"x")), "table_full", prohibited, **talk.names)
+    full.counters(verdicts={"reply.table_full": 3}, events={"flow_created": 2}, tx_packets=9)
+
+    silent = {"services": [web_service(f, "counter", (1,), on_no_server="drop"), dns_service(f, on_no_server="drop")]}
+    denied = Case(
+        f"where on_no_server does not say RST a refused newcomer is told that it is prohibited, {v}",
+        [7, 9, 20, 27],
+        "RFC 1812 section 5.2.7.1",
+        capacity=1,
+        icmp_rate=2,
+        **silent,
+    )
+    Talk(denied, f, sport=1001).open()
+    kind = (3, 13) if f is V4 else (1, 1)
+    for talk, l4 in ((Talk(denied, f, sport=1003), tcp("S", 1)), (Talk(denied, f, "udp", sport=1005), udp(b"x"))):
+        frame = talk.c_in(l4)
+        denied.reply(frame, "table_full", icmp_error(f, frame, kind, f.vip, f.client), **talk.names)
+    denied.drop(frame, "rate_limited", **talk.names)
 
     stateless = Case(
         f"with a hash plan what cannot be stored is placed without state, both ways, {v}",
@@ -215,7 +234,7 @@ def _full(f: Family) -> list[Case]:
     astray = Talk(stateless, f, number=number % 3 + 1, sport=1003)
     stateless.drop(astray.s_in(tcp("SA", 5000, 1001)), "no_flow")
     stateless.flows(answered.flow("udp"))
-    return [full, stateless]
+    return [full, denied, stateless]
 
 
 def _midstream(f: Family) -> list[Case]:
@@ -269,7 +288,7 @@ def _conflicts(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     hair = Case(f"a server that is its own client is refused, {v}", [16])
     talk = Talk(hair, f, client=f.servers[0], mac=SERVER_MACS[0])
-    hair.drop(talk.c_in(tcp("S", 1)), "hairpin", **talk.names)
+    hair.reply(talk.c_in(tcp("S", 1)), "hairpin", talk.refusal(2), **talk.names)
     other = Talk(hair, f, number=2, client=f.servers[0], mac=SERVER_MACS[0])
     other.c(tcp("S", 1))
 
@@ -282,19 +301,30 @@ def _conflicts(f: Family) -> list[Case]:
     )
     one, two = Talk(clash, f), Talk(clash, f, service="alt", server="alt1", vport=443)
     one.open()
-    clash.drop(two.c_in(tcp("S", 1)), "flow_conflict", **two.names)
+    clash.reply(two.c_in(tcp("S", 1)), "flow_conflict", two.refusal(2), **two.names)
     one.s(tcp("A", 5001, 1001))
     one.close()
     two.c(tcp("S", 1))
     clash.flows(two.flow("syn-sent"))
-    clash.counters(events={"flow_reused": 1, "flow_created": 2}, verdicts={"drop.flow_conflict": 1})
+    clash.counters(events={"flow_reused": 1, "flow_created": 2}, verdicts={"reply.flow_conflict": 1})
+    server_side = Case(
+        f"a server's packet that no flow can be made for is dropped, never answered, {v}",
+        [2, 20, 24],
+        services=[web_service(f, "hash-flow", (2,)), dns_service(f)],
+    )
+    Talk(server_side, f, number=2).open()
+    server_side.publish(services=[web_service(f, "hash-flow", (1,)), dns_service(f)])
+    one = Talk(server_side, f)
+    server_side.drop(one.s_in(tcp("A", 9000, 1001)), "flow_conflict", **one.reply_names)
+    self_made = Talk(server_side, f, client=f.servers[0], sport=1001)
+    server_side.drop(self_made.s_in(tcp("A", 9000, 1001)), "hairpin", **self_made.reply_names)
     stale = Case(f"an expired flow is no conflict, {v}", [1, 4], services=services)
     one, two = Talk(stale, f), Talk(stale, f, service="alt", server="alt1", vport=443)
     one.c(tcp("S", 1))
     stale.at(30 * SECOND)
     two.c(tcp("S", 1))
     stale.counters(events={"flow_expired": 1, "flow_created": 2})
-    return [hair, clash, stale]
+    return [hair, clash, server_side, stale]
 
 
 def _without(f: Family, number: int, **fields: Any) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def cases() -> list[Case]:
     """Make the cases."""
     made = []
     for f in BOTH:
-        made += [*_orders(f), *_overlaps(f), *_malformed(f), *_limits(f), *_others(f)]
+        made += [*_orders(f), *_duplicates(f), *_overlaps(f), *_malformed(f), *_limits(f), *_shares(f), *_others(f)]
     return made
 
 
@@ -123,12 +123,15 @@ def _overlaps(f: Family) -> list[Case]:
     overlap.drop(frames[3][0], "fragment_refused")
     overlap.flows()
 
-    twice = Case(f"a duplicate of a fragment counts as overlap, {v}", [19], "RFC 5722")
+    twice = Case(
+        f"a fragment with the range of another one and another MF counts as overlap, {v}", [19], "RFC 8200 section 4.5"
+    )
     talk = Talk(twice, f, "udp")
     frames = _client(talk, udp(pattern(1000)), CUTS)
-    twice.forward(frames[0][0], frames[0][1], **talk.names)
-    twice.drop(frames[0][0], "fragment_overlap")
-    twice.drop(frames[1][0], "fragment_refused")
+    [(ended, _)] = _client(talk, udp(pattern(792)), [(400, 400)])
+    _held(twice, frames[1][0])
+    twice.drop(ended, "fragment_overlap")
+    twice.drop(frames[0][0], "fragment_refused")
 
     ends = Case(f"data beyond the known end counts as overlap, {v}", [19], "RFC 5722")
     talk = Talk(ends, f, "udp")
@@ -145,6 +148,35 @@ def _overlaps(f: Family) -> list[Case]:
     two_ends.drop(shorter[0][0], "fragment_overlap")
 
     return [overlap, twice, ends, two_ends]
+
+
+def _duplicates(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    made = []
+    for order in ((0, 0, 1, 2), (0, 1, 1, 2), (1, 1, 0, 2), (2, 2, 1, 0)):
+        case = Case(
+            f"an exact copy of a fragment is dropped alone, order {'-'.join(map(str, order))}, {v}",
+            [19],
+            "RFC 791, RFC 8200 section 4.5",
+        )
+        talk = Talk(case, f, "udp")
+        frames = _client(talk, udp(pattern(1000)), CUTS)
+        seen: list[int] = []
+        for index in order:
+            if index in seen:
+                case.drop(frames[index][0], "fragment_duplicate")
+                continue
+            seen.append(index)
+            if 0 not in seen:
+                _held(case, frames[index][0])
+            elif index == 0:
+                waited = [frames[number][1] for number in seen[:-1]]
+                case.forward(frames[0][0], frames[0][1], *waited, **talk.names)
+            else:
+                case.forward(frames[index][0], frames[index][1], **talk.names)
+        case.counters(verdicts={"forward": 3, "drop.fragment_duplicate": 1}, tx_packets=3)
+        made.append(case)
+    return made
 
 
 def _malformed(f: Family) -> list[Case]:
@@ -211,16 +243,15 @@ def _limits(f: Family) -> list[Case]:
     case.counters(verdicts={"hold.fragment": 2, "drop.fragment_timeout": 2})
     case.forward(frames[0][0], frames[0][1], **talk.names)
 
-    ranges = Case(f"a datagram of more than 64 loose pieces is dropped, {v}", [19])
-    talk = Talk(ranges, f, "udp")
-    cuts = [(16 * (i + 1), 8) for i in range(65)]
-    frames = _client(talk, udp(pattern(2000)), cuts)
-    for incoming, _ in frames[:64]:
-        _held(ranges, incoming)
-    ranges.drop(frames[64][0], "fragment_limit")
-    # A piece that fills a gap needs no further range.
-    _held(ranges, _client(talk, udp(pattern(2000)), [(24, 8)])[0][0])
-    ranges.counters(verdicts={"hold.fragment": 65, "drop.fragment_limit": 1})
+    pieces_limit = Case(f"more than 256 pieces of a datagram are dropped, {v}", [19])
+    talk = Talk(pieces_limit, f, "udp")
+    cuts = [(8 * (i + 1), 8) for i in range(257)]
+    frames = _client(talk, udp(pattern(3000)), cuts)
+    for incoming, _ in frames[:256]:
+        _held(pieces_limit, incoming)
+    pieces_limit.drop(frames[256][0], "fragment_limit")
+    pieces_limit.drop(frames[7][0], "fragment_duplicate")
+    pieces_limit.counters(verdicts={"hold.fragment": 256, "drop.fragment_limit": 1, "drop.fragment_duplicate": 1})
 
     ttl = Case(f"a later fragment on its last hop is dropped, never answered, {v}", [11, 19, 27])
     talk = Talk(ttl, f, "udp")
@@ -242,7 +273,38 @@ def _limits(f: Family) -> list[Case]:
     anew = Talk(after, f, number=2, mac="aa:aa:aa:00:00:fe")
     anew.c(tcp("S", 90000))
     after.forward(frames[1][0], frames[1][1], **talk.reply_names)
-    return [case, ranges, ttl, after]
+    return [case, pieces_limit, ttl, after]
+
+
+def _shares(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    refused = Case(f"refused datagrams take no room of others, {v}", [19], "behaviour 19")
+    talk = Talk(refused, f, "udp")
+    other = Talk(refused, f, "udp", vport=5353, client=f.client2)
+    frames = _client(talk, udp(pattern(1000)), CUTS, ident=1)
+    _held(refused, frames[1][0])
+    for ident in range(150):
+        refused.drop(_client(other, udp(pattern(40)), [(0, 40)], ident=ident)[0][0], "no_service")
+    refused.drop(_client(other, udp(pattern(40)), [(40, 8)], ident=0)[0][0], "fragment_refused")
+    refused.forward(frames[0][0], frames[0][1], frames[1][1], **talk.names)
+    refused.counters(verdicts={"forward": 2, "drop.no_service": 150, "drop.fragment_refused": 1})
+    # After 30 s nothing is remembered: a later fragment waits like any other.
+    refused.at(30_000)
+    _held(refused, _client(other, udp(pattern(40)), [(40, 8)], ident=0)[0][0])
+
+    source = Case(f"a source with an eighth of all datagrams loses its own oldest, {v}", [19], "behaviour 19")
+    talk = Talk(source, f, "udp")
+    other = Talk(source, f, "udp", client=f.client2)
+    kept, lost = _client(talk, udp(pattern(1000)), CUTS, ident=1), _client(other, udp(pattern(1000)), CUTS, ident=0)
+    _held(source, kept[1][0])
+    _held(source, lost[1][0])
+    for ident in range(1, 129):
+        _held(source, _client(other, udp(pattern(40)), [(8, 8)], ident=ident)[0][0])
+    source.counters(verdicts={"drop.fragment_evicted": 1})
+    source.forward(lost[0][0], lost[0][1], **other.names)
+    source.counters(verdicts={"drop.fragment_evicted": 2})
+    source.forward(kept[0][0], kept[0][1], kept[1][1], **talk.names)
+    return [refused, source]
 
 
 def _others(f: Family) -> list[Case]:

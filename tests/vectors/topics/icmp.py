@@ -9,17 +9,24 @@ from scapy.packet import Packet
 from scene import (
     BOTH,
     CLIENT_MAC,
+    CLIENT_PORT,
     ROUTER_MAC,
+    SERVER_MACS,
     V4,
+    WEB_PORT,
     Case,
     Family,
     Talk,
+    dns_service,
     ether,
+    hash_flow,
+    hash_source,
     icmp,
     icmp_error,
     pattern,
     tcp,
     udp,
+    web_service,
     with_ports,
 )
 
@@ -30,7 +37,15 @@ def cases() -> list[Case]:
     """Make the cases."""
     made = []
     for f in BOTH:
-        made += [*_translated(f), *_quotes(f), *_refused(f), *_refused_quotes(f), *_echo(f), *_not_flows(f)]
+        made += [
+            *_translated(f),
+            *_hashed(f),
+            *_quotes(f),
+            *_refused(f),
+            *_refused_quotes(f),
+            *_echo(f),
+            *_not_flows(f),
+        ]
     return made
 
 
@@ -87,14 +102,12 @@ def _from_client(
 def _from_server(
     talk: Talk, kind: tuple[int, int, bytes], l4: Packet, cut: int | None, src: str = "", **ip: Any
 ) -> tuple[bytes, bytes]:
-    """Make (in, out) of an error about a client's packet. From the server itself it then seems to come from the VIP."""
+    """Make (in, out) of an error about a client's packet. Whoever sent it, it leaves from the VIP."""
     f, (number, code, word) = talk.family, kind
     before = icmp(
         f, src or talk.server_address, talk.client, number, code, word + _forward_quote(talk, l4, cut, True, **ip)
     )
-    after = icmp(
-        f, src or talk.vip, talk.client, number, code, word + _forward_quote(talk, l4, cut, False, **ip), ttl=63
-    )
+    after = icmp(f, talk.vip, talk.client, number, code, word + _forward_quote(talk, l4, cut, False, **ip), ttl=63)
     return ether(talk.server_mac, ROUTER_MAC, before), ether(ROUTER_MAC, talk.mac, after)
 
 
@@ -105,7 +118,9 @@ def _translated(f: Family) -> list[Case]:
     for words, number, code, word in _errors(f):
         kind = (number, code, word)
         case = Case(
-            f"{words} about a flow is translated both ways, quoting 8 bytes or all, {v}", [20], "RFC 5508 REQ-4, REQ-5"
+            f"{words} about a flow is translated both ways, quoting 8 bytes or all, {v}",
+            [20],
+            "RFC 5508 REQ-4, REQ-5 (c)",
         )
         talk = Talk(case, f)
         talk.open()
@@ -115,7 +130,7 @@ def _translated(f: Family) -> list[Case]:
             case.forward(incoming, outgoing, **talk.names)
             incoming, outgoing = _from_server(talk, kind, out, cut)
             case.forward(incoming, outgoing, **talk.reply_names)
-        # A router on the way sends them too: its address stays.
+        # A router on the way sends them too. That of one on the client's side stays, that of one behind us is not told.
         incoming, outgoing = _from_client(talk, kind, back, 8, src=hop)
         case.forward(incoming, outgoing, **talk.names)
         incoming, outgoing = _from_server(talk, kind, out, 8, src=hop)
@@ -135,6 +150,76 @@ def _translated(f: Family) -> list[Case]:
     datagram.flows(talk.flow("udp-unreplied"))
     made.append(datagram)
     return made
+
+
+def _hashed(f: Family) -> list[Case]:
+    """Errors about flows that have no entry: after a restart, or beyond the table's capacity."""
+    v = f"IPv{f.version}"
+    too_big = (3, 4, b"\0\0\x05\x14") if f is V4 else (2, 0, b"\0\0\x05\x14")
+    hop = "192.0.2.9" if f is V4 else "2001:db8:9::9"
+    made = []
+    for selector in ("hash-flow", "hash-source"):
+        services = [web_service(f, selector, (1, 2, 3)), {**dns_service(f), "plan": _hash_plan(f, selector)}]
+        case = Case(
+            f"an error about a flow without an entry is translated by the hash, {selector}, {v}",
+            [2, 20],
+            "RFC 5508 REQ-4, REQ-5",
+            services=services,
+        )
+        if selector == "hash-flow":
+            chosen = hash_flow(1, f.client, f.vip, CLIENT_PORT, WEB_PORT, 6) % 3 + 1
+        else:
+            chosen = hash_source(1, f.client) % 3 + 1
+        talk, datagram = Talk(case, f, number=chosen), Talk(case, f, "udp")
+        for cut in (8, None):
+            for one, l4 in ((talk, tcp("A", 5001, 1001, pattern(101))), (datagram, udp(b"answer"))):
+                incoming, outgoing = _from_client(one, too_big, l4, cut, src=hop)
+                case.forward(incoming, outgoing, **one.names)
+                incoming, outgoing = _from_server(one, too_big, l4, cut, src=hop)
+                case.forward(incoming, outgoing, **one.reply_names)
+        incoming, _ = _from_server(Talk(case, f, number=chosen % 3 + 1), too_big, tcp("A", 1001, 5001), None)
+        case.drop(incoming, "icmp_no_flow")
+        case.flows()
+        case.counters(events={"flow_created": 0, "flow_hit": 0, "flow_miss": 0, "flow_stateless": 0})
+        made.append(case)
+    return [*made, *_hashed_otherwise(f, too_big)]
+
+
+def _hash_plan(f: Family, selector: str) -> dict[str, Any]:
+    return {"selector": selector, "slots": [f.dns_server]}
+
+
+def _hashed_otherwise(f: Family, too_big: tuple[int, int, bytes]) -> list[Case]:
+    """The hash is not asked where the table says something else."""
+    v = f"IPv{f.version}"
+    moved = Case(
+        f"an error about a flow whose entry names another server is not translated by the hash, {v}",
+        [20],
+        services=[web_service(f, "hash-flow", (2,))],
+    )
+    old = Talk(moved, f, number=2)
+    old.open()
+    moved.publish(services=[web_service(f, "hash-flow", (1,))])
+    incoming, outgoing = _from_client(old, too_big, tcp("A", 5001, 1001), None)
+    moved.forward(incoming, outgoing, **old.names)
+    incoming, _ = _from_server(Talk(moved, f), too_big, tcp("A", 1001, 5001), None)
+    moved.drop(incoming, "icmp_no_flow")
+
+    second = {**web_service(f, "hash-flow", (1,)), "name": "alt", "port": 443}
+    second["servers"] = [{**second["servers"][0], "name": "alt1"}]
+    second["plan"] = {"selector": "hash-flow", "slots": ["alt1"]}
+    shared = Case(
+        f"an error about a service that shares its server is not mixed up with another's flow, {v}",
+        [20, 24],
+        services=[web_service(f, "hash-flow", (1,)), second],
+    )
+    Talk(shared, f).open()
+    alt = Talk(shared, f, service="alt", server="alt1", vport=443)
+    shared.drop(_from_client(alt, too_big, tcp("A", 5001, 1001), None)[0], "icmp_no_flow")
+    itself = Case(f"no hash names a server as its own client, {v}", [20], services=[web_service(f, "hash-flow", (1,))])
+    talk = Talk(itself, f, client=f.servers[0], mac=SERVER_MACS[0])
+    itself.drop(_from_client(talk, too_big, tcp("A", 5001, 1001), None)[0], "icmp_no_flow")
+    return [moved, shared, itself]
 
 
 def _quotes(f: Family) -> list[Case]:

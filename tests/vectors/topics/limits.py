@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from scene import BOTH, CLIENT_MAC, ROUTER_MAC, V4, Case, Family, Talk, ether, icmp_error, tcp, udp, with_ports
+from scene import (
+    BOTH,
+    CLIENT_MAC,
+    ROUTER_MAC,
+    V4,
+    Case,
+    Family,
+    Talk,
+    dns_service,
+    ether,
+    icmp,
+    icmp_error,
+    tcp,
+    udp,
+    web_service,
+    with_ports,
+)
 
 
 def cases() -> list[Case]:
@@ -40,7 +56,29 @@ def _rates(f: Family) -> list[Case]:
     changed.drop(Talk(changed, f).c_in(tcp("S", 1), ttl=1), "rate_limited", **names)
     changed.publish(icmp_rate=1)
     changed.reply(frame, "ttl_exceeded", told, **names)
-    return [never, rate, changed]
+    kinds = Case(
+        f"each kind of answer has a bucket of its own, {v}",
+        [27],
+        icmp_rate=1,
+        answer_echo=True,
+        services=[web_service(f, slots=()), dns_service(f, plan={"selector": "counter", "slots": []})],
+    )
+    ping = ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.vip, 8 if f is V4 else 128, 0, bytes(8)))
+    fields = {"id": 0, "flags": "DF"} if f is V4 else {}
+    pong = ether(ROUTER_MAC, CLIENT_MAC, icmp(f, f.vip, f.client, 0 if f is V4 else 129, 0, bytes(8), **fields))
+    talk, other = Talk(kinds, f), Talk(kinds, f, "udp")
+    dying, syn, ask = talk.c_in(tcp("S", 1), ttl=1), talk.c_in(tcp("S", 1)), other.c_in(udp(b"x"))
+    about = {"direction": "forward", "service": f.dns}
+    refused = icmp_error(f, ask, (3, 3) if f is V4 else (1, 4), f.vip, f.client)
+    kinds.reply(ping, "echo", pong)
+    kinds.reply(dying, "ttl_exceeded", icmp_error(f, dying, exceeded, f.router, f.client), **names)
+    kinds.reply(syn, "no_server", talk.refusal(2), **names)
+    kinds.reply(ask, "no_server", refused, **about)
+    kinds.drop(ping, "rate_limited")
+    kinds.drop(dying, "rate_limited", **names)
+    kinds.drop(syn, "rate_limited", **names)
+    kinds.drop(ask, "rate_limited", **about)
+    return [never, rate, changed, kinds]
 
 
 def _hops() -> Case:

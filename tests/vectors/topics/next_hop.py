@@ -18,11 +18,15 @@ from scene import (
     Family,
     Talk,
     ether,
+    icmp,
+    icmp_error,
     neighbours,
+    pieces,
     tcp,
     two_interfaces,
     udp,
     web_service,
+    with_ports,
 )
 
 FOUND = "found by tests/differential.py"
@@ -73,13 +77,97 @@ def _waiting(f: Family) -> list[Case]:
     late.tick()
     late.counters(verdicts={"hold.neighbour": 2})
     late.at(3000)
-    late.tick()
-    late.counters(verdicts={"hold.neighbour": 2, "drop.neighbour_timeout": 2})
+    kind = (3, 1) if f is V4 else (1, 3)
+    late.tick(*(icmp_error(f, talk.c_in(udp(data)), kind, f.vip, f.client) for data in (b"1", b"2")))
+    late.counters(verdicts={"hold.neighbour": 2, "reply.neighbour_timeout": 2}, tx_packets=2)
     late.next_hops(neighbours=neighbours())
     late.tick()
     talk.c(udp(b"3"))
 
-    return [case, late]
+    return [case, late, *_unreachable(f)]
+
+
+def _unreachable(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    server, kind = f.servers[0], (3, 1) if f is V4 else (1, 3)
+    origin = "RFC 1812 section 5.2.7.1, RFC 4443 section 3.1"
+    failed = Case(
+        f"a neighbour that did not answer is not waited for during the next 3 s, {v}",
+        [20, 27, 28],
+        origin,
+        neighbours=_missing(server),
+        icmp_rate=2,
+    )
+    talk = Talk(failed, f, "udp")
+    failed.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)
+    failed.unresolved(("eth0", server))
+    failed.at(3000)
+    frame = talk.c_in(udp(b"2"))
+    # The error about the first packet leaves at the next tick; both take a token.
+    failed.reply(frame, "neighbour_unresolved", icmp_error(f, frame, kind, f.vip, f.client), **talk.names)
+    failed.unresolved(("eth0", server))
+    failed.drop(frame, "rate_limited", **talk.names)
+    failed.unresolved()
+    failed.tick(icmp_error(f, talk.c_in(udp(b"1")), kind, f.vip, f.client))
+    failed.counters(verdicts={"reply.neighbour_timeout": 1, "reply.neighbour_unresolved": 1}, tx_packets=2)
+    failed.at(6000)
+    failed.send(frame, "hold", "neighbour", **talk.names)
+    failed.unresolved(("eth0", server))
+    failed.next_hops(neighbours=neighbours())
+    failed.tick(talk.c_out(udp(b"2")))
+
+    long = Case(
+        f"what waited in vain is quoted as it came, up to 576 or 1280 bytes, {v}",
+        [20],
+        origin,
+        neighbours=_missing(server),
+    )
+    talk = Talk(long, f)
+    frame = talk.c_in(tcp("S", 1000, data=bytes(1400)), ttl=9)
+    long.send(frame, "hold", "neighbour", **talk.names)
+    long.at(3000)
+    long.tick(icmp_error(f, frame, kind, f.vip, f.client))
+    long.flows(talk.flow("syn-sent"))
+
+    limited = Case(
+        f"errors about packets that waited are rate-limited, {v}",
+        [20, 27],
+        origin,
+        neighbours=_missing(server),
+        icmp_rate=1,
+    )
+    talk = Talk(limited, f, "udp")
+    for data in (b"1", b"2", b"3"):
+        limited.send(talk.c_in(udp(data)), "hold", "neighbour", **talk.names)
+    limited.at(3000)
+    limited.tick(icmp_error(f, talk.c_in(udp(b"1")), kind, f.vip, f.client))
+    limited.counters(verdicts={"reply.neighbour_timeout": 1, "drop.rate_limited": 2})
+
+    silent = Case(
+        f"no error about errors, later fragments, or packets toward a client, {v}",
+        [20, 27],
+        "RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e)",
+        neighbours=_missing(server, f.client),
+    )
+    silent.next_hops(neighbours=neighbours())
+    talk = Talk(silent, f, "udp")
+    talk.c(udp(b"question"))
+    silent.next_hops(neighbours=_missing(server))
+    cuts = [(0, 400), (400, 400), (800, 208)]
+    parts = pieces(f, f.client, f.vip, with_ports(udp(bytes(1000)), talk.sport, talk.vport), cuts)
+    for part in parts:
+        silent.send(ether(talk.mac, ROUTER_MAC, part), "hold", "neighbour", **talk.names)
+    silent.at(3000)
+    silent.tick(icmp_error(f, ether(talk.mac, ROUTER_MAC, parts[0]), kind, f.vip, f.client))
+    silent.counters(verdicts={"reply.neighbour_timeout": 1, "drop.neighbour_timeout": 2})
+    silent.at(6000)
+    quote = bytes(f.ip(f.vip, f.client, 61) / with_ports(udp(b"answer"), talk.vport, talk.sport))
+    about = icmp(f, f.client, f.vip, *((3, 3) if f is V4 else (1, 4)), bytes(4) + quote)
+    silent.send(ether(talk.mac, ROUTER_MAC, about), "hold", "neighbour", **talk.names)
+    silent.at(9000)
+    silent.tick()
+    silent.counters(verdicts={"reply.neighbour_timeout": 1, "drop.neighbour_timeout": 3})
+    return [failed, long, limited, silent]
 
 
 def _asking(f: Family) -> list[Case]:
@@ -92,6 +180,8 @@ def _asking(f: Family) -> list[Case]:
     again.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)
     again.unresolved(("eth0", server))
     again.at(3000)
+    again.tick(icmp_error(f, talk.c_in(udp(b"1")), (3, 1) if f is V4 else (1, 3), f.vip, f.client))
+    again.at(6000)
     again.send(talk.c_in(udp(b"2")), "hold", "neighbour", **talk.names)
     again.unresolved(("eth0", server))
 
@@ -101,8 +191,9 @@ def _asking(f: Family) -> list[Case]:
     talk = Talk(late_ask, f, "udp")
     late_ask.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)
     late_ask.at(3000)
-    late_ask.tick()
+    late_ask.tick(icmp_error(f, talk.c_in(udp(b"1")), (3, 1) if f is V4 else (1, 3), f.vip, f.client))
     late_ask.unresolved()
+    late_ask.at(6000)
     late_ask.send(talk.c_in(udp(b"2")), "hold", "neighbour", **talk.names)
     late_ask.next_hops(neighbours=neighbours())
     late_ask.tick(talk.c_out(udp(b"2")))
@@ -143,9 +234,12 @@ def _routes(f: Family) -> list[Case]:
     talk = Talk(case, f, number=2, sport=40001)
     talk.c(tcp("S", 1))
     made.append(case)
-    case = Case(f"without a route to the server a packet is dropped, {v}", [28], routes=[])
+    case = Case(
+        f"without a route to the server a client is told so, {v}", [20, 28], "RFC 1812 section 5.2.7.1", routes=[]
+    )
     talk = Talk(case, f)
-    case.drop(talk.c_in(tcp("S", 1)), "no_route", **talk.names)
+    told = icmp_error(f, talk.c_in(tcp("S", 1)), (3, 1) if f is V4 else (1, 0), f.vip, f.client)
+    case.reply(talk.c_in(tcp("S", 1)), "no_route", told, **talk.names)
     case.next_hops(routes=ROUTES)
     talk.c(tcp("S", 1))
     made.append(case)

@@ -2,15 +2,16 @@
 Fragments: what is known of the datagrams they belong to, and the cutting of packets that are too long.
 
 `docs/datapath.md` rules 6 and 12.2. Ports stand in the first fragment alone, so the others follow it: by an action
-once it has passed, by waiting before. Nothing is reassembled. Ranges are kept to refuse overlaps (RFC 1858, RFC 5722),
-and everything is bounded: entries, ranges, held bytes, time.
+once it has passed, by waiting before. Nothing is reassembled. Pieces are kept to refuse overlaps (RFC 1858, RFC 5722)
+and to tell exact copies apart, and everything is bounded: entries, pieces, held bytes, time; no source address has more
+than an eighth of entries or bytes.
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from lb.backends.base import Direction
 from lb.backends.python.flow import ReplyKey
@@ -19,14 +20,25 @@ from lb.backends.python.wire import ipv4
 from lb.backends.python.wire.checksum import checksum
 
 ENTRY_LIMIT = 1024
-RANGE_LIMIT = 64
+REFUSED_LIMIT = 1024
+PIECE_LIMIT = 256
 HELD_BYTES_LIMIT = 4 * 1024 * 1024
+# One source address has at most this part of entries and of bytes.
+SHARES = 8
 TIMEOUT_NS = 30 * 10**9
 MAX_DATAGRAM_BYTES = 65535
 
 # (source, destination, identification, protocol)
 DatagramKey: TypeAlias = tuple[bytes, bytes, int, int]
-Range: TypeAlias = tuple[int, int]
+Misfit: TypeAlias = Literal["fragment_duplicate", "fragment_overlap", "fragment_limit"]
+
+
+class Piece(NamedTuple):
+    """The bytes of its datagram that a fragment carries, from `start` to before `end`. `last`: its MF is 0."""
+
+    start: int
+    end: int
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,87 +64,173 @@ class Action:
 @dataclass(slots=True)
 class Datagram:
     """
-    One datagram whose fragments pass. `ranges`: bytes seen, disjoint, sorted, neighbours merged. `end`: its length,
-    once known.
+    One datagram whose fragments pass or wait. `pieces`: those seen, disjoint, sorted. `end`: its length, once known.
+    `action` is None while the first fragment has not come; others are held until then.
     """
 
     created_ns: int
-    ranges: list[Range] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    seen_bytes: int = 0
     end: int | None = None
     action: Action | None = None
-    refused: bool = False
     held: list[Packet] = field(default_factory=list)
 
-    def conflicts(self, start: int, end: int, is_last: bool) -> bool:
-        """Tell whether a fragment overlaps what was seen, or disagrees with it about where the datagram ends."""
-        if any(start < known_end and known_start < end for known_start, known_end in self.ranges):
-            return True
-        if self.end is not None and (end > self.end or (is_last and end != self.end)):
-            return True
-        return bool(is_last and self.ranges and self.ranges[-1][1] > end)
+    def misfit(self, piece: Piece) -> Misfit | None:
+        """Tell why a piece cannot be added: a copy, a contradiction to what was seen, or one too many."""
+        at = bisect_left(self.pieces, piece.start, key=lambda known: known.start)
+        beside = self.pieces[max(at - 1, 0) : at + 1]
+        if piece in beside:
+            return "fragment_duplicate"
+        if any(piece.start < known.end and known.start < piece.end for known in beside):
+            return "fragment_overlap"
+        if self.end is not None and (piece.end > self.end or (piece.last and piece.end != self.end)):
+            return "fragment_overlap"
+        if piece.last and self.pieces and self.pieces[-1].end > piece.end:
+            return "fragment_overlap"
+        return "fragment_limit" if len(self.pieces) >= PIECE_LIMIT else None
 
-    def merged(self, start: int, end: int) -> list[Range]:
-        """Return the ranges with one more, which overlaps none of them."""
-        ranges = list(self.ranges)
-        insort(ranges, (start, end))
-        merged = ranges[:1]
-        for each in ranges[1:]:
-            if each[0] == merged[-1][1]:
-                merged[-1] = (merged[-1][0], each[1])
-            else:
-                merged.append(each)
-        return merged
+    def add(self, piece: Piece) -> None:
+        """Add a piece that fits."""
+        insort(self.pieces, piece)
+        self.seen_bytes += piece.end - piece.start
+        if piece.last:
+            self.end = piece.end
 
     @property
     def is_complete(self) -> bool:
         """Whether every byte was seen."""
-        return self.end is not None and self.ranges == [(0, self.end)]
+        return self.end == self.seen_bytes
+
+
+@dataclass(slots=True)
+class Share:
+    """What one source address has: its datagrams and those of them that wait, each in order of creation."""
+
+    datagrams: dict[DatagramKey, None] = field(default_factory=dict)
+    waiting: dict[DatagramKey, None] = field(default_factory=dict)
+    held_bytes: int = 0
 
 
 class FragmentTable:
-    """The datagrams in transit, in order of creation."""
+    """
+    The datagrams in transit, in order of creation. `waiting`: those whose first fragment has not come. `refused`: since
+    when nothing more of a datagram passes; these are beside the others and take no room of theirs. `given_up`: held
+    fragments that had to make room, until they are counted.
+    """
 
     def __init__(self) -> None:
         self.datagrams: dict[DatagramKey, Datagram] = {}
+        self.waiting: dict[DatagramKey, None] = {}
+        self.shares: dict[bytes, Share] = {}
+        self.refused: dict[DatagramKey, int] = {}
         self.held_bytes = 0
+        self.given_up = 0
 
-    def enter(self, packet: Packet, now_ns: int) -> Datagram | None:
-        """Return the datagram of a fragment, a new one if need be; None when there are too many."""
-        known = self.datagrams.get(datagram_key(packet))
+    def enter(self, key: DatagramKey, now_ns: int) -> Datagram:
+        """Return a datagram, a new one if need be. Where there is no room its source's oldest goes, or that of all."""
+        known = self.datagrams.get(key)
         if known is not None:
             return known
-        if len(self.datagrams) >= ENTRY_LIMIT:
-            return None
-        datagram = self.datagrams[datagram_key(packet)] = Datagram(now_ns)
+        share = self.shares.get(key[0], Share())
+        if len(share.datagrams) >= ENTRY_LIMIT // SHARES:
+            self.evict(next(iter(share.datagrams)))
+        elif len(self.datagrams) >= ENTRY_LIMIT:
+            self.evict(next(iter(self.datagrams)))
+        datagram = self.datagrams[key] = Datagram(now_ns)
+        self.waiting[key] = None
+        share = self.shares.setdefault(key[0], share)
+        share.datagrams[key] = share.waiting[key] = None
         return datagram
 
-    def has_room_for(self, packet: Packet) -> bool:
-        """Tell whether one more frame may be held."""
-        return self.held_bytes + len(packet.frame) <= HELD_BYTES_LIMIT
+    def make_room(self, key: DatagramKey, bytes_needed: int) -> bool:
+        """
+        Give up waiting datagrams of a source, or of all, the oldest first, until a frame may be held.
 
-    def hold(self, datagram: Datagram, packet: Packet) -> None:
-        """Keep a fragment until the first one comes."""
+        Args:
+            key: of the datagram that the frame belongs to.
+            bytes_needed: its length.
+
+        Returns:
+            False when the one to go would be that datagram itself.
+        """
+        while True:
+            share = self.shares.get(key[0], Share())
+            if share.held_bytes + bytes_needed > HELD_BYTES_LIMIT // SHARES:
+                victim = next(iter(share.waiting), key)
+            elif self.held_bytes + bytes_needed > HELD_BYTES_LIMIT:
+                victim = next(iter(self.waiting), key)
+            else:
+                return True
+            if victim == key:
+                return False
+            self.evict(victim)
+
+    def hold(self, key: DatagramKey, packet: Packet, now_ns: int) -> None:
+        """Keep a fragment, for which there is room, until the first one comes."""
+        datagram = self.enter(key, now_ns)
+        datagram.add(fragment_piece(packet))
         datagram.held.append(packet)
         self.held_bytes += len(packet.frame)
+        self.shares[key[0]].held_bytes += len(packet.frame)
 
-    def take_held(self, datagram: Datagram) -> list[Packet]:
-        """Take out the held fragments of a datagram, in order of arrival."""
-        held, datagram.held = datagram.held, []
-        self.held_bytes -= sum(len(packet.frame) for packet in held)
+    def decide(self, key: DatagramKey, packet: Packet, action: Action, now_ns: int) -> list[Packet]:
+        """Let fragments follow the first one, which has passed; return those that waited, in order of arrival."""
+        datagram = self.enter(key, now_ns)
+        datagram.action = action
+        datagram.add(fragment_piece(packet))
+        return self.take_held(key)
+
+    def refuse(self, key: DatagramKey, now_ns: int) -> int:
+        """Let nothing more of a datagram pass; return how many fragments were held of it."""
+        held = self.remove(key)
+        if len(self.refused) >= REFUSED_LIMIT:
+            del self.refused[next(iter(self.refused))]
+        self.refused[key] = now_ns
         return held
 
-    def remove(self, packet: Packet) -> None:
-        """Forget the datagram of a fragment."""
-        del self.datagrams[datagram_key(packet)]
+    def take_held(self, key: DatagramKey) -> list[Packet]:
+        """Take out the held fragments of a datagram, which does not wait any more, in order of arrival."""
+        datagram, share = self.datagrams[key], self.shares[key[0]]
+        held, datagram.held = datagram.held, []
+        held_bytes = sum(len(packet.frame) for packet in held)
+        self.held_bytes -= held_bytes
+        share.held_bytes -= held_bytes
+        self.waiting.pop(key, None)
+        share.waiting.pop(key, None)
+        return held
+
+    def remove(self, key: DatagramKey) -> int:
+        """Forget a datagram, if it is known; return how many fragments were held of it."""
+        if key not in self.datagrams:
+            return 0
+        held, share = len(self.take_held(key)), self.shares[key[0]]
+        del self.datagrams[key], share.datagrams[key]
+        if not share.datagrams:
+            del self.shares[key[0]]
+        return held
+
+    def evict(self, key: DatagramKey) -> None:
+        """Forget a datagram that has to make room."""
+        self.given_up += self.remove(key)
+
+    def take_given_up(self) -> int:
+        """Return how many held fragments had to make room since the last call."""
+        given_up, self.given_up = self.given_up, 0
+        return given_up
 
     def expire(self, now_ns: int) -> int:
         """Forget datagrams that are too old; return how many fragments were held for them."""
         given_up = 0
-        for key, datagram in list(self.datagrams.items()):
+        while self.datagrams:
+            key, datagram = next(iter(self.datagrams.items()))
             if now_ns - datagram.created_ns < TIMEOUT_NS:
                 break
-            given_up += len(self.take_held(datagram))
-            del self.datagrams[key]
+            given_up += self.remove(key)
+        while self.refused:
+            key, since_ns = next(iter(self.refused.items()))
+            if now_ns - since_ns < TIMEOUT_NS:
+                break
+            del self.refused[key]
         return given_up
 
 
@@ -141,15 +239,16 @@ def datagram_key(packet: Packet) -> DatagramKey:
     return packet.source, packet.destination, packet.fragment_id, packet.fragment_protocol
 
 
-def fragment_range(packet: Packet) -> Range:
+def fragment_piece(packet: Packet) -> Piece:
     """Return the bytes of its datagram that a fragment carries."""
-    return packet.fragment_offset, packet.fragment_offset + packet.end - packet.fragment_data
+    end = packet.fragment_offset + packet.end - packet.fragment_data
+    return Piece(packet.fragment_offset, end, not packet.more_fragments)
 
 
 def check_length(packet: Packet) -> str | None:
     """Drop fragments that no datagram can be put together from: `fragment_length`."""
-    start, end = fragment_range(packet)
-    if end > MAX_DATAGRAM_BYTES or end == start or (packet.more_fragments and (end - start) % 8):
+    start, end, last = fragment_piece(packet)
+    if end > MAX_DATAGRAM_BYTES or end == start or (not last and (end - start) % 8):
         return "fragment_length"
     return None
 

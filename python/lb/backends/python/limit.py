@@ -1,5 +1,6 @@
 """
-The limit on packets we make ourselves (RFC 1812 4.3.2.8, RFC 4443 2.4 f): a token bucket kept as one instant.
+The limit on packets we make ourselves (RFC 1812 4.3.2.8, RFC 4443 2.4 f): token buckets, each kept as one instant, one
+per kind of packet, so that a flood that asks for one kind starves no other.
 
 Asked last by `pipeline`, when everything else about an answer is settled. The form is the generic cell rate algorithm:
 `tat` is when the bucket will be full again, so neither a token count nor a refill is needed.
@@ -7,10 +8,16 @@ Asked last by `pipeline`, when everything else about an answer is settled. The f
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
 SECOND_NS = 10**9
 
 
-class RateLimiter:
+Kind: TypeAlias = Literal["time_exceeded", "too_big", "unreachable", "echo", "reset", "no_flow"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class TokenBucket:
     """A bucket of `rate` tokens that refills at `rate` per second. It starts full."""
 
     def __init__(self) -> None:
@@ -35,3 +42,17 @@ class RateLimiter:
             return False
         self.full_at_ns += token_ns
         return True
+
+
+class RateLimiter:
+    """
+    The buckets of all kinds: ICMP time exceeded, too big, other unreachables, echo replies; TCP resets that refuse a
+    new flow, and those that answer a segment of no flow.
+    """
+
+    def __init__(self) -> None:
+        self.buckets: dict[Kind, TokenBucket] = {kind: TokenBucket() for kind in KINDS}
+
+    def take(self, kind: Kind, rate: int, now_ns: int) -> bool:
+        """Take a token of a kind; arguments as of `TokenBucket.take`. `rate` is that of each kind."""
+        return self.buckets[kind].take(rate, now_ns)

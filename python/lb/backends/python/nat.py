@@ -13,7 +13,7 @@ from lb.backends.python.flow import Entry
 from lb.backends.python.parse import Packet
 from lb.backends.python.plan import Newcomer
 from lb.backends.python.rewrite import lower_ttl, outgoing, translate
-from lb.backends.python.send import answer_no_flow, answer_no_server, answer_ttl_exceeded, deliver
+from lb.backends.python.send import answer_no_server, answer_reset, answer_ttl_exceeded, deliver, refuse_newcomer
 from lb.backends.python.state import State, Verdict, drop, hold
 from lb.backends.python.states import CLOSING, PICKUP, SYN_SENT, UDP, UDP_UNREPLIED
 from lb.backends.python.tcp import Segment, Step, begin, believed, follow, segment
@@ -115,7 +115,8 @@ def forward_miss(state: State, packet: Packet, number: int, seg: Segment | None)
         return refuse_no_flow(state, packet, service, seg)
     if server is None:
         return drop("no_server") if service.on_no_server == "drop" else answer_no_server(state, packet, seg)
-    return place(state, packet, "forward", newcomer, server, seg, stores)
+    verdict = place(state, packet, "forward", newcomer, server, seg, stores)
+    return refuse_newcomer(state, packet, service, seg, verdict) if stores else verdict
 
 
 def may_create(service: Service, seg: Segment | None) -> bool:
@@ -137,7 +138,7 @@ def refuse_no_flow(state: State, packet: Packet, service: Service, seg: Segment 
     """Drop a segment of no flow, or answer it by a RST, so that a client whose flow is gone learns at once."""
     if service.on_no_flow == "drop" or seg is None or not seg.has(ACK):
         return drop("no_flow")
-    return answer_no_flow(state, packet, seg)
+    return answer_reset(state, packet, seg, "no_flow", "no_flow")
 
 
 def reply_miss(state: State, packet: Packet, endpoint: int, seg: Segment | None) -> Verdict:
@@ -254,7 +255,7 @@ def send_translated(state: State, packet: Packet, direction: Direction, entry: E
     if direction == "forward":
         server = state.view.servers[entry.server]
         translate(data, packet, "forward", server.address.packed, server.port)
-        return deliver(state, packet, data, state.hops.to_server(entry.server))
+        return deliver(state, packet, data, state.hops.to_server(entry.server), tells=True)
     service = state.view.services[entry.service]
     translate(data, packet, "reply", service.address.packed, service.port)
     return deliver(state, packet, data, state.hops.to_last_hop(entry.last_hop, packet.destination))

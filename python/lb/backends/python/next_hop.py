@@ -8,6 +8,7 @@ MAC.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -100,17 +101,30 @@ class HopTable:
         return mtu if route.mtu is None else min(mtu, route.mtu)
 
 
-class WaitingHop(NamedTuple):
-    """Packets that wait for one neighbour; each is one frame or several fragments."""
+class Waited(NamedTuple):
+    """A packet that waits: one frame or several fragments, and what its sender is told if that is in vain."""
 
-    created_ns: int
-    packets: list[list[Output]]
+    frames: list[Output]
+    notice: Output | None
+
+
+@dataclass(slots=True)
+class WaitingHop:
+    """
+    A neighbour that is not known yet, and the packets that wait for it. `failed`: it has not answered in time, and
+    nothing waits; `asked_again`: it is asked for once more. `since_ns`: when it was first asked for, or failed.
+    """
+
+    since_ns: int
+    packets: list[Waited] = field(default_factory=list)
+    failed: bool = False
+    asked_again: bool = False
 
 
 class Waiting:
     """
-    Packets whose next hop has no known MAC yet, by (interface id, address), in order of the first one's arrival.
-    `asked` counts hops.
+    Packets whose next hop has no known MAC yet, by (interface id, address), in order of the first one's arrival or of
+    their failure. `asked` counts hops.
     """
 
     def __init__(self) -> None:
@@ -118,44 +132,76 @@ class Waiting:
         self.unresolved: dict[tuple[int, bytes], None] = {}  # in order; a set that keeps it
         self.asked = 0
 
-    def hold(self, hop: Hop, frames: list[Output], now_ns: int) -> bool:
+    def hold(self, hop: Hop, frames: list[Output], notice: Output | None, now_ns: int) -> bool:
         """
         Let the frames of one packet wait.
 
+        Args:
+            hop: the next hop.
+            frames: of the packet.
+            notice: an ICMP error for the packet's sender, sent if the neighbour does not answer; None: nothing.
+            now_ns: monotonic nanoseconds.
+
         Returns:
-            Whether there was room.
+            Whether there was room and the neighbour has not failed.
         """
         key = (hop.interface, hop.address)
         waiting = self.hops.get(key)
+        if waiting is not None and waiting.failed:
+            if not waiting.asked_again:
+                waiting.asked_again = True
+                self.ask(key)
+            return False
         if waiting is None:
-            if len(self.hops) >= WAITING_HOPS:
+            if len(self.hops) >= WAITING_HOPS and not self.forget_failed():
                 return False
-            waiting = self.hops[key] = WaitingHop(now_ns, [])
-            self.unresolved[key] = None
-            self.asked += 1
+            waiting = self.hops[key] = WaitingHop(now_ns)
+            self.ask(key)
         if len(waiting.packets) >= WAITING_PER_HOP:
             return False
-        waiting.packets.append(frames)
+        waiting.packets.append(Waited(frames, notice))
         return True
 
-    def expire(self, now_ns: int) -> int:
-        """Give up what has waited too long; return how many packets."""
-        given_up = 0
+    def ask(self, key: tuple[int, bytes]) -> None:
+        """Have a hop asked for."""
+        self.unresolved[key] = None
+        self.asked += 1
+
+    def has_failed(self, hop: Hop) -> bool:
+        """Tell whether a neighbour did not answer in time."""
+        waiting = self.hops.get((hop.interface, hop.address))
+        return waiting is not None and waiting.failed
+
+    def forget_failed(self) -> bool:
+        """Forget the neighbour that failed first, to make room; tell whether there was one."""
+        failed = next((key for key, waiting in self.hops.items() if waiting.failed), None)
+        if failed is None:
+            return False
+        self.remove(failed)
+        return True
+
+    def remove(self, key: tuple[int, bytes]) -> WaitingHop:
+        """Take out a hop; it is not to be asked for any more."""
+        self.unresolved.pop(key, None)
+        return self.hops.pop(key)
+
+    def expire(self, now_ns: int) -> list[Waited]:
+        """Give up what has waited too long and return it; their neighbours have failed, for as long again."""
+        given_up: list[Waited] = []
         for key, waiting in list(self.hops.items()):
-            if now_ns - waiting.created_ns < WAITING_NS:
+            if now_ns - waiting.since_ns < WAITING_NS:
                 break
-            given_up += len(waiting.packets)
-            del self.hops[key]
-            self.unresolved.pop(key, None)
+            given_up += self.remove(key).packets
+            if not waiting.failed:
+                self.hops[key] = WaitingHop(now_ns, failed=True)
         return given_up
 
     def release(self, neighbours: dict[tuple[int, bytes], bytes]) -> list[list[Output]]:
         """Take out the packets whose neighbour is known now, addressed to it, in order."""
         packets = []
         for key in [key for key in self.hops if key in neighbours]:
-            self.unresolved.pop(key, None)
-            for frames in self.hops.pop(key).packets:
-                packets.append([each._replace(frame=neighbours[key] + each.frame[6:]) for each in frames])
+            for waited in self.remove(key).packets:
+                packets.append([each._replace(frame=neighbours[key] + each.frame[6:]) for each in waited.frames])
         return packets
 
     def take_unresolved(self) -> list[tuple[int, Address]]:

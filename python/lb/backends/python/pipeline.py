@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from lb.backends.python import reply as make
 from lb.backends.python.flow import EXPIRY_PER_FRAME, EXPIRY_PER_TICK
-from lb.backends.python.fragment import RANGE_LIMIT as FRAGMENT_RANGE_LIMIT
-from lb.backends.python.fragment import Action, Datagram, check_length, fragment_range
+from lb.backends.python.fragment import Action, DatagramKey, check_length, datagram_key, fragment_piece
 from lb.backends.python.icmp import icmp_elsewhere, icmp_to_vip
 from lb.backends.python.nat import forward_packet, reply_packet
 from lb.backends.python.parse import (
@@ -211,30 +210,27 @@ def fragment(state: State, packet: Packet) -> Verdict:
 
 def follow_fragment(state: State, packet: Packet) -> Verdict:
     """Rules 6.6 to 6.12: enter a fragment into its datagram, and do with it as the first one decided."""
-    datagram = state.fragments.enter(packet, state.now_ns)
-    if datagram is None:
-        return drop("fragment_limit")
-    if datagram.refused or action_is_void(state, datagram.action):
+    key, piece = datagram_key(packet), fragment_piece(packet)
+    if key in state.fragments.refused:
         return drop("fragment_refused")
-    start, end = fragment_range(packet)
-    if datagram.conflicts(start, end, not packet.more_fragments):
-        refuse(state, datagram, "fragment_overlap")
-        return drop("fragment_overlap")
-    ranges = datagram.merged(start, end)
-    must_hold = start > 0 and datagram.action is None
-    if len(ranges) > FRAGMENT_RANGE_LIMIT or (must_hold and not state.fragments.has_room_for(packet)):
-        return drop("fragment_limit")
-    datagram.ranges = ranges
-    datagram.end = datagram.end if packet.more_fragments else end
-    if must_hold:
-        state.fragments.hold(datagram, packet)
-        return hold("fragment")
-    if datagram.action is None:
-        verdict = first_fragment(state, packet, datagram)
+    datagram = state.fragments.datagrams.get(key)
+    action = None if datagram is None else datagram.action
+    if action_is_void(state, action):
+        refuse(state, key, "fragment_refused")
+        return drop("fragment_refused")
+    misfit = None if datagram is None else datagram.misfit(piece)
+    if misfit == "fragment_overlap":
+        refuse(state, key, misfit)
+    if misfit is not None:
+        return drop(misfit)
+    if piece.start == 0:
+        verdict = first_fragment(state, packet, key)
+    elif datagram is None or action is None:
+        verdict = hold_fragment(state, packet, key)
     else:
-        verdict = later_fragment(state, packet, datagram.action)
-    if datagram.is_complete and datagram.action is not None:
-        state.fragments.remove(packet)
+        datagram.add(piece)
+        verdict = later_fragment(state, packet, action)
+    forget_complete(state, key)
     return verdict
 
 
@@ -245,21 +241,38 @@ def action_is_void(state: State, action: Action | None) -> bool:
     return action.service not in state.view.services or action.server not in state.view.servers
 
 
-def refuse(state: State, datagram: Datagram, reason: str) -> None:
+def hold_fragment(state: State, packet: Packet, key: DatagramKey) -> Verdict:
+    """Rule 6.11: let a later fragment wait for the first."""
+    fits = state.fragments.make_room(key, len(packet.frame))
+    if fits:
+        state.fragments.hold(key, packet, state.now_ns)
+    state.counters.verdict("drop", "fragment_evicted", state.fragments.take_given_up())
+    return hold("fragment") if fits else drop("fragment_limit")
+
+
+def forget_complete(state: State, key: DatagramKey) -> None:
+    """Rule 6.12: a datagram that has passed as a whole is done."""
+    datagram = state.fragments.datagrams.get(key)
+    if datagram is not None and datagram.action is not None and datagram.is_complete:
+        state.fragments.remove(key)
+
+
+def refuse(state: State, key: DatagramKey, reason: str) -> None:
     """Let nothing more of a datagram pass; what was held of it ends with a reason."""
-    datagram.refused = True
-    state.counters.verdict("drop", reason, len(state.fragments.take_held(datagram)))
+    state.counters.verdict("drop", reason, state.fragments.refuse(key, state.now_ns))
 
 
-def first_fragment(state: State, packet: Packet, datagram: Datagram) -> Verdict:
+def first_fragment(state: State, packet: Packet, key: DatagramKey) -> Verdict:
     """Rule 6.9: treat a first fragment as a packet, and let the others follow it or not."""
     verdict = transport(state, packet)
     if verdict.name != "forward" and verdict != hold("neighbour"):
-        refuse(state, datagram, "fragment_refused")
+        refuse(state, key, "fragment_refused")
         return verdict
-    datagram.action = action_of(state, packet)
-    for held in state.fragments.take_held(datagram):
-        state.counters.verdict(*later_fragment(state, held, datagram.action))
+    action = action_of(state, packet)
+    waited = state.fragments.decide(key, packet, action, state.now_ns)
+    state.counters.verdict("drop", "fragment_evicted", state.fragments.take_given_up())
+    for held in waited:
+        state.counters.verdict(*later_fragment(state, held, action))
     return verdict
 
 

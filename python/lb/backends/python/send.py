@@ -9,16 +9,20 @@ from __future__ import annotations
 from lb.backends.base import Offload
 from lb.backends.python import reply as make
 from lb.backends.python.fragment import cut
+from lb.backends.python.limit import Kind
 from lb.backends.python.next_hop import UNKNOWN_MAC, Hop, Output
 from lb.backends.python.parse import GSO_UDP_L4, NEEDS_CSUM, Packet
 from lb.backends.python.rewrite import complete_partial
 from lb.backends.python.state import FORWARD, State, Verdict, drop, hold, reply
 from lb.backends.python.tcp import Segment
-from lb.backends.python.wire import icmp, ipv4
-from lb.backends.python.wire.tcp import RST
+from lb.backends.python.wire import icmp, ipv4, tcp
+from lb.snapshot import Service
+
+# Why a new flow of a client that found a server is not placed.
+REFUSALS = frozenset({"hairpin", "flow_conflict", "table_full"})
 
 
-def deliver(state: State, packet: Packet, data: bytearray, hop: Hop | None) -> Verdict:
+def deliver(state: State, packet: Packet, data: bytearray, hop: Hop | None, *, tells: bool = False) -> Verdict:
     """
     Send a rewritten packet to its next hop.
 
@@ -27,13 +31,15 @@ def deliver(state: State, packet: Packet, data: bytearray, hop: Hop | None) -> V
         packet: as it came in; quoted if it is too big.
         data: the rewritten frame, without padding.
         hop: where to; None: there is no route.
+        tells: whether the sender, a client, is told when there is no route or the neighbour does not answer.
 
     Returns:
-        forward; hold `neighbour`; reply or drop `too_big`; drop `no_route`, `vlan`, `neighbour_unresolved`,
+        forward; hold `neighbour`; reply or drop `too_big`, `no_route`, `neighbour_unresolved`; drop `vlan`,
         `rate_limited`.
     """
     if hop is None:
-        return drop("no_route")
+        kind = icmp.NO_ROUTE[len(packet.source)]
+        return answer_from_vip(state, packet, "no_route", kind) if tells else drop("no_route")
     if packet.vlans and hop.interface != packet.interface:
         return drop("vlan")
     frames = [(bytes(data), sent_offload(packet.offload))]
@@ -49,8 +55,19 @@ def deliver(state: State, packet: Packet, data: bytearray, hop: Hop | None) -> V
     if hop.mac is not None:
         state.out.extend(outputs)
         return FORWARD
-    if state.waiting.hold(hop, outputs, state.now_ns):
+    return wait(state, packet, hop, outputs, tells=tells)
+
+
+def wait(state: State, packet: Packet, hop: Hop, outputs: list[Output], *, tells: bool) -> Verdict:
+    """Let a packet wait for its neighbour. One that has failed is not waited for: rules 11.3 and 11.4."""
+    kind = icmp.HOST_UNREACHABLE[len(packet.source)]
+    notice = None
+    if tells and may_answer(packet):
+        notice = make.icmp_error(state.view, packet, packet.destination, kind, 0)
+    if state.waiting.hold(hop, outputs, notice, state.now_ns):
         return hold("neighbour")
+    if notice is not None and state.waiting.has_failed(hop):
+        return send_answer(state, "unreachable", "neighbour_unresolved", notice)
     return drop("neighbour_unresolved")
 
 
@@ -105,45 +122,73 @@ def is_icmp_error(packet: Packet) -> bool:
 
 def answer_ttl_exceeded(state: State, packet: Packet) -> Verdict:
     """Tell the sender that its packet has travelled too far."""
-    return answer_error(state, packet, "ttl_exceeded", icmp.TIME_EXCEEDED[len(packet.source)], 0)
+    kind = icmp.TIME_EXCEEDED[len(packet.source)]
+    return answer_error(state, packet, "time_exceeded", "ttl_exceeded", kind, 0)
 
 
 def answer_too_big(state: State, packet: Packet, mtu: int) -> Verdict:
     """Tell the sender what size would pass (RFC 1191, RFC 8201). ICMPv4 has 16 bits for it."""
     field = min(mtu, 0xFFFF) if packet.is_v4 else mtu
-    return answer_error(state, packet, "too_big", icmp.TOO_BIG[len(packet.source)], field)
+    return answer_error(state, packet, "too_big", "too_big", icmp.TOO_BIG[len(packet.source)], field)
 
 
-def answer_error(state: State, packet: Packet, reason: str, kind: tuple[int, int], field: int) -> Verdict:
+def answer_error(state: State, packet: Packet, bucket: Kind, reason: str, kind: tuple[int, int], field: int) -> Verdict:
     """Answer with an ICMP error from our own address; drop for the same reason where none may be sent."""
     source = state.view.own_address(packet.interface, len(packet.source))
     if source is None and packet.destination in state.view.vips:
         source = packet.destination
     if source is None or not may_answer(packet):
         return drop(reason)
-    return send_answer(state, reason, make.icmp_error(state.view, packet, source, kind, field))
+    return send_answer(state, bucket, reason, make.icmp_error(state.view, packet, source, kind, field))
+
+
+def answer_from_vip(state: State, packet: Packet, reason: str, kind: tuple[int, int]) -> Verdict:
+    """Answer a client's packet with an ICMP unreachable in the VIP's name; where none may be sent: drop."""
+    if not may_answer(packet):
+        return drop(reason)
+    answer = make.icmp_error(state.view, packet, packet.destination, kind, 0)
+    return send_answer(state, "unreachable", reason, answer)
 
 
 def answer_no_server(state: State, packet: Packet, seg: Segment | None) -> Verdict:
     """Refuse a new flow in the VIP's name: TCP by RST, UDP by port unreachable. `seg`: None for UDP."""
-    if not may_answer(packet):
-        return drop("no_server")
     if seg is not None:
-        return send_answer(state, "no_server", make.tcp_reset(state.view, packet, seg))
-    kind = icmp.PORT_UNREACHABLE[len(packet.source)]
-    return send_answer(state, "no_server", make.icmp_error(state.view, packet, packet.destination, kind, 0))
+        return answer_reset(state, packet, seg, "reset", "no_server")
+    return answer_from_vip(state, packet, "no_server", icmp.PORT_UNREACHABLE[len(packet.source)])
 
 
-def answer_no_flow(state: State, packet: Packet, seg: Segment) -> Verdict:
-    """Answer a segment of no flow by a RST in the VIP's name; a RST is dropped."""
-    if not may_answer(packet) or seg.has(RST):
-        return drop("no_flow")
-    return send_answer(state, "no_flow", make.tcp_reset(state.view, packet, seg))
+def refuse_newcomer(state: State, packet: Packet, service: Service, seg: Segment | None, verdict: Verdict) -> Verdict:
+    """
+    Answer a new flow that could not be placed, in the VIP's name (rule 8, *Refused*): by RST if `on_no_server` says so,
+    else by ICMP "administratively prohibited".
+
+    Args:
+        state: of the data path.
+        packet: the client's, that would have made the flow.
+        service: that it is for.
+        seg: None for UDP.
+        verdict: of the placement; any but a refusal stays.
+    """
+    if verdict.name != "drop" or verdict.reason not in REFUSALS:
+        return verdict
+    if seg is not None and service.on_no_server == "reset":
+        return answer_reset(state, packet, seg, "reset", verdict.reason)
+    return answer_from_vip(state, packet, verdict.reason, icmp.PROHIBITED[len(packet.source)])
 
 
-def send_answer(state: State, reason: str, answer: Output) -> Verdict:
-    """Send an answer if the rate limit lets it; the token is taken last, when nothing else can stop it."""
-    if not state.limiter.take(state.view.snapshot.icmp_rate, state.now_ns):
+def answer_reset(state: State, packet: Packet, seg: Segment, bucket: Kind, reason: str) -> Verdict:
+    """
+    Answer a TCP segment with a reset that its sender believes, from the address it was for; a reset is dropped for the
+    same reason. `bucket`: whose token it takes.
+    """
+    if seg.has(tcp.RST):
+        return drop(reason)
+    return send_answer(state, bucket, reason, make.tcp_reset(state.view, packet, seg))
+
+
+def send_answer(state: State, bucket: Kind, reason: str, answer: Output) -> Verdict:
+    """Send an answer if the rate of its kind lets it; the token is taken last, when nothing else can stop it."""
+    if not state.limiter.take(bucket, state.view.snapshot.icmp_rate, state.now_ns):
         return drop("rate_limited")
     state.out.append(answer)
     return reply(reason)

@@ -14,7 +14,7 @@ from lb.backends.python.counters import Counters
 from lb.backends.python.flow import Entry, FlowTable
 from lb.backends.python.fragment import FragmentTable
 from lb.backends.python.limit import RateLimiter
-from lb.backends.python.next_hop import HopTable, Output, Waiting
+from lb.backends.python.next_hop import HopTable, Output, Waited, Waiting
 from lb.backends.python.plan import Placement
 from lb.backends.python.view import View
 from lb.snapshot import NextHops, Snapshot
@@ -79,6 +79,8 @@ class State:
         self.out: list[Output] = []
         # What rule 15 made between two ticks.
         self.pending: list[Output] = []
+        # Errors about packets that waited in vain, likewise.
+        self.answers: list[Output] = []
 
     @staticmethod
     def prepare(snapshot: Snapshot, next_hops: NextHops) -> Prepared:
@@ -99,12 +101,22 @@ class State:
         """Forget what is too old: `limit` flows at most, fragments, packets that wait for a neighbour (rule 2)."""
         self.is_behind = self.table.expire(self.view.snapshot.timeouts, self.now_ns, limit)
         self.counters.verdict("drop", "fragment_timeout", self.fragments.expire(self.now_ns))
-        self.counters.verdict("drop", "neighbour_timeout", self.waiting.expire(self.now_ns))
+        for waited in self.waiting.expire(self.now_ns):
+            self.counters.verdict(*self.give_up(waited))
+
+    def give_up(self, waited: Waited) -> Verdict:
+        """Tell the sender of a packet that waited in vain, at the next tick, if the rate allows it."""
+        if waited.notice is None or waited.notice.interface >= len(self.view.interfaces):
+            return drop("neighbour_timeout")
+        if not self.limiter.take("unreachable", self.view.snapshot.icmp_rate, self.now_ns):
+            return drop("rate_limited")
+        self.answers.append(waited.notice)
+        return reply("neighbour_timeout")
 
     def release_pending(self) -> None:
         """Send what was made since the last tick."""
-        self.out.extend(self.pending)
-        self.pending = []
+        self.out.extend(self.pending + self.answers)
+        self.pending, self.answers = [], []
 
     def release_waiting(self) -> None:
         """Send the packets whose neighbour has become known."""

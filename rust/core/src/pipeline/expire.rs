@@ -4,6 +4,8 @@ use super::flows::forget;
 use crate::counters::Event;
 use crate::datapath::{Output, State};
 use crate::flow::tcp::State as FlowState;
+use crate::limit::Kind;
+use crate::next_hop::Waited;
 use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet;
 use crate::world::World;
@@ -20,18 +22,35 @@ pub(crate) fn expire(world: &World, state: &mut State, now: u64, most: usize) {
         expire_flows(world, state, now, most);
     }
     if !state.fragments.is_empty() || !state.waiting.is_empty() {
-        expire_held(state, now);
+        expire_held(world, state, now);
     }
 }
 
 #[inline(never)]
-fn expire_held(state: &mut State, now: u64) {
+fn expire_held(world: &World, state: &mut State, now: u64) {
     while let Some(held) = state.fragments.expire(now) {
         count_drops(state, Reason::FragmentTimeout, held);
     }
     while let Some(waited) = state.waiting.expire(now) {
-        count_drops(state, Reason::NeighbourTimeout, waited);
+        for packet in waited {
+            let verdict = give_up(world, state, packet, now);
+            state.counters.verdict(verdict);
+        }
     }
+}
+
+/// A packet has waited in vain: a client is told, at the next tick, if the rate allows it.
+fn give_up(world: &World, state: &mut State, packet: Waited, now: u64) -> Verdict {
+    let notice = packet.notice;
+    let Some(notice) = notice.filter(|notice| world.port(notice.interface).is_some()) else {
+        return Reason::NeighbourTimeout.into();
+    };
+    let rate = world.snapshot.icmp_rate;
+    if !state.limiter.take(Kind::Unreachable, rate, now) {
+        return Reason::RateLimited.into();
+    }
+    state.answers.push(notice);
+    Verdict::Reply(Reason::NeighbourTimeout)
 }
 
 /// Send the packets whose neighbour is known by now, in order.

@@ -7,6 +7,7 @@ use crate::flow::measure::{self, Before};
 use crate::flow::table::{Entry, LastHop};
 use crate::flow::tcp::{self, Segment, State as FlowState, Step};
 use crate::flow::{Key, Side};
+use crate::limit;
 use crate::packet::{Meta, Packet, Target};
 use crate::parse::Transport;
 use crate::plan::Chooser;
@@ -276,7 +277,12 @@ impl<'a> Walk<'a> {
             return Err(Verdict::Hold(Reason::Ask));
         }
         match selected {
-            Some(server) => self.place(packet, transport, &newcomer, server, stores),
+            Some(server) => match self.place(packet, transport, &newcomer, server, stores) {
+                Err(verdict) if stores => {
+                    Err(self.refuse_newcomer(packet, transport, service, verdict))
+                }
+                result => result,
+            },
             None if !stores => Err(self.no_flow(packet, transport, service)),
             None => Err(self.no_server(packet, transport, service)),
         }
@@ -346,6 +352,20 @@ impl<'a> Walk<'a> {
             client,
         }
         .select(plan)
+    }
+
+    /// The server that a hash gives a client's flow; `None` where the service's plan has no hash selector. Changes nothing.
+    pub(super) fn hash_choice(&mut self, service: u32, client: (u128, u16)) -> Option<u32> {
+        let plan = &self.world.service(service)?.plan;
+        if !is_hash(plan.selector) {
+            return None;
+        }
+        self.select(&Newcomer {
+            direction: Direction::Forward,
+            client: client.0,
+            client_port: client.1,
+            service,
+        })
     }
 
     /// Rule 8, *Place*, from 2 on. Without `stores`: in passing.
@@ -529,7 +549,7 @@ impl<'a> Walk<'a> {
             .is_some_and(|service| service.reset_without_flow);
         match &transport.segment {
             Some(segment) if answers && segment.has(flag::ACK) => {
-                self.reset_sender(packet, transport, segment, Reason::NoFlow)
+                self.answer_reset(packet, transport, Reason::NoFlow, limit::Kind::NoFlow)
             }
             _ => Reason::NoFlow.into(),
         }

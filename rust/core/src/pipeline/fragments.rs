@@ -4,7 +4,7 @@ use super::expire::count_drops;
 use super::ip::Ends;
 use super::{Departure, Stage, Walk, read};
 use crate::datapath::Output;
-use crate::fragment::{Action, DatagramKey, Fate, Held, Misfit};
+use crate::fragment::{Action, DatagramKey, Fate, Held, Misfit, Piece};
 use crate::packet::{Meta, Packet};
 use crate::parse::{self, Fragment, Ip};
 use crate::verdict::{Reason, Verdict};
@@ -39,7 +39,7 @@ impl Walk<'_> {
                 self.transit(packet)
             };
         }
-        let range = checked_range(&ip, fragment)?;
+        let piece = checked_piece(&ip, fragment)?;
         parse::tiny_fragment(packet.frame, &ip)?;
         let key = DatagramKey {
             source: ip.source,
@@ -47,7 +47,7 @@ impl Walk<'_> {
             identification: fragment.identification,
             protocol: fragment.protocol,
         };
-        let result = self.fragment_of(packet, &key, fragment, range);
+        let result = self.fragment_of(packet, &key, piece);
         self.state.fragments.close_if_complete(&key);
         result
     }
@@ -57,56 +57,79 @@ impl Walk<'_> {
         &mut self,
         packet: &mut Packet,
         key: &DatagramKey,
-        fragment: Fragment,
-        (start, end): (u32, u32),
+        piece: Piece,
     ) -> Stage<Departure> {
-        let entry = self
-            .state
-            .fragments
-            .open(*key, self.now)
-            .ok_or(Reason::FragmentLimit)?;
-        let (fate, ranges) = (entry.fate, entry.ranges.with(start, end, !fragment.more));
-        if fate == Fate::Refused || is_orphaned(self.world, fate) {
+        let fate = self.check_piece(key, piece)?;
+        match fate {
+            _ if piece.start == 0 => self.first_fragment(packet, key, piece),
+            Fate::Decided(action) => {
+                self.state.fragments.add(key, piece);
+                self.attributed_fragment(packet, &action)
+            }
+            _ => Err(self.hold(packet, key, piece)),
+        }
+    }
+
+    /// Rule 6.6 to 6.8: what is decided for a datagram, if one more piece of it may come.
+    fn check_piece(&mut self, key: &DatagramKey, piece: Piece) -> Stage<Fate> {
+        let Some(entry) = self.state.fragments.get(key) else {
+            return Ok(Fate::Unknown);
+        };
+        let (fate, checked) = (entry.fate, entry.pieces.check(piece));
+        if fate == Fate::Refused {
             return Err(Reason::FragmentRefused.into());
         }
-        let ranges = match ranges {
-            Ok(ranges) => ranges,
-            Err(Misfit::TooMany) => return Err(Reason::FragmentLimit.into()),
+        if is_orphaned(self.world, fate) {
+            self.refuse_held(key, Reason::FragmentRefused);
+            return Err(Reason::FragmentRefused.into());
+        }
+        match checked {
+            Ok(()) => Ok(fate),
+            Err(Misfit::Duplicate) => Err(Reason::FragmentDuplicate.into()),
+            Err(Misfit::TooMany) => Err(Reason::FragmentLimit.into()),
             Err(Misfit::Overlap) => {
                 self.refuse_held(key, Reason::FragmentOverlap);
-                return Err(Reason::FragmentOverlap.into());
-            }
-        };
-        let waits = fragment.offset != 0 && fate == Fate::Unknown;
-        if waits && !self.state.fragments.has_room(packet.frame.len()) {
-            return Err(Reason::FragmentLimit.into());
-        }
-        if let Some(entry) = self.state.fragments.get_mut(key) {
-            entry.ranges = ranges;
-        }
-        match fate {
-            _ if fragment.offset == 0 => self.first_fragment(packet, key),
-            Fate::Decided(action) => self.attributed_fragment(packet, &action),
-            _ => {
-                let held = Held {
-                    frame: packet.frame.to_vec(),
-                    meta: *packet.meta,
-                };
-                self.state.fragments.hold(key, held);
-                Err(Verdict::Hold(Reason::Fragment))
+                Err(Reason::FragmentOverlap.into())
             }
         }
     }
 
+    /// Rule 6.11: let a later fragment wait for the first.
+    fn hold(&mut self, packet: &Packet, key: &DatagramKey, piece: Piece) -> Verdict {
+        let fragments = &mut self.state.fragments;
+        let (fits, mut evicted) = fragments.make_room(key, packet.frame.len());
+        if fits {
+            let held = Held {
+                frame: packet.frame.to_vec(),
+                meta: *packet.meta,
+            };
+            evicted += fragments.hold(key, piece, held, self.now);
+        }
+        count_drops(self.state, Reason::FragmentEvicted, evicted);
+        if fits {
+            Verdict::Hold(Reason::Fragment)
+        } else {
+            Reason::FragmentLimit.into()
+        }
+    }
+
     /// Rule 6.9: what becomes of the first becomes of all.
-    fn first_fragment(&mut self, packet: &mut Packet, key: &DatagramKey) -> Stage<Departure> {
+    fn first_fragment(
+        &mut self,
+        packet: &mut Packet,
+        key: &DatagramKey,
+        piece: Piece,
+    ) -> Stage<Departure> {
         let result = self.first_fragment_read(packet);
         if !matches!(result, Ok(_) | Err(Verdict::Hold(Reason::Neighbour))) {
             self.refuse_held(key, Reason::FragmentRefused);
             return result;
         }
         let action = self.decided_action();
-        for mut held in self.state.fragments.decide(key, Fate::Decided(action)) {
+        let fragments = &mut self.state.fragments;
+        let (waited, evicted) = fragments.decide(key, piece, action, self.now);
+        count_drops(self.state, Reason::FragmentEvicted, evicted);
+        for mut held in waited {
             self.release(&mut held, &action);
         }
         result
@@ -203,19 +226,23 @@ impl Walk<'_> {
     }
 
     fn refuse_held(&mut self, key: &DatagramKey, reason: Reason) {
-        let held = self.state.fragments.decide(key, Fate::Refused);
-        count_drops(self.state, reason, held.len());
+        let held = self.state.fragments.refuse(key, self.now);
+        count_drops(self.state, reason, held);
     }
 }
 
 /// Rule 6.4: the bytes of the datagram that the fragment holds.
-fn checked_range(ip: &Ip, fragment: Fragment) -> Stage<(u32, u32)> {
+fn checked_piece(ip: &Ip, fragment: Fragment) -> Stage<Piece> {
     let len = ip.end - ip.l4;
     let end = fragment.offset as usize + len;
     if end > MOST_BYTES || len == 0 || (fragment.more && len % 8 != 0) {
         return Err(Reason::FragmentLength.into());
     }
-    Ok((fragment.offset, end as u32))
+    Ok(Piece {
+        start: fragment.offset,
+        end: end as u32,
+        last: !fragment.more,
+    })
 }
 
 /// Whether what the first fragment was translated for has left the snapshot.

@@ -1,7 +1,9 @@
 //! Control messages: pings to a VIP, and errors about our flows, translated with the packet they quote (rule 10, RFC 5508, RFC 7915 for what IPv6 needs).
 
 use super::{Departure, Stage, Walk};
+use crate::flow::table::LastHop;
 use crate::flow::{Key, Side};
+use crate::limit;
 use crate::packet::{Meta, Packet};
 use crate::parse::{Fragment, Ip};
 use crate::reply;
@@ -19,6 +21,23 @@ struct Quoted {
     ip: Ip,
     source_port: u16,
     destination_port: u16,
+}
+
+/// The flow that an error is about.
+#[derive(Clone, Copy)]
+struct Flow {
+    service: u32,
+    server: u32,
+    /// Where the client's packets came from, if that is known.
+    last_hop: Option<LastHop>,
+}
+
+fn key_of((client, client_port): (u128, u16), side: Side) -> Key {
+    Key {
+        client,
+        client_port,
+        side,
+    }
 }
 
 impl Walk<'_> {
@@ -62,7 +81,7 @@ impl Walk<'_> {
         let Some(port) = self.world.port(interface) else {
             return Reason::VipEcho.into();
         };
-        if !self.take_token() {
+        if !self.take_token(limit::Kind::Echo) {
             return Reason::RateLimited.into();
         }
         let ends = (ip.destination, ip.source);
@@ -89,13 +108,13 @@ impl Walk<'_> {
             .world
             .listener(vip, quoted.source_port, protocol)
             .service;
-        let side = Side::Service(service.ok_or(Reason::IcmpNoFlow)?);
-        let key = Key {
-            client: destination,
-            client_port: quoted.destination_port,
-            side,
-        };
-        self.translate_error(packet, &quoted, &key, Direction::Forward)
+        let service = service.ok_or(Reason::IcmpNoFlow)?;
+        let client = (destination, quoted.destination_port);
+        let flow = self
+            .stored_flow(client, Side::Service(service))
+            .or_else(|| self.hashed_flow_to_vip(client, service))
+            .ok_or(Reason::IcmpNoFlow)?;
+        self.translate_error(packet, &quoted, &flow, Direction::Forward)
     }
 
     /// An error that is not for a VIP: about a packet we sent to a server, or of no concern to us.
@@ -131,13 +150,56 @@ impl Walk<'_> {
         if packet.meta.ip.destination != inner_source {
             return Err(Reason::IcmpInner.into());
         }
-        let side = Side::Endpoint(endpoint);
-        let key = Key {
-            client: inner_source,
-            client_port: quoted.source_port,
-            side,
-        };
-        self.translate_error(packet, &quoted, &key, Direction::Reply)
+        let client = (inner_source, quoted.source_port);
+        let flow = self
+            .stored_flow(client, Side::Endpoint(endpoint))
+            .or_else(|| self.hashed_flow_of_endpoint(client, endpoint))
+            .ok_or(Reason::IcmpNoFlow)?;
+        self.translate_error(packet, &quoted, &flow, Direction::Reply)
+    }
+
+    /// The flow that an entry of the table says.
+    fn stored_flow(&self, client: (u128, u16), side: Side) -> Option<Flow> {
+        let number = self.peek(&key_of(client, side))?;
+        let entry = self.state.table.entry(number);
+        Some(Flow {
+            service: entry.service,
+            server: entry.server,
+            last_hop: Some(entry.last_hop()),
+        })
+    }
+
+    /// The flow that a client has with a hash service, when there is no entry of it: what follows a restart must not lose path-MTU discovery.
+    fn hashed_flow_to_vip(&mut self, client: (u128, u16), service: u32) -> Option<Flow> {
+        let server = self.hash_choice(service, client)?;
+        let facts = self.world.server(server)?;
+        // Another service's flow may have these ports at the server: then this one would not have been placed there.
+        let other = key_of(client, Side::Endpoint(facts.endpoint));
+        if facts.address == client.0 || self.peek(&other).is_some() {
+            return None;
+        }
+        Some(Flow {
+            service,
+            server,
+            last_hop: None,
+        })
+    }
+
+    /// The same from a server's side: the first hash service that would have placed the client there, and has no entry that says otherwise.
+    fn hashed_flow_of_endpoint(&mut self, client: (u128, u16), endpoint: u32) -> Option<Flow> {
+        let world = self.world;
+        let mut services = world.hash_services(endpoint).iter();
+        services.find_map(|&service| {
+            let server = self.hash_choice(service, client)?;
+            let facts = world.server(server)?;
+            let elsewhere = self.peek(&key_of(client, Side::Service(service)));
+            let fits = facts.endpoint == endpoint && facts.address != client.0;
+            (fits && elsewhere.is_none()).then_some(Flow {
+                service,
+                server,
+                last_hop: None,
+            })
+        })
     }
 
     /// Rule 10.5 and 10.6, from the flow on.
@@ -145,12 +207,14 @@ impl Walk<'_> {
         &mut self,
         packet: &mut Packet,
         quoted: &Quoted,
-        key: &Key,
+        flow: &Flow,
         direction: Direction,
     ) -> Stage<Departure> {
-        let number = self.peek(key).ok_or(Reason::IcmpNoFlow)?;
-        let entry = self.state.table.entry(number);
-        let (service, server) = (entry.service, entry.server);
+        let Flow {
+            service,
+            server,
+            last_hop,
+        } = *flow;
         self.found.direction = Some(direction);
         self.found.service = Some(service);
         self.found.server = Some(server);
@@ -158,7 +222,7 @@ impl Walk<'_> {
         self.state
             .counters
             .server_packet(server, direction, packet.meta.ip.total_len());
-        self.send_error(packet, &quoted.ip, direction, server, number)
+        self.send_error(packet, &quoted.ip, direction, server, last_hop)
     }
 }
 
@@ -273,15 +337,15 @@ fn quoted_destination(v4: bool, message: &[u8]) -> Option<u128> {
     }
 }
 
-/// Change addresses and ports of an error and of the packet it quotes, lower its TTL, and compute its checksum anew.
+/// Change addresses and ports of an error (`outer`) and of the packet it quotes, lower its TTL, and compute its checksum anew.
 pub(super) fn rewrite_error(
     packet: &mut Packet,
     quoted: &Ip,
     translation: &rewrite::Translation,
-    outer_too: bool,
+    outer: &rewrite::Translation,
 ) {
     let v4 = packet.meta.ip.v4;
-    rewrite::rewrite_ip(packet.ip_bytes_mut(), v4, outer_too.then_some(translation));
+    rewrite::rewrite_ip(packet.ip_bytes_mut(), v4, Some(outer));
     rewrite::rewrite_quoted(packet.l4_bytes_mut(), quoted, &translation.swapped());
     // For ICMPv6 the new addresses are part of the sum; for ICMP only the family counts.
     let Ip {

@@ -6,13 +6,13 @@ use super::icmp::rewrite_error;
 use super::{Departure, Stage, Walk};
 use crate::datapath::{Offload, Output};
 use crate::flow::table::LastHop;
-use crate::flow::tcp::Segment;
 use crate::fragment;
-use crate::next_hop::Hop;
+use crate::limit;
+use crate::next_hop::{Hop, Room};
 use crate::packet::{Meta, Packet, gso};
 use crate::parse::{Ip, Transport};
 use crate::reply;
-use crate::rewrite::{L4Checksum, Translation, rewrite_ip, rewrite_transport};
+use crate::rewrite::{End, L4Checksum, Translation, rewrite_ip, rewrite_transport};
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::wire::icmp::{self, Kind, message};
 use crate::wire::tcp::{self, flag};
@@ -65,11 +65,61 @@ impl Walk<'_> {
         last_hop: Option<LastHop>,
     ) -> Stage<Departure> {
         if direction == Direction::Forward {
-            let hop = facts.hop.as_ref().ok_or(Reason::NoRoute)?;
-            return self.send_by(packet, hop, &facts.forward);
+            return match &facts.hop {
+                Some(hop) if hop.mac.is_some() => self.send_by(packet, hop, &facts.forward),
+                Some(hop) => self.send_unresolved(packet, hop, &facts.forward),
+                None => Err(self.no_route(packet)),
+            };
         }
         let hop = self.way_back(packet.meta.ip.destination, last_hop)?;
         self.send_by(packet, &hop, &facts.reply)
+    }
+
+    /// A client's packet whose server's neighbour is not known waits for it, if it may; its sender is told when that is in vain: rule 11.3 and 11.4.
+    #[cold]
+    #[inline(never)]
+    fn send_unresolved(
+        &mut self,
+        packet: &mut Packet,
+        hop: &Hop,
+        translation: &Translation,
+    ) -> Stage<Departure> {
+        let room = self.state.waiting.room(hop);
+        let kind = if packet.meta.ip.v4 {
+            message::HOST_UNREACHABLE_V4
+        } else {
+            message::ADDRESS_UNREACHABLE_V6
+        };
+        // Made now, since it quotes the packet as it came, and sending rewrites that.
+        let vip = packet.meta.ip.destination;
+        let notice = (room != Room::Full).then(|| self.icmp_error(packet, vip, kind, 0));
+        let result = self.send_by(packet, hop, translation);
+        match (result, notice.flatten()) {
+            (Err(Verdict::Hold(Reason::Neighbour)), notice) => {
+                self.state.waiting.set_notice(hop, notice);
+                result
+            }
+            (Err(Verdict::Drop(reason @ Reason::NeighbourUnresolved)), Some(notice)) => {
+                if !self.take_token(limit::Kind::Unreachable) {
+                    return Err(Reason::RateLimited.into());
+                }
+                self.extra.push(notice);
+                Err(Verdict::Reply(reason))
+            }
+            _ => result,
+        }
+    }
+
+    /// There is no route to a client's server: rule 11.4.
+    #[cold]
+    fn no_route(&mut self, packet: &Packet) -> Verdict {
+        let kind = if packet.meta.ip.v4 {
+            message::HOST_UNREACHABLE_V4
+        } else {
+            message::NO_ROUTE_V6
+        };
+        let vip = packet.meta.ip.destination;
+        self.error_from(packet, vip, Reason::NoRoute, kind, 0)
     }
 
     /// Rewrite a packet and send it by its hop.
@@ -124,20 +174,25 @@ impl Walk<'_> {
         quoted: &Ip,
         direction: Direction,
         server: u32,
-        flow: u32,
+        last_hop: Option<LastHop>,
     ) -> Stage<Departure> {
         let world = self.world;
         let facts = world.server(server).ok_or(Reason::NoServer)?;
         let (hop, translation) = if direction == Direction::Forward {
             (facts.hop.ok_or(Reason::NoRoute)?, &facts.forward)
         } else {
-            let last_hop = self.state.table.entry(flow).last_hop();
             let client = packet.meta.ip.destination;
-            (self.way_back(client, Some(last_hop))?, &facts.reply)
+            (self.way_back(client, last_hop)?, &facts.reply)
         };
         let fit = self.fit(packet, &hop)?;
-        let outer_too = direction == Direction::Forward || facts.address == packet.meta.ip.source;
-        rewrite_error(packet, quoted, translation, outer_too);
+        let source = packet.meta.ip.source;
+        let outer = if direction == Direction::Forward || facts.address == source {
+            *translation
+        } else {
+            // A router behind us made it: nothing of our inside is told (RFC 5508 REQ-5c).
+            Translation::new(End::Source, (source, 0), (translation.address, 0))
+        };
+        rewrite_error(packet, quoted, translation, &outer);
         self.transmit(packet, &hop, fit)
     }
 
@@ -259,6 +314,7 @@ impl Walk<'_> {
         }
     }
 
+    /// Answer with an ICMP error from `own`, if one may be sent.
     fn error_from(
         &mut self,
         packet: &Packet,
@@ -267,56 +323,112 @@ impl Walk<'_> {
         kind: (u8, u8),
         rest: u32,
     ) -> Verdict {
+        let bucket = match reason {
+            Reason::TtlExceeded => limit::Kind::TimeExceeded,
+            Reason::TooBig => limit::Kind::TooBig,
+            _ => limit::Kind::Unreachable,
+        };
+        if !self.may_answer(packet) {
+            return reason.into();
+        }
+        if !self.take_token(bucket) {
+            return Reason::RateLimited.into();
+        }
+        let answer = self.icmp_error(packet, own, kind, rest);
+        self.extra.extend(answer);
+        Verdict::Reply(reason)
+    }
+
+    /// An ICMP error from `own` about a packet; `None` where none may be sent. Takes no token.
+    fn icmp_error(&self, packet: &Packet, own: u128, kind: (u8, u8), rest: u32) -> Option<Output> {
         let Meta {
             interface,
             link,
             ip,
-            to_group,
             ..
         } = *packet.meta;
-        let Some(port) = self.world.port(interface) else {
-            return reason.into();
-        };
-        if to_group || ip.is_later_fragment() || is_icmp_error(packet) {
-            return reason.into();
-        }
-        if !self.take_token() {
-            return Reason::RateLimited.into();
-        }
-        let ends = (own, ip.source);
+        let port = self
+            .world
+            .port(interface)
+            .filter(|_| self.may_answer(packet))?;
         let frame = reply::icmp_error(
             packet.frame,
             link,
             port.mac,
-            ends,
+            (own, ip.source),
             (kind, rest),
             packet.ip_bytes(),
         );
-        self.answer(interface, frame);
-        Verdict::Reply(reason)
+        Some(Output {
+            interface,
+            frame,
+            offload: Offload::default(),
+        })
+    }
+
+    /// Whether a packet may be answered by an error at all (RFC 1812 4.3.2.7, RFC 4443 2.4 e).
+    fn may_answer(&self, packet: &Packet) -> bool {
+        let Meta {
+            interface,
+            ip,
+            to_group,
+            ..
+        } = *packet.meta;
+        let is_known = self.world.port(interface).is_some();
+        is_known && !to_group && !ip.is_later_fragment() && !is_icmp_error(packet)
     }
 
     /// No server: a reset, or port unreachable, from the VIP.
     pub(super) fn refuse(&mut self, packet: &Packet, transport: &Transport) -> Verdict {
-        let ip = packet.meta.ip;
-        let Some(segment) = &transport.segment else {
-            let kind = if ip.v4 {
-                message::PORT_UNREACHABLE_V4
-            } else {
-                message::PORT_UNREACHABLE_V6
-            };
-            return self.error_from(packet, ip.destination, Reason::NoServer, kind, 0);
+        if transport.segment.is_some() {
+            return self.answer_reset(packet, transport, Reason::NoServer, limit::Kind::Reset);
+        }
+        let kind = if packet.meta.ip.v4 {
+            message::PORT_UNREACHABLE_V4
+        } else {
+            message::PORT_UNREACHABLE_V6
         };
-        self.reset_sender(packet, transport, segment, Reason::NoServer)
+        let vip = packet.meta.ip.destination;
+        self.error_from(packet, vip, Reason::NoServer, kind, 0)
     }
 
-    /// A RST to the sender of a segment, from the address it was sent to (RFC 9293 3.5.2). None to a RST: a drop with the same reason.
-    pub(super) fn reset_sender(
+    /// A client's new flow could not be placed, for the reason of `verdict`: a reset if `on_no_server` says so, else ICMP "administratively prohibited", from
+    /// the VIP (rule 8, *Refused*). Any other verdict stays.
+    #[cold]
+    pub(super) fn refuse_newcomer(
         &mut self,
         packet: &Packet,
         transport: &Transport,
-        segment: &Segment,
+        service: u32,
+        verdict: Verdict,
+    ) -> Verdict {
+        let Verdict::Drop(reason @ (Reason::Hairpin | Reason::FlowConflict | Reason::TableFull)) =
+            verdict
+        else {
+            return verdict;
+        };
+        let service = self.world.service(service);
+        let resets = service.is_some_and(|service| service.reset_without_server);
+        if resets && transport.segment.is_some() {
+            return self.answer_reset(packet, transport, reason, limit::Kind::Reset);
+        }
+        let kind = if packet.meta.ip.v4 {
+            message::PROHIBITED_V4
+        } else {
+            message::PROHIBITED_V6
+        };
+        let vip = packet.meta.ip.destination;
+        self.error_from(packet, vip, reason, kind, 0)
+    }
+
+    /// Answer a TCP segment with a reset that its sender believes (RFC 9293 3.10.7.1), from the address it was for; drop for the same reason what is no TCP
+    /// or a reset itself. `kind`: whose token it takes.
+    pub(super) fn answer_reset(
+        &mut self,
+        packet: &Packet,
+        transport: &Transport,
         reason: Reason,
+        kind: limit::Kind,
     ) -> Verdict {
         let Meta {
             interface,
@@ -324,29 +436,25 @@ impl Walk<'_> {
             ip,
             ..
         } = *packet.meta;
-        let Some(port) = self.world.port(interface) else {
+        let segment = transport.segment.filter(|one| !one.has(flag::RST));
+        let Some((segment, port)) = segment.zip(self.world.port(interface)) else {
             return reason.into();
         };
-        if segment.has(flag::RST) {
-            return reason.into();
-        }
-        if !self.take_token() {
+        if !self.take_token(kind) {
             return Reason::RateLimited.into();
         }
         let from = (ip.destination, transport.destination_port);
         let to = (ip.source, transport.source_port);
-        self.answer(
-            interface,
-            reply::reset(packet.frame, link, port.mac, from, to, segment),
-        );
+        let frame = reply::reset(packet.frame, link, port.mac, from, to, &segment);
+        self.answer(interface, frame);
         Verdict::Reply(reason)
     }
 
-    /// One packet of our own, if the rate allows it.
-    pub(super) fn take_token(&mut self) -> bool {
+    /// One packet of our own, if the rate of its kind allows it.
+    pub(super) fn take_token(&mut self, kind: limit::Kind) -> bool {
         self.state
             .limiter
-            .take(self.world.snapshot.icmp_rate, self.now)
+            .take(kind, self.world.snapshot.icmp_rate, self.now)
     }
 }
 

@@ -15,6 +15,11 @@ view!(
 pub mod message {
     pub const TIME_EXCEEDED_V4: (u8, u8) = (11, 0);
     pub const TIME_EXCEEDED_V6: (u8, u8) = (3, 0);
+    pub const HOST_UNREACHABLE_V4: (u8, u8) = (3, 1);
+    pub const ADDRESS_UNREACHABLE_V6: (u8, u8) = (1, 3);
+    pub const NO_ROUTE_V6: (u8, u8) = (1, 0);
+    pub const PROHIBITED_V4: (u8, u8) = (3, 13);
+    pub const PROHIBITED_V6: (u8, u8) = (1, 1);
     pub const PORT_UNREACHABLE_V4: (u8, u8) = (3, 3);
     pub const PORT_UNREACHABLE_V6: (u8, u8) = (1, 4);
     pub const FRAGMENTATION_NEEDED_V4: (u8, u8) = (3, 4);

@@ -20,6 +20,9 @@ ECHO_REPLY = {4: 0, 16: 129}
 TIME_EXCEEDED = {4: (11, 0), 16: (3, 0)}
 TOO_BIG = {4: (3, 4), 16: (2, 0)}
 PORT_UNREACHABLE = {4: (3, 3), 16: (1, 4)}
+HOST_UNREACHABLE = {4: (3, 1), 16: (1, 3)}
+NO_ROUTE = {4: (3, 1), 16: (1, 0)}
+PROHIBITED = {4: (3, 13), 16: (1, 1)}
 
 # Our errors are never longer than this, IP header included (RFC 792 with 1812 4.3.2.3; RFC 4443 2.4 c).
 MAX_PACKET_BYTES = {4: 576, 16: 1280}

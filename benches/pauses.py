@@ -57,7 +57,7 @@ LONG = Timeouts(half_open_ns=HOUR_NS, udp_ns=HOUR_NS)
 OLD_RESET_BATCH, ALL_FLOWS = 4096, 2**32 - 1
 
 VIP = IPv4Address("198.18.0.100")
-CLIENT, FAR_CLIENT = IPv4Address("198.18.0.21"), IPv4Address("198.19.0.21")
+CLIENT, FAR_CLIENT = IPv4Address("198.18.0.21"), IPv4Address("198.19.128.21")
 PROBED, FAR = IPv4Address("198.18.0.31"), IPv4Address("198.19.0.31")
 CLIENT_MAC, SERVER_MAC = bytes.fromhex("020000000021"), bytes.fromhex("020000000031")
 PROBE_PORT, FULL_PORT, LOAD_PORT = 7, 8, 80

@@ -247,7 +247,8 @@ class DataPath(Protocol):
     can have LbError.
 
     Not thread-safe by itself, except while a loop runs (`start`): then every method may be called from the control
-    thread and is carried out between two batches.
+    thread and is carried out between two batches. None holds packets up for long: what takes its time is done in
+    slices, or on the calling thread (`docs/datapath.md` rule 13).
     """
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -263,7 +264,10 @@ class DataPath(Protocol):
         """Process frames in order at one instant."""
 
     def tick(self, now_ns: int) -> list[tuple[str, bytes, Offload | None]]:
-        """Expire and release what is due; return frames to send."""
+        """
+        Expire and release what is due; return frames to send. Of flows that are due, one call removes 64 at most
+        (`docs/datapath.md` rule 2); a loop that is behind ticks again at once.
+        """
 
     def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
         """

@@ -473,6 +473,12 @@ impl DataPath {
         }
     }
 
+    /// Whether frames wait for the next tick that no packet asked for (rule 15).
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Whether a tick at this time left flows that are due: the next one removes more.
     #[must_use]
     pub fn is_behind(&self, now_ns: u64) -> bool {

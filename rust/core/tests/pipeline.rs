@@ -460,12 +460,12 @@ fn reset_in_slices_resets_each_flow_once() {
     }
     let mut reset = ServerReset::new(0, search.page().1);
     assert!(!reset.reset(&mut path));
-    assert_eq!(reset.removed(), 16);
+    assert_eq!(reset.removed(), 8);
     let mut extra = Vec::new();
     path.tick(1, &mut extra);
     assert_eq!(
         extra.len(),
-        32,
+        16,
         "what a slice made leaves before the next one"
     );
     assert_eq!(path.reset_flows(0, 4, 1), 4);

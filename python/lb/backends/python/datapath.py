@@ -31,7 +31,7 @@ from lb.snapshot import Address, NextHops, Snapshot
 MAX_CAPACITY = 2**28
 HASH_KEY_BYTES = 16
 # Flows that are reset, and rows that are made, with packets waiting.
-RESET_SLICE = 16
+RESET_SLICE = 8
 ROWS_SLICE = 128
 SECOND_NS = 10**9
 

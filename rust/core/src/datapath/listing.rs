@@ -13,8 +13,8 @@ use crate::pipeline::{Found, Walk};
 const PLACES: u32 = 2048;
 /// Rows that one slice makes: each is read at random.
 const ROWS: usize = 128;
-/// Flows that one slice resets. Each is removed, and up to four frames are made and sent for it.
-const RESETS: usize = 16;
+/// Flows that one slice resets. Each is removed, and up to four frames are made and sent for it: sending takes most of the time.
+const RESETS: usize = 8;
 
 /// Which flows to list: those of a client, of some servers, in a state; `None`: any. Of these, `limit` from `offset` on.
 #[derive(Clone, Debug)]

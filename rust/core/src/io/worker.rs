@@ -467,7 +467,8 @@ impl PacketLoop {
         let mut now_ns = began_ns;
         let mut has_run = false;
         self.has_commands = loop {
-            if now_ns - began_ns >= COMMANDS_NS {
+            // Frames that a command made leave before more are made.
+            if now_ns - began_ns >= COMMANDS_NS || datapath.has_pending() {
                 break true;
             }
             match self.shared.try_next() {

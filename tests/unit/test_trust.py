@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
 from pathlib import Path
 
 import pytest
 
 from lb import trust
+from lb.control.admin import bind_socket
+from lb.errors import LbError
 from lb.net.broker import Broker, open_allowed
 from lb.trust import UntrustedFileError, find_fault
 
@@ -124,10 +128,8 @@ def test_broker_opens_no_policy_named_by_an_untrusted_configuration(file: Path) 
 @is_root
 def test_broker_process_hands_files_over_and_removes_the_socket(file: Path, tmp_path: Path) -> None:
     """The whole way: open, refuse, remove at the end; what another process has put there stays."""
-    owned, foreign = tmp_path / "owned", tmp_path / "foreign"
-    for path in (owned, foreign):
-        path.write_text("")
-    broker = Broker(file)
+    control = tmp_path / "run" / "lb.sock"
+    broker = Broker(file, control, bind_socket)
     broker.start()
     try:
         with trust.open_file(file) as opened:
@@ -137,8 +139,25 @@ def test_broker_process_hands_files_over_and_removes_the_socket(file: Path, tmp_
         (file.parent / "mine.py").unlink()
         with pytest.raises(OSError, match="No such file"):
             trust.open_file(file.parent / "mine.py")
-        broker.own_socket(owned, owned.stat().st_ino)
-        broker.own_socket(foreign, foreign.stat().st_ino + 1)
+        with broker.bind() as listener, socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(control))
+            assert stat.S_IMODE(control.stat().st_mode) == 0o660
+            with pytest.raises(LbError, match="a balancer listens there already"):
+                broker.bind()
+            assert listener.getsockname() == str(control)
     finally:
         broker.stop()
-    assert (owned.exists(), foreign.exists()) == (False, True)
+    assert not control.exists()
+
+
+@is_root
+def test_broker_leaves_the_socket_of_another(file: Path, tmp_path: Path) -> None:
+    """What another balancer has put in the place of ours stays."""
+    control = tmp_path / "lb.sock"
+    broker = Broker(file, control, bind_socket)
+    broker.start()
+    broker.bind().close()
+    control.rename(tmp_path / "kept")
+    control.write_text("another")
+    broker.stop()
+    assert control.exists()

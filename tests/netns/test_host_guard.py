@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from arms import (
     CLIENTS,
+    CODE,
     FAR_CLIENTS,
     OTHER_PORT,
     PORT,
@@ -21,6 +26,7 @@ from arms import (
     VIPS,
     Arms,
     IcmpErrors,
+    Run,
     answering,
     built_arms,
     connect_once,
@@ -179,3 +185,42 @@ def read_metric(arms: Arms, name: str) -> float:
     found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
     assert found is not None, text
     return float(found[1])
+
+
+@pytest.mark.parametrize("whose", ["own", "peer"])
+def test_big_tcp_is_found_and_its_command_fixes_it(arms: Arms, tmp_path: Path, backend: str, whose: str) -> None:
+    """Frames over 64 KiB: `lb run` and `lb doctor` name the interface or its peer elsewhere, and the command."""
+    host = "host" if whose == "own" else "client"
+    arms.ip(host, "link set dev eth0 gso_max_size 200000")
+    try:
+        with running(arms, tmp_path, backend) as run:
+            assert "eth0: it" in run.text() or "eth0: its peer eth0" in run.text()
+            code, found = doctor(arms, run)
+            (finding,) = (row for row in found if (row["check"], row["level"]) == ("frame size", "fail"))
+            assert code == 1
+            command = finding["fix"].removesuffix(" (where that is)").split()
+            assert command[:6] == ["ip", "link", "set", "dev", "eth0", "gso_max_size"]
+            assert ("(where that is)" in finding["fix"]) is (whose == "peer")
+            assert "`" + finding["fix"] + "`" in run.text()
+            arms.ip(host, " ".join(command[1:]))
+            assert not [row for row in doctor(arms, run)[1] if (row["check"], row["level"]) == ("frame size", "fail")]
+    finally:
+        arms.ip(host, "link set dev eth0 gso_max_size 65536")
+
+
+@needs_nft
+def test_doctor_sees_the_guard(arms: Arms, tmp_path: Path, backend: str) -> None:
+    """Behaviour 41: `lb doctor` tells what keeps the kernel silent; without a balancer that one will."""
+    with running(arms, tmp_path, backend) as run:
+        told = [row["message"] for row in doctor(arms, run)[1] if row["check"] == "kernel stays out"]
+        assert [text.rpartition("and ")[2] for text in told] == ["nftables keeps it silent"] * 2
+    told = [row["message"] for row in doctor(arms, run)[1] if row["check"] == "kernel stays out"]
+    assert [text.rpartition("and ")[2] for text in told] == ["`lb run` keeps it silent"] * 2
+
+
+def doctor(arms: Arms, run: Run) -> tuple[int, list[dict[str, Any]]]:
+    """Run `lb doctor` on the balancer's host; return its exit code and findings."""
+    command = ["ip", "netns", "exec", arms.names["host"], sys.executable, "-c", CODE, "doctor", "-o", "json"]
+    command += ["--no-probe", "-c", str(run.config), "--control", str(run.control)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, json.loads(done.stdout)["findings"]

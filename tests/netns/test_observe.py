@@ -223,13 +223,13 @@ def test_doctor_healthy_testbed_exit_0(bed: Testbed, small: Path) -> None:
     assert found["server answers", "pass"][0]["message"] == "echo/server1: 198.18.1.31 port 7000 accepts connections"
 
 
-def test_doctor_vip_on_this_host_fails_and_its_command_mends_it(bed: Testbed, small: Path) -> None:
-    """The host answers in the balancer's place; what `mend` says ends that."""
+def test_doctor_vip_on_this_host_fails_and_its_command_fixes_it(bed: Testbed, small: Path) -> None:
+    """The host answers in the balancer's place; what `fix` says ends that."""
     ip(bed, ROUTER, f"addr add {VIP}/32 dev lo")
     code, found = findings(bed, small)
-    (finding,) = found["VIP is nobody's", "fail"]
-    assert (code, finding["mend"]) == (1, f"ip addr del {VIP} dev lo")
-    subprocess.run(["ip", "-n", bed.prefix + ROUTER, *finding["mend"].split()[1:]], check=True, timeout=DEADLINE_S)
+    (finding,) = found["VIP conflict", "fail"]
+    assert (code, finding["fix"]) == (1, f"ip addr del {VIP} dev lo")
+    subprocess.run(["ip", "-n", bed.prefix + ROUTER, *finding["fix"].split()[1:]], check=True, timeout=DEADLINE_S)
     assert findings(bed, small)[0] == 0
 
 
@@ -238,7 +238,7 @@ def test_doctor_vip_on_another_host_fails_unless_told_not_to_ask(bed: Testbed, s
     with change(bed, "server3", f"addr add {VIP}/32 dev eth0", f"addr del {VIP}/32 dev eth0"):
         code, found = findings(bed, small)
         assert code == 1
-        assert "aa:aa:aa:00:00:33" in found["VIP is nobody's", "fail"][0]["message"]
+        assert "aa:aa:aa:00:00:33" in found["VIP conflict", "fail"][0]["message"]
         assert findings(bed, small, "--no-probe")[0] == 0
 
 
@@ -271,7 +271,7 @@ def test_doctor_server_that_answers_past_the_balancer_fails(bed: Testbed, backen
             assert code == 1
             (finding,) = found["way back", "fail"]
             assert "none back" in finding["message"]
-            assert finding["mend"] == "on server1: `ip route replace 198.18.1.0/24 via 198.18.1.1`"
+            assert finding["fix"] == "on server1: `ip route replace 198.18.1.0/24 via 198.18.1.1`"
         assert echo_once(bed, "client1") == b"greeting"
         code, found = findings(bed, small)
         assert ("way back", "fail") not in found
@@ -287,7 +287,7 @@ def test_doctor_forwarding_host_is_told(bed: Testbed, small: Path) -> None:
         setting.write_text("1")
     try:
         code, found = findings(bed, small)
-        assert (code, found["kernel stays out", "warn"][0]["mend"]) == (0, "sysctl -w net.ipv4.ip_forward=0")
+        assert (code, found["kernel stays out", "warn"][0]["fix"]) == (0, "sysctl -w net.ipv4.ip_forward=0")
         small.write_text('transit = "forward"\n' + small.read_text())
         assert findings(bed, small)[0] == 1
     finally:

@@ -109,6 +109,16 @@ def test_run_killed_leaves_no_socket(arms: Arms, folder: Path, backend: str) -> 
         wait_until(lambda: not run.control.exists(), "the socket is gone")
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="the command setpriv (util-linux) is not installed")
+def test_run_unprivileged_still_dies_with_its_parent(arms: Arms, folder: Path, backend: str) -> None:
+    """The testbed's children ask for a signal at their parent's death; becoming another user must not forget that."""
+    wrapper = ("sh", "-c", 'setpriv --pdeathsig TERM "$@" & wait', "sh")
+    with running(arms, folder, backend, visible=True, wrapper=wrapper) as run:
+        assert "runs as user nobody" in run.text()
+        run.end(signal.SIGKILL)
+        wait_until(lambda: "stopping" in run.text() and not run.control.exists(), "the balancer has ended")
+
+
 def test_run_user_that_is_not_there_exit_4(arms: Arms, folder: Path, backend: str) -> None:
     """A user that was asked for is not replaced by another."""
     run = Run(arms, folder, backend, options=("--user", "no-such-user"))

@@ -1,4 +1,4 @@
-"""`lb doctor`: each fault is found, named, and comes with what mends it. Machines are made of facts."""
+"""`lb doctor`: each fault is found, named, and comes with what fixes it. Machines are made of facts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from lb.doctor import Finding, examine, render
 from lb.doctor.checks import CHECKS
 from lb.doctor.facts import Facts, Hook, Link, Way, parse_hooks, parse_kernel
 from lb.doctor.wire import Answer, arp_probe, read_answer, solicitation
+from lb.net.big_tcp import BigTcp
+from lb.trust import Fault
 
 # ruff: noqa: E501 - one fault per row
 VIP, SERVER1, SERVER2 = (ip_address(text) for text in ("198.18.1.100", "198.18.2.31", "198.18.2.32"))
@@ -53,8 +55,7 @@ HEALTHY = Facts(
     capabilities=2**40 - 1,
     kernel=(6, 1),
     config_path="/etc/lb.toml",
-    config_mode=0o100640,
-    config_uid=0,
+    file_faults=(),
     links={"eth0": ETH0, "eth1": ETH1},
     addresses={"eth0": ETH0.addresses, "eth1": ETH1.addresses, "lo": (ip_interface("127.0.0.1/8"),)},
     ways={SERVER1: Way("eth1", neighbour="reachable"), SERVER2: Way("eth1", neighbour="stale")},
@@ -79,27 +80,30 @@ def test_healthy_host_every_check_passes() -> None:
     findings = examine(parse(CONFIG), HEALTHY)
     assert [finding for finding in findings if finding.level != "pass"] == []
     assert len({finding.check for finding in findings}) == len(CHECKS)
-    assert all(finding.mend is None for finding in findings)
+    assert all(finding.fix is None for finding in findings)
 
 
-# (the facts, the check, its level, what the message and the mending must say)
+# (the facts, the check, its level, what the message and the fix must say)
 FAULTS = {
     "no capability": (replace(HEALTHY, capabilities=1 << 12), "privileges", "fail", "CAP_NET_RAW missing", "sudo lb run"),
     "old kernel": (replace(HEALTHY, kernel=(4, 19)), "kernel", "fail", "Linux 4.19", "upgrade to Linux 4.20"),
-    "file open": (replace(HEALTHY, config_mode=0o100666), "configuration", "fail", "written by others", "chmod go-w /etc/lb.toml"),
-    "file of another": (replace(HEALTHY, config_uid=1000), "configuration", "warn", "belongs to user 1000", "chown root /etc/lb.toml"),
+    "file open": (replace(HEALTHY, file_faults=(Fault("/etc/lb.toml can be written by others (mode 0666)", "chmod go-w /etc/lb.toml"),)), "configuration", "fail", "written by others", "chmod go-w /etc/lb.toml"),
+    "big frames": (changed(big_tcp=BigTcp("eth0", False, {"gro_max_size": 200000})), "frame size", "fail", "gro_max_size 200000", "ip link set dev eth0 gro_max_size 65536"),
+    "big frames of the peer": (changed(big_tcp=BigTcp("veth7", True, {"gso_max_size": 200000})), "frame size", "fail", "its peer veth7", "ip link set dev veth7 gso_max_size 65536"),
+    "big frames came": (replace(HEALTHY, status=status(counters={"rx_packets": 9, "verdicts": {}, "io": {"rx_truncated": 4}})), "frame size", "fail", "4 frames were larger", "gso_max_size 65536"),
+    "guard gone": (changed(claimed=True, guard="none"), "kernel stays out", "fail", "another program removed it", "log of lb run"),
     "no interface": (changed(missing="there is no interface 'eth0' here"), "interface", "fail", "no interface 'eth0'", "ip link"),
     "interface down": (changed(up=False), "interface", "fail", "eth0 is down", "ip link set eth0 up"),
     "no address": (changed(addresses=()), "interface", "warn", "eth0 has no address", "ip addr add"),
     "claimed": (replace(changed(claimed=True), status=None), "one balancer", "fail", "another balancer", "--control"),
     "large receive offload": (changed(lro=True), "offloads", "fail", "large receive offload", "ethtool -K eth0 lro off"),
-    "forwarding": (changed(forwards=(4, 6)), "kernel stays out", "warn", "nftables keeps", "sysctl -w net.ipv4.ip_forward=0 && sysctl -w net.ipv6"),
+    "forwarding": (changed(forwards=(4, 6)), "kernel stays out", "warn", "nftables drops", "sysctl -w net.ipv4.ip_forward=0 && sysctl -w net.ipv6"),
     "forwarding, no nft": (replace(changed(forwards=(4,)), has_nft=False), "kernel stays out", "fail", "un-translated copies", "sysctl -w net.ipv4.ip_forward=0"),
     "strict rp_filter": (changed(rp_filter=1), "rp_filter", "warn", "strict", "sysctl -w net.ipv4.conf.eth0.rp_filter=2"),
     "egress hook": (replace(HEALTHY, hooks=(Hook("netdev", "t", "c", "egress", "accept", ("eth0",)),)), "packet filter", "warn", "netdev t c", "nft list chain netdev t c"),
     "input policy": (replace(HEALTHY, hooks=(Hook("inet", "f", "in", "input", "drop"),)), "packet filter", "warn", "health checks", "nft list chain inet f in"),
-    "VIP here": (replace(HEALTHY, addresses={"lo": (ip_interface("198.18.1.100/32"),)}), "VIP is nobody's", "fail", "address of lo", "ip addr del 198.18.1.100 dev lo"),
-    "VIP elsewhere": (replace(HEALTHY, owners={VIP: "aa:aa:aa:00:00:99"}), "VIP is nobody's", "fail", "another host, aa:aa:aa:00:00:99", "take 198.18.1.100 off"),
+    "VIP here": (replace(HEALTHY, addresses={"lo": (ip_interface("198.18.1.100/32"),)}), "VIP conflict", "fail", "address of lo", "ip addr del 198.18.1.100 dev lo"),
+    "VIP elsewhere": (replace(HEALTHY, owners={VIP: "aa:aa:aa:00:00:99"}), "VIP conflict", "fail", "another host, aa:aa:aa:00:00:99", "take 198.18.1.100 off"),
     "nobody comes": (replace(HEALTHY, status=status(services=[])), "clients come", "warn", "ask for it by ARP", "ip route replace 198.18.1.100 via 198.18.1.1"),
     "no route": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way(None)}), "way to the server", "fail", "no route", "ip route add 198.18.2.31"),
     "other way": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("wlan0")}), "way to the server", "fail", "through wlan0", 'name = "wlan0"'),
@@ -115,14 +119,14 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault_is_found_with_what_mends_it(name: str) -> None:
+def test_fault_is_found_with_what_fixes_it(name: str) -> None:
     """One fault, one finding: its level, and the very command."""
-    facts, check, level, message, mend = FAULTS[name]
+    facts, check, level, message, fix = FAULTS[name]
     found = [finding for finding in troubles(facts) if finding.check == check]
     assert [finding.level for finding in found] == [level]
     assert message in found[0].message
-    assert found[0].mend is not None
-    assert mend in found[0].mend
+    assert found[0].fix is not None
+    assert fix in found[0].fix
 
 
 @pytest.mark.parametrize(("sent", "back", "level"), [(50, 40, None), (3, 0, "fail"), (2, 0, None), (0, 0, None)])
@@ -132,7 +136,17 @@ def test_server_that_never_answers_through_here_fails(sent: int, back: int, leve
     facts = replace(HEALTHY, status=status(services=[{"name": "video", **TRAFFIC, "servers": rows}]))
     found = [finding for finding in troubles(facts) if finding.check == "way back"]
     assert [finding.level for finding in found] == ([level] if level else [])
-    assert not found or found[0].mend == "on server1: `ip route replace CLIENTS via 198.18.2.1`"
+    assert not found or found[0].fix == "on server1: `ip route replace CLIENTS via 198.18.2.1`"
+
+
+@pytest.mark.parametrize(("protocol", "level"), [("udp", "pass"), ("tcp", "fail")])
+def test_service_of_one_direction_does_not_fail(protocol: str, level: str) -> None:
+    """UDP that is never answered (syslog) is no fault; TCP that is never answered is one."""
+    text = CONFIG.replace("port = 9876\n", f'port = 9876\nprotocol = "{protocol}"\n')
+    rows = [{"name": name, "packets_forward": 5000, "packets_reply": 0} for name in ("server1", "server2")]
+    facts = replace(HEALTHY, status=status(services=[{"name": "video", **TRAFFIC, "servers": rows}]))
+    found = [finding for finding in examine(parse(text), facts) if finding.check == "way back"]
+    assert [finding.level for finding in found] == [level, level]
 
 
 def test_servers_and_clients_on_one_link_are_warned_of() -> None:
@@ -142,7 +156,7 @@ def test_servers_and_clients_on_one_link_are_warned_of() -> None:
     facts = replace(HEALTHY, ways=near, answers={}, status=status(services=[]))
     found = [finding for finding in troubles(facts, text) if finding.check == "way back"]
     assert [finding.level for finding in found] == ["warn", "warn"]
-    assert found[0].mend == "on server1: `ip route replace 198.18.1.0/24 via 198.18.1.1`"
+    assert found[0].fix == "on server1: `ip route replace 198.18.1.0/24 via 198.18.1.1`"
 
 
 def test_drops_are_told_with_what_they_mean() -> None:
@@ -157,7 +171,7 @@ def test_drops_are_told_with_what_they_mean() -> None:
         "290 of 1000 packets were dropped as no_flow",
         "12 frames found no room in the socket's queue: the packets come faster than they are handled",
     ]
-    assert "both directions" in str(found[0].mend)
+    assert "both directions" in str(found[0].fix)
 
 
 def test_drops_refused_packets_are_told_too() -> None:
@@ -185,14 +199,14 @@ def test_announced_or_given_mac_nothing_to_warn_of() -> None:
 def test_render_many_passes_are_cut_in_text_only() -> None:
     """A thousand fine servers are no thousand lines; every fault is."""
     findings = [Finding("a", "pass", f"fine {number}") for number in range(100)]
-    findings += [Finding("b", "fail", f"broken {number}", "mend it") for number in range(10)]
+    findings += [Finding("b", "fail", f"broken {number}", "fix it") for number in range(10)]
     text = render(findings, "text")
-    assert (text.count("fine"), text.count("broken"), text.count("mend: mend it")) == (4, 10, 10)
+    assert (text.count("fine"), text.count("broken"), text.count("fix: fix it")) == (4, 10, 10)
     assert text.endswith("10 fail, 0 warn, 100 pass (96 of them not shown: -o json has all)\n")
     document = json.loads(render(findings, "json"))
     assert len(document["findings"]) == 110
     assert document["totals"] == {"fail": 10, "warn": 0, "pass": 100}
-    assert document["findings"][-1] == {"check": "b", "level": "fail", "message": "broken 9", "mend": "mend it"}
+    assert document["findings"][-1] == {"check": "b", "level": "fail", "message": "broken 9", "fix": "fix it"}
 
 
 @pytest.mark.parametrize(

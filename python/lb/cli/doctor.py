@@ -1,4 +1,4 @@
-"""`lb doctor`: what on this host would keep packets from flowing, and what mends it."""
+"""`lb doctor`: what on this host would keep packets from flowing, and what fixes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def doctor(
     control: Annotated[Path | None, typer.Option(help="The balancer's control socket.", envvar="LB_CONTROL")] = None,
 ) -> None:
     """
-    Look for what keeps packets from flowing; say what mends it. Changes nothing.
+    Look for what keeps packets from flowing; say what fixes it. Changes nothing.
 
     Works with a balancer that runs here, and with a configuration alone. Exits with 1 when something fails.
     """

@@ -2,8 +2,9 @@
 What `lb run` does while it still has all its rights: before any thread, and before any code of the user's.
 
 Reading a configuration runs the policies that it names. So it is looked at first without that, for the names of the
-interfaces; the packet sockets are made, still bound to nothing, and the control socket is bound; then the rights go
-(`lb.net.privileges`). Mistakes in the configuration are left to whoever reads it properly afterwards.
+interfaces; the packet sockets are made, still bound to nothing, and a broker is started for what needs rights later
+(`lb.net.broker`); then the rights go (`lb.net.privileges`). Mistakes in the configuration are told when it is read
+properly, afterwards.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class Prepared:
 
     Args:
         packet, direct: sockets that are bound to nothing, for packets and for handing frames to drivers.
-        control: the bound control socket; why it could not be bound; or None: it was not tried.
+        broker: binds the control socket; None: this process does so itself.
         notice: what the log should say about the user this process has become.
     """
 
     packet: list[socket.socket] = field(default_factory=list)
     direct: list[socket.socket] = field(default_factory=list)
-    control: socket.socket | LbError | None = None
+    broker: Broker | None = None
     notice: Notice | None = None
 
     def take_packet(self) -> socket.socket | None:
@@ -55,10 +56,8 @@ class Prepared:
         return self.direct.pop() if self.direct else open_direct_socket(interface_name)
 
     def take_control(self, path: Path) -> socket.socket:
-        """Return the bound control socket, which the caller closes. Errors: as `lb.control.admin.bind_socket`."""
-        if isinstance(self.control, LbError):
-            raise self.control
-        return self.control or bind_socket(path)
+        """Return the control socket, bound; the caller closes it. Errors: as `lb.control.admin.bind_socket`."""
+        return bind_socket(path) if self.broker is None else self.broker.bind()
 
 
 @contextmanager
@@ -78,14 +77,13 @@ def prepared(config: Path, control: Path, user: str | None) -> Iterator[Prepared
     with ExitStack() as stack:
         made = Prepared()
         if os.geteuid() == trust.ROOT:
-            broker = Broker(config)
-            broker.start()
-            stack.callback(broker.stop)
-            _bind_control(made, control, broker)
+            made.broker = Broker(config, control, bind_socket)
+            made.broker.start()
+            stack.callback(made.broker.stop)
         outline = _outline(config)
         with contextlib.suppress(LbError):
             _open_sockets(made, outline)
-        for sock in (*made.packet, *made.direct, *([made.control] if isinstance(made.control, socket.socket) else [])):
+        for sock in (*made.packet, *made.direct):
             stack.callback(sock.close)
         made.notice = drop_privileges(user)
         yield made
@@ -97,15 +95,6 @@ def require_trusted(config: Path) -> None:
         trust.require_trusted(config)
     except trust.UntrustedFileError as error:
         raise ConfigError([f"{config}: refused: {error.strerror}"]) from None
-
-
-def _bind_control(made: Prepared, path: Path, broker: Broker) -> None:
-    """Bind the control socket; the broker removes it. Why that fails is told when it is needed."""
-    try:
-        made.control = bind_socket(path)
-        broker.own_socket(path, path.stat().st_ino)
-    except LbError as error:
-        made.control = error
 
 
 def _open_sockets(made: Prepared, outline: dict[str, Any]) -> None:

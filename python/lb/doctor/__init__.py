@@ -1,5 +1,5 @@
 """
-`lb doctor`: what on this host would keep packets from flowing, and the command that mends it.
+`lb doctor`: what on this host would keep packets from flowing, and the command that fixes it.
 
 `facts` looks at the machine, `wire` asks its neighbours, `checks` judges (pure: facts in, findings out), `report`
 tells.

@@ -1,14 +1,13 @@
 """
-What `lb doctor` makes of what it saw: each check says pass, warn or fail, and how to mend it. Pure: facts in, findings
+What `lb doctor` makes of what it saw: each check says pass, warn or fail, and how to fix it. Pure: facts in, findings
 out.
 
-*fail*: packets do not flow, or not all of them, until it is mended. *warn*: it may be meant so, or matters only to
+*fail*: packets do not flow, or not all of them, until it is fixed. *warn*: it may be meant so, or matters only to
 some.
 """
 
 from __future__ import annotations
 
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,12 +50,12 @@ REFUSALS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. `mend`: the command or change that mends it; None where there is nothing to mend."""
+    """What one check found. `fix`: the command or change that fixes it; None where there is nothing to fix."""
 
     check: str
     level: Level
     message: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 Check = Callable[[Config, Facts], Iterator[Finding]]
@@ -75,30 +74,27 @@ def check_capabilities(_: Config, facts: Facts) -> Iterator[Finding]:
     if not missing:
         yield Finding("privileges", "pass", "CAP_NET_RAW and CAP_NET_ADMIN are there")
         return
-    mend = "run as root: `sudo lb run -c FILE`, or without privileges in a network of its own: `lb run --testbed`"
-    yield Finding("privileges", "fail", f"{' and '.join(missing)} missing: packets cannot be read", mend)
+    fix = "run as root: `sudo lb run -c FILE`, or without privileges in a network of its own: `lb run --testbed`"
+    yield Finding("privileges", "fail", f"{' and '.join(missing)} missing: packets cannot be read", fix)
 
 
 def check_kernel(_: Config, facts: Facts) -> Iterator[Finding]:
     """Whether the kernel has what packet sockets need."""
     version, oldest = (".".join(map(str, pair)) for pair in (facts.kernel, OLDEST_KERNEL))
     if facts.kernel < OLDEST_KERNEL:
-        mend = f"upgrade to Linux {oldest} or newer"
-        yield Finding("kernel", "fail", f"Linux {version} has no PACKET_IGNORE_OUTGOING", mend)
+        fix = f"upgrade to Linux {oldest} or newer"
+        yield Finding("kernel", "fail", f"Linux {version} has no PACKET_IGNORE_OUTGOING", fix)
     else:
         yield Finding("kernel", "pass", f"Linux {version}")
 
 
 def check_file(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether only those who should can change the configuration."""
-    path = facts.config_path
-    if facts.config_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield Finding("configuration", "fail", f"{path} can be written by others than its owner", f"chmod go-w {path}")
-    elif facts.config_uid not in (0, facts.uid):
-        message = f"{path} belongs to user {facts.config_uid}, who can change what this balancer does"
-        yield Finding("configuration", "warn", message, f"chown root {path}")
-    else:
-        yield Finding("configuration", "pass", f"{path} is valid, and only its owner can write it")
+    """Whether only those who should can change the configuration and the policies that it names."""
+    for fault in facts.file_faults:
+        yield Finding("configuration", "fail", fault.message, fault.fix)
+    if not facts.file_faults:
+        message = f"{facts.config_path} is valid, and only root and its owner can change it"
+        yield Finding("configuration", "pass", message)
 
 
 def check_links(_: Config, facts: Facts) -> Iterator[Finding]:
@@ -138,17 +134,17 @@ def check_vips_not_here(config: Config, facts: Facts) -> Iterator[Finding]:
         owners = [name for name, rows in facts.addresses.items() if any(row.ip == vip for row in rows)]
         for name in owners:
             message = f"{vip} is an address of {name}: this host answers in the balancer's place"
-            yield Finding("VIP is nobody's", "fail", message, f"ip addr del {vip} dev {name}")
+            yield Finding("VIP conflict", "fail", message, f"ip addr del {vip} dev {name}")
         if facts.owners and vip in facts.owners:
             message = f"{vip} is in use by another host, {facts.owners[vip]}: clients may find that one"
-            yield Finding("VIP is nobody's", "fail", message, f"take {vip} off that host, or choose another VIP")
+            yield Finding("VIP conflict", "fail", message, f"take {vip} off that host, or choose another VIP")
         elif not owners:
-            yield Finding("VIP is nobody's", "pass", f"{vip} is on no interface here" + _probed(vip, facts))
+            yield Finding("VIP conflict", "pass", f"none: {vip} is on no interface here" + _probed(vip, facts))
 
 
 def _probed(vip: Address, facts: Facts) -> str:
     here = any(vip in address.network for link in usable(facts) for address in link.addresses)
-    return ", and nobody answers for it" if here and facts.owners is not None else ""
+    return ", and no other host answers for it" if here and facts.owners is not None else ""
 
 
 def check_vips_found(config: Config, facts: Facts) -> Iterator[Finding]:
@@ -165,8 +161,8 @@ def check_vips_found(config: Config, facts: Facts) -> Iterator[Finding]:
         elif on_link:
             asked = "ARP" if vip.version == 4 else "neighbour discovery"
             message = f"{vip}: hosts on {on_link[0].name} that ask for it by {asked} get no answer"
-            mend = f"announce = true under [[interface]] {on_link[0].name}, or on the clients: {_route(vip, facts)}"
-            yield Finding("clients come", "warn", message, mend)
+            fix = f"announce = true under [[interface]] {on_link[0].name}, or on the clients: {_route(vip, facts)}"
+            yield Finding("clients come", "warn", message, fix)
         else:
             message = f"{vip} is in no prefix of this host: it must be routed here"
             yield Finding("clients come", "warn", message, f"on the clients' router: {_route(vip, facts)}")
@@ -184,25 +180,55 @@ def _own_address(near: Address, facts: Facts) -> str:
 
 
 def check_forwarding(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether the kernel sends un-translated copies of packets on."""
+    """Whether the kernel answers the services' packets, or sends un-translated copies of them on."""
     for link in usable(facts):
-        if not link.forwards:
-            yield Finding("kernel stays out", "pass", f"{link.name}: the kernel forwards nothing")
-            continue
         off = " && ".join(f"sysctl -w {SYSCTLS[version]}=0" for version in link.forwards)
-        if config.transit == "forward":
+        if link.forwards and config.transit == "forward":
             message = f'{link.name}: the kernel forwards, and transit = "forward" too: packets would be sent twice'
             yield Finding("kernel stays out", "fail", message, f'{off}, or transit = "drop"')
-        elif not facts.has_nft:
+        elif link.claimed and link.guard == "none":
+            message = (
+                f"{link.name}: a balancer runs, but nothing keeps the kernel from the services' packets: "
+                "another program removed it"
+            )
+            yield Finding("kernel stays out", "fail", message, "see the log of lb run, which puts it back; restart it")
+        elif link.forwards and not facts.has_nft:
             message = (
                 f"{link.name}: the kernel forwards un-translated copies, and nft is not there to keep it from that"
             )
             yield Finding("kernel stays out", "fail", message, off)
-        else:
+        elif link.forwards:
             message = (
-                f"{link.name}: the kernel forwards; nftables keeps the services' packets from it while `lb run` runs"
+                f"{link.name}: the kernel forwards; nftables drops the services' packets while `lb run` runs, the "
+                "kernel forwards the rest"
             )
             yield Finding("kernel stays out", "warn", message, off)
+        else:
+            yield Finding("kernel stays out", "pass", f"{link.name}: the kernel forwards nothing, {_silence(link)}")
+
+
+def _silence(link: Link) -> str:
+    if link.guard in ("nftables", "rule"):
+        by = "nftables" if link.guard == "nftables" else "a routing rule"
+        return f"and {by} keeps it silent"
+    return "and `lb run` keeps it silent"
+
+
+def check_big_tcp(_: Config, facts: Facts) -> Iterator[Finding]:
+    """Whether frames come that are larger than packet sockets take."""
+    found = False
+    for link in usable(facts):
+        if link.big_tcp is not None:
+            found = True
+            yield Finding("frame size", "fail", f"{link.name}: {link.big_tcp.message}", link.big_tcp.fix)
+    counters = (facts.status or {}).get("counters", {}).get("io", {})
+    if lost := counters.get("rx_truncated", 0):
+        found = True
+        message = f"{lost} frames were larger than 64 KiB (BIG TCP) and dropped"
+        fix = "on the hosts that send them: `ip link set dev DEVICE gso_max_size 65536 gso_ipv4_max_size 65536`"
+        yield Finding("frame size", "fail", message, fix)
+    if not found:
+        yield Finding("frame size", "pass", "no frames larger than 64 KiB are made here")
 
 
 def check_rp_filter(_: Config, facts: Facts) -> Iterator[Finding]:
@@ -212,11 +238,11 @@ def check_rp_filter(_: Config, facts: Facts) -> Iterator[Finding]:
         message = f"{link.name}: rp_filter is strict: answers to health checks that come another way are dropped"
         yield Finding("rp_filter", "warn", message, f"sysctl -w net.ipv4.conf.{link.name}.rp_filter=2")
     if not strict or len(facts.links) == 1:
-        yield Finding("rp_filter", "pass", "reverse-path filtering is in nobody's way")
+        yield Finding("rp_filter", "pass", "ok: reverse-path filtering drops nothing here")
 
 
 def check_offloads(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether a card merges packets that nobody can take apart."""
+    """Whether a card merges packets that cannot be taken apart."""
     for link in usable(facts):
         if link.lro:
             message = f"{link.name}: large receive offload merges packets that cannot be taken apart again"
@@ -230,17 +256,17 @@ def check_ways(config: Config, facts: Facts) -> Iterator[Finding]:
     for address, (server, _) in by_address(config).items():
         way, name = facts.ways.get(address), f"{server.name} ({address})"
         if way is None or way.interface is None:
-            mend = f"`ip route add {address} dev INTERFACE`, or via GATEWAY"
-            yield Finding("way to the server", "fail", f"{name}: no route leads there", mend)
+            fix = f"`ip route add {address} dev INTERFACE`, or via GATEWAY"
+            yield Finding("way to the server", "fail", f"{name}: no route leads there", fix)
         elif way.interface not in facts.links:
             message = f"{name}: the way there leads through {way.interface}, which is not configured"
-            mend = f'add [[interface]] name = "{way.interface}", or a route through {", ".join(facts.links)}'
-            yield Finding("way to the server", "fail", message, mend)
+            fix = f'add [[interface]] name = "{way.interface}", or a route through {", ".join(facts.links)}'
+            yield Finding("way to the server", "fail", message, fix)
         elif way.neighbour in ("failed", "incomplete") and server.mac is None:
             hop = way.gateway or address
             message = f"{name}: {hop} does not answer {'ARP' if address.version == 4 else 'neighbour discovery'}"
-            mend = f"is it up, and on the link of {way.interface}? `ip neigh show {hop}`, `ping -c1 {hop}`"
-            yield Finding("way to the server", "fail", message, mend)
+            fix = f"is it up, and on the link of {way.interface}? `ip neigh show {hop}`, `ping -c1 {hop}`"
+            yield Finding("way to the server", "fail", message, fix)
         else:
             hop = f" via {way.gateway}" if way.gateway else ""
             yield Finding("way to the server", "pass", f"{name}:{hop} through {way.interface}")
@@ -256,8 +282,8 @@ def check_answers(config: Config, facts: Facts) -> Iterator[Finding]:
         if answer.failure is None:
             yield Finding("server answers", "pass", f"{name}: {where} accepts connections")
             continue
-        mend = f"on {server.name}: `ss -ltn 'sport = :{server.port}'`, and its packet filter"
-        yield Finding("server answers", "fail", f"{name}: {where}: {answer.failure}", mend)
+        fix = f"on {server.name}: `ss -ltn 'sport = :{server.port}'`, and its packet filter"
+        yield Finding("server answers", "fail", f"{name}: {where}: {answer.failure}", fix)
 
 
 def check_mtu(config: Config, facts: Facts) -> Iterator[Finding]:
@@ -276,8 +302,8 @@ def check_mtu(config: Config, facts: Facts) -> Iterator[Finding]:
         if mtu < largest:
             narrow += 1
             message = f"{server.name} ({address}): packets of {largest} bytes come in, {mtu} fit on the way there"
-            mend = f"`ip link set {link.name} mtu {mtu}` on all hosts, or let ICMP pass: path MTU discovery needs it"
-            yield Finding("MTU", "warn", message, mend)
+            fix = f"`ip link set {link.name} mtu {mtu}` on all hosts, or let ICMP pass: path MTU discovery needs it"
+            yield Finding("MTU", "warn", message, fix)
     if not narrow:
         yield Finding("MTU", "pass", f"{largest} bytes all the way" if largest else "no interface to look at")
 
@@ -286,23 +312,34 @@ def check_return(config: Config, facts: Facts) -> Iterator[Finding]:
     """Whether servers send their answers back through here: seen in what the running balancer counted."""
     for address, (server, services) in by_address(config).items():
         name = f"{server.name} ({address})"
-        rows = [
-            _traffic(facts, service.name, row.name)
-            for service in services
-            for row in service.servers
-            if row.address == address
-        ]
-        sent, back = (sum(row.get(f"packets_{way}", 0) for row in rows) for way in ("forward", "reply"))
+        sent, back = _packets(address, services, facts)
+        tcp_sent, _ = _packets(address, [service for service in services if service.protocol == "tcp"], facts)
         shared = _shared_network(address, services, facts)
         via = f"on {server.name}: `ip route replace {shared or 'CLIENTS'} via {_own_address(address, facts)}`"
         if back:
             yield Finding("way back", "pass", f"{name}: {sent} packets there, {back} back")
-        elif sent >= SILENT_PACKETS:
-            message = f"{name}: {sent} packets there, none back: its answers to clients do not come this way"
+        elif sent and not tcp_sent:
+            # Syslog, flow exports and their like are never answered.
+            message = f"{name}: {sent} UDP packets there, none back, which is right for services of one direction"
+            yield Finding("way back", "pass", message)
+        elif tcp_sent >= SILENT_PACKETS:
+            message = f"{name}: {tcp_sent} packets there, none back: its answers to clients do not come this way"
             yield Finding("way back", "fail", message, via)
         elif shared is not None:
             message = f"{name}: clients on its own link get its answers directly, unless it sends them here"
             yield Finding("way back", "warn", message, via)
+
+
+def _packets(address: Address, services: list[ServiceConfig], facts: Facts) -> tuple[int, int]:
+    """Return how many packets the running balancer sent to the servers at an address, and got from them."""
+    rows = [
+        _traffic(facts, service.name, row.name)
+        for service in services
+        for row in service.servers
+        if row.address == address
+    ]
+    sent, back = (sum(row.get(f"packets_{way}", 0) for row in rows) for way in ("forward", "reply"))
+    return sent, back
 
 
 def _shared_network(address: Address, services: list[ServiceConfig], facts: Facts) -> str | None:
@@ -348,8 +385,8 @@ def check_running(_: Config, facts: Facts) -> Iterator[Finding]:
     if trouble:
         yield Finding("running", "fail", str(trouble), "ip link")
     if error:
-        mend = f"lb check {status['config']}, then lb reload"
-        yield Finding("running", "warn", f"the last reload failed: {error}", mend)
+        fix = f"lb check {status['config']}, then lb reload"
+        yield Finding("running", "warn", f"the last reload failed: {error}", fix)
     if not trouble and not error:
         yield Finding("running", "pass", f"pid {status['pid']}, backend {status['backend']}")
     yield from _drops(status["counters"])
@@ -413,6 +450,7 @@ CHECKS: tuple[Check, ...] = (
     check_links,
     check_claims,
     check_offloads,
+    check_big_tcp,
     check_forwarding,
     check_rp_filter,
     check_filters,

@@ -19,14 +19,19 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
-from typing import Any
+from typing import Any, Literal
 
 from lb.config import Config
 from lb.doctor import wire
 from lb.errors import InterfaceError, LbError
+from lb.net.big_tcp import BigTcp, find_big_tcp
 from lb.net.host import forwarding_families
+from lb.net.nft import table_name
+from lb.net.silence import silenced
 from lb.net.sockets import claim_interface, read_interface
+from lb.policies.loader import is_file
 from lb.snapshot import Address, InterfaceAddress
+from lb.trust import Fault, find_fault, trusted_owners
 
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 NFT_TIMEOUT_S = 10
@@ -36,9 +41,20 @@ NUD_STATES = {0x01: "incomplete", 0x02: "reachable", 0x04: "stale", 0x08: "delay
 SIOCETHTOOL, ETHTOOL_GFLAGS, ETH_FLAG_LRO = 0x8946, 0x25, 0x8000
 
 
+Guard = Literal["none", "nftables", "rule", "unknown"]
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One configured interface. `missing`: why it cannot be used, else None. `claimed`: a balancer runs on it."""
+    """
+    One configured interface.
+
+    Args:
+        missing: why it cannot be used, else None.
+        claimed: a balancer runs on it.
+        guard: what keeps the host's kernel from the services' packets just now.
+        big_tcp: limits that let frames larger than 64 KiB come; None: there are none.
+    """
 
     name: str
     missing: str | None = None
@@ -49,6 +65,8 @@ class Link:
     rp_filter: int = 0
     lro: bool = False
     claimed: bool = False
+    guard: Guard = "none"
+    big_tcp: BigTcp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +98,7 @@ class Facts:
 
     Args:
         capabilities: the effective ones of this process, as a bit mask.
-        kernel: version. config_mode, config_uid: of the configuration's file.
+        kernel: version. file_faults: why the configuration or a policy that it names is not trusted.
         addresses: of all interfaces of this host, by interface name.
         ways: by server address. hooks: of nftables, None when it could not be asked.
         answers: what a TCP connect to (address, port) gave. owners: MACs that answered for a VIP; None: not asked.
@@ -91,8 +109,7 @@ class Facts:
     capabilities: int
     kernel: tuple[int, int]
     config_path: str
-    config_mode: int
-    config_uid: int
+    file_faults: tuple[Fault, ...]
     links: Mapping[str, Link]
     addresses: Mapping[str, tuple[InterfaceAddress, ...]]
     ways: Mapping[Address, Way]
@@ -120,17 +137,16 @@ def gather(config: Config, path: pathlib.Path, status: Mapping[str, Any] | None,
     if probe:
         # Again: now the kernel has tried to resolve them.
         addresses, ways = _read_kernel(config)
-    links = {entry.name: _read_link(entry.name, addresses) for entry in config.interfaces}
-    owners = _find_owners(config, links, blind) if probe else None
     hooks = _read_hooks(blind)
-    stat = path.stat()
+    guards = _find_guards([entry.name for entry in config.interfaces], hooks)
+    links = {entry.name: _read_link(entry.name, addresses, guards[entry.name]) for entry in config.interfaces}
+    owners = _find_owners(config, links, blind) if probe else None
     return Facts(
         uid=os.geteuid(),
         capabilities=_read_capabilities(),
         kernel=parse_kernel(os.uname().release),
         config_path=str(path),
-        config_mode=stat.st_mode,
-        config_uid=stat.st_uid,
+        file_faults=tuple(_file_faults(config, path, blind)),
         links=links,
         addresses=addresses,
         ways=ways,
@@ -200,7 +216,31 @@ def _way(netlink: Any, names: Mapping[int, str], neighbours: Mapping[tuple[int, 
     )
 
 
-def _read_link(name: str, addresses: Mapping[str, tuple[InterfaceAddress, ...]]) -> Link:
+def _file_faults(config: Config, path: pathlib.Path, blind: list[str]) -> Iterable[Fault]:
+    """Yield why files that this balancer believes should not be believed, as `lb run` judges them."""
+    owners = trusted_owners() or frozenset({0, os.geteuid()})
+    names = [service.policy.name for service in config.services if is_file(service.policy.name)]
+    for each in dict.fromkeys([path, *(path.parent / name.rpartition(":")[0] for name in names)]):
+        try:
+            if (fault := find_fault(each, owners)) is not None:
+                yield fault
+        except OSError as error:
+            blind.append(f"who can write {each}: {error.strerror}")
+
+
+def _find_guards(names: list[str], hooks: tuple[Hook, ...] | None) -> dict[str, Guard]:
+    """Return by interface what keeps the host's kernel from the services' packets."""
+    try:
+        table = table_name(socket.if_nametoindex(names[0]))
+        silent = silenced()
+    except OSError:
+        return dict.fromkeys(names, "unknown")
+    has_table = any((hook.table, hook.hook) == (table, "prerouting") for hook in hooks or ())
+    without: Guard = "unknown" if hooks is None else "none"
+    return {name: "nftables" if has_table else "rule" if name in silent else without for name in names}
+
+
+def _read_link(name: str, addresses: Mapping[str, tuple[InterfaceAddress, ...]], guard: Guard) -> Link:
     try:
         facts = read_interface(name)
     except InterfaceError as error:
@@ -214,6 +254,8 @@ def _read_link(name: str, addresses: Mapping[str, tuple[InterfaceAddress, ...]])
         rp_filter=max(_read_setting(f"ipv4/conf/{scope}/rp_filter") for scope in ("all", name)),
         lro=_has_lro(name),
         claimed=_is_claimed(name),
+        guard=guard,
+        big_tcp=find_big_tcp(name),
     )
 
 

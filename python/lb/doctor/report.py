@@ -17,7 +17,7 @@ SHOWN_PASSES = 4
 
 def render(findings: Sequence[Finding], output: Literal["text", "json"]) -> str:
     """
-    Return findings as text that ends with a line feed: one line each, with what mends it below.
+    Return findings as text that ends with a line feed: one line each, with what fixes it below.
 
     Text leaves most of many passes of one check out; JSON has everything.
     """
@@ -32,8 +32,8 @@ def render(findings: Sequence[Finding], output: Literal["text", "json"]) -> str:
         passed[finding.check] += finding.level == "pass"
         if finding.level != "pass" or passed[finding.check] <= SHOWN_PASSES:
             lines.append(f"{finding.level}  {finding.check.ljust(width)}  {finding.message}")
-        if finding.mend is not None:
-            lines.append(f"{'':6}{'':{width}}  mend: {finding.mend}")
+        if finding.fix is not None:
+            lines.append(f"{'':6}{'':{width}}  fix: {finding.fix}")
     more = sum(max(0, count - SHOWN_PASSES) for count in passed.values())
     summary = ", ".join(f"{count} {level}" for level, count in totals.items())
     return "\n".join([*lines, "", f"{summary} ({more} of them not shown: -o json has all)" if more else summary]) + "\n"

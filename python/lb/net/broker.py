@@ -2,25 +2,27 @@
 The broker: a small process that stays root when `lb run` becomes an unprivileged user, and does two things for it.
 
 It opens the configuration and the policy files that this configuration names, and nothing else, when they are trusted
-(`lb.trust`), so that a reload works where only root or the caller may look; and it removes the control socket at the
-end, also after `lb run` was killed. It keeps two capabilities (to look into other users' directories, and to remove
-from them), has no open file but its socket to `lb run`, and ends when that is closed.
+(`lb.trust`), so that a reload works where only root or the caller may look; and it binds the control socket, and
+removes it at the end, also after `lb run` was killed. It keeps two capabilities (to look into other users' directories,
+and to remove from them), has no open file but its socket to `lb run`, and ends when that is closed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
 import socket
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lb import trust
+from lb.errors import LbError
 from lb.net.privileges import limit_capabilities
 from lb.trust import UntrustedFileError
 
@@ -31,8 +33,9 @@ MAX_CONFIG_BYTES = 1 << 26
 POLICY = re.compile(r"(?P<file>.+\.py)(:\w+)?")
 # The first byte of an answer: a descriptor comes with it, or the text of an error of one of two kinds.
 OPENED, FAILED, UNTRUSTED = b"o", b"f", b"u"
-# The first byte of a request.
-OPEN, OWN = b"o", b"w"
+# The first byte of a request. A path follows OPEN.
+OPEN, BIND = b"o", b"b"
+ENDED = "the process that opens files has ended"
 
 
 class Broker:
@@ -41,10 +44,12 @@ class Broker:
 
     Args:
         config: of the configuration that may be opened.
+        control: where the control socket is to be.
+        bind: returns a socket that listens there, or raises LbError; called in the broker.
     """
 
-    def __init__(self, config: Path) -> None:
-        self._config = config
+    def __init__(self, config: Path, control: Path, bind: Callable[[Path], socket.socket]) -> None:
+        self._serve = functools.partial(_serve, config=config.absolute(), control=control.absolute(), bind=bind)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._pid = 0
@@ -55,29 +60,34 @@ class Broker:
         trust.trusted_owners()
         self._pid = os.fork()
         if self._pid == 0:
-            _be_broker(far, self._config)
+            _be_broker(far, self._serve)
         far.close()
         self._socket = near
         trust.use_opener(self.open)
 
-    def own_socket(self, path: Path, inode: int) -> None:
-        """Have a UNIX socket removed at the end, if it is still the one with this inode."""
-        with self._lock:
-            assert self._socket is not None
-            self._socket.send(OWN + f"{inode} {path.absolute()}".encode())
+    def bind(self) -> socket.socket:
+        """Return the control socket, bound and listening. Raise LbError as the function that binds it."""
+        answer, descriptor = self._ask(BIND)
+        if descriptor is None:
+            raise LbError(answer[1:].decode(errors="replace") or ENDED)
+        return socket.socket(fileno=descriptor)
 
     def open(self, path: Path) -> BinaryIO:
         """Open a file for reading. Errors: as `lb.trust.open_file`."""
-        request = OPEN + os.fsencode(path.absolute())
+        answer, descriptor = self._ask(OPEN + os.fsencode(path.absolute()))
+        if descriptor is not None:
+            return os.fdopen(descriptor, "rb")
+        message = answer[1:].decode(errors="replace") or ENDED
+        raise (UntrustedFileError if answer[:1] == UNTRUSTED else OSError)(os.EX_NOPERM, message)
+
+    def _ask(self, request: bytes) -> tuple[bytes, int | None]:
+        """Return the answer to a request, and the descriptor that came with it."""
         with self._lock:
             if self._socket is None:
-                raise OSError(0, "the process that opens files has ended")
+                return b"", None
             self._socket.send(request)
             answer, descriptors, _, _ = socket.recv_fds(self._socket, MAX_REQUEST_BYTES, 1)
-        if answer[:1] == OPENED and descriptors:
-            return os.fdopen(descriptors[0], "rb")
-        message = answer[1:].decode(errors="replace") or "the process that opens files has ended"
-        raise (UntrustedFileError if answer[:1] == UNTRUSTED else OSError)(os.EX_NOPERM, message)
+        return answer, descriptors[0] if descriptors else None
 
     def stop(self) -> None:
         """End the broker, and wait until it has removed what it owns."""
@@ -89,14 +99,14 @@ class Broker:
                 os.waitpid(self._pid, 0)
 
 
-def _be_broker(sock: socket.socket, config: Path) -> None:
+def _be_broker(sock: socket.socket, serve: Callable[[socket.socket], None]) -> None:
     """Serve until the other side is gone; never return."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         _keep_only(sock.fileno())
         limit_capabilities(CAPABILITIES)
-        _serve(sock, config.absolute())
+        serve(sock)
     finally:
         # Not `sys.exit`: nothing of what the parent has registered for its own end may happen here.
         os._exit(0)
@@ -110,31 +120,26 @@ def _keep_only(number: int) -> None:
     os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def _serve(sock: socket.socket, config: Path) -> None:
-    owned: list[tuple[int, Path]] = []
+def _serve(sock: socket.socket, config: Path, control: Path, bind: Callable[[Path], socket.socket]) -> None:
+    owned: int | None = None
     with contextlib.suppress(OSError):
         while request := sock.recv(MAX_REQUEST_BYTES):
-            if request[:1] == OWN:
-                inode, _, name = request[1:].decode().partition(" ")
-                owned.append((int(inode), Path(name)))
+            try:
+                if request[:1] == BIND:
+                    descriptor = bind(control).detach()
+                    owned = control.stat().st_ino
+                else:
+                    descriptor = open_allowed(config, Path(os.fsdecode(request[1:])))
+            except UntrustedFileError as error:
+                sock.send(UNTRUSTED + str(error.strerror).encode())
+            except (OSError, ValueError, LbError) as error:
+                sock.send(FAILED + str(getattr(error, "strerror", None) or error).encode())
             else:
-                _answer(sock, config, Path(os.fsdecode(request[1:])))
-    for number, path in owned:
-        with contextlib.suppress(OSError):
-            if path.stat().st_ino == number:
-                path.unlink()
-
-
-def _answer(sock: socket.socket, config: Path, path: Path) -> None:
-    try:
-        descriptor = open_allowed(config, path)
-    except UntrustedFileError as error:
-        sock.send(UNTRUSTED + str(error.strerror).encode())
-    except (OSError, ValueError) as error:
-        sock.send(FAILED + str(getattr(error, "strerror", None) or error).encode())
-    else:
-        socket.send_fds(sock, [OPENED], [descriptor])
-        os.close(descriptor)
+                socket.send_fds(sock, [OPENED], [descriptor])
+                os.close(descriptor)
+    with contextlib.suppress(OSError):
+        if owned is not None and control.stat().st_ino == owned:
+            control.unlink()
 
 
 def open_allowed(config: Path, path: Path) -> int:

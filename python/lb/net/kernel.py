@@ -23,6 +23,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from lb.config import Config, InterfaceConfig
 from lb.errors import InterfaceError, LbError, PrivilegeError
+from lb.net.big_tcp import find_big_tcp
 from lb.snapshot import Address, Interface, InterfaceAddress, Neighbour, NextHops, Route
 
 MAIN_TABLE = 254
@@ -68,6 +69,7 @@ class Kernel:
         self._interfaces: tuple[Interface, ...] = ()
         self._in_use: tuple[Address, ...] = ()
         self._fixed: set[tuple[int, Address]] = set()
+        self._looked_at: set[str] = set()
 
     async def read_interfaces(self) -> tuple[Interface, ...]:
         """
@@ -96,6 +98,10 @@ class Kernel:
             raise InterfaceError(f"{entry.name} is not an Ethernet interface")
         if not link["flags"] & IFF_UP:
             raise InterfaceError(f"{entry.name} is down: `ip link set {entry.name} up`")
+        if entry.name not in self._looked_at:
+            self._looked_at.add(entry.name)
+            if (big := find_big_tcp(entry.name)) is not None:
+                log.warning("%s: %s: `%s`", entry.name, big.message, big.fix)
         own = [_interface_address(row) for row in addresses if row["index"] == link["index"]]
         # What we answer comes from the first address of its family: never from a link-local one while there is another.
         own.sort(key=lambda address: address.is_link_local)

@@ -1,0 +1,163 @@
+"""Which files are believed, and which a broker opens (behaviour 36)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from lb import trust
+from lb.control.admin import bind_socket
+from lb.errors import LbError
+from lb.net.broker import Broker, open_allowed
+from lb.trust import UntrustedFileError, find_fault
+
+OWNERS = frozenset({0, os.geteuid()})
+is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others cannot give files away")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file two directories below the test's own."""
+    path = tmp_path / "etc" / "flowlb" / "lb.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text('policy = "./mine.py:Mine"\n[x]\nlist = ["../other.py:X"]\n')
+    path.chmod(0o644)
+    (path.parent / "mine.py").write_text("mine")
+    (path.parent / "other.txt").write_text("other")
+    (path.parent.parent / "other.py").write_text("other")
+    return path
+
+
+def test_trusted_file_no_fault(file: Path) -> None:
+    """Only the owner can write it, and the way to it; /tmp has the sticky bit."""
+    assert find_fault(file, OWNERS) is None
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "directory above"])
+@pytest.mark.parametrize("mode", [0o777, 0o707, 0o703])
+def test_others_can_write_fault_with_its_command(file: Path, what: str, mode: int) -> None:
+    """Whoever can write a directory can put another file in the place of this one."""
+    target = {"file": file, "directory": file.parent, "directory above": file.parent.parent}[what]
+    target.chmod(mode)
+    fault = find_fault(file, OWNERS)
+    assert fault is not None
+    assert fault.message == f"{target} can be written by others (mode {mode:04o})"
+    assert fault.fix == f"chmod go-w {target}"
+
+
+def test_sticky_directory_no_fault(file: Path) -> None:
+    """In a directory with the sticky bit nobody replaces another user's file."""
+    file.parent.chmod(0o1777)
+    assert find_fault(file, OWNERS) is None
+
+
+@is_root
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_belongs_to_another_fault(file: Path, what: str) -> None:
+    """The owner can change what is in it, whatever the mode says."""
+    target = file if what == "file" else file.parent
+    os.chown(target, 1234, -1)
+    fault = find_fault(file, OWNERS)
+    assert fault is not None
+    assert fault.message == f"{target} belongs to user 1234, who decides what lb does"
+    assert find_fault(file, OWNERS | {1234}) is None
+
+
+@is_root
+def test_group_other_than_roots_fault(file: Path) -> None:
+    """Root's own group may write; another may not."""
+    file.chmod(0o664)
+    assert find_fault(file, OWNERS) is None
+    os.chown(file, -1, 1234)
+    assert find_fault(file, OWNERS) is not None
+
+
+def test_link_is_judged_by_both_ends(file: Path, tmp_path: Path) -> None:
+    """A link in a directory that others can write may lead elsewhere tomorrow."""
+    (tmp_path / "open").mkdir()
+    link = tmp_path / "open" / "lb.toml"
+    link.symlink_to(file)
+    assert find_fault(link, OWNERS) is None
+    link.parent.chmod(0o777)
+    fault = find_fault(link, OWNERS)
+    assert fault is not None
+    assert str(link.parent) in fault.message
+
+
+def test_sudo_caller_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sudo lb run`: the files of the user who called; a process that is not root judges nothing."""
+    trust.trusted_owners.cache_clear()
+    monkeypatch.setenv("SUDO_UID", "1234")
+    try:
+        owners = trust.trusted_owners()
+        assert owners is None if os.geteuid() != 0 else owners is not None and {0, 1234} <= owners
+    finally:
+        trust.trusted_owners.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["lb.toml", "mine.py", "../other.py"])
+def test_broker_opens_what_the_configuration_names(file: Path, name: str) -> None:
+    """The configuration itself, and the policies in it."""
+    descriptor = open_allowed(file, file.parent / name)
+    assert os.read(descriptor, 100) == (file.parent / name).read_bytes()
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("name", ["other.txt", "/etc/passwd", "../../../../../etc/passwd", "mine.py/../other.txt"])
+def test_broker_opens_nothing_else(file: Path, name: str) -> None:
+    """A process that was taken over must not read root's files through it."""
+    with pytest.raises(UntrustedFileError, match="is not named in"):
+        open_allowed(file, file.parent / name)
+
+
+def test_broker_opens_no_policy_named_by_an_untrusted_configuration(file: Path) -> None:
+    """Nor a policy that others can write."""
+    (file.parent / "mine.py").chmod(0o666)
+    with pytest.raises(UntrustedFileError, match="can be written by others"):
+        open_allowed(file, file.parent / "mine.py")
+    (file.parent / "mine.py").chmod(0o644)
+    file.chmod(0o666)
+    with pytest.raises(UntrustedFileError, match="can be written by others"):
+        open_allowed(file, file.parent / "mine.py")
+
+
+@is_root
+def test_broker_process_hands_files_over_and_removes_the_socket(file: Path, tmp_path: Path) -> None:
+    """The whole way: open, refuse, remove at the end; what another process has put there stays."""
+    control = tmp_path / "run" / "lb.sock"
+    broker = Broker(file, control, bind_socket)
+    broker.start()
+    try:
+        with trust.open_file(file) as opened:
+            assert opened.read() == file.read_bytes()
+        with pytest.raises(UntrustedFileError, match="is not named in"):
+            trust.open_file(Path("/etc/shadow"))
+        (file.parent / "mine.py").unlink()
+        with pytest.raises(OSError, match="No such file"):
+            trust.open_file(file.parent / "mine.py")
+        with broker.bind() as listener, socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(control))
+            assert stat.S_IMODE(control.stat().st_mode) == 0o660
+            with pytest.raises(LbError, match="a balancer listens there already"):
+                broker.bind()
+            assert listener.getsockname() == str(control)
+    finally:
+        broker.stop()
+    assert not control.exists()
+
+
+@is_root
+def test_broker_leaves_the_socket_of_another(file: Path, tmp_path: Path) -> None:
+    """What another balancer has put in the place of ours stays."""
+    control = tmp_path / "lb.sock"
+    broker = Broker(file, control, bind_socket)
+    broker.start()
+    broker.bind().close()
+    control.rename(tmp_path / "kept")
+    control.write_text("another")
+    broker.stop()
+    assert control.exists()

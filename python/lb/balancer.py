@@ -11,7 +11,6 @@ from __future__ import annotations
 import pathlib
 import secrets
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import Any
 
 import lb.backends
@@ -19,7 +18,7 @@ from lb.backends.base import DataPath, Flow, Offload, Result
 from lb.clock import Clock, ManualClock
 from lb.compile import Compiler, offline_interfaces, offline_next_hops, seed_of
 from lb.config import Config, load
-from lb.config_fields import parse_mac
+from lb.config_fields import parse_mac, plain_address
 from lb.control.state import Desired, ServerIdentity, leaving_servers, with_config, without_leavers
 from lb.snapshot import Address, Interface, Neighbour, Snapshot
 
@@ -135,7 +134,8 @@ class Balancer:
         wire = parse_mac(mac) if isinstance(mac, str) else bytes(mac)
         if len(wire) != len(bytes(6)):
             raise ValueError(f"mac: {len(wire)} bytes, not 6")
-        self._neighbours[(self._index(interface), ip_address(address))] = wire
+        host = plain_address(str(address))
+        self._neighbours[(self._index(interface), host)] = wire
         self._set_next_hops()
 
     def reload(self, config: Config | str | pathlib.Path) -> None:

@@ -121,6 +121,18 @@ def martian(address: Address) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
+def plain_address(text: str) -> Address:
+    """
+    Return an IP address as packets carry it.
+
+    Raises:
+        ValueError: it is none, or has a zone: `fe80::1%eth0` equals no address of a packet.
+    """
+    if "%" in text:
+        raise ValueError(f"{show(text)} has a zone")
+    return ip_address(text)
+
+
 def parse_address(value: object) -> Address:
     """Return a unicast address that a host can have."""
     return _parse_address_text(require_string(value, ADDRESS_HINT))
@@ -349,6 +361,7 @@ __all__ = [
     "parse_interface_address",
     "parse_mac",
     "parse_mtu",
+    "plain_address",
     "show",
     "type_name",
 ]

@@ -21,7 +21,7 @@ from lb.backends.python.next_hop import Hop, HopTable
 from lb.backends.python.view import PROTOCOLS, View, is_martian_source
 from lb.compile import Compiler, connected_routes
 from lb.config import Config
-from lb.config_fields import format_mac
+from lb.config_fields import format_mac, plain_address
 from lb.control.state import Desired, ServerKey, ServerNow, services
 from lb.errors import RequestError, UnknownNameError
 from lb.snapshot import Address, Interface, NextHops, Plan, Service, Snapshot
@@ -84,7 +84,7 @@ def parse_endpoint(text: str) -> Endpoint:
     host, colon, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        address = ip_address(host)
+        address = plain_address(host)
         if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 65535:
             raise ValueError
     except ValueError:

@@ -156,6 +156,7 @@ def test_flows_page_is_bounded(stand: Stand, monkeypatch: pytest.MonkeyPatch) ->
         ({"limit": "x"}, "limit: 'x' is not a number"),
         ({"colour": "red"}, "flows have no colour: filter by client, service, server, state"),
         ({"client": "somebody"}, "client: 'somebody' is not an IP address"),
+        ({"client": "fe80::1%eth0"}, "client: 'fe80::1%eth0' is not an IP address"),
         ({"state": "open"}, "state: 'open' is none of syn-sent, syn-received, established, closing, udp"),
     ],
 )

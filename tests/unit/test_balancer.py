@@ -157,6 +157,8 @@ def test_bad_arguments_raise_with_reason(balancer: lb.Balancer, config_file: Pat
         balancer.add_neighbour("198.18.1.33", bytes(5))
     with pytest.raises(ValueError, match="is not a MAC address"):
         balancer.add_neighbour("198.18.1.33", "aa:bb")
+    with pytest.raises(ValueError, match="has a zone"):
+        balancer.add_neighbour("fe80::1%eth0", SERVER_MAC)
     with pytest.raises(ValueError, match="seed: -1 is not in"):
         lb.Balancer.from_file(config_file, seed=-1)
     with pytest.raises(lb.BackendError, match="no backend 'fast'"):

@@ -245,7 +245,8 @@ def test_explain_no_such_service_names_what_is_near(vip: str, error: type[LbErro
 
 
 @pytest.mark.parametrize("text", ["", "198.18.1.21", "198.18.1.21:", "198.18.1.21:0", "198.18.1.21:70000", "a:1", ":1",
-                                  "2001:db8::1", "198.18.1.21:-1", "198.18.1.21:+1", "[198.18.1.21:1"])  # fmt: skip
+                                  "2001:db8::1", "198.18.1.21:-1", "198.18.1.21:+1", "[198.18.1.21:1",
+                                  "198.18.1.21:\u0661", "198.18.1.\u0661:1", "[fe80::1%eth0]:1"])  # fmt: skip
 def test_parse_endpoint_nonsense_refused(text: str) -> None:
     """What is no address with a port is told with an example."""
     with pytest.raises(RequestError, match=re.escape("such as 198.18.1.21:40000")):

@@ -13,10 +13,10 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from lb.config import dump_config, parse_server, parse_weight
+from lb.config_fields import plain_address
 from lb.control.admin import Answer, Method
 from lb.control.explainer import RESOURCE, Explainer
 from lb.control.rates import RateMeter
@@ -212,7 +212,7 @@ def _number(asked: Mapping[str, Any], key: str, default: int, most: int | None) 
 
 def _address(text: str) -> Address:
     try:
-        return ip_address(text)
+        return plain_address(text)
     except ValueError:
         raise RequestError(f"client: {text!r} is not an IP address") from None
 

@@ -34,6 +34,7 @@ from lb.config_checks import (
 )
 from lb.config_fields import (
     Capacity,
+    Concurrency,
     Count,
     Duration,
     Expect,
@@ -65,6 +66,8 @@ DEFAULT_FILE = "lb.toml"
 DEFAULT_CAPACITY = 262_144
 DEFAULT_ICMP_RATE = 1000
 DEFAULT_METRICS_PORT = 9464
+# Health checks under way at a time: each holds a socket, and many processes may have 1 024 of them.
+DEFAULT_CHECK_CONCURRENCY = 512
 DEFAULT_POLICY = "round-robin"
 HERE = pathlib.Path()
 BACKENDS = ("auto", "rust", "python")
@@ -206,7 +209,7 @@ class MetricsConfig(Table):
 
 
 class Config(Table):
-    """A whole configuration."""
+    """A whole configuration. `check_concurrency`: health checks under way at a time, of all services together."""
 
     backend: BackendField = "auto"
     transit: Literal["drop", "forward"] = "drop"
@@ -216,6 +219,7 @@ class Config(Table):
     poll: Literal["adaptive", "busy", "sleep"] = "adaptive"
     workers: Workers = 1
     flows: FlowsConfig = FlowsConfig()
+    check_concurrency: Concurrency = DEFAULT_CHECK_CONCURRENCY
     flow_log: StrictBool = False
     metrics: MetricsConfig | None = None
     interfaces: tuple[InterfaceConfig, ...] = Field(alias="interface")

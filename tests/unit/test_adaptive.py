@@ -201,7 +201,7 @@ def test_replanner_nobody_wants_it_looks_again_later() -> None:
 
 def test_replanner_publishes_what_changed_only() -> None:
     """A plan that stays the same costs nothing."""
-    host, _, replanner = steered()
+    host, steering, replanner = steered()
     quick = {"flows_created": 50, "requests": 50, "requests_active": 50, "first_bytes": 50, "bytes_reply": 10**7}
     now = 0
     for step in range(3):
@@ -211,7 +211,7 @@ def test_replanner_publishes_what_changed_only() -> None:
             "a": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * S),
             "b": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * 8 * S),
         }
-        replanner.replan(["video", "gone"], now, {"video": measured})
+        steering.replan_all(replanner.measured(["video", "gone"], now, {"video": measured}))
     assert len(host.published) == 1
     plan = host.published[0].services[0].plan  # type: ignore[union-attr]
     assert Counter(plan.slots)[0] > 4 * Counter(plan.slots)[1]

@@ -21,6 +21,7 @@ from lb.config import MetricsConfig, parse
 from lb.control.metrics import DEFINITIONS, Metrics, Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.state import Condition, Desired, ServerKey, services, with_condition, without_server
+from lb.control.supervisor import TaskState
 from lb.errors import LbError
 
 DEADLINE_S = 20.0
@@ -73,6 +74,10 @@ SAMPLE = Sample(
     checks={("video", "server3", "failure"): 9},
     changes={("video", "server3", "down"): 1},
     flow_log_missed=6,
+    tasks={"sweep": TaskState(3, 2, "KeyError: 'x'", 1000.0), "replan": TaskState()},
+    checks_late=7,
+    publications=8,
+    stuck_threads=1,
 )
 
 
@@ -140,6 +145,16 @@ def test_scrape_of_a_data_path_has_every_series_but_those_of_checks(backend: str
     assert {name for name in DEFINITIONS if name not in named} == {
         name for name in DEFINITIONS if name.startswith("lb_service_") and "servers" not in name
     } | {name for name in DEFINITIONS if name.startswith("lb_server_") and TRAFFIC_NAME.search(name)}
+
+
+def test_scrape_background_tasks_and_what_they_do() -> None:
+    """Failures and restarts by task, those that are well included; late checks, publications, stuck threads."""
+    assert value("lb_task_failures_total", task="sweep") == 3
+    assert value("lb_task_restarts_total", task="sweep") == 2
+    assert value("lb_task_failures_total", task="replan") == 0
+    assert value("lb_health_checks_late_total") == 7
+    assert value("lb_publications_total") == 8
+    assert value("lb_policy_threads_stuck") == 1
 
 
 def test_scrape_drops_every_reason_from_the_start() -> None:

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
 from lb.control.state import ServerNow, ServiceNow
+from lb.control.supervisor import TaskState
 from lb.policies.base import STATES
 
 Kind = Literal["gauge", "counter", "summary"]
@@ -43,6 +44,11 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_config_last_reload_successful": Definition("gauge", "Whether the last reload of the configuration succeeded."),
     "lb_config_last_reload_success_timestamp_seconds": Definition("gauge", "Unix time of the last one that did."),
     "lb_reloads_total": Definition("counter", "Reloads of the configuration.", ("result",)),
+    "lb_task_failures_total": Definition("counter", "Exceptions in background tasks.", ("task",)),
+    "lb_task_restarts_total": Definition("counter", "Background tasks that were started again.", ("task",)),
+    "lb_publications_total": Definition("counter", "Snapshots published since the start."),
+    "lb_health_checks_late_total": Definition("counter", "Health checks that began late: too many were under way."),
+    "lb_policy_threads_stuck": Definition("gauge", "Threads left alone in calls of users' policies."),
     "lb_receive_packets_total": Definition("counter", "Frames received."),
     "lb_receive_bytes_total": Definition("counter", "Bytes of frames received."),
     "lb_transmit_packets_total": Definition("counter", "Frames sent."),
@@ -105,6 +111,10 @@ class Sample:
         measured: by the data path, by service and server name.
         checks, changes: how many by (service, server, result or health).
         flow_log_missed: ends of flows that found no room.
+        tasks: how the background tasks have fared, by name.
+        checks_late: health checks that began late.
+        publications: how often a snapshot was published.
+        stuck_threads: left alone in calls of users' policies.
     """
 
     version: str
@@ -120,6 +130,10 @@ class Sample:
     checks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     changes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     flow_log_missed: int = 0
+    tasks: Mapping[str, TaskState] = field(default_factory=dict)
+    checks_late: int = 0
+    publications: int = 0
+    stuck_threads: int = 0
 
 
 class Sum(NamedTuple):
@@ -207,6 +221,12 @@ def _balancer_rows(sample: Sample) -> Iterator[Row]:
     for result in ("success", "failure"):
         yield "lb_reloads_total", (result,), sample.reloads.get(result, 0)
     yield "lb_flow_log_missed_total", (), sample.flow_log_missed
+    for name, task in sample.tasks.items():
+        yield "lb_task_failures_total", (name,), task.failures
+        yield "lb_task_restarts_total", (name,), task.restarts
+    yield "lb_publications_total", (), sample.publications
+    yield "lb_health_checks_late_total", (), sample.checks_late
+    yield "lb_policy_threads_stuck", (), sample.stuck_threads
 
 
 def _packet_rows(counters: Mapping[str, Any]) -> Iterator[Row]:

@@ -173,5 +173,5 @@ def test_status_and_flows_in_three_forms(stand: Stand) -> None:
 def test_flows_of_an_unknown_server_is_wrong_use(stand: Stand, name: str, message: str) -> None:
     """An empty table would say that it has no flows."""
     done = lb(stand.control, "flows", "--server", name)
-    assert (done.exit_code, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert f"there is no server {message}" in done.stderr

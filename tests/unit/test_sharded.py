@@ -135,3 +135,16 @@ def test_one_at_a_time_passes_on_and_lets_the_next_one_in_after_an_error() -> No
     with pytest.raises(KeyError):
         alone("bad", "c", 1, ["s"])
     assert alone("good", "c", 1, ["s"]) == "s"
+
+
+@pytest.mark.parametrize("newer", [0, 1, 2])
+def test_sharded_counters_while_publishing_are_those_of_any_worker(sharded: Sharded, newer: int) -> None:
+    """One worker has the next snapshot, the others not yet: what only some of them have is there, nothing raises."""
+    renamed = replace(
+        SNAPSHOT, services=(replace(SNAPSHOT.services[0], name="new"), None), servers=(SNAPSHOT.servers[0], None)
+    )
+    sharded._shards[newer].publish(renamed)
+    assert set(sharded.counters()["servers"]) == {"new/s", "a/s", "b/s"}
+    measured = sharded.measurements(20)
+    assert {name: set(servers) for name, servers in measured.items()} == {"new": {"s"}, "a": {"s"}, "b": {"s"}}
+    assert sum(measured[name]["s"]["flows_created"] for name in ("b", "new")) == 10

@@ -98,6 +98,11 @@ class Sharded:
             removed += shard.reset_flows(server, limit - removed, now_ns)
         return removed
 
+    def retire_servers(self, servers: Sequence[int]) -> list[int]:
+        """Begin anew with servers that no worker's entry refers to. Return their ids."""
+        retired = [set(shard.retire_servers(servers)) for shard in self._shards]
+        return [server for server in servers if all(server in each for each in retired)]
+
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
         return list(heapq.merge(*(shard.flows(now_ns) for shard in self._shards), key=self._order))

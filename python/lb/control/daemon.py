@@ -43,6 +43,7 @@ from lb.control.logs import LogFormat, start_logging
 from lb.control.metrics import Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.paths import default_control_path
+from lb.control.recycle import Recycler
 from lb.control.replan import Replanner
 from lb.control.status import Facts
 from lb.control.steering import Preview, Steering, close_policies
@@ -280,15 +281,23 @@ class Daemon:
 
     async def _sweep(self) -> None:
         """Forget servers that left, once they have no flows."""
-        leavers = Leavers()
+        leavers, recycler = Leavers(), Recycler()
         while True:
             await asyncio.sleep(SWEEP_S)
+            await self._recycle(recycler)
             if leaving := self.steering.leaving():
                 counters = await asyncio.to_thread(self.data_path.counters)
                 closing_ns = self.config.flows.closing
                 gone = leavers.gone(leaving, counters["servers"], closing_ns, time.monotonic_ns())
                 if gone:
                     (await self.changes.make(functools.partial(self.steering.forget, gone))).result()
+
+    async def _recycle(self, recycler: Recycler) -> None:
+        """Let new servers have the ids of those that are gone for good."""
+        if due := recycler.due(self.steering.absent(), time.monotonic_ns()):
+            retired = await asyncio.to_thread(self.data_path.retire_servers, list(due))
+            free = {server: due[server] for server in retired}
+            (await self.changes.make(functools.partial(self.steering.release, free))).result()
 
     def _use_servers(self, snapshot: Snapshot) -> None:
         """Keep the way to every server fresh whose MAC the configuration does not give."""

@@ -166,6 +166,7 @@ class Steering:
         self._interfaces = tuple(interfaces)
         self._measurements: dict[str, Measurements] = {}
         self._stage: _Stage | None = None
+        self._absent: dict[int, int] = {}
         self._services: tuple[Desired, tuple[ServiceNow, ...]] | None = None
         self._index: tuple[tuple[object, ...], dict[ServerKey, tuple[ServiceConfig, ServerConfig]]] | None = None
         self._target = target
@@ -244,6 +245,7 @@ class Steering:
             snapshot = self._compiler.compile(stage.desired, stage.interfaces, measurements=stage.measurements)
             self._target.publish(snapshot)
             self.snapshot = snapshot
+            self._note_absent()
         replaced, self.desired = self.desired.config, stage.desired
         self._interfaces, self._measurements = stage.interfaces, stage.measurements
         self.history.extend(Event(self._now(), self.generation, *event) for event in stage.events)
@@ -478,6 +480,7 @@ class Steering:
             snapshot = self._compiler.draft(after, self._interfaces, measurements=self._measurements)
         finally:
             close_policies(config, self.config)
+            self._release()
         return Preview(diff(self.desired, after, self.running), moves(self.snapshot, snapshot))
 
     def reload(self, config: Config, interfaces: Sequence[Interface] | None = None) -> list[str]:
@@ -529,6 +532,31 @@ class Steering:
         if gone:
             with self._staging() as stage:
                 self._change(without_leavers(stage.desired, gone))
+
+    def absent(self) -> dict[int, int]:
+        """Return the server ids that the published snapshot does not have, with the generation that left them out."""
+        return dict(self._absent)
+
+    def release(self, retired: Mapping[int, int]) -> None:
+        """
+        Let other servers have ids. Nothing is published.
+
+        Args:
+            retired: as `absent` gives them; those that have been in a snapshot since are left alone.
+        """
+        self._release(server for server, since in retired.items() if self._absent.get(server) == since)
+
+    def _release(self, retired: Iterable[int] = ()) -> None:
+        """Release ids that were retired, and those that were never published."""
+        published = {number for number, server in enumerate(self.snapshot.servers) if server is not None}
+        self._compiler.release({*retired, *(self._compiler.server_ids() - published - self._absent.keys())})
+        self._note_absent()
+
+    def _note_absent(self) -> None:
+        """Note since when each id that was published, and is not free, has been absent."""
+        holes = {number for number, server in enumerate(self.snapshot.servers) if server is None}
+        absent = holes & self._compiler.server_ids() if holes else ()
+        self._absent = {number: self._absent.get(number, self.generation) for number in absent}
 
     # How a change happens.
 

@@ -235,6 +235,10 @@ impl DataPath {
         self.with(py, move |core| core.reset_flows(server.0, limit.0, now_ns))
     }
 
+    fn retire_servers(&self, py: Python<'_>, servers: Vec<u32>) -> PyResult<Vec<u32>> {
+        self.with(py, move |core| core.retire_servers(&servers))
+    }
+
     fn flows<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyList>> {
         let flows = self.with(py, move |core| core.flows(now_ns))?;
         report::flows(py, &flows, &self.names())

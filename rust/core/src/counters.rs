@@ -59,6 +59,8 @@ pub struct Counters {
     services: Vec<Traffic>,
     servers: Vec<Traffic>,
     measures: Vec<Measures>,
+    /// Entries of each server that are stored, whatever their state: expired and orphaned ones too.
+    stored: Vec<u32>,
 }
 
 impl Default for Counters {
@@ -75,12 +77,13 @@ impl Default for Counters {
             services: Vec::new(),
             servers: Vec::new(),
             measures: Vec::new(),
+            stored: Vec::new(),
         }
     }
 }
 
 impl Counters {
-    /// Make room for the ids of a snapshot. Counters of an id live as long as the data path.
+    /// Make room for the ids of a snapshot. Counters of an id live until it is retired.
     pub fn grow(&mut self, services: usize, servers: usize) {
         self.services
             .resize(self.services.len().max(services), Traffic::default());
@@ -88,6 +91,7 @@ impl Counters {
             .resize(self.servers.len().max(servers), Traffic::default());
         self.measures
             .resize(self.servers.len(), Measures::default());
+        self.stored.resize(self.servers.len(), 0);
     }
 
     /// Count a frame that came in.
@@ -148,6 +152,30 @@ impl Counters {
             traffic.flows_created += 1;
             traffic.flows_active += 1;
         }
+        if let Some(stored) = self.stored.get_mut(server as usize) {
+            *stored += 1;
+        }
+    }
+
+    /// Note that an entry of a server was removed.
+    pub fn entry_removed(&mut self, server: u32) {
+        if let Some(stored) = self.stored.get_mut(server as usize) {
+            *stored -= 1;
+        }
+    }
+
+    /// Begin anew with a server that no entry refers to. Returns whether that is so; if not, nothing has changed.
+    pub fn retire(&mut self, server: u32) -> bool {
+        let id = server as usize;
+        if self.stored.get(id).is_some_and(|&stored| stored > 0) {
+            return false;
+        }
+        if let (Some(traffic), Some(measures)) =
+            (self.servers.get_mut(id), self.measures.get_mut(id))
+        {
+            (*traffic, *measures) = Default::default();
+        }
+        true
     }
 
     /// Note that an active flow is none any more: closing, or gone.
@@ -268,6 +296,20 @@ mod tests {
             "flow_evicted_idle"
         );
         assert_eq!(EVENT_NAMES[Event::AskFallback as usize], "ask_fallback");
+    }
+
+    #[test]
+    fn retire_waits_for_the_last_entry_and_starts_from_zero() {
+        let mut counters = Counters::default();
+        counters.grow(1, 2);
+        counters.flow_created(0, 1);
+        counters.flow_inactive(1);
+        assert!(!counters.retire(1));
+        assert_eq!(counters.servers[1].flows_created, 1);
+        counters.entry_removed(1);
+        assert!(counters.retire(1));
+        assert_eq!(counters.servers[1], Traffic::default());
+        assert!(counters.retire(9));
     }
 
     #[test]

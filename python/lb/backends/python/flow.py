@@ -156,6 +156,7 @@ class FlowTable:
         server = self.counters.servers[entry.server]
         server.flows_created += 1
         server.flows_active += entry.is_active
+        self.counters.stored[entry.server] += 1
 
     def remove(self, entry: Entry, event: str) -> None:
         """Take an entry out and count why."""
@@ -167,6 +168,7 @@ class FlowTable:
         del self.by_reply[entry.reply_key]
         del self.lists[entry.flow_class][entry]
         self.counters.servers[entry.server].flows_active -= entry.is_active
+        self.counters.stored[entry.server] -= 1
         self.counters.event(event)
         self.ends.end(entry, how_ended(entry, event))
 

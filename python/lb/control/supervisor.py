@@ -87,7 +87,10 @@ class Supervisor:
 
     def spawn(self, name: str, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine once. An exception is noted as those of `run`; it is not started again."""
-        return self._start(name, self._run_once(name, job))
+        task = self._start(name, self._run_once(name, job))
+        # Cancelled before it began, it would be said to be forgotten.
+        task.add_done_callback(lambda _: job.close())
+        return task
 
     def note(self, name: str, error: BaseException) -> None:
         """Log and count an exception of a task that goes on in spite of it. From any thread."""

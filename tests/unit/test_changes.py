@@ -125,7 +125,7 @@ def test_request_many_at_once_are_one_publication_per_tick() -> None:
         assert {key.server: each.ramp for key, each in steering.desired.conditions.items()} == {
             "server1": 0.5, "server3": 0.5
         }  # fmt: skip
-        assert queued.publications == 2
+        assert steering.publications == 2
         await supervisor.stop()
         await queued.close()
 

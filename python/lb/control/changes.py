@@ -84,7 +84,6 @@ class Changes:
         self._urgent = asyncio.Event()
         self._not_before_s = 0.0
         self._thread = SerialThread("lb-changes")
-        self.publications = 0
 
     def start(self) -> None:
         """Begin to make changes. What was asked for before is made now."""
@@ -161,7 +160,7 @@ class Changes:
                     await self._urgent.wait()
 
     async def _make_all(self, taken: list[_Waiting]) -> None:
-        loop, before = asyncio.get_running_loop(), self._steering.generation
+        loop = asyncio.get_running_loop()
         began_s = loop.time()
         try:
             changes = [self._prepared(each) for each in taken]
@@ -177,8 +176,6 @@ class Changes:
         for each, outcome in zip(taken, outcomes, strict=True):
             if not each.future.done():
                 each.future.set_result(outcome)
-        if self._steering.generation != before:
-            self.publications += 1
         took_s = loop.time() - began_s
         self._not_before_s = began_s + max(self._tick_s, TICK_SHARE * took_s)
 

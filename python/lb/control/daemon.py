@@ -525,7 +525,7 @@ class Daemon:
             flow_log_missed=self.flow_log.missed,
             tasks=self.supervisor.states(),
             checks_late=self.checks.late,
-            publications=self.changes.publications,
+            publications=self.steering.publications,
             stuck_threads=stuck_threads(),
         )
 

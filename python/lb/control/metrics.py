@@ -46,7 +46,7 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_reloads_total": Definition("counter", "Reloads of the configuration.", ("result",)),
     "lb_task_failures_total": Definition("counter", "Exceptions in background tasks.", ("task",)),
     "lb_task_restarts_total": Definition("counter", "Background tasks that were started again.", ("task",)),
-    "lb_publications_total": Definition("counter", "Snapshots published since the start."),
+    "lb_publications_total": Definition("counter", "Snapshots published after the first."),
     "lb_health_checks_late_total": Definition("counter", "Health checks that began late: too many were under way."),
     "lb_policy_threads_stuck": Definition("gauge", "Threads left alone in calls of users' policies."),
     "lb_receive_packets_total": Definition("counter", "Frames received."),

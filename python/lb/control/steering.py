@@ -165,6 +165,8 @@ class Steering:
         self.running = config
         self._interfaces = tuple(interfaces)
         self._measurements: dict[str, Measurements] = {}
+        # Since the first one.
+        self.publications = 0
         self._stage: _Stage | None = None
         self._absent: dict[int, int] = {}
         self._services: tuple[Desired, tuple[ServiceNow, ...]] | None = None
@@ -245,6 +247,7 @@ class Steering:
             snapshot = self._compiler.compile(stage.desired, stage.interfaces, measurements=stage.measurements)
             self._target.publish(snapshot)
             self.snapshot = snapshot
+            self.publications += 1
             self._note_absent()
         replaced, self.desired = self.desired.config, stage.desired
         self._interfaces, self._measurements = stage.interfaces, stage.measurements

@@ -67,7 +67,7 @@ name = "web"
 address = "198.18.1.100"
 port = 80
 policy = "random"
-health = {{ check = "http", interval = "4s", timeout = "4s", fall = 2, rise = 2, slow_start = "5s" }}
+health = {{ check = "http", interval = "6s", timeout = "6s", fall = 1, rise = 1, slow_start = "5s" }}
 """
 
 

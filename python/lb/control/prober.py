@@ -31,7 +31,7 @@ from lb.snapshot import Address
 NS_PER_S = 10**9
 # An interval is shortened by up to this share of itself, so that checks of many servers do not stay in step.
 JITTER = 0.2
-# A check that begins this share of its interval after it was due is late.
+# A check that waits for others for this share of its interval is late.
 LATE = 0.1
 TASK = "health checks"
 USER_AGENT = "flowlb-health"
@@ -121,7 +121,7 @@ class Prober:
         supervisor: keeps the checks running; None: one of its own.
         seed: of the jitter; None: from the system.
 
-    `late`: how many checks began late.
+    `late`: how many checks began late, because too many were under way.
     """
 
     def __init__(self, on_result: OnResult, supervisor: Supervisor | None = None, seed: int | None = None) -> None:
@@ -168,9 +168,10 @@ class Prober:
         due = loop.time() + self._random.uniform(0, interval_s)
         while True:
             await asyncio.sleep(due - loop.time())
+            asked = loop.time()
             async with self._slots:
                 start = loop.time()
-                self.late += start - due > LATE * interval_s
+                self.late += start - asked > LATE * interval_s
                 due = start + interval_s * self._random.uniform(1 - JITTER, 1)
                 with self._supervisor.guard(TASK):
                     failure = await self.check(target)

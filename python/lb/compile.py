@@ -9,9 +9,10 @@ which service, server and endpoint, so that the same thing keeps its id across r
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from lb.config import Config, InterfaceConfig
 from lb.config_fields import format_mac
@@ -31,15 +32,31 @@ _ServerRow: TypeAlias = tuple[int, ServerNow]
 
 @dataclass
 class _Ids:
-    """Gives each key a number of its own, the same one every time. Numbers are never given to another key."""
+    """
+    Gives each key a number of its own, the same one every time. Another key gets a number only after it was released;
+    the smallest first, so that tables stay short. `free`: a heap of those below `size` that no key has.
+    """
 
     numbers: dict[Hashable, int] = field(default_factory=dict)
+    free: list[int] = field(default_factory=list)
+    size: int = 0
 
     def of(self, key: Hashable) -> int:
-        return self.numbers.setdefault(key, len(self.numbers))
+        number = self.numbers.get(key)
+        if number is None:
+            number = heapq.heappop(self.free) if self.free else self.size
+            self.numbers[key] = number
+            self.size = max(self.size, number + 1)
+        return number
+
+    def keep(self, is_kept: Callable[[Hashable, int], bool]) -> None:
+        """Release all numbers but those of the keys that are kept."""
+        self.numbers = {key: number for key, number in self.numbers.items() if is_kept(key, number)}
+        self.size = max(self.numbers.values(), default=-1) + 1
+        self.free = sorted(set(range(self.size)) - set(self.numbers.values()))
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return self.size
 
 
 class Compiler:
@@ -118,6 +135,25 @@ class Compiler:
     def server_id(self, identity: ServerIdentity) -> int:
         """Return the id of a server; one that it has not seen yet gets a new one."""
         return self._servers.of(identity)
+
+    def server_ids(self) -> set[int]:
+        """Return the ids that servers have, of drafts that were never published too."""
+        return set(self._servers.numbers.values())
+
+    def release(self, servers: Collection[int]) -> None:
+        """
+        Let others have the ids of servers that are gone for good, and of their endpoints.
+
+        Args:
+            servers: ids that no snapshot in use has and no flow refers to; their counters have been retired.
+        """
+        gone = frozenset(servers)
+        self._servers.keep(lambda _, number: number not in gone)
+        endpoints = {
+            (address, port, service[2])
+            for service, address, port in cast("list[ServerIdentity]", [*self._servers.numbers])
+        }
+        self._endpoints.keep(lambda key, _: key in endpoints)
 
     def _rows(self, entry: ServiceNow) -> list[_ServerRow]:
         identity = entry.identity

@@ -35,6 +35,7 @@ from lb.config_checks import (
 from lb.config_fields import (
     Capacity,
     CheckTime,
+    Concurrency,
     Count,
     Expect,
     FlowTimeout,
@@ -67,6 +68,8 @@ DEFAULT_FILE = "lb.toml"
 DEFAULT_CAPACITY = 262_144
 DEFAULT_ICMP_RATE = 1000
 DEFAULT_METRICS_PORT = 9464
+# Health checks under way at a time: each holds a socket, and many processes may have 1 024 of them.
+DEFAULT_CHECK_CONCURRENCY = 512
 DEFAULT_POLICY = "round-robin"
 # What HAProxy and most others take for healthy: a redirect is an answer of a server that works.
 DEFAULT_EXPECT = "200-399"
@@ -213,7 +216,7 @@ class MetricsConfig(Table):
 class Config(Table):
     """
     A whole configuration. `seed`: of placement; None: `lb run` draws one at start, offline work takes a fixed one
-    (`lb.compile.OFFLINE_SEED`).
+    (`lb.compile.OFFLINE_SEED`). `check_concurrency`: health checks under way at a time, of all services together.
     """
 
     backend: BackendField = "auto"
@@ -224,6 +227,7 @@ class Config(Table):
     poll: Literal["adaptive", "busy", "sleep"] = "adaptive"
     workers: Workers = 1
     flows: FlowsConfig = FlowsConfig()
+    check_concurrency: Concurrency = DEFAULT_CHECK_CONCURRENCY
     flow_log: StrictBool = False
     metrics: MetricsConfig | None = None
     interfaces: tuple[InterfaceConfig, ...] = Field(alias="interface")

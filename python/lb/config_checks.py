@@ -25,7 +25,7 @@ from lb.config_fields import (
 from lb.config_locator import Path
 from lb.net.shard import MOST_VIPS
 from lb.policies import problems
-from lb.snapshot import Address, InterfaceAddress
+from lb.snapshot import Address, InterfaceAddress, Network
 
 # RFC 4787 REQ-5: a NAT's UDP timeout must not be shorter.
 MIN_UDP_TIMEOUT_NS = 120 * 10**9
@@ -196,13 +196,19 @@ def _interface_addresses(document: Mapping[str, Any]) -> Iterator[tuple[Path, In
 
 def _check_subnet(place: _Place, interfaces: Iterable[InterfaceAddress]) -> Iterator[Problem]:
     """Yield a problem when an address is the broadcast or network address of a prefix: such packets never arrive."""
-    for interface in interfaces:
-        network = interface.network
+    if (why := unusable_in(place.address, [interface.network for interface in interfaces])) is not None:
+        yield Problem(place.path, f"{place.address} is {why}", "a host's address")
+
+
+def unusable_in(address: Address, prefixes: Iterable[Network]) -> str | None:
+    """Return why no host on one of the prefixes can have an address, such as `the broadcast address of ...`."""
+    for network in prefixes:
         if network.version != 4 or network.prefixlen > 30:
             continue
-        if place.address in (network.broadcast_address, network.network_address):
-            what = "broadcast" if place.address == network.broadcast_address else "network"
-            yield Problem(place.path, f"{place.address} is the {what} address of {network}", "a host's address")
+        if address in (network.broadcast_address, network.network_address):
+            what = "broadcast" if address == network.broadcast_address else "network"
+            return f"the {what} address of {network}"
+    return None
 
 
 def _check_announce(document: Mapping[str, Any], vips: list[Address]) -> Iterator[Problem]:

@@ -297,6 +297,7 @@ Weight = Annotated[int, *integer(0, 65535)]
 IcmpRate = Annotated[int, *integer(0, 1_000_000)]
 Workers = Annotated[int, *integer(1, MOST_WORKERS)]
 Count = Annotated[int, *integer(1, 100)]
+Concurrency = Annotated[int, *integer(1, 65_536)]
 Capacity = Annotated[int, *integer(1, 2**28)]
 # From the smallest that every IPv4 link carries (RFC 791) to the largest IP packet.
 MIN_MTU_BYTES, MAX_MTU_BYTES = 68, 65535
@@ -332,6 +333,7 @@ __all__ = [
     "AskDeadline",
     "Capacity",
     "CheckTime",
+    "Concurrency",
     "Count",
     "Duration",
     "Expect",

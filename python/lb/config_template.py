@@ -21,6 +21,7 @@ TEMPLATE = """\
 # workers = 1               # packet loops, each on a core of its own, with the flows of its share of the clients;
                             #   read at start
 
+# check_concurrency = 512   # health checks under way at a time, of all services together
 # flow_log = false          # a line in the log for each flow that is over
 
 # [metrics]                 # serve them for Prometheus; without this table they are not served

@@ -76,14 +76,14 @@ def running_pair() -> Iterator[Pair]:
         pair.remove()
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
     """Poll until a condition gives something true and return it; fail with `what` at the deadline."""
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         if value := condition():
             return value
         time.sleep(0.01)
-    return pytest.fail(f"not within {DEADLINE_S} s: {what}")
+    return pytest.fail(f"not within {deadline_s} s: {what}")
 
 
 def write_config(path: Path) -> Path:

@@ -15,8 +15,10 @@ import lb.backends
 from lb.config import load
 from lb.control.admin import Admin
 from lb.control.api import Api
+from lb.control.changes import Changes
 from lb.control.status import Facts
 from lb.control.steering import Preview, Steering
+from lb.control.supervisor import Supervisor
 from lb.errors import LbError
 from lb.snapshot import Interface, Neighbour, NextHops, Route, Snapshot
 from packets import ether, ip4, tcp, udp
@@ -70,6 +72,7 @@ class Stand:
         hosts = [Neighbour(0, ip_address(f"198.18.1.{n}"), bytes.fromhex(f"aaaaaa0000{n}")) for n in range(31, 40)]
         self.steering = Steering(load(self.path), (INTERFACE,), self)
         self.steering.start()
+        self.changes = Changes(self.steering, Supervisor())
         self.data_path.set_next_hops(NextHops((Route(INTERFACE.addresses[0].network, 0),), tuple(hosts)))
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -108,11 +111,16 @@ def serving(stand: Stand) -> Iterator[None]:
     stopped = asyncio.Event()
 
     async def serve() -> None:
+        supervisor = Supervisor()
+        stand.changes = Changes(stand.steering, supervisor)
+        stand.changes.start()
         admin = Admin(stand.control, Api(cast(Any, stand)).answers())
         await admin.start()
         ready.set()
         await stopped.wait()
         await admin.stop()
+        await supervisor.stop()
+        await stand.changes.close()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()

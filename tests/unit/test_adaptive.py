@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -11,7 +12,7 @@ from lb import config
 from lb.control.replan import IDLE_NS, Recent, Replanner
 from lb.control.steering import Steering
 from lb.policies import Plan, ServerView, make
-from lb.policies.adaptive import WORST, Adaptive, stepped
+from lb.policies.adaptive import MAX_SLOTS, WORST, Adaptive, slot_counts, stepped
 from lb.snapshot import Snapshot
 
 MS, S = 10**6, 10**9
@@ -201,7 +202,7 @@ def test_replanner_nobody_wants_it_looks_again_later() -> None:
 
 def test_replanner_publishes_what_changed_only() -> None:
     """A plan that stays the same costs nothing."""
-    host, _, replanner = steered()
+    host, steering, replanner = steered()
     quick = {"flows_created": 50, "requests": 50, "requests_active": 50, "first_bytes": 50, "bytes_reply": 10**7}
     now = 0
     for step in range(3):
@@ -211,7 +212,40 @@ def test_replanner_publishes_what_changed_only() -> None:
             "a": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * S),
             "b": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * 8 * S),
         }
-        replanner.replan(["video", "gone"], now, {"video": measured})
+        steering.replan_all(replanner.measured(["video", "gone"], now, {"video": measured}))
     assert len(host.published) == 1
     plan = host.published[0].services[0].plan  # type: ignore[union-attr]
     assert Counter(plan.slots)[0] > 4 * Counter(plan.slots)[1]
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+def test_plan_large_weights_are_a_bounded_table_of_the_same_shares() -> None:
+    """Ten servers of weight about 1 000 need no 65 536 slots: shares are within half a slot, scores are exact."""
+    servers = [ServerView(number, f"s{number}", 1000 + number) for number in range(10)]
+    measured = {f"s{number}": doing(0.1 * (1 + number % 3)) for number in range(10)}
+    plan = Adaptive().plan("video", servers, measured)
+    quality = [2 ** (-round(4 * math.log2(1 + number % 3)) / 4) for number in range(10)]
+    worth = [server.weight * quality[server.id] for server in servers]
+    counts = Counter(plan.slots)
+    assert len(plan.slots) <= MAX_SLOTS + len(servers)
+    for server in servers:
+        share = worth[server.id] / sum(worth)
+        assert abs(counts[server.id] / len(plan.slots) - share) <= 1 / MAX_SLOTS
+        score = plan.scores[plan.slots.index(server.id)]
+        assert score * worth[server.id] == pytest.approx(plan.scores[0] * worth[plan.slots[0]], rel=0.02)
+
+
+def test_plan_equal_large_weights_are_as_those_of_1() -> None:
+    """Weights that have a common divisor are what is left of them without it."""
+    thousands = [ServerView(server.id, server.name, 1000) for server in SERVERS]
+    measured = {"a": doing(), "b": doing(), "c": doing(0.4)}
+    assert Adaptive().plan("video", thousands, measured) == Adaptive().plan("video", SERVERS, measured)
+
+
+def test_slot_counts_many_servers_keep_their_proportion() -> None:
+    """A service of 10 000 servers still tells a slow one from a quick one."""
+    counts = slot_counts([1.0] * 9_999 + [0.25])
+    assert counts[0] >= 4 * counts[-1] >= 4
+    assert sum(counts) <= 8 * 10_000 + 10_000

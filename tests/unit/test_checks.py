@@ -6,11 +6,17 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import pytest
+
 from lb.clock import ManualClock
 from lb.config import Config, parse
+from lb.control import checks as lb_checks
+from lb.control.changes import Done, Prepare
 from lb.control.checks import RAMP_TICK_S, Checks
 from lb.control.prober import OnResult, ServerKey, Target
 from lb.control.steering import Steering
+from lb.control.supervisor import Supervisor
+from lb.errors import LbError
 from lb.snapshot import Interface, Snapshot
 
 INTERFACES = (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),)
@@ -27,18 +33,34 @@ def config(health: str = CHECK, addresses: tuple[int, ...] = (31, 32, 33, 34)) -
     return parse(text)
 
 
+class AtOnce:
+    """A queue of changes that makes each at once."""
+
+    def __init__(self, steering: Steering) -> None:
+        self._steering = steering
+
+    def request(self, name: str, prepare: Prepare, done: Done) -> None:
+        (outcome,) = self._steering.apply([prepare()])
+        done(outcome)
+
+
 class Host:
     """What steering and checks run on: it keeps what is published and who is to be asked."""
 
     def __init__(self, loaded: Config) -> None:
         self.clock = ManualClock()
         self.reset: list[int] = []
+        self.failure: LbError | None = None
         self.targets: dict[ServerKey, Target] = {}
         self.steering = Steering(loaded, INTERFACES, self)
-        self.checks = Checks(self.steering, self.clock.now_ns, self.asker)
+        self.supervisor = Supervisor()
+        self.checks = Checks(self.steering, AtOnce(self.steering), self.supervisor, self.clock.now_ns, self.asker)
+        self.steering.listen(self.checks.follow)
         self.checks.start()
 
     def publish(self, snapshot: Snapshot) -> None:
+        if self.failure is not None:
+            raise self.failure
         self.published = snapshot
 
     def reset_flows(self, server: int) -> None:
@@ -49,6 +71,9 @@ class Host:
 
     def follow(self, targets: Mapping[ServerKey, Target]) -> None:
         self.targets = dict(targets)
+
+    def limit(self, concurrency: int) -> None:
+        self.concurrency = concurrency
 
     async def stop(self) -> None:
         self.targets = {}
@@ -210,5 +235,36 @@ def test_checks_ask_the_servers_own_address_or_the_port_given() -> None:
     async def scenario() -> None:
         assert (Host(config()).targets[ONE].address.exploded, Host(config()).targets[ONE].port) == ("198.18.1.31", 80)
         assert Host(config('health = { check = "http", port = 8080 }')).targets[ONE].port == 8080
+
+    run(scenario)
+
+
+def test_verdict_that_cannot_be_published_is_published_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that fails has not happened; what the checks found is not forgotten."""
+    monkeypatch.setattr(lb_checks, "RETRY_S", 0.001)
+
+    async def scenario() -> None:
+        host = Host(config())
+        host.failure = LbError("no nft")
+        host.fail(ONE, 2)
+        assert host.health()["server1"] == "up"
+        host.failure = None
+        async with asyncio.timeout(DEADLINE_S):
+            while host.health()["server1"] != "down":
+                await asyncio.sleep(0.001)
+        assert host.reset == [0]
+
+    run(scenario)
+
+
+def test_reload_changes_the_cap_on_checks() -> None:
+    """`check_concurrency` is applied by a reload."""
+
+    async def scenario() -> None:
+        host = Host(config())
+        assert host.concurrency == 512
+        loaded = config().model_copy(update={"check_concurrency": 7})
+        host.steering.reload(loaded)
+        assert host.concurrency == 7
 
     run(scenario)

@@ -408,8 +408,8 @@ def test_schema_names_every_key_and_refuses_others() -> None:
     """The JSON Schema has the keys of TOML, not of Python, and is closed."""
     schema = config.schema()
     assert set(schema["properties"]) == {
-        "backend", "transit", "seed", "answer_echo", "icmp_rate", "poll", "workers", "flows", "flow_log", "metrics", "interface",
-        "service",
+        "backend", "transit", "seed", "answer_echo", "icmp_rate", "poll", "workers", "check_concurrency", "flows", "flow_log",
+        "metrics", "interface", "service",
     }  # fmt: skip
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["interface", "service"]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import socket
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lb.config import parse
+from lb.control import rates
 from lb.control.admin import bind_socket
 from lb.control.client import fetch
 from lb.control.paths import default_control_path
-from lb.control.rates import Rates, rates_between
+from lb.control.rates import RateMeter, Rates, rates_between
 from lb.control.render import SERVER_COLUMNS, Output, print_flows, print_status
 from lb.control.state import HEALTHY, NO_WISH, Condition, Desired, ServerKey, Wish
 from lb.control.status import Facts, build_status
+from lb.control.supervisor import RECENT_S, TaskState
 from lb.errors import DaemonError, LbError
 from lb.snapshot import Interface, Snapshot
 
@@ -97,9 +103,9 @@ def test_build_status_notes_say_why(wish: Wish, condition: Condition, notes: lis
 def test_rates_between_two_looks() -> None:
     """Rates are per second; what is new, or has counted less, has none that is negative."""
     before = {"services": {"video": {**TRAFFIC, "packets_reply": 10, "bytes_reply": 0}}, "servers": {}}
-    rates = rates_between(before, COUNTERS, 2.0)
-    assert rates.services["video"] == {"flows_per_s": 0.0, "packets_per_s": 5.0, "bytes_per_s": 2000.0}
-    assert rates.servers["video/server1"]["flows_per_s"] == 2.5
+    found = rates_between(before, COUNTERS, 2.0)
+    assert found.services["video"] == {"flows_per_s": 0.0, "packets_per_s": 5.0, "bytes_per_s": 2000.0}
+    assert found.servers["video/server1"]["flows_per_s"] == 2.5
     assert rates_between(COUNTERS, before, 1.0).services["video"]["packets_per_s"] == 0.0
 
 
@@ -133,6 +139,66 @@ def test_print_status_table_for_people() -> None:
         "verdicts: forward 30, drop.no_service 1",
         "on the wire: tx_dropped 7",
     ]
+
+
+def test_print_status_background_task_that_failed_lately_shows() -> None:
+    """A line while a failure is recent, none for tasks that are well or have been for long; JSON has all of them."""
+    failed = TaskState(3, 2, "KeyError: 'x'", time.time() - 5)
+    old = TaskState(1, 1, "ValueError: y", time.time() - 2 * RECENT_S)
+    tasks = {"sweep": failed, "replan": old, "changes": TaskState()}
+    facts = replace(FACTS, tasks=tasks)
+    lines = [line for line in shown(facts, "table").splitlines() if "background" in line]
+    assert lines == ["background task sweep failed 3 times, see the log; the last: KeyError: 'x'"]
+    told = json.loads(shown(facts, "json"))["tasks"]
+    assert {name: task["recent"] for name, task in told.items()} == {"sweep": True, "replan": False, "changes": False}
+    assert (told["sweep"]["failures"], told["sweep"]["restarts"]) == (3, 2)
+
+
+class Looks:
+    """A clock, and counters that grow by 100 flows a second."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def now(self) -> float:
+        return self.now_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    async def counters(self) -> dict[str, Any]:
+        traffic = {**TRAFFIC, "flows_created": round(self.now_s * 100)}
+        return {**COUNTERS, "services": {"video": traffic}, "servers": {}}
+
+
+def test_rate_meter_readers_do_not_shorten_each_others_windows() -> None:
+    """One that reads all the time leaves those of another what they are: rates over about a second."""
+    looks = Looks()
+    meter = RateMeter(looks.counters, looks.now, looks.sleep)
+    spans: list[float] = []
+    real = rates.rates_between
+
+    def noted(before: Any, after: Any, seconds: float) -> Rates:
+        spans.append(seconds)
+        return real(before, after, seconds)
+
+    async def scenario() -> None:
+        for _ in range(200):
+            looks.now_s += 0.05
+            _, found = await meter.read()
+            assert found.services["video"]["flows_per_s"] == pytest.approx(100, rel=0.05)
+        slow = looks.now_s
+        _, found = await meter.read()
+        assert looks.now_s == slow
+        looks.now_s += 5
+        await meter.read()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rates, "rates_between", noted)
+        asyncio.run(scenario())
+    assert spans[0] == pytest.approx(0.2)
+    assert all(0.5 <= span <= 1.5 for span in spans[30:201])
+    assert spans[201] == pytest.approx(5, abs=0.5)
 
 
 def test_print_status_csv_one_row_per_server() -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
-from lb.compile import Compiler
-from lb.config import Config, parse
-from lb.control.diff import diff
+from lb.compile import Compiler, offline_interfaces
+from lb.config import (
+    Config,
+    FlowsConfig,
+    HealthConfig,
+    InterfaceConfig,
+    MetricsConfig,
+    ServerConfig,
+    ServiceConfig,
+    parse,
+)
+from lb.control.diff import RESTART, diff
 from lb.control.moves import moves
 from lb.control.seed import with_seed
 from lb.control.state import Desired, ServerKey, Wish, with_config, with_wish
@@ -65,7 +75,11 @@ def test_diff_seed_shown_as_it_runs() -> None:
             ["+ video/server3  198.18.1.32:8032, weight 1", "- video/server2  198.18.1.32:8032: its flows go on"],
         ),
         ("198.18.1.32", "198.18.1.42", ["~ video/server2: 198.18.1.32:8032 -> 198.18.1.42:8032: old flows go on"]),
-        ("port = 8032\n", 'port = 8032\n  mac = "aa:aa:aa:00:00:32"\n', ["~ video/server2: mac"]),
+        (
+            "port = 8032\n",
+            'port = 8032\n  mac = "aa:aa:aa:00:00:32"\n',
+            ["~ video/server2: mac unset -> aa:aa:aa:00:00:32"],
+        ),
         (
             "port = 9876\n",
             'port = 9877\npolicy = { name = "static", server = "server1" }\non_server_down = "keep"\n',
@@ -82,16 +96,19 @@ def test_diff_seed_shown_as_it_runs() -> None:
         ),
         (
             "[[interface]]",
-            'transit = "forward"\n[[interface]]',
-            ["~ transit: drop -> forward"],
+            'transit = "forward"\nseed = 7\n[[interface]]',
+            [
+                "~ transit: drop -> forward",
+                "~ seed: 1 -> 7: random draws keep theirs until a restart",
+            ],
         ),
         (
             "[[interface]]",
             'backend = "python"\n[flows]\ncapacity = 9\nudp = "200s"\n[[interface]]',
             [
-                "~ flows: timeouts",
-                "~ flows.capacity: 262144 -> 9: waits for a restart",
-                "~ backend: auto -> python: waits for a restart",
+                "~ backend: auto -> python: takes effect after a restart",
+                "~ flows.capacity: 262144 -> 9: takes effect after a restart",
+                "~ flows.udp: 5m -> 200s",
             ],
         ),
     ],
@@ -121,6 +138,132 @@ def test_diff_says_what_the_operator_keeps() -> None:
     ]
     changed = parse(BASE.replace("port = 8032\n", "port = 8032\n  weight = 2\n"))
     assert diff(before, with_config(before, changed))[0] == "~ video/server2: weight 5 -> 2"
+
+
+# One other value for each key of a configuration: (table, key) -> value.
+OTHER: dict[tuple[str, str], Any] = {
+    ("", "backend"): "python",
+    ("", "transit"): "forward",
+    ("", "seed"): 7,
+    ("", "answer_echo"): True,
+    ("", "icmp_rate"): 5,
+    ("", "poll"): "busy",
+    ("", "workers"): 2,
+    ("", "check_concurrency"): 9,
+    ("", "flow_log"): True,
+    ("flows", "capacity"): 9,
+    ("flows", "half_open"): "31s",
+    ("flows", "established"): "31s",
+    ("flows", "closing"): "31s",
+    ("flows", "udp"): "131s",
+    ("flows", "idle_floor"): "31s",
+    ("metrics", "address"): "127.0.0.2",
+    ("metrics", "port"): 9465,
+    ("interface", "announce"): True,
+    ("interface", "mac"): "aa:aa:aa:00:00:02",
+    ("interface", "addresses"): ["198.18.1.2/24"],
+    ("interface", "mtu"): 1400,
+    ("interface", "transmit"): "direct",
+    ("service", "name"): "film",
+    ("service", "address"): "198.18.1.101",
+    ("service", "port"): 80,
+    ("service", "protocol"): "udp",
+    ("service", "policy"): "random",
+    ("service", "on_no_server"): "drop",
+    ("service", "on_server_down"): "keep",
+    ("health", "check"): "http",
+    ("health", "path"): "/ready",
+    ("health", "expect"): "204",
+    ("health", "port"): 8080,
+    ("health", "interval"): "2s",
+    ("health", "timeout"): "100ms",
+    ("health", "fall"): 9,
+    ("health", "rise"): 9,
+    ("health", "slow_start"): "9s",
+    ("server", "name"): "server9",
+    ("server", "address"): "198.18.1.39",
+    ("server", "port"): 9999,
+    ("server", "weight"): 9,
+    ("server", "mac"): "aa:aa:aa:00:00:39",
+    ("server", "state"): "draining",
+}
+MODELS = {
+    "": Config,
+    "flows": FlowsConfig,
+    "metrics": MetricsConfig,
+    "interface": InterfaceConfig,
+    "service": ServiceConfig,
+    "health": HealthConfig,
+    "server": ServerConfig,
+}
+# Keys that are tables, and an interface's name: another one is refused.
+TABLE_KEYS = {
+    ("", "flows"), ("", "metrics"), ("", "interface"), ("", "service"), ("interface", "name"), ("service", "health"),
+    ("service", "server"),
+}  # fmt: skip
+# Applied by others than the snapshot: `lb.control.daemon` and `lb.control.checks`.
+OUTSIDE_SNAPSHOT = {("", "flow_log"), ("", "check_concurrency"), ("service", "on_server_down")}
+
+
+def document(table: str = "", key: str = "", value: object = None) -> Config:
+    """Return a configuration with every table in it, one key changed."""
+    tables: dict[str, dict[str, Any]] = {
+        "": {},
+        "flows": {},
+        "metrics": {"port": 9464},
+        "interface": {"name": "eth0", "mac": "aa:aa:aa:00:00:01", "mtu": 1500},
+        "service": {"name": "video", "address": "198.18.1.100", "port": 9876},
+        "health": {"check": "tcp"},
+        "server": {"name": "server1", "address": "198.18.1.31", "port": 8031},
+    }
+    if key:
+        tables[table][key] = value
+    service = {**tables["service"], "health": tables["health"], "server": [tables["server"]]}
+    return Config.model_validate(
+        {
+            **tables[""],
+            "flows": tables["flows"],
+            "metrics": tables["metrics"],
+            "interface": [tables["interface"]],
+            "service": [service],
+        }
+    )
+
+
+def test_every_key_of_a_configuration_has_another_value_here() -> None:
+    """A new key cannot be forgotten: it needs a value in OTHER, and so a line in the diff."""
+    keys = {
+        (table, field.alias or name) for table, model in MODELS.items() for name, field in model.model_fields.items()
+    }
+    assert set(OTHER) == keys - TABLE_KEYS
+
+
+@pytest.mark.parametrize(("table", "key"), list(OTHER))
+def test_diff_each_key_is_applied_or_announced(table: str, key: str) -> None:
+    """Behaviour 29: what a reload changes is in the diff; it reaches the snapshot, or the line says that it waits."""
+    before, after = Desired(document()), Desired(document(table, key, OTHER[table, key]))
+    lines = diff(before, with_config(before, after.config))
+    assert lines
+    waits = [line for line in lines if line.endswith(RESTART)]
+    assert len(waits) in (0, len(lines))
+    if waits or table in ("metrics", "health") or (table, key) in OUTSIDE_SNAPSHOT:
+        return
+    compiler = Compiler()
+    interfaces = [offline_interfaces(each.config) for each in (before, after)]
+    drafts = [compiler.draft(each, own) for each, own in zip((before, after), interfaces, strict=True)]
+    assert drafts[0] != drafts[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [("", "workers"), ("", "poll"), ("", "backend"), ("flows", "capacity"), ("interface", "mac")]
+)
+def test_diff_restart_is_said_again_at_each_reload_until_it_is_undone(table: str, key: str) -> None:
+    """What waits for a restart is compared with what runs, not with the file before."""
+    running, changed = document(), document(table, key, OTHER[table, key])
+    before = Desired(changed)
+    again = diff(before, with_config(before, changed), running)
+    assert [line.endswith(f": {RESTART}") for line in again] == [True]
+    assert diff(before, with_config(before, running), running) == []
 
 
 def many(servers: int, policy: str, version: int = 4, **changed: str) -> Config:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,7 @@ from lb.config import MetricsConfig, parse
 from lb.control.metrics import DEFINITIONS, Metrics, Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.state import Condition, Desired, ServerKey, services, with_condition, without_server
+from lb.control.supervisor import TaskState
 from lb.errors import LbError
 
 DEADLINE_S = 20.0
@@ -76,6 +78,10 @@ SAMPLE = Sample(
     changes={("video", "server3", "down"): 1},
     flow_log_missed=6,
     host_guard_repairs=7,
+    tasks={"sweep": TaskState(3, 2, "KeyError: 'x'", 1000.0), "replan": TaskState()},
+    checks_late=7,
+    publications=8,
+    stuck_threads=1,
 )
 
 
@@ -143,6 +149,16 @@ def test_scrape_of_a_data_path_has_every_series_but_those_of_checks(backend: str
     assert {name for name in DEFINITIONS if name not in named} == {
         name for name in DEFINITIONS if name.startswith("lb_service_") and "servers" not in name
     } | {name for name in DEFINITIONS if name.startswith("lb_server_") and TRAFFIC_NAME.search(name)}
+
+
+def test_scrape_background_tasks_and_what_they_do() -> None:
+    """Failures and restarts by task, those that are well included; late checks, publications, stuck threads."""
+    assert value("lb_task_failures_total", task="sweep") == 3
+    assert value("lb_task_restarts_total", task="sweep") == 2
+    assert value("lb_task_failures_total", task="replan") == 0
+    assert value("lb_health_checks_late_total") == 7
+    assert value("lb_publications_total") == 8
+    assert value("lb_policy_threads_stuck") == 1
 
 
 def test_scrape_drops_every_reason_from_the_start() -> None:
@@ -296,6 +312,69 @@ def test_page_follows_the_configuration() -> None:
         for port in (where.port, moved.port):
             with pytest.raises(aiohttp.ClientConnectionError):
                 await session.get(f"http://127.0.0.1:{port}/metrics")
+
+    serve(scenario)
+
+
+async def status_of(session: aiohttp.ClientSession, address: str, port: int) -> int:
+    async with session.get(f"http://{address}:{port}/metrics") as response:
+        return response.status
+
+
+def test_page_port_that_cannot_be_had_leaves_the_old_one() -> None:
+    """Behaviour 29: a reload that fails has changed nothing: metrics are served where they were."""
+
+    async def scenario(server: MetricsServer, where: MetricsConfig, session: aiohttp.ClientSession) -> None:
+        await server.follow(where)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            other = MetricsConfig.model_validate({"port": taken.getsockname()[1]})
+            with pytest.raises(LbError, match="cannot listen"):
+                await server.follow(other)
+        # An address that no machine has, on the same port: the old place is given up first, and taken again.
+        with pytest.raises(LbError, match="cannot listen"):
+            await server.follow(where.model_copy(update={"address": ip_address("198.18.99.99")}))
+        assert await status_of(session, "127.0.0.1", where.port) == 200
+
+    serve(scenario)
+
+
+def test_page_moves_between_addresses_of_one_port() -> None:
+    """All addresses and one of them exclude each other on a port: the move works both ways."""
+
+    async def scenario(server: MetricsServer, where: MetricsConfig, session: aiohttp.ClientSession) -> None:
+        everywhere = where.model_copy(update={"address": ip_address("0.0.0.0")})
+        await server.follow(where)
+        await server.follow(everywhere)
+        assert await status_of(session, "127.0.0.2", where.port) == 200
+        await server.follow(where)
+        assert await status_of(session, "127.0.0.1", where.port) == 200
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await status_of(session, "127.0.0.2", where.port)
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize("same_port", [True, False])
+def test_moving_block_that_fails_takes_the_move_back(same_port: bool) -> None:
+    """The rest of a reload failed: the new place is closed, the old one serves."""
+
+    async def scenario(server: MetricsServer, where: MetricsConfig, session: aiohttp.ClientSession) -> None:
+        await server.follow(where)
+        update = {"address": ip_address("127.0.0.2")} if same_port else {"port": free_port()}
+        moved = where.model_copy(update=update)
+
+        async def fail_there() -> None:
+            async with server.moving(moved):
+                assert await status_of(session, str(moved.address), moved.port) == 200
+                raise LbError("the rest")
+
+        with pytest.raises(LbError, match="the rest"):
+            await fail_there()
+        assert await status_of(session, "127.0.0.1", where.port) == 200
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await status_of(session, str(moved.address), moved.port)
 
     serve(scenario)
 

@@ -164,4 +164,14 @@ def test_status_and_flows_in_three_forms(stand: Stand) -> None:
     assert {row["server"]: row["active"] for row in rows} == {"server1": "0", "server2": "0", "ns1": "0", name: "1"}
     flows = json.loads(lb(stand.control, "flows", "-o", "json", "--server", f"video/{name}").stdout)
     assert (flows["total"], flows["flows"][0]["client_port"]) == (1, 40000)
-    assert lb(stand.control, "flows", "--server", "nobody").stdout.splitlines()[-1] == "no flows of 0"
+    assert lb(stand.control, "flows", "--server", "ns1").stdout.splitlines()[-1] == "no flows of 0"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("video/nope", "video/nope"), ("nope", "nope"), ("film/ns1", "film/ns1")]
+)
+def test_flows_of_an_unknown_server_is_wrong_use(stand: Stand, name: str, message: str) -> None:
+    """An empty table would say that it has no flows."""
+    done = lb(stand.control, "flows", "--server", name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"there is no server {message}" in done.stderr

@@ -16,7 +16,7 @@ from lb.policies.base import STATES, ServerView
 from lb.policies.maglev import Maglev, fill, is_prime, next_prime, permutation
 from lb.policies.random import Random
 from lb.policies.round_robin import RoundRobin
-from lb.policies.slots import MAX_GROUPS, MAX_SLOTS, interleave, reduce_weights
+from lb.policies.slots import MAX_COMPARISONS, MAX_GROUPS, MAX_SLOTS, interleave, reduce_weights
 from lb.policies.static import Static
 from lb.snapshot import Plan
 
@@ -115,6 +115,17 @@ def test_static_servers_one_slot(server: str | None, slots: tuple[int, ...]) -> 
     servers = [ServerView(0, "x", 0), ServerView(1, "a"), ServerView(2, "b"), ServerView(3, "c", 1, "draining")]
     servers.append(ServerView(4, "d", 0))
     assert Plan("counter", slots) == Static(server).plan("echo", servers, {})
+
+
+def test_interleave_few_large_weights_share_is_exact_and_spread() -> None:
+    """Where the step-by-step turn would take long, no prefix is off by more than a slot all the same."""
+    weights = [20_000, 13_001, 1_999]
+    assert sum(weights) * len(weights) > MAX_COMPARISONS
+    order, total, counts = interleave(weights), sum(weights), Counter[int]()
+    for step, index in enumerate(order, start=1):
+        counts[index] += 1
+        assert abs(counts[index] - step * weights[index] / total) <= 1
+    assert dict(enumerate(weights)) == counts
 
 
 def test_interleave_many_different_weights_share_is_exact_and_spread() -> None:

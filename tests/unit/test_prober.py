@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
@@ -12,8 +13,10 @@ import pytest
 from aiohttp import web
 
 from lb.config import HealthConfig
+from lb.control import prober as prober_module
 from lb.control.http_check import request
-from lb.control.prober import Prober, ServerKey, Target
+from lb.control.prober import Prober, ServerKey, Slots, Target
+from lb.control.supervisor import Supervisor
 
 DEADLINE_S = 20.0
 KEY = ("video", "server1")
@@ -300,5 +303,128 @@ def test_follow_checks_each_target_until_it_goes() -> None:
         await wait_for(KEY, 5)
         await prober.stop()
         assert {results.get_nowait()[0] for _ in range(results.qsize())} <= {KEY}
+
+    asyncio.run(scenario())
+
+
+def quick(port: int, **options: object) -> Target:
+    return target(port, **{"interval": "20ms", "timeout": "20ms", **options})
+
+
+def test_follow_result_that_cannot_be_taken_ends_no_checks() -> None:
+    """An exception in the handling of a result is noted; this server's checks and those of others go on."""
+
+    async def scenario() -> None:
+        supervisor, results = Supervisor(), Counter[ServerKey]()
+        enough, other = asyncio.Event(), ("video", "server2")
+
+        def on_result(key: ServerKey, failure: str | None) -> None:
+            results[key] += 1
+            if min(results[KEY], results[other]) >= 3:
+                enough.set()
+            if key == KEY:
+                raise KeyError("a fault")
+
+        prober, port = Prober(on_result, supervisor, seed=1), free_port()
+        prober.follow({KEY: quick(port), other: quick(port)})
+        async with asyncio.timeout(DEADLINE_S):
+            await enough.wait()
+        state = supervisor.states()[prober_module.TASK]
+        assert (state.failures >= 3, state.last_error) == (True, "KeyError: 'a fault'")
+        await prober.stop()
+
+    asyncio.run(scenario())
+
+
+def test_follow_shared_endpoint_is_checked_once_for_all() -> None:
+    """The same address, port and check in several services is one check; how often one has to fail is no part of it."""
+
+    async def scenario() -> None:
+        results: asyncio.Queue[ServerKey] = asyncio.Queue()
+        prober, checks, port = Prober(lambda key, failure: results.put_nowait(key)), 0, free_port()
+        real = prober.check
+
+        async def check(asked: Target) -> str | None:
+            nonlocal checks
+            checks += 1
+            return await real(asked)
+
+        prober.check = check  # type: ignore[method-assign]
+        keys = [("video", "server1"), ("echo", "a"), ("echo6", "b")]
+        shared = {key: quick(port, fall=number + 1) for number, key in enumerate(keys)}
+        prober.follow({**shared, ("other", "c"): quick(port, interval="1h", timeout="1s")})
+        async with asyncio.timeout(DEADLINE_S):
+            told = [await results.get() for _ in range(6)]
+            assert told == keys * 2
+            assert checks == 2
+            prober.follow({keys[1]: shared[keys[1]]})
+            assert await results.get() == keys[1]
+        await prober.stop()
+
+    asyncio.run(scenario())
+
+
+def test_limit_caps_what_is_under_way_and_counts_what_is_late() -> None:
+    """No more checks at a time than allowed; what waits longer than a tenth of its interval is late, and still made."""
+
+    async def scenario() -> None:
+        prober, under_way, most, port = Prober(lambda key, failure: None), 0, 0, free_port()
+        gate, full, all_in = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        made = 0
+
+        async def check(asked: Target) -> str | None:
+            nonlocal under_way, most, made
+            under_way += 1
+            most = max(most, under_way)
+            if under_way == 3:
+                full.set()
+            await gate.wait()
+            under_way -= 1
+            made += 1
+            if made >= 9:
+                all_in.set()
+            return None
+
+        prober.check = check  # type: ignore[method-assign]
+        prober.limit(3)
+        prober.follow({("s", str(n)): quick(port, path=f"/{n}", check="http") for n in range(9)})
+        async with asyncio.timeout(DEADLINE_S):
+            await full.wait()
+            # All are due within the first interval, and late a tenth of one after that.
+            loop = asyncio.get_running_loop()
+            late_s = loop.time() + 1.1 * quick(port).health.interval / 1e9
+            while loop.time() < late_s:
+                await asyncio.sleep(0)
+            assert most == 3
+            gate.set()
+            await all_in.wait()
+        assert prober.late >= 6
+        assert most == 3
+        await prober.stop()
+
+    asyncio.run(scenario())
+
+
+def test_slots_cancelled_waiter_loses_no_place() -> None:
+    """One that is cancelled while it waits, or just when it is admitted, keeps nobody out."""
+
+    async def scenario() -> None:
+        slots, entered = Slots(1), []
+
+        async def enter(name: str) -> None:
+            async with slots:
+                entered.append(name)
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(DEADLINE_S):
+            async with slots:
+                waiting = [asyncio.create_task(enter(name)) for name in "abc"]
+                await asyncio.sleep(0)
+                waiting[0].cancel()
+            # Admitted by now, and not yet run.
+            waiting[1].cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await enter("d")
+        assert entered == ["c", "d"]
 
     asyncio.run(scenario())

@@ -142,3 +142,15 @@ def test_sharded_counters_longest_pause_is_the_longest_of_any_worker() -> None:
     one = {"loop": {"pauses": {"buckets": {"inf": 2}, "sum_ns": 5, "max_ns": 3}}}
     other = {"loop": {"pauses": {"buckets": {"inf": 1}, "sum_ns": 9, "max_ns": 9}}}
     assert added(one, other) == {"loop": {"pauses": {"buckets": {"inf": 3}, "sum_ns": 14, "max_ns": 9}}}
+
+@pytest.mark.parametrize("newer", [0, 1, 2])
+def test_sharded_counters_while_publishing_are_those_of_any_worker(sharded: Sharded, newer: int) -> None:
+    """One worker has the next snapshot, the others not yet: what only some of them have is there, nothing raises."""
+    renamed = replace(
+        SNAPSHOT, services=(replace(SNAPSHOT.services[0], name="new"), None), servers=(SNAPSHOT.servers[0], None)
+    )
+    sharded._shards[newer].publish(renamed)
+    assert set(sharded.counters()["servers"]) == {"new/s", "a/s", "b/s"}
+    measured = sharded.measurements(20)
+    assert {name: set(servers) for name, servers in measured.items()} == {"new": {"s"}, "a": {"s"}, "b": {"s"}}
+    assert sum(measured[name]["s"]["flows_created"] for name in ("b", "new")) == 10

@@ -9,7 +9,7 @@ import pytest
 
 from lb.config import Config, ServerConfig, parse
 from lb.control.state import ServerKey
-from lb.control.steering import Steering
+from lb.control.steering import ConditionUpdate, Steering
 from lb.errors import ConfigError, LbError, RefusedError, UnknownNameError
 from lb.snapshot import Interface, Server, Service, Snapshot
 
@@ -356,3 +356,105 @@ def test_listen_called_after_each_change() -> None:
     steering.set_state("video", "server1", "draining")
     steering.set_health("video", "server2", up=False, reason="x")
     assert seen == [2, 3]
+
+
+def test_apply_many_changes_one_publication_each_with_its_own_event() -> None:
+    """Changes that wait together become one generation; each is in the history under its own name."""
+    steering, recorder = steer(config(server(1), server(2), server(3)))
+    heard: list[int] = []
+    steering.listen(lambda: heard.append(steering.generation))
+    outcomes = steering.apply(
+        [
+            lambda: steering.set_health("video", "server1", up=False, reason="3 checks failed"),
+            lambda: steering.set_ramp("video", "server2", 0.5),
+            lambda: steering.set_state("video", "server3", "draining"),
+            lambda: steering.set_weight("video", "server2", 1),
+        ]
+    )
+    assert [snapshot.generation for snapshot in recorder.published] == [1, 2]
+    assert [(outcome.generation, outcome.changed) for outcome in outcomes] == [
+        (2, True), (2, True), (2, True), (2, False)
+    ]  # fmt: skip
+    assert [(event.generation, event.what, event.change) for event in steering.history] == [
+        (2, "video/server1", "down"), (2, "video/server3", "draining")
+    ]  # fmt: skip
+    assert (recorder.reset, heard) == ([0], [2])
+
+
+def test_apply_change_that_raises_has_not_happened_and_the_others_have() -> None:
+    """A wrong name fails alone, before anything is published."""
+    steering, recorder = steer(config(server(1), server(2)))
+    outcomes = steering.apply(
+        [lambda: steering.set_weight("video", "nope", 3), lambda: steering.set_weight("video", "server1", 3)]
+    )
+    assert isinstance(outcomes[0].error, UnknownNameError)
+    assert (outcomes[0].changed, outcomes[1].changed, len(recorder.published)) == (False, True, 2)
+    assert steering.services()[0].servers[0].weight == 3
+
+
+def test_apply_publication_that_fails_because_of_one_change_fails_that_one_alone() -> None:
+    """Behaviour 29: of changes made together, one that cannot be compiled takes none with it."""
+    own = Interface("eth0", bytes(6), 1500, (ip_interface("198.18.1.34/32"),))
+    steering, recorder = steer(config(server(1), server(2)))
+    steering.set_interfaces([own])
+    outcomes = steering.apply(
+        [
+            lambda: steering.set_state("video", "server1", "draining"),
+            lambda: steering.add("video", extra(4)),
+            lambda: steering.set_health("video", "server2", up=False, reason="3 checks failed"),
+        ]
+    )
+    assert [type(outcome.error) for outcome in outcomes] == [type(None), ConfigError, type(None)]
+    assert names(steering.snapshot) == []
+    assert [found.name for found in present(recorder.published[-1])] == ["server1", "server2"]
+    assert recorder.reset == [1]
+
+
+def test_apply_publication_that_always_fails_changes_nothing() -> None:
+    """Each change learns that it has not happened; state, history and resets are as before."""
+    steering, recorder = steer(config(server(1), server(2)))
+    recorder.failure = LbError("no nft")
+    outcomes = steering.apply(
+        [
+            lambda: steering.set_health("video", "server1", up=False, reason="3 checks failed"),
+            lambda: steering.set_weight("video", "server2", 4),
+        ]
+    )
+    assert [str(outcome.error) for outcome in outcomes] == ["no nft", "no nft"]
+    assert (steering.generation, list(steering.history), recorder.reset) == (1, [], [])
+    assert steering.desired.conditions == steering.desired.wishes == {}
+
+
+def test_update_conditions_of_many_servers_is_one_publication() -> None:
+    """Verdicts and ramps of any number of servers; those that are gone are told, the others are followed."""
+    steering, recorder = steer(config(server(1), server(2), server(3)))
+    gone = steering.update_conditions(
+        {
+            ServerKey("video", "server1"): ConditionUpdate("down", reason="3 checks failed"),
+            ServerKey("video", "server2"): ConditionUpdate(ramp=0.05),
+            ServerKey("video", "server9"): ConditionUpdate("down", reason="3 checks failed"),
+        }
+    )
+    assert gone == [ServerKey("video", "server9")]
+    assert len(recorder.published) == 2
+    assert [(event.what, event.change, event.reason) for event in steering.history] == [
+        ("video/server1", "down", "3 checks failed")
+    ]
+    assert names(steering.snapshot).count("server3") == 20
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("198.18.1.255", "198.18.1.255 is the broadcast address of 198.18.1.0/24"),
+        ("198.18.1.0", "198.18.1.0 is the network address of 198.18.1.0/24"),
+        ("198.18.1.100", "198.18.1.100 is the VIP of service video"),
+    ],
+)
+def test_add_address_no_host_can_have_refused(address: str, message: str) -> None:
+    """As for a server of the file: what the interfaces' prefixes tell is known at run time too."""
+    steering, recorder = steer(config(server(1)))
+    steering.set_interfaces([Interface("eth0", bytes(6), 1500, (ip_interface("198.18.1.1/24"),))])
+    with pytest.raises(RefusedError, match=message):
+        steering.add("video", extra(7, address=address))
+    assert len(recorder.published) == 2

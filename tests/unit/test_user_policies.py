@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,8 +18,9 @@ from helpers import from_client, request
 
 import lb
 from lb import config, policies
-from lb.errors import PolicyError
-from lb.policies import NewFlow, OptionsError, Plan, ServerView, UserPolicy
+from lb.control.steering import Steering, close_policies
+from lb.errors import LbError, PolicyError
+from lb.policies import NewFlow, OptionsError, Plan, ServerView, UserPolicy, caller
 from lb.policies.caller import Caller
 from lb.policies.loader import load_class
 from lb.policies.registry import wrap
@@ -241,6 +244,104 @@ def test_plan_that_hangs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Plan("counter", (5, 4, 5)) == policy.plan("video", SERVERS, {})
     assert (policy.failures.count, policy.failures.last) == (2, "the call before has not come back yet")
     release.set()
+
+
+@pytest.fixture
+def wait_for_threads() -> Callable[[int], None]:
+    """Return what waits until there are so many threads of policies more than when the test began."""
+
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("lb-plan")}
+
+    before = threads()
+
+    def wait(count: int) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while len(threads() - before) != count:
+            assert time.monotonic() < deadline, threads() - before
+            gc.collect()
+
+    return wait
+
+
+def test_close_ends_the_thread_and_a_later_plan_starts_another(wait_for_threads: Callable[[int], None]) -> None:
+    """A policy that is replaced leaves no thread behind."""
+    policy = scripted(Plan("counter", (5,)))
+    policy.plan("video", SERVERS, {})
+    wait_for_threads(1)
+    policy.close()
+    wait_for_threads(0)
+    assert Plan("counter", (5,)) == policy.plan("video", SERVERS, {})
+    policy.close()
+    wait_for_threads(0)
+
+
+def test_policy_that_nothing_refers_to_ends_its_thread(wait_for_threads: Callable[[int], None]) -> None:
+    """However a policy goes, its thread goes with it."""
+    policy = scripted(Plan("counter", (5,)))
+    policy.plan("video", SERVERS, {})
+    wait_for_threads(1)
+    del policy
+    wait_for_threads(0)
+
+
+def test_reloads_leave_one_thread_per_policy_in_use(folder: Path, wait_for_threads: Callable[[int], None]) -> None:
+    """Twenty reloads, dry runs and broken ones once left 25 threads."""
+    text = CONFIG.format(policy='"./mine.py:Last"')
+
+    class Target:
+        def publish(self, snapshot: object) -> None:
+            if broken:
+                raise LbError("no")
+
+        def reset_flows(self, server: int) -> None:
+            raise AssertionError
+
+    broken = False
+    steering = Steering(config.inspect(text, "x", folder).config, (), Target())
+    wait_for_threads(1)
+    for _ in range(20):
+        steering.reload(config.inspect(text, "x", folder).config)
+        steering.preview(config.inspect(text, "x", folder).config)
+        broken = True
+        refused = config.inspect(text, "x", folder).config
+        with pytest.raises(LbError):
+            steering.reload(refused)
+        close_policies(refused, steering.config)
+        broken = False
+    wait_for_threads(1)
+    close_policies(steering.config, config.inspect(text.replace("./mine.py:Last", "random"), "x", folder).config)
+    wait_for_threads(0)
+
+
+def test_stuck_threads_are_counted_and_bounded(
+    monkeypatch: pytest.MonkeyPatch, wait_for_threads: Callable[[int], None]
+) -> None:
+    """A thread that hangs in user code cannot be ended: it is counted while it hangs, and too many start no more."""
+    monkeypatch.setattr(caller, "MAX_STUCK", 2)
+    release = threading.Event()
+    hanging = [Caller("lb-plan hanging") for _ in range(2)]
+    try:
+        for each in hanging:
+            with pytest.raises(PolicyError, match="no answer within"):
+                each.call(release.wait, 0.001)
+            each.close()
+        assert caller.stuck_threads() == 2
+        with pytest.raises(PolicyError, match="2 calls of policies have not come back: restart lb"):
+            Caller("lb-plan more").call(lambda: 1, WAIT_S)
+    finally:
+        release.set()
+    wait_for_threads(0)
+    assert caller.stuck_threads() == 0
+    assert Caller("lb-plan more").call(lambda: 1, WAIT_S) == 1
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(3)", "import sys\nclass Mine:\n    plan = sys.exit(3)"])
+def test_load_file_that_exits_is_an_error(tmp_path: Path, code: str) -> None:
+    """`sys.exit()` in a policy's file ends no balancer."""
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(PolicyError, match="SystemExit: 3"):
+        load_class("mine.py:Mine", tmp_path)
 
 
 def test_restricted_keeps_scores_beside_their_slots() -> None:

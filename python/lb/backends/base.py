@@ -275,6 +275,13 @@ class DataPath(Protocol):
         (`docs/datapath.md` rule 15). Return how many were removed; fewer than `limit`: it has none left.
         """
 
+    def retire_servers(self, servers: Sequence[int]) -> list[int]:
+        """
+        Begin anew with the servers of these ids that the snapshot does not have and no entry refers to, whatever its
+        state: their counters and measurements are 0 (`docs/datapath.md` rule 13). Return those ids: another server may
+        have them.
+        """
+
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
 

@@ -98,6 +98,11 @@ class Sharded:
             removed += shard.reset_flows(server, limit - removed, now_ns)
         return removed
 
+    def retire_servers(self, servers: Sequence[int]) -> list[int]:
+        """Begin anew with servers that no worker's entry refers to. Return their ids."""
+        retired = [set(shard.retire_servers(servers)) for shard in self._shards]
+        return [server for server in servers if all(server in each for each in retired)]
+
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
         return list(heapq.merge(*(shard.flows(now_ns) for shard in self._shards), key=self._order))
@@ -125,10 +130,15 @@ class Sharded:
 
     def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
         """Return what is known of each server until now, of all workers together: `docs/datapath.md` rule 16."""
-        measured = [shard.measurements(now_ns) for shard in self._shards]
+        # While a snapshot is published, some workers have it and others do not: what one of them has is there.
+        rows: dict[str, dict[str, list[Mapping[str, int]]]] = {}
+        for shard in self._shards:
+            for service, servers in shard.measurements(now_ns).items():
+                for server, row in servers.items():
+                    rows.setdefault(service, {}).setdefault(server, []).append(row)
         return {
-            service: {server: together([each[service][server] for each in measured]) for server in servers}
-            for service, servers in measured[0].items()
+            service: {server: together(of_server) for server, of_server in servers.items()}
+            for service, servers in rows.items()
         }
 
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:

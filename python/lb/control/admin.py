@@ -156,7 +156,8 @@ class Admin:
 def _handler(method: Method, answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         arguments = request.query if method == "GET" else await _body(request)
-        return web.json_response(await answer(arguments), dumps=dumps)
+        content = await answer(arguments)
+        return web.json_response(text=await asyncio.to_thread(dumps, content))
 
     return handle
 

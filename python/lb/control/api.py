@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from lb.control.explainer import RESOURCE, Explainer
 from lb.control.rates import RateMeter
 from lb.control.state import ServerNow, ServiceNow
 from lb.control.status import build_status, describe_server
+from lb.control.steering import Change
 from lb.errors import RequestError, UnknownNameError
 from lb.policies.base import State
 from lb.snapshot import Address
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 DEFAULT_FLOWS = 1000
 MAX_FLOWS = 100_000
+# No table holds more flows.
+MAX_NUMBER = 2**32
+NUMBER = re.compile(r"-?[0-9]{1,20}")
 FLOW_STATES = ("syn-sent", "syn-received", "established", "closing", "udp", "pickup", "udp-unreplied")
 FLOW_FILTERS = ("client", "service", "server", "state")
 
@@ -70,7 +75,10 @@ class Api:
         """Return all that `lb status` shows."""
         counters, rates = await self._meter.read()
         steering = self._daemon.steering
-        return build_status(self._daemon.facts(), steering.desired, steering.snapshot, counters, rates)
+        # On a thread: of 10 000 servers it takes longer than health checks should wait.
+        return await asyncio.to_thread(
+            build_status, self._daemon.facts(), steering.desired, steering.snapshot, counters, rates
+        )
 
     async def server(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Return one server, `service` and `server` by name; one that is leaving too."""
@@ -89,7 +97,8 @@ class Api:
 
     async def flows(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Return flows: those that fit the filters, `limit` of them from `offset` on, and how many there are in all."""
-        limit, offset = _number(asked, "limit", DEFAULT_FLOWS, MAX_FLOWS), _number(asked, "offset", 0, None)
+        limit = min(_number(asked, "limit", DEFAULT_FLOWS), MAX_FLOWS)
+        offset = _number(asked, "offset", 0)
         unknown = set(asked) - {*FLOW_FILTERS, "limit", "offset"}
         if unknown:
             raise RequestError(f"flows have no {', '.join(sorted(unknown))}: filter by {', '.join(FLOW_FILTERS)}")
@@ -97,8 +106,12 @@ class Api:
         state = _state(str(asked["state"])) if "state" in asked else None
         servers = self._server_ids(asked.get("service"), asked.get("server"))
         find = functools.partial(self._daemon.data_path.find_flows, time.monotonic_ns(), offset, limit)
-        total, page = await asyncio.to_thread(find, client, servers, state)
-        return {"total": total, "offset": offset, "flows": [flow._asdict() for flow in page]}
+
+        def answer() -> dict[str, Any]:
+            total, page = find(client, servers, state)
+            return {"total": total, "offset": offset, "flows": [flow._asdict() for flow in page]}
+
+        return await asyncio.to_thread(answer)
 
     def _server_ids(self, service: str | None, server: str | None) -> list[int] | None:
         """Return the ids of the servers with these names; None: any."""
@@ -106,11 +119,16 @@ class Api:
             return None
         snapshot = self._daemon.steering.snapshot
         names = [None if entry is None else entry.name for entry in snapshot.services]
-        return [
+        ids = [
             number
             for number, entry in enumerate(snapshot.servers)
             if entry is not None and server in (None, entry.name) and service in (None, names[entry.service])
         ]
+        if not ids and server is not None:
+            raise UnknownNameError(f"there is no server {server if service is None else f'{service}/{server}'}")
+        if not ids and service not in names:
+            raise UnknownNameError(f"there is no service {service}")
+        return ids
 
     async def counters(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """Return the data path's counters."""
@@ -120,7 +138,7 @@ class Api:
         """Return the configuration as the file said, and what the operator has changed since."""
         desired = self._daemon.steering.desired
         return {
-            "config": dump_config(desired.config),
+            "config": await asyncio.to_thread(dump_config, desired.config),
             "changes": {str(key): {"state": wish.state, "weight": wish.weight} for key, wish in desired.wishes.items()},
             "added": {
                 service: [server.name for server in servers] for service, servers in desired.added.items() if servers
@@ -136,9 +154,8 @@ class Api:
         async def set_state(asked: Mapping[str, Any]) -> dict[str, Any]:
             _require_only(asked, "service", "server", "reset")
             service, server = _name(asked, "service"), _name(asked, "server")
-            return self._changed(
-                lambda: self._daemon.steering.set_state(service, server, state, reset=_flag(asked, "reset"))
-            )
+            reset = _flag(asked, "reset")
+            return await self._changed(lambda: self._daemon.steering.set_state(service, server, state, reset=reset))
 
         return set_state
 
@@ -146,26 +163,26 @@ class Api:
         """Set the `weight` of a server."""
         _require_only(asked, "service", "server", "weight")
         service, server, weight = _name(asked, "service"), _name(asked, "server"), parse_weight(asked.get("weight"))
-        return self._changed(lambda: self._daemon.steering.set_weight(service, server, weight))
+        return await self._changed(lambda: self._daemon.steering.set_weight(service, server, weight))
 
     async def add(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Add a server: `server` holds the keys of a [[service.server]]."""
         _require_only(asked, "service", "server")
         service, server = _name(asked, "service"), parse_server(asked.get("server"))
-        return self._changed(lambda: self._daemon.steering.add(service, server))
+        return await self._changed(lambda: self._daemon.steering.add(service, server))
 
     async def remove(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Remove a server."""
         _require_only(asked, "service", "server", "reset")
         service, server = _name(asked, "service"), _name(asked, "server")
-        return self._changed(lambda: self._daemon.steering.remove(service, server, reset=_flag(asked, "reset")))
+        reset = _flag(asked, "reset")
+        return await self._changed(lambda: self._daemon.steering.remove(service, server, reset=reset))
 
-    def _changed(self, change: Callable[[], None]) -> dict[str, Any]:
+    async def _changed(self, change: Change) -> dict[str, Any]:
         """Make a change, and tell whether it was one."""
-        before = self._daemon.steering.generation
-        change()
-        generation = self._daemon.steering.generation
-        return {"generation": generation, "changed": generation != before}
+        outcome = await self._daemon.changes.make(change)
+        outcome.result()
+        return {"generation": outcome.generation, "changed": outcome.changed}
 
     async def reload(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Read the configuration again; with `dry_run`, only tell what that would do."""
@@ -202,12 +219,14 @@ def _flag(asked: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _number(asked: Mapping[str, Any], key: str, default: int, most: int | None) -> int:
-    try:
-        number = int(asked.get(key, default))
-    except (TypeError, ValueError):
-        raise RequestError(f"{key}: {asked[key]!r} is not a number") from None
-    return max(0, number if most is None else min(number, most))
+def _number(asked: Mapping[str, Any], key: str, default: int) -> int:
+    """Return a number of a query; 0 for one below. Raise RequestError when it is none, or more than any table holds."""
+    text = str(asked.get(key, default))
+    if NUMBER.fullmatch(text) is None:
+        raise RequestError(f"{key}: {text[:60]!r} is not a number")
+    if int(text) > MAX_NUMBER:
+        raise RequestError(f"{key}: {text} is not in 0..{MAX_NUMBER}")
+    return max(0, int(text))
 
 
 def _address(text: str) -> Address:

@@ -16,18 +16,22 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from lb.config import HealthConfig
+from lb.control.changes import Requests
 from lb.control.health import RAMP_STEPS, Rules, ServiceHealth, Transition
 from lb.control.prober import OnResult, Prober, ServerKey, Target
 from lb.control.signs import ClientSigns, Measured
-from lb.control.state import HEALTHY
+from lb.control.state import HEALTHY, wanted
 from lb.control.state import ServerKey as Name
-from lb.control.steering import Steering
+from lb.control.steering import Change, ConditionUpdate, Outcome, Steering
+from lb.control.supervisor import Supervisor
 from lb.errors import LbError
 
 # Between two looks at servers that start slowly.
 RAMP_TICK_S = 0.1
 # Between two looks at what clients met, at least.
 SIGNS_S = 1.0
+# After a change that could not be made: before it is tried again.
+RETRY_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,9 @@ class Asker(Protocol):
     def follow(self, targets: Mapping[ServerKey, Target]) -> None:
         """Check these from now on."""
 
+    def limit(self, concurrency: int) -> None:
+        """Have so many checks under way at a time, at most."""
+
     async def stop(self) -> None:
         """End all checks."""
 
@@ -47,9 +54,11 @@ class Checks:
     Checks the servers of all services that say how.
 
     Args:
-        steering: says which servers there are, and is told how they are.
+        steering: says which servers there are.
+        changes: carries out what the checks find.
+        supervisor: keeps the tasks here running.
         now_ns: a monotonic clock.
-        prober: makes what asks the servers.
+        prober: makes what asks the servers; None: real checks.
         measure: returns what the data path measured; called in a thread. None: nobody measures.
 
     `results`, `changes`: how many checks and changes of health there were, by (service, server, `success` or `failure`)
@@ -59,13 +68,19 @@ class Checks:
     def __init__(
         self,
         steering: Steering,
+        changes: Requests,
+        supervisor: Supervisor,
         now_ns: Callable[[], int] = time.monotonic_ns,
-        prober: Callable[[OnResult], Asker] = Prober,
+        prober: Callable[[OnResult], Asker] | None = None,
         measure: Callable[[], Measured] | None = None,
     ) -> None:
         self._steering = steering
+        self._changes = changes
+        self._supervisor = supervisor
         self._now_ns = now_ns
-        self._prober = prober(self.on_result)
+        self._prober = Prober(self.on_result, supervisor) if prober is None else prober(self.on_result)
+        # What is to be said about servers, until it is taken for a publication.
+        self._updates: dict[Name, ConditionUpdate] = {}
         self._targets: dict[ServerKey, Target] = {}
         self._health: dict[str, ServiceHealth] = {}
         self.results: Counter[tuple[str, str, str]] = Counter()
@@ -80,11 +95,10 @@ class Checks:
         self._signs_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin. Every change of the steering is followed from now on."""
-        self._steering.listen(self.follow)
+        """Begin. `follow` is to be called after every change of the steering from now on."""
         self.follow()
         if self._measure is not None:
-            self._signs_task = asyncio.get_running_loop().create_task(self._watch_signs(self._measure))
+            self._signs_task = self._supervisor.run("passive health", self._watch_signs)
 
     async def stop(self) -> None:
         """End all checks; the servers stay as they are."""
@@ -93,6 +107,11 @@ class Checks:
                 task.cancel()
         await self._prober.stop()
 
+    @property
+    def late(self) -> int:
+        """How many checks began later than they should have, because too many were under way."""
+        return self._prober.late if isinstance(self._prober, Prober) else 0
+
     def follow(self) -> None:
         """Check the servers that there are now. Those that are no different keep what is known of them."""
         desired = self._steering.desired
@@ -100,6 +119,7 @@ class Checks:
         if all(one is other for one, other in zip(seen, self._seen, strict=False)) and self._seen:
             return
         self._seen = seen
+        self._prober.limit(desired.config.check_concurrency)
         targets = find_targets(self._steering)
         gone = {key for key, target in self._targets.items() if not _same_server(target, targets.get(key))}
         self._targets = targets
@@ -115,6 +135,8 @@ class Checks:
                 del counts[labels]
         self._prober.follow(targets)
         for key in gone:
+            # What was found out about another machine.
+            self._updates.pop(Name(*key), None)
             # Not at once: this may be called from within the change of which it is a consequence.
             asyncio.get_running_loop().call_soon(self._release, key)
 
@@ -135,6 +157,7 @@ class Checks:
         """Let a server that is checked no more, or is another one now, be up: nobody says otherwise."""
         if self._steering.desired.conditions.get(Name(*key), HEALTHY) != HEALTHY:
             self._tell(key, Transition(key[1], "up", "not checked any more"))
+            self._update(key, ConditionUpdate(ramp=1.0))
 
     def on_result(self, key: ServerKey, failure: str | None) -> None:
         """Take in the result of a check. `failure`: what went wrong; None: it passed."""
@@ -145,9 +168,10 @@ class Checks:
         self.results[(*key, "failure" if failure else "success")] += 1
         self._act(key, health.checked(key[1], failure, self._now_ns()))
 
-    async def _watch_signs(self, measure: Callable[[], Measured]) -> None:
+    async def _watch_signs(self) -> None:
         """Look what clients met, of each service once per interval of its checks."""
-        while True:
+        measure = self._measure
+        while measure is not None:
             await asyncio.sleep(SIGNS_S)
             now_ns = self._now_ns()
             due = [name for name, health in self._health.items() if self._is_due(name, health, now_ns)]
@@ -191,14 +215,11 @@ class Checks:
             logging.WARNING if transition.health == "down" else logging.INFO,
             "%s/%s is %s: %s", *key, transition.health, transition.why,
         )  # fmt: skip
-        try:
-            self._steering.set_health(*key, transition.health == "up", transition.why)
-        except LbError as error:
-            log.error("%s/%s: its health could not be followed: %s", *key, error)
+        self._update(key, ConditionUpdate(transition.health, reason=transition.why))
 
     def _start_ramps(self) -> None:
         if self._ramp_task is None or self._ramp_task.done():
-            self._ramp_task = asyncio.get_running_loop().create_task(self._ramp())
+            self._ramp_task = self._supervisor.run("slow start", self._ramp)
 
     async def _ramp(self) -> None:
         while self._ramping:
@@ -208,23 +229,59 @@ class Checks:
 
     def _step(self, key: ServerKey) -> None:
         """Give a server that starts slowly the part of its weight that is its due by now."""
-        step = self._health[key[0]].ramp_step(key[1], self._now_ns())
+        health = self._health.get(key[0])
+        step = RAMP_STEPS if health is None else health.ramp_step(key[1], self._now_ns())
         if step == RAMP_STEPS:
             self._ramping.discard(key)
-        try:
-            self._steering.set_ramp(*key, step / RAMP_STEPS)
-        except LbError as error:
-            log.error("%s/%s: its weight could not be raised: %s", *key, error)
+        if health is not None:
+            self._update(key, ConditionUpdate(ramp=step / RAMP_STEPS))
+
+    def _update(self, key: ServerKey, update: ConditionUpdate) -> None:
+        """Have the next publication say this about a server, beside what it says about others."""
+        name = Name(*key)
+        self._updates[name] = _merged(self._updates.get(name, ConditionUpdate()), update)
+        self._request()
+
+    def _request(self) -> None:
+        taken: dict[Name, ConditionUpdate] = {}
+
+        def prepare() -> Change:
+            nonlocal taken
+            taken, self._updates = self._updates, {}
+            return lambda: self._steering.update_conditions(taken)
+
+        self._changes.request("conditions", prepare, lambda outcome: self._on_published(taken, outcome))
+
+    def _on_published(self, taken: Mapping[Name, ConditionUpdate], outcome: Outcome) -> None:
+        """Say again later what could not be published; what has come meanwhile is newer."""
+        if outcome.error is None:
+            return
+        log.error("the health of %d servers could not be followed, trying again: %s", len(taken), outcome.error)
+        for name, update in taken.items():
+            if tuple(name) in self._targets:
+                self._updates[name] = _merged(update, self._updates.get(name, ConditionUpdate()))
+        if self._updates:
+            asyncio.get_running_loop().call_later(RETRY_S, self._request)
+
+
+def _merged(before: ConditionUpdate, after: ConditionUpdate) -> ConditionUpdate:
+    """Return two updates of one server as one."""
+    is_verdict = after.health is not None
+    return ConditionUpdate(
+        health=after.health if is_verdict else before.health,
+        ramp=before.ramp if after.ramp is None else after.ramp,
+        reason=after.reason if is_verdict else before.reason,
+    )
 
 
 def find_targets(steering: Steering) -> dict[ServerKey, Target]:
     """Return what is to be checked: every server that is wanted, of the services that say how."""
+    desired = steering.desired
     return {
-        (service.name, server.name): Target(server.config.address, health.port or server.config.port, health)
-        for service in steering.services()
-        if (health := service.config.health) is not None
-        for server in service.servers
-        if not server.leaving
+        (service.name, server.name): Target(server.address, health.port or server.port, health)
+        for service in desired.config.services
+        if (health := service.health) is not None
+        for server in wanted(desired, service)
     }
 
 

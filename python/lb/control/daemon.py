@@ -34,6 +34,7 @@ from lb.balancer import HASH_KEY_BYTES, choose_backend, require_same_interfaces
 from lb.config import Config, read
 from lb.control.admin import Admin
 from lb.control.api import Api
+from lb.control.changes import Changes, SerialThread
 from lb.control.checks import Checks
 from lb.control.flow_log import FlowLog
 from lb.control.leavers import Leavers
@@ -42,10 +43,12 @@ from lb.control.metrics import Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.paths import default_control_path
 from lb.control.preparation import Prepared, prepared, require_trusted
+from lb.control.recycle import Recycler
 from lb.control.replan import Replanner
 from lb.control.seed import describe_drawn, draw_seed, with_seed
 from lb.control.status import Facts
-from lb.control.steering import Preview, Steering
+from lb.control.steering import Preview, Steering, close_policies
+from lb.control.supervisor import Supervisor
 from lb.errors import ConfigError, InterfaceError, LbError
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
@@ -59,6 +62,7 @@ from lb.net.sockets import (
     require_room,
     take_drops,
 )
+from lb.policies.caller import stuck_threads
 from lb.snapshot import Interface, NextHops, Snapshot
 
 # How long the start waits for the servers' MACs, so that a burst of first packets is not lost: only three wait per hop.
@@ -69,6 +73,10 @@ ALL_FLOWS = 2**32 - 1
 LOGGED_CHANGES = 100
 # How often to look whether servers that left still have flows.
 SWEEP_S = 1.0
+# How long reading the configuration may take: it runs the files of users' policies.
+READ_DEADLINE_S = 20.0
+# Readings that hang and get no answer; beyond these, readings wait for the last one.
+MAX_HUNG_READERS = 4
 
 MIB = 1 << 20
 
@@ -102,7 +110,9 @@ class Daemon:
         self._made = made or Prepared()
         self.control_path = control_path or default_control_path()
         self.last_reload_error: str | None = None
+        self.supervisor = Supervisor()
         self.steering: Steering
+        self.changes: Changes
         self.checks: Checks
         self.flow_log: FlowLog
         self.metrics: MetricsServer
@@ -114,7 +124,9 @@ class Daemon:
         self._cleanup = AsyncExitStack()
         self._stopped = asyncio.Event()
         self._reloading = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._reader = SerialThread("lb-config")
+        self._hung_readers = 0
+        self._loop: asyncio.AbstractEventLoop
         self._failure: Exception | None = None
         self._trouble: str | None = None
         self._announced: object = None
@@ -154,13 +166,16 @@ class Daemon:
             raise
 
     async def _start(self) -> None:
-        config = self.start_config
+        config, self._loop = self.start_config, asyncio.get_running_loop()
+        self.supervisor.watch_loop(self._loop)
+        self._cleanup.push_async_callback(self.supervisor.stop)
         for entry in config.interfaces:
             self._cleanup.enter_context(claim_interface(entry.name))
         await self._kernel.open()
         self._cleanup.push_async_callback(self._kernel.close)
         self.steering = Steering(config, await self._kernel.read_interfaces(), self)
-        self.checks = Checks(self.steering, measure=self.measurements)
+        self.changes = Changes(self.steering, self.supervisor)
+        self.checks = Checks(self.steering, self.changes, self.supervisor, measure=self.measurements)
         self._open_sockets()
         self._cleanup.callback(self._guard.remove)
         self.data_path = self._make_data_path()
@@ -168,7 +183,7 @@ class Daemon:
         self.data_path.set_next_hops(await self._kernel.settle(SETTLE_S))
         self._use_servers(self.snapshot)
         await self._kernel.refresh()
-        self.flow_log = FlowLog(self.data_path)
+        self.flow_log = FlowLog(self.data_path, self.supervisor)
         self._cleanup.push_async_callback(self.flow_log.stop)
         self.metrics = MetricsServer(self.sample)
         self._cleanup.push_async_callback(self.metrics.stop)
@@ -177,12 +192,15 @@ class Daemon:
         self._cleanup.push_async_callback(admin.stop)
         await admin.start()
         self._start_loop()
-        self._spawn(self._sweep())
-        self._spawn(self._replan())
-        self._spawn(self._guard.watch())
+        self._cleanup.push_async_callback(self.changes.close)
+        self.changes.start()
+        self.supervisor.run("sweep", self._sweep)
+        self.supervisor.run("replan", self._replan)
+        self.supervisor.run("host guard", self._guard.watch)
         self._cleanup.push_async_callback(self.checks.stop)
+        self.steering.listen(lambda: self._on_loop(self.checks.follow))
         self.checks.start()
-        self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble)
+        self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble, self.supervisor)
         self._announce(self.snapshot)
         if notice := self._made.notice:
             log.log(notice.level, "%s", notice.text)
@@ -244,17 +262,12 @@ class Daemon:
             self._fail(error)
             return
         for interface, hop in unresolved:
-            self._spawn(self._kernel.resolve(interface, hop))
+            self.supervisor.spawn("neighbours", self._kernel.resolve(interface, hop))
 
-    def _spawn(self, job: Any) -> None:
-        task = asyncio.get_running_loop().create_task(job)
-        self._tasks.add(task)
-        task.add_done_callback(self._finish)
-
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s", error)
+    def _on_loop(self, call: Callable[[], object]) -> None:
+        """Have something done by the loop, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is to be done any more
+            self._loop.call_soon_threadsafe(call)
 
     async def _observe(self) -> None:
         """Log flows and serve metrics as the configuration says. Raise LbError when that cannot be done."""
@@ -266,19 +279,31 @@ class Daemon:
         replanner = Replanner(self.steering)
         while True:
             if due := replanner.due(now_ns := time.monotonic_ns()):
-                measured = await asyncio.to_thread(self.data_path.measurements, now_ns)
-                replanner.replan(due, now_ns, measured)
+                counts = await asyncio.to_thread(self.data_path.measurements, now_ns)
+                measured = replanner.measured(due, now_ns, counts)
+                outcome = await self.changes.make(functools.partial(self.steering.replan_all, measured))
+                outcome.result()
             await asyncio.sleep(replanner.wait_s(time.monotonic_ns()))
 
     async def _sweep(self) -> None:
         """Forget servers that left, once they have no flows."""
-        leavers = Leavers()
+        leavers, recycler = Leavers(), Recycler()
         while True:
             await asyncio.sleep(SWEEP_S)
+            await self._recycle(recycler)
             if leaving := self.steering.leaving():
                 counters = await asyncio.to_thread(self.data_path.counters)
                 closing_ns = self.config.flows.closing
-                self.steering.forget(leavers.gone(leaving, counters["servers"], closing_ns, time.monotonic_ns()))
+                gone = leavers.gone(leaving, counters["servers"], closing_ns, time.monotonic_ns())
+                if gone:
+                    (await self.changes.make(functools.partial(self.steering.forget, gone))).result()
+
+    async def _recycle(self, recycler: Recycler) -> None:
+        """Let new servers have the ids of those that are gone for good."""
+        if due := recycler.due(self.steering.absent(), time.monotonic_ns()):
+            retired = await asyncio.to_thread(self.data_path.retire_servers, list(due))
+            free = {server: due[server] for server in retired}
+            (await self.changes.make(functools.partial(self.steering.release, free))).result()
 
     def _use_servers(self, snapshot: Snapshot) -> None:
         """Keep the way to every server fresh whose MAC the configuration does not give."""
@@ -291,10 +316,14 @@ class Daemon:
     def _on_interfaces(self, interfaces: tuple[Interface, ...]) -> None:
         """Publish what changed about the interfaces."""
         log.info("the interfaces changed: %s", describe_interfaces(interfaces))
-        try:
-            self.steering.set_interfaces(interfaces)
-        except LbError as error:
-            log.error("the change cannot be followed: %s", error)
+        self.supervisor.spawn("interfaces", self._follow_interfaces(interfaces))
+
+    async def _follow_interfaces(self, interfaces: tuple[Interface, ...]) -> None:
+        outcome = await self.changes.make(functools.partial(self.steering.set_interfaces, interfaces))
+        if isinstance(outcome.error, LbError):
+            log.error("the change cannot be followed: %s", outcome.error)
+            return
+        outcome.result()
 
     def _on_trouble(self, error: Exception | None) -> None:
         """Note that an interface is down or gone, once, and that none is; give up when watching itself has failed."""
@@ -327,7 +356,8 @@ class Daemon:
 
     def reset_flows(self, server: int) -> None:
         """Begin to reset every flow of the server with this id, a part at a time: packets pass in between."""
-        self._spawn(self._reset_flows(server))
+        job = functools.partial(self._reset_flows, server)
+        self._on_loop(lambda: self.supervisor.run("reset of flows", job))
 
     async def _reset_flows(self, server: int) -> None:
         await asyncio.to_thread(lambda: self.data_path.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
@@ -353,7 +383,7 @@ class Daemon:
     def _fail(self, error: Exception) -> None:
         """End the run with an error; the first one counts."""
         self._failure = self._failure or error
-        self._stopped.set()
+        self._on_loop(self._stopped.set)
 
     def request_stop(self) -> None:
         """Let `wait` return."""
@@ -370,8 +400,7 @@ class Daemon:
         Raises:
             LbError: the balancer had failed; says why.
         """
-        for task in self._tasks:
-            task.cancel()
+        await self.supervisor.stop()
         await self._cleanup.aclose()
         if isinstance(self._failure, LbError):
             raise self._failure
@@ -380,7 +409,7 @@ class Daemon:
 
     def request_reload(self) -> None:
         """Start a reload; how it went shows in the log and in the status."""
-        self._spawn(self._reload_quietly())
+        self.supervisor.spawn("reload", self._reload_quietly())
 
     async def _reload_quietly(self) -> None:
         with contextlib.suppress(LbError):
@@ -402,13 +431,12 @@ class Daemon:
             except LbError as error:
                 self.last_reload_error = first_lines(error)
                 self.reloads["failure"] += 1
-                self._kernel.configure(self.config)
+                self._kernel.configure(as_it_runs(self.config, self.start_config))
                 log.error("reload failed, the configuration before it stays in use:\n%s", error)
                 raise
             self.last_reload_error = None
             self.reloads["success"] += 1
             self._reloaded_at = time.time()
-            self._spawn(self._observe())
             log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
             for line in changes[:LOGGED_CHANGES]:
                 log.info("  %s", line)
@@ -418,16 +446,36 @@ class Daemon:
 
     async def _reload(self) -> list[str]:
         config = await self._read_config()
-        warn_fixed(self.config, config)
-        self._kernel.configure(config)
-        changes = self.steering.reload(config, await self._kernel.read_interfaces())
-        await self._kernel.refresh()
+        try:
+            self._kernel.configure(as_it_runs(config, self.start_config))
+            interfaces = await self._kernel.read_interfaces()
+            # What can fail comes before what cannot be taken back.
+            async with self.metrics.moving(config.metrics):
+                outcome = await self.changes.make(lambda: self.steering.reload(config, interfaces))
+                changes: list[str] = outcome.result()
+        except BaseException:
+            close_policies(config, self.config)
+            raise
+        with self.supervisor.guard("flow log"):
+            self.flow_log.follow(config.flow_log)
+        self.supervisor.spawn("neighbours", self._kernel.refresh())
         return changes
 
     async def _read_config(self) -> Config:
-        """Read the file as it is now; on a thread, for a large one takes a while."""
+        """Read the file as it is now; on a thread, for a large one takes a while, and runs users' policies."""
+        try:
+            async with asyncio.timeout(READ_DEADLINE_S):
+                config = await self._reader.run(lambda: load_config(self.config_path))
+        except TimeoutError:
+            # The thread is left alone: it hangs in a policy's file. The next reading gets another, if not too many do.
+            if self._hung_readers < MAX_HUNG_READERS:
+                self._hung_readers += 1
+                self._reader = SerialThread("lb-config")
+            raise ConfigError(
+                [f"{self.config_path}: not read within {READ_DEADLINE_S:g} s; does a policy's file hang?"]
+            ) from None
         # A file without a seed keeps the one that runs.
-        config = with_seed(await asyncio.to_thread(load_config, self.config_path), self.snapshot.seed)
+        config = with_seed(config, self.snapshot.seed)
         try:
             require_same_interfaces(self.config, config)
         except ValueError as error:
@@ -441,7 +489,10 @@ class Daemon:
         Raises:
             LbError: the file cannot be used.
         """
-        return self.steering.preview(await self._read_config())
+        async with self._reloading:
+            config = await self._read_config()
+            preview: Preview = (await self.changes.make(lambda: self.steering.preview(config))).result()
+            return preview
 
     def facts(self) -> Facts:
         """Return what the status begins with."""
@@ -455,6 +506,7 @@ class Daemon:
             trouble=self._trouble,
             reloads=self.reloads.total(),
             reload_failures=self.reloads["failure"],
+            tasks=self.supervisor.states(),
         )
 
     def measurements(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -478,6 +530,10 @@ class Daemon:
             changes=dict(self.checks.changes),
             flow_log_missed=self.flow_log.missed,
             host_guard_repairs=self._guard.repairs,
+            tasks=self.supervisor.states(),
+            checks_late=self.checks.late,
+            publications=self.steering.publications,
+            stuck_threads=stuck_threads(),
         )
 
     def counters(self) -> dict[str, Any]:
@@ -519,14 +575,11 @@ def load_config(path: Path) -> Config:
     return report.config
 
 
-def warn_fixed(old: Config, new: Config) -> None:
-    """Log which changes wait for a restart: memory and backend are chosen at start."""
-    if new.flows.capacity != old.flows.capacity:
-        log.warning("flows.capacity stays what it was until a restart")
-    if new.workers != old.workers:
-        log.warning("workers stays what it was until a restart")
-    if new.backend != old.backend:
-        log.warning("backend stays what it was until a restart")
+def as_it_runs(config: Config, running: Config) -> Config:
+    """Return a configuration with the MACs that the interfaces have had since the start: others wait for a restart."""
+    macs = {entry.name: entry.mac for entry in running.interfaces}
+    entries = tuple(entry.model_copy(update={"mac": macs[entry.name]}) for entry in config.interfaces)
+    return config.model_copy(update={"interfaces": entries})
 
 
 def first_lines(error: Exception) -> str:

@@ -6,21 +6,40 @@ Pure. A line begins with `+` (new), `-` (gone), `~` (changed) or `=` (kept altho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from lb.config import Config, ServiceConfig
+from lb.config import Config, MetricsConfig, ServiceConfig
+from lb.config_fields import format_mac
 from lb.control.state import NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
 
-# Settings that a reload changes; `backend`, the capacity of the table and the seed of the draws wait for a restart.
-SETTINGS = ("transit", "seed", "answer_echo", "icmp_rate")
-WAIT_FOR_RESTART = "waits for a restart"
+RESTART = "takes effect after a restart"
+# Keys that a start alone applies: by table ("" is the top). What runs has the values of the start's configuration.
+RESTART_KEYS: Mapping[str, frozenset[str]] = {
+    "": frozenset({"backend", "poll", "workers"}),
+    "flows": frozenset({"capacity"}),
+    "interface": frozenset({"mac", "transmit"}),
+}
+# Keys of the top that have lines of their own.
+TABLES = frozenset({"interface", "service", "flows", "metrics"})
+OFF = "off"
+SEED_NOTE = "random draws keep theirs until a restart"
 
 
-def diff(before: Desired, after: Desired) -> list[str]:
-    """Return what is different, in the order of the configuration; nothing when nothing is."""
+def diff(before: Desired, after: Desired, running: Config | None = None) -> list[str]:
+    """
+    Return what is different, in the order of the configuration; nothing when nothing is.
+
+    Args:
+        before: what was wanted.
+        after: what is wanted now.
+        running: the configuration of the start, which keys that wait for a restart are compared with; None: that of
+            `before`.
+    """
     old = {service.name: service for service in services(before) if not service.leaving}
     new = {service.name: service for service in services(after) if not service.leaving}
-    lines = list(_settings(before.config, after.config))
+    lines = list(_settings(before.config, after.config, before.config if running is None else running))
     for name, service in new.items():
         if name in old:
             lines += _service(old[name], service, after)
@@ -31,19 +50,46 @@ def diff(before: Desired, after: Desired) -> list[str]:
     ]
 
 
-def _settings(before: Config, after: Config) -> Iterator[str]:
-    for name in SETTINGS:
-        one, two = getattr(before, name), getattr(after, name)
+def _settings(before: Config, after: Config, running: Config) -> Iterator[str]:
+    old, new, start = _tables(before), _tables(after), _tables(running)
+    for line in _table("", "", old, new, start):
+        yield f"{line}: {SEED_NOTE}" if line.startswith("~ seed: ") else line
+    yield from _table("flows", "flows.", old["flows"], new["flows"], start["flows"])
+    yield from _metrics(before.metrics, after.metrics)
+    started = {interface["name"]: interface for interface in start["interface"]}
+    for one, two in zip(old["interface"], new["interface"], strict=False):
+        yield from _table("interface", f"interface {two['name']}: ", one, two, started.get(two["name"], one))
+
+
+def _tables(config: Config) -> dict[str, Any]:
+    """Return a configuration without its services as its file would have it."""
+    return config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"services"})
+
+
+def _table(
+    table: str, prefix: str, before: Mapping[str, Any], after: Mapping[str, Any], running: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield a line for each key of a table that differs."""
+    fixed = RESTART_KEYS.get(table, frozenset())
+    for key in dict.fromkeys((*before, *after, *running)):
+        if not table and key in TABLES:
+            continue
+        one, two = (running if key in fixed else before).get(key), after.get(key)
         if one != two:
-            yield f"~ {name}: {one} -> {two}"
-    if before.flows.timeouts() != after.flows.timeouts():
-        yield "~ flows: timeouts"
-    if before.flows.capacity != after.flows.capacity:
-        yield f"~ flows.capacity: {before.flows.capacity} -> {after.flows.capacity}: {WAIT_FOR_RESTART}"
-    if before.backend != after.backend:
-        yield f"~ backend: {before.backend} -> {after.backend}: {WAIT_FOR_RESTART}"
-    if before.interfaces != after.interfaces:
-        yield "~ interface"
+            yield f"~ {prefix}{key}: {_show(one)} -> {_show(two)}" + (f": {RESTART}" if key in fixed else "")
+
+
+def _show(value: Any) -> str:
+    """Return a value of a configuration for a line: as JSON has it, strings without quotes."""
+    if value is None:
+        return "unset"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _metrics(before: MetricsConfig | None, after: MetricsConfig | None) -> Iterator[str]:
+    one, two = (OFF if where is None else _socket(str(where.address), where.port) for where in (before, after))
+    if one != two:
+        yield f"~ metrics: {one} -> {two}"
 
 
 def _service(before: ServiceNow, after: ServiceNow, desired: Desired) -> Iterator[str]:
@@ -70,8 +116,16 @@ def _properties(before: ServiceConfig, after: ServiceConfig) -> Iterator[tuple[s
     yield "on_no_server", before.on_no_server, after.on_no_server
     yield "on_no_flow", before.on_no_flow, after.on_no_flow
     yield "on_server_down", before.on_server_down, after.on_server_down
-    if before.health != after.health:
+    one, two = _health(before), _health(after)
+    if one is None or two is None:
         yield "health", _check(before), _check(after)
+        return
+    for key in dict.fromkeys((*one, *two)):
+        yield f"health.{key}", _show(one.get(key)), _show(two.get(key))
+
+
+def _health(service: ServiceConfig) -> dict[str, Any] | None:
+    return None if service.health is None else service.health.model_dump(mode="json", by_alias=True)
 
 
 def _check(service: ServiceConfig) -> str:
@@ -88,7 +142,7 @@ def _server(service: str, before: ServerNow, after: ServerNow, desired: Desired)
     if _address(before) != _address(after):
         yield f"~ {name}: {_address(before)} -> {_address(after)}: old flows go on"
     if before.config.mac != after.config.mac:
-        yield f"~ {name}: mac"
+        yield f"~ {name}: mac {_mac(before)} -> {_mac(after)}"
     if before.weight != after.weight:
         yield f"~ {name}: weight {before.weight} -> {after.weight}"
     if before.state != after.state:
@@ -98,6 +152,10 @@ def _server(service: str, before: ServerNow, after: ServerNow, desired: Desired)
         yield f"= {name}: weight {wish.weight} stays, set by operator (the file says {after.config.weight})"
     if wish.state is not None and wish.state != after.config.state:
         yield f"= {name}: {wish.state} stays, {wish.reason} (the file says {after.config.state})"
+
+
+def _mac(server: ServerNow) -> str:
+    return "unset" if server.config.mac is None else format_mac(server.config.mac)
 
 
 def _added(service: str, server: ServerNow) -> str:

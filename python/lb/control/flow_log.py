@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lb.backends.base import DataPath, FlowEnd
+from lb.control.supervisor import Supervisor
 from lb.errors import LbError
 
 # Ends kept between two takings: at 100 bytes each, some 7 MB at the very most.
@@ -29,9 +30,10 @@ own_log = logging.getLogger(__name__)
 class FlowLog:
     """Writes how flows end. Belongs to one asyncio loop. `missed`: ends that found no room, so far."""
 
-    def __init__(self, data_path: DataPath) -> None:
+    def __init__(self, data_path: DataPath, supervisor: Supervisor | None = None) -> None:
         self.missed = 0
         self._data_path = data_path
+        self._supervisor = supervisor or Supervisor()
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, wanted: bool) -> None:
@@ -41,7 +43,7 @@ class FlowLog:
         self._data_path.keep_flow_ends(MOST_ENDS if wanted else 0)
         if self._task is not None:
             self._task.cancel()
-        self._task = asyncio.get_running_loop().create_task(self._run()) if wanted else None
+        self._task = self._supervisor.run("flow log", self._run) if wanted else None
 
     async def stop(self) -> None:
         """Write what is there, and no more after that."""

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
 from lb.control.state import ServerNow, ServiceNow
+from lb.control.supervisor import TaskState
 from lb.policies.base import STATES
 
 Kind = Literal["gauge", "counter", "summary", "histogram"]
@@ -49,6 +50,11 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_config_last_reload_successful": Definition("gauge", "Whether the last reload of the configuration succeeded."),
     "lb_config_last_reload_success_timestamp_seconds": Definition("gauge", "Unix time of the last one that did."),
     "lb_reloads_total": Definition("counter", "Reloads of the configuration.", ("result",)),
+    "lb_task_failures_total": Definition("counter", "Exceptions in background tasks.", ("task",)),
+    "lb_task_restarts_total": Definition("counter", "Background tasks that were started again.", ("task",)),
+    "lb_publications_total": Definition("counter", "Snapshots published after the first."),
+    "lb_health_checks_late_total": Definition("counter", "Health checks that began late: too many were under way."),
+    "lb_policy_threads_stuck": Definition("gauge", "Threads left alone in calls of users' policies."),
     "lb_receive_packets_total": Definition("counter", "Frames received."),
     "lb_receive_bytes_total": Definition("counter", "Bytes of frames received."),
     "lb_transmit_packets_total": Definition("counter", "Frames sent."),
@@ -118,6 +124,10 @@ class Sample:
         checks, changes: how many by (service, server, result or health).
         flow_log_missed: ends of flows that found no room.
         host_guard_repairs: times that the host guard had to put back what it had made.
+        tasks: how the background tasks have fared, by name.
+        checks_late: health checks that began late.
+        publications: how often a snapshot was published.
+        stuck_threads: left alone in calls of users' policies.
     """
 
     version: str
@@ -134,6 +144,10 @@ class Sample:
     changes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     flow_log_missed: int = 0
     host_guard_repairs: int = 0
+    tasks: Mapping[str, TaskState] = field(default_factory=dict)
+    checks_late: int = 0
+    publications: int = 0
+    stuck_threads: int = 0
 
 
 class Sum(NamedTuple):
@@ -233,6 +247,12 @@ def _balancer_rows(sample: Sample) -> Iterator[Row]:
         yield "lb_reloads_total", (result,), sample.reloads.get(result, 0)
     yield "lb_flow_log_missed_total", (), sample.flow_log_missed
     yield "lb_host_guard_repairs_total", (), sample.host_guard_repairs
+    for name, task in sample.tasks.items():
+        yield "lb_task_failures_total", (name,), task.failures
+        yield "lb_task_restarts_total", (name,), task.restarts
+    yield "lb_publications_total", (), sample.publications
+    yield "lb_health_checks_late_total", (), sample.checks_late
+    yield "lb_policy_threads_stuck", (), sample.stuck_threads
 
 
 def _packet_rows(counters: Mapping[str, Any]) -> Iterator[Row]:

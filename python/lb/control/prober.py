@@ -5,25 +5,34 @@ Control side of the walk; results go to whoever gave the callback (`lb.control.h
 server's own address through the kernel's routes, never to a VIP: the balancer's data path passes their answers to the
 host. Intervals run from start to start and jitter only shortens them, so `fall` failures are in after
 `fall x interval + timeout` at the latest. What a server sends back is read up to its headers, bounded.
+
+An endpoint that several services check in the same way is checked once, for all of them. At most so many checks are
+under way at a time; one that has to wait longer than a tenth of its interval is *late*, and counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from lb.config import HealthConfig
+from lb.config import DEFAULT_CHECK_CONCURRENCY, HealthConfig
 from lb.control.http_check import Head, get_status
+from lb.control.supervisor import Supervisor
 from lb.snapshot import Address
 
 NS_PER_S = 10**9
 # An interval is shortened by up to this share of itself, so that checks of many servers do not stay in step.
 JITTER = 0.2
+# A check that waits for others for this share of its interval is late.
+LATE = 0.1
+TASK = "health checks"
 
 # (service name, server name)
 ServerKey: TypeAlias = tuple[str, str]
@@ -40,10 +49,65 @@ class Target:
     health: HealthConfig
 
     @property
+    def question(self) -> Hashable:
+        """All that a check does: targets with the same one need one check. How results become verdicts is no part."""
+        how = self.health
+        return self.address, self.port, how.check, how.path, how.expect, how.interval, how.timeout
+
+    @property
     def url(self) -> str:
         """What a check over HTTP asks for."""
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"http://{host}:{self.port}{self.health.path}"
+
+
+@dataclass(slots=True)
+class _Watched:
+    """An endpoint that is checked. `keys`: the servers that it is; `task`: checks it."""
+
+    target: Target
+    keys: list[ServerKey] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
+class Slots:
+    """A bound on what is under way at a time, first come, first served. `limit` may change at any time."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    def resize(self, limit: int) -> None:
+        """Change the limit. What is under way goes on."""
+        self._limit = limit
+        self._admit()
+
+    async def __aenter__(self) -> None:
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(mine)
+        self._admit()
+        try:
+            await mine
+        except asyncio.CancelledError:
+            # Admitted and cancelled at once: the place goes to the next.
+            if mine.done() and not mine.cancelled():
+                self._release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        self._used -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._queue and self._used < self._limit:
+            first = self._queue.popleft()
+            if not first.done():
+                self._used += 1
+                first.set_result(None)
 
 
 class Prober:
@@ -51,39 +115,67 @@ class Prober:
     Checks any number of servers; belongs to one asyncio loop.
 
     Args:
-        on_result: gets every result, on the loop's thread.
+        on_result: gets every result, on the loop's thread. What it raises is noted, and the checks go on.
+        supervisor: keeps the checks running; None: one of its own.
         seed: of the jitter; None: from the system.
+
+    `late`: how many checks began late, because too many were under way.
     """
 
-    def __init__(self, on_result: OnResult, seed: int | None = None) -> None:
+    def __init__(self, on_result: OnResult, supervisor: Supervisor | None = None, seed: int | None = None) -> None:
         self._on_result = on_result
+        self._supervisor = supervisor or Supervisor()
         self._random = random.Random(seed)
-        self._targets: dict[ServerKey, Target] = {}
-        self._tasks: dict[ServerKey, asyncio.Task[None]] = {}
+        self._watched: dict[Hashable, _Watched] = {}
+        self._slots = Slots(DEFAULT_CHECK_CONCURRENCY)
+        self.late = 0
+
+    def limit(self, concurrency: int) -> None:
+        """Have so many checks under way at a time, at most."""
+        self._slots.resize(concurrency)
 
     def follow(self, targets: Mapping[ServerKey, Target]) -> None:
         """Check these from now on. The checks of those that are no different go on undisturbed."""
-        for key in [key for key in self._tasks if targets.get(key) != self._targets[key]]:
-            self._tasks.pop(key).cancel()
-        self._targets = dict(targets)
-        for key in targets.keys() - self._tasks.keys():
-            self._tasks[key] = asyncio.get_running_loop().create_task(self._watch(key, targets[key]))
+        wanted: dict[Hashable, _Watched] = {}
+        for key, target in targets.items():
+            wanted.setdefault(target.question, _Watched(target)).keys.append(key)
+        for question in self._watched.keys() - wanted.keys():
+            if (task := self._watched.pop(question).task) is not None:
+                task.cancel()
+        for question, watched in wanted.items():
+            known = self._watched.setdefault(question, watched)
+            known.keys = watched.keys
+            if known.task is None:
+                known.task = self._supervisor.run(TASK, functools.partial(self._watch, known))
 
     async def stop(self) -> None:
         """End all checks."""
-        tasks = list(self._tasks.values())
-        self._tasks.clear()
+        tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
+        self._watched.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch(self, key: ServerKey, target: Target) -> None:
-        loop, interval_s = asyncio.get_running_loop(), target.health.interval / NS_PER_S
-        start = loop.time() + self._random.uniform(0, interval_s)
+    async def _watch(self, watched: _Watched) -> None:
+        loop, target = asyncio.get_running_loop(), watched.target
+        interval_s = target.health.interval / NS_PER_S
+        due = loop.time() + self._random.uniform(0, interval_s)
         while True:
-            await asyncio.sleep(start - loop.time())
-            start = loop.time() + interval_s * self._random.uniform(1 - JITTER, 1)
-            self._on_result(key, await self.check(target))
+            await asyncio.sleep(due - loop.time())
+            asked = loop.time()
+            async with self._slots:
+                start = loop.time()
+                self.late += start - asked > LATE * interval_s
+                due = start + interval_s * self._random.uniform(1 - JITTER, 1)
+                with self._supervisor.guard(TASK):
+                    failure = await self.check(target)
+                    self._tell(watched, failure)
+
+    def _tell(self, watched: _Watched, failure: str | None) -> None:
+        """Give a result to every server of an endpoint; one that cannot take it keeps it from no other."""
+        for key in tuple(watched.keys):
+            with self._supervisor.guard(TASK):
+                self._on_result(key, failure)
 
     async def check(self, target: Target) -> str | None:
         """Check once; return what went wrong, or None."""

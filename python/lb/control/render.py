@@ -167,6 +167,10 @@ def _head(status: dict[str, Any]) -> list[str]:
         lines.append(f"trouble: {status['trouble']}")
     if status["last_reload_error"]:
         lines.append(f"last reload failed, the configuration before it is in use: {status['last_reload_error']}")
+    for name, task in status.get("tasks", {}).items():
+        if task["recent"]:
+            times = f"{task['failures']} time{'' if task['failures'] == 1 else 's'}"
+            lines.append(f"background task {name} failed {times}, see the log; the last: {task['last_error']}")
     return lines
 
 

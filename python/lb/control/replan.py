@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lb.control.steering import Steering
+from lb.policies.base import Measurements
 
 # What happened longer ago than this counts for little: e-fold.
 MEMORY_S = 10.0
@@ -68,14 +69,15 @@ def changes(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, floa
 
 class Replanner:
     """
-    Lets the policies of a balancer plan anew, each at its interval.
+    Tells which policies of a balancer want to plan anew, each at its interval, and from what.
 
     Args:
-        steering: knows the services, and publishes.
+        steering: knows the services.
     """
 
     def __init__(self, steering: Steering) -> None:
         self._steering = steering
+        self._known: tuple[object, dict[str, int]] | None = None
         self._recent: dict[str, Recent] = {}
         self._due_ns: dict[str, int] = {}
 
@@ -93,25 +95,25 @@ class Replanner:
         self._due_ns.update({name: now_ns + intervals[name] for name in due})
         return due
 
-    def replan(self, services: list[str], now_ns: int, measured: Mapping[str, Counts]) -> None:
+    def measured(self, services: list[str], now_ns: int, counts: Mapping[str, Counts]) -> dict[str, Measurements]:
         """
-        Let services plan anew.
+        Return what the policies of services plan from.
 
         Args:
             services: names that `due` returned.
             now_ns: when it was measured.
-            measured: what the data path counted, by service.
+            counts: what the data path counted, by service.
         """
         present = self._intervals()
-        for name in services:
-            if name in present:
-                recent = self._recent.setdefault(name, Recent())
-                self._steering.replan(name, recent.update(now_ns, measured.get(name, {})))
+        return {
+            name: self._recent.setdefault(name, Recent()).update(now_ns, counts.get(name, {}))
+            for name in services
+            if name in present
+        }
 
     def _intervals(self) -> dict[str, int]:
-        found = {}
-        for service in self._steering.services():
-            interval = None if service.leaving else service.config.policy.make().interval_ns
-            if interval is not None:
-                found[service.name] = interval
-        return found
+        config = self._steering.config
+        if self._known is None or self._known[0] is not config:
+            wanted = ((service.name, service.policy.make().interval_ns) for service in config.services)
+            self._known = config, {name: interval for name, interval in wanted if interval is not None}
+        return self._known[1]

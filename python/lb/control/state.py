@@ -215,7 +215,12 @@ def with_wish(desired: Desired, key: ServerKey, wish: Wish) -> Desired:
 
 def with_condition(desired: Desired, key: ServerKey, condition: Condition) -> Desired:
     """Return what is wanted when a server is like this."""
-    return replace(desired, conditions={**desired.conditions, key: condition})
+    return with_conditions(desired, {**desired.conditions, key: condition})
+
+
+def with_conditions(desired: Desired, conditions: Mapping[ServerKey, Condition]) -> Desired:
+    """Return what is wanted when the servers are like this; one that is as from the start is left out."""
+    return replace(desired, conditions={key: each for key, each in conditions.items() if each != HEALTHY})
 
 
 def with_server(desired: Desired, service: str, server: ServerConfig) -> Desired:

@@ -7,13 +7,15 @@ The shape is what `lb status -o json` prints; `lb.control.render` makes tables o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lb.compile import describe_interface
 from lb.control.rates import Rates
 from lb.control.state import HEALTHY, NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
+from lb.control.supervisor import TaskState
 from lb.policies import Policy, UserPolicy
 from lb.policies.user import Failures
 from lb.snapshot import Snapshot
@@ -25,7 +27,8 @@ TRAFFIC = ("flows_active", "flows_created", "packets_forward", "packets_reply", 
 class Facts:
     """
     What stays the same or changes rarely. `uptime_s`: seconds since packets began to flow. `trouble`: which interface
-    is down or gone. `reloads`: attempts; `reload_failures`: those that changed nothing.
+    is down or gone. `reloads`: attempts; `reload_failures`: those that changed nothing. `tasks`: how the background
+    tasks have fared, by name.
     """
 
     version: str
@@ -37,6 +40,7 @@ class Facts:
     trouble: str | None = None
     reloads: int = 0
     reload_failures: int = 0
+    tasks: Mapping[str, TaskState] = field(default_factory=dict)
 
 
 def build_status(
@@ -55,11 +59,17 @@ def build_status(
         "reloads": facts.reloads,
         "reload_failures": facts.reload_failures,
         "trouble": facts.trouble,
+        "tasks": {name: _describe_task(task) for name, task in facts.tasks.items()},
         "table": counters["table"],
         "interfaces": [describe_interface(interface) for interface in snapshot.interfaces],
         "services": [describe_service(service, desired, counters, rates) for service in services(desired)],
         "counters": {key: value for key, value in counters.items() if key not in ("services", "servers", "table")},
     }
+
+
+def _describe_task(task: TaskState) -> dict[str, Any]:
+    """Return how a background task has fared. `recent`: whether it failed within the last hour."""
+    return {**asdict(task), "recent": task.is_recent(time.time())}
 
 
 def describe_service(

@@ -5,25 +5,30 @@ The control walk's middle: it holds what is wanted (`lb.control.state`), and for
 publishes it in one swap, and notes what happened and why. Nothing else compiles or publishes. A change that cannot be
 made raises and has changed nothing (behaviour 29).
 
-All calls belong to one thread, the daemon's asyncio loop. None blocks longer than compiling and publishing takes.
+Changes belong to one thread at a time: in the daemon to the one of `lb.control.changes`, which makes all that wait
+together (`apply`). What others read (`desired`, `snapshot`, `services`) are values that are swapped once a change is
+published.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from lb.compile import Compiler
-from lb.config import Config, ServerConfig
+from lb.config import Config, ServerConfig, ServiceConfig
+from lb.config_checks import unusable_in
 from lb.control.diff import diff
 from lb.control.moves import Move, moves
 from lb.control.state import (
     HEALTHY,
     NO_WISH,
+    Condition,
     Desired,
     ServerIdentity,
     ServerKey,
@@ -32,7 +37,8 @@ from lb.control.state import (
     leaving_servers,
     server_identity,
     services,
-    with_condition,
+    wanted,
+    with_conditions,
     with_config,
     with_server,
     with_wish,
@@ -40,6 +46,7 @@ from lb.control.state import (
     without_server,
 )
 from lb.errors import RefusedError, UnknownNameError
+from lb.policies import UserPolicy
 from lb.policies.base import Health, Measurements, State
 from lb.snapshot import Interface, Snapshot
 
@@ -68,6 +75,57 @@ class Preview(NamedTuple):
 
     diff: list[str]
     moves: list[Move]
+
+
+# A call of one of the methods below that change something. It may be called twice.
+Change: TypeAlias = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    What became of a change. `generation`: the one that is published now; `changed`: whether the change led to it;
+    `value`: what its call returned; `error`: why it has not happened.
+    """
+
+    generation: int
+    changed: bool = False
+    value: Any = None
+    error: Exception | None = None
+
+    def result(self) -> Any:
+        """Return the value, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionUpdate:
+    """
+    What is new about a server; None: nothing. `health`: the verdict of the checks, with its `reason`; `ramp`: the part
+    of its weight, in (0, 1].
+    """
+
+    health: Health | None = None
+    ramp: float | None = None
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Stage:
+    """Changes that wait to be published together: what they make of the state, and what follows."""
+
+    desired: Desired
+    interfaces: tuple[Interface, ...]
+    measurements: dict[str, Measurements]
+    is_dirty: bool = False
+    events: list[tuple[str, str, str]] = field(default_factory=list)
+    resets: list[int] = field(default_factory=list)
+
+    def copy(self) -> _Stage:
+        """Return the same, to go back to."""
+        return replace(self, measurements=dict(self.measurements), events=list(self.events), resets=list(self.resets))
 
 
 class Target(Protocol):
@@ -103,8 +161,16 @@ class Steering:
     ) -> None:
         self.desired = Desired(config)
         self.history: deque[Event] = deque(maxlen=HISTORY)
+        # What a restart alone can change is as it was here.
+        self.running = config
         self._interfaces = tuple(interfaces)
         self._measurements: dict[str, Measurements] = {}
+        # Since the first one.
+        self.publications = 0
+        self._stage: _Stage | None = None
+        self._absent: dict[int, int] = {}
+        self._services: tuple[Desired, tuple[ServiceNow, ...]] | None = None
+        self._index: tuple[tuple[object, ...], dict[ServerKey, tuple[ServiceConfig, ServerConfig]]] | None = None
         self._target = target
         self._now = now
         self._compiler = Compiler()
@@ -127,10 +193,79 @@ class Steering:
 
     def services(self) -> tuple[ServiceNow, ...]:
         """Return every service with its servers, their states, health and weights; leaving ones too."""
-        return services(self.desired)
+        # Read far more often than changed, by several threads: each may compute it, none sees another's half.
+        desired, known = self.desired, self._services
+        if known is None or known[0] is not desired:
+            known = self._services = (desired, services(desired))
+        return known[1]
+
+    def apply(self, changes: Sequence[Change]) -> list[Outcome]:
+        """
+        Make changes in order, with one publication.
+
+        A change that raises has not happened, and the others have. When the publication of all together fails, each is
+        made alone, so that the one at fault fails alone.
+
+        Returns:
+            What became of each.
+        """
+        outcomes = self._apply_together(changes)
+        if outcomes is None:
+            outcomes = [outcome for change in changes for outcome in self._apply_together([change]) or ()]
+        return outcomes
+
+    def _apply_together(self, changes: Sequence[Change]) -> list[Outcome] | None:
+        """Make changes with one publication; None: it failed, nothing has changed, and there are several."""
+        self._stage = _Stage(self.desired, self._interfaces, dict(self._measurements))
+        try:
+            outcomes = [self._attempt(change) for change in changes]
+            stage = self._commit(self._stage)
+        except Exception as error:
+            return [Outcome(self.generation, error=error)] if len(changes) == 1 else None
+        finally:
+            self._stage = None
+        self._follow_up(stage)
+        return [replace(outcome, generation=self.generation) for outcome in outcomes]
+
+    def _attempt(self, change: Change) -> Outcome:
+        """Stage one change; when it raises, the stage is as it was before."""
+        assert self._stage is not None
+        before, was_dirty = self._stage.copy(), self._stage.is_dirty
+        self._stage.is_dirty = False
+        try:
+            value = change()
+        except Exception as error:
+            self._stage = before
+            return Outcome(0, error=error)
+        changed = self._stage.is_dirty
+        self._stage.is_dirty |= was_dirty
+        return Outcome(0, changed, value)
+
+    def _commit(self, stage: _Stage) -> _Stage:
+        """Compute, publish, note; in this order, so that a failure has changed nothing. Return the stage."""
+        if stage.is_dirty:
+            snapshot = self._compiler.compile(stage.desired, stage.interfaces, measurements=stage.measurements)
+            self._target.publish(snapshot)
+            self.snapshot = snapshot
+            self.publications += 1
+            self._note_absent()
+        replaced, self.desired = self.desired.config, stage.desired
+        self._interfaces, self._measurements = stage.interfaces, stage.measurements
+        self.history.extend(Event(self._now(), self.generation, *event) for event in stage.events)
+        if replaced is not self.config:
+            close_policies(replaced, self.config)
+        return stage
+
+    def _follow_up(self, stage: _Stage) -> None:
+        """Reset flows and tell listeners: what a publication leads to, and cannot undo."""
+        for server in stage.resets:
+            self._target.reset_flows(server)
+        if stage.is_dirty:
+            for listener in self._listeners:
+                listener()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called after each change, on this thread: it reads what it wants to know from here."""
+        """Have a function called after each publication, on the thread that made it."""
         self._listeners.append(listener)
 
     # What checks and timers say.
@@ -149,18 +284,8 @@ class Steering:
         Raises:
             UnknownNameError: there is no such server (any more).
         """
-        key, owner, found = self._find(service, server)
-        before = self.desired.conditions.get(key, HEALTHY)
-        health: Health = "up" if up else "down"
-        condition = replace(before, health=health, reason=reason)
-        if condition == before:
-            return
-        if before.health == health:
-            self.desired = with_condition(self.desired, key, condition)
-            return
-        self._change(with_condition(self.desired, key, condition), str(key), health, reason)
-        if not up and owner.config.on_server_down == "reset":
-            self._reset(owner, found)
+        key = ServerKey(service, server)
+        self._update_one(key, ConditionUpdate("up" if up else "down", reason=reason))
 
     def set_ramp(self, service: str, server: str, part: float) -> None:
         """
@@ -177,10 +302,54 @@ class Steering:
         """
         if not 0 < part <= 1:
             raise ValueError(f"part: {part} is not in (0, 1]")
-        key, _, _ = self._find(service, server)
-        before = self.desired.conditions.get(key, HEALTHY)
-        if before.ramp != part:
-            self._change(with_condition(self.desired, key, replace(before, ramp=part)))
+        self._update_one(ServerKey(service, server), ConditionUpdate(ramp=part))
+
+    def _update_one(self, key: ServerKey, update: ConditionUpdate) -> None:
+        if self.update_conditions({key: update}):
+            # Raises, and says which names are near.
+            self._find(*key)
+
+    def update_conditions(self, updates: Mapping[ServerKey, ConditionUpdate]) -> list[ServerKey]:
+        """
+        Note what checks and slow starts say about any number of servers, with one publication.
+
+        Returns:
+            Those that are not there (any more).
+        """
+        with self._staging() as stage:
+            index, conditions = self._find_all(stage.desired), dict(stage.desired.conditions)
+            for key, update in updates.items():
+                if key in index:
+                    before = conditions.get(key, HEALTHY)
+                    conditions[key] = _updated(before, update)
+                    self._note_condition(key, index[key], before, conditions[key])
+            stage.desired = with_conditions(stage.desired, conditions)
+        return [key for key in updates if key not in index]
+
+    def _note_condition(
+        self, key: ServerKey, owner: tuple[ServiceConfig, ServerConfig], before: Condition, after: Condition
+    ) -> None:
+        """Stage what follows from a server's new condition."""
+        assert self._stage is not None
+        # The reason alone is no news for packets.
+        self._stage.is_dirty |= (before.health, before.ramp) != (after.health, after.ramp)
+        if before.health == after.health:
+            return
+        self._stage.events.append((str(key), after.health, after.reason))
+        if after.health == "down" and owner[0].on_server_down == "reset":
+            self._stage.resets.append(self._compiler.server_id(server_identity(*owner)))
+
+    def _find_all(self, desired: Desired) -> Mapping[ServerKey, tuple[ServiceConfig, ServerConfig]]:
+        """Return every server that is wanted, by name; remembered while the same ones are."""
+        seen = (desired.config, desired.added, desired.removed)
+        if self._index is None or not all(one is other for one, other in zip(seen, self._index[0], strict=True)):
+            found = {
+                ServerKey(service.name, server.name): (service, server)
+                for service in desired.config.services
+                for server in wanted(desired, service)
+            }
+            self._index = seen, found
+        return self._index[1]
 
     def replan(self, service: str, measurements: Measurements) -> bool:
         """
@@ -192,12 +361,29 @@ class Steering:
         Raises:
             UnknownNameError: there is no such service (any more).
         """
-        owner = self._service(service)
-        self._measurements[service] = measurements
-        if not self._compiler.would_change(owner, measurements, self.snapshot):
-            return False
-        self._change(self.desired)
-        return True
+        self._service(service)
+        return bool(self.replan_all({service: measurements}))
+
+    def replan_all(self, measured: Mapping[str, Measurements]) -> list[str]:
+        """
+        Let the policies of services plan anew, with one publication at most.
+
+        Args:
+            measured: what was measured, by service; those that are not there any more are left out.
+
+        Returns:
+            The services whose plans changed.
+        """
+        with self._staging() as stage:
+            present = [service for service in self._present() if not service.leaving and service.name in measured]
+            stage.measurements.update({service.name: measured[service.name] for service in present})
+            replanned = [
+                service.name
+                for service in present
+                if self._compiler.would_change(service, measured[service.name], self.snapshot)
+            ]
+            stage.is_dirty |= bool(replanned)
+        return replanned
 
     def set_interfaces(self, interfaces: Sequence[Interface]) -> None:
         """
@@ -206,12 +392,9 @@ class Steering:
         Raises:
             ConfigError: an interface has got the address of a VIP or server.
         """
-        before, self._interfaces = self._interfaces, tuple(interfaces)
-        try:
-            self._change(self.desired, "interfaces", "changed", "by the kernel")
-        except BaseException:
-            self._interfaces = before
-            raise
+        with self._staging() as stage:
+            stage.interfaces = tuple(interfaces)
+            self._change(stage.desired, "interfaces", "changed", "by the kernel")
 
     # What the operator says.
 
@@ -229,15 +412,16 @@ class Steering:
         Raises:
             UnknownNameError: there is no such server.
         """
-        key, owner, found = self._find(service, server)
-        wish = self.desired.wishes.get(key, NO_WISH)
-        # What the file says needs no wish: then a reload can change it.
-        wanted = None if state == found.config.state else state
-        after = with_wish(self.desired, key, replace(wish, state=wanted, reason=f"{STATE_WORDS[state]} by operator"))
-        if state != found.state:
-            self._change(after, str(key), state, "by operator")
-        if reset:
-            self._reset(owner, found)
+        with self._staging() as stage:
+            key, owner, found = self._find(service, server)
+            wish = stage.desired.wishes.get(key, NO_WISH)
+            # What the file says needs no wish: then a reload can change it.
+            kept = None if state == found.config.state else state
+            wish = replace(wish, state=kept, reason=f"{STATE_WORDS[state]} by operator")
+            if state != found.state:
+                self._change(with_wish(stage.desired, key, wish), str(key), state, "by operator")
+            if reset:
+                self._reset(owner, found)
 
     def set_weight(self, service: str, server: str, weight: int) -> None:
         """
@@ -246,12 +430,13 @@ class Steering:
         Raises:
             UnknownNameError: there is no such server.
         """
-        key, _, found = self._find(service, server)
-        wish = self.desired.wishes.get(key, NO_WISH)
-        wanted = None if weight == found.config.weight else weight
-        if weight != found.weight:
-            after = with_wish(self.desired, key, replace(wish, weight=wanted))
-            self._change(after, str(key), f"weight {found.weight} -> {weight}", "by operator")
+        with self._staging() as stage:
+            key, _, found = self._find(service, server)
+            wish = stage.desired.wishes.get(key, NO_WISH)
+            kept = None if weight == found.config.weight else weight
+            if weight != found.weight:
+                after = with_wish(stage.desired, key, replace(wish, weight=kept))
+                self._change(after, str(key), f"weight {found.weight} -> {weight}", "by operator")
 
     def add(self, service: str, server: ServerConfig) -> None:
         """
@@ -261,15 +446,12 @@ class Steering:
             UnknownNameError: there is no such service.
             RefusedError: its name or its address and port are taken, or no packet could be translated to it.
         """
-        owner = self._service(service)
-        self._require_fitting(owner, server)
-        for other in owner.servers:
-            if not other.leaving and other.name == server.name:
-                raise RefusedError(f"{service}/{server.name} is there already")
-            if not other.leaving and (other.config.address, other.config.port) == (server.address, server.port):
-                raise RefusedError(f"{server.address} port {server.port} is {service}/{other.name} already")
-        key = ServerKey(service, server.name)
-        self._change(with_server(self.desired, service, server), str(key), "added", "by operator")
+        with self._staging() as stage:
+            owner = self._service(service)
+            self._require_fitting(owner, server)
+            self._require_free(owner, server)
+            key = ServerKey(service, server.name)
+            self._change(with_server(stage.desired, service, server), str(key), "added", "by operator")
 
     def remove(self, service: str, server: str, reset: bool = False) -> None:
         """
@@ -283,10 +465,11 @@ class Steering:
         Raises:
             UnknownNameError: there is no such server.
         """
-        key, owner, found = self._find(service, server)
-        self._change(without_server(self.desired, key), str(key), "removed", "by operator")
-        if reset:
-            self._reset(owner, found)
+        with self._staging() as stage:
+            key, owner, found = self._find(service, server)
+            self._change(without_server(stage.desired, key), str(key), "removed", "by operator")
+            if reset:
+                self._reset(owner, found)
 
     def preview(self, config: Config) -> Preview:
         """
@@ -296,8 +479,12 @@ class Steering:
             ConfigError: it could not be compiled.
         """
         after = with_config(self.desired, config)
-        snapshot = self._compiler.draft(after, self._interfaces, measurements=self._measurements)
-        return Preview(diff(self.desired, after), moves(self.snapshot, snapshot))
+        try:
+            snapshot = self._compiler.draft(after, self._interfaces, measurements=self._measurements)
+        finally:
+            close_policies(config, self.config)
+            self._release()
+        return Preview(diff(self.desired, after, self.running), moves(self.snapshot, snapshot))
 
     def reload(self, config: Config, interfaces: Sequence[Interface] | None = None) -> list[str]:
         """
@@ -309,25 +496,33 @@ class Steering:
         Raises:
             ConfigError: it cannot be compiled; nothing has changed then.
         """
-        before = self._interfaces
-        if interfaces is not None:
-            self._interfaces = tuple(interfaces)
-        old = self.desired
-        try:
-            self._change(with_config(old, config), "configuration", "reloaded", "by operator")
-        except BaseException:
-            self._interfaces = before
-            raise
-        return diff(old, self.desired)
+        with self._staging() as stage:
+            if interfaces is not None:
+                stage.interfaces = tuple(interfaces)
+            before, after = stage.desired, with_config(stage.desired, config)
+            self._change(after, "configuration", "reloaded", "by operator")
+        return diff(before, after, self.running)
 
     def _require_fitting(self, owner: ServiceNow, server: ServerConfig) -> None:
         """Raise RefusedError when an address cannot be a server's of a service: as `lb.config_checks` for a file."""
         vip, address = owner.config.address, server.address
         if address.version != vip.version:
             raise RefusedError(f"{address} is IPv{address.version}, the VIP {vip} is IPv{vip.version}")
-        taken = next((service.name for service in self.services() if service.config.address == address), None)
+        taken = next((service.name for service in self._present() if service.config.address == address), None)
         if taken is not None:
             raise RefusedError(f"{address} is the VIP of service {taken}: a server has a real address")
+        prefixes = [own.network for interface in self._interfaces for own in interface.addresses]
+        if (why := unusable_in(address, prefixes)) is not None:
+            raise RefusedError(f"{address} is {why}: a server has a host's address")
+
+    @staticmethod
+    def _require_free(owner: ServiceNow, server: ServerConfig) -> None:
+        """Raise RefusedError when a server's name or endpoint is taken in its service."""
+        for other in owner.servers:
+            if not other.leaving and other.name == server.name:
+                raise RefusedError(f"{owner.name}/{server.name} is there already")
+            if not other.leaving and (other.config.address, other.config.port) == (server.address, server.port):
+                raise RefusedError(f"{server.address} port {server.port} is {owner.name}/{other.name} already")
 
     # Servers that left.
 
@@ -338,29 +533,70 @@ class Steering:
     def forget(self, gone: Collection[ServerIdentity]) -> None:
         """Drop servers that left, once they have no flow any more."""
         if gone:
-            self._change(without_leavers(self.desired, gone))
+            with self._staging() as stage:
+                self._change(without_leavers(stage.desired, gone))
+
+    def absent(self) -> dict[int, int]:
+        """Return the server ids that the published snapshot does not have, with the generation that left them out."""
+        return dict(self._absent)
+
+    def release(self, retired: Mapping[int, int]) -> None:
+        """
+        Let other servers have ids. Nothing is published.
+
+        Args:
+            retired: as `absent` gives them; those that have been in a snapshot since are left alone.
+        """
+        self._release(server for server, since in retired.items() if self._absent.get(server) == since)
+
+    def _release(self, retired: Iterable[int] = ()) -> None:
+        """Release ids that were retired, and those that were never published."""
+        published = {number for number, server in enumerate(self.snapshot.servers) if server is not None}
+        self._compiler.release({*retired, *(self._compiler.server_ids() - published - self._absent.keys())})
+        self._note_absent()
+
+    def _note_absent(self) -> None:
+        """Note since when each id that was published, and is not free, has been absent."""
+        holes = {number for number, server in enumerate(self.snapshot.servers) if server is None}
+        absent = holes & self._compiler.server_ids() if holes else ()
+        self._absent = {number: self._absent.get(number, self.generation) for number in absent}
 
     # How a change happens.
 
-    def _change(self, desired: Desired, what: str = "", change: str = "", reason: str = "") -> None:
-        """Compute, publish, note; in this order, so that a failure has changed nothing."""
-        snapshot = self._compile(desired)
-        self._target.publish(snapshot)
-        self.desired, self.snapshot = desired, snapshot
-        if what:
-            self.history.append(Event(self._now(), snapshot.generation, what, change, reason))
-        for listener in self._listeners:
-            listener()
+    @contextlib.contextmanager
+    def _staging(self) -> Iterator[_Stage]:
+        """Give the stage of the changes under way; without one, one of its own, published when the block ends."""
+        if self._stage is not None:
+            yield self._stage
+            return
+        self._stage = _Stage(self.desired, self._interfaces, dict(self._measurements))
+        try:
+            yield self._stage
+            stage = self._commit(self._stage)
+        finally:
+            self._stage = None
+        self._follow_up(stage)
 
-    def _compile(self, desired: Desired) -> Snapshot:
-        return self._compiler.compile(desired, self._interfaces, measurements=self._measurements)
+    def _change(self, desired: Desired, what: str = "", change: str = "", reason: str = "") -> None:
+        """Stage another state, and what to note about it."""
+        assert self._stage is not None
+        self._stage.desired, self._stage.is_dirty = desired, True
+        if what:
+            self._stage.events.append((what, change, reason))
 
     def _reset(self, owner: ServiceNow, server: ServerNow) -> None:
-        """End a server's flows, which it keeps until it is forgotten: its id stays."""
-        self._target.reset_flows(self._compiler.server_id(server_identity(owner.config, server.config)))
+        """Stage the end of a server's flows. It keeps its id until it is forgotten."""
+        assert self._stage is not None
+        self._stage.resets.append(self._compiler.server_id(server_identity(owner.config, server.config)))
+
+    def _present(self) -> tuple[ServiceNow, ...]:
+        """Return every service as the changes under way make it."""
+        if self._stage is None or self._stage.desired is self.desired:
+            return self.services()
+        return services(self._stage.desired)
 
     def _service(self, name: str) -> ServiceNow:
-        present = self.services()
+        present = self._present()
         found = next((service for service in present if service.name == name and not service.leaving), None)
         if found is None:
             raise UnknownNameError(_unknown("service", name, [service.name for service in present]))
@@ -373,6 +609,21 @@ class Steering:
             names = [entry.name for entry in owner.servers if not entry.leaving]
             raise UnknownNameError(_unknown("server", server, names, f"{service}/"))
         return ServerKey(service, server), owner, found
+
+
+def _updated(before: Condition, update: ConditionUpdate) -> Condition:
+    health = before.health if update.health is None else update.health
+    ramp = before.ramp if update.ramp is None else update.ramp
+    return Condition(health, ramp, before.reason if update.health is None else update.reason)
+
+
+def close_policies(unused: Config, used: Config) -> None:
+    """End the threads of a configuration's policies that another does not use."""
+    kept = {id(service.policy) for service in used.services}
+    for service in unused.services:
+        policy = service.policy.policy
+        if isinstance(policy, UserPolicy) and id(service.policy) not in kept:
+            policy.close()
 
 
 def _unknown(what: str, name: str, names: Iterable[str], prefix: str = "") -> str:

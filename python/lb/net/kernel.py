@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Any
+from typing import Any, Protocol
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -49,6 +50,13 @@ SETTLE_STEP_S = 0.01
 REOPEN_S = 0.2
 
 log = logging.getLogger(__name__)
+
+
+class Tasks(Protocol):
+    """Keeps background tasks running: `lb.control.supervisor.Supervisor`."""
+
+    def run(self, name: str, job: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Run a job until it returns, and start it again whenever it raises."""
 
 
 class Kernel:
@@ -233,6 +241,7 @@ class Kernel:
         on_next_hops: Callable[[NextHops], None],
         on_interfaces: Callable[[tuple[Interface, ...]], None],
         on_trouble: Callable[[Exception | None], None],
+        tasks: Tasks | None = None,
     ) -> None:
         """
         Start to tell of changes.
@@ -242,17 +251,37 @@ class Kernel:
             on_interfaces: called with the interfaces when one of their facts changed, before `on_next_hops`.
             on_trouble: called with an InterfaceError while an interface is down or gone, with None when all are there,
             and with any other error when watching has failed for good.
+            tasks: starts what watches, again when it fails; None: a failure is for good.
         """
 
-        def note_end(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                on_trouble(error if isinstance(error, Exception) else LbError(repr(error)))
+        def ends_with(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+            async def run() -> None:
+                try:
+                    await job()
+                except LbError as error:
+                    on_trouble(error)
+                except Exception as error:
+                    if tasks is not None:
+                        raise
+                    on_trouble(error)
 
-        publish = self._publish_changes(on_next_hops, on_interfaces, on_trouble)
-        for job in (self._listen(), publish, self._keep_fresh()):
-            task = asyncio.get_running_loop().create_task(job)
-            task.add_done_callback(note_end)
-            self._tasks.append(task)
+            return run
+
+        starts = itertools.count()
+
+        def publish() -> Awaitable[None]:
+            if next(starts):
+                # What was missed while this did not run.
+                self._changed.set()
+            return self._publish_changes(on_next_hops, on_interfaces, on_trouble)
+
+        jobs = {"kernel events": self._listen, "kernel tables": publish, "neighbours": self._keep_fresh}
+        for name, job in jobs.items():
+            guarded = ends_with(job)
+            if tasks is None:
+                self._tasks.append(asyncio.ensure_future(guarded()))
+            else:
+                self._tasks.append(tasks.run(name, guarded))
 
     async def _listen(self) -> None:
         """Note that something changed, whatever it is. After a lost or broken stream, everything may have."""

@@ -16,18 +16,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import ClassVar
 
 from lb.config_fields import PlanInterval
 from lb.policies.base import BuiltIn, Measurements, ServerView, takers
-from lb.policies.slots import weighted_slots
+from lb.policies.slots import reduce_weights
 from lb.policies.two_choices import UNIT
 from lb.snapshot import Plan
 
 INTERVAL_NS = 200_000_000
-# A server of weight 1 and the best quality has this many slots.
+# A server of the smallest weight and the best quality has this many slots.
 SLOTS = 16
+# Beyond these, slots are scaled down to about as many, each server to at least one: a share is then off by at most half
+# a slot, 1 / 8192 of all. Services of more than 512 servers have 8 times as many slots as servers instead.
+MAX_SLOTS = 4096
+SLOTS_EACH = 8
 # Qualities are steps of a fourth of an octave: what changes by less changes no plan.
 STEPS_PER_OCTAVE = 4
 # Servers this near to the best are as good: differences below are mostly chance.
@@ -58,10 +63,20 @@ class Adaptive(BuiltIn):
         quality = dict(zip((server.id for server in sound), qualities(sound, measurements), strict=True))
         if all(value == 1 for value in quality.values()) and len({server.weight for server in sound}) <= 1:
             return Plan("two-choices", tuple(server.id for server in sound))
-        worth = {server.id: server.weight * quality[server.id] for server in sound}
-        views = [replace(server, weight=max(1, round(SLOTS * worth[server.id]))) for server in sound]
-        slots = weighted_slots(views)
-        return Plan("two-choices", slots, tuple(round(UNIT / worth[slot]) for slot in slots))
+        divisor = math.gcd(*(server.weight for server in sound))
+        worth = {server.id: server.weight // divisor * quality[server.id] for server in sound}
+        counts = slot_counts(list(worth.values()))
+        # Both slots are drawn: their order means nothing, and interleaving them would cost more than all the rest.
+        slots = tuple(chain.from_iterable(map(repeat, worth, counts)))
+        scores = {server: round(UNIT / value) for server, value in worth.items()}
+        return Plan("two-choices", slots, tuple(scores[slot] for slot in slots))
+
+
+def slot_counts(worths: Sequence[float]) -> list[int]:
+    """Return how many slots servers of these worths have, in proportion, each at least one; see MAX_SLOTS."""
+    most = max(MAX_SLOTS, SLOTS_EACH * len(worths))
+    scale = min(SLOTS, most / sum(worths))
+    return reduce_weights([max(1, round(scale * worth)) for worth in worths])
 
 
 def is_failing(measures: Mapping[str, float]) -> bool:

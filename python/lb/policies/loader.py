@@ -71,7 +71,7 @@ def _from_entry_point(name: str) -> object:
     for entry in entry_points(group=GROUP, name=name):
         try:
             return entry.load()
-        except Exception as error:  # somebody's code
+        except (Exception, SystemExit) as error:  # user code
             raise PolicyError(f"{name} ({entry.value}): {describe(error)}") from error
     raise PolicyError(f"there is no policy {name}")
 
@@ -108,7 +108,7 @@ def _run(path: Path, source: bytes) -> ModuleType:
     try:
         # Not `exec_module`: its cache of compiled code goes by whole seconds, and a file may change within one.
         exec(compile(source, str(path), "exec"), vars(module))
-    except Exception as error:  # somebody's code
+    except (Exception, SystemExit) as error:  # user code
         if before is None:
             del sys.modules[name]
         else:

@@ -8,7 +8,7 @@ heavy server gets no burst. Computed from scratch each time: pure functions of t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 
 from lb.policies.base import ServerView, takers
@@ -16,8 +16,9 @@ from lb.policies.base import ServerView, takers
 # Weights whose reduced sum is larger are scaled down to about this sum, each to at least 1: a share is then off by at
 # most one slot in 65536.
 MAX_SLOTS = 65536
-# Beyond this many different weights a step-by-step turn costs more than a sort.
+# Beyond this many different weights, or this many comparisons in all, a step-by-step turn costs more than a sort.
 MAX_GROUPS = 32
+MAX_COMPARISONS = 100_000
 
 
 def weighted_slots(servers: Sequence[ServerView]) -> tuple[int, ...]:
@@ -49,8 +50,8 @@ def interleave(weights: Sequence[int]) -> list[int]:
     Up to MAX_GROUPS different weights: every server gains its weight in credit at each step, the richest takes the
     slot and pays the sum of all weights. It follows that in any prefix no server is ahead of its exact share by a
     whole flow. Servers of equal weight take turns among themselves, so only one candidate per weight is looked at in
-    each step: a thousand equal servers cost no more than one. With more weights: occurrence k of weight w stands where
-    (k + 1/2) / w sorts it.
+    each step: a thousand equal servers cost no more than one. With more weights, or where all steps would look at more
+    than MAX_COMPARISONS candidates: occurrence k of weight w stands where (k + 1/2) / w sorts it.
 
     Args:
         weights: each at least 1.
@@ -60,9 +61,9 @@ def interleave(weights: Sequence[int]) -> list[int]:
         groups.setdefault(weight, []).append(index)
     if len(groups) == 1:
         return list(chain.from_iterable(repeat(range(len(weights)), weights[0])))
-    if len(groups) > MAX_GROUPS:
-        return _sorted_turn(weights)
     total = sum(weights)
+    if len(groups) > MAX_GROUPS or total * len(groups) > MAX_COMPARISONS:
+        return _sorted_turn(groups)
     picks = dict.fromkeys(groups, 0)
     order: list[int] = []
     for step in range(1, total + 1):
@@ -79,7 +80,10 @@ def _claim(step: int, total: int, weight: int, group_picks: int, members: list[i
     return step * weight - total * rounds, -members[turn]
 
 
-def _sorted_turn(weights: Sequence[int]) -> list[int]:
-    places = [((2 * k + 1) / weight, index) for index, weight in enumerate(weights) for k in range(weight)]
+def _sorted_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
+    """Return a turn of the members of each weight; the earlier server first among equals."""
+    places = [
+        ((2 * k + 1) / weight, index) for weight, members in groups.items() for k in range(weight) for index in members
+    ]
     places.sort()
     return [index for _, index in places]

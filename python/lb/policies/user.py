@@ -91,6 +91,10 @@ class UserPolicy:
         slots = tuple(server.id for server in takers(servers))
         return Plan("ask", slots, fallback=plan, deadline_ns=self.settings.deadline)
 
+    def close(self) -> None:
+        """End its thread: it is not in use any more."""
+        self._caller.close()
+
     def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:
         """Yield what the user's object says about its options, if it has a method for that."""
         if self._has("problems"):
@@ -188,7 +192,7 @@ def instantiate(policy: type[object], options: Mapping[str, Any]) -> object:
         return policy(**options)
     except ValidationError:
         raise
-    except Exception as error:  # somebody's code
+    except (Exception, SystemExit) as error:  # user code
         raise PolicyError(f"{policy.__name__} raises {describe(error)}") from error
 
 

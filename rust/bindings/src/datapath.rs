@@ -359,6 +359,10 @@ impl DataPath {
         Ok(reset.removed())
     }
 
+    fn retire_servers(&self, py: Python<'_>, servers: Vec<u32>) -> PyResult<Vec<u32>> {
+        self.with(py, move |core| core.retire_servers(&servers))
+    }
+
     fn flows<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyList>> {
         let all = FlowQuery {
             client: None,

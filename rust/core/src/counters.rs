@@ -67,6 +67,8 @@ pub struct Counters {
     services: Vec<Traffic>,
     servers: Vec<Traffic>,
     measures: Vec<Measures>,
+    /// Entries of each server that are stored, whatever their state: expired and orphaned ones too.
+    stored: Vec<u32>,
 }
 
 impl Default for Counters {
@@ -83,12 +85,13 @@ impl Default for Counters {
             services: Vec::with_capacity(RESERVED_IDS),
             servers: Vec::with_capacity(RESERVED_IDS),
             measures: Vec::with_capacity(RESERVED_IDS),
+            stored: Vec::with_capacity(RESERVED_IDS),
         }
     }
 }
 
 impl Counters {
-    /// Make room for the ids of a snapshot. Counters of an id live as long as the data path.
+    /// Make room for the ids of a snapshot. Counters of an id live until it is retired.
     pub fn grow(&mut self, services: usize, servers: usize) {
         while !self.grow_part(services, servers) {}
     }
@@ -98,7 +101,8 @@ impl Counters {
         let has_services = grow_part(&mut self.services, services);
         let has_servers = grow_part(&mut self.servers, servers);
         let has_measures = grow_part(&mut self.measures, servers);
-        has_services && has_servers && has_measures
+        let has_stored = grow_part(&mut self.stored, servers);
+        has_services && has_servers && has_measures && has_stored
     }
 
     /// The same but for services and servers, of which it has none.
@@ -108,6 +112,7 @@ impl Counters {
             services: Vec::new(),
             servers: Vec::new(),
             measures: Vec::new(),
+            stored: Vec::new(),
             ..*self
         }
     }
@@ -182,7 +187,7 @@ impl Counters {
         }
     }
 
-    /// Count a new flow, which is active.
+    /// Count a new flow, which is stored.
     pub fn flow_created(&mut self, service: u32, server: u32) {
         self.event(Event::FlowCreated);
         if let Some(traffic) = self.services.get_mut(service as usize) {
@@ -191,6 +196,9 @@ impl Counters {
         if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_created += 1;
         }
+        if let Some(stored) = self.stored.get_mut(server as usize) {
+            *stored += 1;
+        }
     }
 
     /// Note that a flow counts for its server from now on.
@@ -198,6 +206,27 @@ impl Counters {
         if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_active += 1;
         }
+    }
+
+    /// Note that an entry of a server was removed.
+    pub fn entry_removed(&mut self, server: u32) {
+        if let Some(stored) = self.stored.get_mut(server as usize) {
+            *stored -= 1;
+        }
+    }
+
+    /// Begin anew with a server that no entry refers to. Returns whether that is so; if not, nothing has changed.
+    pub fn retire(&mut self, server: u32) -> bool {
+        let id = server as usize;
+        if self.stored.get(id).is_some_and(|&stored| stored > 0) {
+            return false;
+        }
+        if let (Some(traffic), Some(measures)) =
+            (self.servers.get_mut(id), self.measures.get_mut(id))
+        {
+            (*traffic, *measures) = Default::default();
+        }
+        true
     }
 
     /// Note that an active flow is none any more: closing, or gone.
@@ -339,6 +368,20 @@ mod tests {
             "flow_evicted_idle"
         );
         assert_eq!(EVENT_NAMES[Event::AskFallback as usize], "ask_fallback");
+    }
+
+    #[test]
+    fn retire_waits_for_the_last_entry_and_starts_from_zero() {
+        let mut counters = Counters::default();
+        counters.grow(1, 2);
+        counters.flow_created(0, 1);
+        counters.flow_inactive(1);
+        assert!(!counters.retire(1));
+        assert_eq!(counters.servers[1].flows_created, 1);
+        counters.entry_removed(1);
+        assert!(counters.retire(1));
+        assert_eq!(counters.servers[1], Traffic::default());
+        assert!(counters.retire(9));
     }
 
     #[test]

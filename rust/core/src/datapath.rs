@@ -485,6 +485,16 @@ impl DataPath {
         self.state.table.may_have_expired(now_ns)
     }
 
+    /// Begin anew with the servers of these ids that the snapshot does not have and no entry refers to: their counters and measurements are 0 (rule 13).
+    /// Returns those.
+    pub fn retire_servers(&mut self, servers: &[u32]) -> Vec<u32> {
+        let Self { world, state, .. } = self;
+        let is_gone = |&&server: &&u32| world.server(server).is_none();
+        let gone = servers.iter().filter(is_gone).copied();
+        gone.filter(|&server| state.counters.retire(server))
+            .collect()
+    }
+
     /// The unexpired entries, sorted by (client, client port, service), addresses compared as 16 bytes (IPv4-mapped).
     #[must_use]
     pub fn flows(&self, now_ns: u64) -> Vec<FlowInfo> {

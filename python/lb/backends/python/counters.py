@@ -38,7 +38,7 @@ class Traffic:
 
 
 class Counters:
-    """All counters of a data path. Those of services and servers are kept by id, for as long as the data path lives."""
+    """All counters of a data path. Those of services and servers are kept by id, until it is retired."""
 
     def __init__(self) -> None:
         self.rx_packets = 0
@@ -50,6 +50,8 @@ class Counters:
         self.services: defaultdict[int, Traffic] = defaultdict(Traffic)
         self.servers: defaultdict[int, Traffic] = defaultdict(Traffic)
         self.measures: defaultdict[int, Measures] = defaultdict(Measures)
+        # Entries of each server that are stored, whatever their state: expired and orphaned ones too.
+        self.stored: Counter[int] = Counter()
 
     def event(self, name: str) -> None:
         """Count an event of the flow table or of placement."""
@@ -69,6 +71,14 @@ class Counters:
         """Count what became of frames."""
         if times:
             self.verdicts[name if reason is None else f"{name}.{reason}"] += times
+
+    def retire(self, server: int) -> bool:
+        """Begin anew with a server that no entry refers to. Return whether that is so; if not, nothing has changed."""
+        if self.stored[server]:
+            return False
+        for kept in (self.servers, self.measures, self.stored):
+            kept.pop(server, None)
+        return True
 
     def measurements(self, view: View, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
         """

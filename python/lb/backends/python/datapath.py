@@ -155,6 +155,12 @@ class DataPath:
                 removed += reset_flows(self._state, server, found[start : start + RESET_SLICE], now_ns)
         return removed
 
+    def retire_servers(self, servers: Sequence[int]) -> list[int]:
+        """Begin anew with servers that the snapshot does not have and no entry refers to. Return their ids."""
+        with self._lock:
+            gone = [number for number in servers if number not in self._state.view.servers]
+            return [number for number in gone if self._state.counters.retire(number)]
+
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
         return self.find_flows(now_ns, 0, self._state.table.capacity)[1]

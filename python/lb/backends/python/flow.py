@@ -210,6 +210,7 @@ class FlowTable:
         server = self.counters.servers[entry.server]
         server.flows_created += 1
         server.flows_active += entry.is_active
+        self.counters.stored[entry.server] += 1
 
     def remove(self, entry: Entry, event: str) -> None:
         """Take an entry out and count why."""
@@ -221,6 +222,7 @@ class FlowTable:
         del self.by_reply[entry.reply_key]
         del self.lists[entry.state][entry]
         self.counters.servers[entry.server].flows_active -= entry.is_active
+        self.counters.stored[entry.server] -= 1
         self.counters.event(event)
         self.ends.end(entry, how_ended(entry, event))
 

@@ -1,0 +1,165 @@
+"""
+Background tasks that survive their own faults: each is watched, and started again when it fails.
+
+Control side of the walk, below everything that runs beside it (health checks, replanning, the sweep, the kernel's
+events, the flow log). An exception in one of them goes to the log with its traceback, is counted, and shows in
+`lb status` and in the metrics; the task starts again after a delay that doubles while it keeps failing. Belongs to one
+asyncio loop; `note` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# Delay before the first restart, and the longest one; each is shortened by up to JITTER of itself.
+FIRST_DELAY_S = 0.1
+LONGEST_DELAY_S = 30.0
+JITTER = 0.5
+# A task that ran this long has recovered: its next failure waits the first delay again.
+STEADY_S = 60.0
+# `lb status` shows a failure for this long.
+RECENT_S = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """
+    How a background task has fared. `failures`: exceptions so far; `restarts`: how often it was started again;
+    `last_error`: the last exception, in one line; `last_failure_at`: Unix time of it in seconds, None when there was
+    none.
+    """
+
+    failures: int = 0
+    restarts: int = 0
+    last_error: str | None = None
+    last_failure_at: float | None = None
+
+    def is_recent(self, now: float) -> bool:
+        """Tell whether it failed within the last hour. `now`: Unix time in seconds."""
+        return self.last_failure_at is not None and now - self.last_failure_at <= RECENT_S
+
+
+class Supervisor:
+    """
+    Runs background tasks.
+
+    Args:
+        sleep: waits between restarts.
+        now: returns Unix time, for the status.
+        monotonic: returns seconds of a monotonic clock, to tell how long a task ran.
+    """
+
+    def __init__(
+        self,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sleep = sleep
+        self._now = now
+        self._monotonic = monotonic
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._states: dict[str, TaskState] = {}
+        self._lock = threading.Lock()
+
+    def run(self, name: str, job: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """
+        Run a job until it returns, and start it again whenever it raises.
+
+        Args:
+            name: of the task, in the log, the status and the metrics; from a fixed set.
+            job: called anew for each start.
+
+        Returns:
+            The task; cancelling it ends the job for good.
+        """
+        return self._start(name, self._keep_running(name, job))
+
+    def spawn(self, name: str, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine once. An exception is noted as those of `run`; it is not started again."""
+        task = self._start(name, self._run_once(name, job))
+        # Cancelled before it began, it would be said to be forgotten.
+        task.add_done_callback(lambda _: job.close())
+        return task
+
+    def note(self, name: str, error: BaseException) -> None:
+        """Log and count an exception of a task that goes on in spite of it. From any thread."""
+        log.error("background task %s failed: %r", name, error, exc_info=error)
+        with self._lock:
+            state = self._states.get(name, TaskState())
+            words = f"{type(error).__name__}: {error}".partition("\n")[0]
+            self._states[name] = TaskState(state.failures + 1, state.restarts, words, self._now())
+
+    @contextlib.contextmanager
+    def guard(self, name: str) -> Iterator[None]:
+        """Note an exception of the block under a task's name, and go on."""
+        try:
+            yield
+        except Exception as error:
+            self.note(name, error)
+
+    def states(self) -> dict[str, TaskState]:
+        """Return how each task has fared, by name: those that run, and those that have failed."""
+        with self._lock:
+            return dict(sorted(self._states.items()))
+
+    async def stop(self) -> None:
+        """Cancel all tasks and wait for their ends."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def watch_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Note what callbacks of a loop raise, under the name `event loop`."""
+
+        def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            if isinstance(error, Exception):
+                self.note("event loop", error)
+            else:
+                loop.default_exception_handler(context)
+
+        loop.set_exception_handler(handle)
+
+    def _start(self, name: str, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        with self._lock:
+            self._states.setdefault(name, TaskState())
+        task = asyncio.get_running_loop().create_task(job, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _keep_running(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
+        delay_s = FIRST_DELAY_S
+        while True:
+            began_s = self._monotonic()
+            try:
+                await job()
+                return
+            except Exception as error:
+                self.note(name, error)
+            if self._monotonic() - began_s >= STEADY_S:
+                delay_s = FIRST_DELAY_S
+            await self._sleep(delay_s * random.uniform(1 - JITTER, 1))
+            delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+            self._count_restart(name)
+
+    async def _run_once(self, name: str, job: Coroutine[Any, Any, None]) -> None:
+        with self.guard(name):
+            await job
+
+    def _count_restart(self, name: str) -> None:
+        with self._lock:
+            state = self._states[name]
+            self._states[name] = TaskState(state.failures, state.restarts + 1, state.last_error, state.last_failure_at)

@@ -1,0 +1,268 @@
+"""The daemon's background tasks and reloads, without sockets: what fails goes on, reloads are one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from lb.control import daemon as daemon_module
+from lb.control.changes import Changes
+from lb.control.daemon import Daemon, as_it_runs, load_config
+from lb.control.steering import Steering
+from lb.errors import ConfigError, LbError
+from lb.snapshot import Interface, Snapshot
+
+DEADLINE_S = 20.0
+INTERFACES = (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),)
+CONFIG = """\
+[flows]
+closing = "1ms"
+[[interface]]
+name = "eth0"
+[[service]]
+name = "video"
+address = "198.18.1.100"
+port = 9876
+policy = { name = "adaptive", interval = "1ms" }
+  [[service.server]]
+  name = "server1"
+  address = "198.18.1.31"
+  port = 8031
+  [[service.server]]
+  name = "server2"
+  address = "198.18.1.32"
+  port = 8031
+"""
+
+
+class DataPath:
+    """Takes snapshots; raises what it is told to, once."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, list[Exception]] = {}
+        self.published: list[Snapshot] = []
+        self.measured = 0
+
+    def _call(self, name: str) -> None:
+        if self.faults.get(name):
+            raise self.faults[name].pop()
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.published.append(snapshot)
+
+    def counters(self) -> dict[str, Any]:
+        self._call("counters")
+        return {"servers": {}}
+
+    def measurements(self, now_ns: int) -> dict[str, Any]:
+        self._call("measurements")
+        self.measured += 1
+        return {}
+
+    def retire_servers(self, servers: list[int]) -> list[int]:
+        self._call("retire_servers")
+        return list(servers)
+
+    def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
+        self._call("reset_flows")
+        return 0
+
+
+class Kernel:
+    """Knows one interface."""
+
+    def configure(self, config: object) -> None: ...
+
+    async def read_interfaces(self) -> tuple[Interface, ...]:
+        return INTERFACES
+
+    async def refresh(self) -> None: ...
+
+
+class Metrics:
+    """Serves nothing, and takes any place."""
+
+    @asynccontextmanager
+    async def moving(self, where: object) -> Any:
+        yield
+
+
+class FlowLog:
+    """Writes nothing."""
+
+    def __init__(self) -> None:
+        self.wanted: list[bool] = []
+
+    def follow(self, wanted: bool) -> None:
+        self.wanted.append(wanted)
+
+
+class Target:
+    def __init__(self, path: DataPath, owner: Daemon) -> None:
+        self.publish = path.publish
+        self.reset_flows = owner.reset_flows
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "lb.toml"
+    path.write_text(CONFIG)
+    path.chmod(0o600)
+    return path
+
+
+def run(file: Path, scenario: Callable[[Daemon, DataPath], Coroutine[Any, Any, None]]) -> None:
+    """Run a scenario with a daemon whose changes are made, and which has no socket."""
+
+    async def bounded() -> None:
+        made, path = Daemon(file, "python"), DataPath()
+        made._loop = asyncio.get_running_loop()
+        made.data_path = cast(Any, path)
+        made._kernel = cast(Any, Kernel())
+        made.metrics, made.flow_log = cast(Any, Metrics()), cast(Any, FlowLog())
+        made.steering = Steering(made.start_config, INTERFACES, Target(path, made))
+        made.changes = Changes(made.steering, made.supervisor)
+        made.changes.start()
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await scenario(made, path)
+        finally:
+            await made.supervisor.stop()
+            await made.changes.close()
+
+    asyncio.run(bounded())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def test_sweep_that_raises_runs_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that left is forgotten although looking at the counters failed; the failure is counted and shown."""
+    monkeypatch.setattr(daemon_module, "SWEEP_S", 0.001)
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        path.faults["counters"] = [KeyError("servers")]
+        (await made.changes.make(lambda: made.steering.remove("video", "server2"))).result()
+        made.supervisor.run("sweep", made._sweep)
+        await until(lambda: not made.steering.leaving())
+        assert made.steering.snapshot.servers[1] is None
+        state = made.supervisor.states()["sweep"]
+        assert (state.failures, state.restarts, state.last_error) == (1, 1, "KeyError: 'servers'")
+        assert made.facts().tasks["sweep"] == state
+
+    run(file, scenario)
+
+
+def test_replan_that_raises_runs_again(file: Path) -> None:
+    """Adaptive policies plan on after a failure."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        path.faults["measurements"] = [LbError("no answer")]
+        made.supervisor.run("replan", made._replan)
+        await until(lambda: path.measured >= 3)
+        assert made.supervisor.states()["replan"].failures == 1
+
+    run(file, scenario)
+
+
+def test_reset_flows_that_raises_is_tried_again(file: Path) -> None:
+    """Behaviour 8: clients of a server that is down learn it, if not at the first try."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        path.faults["reset_flows"] = [LbError("busy")]
+        made.reset_flows(0)
+        await until(lambda: made.supervisor.states().get("reset of flows") is not None)
+        await until(lambda: made.supervisor.states()["reset of flows"].restarts == 1)
+        assert not path.faults["reset_flows"]
+
+    run(file, scenario)
+
+
+def test_reloads_at_once_are_one_after_the_other(file: Path) -> None:
+    """SIGHUP and the API together: the second reads the file when the first is done, whatever the first waits for."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        order: list[str] = []
+        gate, real = asyncio.Event(), made._kernel.read_interfaces
+
+        async def read_interfaces() -> tuple[Interface, ...]:
+            order.append("interfaces")
+            await gate.wait()
+            return await real()
+
+        made._kernel.read_interfaces = read_interfaces  # type: ignore[method-assign]
+        made.request_reload()
+        second = asyncio.create_task(made.reload())
+        dry = asyncio.create_task(made.preview())
+        await until(lambda: order)
+        file.write_text(CONFIG.replace("9876", "80").replace("[flows]", "flow_log = true\n[flows]"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert order == ["interfaces"]
+        gate.set()
+        lines = await second
+        assert lines == [
+            "~ flow_log: false -> true",
+            "~ service video: 198.18.1.100:9876/tcp -> 198.18.1.100:80/tcp: old flows go on",
+        ]
+        assert (await dry).diff == []
+        assert [event.change for event in made.steering.history] == ["reloaded", "reloaded"]
+        assert cast(Any, made.flow_log).wanted == [False, True]
+
+    run(file, scenario)
+
+
+def test_reload_metrics_port_that_cannot_be_had_fails_the_answer(file: Path) -> None:
+    """Behaviour 29: nothing of the file is applied then, and the status says why."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        @asynccontextmanager
+        async def refuse(where: object) -> Any:
+            raise LbError("metrics: cannot listen")
+            yield
+
+        made.metrics.moving = refuse  # type: ignore[method-assign]
+        file.write_text(CONFIG.replace("9876", "80"))
+        with pytest.raises(LbError, match="cannot listen"):
+            await made.reload()
+        assert (made.steering.generation, path.published) == (1, [])
+        assert made.last_reload_error == "metrics: cannot listen"
+
+    run(file, scenario)
+
+
+def test_reload_policy_file_that_hangs_has_a_deadline(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that never ends when it is run keeps neither the loop nor later reloads."""
+    monkeypatch.setattr(daemon_module, "READ_DEADLINE_S", 0.05)
+    gate = threading.Event()
+
+    def hang(path: Path) -> Any:
+        if not gate.is_set():
+            gate.wait(DEADLINE_S)
+        return load_config(path)
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        monkeypatch.setattr(daemon_module, "load_config", hang)
+        with pytest.raises(ConfigError, match=r"not read within 0\.05 s"):
+            await made.reload()
+        gate.set()
+        monkeypatch.setattr(daemon_module, "READ_DEADLINE_S", DEADLINE_S)
+        assert await made.reload() == []
+
+    run(file, scenario)
+
+
+def test_as_it_runs_keeps_the_macs_of_the_start(file: Path) -> None:
+    """A MAC of one's own needs a socket that hears it: that is opened at the start."""
+    running = load_config(file)
+    file.write_text(CONFIG.replace('name = "eth0"', 'name = "eth0"\nmac = "aa:aa:aa:00:00:77"\nmtu = 1400'))
+    entry = as_it_runs(load_config(file), running).interfaces[0]
+    assert (entry.mac, entry.mtu) == (None, 1400)

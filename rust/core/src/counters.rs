@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::datapath::{CounterReport, Traffic};
 use crate::flow::measure::Measures;
+use crate::least::Loads;
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::world::World;
 
@@ -23,11 +24,13 @@ pub enum Event {
     FlowEvictedIdle,
     FlowStateless,
     FlowReset,
+    FlowMoved,
+    DirectEvicted,
     AskFallback,
 }
 
 /// Names of the events, in the order of [`Event`].
-pub const EVENT_NAMES: [&str; 13] = [
+pub const EVENT_NAMES: [&str; 15] = [
     "flow_hit",
     "flow_miss",
     "flow_created",
@@ -40,6 +43,8 @@ pub const EVENT_NAMES: [&str; 13] = [
     "flow_evicted_idle",
     "flow_stateless",
     "flow_reset",
+    "flow_moved",
+    "direct_evicted",
     "ask_fallback",
 ];
 
@@ -59,6 +64,8 @@ pub struct Counters {
     services: Vec<Traffic>,
     servers: Vec<Traffic>,
     measures: Vec<Measures>,
+    /// What `least` looks at. Whatever changes `flows_active` tells it.
+    pub loads: Loads,
 }
 
 impl Default for Counters {
@@ -75,6 +82,7 @@ impl Default for Counters {
             services: Vec::new(),
             servers: Vec::new(),
             measures: Vec::new(),
+            loads: Loads::default(),
         }
     }
 }
@@ -88,6 +96,13 @@ impl Counters {
             .resize(self.servers.len().max(servers), Traffic::default());
         self.measures
             .resize(self.servers.len(), Measures::default());
+    }
+
+    /// Follow another snapshot. `first`: where the turns of `least` start.
+    pub fn follow(&mut self, world: &World, first: u64) {
+        let Self { servers, loads, .. } = self;
+        let active = |id: u32| servers.get(id as usize).map_or(0, |each| each.flows_active);
+        loads.follow(world, first, active);
     }
 
     /// Count a frame that came in.
@@ -147,6 +162,7 @@ impl Counters {
         if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_created += 1;
             traffic.flows_active += 1;
+            self.loads.change(server, traffic.flows_active);
         }
     }
 
@@ -154,6 +170,7 @@ impl Counters {
     pub fn flow_inactive(&mut self, server: u32) {
         if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_active -= 1;
+            self.loads.change(server, traffic.flows_active);
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::counters::Counters;
+use crate::direct::DirectConnections;
 use crate::flow::ends::{Ends, FlowEnd};
 use crate::flow::measure::Measures;
 use crate::flow::table::Table;
@@ -16,8 +17,8 @@ use crate::next_hop::Waiting;
 use crate::packet::Meta;
 use crate::pipeline::read::{self, Content, Ingress};
 use crate::pipeline::{self, Found, Stage, Walk};
-use crate::plan::SplitMix64;
-use crate::snapshot::{NextHops, Snapshot, Timeouts};
+use crate::plan::{SplitMix64, Tried};
+use crate::snapshot::{NextHops, Plan, Selector, Snapshot, Timeouts};
 use crate::verdict::{Direction, Verdict};
 use crate::wire::{address_number, number_address};
 use crate::world::World;
@@ -176,6 +177,8 @@ pub(crate) struct State {
     pub(crate) random: SplitMix64,
     /// The `counter` of each service, by id.
     pub(crate) rotation: Vec<u64>,
+    pub(crate) tried: Tried,
+    pub(crate) direct: DirectConnections,
     pub(crate) counters: Counters,
 }
 
@@ -227,6 +230,8 @@ pub struct DataPath {
     ahead: Box<[Ahead; LOOK_AHEAD]>,
     /// What rule 15 made between two ticks.
     pending: Vec<Output>,
+    /// Where rotations start.
+    first_turn: u64,
 }
 
 impl DataPath {
@@ -236,14 +241,17 @@ impl DataPath {
     /// # Errors
     /// `Capacity`, `Memory`.
     pub fn new(capacity: u64, hash_key: [u8; 16], seed: u64) -> Result<Self, DataPathError> {
+        let table = Table::new(capacity, hash_key)?;
         let state = State {
-            table: Table::new(capacity, hash_key)?,
+            direct: DirectConnections::new(table.capacity()),
+            table,
             ends: Ends::default(),
             fragments: Fragments::default(),
             waiting: Waiting::default(),
             limiter: TokenBucket::default(),
             random: SplitMix64::new(seed),
             rotation: Vec::new(),
+            tried: Tried::default(),
             counters: Counters::default(),
         };
         Ok(Self {
@@ -251,7 +259,13 @@ impl DataPath {
             state: Box::new(state),
             ahead: Box::new([Ahead::EMPTY; LOOK_AHEAD]),
             pending: Vec::new(),
+            first_turn: 0,
         })
+    }
+
+    /// Let the turns of `counter` and `least` start here, for services that come from now on: workers beside each other start apart.
+    pub fn start_turns_at(&mut self, first_turn: u64) {
+        self.first_turn = first_turn;
     }
 
     /// Have all memory of the flow table now, instead of page by page as flows come: a loop asks for it before its first packet.
@@ -274,12 +288,15 @@ impl DataPath {
             table,
             rotation,
             counters,
+            direct,
             ..
         } = &mut *self.state;
         table.set_generation(snapshot.generation);
-        rotation.resize(rotation.len().max(snapshot.services.len()), 0);
+        rotation.resize(rotation.len().max(snapshot.services.len()), self.first_turn);
         counters.grow(snapshot.services.len(), snapshot.servers.len());
+        direct.prepare(snapshot.forward_transit);
         *self.world = World::new(snapshot, self.world.take_next_hops());
+        counters.follow(&self.world, self.first_turn);
     }
 
     /// Swap routes and neighbours. Waiting packets leave at the next `tick`.
@@ -448,11 +465,22 @@ impl DataPath {
         let flow = table
             .find(&key)
             .filter(|&number| self.is_living(number, now_ns));
+        let flow = flow.map(|number| flow_info(table, number, now_ns));
+        (flow, self.next_turn(service))
+    }
+
+    /// The number of a service's next turn; where it places by `least`, the first slot of the server that is next.
+    fn next_turn(&self, service: u32) -> u64 {
+        let slots = self
+            .world
+            .service(service)
+            .and_then(|service| least_slots(&service.plan));
+        let next = self.state.counters.loads.best(service);
+        let slot = slots
+            .zip(next)
+            .and_then(|(slots, server)| slots.iter().position(|&slot| slot == server));
         let turn = self.state.rotation.get(service as usize).copied();
-        (
-            flow.map(|number| flow_info(table, number, now_ns)),
-            turn.unwrap_or(0),
-        )
+        slot.map_or_else(|| turn.unwrap_or(self.first_turn), |slot| slot as u64)
     }
 
     /// Whether an entry is neither expired nor orphaned.
@@ -536,6 +564,15 @@ fn act(
         found: Found::default(),
     };
     pipeline::process(&mut walk, frame, &place.meta, place.read)
+}
+
+/// The slots of the plan that places by `least`: the plan itself, or the fall-back of one that asks.
+fn least_slots(plan: &Plan) -> Option<&[u32]> {
+    match plan.selector {
+        Selector::Least => Some(&plan.slots),
+        Selector::Ask => least_slots(plan.fallback.as_ref()?),
+        _ => None,
+    }
 }
 
 fn flow_info(table: &Table, number: u32, now_ns: u64) -> FlowInfo {

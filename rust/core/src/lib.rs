@@ -37,6 +37,8 @@ pub mod fragment;
 
 pub mod flow;
 
+pub mod direct;
+pub mod least;
 pub mod plan;
 
 pub mod next_hop;

@@ -93,7 +93,10 @@ def error_to_client(state: State, packet: Packet, quoted: Quoted, endpoint: int)
     """Hand an error about a packet to a server to the client that really sent it."""
     if packet.destination != quoted.source:
         return drop("icmp_inner")
-    entry = state.living(state.table.by_reply.get((endpoint, quoted.source, quoted.source_port)))
+    key = (endpoint, quoted.source, quoted.source_port)
+    if state.direct.find(key, state.view.snapshot.timeouts, state.now_ns) is not None:
+        return transit(state, packet)
+    entry = state.living(state.table.by_reply.get(key))
     if entry is None:
         return drop("icmp_no_flow")
     mark(packet, "reply", entry)

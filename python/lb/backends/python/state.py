@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lb.backends.base import Verdict as VerdictName
 from lb.backends.python.counters import Counters
+from lb.backends.python.direct import DirectConnections
 from lb.backends.python.flow import Entry, FlowTable
 from lb.backends.python.fragment import FragmentTable
 from lb.backends.python.limit import RateLimiter
@@ -53,12 +54,14 @@ class State:
     Args:
         capacity: flows the table can hold.
         seed: starts the random draws.
+        first_turn: where the turns of `counter` and `least` start.
     """
 
-    def __init__(self, capacity: int, seed: int) -> None:
+    def __init__(self, capacity: int, seed: int, first_turn: int = 0) -> None:
         self.counters = Counters()
         self.table = FlowTable(capacity, self.counters)
-        self.placement = Placement(seed, self.counters)
+        self.placement = Placement(seed, self.counters, first_turn)
+        self.direct = DirectConnections(capacity)
         self.fragments = FragmentTable()
         self.waiting = Waiting()
         self.limiter = RateLimiter()
@@ -74,6 +77,8 @@ class State:
         """Swap to a new snapshot."""
         self.view = View(snapshot)
         self.hops = HopTable(self.view, self.next_hops)
+        if snapshot.transit == "drop":
+            self.direct.records.clear()
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours."""

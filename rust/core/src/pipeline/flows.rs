@@ -3,13 +3,14 @@
 use super::{Departure, Stage, Walk};
 use crate::counters::Event;
 use crate::datapath::State;
+use crate::direct::DirectConnections;
 use crate::flow::measure::{self, Before};
-use crate::flow::table::{Entry, LastHop};
+use crate::flow::table::{Entry, LastHop, Table};
 use crate::flow::tcp::{self, Class, Seen, Segment, State as FlowState};
 use crate::flow::{Key, Side};
 use crate::packet::{Meta, Packet, Target};
 use crate::parse::Transport;
-use crate::plan::Chooser;
+use crate::plan::{Choice, Chooser, Fit};
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::world::{ServerFacts, World, is_hash};
 
@@ -50,10 +51,10 @@ impl<'a> Walk<'a> {
         self.found.direction = Some(Direction::Forward);
         self.check_ttl(packet)?;
         if let Some(live) = self.lookup(packet.meta) {
-            if !self.is_reused(live.number, transport) {
+            let Some(event) = self.starts_anew(&live, transport) else {
                 return self.hit(packet, &live, Direction::Forward);
-            }
-            forget(self.state, live.number, Some(Event::FlowReused));
+            };
+            forget(self.state, live.number, Some(event));
         }
         self.miss_forward(packet, transport, service)
     }
@@ -118,13 +119,21 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// A SYN on a closing flow is a new flow at once (behaviour 6).
+    /// Why an entry is dead: it has expired, or its server has left. `None`: it lives.
+    pub(super) fn death(&self, number: u32) -> Option<Event> {
+        self.live(number).err()
+    }
+
+    /// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (behaviour 6); a UDP flow leaves a server that was removed,
+    /// or drained for its time, with the next datagram (behaviour 8).
     #[inline(always)]
-    fn is_reused(&self, number: u32, transport: &Transport) -> bool {
-        let opening = transport
-            .segment
-            .is_some_and(|segment| segment.is_opening());
-        opening && self.state.table.entry(number).state() == FlowState::Closing
+    fn starts_anew(&self, live: &Live, transport: &Transport) -> Option<Event> {
+        let Some(segment) = &transport.segment else {
+            return live.facts.moves_udp.then_some(Event::FlowMoved);
+        };
+        let is_reused = segment.is_opening()
+            && self.state.table.entry(live.number).state() == FlowState::Closing;
+        is_reused.then_some(Event::FlowReused)
     }
 
     #[inline(always)]
@@ -148,7 +157,9 @@ impl<'a> Walk<'a> {
         if direction == Direction::Forward {
             entry.set_last_hop(meta.last_hop, meta.interface);
         }
-        let stays = entry.refresh(state, self.now);
+        // What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
+        let leaves = facts.moves_udp && direction == Direction::Reply && state == FlowState::Udp;
+        let stays = leaves || entry.refresh(state, self.now);
         if entry.count_bytes(direction, meta.ip.total_len() as u32) {
             table.carry_bytes(number, direction);
         }
@@ -213,10 +224,16 @@ impl<'a> Walk<'a> {
             client_port: transport.source_port,
             service,
         };
-        match self.select(&newcomer) {
-            Some(server) => self.place(packet, transport, &newcomer, server, stores),
-            None if !stores => Err(Reason::NoFlow.into()),
-            None => Err(self.no_server(packet, transport, service)),
+        match self.select(&newcomer, stores) {
+            Choice::Server { server, dead } => {
+                self.place(packet, transport, &newcomer, (server, dead), stores)
+            }
+            Choice::Refused(server, reason) => {
+                self.found.server = Some(server);
+                Err(reason.into())
+            }
+            Choice::NoServer if !stores => Err(Reason::NoFlow.into()),
+            Choice::NoServer => Err(self.no_server(packet, transport, service)),
         }
     }
 
@@ -228,6 +245,9 @@ impl<'a> Walk<'a> {
         transport: &Transport,
         endpoint: u32,
     ) -> Stage<Departure> {
+        if self.answers_directly(packet.meta) {
+            return self.send_transit(packet);
+        }
         let stores = transport.segment.as_ref().is_none_or(Segment::is_midstream);
         let world = self.world;
         let services = if stores || self.state.table.is_full() {
@@ -242,39 +262,46 @@ impl<'a> Walk<'a> {
                 client_port: transport.destination_port,
                 service,
             };
-            let chosen = self.select(&newcomer);
-            let fits = |&server: &u32| {
-                world
-                    .server(server)
-                    .is_some_and(|facts| facts.endpoint == endpoint)
+            let Choice::Server { server, dead } = self.select(&newcomer, stores) else {
+                continue;
             };
-            if let Some(server) = chosen.filter(fits) {
-                return self.place(packet, transport, &newcomer, server, stores);
+            let is_sender = |facts: &ServerFacts| facts.endpoint == endpoint;
+            if world.server(server).is_some_and(is_sender) {
+                return self.place(packet, transport, &newcomer, (server, dead), stores);
             }
         }
         Err(Reason::NoFlow.into())
     }
 
-    fn select(&mut self, newcomer: &Newcomer) -> Option<u32> {
-        let world = self.world;
-        let plan = &world.service(newcomer.service)?.plan;
+    fn select(&mut self, newcomer: &Newcomer, stores: bool) -> Choice {
+        let (world, now) = (self.world, self.now);
+        let service = newcomer.service;
         let State {
+            table,
+            direct,
             counters,
             random,
             rotation,
+            tried,
             ..
         } = &mut *self.state;
-        let rotation = rotation.get_mut(newcomer.service as usize)?;
-        let client = (newcomer.client, newcomer.client_port);
+        let known = world.service(service).zip(world.plan_servers(service));
+        let rotation = rotation.get_mut(service as usize);
+        let Some(((service, named), rotation)) = known.zip(rotation) else {
+            return Choice::NoServer;
+        };
+        let fit = |server: u32| fit(world, (table, direct), newcomer, server, stores, now);
         Chooser {
             world,
             counters,
             random,
             rotation,
+            tried,
+            fit: &fit,
             service: newcomer.service,
-            client,
+            client: (newcomer.client, newcomer.client_port),
         }
-        .select(plan)
+        .select(&service.plan, named)
     }
 
     /// Rule 8, *Place*, from 2 on. Without `stores`: in passing.
@@ -283,7 +310,7 @@ impl<'a> Walk<'a> {
         packet: &mut Packet,
         transport: &Transport,
         newcomer: &Newcomer,
-        server: u32,
+        (server, dead): (u32, Option<u32>),
         stores: bool,
     ) -> Stage<Departure> {
         self.found.service = Some(newcomer.service);
@@ -291,14 +318,17 @@ impl<'a> Walk<'a> {
         self.found.server = Some(server);
         let world = self.world;
         let facts = world.server(server).ok_or(Reason::NoServer)?;
-        if newcomer.client == facts.address {
-            return Err(Reason::Hairpin.into());
+        if let Some(number) = dead {
+            let event = self.live(number).err().unwrap_or(Event::FlowReused);
+            forget(self.state, number, Some(event));
         }
-        self.clear_key(&newcomer.key(Side::Endpoint(facts.endpoint)), stores)?;
         if newcomer.direction == Direction::Reply {
             self.clear_key(&newcomer.key(Side::Service(newcomer.service)), stores)?;
         }
         if stores && self.make_room() {
+            // What is left there is closing: the flow takes its place.
+            let key = newcomer.key(Side::Endpoint(facts.endpoint));
+            self.state.direct.remove(&key);
             self.insert(packet, transport, newcomer, (server, facts.endpoint));
         } else if world
             .service(newcomer.service)
@@ -460,6 +490,42 @@ pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>) {
     state.table.remove(number);
     if let Some(event) = event {
         state.counters.event(event);
+    }
+}
+
+/// Whether a server takes a flow: it is not the client itself, and no flow or direct connection of the client has its endpoint and this port. An entry that is
+/// over makes room, where entries may be removed: not in passing.
+fn fit(
+    world: &World,
+    (table, direct): (&Table, &DirectConnections),
+    newcomer: &Newcomer,
+    server: u32,
+    stores: bool,
+    now: u64,
+) -> Fit {
+    let Some(facts) = world.server(server) else {
+        return Fit::Free;
+    };
+    if newcomer.client == facts.address {
+        return Fit::Refused(Reason::Hairpin);
+    }
+    let key = newcomer.key(Side::Endpoint(facts.endpoint));
+    if direct.occupies(&key, &world.snapshot.timeouts, now) {
+        return Fit::Refused(Reason::FlowConflict);
+    }
+    let Some(number) = table.find(&key) else {
+        return Fit::Free;
+    };
+    let entry = table.entry(number);
+    // The very flow that a server's packet is matched to: it has its server.
+    if newcomer.direction == Direction::Reply && entry.service == newcomer.service {
+        return Fit::Free;
+    }
+    let is_dead = is_expired(world, entry, now) || world.server(entry.server).is_none();
+    if stores && (is_dead || entry.state() == FlowState::Closing) {
+        Fit::Dead(number)
+    } else {
+        Fit::Refused(Reason::FlowConflict)
     }
 }
 

@@ -137,6 +137,10 @@ impl Walk<'_> {
             client_port: quoted.source_port,
             side,
         };
+        let timeouts = &self.world.snapshot.timeouts;
+        if self.state.direct.knows(&key, timeouts, self.now) {
+            return self.transit(packet);
+        }
         self.translate_error(packet, &quoted, &key, Direction::Reply)
     }
 

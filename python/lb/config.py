@@ -65,6 +65,8 @@ DEFAULT_FILE = "lb.toml"
 DEFAULT_CAPACITY = 262_144
 DEFAULT_ICMP_RATE = 1000
 DEFAULT_METRICS_PORT = 9464
+# A UDP flow whose sender never pauses has no end of its own.
+UDP_DRAIN_TIMEOUT_NS = 60 * 10**9
 DEFAULT_POLICY = "round-robin"
 HERE = pathlib.Path()
 BACKENDS = ("auto", "rust", "python")
@@ -159,7 +161,10 @@ class HealthConfig(Table):
 
 
 class ServiceConfig(Table):
-    """A VIP, port and protocol, with a policy and servers."""
+    """
+    A VIP, port and protocol, with a policy and servers. `drain_timeout`: how long the flows of a server that takes no
+    new ones may go on; None: 60 s over UDP, over TCP until they end.
+    """
 
     name: Name
     address: HostAddress
@@ -168,8 +173,16 @@ class ServiceConfig(Table):
     policy: PolicyField = PolicyConfig(name=DEFAULT_POLICY)
     on_no_server: Literal["reset", "drop"] = "reset"
     on_server_down: Literal["reset", "keep"] = "reset"
+    drain_timeout: Duration | None = None
     health: HealthConfig | None = None
     servers: tuple[ServerConfig, ...] = Field(default=(), alias="server")
+
+    @property
+    def drain_timeout_ns(self) -> int | None:
+        """How long a draining server keeps its flows, in nanoseconds; None: until they end."""
+        if self.drain_timeout is None and self.protocol == "udp":
+            return UDP_DRAIN_TIMEOUT_NS
+        return self.drain_timeout
 
 
 class InterfaceConfig(Table):

@@ -68,7 +68,7 @@ SETTLE_S = 0.5
 RESET_BATCH = 4096
 # Lines of a reload's diff that go to the log; `lb reload` prints all.
 LOGGED_CHANGES = 100
-# How often to look whether servers that left still have flows.
+# How often to look whether servers that left still have flows, and whether a drain has timed out.
 SWEEP_S = 1.0
 
 MIB = 1 << 20
@@ -265,10 +265,11 @@ class Daemon:
             await asyncio.sleep(replanner.wait_s(time.monotonic_ns()))
 
     async def _sweep(self) -> None:
-        """Forget servers that left, once they have no flows."""
+        """End drains whose time is over, and forget servers that left, once they have no flows."""
         leavers = Leavers()
         while True:
             await asyncio.sleep(SWEEP_S)
+            self.steering.end_drains()
             if leaving := self.steering.leaving():
                 counters = await asyncio.to_thread(self.data_path.counters)
                 closing_ns = self.config.flows.closing

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lb.config import Config, ServiceConfig
+from lb.config_fields import format_duration
 from lb.control.state import NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
 
 # Settings that a reload changes; `backend`, the capacity of the table and the seed of the draws wait for a restart.
@@ -69,8 +70,14 @@ def _properties(before: ServiceConfig, after: ServiceConfig) -> Iterator[tuple[s
     yield "policy", _policy(before), _policy(after)
     yield "on_no_server", before.on_no_server, after.on_no_server
     yield "on_server_down", before.on_server_down, after.on_server_down
+    yield "drain_timeout", _drain_timeout(before), _drain_timeout(after)
     if before.health != after.health:
         yield "health", _check(before), _check(after)
+
+
+def _drain_timeout(service: ServiceConfig) -> str:
+    timeout_ns = service.drain_timeout_ns
+    return "none" if timeout_ns is None else format_duration(timeout_ns)
 
 
 def _check(service: ServiceConfig) -> str:

@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 from lb.compile import Compiler
 from lb.config import Config, ServerConfig
 from lb.control.diff import diff
+from lb.control.drains import Drains
 from lb.control.moves import Move, moves
 from lb.control.state import (
     HEALTHY,
@@ -29,11 +30,13 @@ from lb.control.state import (
     ServerKey,
     ServerNow,
     ServiceNow,
+    draining_servers,
     leaving_servers,
     server_identity,
     services,
     with_condition,
     with_config,
+    with_overdue,
     with_server,
     with_wish,
     without_leavers,
@@ -89,6 +92,7 @@ class Steering:
         interfaces: what its interfaces have.
         target: gets every snapshot but the first, which `start` publishes.
         now: returns Unix time, for the history.
+        monotonic_ns: returns nanoseconds of a monotonic clock, for drains.
 
     Raises:
         ConfigError: the first snapshot cannot be made.
@@ -100,6 +104,7 @@ class Steering:
         interfaces: Sequence[Interface],
         target: Target,
         now: Callable[[], float] = time.time,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.desired = Desired(config)
         self.history: deque[Event] = deque(maxlen=HISTORY)
@@ -107,6 +112,8 @@ class Steering:
         self._measurements: dict[str, Measurements] = {}
         self._target = target
         self._now = now
+        self._monotonic_ns = monotonic_ns
+        self._drains = Drains()
         self._compiler = Compiler()
         self._listeners: list[Callable[[], None]] = []
         self.snapshot = self._compiler.compile(self.desired, self._interfaces)
@@ -114,6 +121,7 @@ class Steering:
     def start(self) -> None:
         """Publish the first snapshot."""
         self._target.publish(self.snapshot)
+        self._drains.follow(draining_servers(self.desired), self._monotonic_ns())
 
     @property
     def config(self) -> Config:
@@ -329,7 +337,26 @@ class Steering:
         if taken is not None:
             raise RefusedError(f"{address} is the VIP of service {taken}: a server has a real address")
 
-    # Servers that left.
+    # Servers that drain or left.
+
+    def end_drains(self) -> None:
+        """
+        End what draining servers have kept for their `drain_timeout`: UDP flows move to other servers, each with its
+        next packet; TCP flows are reset.
+        """
+        before = self.desired.overdue
+        due = self._drains.overdue(draining_servers(self.desired), self._monotonic_ns())
+        if {each.identity for each in due} == before:
+            return
+        self._change(with_overdue(self.desired, [each.identity for each in due]))
+        for each in due:
+            (_, _, protocol), _, _ = each.identity
+            if each.identity in before:
+                continue
+            event = Event(self._now(), self.generation, str(each.key), "drain timed out", "by drain_timeout")
+            self.history.append(event)
+            if protocol == "tcp":
+                self._target.reset_flows(self._compiler.server_id(each.identity))
 
     def leaving(self) -> list[tuple[ServerKey, ServerIdentity]]:
         """Return the servers that left and are kept for their flows: the name their counters have, and identity."""
@@ -344,9 +371,14 @@ class Steering:
 
     def _change(self, desired: Desired, what: str = "", change: str = "", reason: str = "") -> None:
         """Compute, publish, note; in this order, so that a failure has changed nothing."""
+        draining = list(draining_servers(desired))
+        if desired.overdue:
+            # One that was enabled meanwhile has its whole time when it is drained again.
+            desired = with_overdue(desired, desired.overdue & {each.identity for each in draining})
         snapshot = self._compile(desired)
         self._target.publish(snapshot)
         self.desired, self.snapshot = desired, snapshot
+        self._drains.follow(draining, self._monotonic_ns())
         if what:
             self.history.append(Event(self._now(), snapshot.generation, what, change, reason))
         for listener in self._listeners:

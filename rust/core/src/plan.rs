@@ -434,10 +434,10 @@ mod tests {
             self.publish(plan);
             let refused = &self.refused;
             let fit = |server: u32| {
-                let is_refused = refused.contains(&server);
-                is_refused
-                    .then_some(Fit::Refused(Reason::FlowConflict))
-                    .unwrap_or(Fit::Free)
+                if refused.contains(&server) {
+                    return Fit::Refused(Reason::FlowConflict);
+                }
+                Fit::Free
             };
             let named = self.world.plan_servers(0).unwrap();
             Chooser {

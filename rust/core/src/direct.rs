@@ -243,3 +243,88 @@ impl DirectConnections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Side;
+    use proptest::prelude::*;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        half_open_ns: 10,
+        established_ns: 40,
+        closing_ns: 20,
+        udp_ns: 30,
+        idle_floor_ns: 0,
+    };
+
+    fn key(port: u16) -> Key {
+        Key {
+            client: 7,
+            client_port: port,
+            side: Side::Endpoint(1),
+        }
+    }
+
+    proptest! {
+        /// A list that is searched from end to end keeps the same records, in the same order of use.
+        #[test]
+        fn records_any_use_equal_a_plain_list(uses in proptest::collection::vec((0u8..3, 0u16..8), 1..200)) {
+            let mut direct = DirectConnections::new(4);
+            direct.prepare(true);
+            let mut list: Vec<u16> = Vec::new();
+            for (kind, port) in uses {
+                let known = list.iter().position(|&each| each == port);
+                if let Some(at) = known {
+                    list.remove(at);
+                }
+                match kind {
+                    0 => {
+                        let had_to_go = direct.ask(&key(port), None, &TIMEOUTS, 1);
+                        prop_assert_eq!(had_to_go, known.is_none() && list.len() == 4);
+                        if had_to_go {
+                            list.remove(0);
+                        }
+                        list.push(port);
+                    }
+                    1 => {
+                        prop_assert_eq!(direct.answer(&key(port), None, &TIMEOUTS, 1), known.is_some());
+                        list.extend(known.map(|_| port));
+                    }
+                    _ => direct.remove(&key(port)),
+                }
+                let mut ports = Vec::new();
+                let mut at = direct.oldest;
+                while let Some(record) = direct.records.get(at as usize) {
+                    ports.push(record.key.client_port);
+                    at = record.newer;
+                }
+                prop_assert_eq!(&ports, &list);
+                prop_assert!(ports.iter().all(|&port| direct.knows(&key(port), &TIMEOUTS, 1)));
+                prop_assert_eq!(direct.index.len(), list.len());
+            }
+        }
+    }
+
+    #[test]
+    fn record_timeout_follows_what_was_seen() {
+        let mut direct = DirectConnections::new(4);
+        let segment = |flags| Segment::new(0, 0, flags, 0);
+        let lives_until = |direct: &DirectConnections| {
+            (0..100)
+                .take_while(|&now| direct.knows(&key(1), &TIMEOUTS, now))
+                .count()
+        };
+        direct.ask(&key(1), Some(&segment(flag::SYN)), &TIMEOUTS, 0);
+        assert_eq!(lives_until(&direct), 10);
+        direct.answer(&key(1), Some(&segment(flag::SYN | flag::ACK)), &TIMEOUTS, 0);
+        assert_eq!(lives_until(&direct), 40);
+        direct.ask(&key(1), Some(&segment(flag::FIN | flag::ACK)), &TIMEOUTS, 0);
+        assert!(direct.occupies(&key(1), &TIMEOUTS, 0));
+        direct.answer(&key(1), Some(&segment(flag::FIN | flag::ACK)), &TIMEOUTS, 0);
+        assert_eq!(lives_until(&direct), 20);
+        assert!(!direct.occupies(&key(1), &TIMEOUTS, 0));
+        direct.prepare(false);
+        assert_eq!(lives_until(&direct), 0);
+    }
+}

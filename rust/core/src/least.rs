@@ -273,3 +273,75 @@ fn least_of<'a>(plan: &Plan, named: &'a PlanServers) -> Option<&'a PlanServers> 
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn loads(weights: &[u64]) -> Loads {
+        let rows: Vec<Row> = weights
+            .iter()
+            .zip(0..)
+            .map(|(&weight, server)| Row {
+                server,
+                weight,
+                active: 0,
+                turn: 0,
+                is_passed_over: false,
+            })
+            .collect();
+        Loads {
+            seats: (0..rows.len() as u32).map(|at| Some((0, at))).collect(),
+            turns: vec![0; rows.len()],
+            clocks: vec![0],
+            contests: vec![Some(Contest::new(rows))],
+        }
+    }
+
+    /// Rule 8 by looking at every server: position of the best one that is not passed over.
+    fn reference(rows: &[Row]) -> Option<u32> {
+        let total: u64 = rows.iter().map(|row| row.active).sum();
+        let left = || rows.iter().filter(|row| !row.is_passed_over);
+        let idle = left().filter(|row| row.active == 0 && total < rows.len() as u64);
+        let by_turn = idle.min_by_key(|row| row.turn);
+        let by_load = left().reduce(|best, row| match row.by_load(best) {
+            Ordering::Less => row,
+            _ => best,
+        });
+        by_turn.or(by_load).map(|row| row.server)
+    }
+
+    proptest! {
+        /// behaviour 38: whatever happens in whatever order, the root of the trees is what a look at every server finds.
+        #[test]
+        fn best_any_changes_equals_a_look_at_all(
+            weights in proptest::collection::vec(1u64..5, 1..40),
+            changes in proptest::collection::vec((0u8..5, any::<prop::sample::Index>(), 0u64..4), 1..200),
+        ) {
+            let mut loads = loads(&weights);
+            for (kind, which, active) in changes {
+                let server = which.index(weights.len()) as u32;
+                match kind {
+                    0 | 1 => loads.change(server, active),
+                    2 => loads.take_turn(server),
+                    3 => loads.pass_over(server),
+                    _ => loads.restore(0),
+                }
+                let contest = loads.contest(0).unwrap();
+                prop_assert_eq!(loads.best(0), reference(&contest.rows));
+                prop_assert_eq!(contest.active, contest.rows.iter().map(|row| row.active).sum::<u64>());
+            }
+        }
+    }
+
+    #[test]
+    fn best_of_an_unknown_service_is_none() {
+        let mut loads = Loads::default();
+        loads.change(3, 1);
+        loads.take_turn(3);
+        loads.pass_over(3);
+        loads.restore(3);
+        assert_eq!(loads.best(3), None);
+    }
+}

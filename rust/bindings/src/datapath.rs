@@ -124,7 +124,7 @@ fn busy(py: Python<'_>) -> PyErr {
 #[pymethods]
 impl DataPath {
     #[new]
-    #[pyo3(signature = (capacity, hash_key, seed, first_turn=Number(0)))]
+    #[pyo3(signature = (capacity, hash_key, seed, first_turn=Number(0)), text_signature = "(capacity, hash_key, seed, first_turn=0)")]
     fn new(
         py: Python<'_>,
         capacity: Number<u64>,

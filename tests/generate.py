@@ -188,6 +188,7 @@ def services(rng: random.Random, far: bool) -> list[dict[str, Any]]:
     for version, name in ((4, "dns"), (6, "dns6")):
         host = {"name": f"{name}1", "address": f"{net[version]}31", "port": 5353, "weight": 1, "mac": None}
         other = {"name": f"{name}2", "address": f"{net[version]}32", "port": 5353, "weight": 1, "mac": None}
+        host["moves_udp"], other["moves_udp"] = rng.random() < 0.15, rng.random() < 0.15
         made.append(_service(rng, name, version, 53, "udp", [f"{name}1", f"{name}2"], [host, other]))
     return [service for service in made if rng.random() < 0.95]
 
@@ -275,6 +276,7 @@ class Generator:
             self._solicit: 2,
             self._fragments: 7,
             self._transit: 5,
+            self._direct: 6,
             self._noise: 3,
         }
         self.kinds, self.weights = list(kinds), list(kinds.values())
@@ -372,6 +374,11 @@ class Generator:
             rng.choice(CLIENT_MACS),
             0 if rng.random() < 0.9 else rng.randrange(len(self.setup["interfaces"])),
         )
+        twins = [one for one in self.flows if one.version == version]
+        if twins and rng.random() < 0.12:
+            # The same client port again, for another service or past them: the servers may be the same.
+            twin = rng.choice(twins)
+            flow.client, flow.sport, flow.server = twin.client, twin.sport, rng.choice((None, twin.server))
         flow.seq = [rng.choice((rng.getrandbits(32), 0xFFFFFFF0, 0)), rng.getrandbits(32)]
         if rng.random() < 0.06:
             flow.tags = rng.choice(
@@ -682,6 +689,28 @@ class Generator:
         interface = rng.randrange(len(self.setup["interfaces"]))
         dst_mac = ROUTER_1 if interface else ROUTER
         return interface, p.ether(dst_mac, rng.choice(CLIENT_MACS), self._packet(src, dst, protocol, l4)), None
+
+    def _direct(self) -> tuple[int, bytes, Any]:
+        """A client's packet straight to a server's endpoint, or to the port beside it; its answer may follow."""
+        rng = self.rng
+        flow = self._pick(fresh=0.2)
+        src, dst, sport, dport = self.ends(flow, 0, translated=True)
+        dport = (dport + (rng.random() < 0.05)) % 65536
+        if flow.protocol == p.TCP:
+            flags = rng.choices((p.SYN, p.ACK, p.ACK | p.FIN, p.RST), (6, 6, 2, 1))[0]
+            answer = rng.choices((p.SYN | p.ACK, p.ACK, p.ACK | p.FIN, p.RST), (4, 4, 4, 1))[0]
+            asks = p.tcp(src, dst, sport, dport, 1, 2, flags, self._payload())
+            answers = p.tcp(dst, src, dport, sport, 2, 3, answer, self._payload())
+        else:
+            asks = p.udp(src, dst, sport, dport, self._payload())
+            answers = p.udp(dst, src, dport, sport, self._payload())
+        interface = rng.randrange(len(self.setup["interfaces"]))
+        back = rng.randrange(len(self.setup["interfaces"]))
+        macs = (ROUTER, ROUTER_1)
+        if rng.random() < 0.7:
+            frame = p.ether(macs[back], rng.choice(CLIENT_MACS), self._packet(dst, src, flow.protocol, answers))
+            self.pending.append((back, frame))
+        return interface, p.ether(macs[interface], flow.mac, self._packet(src, dst, flow.protocol, asks)), None
 
     def _noise(self) -> tuple[int, bytes, Any]:
         """Random bytes, mostly behind a header that lets them in."""

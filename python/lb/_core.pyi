@@ -66,6 +66,7 @@ class DataPath:
         capacity: flows the table can hold.
         hash_key: 16 secret bytes that key the flow table.
         seed: starts the random draws, 64 bits.
+        first_turn: where the turns of `counter` and `least` start, 64 bits.
 
     Raises:
         LbError: the capacity is out of range.
@@ -74,7 +75,7 @@ class DataPath:
         ValueError: a number is negative or has more than 64 bits, or the key has not 16 bytes.
     """
 
-    def __new__(cls, capacity: int, hash_key: bytes, seed: int) -> DataPath: ...
+    def __new__(cls, capacity: int, hash_key: bytes, seed: int, first_turn: int = 0) -> DataPath: ...
     def publish(self, snapshot: Snapshot) -> None: ...
     def set_next_hops(self, next_hops: NextHops) -> None: ...
     def process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None = None) -> Result: ...

@@ -178,7 +178,10 @@ class Compiler:
         for (server_id, row), weight in zip(rows, entry.weights(), strict=True):
             facts = row.config
             endpoint = self._endpoints.of((facts.address, facts.port, entry.config.protocol))
-            yield server_id, Server(row.name, service_id, endpoint, facts.address, facts.port, weight, facts.mac)
+            yield (
+                server_id,
+                Server(row.name, service_id, endpoint, facts.address, facts.port, weight, facts.mac, row.moves_udp),
+            )
 
 
 def seed_of(config: Config) -> int:

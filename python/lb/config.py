@@ -70,6 +70,8 @@ DEFAULT_ICMP_RATE = 1000
 DEFAULT_METRICS_PORT = 9464
 # Health checks under way at a time: each holds a socket, and many processes may have 1 024 of them.
 DEFAULT_CHECK_CONCURRENCY = 512
+# A UDP flow whose sender never pauses has no end of its own.
+UDP_DRAIN_TIMEOUT_NS = 60 * 10**9
 DEFAULT_POLICY = "round-robin"
 # What HAProxy and most others take for healthy: a redirect is an answer of a server that works.
 DEFAULT_EXPECT = "200-399"
@@ -166,7 +168,10 @@ class HealthConfig(Table):
 
 
 class ServiceConfig(Table):
-    """A VIP, port and protocol, with a policy and servers."""
+    """
+    A VIP, port and protocol, with a policy and servers. `drain_timeout`: how long the flows of a server that takes no
+    new ones may go on; None: 60 s over UDP, over TCP until they end.
+    """
 
     name: Name
     address: HostAddress
@@ -176,8 +181,16 @@ class ServiceConfig(Table):
     on_no_server: Literal["reset", "drop"] = "reset"
     on_no_flow: Literal["reset", "drop"] = "drop"
     on_server_down: Literal["reset", "keep"] = "reset"
+    drain_timeout: FlowTimeout | None = None
     health: HealthConfig | None = None
     servers: tuple[ServerConfig, ...] = Field(default=(), alias="server")
+
+    @property
+    def drain_timeout_ns(self) -> int | None:
+        """How long a draining server keeps its flows, in nanoseconds; None: until they end."""
+        if self.drain_timeout is None and self.protocol == "udp":
+            return UDP_DRAIN_TIMEOUT_NS
+        return self.drain_timeout
 
 
 class InterfaceConfig(Table):

@@ -56,6 +56,8 @@ port = 9876
                             # or by connects alone, check tcp; keys port and slow_start too. Without: no checks
                             # interval and timeout: from 10ms to 24h, slow_start from 100ms to 24h
 # on_server_down = "reset"  # what the flows of a server get when checks say it is down: reset | keep
+# drain_timeout = "60s"     # how long a draining server keeps its flows: then UDP flows move to another one, and TCP
+                            #   flows are reset. Default: udp 60s, tcp until they end
 
   [[service.server]]
   name = "server1"

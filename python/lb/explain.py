@@ -320,9 +320,14 @@ def _least(known: Known, service: Service, plan: Plan) -> tuple[dict[str, float]
         server = known.snapshot.servers[slot]
         if server is not None:
             rows[server.name] = (known.active.get(f"{service.name}/{server.name}", 0), server.weight or 1)
-    best = min(rows, key=lambda name: rows[name][0] / rows[name][1])
-    active, weight = rows[best]
-    return {best: 1.0}, f"the fewest active flows per weight just now: {active} / {weight}"
+    chosen = known.snapshot.servers[plan.slots[known.turn % len(plan.slots)]]
+    if chosen is None:
+        return {}, "no server takes new flows"
+    total, (active, weight) = sum(each for each, _ in rows.values()), rows[chosen.name]
+    how = f"the smallest (active flows + 1) / weight just now: {active + 1} / {weight}"
+    if total < len(rows) and not active:
+        how = f"{total} active flows, {len(rows)} servers: those without any take turns by weight"
+    return {chosen.name: 1.0}, f"{how}; right if no other flow comes first"
 
 
 def _two_choices(known: Known, service: Service, plan: Plan) -> dict[str, float]:

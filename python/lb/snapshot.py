@@ -62,7 +62,8 @@ class Interface:
 class Server:
     """
     A real machine behind a service. `mac`: 6 bytes, or None when the neighbour table is asked. `endpoint`: id of
-    (address, port, protocol).
+    (address, port, protocol). `moves_udp`: it was removed, or drained for its time: UDP flows leave it with the next
+    packet of their client.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Server:
     port: int
     weight: int = 1
     mac: bytes | None = None
+    moves_udp: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from lb.backends.python.counters import Counters
-from lb.backends.python.plan import Newcomer, Placement
+from lb.backends.python.plan import Fit, Newcomer, Placement
 from lb.backends.python.view import View
 from lb.policies import Measurements, Policy, ServerView, UserPolicy, make, takers
 from lb.policies.registry import wrap
@@ -232,12 +232,17 @@ def place(policy: Policy, plan: Plan, views: Sequence[ServerView], flows: int) -
         client = (10 << 24 | number * 2654435761 % 2**24).to_bytes(4, "big")
         newcomer = Newcomer(0, client, 1024 + number * 40503 % 60000, VIP.packed, VIP_PORT, TCP)
         start = time.perf_counter()
-        server = placement.select(view, plan, newcomer)
+        server = placement.select(view, plan, newcomer, _takes_any).server
         took.append(time.perf_counter() - start)
         if server is not None:
             counters.servers[server].flows_active += 1
         placed.append(server)
     return Placed(placed, counters.events["ask_fallback"]), took
+
+
+def _takes_any(_server: int) -> Fit:
+    """Tell that a server takes a flow: each newcomer here is another client."""
+    return Fit()
 
 
 def _snapshot(policy: Policy, plan: Plan, views: Sequence[ServerView]) -> Snapshot:

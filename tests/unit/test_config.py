@@ -233,7 +233,8 @@ def test_inspect_mistake_shows_line_caret_and_hint() -> None:
         ("seed = 3", '"seed" is about the whole file: it goes above the first [table]'),
         (
             "colour = 1",
-            "allowed: name, address, port, protocol, policy, on_no_server, on_no_flow, on_server_down, health, server",
+            "allowed: name, address, port, protocol, policy, on_no_server, on_no_flow, on_server_down, drain_timeout, "
+            "health, server",
         ),
     ],
 )

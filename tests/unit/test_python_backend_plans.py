@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from ipaddress import ip_address
 
 import pytest
 from helpers import CLIENT, CLIENT_PORT, VIP, WEB_PORT, Box, from_client, load_backend, make_snapshot, query, request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lb.backends.python.plan import SplitMix64
-from lb.snapshot import Plan, Snapshot
+from lb.snapshot import Plan, Selector, Server, Snapshot
 
 
 def placed(box: Box, count: int, first_port: int = 1) -> list[int]:
@@ -63,9 +66,9 @@ def test_hash_selectors_take_the_slot_of_the_hash(backend: str, seed: int) -> No
 
 
 def test_least_takes_the_fewest_active_flows_per_weight(backend: str) -> None:
-    """The first of equals; weights 1, 2, 3 share six flows so."""
+    """behaviour 38: (active + 1) / weight, once every server has a flow; weights 1, 2, 3 share six flows so."""
     box = Box(backend, make_snapshot("least", weights=(1, 2, 3)))
-    assert placed(box, 7) == [0, 1, 2, 2, 1, 2, 0]
+    assert placed(box, 7) == [0, 1, 2, 2, 1, 2, 2]
 
 
 def test_least_closing_flows_do_not_count(backend: str) -> None:
@@ -73,7 +76,88 @@ def test_least_closing_flows_do_not_count(backend: str) -> None:
     box = Box(backend, make_snapshot("least"))
     assert placed(box, 4) == [0, 1, 2, 0]
     finish(box, 2)
-    assert placed(box, 2, 50) == [1, 1]
+    assert placed(box, 2, 50) == [1, 2]
+
+
+def give_up(box: Box, port: int) -> None:
+    """Let the client reset a connection that has just begun."""
+    assert box.send(from_client(request("R", 1001, port=port))).verdict == "forward"
+
+
+@pytest.mark.parametrize(("count", "rounds"), [(5, 20), (100, 3)])
+@pytest.mark.parametrize("first_turn", [0, 3])
+def test_least_idle_equal_servers_take_turns(backend: str, count: int, rounds: int, first_turn: int) -> None:
+    """behaviour 38: connections one after another over idle servers: each gets as many, from the first turn on."""
+    box = Box(backend, many_servers(count, "least"), first_turn=first_turn)
+    chosen = []
+    for port in range(1, rounds * count + 1):
+        chosen += [server_number(box, port)]
+        give_up(box, port)
+    assert chosen == [(first_turn + turn) % count for turn in range(rounds * count)]
+
+
+@pytest.mark.parametrize("weights", [(1, 2, 3), (5, 1, 1), (40, 20, 10)])
+def test_least_idle_servers_share_by_weight(backend: str, weights: tuple[int, ...]) -> None:
+    """behaviour 38: connections one after another come out by weight."""
+    box, rounds = Box(backend, make_snapshot("least", weights=weights)), 3
+    counts = [0, 0, 0]
+    for port in range(1, rounds * sum(weights) + 1):
+        counts[placed(box, 1, port)[0]] += 1
+        give_up(box, port)
+    assert counts == [rounds * weight for weight in weights]
+
+
+def test_counter_starts_at_its_first_turn(backend: str) -> None:
+    """Workers beside each other do not all begin with the same server (rule 17)."""
+    box = Box(backend, first_turn=2)
+    assert box.path.peek(0, ip_address(CLIENT), 1, box.now) == (None, 2)
+    assert placed(box, 4) == [2, 0, 1, 2]
+
+
+def many_servers(count: int, selector: Selector, weights: Sequence[int] = ()) -> Snapshot:
+    """Return one TCP service with this many servers."""
+    base = make_snapshot()
+    servers = tuple(
+        Server(f"s{n}", 0, n, ip_address(f"198.18.1.{n + 120}"), 80, weights[n] if weights else 1, bytes(6))
+        for n in range(count)
+    )
+    service = replace(base.services[0], plan=Plan(selector, tuple(range(count))))
+    return replace(base, services=(service,), servers=servers)
+
+
+def server_number(box: Box, port: int) -> int:
+    """Open a flow and return the number of its server."""
+    result = box.send(from_client(request(port=port)))
+    assert result.server is not None, result
+    return int(result.server.removeprefix("s"))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_least_random_load_equals_reference(backend: str, data: st.DataObject) -> None:
+    """behaviour 38: whatever flows come and go and whatever weights are published, every choice is the rule's."""
+    count = data.draw(st.integers(1, 9))
+    weights = [data.draw(st.integers(0, 5)) for _ in range(count)]
+    box = Box(backend, many_servers(count, "least", weights))
+    active, turn, clock, living = [0] * count, [0] * count, 0, []
+    for port in range(1, data.draw(st.integers(1, 60))):
+        action = data.draw(st.sampled_from(("open", "open", "open", "finish", "publish")))
+        if action == "publish":
+            weights = [data.draw(st.integers(0, 5)) for _ in range(count)]
+            box.path.publish(many_servers(count, "least", weights))
+        elif action == "finish" and living:
+            number, old = living.pop(data.draw(st.integers(0, len(living) - 1)))
+            give_up(box, old)
+            active[number] -= 1
+        else:
+            idle = [n for n in range(count) if not active[n]] if sum(active) < count else []
+            loads = [(Fraction(active[n] + 1, weights[n] or 1), turn[n]) for n in range(count)]
+            best = min(idle, key=lambda n: turn[n]) if idle else min(range(count), key=lambda n: loads[n])
+            assert server_number(box, port) == best
+            clock = max(clock, turn[best])
+            turn[best] = clock + 2**40 // (weights[best] or 1)
+            active[best] += 1
+            living.append((best, port))
 
 
 def test_least_weight_zero_counts_as_one(backend: str) -> None:

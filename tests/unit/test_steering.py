@@ -458,3 +458,112 @@ def test_add_address_no_host_can_have_refused(address: str, message: str) -> Non
     with pytest.raises(RefusedError, match=message):
         steering.add("video", extra(7, address=address))
     assert len(recorder.published) == 2
+
+
+class Clock:
+    """A monotonic clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now_ns = 10**15
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def advance(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 10**9)
+
+
+def steer_at(loaded: Config) -> tuple[Steering, Recorder, Clock]:
+    recorder, clock = Recorder(), Clock()
+    steering = Steering(loaded, INTERFACES, recorder, now=lambda: 1000.0, monotonic_ns=clock)
+    steering.start()
+    return steering, recorder, clock
+
+
+def moving(steering: Steering) -> list[str]:
+    """Return the names of the servers that UDP flows leave."""
+    return [found.name for found in present(steering.snapshot) if found.moves_udp]
+
+
+UDP = 'protocol = "udp"'
+
+
+def test_drain_udp_flows_move_at_the_deadline() -> None:
+    """Behaviour 8: 60 s by default, not before; published once, and noted."""
+    steering, recorder, clock = steer_at(config(UDP, server(1), server(2)))
+    steering.set_state("video", "server1", "draining")
+    for seconds in (0, 59.9):
+        clock.advance(seconds)
+        steering.end_drains()
+    assert moving(steering) == []
+    published = len(recorder.published)
+    clock.advance(0.1)
+    steering.end_drains()
+    steering.end_drains()
+    assert moving(steering) == ["server1"]
+    assert len(recorder.published) == published + 1
+    assert (steering.history[-1].what, steering.history[-1].change) == ("video/server1", "drain timed out")
+    steering.set_state("video", "server1", "active")
+    assert moving(steering) == []
+    steering.set_state("video", "server1", "disabled")
+    clock.advance(59.9)
+    steering.end_drains()
+    assert moving(steering) == [], "its time starts anew"
+    clock.advance(0.1)
+    steering.end_drains()
+    assert moving(steering) == ["server1"]
+
+
+def test_drain_deadline_survives_a_reload() -> None:
+    """Behaviour 8: neither the time that ran nor the end of it is forgotten; the new file's timeout holds."""
+    steering, _, clock = steer_at(config(UDP, server(1), server(2)))
+    steering.set_state("video", "server1", "draining")
+    clock.advance(8)
+    steering.reload(config(UDP, 'drain_timeout = "10s"', server(1, "weight = 2"), server(2), server(3)))
+    clock.advance(1.9)
+    steering.end_drains()
+    assert moving(steering) == []
+    clock.advance(0.1)
+    steering.end_drains()
+    assert moving(steering) == ["server1"]
+    steering.reload(config(UDP, 'drain_timeout = "10s"', server(1), server(2), server(3)))
+    assert moving(steering) == ["server1"]
+
+
+def test_drain_of_the_file_counts_from_the_start() -> None:
+    """A server that the file lists as draining has the same time."""
+    steering, _, clock = steer_at(config(UDP, server(1, 'state = "draining"'), server(2)))
+    clock.advance(60)
+    steering.end_drains()
+    assert moving(steering) == ["server1"]
+
+
+def test_remove_udp_flows_move_at_once() -> None:
+    """Behaviour 8: by the operator or by a reload; a whole service that goes has its drain timeout."""
+    steering, _, clock = steer_at(config(UDP, server(1), server(2), server(3)))
+    steering.remove("video", "server1")
+    assert moving(steering) == ["server1"]
+    steering.reload(config(UDP, server(2)))
+    assert moving(steering) == ["server1", "server3"]
+    steering.reload(config(UDP, server(2), port=9877))
+    assert moving(steering) == []
+    clock.advance(60)
+    steering.end_drains()
+    assert sorted(moving(steering)) == ["server1", "server2", "server3"]
+
+
+def test_drain_tcp_flows_go_on_unless_there_is_a_deadline() -> None:
+    """Behaviour 8: TCP flows end by themselves; with `drain_timeout` they are reset, once."""
+    steering, recorder, clock = steer_at(config(server(1), server(2)))
+    steering.set_state("video", "server1", "draining")
+    steering.remove("video", "server2")
+    clock.advance(10**6)
+    steering.end_drains()
+    assert (recorder.reset, moving(steering)) == ([], [])
+    steering, recorder, clock = steer_at(config('drain_timeout = "5s"', server(1), server(2), server(3)))
+    steering.set_state("video", "server1", "draining")
+    steering.remove("video", "server2")
+    clock.advance(5)
+    steering.end_drains()
+    steering.end_drains()
+    assert (recorder.reset, moving(steering)) == ([0, 1], [])

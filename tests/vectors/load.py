@@ -115,6 +115,7 @@ class Scene:
             described["port"],
             described.get("weight", 1),
             mac(described.get("mac")),
+            described.get("moves_udp", False),
         )
 
     def snapshot(self) -> Snapshot:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
 from typing import Protocol, cast
 
 from lb.backends.base import DataPath, Headers
@@ -21,12 +20,19 @@ NAMES: tuple[str, ...] = ("auto", "rust", "python", "ebpf")
 log = logging.getLogger(__name__)
 
 
+class MakeDataPath(Protocol):
+    """Makes a data path; arguments as in `lb.backends.base.DataPath`."""
+
+    def __call__(self, capacity: int, hash_key: bytes, seed: int, first_turn: int = 0, /) -> DataPath:
+        """Make one."""
+
+
 class Backend(Protocol):
     """What the module of a backend holds."""
 
     NAME: str
 
-    DataPath: Callable[[int, bytes, int], DataPath]
+    DataPath: MakeDataPath
 
     def parse(self, frame: bytes) -> Headers:
         """Read the headers of one frame."""

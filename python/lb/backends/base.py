@@ -112,6 +112,8 @@ EVENTS: tuple[str, ...] = (
     "flow_evicted_idle",
     "flow_stateless",
     "flow_reset",
+    "flow_moved",
+    "direct_evicted",
     "ask_fallback",
 )
 
@@ -222,7 +224,8 @@ class FlowEnd(NamedTuple):
 
     Args:
         ended: `closed` (both sides said FIN), `reset` (a valid RST, or ours: rule 15), `expired` (idle for its
-        timeout), `evicted` (its place in a full table was needed), `orphaned` (its server left the configuration).
+        timeout), `evicted` (its place in a full table was needed), `orphaned` (its server left the configuration),
+        `moved` (a UDP flow whose server was removed or drained).
         began_ns, last_seen_ns: monotonic nanoseconds of its first and last packet; `began_ns` is None for a flow that
         is older than `keep_flow_ends`.
         bytes_forward, bytes_reply: of IP.
@@ -242,9 +245,9 @@ class FlowEnd(NamedTuple):
 
 class DataPath(Protocol):
     """
-    A backend's data path. Made with (capacity, hash_key, seed): flows the table can hold, 16 secret bytes, and the
-    u64 that seeds placement and random draws; wrong ones raise ValueError or TypeError, a capacity that no table
-    can have LbError.
+    A backend's data path. Made with (capacity, hash_key, seed, first_turn=0): flows the table can hold, 16 secret
+    bytes, the u64 that seeds the random draws, and the number at which the turns of `counter` and `least` start; wrong
+    ones raise ValueError or TypeError, a capacity that no table can have LbError.
 
     Not thread-safe by itself, except while a loop runs (`start`): then every method may be called from the control
     thread and is carried out between two batches. None holds packets up for long: what takes its time is done in
@@ -318,7 +321,8 @@ class DataPath(Protocol):
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
         """
         Return what is known before a packet comes: the flow of a client with the service of this id, None when it has
-        none that lives, and the number of the service's next turn (selector `counter`). Changes and counts nothing.
+        none that lives, and the number of the service's next turn (selector `counter`), or the slot of the server that
+        is next (selector `least`). Changes and counts nothing.
         """
 
     def keep_flow_ends(self, most: int) -> None:

@@ -36,17 +36,17 @@ class Sharded:
         workers: how many.
         capacity: flows of all together; each takes its part, rounded up.
         hash_key: 16 secret bytes, the same for all.
-        seed: starts the random draws: those of worker n with `seed` + n.
+        seed: starts the random draws: those of worker n with `seed` + n; turns start at n.
 
     Raises:
         LbError, BackendError, TypeError, ValueError: as `make`.
     """
 
     def __init__(
-        self, make: Callable[[int, bytes, int], DataPath], workers: int, capacity: int, hash_key: bytes, seed: int
+        self, make: Callable[[int, bytes, int, int], DataPath], workers: int, capacity: int, hash_key: bytes, seed: int
     ) -> None:
         share = -(-capacity // workers)
-        self._shards = [make(share, hash_key, (seed + number) % SEED_RANGE) for number in range(workers)]
+        self._shards = [make(share, hash_key, (seed + number) % SEED_RANGE, number) for number in range(workers)]
         self._sockets: list[Sequence[int]] = []
         self._snapshot: Snapshot | None = None
         self._service_ids: dict[str, int] = {}

@@ -71,7 +71,7 @@ SETTLE_S = 0.5
 ALL_FLOWS = 2**32 - 1
 # Lines of a reload's diff that go to the log; `lb reload` prints all.
 LOGGED_CHANGES = 100
-# How often to look whether servers that left still have flows.
+# How often to look whether servers that left still have flows, and whether a drain has timed out.
 SWEEP_S = 1.0
 # How long reading the configuration may take: it runs the files of users' policies.
 READ_DEADLINE_S = 20.0
@@ -286,10 +286,11 @@ class Daemon:
             await asyncio.sleep(replanner.wait_s(time.monotonic_ns()))
 
     async def _sweep(self) -> None:
-        """Forget servers that left, once they have no flows."""
+        """End drains whose time is over, and forget servers that left, once they have no flows."""
         leavers, recycler = Leavers(), Recycler()
         while True:
             await asyncio.sleep(SWEEP_S)
+            await self.changes.make(self.steering.end_drains)
             await self._recycle(recycler)
             if leaving := self.steering.leaving():
                 counters = await asyncio.to_thread(self.data_path.counters)

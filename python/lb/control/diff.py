@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lb.config import Config, MetricsConfig, ServiceConfig
-from lb.config_fields import format_mac
+from lb.config_fields import format_duration, format_mac
 from lb.control.state import NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
 
 RESTART = "takes effect after a restart"
@@ -116,6 +116,7 @@ def _properties(before: ServiceConfig, after: ServiceConfig) -> Iterator[tuple[s
     yield "on_no_server", before.on_no_server, after.on_no_server
     yield "on_no_flow", before.on_no_flow, after.on_no_flow
     yield "on_server_down", before.on_server_down, after.on_server_down
+    yield "drain_timeout", _drain_timeout(before), _drain_timeout(after)
     one, two = _health(before), _health(after)
     if one is None or two is None:
         yield "health", _check(before), _check(after)
@@ -126,6 +127,11 @@ def _properties(before: ServiceConfig, after: ServiceConfig) -> Iterator[tuple[s
 
 def _health(service: ServiceConfig) -> dict[str, Any] | None:
     return None if service.health is None else service.health.model_dump(mode="json", by_alias=True)
+
+
+def _drain_timeout(service: ServiceConfig) -> str:
+    timeout_ns = service.drain_timeout_ns
+    return "none" if timeout_ns is None else format_duration(timeout_ns)
 
 
 def _check(service: ServiceConfig) -> str:

@@ -87,6 +87,7 @@ class Desired:
         wishes, conditions: by server; those that are as they are from the start are left out.
         added: servers that the operator added, by service name. removed: servers of the file that the operator removed.
         leaving: servers that are gone from both and may still have flows.
+        overdue: draining servers whose `drain_timeout` is over.
     """
 
     config: Config
@@ -95,13 +96,15 @@ class Desired:
     added: Mapping[str, tuple[ServerConfig, ...]] = field(default_factory=dict)
     removed: frozenset[ServerKey] = frozenset()
     leaving: tuple[Leaver, ...] = ()
+    overdue: frozenset[ServerIdentity] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ServerNow:
     """
     One server as it is wanted now. `weight`: the operator's, else the configuration's, whatever the ramp; `name`:
-    differs from `config.name` only for a leaving one whose name another has now.
+    differs from `config.name` only for a leaving one whose name another has now; `moves_udp`: its UDP flows move to
+    other servers, since it was removed, or drained for its time (behaviour 8).
     """
 
     config: ServerConfig
@@ -111,6 +114,7 @@ class ServerNow:
     health: Health = "up"
     ramp: float = 1.0
     leaving: bool = False
+    moves_udp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +168,13 @@ def services(desired: Desired) -> tuple[ServiceNow, ...]:
         _service(desired, service, leaving.pop(service_identity(service), ())) for service in desired.config.services
     ]
     names = {service.name for service in present}
-    return (*present, *(_leaving_service(leavers, names) for leavers in leaving.values()))
+    return (*present, *(_leaving_service(desired, leavers, names) for leavers in leaving.values()))
 
 
 def _service(desired: Desired, service: ServiceConfig, leavers: Iterable[Leaver]) -> ServiceNow:
     servers = [_server(desired, service, server) for server in wanted(desired, service)]
     names = {server.name for server in servers}
-    return ServiceNow(service, service.name, (*servers, *(_leaving_server(leaver, names) for leaver in leavers)))
+    return ServiceNow(service, service.name, (*servers, *(_leaving_server(leaver, names, True) for leaver in leavers)))
 
 
 def wanted(desired: Desired, service: ServiceConfig) -> Iterator[ServerConfig]:
@@ -184,6 +188,7 @@ def wanted(desired: Desired, service: ServiceConfig) -> Iterator[ServerConfig]:
 def _server(desired: Desired, service: ServiceConfig, server: ServerConfig) -> ServerNow:
     key = ServerKey(service.name, server.name)
     wish, condition = desired.wishes.get(key, NO_WISH), desired.conditions.get(key, HEALTHY)
+    is_overdue = bool(desired.overdue) and server_identity(service, server) in desired.overdue
     return ServerNow(
         config=server,
         name=server.name,
@@ -191,19 +196,23 @@ def _server(desired: Desired, service: ServiceConfig, server: ServerConfig) -> S
         state=wish.state or server.state,
         health=condition.health,
         ramp=condition.ramp,
+        moves_udp=is_overdue and service.protocol == "udp",
     )
 
 
-def _leaving_server(leaver: Leaver, names: set[str]) -> ServerNow:
+def _leaving_server(leaver: Leaver, names: set[str], is_over: bool) -> ServerNow:
     server = leaver.server
     name = f"{server.name}@{server.address}:{server.port}" if server.name in names else server.name
-    return ServerNow(server, name, server.weight, "draining", leaving=True)
+    moves_udp = is_over and leaver.service.protocol == "udp"
+    return ServerNow(server, name, server.weight, "draining", leaving=True, moves_udp=moves_udp)
 
 
-def _leaving_service(leavers: list[Leaver], names: set[str]) -> ServiceNow:
+def _leaving_service(desired: Desired, leavers: list[Leaver], names: set[str]) -> ServiceNow:
     service = leavers[0].service
     name = f"{service.name}@{service.address}:{service.port}" if service.name in names else service.name
-    return ServiceNow(service, name, tuple(_leaving_server(leaver, set()) for leaver in leavers), leaving=True)
+    # No other server could have its flows: they go on for a while.
+    servers = tuple(_leaving_server(leaver, set(), leaver.identity in desired.overdue) for leaver in leavers)
+    return ServiceNow(service, name, servers, leaving=True)
 
 
 def with_wish(desired: Desired, key: ServerKey, wish: Wish) -> Desired:
@@ -251,6 +260,34 @@ def without_leavers(desired: Desired, gone: Collection[ServerIdentity]) -> Desir
     return replace(desired, leaving=tuple(leaver for leaver in desired.leaving if leaver.identity not in gone))
 
 
+class Draining(NamedTuple):
+    """A server that takes no new flows, and how long it may keep those it has: None: until they end."""
+
+    key: ServerKey
+    identity: ServerIdentity
+    timeout_ns: int | None
+
+
+def draining_servers(desired: Desired) -> Iterator[Draining]:
+    """Yield the servers that are draining, disabled or removed; but removed ones over UDP: their flows move at once."""
+    for service in desired.config.services:
+        for server in wanted(desired, service):
+            key = ServerKey(service.name, server.name)
+            if (desired.wishes.get(key, NO_WISH).state or server.state) != "active":
+                yield Draining(key, server_identity(service, server), service.drain_timeout_ns)
+    present = {service_identity(service) for service in desired.config.services} if desired.leaving else set()
+    for leaver in desired.leaving:
+        moves_at_once = leaver.service.protocol == "udp" and service_identity(leaver.service) in present
+        if not moves_at_once:
+            key = ServerKey(leaver.service.name, leaver.server.name)
+            yield Draining(key, leaver.identity, leaver.service.drain_timeout_ns)
+
+
+def with_overdue(desired: Desired, overdue: Collection[ServerIdentity]) -> Desired:
+    """Return what is wanted when the time of these draining servers is over, and of no others."""
+    return replace(desired, overdue=frozenset(overdue))
+
+
 def leaving_servers(desired: Desired) -> list[tuple[ServerKey, ServerIdentity]]:
     """Return the servers that left and are kept for their flows: the name their counters have, and identity."""
     if not desired.leaving:
@@ -283,7 +320,7 @@ def with_config(desired: Desired, config: Config) -> Desired:
         for key, service, server in (_rows(config) if desired.conditions else ())
         if key in desired.conditions and known.get(key) == server_identity(service, server)
     }
-    return _settle(desired, Desired(config, wishes, conditions, leaving=desired.leaving))
+    return _settle(desired, Desired(config, wishes, conditions, leaving=desired.leaving, overdue=desired.overdue))
 
 
 def _kept(wish: Wish, before: ServerConfig | None, after: ServerConfig) -> Wish:

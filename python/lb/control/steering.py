@@ -24,6 +24,7 @@ from lb.compile import Compiler
 from lb.config import Config, ServerConfig, ServiceConfig
 from lb.config_checks import unusable_in
 from lb.control.diff import diff
+from lb.control.drains import Drains
 from lb.control.moves import Move, moves
 from lb.control.state import (
     HEALTHY,
@@ -34,12 +35,14 @@ from lb.control.state import (
     ServerKey,
     ServerNow,
     ServiceNow,
+    draining_servers,
     leaving_servers,
     server_identity,
     services,
     wanted,
     with_conditions,
     with_config,
+    with_overdue,
     with_server,
     with_wish,
     without_leavers,
@@ -147,6 +150,7 @@ class Steering:
         interfaces: what its interfaces have.
         target: gets every snapshot but the first, which `start` publishes.
         now: returns Unix time, for the history.
+        monotonic_ns: returns nanoseconds of a monotonic clock, for drains.
 
     Raises:
         ConfigError: the first snapshot cannot be made.
@@ -158,6 +162,7 @@ class Steering:
         interfaces: Sequence[Interface],
         target: Target,
         now: Callable[[], float] = time.time,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.desired = Desired(config)
         self.history: deque[Event] = deque(maxlen=HISTORY)
@@ -173,6 +178,8 @@ class Steering:
         self._index: tuple[tuple[object, ...], dict[ServerKey, tuple[ServiceConfig, ServerConfig]]] | None = None
         self._target = target
         self._now = now
+        self._monotonic_ns = monotonic_ns
+        self._drains = Drains()
         self._compiler = Compiler()
         self._listeners: list[Callable[[], None]] = []
         self.snapshot = self._compiler.compile(self.desired, self._interfaces)
@@ -180,6 +187,7 @@ class Steering:
     def start(self) -> None:
         """Publish the first snapshot."""
         self._target.publish(self.snapshot)
+        self._drains.follow(draining_servers(self.desired), self._monotonic_ns())
 
     @property
     def config(self) -> Config:
@@ -243,6 +251,11 @@ class Steering:
 
     def _commit(self, stage: _Stage) -> _Stage:
         """Compute, publish, note; in this order, so that a failure has changed nothing. Return the stage."""
+        draining = list(draining_servers(stage.desired))
+        if stage.desired.overdue:
+            # One that was enabled meanwhile has its whole time when it is drained again.
+            overdue = stage.desired.overdue & {each.identity for each in draining}
+            stage.desired = with_overdue(stage.desired, overdue)
         if stage.is_dirty:
             snapshot = self._compiler.compile(stage.desired, stage.interfaces, measurements=stage.measurements)
             self._target.publish(snapshot)
@@ -251,6 +264,7 @@ class Steering:
             self._note_absent()
         replaced, self.desired = self.desired.config, stage.desired
         self._interfaces, self._measurements = stage.interfaces, stage.measurements
+        self._drains.follow(draining, self._monotonic_ns())
         self.history.extend(Event(self._now(), self.generation, *event) for event in stage.events)
         if replaced is not self.config:
             close_policies(replaced, self.config)
@@ -524,7 +538,26 @@ class Steering:
             if not other.leaving and (other.config.address, other.config.port) == (server.address, server.port):
                 raise RefusedError(f"{server.address} port {server.port} is {owner.name}/{other.name} already")
 
-    # Servers that left.
+    # Servers that drain or left.
+
+    def end_drains(self) -> None:
+        """
+        End what draining servers have kept for their `drain_timeout`: UDP flows move to other servers, each with its
+        next packet; TCP flows are reset.
+        """
+        with self._staging() as stage:
+            before = stage.desired.overdue
+            due = self._drains.overdue(draining_servers(stage.desired), self._monotonic_ns())
+            if {each.identity for each in due} == before:
+                return
+            self._change(with_overdue(stage.desired, [each.identity for each in due]))
+            for each in due:
+                (_, _, protocol), _, _ = each.identity
+                if each.identity in before:
+                    continue
+                stage.events.append((str(each.key), "drain timed out", "by drain_timeout"))
+                if protocol == "tcp":
+                    stage.resets.append(self._compiler.server_id(each.identity))
 
     def leaving(self) -> list[tuple[ServerKey, ServerIdentity]]:
         """Return the servers that left and are kept for their flows: the name their counters have, and identity."""

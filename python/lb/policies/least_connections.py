@@ -1,5 +1,5 @@
 """
-The policy `least-connections`: each flow goes to the server with the fewest active flows per weight.
+The policy `least-connections`: each flow goes to the server with the smallest (active flows + 1) / weight.
 
 Active flows are counted by the data path: half-open, established and UDP flows count, closing ones do not.
 """
@@ -16,7 +16,7 @@ from lb.snapshot import Plan
 
 @dataclass(frozen=True, slots=True)
 class LeastConnections(BuiltIn):
-    """Place each flow on the server with the fewest active flows per weight; the first of equals."""
+    """Place each flow on the server with the smallest (active flows + 1) / weight; equal ones take turns."""
 
     name: ClassVar[str] = "least-connections"
 

@@ -150,6 +150,7 @@ fn server(value: &Object<'_>) -> PyResult<Server> {
         port: field(value, "port")?,
         weight: field(value, "weight")?,
         mac: field_with(value, "mac", |given| optional(given, mac))?,
+        moves_udp: field(value, "moves_udp")?,
     })
 }
 

@@ -236,17 +236,20 @@ fn busy(py: Python<'_>) -> PyErr {
 #[pymethods]
 impl DataPath {
     #[new]
+    #[pyo3(signature = (capacity, hash_key, seed, first_turn=Number(0)), text_signature = "(capacity, hash_key, seed, first_turn=0)")]
     fn new(
         py: Python<'_>,
         capacity: Number<u64>,
         hash_key: &[u8],
         seed: Number<u64>,
+        first_turn: Number<u64>,
     ) -> PyResult<Self> {
         let hash_key = hash_key.try_into().map_err(|_| {
             PyValueError::new_err(format!("hash_key: {} bytes, 16 are needed", hash_key.len()))
         })?;
-        let core = Core::new(capacity.0, hash_key, seed.0)
+        let mut core = Core::new(capacity.0, hash_key, seed.0)
             .map_err(|error| error::datapath_error(py, &error))?;
+        core.start_turns_at(first_turn.0);
         Ok(Self {
             mode: Mutex::new(Mode::Offline(Box::new(core))),
             names: Mutex::default(),

@@ -17,7 +17,7 @@ use flowlb_core::flow::hash::{flow_hash, siphash13_words};
 use flowlb_core::flow::table::{Entry, Table};
 use flowlb_core::flow::tcp::State;
 use flowlb_core::parse::parse;
-use flowlb_core::plan::{Chooser, SplitMix64};
+use flowlb_core::plan::{Chooser, Fit, SplitMix64, Tried};
 use flowlb_core::snapshot::Selector;
 use flowlb_core::verdict::Verdict;
 use flowlb_core::wire::{address_number, checksum, map_v4};
@@ -145,7 +145,10 @@ fn selectors(criterion: &mut Criterion) {
             );
             let mut counters = Counters::default();
             counters.grow(1, servers as usize);
+            counters.follow(&world, 0);
             let (mut random, mut rotation) = (SplitMix64::new(1), 0);
+            let mut tried = Tried::default();
+            let named = world.plan_servers(0).expect("the one service");
             let plan = &world.service(0).expect("the one service").plan;
             group.bench_function(servers.to_string(), |b| {
                 b.iter(|| {
@@ -158,10 +161,12 @@ fn selectors(criterion: &mut Criterion) {
                         counters,
                         random,
                         rotation,
+                        tried: &mut tried,
+                        fit: &|_| Fit::Free,
                         service,
                         client,
                     }
-                    .select(plan)
+                    .select(plan, named)
                 });
             });
         }

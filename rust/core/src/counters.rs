@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::datapath::{CounterReport, Traffic};
 use crate::flow::measure::Measures;
 use crate::snapshot::Snapshot;
+use crate::least::Loads;
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::world::World;
 
@@ -26,11 +27,13 @@ pub enum Event {
     FlowEvictedIdle,
     FlowStateless,
     FlowReset,
+    FlowMoved,
+    DirectEvicted,
     AskFallback,
 }
 
 /// Names of the events, in the order of [`Event`].
-pub const EVENT_NAMES: [&str; 14] = [
+pub const EVENT_NAMES: [&str; 16] = [
     "flow_hit",
     "flow_miss",
     "flow_created",
@@ -44,6 +47,8 @@ pub const EVENT_NAMES: [&str; 14] = [
     "flow_evicted_idle",
     "flow_stateless",
     "flow_reset",
+    "flow_moved",
+    "direct_evicted",
     "ask_fallback",
 ];
 
@@ -69,6 +74,8 @@ pub struct Counters {
     measures: Vec<Measures>,
     /// Entries of each server that are stored, whatever their state: expired and orphaned ones too.
     stored: Vec<u32>,
+    /// What `least` looks at. Whatever changes `flows_active` tells it.
+    pub loads: Loads,
 }
 
 impl Default for Counters {
@@ -86,6 +93,7 @@ impl Default for Counters {
             servers: Vec::with_capacity(RESERVED_IDS),
             measures: Vec::with_capacity(RESERVED_IDS),
             stored: Vec::with_capacity(RESERVED_IDS),
+            loads: Loads::default(),
         }
     }
 }
@@ -98,10 +106,10 @@ impl Counters {
 
     /// Make room for some more of the ids of a snapshot, so many that no packet waits for long. Says whether there is room for all.
     pub fn grow_part(&mut self, services: usize, servers: usize) -> bool {
-        let has_services = grow_part(&mut self.services, services);
-        let has_servers = grow_part(&mut self.servers, servers);
-        let has_measures = grow_part(&mut self.measures, servers);
-        let has_stored = grow_part(&mut self.stored, servers);
+        let has_services = grow_part(&mut self.services, services, Traffic::default());
+        let has_servers = grow_part(&mut self.servers, servers, Traffic::default());
+        let has_measures = grow_part(&mut self.measures, servers, Measures::default());
+        let has_stored = grow_part(&mut self.stored, servers, 0);
         has_services && has_servers && has_measures && has_stored
     }
 
@@ -113,6 +121,7 @@ impl Counters {
             servers: Vec::new(),
             measures: Vec::new(),
             stored: Vec::new(),
+            loads: Loads::default(),
             ..*self
         }
     }
@@ -137,6 +146,13 @@ impl Counters {
         if measures {
             reserve(&mut self.measures, ids);
         }
+    }
+
+    /// Follow another snapshot. `first`: where the turns of `least` start.
+    pub fn follow(&mut self, world: &World, first: u64) {
+        let Self { servers, loads, .. } = self;
+        let active = |id: u32| servers.get(id as usize).map_or(0, |each| each.flows_active);
+        loads.follow(world, first, active);
     }
 
     /// Count a frame that came in.
@@ -205,6 +221,7 @@ impl Counters {
     pub fn flow_active(&mut self, server: u32) {
         if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_active += 1;
+            self.loads.change(server, traffic.flows_active);
         }
     }
 
@@ -233,6 +250,7 @@ impl Counters {
     pub fn flow_inactive(&mut self, server: u32) {
         if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_active -= 1;
+            self.loads.change(server, traffic.flows_active);
         }
     }
 
@@ -326,10 +344,10 @@ impl Counters {
 }
 
 /// Lengthen by [`GROWTH`] at most, towards `len`. Says whether it is as long.
-pub(crate) fn grow_part<T: Clone + Default>(items: &mut Vec<T>, len: usize) -> bool {
+pub(crate) fn grow_part<T: Clone>(items: &mut Vec<T>, len: usize, value: T) -> bool {
     let next = len.min(items.len() + GROWTH);
     if next > items.len() {
-        items.resize(next, T::default());
+        items.resize(next, value);
     }
     items.len() >= len
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::asking::Asking;
 use crate::counters::{Counters, grow_part};
+use crate::direct::DirectConnections;
 use crate::flow::ends::{Ends, FlowEnd};
 use crate::flow::measure::Measures;
 use crate::flow::table::Table;
@@ -19,8 +20,8 @@ use crate::next_hop::Waiting;
 use crate::packet::Meta;
 use crate::pipeline::read::{self, Content, Ingress};
 use crate::pipeline::{self, Found, Stage, Walk};
-use crate::plan::SplitMix64;
-use crate::snapshot::{NextHops, Snapshot, Timeouts};
+use crate::plan::{SplitMix64, Tried};
+use crate::snapshot::{NextHops, Plan, Selector, Snapshot, Timeouts};
 use crate::verdict::{Direction, Verdict};
 use crate::wire::{address_number, number_address};
 use crate::world::World;
@@ -183,6 +184,8 @@ pub(crate) struct State {
     pub(crate) random: SplitMix64,
     /// The `counter` of each service, by id.
     pub(crate) rotation: Vec<u64>,
+    pub(crate) tried: Tried,
+    pub(crate) direct: DirectConnections,
     pub(crate) counters: Counters,
 }
 
@@ -237,6 +240,8 @@ pub struct DataPath {
     ahead: Box<[Ahead; LOOK_AHEAD]>,
     /// What rule 15 made between two ticks.
     pending: Vec<Output>,
+    /// Where rotations start.
+    first_turn: u64,
 }
 
 impl DataPath {
@@ -246,8 +251,10 @@ impl DataPath {
     /// # Errors
     /// `Capacity`, `Memory`.
     pub fn new(capacity: u64, hash_key: [u8; 16], seed: u64) -> Result<Self, DataPathError> {
+        let table = Table::new(capacity, hash_key)?;
         let state = State {
-            table: Table::new(capacity, hash_key)?,
+            direct: DirectConnections::new(table.capacity()),
+            table,
             ends: Ends::default(),
             fragments: Fragments::default(),
             waiting: Waiting::default(),
@@ -256,6 +263,7 @@ impl DataPath {
             answers: Vec::new(),
             random: SplitMix64::new(seed),
             rotation: Vec::with_capacity(RESERVED_SERVICES),
+            tried: Tried::default(),
             counters: Counters::default(),
         };
         Ok(Self {
@@ -263,7 +271,13 @@ impl DataPath {
             state: Box::new(state),
             ahead: Box::new([Ahead::EMPTY; LOOK_AHEAD]),
             pending: Vec::new(),
+            first_turn: 0,
         })
+    }
+
+    /// Let the turns of `counter` and `least` start here, for services that come from now on: workers beside each other start apart.
+    pub fn start_turns_at(&mut self, first_turn: u64) {
+        self.first_turn = first_turn;
     }
 
     /// Have all memory of the flow table now, instead of page by page as flows come: a loop asks for it before its first packet.
@@ -313,14 +327,22 @@ impl DataPath {
     /// swapped to then.
     #[must_use]
     pub fn make_room(&mut self, services: usize, servers: usize) -> bool {
-        let has_rotation = grow_part(&mut self.state.rotation, services);
+        let has_rotation = grow_part(&mut self.state.rotation, services, self.first_turn);
         self.state.counters.grow_part(services, servers) && has_rotation
     }
 
     /// Swap to another world, for which room was made. Returns the one before it: to be dropped where no packet waits.
     #[must_use]
     pub fn swap(&mut self, world: Box<World>) -> Box<World> {
-        self.state.table.set_generation(world.snapshot.generation);
+        let State {
+            table,
+            counters,
+            direct,
+            ..
+        } = &mut *self.state;
+        table.set_generation(world.snapshot.generation);
+        direct.prepare(world.snapshot.forward_transit);
+        counters.follow(&world, self.first_turn);
         std::mem::replace(&mut self.world, world)
     }
 
@@ -526,11 +548,22 @@ impl DataPath {
         let flow = table
             .find(&key)
             .filter(|&number| self.is_living(number, now_ns));
+        let flow = flow.map(|number| flow_info(table, number, now_ns));
+        (flow, self.next_turn(service))
+    }
+
+    /// The number of a service's next turn; where it places by `least`, the first slot of the server that is next.
+    fn next_turn(&self, service: u32) -> u64 {
+        let slots = self
+            .world
+            .service(service)
+            .and_then(|service| least_slots(&service.plan));
+        let next = self.state.counters.loads.best(service);
+        let slot = slots
+            .zip(next)
+            .and_then(|(slots, server)| slots.iter().position(|&slot| slot == server));
         let turn = self.state.rotation.get(service as usize).copied();
-        (
-            flow.map(|number| flow_info(table, number, now_ns)),
-            turn.unwrap_or(0),
-        )
+        slot.map_or_else(|| turn.unwrap_or(self.first_turn), |slot| slot as u64)
     }
 
     /// Whether an entry is neither expired nor orphaned.
@@ -604,6 +637,15 @@ fn act(
         found: Found::default(),
     };
     pipeline::process(&mut walk, frame, &place.meta, place.read)
+}
+
+/// The slots of the plan that places by `least`: the plan itself, or the fall-back of one that asks.
+fn least_slots(plan: &Plan) -> Option<&[u32]> {
+    match plan.selector {
+        Selector::Least => Some(&plan.slots),
+        Selector::Ask => least_slots(plan.fallback.as_ref()?),
+        _ => None,
+    }
 }
 
 fn flow_info(table: &Table, number: u32, now_ns: u64) -> FlowInfo {

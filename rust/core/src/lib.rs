@@ -9,7 +9,8 @@
 //! 2. The addresses are judged, and the destination compared with what the snapshot offers: [`world`] is the [`snapshot`], compiled for such questions, [`places`] its addresses.
 //! 3. [`fragment`] keeps the pieces of a datagram together.
 //! 4. [`flow`] finds the packet's flow and moves its state on.
-//! 5. On a miss, [`plan`] picks a server: the only place where a policy meets a packet.
+//! 5. On a miss, [`plan`] picks a server that takes the flow: the only place where a policy meets a packet. [`least`] keeps servers in order of load,
+//!    [`direct`] remembers who speaks to a server past the services.
 //! 6. [`next_hop`] knows the way out; [`rewrite`] changes addresses, ports, TTL and checksums in place.
 //! 7. Where the way ends, [`reply`] makes the answer, and [`limit`] says how often.
 //!
@@ -38,6 +39,8 @@ pub mod fragment;
 pub mod flow;
 
 pub mod asking;
+pub mod direct;
+pub mod least;
 pub mod plan;
 
 pub mod next_hop;

@@ -1,4 +1,4 @@
-//! Placing a new flow: a selector picks a server from the plan's slots (rule 8, *Selectors*).
+//! Placing a new flow: a selector picks a server from the plan's slots (rule 8, *Selectors*). One that cannot take it is passed over.
 //!
 //! Random numbers come from a generator whose state is an argument, so that a replay places as the live run did.
 
@@ -6,6 +6,7 @@ use crate::asking::{Asking, Step};
 use crate::counters::{Counters, Event};
 use crate::flow::hash;
 use crate::snapshot::{Answer, Plan, Question, Selector};
+use crate::verdict::Reason;
 use crate::wire::number_address;
 use crate::world::World;
 
@@ -30,6 +31,99 @@ impl SplitMix64 {
     }
 }
 
+/// Slots looked at in order before the plan's servers are gone through one by one, and servers that one placement tries: both bound what a packet can cost.
+const MOST_SLOTS: usize = 1024;
+const MOST_TRIED: usize = 1024;
+
+/// The servers that a plan names, each once, in the order of their first slots; those that are in the snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct PlanServers {
+    /// Server ids.
+    pub servers: Vec<u32>,
+    /// The fall-back plan's.
+    pub fallback: Option<Box<PlanServers>>,
+}
+
+impl PlanServers {
+    /// Work out. `is_known` says whether a server is in the snapshot, which has `count` server ids.
+    #[must_use]
+    pub fn of(plan: &Plan, count: usize, is_known: &dyn Fn(u32) -> bool) -> Self {
+        let mut seen = vec![false; count];
+        let mut is_new = |&server: &u32| {
+            let seen = seen.get_mut(server as usize);
+            is_known(server) && seen.is_some_and(|seen| !std::mem::replace(seen, true))
+        };
+        let servers = plan.slots.iter().copied().filter(&mut is_new).collect();
+        let fallback = plan.fallback.as_ref();
+        Self {
+            servers,
+            fallback: fallback.map(|plan| Box::new(Self::of(plan, count, is_known))),
+        }
+    }
+}
+
+/// Whether a server takes a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Nothing is in the way.
+    Free,
+    /// A flow that is over is in the way: this entry is to be removed.
+    Dead(u32),
+    /// Not this one.
+    Refused(Reason),
+}
+
+/// What a placement came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// No server is available.
+    NoServer,
+    /// This one. `dead`: the entry that is to be removed before.
+    Server {
+        /// Its id.
+        server: u32,
+        /// An entry's number.
+        dead: Option<u32>,
+    },
+    /// None takes the flow: the first one that was tried, and why it does not.
+    Refused(u32, Reason),
+}
+
+/// The servers that one placement has tried in vain. Kept from one to the next for its memory alone.
+#[derive(Clone, Debug, Default)]
+pub struct Tried {
+    /// By server id: the round in which it was tried last.
+    rounds: Vec<u32>,
+    round: u32,
+    count: usize,
+    first: Option<(u32, Reason)>,
+    dead: Option<u32>,
+}
+
+impl Tried {
+    fn begin(&mut self) {
+        self.round = self.round.wrapping_add(1);
+        if self.round == 0 {
+            self.rounds.fill(0);
+            self.round = 1;
+        }
+        (self.count, self.first, self.dead) = (0, None, None);
+    }
+
+    fn has(&self, server: u32) -> bool {
+        self.count > 0 && self.rounds.get(server as usize) == Some(&self.round)
+    }
+
+    #[cold]
+    fn add(&mut self, server: u32, reason: Reason) {
+        let at = server as usize;
+        self.rounds.resize(self.rounds.len().max(at + 1), 0);
+        self.rounds[at] = self.round;
+        self.count += 1;
+        self.first.get_or_insert((server, reason));
+    }
+}
+
 /// What a selector may look at and move on.
 pub struct Chooser<'a> {
     /// Services and servers.
@@ -42,6 +136,10 @@ pub struct Chooser<'a> {
     pub rotation: &'a mut u64,
     /// What waits for an answer: see [`Asking::waits`].
     pub asking: &'a mut Asking,
+    /// Room to note what was tried.
+    pub tried: &'a mut Tried,
+    /// Whether a server takes this flow.
+    pub fit: &'a dyn Fn(u32) -> Fit,
     /// The service to place for.
     pub service: u32,
     /// The client's (address, port).
@@ -49,13 +147,20 @@ pub struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    /// Pick a server that is in the snapshot. `None`: there is none, or the packet has to wait for an answer ([`Asking::take_wait`]).
-    pub fn select(&mut self, plan: &Plan) -> Option<u32> {
-        let server = self.pick(plan)?;
-        self.world.server(server).map(|_| server)
+    /// Pick a server that is in the snapshot and takes the flow; or the packet has to wait for an answer ([`Asking::take_wait`]). `named`: the plan's.
+    pub fn select(&mut self, plan: &Plan, named: &PlanServers) -> Choice {
+        self.tried.begin();
+        if let Some(server) = self.pick(plan, named) {
+            let dead = self.tried.dead;
+            return Choice::Server { server, dead };
+        }
+        match self.tried.first {
+            Some((server, reason)) => Choice::Refused(server, reason),
+            None => Choice::NoServer,
+        }
     }
 
-    fn pick(&mut self, plan: &Plan) -> Option<u32> {
+    fn pick(&mut self, plan: &Plan, named: &PlanServers) -> Option<u32> {
         let slots = &plan.slots;
         let count = slots.len() as u64;
         if count == 0 {
@@ -65,46 +170,117 @@ impl Chooser<'_> {
         match plan.selector {
             Selector::Counter => {
                 let slot = at(*self.rotation);
-                *self.rotation = self.rotation.wrapping_add(1);
-                Some(slots[slot])
+                let (server, passed) = self.starting_at(plan, named, slot);
+                *self.rotation = self.rotation.wrapping_add(passed + 1);
+                server
             }
-            Selector::Random => Some(slots[at(self.random.draw())]),
+            Selector::Random => {
+                let slot = at(self.random.draw());
+                self.starting_at(plan, named, slot).0
+            }
             Selector::HashSource | Selector::HashFlow => {
                 let hash = placement_hash(self.world, self.service, self.client, plan.selector)?;
-                Some(slots[at(hash)])
+                self.starting_at(plan, named, at(hash)).0
             }
-            Selector::Least => self.least(slots),
+            Selector::Least => self.least(),
             Selector::TwoChoices => {
                 let first = at(self.random.draw());
                 // Another slot, where there is one.
                 let step = self.random.draw() % (count - 1).max(1) + 1;
                 let second = at(first as u64 + step);
                 let better = self.cost(plan, second) < self.cost(plan, first);
-                Some(slots[if better { second } else { first }])
+                self.starting_at(plan, named, if better { second } else { first })
+                    .0
             }
-            Selector::Ask => self.ask(plan),
+            Selector::Ask => self.ask(plan, named),
         }
     }
 
-    /// The smallest active / weight, compared without dividing; the first of equals.
-    fn least(&self, slots: &[u32]) -> Option<u32> {
-        let load = |&server: &u32| {
-            let weight = self.world.server(server).map_or(1, |facts| facts.weight);
-            (
-                server,
-                u128::from(self.counters.active(server)),
-                u128::from(weight),
-            )
-        };
-        let loads = slots.iter().map(load);
-        let best = loads.reduce(|best, new| {
-            if new.1 * best.2 < best.1 * new.2 {
-                new
-            } else {
-                best
+    /// Whether a server takes the flow. It is noted if it is in the snapshot and does not.
+    #[inline]
+    fn takes(&mut self, server: u32) -> bool {
+        if self.tried.has(server) || self.world.server(server).is_none() {
+            return false;
+        }
+        match (self.fit)(server) {
+            Fit::Free => true,
+            Fit::Dead(number) => {
+                self.tried.dead = Some(number);
+                true
             }
-        });
-        best.map(|(server, ..)| server)
+            Fit::Refused(reason) => {
+                self.tried.add(server, reason);
+                false
+            }
+        }
+    }
+
+    /// The first server that takes the flow, from a slot on, and how many slots were passed over before its own.
+    #[inline]
+    fn starting_at(&mut self, plan: &Plan, named: &PlanServers, slot: usize) -> (Option<u32>, u64) {
+        let server = plan.slots[slot];
+        let untried = self.untried(named);
+        if self.takes(server) {
+            return (Some(server), 0);
+        }
+        self.pass_over(plan, named, slot, untried)
+    }
+
+    /// The slots after that one in order, going round; beyond `MOST_SLOTS`, the plan's servers in the order of their first slots.
+    #[cold]
+    fn pass_over(
+        &mut self,
+        plan: &Plan,
+        named: &PlanServers,
+        slot: usize,
+        untried: usize,
+    ) -> (Option<u32>, u64) {
+        let most = MOST_TRIED.min(untried);
+        let (before, from) = plan.slots.split_at(slot);
+        let following = from.iter().chain(before).take(MOST_SLOTS).enumerate();
+        let slots = following
+            .skip(1)
+            .map(|(passed, server)| (passed as u64, server));
+        for (passed, &server) in slots.chain(named.servers.iter().map(|server| (0, server))) {
+            if self.tried.count >= most {
+                break;
+            }
+            if self.takes(server) {
+                return (Some(server), passed);
+            }
+        }
+        (None, 0)
+    }
+
+    /// How many servers have been tried once all of the plan's have.
+    fn untried(&self, named: &PlanServers) -> usize {
+        if self.tried.count == 0 {
+            return named.servers.len();
+        }
+        let untried = named
+            .servers
+            .iter()
+            .filter(|&&server| !self.tried.has(server));
+        self.tried.count + untried.count()
+    }
+
+    fn least(&mut self) -> Option<u32> {
+        let mut chosen = None;
+        while self.tried.count < MOST_TRIED {
+            let Some(server) = self.counters.loads.best(self.service) else {
+                break;
+            };
+            if self.takes(server) {
+                chosen = Some(server);
+                break;
+            }
+            self.counters.loads.pass_over(server);
+        }
+        self.counters.loads.restore(self.service);
+        if let Some(server) = chosen {
+            self.counters.loads.take_turn(server);
+        }
+        chosen
     }
 
     fn cost(&self, plan: &Plan, slot: usize) -> u128 {
@@ -112,19 +288,22 @@ impl Chooser<'_> {
         (u128::from(self.counters.active(plan.slots[slot])) + 1) * u128::from(score)
     }
 
-    fn ask(&mut self, plan: &Plan) -> Option<u32> {
-        let answer = self.answer(plan);
-        if self.asking.waits() {
+    /// The server that is answered, else what the fall-back plan picks; where those do not take the flow, the slots in order.
+    fn ask(&mut self, plan: &Plan, named: &PlanServers) -> Option<u32> {
+        match self.answer(plan) {
+            Some(server) if self.takes(server) => return Some(server),
+            Some(_) => {}
+            None if self.asking.waits() => return None,
+            None => self.counters.event(Event::AskFallback),
+        }
+        let fallback = plan.fallback.as_ref().zip(named.fallback.as_ref());
+        if let Some(server) = fallback.and_then(|(plan, named)| self.pick(plan, named)) {
+            return Some(server);
+        }
+        if self.tried.count == 0 {
             return None;
         }
-        if answer.is_none() {
-            self.counters.event(Event::AskFallback);
-            return plan
-                .fallback
-                .as_ref()
-                .and_then(|fallback| self.pick(fallback));
-        }
-        answer
+        self.starting_at(plan, named, 0).0
     }
 
     fn answer(&mut self, plan: &Plan) -> Option<u32> {
@@ -168,6 +347,15 @@ impl Chooser<'_> {
             .position(|&name| !name.is_empty() && name == answer)?;
         Some(plan.slots[slot])
     }
+}
+
+/// The server of the slot that a hash selector gives a flow, whatever is in the way there; `None` where the snapshot does not have it.
+#[must_use]
+pub fn hashed(world: &World, service: u32, client: (u128, u16), plan: &Plan) -> Option<u32> {
+    let hash = placement_hash(world, service, client, plan.selector)?;
+    let slot = hash.checked_rem(plan.slots.len() as u64)?;
+    let server = plan.slots[slot as usize];
+    world.server(server).map(|_| server)
 }
 
 /// The hash that a hash selector places by.
@@ -220,6 +408,7 @@ mod tests {
             port: 80,
             weight: id,
             mac: None,
+            moves_udp: false,
         };
         let service = Service {
             name: "web".into(),
@@ -244,6 +433,8 @@ mod tests {
         random: SplitMix64,
         rotation: u64,
         asking: Asking,
+        tried: Tried,
+        refused: Vec<u32>,
     }
 
     impl Bench {
@@ -256,27 +447,48 @@ mod tests {
                 random: SplitMix64::new(1),
                 rotation: 0,
                 asking: Asking::default(),
+                tried: Tried::default(),
+                refused: Vec::new(),
             }
         }
 
-        fn select(&mut self, plan: &Plan, client_port: u16) -> Option<u32> {
-            let Self {
-                world,
-                counters,
-                random,
-                rotation,
-                asking,
-            } = self;
+        /// Use another plan, as a publication does.
+        fn publish(&mut self, plan: &Plan) {
+            let mut snapshot = (*self.world.snapshot).clone();
+            snapshot.services[0].as_mut().unwrap().plan = plan.clone();
+            self.world = World::new(snapshot, NextHops::default());
+            self.counters.follow(&self.world, 0);
+        }
+
+        fn choose(&mut self, plan: &Plan, client_port: u16) -> Choice {
+            self.publish(plan);
+            let refused = &self.refused;
+            let fit = |server: u32| {
+                if refused.contains(&server) {
+                    return Fit::Refused(Reason::FlowConflict);
+                }
+                Fit::Free
+            };
+            let named = self.world.plan_servers(0).unwrap();
             Chooser {
-                world,
-                counters,
-                random,
-                rotation,
-                asking,
+                world: &self.world,
+                counters: &mut self.counters,
+                random: &mut self.random,
+                rotation: &mut self.rotation,
+                asking: &mut self.asking,
+                tried: &mut self.tried,
+                fit: &fit,
                 service: 0,
                 client: (crate::wire::map_v4(9), client_port),
             }
-            .select(plan)
+            .select(plan, named)
+        }
+
+        fn select(&mut self, plan: &Plan, client_port: u16) -> Option<u32> {
+            match self.choose(plan, client_port) {
+                Choice::Server { server, .. } => Some(server),
+                Choice::NoServer | Choice::Refused(..) => None,
+            }
         }
 
         fn load(&mut self, flows: [u64; 4]) {
@@ -354,21 +566,117 @@ mod tests {
         );
     }
 
-    /// active / weight: weight 0 counts as 1, the first of equals wins.
+    /// behaviour 38: (active + 1) / weight; weight 0 counts as 1.
     #[test]
     fn select_least_compares_by_weight() {
         let mut bench = Bench::new(snapshot());
-        assert_eq!(bench.select(&plan(Selector::Least, &[1, 2, 3]), 1), Some(1));
+        let all = plan(Selector::Least, &[0, 1, 2, 3]);
         bench.load([1, 1, 1, 2]);
-        assert_eq!(
-            bench.select(&plan(Selector::Least, &[0, 1, 2, 3]), 1),
-            Some(2)
-        );
+        assert_eq!(bench.select(&all, 1), Some(2), "2/1, 2/1, 2/2, 3/3");
         bench.load([0, 0, 1, 0]);
+        assert_eq!(bench.select(&all, 1), Some(3), "2/1, 2/1, 3/2, 3/3");
+    }
+
+    /// behaviour 38: on an idle service equal servers take turns, and others by weight.
+    #[test]
+    fn select_least_idle_takes_turns_by_weight() {
+        let mut bench = Bench::new(snapshot());
+        let mut picked = [0; 4];
+        for _ in 0..60 {
+            let server = bench.select(&plan(Selector::Least, &[1, 2, 3]), 1).unwrap();
+            picked[server as usize] += 1;
+        }
+        assert_eq!(picked, [0, 10, 20, 30]);
+        for _ in 0..20 {
+            let server = bench.select(&plan(Selector::Least, &[0, 1]), 1).unwrap();
+            picked[server as usize] += 1;
+        }
         assert_eq!(
-            bench.select(&plan(Selector::Least, &[0, 1, 2, 3]), 1),
+            picked[0], 10,
+            "a server that is new takes its turns, and no more"
+        );
+    }
+
+    /// behaviour 37: the next candidate, selector by selector.
+    #[test]
+    fn select_refused_server_is_passed_over() {
+        let mut bench = Bench::new(snapshot());
+        bench.refused = vec![2];
+        let slots = [2, 2, 0, 2, 1];
+        for selector in [
+            Selector::Random,
+            Selector::HashSource,
+            Selector::HashFlow,
+            Selector::TwoChoices,
+        ] {
+            for port in 1..40 {
+                let before = bench.random;
+                bench.refused.clear();
+                let first = bench.select(&plan(selector, &slots), port).unwrap();
+                bench.refused.push(2);
+                bench.random = before;
+                let then = bench.select(&plan(selector, &slots), port).unwrap();
+                assert!(then != 2 && (first == 2 || first == then));
+            }
+        }
+        assert_eq!(
+            bench.select(&plan(Selector::HashSource, &[2, 0, 2, 2]), 1),
+            Some(0)
+        );
+        let picked: Vec<_> = (0..3)
+            .map(|_| bench.select(&plan(Selector::Counter, &slots), 1))
+            .collect();
+        assert_eq!(picked, [Some(0), Some(1), Some(0)]);
+        assert_eq!(bench.rotation, 8, "past the slots that were taken");
+        bench.load([0, 5, 0, 0]);
+        let least = plan(Selector::Least, &[1, 2]);
+        assert_eq!(bench.select(&least, 1), Some(1));
+        bench.refused.clear();
+        assert_eq!(
+            bench.select(&least, 1),
+            Some(2),
+            "nothing stays passed over"
+        );
+    }
+
+    /// behaviour 37: only when none is left, with what was in the first one's way.
+    #[test]
+    fn select_all_refused_names_the_first() {
+        let mut bench = Bench::new(snapshot());
+        bench.refused = vec![0, 1, 2, 3];
+        let refused = |server| Choice::Refused(server, Reason::FlowConflict);
+        let mut asking = plan(Selector::Ask, &[1, 2]);
+        asking.fallback = Some(Box::new(plan(Selector::Counter, &[3])));
+        let cases = [
+            (plan(Selector::Counter, &[2, 0, 2]), 2),
+            (plan(Selector::Least, &[3, 1]), 3),
+            (asking.clone(), 3),
+        ];
+        for (plan, first) in cases {
+            assert_eq!(bench.choose(&plan, 1), refused(first));
+        }
+        bench.refused = vec![1, 3];
+        assert_eq!(
+            bench.select(&asking, 1),
+            Some(2),
+            "the slots after the fall-back"
+        );
+    }
+
+    /// One heavy server fills the slots: the search for another ends, and finds it.
+    #[test]
+    fn select_rare_server_is_found_behind_many_slots() {
+        let mut bench = Bench::new(snapshot());
+        bench.refused = vec![0];
+        let mut slots = vec![0; 60_000];
+        slots[40_000] = 3;
+        assert_eq!(
+            bench.select(&plan(Selector::HashSource, &slots), 1),
             Some(3)
         );
+        bench.refused.push(3);
+        let choice = bench.choose(&plan(Selector::HashSource, &slots), 1);
+        assert_eq!(choice, Choice::Refused(0, Reason::FlowConflict));
     }
 
     #[test]

@@ -107,6 +107,8 @@ pub struct Server {
     pub weight: u32,
     /// Its link-layer address when the config gives it.
     pub mac: Option<Mac>,
+    /// It was removed, or drained for its time: UDP flows leave it with their next packet.
+    pub moves_udp: bool,
 }
 
 /// A VIP, port and protocol, with the plan that places its flows.

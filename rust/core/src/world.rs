@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::flow::tcp::State;
 use crate::next_hop::{Hop, Routing};
 use crate::places::{Place, Places, socket};
+use crate::plan::PlanServers;
 use crate::rewrite::{End, Translation};
 use crate::snapshot::{Interface, Mac, NextHops, Selector, Server, Service, Snapshot};
 use crate::wire::address_number;
@@ -98,6 +99,8 @@ pub struct ServerFacts {
     pub endpoint: u32,
     /// Weight in comparisons, at least 1.
     pub weight: u64,
+    /// Its UDP flows are placed anew with their next packet from the client.
+    pub moves_udp: bool,
     /// VIP to server.
     pub forward: Translation,
     /// Server to VIP.
@@ -114,6 +117,8 @@ pub struct World {
     places: Places,
     servers: Vec<Option<ServerFacts>>,
     hash_services: FixedMap<u32, Vec<u32>>,
+    /// By service id.
+    plan_servers: Vec<PlanServers>,
     /// By state.
     timeouts: [u64; State::ALL.len()],
     next_hops: Arc<NextHops>,
@@ -135,6 +140,7 @@ impl World {
                 .map(|server| server_facts(&snapshot, server.as_ref()?))
                 .collect(),
             hash_services: FixedMap::default(),
+            plan_servers: Vec::new(),
             timeouts: State::ALL.map(|state| match state {
                 State::SynSent | State::SynReceived | State::Pickup => timeouts.half_open_ns,
                 State::Established => timeouts.established_ns,
@@ -151,6 +157,7 @@ impl World {
         addresses.add_servers(&world);
         world.places = Places::new(addresses.roles, addresses.listeners);
         world.add_hash_services();
+        world.add_plan_servers();
         world.set_next_hops(next_hops.into());
         world
     }
@@ -222,6 +229,13 @@ impl World {
         self.servers.get(id as usize)?.as_ref()
     }
 
+    /// The servers that a service's plan names.
+    #[inline]
+    #[must_use]
+    pub fn plan_servers(&self, service: u32) -> Option<&PlanServers> {
+        self.plan_servers.get(service as usize)
+    }
+
     /// Services, in order of id, that have a server with this endpoint and a plan that places by a hash.
     #[must_use]
     pub fn hash_services(&self, endpoint: u32) -> &[u32] {
@@ -261,6 +275,18 @@ impl World {
         self.port(interface)
             .and_then(first)
             .or_else(|| self.ports.iter().find_map(first))
+    }
+
+    fn add_plan_servers(&mut self) {
+        let count = self.servers.len();
+        let is_known = |id: u32| self.server(id).is_some();
+        let servers = |service: &Option<Service>| {
+            let plan = service.as_ref().map(|service| &service.plan);
+            plan.map_or_else(PlanServers::default, |plan| {
+                PlanServers::of(plan, count, &is_known)
+            })
+        };
+        self.plan_servers = self.snapshot.services.iter().map(servers).collect();
     }
 
     fn add_hash_services(&mut self) {
@@ -384,6 +410,7 @@ fn server_facts(snapshot: &Snapshot, server: &Server) -> Option<ServerFacts> {
         service: server.service,
         endpoint: server.endpoint,
         weight: u64::from(server.weight).max(1),
+        moves_udp: server.moves_udp,
         forward: Translation::new(End::Destination, vip, real),
         reply: Translation::new(End::Source, real, vip),
         hop: None,
@@ -439,6 +466,7 @@ pub(crate) mod tests {
             port: 53,
             weight: 1,
             mac: None,
+            moves_udp: false,
         };
         let snapshot = Snapshot {
             interfaces: vec![

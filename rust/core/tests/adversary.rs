@@ -66,6 +66,7 @@ fn snapshot(selector: Selector) -> Snapshot {
         port: SERVER_PORT,
         weight: 1,
         mac: None,
+        moves_udp: false,
     };
     Snapshot {
         generation: 1,

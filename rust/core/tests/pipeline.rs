@@ -72,6 +72,7 @@ fn server(service: u32, real: &str) -> Server {
         port: 8031,
         weight: 1,
         mac: None,
+        moves_udp: false,
     }
 }
 

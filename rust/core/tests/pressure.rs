@@ -61,6 +61,7 @@ fn snapshot() -> Snapshot {
             port: SERVICES[id].1,
             weight: 1,
             mac: None,
+            moves_udp: false,
         })
     };
     Snapshot {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
-from scene import BOTH, Case, Family, SplitMix64, Talk, hash_flow, hash_source, tcp, web_service
+from scene import BOTH, SERVER_MACS, Case, Family, SplitMix64, Talk, hash_flow, hash_source, tcp, web_service
 
 
 def cases() -> list[Case]:
@@ -12,6 +13,7 @@ def cases() -> list[Case]:
     made = []
     for f in BOTH:
         made += [*_counter(f), _random(f), *_hashes(f), *_least(f), *_two_choices(f), *_ask(f)]
+        made += [*_passed_over(f), *_own_service(f), *_pickups(f)]
     return made
 
 
@@ -79,12 +81,31 @@ def _hashes(f: Family) -> list[Case]:
     return made
 
 
+class Turns:
+    """The rule of `least`, once more: servers are numbers, in the order of the slots."""
+
+    def __init__(self, weights: dict[int, int]) -> None:
+        self.weights = weights
+        self.turn = dict.fromkeys(weights, 0)
+        self.clock = 0
+
+    def take(self, active: dict[int, int]) -> int:
+        """Return the server that gets the next flow."""
+        order = list(self.weights)
+        idle = [n for n in order if not active[n]]
+        if sum(active.values()) < len(order) and idle:
+            best = min(idle, key=lambda n: self.turn[n])
+        else:
+            best = min(order, key=lambda n: (Fraction(active[n] + 1, self.weights[n]), self.turn[n]))
+        self.clock = max(self.clock, self.turn[best])
+        self.turn[best] = self.clock + 2**40 // self.weights[best]
+        return best
+
+
 def _least(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     case = Case(
-        f"least takes the server with the fewest active flows, first slot on ties, {v}",
-        [3],
-        services=[web_service(f, "least")],
+        f"least takes the server with the fewest active flows, {v}", [3, 38], services=[web_service(f, "least")]
     )
     first = Talk(case, f, number=1, sport=1000)
     first.open()
@@ -92,24 +113,232 @@ def _least(f: Family) -> list[Case]:
     _syn(case, f, 3, 1002)
     _syn(case, f, 1, 1003)
     first.close()
-    # Server 1 has one active flow again, as the others have: a closing flow does not count.
-    _syn(case, f, 1, 1004)
-    _syn(case, f, 2, 1005)
+    # Servers 1, 2 and 3 have one active flow each: a closing flow does not count. Server 1 was chosen twice.
+    _syn(case, f, 2, 1004)
+    _syn(case, f, 3, 1005)
     for _ in range(3):
         Talk(case, f, number=3, sport=1002).c(tcp("S", 1000))
-    _syn(case, f, 3, 1006)
-    weighted = Case(
-        f"least divides by weight, weight 0 counts as 1, {v}",
-        [3],
-        services=[web_service(f, "least", (3, 2, 1), weights=(0, 2, 3))],
+    _syn(case, f, 1, 1006)
+    made = [case]
+    for words, slots, weights in (
+        ("weight 0 counts as 1", (3, 2, 1), (0, 2, 3)),
+        ("equal weights", (1, 2, 3), (4, 4, 4)),
+        ("slots twice count once", (2, 1, 2, 3), (1, 5, 2)),
+    ):
+        weighted = Case(
+            f"least compares active + 1 by weight, {words}, {v}",
+            [38],
+            services=[web_service(f, "least", slots, weights=weights)],
+        )
+        turns = Turns({n: weights[n - 1] or 1 for n in slots})
+        active = dict.fromkeys(slots, 0)
+        for i in range(14):
+            best = turns.take(active)
+            active[best] += 1
+            _syn(weighted, f, best, 1000 + i)
+        made.append(weighted)
+    for weights in ((1, 1, 1), (1, 2, 3)):
+        made.append(_one_after_another(f, weights))
+    return made
+
+
+def _one_after_another(f: Family, weights: tuple[int, ...]) -> Case:
+    """Connections of which each is over before the next begins."""
+    case = Case(
+        f"least on an idle service takes turns by weight {weights}, {f.version}",
+        [38],
+        services=[web_service(f, "least", weights=weights)],
     )
-    # active/weight with weights 1, 2, 3 for servers 1, 2, 3; slots in the order 3, 2, 1.
-    active, weight = {1: 0, 2: 0, 3: 0}, {1: 1, 2: 2, 3: 3}
-    for i in range(9):
-        best = min((3, 2, 1), key=lambda n: (active[n] / weight[n], (3, 2, 1).index(n)))
-        active[best] += 1
-        _syn(weighted, f, best, 1000 + i)
-    return [case, weighted]
+    turns, idle = Turns({1: weights[0], 2: weights[1], 3: weights[2]}), {1: 0, 2: 0, 3: 0}
+    counts = {1: 0, 2: 0, 3: 0}
+    for i in range(2 * sum(weights)):
+        number = turns.take(idle)
+        counts[number] += 1
+        talk = Talk(case, f, number=number, sport=1000 + i)
+        talk.c(tcp("S", 1000))
+        talk.s(tcp("RA", 0, 1001))
+    assert counts == {n: 2 * weights[n - 1] for n in counts}
+    # A reload starts no turn anew; another server's weight changes the next ones alone.
+    case.publish()
+    _syn(case, f, turns.take(idle), 3000)
+    return case
+
+
+def _pair(f: Family, **second: Any) -> list[dict[str, Any]]:
+    """Describe two services on the same servers; the second one's are alt1, alt2, alt3."""
+    one = web_service(f, "counter")
+    two = web_service(f, **second)
+    names = {name: f"alt{number}" for number, name in enumerate(f.web_servers, 1)}
+
+    def renamed(plan: dict[str, Any]) -> dict[str, Any]:
+        made = {**plan, "slots": [names[name] for name in plan["slots"]]}
+        return {**made, "fallback": renamed(plan["fallback"])} if plan.get("fallback") else made
+
+    servers = [{**server, "name": names[server["name"]]} for server in two["servers"]]
+    return [one, {**two, "name": "alt", "port": 443, "plan": renamed(two["plan"]), "servers": servers}]
+
+
+def _through(case: Case, f: Family, number: int, sport: int) -> Talk:
+    """Open a flow through the second service, which must reach this server."""
+    talk = Talk(case, f, number=number, sport=sport, service="alt", server=f"alt{number}", vport=443)
+    talk.c(tcp("S", 1000))
+    return talk
+
+
+def _passed_over(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    made = []
+    case = Case(f"counter passes over a server that has the client's port, and goes on behind, {v}", [37])
+    case.setup["services"] = _pair(f, selector="counter")
+    for i in range(6):
+        _syn(case, f, 1 + i % 3, 1000 + i)
+    # In step with the first service, its turn would always meet the same server.
+    _through(case, f, 2, 1000)
+    _through(case, f, 3, 1001)
+    _through(case, f, 1, 1002)
+    case.counters(events={"flow_created": 9}, services={"alt": {"flows_created": 3}})
+    made.append(case)
+
+    for selector, seed in (("random", 7), ("two-choices", 7), ("hash-flow", 3), ("hash-source", 3)):
+        slots = (1, 1, 2, 3, 1, 2)
+        case = Case(f"{selector} passes over to the next slot of another server, {v}", [37], seed=seed)
+        case.setup["services"] = _pair(f, selector=selector, slots=slots)
+        draws, active = SplitMix64(seed), {1: 0, 2: 0, 3: 0}
+        for i in range(8):
+            sport, has = 1000 + i, 1 + i % 3
+            _syn(case, f, has, sport)
+            if selector == "random":
+                at = draws.draw() % 6
+            elif selector == "two-choices":
+                one = draws.draw() % 6
+                two = (one + 1 + draws.draw() % 5) % 6
+                at = two if active[slots[two]] < active[slots[one]] else one
+            elif selector == "hash-flow":
+                at = hash_flow(seed, f.client, f.vip, sport, 443, 6) % 6
+            else:
+                at = hash_source(seed, f.client) % 6
+            number = next(slots[(at + k) % 6] for k in range(6) if slots[(at + k) % 6] != has)
+            active[number] += 1
+            _through(case, f, number, sport)
+        made.append(case)
+
+    case = Case(f"least passes over to the next best, {v}", [37, 38])
+    case.setup["services"] = _pair(f, selector="least", weights=(1, 1, 1))
+    _syn(case, f, 1, 1000)
+    _through(case, f, 2, 1000)
+    _through(case, f, 1, 1001)
+    _through(case, f, 3, 1002)
+    _syn(case, f, 2, 1003)
+    # All have one active flow; server 3's turn was taken last of those that remain: 1 is next.
+    _through(case, f, 1, 1003)
+    made.append(case)
+
+    fallback = {"selector": "counter", "slots": [f.web_servers[1]]}
+    case = Case(
+        f"ask passes over to its fall-back plan, then to the other slots, {v}",
+        [37],
+        ask={"by_port": {"1000": "alt1", "1001": "alt2", "1002": "nobody"}},
+    )
+    case.setup["services"] = _pair(f, selector="ask", slots=(1, 2, 3), fallback=fallback)
+    _syn(case, f, 1, 1000)
+    _syn(case, f, 2, 1001)
+    _syn(case, f, 3, 999)
+    _through(case, f, 2, 1000)
+    # The answer and the fall-back plan are the same server.
+    _through(case, f, 1, 1001)
+    case.counters(events={"ask_fallback": 0})
+    _syn(case, f, 1, 998)
+    _syn(case, f, 2, 1002)
+    _through(case, f, 1, 1002)
+    case.counters(events={"ask_fallback": 1})
+    made.append(case)
+    return [*made, *_none_left(f)]
+
+
+def _none_left(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    made = []
+    for selector in ("counter", "least", "hash-flow"):
+        third = {**_pair(f, selector="counter")[1], "name": "third", "port": 444}
+        third["servers"] = [{**server, "name": f"third{n}"} for n, server in enumerate(third["servers"], 1)]
+        third["plan"] = {"selector": selector, "slots": ["third2", "third1"]}
+        case = Case(f"{selector} drops with the first obstacle when no server is left, {v}", [37])
+        case.setup["services"] = [*_pair(f, selector="counter", slots=(2, 3)), third]
+        _syn(case, f, 1, 1000)
+        _through(case, f, 2, 1000)
+        first = 2
+        if selector == "hash-flow":
+            first = (2, 1)[hash_flow(1, f.client, f.vip, 1000, 444, 6) % 2]
+        talk = Talk(case, f, number=first, sport=1000, service="third", server=f"third{first}", vport=444)
+        case.drop(talk.c_in(tcp("S", 1)), "flow_conflict", **talk.names)
+        case.counters(verdicts={"drop.flow_conflict": 1}, services={"third": {"flows_created": 0}})
+        # The client resets its first flow: that is over, and makes way.
+        Talk(case, f, number=1, sport=1000).c(tcp("R", 1001))
+        Talk(case, f, number=1, sport=1000, service="third", server="third1", vport=444).c(tcp("S", 1))
+        case.counters(events={"flow_reused": 1})
+        made.append(case)
+    return made
+
+
+def _own_service(f: Family) -> list[Case]:
+    """A server that calls a service of its own."""
+    v = f"IPv{f.version}"
+    made = []
+    for selector in ("counter", "random", "hash-source", "hash-flow", "least", "two-choices"):
+        case = Case(f"a server that calls its own service gets another one, {selector}, {v}", [37], seed=5)
+        case.setup["services"] = [web_service(f, selector)]
+        draws, turn, taken = SplitMix64(5), 0, {1: 0, 3: 0}
+        for i in range(6):
+            if selector == "counter":
+                at = turn
+            elif selector in ("random", "two-choices"):
+                at = draws.draw() % 3
+            else:
+                number = hash_source(5, f.servers[1])
+                at = (number if selector == "hash-source" else hash_flow(5, f.servers[1], f.vip, 1000 + i, 9876, 6)) % 3
+            if selector == "two-choices":
+                two = (at + 1 + draws.draw() % 2) % 3
+                active = {**taken, 2: 0}
+                at = two if active[two + 1] < active[at + 1] else at
+            number = at + 1 if at != 1 else 3
+            if selector == "least":
+                number = (1, 3)[i % 2]
+            turn = number % 3
+            taken[number] += 1
+            _syn(case, f, number, 1000 + i, client=f.servers[1], mac=SERVER_MACS[1])
+        case.counters(verdicts={"forward": 6})
+        made.append(case)
+    return made
+
+
+def _pickups(f: Family) -> list[Case]:
+    """Flows that a hash takes up without their SYN, where another flow is in the way."""
+    v = f"IPv{f.version}"
+    seed = 1
+    # A client port for which both services begin with the same server.
+    sport = next(
+        port
+        for port in range(2000, 3000)
+        if hash_flow(seed, f.client, f.vip, port, 9876, 6) % 3 == hash_flow(seed, f.client, f.vip, port, 443, 6) % 3
+    )
+    first = hash_flow(seed, f.client, f.vip, sport, 443, 6) % 3 + 1
+    then = first % 3 + 1
+    services = _pair(f, selector="hash-flow")
+    services[0] = web_service(f, "hash-flow")
+    forward = Case(f"an ACK of no flow passes over too, {v}", [2, 37], services=services)
+    _syn(forward, f, first, sport)
+    talk = Talk(forward, f, number=then, sport=sport, service="alt", server=f"alt{then}", vport=443)
+    talk.c(tcp("A", 1, 1))
+    forward.flows(Talk(forward, f, number=first, sport=sport).flow("syn-sent"), talk.flow("established"))
+    back = Case(f"a server's packet of no flow is taken up where the plan passes over to it, {v}", [2, 37])
+    back.setup["services"] = services
+    _syn(back, f, first, sport)
+    talk = Talk(back, f, number=then, sport=sport, service="alt", server=f"alt{then}", vport=443)
+    talk.s(tcp("A", 1, 1))
+    # The flow is there now: the third server has nothing to say about it.
+    last = Talk(back, f, number=then % 3 + 1, sport=sport)
+    back.drop(last.s_in(tcp("A", 1, 1)), "no_flow")
+    return [forward, back]
 
 
 def _two_choices(f: Family) -> list[Case]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from scapy.layers.inet import UDP
 from scene import (
     BOTH,
@@ -29,7 +31,9 @@ def cases() -> list[Case]:
     """Make the cases."""
     made = [*_vectors()]
     for f in BOTH:
-        made += [*_life(f), *_unreplied(f), *_last_hop(f), *_lengths(f), *_answers(f), *_checksums(f)]
+        made += [
+            *_life(f), *_unreplied(f), *_last_hop(f), *_lengths(f), *_answers(f), *_checksums(f), *_leaving(f)
+        ]
     return made
 
 
@@ -279,3 +283,59 @@ def _checksums(f: Family) -> list[Case]:
     talk.s(udp(word))
     made.append(zero)
     return made
+
+
+def _leaving(f: Family) -> list[Case]:
+    """UDP flows whose server was removed, or drained for its time."""
+    v = f"IPv{f.version}"
+    hosts = [
+        {"name": name, "address": f.servers[number], "port": 5353, "weight": 1, "mac": None}
+        for number, name in enumerate((f.dns_server, "other"))
+    ]
+
+    def service(selector: str, slots: list[str], leaves: bool) -> dict[str, Any]:
+        servers = [{**hosts[0], "moves_udp": leaves}, hosts[1]]
+        return dns_service(f, plan={"selector": selector, "slots": slots}, servers=servers)
+
+    made = []
+    for selector in ("counter", "hash-source"):
+        case = Case(f"a datagram moves its flow away from a server that leaves, {selector}, {v}", [8])
+        case.setup["services"] = [service(selector, [f.dns_server], leaves=False)]
+        old, new = Talk(case, f, "udp"), Talk(case, f, "udp", number=2, server="other")
+        old.c(udp(b"one"))
+        # Drained: the flow goes on.
+        case.publish(services=[service(selector, ["other"], leaves=False)])
+        old.c(udp(b"two"))
+        # At the deadline: answers still pass, the next datagram goes elsewhere.
+        case.publish(services=[service(selector, ["other"], leaves=True)])
+        old.s(udp(b"the second one's answer"))
+        new.c(udp(b"three"))
+        new.s(udp(b"the third one's answer"))
+        case.drop(old.s_in(udp(b"too late")), "no_flow")
+        case.flows(new.flow("udp"))
+        case.counters(
+            events={"flow_moved": 1, "flow_created": 2},
+            servers={f"{f.dns}/{f.dns_server}": {"flows_active": 0}, f"{f.dns}/other": {"flows_active": 1}},
+        )
+        made.append(case)
+    pushed = Case(f"what only a server that leaves keeps up ends after the idle timeout, {v}", [4, 8])
+    pushed.setup["services"] = [service("counter", [f.dns_server], leaves=False)]
+    talk = Talk(pushed, f, "udp")
+    talk.c(udp(b"begin"))
+    pushed.at(1_000)
+    talk.s(udp(b"refreshes"))
+    pushed.publish(services=[service("counter", ["other"], leaves=True)])
+    for now_ms in (100_000, 200_000, 300_999):
+        pushed.at(now_ms)
+        talk.s(udp(b"passes"))
+    pushed.at(301_000)
+    pushed.drop(talk.s_in(udp(b"over")), "no_flow")
+    pushed.counters(events={"flow_expired": 1, "flow_moved": 0})
+    alone = Case(f"a datagram of a server that leaves is refused where there is no other, {v}", [8, 9])
+    alone.setup["services"] = [service("counter", [f.dns_server], leaves=False)]
+    talk = Talk(alone, f, "udp")
+    talk.c(udp(b"one"))
+    alone.publish(services=[{**service("counter", [], leaves=True), "on_no_server": "drop"}])
+    alone.drop(talk.c_in(udp(b"two")), "no_server", direction="forward", service=f.dns)
+    alone.flows()
+    return [*made, pushed, alone]

@@ -93,6 +93,7 @@ class DataPath:
         capacity: flows the table can hold, 1..268435456.
         hash_key: 16 secret bytes; unused, since Python keys its dicts itself, but part of the contract.
         seed: 64 bits that start the random draws.
+        first_turn: 64 bits: where the turns of `counter` and `least` start. Workers beside each other start apart.
 
     Raises:
         LbError: the capacity is out of range.
@@ -100,13 +101,13 @@ class DataPath:
         ValueError: a number is negative or has more than 64 bits, or the key has not 16 bytes.
     """
 
-    def __init__(self, capacity: int, hash_key: bytes, seed: int) -> None:
+    def __init__(self, capacity: int, hash_key: bytes, seed: int, first_turn: int = 0) -> None:
         capacity, seed = require_number(capacity, 64), require_number(seed, 64)
         if len(require_bytes(hash_key)) != HASH_KEY_BYTES:
             raise ValueError(f"hash_key: {len(hash_key)} bytes, {HASH_KEY_BYTES} are needed")
         if not 1 <= capacity <= MAX_CAPACITY:
             raise LbError(f"flow table capacity {capacity} is not in 1..={MAX_CAPACITY}")
-        self._state = State(capacity, seed)
+        self._state = State(capacity, seed, require_number(first_turn, 64))
         self._names = Names()
         self._lock = CallLock()
         # Held while a world is compiled: what it is compiled of must not change meanwhile. Packets go on.
@@ -225,14 +226,14 @@ class DataPath:
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
         """
         Return the flow of a client with the service of this id, None when it has none that lives, and the number of the
-        service's next turn. Changes and counts nothing.
+        service's next turn, or with `least` the slot of the server that is next. Changes and counts nothing.
         """
         with self._lock:
             table, view = self._state.table, self._state.view
             entry = table.by_forward.get((client.packed, client_port, service))
             if entry is not None and table.why_dead(entry, view, now_ns) is not None:
                 entry = None
-            turn = self._state.placement.turns.get(service, 0)
+            turn = self._state.placement.next_turn(view, service)
             return (None if entry is None else self._flow(entry, now_ns)), turn
 
     def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:

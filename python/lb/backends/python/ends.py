@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from lb.backends.python.flow import Entry
 
 # Why an entry was removed, where its packets did not say how the flow ended.
-ENDED_BY_EVENT = {"flow_expired": "expired", "flow_orphaned": "orphaned", "flow_reset": "reset"}
+ENDED_BY_EVENT = {
+    "flow_expired": "expired",
+    "flow_orphaned": "orphaned",
+    "flow_reset": "reset",
+    "flow_moved": "moved",
+}
 
 
 class End(NamedTuple):

@@ -107,7 +107,10 @@ def error_to_client(state: State, packet: Packet, quoted: Quoted, endpoint: int)
     """Hand an error about a packet to a server to the client that really sent it."""
     if packet.destination != quoted.source:
         return drop("icmp_inner")
-    flow = stored(state, state.table.by_reply.get((endpoint, quoted.source, quoted.source_port)))
+    key = (endpoint, quoted.source, quoted.source_port)
+    if state.direct.find(key, state.view.snapshot.timeouts, state.now_ns) is not None:
+        return transit(state, packet)
+    flow = stored(state, state.table.by_reply.get(key))
     flow = flow or hashed_of_endpoint(state, endpoint, quoted.source, quoted.source_port)
     if flow is None:
         return drop("icmp_no_flow")
@@ -163,7 +166,7 @@ def hash_choice(state: State, number: int, client: bytes, client_port: int) -> i
         return None
     vip, protocol = service.address.packed, PROTOCOLS[service.protocol]
     newcomer = Newcomer(number, client, client_port, vip, service.port, protocol)
-    return state.placement.select(state.view, service.plan, newcomer)
+    return state.placement.hashed(state.view, service.plan, newcomer)
 
 
 def mark(packet: Packet, direction: Direction, flow: Flow) -> None:

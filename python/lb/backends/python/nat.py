@@ -11,12 +11,13 @@ from lb.backends.base import Direction
 from lb.backends.python import measure
 from lb.backends.python.flow import Entry
 from lb.backends.python.parse import Packet
-from lb.backends.python.plan import Newcomer
+from lb.backends.python.plan import Choice, Fit, Newcomer
 from lb.backends.python.rewrite import lower_ttl, outgoing, translate
 from lb.backends.python.send import answer_no_server, answer_reset, answer_ttl_exceeded, deliver, refuse_newcomer
 from lb.backends.python.state import State, Verdict, drop, hold
 from lb.backends.python.states import CLOSING, PICKUP, SYN_SENT, UDP, UDP_UNREPLIED
 from lb.backends.python.tcp import Segment, Step, begin, believed, follow, segment
+from lb.backends.python.transit import route
 from lb.backends.python.view import PROTOCOLS
 from lb.backends.python.wire.tcp import ACK
 from lb.snapshot import HASH_SELECTORS, Service
@@ -29,13 +30,21 @@ def forward_packet(state: State, packet: Packet, service: int) -> Verdict:
         return answer_ttl_exceeded(state, packet)
     seg = segment(packet) if packet.is_tcp else None
     entry = look_up(state, state.table.by_forward.get((packet.source, packet.source_port, service)))
-    if entry is not None and seg is not None and seg.opens and entry.state == CLOSING:
-        # Port reuse: the client starts anew before the old flow has timed out.
-        state.table.remove(entry, "flow_reused")
+    if entry is not None and (event := why_anew(state, entry, seg)) is not None:
+        state.table.remove(entry, event)
         entry = None
     if entry is not None:
         return known_packet(state, packet, entry, "forward", seg)
     return forward_miss(state, packet, service, seg)
+
+
+def why_anew(state: State, entry: Entry, seg: Segment | None) -> str | None:
+    """Return the event with which a client's packet makes its flow anew; None: the flow goes on."""
+    if seg is None:
+        # A UDP flow leaves a server that was removed, or drained for its time (behaviour 8).
+        return "flow_moved" if state.view.servers[entry.server].moves_udp else None
+    # Port reuse: the client starts anew before the old flow has timed out.
+    return "flow_reused" if seg.opens and entry.state == CLOSING else None
 
 
 def reply_packet(state: State, packet: Packet, endpoint: int) -> Verdict:
@@ -68,7 +77,9 @@ def known_packet(state: State, packet: Packet, entry: Entry, direction: Directio
     step = follow_udp(state, entry, direction) if seg is None else follow(state.table, entry, direction, seg, state.now_ns)
     if step is None:
         return drop("rst_window")
-    if step.refreshes:
+    # What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
+    leaves = direction == "reply" and seg is None and state.view.servers[entry.server].moves_udp
+    if step.refreshes and not leaves:
         state.table.touch(entry, state.now_ns)
     if step.believed and moves and direction == "forward":
         entry.last_hop = (packet.interface, packet.source_mac)
@@ -107,16 +118,47 @@ def forward_miss(state: State, packet: Packet, number: int, seg: Segment | None)
     )
     asking = state.placement.asking
     asking.begin(not packet.is_fragment)
-    server = state.placement.select(state.view, service.plan, newcomer)
+    choice = choose(state, service, newcomer, "forward", stores)
     if asking.wait is not None:
         asking.hold((number, packet.source, packet.source_port), packet)
         return hold("ask")
-    if server is None and not stores:
+    if choice.refused is not None:
+        packet.server, reason = choice.refused
+        verdict = drop(reason)
+    elif choice.server is not None:
+        verdict = place(state, packet, "forward", newcomer, choice, seg, stores)
+    elif not stores:
         return refuse_no_flow(state, packet, service, seg)
-    if server is None:
+    else:
         return drop("no_server") if service.on_no_server == "drop" else answer_no_server(state, packet, seg)
-    verdict = place(state, packet, "forward", newcomer, server, seg, stores)
     return refuse_newcomer(state, packet, service, seg, verdict) if stores else verdict
+
+
+def choose(state: State, service: Service, newcomer: Newcomer, direction: Direction, stores: bool) -> Choice:
+    """Pick a server that takes the flow; arguments as of `place`."""
+    return state.placement.select(
+        state.view, service.plan, newcomer, lambda server: fit(state, newcomer, server, direction, stores)
+    )
+
+
+def fit(state: State, newcomer: Newcomer, number: int, direction: Direction, stores: bool) -> Fit:
+    """
+    Tell whether a server takes a flow: it is not the client itself, and no flow or direct connection of the client has
+    its endpoint and this port. An entry that is over makes room, where entries may be removed: not in passing.
+    """
+    server = state.view.servers[number]
+    if newcomer.client == server.address.packed:
+        return Fit("hairpin")
+    key = (server.endpoint, newcomer.client, newcomer.client_port)
+    if state.direct.occupies(key, state.view.snapshot.timeouts, state.now_ns):
+        return Fit("flow_conflict")
+    entry = state.table.by_reply.get(key)
+    # The very flow that a server's packet is matched to has its server.
+    if entry is None or (direction == "reply" and entry.service == newcomer.service):
+        return Fit()
+    if stores and (entry.state == CLOSING or state.living(entry) is None):
+        return Fit(dead=entry)
+    return Fit("flow_conflict")
 
 
 def may_create(service: Service, seg: Segment | None) -> bool:
@@ -143,6 +185,9 @@ def refuse_no_flow(state: State, packet: Packet, service: Service, seg: Segment 
 
 def reply_miss(state: State, packet: Packet, endpoint: int, seg: Segment | None) -> Verdict:
     """Take up a flow from its server's side, if a hash would have placed it on that very server."""
+    key = (endpoint, packet.destination, packet.destination_port)
+    if state.direct.answer(key, seg, state.view.snapshot.timeouts, state.now_ns):
+        return route(state, packet)
     stores = seg is None or seg.is_mid_stream
     if not stores and not may_pass(state, seg):
         return drop("no_flow")
@@ -153,10 +198,10 @@ def reply_miss(state: State, packet: Packet, endpoint: int, seg: Segment | None)
             continue
         vip, protocol = service.address.packed, PROTOCOLS[service.protocol]
         newcomer = Newcomer(number, client, client_port, vip, service.port, protocol)
-        chosen = state.placement.select(state.view, service.plan, newcomer)
-        if chosen is not None and state.view.servers[chosen].endpoint == endpoint:
+        choice = choose(state, service, newcomer, "reply", stores)
+        if choice.server is not None and state.view.servers[choice.server].endpoint == endpoint:
             packet.direction, packet.service = "reply", number
-            return place(state, packet, "reply", newcomer, chosen, seg, stores)
+            return place(state, packet, "reply", newcomer, choice, seg, stores)
     return drop("no_flow")
 
 
@@ -165,7 +210,7 @@ def place(
     packet: Packet,
     direction: Direction,
     newcomer: Newcomer,
-    server: int,
+    choice: Choice,
     seg: Segment | None,
     stores: bool,
 ) -> Verdict:
@@ -177,17 +222,20 @@ def place(
         packet: the first one seen of the flow.
         direction: of the packet.
         newcomer: the flow.
-        server: id of the server that it was given.
+        choice: the server that it was given.
         seg: None for UDP.
         stores: whether an entry may be made; else the packet is placed in passing.
     """
-    packet.server = server
-    if newcomer.client == state.view.servers[server].address.packed:
-        return drop("hairpin")
-    entry = new_entry(state, packet, direction, newcomer, server, seg)
-    if not (clear_conflicts(state, entry, direction) if stores else is_alone(state, entry, direction)):
+    assert choice.server is not None
+    packet.server = choice.server
+    entry = new_entry(state, packet, direction, newcomer, choice.server, seg)
+    if choice.dead is not None:
+        remove_dead(state, choice.dead)
+    if direction == "reply" and not clear_forward_key(state, entry, stores):
         return drop("flow_conflict")
     if stores and state.table.make_room(state.view.snapshot.timeouts, state.now_ns):
+        # What is left there is closing: the flow takes its place.
+        state.direct.remove(entry.reply_key)
         state.table.insert(entry)
         return send_translated(state, packet, direction, entry)
     if state.view.services[newcomer.service].plan.selector not in HASH_SELECTORS:
@@ -214,33 +262,24 @@ def new_entry(
     return entry
 
 
-def is_alone(state: State, entry: Entry, direction: Direction) -> bool:
-    """Tell whether no entry stands where a new one would be, dead or alive."""
-    if state.table.by_reply.get(entry.reply_key) is not None:
-        return False
-    return direction == "forward" or state.table.by_forward.get(entry.forward_key) is None
+def remove_dead(state: State, entry: Entry) -> None:
+    """Remove an entry that is expired, orphaned or closing."""
+    state.table.remove(entry, state.table.why_dead(entry, state.view, state.now_ns) or "flow_reused")
 
 
-def clear_conflicts(state: State, entry: Entry, direction: Direction) -> bool:
+def clear_forward_key(state: State, entry: Entry, stores: bool) -> bool:
     """
-    Remove dead and closing entries that stand where a new one wants to be.
+    Make way for the forward key of a flow that a server's packet is taken for.
 
     Returns:
-        Whether its keys are free now. Two services that share a server could else hand it two flows it cannot tell
-        apart.
+        Whether no other entry has it now. Without `stores` none is removed.
     """
-    standing = [state.table.by_reply.get(entry.reply_key)]
-    if direction == "reply":
-        standing.append(state.table.by_forward.get(entry.forward_key))
-    for other in standing:
-        if other is None or state.table.by_forward.get(other.forward_key) is not other:
-            continue
-        event = state.table.why_dead(other, state.view, state.now_ns)
-        if event is None and other.state == CLOSING:
-            event = "flow_reused"
-        if event is None:
-            return False
-        state.table.remove(other, event)
+    other = state.table.by_forward.get(entry.forward_key)
+    if other is None:
+        return True
+    if not stores or (other.state != CLOSING and state.living(other) is not None):
+        return False
+    remove_dead(state, other)
     return True
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lb.backends.base import Verdict as VerdictName
 from lb.backends.python.counters import Counters
+from lb.backends.python.direct import DirectConnections
 from lb.backends.python.flow import Entry, FlowTable
 from lb.backends.python.fragment import FragmentTable
 from lb.backends.python.limit import RateLimiter
@@ -61,12 +62,14 @@ class State:
     Args:
         capacity: flows the table can hold.
         seed: starts the random draws.
+        first_turn: where the turns of `counter` and `least` start.
     """
 
-    def __init__(self, capacity: int, seed: int) -> None:
+    def __init__(self, capacity: int, seed: int, first_turn: int = 0) -> None:
         self.counters = Counters()
         self.table = FlowTable(capacity, self.counters)
-        self.placement = Placement(seed, self.counters)
+        self.placement = Placement(seed, self.counters, first_turn)
+        self.direct = DirectConnections(capacity)
         self.fragments = FragmentTable()
         self.waiting = Waiting()
         self.limiter = RateLimiter()
@@ -91,6 +94,8 @@ class State:
     def swap(self, prepared: Prepared) -> None:
         """Swap to what was compiled."""
         self.view, self.hops, self.next_hops = prepared
+        if self.view.snapshot.transit == "drop":
+            self.direct.records.clear()
 
     def begin(self, now_ns: int) -> None:
         """Begin a call at an instant, with nothing sent yet."""

@@ -177,11 +177,17 @@ def expected_of(entry: Entry, direction: Direction) -> int | None:
     return entry.rcv_nxt[OTHER[direction]]
 
 
+def known(entry: Entry, direction: Direction) -> int:
+    """Return what a side sends next, where that is known for sure."""
+    number = entry.snd_nxt[direction]
+    assert number is not None, "a SYN was seen"
+    return number
+
+
 def answers_syn(entry: Entry, number: int) -> bool:
     """Tell whether a number acknowledges the SYN of a handshake: the client's first, its last, data with that one."""
     if entry.state == SYN_SENT:
-        sent = entry.snd_nxt["forward"]
-        data = (sent - entry.syn) % MODULUS
+        data = (known(entry, "forward") - entry.syn) % MODULUS
         return number == first_syn(entry) or (number - entry.syn) % MODULUS <= data
     return entry.state == SYN_RECEIVED and entry.rcv_nxt["reply"] == number
 
@@ -200,7 +206,9 @@ def judge_reset(entry: Entry, direction: Direction, seg: Segment) -> Step | None
     # Of a server that has acknowledged nothing, no number can be told from a guess.
     unheard = entry.state == SYN_SENT and direction == "reply"
     expected, sent = expected_of(entry, direction), entry.snd_nxt[direction]
-    if not unheard and seg.seq in (expected, sent, first_syn(entry)):
+    # Before the server has answered, only the first SYN is the client's for sure: any other may have set what is known.
+    exact = (first_syn(entry),) if entry.state == SYN_SENT else (expected, sent)
+    if not unheard and seg.seq in exact:
         return believed(CLOSING)
     base = sent if expected is None else expected
     inside = base is not None and (seg.seq - base) % MODULUS <= entry.windows[OTHER[direction]].size
@@ -210,11 +218,11 @@ def judge_reset(entry: Entry, direction: Direction, seg: Segment) -> Step | None
 
 
 def judge_syn(entry: Entry, direction: Direction, seg: Segment) -> Step:
-    """Judge a SYN without ACK. It refreshes nothing; one that repeats a SYN's number before it is its sender's."""
+    """Judge a SYN without ACK. It refreshes nothing; one that repeats the first is its sender's."""
     if entry.state == SYN_SENT and direction == "forward":
-        repeats_last = seg.after_syn == entry.syn
-        repeats = repeats_last or seg.after_syn == first_syn(entry)
-        entry.snd_nxt["forward"] = later(entry.snd_nxt["forward"], seg.end) if repeats_last else seg.end
+        # A last SYN may be anybody's: only one that repeats the first is its sender's.
+        repeats = seg.after_syn == first_syn(entry)
+        entry.snd_nxt["forward"] = later(known(entry, "forward"), seg.end) if seg.after_syn == entry.syn else seg.end
         entry.syn = seg.after_syn
         entry.windows["forward"].offer(seg.window, seg.scale)
         return Step(SYN_SENT, repeats)
@@ -315,9 +323,10 @@ def judge_early_ack(entry: Entry, direction: Direction, seg: Segment) -> Step:
 
 def judge_third(entry: Entry, seg: Segment) -> Step:
     """Judge the third segment of a handshake: it acknowledges the server's SYN, and at most what has followed it."""
-    followed = (entry.snd_nxt["reply"] - entry.expected) % MODULUS
-    acknowledges = (seg.ack - entry.expected) % MODULUS <= followed
-    if not acknowledges or not is_within(seg.seq, entry.rcv_nxt["reply"], entry.windows["reply"].size):
+    expected, begins = entry.expected, entry.rcv_nxt["reply"]
+    assert expected is not None and begins is not None, "the server's SYN was seen"
+    acknowledges = (seg.ack - expected) % MODULUS <= (known(entry, "reply") - expected) % MODULUS
+    if not acknowledges or not is_within(seg.seq, begins, entry.windows["reply"].size):
         return Step(SYN_RECEIVED)
     entry.rcv_nxt["forward"] = seg.ack
     return note(entry, "forward", seg, ESTABLISHED)
@@ -358,12 +367,13 @@ def note(entry: Entry, direction: Direction, seg: Segment, state: str) -> Step:
     sent, acknowledged = entry.snd_nxt[direction], entry.rcv_nxt[direction]
     in_sequence = sent is None or not is_later(seg.seq, sent)
     entry.snd_nxt[direction] = seg.end if sent is None else later(sent, seg.end)
-    entry.rcv_nxt[direction] = seg.ack if acknowledged is None else later(acknowledged, seg.ack)
+    acknowledged = seg.ack if acknowledged is None else later(acknowledged, seg.ack)
+    entry.rcv_nxt[direction] = acknowledged
     entry.windows[direction].advertise(seg.window)
     if seg.has(FIN):
         # One ahead of what was seen counts once it is acknowledged.
         (entry.fin if in_sequence else entry.fin_ahead)[direction] = True
-    if entry.fin_ahead[other] and not is_later(entry.snd_nxt[other], entry.rcv_nxt[direction]):
+    if entry.fin_ahead[other] and not is_later(known(entry, other), acknowledged):
         entry.fin_ahead[other] = False
         entry.fin[other] = True
     return believed(CLOSING if all(entry.fin.values()) else state)

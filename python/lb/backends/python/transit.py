@@ -1,11 +1,17 @@
-"""Packets of no service: dropped, or routed on with nothing but the TTL changed (`docs/datapath.md` rule 9)."""
+"""
+Packets of no service: dropped, or routed on with nothing but the TTL changed (`docs/datapath.md` rule 9). What clients
+send straight to a server's address and port is remembered (`direct.py`).
+"""
 
 from __future__ import annotations
 
-from lb.backends.python.parse import Packet
+from lb.backends.python.parse import Packet, read_l4
 from lb.backends.python.rewrite import lower_ttl, outgoing
 from lb.backends.python.send import answer_ttl_exceeded, deliver
 from lb.backends.python.state import State, Verdict, drop
+from lb.backends.python.states import CLOSING
+from lb.backends.python.tcp import segment
+from lb.backends.python.wire import tcp, udp
 
 
 def transit(state: State, packet: Packet) -> Verdict:
@@ -14,6 +20,40 @@ def transit(state: State, packet: Packet) -> Verdict:
         return drop("transit")
     if packet.ttl <= 1:
         return answer_ttl_exceeded(state, packet)
+    reason = note_direct(state, packet)
+    return drop(reason) if reason else route(state, packet)
+
+
+def route(state: State, packet: Packet) -> Verdict:
+    """Send a packet on to its destination."""
     data = outgoing(packet)
     lower_ttl(data, packet)
     return deliver(state, packet, data, state.hops.to_address(packet.destination))
+
+
+def note_direct(state: State, packet: Packet) -> str | None:
+    """
+    Remember a packet to a server's endpoint, so that the answer may pass (rule 9.1).
+
+    Returns:
+        Why it is refused: the server could not tell it from a flow.
+    """
+    if packet.destination not in state.view.servers_by_address or packet.protocol not in (tcp.PROTOCOL, udp.PROTOCOL):
+        return None
+    # A first fragment has not been read so far; a later one has no ports, and what is malformed none that we believe.
+    if packet.fragment_offset or read_l4(packet):
+        return None
+    endpoint = state.view.endpoints.get((packet.destination, packet.destination_port, packet.protocol))
+    if endpoint is None:
+        return None
+    key = (endpoint, packet.source, packet.source_port)
+    entry = state.table.by_reply.get(key)
+    if entry is not None:
+        event = state.table.why_dead(entry, state.view, state.now_ns)
+        if event is None and entry.state != CLOSING:
+            return "flow_conflict"
+        state.table.remove(entry, event or "flow_reused")
+    seg = segment(packet) if packet.is_tcp else None
+    if state.direct.ask(key, seg, state.view.snapshot.timeouts, state.now_ns):
+        state.counters.event("direct_evicted")
+    return None

@@ -61,6 +61,7 @@ pub fn snapshot(selector: Selector, servers: u32) -> Snapshot {
         port: SERVER_PORT,
         weight: 1,
         mac: None,
+        moves_udp: false,
     };
     let plan = Plan {
         selector,

@@ -126,6 +126,7 @@ fn how(entry: &Entry, event: Event) -> &'static str {
         Event::FlowExpired => "expired",
         Event::FlowOrphaned => "orphaned",
         Event::FlowReset => "reset",
+        Event::FlowMoved => "moved",
         _ => "evicted",
     }
 }

@@ -422,9 +422,12 @@ fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<
     // Of a server that has acknowledged nothing, no number can be told from a guess.
     let unheard = state == State::SynSent && direction == Direction::Reply;
     let expected = flow.expected_of(direction);
-    let exact = expected == Some(sequence)
-        || flow.knows_snd_nxt(direction) && side.snd_nxt == sequence
-        || flow.first_syn() == Some(sequence);
+    // Before the server has answered, only the first SYN is the client's for sure: any other may have set what is known of it.
+    let exact = if state == State::SynSent {
+        flow.first_syn() == Some(sequence)
+    } else {
+        expected == Some(sequence) || flow.snd_nxt(direction) == Some(sequence)
+    };
     if answers || exact && !unheard {
         return Ok(Step::believed(State::Closing));
     }
@@ -437,7 +440,7 @@ fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<
     Err(Reason::RstWindow)
 }
 
-/// SYN without ACK. It refreshes nothing: nobody has vouched for it. One that repeats a number of a SYN before it is its sender's.
+/// SYN without ACK. It refreshes nothing: nobody has vouched for it. One that repeats the number of the first is its sender's.
 fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step {
     let state = flow.state();
     let number = segment.after_syn();
@@ -460,9 +463,9 @@ fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step 
 /// Another SYN of a client that was not answered: the same again, or one of another connection.
 fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Step {
     let number = segment.after_syn();
-    let repeats_last = number == flow.syn();
-    let repeats = repeats_last || flow.first_syn() == Some(number);
-    let end = if repeats_last {
+    // A last SYN may be anybody's: only one that repeats the first is its sender's.
+    let repeats = flow.first_syn() == Some(number);
+    let end = if number == flow.syn() {
         later(flow.side(Direction::Forward).snd_nxt, segment.end)
     } else {
         segment.end

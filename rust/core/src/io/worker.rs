@@ -603,6 +603,7 @@ mod tests {
                 port: 5353,
                 weight: 1,
                 mac: Some(SERVER_MAC),
+                moves_udp: false,
             })],
             forward_transit: false,
             answer_echo: false,

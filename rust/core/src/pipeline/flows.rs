@@ -3,14 +3,15 @@
 use super::{Departure, Stage, Walk};
 use crate::counters::Event;
 use crate::datapath::State;
+use crate::direct::DirectConnections;
 use crate::flow::measure::{self, Before};
-use crate::flow::table::{Entry, LastHop};
+use crate::flow::table::{Entry, LastHop, Table};
 use crate::flow::tcp::{self, Segment, State as FlowState, Step};
 use crate::flow::{Key, Side};
 use crate::limit;
 use crate::packet::{Meta, Packet, Target};
 use crate::parse::Transport;
-use crate::plan::Chooser;
+use crate::plan::{Choice, Chooser, Fit, hashed};
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::wire::tcp::flag;
 use crate::world::{ServerFacts, World, is_hash};
@@ -52,10 +53,10 @@ impl<'a> Walk<'a> {
         self.found.direction = Some(Direction::Forward);
         self.check_ttl(packet)?;
         if let Some(live) = self.lookup(packet.meta) {
-            if !self.is_reused(live.number, transport) {
+            let Some(event) = self.starts_anew(&live, transport) else {
                 return self.hit(packet, &live, Direction::Forward);
-            }
-            forget(self.state, live.number, Some(Event::FlowReused));
+            };
+            forget(self.state, live.number, Some(event));
         }
         self.miss_forward(packet, transport, service)
     }
@@ -120,13 +121,21 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// A SYN on a closing flow is a new flow at once (behaviour 6).
+    /// Why an entry is dead: it has expired, or its server has left. `None`: it lives.
+    pub(super) fn death(&self, number: u32) -> Option<Event> {
+        self.live(number).err()
+    }
+
+    /// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (behaviour 6); a UDP flow leaves a server that was removed,
+    /// or drained for its time, with the next datagram (behaviour 8).
     #[inline(always)]
-    fn is_reused(&self, number: u32, transport: &Transport) -> bool {
-        let opening = transport
-            .segment
-            .is_some_and(|segment| segment.is_opening());
-        opening && self.state.table.entry(number).state() == FlowState::Closing
+    fn starts_anew(&self, live: &Live, transport: &Transport) -> Option<Event> {
+        let Some(segment) = &transport.segment else {
+            return live.facts.moves_udp.then_some(Event::FlowMoved);
+        };
+        let is_reused = segment.is_opening()
+            && self.state.table.entry(live.number).state() == FlowState::Closing;
+        is_reused.then_some(Event::FlowReused)
     }
 
     #[inline(always)]
@@ -208,6 +217,10 @@ impl<'a> Walk<'a> {
     fn follow_udp(&mut self, live: &Live, direction: Direction, meta: &Meta) {
         let mut state = self.state.table.entry(live.number).state();
         if direction == Direction::Reply {
+            // What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
+            if live.facts.moves_udp {
+                return;
+            }
             if state == FlowState::UdpUnreplied {
                 self.state.counters.flow_active(live.server);
                 state = FlowState::Udp;
@@ -269,22 +282,29 @@ impl<'a> Walk<'a> {
             service,
         };
         self.state.asking.begin(packet.meta.ip.fragment.is_none());
-        let selected = self.select(&newcomer);
+        let choice = self.select(&newcomer, stores);
         if let Some(wait) = self.state.asking.take_wait() {
             let (interface, offload) = (packet.meta.interface, packet.meta.offload);
             let (asking, now) = (&mut self.state.asking, self.now);
             asking.hold(wait, packet.frame, interface, offload, now);
             return Err(Verdict::Hold(Reason::Ask));
         }
-        match selected {
-            Some(server) => match self.place(packet, transport, &newcomer, server, stores) {
-                Err(verdict) if stores => {
-                    Err(self.refuse_newcomer(packet, transport, service, verdict))
-                }
-                result => result,
-            },
-            None if !stores => Err(self.no_flow(packet, transport, service)),
-            None => Err(self.no_server(packet, transport, service)),
+        let result = match choice {
+            Choice::Server { server, dead } => {
+                self.place(packet, transport, &newcomer, (server, dead), stores)
+            }
+            Choice::Refused(server, reason) => {
+                self.found.server = Some(server);
+                Err(reason.into())
+            }
+            Choice::NoServer if !stores => Err(self.no_flow(packet, transport, service)),
+            Choice::NoServer => Err(self.no_server(packet, transport, service)),
+        };
+        match result {
+            Err(verdict) if stores => {
+                Err(self.refuse_newcomer(packet, transport, service, verdict))
+            }
+            result => result,
         }
     }
 
@@ -296,6 +316,9 @@ impl<'a> Walk<'a> {
         transport: &Transport,
         endpoint: u32,
     ) -> Stage<Departure> {
+        if self.answers_directly(packet.meta) {
+            return self.send_transit(packet);
+        }
         let stores = transport.segment.as_ref().is_none_or(Segment::is_midstream);
         let world = self.world;
         let services = if stores || self.may_pass(transport) {
@@ -310,14 +333,12 @@ impl<'a> Walk<'a> {
                 client_port: transport.destination_port,
                 service,
             };
-            let chosen = self.select(&newcomer);
-            let fits = |&server: &u32| {
-                world
-                    .server(server)
-                    .is_some_and(|facts| facts.endpoint == endpoint)
+            let Choice::Server { server, dead } = self.select(&newcomer, stores) else {
+                continue;
             };
-            if let Some(server) = chosen.filter(fits) {
-                return self.place(packet, transport, &newcomer, server, stores);
+            let is_sender = |facts: &ServerFacts| facts.endpoint == endpoint;
+            if world.server(server).is_some_and(is_sender) {
+                return self.place(packet, transport, &newcomer, (server, dead), stores);
             }
         }
         Err(Reason::NoFlow.into())
@@ -330,42 +351,46 @@ impl<'a> Walk<'a> {
         ends || self.state.table.is_full()
     }
 
-    fn select(&mut self, newcomer: &Newcomer) -> Option<u32> {
-        let world = self.world;
-        let plan = &world.service(newcomer.service)?.plan;
+    fn select(&mut self, newcomer: &Newcomer, stores: bool) -> Choice {
+        let (world, now) = (self.world, self.now);
+        let service = newcomer.service;
         let State {
+            table,
+            direct,
             counters,
             random,
             rotation,
             asking,
+            tried,
             ..
         } = &mut *self.state;
-        let rotation = rotation.get_mut(newcomer.service as usize)?;
-        let client = (newcomer.client, newcomer.client_port);
+        let known = world.service(service).zip(world.plan_servers(service));
+        let rotation = rotation.get_mut(service as usize);
+        let Some(((service, named), rotation)) = known.zip(rotation) else {
+            return Choice::NoServer;
+        };
+        let fit = |server: u32| fit(world, (table, direct), newcomer, server, stores, now);
         Chooser {
             world,
             counters,
             random,
             rotation,
             asking,
+            tried,
+            fit: &fit,
             service: newcomer.service,
-            client,
+            client: (newcomer.client, newcomer.client_port),
         }
-        .select(plan)
+        .select(&service.plan, named)
     }
 
     /// The server that a hash gives a client's flow; `None` where the service's plan has no hash selector. Changes nothing.
-    pub(super) fn hash_choice(&mut self, service: u32, client: (u128, u16)) -> Option<u32> {
+    pub(super) fn hash_choice(&self, service: u32, client: (u128, u16)) -> Option<u32> {
         let plan = &self.world.service(service)?.plan;
         if !is_hash(plan.selector) {
             return None;
         }
-        self.select(&Newcomer {
-            direction: Direction::Forward,
-            client: client.0,
-            client_port: client.1,
-            service,
-        })
+        hashed(self.world, service, client, plan)
     }
 
     /// Rule 8, *Place*, from 2 on. Without `stores`: in passing.
@@ -374,7 +399,7 @@ impl<'a> Walk<'a> {
         packet: &mut Packet,
         transport: &Transport,
         newcomer: &Newcomer,
-        server: u32,
+        (server, dead): (u32, Option<u32>),
         stores: bool,
     ) -> Stage<Departure> {
         self.found.service = Some(newcomer.service);
@@ -382,14 +407,17 @@ impl<'a> Walk<'a> {
         self.found.server = Some(server);
         let world = self.world;
         let facts = world.server(server).ok_or(Reason::NoServer)?;
-        if newcomer.client == facts.address {
-            return Err(Reason::Hairpin.into());
+        if let Some(number) = dead {
+            let event = self.live(number).err().unwrap_or(Event::FlowReused);
+            forget(self.state, number, Some(event));
         }
-        self.clear_key(&newcomer.key(Side::Endpoint(facts.endpoint)), stores)?;
         if newcomer.direction == Direction::Reply {
             self.clear_key(&newcomer.key(Side::Service(newcomer.service)), stores)?;
         }
         if stores && self.make_room() {
+            // What is left there is closing: the flow takes its place.
+            let key = newcomer.key(Side::Endpoint(facts.endpoint));
+            self.state.direct.remove(&key);
             self.insert(packet, transport, newcomer, (server, facts.endpoint));
         } else if world
             .service(newcomer.service)
@@ -587,6 +615,42 @@ pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>) {
     state.counters.entry_removed(entry.server);
     if let Some(event) = event {
         state.counters.event(event);
+    }
+}
+
+/// Whether a server takes a flow: it is not the client itself, and no flow or direct connection of the client has its endpoint and this port. An entry that is
+/// over makes room, where entries may be removed: not in passing.
+fn fit(
+    world: &World,
+    (table, direct): (&Table, &DirectConnections),
+    newcomer: &Newcomer,
+    server: u32,
+    stores: bool,
+    now: u64,
+) -> Fit {
+    let Some(facts) = world.server(server) else {
+        return Fit::Free;
+    };
+    if newcomer.client == facts.address {
+        return Fit::Refused(Reason::Hairpin);
+    }
+    let key = newcomer.key(Side::Endpoint(facts.endpoint));
+    if direct.occupies(&key, &world.snapshot.timeouts, now) {
+        return Fit::Refused(Reason::FlowConflict);
+    }
+    let Some(number) = table.find(&key) else {
+        return Fit::Free;
+    };
+    let entry = table.entry(number);
+    // The very flow that a server's packet is matched to: it has its server.
+    if newcomer.direction == Direction::Reply && entry.service == newcomer.service {
+        return Fit::Free;
+    }
+    let is_dead = is_expired(world, entry, now) || world.server(entry.server).is_none();
+    if stores && (is_dead || entry.state() == FlowState::Closing) {
+        Fit::Dead(number)
+    } else {
+        Fit::Refused(Reason::FlowConflict)
     }
 }
 

@@ -151,6 +151,11 @@ impl Walk<'_> {
             return Err(Reason::IcmpInner.into());
         }
         let client = (inner_source, quoted.source_port);
+        let key = key_of(client, Side::Endpoint(endpoint));
+        let timeouts = &self.world.snapshot.timeouts;
+        if self.state.direct.knows(&key, timeouts, self.now) {
+            return self.transit(packet);
+        }
         let flow = self
             .stored_flow(client, Side::Endpoint(endpoint))
             .or_else(|| self.hashed_flow_of_endpoint(client, endpoint))

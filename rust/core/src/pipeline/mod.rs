@@ -4,6 +4,7 @@
 //! be read before the first of its packets is acted upon. [`Walk::run`] then acts. Each stage is a file of this folder; it gives a way to go on, or the
 //! packet's verdict as an error: there is no third outcome. `docs/datapath.md` numbers the rules.
 
+mod direct;
 mod expire;
 mod flows;
 mod fragments;
@@ -177,6 +178,7 @@ impl Walk<'_> {
             return Err(Reason::Transit.into());
         }
         self.check_ttl(packet)?;
+        self.note_direct(packet)?;
         self.send_transit(packet)
     }
 }

@@ -1,0 +1,123 @@
+"""
+Connections that clients make straight to a server's address and port, past the services (`docs/datapath.md` rule 9.1).
+
+A server's packet that belongs to no flow is dropped, so that no client sees a server's address that it did not ask for.
+One that answers a client which did ask for it may pass: this is what remembers that. It is a record of who spoke to
+whom, not a flow: nothing is translated, and no number is checked. Bounded: the record that was used least recently
+makes room.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lb.backends.base import Direction
+from lb.backends.python.wire.tcp import FIN, RST
+
+if TYPE_CHECKING:
+    from lb.backends.python.flow import ReplyKey
+    from lb.backends.python.tcp import Segment
+    from lb.snapshot import Timeouts
+
+# Whatever the flow table holds.
+MOST_RECORDS = 65536
+
+
+@dataclass(slots=True)
+class Record:
+    """
+    One connection. `answered`: the server has sent something; `over`: the directions that have said FIN, both after a
+    reset.
+    """
+
+    is_tcp: bool
+    last_seen_ns: int
+    answered: bool = False
+    over: set[Direction] = field(default_factory=set)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether both sides are done."""
+        return len(self.over) == 2
+
+    def timeout_ns(self, timeouts: Timeouts) -> int:
+        """Return how long it may be idle."""
+        if not self.is_tcp:
+            return timeouts.udp_ns
+        if self.is_closing:
+            return timeouts.closing_ns
+        return timeouts.established_ns if self.answered else timeouts.half_open_ns
+
+    def follow(self, direction: Direction, seg: Segment | None, now_ns: int) -> None:
+        """Note a packet."""
+        self.last_seen_ns = now_ns
+        self.answered = self.answered or direction == "reply"
+        if seg is None:
+            return
+        if seg.flags & RST:
+            self.over = {"forward", "reply"}
+        elif seg.flags & FIN:
+            self.over.add(direction)
+
+
+class DirectConnections:
+    """
+    The records, the one that was used least recently first. Keys are those of a server's packets.
+
+    Args:
+        capacity: flows that the flow table holds: as many records, 65536 at most.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.most = min(capacity, MOST_RECORDS)
+        self.records: OrderedDict[ReplyKey, Record] = OrderedDict()
+
+    def find(self, key: ReplyKey, timeouts: Timeouts, now_ns: int) -> Record | None:
+        """Return a record that lives."""
+        record = self.records.get(key)
+        if record is None or now_ns - record.last_seen_ns >= record.timeout_ns(timeouts):
+            return None
+        return record
+
+    def occupies(self, key: ReplyKey, timeouts: Timeouts, now_ns: int) -> bool:
+        """Tell whether a record stands in the way of a flow with this key: one that lives and is not closing."""
+        record = self.find(key, timeouts, now_ns)
+        return record is not None and not record.is_closing
+
+    def ask(self, key: ReplyKey, seg: Segment | None, timeouts: Timeouts, now_ns: int) -> bool:
+        """
+        Note a client's packet to a server. A reset makes no record.
+
+        Returns:
+            Whether another record had to go for it.
+        """
+        record = self.find(key, timeouts, now_ns)
+        if record is not None and not (record.is_closing and seg is not None and seg.opens):
+            record.follow("forward", seg, now_ns)
+            self.records.move_to_end(key)
+            return False
+        self.remove(key)
+        if seg is not None and seg.flags & RST:
+            return False
+        is_full = len(self.records) >= self.most
+        if is_full:
+            self.records.popitem(last=False)
+        record = self.records[key] = Record(seg is not None, now_ns)
+        record.follow("forward", seg, now_ns)
+        return is_full
+
+    def answer(self, key: ReplyKey, seg: Segment | None, timeouts: Timeouts, now_ns: int) -> bool:
+        """Note a server's packet. Return whether it answers a client that asked for it."""
+        record = self.find(key, timeouts, now_ns)
+        if record is None:
+            self.remove(key)
+            return False
+        record.follow("reply", seg, now_ns)
+        self.records.move_to_end(key)
+        return True
+
+    def remove(self, key: ReplyKey) -> None:
+        """Forget a record, if there is one."""
+        self.records.pop(key, None)

@@ -1,0 +1,347 @@
+//! The servers of the selector `least`, in order of load (rule 8, *Selectors*): kept up to date as flows come and go, so that a placement and a change
+//! each cost the logarithm of their number.
+//!
+//! Two tournament trees over the servers of a plan: one by load, one by turn. A leaf is a server, an inner node the better one of its two children, so
+//! the root is the best of all, and a change plays only the matches on the way from its leaf to the root.
+
+use std::cmp::Ordering;
+
+use crate::plan::PlanServers;
+use crate::snapshot::{Plan, Selector};
+use crate::world::World;
+
+/// What a server of weight 1 moves back in the order of turns when it is chosen; one of weight w moves `TURN / w`.
+pub const TURN: u128 = 1 << 40;
+/// The leaf of no server.
+const NONE: u32 = u32::MAX;
+
+/// A server of the plan.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    server: u32,
+    weight: u64,
+    active: u64,
+    turn: u128,
+    /// It was looked at in this placement and does not take the flow.
+    is_passed_over: bool,
+}
+
+impl Row {
+    /// (active + 1) / weight, compared without dividing; equal ones take turns.
+    fn by_load(&self, other: &Self) -> Ordering {
+        // Both fit: a table has fewer than 2^32 flows, a weight 32 bits.
+        let ours = (self.active + 1) * other.weight;
+        let theirs = (other.active + 1) * self.weight;
+        let passed = self.is_passed_over.cmp(&other.is_passed_over);
+        passed
+            .then(ours.cmp(&theirs))
+            .then(self.turn.cmp(&other.turn))
+    }
+
+    /// Those without a flow first, in order of their turn.
+    fn by_turn(&self, other: &Self) -> Ordering {
+        let passed = self.is_passed_over.cmp(&other.is_passed_over);
+        let busy = (self.active > 0).cmp(&(other.active > 0));
+        passed.then(busy).then(self.turn.cmp(&other.turn))
+    }
+}
+
+type Order = fn(&Row, &Row) -> Ordering;
+
+/// `nodes[1]` is the root, the children of node i are 2i and 2i + 1, the leaves are the second half.
+#[derive(Clone, Debug)]
+struct Tournament {
+    nodes: Vec<u32>,
+    order: Order,
+}
+
+impl Tournament {
+    fn new(rows: &[Row], order: Order) -> Self {
+        let leaves = rows.len().next_power_of_two();
+        let mut nodes = vec![NONE; 2 * leaves];
+        for (leaf, position) in nodes[leaves..].iter_mut().zip(0..rows.len() as u32) {
+            *leaf = position;
+        }
+        let mut tree = Self { nodes, order };
+        for node in (1..leaves).rev() {
+            tree.nodes[node] = tree.better(rows, node);
+        }
+        tree
+    }
+
+    /// The better of a node's children; the left one of equals: it comes first in the plan.
+    fn better(&self, rows: &[Row], node: usize) -> u32 {
+        let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
+        if right == NONE {
+            return left;
+        }
+        match (self.order)(&rows[right as usize], &rows[left as usize]) {
+            Ordering::Less => right,
+            _ => left,
+        }
+    }
+
+    /// Play anew what the server at a position takes part in.
+    fn update(&mut self, rows: &[Row], position: u32) {
+        let leaf = self.nodes.len() / 2 + position as usize;
+        let mut node = leaf / 2;
+        while node >= 1 {
+            let better = self.better(rows, node);
+            if better == self.nodes[node] && better != position {
+                // It loses here as before: nothing above has it.
+                return;
+            }
+            self.nodes[node] = better;
+            node /= 2;
+        }
+    }
+
+    fn best<'a>(&self, rows: &'a [Row]) -> Option<&'a Row> {
+        rows.get(self.nodes[1] as usize)
+    }
+}
+
+/// The servers of one service.
+#[derive(Clone, Debug)]
+struct Contest {
+    rows: Vec<Row>,
+    by_load: Tournament,
+    by_turn: Tournament,
+    active: u64,
+    passed_over: Vec<u32>,
+}
+
+impl Contest {
+    fn new(rows: Vec<Row>) -> Self {
+        Self {
+            by_load: Tournament::new(&rows, Row::by_load),
+            by_turn: Tournament::new(&rows, Row::by_turn),
+            active: rows.iter().map(|row| row.active).sum(),
+            passed_over: Vec::new(),
+            rows,
+        }
+    }
+
+    fn best(&self) -> Option<&Row> {
+        if self.active < self.rows.len() as u64 {
+            let next = self.by_turn.best(&self.rows);
+            if let Some(row) = next.filter(|row| row.active == 0 && !row.is_passed_over) {
+                return Some(row);
+            }
+        }
+        self.by_load
+            .best(&self.rows)
+            .filter(|row| !row.is_passed_over)
+    }
+
+    fn change(&mut self, position: u32, change: impl FnOnce(&mut Row)) {
+        change(&mut self.rows[position as usize]);
+        self.by_load.update(&self.rows, position);
+        self.by_turn.update(&self.rows, position);
+    }
+}
+
+/// The loads of all servers that a plan with `least` places on.
+#[derive(Clone, Debug, Default)]
+pub struct Loads {
+    /// By service id.
+    contests: Vec<Option<Contest>>,
+    /// The turn that was taken last, by service id.
+    clocks: Vec<u128>,
+    /// By server id: service and position there.
+    seats: Vec<Option<(u32, u32)>>,
+    /// By server id, of those that have no seat just now.
+    turns: Vec<u128>,
+}
+
+impl Loads {
+    /// Follow a snapshot. Turns stay with their servers. `first`: where the order starts, in servers; `active`: by server id.
+    pub fn follow(&mut self, world: &World, first: u64, active: impl Fn(u32) -> u64) {
+        self.keep_turns();
+        let snapshot = &world.snapshot;
+        let services = snapshot.services.len().max(self.clocks.len());
+        self.clocks.resize(services, 0);
+        self.turns
+            .resize(snapshot.servers.len().max(self.turns.len()), 0);
+        self.contests = vec![None; services];
+        self.seats = vec![None; self.turns.len()];
+        for id in 0..snapshot.services.len() as u32 {
+            let plan = world.service(id).map(|service| &service.plan);
+            if let Some(named) = plan.and_then(|plan| least_of(plan, world.plan_servers(id)?)) {
+                self.seat(world, id, named, first, &active);
+            }
+        }
+    }
+
+    /// The server that is to get the next flow of a service, of those not passed over.
+    #[must_use]
+    pub fn best(&self, service: u32) -> Option<u32> {
+        self.contest(service)?.best().map(|row| row.server)
+    }
+
+    /// Leave a server out until [`Self::restore`].
+    pub fn pass_over(&mut self, server: u32) {
+        if let Some((contest, position)) = self.seat_of(server) {
+            contest.change(position, |row| row.is_passed_over = true);
+            contest.passed_over.push(position);
+        }
+    }
+
+    /// End a placement: nothing is passed over any more.
+    pub fn restore(&mut self, service: u32) {
+        let contest = self.contests.get_mut(service as usize);
+        if let Some(contest) = contest.and_then(Option::as_mut) {
+            while let Some(position) = contest.passed_over.pop() {
+                contest.change(position, |row| row.is_passed_over = false);
+            }
+        }
+    }
+
+    /// Note that a server was chosen: its next turn comes after those of the others, the sooner the more weight it has.
+    pub fn take_turn(&mut self, server: u32) {
+        let Some((service, _)) = self.seats.get(server as usize).copied().flatten() else {
+            return;
+        };
+        let mut clock = self.clocks[service as usize];
+        if let Some((contest, position)) = self.seat_of(server) {
+            contest.change(position, |row| {
+                clock = row.turn.max(clock);
+                row.turn = clock + TURN / u128::from(row.weight);
+            });
+        }
+        self.clocks[service as usize] = clock;
+    }
+
+    /// Note how many active flows a server has now.
+    pub fn change(&mut self, server: u32, active: u64) {
+        if let Some((contest, position)) = self.seat_of(server) {
+            let before = contest.rows[position as usize].active;
+            contest.active = contest.active + active - before;
+            contest.change(position, |row| row.active = active);
+        }
+    }
+
+    fn contest(&self, service: u32) -> Option<&Contest> {
+        self.contests.get(service as usize)?.as_ref()
+    }
+
+    fn seat_of(&mut self, server: u32) -> Option<(&mut Contest, u32)> {
+        let (service, position) = self.seats.get(server as usize).copied().flatten()?;
+        let contest = self.contests.get_mut(service as usize)?.as_mut()?;
+        Some((contest, position))
+    }
+
+    fn keep_turns(&mut self) {
+        for row in self.contests.iter().flatten().flat_map(|each| &each.rows) {
+            self.turns[row.server as usize] = row.turn;
+        }
+    }
+
+    fn seat(
+        &mut self,
+        world: &World,
+        service: u32,
+        named: &PlanServers,
+        first: u64,
+        active: impl Fn(u32) -> u64,
+    ) {
+        let servers = &named.servers;
+        if servers.is_empty() {
+            return;
+        }
+        let (before, from) = servers.split_at((first % servers.len() as u64) as usize);
+        let mut rows = Vec::with_capacity(servers.len());
+        for &server in from.iter().chain(before) {
+            self.seats[server as usize] = Some((service, rows.len() as u32));
+            rows.push(Row {
+                server,
+                weight: world.server(server).map_or(1, |facts| facts.weight),
+                active: active(server),
+                turn: self.turns[server as usize],
+                is_passed_over: false,
+            });
+        }
+        self.contests[service as usize] = Some(Contest::new(rows));
+    }
+}
+
+/// The servers of the plan that places by `least`: the plan itself, or the fall-back of one that asks.
+fn least_of<'a>(plan: &Plan, named: &'a PlanServers) -> Option<&'a PlanServers> {
+    match plan.selector {
+        Selector::Least => Some(named),
+        Selector::Ask => least_of(plan.fallback.as_ref()?, named.fallback.as_ref()?),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn loads(weights: &[u64]) -> Loads {
+        let rows: Vec<Row> = weights
+            .iter()
+            .zip(0..)
+            .map(|(&weight, server)| Row {
+                server,
+                weight,
+                active: 0,
+                turn: 0,
+                is_passed_over: false,
+            })
+            .collect();
+        Loads {
+            seats: (0..rows.len() as u32).map(|at| Some((0, at))).collect(),
+            turns: vec![0; rows.len()],
+            clocks: vec![0],
+            contests: vec![Some(Contest::new(rows))],
+        }
+    }
+
+    /// Rule 8 by looking at every server: position of the best one that is not passed over.
+    fn reference(rows: &[Row]) -> Option<u32> {
+        let total: u64 = rows.iter().map(|row| row.active).sum();
+        let left = || rows.iter().filter(|row| !row.is_passed_over);
+        let idle = left().filter(|row| row.active == 0 && total < rows.len() as u64);
+        let by_turn = idle.min_by_key(|row| row.turn);
+        let by_load = left().reduce(|best, row| match row.by_load(best) {
+            Ordering::Less => row,
+            _ => best,
+        });
+        by_turn.or(by_load).map(|row| row.server)
+    }
+
+    proptest! {
+        /// behaviour 38: whatever happens in whatever order, the root of the trees is what a look at every server finds.
+        #[test]
+        fn best_any_changes_equals_a_look_at_all(
+            weights in proptest::collection::vec(1u64..5, 1..40),
+            changes in proptest::collection::vec((0u8..5, any::<prop::sample::Index>(), 0u64..4), 1..200),
+        ) {
+            let mut loads = loads(&weights);
+            for (kind, which, active) in changes {
+                let server = which.index(weights.len()) as u32;
+                match kind {
+                    0 | 1 => loads.change(server, active),
+                    2 => loads.take_turn(server),
+                    3 => loads.pass_over(server),
+                    _ => loads.restore(0),
+                }
+                let contest = loads.contest(0).unwrap();
+                prop_assert_eq!(loads.best(0), reference(&contest.rows));
+                prop_assert_eq!(contest.active, contest.rows.iter().map(|row| row.active).sum::<u64>());
+            }
+        }
+    }
+
+    #[test]
+    fn best_of_an_unknown_service_is_none() {
+        let mut loads = Loads::default();
+        loads.change(3, 1);
+        loads.take_turn(3);
+        loads.pass_over(3);
+        loads.restore(3);
+        assert_eq!(loads.best(3), None);
+    }
+}

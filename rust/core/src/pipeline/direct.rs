@@ -1,0 +1,64 @@
+//! Connections straight to a server, past the services: what is remembered of them, so that their answers pass (rule 9.1).
+
+use super::flows::{flow_key, forget};
+use super::{Stage, Walk};
+use crate::counters::Event;
+use crate::flow::tcp::State as FlowState;
+use crate::flow::{Key, Side};
+use crate::packet::{Meta, Packet};
+use crate::parse::{self, Transport};
+use crate::verdict::Reason;
+use crate::wire::protocol;
+
+impl Walk<'_> {
+    /// Remember a transit packet to a server's endpoint; refuse one that the server could not tell from a flow of ours.
+    pub(super) fn note_direct(&mut self, packet: &Packet) -> Stage<()> {
+        let Some((key, transport)) = self.direct_key(packet) else {
+            return Ok(());
+        };
+        if let Some(number) = self.state.table.find(&key) {
+            let closing = self.state.table.entry(number).state() == FlowState::Closing;
+            let dead = self.death(number);
+            let event = dead.or_else(|| closing.then_some(Event::FlowReused));
+            forget(self.state, number, Some(event.ok_or(Reason::FlowConflict)?));
+        }
+        let timeouts = &self.world.snapshot.timeouts;
+        let segment = transport.segment.as_ref();
+        if self.state.direct.ask(&key, segment, timeouts, self.now) {
+            self.state.counters.event(Event::DirectEvicted);
+        }
+        Ok(())
+    }
+
+    /// Whether a server's packet of no flow answers a client that spoke to it directly.
+    pub(super) fn answers_directly(&mut self, meta: &Meta) -> bool {
+        let Some(key) = flow_key(meta) else {
+            return false;
+        };
+        let timeouts = &self.world.snapshot.timeouts;
+        let segment = meta.transport.segment.as_ref();
+        self.state.direct.answer(&key, segment, timeouts, self.now)
+    }
+
+    /// What the answers to a transit packet will be found by: TCP or UDP to a server's endpoint, whole or a first fragment.
+    fn direct_key(&self, packet: &Packet) -> Option<(Key, Transport)> {
+        let ip = &packet.meta.ip;
+        let place = self.world.place(ip.v4, ip.destination);
+        place?.role.server?;
+        if !matches!(ip.protocol, protocol::TCP | protocol::UDP) {
+            return None;
+        }
+        let mut transport = Transport::EMPTY;
+        let partial = packet.meta.offload.is_partial();
+        let is_read = parse::transport(packet.frame, ip, partial, &mut transport);
+        let listener = self
+            .world
+            .listener(place, transport.destination_port, ip.protocol);
+        let key = Key {
+            client: ip.source,
+            client_port: transport.source_port,
+            side: Side::Endpoint(listener.endpoint?),
+        };
+        (is_read == Ok(true)).then_some((key, transport))
+    }
+}

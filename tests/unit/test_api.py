@@ -135,7 +135,9 @@ def test_flows_are_filtered_and_paged(stand: Stand) -> None:
     assert ports(limit=3) == (22, [40000, 40001, 40002])
     assert ports(limit=5, offset=20) == (22, [50000, 50001])
     assert ports(client="198.18.1.22", service="dns") == (1, [50001])
-    assert ports(state="udp") == (1, [50001])
+    assert ports(state="udp-unreplied") == (1, [50001])
+    assert ports(state="udp") == (0, [])
+    assert ports(state="syn-sent", client="198.18.1.22") == (1, [50000])
     wanted = [port for port, server in servers.items() if server == "server2"]
     assert ports(client="198.18.1.21", server="server2") == (len(wanted), wanted)
     assert ports(limit=-4, offset=-3) == (22, [])
@@ -163,7 +165,10 @@ def test_flows_page_is_bounded(stand: Stand, monkeypatch: pytest.MonkeyPatch) ->
         ({"colour": "red"}, "flows have no colour: filter by client, service, server, state"),
         ({"client": "somebody"}, "client: 'somebody' is not an IP address"),
         ({"client": "fe80::1%eth0"}, "client: 'fe80::1%eth0' is not an IP address"),
-        ({"state": "open"}, "state: 'open' is none of syn-sent, syn-received, established, closing, udp"),
+        (
+            {"state": "open"},
+            "state: 'open' is none of syn-sent, syn-received, established, closing, udp, pickup, udp-unreplied",
+        ),
     ],
 )
 def test_flows_wrong_filter_is_said(stand: Stand, query: dict[str, str], message: str) -> None:

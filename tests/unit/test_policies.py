@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from helpers import DNS, from_client, make_datapath, make_snapshot, query, server_id
+from helpers import DNS, answer, from_client, from_server, make_datapath, make_snapshot, query, server_id
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -272,17 +272,24 @@ def test_make_wrong_option_raises() -> None:
 
 
 def placed_by(backend: str, name: str, weights: list[int], flows: int) -> Counter[str]:
-    """Return how many of so many new flows each server was given, by real packets."""
+    """Return how many new flows each server was given, by real packets, each flow answered at once."""
     servers = [ServerView(number, f"server{number + 1}", weight) for number, weight in enumerate(weights)]
     base = make_snapshot(weights=weights)
     services = (None, replace(base.services[DNS], plan=shifted(make_plan(name, servers))), *base.services[2:])  # type: ignore[type-var]
     path = make_datapath(backend, replace(base, services=services), capacity=flows)
-    frame, port = bytearray(bytes(from_client(query()))), 14 + 20
-    frames = []
+    question, at = bytearray(bytes(from_client(query()))), 14 + 20
+    answers = [bytearray(bytes(from_server(answer(), index))) for index in range(len(weights))]
+    placed = Counter[str]()
     for number in range(flows):
-        frame[port : port + 2] = (1024 + number).to_bytes(2, "big")
-        frames.append(bytes(frame))
-    return Counter(str(result.server) for result in path.process_many(frames, 0, 1))
+        port = (1024 + number).to_bytes(2, "big")
+        question[at : at + 2] = port
+        server = str(path.process(bytes(question), 0, 1).server)
+        placed[server] += 1
+        # A flow counts for its server once that has answered.
+        reply = answers[int(server[-1]) - 1]
+        reply[at + 2 : at + 4] = port
+        assert path.process(bytes(reply), 0, 1).verdict == "forward"
+    return placed
 
 
 def make_plan(name: str, servers: list[ServerView]) -> Plan:

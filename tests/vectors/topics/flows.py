@@ -19,6 +19,7 @@ from scene import (
     udp,
     web_service,
 )
+
 from topics import eviction, pickups
 
 SECOND = 1000

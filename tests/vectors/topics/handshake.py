@@ -41,9 +41,7 @@ def _retries(f: Family) -> list[Case]:
     silent.flows(talk.flow("syn-sent", idle_s=29.999))
     silent.at(30 * SECOND)
     Talk(silent, f, number=2).c(SYN)
-    silent.counters(
-        events={"flow_created": 2, "flow_expired": 1, "flow_hit": 5}, services={f.web: {"flows_active": 1}}
-    )
+    silent.counters(events={"flow_created": 2, "flow_expired": 1, "flow_hit": 5}, services={f.web: {"flows_active": 1}})
 
     repeated = Case(f"a SYN tells where its client is only if it repeats the first SYN or the last, {v}", [5, 28])
     _, watch = _begun(repeated, f)
@@ -105,7 +103,14 @@ def _answers(f: Family) -> list[Case]:
         watch.forged_server(tcp("SA", 5000, ack))
     watch.server(SYN_ACK, "syn-received")
     watch.client(tcp("A", 1001, 5001, b"fast"), "established")
-    return [*made, wrong, again, partly]
+
+    anew = Case(f"a SYN+ACK sent again with another number is the one to acknowledge, {v}", [3, 5])
+    _, watch = _begun(anew, f)
+    watch.server(SYN_ACK, "syn-received")
+    watch.server(tcp("SA", 6000, 1001))
+    watch.forged_client(tcp("A", 1001, 5001))
+    watch.client(tcp("A", 1001, 6001), "established")
+    return [*made, wrong, again, partly, anew]
 
 
 def _third(f: Family) -> list[Case]:
@@ -115,7 +120,14 @@ def _third(f: Family) -> list[Case]:
     watch.forged_client(tcp("A", 1001, 5001))
     watch.server(SYN_ACK, "syn-received")
     # The server's window is 8192: a segment may begin that far, and one more for SYN or FIN, from 1001.
-    for seq, ack in ((1001, 5000), (1001, 5002), (1001, 0), (2**31, 5001), (1001 + 8194, 5001), (2**32 + 1001 - 8194, 5001)):
+    for seq, ack in (
+        (1001, 5000),
+        (1001, 5002),
+        (1001, 0),
+        (2**31, 5001),
+        (1001 + 8194, 5001),
+        (2**32 + 1001 - 8194, 5001),
+    ):
         watch.forged_client(tcp("A", seq % 2**32, ack))
         watch.forged_client(tcp("PA", seq % 2**32, ack, b"guess"))
         watch.forged_client(tcp("FA", seq % 2**32, ack))
@@ -220,7 +232,7 @@ def _simultaneous(f: Family) -> list[Case]:
             [3],
             "RFC 9293 section 3.5, RFC 5382 REQ-2",
         )
-        talk, watch = _begun(case, f)
+        _, watch = _begun(case, f)
         _play(watch, order)
         case.counters(services={f.web: {"flows_active": 1, "flows_created": 1}})
         watch.client(tcp("PA", 1001, 5001, b"question"))
@@ -268,6 +280,13 @@ def _forged(f: Family) -> list[Case]:
     watch.forged_client(tcp("A", 1001, 5001))
     watch.client(tcp("A", 1001, 6001), "established")
 
+    data = Case(f"data of a crossed SYN+ACK may be acknowledged, {v}", [3, 5], "RFC 9293 section 3.5")
+    _, watch = _begun(data, f)
+    watch.forged_server(CROSSED)
+    watch.client(tcp("SA", 1000, 5001, b"early"))
+    watch.forged_server(tcp("A", 5001, 1007))
+    watch.server(tcp("A", 5001, 1006), "established")
+
     late = Case(f"a SYN of the server, or a crossed SYN+ACK, is none on a connection that stands, {v}", [3, 5])
     talk = Talk(late, f)
     talk.open()
@@ -276,7 +295,7 @@ def _forged(f: Family) -> list[Case]:
     watch.forged_client(tcp("SA", 1000, 6001))
     watch.forged_client(tcp("SA", 1000, 5001))
     watch.client(tcp("A", 1001, 5001))
-    return [case, replaced, other, late]
+    return [case, replaced, other, data, late]
 
 
 def _rebooted(case: Case, f: Family) -> tuple[Talk, Watch]:
@@ -306,9 +325,7 @@ def _again(f: Family) -> list[Case]:
     # The FIN of the connection before is forgotten: the flow closes when both have sent one in this.
     watch.server(tcp("FA", 700007, 900009))
     watch.client(tcp("FA", 900009, 700008), "closing")
-    case.counters(
-        events={"flow_created": 1, "flow_closed": 1, "flow_reused": 0}, services={f.web: {"flows_active": 0}}
-    )
+    case.counters(events={"flow_created": 1, "flow_closed": 1, "flow_reused": 0}, services={f.web: {"flows_active": 0}})
 
     unasked = Case(f"a SYN+ACK on an established flow without a SYN changes nothing, {v}", [5, 6])
     talk = Talk(unasked, f)
@@ -339,7 +356,9 @@ def _again(f: Family) -> list[Case]:
     watch.forged_client(tcp("A", 1001, 700001 + 2**31))
     watch.client(tcp("A", 900001, 700001), "established")
 
-    kept = Case(f"a SYN on an established flow and its challenge ACK change no number, {v}", [5, 6], "RFC 5961 section 4.2")
+    kept = Case(
+        f"a SYN on an established flow and its challenge ACK change no number, {v}", [5, 6], "RFC 5961 section 4.2"
+    )
     talk = Talk(kept, f)
     talk.open()
     watch = Watch(talk)
@@ -348,7 +367,18 @@ def _again(f: Family) -> list[Case]:
     watch.client(tcp("PA", 1001, 5001, b"still here"))
     watch.dropped_client(tcp("R", 900001))
     watch.client(tcp("R", 1011), "closing")
-    return [case, unasked, last, opening, kept]
+
+    ahead = Case(f"a FIN ahead is forgotten when numbers begin anew, {v}", [3, 5, 6])
+    talk = Talk(ahead, f)
+    talk.open()
+    watch = Watch(talk)
+    watch.client(tcp("FA", 1011, 5001))
+    watch.forged_client(tcp("S", 900000))
+    watch.server(tcp("SA", 700000, 900001))
+    watch.server(tcp("FA", 700001, 900001))
+    ahead.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
+    watch.client(tcp("FA", 900001, 700002), "closing")
+    return [case, unasked, last, opening, kept, ahead]
 
 
 def _reset_again(f: Family) -> list[Case]:

@@ -128,7 +128,13 @@ def _scales(f: Family) -> list[Case]:
         ("the client alone offers", b"\x01\x03\x03\x07", nothing, 0, 0),
         ("the server alone offers", mss, b"\x01\x03\x03\x07", 0, 0),
         ("the server's option follows one of length 1", b"\x01\x03\x03\x07", b"\x08\x01\x01\x01\x01\x03\x03\x07", 0, 0),
-        ("the server's option follows one that is too long", b"\x01\x03\x03\x07", b"\x08\x0a\x01\x03\x03\x07\x01\x01", 0, 0),
+        (
+            "the server's option follows one that is too long",
+            b"\x01\x03\x03\x07",
+            b"\x08\x0a\x01\x03\x03\x07\x01\x01",
+            0,
+            0,
+        ),
         ("the client's option is cut short", b"\x01\x01\x03\x03", b"\x01\x03\x03\x07", 0, 0),
         ("the client's option has another length", b"\x03\x04\x07\x07", b"\x01\x03\x03\x07", 0, 0),
         ("the server's option is behind the end of options", b"\x01\x03\x03\x07", b"\x00\x03\x03\x07", 0, 0),
@@ -175,7 +181,9 @@ def _scales(f: Family) -> list[Case]:
     watch.server(tcp("A", 700001, 900001, window=1000))
     _edges(watch, 900001, 700001, 9000 << 3, 1000 << 1)
 
-    unscaled = Case(f"numbers that begin anew without a window scale are not scaled, {v}", [5, 6], "RFC 7323 section 2.2")
+    unscaled = Case(
+        f"numbers that begin anew without a window scale are not scaled, {v}", [5, 6], "RFC 7323 section 2.2"
+    )
     talk = Talk(unscaled, f)
     talk.c(tcp("S", 1000, **_shift(7)))
     talk.s(tcp("SA", 5000, 1001, **_shift(7)))
@@ -184,7 +192,46 @@ def _scales(f: Family) -> list[Case]:
     watch.forged_client(tcp("S", 900000, **_shift(7)))
     watch.server(tcp("SA", 700000, 900001, window=1000))
     _edges(watch, 900001, 700001, 65535, 1000)
-    return [*made, resets, renewed, unscaled]
+    return [*made, resets, renewed, unscaled, *_crossed_scales(f)]
+
+
+def _crossed_scales(f: Family) -> list[Case]:
+    """Windows of a simultaneous or split handshake: each side's SYN offers, and both are settled at the end."""
+    v = f"IPv{f.version}"
+    made = []
+    crossed = tcp("S", 5000, window=500, **_shift(2))
+    answer = tcp("SA", 1000, 5001, window=1000, **_shift(7))
+    only_ack = tcp("A", 5001, 1001, window=0)
+    for name, order in (
+        ("the client's SYN+ACK is the last", (("s", crossed), ("s", only_ack), ("c", answer))),
+        ("the server's ACK is the last", (("s", crossed), ("c", answer), ("s", only_ack))),
+    ):
+        case = Case(f"window scale: a split handshake, {name}, {v}", [3, 5], "RFC 7323 section 2.2")
+        talk = Talk(case, f)
+        talk.c(tcp("S", 1000, window=1000, **_shift(7)))
+        for who, segment in order:
+            (talk.c if who == "c" else talk.s)(segment)
+        # 1000 bytes are 8 units of 128.
+        _edges(Watch(talk), 1001, 5001, 1024, 500)
+        made.append(case)
+    last = Case(f"window scale: the server's SYN+ACK counts, not its SYN before, {v}", [3, 5], "RFC 7323 section 2.2")
+    talk = Talk(last, f)
+    talk.c(tcp("S", 1000, window=1000, **_shift(7)))
+    talk.s(tcp("S", 5000, window=60000, **_shift(2)))
+    talk.s(tcp("SA", 5000, 1001, window=500))
+    talk.c(tcp("A", 1001, 5001, window=0))
+    _edges(Watch(talk), 1001, 5001, 1000, 500)
+    several = Case(
+        f"window scale: of several SYNs the largest window and shift count, {v}", [5], "RFC 7323 section 2.3"
+    )
+    talk = Talk(several, f)
+    talk.c(tcp("S", 1000, window=60000, **_shift(7)))
+    talk.c(tcp("S", 1000, window=1000, **_shift(2)))
+    talk.s(tcp("SA", 5000, 1001, window=500, **_shift(0)))
+    talk.c(tcp("A", 1001, 5001, window=0))
+    # 60000 bytes are 469 units of 128, rounded up.
+    _edges(Watch(talk), 1001, 5001, 469 << 7, 500)
+    return [*made, last, several]
 
 
 def _idle(f: Family) -> list[Case]:

@@ -105,7 +105,9 @@ def _from_server(f: Family) -> list[Case]:
         watch.client(tcp("A", (1000 + far) % 2**32, (5006 + far) % 2**32), "established")
         edges.append(edge)
 
-    source = Case(f"with hash-source a pickup is unconfirmed, too, {v}", [2, 7], services=[web_service(f, "hash-source")])
+    source = Case(
+        f"with hash-source a pickup is unconfirmed, too, {v}", [2, 7], services=[web_service(f, "hash-source")]
+    )
     talk = Talk(source, f, number=1 + hash_source(1, f.client) % 3)
     talk.c(tcp("A", 1000, 5000))
     source.flows(talk.flow("pickup"))
@@ -117,7 +119,9 @@ def _expiry(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
     for who in ("client", "server"):
-        case, talk = _hashed(f"a pickup that only its {who} speaks in ends 30 s after its first segment, {v}", [2, 4], f)
+        case, talk = _hashed(
+            f"a pickup that only its {who} speaks in ends 30 s after its first segment, {v}", [2, 4], f
+        )
         send = talk.c if who == "client" else talk.s
         for second in (0, 10, 20, 29):
             case.at(second * SECOND)
@@ -170,6 +174,22 @@ def _resets(f: Family) -> list[Case]:
     watch.dropped_client(tcp("R", 999))
     watch.client(tcp("R", 1000), "closing")
     made.append(reply)
+
+    ending, talk = _hashed(f"a FIN of the side that a flow was picked up from moves no number, {v}", [2, 5], f)
+    talk.c(tcp("A", 1000, 5000))
+    watch = Watch(talk, "pickup")
+    watch.forged_client(tcp("FA", 77777, 4000))
+    watch.dropped_server(tcp("R", 4000))
+    watch.server(tcp("R", 5000), "closing")
+    made.append(ending)
+
+    confirmed, talk = _hashed(f"a server that confirms a pickup vouches for its own number, {v}", [2, 5], f)
+    talk.c(tcp("A", 77777, 99999))
+    watch = Watch(talk, "pickup")
+    watch.server(tcp("PA", 5000, 1000, b"0123456789"), "established")
+    watch.dropped_server(tcp("R", 4999))
+    watch.server(tcp("R", 5000), "closing")
+    made.append(confirmed)
     return made
 
 
@@ -198,7 +218,9 @@ def _ends(f: Family) -> list[Case]:
         made.append(case)
 
     for selector in ("counter", "random", "least", "two-choices", "ask"):
-        case = Case(f"with {selector} FIN, RST and ACK of no flow are dropped, {v}", [2], services=[web_service(f, selector)])
+        case = Case(
+            f"with {selector} FIN, RST and ACK of no flow are dropped, {v}", [2], services=[web_service(f, selector)]
+        )
         talk = Talk(case, f)
         for flags in ("FA", "R", "RA", "A", "PA", "SA"):
             case.drop(talk.c_in(tcp(flags, 1000, 5000)), "no_flow", direction="forward", service=f.web)
@@ -211,7 +233,9 @@ def _ends(f: Family) -> list[Case]:
     second["servers"] = [{**second["servers"][0], "name": "alt1"}]
     second["plan"] = {"selector": "hash-source", "slots": ["alt1"]}
     clash = Case(
-        f"FIN and RST in passing disturb no other flow, {v}", [2, 24], services=[web_service(f, "counter", (1,)), second]
+        f"FIN and RST in passing disturb no other flow, {v}",
+        [2, 24],
+        services=[web_service(f, "counter", (1,)), second],
     )
     one, two = Talk(clash, f), Talk(clash, f, service="alt", server="alt1", vport=443)
     one.open()

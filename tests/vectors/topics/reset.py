@@ -107,7 +107,53 @@ def _lost(f: Family) -> list[Case]:
     talk.c(tcp("PA", 1001, 5001, b"hello"))
     midstream.reset(f.web_servers[slots[0] - 1], 9, 1)
     midstream.tick(to_client(talk, "RA", 5001, 1006), to_server(talk, "RA", 1006, 5001))
-    return [case, midstream]
+
+    from_server = Case(
+        f"a flow taken up from its server is reset at the numbers that showed, {v}",
+        [2, 8],
+        RFC,
+        services=[web_service(f, "hash-source", slots)],
+    )
+    talk = Talk(from_server, f, number=slots[0])
+    talk.s(tcp("PA", 5000, 1000, b"answer"))
+    from_server.reset(f.web_servers[slots[0] - 1], 9, 1)
+    from_server.tick(to_client(talk, "RA", 5006, 1000), to_server(talk, "RA", 1000, 5006))
+    return [case, midstream, from_server, *_anew(f)]
+
+
+def _anew(f: Family) -> list[Case]:
+    v = f"IPv{f.version}"
+    retry = Case(f"a client that has begun another attempt is refused at that, {v}", [6, 8], "RFC 9293 3.10.7.3")
+    talk = Talk(retry, f)
+    talk.c(tcp("S", 1000))
+    talk.c(tcp("S", 900000))
+    retry.reset(f.web_servers[0], 9, 1)
+    retry.tick(to_client(talk, "RA", 0, 900001), to_server(talk, "R", 900001))
+
+    again = Case(f"a connection whose numbers began anew is reset at the new ones, {v}", [5, 8], RFC)
+    talk = Talk(again, f)
+    talk.open()
+    talk.c(tcp("S", 900000))
+    talk.s(tcp("SA", 700000, 900001))
+    talk.s(tcp("PA", 700001, 900001, b"greeting"))
+    again.reset(f.web_servers[0], 9, 1)
+    again.tick(
+        to_client(talk, "RA", 700009, 900001),
+        to_client(talk, "RA", 700001, 900001),
+        to_server(talk, "RA", 900001, 700009),
+    )
+
+    forged = Case(f"segments that were not believed change no number of a reset, {v}", [5, 8], RFC)
+    talk = Talk(forged, f)
+    talk.open()
+    talk.c(tcp("PA", 1001 + 8194, 5001, b"guess"))
+    talk.s(tcp("PA", 5001, 1001 + 8194, b"guess"))
+    talk.c(tcp("S", 77))
+    talk.s(tcp("SA", 99, 88))
+    talk.c(tcp("R", 1002))
+    forged.reset(f.web_servers[0], 9, 1)
+    forged.tick(to_client(talk, "RA", 5001, 1001), to_server(talk, "RA", 1001, 5001))
+    return [retry, again, forged]
 
 
 def _silent(f: Family) -> list[Case]:
@@ -127,6 +173,13 @@ def _silent(f: Family) -> list[Case]:
     datagrams.reset(f.dns_server, 9, 1)
     datagrams.tick()
     datagrams.flows()
+    talk.c(udp(b"q"))
+    talk.s(udp(b"a"))
+    datagrams.flows(talk.flow("udp"))
+    datagrams.reset(f.dns_server, 9, 1)
+    datagrams.tick()
+    datagrams.flows()
+    datagrams.counters(events={"flow_reset": 2}, services={f.dns: {"flows_active": 0}})
 
     tagged = Case(f"a flow in a VLAN is forgotten without a word: nothing leaves untagged, {v}", [8, 25])
     talk = Talk(tagged, f, tags=(tag(7),))

@@ -17,6 +17,7 @@ from scene import (
     tcp,
     web_service,
 )
+
 from topics import handshake, numbers
 
 

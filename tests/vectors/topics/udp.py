@@ -148,7 +148,9 @@ def _last_hop(f: Family) -> list[Case]:
     talk.c(udp(b"q"))
     talk.s(udp(b"a"))
 
-    other = Case(f"a datagram through an interface that its client is not routed to moves no reply, {v}", [5, 28], **two)
+    other = Case(
+        f"a datagram through an interface that its client is not routed to moves no reply, {v}", [5, 28], **two
+    )
     talk = Talk(other, f, "udp")
     astray = Talk(other, f, "udp", mac=STRANGER, client_if="eth1")
     talk.c(udp(b"q"))

@@ -206,7 +206,7 @@ def list_flows(balancer: RunningBalancer, client: Address) -> list[dict[str, Any
 
 @contextmanager
 def conversation(bed: Testbed, balancer: RunningBalancer, vip: Address = VIP) -> Iterator[Conversation]:
-    """Give both ends of a connection to the service `pipe` that nobody has opened yet; kernels stay silent."""
+    """Give both ends of a connection to the service `pipe`, not opened yet; kernels stay silent."""
     client, server = bed.topology.host("client1"), bed.topology.host("server1")
     six = vip == VIP6
     addresses = (client.address6, server.address6) if six else (client.address, server.address)

@@ -143,7 +143,7 @@ def test_notes_marks_and_other_work_told() -> None:
     """How many figures are marked, and how busy the machine was before measures."""
     found = notes.make([marked_result([Faults(failed=1)])], CONTESTANTS, [0.02, 0.6, 0.3])
     assert len(found) == 2
-    assert "1 figures are marked" in found[0]
+    assert "marked figures: 1;" in found[0]
     assert "other work took 60% of the machine or less before 2 of 3 measures" in found[1]
 
 

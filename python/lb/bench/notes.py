@@ -48,7 +48,7 @@ def make(results: Sequence[MetricResult], contestants: Sequence[str], busy: Sequ
     notes = []
     marked = sum(bool(figure.marks) for result in results for figure in result.figures.values())
     if marked:
-        notes.append(f"{MARK} {marked} figures are marked: they contain retransmitted SYNs, failed or slow requests")
+        notes.append(f"{MARK} marked figures: {marked}; they contain retransmitted SYNs, failed or slow requests")
     disturbed = [share for share in busy if share > QUIET_SHARE]
     if disturbed:
         notes.append(

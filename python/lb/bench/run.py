@@ -226,6 +226,7 @@ class Run:
             for turn in range(self._settings.turns):
                 self._show(f"turn {turn + 1}, the generator alone", False)
                 with self._straight_path() as (bed, generator):
+                    packets.pin_generator()
                     self._busy.append(machine.settle())
                     self._alone.append(packets.measure_alone(bed, self._settings, generator))
                 for contestant in self._able(turn):
@@ -245,14 +246,18 @@ class Run:
         self, bed: Testbed, contestant: Contestant, turn: int, generator: str, cores: set[int]
     ) -> None:
         self._show(f"turn {turn + 1}, {contestant.title}: packets", False)
+        # It starts on all cores, and would inherit the generator's only one otherwise.
+        os.sched_setaffinity(0, cores)
         with contestant.work(bed, bed.topology.host(STRAIGHT_SERVER)) as working:
+            packets.pin_generator()
             if working.pid is not None:
-                # It inherited the one core of the generator, and gets the others.
                 for thread in Path(f"/proc/{working.pid}/task").iterdir():
                     os.sched_setaffinity(int(thread.name), cores - os.sched_getaffinity(0) or cores)
             self._busy.append(machine.settle())
             found = packets.measure(bed, self._settings, working, generator)
         self._add(contestant, turn, found.figures, Faults(failed=found.failed))
+        # Lost at the pace: of the flood, more than arrives is sent on purpose.
+        self._faults["packets"][contestant.name][turn] = None
 
     def _measure_memory(self) -> None:
         for backend, flows in self._settings.memory_flows:

@@ -1,0 +1,66 @@
+"""An abort after a lost segment, between real hosts: the other end's connection ends too (behaviour 5)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+import pytest
+from rawhosts import list_flows, lossy_wire
+from realhosts import LISTEN_PORT, PIPE_PORT, RunningBalancer, connect, listen, receive_exactly, wait_until
+
+from lb.testbed.bed import Testbed
+from lb.testbed.topology import VIP, VIP6
+
+# The reset, a challenge ACK and the second reset follow each other without a timer; today's other end waits for hours.
+END_DEADLINE_S = 5.0
+
+
+def abort(connection: socket.socket) -> None:
+    """Close with a RST (SO_LINGER with 0 seconds)."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize("vip", [VIP, VIP6], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("lost", [True, False], ids=["after-a-loss", "without-loss"])
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_abort_other_end_is_reset_at_once(
+    hosts: Testbed, balancer: RunningBalancer, side: str, lost: bool, vip: Any
+) -> None:
+    """
+    One end sends a segment, which its wire loses or not, and aborts. Its RST stands behind that segment: the other
+    end's challenge ACK brings the exact one, and its connection ends; the flow is closing.
+    """
+    with (
+        listen(hosts, "server1", vip) as listener,
+        connect(hosts, "client1", PIPE_PORT, vip) as client,
+        listener.accept()[0] as server,
+    ):
+        client_port = client.getsockname()[1]
+        client.sendall(b"question")
+        assert receive_exactly(server, 8) == b"question"
+        server.sendall(b"reply")
+        assert receive_exactly(client, 5) == b"reply"
+        leaving, staying = (client, server) if side == "client" else (server, client)
+        ports = f"tcp sport {client_port}" if side == "client" else f"tcp sport {LISTEN_PORT} tcp dport {client_port}"
+        # Everything but the RST, or a retransmission would fill the gap: no timer decides what is tested.
+        match = f"{ports} tcp flags & rst == 0" if lost else "tcp sport 0"
+        with lossy_wire(hosts, f"{side}1", match):
+            leaving.sendall(b"x" * 100)
+            if not lost:
+                assert receive_exactly(staying, 100) == b"x" * 100
+            abort(leaving)
+            staying.settimeout(END_DEADLINE_S)
+            with pytest.raises(ConnectionResetError):
+                staying.recv(1)
+
+    host = hosts.topology.host("client1")
+    address = host.address6 if vip is VIP6 else host.address
+
+    def closing() -> bool:
+        states = [row["state"] for row in list_flows(balancer, address) if row["client_port"] == client_port]
+        return states == ["closing"]
+
+    wait_until(closing, "the flow is closing")

@@ -100,7 +100,10 @@ EXTENSIONS = (
 
 # Where windows of 8 192 and 65 535 bytes, scaled by 0 and 3, and the unknown one of 2^30 end, and a number beyond.
 EDGES = tuple(
-    sign * (window + more) for window in (8192, 65535, 8192 << 3, 65528 << 3, 2**30) for more in (0, 1, 2) for sign in (1, -1)
+    sign * (window + more)
+    for window in (8192, 65535, 8192 << 3, 65528 << 3, 2**30)
+    for more in (0, 1, 2)
+    for sign in (1, -1)
 )
 # Window scale options: 3, the largest, beyond it, cut short.
 SCALES = (b"\x03\x03\x03\x00", b"\x01\x03\x03\x0e", b"\x03\x03\xff\x00", b"\x01\x01\x03\x03")

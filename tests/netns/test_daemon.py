@@ -23,6 +23,7 @@ from pair import DEADLINE_S, Pair, running_pair, wait_until, write_config
 from lb.backends.python.loop import PacketLoop
 from lb.control.client import change, fetch
 from lb.control.daemon import Daemon
+from lb.control.diff import SEED_NOTE
 from lb.errors import LbError
 from lb.testbed import isolation
 
@@ -104,7 +105,7 @@ def test_run_draws_a_seed_keeps_it_and_takes_a_written_one(pair: Pair, tmp_path:
                 answer = change(run.control, "/reload", {})
                 assert fetch(run.control, "/status")["seed"] == expected
                 assert [line for line in answer["diff"] if "seed" in line] == (
-                    [f"~ seed: {seed} -> 7"] if content.startswith("seed") else []
+                    [f"~ seed: {seed} -> 7: {SEED_NOTE}"] if content.startswith("seed") else []
                 )
     assert len(seeds) == 2
 
@@ -114,9 +115,9 @@ def test_run_tells_promised_and_resident_memory_of_its_table(pair: Pair, tmp_pat
     write_config(tmp_path / "lb.toml")
     with running(pair, tmp_path) as run:
         told = re.findall(
-            r"flow table: 262144 flows of 120\.0 bytes, (\S+ MiB) promised, (\S+ MiB) resident", run.text()
+            r"flow table: 262144 flows of 128\.0 bytes, (\S+ MiB) promised, (\S+ MiB) resident", run.text()
         )
-        assert told == ([("30.0 MiB", "30.0 MiB")] if pair.backend == "rust" else [])
+        assert told == ([("32.0 MiB", "32.0 MiB")] if pair.backend == "rust" else [])
 
 
 def test_run_log_format_json_every_line_is_an_object(pair: Pair, tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ class Conversation:
         seq, ack = (sum(number) % 2**32 for number in (forged.seq, forged.ack))
         ends = (SERVERS[self.index], CLIENT) if forged.as_server else (CLIENT, VIP)
         ports = (SERVER_PORT["tcp"], CLIENT_PORT) if forged.as_server else (CLIENT_PORT, WEB_PORT)
-        layer = TCP(
-            sport=ports[0], dport=ports[1], flags=forged.flags, seq=seq, ack=ack, window=forged.window
-        ) / Raw(b"x" * forged.data)
+        layer = TCP(sport=ports[0], dport=ports[1], flags=forged.flags, seq=seq, ack=ack, window=forged.window) / Raw(
+            b"x" * forged.data
+        )
         frame = Ether(src=ADVERSARY_MAC, dst=ROUTER_MAC_1) / IP(src=ends[0], dst=ends[1]) / layer
         self.box.send(frame, interface=1)
 

@@ -22,14 +22,14 @@ DEADLINE_S = 20.0
 INTERFACES = (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),)
 CONFIG = """\
 [flows]
-closing = "1ms"
+closing = "1s"
 [[interface]]
 name = "eth0"
 [[service]]
 name = "video"
 address = "198.18.1.100"
 port = 9876
-policy = { name = "adaptive", interval = "1ms" }
+policy = { name = "adaptive", interval = "10ms" }
   [[service.server]]
   name = "server1"
   address = "198.18.1.31"

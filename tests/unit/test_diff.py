@@ -59,7 +59,9 @@ protocol = "udp"
 def test_diff_seed_shown_as_it_runs() -> None:
     """A file that sets a seed takes the place of the one that was drawn; one without keeps the one that runs."""
     running = Desired(with_seed(parse(BASE), 9))
-    assert diff(running, with_config(running, with_seed(parse("seed = 7\n" + BASE), 9))) == ["~ seed: 9 -> 7"]
+    assert diff(running, with_config(running, with_seed(parse("seed = 7\n" + BASE), 9))) == [
+        "~ seed: 9 -> 7: random draws keep theirs until a restart"
+    ]
     assert diff(running, with_config(running, with_seed(parse(BASE), 9))) == []
 
 
@@ -115,8 +117,8 @@ def test_diff_seed_shown_as_it_runs() -> None:
 )  # fmt: skip
 def test_diff_says_what_a_reload_changes(old: str, new: str, lines: list[str]) -> None:
     """One line per change, nothing else."""
-    before = Desired(parse(BASE))
-    assert diff(before, with_config(before, parse(BASE.replace(old, new)))) == lines
+    before = Desired(with_seed(parse(BASE), 1))
+    assert diff(before, with_config(before, with_seed(parse(BASE.replace(old, new)), 1))) == lines
 
 
 def test_diff_services_that_come_and_go() -> None:
@@ -170,7 +172,9 @@ OTHER: dict[tuple[str, str], Any] = {
     ("service", "protocol"): "udp",
     ("service", "policy"): "random",
     ("service", "on_no_server"): "drop",
+    ("service", "on_no_flow"): "reset",
     ("service", "on_server_down"): "keep",
+    ("service", "drain_timeout"): "31s",
     ("health", "check"): "http",
     ("health", "path"): "/ready",
     ("health", "expect"): "204",
@@ -201,8 +205,10 @@ TABLE_KEYS = {
     ("", "flows"), ("", "metrics"), ("", "interface"), ("", "service"), ("interface", "name"), ("service", "health"),
     ("service", "server"),
 }  # fmt: skip
-# Applied by others than the snapshot: `lb.control.daemon` and `lb.control.checks`.
-OUTSIDE_SNAPSHOT = {("", "flow_log"), ("", "check_concurrency"), ("service", "on_server_down")}
+# Applied by others than the snapshot: `lb.control.daemon`, `lb.control.checks` and `lb.control.drains`.
+OUTSIDE_SNAPSHOT = {
+    ("", "flow_log"), ("", "check_concurrency"), ("service", "on_server_down"), ("service", "drain_timeout"),
+}  # fmt: skip
 
 
 def document(table: str = "", key: str = "", value: object = None) -> Config:

@@ -143,6 +143,7 @@ def test_sharded_counters_longest_pause_is_the_longest_of_any_worker() -> None:
     other = {"loop": {"pauses": {"buckets": {"inf": 1}, "sum_ns": 9, "max_ns": 9}}}
     assert added(one, other) == {"loop": {"pauses": {"buckets": {"inf": 3}, "sum_ns": 14, "max_ns": 9}}}
 
+
 @pytest.mark.parametrize("newer", [0, 1, 2])
 def test_sharded_counters_while_publishing_are_those_of_any_worker(sharded: Sharded, newer: int) -> None:
     """One worker has the next snapshot, the others not yet: what only some of them have is there, nothing raises."""

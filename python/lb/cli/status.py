@@ -23,7 +23,10 @@ def flows(
     service: Annotated[str | None, typer.Option(help="Only those of this service.")] = None,
     server: Annotated[str | None, typer.Option(help="Only those of this server: NAME, or SERVICE/NAME.")] = None,
     state: Annotated[
-        str | None, typer.Option(help="Only those in this state: syn-sent, syn-received, established, closing, udp, pickup, udp-unreplied.")
+        str | None,
+        typer.Option(
+            help="Only those in this state: syn-sent, syn-received, established, closing, udp, pickup, udp-unreplied."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Show so many at most.", min=1, max=100_000)] = 1000,
     offset: Annotated[int, typer.Option(help="Leave out so many at the beginning.", min=0)] = 0,

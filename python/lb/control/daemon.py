@@ -290,7 +290,7 @@ class Daemon:
         leavers, recycler = Leavers(), Recycler()
         while True:
             await asyncio.sleep(SWEEP_S)
-            await self.changes.make(self.steering.end_drains)
+            (await self.changes.make(self.steering.end_drains)).result()
             await self._recycle(recycler)
             if leaving := self.steering.leaving():
                 counters = await asyncio.to_thread(self.data_path.counters)

@@ -255,7 +255,8 @@ class Steering:
         if stage.desired.overdue:
             # One that was enabled meanwhile has its whole time when it is drained again.
             overdue = stage.desired.overdue & {each.identity for each in draining}
-            stage.desired = with_overdue(stage.desired, overdue)
+            if overdue != stage.desired.overdue:
+                stage.desired = with_overdue(stage.desired, overdue)
         if stage.is_dirty:
             snapshot = self._compiler.compile(stage.desired, stage.interfaces, measurements=stage.measurements)
             self._target.publish(snapshot)
@@ -462,7 +463,7 @@ class Steering:
         """
         with self._staging() as stage:
             owner = self._service(service)
-            self._require_fitting(owner, server)
+            self._require_fitting(owner, server, stage.interfaces)
             self._require_free(owner, server)
             key = ServerKey(service, server.name)
             self._change(with_server(stage.desired, service, server), str(key), "added", "by operator")
@@ -517,7 +518,7 @@ class Steering:
             self._change(after, "configuration", "reloaded", "by operator")
         return diff(before, after, self.running)
 
-    def _require_fitting(self, owner: ServiceNow, server: ServerConfig) -> None:
+    def _require_fitting(self, owner: ServiceNow, server: ServerConfig, interfaces: Sequence[Interface]) -> None:
         """Raise RefusedError when an address cannot be a server's of a service: as `lb.config_checks` for a file."""
         vip, address = owner.config.address, server.address
         if address.version != vip.version:
@@ -525,7 +526,7 @@ class Steering:
         taken = next((service.name for service in self._present() if service.config.address == address), None)
         if taken is not None:
             raise RefusedError(f"{address} is the VIP of service {taken}: a server has a real address")
-        prefixes = [own.network for interface in self._interfaces for own in interface.addresses]
+        prefixes = [own.network for interface in interfaces for own in interface.addresses]
         if (why := unusable_in(address, prefixes)) is not None:
             raise RefusedError(f"{address} is {why}: a server has a host's address")
 

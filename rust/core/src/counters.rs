@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use crate::datapath::{CounterReport, Traffic};
 use crate::flow::measure::Measures;
-use crate::snapshot::Snapshot;
 use crate::least::Loads;
+use crate::snapshot::Snapshot;
 use crate::verdict::{Direction, Reason, Verdict};
 use crate::world::World;
 
@@ -393,6 +393,7 @@ mod tests {
         let mut counters = Counters::default();
         counters.grow(1, 2);
         counters.flow_created(0, 1);
+        counters.flow_active(1);
         counters.flow_inactive(1);
         assert!(!counters.retire(1));
         assert_eq!(counters.servers[1].flows_created, 1);

@@ -341,8 +341,11 @@ impl DataPath {
             ..
         } = &mut *self.state;
         table.set_generation(world.snapshot.generation);
-        direct.prepare(world.snapshot.forward_transit);
-        counters.follow(&world, self.first_turn);
+        // Other next hops alone change nothing about who is placed where.
+        if !Arc::ptr_eq(&world.snapshot, &self.world.snapshot) {
+            direct.prepare(world.snapshot.forward_transit);
+            counters.follow(&world, self.first_turn);
+        }
         std::mem::replace(&mut self.world, world)
     }
 

@@ -56,17 +56,23 @@ struct Tournament {
 }
 
 impl Tournament {
-    fn new(rows: &[Row], order: Order) -> Self {
+    fn new(order: Order) -> Self {
+        Self {
+            nodes: Vec::new(),
+            order,
+        }
+    }
+
+    /// Play all matches anew. The memory stays: fresh pages would cost packets more time than the matches.
+    fn fill(&mut self, rows: &[Row]) {
         let leaves = rows.len().next_power_of_two();
-        let mut nodes = vec![NONE; 2 * leaves];
-        for (leaf, position) in nodes[leaves..].iter_mut().zip(0..rows.len() as u32) {
-            *leaf = position;
-        }
-        let mut tree = Self { nodes, order };
+        self.nodes.clear();
+        self.nodes.resize(leaves, NONE);
+        self.nodes.extend(0..rows.len() as u32);
+        self.nodes.resize(2 * leaves, NONE);
         for node in (1..leaves).rev() {
-            tree.nodes[node] = tree.better(rows, node);
+            self.nodes[node] = self.better(rows, node);
         }
-        tree
     }
 
     /// The better of a node's children; the left one of equals: it comes first in the plan.
@@ -112,14 +118,22 @@ struct Contest {
 }
 
 impl Contest {
-    fn new(rows: Vec<Row>) -> Self {
+    fn new() -> Self {
         Self {
-            by_load: Tournament::new(&rows, Row::by_load),
-            by_turn: Tournament::new(&rows, Row::by_turn),
-            active: rows.iter().map(|row| row.active).sum(),
+            rows: Vec::new(),
+            by_load: Tournament::new(Row::by_load),
+            by_turn: Tournament::new(Row::by_turn),
+            active: 0,
             passed_over: Vec::new(),
-            rows,
         }
+    }
+
+    fn fill(&mut self, rows: impl Iterator<Item = Row>) {
+        self.rows.clear();
+        self.rows.extend(rows);
+        self.active = self.rows.iter().map(|row| row.active).sum();
+        self.by_load.fill(&self.rows);
+        self.by_turn.fill(&self.rows);
     }
 
     fn best(&self) -> Option<&Row> {
@@ -163,12 +177,16 @@ impl Loads {
         self.clocks.resize(services, 0);
         self.turns
             .resize(snapshot.servers.len().max(self.turns.len()), 0);
-        self.contests = vec![None; services];
-        self.seats = vec![None; self.turns.len()];
+        let mut before = std::mem::take(&mut self.contests);
+        before.resize(services, None);
+        self.contests.resize(services, None);
+        self.seats.fill(None);
+        self.seats.resize(self.turns.len(), None);
         for id in 0..snapshot.services.len() as u32 {
             let plan = world.service(id).map(|service| &service.plan);
             if let Some(named) = plan.and_then(|plan| least_of(plan, world.plan_servers(id)?)) {
-                self.seat(world, id, named, first, &active);
+                let contest = before[id as usize].take().unwrap_or_else(Contest::new);
+                self.seat(world, id, named, first, &active, contest);
             }
         }
     }
@@ -244,24 +262,26 @@ impl Loads {
         named: &PlanServers,
         first: u64,
         active: impl Fn(u32) -> u64,
+        mut contest: Contest,
     ) {
         let servers = &named.servers;
         if servers.is_empty() {
             return;
         }
         let (before, from) = servers.split_at((first % servers.len() as u64) as usize);
-        let mut rows = Vec::with_capacity(servers.len());
-        for &server in from.iter().chain(before) {
-            self.seats[server as usize] = Some((service, rows.len() as u32));
-            rows.push(Row {
+        let (seats, turns) = (&mut self.seats, &self.turns);
+        let order = from.iter().chain(before).zip(0..);
+        contest.fill(order.map(|(&server, position)| {
+            seats[server as usize] = Some((service, position));
+            Row {
                 server,
                 weight: world.server(server).map_or(1, |facts| facts.weight),
                 active: active(server),
-                turn: self.turns[server as usize],
+                turn: turns[server as usize],
                 is_passed_over: false,
-            });
-        }
-        self.contests[service as usize] = Some(Contest::new(rows));
+            }
+        }));
+        self.contests[service as usize] = Some(contest);
     }
 }
 
@@ -291,11 +311,13 @@ mod tests {
                 is_passed_over: false,
             })
             .collect();
+        let mut contest = Contest::new();
+        contest.fill(rows.iter().copied());
         Loads {
             seats: (0..rows.len() as u32).map(|at| Some((0, at))).collect(),
             turns: vec![0; rows.len()],
             clocks: vec![0],
-            contests: vec![Some(Contest::new(rows))],
+            contests: vec![Some(contest)],
         }
     }
 

@@ -116,6 +116,9 @@ struct Model {
     path: DataPath,
     random: SplitMix64,
     now: u64,
+    /// The services that packets come for, and one of how many is of a new flow: without UDP and pickups none is unconfirmed.
+    services: &'static [u32],
+    newcomers: u64,
     /// What each side of a flow sends next: the client, the server.
     numbers: HashMap<Name, [u32; 2]>,
 }
@@ -170,9 +173,9 @@ impl Model {
 
     /// Any packet of any flow: mostly new ones, for the table is to be full.
     fn arrive(&mut self) -> (Name, Wire) {
-        let service = self.draw(4) as u32;
+        let service = self.services[self.draw(self.services.len() as u64) as usize];
         let known: Vec<Name> = self.flows().into_keys().collect();
-        let name = if known.is_empty() || self.draw(2) == 0 {
+        let name = if known.is_empty() || self.draw(self.newcomers) == 0 {
             let port = 1024 + self.draw(30_000) as u16;
             self.numbers.remove(&(service, port));
             (service, port)
@@ -243,7 +246,11 @@ impl Model {
     }
 
     fn step(&mut self) {
-        self.now += [0, SECOND / 10, SECOND, 20 * SECOND][self.draw(4) as usize];
+        self.now += match self.draw(60) {
+            0 => 70 * SECOND,
+            1..=5 => 4 * SECOND,
+            other => [0, SECOND / 100, SECOND / 10][other as usize % 3],
+        };
         self.settle();
         let before = self.flows();
         let (name, wire) = self.arrive();
@@ -292,6 +299,8 @@ fn table_at_capacity_keeps_what_servers_answered() {
             path,
             random: SplitMix64::new(seed),
             now: SECOND,
+            services: [&[0, 1, 2, 3][..], &[0], &[0, 2]][seed as usize % 3],
+            newcomers: 2 + seed % 7,
             numbers: HashMap::new(),
         };
         for _ in 0..400 {

@@ -45,9 +45,9 @@ def _alt(case: Case, f: Family, port: int) -> Talk:
 
 
 def _full(case: Case, f: Family, port: int = 9999) -> None:
-    """Expect that a newcomer finds no room."""
+    """Expect that a newcomer finds no room, and is told so."""
     talk = _web(case, f, port)
-    case.drop(talk.c_in(tcp("S", 1000)), "table_full", **talk.names)
+    case.reply(talk.c_in(tcp("S", 1000)), "table_full", talk.refusal(1001), **talk.names)
 
 
 def _ladder(f: Family) -> Case:
@@ -103,7 +103,7 @@ def _ladder(f: Family) -> Case:
     _full(case, f)
     case.counters(
         services={f.web: {"flows_active": 7}, f.dns: {"flows_active": 0}, "alt": {"flows_active": 0}},
-        verdicts={"drop.table_full": 3},
+        verdicts={"reply.table_full": 3},
     )
     return case
 

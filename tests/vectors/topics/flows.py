@@ -295,6 +295,17 @@ def _conflicts(f: Family) -> list[Case]:
     talk = Talk(hair, f, client=f.servers[0], mac=SERVER_MACS[0])
     hair.reply(talk.c_in(tcp("S", 1)), "hairpin", talk.refusal(2), **talk.names)
     hair.counters(events={"flow_created": 0})
+    passing = Case(
+        f"the end of a connection of a server to itself is dropped in passing, never answered, {v}",
+        [2, 37],
+        services=[web_service(f, "hash-flow", (1,))],
+    )
+    talk = Talk(passing, f, client=f.servers[0], mac=SERVER_MACS[0])
+    for flags in ("FA", "R"):
+        passing.drop(talk.c_in(tcp(flags, 1, 1)), "hairpin", **talk.names)
+    # What could have been placed is answered.
+    passing.reply(talk.c_in(tcp("S", 1)), "hairpin", talk.refusal(2), **talk.names)
+    passing.counters(events={"flow_created": 0, "flow_stateless": 0}, verdicts={"drop.hairpin": 2, "reply.hairpin": 1})
 
     second = {**web_service(f, "counter", (1,)), "name": "alt", "port": 443}
     second["servers"] = [{**second["servers"][0], "name": "alt1"}]
@@ -320,15 +331,17 @@ def _conflicts(f: Family) -> list[Case]:
     server_side.publish(services=[web_service(f, "hash-flow", (1,)), dns_service(f)])
     one = Talk(server_side, f)
     server_side.drop(one.s_in(tcp("A", 9000, 1001)), "flow_conflict", **one.reply_names)
+    # No flow of a server with itself is placed on it: its packets to itself fit no service.
     self_made = Talk(server_side, f, client=f.servers[0], sport=1001)
-    server_side.drop(self_made.s_in(tcp("A", 9000, 1001)), "hairpin", **self_made.reply_names)
+    server_side.drop(self_made.s_in(tcp("A", 9000, 1001)), "no_flow")
+    server_side.counters(verdicts={"drop.flow_conflict": 1, "drop.no_flow": 1}, tx_packets=3)
     stale = Case(f"an expired flow is no conflict, {v}", [1, 4], services=services)
     one, two = Talk(stale, f), Talk(stale, f, service="alt", server="alt1", vport=443)
     one.c(tcp("S", 1))
     stale.at(30 * SECOND)
     two.c(tcp("S", 1))
     stale.counters(events={"flow_expired": 1, "flow_created": 2})
-    return [hair, clash, server_side, stale]
+    return [hair, passing, clash, server_side, stale]
 
 
 def _without(f: Family, number: int, **fields: Any) -> list[dict[str, Any]]:

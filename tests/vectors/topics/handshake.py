@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scapy.packet import Packet
-from scene import BOTH, CLIENT2_MAC, STRANGER, Case, Family, Talk, Watch, tcp
+from scene import BOTH, CLIENT2_MAC, STRANGER, Case, Family, Talk, Watch, tcp, two_interfaces
 
 SECOND = 1000
 # The client's SYN is 1000, the server's 5000; a client that has rebooted begins at 900000, its server at 700000.
@@ -18,7 +18,8 @@ def cases() -> list[Case]:
     """Make the cases."""
     made = []
     for f in BOTH:
-        made += [*_retries(f), *_answers(f), *_third(f), *_simultaneous(f), *_forged(f), *_again(f), *_reset_again(f)]
+        made += [*_retries(f), *_guessed(f), *_answers(f), *_third(f), *_simultaneous(f), *_forged(f), *_again(f)]
+        made += _reset_again(f)
     return made
 
 
@@ -43,16 +44,15 @@ def _retries(f: Family) -> list[Case]:
     Talk(silent, f, number=2).c(SYN)
     silent.counters(events={"flow_created": 2, "flow_expired": 1, "flow_hit": 5}, services={f.web: {"flows_active": 1}})
 
-    repeated = Case(f"a SYN tells where its client is only if it repeats the first SYN or the last, {v}", [5, 28])
+    repeated = Case(f"a SYN tells where its client is only if it repeats the first SYN, {v}", [5, 28])
     _, watch = _begun(repeated, f)
     watch.client(SYN, refreshes=False)
+    # The last SYN may be anybody's, however often it comes.
+    watch.forged_client(tcp("S", 7000))
     watch.forged_client(tcp("S", 7000))
     watch.client(SYN, refreshes=False)
-    # The first SYN is the last, too, now: 7000 is another new one.
     watch.forged_client(tcp("S", 7000))
-    watch.client(tcp("S", 7000), refreshes=False)
-    watch.forged_client(tcp("S", 8000))
-    watch.forged_client(tcp("S", 7000))
+    watch.forged_client(tcp("S", 999))
     watch.client(SYN, refreshes=False)
 
     early = Case(f"data that a SYN had is remembered when it comes again without, {v}", [3, 5], "RFC 7413")
@@ -60,6 +60,41 @@ def _retries(f: Family) -> list[Case]:
     watch.client(SYN, refreshes=False)
     watch.server(tcp("SA", 5000, 1005), "syn-received")
     return [silent, repeated, early]
+
+
+def _guessed(f: Family) -> list[Case]:
+    """Make what somebody can do to a handshake who knows its addresses and ports, and no number."""
+    v = f"IPv{f.version}"
+    near = Case(f"SYNs in a client's name, and a RST that fits them, end no handshake, {v}", [5, 28])
+    _, watch = _begun(near, f)
+    for segment in (tcp("S", 777), tcp("S", 777), tcp("R", 778)):
+        watch.forged_client(segment)
+    watch.dropped_client(tcp("R", 777))
+    near.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
+    watch.server(SYN_ACK, "syn-received")
+    watch.dropped_client(tcp("R", 778))
+    watch.client(tcp("A", 1001, 5001), "established")
+
+    far = Case(f"SYNs in a client's name from another interface turn no answer there, {v}", [5, 28], **two_interfaces())
+    address = next(s for s in far.setup["services"] if s["name"] == f.web)["servers"][0]["address"]
+    talk = Talk(far, f, server_address=address, server_if="eth1")
+    beside = Talk(far, f, mac=STRANGER, client_if="eth1", server_address=address, server_if="eth1")
+    talk.c(SYN)
+    for segment in (tcp("S", 777), tcp("S", 777), tcp("R", 778)):
+        beside.c(segment)
+        far.flows(talk.flow("syn-sent"))
+    talk.s(SYN_ACK)
+    far.flows(talk.flow("syn-received"))
+    talk.c(tcp("A", 1001, 5001))
+    talk.s(tcp("A", 5001, 1001))
+    far.flows(talk.flow("established"))
+
+    given_up = Case(f"a client that gives up behind SYNs in its name is believed, {v}", [5])
+    _, watch = _begun(given_up, f)
+    watch.forged_client(tcp("S", 777))
+    watch.forged_client(tcp("R", 778))
+    watch.client(tcp("R", 1001), "closing")
+    return [near, far, given_up]
 
 
 def _answers(f: Family) -> list[Case]:

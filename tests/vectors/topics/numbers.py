@@ -327,12 +327,13 @@ def _early_resets(f: Family) -> list[Case]:
         watch.dropped_client(tcp("R", seq))
     watch.client(tcp("R", 1001), "closing")
 
-    first = Case(f"a client's RST is believed at the number after its first SYN, too, {v}", [5])
+    first = Case(f"a client's RST is believed at the number after its first SYN, not at that after its last, {v}", [5])
     talk = Talk(first, f)
     talk.c(tcp("S", 1000))
     talk.c(tcp("S", 900000))
     watch = Watch(talk, "syn-sent")
     watch.dropped_client(tcp("R", 1000))
+    watch.forged_client(tcp("R", 900001))
     watch.client(tcp("R", 1001), "closing")
 
     unheard = Case(f"of a server that has not answered, only a RST that acknowledges the SYN is believed, {v}", [5])

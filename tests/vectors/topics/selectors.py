@@ -262,7 +262,7 @@ def _none_left(f: Family) -> list[Case]:
         third = {**_pair(f, selector="counter")[1], "name": "third", "port": 444}
         third["servers"] = [{**server, "name": f"third{n}"} for n, server in enumerate(third["servers"], 1)]
         third["plan"] = {"selector": selector, "slots": ["third2", "third1"]}
-        case = Case(f"{selector} drops with the first obstacle when no server is left, {v}", [37])
+        case = Case(f"{selector} refuses with the first obstacle when no server is left, {v}", [37])
         case.setup["services"] = [*_pair(f, selector="counter", slots=(2, 3)), third]
         _syn(case, f, 1, 1000)
         _through(case, f, 2, 1000)
@@ -270,8 +270,8 @@ def _none_left(f: Family) -> list[Case]:
         if selector == "hash-flow":
             first = (2, 1)[hash_flow(1, f.client, f.vip, 1000, 444, 6) % 2]
         talk = Talk(case, f, number=first, sport=1000, service="third", server=f"third{first}", vport=444)
-        case.drop(talk.c_in(tcp("S", 1)), "flow_conflict", **talk.names)
-        case.counters(verdicts={"drop.flow_conflict": 1}, services={"third": {"flows_created": 0}})
+        case.reply(talk.c_in(tcp("S", 1)), "flow_conflict", talk.refusal(2), **talk.names)
+        case.counters(verdicts={"reply.flow_conflict": 1}, services={"third": {"flows_created": 0}})
         # The client resets its first flow: that is over, and makes way.
         Talk(case, f, number=1, sport=1000).c(tcp("R", 1001))
         Talk(case, f, number=1, sport=1000, service="third", server="third1", vport=444).c(tcp("S", 1))
@@ -329,6 +329,8 @@ def _pickups(f: Family) -> list[Case]:
     _syn(forward, f, first, sport)
     talk = Talk(forward, f, number=then, sport=sport, service="alt", server=f"alt{then}", vport=443)
     talk.c(tcp("A", 1, 1))
+    forward.flows(Talk(forward, f, number=first, sport=sport).flow("syn-sent"), talk.flow("pickup"))
+    talk.s(tcp("A", 1, 1))
     forward.flows(Talk(forward, f, number=first, sport=sport).flow("syn-sent"), talk.flow("established"))
     back = Case(f"a server's packet of no flow is taken up where the plan passes over to it, {v}", [2, 37])
     back.setup["services"] = services

@@ -280,7 +280,7 @@ def _direct_and_flows(f: Family) -> list[Case]:
     alone.setup |= {"transit": "forward", "services": [web_service(f, slots=(1,))]}
     straight, talk = Straight(alone, f), Talk(alone, f)
     straight.c(tcp("S", 1))
-    alone.drop(talk.c_in(tcp("S", 1)), "flow_conflict", **talk.names)
+    alone.reply(talk.c_in(tcp("S", 1)), "flow_conflict", talk.refusal(2), **talk.names)
     straight.c(tcp("R", 2))
     talk.c(tcp("S", 1))
     alone.counters(events={"flow_created": 1})

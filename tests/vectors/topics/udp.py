@@ -31,9 +31,7 @@ def cases() -> list[Case]:
     """Make the cases."""
     made = [*_vectors()]
     for f in BOTH:
-        made += [
-            *_life(f), *_unreplied(f), *_last_hop(f), *_lengths(f), *_answers(f), *_checksums(f), *_leaving(f)
-        ]
+        made += [*_life(f), *_unreplied(f), *_last_hop(f), *_lengths(f), *_answers(f), *_checksums(f), *_leaving(f)]
     return made
 
 

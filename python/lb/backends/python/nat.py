@@ -74,12 +74,13 @@ def known_packet(state: State, packet: Packet, entry: Entry, direction: Directio
     packet.direction, packet.service, packet.server = direction, entry.service, entry.server
     # Where the client was heard before: a reply goes there.
     moves = seg is not None or leads_to_client(state, packet, entry, direction)
-    step = follow_udp(state, entry, direction) if seg is None else follow(state.table, entry, direction, seg, state.now_ns)
+    if seg is None:
+        step: Step | None = follow_udp(state, entry, direction)
+    else:
+        step = follow(state.table, entry, direction, seg, state.now_ns)
     if step is None:
         return drop("rst_window")
-    # What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
-    leaves = direction == "reply" and seg is None and state.view.servers[entry.server].moves_udp
-    if step.refreshes and not leaves:
+    if step.refreshes:
         state.table.touch(entry, state.now_ns)
     if step.believed and moves and direction == "forward":
         entry.last_hop = (packet.interface, packet.source_mac)
@@ -88,6 +89,9 @@ def known_packet(state: State, packet: Packet, entry: Entry, direction: Directio
 
 def follow_udp(state: State, entry: Entry, direction: Direction) -> Step:
     """Let a datagram of a known flow refresh it; the server's first confirms it."""
+    if direction == "reply" and state.view.servers[entry.server].moves_udp:
+        # What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
+        return Step(entry.state)
     if entry.state == UDP_UNREPLIED and direction == "reply":
         state.table.set_state(entry, UDP, state.now_ns)
     return believed(entry.state)

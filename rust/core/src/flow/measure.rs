@@ -159,8 +159,7 @@ impl Before {
     }
 }
 
-/// Note what a segment tells that was let through. The flow has advanced to `state` by it; it was not closing before. `active`: the server's active flows.
-#[inline(always)]
+/// Note what a segment tells that is believed. The flow has advanced to `state` by it; it was not closing before. `active`: the server's active flows.
 pub fn follow(
     measures: &mut Measures,
     flow: &mut Flow,
@@ -170,19 +169,40 @@ pub fn follow(
     (state, active): (State, u64),
     now: u64,
 ) {
-    let in_flight = flow.in_flight();
-    measures.in_flight_bytes = measures
-        .in_flight_bytes
-        .wrapping_add(u64::from(in_flight))
-        .wrapping_sub(u64::from(before.in_flight));
     if segment.flags & (flag::SYN | flag::RST) != 0 {
+        follow_in_flight(measures, flow, before);
         follow_control(measures, flow, before, direction, segment, state, now);
-    } else if segment.has_data() {
-        follow_data(measures, flow, before, direction, active, now);
+    } else {
+        follow_plain(measures, flow, before, direction, segment, active, now);
     }
     if state == State::Closing {
         leave(measures, flow);
     }
+}
+
+/// [`follow`] for a segment without SYN and RST that does not end the flow.
+#[inline(always)]
+pub fn follow_plain(
+    measures: &mut Measures,
+    flow: &mut Flow,
+    before: &Before,
+    direction: Direction,
+    segment: &Segment,
+    active: u64,
+    now: u64,
+) {
+    follow_in_flight(measures, flow, before);
+    if segment.has_data() {
+        follow_data(measures, flow, before, direction, active, now);
+    }
+}
+
+#[inline(always)]
+fn follow_in_flight(measures: &mut Measures, flow: &Flow, before: &Before) {
+    measures.in_flight_bytes = measures
+        .in_flight_bytes
+        .wrapping_add(u64::from(flow.in_flight()))
+        .wrapping_sub(u64::from(before.in_flight));
 }
 
 #[cold]

@@ -314,7 +314,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// What a datagram does, which has no numbers to judge.
+    /// What a segment does that is believed.
     #[must_use]
     pub const fn believed(state: State) -> Self {
         Self {
@@ -325,7 +325,9 @@ impl Step {
         }
     }
 
-    const fn unbelieved(state: State) -> Self {
+    /// What a segment does that is handed on only.
+    #[must_use]
+    pub const fn unbelieved(state: State) -> Self {
         Self {
             state,
             believed: false,
@@ -335,29 +337,28 @@ impl Step {
     }
 }
 
-/// Judge a segment of a known flow, and let it change what it may. It is no first SYN of a closing flow: that one is a new flow.
-///
-/// # Errors
-/// `RstWindow` for a reset outside the window (RFC 5961 3.2); nothing has changed then.
+/// Whether a segment is one of those that most packets are: of an established flow, with ACK alone, and nothing is noted for later.
 #[inline(always)]
-pub fn follow(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
+#[must_use]
+pub fn is_plain(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
     const CONTROL: u8 = flag::SYN | flag::RST | flag::FIN | flag::ACK;
-    let plain = segment.flags & CONTROL == flag::ACK
+    segment.flags & CONTROL == flag::ACK
         && flow.state() == State::Established
-        && flow.side(direction.other()).flags == 0;
-    if !plain {
-        return follow_rare(flow, direction, segment);
-    }
+        && flow.side(direction.other()).flags == 0
+}
+
+/// [`follow`] for a plain segment, which changes no state. Says whether it is believed.
+#[inline(always)]
+pub fn follow_plain(flow: &mut Flow, direction: Direction, segment: &Segment) -> bool {
     let (side, other) = flow.sides(direction);
     let fits = within(segment.sequence, other.rcv_nxt, other.window())
         & within(segment.acknowledgement, side.rcv_nxt, side.window());
-    if !fits {
-        return Ok(Step::unbelieved(State::Established));
+    if fits {
+        side.snd_nxt = later(side.snd_nxt, segment.end);
+        side.rcv_nxt = later(side.rcv_nxt, segment.acknowledgement);
+        side.advertise(segment.window);
     }
-    side.snd_nxt = later(side.snd_nxt, segment.end);
-    side.rcv_nxt = later(side.rcv_nxt, segment.acknowledgement);
-    side.advertise(segment.window);
-    Ok(Step::believed(State::Established))
+    fits
 }
 
 /// Whether a number is at most a window, and one for SYN, FIN or a probe (RFC 1122 4.2.3.6), away from another.
@@ -385,9 +386,12 @@ const fn is_between(number: u32, first: u32, last: u32) -> bool {
     number.wrapping_sub(first) <= last.wrapping_sub(first)
 }
 
-/// All but plain segments of an established flow.
+/// Judge a segment of a known flow, and let it change what it may. It is no first SYN of a closing flow: that one is a new flow.
+///
+/// # Errors
+/// `RstWindow` for a reset outside the window (RFC 5961 3.2); nothing has changed then.
 #[inline(never)]
-fn follow_rare(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
+pub fn follow(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
     let state = flow.state();
     if segment.has(flag::RST) {
         return follow_reset(flow, direction, segment);

@@ -183,6 +183,18 @@ impl<'a> Walk<'a> {
         } = &mut *self.state;
         let mut flow = table.flow_mut(number);
         let before = Before::of(&flow);
+        if tcp::is_plain(&flow, direction, segment) {
+            if !tcp::follow_plain(&mut flow, direction, segment) {
+                return Ok(Step::unbelieved(FlowState::Established));
+            }
+            let active = counters.active(server);
+            if let Some(measures) = counters.measures_mut(server) {
+                measure::follow_plain(
+                    measures, &mut flow, &before, direction, segment, active, self.now,
+                );
+            }
+            return Ok(Step::believed(FlowState::Established));
+        }
         let step = tcp::follow(&mut flow, direction, segment)?;
         if !step.believed || before.state() == FlowState::Closing {
             return Ok(step);

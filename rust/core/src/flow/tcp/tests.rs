@@ -15,6 +15,21 @@ const FIN_ACK: u8 = FIN | ACK;
 /// (direction, control bits, sequence, acknowledgement, bytes of data)
 type Step5 = (Direction, u8, u32, u32, usize);
 
+/// As the pipeline does it. What is plain must be judged alike by both.
+fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
+    if !is_plain(flow, direction, segment) {
+        return follow(flow, direction, segment);
+    }
+    let sides = [*flow.side(Forward), *flow.side(Reply)];
+    let believed = follow_plain(flow, direction, segment);
+    let after = [*flow.side(Forward), *flow.side(Reply)];
+    (*flow.side_mut(Forward), *flow.side_mut(Reply)) = (sides[0], sides[1]);
+    let step = follow(flow, direction, segment)?;
+    assert_eq!((step.believed, step.state), (believed, Established));
+    assert_eq!([*flow.side(Forward), *flow.side(Reply)], after);
+    Ok(step)
+}
+
 #[derive(Default)]
 struct Scene {
     entry: Entry,
@@ -51,7 +66,7 @@ impl Scene {
 
     fn take(&mut self, (direction, flags, sequence, ack, len): Step5) -> Result<Step, Reason> {
         let segment = Segment::new(sequence, ack, flags, len).with_window(1000, NO_SCALE);
-        let step = follow(&mut self.flow(), direction, &segment)?;
+        let step = judge(&mut self.flow(), direction, &segment)?;
         self.entry.set_state(step.state);
         Ok(step)
     }

@@ -7,7 +7,7 @@ SYN_RECEIVED = "syn-received"
 ESTABLISHED = "established"
 CLOSING = "closing"
 UDP = "udp"
-# Unconfirmed: one side alone has spoken. A TCP flow that began before us, placed again by a hash; UDP without an answer.
+# Unconfirmed: one side alone has spoken. TCP that began before us and was placed again by a hash; UDP without answer.
 PICKUP = "pickup"
 UDP_UNREPLIED = "udp-unreplied"
 

@@ -292,7 +292,7 @@ def restart(entry: Entry, seg: Segment) -> Step:
 
 
 def judge_crossed_syn_ack(entry: Entry, seg: Segment) -> Step:
-    """Judge a SYN+ACK of the client: believed if it repeats its SYN, which has crossed the server's, and answers that."""
+    """Judge a SYN+ACK of the client, whose SYN has crossed the server's: it must repeat its own and answer that."""
     if not answers_syn(entry, seg.after_syn) or entry.snd_nxt["reply"] != seg.ack:
         return Step(entry.state)
     was = entry.state
@@ -324,7 +324,8 @@ def judge_early_ack(entry: Entry, direction: Direction, seg: Segment) -> Step:
 def judge_third(entry: Entry, seg: Segment) -> Step:
     """Judge the third segment of a handshake: it acknowledges the server's SYN, and at most what has followed it."""
     expected, begins = entry.expected, entry.rcv_nxt["reply"]
-    assert expected is not None and begins is not None, "the server's SYN was seen"
+    assert expected is not None, "the server's SYN was seen"
+    assert begins is not None, "the server has acknowledged the client's"
     acknowledges = (seg.ack - expected) % MODULUS <= (known(entry, "reply") - expected) % MODULUS
     if not acknowledges or not is_within(seg.seq, begins, entry.windows["reply"].size):
         return Step(SYN_RECEIVED)

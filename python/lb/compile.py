@@ -12,7 +12,7 @@ import functools
 import heapq
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from lb.config import Config, InterfaceConfig
 from lb.config_fields import format_mac
@@ -142,18 +142,14 @@ class Compiler:
 
     def release(self, servers: Collection[int]) -> None:
         """
-        Let others have the ids of servers that are gone for good, and of their endpoints.
+        Let others have the ids of servers that are gone for good. Endpoints keep theirs: a direct connection may refer to
+        one (`docs/datapath.md` rule 9.1), and an id is all that one costs.
 
         Args:
             servers: ids that no snapshot in use has and no flow refers to; their counters have been retired.
         """
         gone = frozenset(servers)
         self._servers.keep(lambda _, number: number not in gone)
-        endpoints = {
-            (address, port, service[2])
-            for service, address, port in cast("list[ServerIdentity]", [*self._servers.numbers])
-        }
-        self._endpoints.keep(lambda key, _: key in endpoints)
 
     def _rows(self, entry: ServiceNow) -> list[_ServerRow]:
         identity = entry.identity

@@ -110,6 +110,11 @@ def created(running: RunningBalancer) -> dict[str, int]:
     return {name: server["flows_created"] for name, server in running.counters()["servers"].items()}
 
 
+def takes_flows(running: RunningBalancer, name: str) -> bool:
+    """Tell whether a server of the echo service is up in what is published."""
+    return bool(running.counters()["servers"][f"echo/{name}"]["health"] == "up")
+
+
 def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backend: str) -> None:
     """Behaviour 8: after the verdict every new flow has an answer; when the link is back, so is the server."""
     with balancing(bed, backend, on_server_down="keep") as running:
@@ -121,6 +126,8 @@ def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backe
                 assert echo_once(bed, "client1") == b"greeting"
             assert created(running)["echo/server1"] == before["echo/server1"]
         wait_for(bed, "echo/server1 is up: checks pass")
+        # The log tells the verdict; its publication follows.
+        wait_until(lambda: takes_flows(running, "server1"), "server1 takes new flows")
         for _ in range(6):
             assert echo_once(bed, "client1") == b"greeting"
         assert created(running)["echo/server1"] == before["echo/server1"] + 2

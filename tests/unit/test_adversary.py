@@ -14,6 +14,7 @@ from helpers import (
     CLIENT,
     CLIENT_PORT,
     PROPERTY,
+    ROUTER_MAC,
     ROUTER_MAC_1,
     SERVER_PORT,
     SERVERS,
@@ -49,17 +50,21 @@ class Forged(NamedTuple):
     as_server: bool
 
 
+# One of them is in a window of 2^30.
+FAR_GUESSES = tuple(eighth << 29 for eighth in range(8))
 NUMBERS = st.tuples(st.sampled_from(GUESSES), st.sampled_from((0, 1, 1460, -1)))
 FORGED = st.builds(
     Forged, st.sampled_from(FLAGS), NUMBERS, NUMBERS, st.sampled_from((0, 1, 65535)), st.booleans(), st.booleans()
 )
+FAR = st.tuples(st.sampled_from(FAR_GUESSES), st.sampled_from((0, 1, 1460, -1)))
 
 
 class Conversation:
     """A client and a server that know their numbers, through a box, and the adversary beside them."""
 
-    def __init__(self, backend: str, selector: str, secret: int) -> None:
+    def __init__(self, backend: str, selector: str, secret: int, shift: int | None = None) -> None:
         self.box = Box(backend, make_snapshot(selector))
+        self.shift = shift
         # Secrets are not drawn by Hypothesis: it would learn them.
         self.client, self.server = (random.Random(secret).getrandbits(32) for _ in range(2))
         self.index = 0
@@ -68,11 +73,15 @@ class Conversation:
         """Send a segment with the true numbers; return where it left: interface, MAC, address."""
         seq, ack = (self.client, self.server) if by_client else (self.server, self.client)
         ack = ack if "A" in flags else 0
+        segment = (request if by_client else response)(flags, seq, ack, data)
+        if self.shift is not None:
+            segment[TCP].window = 65535
+            segment[TCP].options = [("NOP", None), ("WScale", self.shift)] if "S" in flags else []
         if by_client:
-            result = self.box.send(from_client(request(flags, seq, ack, data)))
+            result = self.box.send(from_client(segment))
             self.client = (self.client + len(data) + ("S" in flags) + ("F" in flags)) % 2**32
         else:
-            result = self.box.send(from_server(response(flags, seq, ack, data), self.index))
+            result = self.box.send(from_server(segment, self.index))
             self.server = (self.server + len(data) + ("S" in flags) + ("F" in flags)) % 2**32
         sent = only_frame(result)
         return result.out[0][0], sent.dst, sent[IP].dst
@@ -88,7 +97,7 @@ class Conversation:
             self.say(False, "FA")
         self.say(True, "A")
 
-    def forge(self, forged: Forged) -> None:
+    def forge(self, forged: Forged, interface: int = 1) -> None:
         """Send a segment of the adversary."""
         seq, ack = (sum(number) % 2**32 for number in (forged.seq, forged.ack))
         ends = (SERVERS[self.index], CLIENT) if forged.as_server else (CLIENT, VIP)
@@ -96,8 +105,10 @@ class Conversation:
         layer = TCP(sport=ports[0], dport=ports[1], flags=forged.flags, seq=seq, ack=ack, window=forged.window) / Raw(
             b"x" * forged.data
         )
-        frame = Ether(src=ADVERSARY_MAC, dst=ROUTER_MAC_1) / IP(src=ends[0], dst=ends[1]) / layer
-        self.box.send(frame, interface=1)
+        frame = (
+            Ether(src=ADVERSARY_MAC, dst=(ROUTER_MAC, ROUTER_MAC_1)[interface]) / IP(src=ends[0], dst=ends[1]) / layer
+        )
+        self.box.send(frame, interface=interface)
 
     def seen(self) -> tuple[str, str, float]:
         """State, server, idle time."""
@@ -128,3 +139,49 @@ def test_adversary_without_numbers_changes_nothing(
     assert conversation.say(False, "A") == back
     assert conversation.say(True, "A", b"more") == there
     assert conversation.seen()[2] == 0, "the ends are still believed"
+
+
+@given(
+    begins=st.sampled_from(("with a SYN", "before us", "before us, its server silent")),
+    by_server=st.booleans(),
+    secret=st.integers(0, 2**32),
+    flags=st.lists(st.sampled_from(FLAGS), min_size=1, max_size=6),
+    numbers=st.lists(st.tuples(FAR, FAR), min_size=6, max_size=6),
+    data=st.booleans(),
+)
+@settings(PROPERTY, max_examples=150)
+def test_adversary_in_the_largest_windows_closes_nothing(
+    backend: str,
+    begins: str,
+    by_server: bool,
+    secret: int,
+    flags: list[str],
+    numbers: list[tuple[tuple[int, int], tuple[int, int]]],
+    data: bool,
+) -> None:
+    """behaviour 5: a guess that finds room in a window of 2^30 is no number that a RST is believed at."""
+    conversation = Conversation(backend, "hash-flow", secret, shift=14)
+    is_silent = begins == "before us, its server silent"
+    if begins == "with a SYN":
+        conversation.begin(half_closed=False)
+    else:
+        conversation.index = SERVERS.index(conversation.say(True, "PA", b"GET")[2])
+        if not is_silent:
+            conversation.say(False, "PA", b"200")
+    there = conversation.say(True, "A")
+    before = conversation.seen()[:2]
+    assert before[0] == ("pickup" if is_silent else "established")
+    # A pickup is confirmed by whoever speaks for its server.
+    as_server = by_server and not is_silent
+    # Where the server is, else it is dropped as spoofed.
+    interface = 0 if as_server else 1
+    for kind, (seq, ack) in zip(flags, numbers, strict=False):
+        conversation.forge(Forged(kind, seq, ack, 65535, data, as_server), interface)
+        end = (seq[0], seq[1] + data + ("F" in kind) + ("S" in kind))
+        for number in (end, seq, ack):
+            conversation.forge(Forged("R", number, ack, 65535, False, as_server), interface)
+            conversation.forge(Forged("RA", number, ack, 65535, False, as_server), interface)
+    assert conversation.seen()[:2] == before
+    conversation.say(False, "A")
+    assert conversation.say(True, "A", b"more") == there
+    assert conversation.seen()[:2] == ("established", before[1])

@@ -238,7 +238,9 @@ def test_flow_that_ends_without_an_answer_failed(talk: Talk, end: str) -> None:
     if end == "reset by server":
         talk.server("R", 5001, 0, after_ms=4)
     elif end == "reset by client":
-        talk.client("R", 1006, 0, after_ms=4)
+        talk.server("A", 5001, 1006, after_ms=4)
+        talk.expect(failed=0, waiting_flows=1)
+        talk.client("R", 1006, 0)
     else:
         talk.server("FA", 5001, 1006, after_ms=4)
         talk.client("FA", 1006, 5002)

@@ -85,7 +85,7 @@ class Kernel:
 
         Raises:
             InterfaceError: one does not exist, is down or is not of Ethernet.
-        LbError: one is not the same as at the last call, though it has the same name.
+            LbError: one is not the same as at the last call, though it has the same name.
         """
         links = {link.get("ifname"): link for link in await self._dump("get_links")}
         addresses = await self._dump("get_addr")

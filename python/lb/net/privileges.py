@@ -77,10 +77,10 @@ def drop_privileges(user: str | None = None) -> Notice:
     Become an unprivileged user, and give up every capability but CAP_NET_ADMIN, for good.
 
     A process that is not root stays who it is. Where the default user cannot be had (a user namespace with one user, a
-    container without CAP_SETUID, a Python that only root may read), it stays root without capabilities.
+    container without CAP_SETUID, a Python that only root may read), it stays root with `CAP_NET_ADMIN` alone.
 
     Args:
-        user: the name to run as; `root`: stay root, without capabilities. None: `flowlb` or `nobody`.
+        user: the name to run as; `root`: stay root, with `CAP_NET_ADMIN` alone. None: `flowlb` or `nobody`.
 
     Returns:
         What the log should say about it.
@@ -120,7 +120,7 @@ def choose_account(user: str | None) -> tuple[Account | None, Notice]:
     if account is not None and reason is None:
         return account, Notice(logging.INFO, f"runs as user {account.name}, with CAP_NET_ADMIN only")
     if user is not None:
-        raise PrivilegeError(f"--user {user}: {reason}; --user root stays root, without capabilities")
+        raise PrivilegeError(f"--user {user}: {reason}; --user root stays root, with `CAP_NET_ADMIN` alone")
     if UID_MAP.read_text().split() != WHOLE_MAP:
         # Its root is an ordinary user outside.
         return None, Notice(logging.INFO, f"stays root of this user namespace, with CAP_NET_ADMIN only: {reason}")

@@ -243,6 +243,7 @@ impl Counters {
         {
             (*traffic, *measures) = Default::default();
         }
+        self.loads.forget_turn(server);
         true
     }
 

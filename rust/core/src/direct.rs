@@ -115,11 +115,13 @@ impl DirectConnections {
             .is_some_and(|number| !self.records[number as usize].is_expired(timeouts, now))
     }
 
-    /// Note a client's packet to a server. A reset makes no record. Returns whether another record had to go for it.
+    /// Note a client's packet to a server. A reset makes no record, and with `opens_only` neither does any other segment but a SYN: it may be of a flow that a
+    /// hash would place. Returns whether another record had to go for it.
     pub fn ask(
         &mut self,
         key: &Key,
         segment: Option<&Segment>,
+        opens_only: bool,
         timeouts: &Timeouts,
         now: u64,
     ) -> bool {
@@ -134,7 +136,9 @@ impl DirectConnections {
                 return false;
             }
         }
-        if segment.is_some_and(|segment| segment.has(flag::RST)) {
+        let makes_none =
+            |segment: &Segment| segment.has(flag::RST) || opens_only && !segment.is_opening();
+        if segment.is_some_and(makes_none) {
             return false;
         }
         let is_full = self.records.len() >= self.most;
@@ -280,7 +284,7 @@ mod tests {
                 }
                 match kind {
                     0 => {
-                        let had_to_go = direct.ask(&key(port), None, &TIMEOUTS, 1);
+                        let had_to_go = direct.ask(&key(port), None, false, &TIMEOUTS, 1);
                         prop_assert_eq!(had_to_go, known.is_none() && list.len() == 4);
                         if had_to_go {
                             list.remove(0);
@@ -315,11 +319,17 @@ mod tests {
                 .take_while(|&now| direct.knows(&key(1), &TIMEOUTS, now))
                 .count()
         };
-        direct.ask(&key(1), Some(&segment(flag::SYN)), &TIMEOUTS, 0);
+        direct.ask(&key(1), Some(&segment(flag::SYN)), false, &TIMEOUTS, 0);
         assert_eq!(lives_until(&direct), 10);
         direct.answer(&key(1), Some(&segment(flag::SYN | flag::ACK)), &TIMEOUTS, 0);
         assert_eq!(lives_until(&direct), 40);
-        direct.ask(&key(1), Some(&segment(flag::FIN | flag::ACK)), &TIMEOUTS, 0);
+        direct.ask(
+            &key(1),
+            Some(&segment(flag::FIN | flag::ACK)),
+            false,
+            &TIMEOUTS,
+            0,
+        );
         assert!(direct.occupies(&key(1), &TIMEOUTS, 0));
         direct.answer(&key(1), Some(&segment(flag::FIN | flag::ACK)), &TIMEOUTS, 0);
         assert_eq!(lives_until(&direct), 20);

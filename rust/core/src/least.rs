@@ -230,6 +230,13 @@ impl Loads {
         self.clocks[service as usize] = clock;
     }
 
+    /// Begin anew with the turn of a server that no plan has.
+    pub fn forget_turn(&mut self, server: u32) {
+        if let Some(turn) = self.turns.get_mut(server as usize) {
+            *turn = 0;
+        }
+    }
+
     /// Note how many active flows a server has now.
     pub fn change(&mut self, server: u32, active: u64) {
         if let Some((contest, position)) = self.seat_of(server) {

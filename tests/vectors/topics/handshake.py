@@ -401,6 +401,8 @@ def _again(f: Family) -> list[Case]:
     watch.server(tcp("A", 5001, 1001))
     watch.client(tcp("PA", 1001, 5001, b"still here"))
     watch.dropped_client(tcp("R", 900001))
+    watch.server(tcp("A", 5001, 1011))
+    watch.dropped_client(tcp("R", 900001))
     watch.client(tcp("R", 1011), "closing")
 
     ahead = Case(f"a FIN ahead is forgotten when numbers begin anew, {v}", [3, 5, 6])

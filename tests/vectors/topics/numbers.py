@@ -256,20 +256,22 @@ def _idle(f: Family) -> list[Case]:
 def _exact_resets(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
+    at_end = "at the end of what it has sent is believed once that is acknowledged"
     for who, what, seq in (
-        ("client", "what the server has acknowledged", 1001),
-        ("client", "the end of what it has sent", 1006),
-        ("server", "what the client has acknowledged", 5001),
-        ("server", "the end of what it has sent", 5007),
+        ("client", "at what the server has acknowledged is believed, no other", 1001),
+        ("client", at_end, 1006),
+        ("server", "at what the client has acknowledged is believed, no other", 5001),
+        ("server", at_end, 5007),
     ):
-        case = Case(f"a RST of the {who} at {what} is believed, no other, {v}", [3, 5], RFC)
+        case = Case(f"a RST of the {who} {what}, {v}", [3, 5], RFC)
         watch = _opened(case, f)
         watch.client(tcp("PA", 1001, 5001, b"hello"))
         watch.server(tcp("PA", 5001, 1001, b"world!"))
-        for inside in (1002, 1005, 1007, 1001 + WINDOW):
+        # 1006 and 5007 are what was sent, but the other side has not vouched for it.
+        for inside in (1002, 1005, 1006, 1007, 1001 + WINDOW):
             watch.forged_client(tcp("R", inside))
             watch.forged_client(tcp("RA", inside, 5007))
-        for inside in (5002, 5006, 5008, 5001 + WINDOW):
+        for inside in (5002, 5006, 5007, 5008, 5001 + WINDOW):
             watch.forged_server(tcp("R", inside))
             watch.forged_server(tcp("RA", inside, 1006))
         for outside in (1000, 1001 + WINDOW + 1, 1001 + 2**31, 0):
@@ -277,6 +279,14 @@ def _exact_resets(f: Family) -> list[Case]:
         for outside in (5000, 5001 + WINDOW + 1, 5001 + 2**31, 0):
             watch.dropped_server(tcp("RA", outside, 1006))
         case.counters(events={"flow_closed": 0}, verdicts={"drop.rst_window": 8}, services={f.web: {"flows_active": 1}})
+        if seq == 1006:
+            watch.server(tcp("A", 5007, 1006))
+            watch.forged_client(tcp("R", 1007))
+            watch.dropped_client(tcp("R", 1005))
+        elif seq == 5007:
+            watch.client(tcp("A", 1006, 5007))
+            watch.forged_server(tcp("R", 5008))
+            watch.dropped_server(tcp("R", 5006))
         (watch.client if who == "client" else watch.server)(tcp("R", seq), "closing")
         case.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
         made.append(case)
@@ -410,6 +420,10 @@ def _fins(f: Family) -> list[Case]:
     watch.client(tcp("FPA", 1001, 5001, b"bye"))
     watch.server(tcp("FPA", 5001, 1005, b"bye"), "closing")
     # The end of all that was sent is 1005 for the client, 5005 for the server, which is not acknowledged yet.
+    watch.client(tcp("R", 1005))
+    watch.forged_client(tcp("R", 1004))
+    watch.forged_server(tcp("R", 5005))
+    watch.client(tcp("A", 1005, 5005))
     watch.server(tcp("R", 5005))
     watch.forged_server(tcp("R", 5004))
     return [forged, one, both, with_data]

@@ -70,7 +70,13 @@ def _life(f: Family) -> list[Case]:
     # The client has acknowledged up to 0xFFFFFFF1, and its window is 8192 bytes.
     far.drop(talk.s_in(tcp("R", 0xFFFFFFF0)), "rst_window", **talk.reply_names)
     far.drop(talk.s_in(tcp("R", 0x1FF2)), "rst_window", **talk.reply_names)
-    for seq in (0xFFFFFFF2, 0x10, 0x1FF1):
+    for seq in (0xFFFFFFF2, 0x10, 0x11, 0x1FF1):
+        talk.s(tcp("R", seq))
+    far.flows(talk.flow("established"))
+    talk.c(tcp("A", 0, 0x11))
+    for seq in (0x10, 0xFFFFFFF1, 0x2012):
+        far.drop(talk.s_in(tcp("R", seq)), "rst_window", **talk.reply_names)
+    for seq in (0x12, 0x2011):
         talk.s(tcp("R", seq))
     far.flows(talk.flow("established"))
     talk.s(tcp("R", 0x11))
@@ -106,12 +112,13 @@ def _resets(f: Family) -> list[Case]:
         window.drop(talk.c_in(tcp("R", seq)), "rst_window", **talk.names)
     for seq in (5000, 5001 + 8193):
         window.drop(talk.s_in(tcp("RA", seq, 1006)), "rst_window", **talk.reply_names)
-    for seq in (1002, 1005, 1007, 1001 + 8192):
+    for seq in (1002, 1005, 1006, 1007, 1001 + 8192):
         talk.c(tcp("R", seq))
     for seq in (5002, 5001 + 8192):
         talk.s(tcp("RA", seq, 1006))
     window.flows(talk.flow("established"))
     window.counters(events={"flow_closed": 0}, verdicts={"drop.rst_window": 6})
+    talk.s(tcp("A", 5001, 1006))
     talk.c(tcp("R", 1006))
     window.flows(talk.flow("closing"))
     window.counters(events={"flow_closed": 1}, verdicts={"drop.rst_window": 6})

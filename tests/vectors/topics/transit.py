@@ -289,6 +289,8 @@ def _direct_and_flows(f: Family) -> list[Case]:
     hashed = Case(f"no hash takes up an answer straight from a server, {v}", [2, 42], transit="forward")
     hashed.setup["services"] = [web_service(f, "hash-flow")]
     straight = Straight(hashed, f, sport=sport)
+    straight.c(tcp("S", 1))
+    straight.s(tcp("SA", 9, 2))
     straight.c(tcp("A", 2, 10))
     straight.s(tcp("A", 10, 2))
     hashed.flows()
@@ -296,7 +298,34 @@ def _direct_and_flows(f: Family) -> list[Case]:
     hashed.at(120_000)
     # The record is gone; what the server says now, the hash takes up, as it did before.
     Talk(hashed, f, number=1, sport=sport).s(tcp("A", 10, 2))
-    return [beside, clash, over, alone, hashed]
+
+    # Its server's answer may be of a flow that the hash would place: so it is placed, or dropped.
+    middle = Case(f"where a hash places, only a SYN opens a connection straight to a server, {v}", [2, 24, 42])
+    middle.setup |= {"transit": "forward", "services": [web_service(f, "hash-flow")]}
+    other = next(port for port in range(2000, 3000) if hash_flow(1, f.client, f.vip, port, 9876, 6) % 3 == 1)
+    straight = Straight(middle, f, sport=other)
+    for flags in ("A", "PA", "FA", "R"):
+        straight.c(tcp(flags, 2, 10))
+        straight.unasked(tcp("A", 10, 2))
+    middle.flows()
+    straight.c(tcp("S", 1))
+    straight.s(tcp("SA", 9, 2))
+    straight.c(tcp("A", 2, 10))
+    straight.s(tcp("A", 10, 2))
+    middle.flows()
+    straight, talk = Straight(middle, f, sport=sport), Talk(middle, f, number=1, sport=sport)
+    straight.c(tcp("A", 2, 10))
+    middle.flows()
+    talk.s(tcp("A", 10, 2))
+    middle.flows(talk.flow("pickup"))
+    middle.drop(straight.c_in(tcp("A", 2, 10)), "flow_conflict")
+
+    known = Case(f"where no hash places, an ACK opens a connection straight to a server, too, {v}", [42])
+    known.setup |= {"transit": "forward", "services": [web_service(f, "counter")]}
+    straight = Straight(known, f)
+    straight.c(tcp("A", 2, 10))
+    straight.s(tcp("A", 10, 2))
+    return [beside, clash, over, alone, hashed, middle, known]
 
 
 def _direct_ends(f: Family) -> list[Case]:

@@ -160,7 +160,10 @@ class DataPath:
         """Begin anew with servers that the snapshot does not have and no entry refers to. Return their ids."""
         with self._lock:
             gone = [number for number in servers if number not in self._state.view.servers]
-            return [number for number in gone if self._state.counters.retire(number)]
+            retired = [number for number in gone if self._state.counters.retire(number)]
+            for number in retired:
+                self._state.placement.server_turns.pop(number, None)
+            return retired
 
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""

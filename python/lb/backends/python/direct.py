@@ -86,9 +86,10 @@ class DirectConnections:
         record = self.find(key, timeouts, now_ns)
         return record is not None and not record.is_closing
 
-    def ask(self, key: ReplyKey, seg: Segment | None, timeouts: Timeouts, now_ns: int) -> bool:
+    def ask(self, key: ReplyKey, seg: Segment | None, opens_only: bool, timeouts: Timeouts, now_ns: int) -> bool:
         """
-        Note a client's packet to a server. A reset makes no record.
+        Note a client's packet to a server. A reset makes no record, and with `opens_only` neither does any other
+        segment but a SYN: it may be of a flow that a hash would place.
 
         Returns:
             Whether another record had to go for it.
@@ -99,7 +100,7 @@ class DirectConnections:
             self.records.move_to_end(key)
             return False
         self.remove(key)
-        if seg is not None and seg.flags & RST:
+        if seg is not None and (seg.flags & RST or (opens_only and not seg.opens)):
             return False
         is_full = len(self.records) >= self.most
         if is_full:

@@ -206,9 +206,9 @@ def judge_reset(entry: Entry, direction: Direction, seg: Segment) -> Step | None
     # Of a server that has acknowledged nothing, no number can be told from a guess.
     unheard = entry.state == SYN_SENT and direction == "reply"
     expected, sent = expected_of(entry, direction), entry.snd_nxt[direction]
-    # Before the server has answered, only the first SYN is the client's for sure: any other may have set what is known.
-    exact = (first_syn(entry),) if entry.state == SYN_SENT else (expected, sent)
-    if not unheard and seg.seq in exact:
+    # What a side has sent is no number that the other has vouched for: it may be a guess that found room in a large
+    # window. Of SYNs only the first is the client's for sure.
+    if not unheard and seg.seq in (expected, first_syn(entry)):
         return believed(CLOSING)
     base = sent if expected is None else expected
     inside = base is not None and (seg.seq - base) % MODULUS <= entry.windows[OTHER[direction]].size

@@ -12,6 +12,7 @@ from lb.backends.python.state import State, Verdict, drop
 from lb.backends.python.states import CLOSING
 from lb.backends.python.tcp import segment
 from lb.backends.python.wire import tcp, udp
+from lb.snapshot import HASH_SELECTORS
 
 
 def transit(state: State, packet: Packet) -> Verdict:
@@ -54,6 +55,8 @@ def note_direct(state: State, packet: Packet) -> str | None:
             return "flow_conflict"
         state.table.remove(entry, event or "flow_reused")
     seg = segment(packet) if packet.is_tcp else None
-    if state.direct.ask(key, seg, state.view.snapshot.timeouts, state.now_ns):
+    services = (state.view.services[number] for number in state.view.services_by_endpoint[endpoint])
+    opens_only = any(service.plan.selector in HASH_SELECTORS for service in services)
+    if state.direct.ask(key, seg, opens_only, state.view.snapshot.timeouts, state.now_ns):
         state.counters.event("direct_evicted")
     return None

@@ -426,12 +426,9 @@ fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<
     // Of a server that has acknowledged nothing, no number can be told from a guess.
     let unheard = state == State::SynSent && direction == Direction::Reply;
     let expected = flow.expected_of(direction);
-    // Before the server has answered, only the first SYN is the client's for sure: any other may have set what is known of it.
-    let exact = if state == State::SynSent {
-        flow.first_syn() == Some(sequence)
-    } else {
-        expected == Some(sequence) || flow.snd_nxt(direction) == Some(sequence)
-    };
+    // What a side has sent is no number that the other has vouched for: it may be a guess that found room in a large window. Of SYNs only the first is the
+    // client's for sure.
+    let exact = expected == Some(sequence) || flow.first_syn() == Some(sequence);
     if answers || exact && !unheard {
         return Ok(Step::believed(State::Closing));
     }

@@ -24,7 +24,9 @@ impl Walk<'_> {
         }
         let timeouts = &self.world.snapshot.timeouts;
         let segment = transport.segment.as_ref();
-        if self.state.direct.ask(&key, segment, timeouts, self.now) {
+        let opens_only = matches!(key.side, Side::Endpoint(endpoint) if !self.world.hash_services(endpoint).is_empty());
+        let direct = &mut self.state.direct;
+        if direct.ask(&key, segment, opens_only, timeouts, self.now) {
             self.state.counters.event(Event::DirectEvicted);
         }
         Ok(())

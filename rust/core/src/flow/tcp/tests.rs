@@ -168,8 +168,8 @@ fn follow_reset_table() {
     let handed_on = Ok((Established, false));
     let dropped = Err(Reason::RstWindow);
     let cases = [
-        ((Forward, RST, 111, 0), believed),
         ((Forward, RST, 101, 0), believed), // What the server acknowledged last.
+        ((Forward, RST, 111, 0), handed_on), // What follows the data, which it has not acknowledged.
         ((Forward, RST, 110, 0), handed_on),
         ((Forward, RST, 112, 0), handed_on),
         ((Forward, RST, 101 + 1000, 0), handed_on),

@@ -142,8 +142,8 @@ class Compiler:
 
     def release(self, servers: Collection[int]) -> None:
         """
-        Let others have the ids of servers that are gone for good. Endpoints keep theirs: a direct connection may refer to
-        one (`docs/datapath.md` rule 9.1), and an id is all that one costs.
+        Let others have the ids of servers that are gone for good. Endpoints keep theirs: a direct connection may refer
+        to one (`docs/datapath.md` rule 9.1), and an id is all that one costs.
 
         Args:
             servers: ids that no snapshot in use has and no flow refers to; their counters have been retired.

@@ -51,6 +51,9 @@ def test_abort_other_end_is_reset_at_once(
             leaving.sendall(b"x" * 100)
             if not lost:
                 assert receive_exactly(staying, 100) == b"x" * 100
+                # Its answer acknowledges them: only then a RST behind them is exact (RFC 5961 3.2).
+                staying.sendall(b"y")
+                assert receive_exactly(leaving, 1) == b"y"
             abort(leaving)
             staying.settimeout(END_DEADLINE_S)
             with pytest.raises(ConnectionResetError):

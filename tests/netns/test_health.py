@@ -110,9 +110,10 @@ def created(running: RunningBalancer) -> dict[str, int]:
     return {name: server["flows_created"] for name, server in running.counters()["servers"].items()}
 
 
-def takes_flows(running: RunningBalancer, name: str) -> bool:
-    """Tell whether a server of the echo service is up in what is published."""
-    return bool(running.counters()["servers"][f"echo/{name}"]["health"] == "up")
+def wait_for_verdict(bed: Testbed, running: RunningBalancer, text: str, health: str) -> None:
+    """Wait until the log tells a verdict about server1, and until it is published, which follows."""
+    wait_for(bed, text)
+    wait_until(lambda: running.counters()["servers"]["echo/server1"]["health"] == health, f"server1 is {health}")
 
 
 def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backend: str) -> None:
@@ -120,14 +121,13 @@ def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backe
     with balancing(bed, backend, on_server_down="keep") as running:
         assert echo_once(bed, "client1") == b"greeting"
         with cut(bed, "server1"):
-            wait_for(bed, "echo/server1 is down: no answer from 198.18.1.31 port 7000 within 0.25 s")
+            down = "echo/server1 is down: no answer from 198.18.1.31 port 7000 within 0.25 s"
+            wait_for_verdict(bed, running, down, "down")
             before = created(running)
             for _ in range(9):
                 assert echo_once(bed, "client1") == b"greeting"
             assert created(running)["echo/server1"] == before["echo/server1"]
-        wait_for(bed, "echo/server1 is up: checks pass")
-        # The log tells the verdict; its publication follows.
-        wait_until(lambda: takes_flows(running, "server1"), "server1 takes new flows")
+        wait_for_verdict(bed, running, "echo/server1 is up: checks pass", "up")
         for _ in range(6):
             assert echo_once(bed, "client1") == b"greeting"
         assert created(running)["echo/server1"] == before["echo/server1"] + 2

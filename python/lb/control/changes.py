@@ -27,7 +27,7 @@ from lb.errors import LbError
 # large configurations leave most of the time to others.
 TICK_S = 0.1
 TICK_SHARE = 3.0
-# How long somebody waits for a change; it is made all the same when it had begun.
+# How long a caller waits for a change; it is made all the same when it had begun.
 DEADLINE_S = 25.0
 # How long the end waits for the change under way.
 CLOSE_S = 5.0

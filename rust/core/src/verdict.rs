@@ -140,7 +140,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The way back.
+    /// The opposite direction.
     #[inline(always)]
     #[must_use]
     pub const fn other(self) -> Self {

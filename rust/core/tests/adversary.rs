@@ -1,4 +1,4 @@
-//! behaviour 5, 28: somebody off the path who knows the addresses and ports of a conversation, but none of its numbers, changes nothing about it.
+//! behaviour 5, 28: a sender off the path who knows the addresses and ports of a conversation, but none of its numbers, changes nothing about it.
 //!
 //! Each conversation is at some point of its life when an adversary sends any sequence of segments into it: in the client's name, from another interface and
 //! another MAC, and in the server's name from where no server is. Its numbers are drawn without a look at the conversation's. Afterwards the flow's state,

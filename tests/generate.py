@@ -98,10 +98,10 @@ EXTENSIONS = (
 )
 
 
-# Where windows of 8 192 and 65 535 bytes, scaled by 0 and 3, and the unknown one of 2^30 end, and a number beyond.
+# Where windows of 8 192 and 65 535 bytes, scaled by 0, 3 and an unknown shift, and that of 2^30 end, and beyond.
 EDGES = tuple(
     sign * (window + more)
-    for window in (8192, 65535, 8192 << 3, 65528 << 3, 2**30)
+    for window in (8192, 65535, 8192 << 3, 65528 << 3, 1 << 14, 8192 << 14, 2**30)
     for more in (0, 1, 2)
     for sign in (1, -1)
 )

@@ -340,9 +340,9 @@ def test_sequence_numbers_wrap_around(backend: str) -> None:
     box.send(from_server(response("SA", 2**32 - 2, 0)))
     box.send(from_client(request("PA", 0, 2**32 - 1, b"12345")))
     box.send(from_server(response("PA", 2**32 - 1, 5, b"1234")))
-    assert box.send(from_server(response("R", 3, 0))).verdict == "forward"
-    assert box.states() == ["established"], "the client has not acknowledged that yet"
-    box.send(from_client(request("A", 5, 3)))
+    for between in (2**32 - 2, 2, 4):
+        box.send(from_server(response("R", between % 2**32, 0)))
+        assert box.states() == ["established"]
     assert box.send(from_server(response("R", 3, 0))).verdict == "forward"
     assert box.states() == ["closing"]
 

@@ -59,7 +59,17 @@ def _retries(f: Family) -> list[Case]:
     talk, watch = _begun(early, f, tcp("S", 1000, data=b"fast"))
     watch.client(SYN, refreshes=False)
     watch.server(tcp("SA", 5000, 1005), "syn-received")
-    return [silent, repeated, early]
+    hidden = Case(f"a SYN in a client's name does not hide the data that its own had, {v}", [3, 5], "RFC 7413")
+    talk, watch = _begun(hidden, f, tcp("S", 1000, data=b"fast"))
+    watch.forged_client(tcp("S", 7000, data=b"other data"))
+    watch.server(tcp("SA", 5000, 1005), "syn-received")
+    retried = Case(f"data that another SYN had is remembered when it comes again without, {v}", [3, 5], "RFC 7413")
+    talk, watch = _begun(retried, f, tcp("S", 1000, data=b"fast"))
+    watch.forged_client(tcp("S", 7000, data=b"other data"))
+    watch.forged_client(tcp("S", 7000))
+    watch.server(tcp("SA", 5000, 7011), "syn-received")
+    watch.client(tcp("A", 7011, 5001), "established")
+    return [silent, repeated, early, hidden, retried]
 
 
 def _guessed(f: Family) -> list[Case]:

@@ -21,10 +21,12 @@ def cases() -> list[Case]:
             *_scales(f),
             *_idle(f),
             *_exact_resets(f),
+            *_gaps(f),
             *_other_resets(f),
             *_early_resets(f),
             *_fins(f),
             *_fins_ahead(f),
+            *_forged_fins(f),
         ]
     return made
 
@@ -231,7 +233,56 @@ def _crossed_scales(f: Family) -> list[Case]:
     talk.c(tcp("A", 1001, 5001, window=0))
     # 60000 bytes are 469 units of 128, rounded up.
     _edges(Watch(talk), 1001, 5001, 469 << 7, 500)
-    return [*made, last, several]
+    return [*made, last, several, *_other_syns(f)]
+
+
+def _other_syns(f: Family) -> list[Case]:
+    """Several SYNs of a client: one that is not answered may be anybody's, and has no say in its windows."""
+    v = f"IPv{f.version}"
+    made = []
+    # Of the client's SYN that is answered: its number, the shift it offers, the window it has.
+    for name, answered, shift, window in (
+        ("the first is answered", 1000, 2, 1000),
+        ("the last is answered", 900000, 14, 65536),
+    ):
+        case = Case(f"window scale: of two SYNs of a client {name}, {v}", [5], "RFC 7323 section 2.3")
+        talk = Talk(case, f)
+        talk.c(tcp("S", 1000, window=1000, **_shift(2)))
+        talk.c(tcp("S", 900000, window=65535, **_shift(14)))
+        talk.s(tcp("SA", 5000, answered + 1, window=500, **_shift(1)))
+        talk.c(tcp("A", answered + 1, 5001, window=0))
+        watch = Watch(talk)
+        _edges(watch, answered + 1, 5001, window, 500)
+        watch.client(tcp("A", answered + 1, 5001, window=3000))
+        _edges(watch, answered + 1, 5001, max(3000 << shift, window), 500)
+        made.append(case)
+    repeated = Case(f"window scale: a SYN that repeats the first offers with it, {v}", [5], "RFC 7323 section 2.3")
+    talk = Talk(repeated, f)
+    talk.c(tcp("S", 1000, window=1000))
+    talk.c(tcp("S", 900000, window=65535, **_shift(14)))
+    talk.c(tcp("S", 1000, window=2000, **_shift(3)))
+    talk.s(tcp("SA", 5000, 900001))
+    repeated.flows(talk.flow("syn-sent"))
+    talk.s(tcp("SA", 5000, 1001, window=500, **_shift(0)))
+    talk.c(tcp("A", 1001, 5001, window=0))
+    _edges(Watch(talk), 1001, 5001, 2000, 500)
+    crossed = Case(
+        f"window scale: of a server's SYNs the one that is answered counts, {v}", [5], "RFC 7323 section 2.3"
+    )
+    talk = Talk(crossed, f)
+    talk.c(tcp("S", 1000, window=1000, **_shift(1)))
+    talk.s(tcp("S", 777777, window=65535, **_shift(14)))
+    talk.s(tcp("S", 5000, window=500, **_shift(2)))
+    talk.c(tcp("SA", 1000, 5001, window=1000, **_shift(1)))
+    # The client has answered: no other SYN has a say, on either side.
+    talk.s(tcp("S", 777777, window=65535, **_shift(14)))
+    talk.c(tcp("S", 900000, window=65535, **_shift(14)))
+    talk.s(tcp("A", 5001, 1001, window=0))
+    watch = Watch(talk)
+    _edges(watch, 1001, 5001, 1000, 500)
+    watch.dropped_server(tcp("R", 777778))
+    watch.dropped_client(tcp("R", 900001))
+    return [*made, repeated, crossed]
 
 
 def _idle(f: Family) -> list[Case]:
@@ -256,22 +307,22 @@ def _idle(f: Family) -> list[Case]:
 def _exact_resets(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
-    at_end = "at the end of what it has sent is believed once that is acknowledged"
+    at_end = "at the end of what it has sent is believed, too"
     for who, what, seq in (
-        ("client", "at what the server has acknowledged is believed, no other", 1001),
+        ("client", "at what the server has acknowledged is believed", 1001),
         ("client", at_end, 1006),
-        ("server", "at what the client has acknowledged is believed, no other", 5001),
+        ("server", "at what the client has acknowledged is believed", 5001),
         ("server", at_end, 5007),
     ):
         case = Case(f"a RST of the {who} {what}, {v}", [3, 5], RFC)
         watch = _opened(case, f)
         watch.client(tcp("PA", 1001, 5001, b"hello"))
         watch.server(tcp("PA", 5001, 1001, b"world!"))
-        # 1006 and 5007 are what was sent, but the other side has not vouched for it.
-        for inside in (1002, 1005, 1006, 1007, 1001 + WINDOW):
+        # 1001 and 5001 are acknowledged, 1006 and 5007 follow what was sent: no other number is believed.
+        for inside in (1002, 1005, 1007, 1001 + WINDOW):
             watch.forged_client(tcp("R", inside))
             watch.forged_client(tcp("RA", inside, 5007))
-        for inside in (5002, 5006, 5007, 5008, 5001 + WINDOW):
+        for inside in (5002, 5006, 5008, 5001 + WINDOW):
             watch.forged_server(tcp("R", inside))
             watch.forged_server(tcp("RA", inside, 1006))
         for outside in (1000, 1001 + WINDOW + 1, 1001 + 2**31, 0):
@@ -279,18 +330,52 @@ def _exact_resets(f: Family) -> list[Case]:
         for outside in (5000, 5001 + WINDOW + 1, 5001 + 2**31, 0):
             watch.dropped_server(tcp("RA", outside, 1006))
         case.counters(events={"flow_closed": 0}, verdicts={"drop.rst_window": 8}, services={f.web: {"flows_active": 1}})
-        if seq == 1006:
-            watch.server(tcp("A", 5007, 1006))
-            watch.forged_client(tcp("R", 1007))
-            watch.dropped_client(tcp("R", 1005))
-        elif seq == 5007:
-            watch.client(tcp("A", 1006, 5007))
-            watch.forged_server(tcp("R", 5008))
-            watch.dropped_server(tcp("R", 5006))
         (watch.client if who == "client" else watch.server)(tcp("R", seq), "closing")
         case.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
         made.append(case)
     return made
+
+
+def _gaps(f: Family) -> list[Case]:
+    """Data that do not follow what was seen: they may be a guess, till they are acknowledged."""
+    v = f"IPv{f.version}"
+    guessed = Case(f"data that do not follow what was sent make no number for a RST, {v}", [5], RFC)
+    watch = _opened(guessed, f)
+    for seq in (1002, 5000, 1001 + WINDOW - 5, 1000, 500):
+        watch.client(tcp("PA", seq, 5001, b"guess"))
+        (watch.forged_client if seq > 1000 else watch.dropped_client)(tcp("R", seq))
+        # What ends at 1005 starts at 1000, before what is acknowledged.
+        (watch.forged_client if seq >= 1000 else watch.dropped_client)(tcp("R", seq + 5))
+    for seq in (5002, 9000, 5001 + WINDOW - 5):
+        watch.server(tcp("PA", seq, 1001, b"guess"))
+        watch.forged_server(tcp("R", seq))
+        watch.forged_server(tcp("R", seq + 5))
+    guessed.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
+    watch.client(tcp("R", 1001), "closing")
+
+    filled = Case(f"data beyond a gap count once they are acknowledged, {v}", [3, 5], RFC)
+    watch = _opened(filled, f)
+    watch.client(tcp("PA", 1006, 5001, b"later"))
+    watch.client(tcp("PA", 1001, 5001, b"first"))
+    watch.forged_client(tcp("R", 1011))
+    watch.server(tcp("A", 5001, 1011))
+    watch.client(tcp("PA", 1011, 5001, b"again"))
+    watch.client(tcp("R", 1016), "closing")
+
+    merged = Case(f"data sent again, and more with them, follow what was sent, {v}", [3, 5], RFC)
+    watch = _opened(merged, f)
+    watch.server(tcp("PA", 5001, 1001, b"0123456789"))
+    watch.server(tcp("PA", 5006, 1001, b"56789 and more"))
+    watch.forged_server(tcp("R", 5011))
+    watch.server(tcp("R", 5020), "closing")
+
+    acked = Case(f"what is acknowledged beyond what was seen was sent, {v}", [3, 5], RFC)
+    watch = _opened(acked, f)
+    watch.server(tcp("A", 5001, 1501))
+    watch.client(tcp("PA", 1501, 5001, b"more"))
+    watch.dropped_client(tcp("R", 1001))
+    watch.client(tcp("R", 1505), "closing")
+    return [guessed, filled, merged, acked]
 
 
 def _other_resets(f: Family) -> list[Case]:
@@ -419,7 +504,8 @@ def _fins(f: Family) -> list[Case]:
     watch = _opened(with_data, f)
     watch.client(tcp("FPA", 1001, 5001, b"bye"))
     watch.server(tcp("FPA", 5001, 1005, b"bye"), "closing")
-    # The end of all that was sent is 1005 for the client, 5005 for the server, which is not acknowledged yet.
+    # The end of all that was sent is 1005 for the client, 5005 for the server. That is not acknowledged yet, and what
+    # is over needs no more.
     watch.client(tcp("R", 1005))
     watch.forged_client(tcp("R", 1004))
     watch.forged_server(tcp("R", 5005))
@@ -458,10 +544,66 @@ def _fins_ahead(f: Family) -> list[Case]:
     guessed.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
     watch.client(tcp("FA", 1005, 5002), "closing")
 
-    filled = Case(f"a FIN ahead counts when it comes again in sequence, {v}", [3, 5])
+    filled = Case(f"a FIN ahead counts when it comes again behind what was acknowledged, {v}", [3, 5])
     watch = _opened(filled, f)
     watch.server(tcp("FA", 5001, 1001))
     watch.client(tcp("FA", 1011, 5002))
     watch.client(tcp("PA", 1001, 5002, b"0123456789"))
+    # How far the data reach is not known any more, so it may be a guess still.
+    watch.client(tcp("FA", 1011, 5002))
+    watch.server(tcp("A", 5002, 1011))
     watch.client(tcp("FA", 1011, 5002), "closing")
-    return [acknowledged, other, guessed, filled]
+
+    at_once = Case(f"a FIN ahead counts when it comes again with all that was missing, {v}", [3, 5])
+    watch = _opened(at_once, f)
+    watch.server(tcp("FA", 5001, 1001))
+    watch.client(tcp("FA", 1011, 5002))
+    watch.client(tcp("FPA", 1001, 5002, b"0123456789"), "closing")
+    return [acknowledged, other, guessed, filled, at_once]
+
+
+def _forged_fins(f: Family) -> list[Case]:
+    """FINs that find room in the window, and are not the peer's."""
+    v = f"IPv{f.version}"
+    behind = Case(f"a FIN behind what was acknowledged is none, {v}", [3, 5])
+    watch = _opened(behind, f)
+    watch.client(tcp("PA", 1001, 5001, b"0123456789"))
+    watch.server(tcp("A", 5001, 1011))
+    for seq in (999, 1001, 1009, 1010):
+        watch.client(tcp("FA", seq, 5001))
+    watch.server(tcp("FA", 5001, 1011))
+    watch.server(tcp("A", 5002, 1011))
+    behind.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
+    watch.client(tcp("FA", 1011, 5002), "closing")
+
+    passed = Case(f"a FIN ahead is forgotten when more is acknowledged, {v}", [3, 5])
+    watch = _opened(passed, f)
+    watch.client(tcp("FA", 1005, 5001))
+    watch.forged_client(tcp("R", 1006))
+    watch.server(tcp("FA", 5001, 1001))
+    watch.client(tcp("PA", 1001, 5002, b"0123456789"))
+    watch.server(tcp("A", 5002, 1011))
+    watch.server(tcp("A", 5002, 1011))
+    passed.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
+    watch.client(tcp("PA", 1011, 5002, b"more"))
+    watch.client(tcp("R", 1015), "closing")
+
+    first = Case(f"of FINs ahead the first in order counts, {v}", [3, 5])
+    watch = _opened(first, f)
+    for seq in (1501, 1011, 1501, 1011, 3000):
+        watch.client(tcp("FA", seq, 5001))
+    watch.server(tcp("FA", 5001, 1012), "closing")
+    first.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
+
+    again = Case(f"a FIN that is marked and comes again changes nothing, {v}", [3, 5])
+    watch = _opened(again, f)
+    for seq in (1001, 1001, 1501):
+        watch.client(tcp("FA", seq, 5001))
+    watch.server(tcp("A", 5001, 1002))
+    for seq in (1001, 1501):
+        watch.client(tcp("FA", seq, 5001))
+    watch.forged_client(tcp("R", 1502))
+    watch.server(tcp("PA", 5001, 1002, b"half-closed"))
+    watch.forged_server(tcp("R", 5011))
+    watch.server(tcp("FA", 5012, 1002), "closing")
+    return [behind, passed, first, again]

@@ -23,7 +23,9 @@ from scene import (
 )
 
 SECOND = 1000
-UNKNOWN_WINDOW = 2**30
+UNHEARD = 2**30
+# Of a segment's window of 8192 whose scale is unknown.
+UNSCALED = 8192 << 14
 NO_FLOW = "RFC 9293 section 3.10.7.1"
 
 
@@ -31,7 +33,16 @@ def cases() -> list[Case]:
     """Make the cases."""
     made = []
     for f in BOTH:
-        made += [*_from_client(f), *_from_server(f), *_expiry(f), *_resets(f), *_ends(f), *_refused(f), *_answered(f)]
+        made += [
+            *_from_client(f),
+            *_from_server(f),
+            *_windows(f),
+            *_expiry(f),
+            *_resets(f),
+            *_ends(f),
+            *_refused(f),
+            *_answered(f),
+        ]
     return made
 
 
@@ -64,7 +75,7 @@ def _from_client(f: Family) -> list[Case]:
     # The server's numbers count for both sides, whatever the client's were.
     watch.server(tcp("A", 5000, 1008), "established")
     _active(case, talk, 1)
-    watch.forged_client(tcp("A", 1008 + UNKNOWN_WINDOW + 2, 5000))
+    watch.forged_client(tcp("A", 1008 + UNSCALED + 2, 5000))
     watch.client(tcp("A", 1008, 5000))
     watch.dropped_client(tcp("R", 1007))
     watch.client(tcp("R", 1008), "closing")
@@ -88,9 +99,8 @@ def _from_server(f: Family) -> list[Case]:
     _active(case, talk, 0)
     watch.forged_server(tcp("PA", 5006, 1000, b"answer"))
     for sign in (1, -1):
-        edge = (UNKNOWN_WINDOW + 2) * sign
-        watch.forged_client(tcp("A", (1000 + edge) % 2**32, 5012))
-        watch.forged_client(tcp("A", 1000, (5012 + edge) % 2**32))
+        watch.forged_client(tcp("A", (1000 + (UNSCALED + 2) * sign) % 2**32, 5012))
+        watch.forged_client(tcp("A", 1000, (5012 + (UNHEARD + 2) * sign) % 2**32))
     _active(case, talk, 0)
     watch.client(tcp("A", 1000, 5012), "established")
     _active(case, talk, 1)
@@ -98,11 +108,11 @@ def _from_server(f: Family) -> list[Case]:
 
     edges = []
     for sign, word in ((1, "ahead"), (-1, "behind")):
-        edge, talk = _hashed(f"2^30 and one {word} still fits a flow that was picked up, {v}", [2, 5], f)
+        edge, talk = _hashed(f"the unknown windows and one {word} still fit a flow that was picked up, {v}", [2, 5], f)
         talk.s(tcp("PA", 5000, 1000, b"answer"))
-        far = (UNKNOWN_WINDOW + 1) * sign
+        seq, ack = 1000 + (UNSCALED + 1) * sign, 5006 + (UNHEARD + 1) * sign
         watch = Watch(talk, "pickup")
-        watch.client(tcp("A", (1000 + far) % 2**32, (5006 + far) % 2**32), "established")
+        watch.client(tcp("A", seq % 2**32, ack % 2**32), "established")
         edges.append(edge)
 
     source = Case(
@@ -113,6 +123,50 @@ def _from_server(f: Family) -> list[Case]:
     source.flows(talk.flow("pickup"))
     _active(source, talk, 0)
     return [case, *edges, source]
+
+
+def _windows(f: Family) -> list[Case]:
+    """Windows of a flow whose SYNs were not seen: their scale is unknown, and counts as the largest there is."""
+    v = f"IPv{f.version}"
+    origin = "RFC 7323 section 2.3"
+    known, talk = _hashed(f"a window of unknown scale counts as scaled by 14, {v}", [2, 5], f, origin)
+    talk.c(tcp("A", 1000, 5000))
+    watch = Watch(talk, "pickup")
+    watch.server(tcp("A", 5000, 1000, window=501), "established")
+    watch.client(tcp("A", 1000, 5000, window=2000))
+    for sign in (1, -1):
+        for window, base, fits, other in (
+            (501 << 14, 1000, watch.client, watch.forged_client),
+            (2000 << 14, 5000, watch.server, watch.forged_server),
+        ):
+            edge = (window + 1) * sign
+            fits(tcp("A", (base + edge) % 2**32, 6000 - base, window=1))
+            other(tcp("A", (base + edge + sign) % 2**32, 6000 - base, window=1))
+    watch.server(tcp("A", 5000, 1000, window=502))
+    watch.client(tcp("A", 1000 + (502 << 14) + 1, 5000))
+    watch.forged_client(tcp("A", 1000 + (502 << 14) + 2, 5000))
+
+    guessed, talk = _hashed(f"a guess tells nothing of the window of a side that was not heard, {v}", [2, 5], f)
+    talk.c(tcp("A", 1000, 5000))
+    watch = Watch(talk, "pickup")
+    watch.server(tcp("A", 5000, 1000), "established")
+    # It finds room in 2^30 of the client's window, and has a narrow one: the server is believed all the same.
+    watch.client(tcp("A", 1000, 5000 + 2**29, window=0))
+    watch.server(tcp("PA", 5000, 1000, b"true"))
+    watch.server(tcp("PA", 5004 + 1460, 1000, b"true"))
+    watch.client(tcp("A", 1000, 5004))
+
+    confirms, talk = _hashed(f"a client that confirms a pickup vouches for no number, {v}", [2, 5], f)
+    talk.s(tcp("PA", 5000, 1000, b"answer"))
+    watch = Watch(talk, "pickup")
+    watch.client(tcp("FPA", 100000, 4000, b"guess"), "established")
+    for seq in (100000, 100005, 100006):
+        watch.forged_client(tcp("R", seq))
+    watch.dropped_server(tcp("R", 4000))
+    watch.server(tcp("FA", 5006, 1000))
+    watch.client(tcp("PA", 1000, 5007, b"true"))
+    watch.client(tcp("R", 1000), "closing")
+    return [known, guessed, confirms]
 
 
 def _expiry(f: Family) -> list[Case]:

@@ -70,7 +70,7 @@ def _life(f: Family) -> list[Case]:
     # The client has acknowledged up to 0xFFFFFFF1, and its window is 8192 bytes.
     far.drop(talk.s_in(tcp("R", 0xFFFFFFF0)), "rst_window", **talk.reply_names)
     far.drop(talk.s_in(tcp("R", 0x1FF2)), "rst_window", **talk.reply_names)
-    for seq in (0xFFFFFFF2, 0x10, 0x11, 0x1FF1):
+    for seq in (0xFFFFFFF2, 0x10, 0x12, 0x1FF1):
         talk.s(tcp("R", seq))
     far.flows(talk.flow("established"))
     talk.c(tcp("A", 0, 0x11))
@@ -81,7 +81,15 @@ def _life(f: Family) -> list[Case]:
     far.flows(talk.flow("established"))
     talk.s(tcp("R", 0x11))
     far.flows(talk.flow("closing"))
-    return [case, again, far]
+    abort = Case(f"the end of data that is not acknowledged wraps around, {v}", [3, 5])
+    talk = Talk(abort, f)
+    talk.open(0xFFFFFFFF, 0xFFFFFFF0)
+    talk.s(tcp("A", 0xFFFFFFF1, 0, pattern(32)))
+    talk.s(tcp("R", 0x12))
+    abort.flows(talk.flow("established"))
+    talk.s(tcp("R", 0x11))
+    abort.flows(talk.flow("closing"))
+    return [case, again, far, abort]
 
 
 def _resets(f: Family) -> list[Case]:
@@ -112,7 +120,7 @@ def _resets(f: Family) -> list[Case]:
         window.drop(talk.c_in(tcp("R", seq)), "rst_window", **talk.names)
     for seq in (5000, 5001 + 8193):
         window.drop(talk.s_in(tcp("RA", seq, 1006)), "rst_window", **talk.reply_names)
-    for seq in (1002, 1005, 1006, 1007, 1001 + 8192):
+    for seq in (1002, 1005, 1007, 1001 + 8192):
         talk.c(tcp("R", seq))
     for seq in (5002, 5001 + 8192):
         talk.s(tcp("RA", seq, 1006))
@@ -122,6 +130,15 @@ def _resets(f: Family) -> list[Case]:
     talk.c(tcp("R", 1006))
     window.flows(talk.flow("closing"))
     window.counters(events={"flow_closed": 1}, verdicts={"drop.rst_window": 6})
+    abort = Case(
+        f"a client that sends a request and aborts at once leaves no active flow, {v}", [3, 5], "RFC 9293 3.10.5"
+    )
+    talk = Talk(abort, f)
+    talk.open()
+    talk.c(tcp("PA", 1001, 5001, b"hello"))
+    talk.c(tcp("RA", 1006, 5001))
+    abort.flows(talk.flow("closing"))
+    abort.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
     acked = Case(f"a RST at what the other side has acknowledged is believed, {v}", [5], "RFC 5961 section 3.2")
     talk = Talk(acked, f)
     talk.open()
@@ -135,7 +152,7 @@ def _resets(f: Family) -> list[Case]:
         talk.c(tcp("A", seq, 77, b"strange"))
         talk.s(tcp("A", seq, 77, b"strange"))
     data.flows(talk.flow("established"))
-    return [refused, again, window, acked, data]
+    return [refused, again, window, abort, acked, data]
 
 
 def _nonsense(f: Family) -> list[Case]:

@@ -45,27 +45,29 @@ RELINK_NS = 10**9
 class Window:
     """
     The largest window that one side of a TCP connection has advertised: `raw` shifted by `scale`; as it is made, 2^30
-    for one whose scale is unknown. `offers_scale`: its SYN did, and the other's is not known yet.
+    for a side that is `unheard`. `offers_scale`: its SYN did, and the other's is not known yet.
     """
 
     raw: int = 1
     scale: int = 30
     offers_scale: bool = False
+    unheard: bool = True
 
     @property
     def size(self) -> int:
         """Bytes."""
         return self.raw << self.scale
 
-    def advertise(self, window: int) -> None:
-        """Note the window of a segment without SYN."""
-        if self.scale <= MOST_SCALE:
-            self.raw = max(self.raw, window)
+    def hear(self, window: int) -> None:
+        """Note the window of a segment without SYN: a scale that is unknown counts as the largest (RFC 7323 2.3)."""
+        if self.unheard:
+            self.raw, self.scale, self.unheard = 0, MOST_SCALE, False
+        self.raw = max(self.raw, window)
 
     def offer(self, window: int, scale: int | None) -> None:
         """Note the window of a SYN, which is never scaled, and the scale it offers."""
-        if self.scale > MOST_SCALE:
-            self.raw, self.scale = 0, 0
+        if self.unheard:
+            self.raw, self.scale, self.unheard = 0, 0, False
         self.raw = max(self.raw, window)
         if scale is not None:
             self.offers_scale = True
@@ -83,12 +85,13 @@ class Entry:
     """
     One flow.
 
-    Of each side of a TCP connection, None while unknown: `snd_nxt`, what it sends next, `rcv_nxt`, what it has
-    acknowledged, `windows`, the largest it has advertised; `fin`, whether it has said that it is done, `fin_ahead`,
-    that it has, ahead of what was seen. `syn`: the number after the client's last SYN; `syn_again`, `syn_scale`: it
-    came to a connection that stands, and offered this. `expected`: the number after the client's first SYN, from the
-    server's SYN+ACK on that after the server's. `last_hop` is (interface id, MAC) of the client's side. `tagged`: its
-    first frame had a VLAN tag. `phase`, `stamp`: what it waits for and since when (`measure.py`).
+    Of each side of a TCP connection, None while unknown: `snd_nxt`, the end of what it has sent without a gap,
+    `rcv_nxt`, what it has acknowledged, `windows`, the largest it has advertised; `fin`, whether it has said that it is
+    done, `fin_ahead`, that it has, ahead of what was seen: `snd_nxt` is the number after that FIN then. `syn`: the
+    number after the client's last SYN; `syn_again`, `syn_scale`, `syn_end`: that is another than its first, and offered
+    this, and its data end there. `expected`: the number after the client's first SYN, from the server's SYN+ACK on that
+    after the server's. `last_hop` is (interface id, MAC) of the client's side. `tagged`: its first frame had a VLAN
+    tag. `phase`, `stamp`: what it waits for and since when (`measure.py`).
     """
 
     __slots__ = (
@@ -111,6 +114,7 @@ class Entry:
         "state",
         "syn",
         "syn_again",
+        "syn_end",
         "syn_scale",
         "tagged",
         "windows",
@@ -137,6 +141,7 @@ class Entry:
         self.syn = 0
         self.syn_again = False
         self.syn_scale: int | None = None
+        self.syn_end = 0
         self.expected: int | None = None
         self.fin: dict[Direction, bool] = {"forward": False, "reply": False}
         self.fin_ahead: dict[Direction, bool] = {"forward": False, "reply": False}
@@ -151,6 +156,14 @@ class Entry:
     def reply_key(self) -> ReplyKey:
         """What finds it from the server's side."""
         return self.endpoint, self.client, self.client_port
+
+    def latest_snd_nxt(self, direction: Direction) -> int | None:
+        """
+        Return what a side sends next by the last that was heard of it, for what is believed of nobody: a client in
+        syn-sent may have begun another attempt.
+        """
+        retries = direction == "forward" and self.state == SYN_SENT and self.syn_again
+        return self.syn_end if retries else self.snd_nxt[direction]
 
     @property
     def is_active(self) -> bool:

@@ -147,7 +147,7 @@ def follow(
     if seg.flags & (SYN | RST):
         follow_control(measures, entry, was, direction, seg, now_ns)
     elif seg.has_data:
-        follow_data(measures, entry, was, direction, active, now_ns)
+        follow_data(measures, entry, was, direction, seg, active, now_ns)
     if entry.state == CLOSING:
         leave(measures, entry)
 
@@ -165,10 +165,12 @@ def follow_control(
         measures.refused += 1
 
 
-def follow_data(measures: Measures, entry: Entry, was: Before, direction: Direction, active: int, now_ns: int) -> None:
+def follow_data(
+    measures: Measures, entry: Entry, was: Before, direction: Direction, seg: Segment, active: int, now_ns: int
+) -> None:
     """Note data in any other segment: a request, or a part of an answer."""
     known = was.snd_nxt[direction]
-    again = known is not None and entry.snd_nxt[direction] == known
+    again = known is not None and not 0 < (seg.end - known) % MODULUS < MODULUS // 2
     if direction == "reply":
         if again:
             measures.retransmitted += 1

@@ -16,7 +16,7 @@ from lb.backends.python.rewrite import lower_ttl, outgoing, translate
 from lb.backends.python.send import answer_no_server, answer_reset, answer_ttl_exceeded, deliver, refuse_newcomer
 from lb.backends.python.state import State, Verdict, drop, hold
 from lb.backends.python.states import CLOSING, PICKUP, SYN_SENT, UDP, UDP_UNREPLIED
-from lb.backends.python.tcp import Segment, Step, begin, believed, follow, segment
+from lb.backends.python.tcp import Segment, Step, begin, believed, follow, pick_up, segment
 from lb.backends.python.transit import route
 from lb.backends.python.view import PROTOCOLS
 from lb.backends.python.wire.tcp import ACK
@@ -259,7 +259,7 @@ def new_entry(
         begin(entry, seg)
         measure.begin(entry, state.now_ns)
     elif seg is not None:
-        entry.snd_nxt[direction], entry.rcv_nxt[direction] = seg.end, seg.ack
+        pick_up(entry, direction, seg)
     if direction == "forward":
         entry.last_hop = (packet.interface, packet.source_mac)
     entry.tagged = bool(packet.tags)

@@ -60,13 +60,13 @@ def resets(state: State, entry: Entry) -> list[Output]:
 
 def numbers(entry: Entry, direction: Direction) -> list[int]:
     """Return the sequence numbers that the receiving end may expect: the peer's next, and what it acknowledged."""
-    known = (entry.snd_nxt[direction], entry.rcv_nxt[OTHER[direction]])
+    known = (entry.latest_snd_nxt(direction), entry.rcv_nxt[OTHER[direction]])
     return list(dict.fromkeys(number for number in known if number is not None))
 
 
 def acknowledged(entry: Entry, direction: Direction) -> int | None:
     """Return what a segment in this direction acknowledges, as far as it is known."""
-    sent = entry.snd_nxt[OTHER[direction]]
+    sent = entry.latest_snd_nxt(OTHER[direction])
     return entry.rcv_nxt[direction] if sent is None else sent
 
 

@@ -4,6 +4,9 @@ TCP states of a flow, and the one place that judges what a segment may change (`
 Between lookup and rewriting. Addresses and ports of a connection are no secret, its sequence numbers are: a segment is
 *believed* only where it fits what the other side has vouched for, and only then it moves numbers, state, idle timer
 and last hop. Any other is handed on and changes nothing; data is never dropped for its numbers (RFC 5961, RFC 5382).
+A window has room for guesses, so what ends a flow must be exact: a RST where the other side waits for it, or at the end
+of what was sent without a gap behind that (`snd_nxt`, never before what the other side has acknowledged); a FIN between
+the two, or at a number that the other side acknowledges.
 Sequence numbers are compared modulo 2**32 (RFC 9293 3.4).
 """
 
@@ -113,6 +116,11 @@ def later(known: int, number: int) -> int:
     return number if is_later(number, known) else known
 
 
+def is_between(number: int, first: int, last: int) -> bool:
+    """Tell whether a number lies between two others, both included: `first` is not after `last`."""
+    return (number - first) % MODULUS <= (last - first) % MODULUS
+
+
 def is_within(number: int, base: int, window: int) -> bool:
     """Tell whether a number is at most a window, and one for SYN, FIN or a probe, away from another."""
     return (number - base + window + 1) % MODULUS <= 2 * (window + 1)
@@ -184,33 +192,49 @@ def known(entry: Entry, direction: Direction) -> int:
     return number
 
 
+def sent_for_sure(entry: Entry, direction: Direction) -> int | None:
+    """
+    Return the end of what a side has sent without a gap, where that is no guess: nobody has vouched for a pickup's
+    numbers, and a FIN ahead may be forged.
+    """
+    return entry.snd_nxt[direction] if entry.is_active and not entry.fin_ahead[direction] else None
+
+
 def answers_syn(entry: Entry, number: int) -> bool:
-    """Tell whether a number acknowledges the SYN of a handshake: the client's first, its last, data with that one."""
+    """Tell whether a number acknowledges the SYN of a handshake: the client's first, its last, or data with it."""
     if entry.state == SYN_SENT:
-        data = (known(entry, "forward") - entry.syn) % MODULUS
-        return number == first_syn(entry) or (number - entry.syn) % MODULUS <= data
+        last = entry.syn_again and is_between(number, entry.syn, entry.syn_end)
+        return last or answers_first_syn(entry, number)
     return entry.state == SYN_RECEIVED and entry.rcv_nxt["reply"] == number
 
 
+def answers_first_syn(entry: Entry, number: int) -> bool:
+    """Tell whether a number acknowledges the SYN of a client in syn-sent that is its own for sure, or data with it."""
+    first = first_syn(entry)
+    return is_between(number, entry.syn if first is None else first, known(entry, "forward"))
+
+
 def first_syn(entry: Entry) -> int | None:
-    """Return the sequence number after the client's first SYN, while no other has been answered."""
+    """
+    Return the sequence number after the client's first SYN, or after the one that the server has acknowledged alone,
+    while the client has answered nothing.
+    """
     if entry.state != SYN_SENT or entry.rcv_nxt["forward"] is not None:
         return None
     return entry.expected
 
 
 def judge_reset(entry: Entry, direction: Direction, seg: Segment) -> Step | None:
-    """Judge a RST: believed exactly where the other side waits for it (RFC 5961 3.2), else at most handed on."""
+    """Judge a RST: believed exactly where the other side waits for it, or will (RFC 5961 3.2), else handed on."""
     if direction == "reply" and seg.has(ACK) and answers_syn(entry, seg.ack):
         return believed(CLOSING)
     # Of a server that has acknowledged nothing, no number can be told from a guess.
     unheard = entry.state == SYN_SENT and direction == "reply"
-    expected, sent = expected_of(entry, direction), entry.snd_nxt[direction]
-    # What a side has sent is no number that the other has vouched for: it may be a guess that found room in a large
-    # window. Of SYNs only the first is the client's for sure.
-    if not unheard and seg.seq in (expected, first_syn(entry)):
+    expected = expected_of(entry, direction)
+    # Behind data that is not acknowledged yet its end is as good. Of SYNs only the first is the client's for sure.
+    if not unheard and seg.seq in (expected, sent_for_sure(entry, direction), first_syn(entry)):
         return believed(CLOSING)
-    base = sent if expected is None else expected
+    base = entry.latest_snd_nxt(direction) if expected is None else expected
     inside = base is not None and (seg.seq - base) % MODULUS <= entry.windows[OTHER[direction]].size
     if entry.state == CLOSING or (inside and not unheard):
         return Step(entry.state)
@@ -219,22 +243,57 @@ def judge_reset(entry: Entry, direction: Direction, seg: Segment) -> Step | None
 
 def judge_syn(entry: Entry, direction: Direction, seg: Segment) -> Step:
     """Judge a SYN without ACK. It refreshes nothing; one that repeats the first is its sender's."""
-    if entry.state == SYN_SENT and direction == "forward":
-        # A last SYN may be anybody's: only one that repeats the first is its sender's.
-        repeats = seg.after_syn == first_syn(entry)
-        entry.snd_nxt["forward"] = later(known(entry, "forward"), seg.end) if seg.after_syn == entry.syn else seg.end
-        entry.syn = seg.after_syn
-        entry.windows["forward"].offer(seg.window, seg.scale)
-        return Step(SYN_SENT, repeats)
     if entry.state == SYN_SENT:
-        # It may cross the client's: a simultaneous or split handshake (RFC 9293 3.5, RFC 5382 REQ-2).
-        entry.snd_nxt["reply"] = seg.end
-        entry.windows["reply"].offer(seg.window, seg.scale)
-    elif entry.state in (SYN_RECEIVED, ESTABLISHED) and direction == "forward":
-        entry.syn = seg.after_syn
-        entry.syn_again = True
-        entry.syn_scale = seg.scale
+        return judge_syn_again(entry, seg) if direction == "forward" else judge_crossing_syn(entry, seg)
+    if entry.state in (SYN_RECEIVED, ESTABLISHED) and direction == "forward":
+        entry.syn, entry.syn_again, entry.syn_scale = seg.after_syn, True, seg.scale
     return Step(entry.state)
+
+
+def judge_crossing_syn(entry: Entry, seg: Segment) -> Step:
+    """
+    Judge a SYN of the server, which may cross the client's: a simultaneous or split handshake (RFC 9293 3.5, RFC 5382
+    REQ-2). The last counts, till the client has acknowledged one: then no other.
+    """
+    if entry.snd_nxt["reply"] != seg.end:
+        if entry.rcv_nxt["forward"] is not None:
+            return Step(SYN_SENT)
+        entry.snd_nxt["reply"] = seg.end
+        entry.windows["reply"] = Window()
+    entry.windows["reply"].offer(seg.window, seg.scale)
+    return Step(SYN_SENT)
+
+
+def judge_syn_again(entry: Entry, seg: Segment) -> Step:
+    """
+    Judge another SYN of a client that was not answered: the same again, or one of another connection. That may be
+    anybody's: it is kept apart from the first, and the server's answer tells which of the two counts.
+    """
+    if seg.after_syn == first_syn(entry):
+        entry.snd_nxt["forward"] = later(known(entry, "forward"), seg.end)
+        entry.windows["forward"].offer(seg.window, seg.scale)
+        entry.syn_again = False
+        return Step(SYN_SENT, True)
+    if entry.rcv_nxt["forward"] is None and entry.rcv_nxt["reply"] is None:
+        repeats = entry.syn_again and entry.syn == seg.after_syn
+        entry.syn_end = later(entry.syn_end, seg.end) if repeats else seg.end
+        entry.syn, entry.syn_again, entry.syn_scale = seg.after_syn, True, seg.scale
+    return Step(SYN_SENT)
+
+
+def choose_syn(entry: Entry, number: int) -> None:
+    """Note that one of the client's SYNs was answered: it counts from now on, and the other is forgotten."""
+    if not answers_first_syn(entry, number):
+        entry.expected, entry.snd_nxt["forward"] = entry.syn, entry.syn_end
+        entry.windows["forward"] = renewed(entry)
+    entry.syn_again = False
+
+
+def renewed(entry: Entry) -> Window:
+    """Return the window of a client's other SYN: it was not kept, and counts as the largest that a SYN can have."""
+    window = Window()
+    window.offer(MOST_WINDOW, entry.syn_scale)
+    return window
 
 
 def judge_syn_ack(entry: Entry, seg: Segment) -> Step:
@@ -242,21 +301,29 @@ def judge_syn_ack(entry: Entry, seg: Segment) -> Step:
     if answers_syn(entry, seg.ack):
         if entry.state == SYN_SENT:
             return open_flow(entry, seg)
-        entry.snd_nxt["reply"] = seg.end
-        entry.expected = seg.after_syn
+        answer_again(entry, seg)
         return believed(SYN_RECEIVED)
     if entry.state in (SYN_RECEIVED, ESTABLISHED) and entry.syn_again and entry.syn == seg.ack:
         return restart(entry, seg)
     return Step(entry.state)
 
 
+def answer_again(entry: Entry, seg: Segment) -> None:
+    """Note that the server answers the SYN again. Only another answer than before says something new."""
+    if entry.expected != seg.after_syn:
+        entry.snd_nxt["reply"] = seg.end
+        entry.fin_ahead["reply"] = False
+        entry.expected = seg.after_syn
+
+
 def open_flow(entry: Entry, seg: Segment) -> Step:
     """Note that the server has answered the SYN."""
+    choose_syn(entry, seg.ack)
     # The client's part of a simultaneous open may have come first.
     acknowledged = entry.rcv_nxt["forward"] == seg.after_syn
     entry.snd_nxt = {"forward": seg.ack, "reply": seg.end}
     entry.rcv_nxt["reply"] = seg.ack
-    entry.windows["reply"] = Window(0, 0)
+    entry.windows["reply"] = Window()
     entry.windows["reply"].offer(seg.window, seg.scale)
     settle_scales(entry)
     if acknowledged:
@@ -274,13 +341,12 @@ def settle_scales(entry: Entry) -> None:
 
 
 def restart(entry: Entry, seg: Segment) -> Step:
-    """Let another connection take the place of the one before; the state stays. The SYN's window was not kept."""
+    """Let another connection take the place of the one before; the state stays."""
     entry.snd_nxt = {"forward": seg.ack, "reply": seg.end}
     entry.rcv_nxt = {"forward": None, "reply": seg.ack}
     entry.fin = {"forward": False, "reply": False}
     entry.fin_ahead = {"forward": False, "reply": False}
-    entry.windows = {"forward": Window(0, 0), "reply": Window(0, 0)}
-    entry.windows["forward"].offer(MOST_WINDOW, entry.syn_scale)
+    entry.windows = {"forward": renewed(entry), "reply": Window()}
     entry.windows["reply"].offer(seg.window, seg.scale)
     settle_scales(entry)
     entry.syn_again = False
@@ -298,9 +364,10 @@ def judge_crossed_syn_ack(entry: Entry, seg: Segment) -> Step:
     was = entry.state
     first_of_server = entry.rcv_nxt["reply"] is None
     if was == SYN_SENT:
+        choose_syn(entry, seg.after_syn)
         entry.syn = seg.after_syn
         entry.windows["forward"].offer(seg.window, seg.scale)
-    entry.snd_nxt["forward"] = seg.end
+    entry.snd_nxt["forward"] = later(known(entry, "forward"), seg.end)
     entry.rcv_nxt["forward"] = seg.ack
     if was == SYN_RECEIVED:
         return believed(ESTABLISHED)
@@ -314,6 +381,7 @@ def judge_early_ack(entry: Entry, direction: Direction, seg: Segment) -> Step:
     """Judge an ACK before the server's SYN: the server's may acknowledge the client's SYN alone (a split handshake)."""
     if direction == "forward" or not answers_syn(entry, seg.ack):
         return Step(SYN_SENT)
+    choose_syn(entry, seg.ack)
     entry.rcv_nxt["reply"] = seg.ack
     if entry.rcv_nxt["forward"] is None:
         return believed(SYN_SENT)
@@ -326,11 +394,21 @@ def judge_third(entry: Entry, seg: Segment) -> Step:
     expected, begins = entry.expected, entry.rcv_nxt["reply"]
     assert expected is not None, "the server's SYN was seen"
     assert begins is not None, "the server has acknowledged the client's"
-    acknowledges = (seg.ack - expected) % MODULUS <= (known(entry, "reply") - expected) % MODULUS
+    acknowledges = is_between(seg.ack, expected, known(entry, "reply"))
     if not acknowledges or not is_within(seg.seq, begins, entry.windows["reply"].size):
         return Step(SYN_RECEIVED)
     entry.rcv_nxt["forward"] = seg.ack
     return note(entry, "forward", seg, ESTABLISHED)
+
+
+def pick_up(entry: Entry, direction: Direction, seg: Segment) -> None:
+    """
+    Note a segment that a flow is picked up from, or one more of the side that spoke first: nobody has vouched for it.
+    A server's window counts as its numbers do; a client's may be anybody's, and too narrow for the true segments.
+    """
+    entry.snd_nxt[direction], entry.rcv_nxt[direction] = seg.end, seg.ack
+    if direction == "reply":
+        entry.windows["reply"].hear(seg.window)
 
 
 def judge_pickup(entry: Entry, direction: Direction, seg: Segment) -> Step:
@@ -341,13 +419,16 @@ def judge_pickup(entry: Entry, direction: Direction, seg: Segment) -> Step:
     first: Direction = "forward" if entry.snd_nxt["forward"] is not None else "reply"
     if direction == first:
         if seg.is_mid_stream:
-            entry.snd_nxt[direction], entry.rcv_nxt[direction] = seg.end, seg.ack
+            pick_up(entry, direction, seg)
         return Step(PICKUP)
-    if direction == "reply":
-        entry.snd_nxt["forward"], entry.rcv_nxt["forward"] = seg.ack, seg.seq
-    elif not fits(entry, direction, seg):
-        return Step(PICKUP)
-    entry.snd_nxt[direction], entry.rcv_nxt[direction] = seg.seq, seg.ack
+    client: int | None = seg.ack
+    server: int | None = seg.seq
+    if direction == "forward":
+        if not fits(entry, direction, seg):
+            return Step(PICKUP)
+        client, server = entry.rcv_nxt["reply"], entry.snd_nxt["reply"]
+    entry.snd_nxt = {"forward": client, "reply": server}
+    entry.rcv_nxt = {"forward": server, "reply": client}
     return note(entry, direction, seg, ESTABLISHED)
 
 
@@ -364,20 +445,53 @@ def fits(entry: Entry, direction: Direction, seg: Segment) -> bool:
 
 def note(entry: Entry, direction: Direction, seg: Segment, state: str) -> Step:
     """Take the numbers of a segment that is believed, and see whether the flow is over; `state`: where it stands."""
-    other = OTHER[direction]
-    sent, acknowledged = entry.snd_nxt[direction], entry.rcv_nxt[direction]
-    in_sequence = sent is None or not is_later(seg.seq, sent)
-    entry.snd_nxt[direction] = seg.end if sent is None else later(sent, seg.end)
-    acknowledged = seg.ack if acknowledged is None else later(acknowledged, seg.ack)
-    entry.rcv_nxt[direction] = acknowledged
-    entry.windows[direction].advertise(seg.window)
-    if seg.has(FIN):
-        # One ahead of what was seen counts once it is acknowledged.
-        (entry.fin if in_sequence else entry.fin_ahead)[direction] = True
-    if entry.fin_ahead[other] and not is_later(known(entry, other), acknowledged):
-        entry.fin_ahead[other] = False
-        entry.fin[other] = True
+    note_sent(entry, direction, seg)
+    note_acknowledged(entry, direction, seg)
     return believed(CLOSING if all(entry.fin.values()) else state)
+
+
+def note_sent(entry: Entry, direction: Direction, seg: Segment) -> None:
+    """Note what a segment adds to what its side has sent: only what begins where that ends, or before, is no guess."""
+    expected, sent = expected_of(entry, direction), entry.snd_nxt[direction]
+    begins = sent if expected is None else expected
+    assert begins is not None, "it fits"
+    sent = begins if sent is None else sent
+    ahead = entry.fin_ahead[direction]
+    # Where the data behind a FIN ahead end is not known.
+    contiguous = begins if ahead else sent
+    entry.snd_nxt[direction] = sent
+    if is_between(seg.seq, begins, contiguous):
+        if seg.has(FIN):
+            entry.fin[direction], entry.fin_ahead[direction] = True, False
+        if seg.has(FIN) or not ahead:
+            entry.snd_nxt[direction] = later(contiguous, seg.end)
+        return
+    # Of several the first in order: a forged one would have to hit what is not acknowledged to hide the true one, and
+    # is overtaken by it else.
+    counts = is_later(seg.end, begins) and (not ahead or is_later(sent, seg.end))
+    if seg.has(FIN) and counts and not entry.fin[direction]:
+        entry.snd_nxt[direction] = seg.end
+        entry.fin_ahead[direction] = True
+
+
+def note_acknowledged(entry: Entry, direction: Direction, seg: Segment) -> None:
+    """Note what a segment acknowledges, and its window."""
+    other = OTHER[direction]
+    expected, sent = expected_of(entry, other), entry.snd_nxt[other]
+    # A guess that found room in the unknown window tells nothing about it.
+    exact = expected is not None and sent is not None and is_between(seg.ack, expected, sent)
+    if exact or not entry.windows[direction].unheard:
+        entry.windows[direction].hear(seg.window)
+    known_before = entry.rcv_nxt[direction]
+    acknowledged = seg.ack if known_before is None else later(known_before, seg.ack)
+    entry.rcv_nxt[direction] = acknowledged
+    if sent is None or is_later(sent, acknowledged):
+        return
+    if entry.fin_ahead[other]:
+        entry.fin_ahead[other] = False
+        # What is acknowledged beyond it was sent after it: it was forged.
+        entry.fin[other] = entry.fin[other] or sent == acknowledged
+    entry.snd_nxt[other] = acknowledged
 
 
 def begin(entry: Entry, seg: Segment) -> None:

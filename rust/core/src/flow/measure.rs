@@ -5,7 +5,7 @@
 //! have at hand. What is kept per flow is four bytes: a stamp and a phase.
 
 use super::table::Flow;
-use super::tcp::{Segment, State};
+use super::tcp::{Segment, State, is_later};
 use crate::verdict::Direction;
 use crate::wire::tcp::flag;
 
@@ -193,7 +193,7 @@ pub fn follow_plain(
 ) {
     follow_in_flight(measures, flow, before);
     if segment.has_data() {
-        follow_data(measures, flow, before, direction, active, now);
+        follow_data(measures, flow, before, (direction, segment), active, now);
     }
 }
 
@@ -235,12 +235,12 @@ fn follow_data(
     measures: &mut Measures,
     flow: &mut Flow,
     before: &Before,
-    direction: Direction,
+    (direction, segment): (Direction, &Segment),
     active: u64,
     now: u64,
 ) {
     let known = before.snd_nxt[direction as usize];
-    let again = known.is_some() && flow.snd_nxt(direction) == known;
+    let again = known.is_some_and(|known| !is_later(segment.end, known));
     match (direction, flow.phase()) {
         (Direction::Reply, _) if again => measures.retransmitted += 1,
         (Direction::Reply, phase) => answer(measures, flow, phase, now),

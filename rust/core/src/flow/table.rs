@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::area::{Area, Line};
 use super::measure::Phase;
-use super::tcp::{Side as TcpSide, State};
+use super::tcp::{Side as TcpSide, State, is_between};
 use super::{Key, Side};
 use crate::datapath::DataPathError;
 use crate::io::lanes::{LANES, equal_lanes};
@@ -324,9 +324,9 @@ impl<'a> Flow<'a> {
         &mut self.annex.sides[direction as usize]
     }
 
-    /// The side that sends in a direction, for writing, and the other.
+    /// The side that sends in a direction, and the other, for writing.
     #[inline(always)]
-    pub fn sides(&mut self, direction: Direction) -> (&mut TcpSide, &TcpSide) {
+    pub fn sides(&mut self, direction: Direction) -> (&mut TcpSide, &mut TcpSide) {
         let [forward, reply] = &mut self.annex.sides;
         match direction {
             Direction::Forward => (forward, reply),
@@ -356,6 +356,18 @@ impl<'a> Flow<'a> {
             .then_some(self.side(direction).snd_nxt)
     }
 
+    /// What a side sends next by the last that was heard of it, for what is believed of nobody: a client in `SynSent` may have begun another attempt.
+    #[must_use]
+    pub fn latest_snd_nxt(&self, direction: Direction) -> Option<u32> {
+        let retries = direction == Direction::Forward
+            && self.state() == State::SynSent
+            && self.side(direction).has_syn_again();
+        if retries {
+            return Some(self.side(Direction::Reply).rcv_nxt);
+        }
+        self.snd_nxt(direction)
+    }
+
     /// What a side has acknowledged, if that is known.
     #[inline]
     #[must_use]
@@ -371,6 +383,13 @@ impl<'a> Flow<'a> {
         let receiver = direction.other();
         let opening = self.state() == State::SynReceived && receiver == Direction::Forward;
         (opening || self.knows_rcv_nxt(receiver)).then_some(self.side(receiver).rcv_nxt)
+    }
+
+    /// The end of what a side has sent without a gap, where that is no guess: nobody has vouched for a pickup's numbers, and a FIN ahead may be forged.
+    #[must_use]
+    pub fn sent_for_sure(&self, direction: Direction) -> Option<u32> {
+        let sure = self.entry.is_active() && !self.side(direction).has_fin_ahead();
+        self.snd_nxt(direction).filter(|_| sure)
     }
 
     /// Note what a side sends next.
@@ -421,27 +440,34 @@ impl<'a> Flow<'a> {
         self.cold.syn = number;
     }
 
-    /// The sequence number after the client's first SYN, while no other has been answered.
+    /// The sequence number after the client's first SYN, or after the one that the server has acknowledged alone, while the client has answered nothing.
     #[must_use]
     pub fn first_syn(&self) -> Option<u32> {
         let kept = self.state() == State::SynSent && !self.knows_rcv_nxt(Direction::Forward);
         kept.then_some(self.side(Direction::Forward).rcv_nxt)
     }
 
-    /// Whether a number acknowledges the SYN of a handshake that is under way: the client's first, its last, or data sent with that one (RFC 7413).
+    /// Whether a number acknowledges the SYN of a handshake that is under way: the client's first, its last, or data sent with it (RFC 7413).
     #[must_use]
     pub fn answers_syn(&self, number: u32) -> bool {
         match self.state() {
-            State::SynSent => {
-                let data = self
-                    .side(Direction::Forward)
-                    .snd_nxt
-                    .wrapping_sub(self.syn());
-                self.first_syn() == Some(number) || number.wrapping_sub(self.syn()) <= data
-            }
+            State::SynSent => self.answers_first_syn(number) || self.answers_last_syn(number),
             State::SynReceived => self.rcv_nxt(Direction::Reply) == Some(number),
             _ => false,
         }
+    }
+
+    /// Whether a number acknowledges the SYN of a client in `SynSent` that is its own for sure.
+    #[must_use]
+    pub(super) fn answers_first_syn(&self, number: u32) -> bool {
+        let first = self.first_syn().unwrap_or(self.syn());
+        is_between(number, first, self.side(Direction::Forward).snd_nxt)
+    }
+
+    /// Whether a number acknowledges another SYN that came after that, which may be anybody's.
+    fn answers_last_syn(&self, number: u32) -> bool {
+        let end = self.side(Direction::Reply).rcv_nxt;
+        self.side(Direction::Forward).has_syn_again() && is_between(number, self.syn(), end)
     }
 
     /// Time of the last packet that refreshed it, nanoseconds.
@@ -488,6 +514,12 @@ impl<'a> Flow<'a> {
     /// Note that a side is done.
     pub fn mark_fin(&mut self, direction: Direction) {
         self.entry.marks |= mark::FIN << direction as u8;
+    }
+
+    /// Whether a side is done.
+    #[must_use]
+    pub fn has_fin(&self, direction: Direction) -> bool {
+        self.entry.marks & mark::FIN << direction as u8 != 0
     }
 
     /// Whether both sides are done.

@@ -4,6 +4,10 @@
 //! vouched for: it starts within the window that the other side's acknowledgements opened, and acknowledges what its own window let the other side send.
 //! Only a believed segment moves numbers, state, idle timer and last hop; any other is handed on to the endpoint, which judges by the same numbers, and
 //! changes nothing here. Data is never dropped for its numbers.
+//!
+//! A window has room for guesses. So what ends a flow must be *exact*: a reset where the other side waits for it, or at the end of what was sent without a
+//! gap behind that; a FIN between these two, or at a number that the other side acknowledges. What was sent without a gap is [`Side::snd_nxt`], and it is never
+//! before what the other side has acknowledged.
 
 use super::table::Flow;
 use crate::verdict::{Direction, Reason};
@@ -184,10 +188,11 @@ impl Segment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Side {
-    /// The sequence number after the last that the side is believed to have sent (SND.NXT).
+    /// The sequence number after what the side is believed to have sent without a gap (SND.NXT). While a FIN ahead is noted: the number after that one.
     pub snd_nxt: u32,
-    /// The number it acknowledged last: what it expects next (RCV.NXT). On the client's side, before it has acknowledged anything: in `SynSent` the number
-    /// after its first SYN, in `SynReceived` the number after the server's, which it is expected to acknowledge.
+    /// The number it acknowledged last: what it expects next (RCV.NXT). Before it has acknowledged anything: on the client's side, in `SynSent` the number
+    /// after its first SYN, in `SynReceived` the number after the server's, which it is expected to acknowledge; on the server's side, in `SynSent` the number
+    /// after the client's last SYN and its data, if that is another than the first.
     pub rcv_nxt: u32,
     /// The largest window it has advertised, before scaling.
     window: u16,
@@ -198,12 +203,14 @@ pub struct Side {
 
 /// What [`Side`] notes for later.
 mod note {
-    /// A FIN was believed that does not follow what was seen: it counts once it is acknowledged.
+    /// A FIN was believed that does not follow what was seen: it counts once exactly its number is acknowledged.
     pub const FIN_AHEAD: u8 = 1;
     /// Its SYN offered a window scale.
     pub const OFFERED_SCALE: u8 = 2;
-    /// A SYN was seen on a connection that stands: the flow keeps its number, and the upper four bits the scale it offers.
+    /// Another SYN than the first was seen: the flow keeps its number, and the upper four bits the scale it offers.
     pub const SYN_AGAIN: u8 = 4;
+    /// Nothing is known of its window: no SYN of it was seen, and it has not been heard.
+    pub const UNHEARD: u8 = 8;
     pub const SCALE_AT: u8 = 4;
     /// Instead of a scale: none offered.
     pub const NO_SCALE: u8 = 15;
@@ -215,6 +222,7 @@ impl Default for Side {
         Self {
             window: 1,
             scale: 30,
+            flags: note::UNHEARD,
             ..Self::UNSCALED
         }
     }
@@ -230,7 +238,7 @@ impl Side {
         flags: 0,
     };
 
-    /// The largest window it has advertised, bytes; 2^30 while its scale is unknown.
+    /// The largest window it has advertised, bytes; 2^30 while it is unheard.
     #[inline(always)]
     #[must_use]
     pub const fn window(&self) -> u32 {
@@ -238,18 +246,38 @@ impl Side {
         (self.window as u32).wrapping_shl(self.scale as u32)
     }
 
-    /// Note a window that it advertises, in a segment without SYN.
+    /// Note a window that it advertises, in a segment without SYN. It is not unheard.
     #[inline(always)]
     fn advertise(&mut self, window: u16) {
-        if window > self.window && self.scale <= MOST_SCALE {
-            self.window = window;
+        self.window = self.window.max(window);
+    }
+
+    const fn is_unheard(&self) -> bool {
+        self.flags & note::UNHEARD != 0
+    }
+
+    /// Note the first window of a side whose SYN was not seen: an unknown scale counts as the largest (RFC 7323 2.3).
+    fn hear(&mut self, window: u16) {
+        if self.is_unheard() {
+            (self.window, self.scale) = (0, MOST_SCALE);
+            self.flags &= !note::UNHEARD;
         }
+        self.advertise(window);
+    }
+
+    /// Forget what it advertised and offered: another SYN takes the place of the one before.
+    fn forget_window(&mut self) {
+        *self = Self {
+            snd_nxt: self.snd_nxt,
+            rcv_nxt: self.rcv_nxt,
+            ..Self::UNSCALED
+        };
     }
 
     /// Note the window of a SYN, which is never scaled, and the scale it offers.
     pub(super) fn offer(&mut self, segment: &Segment) {
-        if self.scale > MOST_SCALE {
-            (self.window, self.scale) = (0, 0);
+        if self.is_unheard() {
+            self.forget_window();
         }
         self.window = self.window.max(segment.window);
         if segment.scale != NO_SCALE {
@@ -271,20 +299,28 @@ impl Side {
         self.flags &= !note::OFFERED_SCALE;
     }
 
-    /// Note a SYN on a connection that stands: the scale it offers.
+    /// Note another SYN than the first: the scale it offers.
     fn remember_syn(&mut self, segment: &Segment) {
         let scale = if segment.scale == NO_SCALE {
             note::NO_SCALE
         } else {
             segment.scale
         };
-        self.flags = self.flags & !(note::NO_SCALE << note::SCALE_AT)
-            | note::SYN_AGAIN
-            | scale << note::SCALE_AT;
+        self.forget_syn();
+        self.flags |= note::SYN_AGAIN | scale << note::SCALE_AT;
     }
 
-    const fn has_syn_again(&self) -> bool {
+    fn forget_syn(&mut self) {
+        self.flags &= !(note::SYN_AGAIN | note::NO_SCALE << note::SCALE_AT);
+    }
+
+    pub(super) const fn has_syn_again(&self) -> bool {
         self.flags & note::SYN_AGAIN != 0
+    }
+
+    /// Whether a FIN ahead of what was seen is noted: its number stands where the end of what was sent does else.
+    pub(super) const fn has_fin_ahead(&self) -> bool {
+        self.flags & note::FIN_AHEAD != 0
     }
 
     /// What it is once the SYN that was remembered is answered. Its window was not kept: the largest that a SYN can have.
@@ -337,14 +373,15 @@ impl Step {
     }
 }
 
-/// Whether a segment is one of those that most packets are: of an established flow, with ACK alone, and nothing is noted for later.
+/// Whether a segment is one of those that most packets are: of an established flow, with ACK alone, where no FIN is noted and each side was heard.
 #[inline(always)]
 #[must_use]
 pub fn is_plain(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
     const CONTROL: u8 = flag::SYN | flag::RST | flag::FIN | flag::ACK;
+    let noted = flow.side(direction).flags | flow.side(direction.other()).flags;
     segment.flags & CONTROL == flag::ACK
         && flow.state() == State::Established
-        && flow.side(direction.other()).flags == 0
+        && noted & (note::FIN_AHEAD | note::UNHEARD) == 0
 }
 
 /// [`follow`] for a plain segment, which changes no state. Says whether it is believed.
@@ -354,11 +391,22 @@ pub fn follow_plain(flow: &mut Flow, direction: Direction, segment: &Segment) ->
     let fits = within(segment.sequence, other.rcv_nxt, other.window())
         & within(segment.acknowledgement, side.rcv_nxt, side.window());
     if fits {
-        side.snd_nxt = later(side.snd_nxt, segment.end);
+        side.snd_nxt = extended(side.snd_nxt, other.rcv_nxt, segment);
         side.rcv_nxt = later(side.rcv_nxt, segment.acknowledgement);
+        other.snd_nxt = later(other.snd_nxt, side.rcv_nxt);
         side.advertise(segment.window);
     }
     fits
+}
+
+/// The end of what was sent without a gap from `begins` on, after one more segment: one that does not start there or before the end, too, may be a guess.
+#[inline(always)]
+const fn extended(sent: u32, begins: u32, segment: &Segment) -> u32 {
+    if is_between(segment.sequence, begins, sent) {
+        later(sent, segment.end)
+    } else {
+        sent
+    }
 }
 
 /// Whether a number is at most a window, and one for SYN, FIN or a probe (RFC 1122 4.2.3.6), away from another.
@@ -377,12 +425,13 @@ const fn later(known: u32, new: u32) -> u32 {
 /// Whether a sequence number is after another, by signed difference; the one half around is not.
 #[inline(always)]
 #[allow(clippy::cast_possible_wrap, reason = "the sign is the point")]
-const fn is_later(new: u32, known: u32) -> bool {
+pub(super) const fn is_later(new: u32, known: u32) -> bool {
     new.wrapping_sub(known) as i32 > 0
 }
 
 /// Whether a number lies between two others, both included: `first` is not after `last`.
-const fn is_between(number: u32, first: u32, last: u32) -> bool {
+#[inline(always)]
+pub(super) const fn is_between(number: u32, first: u32, last: u32) -> bool {
     number.wrapping_sub(first) <= last.wrapping_sub(first)
 }
 
@@ -414,7 +463,7 @@ pub fn follow(flow: &mut Flow, direction: Direction, segment: &Segment) -> Resul
     })
 }
 
-/// A reset: believed exactly where the other side waits for it, else at most handed on.
+/// A reset: believed exactly where the other side waits for it, or will once it has what was sent, else at most handed on.
 fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
     let state = flow.state();
     let sequence = segment.sequence;
@@ -422,18 +471,17 @@ fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<
         && segment.has(flag::ACK)
         && matches!(state, State::SynSent | State::SynReceived)
         && flow.answers_syn(segment.acknowledgement);
-    let (side, other) = (flow.side(direction), flow.side(direction.other()));
     // Of a server that has acknowledged nothing, no number can be told from a guess.
     let unheard = state == State::SynSent && direction == Direction::Reply;
     let expected = flow.expected_of(direction);
-    // What a side has sent is no number that the other has vouched for: it may be a guess that found room in a large window. Of SYNs only the first is the
-    // client's for sure.
-    let exact = expected == Some(sequence) || flow.first_syn() == Some(sequence);
-    if answers || exact && !unheard {
+    // Behind data that is not acknowledged yet its end is as good. Of SYNs only the first is the client's for sure.
+    let exact = [expected, flow.sent_for_sure(direction), flow.first_syn()];
+    if answers || exact.contains(&Some(sequence)) && !unheard {
         return Ok(Step::believed(State::Closing));
     }
-    let base = expected.or(flow.knows_snd_nxt(direction).then_some(side.snd_nxt));
-    let inside = base.is_some_and(|base| sequence.wrapping_sub(base) <= other.window());
+    let base = expected.or(flow.latest_snd_nxt(direction));
+    let window = flow.side(direction.other()).window();
+    let inside = base.is_some_and(|base| sequence.wrapping_sub(base) <= window);
     // What is over has nothing to lose.
     if state == State::Closing || inside && !unheard {
         return Ok(Step::unbelieved(state));
@@ -447,11 +495,7 @@ fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step 
     let number = segment.after_syn();
     match (state, direction) {
         (State::SynSent, Direction::Forward) => return follow_syn_again(flow, segment),
-        // It may cross the client's: a simultaneous or split handshake (RFC 9293 3.5, RFC 5382 REQ-2).
-        (State::SynSent, Direction::Reply) => {
-            flow.set_snd_nxt(direction, segment.end);
-            flow.side_mut(direction).offer(segment);
-        }
+        (State::SynSent, Direction::Reply) => follow_crossing_syn(flow, segment),
         (State::SynReceived | State::Established, Direction::Forward) => {
             flow.set_syn(number);
             flow.side_mut(direction).remember_syn(segment);
@@ -461,23 +505,60 @@ fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step 
     Step::unbelieved(state)
 }
 
-/// Another SYN of a client that was not answered: the same again, or one of another connection.
+/// A SYN of the server, which may cross the client's: a simultaneous or split handshake (RFC 9293 3.5, RFC 5382 REQ-2). The last counts, till the client has
+/// acknowledged one: then no other.
+fn follow_crossing_syn(flow: &mut Flow, segment: &Segment) {
+    if flow.snd_nxt(Direction::Reply) != Some(segment.end) {
+        if flow.knows_rcv_nxt(Direction::Forward) {
+            return;
+        }
+        flow.set_snd_nxt(Direction::Reply, segment.end);
+        flow.side_mut(Direction::Reply).forget_window();
+    }
+    flow.side_mut(Direction::Reply).offer(segment);
+}
+
+/// Another SYN of a client that was not answered: the same again, or one of another connection. That may be anybody's: it is kept apart from the first, and
+/// the server's answer tells which of the two counts.
 fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Step {
     let number = segment.after_syn();
-    // A last SYN may be anybody's: only one that repeats the first is its sender's.
-    let repeats = flow.first_syn() == Some(number);
-    let end = if number == flow.syn() {
-        later(flow.side(Direction::Forward).snd_nxt, segment.end)
-    } else {
-        segment.end
-    };
-    flow.set_syn(number);
-    flow.set_snd_nxt(Direction::Forward, end);
-    flow.side_mut(Direction::Forward).offer(segment);
-    Step {
-        believed: repeats,
-        ..Step::unbelieved(State::SynSent)
+    if flow.first_syn() == Some(number) {
+        let client = flow.side_mut(Direction::Forward);
+        client.snd_nxt = later(client.snd_nxt, segment.end);
+        client.forget_syn();
+        client.offer(segment);
+        return Step {
+            believed: true,
+            ..Step::unbelieved(State::SynSent)
+        };
     }
+    if !flow.knows_rcv_nxt(Direction::Forward) && !flow.knows_rcv_nxt(Direction::Reply) {
+        let repeats = flow.side(Direction::Forward).has_syn_again() && flow.syn() == number;
+        let known = flow.side(Direction::Reply).rcv_nxt;
+        let end = if repeats {
+            later(known, segment.end)
+        } else {
+            segment.end
+        };
+        flow.expect_rcv_nxt(Direction::Reply, end);
+        flow.set_syn(number);
+        flow.side_mut(Direction::Forward).remember_syn(segment);
+    }
+    Step::unbelieved(State::SynSent)
+}
+
+/// One of the client's SYNs was answered: its numbers, window and scale count from now on, and those of the other are forgotten.
+fn choose_syn(flow: &mut Flow, number: u32) {
+    if !flow.answers_first_syn(number) {
+        let (first, end) = (flow.syn(), flow.side(Direction::Reply).rcv_nxt);
+        let client = flow.side_mut(Direction::Forward);
+        *client = Side {
+            snd_nxt: end,
+            rcv_nxt: first,
+            ..client.renewed()
+        };
+    }
+    flow.side_mut(Direction::Forward).forget_syn();
 }
 
 /// The server's SYN+ACK: believed if it acknowledges a SYN that we saw.
@@ -488,8 +569,7 @@ fn follow_syn_ack(flow: &mut Flow, segment: &Segment) -> Step {
     match state {
         State::SynSent if flow.answers_syn(number) => open(flow, segment),
         State::SynReceived if flow.answers_syn(number) => {
-            flow.set_snd_nxt(Direction::Reply, segment.end);
-            flow.side_mut(Direction::Forward).rcv_nxt = segment.after_syn();
+            answer_again(flow, segment);
             Step::believed(state)
         }
         State::SynReceived | State::Established if again => restart(flow, segment, state),
@@ -497,20 +577,26 @@ fn follow_syn_ack(flow: &mut Flow, segment: &Segment) -> Step {
     }
 }
 
+/// The server answers the SYN again. The same answer says nothing new; of another the client acknowledges no number of the one before.
+fn answer_again(flow: &mut Flow, segment: &Segment) {
+    let number = segment.after_syn();
+    if flow.side(Direction::Forward).rcv_nxt != number {
+        flow.set_snd_nxt(Direction::Reply, segment.end);
+        flow.side_mut(Direction::Reply).flags &= !note::FIN_AHEAD;
+        flow.side_mut(Direction::Forward).rcv_nxt = number;
+    }
+}
+
 /// The server has answered the SYN.
 fn open(flow: &mut Flow, segment: &Segment) -> Step {
+    choose_syn(flow, segment.acknowledgement);
     // The client's part of a simultaneous open may have come first.
     let acknowledged = flow.knows_rcv_nxt(Direction::Forward)
         && flow.side(Direction::Forward).rcv_nxt == segment.after_syn();
     flow.set_snd_nxt(Direction::Reply, segment.end);
     flow.set_rcv_nxt(Direction::Reply, segment.acknowledgement);
     flow.set_snd_nxt(Direction::Forward, segment.acknowledgement);
-    *flow.side_mut(Direction::Reply) = Side {
-        window: 0,
-        scale: 0,
-        flags: 0,
-        ..*flow.side(Direction::Reply)
-    };
+    flow.side_mut(Direction::Reply).forget_window();
     flow.side_mut(Direction::Reply).offer(segment);
     settle_scales(flow);
     if acknowledged {
@@ -560,7 +646,11 @@ fn follow_crossed_syn_ack(flow: &mut Flow, segment: &Segment) -> Step {
     if !repeats || !acknowledges {
         return Step::unbelieved(state);
     }
-    flow.set_snd_nxt(Direction::Forward, segment.end);
+    if state == State::SynSent {
+        choose_syn(flow, segment.after_syn());
+    }
+    let snd_nxt = later(flow.side(Direction::Forward).snd_nxt, segment.end);
+    flow.set_snd_nxt(Direction::Forward, snd_nxt);
     flow.set_rcv_nxt(Direction::Forward, segment.acknowledgement);
     if state == State::SynReceived {
         return Step::believed(State::Established);
@@ -579,6 +669,7 @@ fn follow_early_ack(flow: &mut Flow, direction: Direction, segment: &Segment) ->
     if direction == Direction::Forward || !flow.answers_syn(segment.acknowledgement) {
         return Step::unbelieved(State::SynSent);
     }
+    choose_syn(flow, segment.acknowledgement);
     flow.set_rcv_nxt(Direction::Reply, segment.acknowledgement);
     if flow.knows_rcv_nxt(Direction::Forward) {
         settle_scales(flow);
@@ -602,6 +693,16 @@ fn follow_third(flow: &mut Flow, segment: &Segment) -> Step {
     note_segment(flow, Direction::Forward, segment, State::Established)
 }
 
+/// A segment that a flow is picked up from, or one more of the side that spoke first: nobody has vouched for it. A server's window counts as its numbers do; a
+/// client's may be anybody's, and one that is too narrow would keep the true segments out.
+pub fn pick_up(flow: &mut Flow, direction: Direction, segment: &Segment) {
+    flow.set_snd_nxt(direction, segment.end);
+    flow.set_rcv_nxt(direction, segment.acknowledgement);
+    if direction == Direction::Reply {
+        flow.side_mut(direction).hear(segment.window);
+    }
+}
+
 /// A segment of a flow that was picked up. The side that spoke first may go on; an ACK of the other side confirms it. The server's numbers are taken for
 /// both sides, for a client's may be anybody's.
 fn follow_pickup(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step {
@@ -612,19 +713,22 @@ fn follow_pickup(flow: &mut Flow, direction: Direction, segment: &Segment) -> St
     };
     if direction == first {
         if segment.is_midstream() {
-            flow.set_snd_nxt(direction, segment.end);
-            flow.set_rcv_nxt(direction, segment.acknowledgement);
+            pick_up(flow, direction, segment);
         }
         return Step::unbelieved(State::Pickup);
     }
-    if direction == Direction::Reply {
-        flow.set_snd_nxt(Direction::Forward, segment.acknowledgement);
-        flow.set_rcv_nxt(Direction::Forward, segment.sequence);
-    } else if !is_believed(flow, direction, segment) {
+    let (client, server) = if direction == Direction::Reply {
+        (segment.acknowledgement, segment.sequence)
+    } else if is_believed(flow, direction, segment) {
+        let server = flow.side(Direction::Reply);
+        (server.rcv_nxt, server.snd_nxt)
+    } else {
         return Step::unbelieved(State::Pickup);
-    }
-    flow.set_snd_nxt(direction, segment.sequence);
-    flow.set_rcv_nxt(direction, segment.acknowledgement);
+    };
+    flow.set_snd_nxt(Direction::Forward, client);
+    flow.set_rcv_nxt(Direction::Reply, client);
+    flow.set_snd_nxt(Direction::Reply, server);
+    flow.set_rcv_nxt(Direction::Forward, server);
     note_segment(flow, direction, segment, State::Established)
 }
 
@@ -652,37 +756,67 @@ fn is_believed(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
 
 /// Take the numbers of a segment that is believed, and see whether the flow is over: both FINs, each in sequence or acknowledged.
 fn note_segment(flow: &mut Flow, direction: Direction, segment: &Segment, state: State) -> Step {
-    let known = flow.knows_snd_nxt(direction);
-    let in_sequence = !known || !is_later(segment.sequence, flow.side(direction).snd_nxt);
-    let snd_nxt = if known {
-        later(flow.side(direction).snd_nxt, segment.end)
-    } else {
-        segment.end
-    };
-    flow.set_snd_nxt(direction, snd_nxt);
-    let rcv_nxt = if flow.knows_rcv_nxt(direction) {
-        later(flow.side(direction).rcv_nxt, segment.acknowledgement)
-    } else {
-        segment.acknowledgement
-    };
-    flow.set_rcv_nxt(direction, rcv_nxt);
-    flow.side_mut(direction).advertise(segment.window);
-    if segment.has(flag::FIN) {
-        if in_sequence {
-            flow.mark_fin(direction);
-        } else {
-            flow.side_mut(direction).flags |= note::FIN_AHEAD;
-        }
-    }
-    let other = flow.side(direction.other());
-    if other.flags & note::FIN_AHEAD != 0 && !is_later(other.snd_nxt, rcv_nxt) {
-        flow.side_mut(direction.other()).flags &= !note::FIN_AHEAD;
-        flow.mark_fin(direction.other());
-    }
+    note_sent(flow, direction, segment);
+    note_acknowledged(flow, direction, segment);
     if flow.has_both_fins() {
         return Step::believed(State::Closing);
     }
     Step::believed(state)
+}
+
+/// Note what a segment adds to what its side has sent.
+fn note_sent(flow: &mut Flow, direction: Direction, segment: &Segment) {
+    let (expected, known) = (flow.expected_of(direction), flow.snd_nxt(direction));
+    let begins = expected.or(known).unwrap_or(segment.sequence);
+    let sent = known.unwrap_or(begins);
+    let (has_fin, ahead) = (segment.has(flag::FIN), flow.side(direction).has_fin_ahead());
+    // Where the data behind a FIN ahead end is not known.
+    let contiguous = if ahead { begins } else { sent };
+    flow.set_snd_nxt(direction, sent);
+    if is_between(segment.sequence, begins, contiguous) {
+        if has_fin {
+            flow.side_mut(direction).flags &= !note::FIN_AHEAD;
+            flow.mark_fin(direction);
+        }
+        if has_fin || !ahead {
+            flow.set_snd_nxt(direction, later(contiguous, segment.end));
+        }
+        return;
+    }
+    // Of several the first in order: a forged one would have to hit what is not acknowledged to hide the true one, and is overtaken by it else.
+    let counts = is_later(segment.end, begins) && (!ahead || is_later(sent, segment.end));
+    if has_fin && counts && !flow.has_fin(direction) {
+        flow.side_mut(direction).flags |= note::FIN_AHEAD;
+        flow.set_snd_nxt(direction, segment.end);
+    }
+}
+
+/// Note what a segment acknowledges, and its window.
+fn note_acknowledged(flow: &mut Flow, direction: Direction, segment: &Segment) {
+    let (other, number) = (direction.other(), segment.acknowledgement);
+    let (expected, sent) = (flow.expected_of(other), flow.snd_nxt(other));
+    // A guess that found room in the unknown window tells nothing about it.
+    let exact = expected
+        .zip(sent)
+        .is_some_and(|(expected, sent)| is_between(number, expected, sent));
+    let side = flow.side_mut(direction);
+    if exact || !side.is_unheard() {
+        side.hear(segment.window);
+    }
+    let known = flow.rcv_nxt(direction);
+    let rcv_nxt = known.map_or(number, |known| later(known, number));
+    flow.set_rcv_nxt(direction, rcv_nxt);
+    if sent.is_none_or(|sent| is_later(sent, rcv_nxt)) {
+        return;
+    }
+    if flow.side(other).has_fin_ahead() {
+        flow.side_mut(other).flags &= !note::FIN_AHEAD;
+        // What is acknowledged beyond it was sent after it: it was forged.
+        if sent == Some(rcv_nxt) {
+            flow.mark_fin(other);
+        }
+    }
+    flow.set_snd_nxt(other, rcv_nxt);
 }
 
 #[cfg(test)]

@@ -551,8 +551,7 @@ impl<'a> Walk<'a> {
                 flow.begin(segment);
                 measure::begin(&mut flow, self.now);
             } else {
-                flow.set_snd_nxt(direction, segment.end);
-                flow.set_rcv_nxt(direction, segment.acknowledgement);
+                tcp::pick_up(&mut flow, direction, segment);
             }
         }
         self.state.ends.begin(number, self.now);

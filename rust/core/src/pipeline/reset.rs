@@ -107,9 +107,9 @@ impl Numbers {
     fn of(flow: &Flow, direction: Direction) -> Self {
         let other = direction.other();
         Self {
-            snd_nxt: flow.snd_nxt(direction),
+            snd_nxt: flow.latest_snd_nxt(direction),
             acknowledged: flow.rcv_nxt(other),
-            acknowledgement: flow.snd_nxt(other).or(flow.rcv_nxt(direction)),
+            acknowledgement: flow.latest_snd_nxt(other).or(flow.rcv_nxt(direction)),
         }
     }
 

@@ -30,7 +30,7 @@ fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Ste
     Ok(step)
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Scene {
     entry: Entry,
     annex: Annex,
@@ -169,7 +169,7 @@ fn follow_reset_table() {
     let dropped = Err(Reason::RstWindow);
     let cases = [
         ((Forward, RST, 101, 0), believed), // What the server acknowledged last.
-        ((Forward, RST, 111, 0), handed_on), // What follows the data, which it has not acknowledged.
+        ((Forward, RST, 111, 0), believed), // What follows the data, which it has not acknowledged.
         ((Forward, RST, 110, 0), handed_on),
         ((Forward, RST, 112, 0), handed_on),
         ((Forward, RST, 101 + 1000, 0), handed_on),
@@ -327,6 +327,233 @@ fn follow_pickup_is_confirmed_by_the_other_side() {
     assert!(!server.believes((Forward, ACK, 9000 + 0x5000_0000, 5000, 0)));
     assert!(server.believes((Forward, ACK, 9000, 5000, 0)));
     assert_eq!(server.entry.state(), Established);
+}
+
+/// behaviour 3, 5: an abort right behind data that the other side has not acknowledged is as good as one where it acknowledged.
+#[test]
+fn follow_reset_behind_data_without_acknowledgement_is_believed() {
+    for numbers in [[101, 111], [102, 112]] {
+        let mut scene = Scene::established();
+        scene.run(&[(Forward, ACK, 101, 501, 10)]);
+        if numbers[1] == 112 {
+            scene.run(&[(Forward, ACK, 111, 501, 1)]);
+        }
+        assert!(!scene.believes((Forward, RST, 102, 0, 0)));
+        assert!(scene.believes((Forward, RST, numbers[1], 0, 0)));
+        let mut server = Scene::established();
+        server.run(&[(Reply, ACK, 501, 101, 700), (Reply, ACK, 1201, 101, 1)]);
+        assert!(!server.believes((Reply, RST, 1201, 0, 0)));
+        assert!(server.believes((Reply, RST, 1202, 0, 0)));
+    }
+}
+
+/// behaviour 5: data beyond a gap moves no number that a reset is believed at; an acknowledgement of it does.
+#[test]
+fn follow_data_beyond_gap_counts_once_acknowledged() {
+    let mut scene = Scene::established();
+    // A guess that finds room in the window, behind it and before it.
+    for guess in [102, 700, 1100, 90, u32::MAX] {
+        assert!(scene.believes((Forward, ACK, guess, 501, 5)));
+        assert!(!scene.believes((Forward, RST, guess.wrapping_add(5), 0, 0)));
+    }
+    scene.run(&[(Forward, ACK, 101, 501, 10)]);
+    assert_eq!(scene.flow().snd_nxt(Forward), Some(111));
+    scene.run(&[(Forward, ACK, 121, 501, 10), (Reply, ACK, 501, 111, 0)]);
+    assert_eq!(scene.flow().snd_nxt(Forward), Some(111));
+    // What was lost before us came by again, and the server has had the rest.
+    scene.run(&[(Forward, ACK, 111, 501, 10)]);
+    assert_eq!(scene.flow().snd_nxt(Forward), Some(121));
+    scene.run(&[(Reply, ACK, 501, 131, 0)]);
+    assert_eq!(scene.flow().snd_nxt(Forward), Some(131));
+    assert!(scene.believes((Forward, RST, 131, 0, 0)));
+}
+
+/// behaviour 3, 5: a FIN at a number that was acknowledged long ago is none, and leaves none behind.
+#[test]
+fn follow_fin_behind_what_was_acknowledged_is_none() {
+    let mut scene = Scene::established();
+    scene.run(&[(Forward, ACK, 101, 501, 500), (Reply, ACK, 501, 601, 0)]);
+    let states = scene.run(&[
+        (Forward, FIN_ACK, 300, 501, 0),
+        (Forward, FIN_ACK, 600, 501, 0),
+        (Reply, FIN_ACK, 501, 601, 0),
+        (Reply, ACK, 502, 601, 0),
+    ]);
+    assert_eq!(states, [Established; 4]);
+    assert_eq!(scene.run(&[(Forward, FIN_ACK, 601, 502, 0)]), [Closing]);
+}
+
+/// behaviour 3, 5: of FINs beyond a gap the first in order counts, at its own number: a forged one neither counts nor hides the true one.
+#[test]
+fn follow_forged_fin_ahead_is_forgotten() {
+    let forged = (Forward, FIN_ACK, 401, 501, 0);
+    // Acknowledged beyond: it was forged, and the number is none of the client's.
+    let mut passed = Scene::established();
+    let states = passed.run(&[
+        forged,
+        (Reply, FIN_ACK, 501, 101, 0),
+        (Forward, ACK, 101, 501, 400),
+        (Reply, ACK, 502, 501, 0),
+    ]);
+    assert_eq!(states, [Established; 4]);
+    assert!(!passed.believes((Forward, RST, 402, 0, 0)));
+    assert!(passed.believes((Forward, RST, 501, 0, 0)));
+    // While it is noted no reset is believed at its number.
+    let mut noted = Scene::established();
+    noted.run(&[forged]);
+    assert!(!noted.believes((Forward, RST, 402, 0, 0)));
+    assert!(noted.believes((Forward, RST, 101, 0, 0)));
+    // The true FIN behind outstanding data, the forged one before and after it.
+    let mut hidden = Scene::established();
+    let states = hidden.run(&[
+        forged,
+        (Forward, ACK, 101, 501, 100),
+        (Forward, FIN_ACK, 201, 501, 0),
+        forged,
+        (Reply, ACK, 501, 202, 0),
+        (Reply, FIN_ACK, 501, 202, 0),
+    ]);
+    assert_eq!(states[..5], [Established; 5]);
+    assert_eq!(states[5], Closing);
+}
+
+/// behaviour 3: a FIN that was marked and comes again changes nothing, wherever it comes from.
+#[test]
+fn follow_fin_again_changes_nothing() {
+    let mut scene = Scene::established();
+    scene.run(&[(Forward, FIN_ACK, 101, 501, 0), (Reply, ACK, 501, 102, 0)]);
+    let before = [*scene.flow().side(Forward), *scene.flow().side(Reply)];
+    scene.run(&[
+        (Forward, FIN_ACK, 101, 501, 0),
+        (Forward, FIN_ACK, 700, 501, 0),
+    ]);
+    assert_eq!(
+        [*scene.flow().side(Forward), *scene.flow().side(Reply)],
+        before
+    );
+    assert_eq!(scene.run(&[(Reply, FIN_ACK, 501, 102, 0)]), [Closing]);
+}
+
+/// behaviour 5: a window of unknown scale reaches as far as the largest scale lets it, and that of a side that was not heard 2^30.
+#[test]
+fn follow_unknown_scale_counts_as_the_largest() {
+    const REACH: u32 = 1000 << MOST_SCALE;
+    let confirmed = || {
+        let mut scene = Scene::new(Pickup);
+        scene.flow().set_snd_nxt(Forward, 5000);
+        scene.flow().set_rcv_nxt(Forward, 9000);
+        assert_eq!(scene.flow().side(Forward).window(), 1 << 30);
+        scene.run(&[(Reply, ACK, 9000, 5000, 10)]);
+        scene
+    };
+    for (offset, fits) in [(REACH + 1, true), (REACH + 2, false), (1 << 29, false)] {
+        for offset in [offset, 0u32.wrapping_sub(offset)] {
+            let sequence = 5000u32.wrapping_add(offset);
+            let step = (Forward, ACK, sequence, 9010, 0);
+            assert_eq!(confirmed().believes(step), fits, "{offset}");
+            let mut scene = confirmed();
+            scene.run(&[(Forward, ACK, 5000, 9010, 0)]);
+            let step = (Reply, ACK, 9010u32.wrapping_add(offset), 5000, 0);
+            assert_eq!(scene.believes(step), fits, "{offset}");
+        }
+    }
+}
+
+/// behaviour 5: a guess into the window of a side that was not heard tells nothing of its window: neither wider nor too narrow.
+#[test]
+fn follow_guess_leaves_unknown_window_unknown() {
+    for guess in [1 << 29, 1 << 20, 0u32.wrapping_sub(1 << 29)] {
+        let mut scene = Scene::new(Pickup);
+        scene.flow().set_snd_nxt(Forward, 5000);
+        scene.flow().set_rcv_nxt(Forward, 9000);
+        scene.run(&[(Reply, ACK, 9000, 5000, 10)]);
+        let forged = Segment::new(5000, 9000u32.wrapping_add(guess), ACK, 0);
+        assert!(judge(&mut scene.flow(), Forward, &forged).unwrap().believed);
+        assert_eq!(scene.flow().side(Forward).window(), 1 << 30);
+        assert!(scene.believes((Reply, ACK, 9010, 5000, 2000)), "{guess}");
+        assert!(scene.believes((Forward, ACK, 5000, 11010, 5)), "{guess}");
+    }
+}
+
+/// behaviour 2, 5: a client that confirms a pickup may be anybody: the numbers are its server's.
+#[test]
+fn follow_client_that_confirms_vouches_for_no_number() {
+    let mut scene = Scene::new(Pickup);
+    scene.flow().set_snd_nxt(Reply, 9000);
+    scene.flow().set_rcv_nxt(Reply, 5000);
+    let guess = 5000 + (1 << 28);
+    assert!(scene.believes((Forward, FIN_ACK, guess, 9000, 7)));
+    assert_eq!(scene.entry.state(), Established);
+    for number in [guess, guess + 7, guess + 8] {
+        assert!(!scene.believes((Forward, RST, number, 0, 0)));
+    }
+    assert_eq!(scene.run(&[(Reply, FIN_ACK, 9000, 5000, 0)]), [Established]);
+    assert!(scene.believes((Forward, RST, 5000, 0, 0)));
+}
+
+/// behaviour 5: of the client's SYNs only the one that the server answers tells its window and its scale.
+#[test]
+fn follow_forged_syn_widens_no_window() {
+    let forged = Segment::new(7000, 0, SYN, 0).with_window(u16::MAX, MOST_SCALE);
+    let answer = |ack| Segment::new(500, ack, SYN_ACK, 0).with_window(1000, 1);
+    let opened = |ack| {
+        let mut scene = Scene::new(SynSent);
+        let syn = Segment::new(100, 0, SYN, 0).with_window(1000, 2);
+        scene.flow().begin(&syn);
+        judge(&mut scene.flow(), Forward, &forged).unwrap();
+        assert_eq!(scene.flow().side(Forward).window(), 4000);
+        let step = judge(&mut scene.flow(), Reply, &answer(ack)).unwrap();
+        assert_eq!(step.state, SynReceived);
+        scene.flow().side(Forward).window()
+    };
+    assert_eq!(opened(101), 1000);
+    assert_eq!(opened(7001), 65536);
+    // An offer of the last alone scales nothing if the first answered has none.
+    let mut scene = Scene::opened();
+    judge(&mut scene.flow(), Forward, &forged).unwrap();
+    judge(&mut scene.flow(), Reply, &answer(101)).unwrap();
+    let windows = [Forward, Reply].map(|side| scene.flow().side(side).window());
+    assert_eq!(windows, [1000, 1000]);
+}
+
+/// behaviour 5, RFC 7413: a forged SYN does not take the place of the data that the client's first had.
+#[test]
+fn follow_forged_syn_hides_no_data_of_the_first() {
+    let mut scene = Scene::new(SynSent);
+    scene.flow().begin(&Segment::new(100, 0, SYN, 10));
+    scene.run(&[(Forward, SYN, 7000, 0, 20)]);
+    assert!(scene.believes((Forward, SYN, 100, 0, 10)));
+    scene.run(&[(Forward, SYN, 7000, 0, 20), (Forward, SYN, 7000, 0, 0)]);
+    let mut other = scene;
+    assert_eq!(scene.run(&[(Reply, SYN_ACK, 500, 111, 0)]), [SynReceived]);
+    assert_eq!(other.run(&[(Reply, SYN_ACK, 500, 7021, 0)]), [SynReceived]);
+}
+
+/// behaviour 5: a server's SYN that nobody has answered makes no number that a reset is believed at, nor one that crosses an answered one.
+#[test]
+fn follow_forged_syn_of_server_makes_no_number() {
+    let forged = (Reply, SYN, 0x7000_0000, 0, 0);
+    let mut scene = Scene::opened();
+    scene.run(&[
+        (Reply, SYN, 500, 0, 0),
+        (Forward, SYN_ACK, 100, 501, 0),
+        forged,
+    ]);
+    assert_eq!(scene.run(&[(Forward, SYN, 7000, 0, 0)]), [SynSent]);
+    assert_eq!(scene.run(&[(Reply, ACK, 501, 101, 0)]), [Established]);
+    assert!(scene.take((Reply, RST, 0x7000_0001, 0, 0)).is_err());
+    assert!(scene.believes((Reply, RST, 501, 0, 0)));
+}
+
+/// behaviour 3: the SYN+ACK that comes again leaves what its side has sent since.
+#[test]
+fn follow_syn_ack_again_leaves_fin_ahead() {
+    let mut scene = Scene::opened();
+    let answer = (Reply, SYN_ACK, 500, 101, 0);
+    let states = scene.run(&[answer, (Reply, FIN_ACK, 601, 101, 0), answer]);
+    assert_eq!(states, [SynReceived; 3]);
+    assert_eq!(scene.run(&[(Forward, FIN_ACK, 101, 501, 0)]), [Established]);
+    assert_eq!(scene.run(&[(Forward, ACK, 102, 602, 0)]), [Closing]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 behaviour 5, 28: a sender off the path who knows the addresses and ports of a conversation, but none of its numbers.
 
 The property that `rust/core/tests/adversary.rs` shows for 100 000 drawn conversations, with Hypothesis looking for the
-sequence that breaks it, on both backends.
+sequence that breaks it, on both backends. A guess may find room in both windows, the larger they are the more often:
+such a one ends nothing, hides no true end, and makes no number that the next guess can use.
 """
 
 from __future__ import annotations
@@ -60,11 +61,21 @@ FAR = st.tuples(st.sampled_from(FAR_GUESSES), st.sampled_from((0, 1, 1460, -1)))
 
 
 class Conversation:
-    """A client and a server that know their numbers, through a box, and the adversary beside them."""
+    """
+    A client and a server that know their numbers, through a box, and the adversary beside them.
 
-    def __init__(self, backend: str, selector: str, secret: int, shift: int | None = None) -> None:
+    Args:
+        backend: of the box.
+        selector: of the service.
+        secret: what its numbers are drawn from.
+        shift: that both SYNs offer, None: no window scale.
+        window: what the window fields say.
+    """
+
+    def __init__(self, backend: str, selector: str, secret: int, shift: int | None = None, window: int = 8192) -> None:
         self.box = Box(backend, make_snapshot(selector))
         self.shift = shift
+        self.window = window
         # Secrets are not drawn by Hypothesis: it would learn them.
         self.client, self.server = (random.Random(secret).getrandbits(32) for _ in range(2))
         self.index = 0
@@ -74,9 +85,9 @@ class Conversation:
         seq, ack = (self.client, self.server) if by_client else (self.server, self.client)
         ack = ack if "A" in flags else 0
         segment = (request if by_client else response)(flags, seq, ack, data)
-        if self.shift is not None:
-            segment[TCP].window = 65535
-            segment[TCP].options = [("NOP", None), ("WScale", self.shift)] if "S" in flags else []
+        segment[TCP].window = self.window
+        if self.shift is not None and "S" in flags:
+            segment[TCP].options = [("NOP", None), ("WScale", self.shift)]
         if by_client:
             result = self.box.send(from_client(segment))
             self.client = (self.client + len(data) + ("S" in flags) + ("F" in flags)) % 2**32
@@ -97,6 +108,44 @@ class Conversation:
             self.say(False, "FA")
         self.say(True, "A")
 
+    def begin_as(self, begins: str) -> None:
+        """Open it, or let it be picked up from one of its sides; afterwards each was heard and all is acknowledged."""
+        if begins == "with a SYN":
+            self.begin(half_closed=False)
+            self.say(False, "A")
+            return
+        if begins == "before us, the server first":
+            self.index = self.hashed()
+        way = self.say(True, "PA", b"GET")
+        self.index = SERVERS.index(way[2])
+        self.say(False, "PA", b"200")
+        self.say(True, "A")
+        self.say(False, "A")
+
+    def hashed(self) -> int:
+        """Let servers speak in turn; return the index of the one that the hash names."""
+        for index in range(len(SERVERS)):
+            segment = response("A", self.server, self.client)
+            segment[TCP].window = self.window
+            if self.box.send(from_server(segment, index)).verdict == "forward":
+                return index
+        raise AssertionError("the hash names none")
+
+    def reach(self, begins: str) -> int:
+        """Return how far a number may be from what is acknowledged, at most."""
+        return (self.window << (14 if begins != "with a SYN" else self.shift or 0)) + 1
+
+    def near(self, flags: str, by_client: bool, seq: int, ack: int, data: bytes = b"") -> None:
+        """Send a segment of the adversary in the name of a side, with numbers so far from what was sent so far."""
+        own, other = (self.client, self.server) if by_client else (self.server, self.client)
+        segment = (request if by_client else response)(flags, (own + seq) % 2**32, (other + ack) % 2**32, data)
+        if by_client:
+            frame = from_client(segment)
+            frame.src = ADVERSARY_MAC
+        else:
+            frame = from_server(segment, self.index)
+        self.box.send(frame)
+
     def forge(self, forged: Forged, interface: int = 1) -> None:
         """Send a segment of the adversary."""
         seq, ack = (sum(number) % 2**32 for number in (forged.seq, forged.ack))
@@ -114,6 +163,10 @@ class Conversation:
         """State, server, idle time."""
         [flow] = self.box.path.flows(self.box.now)
         return flow.state, flow.server, flow.idle_s
+
+
+BEGINS = st.sampled_from(("with a SYN", "before us, the client first", "before us, the server first"))
+SHIFTS = st.one_of(st.none(), st.integers(0, 14))
 
 
 @given(
@@ -160,7 +213,7 @@ def test_adversary_in_the_largest_windows_closes_nothing(
     data: bool,
 ) -> None:
     """behaviour 5: a guess that finds room in a window of 2^30 is no number that a RST is believed at."""
-    conversation = Conversation(backend, "hash-flow", secret, shift=14)
+    conversation = Conversation(backend, "hash-flow", secret, shift=14, window=65535)
     is_silent = begins == "before us, its server silent"
     if begins == "with a SYN":
         conversation.begin(half_closed=False)
@@ -185,3 +238,139 @@ def test_adversary_in_the_largest_windows_closes_nothing(
     conversation.say(False, "A")
     assert conversation.say(True, "A", b"more") == there
     assert conversation.seen()[:2] == ("established", before[1])
+    # Whatever FIN the guesses had: that of the other side makes no two.
+    conversation.say(as_server, "FA")
+    conversation.say(as_server, "A")
+    assert conversation.seen()[:2] == ("established", before[1])
+
+
+@given(
+    begins=BEGINS,
+    secret=st.integers(0, 2**32),
+    shift=SHIFTS,
+    window=st.sampled_from((64, 501, 2000, 8192)),
+    attack=st.lists(
+        st.tuples(
+            st.sampled_from(FLAGS), st.booleans(), st.booleans(), st.integers(1, 2**31), st.integers(-(2**31), 2**31)
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+)
+@settings(PROPERTY, max_examples=100)
+def test_adversary_outside_the_windows_changes_nothing(
+    backend: str,
+    begins: str,
+    secret: int,
+    shift: int | None,
+    window: int,
+    attack: list[tuple[str, bool, bool, int, int]],
+) -> None:
+    """behaviour 5: no guess beyond a window counts, whose scale is 14 where it is unknown."""
+    conversation = Conversation(backend, "hash-flow", secret, shift, window)
+    conversation.begin_as(begins)
+    there, back = conversation.say(True, "A"), conversation.say(False, "A")
+    conversation.box.after(70)
+    before = conversation.seen()
+    reach = conversation.reach(begins)
+    for flags, by_client, at_seq, beyond, any_number in attack:
+        if "S" in flags or ("R" in flags and not at_seq):
+            continue
+        outside = reach + 1 + (beyond - 1) % (2**32 - 2 * reach - 1)
+        numbers = (outside, any_number) if at_seq else (any_number, outside)
+        conversation.near(flags, by_client, *numbers)
+    assert conversation.seen() == before
+    assert conversation.say(False, "A") == back
+    assert conversation.say(True, "A", b"more") == there
+    assert conversation.seen()[2] == 0, "the ends are still believed"
+
+
+@given(
+    begins=BEGINS,
+    secret=st.integers(0, 2**32),
+    shift=SHIFTS,
+    by_client=st.booleans(),
+    sizes=st.lists(st.integers(1, 1460), max_size=5),
+    flags=st.sampled_from(("R", "RA")),
+    attack=st.lists(FORGED, max_size=4),
+)
+@settings(PROPERTY, max_examples=100)
+def test_abort_behind_data_without_acknowledgement_closes(
+    backend: str,
+    begins: str,
+    secret: int,
+    shift: int | None,
+    by_client: bool,
+    sizes: list[int],
+    flags: str,
+    attack: list[Forged],
+) -> None:
+    """behaviour 3: a side that gives up behind what it has sent leaves no active flow; nobody else's RST does."""
+    conversation = Conversation(backend, "hash-flow", secret, shift)
+    conversation.begin_as(begins)
+    if begins == "with a SYN" and not shift:
+        for forged in attack:
+            conversation.forge(forged)
+    for size in sizes:
+        conversation.say(by_client, "PA", b"x" * size)
+    for beside in (1, 2, 1460):
+        conversation.near(flags, by_client, beside, 0)
+    for beside in range(2, sum(sizes), 97):
+        conversation.near(flags, by_client, 1 - beside, 0)
+    assert conversation.seen()[0] == "established"
+    conversation.say(by_client, flags)
+    assert conversation.seen()[0] == "closing"
+    assert conversation.box.counters()["services"]["web"]["flows_active"] == 0
+
+
+@given(
+    begins=BEGINS,
+    secret=st.integers(0, 2**32),
+    shift=SHIFTS,
+    by_client=st.booleans(),
+    half_closed=st.booleans(),
+    steps=st.lists(
+        st.tuples(st.integers(0, 500), st.booleans(), st.lists(st.integers(-3000, 3000), max_size=3)), max_size=5
+    ),
+    last=st.lists(st.integers(-3000, 3000), max_size=3),
+)
+@settings(PROPERTY, max_examples=100)
+def test_forged_fins_close_nothing_and_hide_none(
+    backend: str,
+    begins: str,
+    secret: int,
+    shift: int | None,
+    by_client: bool,
+    half_closed: bool,
+    steps: list[tuple[int, bool, list[int]]],
+    last: list[int],
+) -> None:
+    """behaviour 3: a FIN counts at its own number; one beside it that finds room neither counts nor hides it."""
+    conversation = Conversation(backend, "hash-flow", secret, shift)
+    conversation.begin_as(begins)
+    if half_closed:
+        conversation.say(not by_client, "FA")
+        conversation.say(by_client, "A")
+    left = sum(size for size, _, _ in steps)
+    gone = 0
+
+    def forge(offsets: list[int]) -> None:
+        # Before all that is outstanding, or behind all that the side will send: its FIN, too.
+        for offset in offsets:
+            conversation.near("FA", by_client, offset + left + 2 if offset >= 0 else offset - gone - 1, 0)
+
+    for size, acknowledged, offsets in steps:
+        forge(offsets)
+        conversation.say(by_client, "PA", b"x" * size)
+        left, gone = left - size, gone + size
+        if acknowledged:
+            conversation.say(not by_client, "A")
+        forge(offsets)
+    assert conversation.seen()[0] == "established"
+    conversation.say(by_client, "FA")
+    forge(last)
+    conversation.say(not by_client, "A")
+    if not half_closed:
+        assert conversation.seen()[0] == "established"
+        conversation.say(not by_client, "FA")
+    assert conversation.seen()[0] == "closing"

@@ -4,6 +4,10 @@
 //! another MAC, and in the server's name from where no server is. Its numbers are drawn without a look at the conversation's. Afterwards the flow's state,
 //! server and idle time are what they were, its replies leave where they left before, and what the two ends send next passes to where it went before.
 //!
+//! A guess may find room in both windows, the larger they are the more often: such a one may move the idle timer and the last hop. But it ends nothing, it
+//! keeps no true end from being seen, and what it says makes no number that the next guess can use. These are drawn with a look at the numbers, so that all
+//! of them fit.
+//!
 //! `FLOWLB_CONVERSATIONS`: how many; 100 000 by default.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -101,23 +105,38 @@ fn next_hops() -> NextHops {
         address: IpAddr::from(address),
         mac: server_mac(address),
     };
+    let client = Neighbour {
+        interface: 0,
+        address: IpAddr::from(CLIENT),
+        mac: CLIENT_MAC,
+    };
+    let [first, second] = SERVERS.map(neighbour);
     NextHops {
         routes: vec![route([10, 0, 0, 0], 24, 1), route([0; 4], 0, 0)],
-        neighbours: SERVERS.map(neighbour).to_vec(),
+        neighbours: vec![first, second, client],
     }
 }
 
 /// What was sent: the interface and the destination's MAC and address.
 type Way = (u32, [u8; 6], [u8; 4]);
 
+/// What the window fields of the client and the server say, always.
+const WINDOWS: [u16; 2] = [64240, 65160];
+
 struct Conversation {
     path: DataPath,
+    /// Whether its servers are chosen by a hash, so that flows are picked up.
+    is_hashed: bool,
     random: SplitMix64,
     now: u64,
     port: u16,
     /// What each side sends next: the client, the server.
     next: [u32; 2],
     server: [u8; 4],
+    /// What both SYNs offer.
+    scale: Option<u8>,
+    /// The shift that windows have at most.
+    shift: u8,
 }
 
 impl Conversation {
@@ -129,7 +148,8 @@ impl Conversation {
             to: (VIP, VIP_PORT),
             flags,
             numbers: (self.next[0], self.next[1]),
-            window: 64240,
+            window: WINDOWS[0],
+            scale: self.scale.filter(|_| flags & SYN != 0),
             len,
         }
     }
@@ -142,7 +162,8 @@ impl Conversation {
             to: (CLIENT, self.port),
             flags,
             numbers: (self.next[1], self.next[0]),
-            window: 65160,
+            window: WINDOWS[1],
+            scale: self.scale.filter(|_| flags & SYN != 0),
             len,
         }
     }
@@ -167,12 +188,16 @@ impl Conversation {
         (outcome.verdict, way)
     }
 
-    fn say(&mut self, from_client: bool, flags: u8, len: usize) -> Way {
-        let wire = if from_client {
+    fn segment(&self, from_client: bool, flags: u8, len: usize) -> Wire {
+        if from_client {
             self.client(flags, len)
         } else {
             self.server(flags, len)
-        };
+        }
+    }
+
+    fn say(&mut self, from_client: bool, flags: u8, len: usize) -> Way {
+        let wire = self.segment(from_client, flags, len);
         let way = self.pass(&wire).1.expect("the ends' own segments pass");
         let control = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
         let side = usize::from(!from_client);
@@ -204,7 +229,7 @@ impl Conversation {
 
     /// Attack amid the handshake: it goes on as if nothing had been.
     fn check_handshake(&mut self) {
-        self.next = [self.random.draw() as u32, self.random.draw() as u32];
+        self.draw_numbers();
         self.shake(true, SYN);
         let server = self.server;
         let heard = self.draw(2) as usize;
@@ -218,23 +243,71 @@ impl Conversation {
         self.shake_hands(1 + heard);
         assert_eq!(self.server, server, "after {sent:#?}");
         assert_eq!(self.seen().0, "established", "after {sent:#?}");
+        // No forged SYN has widened a window.
+        self.now += SECOND;
+        let before = self.seen();
+        let beyond = self.reach(0) + 2;
+        let [number, other] = self.next;
+        let wire = Wire {
+            numbers: (number, other.wrapping_add(beyond)),
+            ..self.client(ACK, 0)
+        };
+        self.pass(&wire);
+        assert_eq!(self.seen(), before, "after {sent:#?}");
     }
 
-    /// From the handshake to some point in the middle.
-    fn begin(&mut self) {
+    fn draw_numbers(&mut self) {
         self.next = [self.random.draw() as u32, self.random.draw() as u32];
-        self.shake_hands(0);
+        self.scale = (self.draw(3) > 0).then(|| self.draw(15) as u8);
+        self.shift = self.scale.unwrap_or(0);
+    }
+
+    /// Bytes that the window of a side has at most: the client's, the server's.
+    fn reach(&self, side: usize) -> u32 {
+        u32::from(WINDOWS[side]) << self.shift
+    }
+
+    /// From before us: the first segment that we see is one from the middle.
+    fn pick_up(&mut self) {
+        self.shift = 14;
+        let from_client = self.draw(2) == 0;
+        let len = self.draw(1400) as usize;
+        if from_client {
+            self.server = self.say(true, ACK | PSH, len).2;
+            self.say(false, ACK | PSH, len);
+            self.say(true, ACK, 0);
+            return;
+        }
+        let is_chosen = |this: &mut Self, server| {
+            this.server = server;
+            let wire = this.server(ACK | PSH, 0);
+            this.pass(&wire).1.is_some()
+        };
+        assert!(SERVERS.iter().any(|&server| is_chosen(self, server)));
+        self.say(true, ACK | PSH, len);
+        self.say(false, ACK, 0);
+    }
+
+    /// From the handshake, or from before us, to some point in the middle. Says which side has finished: whether it is the client.
+    fn begin(&mut self) -> Option<bool> {
+        self.draw_numbers();
+        if self.is_hashed && self.draw(2) == 0 {
+            self.pick_up();
+        } else {
+            self.shake_hands(0);
+        }
         for _ in 0..self.draw(6) {
             self.now += self.draw(SECOND);
             let (from_client, len) = (self.draw(2) == 0, self.draw(1400) as usize);
             self.say(from_client, ACK | PSH, len);
             self.say(!from_client, ACK, 0);
         }
-        if self.draw(4) == 0 {
-            let from_client = self.draw(2) == 0;
+        let finished = (self.draw(4) == 0).then(|| self.draw(2) == 0);
+        if let Some(from_client) = finished {
             self.say(from_client, FIN | ACK, 0);
             self.say(!from_client, ACK, 0);
         }
+        finished
     }
 
     /// State, server, idle time.
@@ -269,19 +342,28 @@ impl Conversation {
         let flags = FLAGS[self.draw(FLAGS.len() as u64) as usize];
         let len = [0, 0, 1, 1400][self.draw(4) as usize];
         let as_server = self.draw(4) == 0;
-        let base = if as_server {
-            self.server(flags, len)
-        } else {
-            self.client(flags, len)
-        };
+        let base = self.segment(!as_server, flags, len);
         let interface = if as_server { 2 } else { self.draw(3) as u32 };
+        let scale = (flags & SYN != 0 && self.draw(2) == 0).then(|| self.draw(16) as u8);
         Wire {
             interface,
             macs: (ADVERSARY_MAC, OURS[interface as usize]),
             numbers,
             window: self.random.draw() as u16,
+            scale,
             ..base
         }
+    }
+
+    /// Whether both numbers of a segment find room in the windows, where all that was sent is acknowledged.
+    fn is_lucky(&self, wire: &Wire) -> bool {
+        let side = usize::from(wire.from.1 == SERVER_PORT);
+        let fits = |number: u32, base, reach| {
+            let offset = number.wrapping_sub(base);
+            offset.min(offset.wrapping_neg()) <= reach + 1
+        };
+        fits(wire.numbers.0, self.next[side], self.reach(1 - side))
+            && fits(wire.numbers.1, self.next[1 - side], self.reach(side))
     }
 
     fn attack(&mut self) -> Vec<Wire> {
@@ -290,8 +372,10 @@ impl Conversation {
         let mut sent = Vec::new();
         for _ in 0..=self.draw(8) {
             let wire = self.forge(&guesses);
-            self.pass(&wire);
-            sent.push(wire);
+            if !self.is_lucky(&wire) {
+                self.pass(&wire);
+                sent.push(wire);
+            }
         }
         sent
     }
@@ -308,6 +392,132 @@ impl Conversation {
         assert_eq!(self.say(true, ACK, 0), there, "after {sent:#?}");
         assert_eq!(self.seen().2, 0, "the ends are still believed");
     }
+
+    /// A segment in the name of a side whose numbers find room, but are not its own: nothing is outstanding.
+    fn forge_near(&mut self, from_client: bool) -> Wire {
+        const FLAGS: [u8; 5] = [ACK, ACK | PSH, FIN | ACK, FIN | PSH | ACK, RST];
+        let side = usize::from(!from_client);
+        let (flags, len) = (FLAGS[self.draw(5) as usize], self.draw(1400) as usize);
+        let near = |this: &mut Self, base: u32, reach: u32| {
+            let offset = 1 + this.draw(u64::from(reach)) as u32;
+            base.wrapping_add(if this.draw(2) == 0 {
+                offset
+            } else {
+                offset.wrapping_neg()
+            })
+        };
+        let sequence = near(self, self.next[side], self.reach(1 - side));
+        let number = near(self, self.next[1 - side], self.reach(side));
+        let exact = self.next[1 - side];
+        let number = if self.draw(2) == 0 { exact } else { number };
+        Wire {
+            numbers: (sequence, number),
+            window: self.random.draw() as u16,
+            ..self.segment(from_client, flags, len)
+        }
+    }
+
+    /// Check that guesses that find room close nothing, with resets at all numbers that they had.
+    fn check_room(&mut self) {
+        let finished = self.begin();
+        self.say(false, ACK, 0);
+        self.say(true, ACK, 0);
+        let before = self.seen();
+        let as_client = self.draw(2) == 0;
+        let own = self.next[usize::from(!as_client)];
+        let mut sent = Vec::new();
+        for _ in 0..=self.draw(6) {
+            let wire = self.forge_near(as_client);
+            self.pass(&wire);
+            let (sequence, number) = wire.numbers;
+            let control = u32::from(wire.flags & FIN != 0);
+            for at in [
+                sequence,
+                sequence.wrapping_add(wire.len as u32 + control),
+                number,
+            ] {
+                let reset = Wire {
+                    numbers: (at, number),
+                    ..self.segment(as_client, RST | ACK, 0)
+                };
+                // What the adversary does not know.
+                if at != own {
+                    self.pass(&reset);
+                }
+            }
+            sent.push(wire);
+        }
+        if finished != Some(as_client) {
+            let again = finished.is_some();
+            self.say(!as_client, if again { ACK } else { FIN | ACK }, 0);
+            self.say(!as_client, ACK, 0);
+        }
+        let after = self.seen();
+        assert_eq!(
+            (after.0, after.1),
+            ("established", before.1),
+            "after {sent:#?}"
+        );
+    }
+
+    /// Check that a side that aborts right behind what it has sent ends the flow.
+    fn check_abort(&mut self) {
+        let finished = self.begin();
+        let sent = self.attack();
+        let from_client = finished.map_or(self.draw(2) == 0, |client| !client);
+        for _ in 0..self.draw(6) {
+            let len = self.draw(1400) as usize;
+            self.say(from_client, ACK | PSH, len);
+        }
+        assert_eq!(self.seen().0, "established", "after {sent:#?}");
+        let flags = [RST, RST | ACK][self.draw(2) as usize];
+        self.say(from_client, flags, 0);
+        assert_eq!(self.seen().0, "closing", "after {sent:#?}");
+    }
+
+    /// Forge FINs in the name of a side, behind `least` and beyond `most`.
+    fn forge_fins(&mut self, from_client: bool, least: u32, most: u32) {
+        let side = usize::from(!from_client);
+        for _ in 0..self.draw(4) {
+            let offset = self.draw(u64::from(self.reach(1 - side)) - 20_000) as u32;
+            let sequence = if self.draw(2) == 0 {
+                most.wrapping_add(offset)
+            } else {
+                least.wrapping_sub(offset)
+            };
+            let wire = Wire {
+                numbers: (sequence, self.next[1 - side]),
+                ..self.segment(from_client, FIN | ACK, 0)
+            };
+            self.pass(&wire);
+        }
+    }
+
+    /// Check that forged FINs count nothing, and keep the true one from counting nowhere.
+    fn check_fins(&mut self) {
+        let finished = self.begin();
+        let from_client = finished.map_or(self.draw(2) == 0, |client| !client);
+        let begins = self.next[usize::from(!from_client)];
+        let lens = [0; 4].map(|_| self.draw(1400) as usize);
+        let total = lens.iter().sum::<usize>() as u32;
+        let (least, most) = (begins.wrapping_sub(2), begins.wrapping_add(total + 1));
+        for len in lens {
+            self.forge_fins(from_client, least, most);
+            self.say(from_client, ACK | PSH, len);
+            if self.draw(2) == 0 {
+                self.say(!from_client, ACK, 0);
+            }
+        }
+        assert_eq!(self.seen().0, "established");
+        self.say(from_client, FIN | ACK, 0);
+        self.forge_fins(from_client, least, most);
+        self.say(!from_client, ACK, 0);
+        if finished.is_none() {
+            assert_eq!(self.seen().0, "established");
+            self.say(!from_client, FIN | ACK, 0);
+        }
+        assert_eq!(self.seen().0, "closing");
+    }
 }
 
 #[test]
@@ -319,27 +529,36 @@ fn adversary_without_numbers_changes_nothing() {
     path.set_next_hops(next_hops());
     let mut conversation = Conversation {
         path,
+        is_hashed: false,
         random: SplitMix64::new(0x00ad_7e25_a217),
         now: SECOND,
         port: 0,
         next: [0; 2],
         server: Ipv4Addr::UNSPECIFIED.octets(),
+        scale: None,
+        shift: 0,
     };
     for number in 0..count {
         // Another policy now and then: none of them is asked where a flow is known.
         if number % 256 == 0 {
             let mut path = DataPath::new(1024, [7; 16], 1).expect("a small table");
             let selectors = [Selector::Counter, Selector::HashFlow, Selector::Least];
-            path.publish(snapshot(selectors[(number / 256 % 3) as usize]));
+            let selector = selectors[(number / 256 % 3) as usize];
+            path.publish(snapshot(selector));
             path.set_next_hops(next_hops());
             conversation.path = path;
+            conversation.is_hashed = selector == Selector::HashFlow;
         }
         conversation.port = 1024 + number as u16 % 32768;
-        if number % 4 == 0 {
-            conversation.check_handshake();
-        } else {
-            conversation.begin();
-            conversation.check();
+        match number % 7 {
+            0 | 1 => conversation.check_handshake(),
+            2 | 3 => {
+                conversation.begin();
+                conversation.check();
+            }
+            4 => conversation.check_room(),
+            5 => conversation.check_abort(),
+            _ => conversation.check_fins(),
         }
     }
 }

@@ -159,6 +159,7 @@ impl Model {
             flags,
             numbers: (own, if flags & ACK != 0 { other } else { 0 }),
             window: 60000,
+            scale: None,
             len: 0,
         }
     }

@@ -26,6 +26,8 @@ pub struct Wire {
     /// Sequence number, acknowledgement.
     pub numbers: (u32, u32),
     pub window: u16,
+    /// Window scale option.
+    pub scale: Option<u8>,
     pub len: usize,
 }
 
@@ -52,9 +54,13 @@ impl Wire {
         let mut header = [self.from.1.to_be_bytes(), self.to.1.to_be_bytes()].concat();
         header.extend_from_slice(&self.numbers.0.to_be_bytes());
         header.extend_from_slice(&self.numbers.1.to_be_bytes());
-        header.extend_from_slice(&[5 << 4, self.flags]);
+        let option = self.scale.map_or(vec![], |scale| vec![1, 3, 3, scale]);
+        let header_len = 20 + option.len();
+        header.extend_from_slice(&[(header_len as u8 / 4) << 4, self.flags]);
         header.extend_from_slice(&self.window.to_be_bytes());
-        header.resize(20 + self.len, 0);
+        header.extend_from_slice(&[0; 4]);
+        header.extend_from_slice(&option);
+        header.resize(header_len + self.len, 0);
         header
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::flow::table::{Annex, Cold, Entry};
+use crate::plan::SplitMix64;
 use Direction::{Forward, Reply};
 use State::{Closing, Established, Pickup, SynReceived, SynSent};
 
@@ -554,6 +555,43 @@ fn follow_syn_ack_again_leaves_fin_ahead() {
     assert_eq!(states, [SynReceived; 3]);
     assert_eq!(scene.run(&[(Forward, FIN_ACK, 101, 501, 0)]), [Established]);
     assert_eq!(scene.run(&[(Forward, ACK, 102, 602, 0)]), [Closing]);
+}
+
+/// behaviour 5: whatever comes, no number is before what the other side has acknowledged, and what is plain is judged alike by both.
+#[test]
+fn follow_any_segments_keep_numbers_in_order() {
+    const FLAGS: [u8; 8] = [ACK, ACK, ACK, FIN_ACK, SYN, SYN_ACK, RST, FIN_ACK];
+    let mut random = SplitMix64::new(11);
+    let mut draw = move |bound: u64| random.draw() % bound;
+    let begun = [Scene::opened(), Scene::established(), Scene::new(Pickup)];
+    for number in 0..30_000 {
+        let mut scene = begun[number % 3];
+        if number % 3 == 2 {
+            let first = [Forward, Reply][draw(2) as usize];
+            pick_up(&mut scene.flow(), first, &Segment::new(100, 500, ACK, 1));
+        }
+        for _ in 0..24 {
+            let direction = [Forward, Reply][draw(2) as usize];
+            let flags = FLAGS[draw(8) as usize];
+            let mut near =
+                |base: u64| (base + [draw(4), draw(900), draw(40)][draw(3) as usize]) as u32;
+            let (client, server) = (near(98), near(498));
+            let (sequence, ack) = match direction {
+                Forward => (client, server),
+                Reply => (server, client),
+            };
+            let _ = scene.take((direction, flags, sequence, ack, draw(60) as usize));
+            let flow = scene.flow();
+            for side in [Forward, Reply] {
+                let numbers = flow.expected_of(side).zip(flow.snd_nxt(side));
+                let in_order = numbers.is_none_or(|(expected, sent)| !is_later(expected, sent));
+                assert!(
+                    in_order || !flow.state().is_active(),
+                    "{number} {numbers:?}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

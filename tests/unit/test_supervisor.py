@@ -164,3 +164,106 @@ def test_watch_loop_callback_that_raises_is_noted() -> None:
         assert watched.states()["event loop"].failures == 1
 
     run(scenario)
+
+
+def test_run_job_that_a_cancelled_future_ends_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A CancelledError from inside, of something that the job waited for, is a failure like any other."""
+
+    async def scenario() -> None:
+        starts = 0
+
+        async def job() -> None:
+            nonlocal starts
+            starts += 1
+            if starts == 1:
+                future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                future.cancel()
+                await future
+
+        watched = supervise(Time())
+        await watched.run("sweep", job)
+        state = watched.states()["sweep"]
+        assert (starts, state.failures, state.restarts, state.last_error) == (2, 1, 1, "CancelledError")
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario)
+    assert "background task sweep failed" in caplog.text
+
+
+def test_spawn_coroutine_that_a_cancelled_future_ends_is_noted() -> None:
+    """What runs once fails by a CancelledError from inside as well."""
+
+    async def scenario() -> None:
+        async def job() -> None:
+            raise asyncio.CancelledError("of another")
+
+        watched = Supervisor()
+        await watched.spawn("resolve", job())
+        state = watched.states()["resolve"]
+        assert (state.failures, state.last_error) == (1, "CancelledError: of another")
+
+    run(scenario)
+
+
+def test_run_timeout_inside_the_job_is_a_failure() -> None:
+    """A deadline cancels the task for a moment, and takes that back: the job is not at its end."""
+
+    async def scenario() -> None:
+        starts = 0
+
+        async def job() -> None:
+            nonlocal starts
+            starts += 1
+            if starts == 1:
+                async with asyncio.timeout(0):
+                    await asyncio.Event().wait()
+
+        watched = supervise(Time())
+        await watched.run("sweep", job)
+        assert (starts, watched.states()["sweep"].failures) == (2, 1)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("kind", ["run", "spawn"])
+def test_stop_job_that_raises_when_cancelled_ends_and_is_noted(kind: str) -> None:
+    """An exception in what a job cleans up does not start it again: a task is cancelled once."""
+
+    async def scenario() -> None:
+        begun = asyncio.Event()
+
+        async def job() -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise OSError(5, "broken")
+
+        watched = Supervisor()
+        task = watched.run("job", job) if kind == "run" else watched.spawn("job", job())
+        await begun.wait()
+        await watched.stop()
+        state = watched.states()["job"]
+        assert (task.cancelled(), state.failures, state.restarts) == (True, 1, 0)
+
+    run(scenario)
+
+
+def test_stop_job_that_waits_is_not_noted() -> None:
+    """A true cancellation is no failure."""
+
+    async def scenario() -> None:
+        begun = asyncio.Event()
+
+        async def job() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        watched = Supervisor()
+        tasks = watched.run("a", job), watched.spawn("b", job())
+        await begun.wait()
+        await watched.stop()
+        assert [task.cancelled() for task in tasks] == [True, True]
+        assert [state.failures for state in watched.states().values()] == [0, 0]
+
+    run(scenario)

@@ -74,7 +74,8 @@ class Supervisor:
 
     def run(self, name: str, job: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """
-        Run a job until it returns, and start it again whenever it raises.
+        Run a job until it returns, and start it again whenever it raises: a `CancelledError`, too, unless the task was
+        cancelled.
 
         Args:
             name: of the task, in the log, the status and the metrics; from a fixed set.
@@ -97,7 +98,7 @@ class Supervisor:
         log.error("background task %s failed: %r", name, error, exc_info=error)
         with self._lock:
             state = self._states.get(name, TaskState())
-            words = f"{type(error).__name__}: {error}".partition("\n")[0]
+            words = ": ".join(filter(None, (type(error).__name__, str(error)))).partition("\n")[0]
             self._states[name] = TaskState(state.failures + 1, state.restarts, words, self._now())
 
     @contextlib.contextmanager
@@ -144,11 +145,8 @@ class Supervisor:
         delay_s = FIRST_DELAY_S
         while True:
             began_s = self._monotonic()
-            try:
-                await job()
+            if await self._succeeds(name, job):
                 return
-            except Exception as error:
-                self.note(name, error)
             if self._monotonic() - began_s >= STEADY_S:
                 delay_s = FIRST_DELAY_S
             await self._sleep(delay_s * random.uniform(1 - JITTER, 1))
@@ -156,10 +154,33 @@ class Supervisor:
             self._count_restart(name)
 
     async def _run_once(self, name: str, job: Coroutine[Any, Any, None]) -> None:
-        with self.guard(name):
-            await job
+        await self._succeeds(name, lambda: job)
+
+    async def _succeeds(self, name: str, job: Callable[[], Awaitable[None]]) -> bool:
+        """Run a job once and tell whether it returned; what it raised instead is noted. Ends when it is cancelled."""
+        try:
+            await job()
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            # Not of this task: of something that the job waited for.
+            self.note(name, error)
+        except Exception as error:
+            self.note(name, error)
+            if _is_cancelled():
+                # It was told to end and failed at that. Started again it would never end: a task is cancelled once.
+                raise asyncio.CancelledError from error
+        else:
+            return True
+        return False
 
     def _count_restart(self, name: str) -> None:
         with self._lock:
             state = self._states[name]
             self._states[name] = TaskState(state.failures, state.restarts + 1, state.last_error, state.last_failure_at)
+
+
+def _is_cancelled() -> bool:
+    """Tell whether the current task was cancelled from outside."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

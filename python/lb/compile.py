@@ -8,9 +8,10 @@ which service, server and endpoint, so that the same thing keeps its id across r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -34,12 +35,14 @@ _ServerRow: TypeAlias = tuple[int, ServerNow]
 class _Ids:
     """
     Gives each key a number of its own, the same one every time. Another key gets a number only after it was released;
-    the smallest first, so that tables stay short. `free`: a heap of those below `size` that no key has.
+    the smallest first, so that tables stay short. `free`: a heap of those below `size` that no key has; `fresh`: the
+    keys that got a number since `settle`.
     """
 
     numbers: dict[Hashable, int] = field(default_factory=dict)
     free: list[int] = field(default_factory=list)
     size: int = 0
+    fresh: list[Hashable] = field(default_factory=list)
 
     def of(self, key: Hashable) -> int:
         number = self.numbers.get(key)
@@ -47,7 +50,19 @@ class _Ids:
             number = heapq.heappop(self.free) if self.free else self.size
             self.numbers[key] = number
             self.size = max(self.size, number + 1)
+            self.fresh.append(key)
         return number
+
+    def settle(self) -> None:
+        """Leave the numbers that were given so far to their keys."""
+        self.fresh.clear()
+
+    def undo(self) -> None:
+        """Release the numbers that were given since `settle`."""
+        if self.fresh:
+            gone = frozenset(self.fresh)
+            self.keep(lambda key, _: key not in gone)
+            self.fresh.clear()
 
     def keep(self, is_kept: Callable[[Hashable, int], bool]) -> None:
         """Release all numbers but those of the keys that are kept."""
@@ -67,6 +82,7 @@ class Compiler:
         self._servers = _Ids()
         self._endpoints = _Ids()
         self._generation = 0
+        self._is_trial = False
         # Policies of ours are pure: the same question has the same answer. Most changes concern one service of many.
         self._plans: dict[ServiceIdentity, tuple[object, Plan]] = {}
 
@@ -89,9 +105,33 @@ class Compiler:
         Raises:
             ConfigError: a VIP or a server has an address of one of the interfaces.
         """
-        snapshot = self.draft(config, interfaces, seed, measurements)
+        self._settle()
+        try:
+            snapshot = self._make(config, interfaces, seed, measurements)
+        except BaseException:
+            self.undo()
+            raise
         self._generation = snapshot.generation
         return snapshot
+
+    def undo(self) -> None:
+        """Take back the ids that were given for the last snapshot, which is not published after all."""
+        for ids in self._tables():
+            ids.undo()
+
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[None]:
+        """Have the drafts of the block agree about ids, and take none for good."""
+        if self._is_trial:
+            yield
+            return
+        self._settle()
+        self._is_trial = True
+        try:
+            yield
+        finally:
+            self._is_trial = False
+            self.undo()
 
     def draft(
         self,
@@ -100,7 +140,17 @@ class Compiler:
         seed: int | None = None,
         measurements: Mapping[str, Measurements] = NOTHING_MEASURED,
     ) -> Snapshot:
-        """Make what `compile` would make, to look at: its generation will be another's too."""
+        """Make what `compile` would make, to look at: its generation and its new ids will be another's too."""
+        with self.trial():
+            return self._make(config, interfaces, seed, measurements)
+
+    def _make(
+        self,
+        config: Config | Desired,
+        interfaces: Sequence[Interface],
+        seed: int | None,
+        measurements: Mapping[str, Measurements],
+    ) -> Snapshot:
         desired = config if isinstance(config, Desired) else Desired(config)
         present = services(desired)
         require_distinct(present, interfaces)
@@ -129,15 +179,19 @@ class Compiler:
 
     def would_change(self, service: ServiceNow, measurements: Measurements, snapshot: Snapshot) -> bool:
         """Tell whether a service's policy plans otherwise now than what a snapshot of this compiler has."""
-        published = snapshot.services[self._services.of(service.identity)]
-        return published is None or published.plan != self._plan(service, self._rows(service), measurements)
+        number = self._services.numbers.get(service.identity)
+        published = None if number is None else snapshot.services[number]
+        if published is None:
+            return True
+        with self.trial():
+            return published.plan != self._plan(service, self._rows(service), measurements)
 
-    def server_id(self, identity: ServerIdentity) -> int:
-        """Return the id of a server; one that it has not seen yet gets a new one."""
-        return self._servers.of(identity)
+    def server_id(self, identity: ServerIdentity) -> int | None:
+        """Return the id of a server; None: no snapshot in use has it, and no flow refers to it."""
+        return self._servers.numbers.get(identity)
 
     def server_ids(self) -> set[int]:
-        """Return the ids that servers have, of drafts that were never published too."""
+        """Return the ids that servers have."""
         return set(self._servers.numbers.values())
 
     def release(self, servers: Collection[int]) -> None:
@@ -150,6 +204,13 @@ class Compiler:
         """
         gone = frozenset(servers)
         self._servers.keep(lambda _, number: number not in gone)
+
+    def _tables(self) -> tuple[_Ids, ...]:
+        return self._services, self._servers, self._endpoints
+
+    def _settle(self) -> None:
+        for ids in self._tables():
+            ids.settle()
 
     def _rows(self, entry: ServiceNow) -> list[_ServerRow]:
         identity = entry.identity

@@ -9,7 +9,7 @@ import pytest
 
 from lb.config import Config, ServerConfig, parse
 from lb.control.state import ServerKey
-from lb.control.steering import ConditionUpdate, Steering
+from lb.control.steering import Change, ConditionUpdate, Steering
 from lb.errors import ConfigError, LbError, RefusedError, UnknownNameError
 from lb.snapshot import Interface, Server, Service, Snapshot
 
@@ -70,6 +70,11 @@ def names(snapshot: Snapshot, number: int = 0) -> list[str]:
 
 def present(snapshot: Snapshot) -> list[Server]:
     return [found for found in snapshot.servers if found is not None]
+
+
+def named(steering: Steering, name: str) -> int:
+    """Return the id of a server in the published snapshot."""
+    return [found and found.name for found in steering.snapshot.servers].index(name)
 
 
 def test_start_publishes_what_the_file_says() -> None:
@@ -567,3 +572,176 @@ def test_drain_tcp_flows_go_on_unless_there_is_a_deadline() -> None:
     steering.end_drains()
     steering.end_drains()
     assert (recorder.reset, moving(steering)) == ([0, 1], [])
+
+
+def drain_again(steering: Steering, name: str = "server1") -> list[Change]:
+    """Return two changes after which a draining server is draining anew."""
+    return [
+        lambda: steering.set_state("video", name, "active"),
+        lambda: steering.set_state("video", name, "draining"),
+    ]
+
+
+def make_all(steering: Steering, *changes: Change) -> list[object]:
+    """Make changes with one publication, all of which must succeed."""
+    published = steering.publications
+    values = [outcome.result() for outcome in steering.apply(changes)]
+    assert steering.publications <= published + 1
+    return values
+
+
+def test_apply_enable_and_drain_together_begin_the_drain_anew() -> None:
+    """Behaviour 8: what comes together means what it means alone: the time starts with the last drain."""
+    steering, _, clock = steer_at(config(UDP, server(1), server(2)))
+    steering.set_state("video", "server1", "draining")
+    clock.advance(50)
+    make_all(steering, *drain_again(steering))
+    clock.advance(59.9)
+    steering.end_drains()
+    assert moving(steering) == []
+    clock.advance(0.1)
+    steering.end_drains()
+    assert moving(steering) == ["server1"]
+
+
+def test_apply_enable_and_drain_together_after_the_deadline_give_the_whole_time() -> None:
+    """Behaviour 8: flows of a server whose time was over stay again, until the new drain's time is over."""
+    steering, _, clock = steer_at(config(UDP, server(1), server(2)))
+    steering.set_state("video", "server1", "draining")
+    clock.advance(60)
+    steering.end_drains()
+    assert moving(steering) == ["server1"]
+    make_all(steering, *drain_again(steering))
+    assert moving(steering) == []
+    clock.advance(60)
+    steering.end_drains()
+    assert moving(steering) == ["server1"]
+
+
+def test_apply_enable_drain_and_sweep_together_do_not_end_the_new_drain() -> None:
+    """Behaviour 8: the sweep of the same batch sees the new drain, not the one before."""
+    steering, recorder, clock = steer_at(config('drain_timeout = "5s"', server(1), server(2)))
+    steering.set_state("video", "server1", "draining")
+    clock.advance(5)
+    make_all(steering, *drain_again(steering), steering.end_drains)
+    assert recorder.reset == []
+    clock.advance(5)
+    steering.end_drains()
+    assert recorder.reset == [0]
+
+
+def test_apply_add_back_and_remove_together_begin_the_drain_anew() -> None:
+    """Behaviour 8: a server that left, came back and left again has its whole time."""
+    steering, recorder, clock = steer_at(config('drain_timeout = "5s"', server(1), server(2)))
+    steering.remove("video", "server1")
+    clock.advance(4)
+    make_all(steering, lambda: steering.add("video", extra(1)), lambda: steering.remove("video", "server1"))
+    clock.advance(4)
+    steering.end_drains()
+    assert recorder.reset == []
+    clock.advance(1)
+    steering.end_drains()
+    assert recorder.reset == [0]
+
+
+def test_apply_enable_that_fails_leaves_the_drain_as_it_is() -> None:
+    """What has not happened begins nothing anew: neither one change of several nor a publication."""
+    steering, recorder, clock = steer_at(config(UDP, server(1), server(2)))
+    steering.set_state("video", "server1", "draining")
+    clock.advance(30)
+
+    def enable_and_fail() -> None:
+        steering.set_state("video", "server1", "active")
+        raise RefusedError("no")
+
+    steering.apply([enable_and_fail, lambda: steering.set_weight("video", "server2", 3)])
+    recorder.failure = LbError("no")
+    steering.apply(drain_again(steering))
+    recorder.failure = None
+    clock.advance(30)
+    steering.end_drains()
+    assert moving(steering) == ["server1"]
+
+
+@pytest.mark.parametrize("undone", [False, True])
+def test_apply_drain_and_enable_together_leave_no_drain(undone: bool) -> None:
+    """A drain that was taken back in the same batch, and one that was there before, do not count later."""
+    steering, _, clock = steer_at(config(UDP, server(1), server(2)))
+    changes = drain_again(steering)
+    if undone:
+        changes[1]()
+        clock.advance(59)
+        make_all(steering, changes[0])
+    else:
+        make_all(steering, changes[1], changes[0])
+    clock.advance(10)
+    changes[1]()
+    clock.advance(59)
+    steering.end_drains()
+    assert moving(steering) == []
+
+
+def test_apply_preview_after_add_and_reset_resets_the_right_server() -> None:
+    """A dry run between others takes and releases no id: the reset that was asked for before is of the same server."""
+    steering, recorder = steer(config(server(1), server(2)))
+    make_all(
+        steering,
+        lambda: steering.add("video", extra(7)),
+        lambda: steering.add("video", extra(8)),
+        lambda: steering.set_state("video", "server8", "disabled", reset=True),
+        lambda: steering.preview(config(server(3), server(1), server(2), server(4))),
+    )
+    assert [recorder.reset] == [[named(steering, "server8")]]
+    steering.set_state("video", "server7", "disabled", reset=True)
+    assert recorder.reset[1:] == [named(steering, "server7")]
+
+
+def test_apply_preview_sees_what_comes_before_it() -> None:
+    """A dry run tells what the reload would do then: with the changes before it made, as if each came alone."""
+    alone, _ = steer(config(server(1), server(2)))
+    alone.add("video", extra(7))
+    expected = alone.preview(config(server(1), server(3)))
+    steering, _ = steer(config(server(1), server(2)))
+    values = make_all(
+        steering,
+        lambda: steering.add("video", extra(7)),
+        lambda: steering.preview(config(server(1), server(3))),
+    )
+    assert values[1] == expected
+    assert any("server7" in line for line in expected.diff)
+
+
+def test_apply_preview_alone_publishes_nothing() -> None:
+    """A dry run is no change, whatever it comes with."""
+    steering, recorder = steer(config(server(1)))
+    before = steering.snapshot
+    for _ in range(3):
+        make_all(steering, lambda: steering.preview(config(server(1), server(2), vip="198.18.1.200")))
+    assert (steering.snapshot, len(recorder.published)) == (before, 1)
+    steering.reload(config(server(1), server(2), port=9877))
+    assert [found and found.name for found in steering.snapshot.services] == ["video@198.18.1.100:9876", "video"]
+
+
+def test_publication_that_fails_takes_no_ids() -> None:
+    """What was never published leaves no hole in the tables of the next snapshot."""
+    steering, recorder = steer(config(server(1)))
+    recorder.failure = LbError("no")
+    for number in range(2, 20):
+        with pytest.raises(LbError):
+            steering.add("video", extra(number))
+        with pytest.raises(LbError):
+            steering.reload(config(server(1), vip=f"198.18.1.{200 + number}"))
+    recorder.failure = None
+    steering.add("video", extra(30))
+    assert [found and found.name for found in steering.snapshot.servers] == ["server1", "server30"]
+    assert len(steering.snapshot.services) == 1
+    assert present(steering.snapshot)[1].endpoint == 1
+
+
+def test_apply_replan_of_a_service_that_a_reload_moved_is_no_fault() -> None:
+    """A service that has another VIP in the same batch has no plan yet to compare with."""
+    steering, _ = steer(config(server(1), server(2)))
+    outcomes = steering.apply(
+        [lambda: steering.reload(config(server(1), vip="198.18.1.101")), lambda: steering.replan_all({"video": {}})]
+    )
+    assert [outcome.error for outcome in outcomes] == [None, None]

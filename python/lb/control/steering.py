@@ -122,9 +122,11 @@ class _Stage:
     desired: Desired
     interfaces: tuple[Interface, ...]
     measurements: dict[str, Measurements]
+    drains: Drains
     is_dirty: bool = False
     events: list[tuple[str, str, str]] = field(default_factory=list)
-    resets: list[int] = field(default_factory=list)
+    # By identity: a server that is new has no id before the publication.
+    resets: list[ServerIdentity] = field(default_factory=list)
 
     def copy(self) -> _Stage:
         """Return the same, to go back to."""
@@ -187,7 +189,7 @@ class Steering:
     def start(self) -> None:
         """Publish the first snapshot."""
         self._target.publish(self.snapshot)
-        self._drains.follow(draining_servers(self.desired), self._monotonic_ns())
+        self._drains = self._drains.followed(draining_servers(self.desired), self._monotonic_ns())
 
     @property
     def config(self) -> Config:
@@ -224,7 +226,7 @@ class Steering:
 
     def _apply_together(self, changes: Sequence[Change]) -> list[Outcome] | None:
         """Make changes with one publication; None: it failed, nothing has changed, and there are several."""
-        self._stage = _Stage(self.desired, self._interfaces, dict(self._measurements))
+        self._stage = self._new_stage()
         try:
             outcomes = [self._attempt(change) for change in changes]
             stage = self._commit(self._stage)
@@ -251,30 +253,33 @@ class Steering:
 
     def _commit(self, stage: _Stage) -> _Stage:
         """Compute, publish, note; in this order, so that a failure has changed nothing. Return the stage."""
-        draining = list(draining_servers(stage.desired))
-        if stage.desired.overdue:
-            # One that was enabled meanwhile has its whole time when it is drained again.
-            overdue = stage.desired.overdue & {each.identity for each in draining}
-            if overdue != stage.desired.overdue:
-                stage.desired = with_overdue(stage.desired, overdue)
         if stage.is_dirty:
-            snapshot = self._compiler.compile(stage.desired, stage.interfaces, measurements=stage.measurements)
-            self._target.publish(snapshot)
-            self.snapshot = snapshot
-            self.publications += 1
-            self._note_absent()
+            self._publish(stage)
         replaced, self.desired = self.desired.config, stage.desired
-        self._interfaces, self._measurements = stage.interfaces, stage.measurements
-        self._drains.follow(draining, self._monotonic_ns())
+        self._interfaces, self._measurements, self._drains = stage.interfaces, stage.measurements, stage.drains
         self.history.extend(Event(self._now(), self.generation, *event) for event in stage.events)
         if replaced is not self.config:
             close_policies(replaced, self.config)
         return stage
 
+    def _publish(self, stage: _Stage) -> None:
+        """Compile and swap; what fails has taken no ids."""
+        snapshot = self._compiler.compile(stage.desired, stage.interfaces, measurements=stage.measurements)
+        try:
+            self._target.publish(snapshot)
+        except BaseException:
+            self._compiler.undo()
+            raise
+        self.snapshot = snapshot
+        self.publications += 1
+        self._note_absent()
+
     def _follow_up(self, stage: _Stage) -> None:
         """Reset flows and tell listeners: what a publication leads to, and cannot undo."""
-        for server in stage.resets:
-            self._target.reset_flows(server)
+        for identity in stage.resets:
+            # One without an id was never published: it has no flows.
+            if (server := self._compiler.server_id(identity)) is not None:
+                self._target.reset_flows(server)
         if stage.is_dirty:
             for listener in self._listeners:
                 listener()
@@ -352,7 +357,7 @@ class Steering:
             return
         self._stage.events.append((str(key), after.health, after.reason))
         if after.health == "down" and owner[0].on_server_down == "reset":
-            self._stage.resets.append(self._compiler.server_id(server_identity(*owner)))
+            self._stage.resets.append(server_identity(*owner))
 
     def _find_all(self, desired: Desired) -> Mapping[ServerKey, tuple[ServiceConfig, ServerConfig]]:
         """Return every server that is wanted, by name; remembered while the same ones are."""
@@ -488,18 +493,28 @@ class Steering:
 
     def preview(self, config: Config) -> Preview:
         """
-        Tell what a reload would do, and change nothing.
+        Tell what a reload would do after the changes under way, and change nothing.
 
         Raises:
             ConfigError: it could not be compiled.
         """
-        after = with_config(self.desired, config)
+        stage = self._stage or self._new_stage()
+        after = with_config(stage.desired, config)
         try:
-            snapshot = self._compiler.draft(after, self._interfaces, measurements=self._measurements)
+            with self._compiler.trial():
+                before = self._draft(stage, stage.desired) if self._is_news(stage) else self.snapshot
+                snapshot = self._draft(stage, after)
         finally:
             close_policies(config, self.config)
-            self._release()
-        return Preview(diff(self.desired, after, self.running), moves(self.snapshot, snapshot))
+        return Preview(diff(stage.desired, after, self.running), moves(before, snapshot))
+
+    def _draft(self, stage: _Stage, desired: Desired) -> Snapshot:
+        return self._compiler.draft(desired, stage.interfaces, measurements=stage.measurements)
+
+    def _is_news(self, stage: _Stage) -> bool:
+        """Tell whether a stage has anything that is not published."""
+        published = (self.desired, self._interfaces, self._measurements)
+        return (stage.desired, stage.interfaces, stage.measurements) != published
 
     def reload(self, config: Config, interfaces: Sequence[Interface] | None = None) -> list[str]:
         """
@@ -548,7 +563,7 @@ class Steering:
         """
         with self._staging() as stage:
             before = stage.desired.overdue
-            due = self._drains.overdue(draining_servers(stage.desired), self._monotonic_ns())
+            due = stage.drains.overdue(draining_servers(stage.desired), self._monotonic_ns())
             if {each.identity for each in due} == before:
                 return
             self._change(with_overdue(stage.desired, [each.identity for each in due]))
@@ -558,7 +573,7 @@ class Steering:
                     continue
                 stage.events.append((str(each.key), "drain timed out", "by drain_timeout"))
                 if protocol == "tcp":
-                    stage.resets.append(self._compiler.server_id(each.identity))
+                    stage.resets.append(each.identity)
 
     def leaving(self) -> list[tuple[ServerKey, ServerIdentity]]:
         """Return the servers that left and are kept for their flows: the name their counters have, and identity."""
@@ -581,12 +596,7 @@ class Steering:
         Args:
             retired: as `absent` gives them; those that have been in a snapshot since are left alone.
         """
-        self._release(server for server, since in retired.items() if self._absent.get(server) == since)
-
-    def _release(self, retired: Iterable[int] = ()) -> None:
-        """Release ids that were retired, and those that were never published."""
-        published = {number for number, server in enumerate(self.snapshot.servers) if server is not None}
-        self._compiler.release({*retired, *(self._compiler.server_ids() - published - self._absent.keys())})
+        self._compiler.release([server for server, since in retired.items() if self._absent.get(server) == since])
         self._note_absent()
 
     def _note_absent(self) -> None:
@@ -597,13 +607,17 @@ class Steering:
 
     # How a change happens.
 
+    def _new_stage(self) -> _Stage:
+        """Return a stage of what is published."""
+        return _Stage(self.desired, self._interfaces, dict(self._measurements), self._drains)
+
     @contextlib.contextmanager
     def _staging(self) -> Iterator[_Stage]:
         """Give the stage of the changes under way; without one, one of its own, published when the block ends."""
         if self._stage is not None:
             yield self._stage
             return
-        self._stage = _Stage(self.desired, self._interfaces, dict(self._measurements))
+        self._stage = self._new_stage()
         try:
             yield self._stage
             stage = self._commit(self._stage)
@@ -615,13 +629,22 @@ class Steering:
         """Stage another state, and what to note about it."""
         assert self._stage is not None
         self._stage.desired, self._stage.is_dirty = desired, True
+        self._follow_drains(self._stage)
         if what:
             self._stage.events.append((what, change, reason))
+
+    def _follow_drains(self, stage: _Stage) -> None:
+        """Note which servers drain after a change: one that is enabled and drained in the same batch starts anew."""
+        draining = list(draining_servers(stage.desired))
+        stage.drains = stage.drains.followed(draining, self._monotonic_ns())
+        overdue = stage.desired.overdue & {each.identity for each in draining} if stage.desired.overdue else frozenset()
+        if overdue != stage.desired.overdue:
+            stage.desired = with_overdue(stage.desired, overdue)
 
     def _reset(self, owner: ServiceNow, server: ServerNow) -> None:
         """Stage the end of a server's flows. It keeps its id until it is forgotten."""
         assert self._stage is not None
-        self._stage.resets.append(self._compiler.server_id(server_identity(owner.config, server.config)))
+        self._stage.resets.append(server_identity(owner.config, server.config))
 
     def _present(self) -> tuple[ServiceNow, ...]:
         """Return every service as the changes under way make it."""

@@ -13,7 +13,7 @@ import functools
 import heapq
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from lb.config import Config, InterfaceConfig
 from lb.config_fields import format_mac
@@ -27,6 +27,9 @@ DEFAULT_MTU_BYTES = 1500
 OFFLINE_SEED = 1
 
 NOTHING_MEASURED: Mapping[str, Measurements] = {}
+
+# What ids are recycled of.
+IdKind: TypeAlias = Literal["server", "service"]
 
 _ServerRow: TypeAlias = tuple[int, ServerNow]
 
@@ -116,6 +119,9 @@ class Compiler:
 
     def undo(self) -> None:
         """Take back the ids that were given for the last snapshot, which is not published after all."""
+        if self._services.fresh:
+            gone = frozenset(self._services.fresh)
+            self._plans = {key: plan for key, plan in self._plans.items() if key not in gone}
         for ids in self._tables():
             ids.undo()
 
@@ -190,20 +196,26 @@ class Compiler:
         """Return the id of a server; None: no snapshot in use has it, and no flow refers to it."""
         return self._servers.numbers.get(identity)
 
-    def server_ids(self) -> set[int]:
-        """Return the ids that servers have."""
-        return set(self._servers.numbers.values())
+    def ids(self, kind: IdKind) -> set[int]:
+        """Return the ids that servers or services have."""
+        return set(self._table(kind).numbers.values())
 
-    def release(self, servers: Collection[int]) -> None:
+    def release(self, kind: IdKind, ids: Collection[int]) -> None:
         """
-        Let others have the ids of servers that are gone for good. Endpoints keep theirs: a direct connection may refer
-        to one (`docs/datapath.md` rule 9.1), and an id is all that one costs.
+        Let others have the ids of servers or services that are gone for good. Endpoints keep theirs: a direct
+        connection may refer to one (`docs/datapath.md` rule 9.1), and an id is all that one costs.
 
         Args:
-            servers: ids that no snapshot in use has and no flow refers to; their counters have been retired.
+            kind: what they are of.
+            ids: those that no snapshot in use has and no flow refers to; their counters have been retired.
         """
-        gone = frozenset(servers)
-        self._servers.keep(lambda _, number: number not in gone)
+        gone = frozenset(ids)
+        self._table(kind).keep(lambda _, number: number not in gone)
+        if kind == "service":
+            self._plans = {key: plan for key, plan in self._plans.items() if key in self._services.numbers}
+
+    def _table(self, kind: IdKind) -> _Ids:
+        return self._servers if kind == "server" else self._services
 
     def _tables(self) -> tuple[_Ids, ...]:
         return self._services, self._servers, self._endpoints

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from lb.control import daemon as daemon_module
+from lb.control import recycle
 from lb.control.changes import Changes
 from lb.control.daemon import Daemon, as_it_runs, load_config
 from lb.control.steering import Steering
@@ -68,6 +69,10 @@ class DataPath:
     def retire_servers(self, servers: list[int]) -> list[int]:
         self._call("retire_servers")
         return list(servers)
+
+    def retire_services(self, services: list[int]) -> list[int]:
+        self._call("retire_services")
+        return list(services)
 
     def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
         self._call("reset_flows")
@@ -159,6 +164,34 @@ def test_sweep_that_raises_runs_again(file: Path, monkeypatch: pytest.MonkeyPatc
         assert made.facts().tasks["sweep"] == state
 
     run(file, scenario)
+
+
+def test_sweep_releases_the_ids_of_a_service_that_is_gone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that has another port now leaves no slot behind, nor do its servers; a failure only delays that."""
+    monkeypatch.setattr(daemon_module, "SWEEP_S", 0.001)
+    monkeypatch.setattr(recycle, "QUARANTINE_NS", 0)
+
+    async def move(made: Daemon, port: int) -> list[int | None]:
+        file.write_text(CONFIG.replace("9876", str(port)))
+        await made.reload()
+        return [found and found.port for found in made.steering.snapshot.services]
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        path.faults["retire_services"] = [LbError("no answer")]
+        made.supervisor.run("sweep", made._sweep)
+        assert await move(made, 9877) == [9876, 9877]
+        await until(lambda: 9876 not in ports(made))
+        await until(lambda: not (made.steering.absent("service") or made.steering.absent("server")))
+        assert made.supervisor.states()["sweep"].failures == 1
+        assert await move(made, 9878) == [9878, 9877]
+        assert len(made.steering.snapshot.servers) == 4
+
+    run(file, scenario)
+
+
+def ports(made: Daemon) -> list[int]:
+    """Return the ports of the services in the snapshot."""
+    return [found.port for found in made.steering.snapshot.services if found is not None]
 
 
 def test_replan_that_raises_runs_again(file: Path) -> None:

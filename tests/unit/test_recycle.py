@@ -1,14 +1,30 @@
-"""Ids of servers that are gone for good are used again, and nothing of the old owner shows in the new one's."""
+"""Ids of what is gone for good are used again, and nothing of the old owner shows in the new one's."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import get_args
 
 import pytest
-from helpers import SECOND, Box, from_client, from_server, make_snapshot, open_flow, query, request, response
+from helpers import (
+    CLIENT,
+    DNS,
+    SECOND,
+    WEB,
+    Box,
+    from_client,
+    from_server,
+    make_snapshot,
+    open_flow,
+    query,
+    request,
+    response,
+)
 from test_steering import config, extra, present, server, steer
 
+from lb.backends.sharded import in_all
+from lb.compile import IdKind
 from lb.control.recycle import QUARANTINE_NS, Recycler
 from lb.control.steering import Steering
 from lb.snapshot import Plan, Snapshot
@@ -70,7 +86,8 @@ def test_retire_servers_closing_and_udp_entries_keep_the_id(backend: str) -> Non
 def sweep(steering: Steering) -> None:
     """Forget what is leaving, and release what is absent, as if no flow referred to it."""
     steering.forget([identity for _, identity in steering.leaving()])
-    steering.release(steering.absent())
+    for kind in get_args(IdKind):
+        steering.release(kind, steering.absent(kind))
 
 
 def test_add_and_remove_many_times_leaves_few_slots() -> None:
@@ -109,13 +126,13 @@ def test_release_id_that_is_in_use_again_is_left_alone() -> None:
     steering, _ = steer(config(server(1), server(2)))
     steering.remove("video", "server2")
     steering.forget([identity for _, identity in steering.leaving()])
-    asked = steering.absent()
+    asked = steering.absent("server")
     steering.add("video", extra(2))
-    steering.release(asked)
+    steering.release("server", asked)
     assert [found and found.name for found in steering.snapshot.servers] == ["server1", "server2"]
     steering.remove("video", "server2")
     steering.forget([identity for _, identity in steering.leaving()])
-    steering.release(asked)
+    steering.release("server", asked)
     steering.add("video", extra(7))
     assert [found and found.name for found in steering.snapshot.servers] == ["server1", None, "server7"]
 
@@ -154,3 +171,126 @@ def test_retire_servers_counts_what_was_evicted_or_reset(backend: str, answered:
         box.path.reset_flows(number, 100, box.now)
     box.path.publish(replace(without(make_snapshot(), 0), servers=(None,) * 3 + make_snapshot().servers[3:]))
     assert box.path.retire_servers([0, 1, 2]) == [0, 1, 2]
+
+
+def without_service(snapshot: Snapshot, number: int) -> Snapshot:
+    """Return the next snapshot, in which a service is gone, and its servers are."""
+    servers = tuple(None if each is not None and each.service == number else each for each in snapshot.servers)
+    services = tuple(None if index == number else each for index, each in enumerate(snapshot.services))
+    return replace(snapshot, generation=snapshot.generation + 1, services=services, servers=servers)
+
+
+def test_retire_services_entry_of_any_kind_keeps_the_id(backend: str) -> None:
+    """An orphaned flow holds its service's id until it has expired; the next owner starts from zero, turns too."""
+    box = Box(backend)
+    first = make_snapshot()
+    assert open_flow(box, index=0) == 0
+    assert box.path.peek(WEB, ip_address(CLIENT), 1, box.now)[1] == 1
+    assert box.path.retire_services([WEB]) == []
+    gone = without_service(first, WEB)
+    box.path.publish(gone)
+    assert box.path.retire_services([WEB, DNS, 99]) == [99]
+    box.after(7441)
+    assert box.path.retire_services([WEB]) == []
+    box.tick()
+    assert box.path.retire_services([WEB, DNS]) == [WEB]
+    assert box.path.retire_servers([0, 1, 2]) == [0, 1, 2]
+    owner = first.services[WEB]
+    assert owner is not None
+    other = replace(owner, name="other", address=ip_address("198.18.1.101"))
+    box.path.publish(replace(first, generation=3, services=(other, *first.services[1:])))
+    assert set(box.counters()["services"]["other"].values()) == {0}
+    assert box.path.peek(WEB, ip_address(CLIENT), 1, box.now) == (None, 0)
+
+
+def test_retire_services_flow_that_comes_back_in_time_goes_on(backend: str) -> None:
+    """An id that was asked for in vain is the old owner's: with it, its flows and counts are there again."""
+    box = Box(backend)
+    first = make_snapshot()
+    assert open_flow(box, index=0) == 0
+    box.path.publish(without_service(first, WEB))
+    assert box.path.retire_services([WEB]) == []
+    box.path.publish(replace(first, generation=3))
+    assert box.send(from_client(request("A", 1001, 5001))).server == "server1"
+    assert box.counters()["services"]["web"]["flows_created"] == 1
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_retire_services_counts_what_was_evicted_or_reset(backend: str, answered: bool) -> None:
+    """Every way out of the table is a way out of the count of the service, too."""
+    box = Box(backend, capacity=2)
+    for port in range(40000, 40006):
+        result = box.send(from_client(request(port=port)))
+        assert result.verdict == "forward"
+        if answered:
+            box.send(from_server(response(port=port), int(str(result.server)[-1]) - 1))
+            box.after(4)
+    for number in range(3):
+        box.path.reset_flows(number, 100, box.now)
+    box.path.publish(without_service(make_snapshot(), WEB))
+    assert box.path.retire_services([WEB]) == [WEB]
+
+
+def test_retire_services_order_of_least_begins_anew(backend: str) -> None:
+    """A service that takes an id over has the turns of a new one, as on a fresh data path."""
+    choices = []
+    for used in (True, False):
+        box = Box(backend, make_snapshot("least"))
+        if used:
+            # Others than at the end have had their turns.
+            for port in (100, 101, 102, 103):
+                box.send(from_client(request(port=port)))
+                box.send(from_client(request("R", 1001, port=port)))
+            box.after(8000)
+            box.tick()
+            box.path.publish(without_service(make_snapshot("least"), WEB))
+            assert box.path.retire_services([WEB]) == [WEB]
+            assert box.path.retire_servers([0, 1, 2]) == [0, 1, 2]
+            box.path.publish(replace(make_snapshot("least"), generation=3))
+        choices.append([box.send(from_client(request(port=port))).server for port in range(200, 207)])
+    assert choices[0] == choices[1]
+
+
+def test_in_all_id_that_one_worker_holds_is_left_out() -> None:
+    """Several workers: an id is free when none of them has a flow of it."""
+    assert in_all([5, 3, 4], [[5, 3, 4], [3, 5], [5, 4, 3]]) == [5, 3]
+
+
+def test_service_added_and_removed_many_times_by_reload_leaves_few_slots() -> None:
+    """Without reuse every service that ever was keeps a slot, and its plan."""
+    steering, _ = steer(config(server(1)))
+    sizes = set()
+    for number in range(CYCLES):
+        steering.reload(config(server(1), port=1000 + number))
+        sizes.add(len(steering.snapshot.services))
+        sweep(steering)
+    assert len(steering.snapshot.services) <= 2
+    assert len(steering.snapshot.servers) <= 2
+    assert max(sizes) <= 3
+    assert len(steering._compiler._plans) <= 2
+
+
+def test_service_id_is_kept_while_its_servers_are_leaving() -> None:
+    """Flows of a removed service that still drain keep what they mean: nobody else has its id, and it has it again."""
+    steering, _ = steer(config(server(1)))
+    steering.reload(config(server(1), port=1))
+    for kind in get_args(IdKind):
+        steering.release(kind, steering.absent(kind))
+    steering.reload(config(server(1), port=2))
+    assert [found and found.port for found in steering.snapshot.services] == [9876, 1, 2]
+    steering.reload(config(server(1)))
+    assert [found and found.port for found in steering.snapshot.services] == [9876, 1, 2]
+    assert [found and found.service for found in steering.snapshot.servers] == [0, 1, 2]
+
+
+def test_reload_without_a_service_forgets_what_was_measured_of_it() -> None:
+    """Names that are gone keep nothing."""
+    steering, _ = steer(config(server(1)))
+    steering.replan("video", {})
+    steering.reload(config(server(1)))
+    assert list(steering._measurements) == ["video"]
+    after = config(server(1))
+    renamed = after.services[0].model_copy(update={"name": "other"})
+    steering.reload(after.model_copy(update={"services": (renamed,)}))
+    assert [found and found.name for found in steering.snapshot.services] == ["other"]
+    assert list(steering._measurements) == []

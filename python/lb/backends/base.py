@@ -285,6 +285,12 @@ class DataPath(Protocol):
         have them.
         """
 
+    def retire_services(self, services: Sequence[int]) -> list[int]:
+        """
+        Begin anew with the services of these ids that the snapshot does not have and no entry refers to, whatever its
+        state: their counters and turns (`docs/datapath.md` rule 13). Return those ids: another service may have them.
+        """
+
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
 

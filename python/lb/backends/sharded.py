@@ -100,8 +100,11 @@ class Sharded:
 
     def retire_servers(self, servers: Sequence[int]) -> list[int]:
         """Begin anew with servers that no worker's entry refers to. Return their ids."""
-        retired = [set(shard.retire_servers(servers)) for shard in self._shards]
-        return [server for server in servers if all(server in each for each in retired)]
+        return in_all(servers, [shard.retire_servers(servers) for shard in self._shards])
+
+    def retire_services(self, services: Sequence[int]) -> list[int]:
+        """Begin anew with services that no worker's entry refers to. Return their ids."""
+        return in_all(services, [shard.retire_services(services) for shard in self._shards])
 
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
@@ -213,6 +216,12 @@ class Sharded:
 def part(whole: int, number: int, parts: int) -> int:
     """Return one of the whole numbers, as equal as can be, that together are `whole`."""
     return whole // parts + (number < whole % parts)
+
+
+def in_all(ids: Sequence[int], lists: Sequence[Sequence[int]]) -> list[int]:
+    """Return the ids, in order, that all of the lists have."""
+    common = frozenset(ids).intersection(*lists)
+    return [number for number in ids if number in common]
 
 
 def added(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:

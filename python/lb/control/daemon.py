@@ -31,6 +31,7 @@ from lb.backends.base import DataPath
 from lb.backends.python.reply import frames_for_announcement
 from lb.backends.sharded import Sharded
 from lb.balancer import HASH_KEY_BYTES, choose_backend, require_same_interfaces
+from lb.compile import IdKind
 from lb.config import Config, read
 from lb.control.admin import Admin
 from lb.control.api import Api
@@ -287,11 +288,13 @@ class Daemon:
 
     async def _sweep(self) -> None:
         """End drains whose time is over, and forget servers that left, once they have no flows."""
-        leavers, recycler = Leavers(), Recycler()
+        leavers = Leavers()
+        recyclers: dict[IdKind, Recycler] = {"server": Recycler(), "service": Recycler()}
         while True:
             await asyncio.sleep(SWEEP_S)
             (await self.changes.make(self.steering.end_drains)).result()
-            await self._recycle(recycler)
+            for kind, recycler in recyclers.items():
+                await self._recycle(kind, recycler)
             if leaving := self.steering.leaving():
                 counters = await asyncio.to_thread(self.data_path.counters)
                 closing_ns = self.config.flows.closing
@@ -299,12 +302,14 @@ class Daemon:
                 if gone:
                     (await self.changes.make(functools.partial(self.steering.forget, gone))).result()
 
-    async def _recycle(self, recycler: Recycler) -> None:
-        """Let new servers have the ids of those that are gone for good."""
-        if due := recycler.due(self.steering.absent(), time.monotonic_ns()):
-            retired = await asyncio.to_thread(self.data_path.retire_servers, list(due))
-            free = {server: due[server] for server in retired}
-            (await self.changes.make(functools.partial(self.steering.release, free))).result()
+    async def _recycle(self, kind: IdKind, recycler: Recycler) -> None:
+        """Let new servers or services have the ids of those that are gone for good."""
+        if due := recycler.due(self.steering.absent(kind), time.monotonic_ns()):
+            path = self.data_path
+            retire = path.retire_servers if kind == "server" else path.retire_services
+            retired = await asyncio.to_thread(retire, list(due))
+            free = {number: due[number] for number in retired}
+            (await self.changes.make(functools.partial(self.steering.release, kind, free))).result()
 
     def _use_servers(self, snapshot: Snapshot) -> None:
         """Keep the way to every server fresh whose MAC the configuration does not give."""

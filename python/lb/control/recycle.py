@@ -1,9 +1,10 @@
 """
-When the id of a server that is gone can be another's: once nothing in the data path can refer to it any more.
+When the id of a server or service that is gone can be another's: once nothing in the data path can refer to it.
 
-Ids are positions in the snapshot's tables: without this, every server that ever was would keep its slot. An id has to
-be absent for as long as a datagram's fragments are remembered, which go where its first one went; then the data path
-is asked for those that no flow refers to (`DataPath.retire_servers`). Pure: time is an argument.
+Ids are positions in the snapshot's tables: without this, every server and service that ever was would keep its slot. An
+id has to be absent for as long as a datagram's fragments are remembered, which go where its first one went; then the
+data path is asked for those that no flow refers to (`DataPath.retire_servers`, `retire_services`). Pure: time is an
+argument.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ QUARANTINE_NS = 35 * 10**9
 
 
 class Recycler:
-    """Remembers since when each absent id has been so."""
+    """Remembers since when each absent id of a kind has been so."""
 
     def __init__(self) -> None:
         self._since_ns: dict[tuple[int, int], int] = {}

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from lb.compile import Compiler
+from lb.compile import Compiler, IdKind
 from lb.config import Config, ServerConfig, ServiceConfig
 from lb.config_checks import unusable_in
 from lb.control.diff import diff
@@ -175,7 +175,8 @@ class Steering:
         # Since the first one.
         self.publications = 0
         self._stage: _Stage | None = None
-        self._absent: dict[int, int] = {}
+        # By id: the generation that left it out.
+        self._absent: dict[IdKind, dict[int, int]] = {"server": {}, "service": {}}
         self._services: tuple[Desired, tuple[ServiceNow, ...]] | None = None
         self._index: tuple[tuple[object, ...], dict[ServerKey, tuple[ServiceConfig, ServerConfig]]] | None = None
         self._target = target
@@ -529,6 +530,8 @@ class Steering:
         with self._staging() as stage:
             if interfaces is not None:
                 stage.interfaces = tuple(interfaces)
+            names = {service.name for service in config.services}
+            stage.measurements = {name: row for name, row in stage.measurements.items() if name in names}
             before, after = stage.desired, with_config(stage.desired, config)
             self._change(after, "configuration", "reloaded", "by operator")
         return diff(before, after, self.running)
@@ -585,25 +588,32 @@ class Steering:
             with self._staging() as stage:
                 self._change(without_leavers(stage.desired, gone))
 
-    def absent(self) -> dict[int, int]:
-        """Return the server ids that the published snapshot does not have, with the generation that left them out."""
-        return dict(self._absent)
-
-    def release(self, retired: Mapping[int, int]) -> None:
+    def absent(self, kind: IdKind) -> dict[int, int]:
         """
-        Let other servers have ids. Nothing is published.
+        Return the ids of servers or services that the published snapshot does not have, with the generation that left
+        them out.
+        """
+        return dict(self._absent[kind])
+
+    def release(self, kind: IdKind, retired: Mapping[int, int]) -> None:
+        """
+        Let other servers or services have ids. Nothing is published.
 
         Args:
+            kind: what they are of.
             retired: as `absent` gives them; those that have been in a snapshot since are left alone.
         """
-        self._compiler.release([server for server, since in retired.items() if self._absent.get(server) == since])
+        absent = self._absent[kind]
+        self._compiler.release(kind, [number for number, since in retired.items() if absent.get(number) == since])
         self._note_absent()
 
     def _note_absent(self) -> None:
         """Note since when each id that was published, and is not free, has been absent."""
-        holes = {number for number, server in enumerate(self.snapshot.servers) if server is None}
-        absent = holes & self._compiler.server_ids() if holes else ()
-        self._absent = {number: self._absent.get(number, self.generation) for number in absent}
+        tables: dict[IdKind, Sequence[object]] = {"server": self.snapshot.servers, "service": self.snapshot.services}
+        for kind, table in tables.items():
+            holes = {number for number, entry in enumerate(table) if entry is None}
+            absent, before = holes & self._compiler.ids(kind) if holes else (), self._absent[kind]
+            self._absent[kind] = {number: before.get(number, self.generation) for number in absent}
 
     # How a change happens.
 

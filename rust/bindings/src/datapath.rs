@@ -366,6 +366,10 @@ impl DataPath {
         self.with(py, move |core| core.retire_servers(&servers))
     }
 
+    fn retire_services(&self, py: Python<'_>, services: Vec<u32>) -> PyResult<Vec<u32>> {
+        self.with(py, move |core| core.retire_services(&services))
+    }
+
     fn flows<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyList>> {
         let all = FlowQuery {
             client: None,

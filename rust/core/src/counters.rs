@@ -74,6 +74,8 @@ pub struct Counters {
     measures: Vec<Measures>,
     /// Entries of each server that are stored, whatever their state: expired and orphaned ones too.
     stored: Vec<u32>,
+    /// The same of each service.
+    stored_of_service: Vec<u32>,
     /// What `least` looks at. Whatever changes `flows_active` tells it.
     pub loads: Loads,
 }
@@ -93,6 +95,7 @@ impl Default for Counters {
             servers: Vec::with_capacity(RESERVED_IDS),
             measures: Vec::with_capacity(RESERVED_IDS),
             stored: Vec::with_capacity(RESERVED_IDS),
+            stored_of_service: Vec::with_capacity(RESERVED_IDS),
             loads: Loads::default(),
         }
     }
@@ -110,6 +113,7 @@ impl Counters {
         let has_servers = grow_part(&mut self.servers, servers, Traffic::default());
         let has_measures = grow_part(&mut self.measures, servers, Measures::default());
         let has_stored = grow_part(&mut self.stored, servers, 0);
+        let has_stored = grow_part(&mut self.stored_of_service, services, 0) && has_stored;
         has_services && has_servers && has_measures && has_stored
     }
 
@@ -121,6 +125,7 @@ impl Counters {
             servers: Vec::new(),
             measures: Vec::new(),
             stored: Vec::new(),
+            stored_of_service: Vec::new(),
             loads: Loads::default(),
             ..*self
         }
@@ -215,6 +220,9 @@ impl Counters {
         if let Some(stored) = self.stored.get_mut(server as usize) {
             *stored += 1;
         }
+        if let Some(stored) = self.stored_of_service.get_mut(service as usize) {
+            *stored += 1;
+        }
     }
 
     /// Note that a flow counts for its server from now on.
@@ -225,15 +233,35 @@ impl Counters {
         }
     }
 
-    /// Note that an entry of a server was removed.
-    pub fn entry_removed(&mut self, server: u32) {
+    /// Note that an entry was removed.
+    pub fn entry_removed(&mut self, service: u32, server: u32) {
         if let Some(stored) = self.stored.get_mut(server as usize) {
+            *stored -= 1;
+        }
+        if let Some(stored) = self.stored_of_service.get_mut(service as usize) {
             *stored -= 1;
         }
     }
 
+    /// Begin anew with a service that no entry refers to. Returns whether that is so; if not, nothing has changed.
+    pub fn retire_service(&mut self, service: u32) -> bool {
+        let id = service as usize;
+        if self
+            .stored_of_service
+            .get(id)
+            .is_some_and(|&stored| stored > 0)
+        {
+            return false;
+        }
+        if let Some(traffic) = self.services.get_mut(id) {
+            *traffic = Traffic::default();
+        }
+        self.loads.forget_clock(service);
+        true
+    }
+
     /// Begin anew with a server that no entry refers to. Returns whether that is so; if not, nothing has changed.
-    pub fn retire(&mut self, server: u32) -> bool {
+    pub fn retire_server(&mut self, server: u32) -> bool {
         let id = server as usize;
         if self.stored.get(id).is_some_and(|&stored| stored > 0) {
             return false;
@@ -396,12 +424,17 @@ mod tests {
         counters.flow_created(0, 1);
         counters.flow_active(1);
         counters.flow_inactive(1);
-        assert!(!counters.retire(1));
+        assert!(!counters.retire_server(1));
+        assert!(!counters.retire_service(0));
         assert_eq!(counters.servers[1].flows_created, 1);
-        counters.entry_removed(1);
-        assert!(counters.retire(1));
+        assert_eq!(counters.services[0].flows_created, 1);
+        counters.entry_removed(0, 1);
+        assert!(counters.retire_server(1));
+        assert!(counters.retire_service(0));
         assert_eq!(counters.servers[1], Traffic::default());
-        assert!(counters.retire(9));
+        assert_eq!(counters.services[0], Traffic::default());
+        assert!(counters.retire_server(9));
+        assert!(counters.retire_service(9));
     }
 
     #[test]

@@ -516,8 +516,24 @@ impl DataPath {
         let Self { world, state, .. } = self;
         let is_gone = |&&server: &&u32| world.server(server).is_none();
         let gone = servers.iter().filter(is_gone).copied();
-        gone.filter(|&server| state.counters.retire(server))
+        gone.filter(|&server| state.counters.retire_server(server))
             .collect()
+    }
+
+    /// The same for services: their counters and turns begin anew (rule 13).
+    pub fn retire_services(&mut self, services: &[u32]) -> Vec<u32> {
+        let Self { world, state, .. } = self;
+        let is_gone = |&&service: &&u32| world.service(service).is_none();
+        let gone = services.iter().filter(is_gone).copied();
+        let retired: Vec<_> = gone
+            .filter(|&service| state.counters.retire_service(service))
+            .collect();
+        for &service in &retired {
+            if let Some(turn) = state.rotation.get_mut(service as usize) {
+                *turn = self.first_turn;
+            }
+        }
+        retired
     }
 
     /// The unexpired entries, sorted by (client, client port, service), addresses compared as 16 bytes (IPv4-mapped).

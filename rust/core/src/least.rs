@@ -237,6 +237,13 @@ impl Loads {
         }
     }
 
+    /// Begin anew with the order of turns of a service that no snapshot has.
+    pub fn forget_clock(&mut self, service: u32) {
+        if let Some(clock) = self.clocks.get_mut(service as usize) {
+            *clock = 0;
+        }
+    }
+
     /// Note how many active flows a server has now.
     pub fn change(&mut self, server: u32, active: u64) {
         if let Some((contest, position)) = self.seat_of(server) {

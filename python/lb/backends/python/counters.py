@@ -52,6 +52,8 @@ class Counters:
         self.measures: defaultdict[int, Measures] = defaultdict(Measures)
         # Entries of each server that are stored, whatever their state: expired and orphaned ones too.
         self.stored: Counter[int] = Counter()
+        # The same of each service.
+        self.stored_of_service: Counter[int] = Counter()
 
     def event(self, name: str) -> None:
         """Count an event of the flow table or of placement."""
@@ -72,7 +74,15 @@ class Counters:
         if times:
             self.verdicts[name if reason is None else f"{name}.{reason}"] += times
 
-    def retire(self, server: int) -> bool:
+    def retire_service(self, service: int) -> bool:
+        """Begin anew with a service that no entry refers to. Return whether that is so; if not, nothing has changed."""
+        if self.stored_of_service[service]:
+            return False
+        self.services.pop(service, None)
+        self.stored_of_service.pop(service, None)
+        return True
+
+    def retire_server(self, server: int) -> bool:
         """Begin anew with a server that no entry refers to. Return whether that is so; if not, nothing has changed."""
         if self.stored[server]:
             return False

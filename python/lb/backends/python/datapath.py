@@ -160,9 +160,19 @@ class DataPath:
         """Begin anew with servers that the snapshot does not have and no entry refers to. Return their ids."""
         with self._lock:
             gone = [number for number in servers if number not in self._state.view.servers]
-            retired = [number for number in gone if self._state.counters.retire(number)]
+            retired = [number for number in gone if self._state.counters.retire_server(number)]
             for number in retired:
                 self._state.placement.server_turns.pop(number, None)
+            return retired
+
+    def retire_services(self, services: Sequence[int]) -> list[int]:
+        """Begin anew with services that the snapshot does not have and no entry refers to. Return their ids."""
+        with self._lock:
+            gone = [number for number in services if number not in self._state.view.services]
+            retired = [number for number in gone if self._state.counters.retire_service(number)]
+            for number in retired:
+                self._state.placement.turns.pop(number, None)
+                self._state.placement.clocks.pop(number, None)
             return retired
 
     def flows(self, now_ns: int) -> list[Flow]:

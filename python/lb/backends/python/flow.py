@@ -224,6 +224,7 @@ class FlowTable:
         server.flows_created += 1
         server.flows_active += entry.is_active
         self.counters.stored[entry.server] += 1
+        self.counters.stored_of_service[entry.service] += 1
 
     def remove(self, entry: Entry, event: str) -> None:
         """Take an entry out and count why."""
@@ -236,6 +237,7 @@ class FlowTable:
         del self.lists[entry.state][entry]
         self.counters.servers[entry.server].flows_active -= entry.is_active
         self.counters.stored[entry.server] -= 1
+        self.counters.stored_of_service[entry.service] -= 1
         self.counters.event(event)
         self.ends.end(entry, how_ended(entry, event))
 

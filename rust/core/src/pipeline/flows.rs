@@ -623,7 +623,7 @@ pub(super) fn forget(state: &mut State, number: u32, event: Option<Event>) {
         }
     }
     state.table.remove(number);
-    state.counters.entry_removed(entry.server);
+    state.counters.entry_removed(entry.service, entry.server);
     if let Some(event) = event {
         state.counters.event(event);
     }

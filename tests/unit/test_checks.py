@@ -229,6 +229,25 @@ def test_servers_that_come_and_go_are_followed() -> None:
     run(scenario)
 
 
+def test_server_removed_and_added_back_together_stays_down() -> None:
+    """Behaviour 8: what comes together is seen by the checks as no change: their verdict is not lost by it."""
+
+    async def scenario() -> None:
+        host = Host(config())
+        host.fail(ONE, 2)
+        (found,) = (each for each in host.steering.config.services[0].servers if each.name == ONE[1])
+        outcomes = host.steering.apply([lambda: host.steering.remove(*ONE), lambda: host.steering.add(ONE[0], found)])
+        assert [outcome.error for outcome in outcomes] == [None, None]
+        await settle()
+        assert host.health()["server1"] == "down"
+        assert set(host.shares()) == {"server2", "server3", "server4"}
+        assert host.checks.changes["video", "server1", "down"] == 1
+        host.checks.on_result(ONE, None)
+        assert host.health()["server1"] == "up"
+
+    run(scenario)
+
+
 def test_checks_ask_the_servers_own_address_or_the_port_given() -> None:
     """Probes go to the server, never to the VIP; `port` names another port of it."""
 

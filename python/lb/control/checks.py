@@ -139,6 +139,9 @@ class Checks:
             self._updates.pop(Name(*key), None)
             # Not at once: this may be called from within the change of which it is a consequence.
             asyncio.get_running_loop().call_soon(self._release, key)
+        for key in targets:
+            if self._health[key[0]].health(key[1]) == "down" and self._is_up(key):
+                asyncio.get_running_loop().call_soon(self._repeat, key)
 
     def _follow_service(self, service: str, servers: list[str], gone: set[ServerKey]) -> None:
         known = self._health.pop(service, None)
@@ -152,6 +155,16 @@ class Checks:
         known.follow([server for server in servers if (service, server) not in gone])
         known.follow(servers)
         self._health[service] = known
+
+    def _is_up(self, key: ServerKey) -> bool:
+        """Tell whether the steering takes a server for up."""
+        return self._steering.desired.conditions.get(Name(*key), HEALTHY).health == "up"
+
+    def _repeat(self, key: ServerKey) -> None:
+        """Say once more that a server is down: it was removed and added back in one publication, and that was lost."""
+        health = self._health.get(key[0])
+        if health is not None and health.health(key[1]) == "down" and self._is_up(key):
+            self._update(key, ConditionUpdate("down", reason=self._last_failure.get(key) or "checks failed"))
 
     def _release(self, key: ServerKey) -> None:
         """Let a server that is checked no more, or is another one now, be up: nobody says otherwise."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import get_args
+from typing import cast, get_args
 
 import pytest
 from helpers import (
@@ -15,6 +16,7 @@ from helpers import (
     Box,
     from_client,
     from_server,
+    make_interfaces,
     make_snapshot,
     open_flow,
     query,
@@ -26,7 +28,7 @@ from test_steering import config, extra, present, server, steer
 from lb.backends.sharded import in_all
 from lb.compile import IdKind
 from lb.control.recycle import QUARANTINE_NS, Recycler
-from lb.control.steering import Steering
+from lb.control.steering import Steering, Target
 from lb.snapshot import Plan, Snapshot
 
 CYCLES = 300
@@ -271,7 +273,7 @@ def test_service_added_and_removed_many_times_by_reload_leaves_few_slots() -> No
 
 
 def test_service_id_is_kept_while_its_servers_are_leaving() -> None:
-    """Flows of a removed service that still drain keep what they mean: nobody else has its id, and it has it again."""
+    """Flows of a removed service that drain keep what they mean: no other has its id, and it has it again."""
     steering, _ = steer(config(server(1)))
     steering.reload(config(server(1), port=1))
     for kind in get_args(IdKind):
@@ -294,3 +296,28 @@ def test_reload_without_a_service_forgets_what_was_measured_of_it() -> None:
     steering.reload(after.model_copy(update={"services": (renamed,)}))
     assert [found and found.name for found in steering.snapshot.services] == ["other"]
     assert list(steering._measurements) == []
+
+
+def test_service_of_every_reload_leaves_few_slots_and_flows_go_on(backend: str) -> None:
+    """Behaviour 6, 8: 1000 services come and go; a flow of the first one, which is leaving, keeps its server."""
+    box = Box(backend)
+    steering = Steering(config(server(1)), make_interfaces(1500), cast(Target, box.path))
+    steering.start()
+    assert open_flow(box, index=0) == 0
+    for number in range(1000):
+        steering.reload(config(server(1), port=1000 + number))
+        active = box.counters()["servers"]
+        idle = [key for key in steering.leaving() if not active[str(key[0])]["flows_active"]]
+        steering.forget([identity for _, identity in idle])
+        steering.release("server", free(steering.absent("server"), box.path.retire_servers))
+        steering.release("service", free(steering.absent("service"), box.path.retire_services))
+    assert len(steering.snapshot.services) <= 3
+    assert len(steering.snapshot.servers) <= 3
+    result = box.send(from_client(request("A", 1001, 5001)))
+    assert (result.verdict, result.service, result.server) == ("forward", "video@198.18.1.100:9876", "server1")
+    assert box.counters()["services"]["video@198.18.1.100:9876"]["flows_active"] == 1
+
+
+def free(absent: dict[int, int], retire: Callable[[list[int]], list[int]]) -> dict[int, int]:
+    """Return those of the absent ids that the data path gives up."""
+    return {number: absent[number] for number in retire(list(absent))}

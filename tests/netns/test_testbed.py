@@ -21,10 +21,11 @@ import pytest
 from realhosts import DEADLINE_S, running_testbed, wait_until
 
 from lb.control.client import fetch
+from lb.testbed import bed as bed_module
 from lb.testbed import build, ethtool, isolation
 from lb.testbed.bed import Testbed
-from lb.testbed.live import DEFAULT_CONFIG
-from lb.testbed.state import ProcessId
+from lb.testbed.live import DEFAULT_CONFIG, stoppable
+from lb.testbed.state import ProcessId, State, sweep
 
 NOBODY = 65534
 PACKAGE = Path(build.__file__).parents[2]
@@ -377,6 +378,21 @@ def test_hosts_without_balancer_reach_only_the_router(unique: str) -> None:
             client.sendto(b"found", (str(server.address), 7))
             assert receiver.recv(10) == b"found"
             assert not select.select([receiver], [], [], 0)[0]
+
+
+def test_stop_signal_in_the_middle_removes_everything_first(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C that comes while a testbed is being removed waits until nothing is left of it."""
+
+    def interrupted_sweep(state: State) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        sweep(state)
+
+    monkeypatch.setattr(bed_module, "sweep", interrupted_sweep)
+    bed = Testbed(prefix=f"{unique}i-", servers=False)
+    with pytest.raises(KeyboardInterrupt), stoppable(), bed:
+        pass
+    assert [entry.name for entry in isolation.NETNS_DIR.glob(f"{unique}i-*")] == []
+    assert not bed.directory.exists()
 
 
 def test_sweep_reused_pid_is_not_killed() -> None:

@@ -19,10 +19,12 @@ from lb.loadgen.engine import play
 from lb.loadgen.lines import Load, LoadLine
 from lb.loadgen.plan import Options
 from lb.loadgen.records import Fetch, LineEnded, LineStarted, Playback, Record, from_json
+from lb.testbed.load import PIPES, LoadClients
 
 Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 LOADGEN = Path(__file__).parents[2] / "loadgen" / "loadgen.py"
 BODY = b"x" * 5000
+DEADLINE_S = 20.0
 
 
 async def good(request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -410,3 +412,20 @@ def test_worker_plays_one_plan_after_the_other() -> None:
     assert kinds == ["ready", "started", "fetch", "fetch", "ended", "done"] * 2
     played = fetches([from_json(line) for line, kind in zip(said, kinds, strict=True) if kind == "fetch"])
     assert [fetch.client for fetch in played] == ["client4"] * 2 + ["client5"] * 2
+
+
+def test_workers_ended_in_the_middle_of_a_plan_end_in_order() -> None:
+    """Who stops a load waits for no plan after it: every process ends by itself, none has to be killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def spawn(_host: str, module: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-P", "-m", module], **PIPES))
+        return started[-1]
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        load = Load("test", (LoadLine(0.0, "127.0.0.1", silent.getsockname()[1], 100, 0.0, 2),))
+        with LoadClients(plan.make(load, Options(), ["client4", "client5"]), spawn) as clients:
+            playing: set[str] = set()
+            while playing < {"client4", "client5"}:
+                playing |= {record.client for record in clients.poll(DEADLINE_S)}
+    assert [process.returncode for process in started] == [0, 0]

@@ -90,7 +90,8 @@ class Testbed:
             TestbedError: one with this prefix is up, or a step failed; nothing half-built stays.
             PrivilegeError: neither root nor user namespaces are there.
         """
-        self._claim()
+        with _signals_waiting():
+            self._claim()
         try:
             mode = self._become_able()
             self._state = State(self.prefix, mode, ProcessId.of(os.getpid()))
@@ -108,7 +109,15 @@ class Testbed:
             raise _explained(error) from error
 
     def stop(self) -> None:
-        """End everything it started and remove everything it made. Does nothing when it is not up."""
+        """
+        End everything it started and remove everything it made. Does nothing when it is not up.
+
+        Signals that stop a program wait until it is done: half of a testbed is worse than a second more.
+        """
+        with _signals_waiting():
+            self._remove()
+
+    def _remove(self) -> None:
         for child in reversed(self._children.values()):
             with suppress(ProcessLookupError):
                 child.terminate()
@@ -220,6 +229,7 @@ class Testbed:
         raise TestbedError(f"{label} on {host.name} does not listen on port {port} after {READY_DEADLINE_S:.0f} s")
 
     def _claim(self) -> None:
+        """Take the prefix for us, and remove what a killed owner left."""
         if not self._place.acquire():
             raise TestbedError(f"a testbed with prefix {self.prefix!r} is up already: end it with `lb testbed down`")
         leftover = self._place.read()
@@ -306,7 +316,7 @@ def _signals_waiting() -> Iterator[set[int]]:
     Let the signals that stop a program wait until the end of the block; give the mask to go back to.
 
     Python runs code of its own around a fork, and drops what a signal handler raises in the middle of it: a Ctrl-C
-    would be lost. And a child that is started is also written down.
+    would be lost. And a child that is started is also written down, and what is being removed is removed.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:

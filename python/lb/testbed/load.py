@@ -64,17 +64,21 @@ class Workers:
 
     def end(self, hosts: Sequence[str]) -> None:
         """End processes, whatever they are doing."""
-        self.terminate(hosts)
-        for process in [self._processes.pop(host) for host in hosts]:
-            try:
-                process.wait(STOP_DEADLINE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        ending = [self._processes.pop(host) for host in hosts]
+        for process in ending:
+            # It ends its plan, and finds no other; what it still has to say does not hold it up.
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     with suppress(BrokenPipeError):
                         stream.close()
+            process.terminate()
+        deadline = time.monotonic() + STOP_DEADLINE_S
+        for process in ending:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 class LoadClients:

@@ -27,7 +27,14 @@ $(VENV)/.installed: $(SOURCES)
 env: $(VENV)/.installed ## Make the environment in .venv and install the package into it
 
 .PHONY: test
-test: env test-rust test-unit test-netns test-docker ## Run all tests: Rust, Python without root, real hosts in namespaces and containers
+test: env ## Run all tests: Rust, Python without root, real hosts in namespaces and containers
+	@# The image is built beside what needs no quiet; the hosts in namespaces have the machine for themselves.
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-docker test-quick
+	$(MAKE) --no-print-directory test-netns
+
+.PHONY: test-quick
+test-quick: ## Run the tests that need neither root nor a network, Rust and Python
+	$(MAKE) --no-print-directory test-rust test-unit
 
 .PHONY: test-rust
 test-rust: ## Run the tests of the Rust crates

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from rawhosts import list_flows, lossy_wire
-from realhosts import LISTEN_PORT, PIPE_PORT, RunningBalancer, connect, listen, receive_exactly, wait_until
+from realhosts import (
+    DEADLINE_S,
+    LISTEN_PORT,
+    PIPE_PORT,
+    RunningBalancer,
+    connect,
+    listen,
+    receive_exactly,
+    wait_until,
+)
 
 from lb.testbed.bed import Testbed
 from lb.testbed.topology import VIP, VIP6
@@ -66,3 +75,32 @@ def test_abort_other_end_is_reset_at_once(
         return states == ["closing"]
 
     wait_until(closing, "the flow is closing")
+
+
+@pytest.mark.parametrize("vip", [VIP, VIP6], ids=["ipv4", "ipv6"])
+def test_client_forgot_connection_that_only_the_server_knows_connects_again(
+    hosts: Testbed, balancer: RunningBalancer, vip: Any
+) -> None:
+    """
+    Neither the client nor the balancer knows the connection before, from the same port (RFC 9293 3.5.1): the server
+    answers the SYN with an ACK, the client that with a RST at its number, which ends the server's half; the next SYN
+    opens. Behaviour 5: a RST that no window can be held against is handed on.
+    """
+    with listen(hosts, "server1", vip) as listener:
+        before = connect(hosts, "client1", PIPE_PORT, vip)
+        name = before.getsockname()
+        with listener.accept()[0] as forgotten:
+            balancer.stop()
+            # Its RST finds no way.
+            abort(before)
+            balancer.start()
+            with hosts.socket("client1", before.family) as client:
+                client.settimeout(DEADLINE_S)
+                client.bind(name)
+                client.connect((str(vip), PIPE_PORT))
+                with listener.accept()[0] as server:
+                    client.sendall(b"again")
+                    assert receive_exactly(server, 5) == b"again"
+            forgotten.settimeout(END_DEADLINE_S)
+            with pytest.raises(ConnectionResetError):
+                forgotten.recv(1)

@@ -97,6 +97,7 @@ def test_testbed_load_without_testbed_is_one_line(unique: str, tmp_path: Path) -
     assert done == (1, "", "lb: no testbed is up: start one with `lb testbed up`\n")
 
 
+@pytest.mark.slow
 def test_testbed_load_loses_a_server_and_returns_it(unique: str, tmp_path: Path) -> None:
     """While a server is lost its fetches fail and others' do not; when it has returned it serves again."""
     load = tmp_path / "a.load"

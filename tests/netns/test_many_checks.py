@@ -140,6 +140,7 @@ def status(run: Run) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.slow
 def test_half_of_a_thousand_servers_recover_at_once(pair: Pair, tmp_path: Path) -> None:
     """No check is late, no task fails, and a publication per tick tells of all of them."""
     count = SERVERS[pair.backend]

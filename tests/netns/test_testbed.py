@@ -226,7 +226,6 @@ def test_exec_unknown_host_or_program_is_one_line(caller: Caller) -> None:
         assert (status, output, len(errors.splitlines())) == (1, "", 1), errors
 
 
-@pytest.mark.slow
 def test_run_testbed_for_five_seconds_fetches_from_three_servers(caller: Caller) -> None:
     """`lb run --testbed` balances a real load over all servers, and leaves nothing."""
     status, output, errors = caller.run("run", "--testbed", "--duration", "5")
@@ -237,7 +236,6 @@ def test_run_testbed_for_five_seconds_fetches_from_three_servers(caller: Caller)
     assert caller.leftovers() == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_run_testbed_stopped_by_signal_ends_with_0(caller: Caller, number: signal.Signals) -> None:
     """A signal ends it in order: a last table, exit code 0, nothing left."""
@@ -265,7 +263,6 @@ def test_run_testbed_backend_and_control_socket_as_asked(caller: Caller) -> None
         assert not control.exists()
 
 
-@pytest.mark.slow
 def test_run_testbed_killed_leaves_no_process_and_next_up_works(caller: Caller) -> None:
     """After SIGKILL nothing keeps running, and a second start cleans the rest."""
     child = caller.start("run", "--testbed")

@@ -64,7 +64,6 @@ def test_udp_echo_through_vip_returns_datagrams(hosts: Testbed, balancer: Runnin
             assert client.recv(2000) == bytes(size)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "reply"])
 def test_transfer_50_megabytes_hashes_equal(hosts: Testbed, balancer: RunningBalancer, direction: str) -> None:
     """A long stream arrives byte-equal, merged and cut frames included (behaviour 14)."""

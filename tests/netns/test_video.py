@@ -63,6 +63,7 @@ def _open_page(browser: Browser, complaints: list[str]) -> Page:
     return page
 
 
+@pytest.mark.slow
 def test_page_plays_ten_seconds_from_several_servers(hosts: Testbed, balancer: RunningBalancer) -> None:
     """Ten seconds of video are played without complaint, and chunks came from at least two servers."""
     complaints: list[str] = []
@@ -75,6 +76,7 @@ def test_page_plays_ten_seconds_from_several_servers(hosts: Testbed, balancer: R
         assert set(page.locator("#shares strong").all_inner_texts()) == seen
 
 
+@pytest.mark.slow
 def test_page_on_a_kept_connection_stays_with_its_server(one_bed: Testbed) -> None:
     """Without new connections chunks soon come from one server only: flows are balanced, not requests."""
     with _running_browser(one_bed) as browser:
@@ -84,6 +86,7 @@ def test_page_on_a_kept_connection_stays_with_its_server(one_bed: Testbed) -> No
         page.wait_for_function(latest_agree, timeout=DEADLINE_MS)
 
 
+@pytest.mark.slow
 def test_page_behind_a_narrow_link_lowers_the_bitrate(one_bed: Testbed) -> None:
     """When the way to the client gives 700 kbit/s, the player goes down from 1000 kbit/s, and the video plays on."""
     with _running_browser(one_bed) as browser:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -29,6 +30,7 @@ READY_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 3.0
 NOBODY = 65534
 _POLL_S = 0.02
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Testbed:
@@ -90,7 +92,7 @@ class Testbed:
             TestbedError: one with this prefix is up, or a step failed; nothing half-built stays.
             PrivilegeError: neither root nor user namespaces are there.
         """
-        with _signals_waiting():
+        with _signals_deferred():
             self._claim()
         try:
             mode = self._become_able()
@@ -114,7 +116,7 @@ class Testbed:
 
         Signals that stop a program wait until it is done: half of a testbed is worse than a second more.
         """
-        with _signals_waiting():
+        with _signals_deferred():
             self._remove()
 
     def _remove(self) -> None:
@@ -316,13 +318,35 @@ def _signals_waiting() -> Iterator[set[int]]:
     Let the signals that stop a program wait until the end of the block; give the mask to go back to.
 
     Python runs code of its own around a fork, and drops what a signal handler raises in the middle of it: a Ctrl-C
-    would be lost. And a child that is started is also written down, and what is being removed is removed.
+    would be lost. And a child that is started is also written down.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield {int(number) for number in before}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """
+    Let the signals that stop a program take effect at the end of the block, whichever thread the kernel hands them to.
+
+    A mask holds for one thread only, and handlers run in the main thread whatever its mask.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {each: signal.signal(each, lambda number, _frame: came.append(number)) for each in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: it was not set from Python, so there is nothing of ours to go back to.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for arrived in came:
+            signal.raise_signal(arrived)
 
 
 def _explained(error: BaseException) -> BaseException:

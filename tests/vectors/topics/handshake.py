@@ -77,9 +77,8 @@ def _guessed(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     near = Case(f"SYNs in a client's name, and a RST that fits them, end no handshake, {v}", [5, 28])
     _, watch = _begun(near, f)
-    for segment in (tcp("S", 777), tcp("S", 777), tcp("R", 778)):
+    for segment in (tcp("S", 777), tcp("S", 777), tcp("R", 778), tcp("R", 777)):
         watch.forged_client(segment)
-    watch.dropped_client(tcp("R", 777))
     near.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
     watch.server(SYN_ACK, "syn-received")
     watch.dropped_client(tcp("R", 778))

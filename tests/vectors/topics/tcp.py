@@ -139,6 +139,19 @@ def _resets(f: Family) -> list[Case]:
     talk.c(tcp("RA", 1006, 5001))
     abort.flows(talk.flow("closing"))
     abort.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
+    forgotten = Case(
+        f"a client whose old connection only the server knows resets that and opens, {v}", [5, 6], "RFC 9293 3.5.1"
+    )
+    talk = Talk(forgotten, f)
+    talk.c(tcp("S", 1000))
+    talk.s(tcp("A", 7000, 3_000_000_000))
+    talk.c(tcp("R", 3_000_000_000))
+    forgotten.flows(talk.flow("syn-sent"))
+    talk.c(tcp("S", 1000))
+    talk.s(tcp("SA", 5000, 1001))
+    talk.c(tcp("A", 1001, 5001))
+    forgotten.flows(talk.flow("established"))
+    forgotten.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1, "flows_created": 1}})
     acked = Case(f"a RST at what the other side has acknowledged is believed, {v}", [5], "RFC 5961 section 3.2")
     talk = Talk(acked, f)
     talk.open()
@@ -152,7 +165,7 @@ def _resets(f: Family) -> list[Case]:
         talk.c(tcp("A", seq, 77, b"strange"))
         talk.s(tcp("A", seq, 77, b"strange"))
     data.flows(talk.flow("established"))
-    return [refused, again, window, abort, acked, data]
+    return [refused, again, window, abort, forgotten, acked, data]
 
 
 def _nonsense(f: Family) -> list[Case]:

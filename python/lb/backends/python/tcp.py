@@ -229,14 +229,17 @@ def judge_reset(entry: Entry, direction: Direction, seg: Segment) -> Step | None
     if direction == "reply" and seg.has(ACK) and answers_syn(entry, seg.ack):
         return believed(CLOSING)
     # Of a server that has acknowledged nothing, no number can be told from a guess.
-    unheard = entry.state == SYN_SENT and direction == "reply"
+    opening = entry.state == SYN_SENT
+    unheard = opening and direction == "reply"
     expected = expected_of(entry, direction)
     # Behind data that is not acknowledged yet its end is as good. Of SYNs only the first is the client's for sure.
     if not unheard and seg.seq in (expected, sent_for_sure(entry, direction), first_syn(entry)):
         return believed(CLOSING)
-    base = entry.latest_snd_nxt(direction) if expected is None else expected
+    base = entry.snd_nxt[direction] if expected is None else expected
     inside = base is not None and (seg.seq - base) % MODULUS <= entry.windows[OTHER[direction]].size
-    if entry.state == CLOSING or (inside and not unheard):
+    # A server may know a connection that the client and we have forgotten: it answers the SYN by an ACK, and the client
+    # that by a RST at a number that only they know (RFC 9293 3.5.1). What is over has nothing to lose.
+    if ((opening or inside) and not unheard) or entry.state == CLOSING:
         return Step(entry.state)
     return None
 

@@ -472,18 +472,20 @@ fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<
         && matches!(state, State::SynSent | State::SynReceived)
         && flow.answers_syn(segment.acknowledgement);
     // Of a server that has acknowledged nothing, no number can be told from a guess.
-    let unheard = state == State::SynSent && direction == Direction::Reply;
+    let opening = state == State::SynSent;
+    let unheard = opening && direction == Direction::Reply;
     let expected = flow.expected_of(direction);
     // Behind data that is not acknowledged yet its end is as good. Of SYNs only the first is the client's for sure.
     let exact = [expected, flow.sent_for_sure(direction), flow.first_syn()];
     if answers || exact.contains(&Some(sequence)) && !unheard {
         return Ok(Step::believed(State::Closing));
     }
-    let base = expected.or(flow.latest_snd_nxt(direction));
+    let base = expected.or(flow.snd_nxt(direction));
     let window = flow.side(direction.other()).window();
     let inside = base.is_some_and(|base| sequence.wrapping_sub(base) <= window);
-    // What is over has nothing to lose.
-    if state == State::Closing || inside && !unheard {
+    // A server may know a connection that the client and we have forgotten: it answers the SYN by an ACK, and the client that by a RST at a number that only
+    // they know (RFC 9293 3.5.1). What is over has nothing to lose.
+    if (opening || inside) && !unheard || state == State::Closing {
         return Ok(Step::unbelieved(state));
     }
     Err(Reason::RstWindow)

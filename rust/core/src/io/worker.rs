@@ -345,8 +345,6 @@ impl PacketLoop {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let count = self.forward_ready(datapath)?;
             if self.outbox.has_backlog() {
-                // Who takes frames off a full way out may be waiting for this very core.
-                thread::yield_now();
                 self.outbox.drain(&self.ports, &self.counters);
             }
             let asked = self.is_asked() && self.run_commands(datapath);

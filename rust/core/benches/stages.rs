@@ -18,13 +18,13 @@ use flowlb_core::flow::table::{Entry, Table};
 use flowlb_core::flow::tcp::State;
 use flowlb_core::parse::parse;
 use flowlb_core::plan::{Chooser, Fit, SplitMix64, Tried};
-use flowlb_core::snapshot::Selector;
+use flowlb_core::snapshot::{Protocol, Selector};
 use flowlb_core::verdict::Verdict;
 use flowlb_core::wire::{address_number, checksum, map_v4};
 use flowlb_core::world::World;
 
 mod scene;
-use scene::{FRAME_LEN, HASH_KEY, Scene};
+use scene::{ACK, FRAME_LEN, HASH_KEY, Scene};
 
 /// Frames made and then processed without a pause: as many as a worker takes from a socket.
 const BATCH: usize = 32;
@@ -37,7 +37,7 @@ const FLOWS: [(&str, u32); 4] = [
 ];
 
 fn stateless(criterion: &mut Criterion) {
-    let udp = scene::request(1);
+    let udp = scene::request(1, Protocol::Udp, 0);
     criterion.bench_function("parse/udp-60", |b| b.iter(|| parse(black_box(&udp))));
     for len in [60, 1500] {
         let bytes = vec![0xa5; len];
@@ -140,7 +140,7 @@ fn selectors(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("selector/{name}"));
         for servers in [3, 100, 10_000] {
             let world = World::new(
-                scene::snapshot(selector, servers),
+                scene::snapshot(selector, servers, Protocol::Udp),
                 scene::next_hops(servers),
             );
             let mut counters = Counters::default();
@@ -178,50 +178,72 @@ fn selectors(criterion: &mut Criterion) {
 fn pipeline(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(1));
-    for (name, flows) in FLOWS {
-        // Made by the first bench that is not filtered out.
-        let mut made = None;
-        let ways = [
-            ("forward", 0, scene::request as fn(u32) -> [u8; FRAME_LEN]),
-            ("reply", 1, scene::response),
-        ];
-        for (way, interface, make) in ways {
-            let mut one_by_one = |rounds| {
-                let scene = made.get_or_insert_with(|| Scene::full(flows));
-                timed(rounds, || {
-                    let mut frames: [_; BATCH] = std::array::from_fn(|_| make(scene.draw()));
-                    let start = Instant::now();
-                    for frame in &mut frames {
-                        let outcome = scene.process(frame, interface);
-                        assert!(outcome.verdict == Verdict::Forward);
-                    }
-                    start.elapsed()
-                })
-            };
-            group.bench_function(BenchmarkId::new(way, name), |b| {
-                b.iter_custom(&mut one_by_one);
-            });
-            let mut in_batches = |rounds| {
-                let scene = made.get_or_insert_with(|| Scene::full(flows));
-                timed(rounds, || {
-                    let mut frames: [_; BATCH] = std::array::from_fn(|_| make(scene.draw()));
-                    let mut batch = frames.each_mut().map(|frame| Frame {
-                        bytes: &mut frame[..],
-                        offload: Offload::default(),
-                    });
-                    let start = Instant::now();
-                    let forwarded = scene.process_batch(&mut batch, interface);
-                    let elapsed = start.elapsed();
-                    assert_eq!(forwarded, BATCH);
-                    elapsed
-                })
-            };
-            group.bench_function(BenchmarkId::new(format!("batch-{way}"), name), |b| {
-                b.iter_custom(&mut in_batches);
-            });
+    for (protocol, prefix) in [(Protocol::Udp, ""), (Protocol::Tcp, "tcp-")] {
+        for (name, flows) in FLOWS {
+            // Made by the first bench that is not filtered out.
+            let mut made = None;
+            let ways = [
+                ("forward", 0, scene::request as Make),
+                ("reply", 1, scene::response),
+            ];
+            for (way, interface, make) in ways {
+                let mut one_by_one = |rounds| {
+                    let scene = made.get_or_insert_with(|| Scene::full(flows, protocol));
+                    timed(rounds, || {
+                        one_by_one(scene, interface, |flow| make(flow, protocol, ACK))
+                    })
+                };
+                group.bench_function(BenchmarkId::new(format!("{prefix}{way}"), name), |b| {
+                    b.iter_custom(&mut one_by_one);
+                });
+                let mut in_batches = |rounds| {
+                    let scene = made.get_or_insert_with(|| Scene::full(flows, protocol));
+                    timed(rounds, || {
+                        in_a_batch(scene, interface, |flow| make(flow, protocol, ACK))
+                    })
+                };
+                let id = BenchmarkId::new(format!("{prefix}batch-{way}"), name);
+                group.bench_function(id, |b| b.iter_custom(&mut in_batches));
+            }
         }
     }
     group.finish();
+}
+
+/// How a packet of a flow is made: [`scene::request`] and [`scene::response`].
+type Make = fn(u32, Protocol, u8) -> [u8; FRAME_LEN];
+
+/// Time frames of random flows, each by itself.
+fn one_by_one(
+    scene: &mut Scene,
+    interface: u32,
+    make: impl Fn(u32) -> [u8; FRAME_LEN],
+) -> Duration {
+    let mut frames: [_; BATCH] = std::array::from_fn(|_| make(scene.draw()));
+    let start = Instant::now();
+    for frame in &mut frames {
+        let outcome = scene.process(frame, interface);
+        assert!(outcome.verdict == Verdict::Forward);
+    }
+    start.elapsed()
+}
+
+/// Time frames of random flows, all at once.
+fn in_a_batch(
+    scene: &mut Scene,
+    interface: u32,
+    make: impl Fn(u32) -> [u8; FRAME_LEN],
+) -> Duration {
+    let mut frames: [_; BATCH] = std::array::from_fn(|_| make(scene.draw()));
+    let mut batch = frames.each_mut().map(|frame| Frame {
+        bytes: &mut frame[..],
+        offload: Offload::default(),
+    });
+    let start = Instant::now();
+    let forwarded = scene.process_batch(&mut batch, interface);
+    let elapsed = start.elapsed();
+    assert_eq!(forwarded, BATCH);
+    elapsed
 }
 
 /// The whole walk of the first packet of a flow: placed, stored, sent.
@@ -229,15 +251,16 @@ fn new_flow(criterion: &mut Criterion) {
     const CAPACITY: u32 = 1_000_000;
     let mut group = criterion.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(1));
-    let mut scene = Scene::empty(CAPACITY);
+    let mut scene = Scene::empty(CAPACITY, Protocol::Udp);
     let mut used = 0;
     let mut fresh = |rounds| {
         timed(rounds, || {
             if used + BATCH as u32 > CAPACITY {
-                scene = Scene::empty(CAPACITY);
+                scene = Scene::empty(CAPACITY, Protocol::Udp);
                 used = 0;
             }
-            let mut frames: [_; BATCH] = std::array::from_fn(|at| scene::request(used + at as u32));
+            let mut frames: [_; BATCH] =
+                std::array::from_fn(|at| scene::request(used + at as u32, Protocol::Udp, 0));
             used += BATCH as u32;
             let start = Instant::now();
             for frame in &mut frames {

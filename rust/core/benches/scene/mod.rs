@@ -1,4 +1,4 @@
-//! What the benches work on: a balancer between two interfaces, and clients that send 60-byte UDP datagrams to its VIP.
+//! What the benches work on: a balancer between two interfaces, and clients that send 60-byte frames to its VIP, over UDP or TCP.
 //!
 //! Nothing random is drawn while the clock runs, and nothing differs from run to run: seeds and keys are fixed.
 
@@ -19,6 +19,10 @@ pub const VIP_PORT: u16 = 53;
 /// One packet each microsecond: the rate a worker is to reach, so flows move within their lists as often as they do in service.
 pub const PACKET_NS: u64 = 1000;
 
+/// What a packet of a flow that stands has set.
+pub const ACK: u8 = 0x10;
+
+const SYN: u8 = 0x02;
 const SECOND: u64 = 1_000_000_000;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x21];
 const SERVERS: u32 = 3;
@@ -51,8 +55,8 @@ fn interface(id: u8, address: Ipv4Addr) -> Interface {
     }
 }
 
-/// One UDP service whose plan has a slot for each of so many servers.
-pub fn snapshot(selector: Selector, servers: u32) -> Snapshot {
+/// One service whose plan has a slot for each of so many servers.
+pub fn snapshot(selector: Selector, servers: u32, protocol: Protocol) -> Snapshot {
     let server = |id: u32| Server {
         name: format!("server{id}"),
         service: 0,
@@ -81,7 +85,7 @@ pub fn snapshot(selector: Selector, servers: u32) -> Snapshot {
             name: "dns".into(),
             address: IpAddr::V4(VIP),
             port: VIP_PORT,
-            protocol: Protocol::Udp,
+            protocol,
             plan,
             reset_without_server: true,
             reset_without_flow: false,
@@ -121,35 +125,55 @@ pub fn next_hops(servers: u32) -> NextHops {
     }
 }
 
-/// Bytes of IP header, L4 header and data, the checksums in place (UDP's is as good as any: it is updated, never verified).
-fn frame(macs: [[u8; 6]; 2], ends: [(Ipv4Addr, u16); 2]) -> [u8; FRAME_LEN] {
+/// Bytes of IP header, L4 header and data, the checksums in place (that of L4 is as good as any: it is updated, never verified).
+fn frame(
+    macs: [[u8; 6]; 2],
+    ends: [(Ipv4Addr, u16); 2],
+    protocol: Protocol,
+    flags: u8,
+) -> [u8; FRAME_LEN] {
     let mut frame = [0; FRAME_LEN];
     frame[..6].copy_from_slice(&macs[1]);
     frame[6..12].copy_from_slice(&macs[0]);
-    frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17]);
-    frame[38..42].copy_from_slice(&[0, 26, 0x12, 0x34]);
+    frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, protocol as u8]);
     for (at, (address, port)) in ends.into_iter().enumerate() {
         frame[26 + 4 * at..30 + 4 * at].copy_from_slice(&address.octets());
         frame[34 + 2 * at..36 + 2 * at].copy_from_slice(&port.to_be_bytes());
+    }
+    match protocol {
+        Protocol::Udp => frame[38..42].copy_from_slice(&[0, 26, 0x12, 0x34]),
+        Protocol::Tcp => write_tcp(&mut frame, flags),
     }
     let sum = checksum::checksum(&frame[14..34]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     frame
 }
 
-/// A datagram of a flow, from its client.
-pub fn request(flow: u32) -> [u8; FRAME_LEN] {
-    frame([CLIENT_MAC, our_mac(0)], [client(flow), (VIP, VIP_PORT)])
+/// The rest of a TCP header, with 6 bytes behind it: both sides begin at 0, so what is neither SYN nor answer to one has 1 and 1, and the largest window.
+fn write_tcp(frame: &mut [u8; FRAME_LEN], flags: u8) {
+    let sequence = u32::from(flags & SYN == 0);
+    let acknowledgement = u32::from(flags & ACK != 0);
+    frame[38..42].copy_from_slice(&sequence.to_be_bytes());
+    frame[42..46].copy_from_slice(&acknowledgement.to_be_bytes());
+    frame[46..52].copy_from_slice(&[0x50, flags, 0xff, 0xff, 0x12, 0x34]);
+    if flags & SYN != 0 {
+        // Without data: padding behind the packet's end.
+        frame[17] = 40;
+    }
+}
+
+/// A packet of a flow, from its client. `flags` are those of TCP.
+pub fn request(flow: u32, protocol: Protocol, flags: u8) -> [u8; FRAME_LEN] {
+    let ends = [client(flow), (VIP, VIP_PORT)];
+    frame([CLIENT_MAC, our_mac(0)], ends, protocol, flags)
 }
 
 /// The answer to it. Flows were made in order, so the `counter` selector gave them the servers in turn.
-pub fn response(flow: u32) -> [u8; FRAME_LEN] {
+pub fn response(flow: u32, protocol: Protocol, flags: u8) -> [u8; FRAME_LEN] {
     let id = flow % SERVERS;
     let mac = [2, 0, 2, 0, 0, id as u8];
-    frame(
-        [mac, our_mac(1)],
-        [(server_address(id), SERVER_PORT), client(flow)],
-    )
+    let ends = [(server_address(id), SERVER_PORT), client(flow)];
+    frame([mac, our_mac(1)], ends, protocol, flags)
 }
 
 /// A data path, its clock, and the numbers of random flows.
@@ -163,10 +187,10 @@ pub struct Scene {
 
 impl Scene {
     /// Make one with room for `capacity` flows and none in it.
-    pub fn empty(capacity: u32) -> Self {
+    pub fn empty(capacity: u32, protocol: Protocol) -> Self {
         let mut path =
             DataPath::new(u64::from(capacity), HASH_KEY, 1).expect("the table finds room");
-        path.publish(snapshot(Selector::Counter, SERVERS));
+        path.publish(snapshot(Selector::Counter, SERVERS, protocol));
         path.set_next_hops(next_hops(SERVERS));
         Self {
             path,
@@ -177,11 +201,16 @@ impl Scene {
         }
     }
 
-    /// Make one with `flows` flows, each of them answered, in a table of that capacity.
-    pub fn full(flows: u32) -> Self {
-        let mut scene = Self::empty(flows);
+    /// Make one with `flows` flows, each of them answered and, of TCP, established, in a table of that capacity.
+    pub fn full(flows: u32, protocol: Protocol) -> Self {
+        let mut scene = Self::empty(flows, protocol);
         for flow in 0..flows {
-            for (mut frame, interface) in [(request(flow), 0), (response(flow), 1)] {
+            let opening = [
+                (request(flow, protocol, SYN), 0),
+                (response(flow, protocol, SYN | ACK), 1),
+                (request(flow, protocol, ACK), 0),
+            ];
+            for (mut frame, interface) in opening {
                 let outcome = scene.process(&mut frame, interface);
                 assert_eq!(outcome.verdict, Verdict::Forward);
             }

@@ -174,6 +174,21 @@ fn selectors(criterion: &mut Criterion) {
     }
 }
 
+/// What packets wait for when a plan with `least` is published: its servers in order again.
+fn least_order(criterion: &mut Criterion) {
+    for servers in [100, 10_000] {
+        let world = World::new(
+            scene::snapshot(Selector::Least, servers, Protocol::Udp),
+            scene::next_hops(servers),
+        );
+        let mut counters = Counters::default();
+        counters.grow(1, servers as usize);
+        criterion.bench_function(&format!("least-order/{servers}"), |b| {
+            b.iter(|| counters.follow(black_box(&world), 0));
+        });
+    }
+}
+
 /// The whole walk of a packet of a known flow, the flows in random order, one packet each microsecond.
 fn pipeline(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pipeline");
@@ -277,6 +292,6 @@ fn new_flow(criterion: &mut Criterion) {
 criterion_group! {
     name = stages;
     config = Criterion::default().sample_size(30).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
-    targets = stateless, flow_insert, flow_hit, selectors, pipeline, new_flow
+    targets = stateless, flow_insert, flow_hit, selectors, least_order, pipeline, new_flow
 }
 criterion_main!(stages);

@@ -4,7 +4,7 @@
 //! Two tournament trees over the servers of a plan: one by load, one by turn. A leaf is a server, an inner node the better one of its two children, so
 //! the root is the best of all, and a change plays only the matches on the way from its leaf to the root.
 
-use std::cmp::Ordering;
+use std::marker::PhantomData;
 
 use crate::plan::PlanServers;
 use crate::snapshot::{Plan, Selector};
@@ -26,40 +26,54 @@ struct Row {
     is_passed_over: bool,
 }
 
-impl Row {
-    /// (active + 1) / weight, compared without dividing; equal ones take turns.
-    fn by_load(&self, other: &Self) -> Ordering {
-        // Both fit: a table has fewer than 2^32 flows, a weight 32 bits.
-        let ours = (self.active + 1) * other.weight;
-        let theirs = (other.active + 1) * self.weight;
-        let passed = self.is_passed_over.cmp(&other.is_passed_over);
-        passed
-            .then(ours.cmp(&theirs))
-            .then(self.turn.cmp(&other.turn))
-    }
+/// An order of servers. A type, not a function: a publication plays all matches anew, and they are short.
+trait Order {
+    /// Whether one server comes before another.
+    fn precedes(one: &Row, other: &Row) -> bool;
+}
 
-    /// Those without a flow first, in order of their turn.
-    fn by_turn(&self, other: &Self) -> Ordering {
-        let passed = self.is_passed_over.cmp(&other.is_passed_over);
-        let busy = (self.active > 0).cmp(&(other.active > 0));
-        passed.then(busy).then(self.turn.cmp(&other.turn))
+/// (active + 1) / weight, compared without dividing; equal ones take turns.
+#[derive(Clone, Copy, Debug)]
+struct ByLoad;
+
+impl Order for ByLoad {
+    #[inline(always)]
+    fn precedes(one: &Row, other: &Row) -> bool {
+        if one.is_passed_over != other.is_passed_over {
+            return other.is_passed_over;
+        }
+        // Both fit: a table has fewer than 2^32 flows, a weight 32 bits.
+        let ours = (one.active + 1) * other.weight;
+        let theirs = (other.active + 1) * one.weight;
+        ours < theirs || ours == theirs && one.turn < other.turn
     }
 }
 
-type Order = fn(&Row, &Row) -> Ordering;
+/// Those without a flow first, in order of their turn.
+#[derive(Clone, Copy, Debug)]
+struct ByTurn;
+
+impl Order for ByTurn {
+    #[inline(always)]
+    fn precedes(one: &Row, other: &Row) -> bool {
+        let key = |row: &Row| u8::from(row.is_passed_over) << 1 | u8::from(row.active > 0);
+        let (ours, theirs) = (key(one), key(other));
+        ours < theirs || ours == theirs && one.turn < other.turn
+    }
+}
 
 /// `nodes[1]` is the root, the children of node i are 2i and 2i + 1, the leaves are the second half.
 #[derive(Clone, Debug)]
-struct Tournament {
+struct Tournament<O> {
     nodes: Vec<u32>,
-    order: Order,
+    order: PhantomData<O>,
 }
 
-impl Tournament {
-    fn new(order: Order) -> Self {
+impl<O: Order> Tournament<O> {
+    const fn new() -> Self {
         Self {
             nodes: Vec::new(),
-            order,
+            order: PhantomData,
         }
     }
 
@@ -76,14 +90,13 @@ impl Tournament {
     }
 
     /// The better of a node's children; the left one of equals: it comes first in the plan.
+    #[inline]
     fn better(&self, rows: &[Row], node: usize) -> u32 {
         let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
-        if right == NONE {
-            return left;
-        }
-        match (self.order)(&rows[right as usize], &rows[left as usize]) {
-            Ordering::Less => right,
-            _ => left,
+        if right != NONE && O::precedes(&rows[right as usize], &rows[left as usize]) {
+            right
+        } else {
+            left
         }
     }
 
@@ -111,8 +124,8 @@ impl Tournament {
 #[derive(Clone, Debug)]
 struct Contest {
     rows: Vec<Row>,
-    by_load: Tournament,
-    by_turn: Tournament,
+    by_load: Tournament<ByLoad>,
+    by_turn: Tournament<ByTurn>,
     active: u64,
     passed_over: Vec<u32>,
 }
@@ -121,8 +134,8 @@ impl Contest {
     fn new() -> Self {
         Self {
             rows: Vec::new(),
-            by_load: Tournament::new(Row::by_load),
-            by_turn: Tournament::new(Row::by_turn),
+            by_load: Tournament::new(),
+            by_turn: Tournament::new(),
             active: 0,
             passed_over: Vec::new(),
         }
@@ -341,9 +354,12 @@ mod tests {
         let left = || rows.iter().filter(|row| !row.is_passed_over);
         let idle = left().filter(|row| row.active == 0 && total < rows.len() as u64);
         let by_turn = idle.min_by_key(|row| row.turn);
-        let by_load = left().reduce(|best, row| match row.by_load(best) {
-            Ordering::Less => row,
-            _ => best,
+        let by_load = left().reduce(|best, row| {
+            if ByLoad::precedes(row, best) {
+                row
+            } else {
+                best
+            }
         });
         by_turn.or(by_load).map(|row| row.server)
     }

@@ -110,10 +110,10 @@ def created(running: RunningBalancer) -> dict[str, int]:
     return {name: server["flows_created"] for name, server in running.counters()["servers"].items()}
 
 
-def wait_for_verdict(bed: Testbed, running: RunningBalancer, text: str, health: str) -> None:
-    """Wait until the log tells a verdict about server1, and until it is published, which follows."""
+def wait_for_verdict(bed: Testbed, running: RunningBalancer, text: str, health: str, name: str = "server1") -> None:
+    """Wait until the log tells a verdict about a server, and until it is published, which follows."""
     wait_for(bed, text)
-    wait_until(lambda: running.counters()["servers"]["echo/server1"]["health"] == health, f"server1 is {health}")
+    wait_until(lambda: running.counters()["servers"][f"echo/{name}"]["health"] == health, f"{name} is {health}")
 
 
 def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backend: str) -> None:
@@ -165,7 +165,7 @@ def test_all_servers_down_client_is_refused_at_once(bed: Testbed, backend: str) 
     servers = [host.name for host in bed.topology.of_role("server")]
     with balancing(bed, backend) as running, cut(bed, *servers):
         for name in servers:
-            wait_for(bed, f"echo/{name} is down")
+            wait_for_verdict(bed, running, f"echo/{name} is down", "down", name)
         with pytest.raises(ConnectionRefusedError):
             connect(bed, "client1", ECHO_PORT)
         assert running.verdict("reply.no_server") == 1

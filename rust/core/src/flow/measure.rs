@@ -151,6 +151,18 @@ impl Before {
         }
     }
 
+    /// Note a flow that a plain segment belongs to ([`super::tcp::is_plain`]): all numbers are known.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_plain(flow: &Flow) -> Self {
+        Self {
+            state: State::Established,
+            in_flight: flow.in_flight_plain(),
+            snd_nxt: [Direction::Forward, Direction::Reply]
+                .map(|side| Some(flow.side(side).snd_nxt)),
+        }
+    }
+
     /// Where it stood.
     #[inline(always)]
     #[must_use]
@@ -169,18 +181,18 @@ pub fn follow(
     (state, active): (State, u64),
     now: u64,
 ) {
+    follow_in_flight(measures, flow.in_flight(), before);
     if segment.flags & (flag::SYN | flag::RST) != 0 {
-        follow_in_flight(measures, flow, before);
         follow_control(measures, flow, before, direction, segment, state, now);
-    } else {
-        follow_plain(measures, flow, before, direction, segment, active, now);
+    } else if segment.has_data() {
+        follow_data(measures, flow, before, (direction, segment), active, now);
     }
     if state == State::Closing {
         leave(measures, flow);
     }
 }
 
-/// [`follow`] for a segment without SYN and RST that does not end the flow.
+/// [`follow`] for a plain segment, `before` as [`Before::of_plain`] makes it.
 #[inline(always)]
 pub fn follow_plain(
     measures: &mut Measures,
@@ -191,17 +203,17 @@ pub fn follow_plain(
     active: u64,
     now: u64,
 ) {
-    follow_in_flight(measures, flow, before);
+    follow_in_flight(measures, flow.in_flight_plain(), before);
     if segment.has_data() {
         follow_data(measures, flow, before, (direction, segment), active, now);
     }
 }
 
 #[inline(always)]
-fn follow_in_flight(measures: &mut Measures, flow: &Flow, before: &Before) {
+fn follow_in_flight(measures: &mut Measures, in_flight: u32, before: &Before) {
     measures.in_flight_bytes = measures
         .in_flight_bytes
-        .wrapping_add(u64::from(flow.in_flight()))
+        .wrapping_add(u64::from(in_flight))
         .wrapping_sub(u64::from(before.in_flight));
 }
 

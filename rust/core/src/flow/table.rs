@@ -491,6 +491,16 @@ impl<'a> Flow<'a> {
         }
     }
 
+    /// [`Self::in_flight`] of an established flow with no FIN ahead: both numbers are known, and in order.
+    #[inline(always)]
+    #[must_use]
+    pub fn in_flight_plain(&self) -> u32 {
+        let [client, server] = &self.annex.sides;
+        let left = server.snd_nxt.wrapping_sub(client.rcv_nxt);
+        debug_assert_eq!(left, self.in_flight());
+        left
+    }
+
     /// What it waits for.
     #[inline(always)]
     #[must_use]

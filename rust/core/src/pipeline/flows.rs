@@ -182,8 +182,8 @@ impl<'a> Walk<'a> {
             table, counters, ..
         } = &mut *self.state;
         let mut flow = table.flow_mut(number);
-        let before = Before::of(&flow);
         if tcp::is_plain(&flow, direction, segment) {
+            let before = Before::of_plain(&flow);
             if !tcp::follow_plain(&mut flow, direction, segment) {
                 return Ok(Step::unbelieved(FlowState::Established));
             }
@@ -195,6 +195,7 @@ impl<'a> Walk<'a> {
             }
             return Ok(Step::believed(FlowState::Established));
         }
+        let before = Before::of(&flow);
         let step = tcp::follow(&mut flow, direction, segment)?;
         if !step.believed || before.state() == FlowState::Closing {
             return Ok(step);

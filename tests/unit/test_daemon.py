@@ -57,9 +57,9 @@ class DataPath:
     def publish(self, snapshot: Snapshot) -> None:
         self.published.append(snapshot)
 
-    def counters(self) -> dict[str, Any]:
-        self._call("counters")
-        return {"servers": {}}
+    def active_flows(self, servers: list[int]) -> list[int]:
+        self._call("active_flows")
+        return [0] * len(servers)
 
     def measurements(self, now_ns: int) -> dict[str, Any]:
         self._call("measurements")
@@ -150,11 +150,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def test_sweep_that_raises_runs_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that left is forgotten although looking at the counters failed; the failure is counted and shown."""
+    """A server that left is forgotten although looking at its flows failed; the failure is counted and shown."""
     monkeypatch.setattr(daemon_module, "SWEEP_S", 0.001)
 
     async def scenario(made: Daemon, path: DataPath) -> None:
-        path.faults["counters"] = [KeyError("servers")]
+        path.faults["active_flows"] = [KeyError("servers")]
         (await made.changes.make(lambda: made.steering.remove("video", "server2"))).result()
         made.supervisor.run("sweep", made._sweep)
         await until(lambda: not made.steering.leaving())

@@ -296,10 +296,9 @@ class Daemon:
             for kind, recycler in recyclers.items():
                 await self._recycle(kind, recycler)
             if leaving := self.steering.leaving():
-                counters = await asyncio.to_thread(self.data_path.counters)
-                closing_ns = self.config.flows.closing
-                gone = leavers.gone(leaving, counters["servers"], closing_ns, time.monotonic_ns())
-                if gone:
+                active = await asyncio.to_thread(self.data_path.active_flows, list(leaving.values()))
+                flows = dict(zip(leaving, active, strict=True))
+                if gone := leavers.gone(flows, self.config.flows.closing, time.monotonic_ns()):
                     (await self.changes.make(functools.partial(self.steering.forget, gone))).result()
 
     async def _recycle(self, kind: IdKind, recycler: Recycler) -> None:

@@ -50,6 +50,7 @@ from lb.control.seed import describe_drawn, draw_seed, with_seed
 from lb.control.status import Facts
 from lb.control.steering import Preview, Steering, close_policies
 from lb.control.supervisor import Supervisor
+from lb.control.turns import Turns
 from lb.errors import ConfigError, InterfaceError, LbError
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
@@ -119,12 +120,15 @@ class Daemon:
         self.metrics: MetricsServer
         self.data_path: DataPath
         self._guard = HostGuard()
+        # Held while the guard is made to fit: after the end nothing may.
+        self._host_lock = threading.Lock()
+        self._is_over = False
         self._kernel = Kernel(config)
         self._sockets: list[socket.socket] = []
         self._direct: dict[int, int] = {}
         self._cleanup = AsyncExitStack()
         self._stopped = asyncio.Event()
-        self._reloading = asyncio.Lock()
+        self._turns = Turns(self.supervisor, "reload")
         self._reader = SerialThread("lb-config")
         self._hung_readers = 0
         self._loop: asyncio.AbstractEventLoop
@@ -178,7 +182,7 @@ class Daemon:
         self.changes = Changes(self.steering, self.supervisor)
         self.checks = Checks(self.steering, self.changes, self.supervisor, measure=self.measurements)
         self._open_sockets()
-        self._cleanup.callback(self._guard.remove)
+        self._cleanup.callback(self._release_host)
         self.data_path = self._make_data_path()
         self.steering.start()
         self.data_path.set_next_hops(await self._kernel.settle(SETTLE_S))
@@ -347,17 +351,26 @@ class Daemon:
         Swap to a snapshot: for `lb.control.steering`, through which every change goes.
 
         Raises:
-            LbError: the host cannot be kept out of the way, or the kernel cannot tell so many VIPs apart;
-                nothing has changed then.
+            LbError: the host cannot be kept out of the way, the kernel cannot tell so many VIPs apart, or this is the
+                end; nothing has changed then.
         """
         if (workers := self.start_config.workers) > 1:
             require_room(program(snapshot.vips(), workers, 0))
-        self._guard.apply(snapshot)
+        with self._host_lock:
+            if self._is_over:
+                raise LbError("the balancer is stopping")
+            self._guard.apply(snapshot)
         self._guarded(functools.partial(self.data_path.publish, snapshot))
         self._use_servers(snapshot)
         # Not for every new weight: only where there is news for the neighbours.
         if self._announced is not None and self._announced != announced(snapshot):
             self._announce(snapshot)
+
+    def _release_host(self) -> None:
+        """Let the host's kernel be as it was; a change that is still under way makes nothing there any more."""
+        with self._host_lock:
+            self._is_over = True
+        self._guard.remove()
 
     def reset_flows(self, server: int) -> None:
         """Begin to reset every flow of the server with this id, a part at a time: packets pass in between."""
@@ -420,34 +433,40 @@ class Daemon:
         with contextlib.suppress(LbError):
             await self.reload()
 
-    async def reload(self) -> list[str]:
+    async def reload(self, deadline_s: float | None = None) -> list[str]:
         """
         Read the configuration again and swap to it (behaviour 29).
+
+        Args:
+            deadline_s: how long to wait; None: until it is done.
 
         Returns:
             What is different, in lines for people.
 
         Raises:
             LbError: it cannot be used. Nothing has changed then; the reason is in the log and in the status.
+            UnderWayError: it takes longer; it is carried through, or has changed nothing.
         """
-        async with self._reloading:
-            try:
-                changes = await self._reload()
-            except LbError as error:
-                self.last_reload_error = first_lines(error)
-                self.reloads["failure"] += 1
-                self._kernel.configure(as_it_runs(self.config, self.start_config))
-                log.error("reload failed, the configuration before it stays in use:\n%s", error)
-                raise
-            self.last_reload_error = None
-            self.reloads["success"] += 1
-            self._reloaded_at = time.time()
-            log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
-            for line in changes[:LOGGED_CHANGES]:
-                log.info("  %s", line)
-            if len(changes) > LOGGED_CHANGES:
-                log.info("  and %d more", len(changes) - LOGGED_CHANGES)
-            return changes
+        return await self._turns.take(self._reload_and_tell, deadline_s)
+
+    async def _reload_and_tell(self) -> list[str]:
+        try:
+            changes = await self._reload()
+        except Exception as error:
+            self.last_reload_error = first_lines(error)
+            self.reloads["failure"] += 1
+            self._kernel.configure(as_it_runs(self.config, self.start_config))
+            log.error("reload failed, the configuration before it stays in use:\n%s", error)
+            raise
+        self.last_reload_error = None
+        self.reloads["success"] += 1
+        self._reloaded_at = time.time()
+        log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
+        for line in changes[:LOGGED_CHANGES]:
+            log.info("  %s", line)
+        if len(changes) > LOGGED_CHANGES:
+            log.info("  and %d more", len(changes) - LOGGED_CHANGES)
+        return changes
 
     async def _reload(self) -> list[str]:
         config = await self._read_config()
@@ -487,17 +506,22 @@ class Daemon:
             raise ConfigError([str(error)]) from None
         return config
 
-    async def preview(self) -> Preview:
+    async def preview(self, deadline_s: float | None = None) -> Preview:
         """
         Tell what a reload would do, and change nothing.
 
+        Args:
+            deadline_s: how long to wait; None: until it is done.
+
         Raises:
-            LbError: the file cannot be used.
+            LbError: the file cannot be used, or it takes longer.
         """
-        async with self._reloading:
-            config = await self._read_config()
-            preview: Preview = (await self.changes.make(lambda: self.steering.preview(config))).result()
-            return preview
+        return await self._turns.take(self._preview, deadline_s)
+
+    async def _preview(self) -> Preview:
+        config = await self._read_config()
+        preview: Preview = (await self.changes.make(lambda: self.steering.preview(config))).result()
+        return preview
 
     def facts(self) -> Facts:
         """Return what the status begins with."""
@@ -588,10 +612,10 @@ def as_it_runs(config: Config, running: Config) -> Config:
 
 
 def first_lines(error: Exception) -> str:
-    """Return an error as one line: of a ConfigError, the first line of each problem."""
+    """Return an error as one line: of a ConfigError, the first line of each problem; of a fault of ours, its kind."""
     if isinstance(error, ConfigError):
         return "; ".join(problem.partition("\n")[0] for problem in error.problems)
-    return str(error)
+    return str(error) if isinstance(error, LbError) else repr(error)
 
 
 def announced(snapshot: Snapshot) -> object:

@@ -307,6 +307,41 @@ def test_as_it_runs_keeps_the_macs_of_the_start(file: Path) -> None:
     assert (entry.mac, entry.mtu) == (None, 1400)
 
 
+POLICY = """\
+from lb.policies.round_robin import RoundRobin
+class Mine:
+    def plan(self, service, servers, measurements=None):
+        return RoundRobin().plan(service, servers, measurements)
+"""
+
+
+def test_reload_policy_file_with_another_text_is_told(file: Path) -> None:
+    """Behaviour 29: same name, same options, other policy: the diff says so, dry or not; a touched file is no news."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        policy = file.with_name("mine.py")
+
+        def write(text: str) -> None:
+            policy.write_text(text)
+            policy.chmod(0o600)
+
+        write(POLICY)
+        file.write_text(CONFIG.replace('{ name = "adaptive", interval = "10ms" }', '"./mine.py:Mine"'))
+        await made.reload()
+        write(POLICY)
+        assert await made.reload() == []
+        write(POLICY.replace("servers, measurements)", "servers[:1], measurements)"))
+        line = "~ service video: policy ./mine.py:Mine: its file has changed"
+        assert (await made.preview()).diff == [line]
+        assert await made.reload() == [line]
+        found = made.snapshot.services[0]
+        assert found is not None
+        assert found.plan.slots == (0,)
+        assert await made.reload() == []
+
+    run(file, scenario)
+
+
 class Slow:
     """What surrounds a reload, written down; the publication waits for `gate`."""
 

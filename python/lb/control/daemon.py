@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import secrets
@@ -64,6 +65,7 @@ from lb.net.sockets import (
     require_room,
     take_drops,
 )
+from lb.policies.base import Measurements
 from lb.policies.caller import stuck_threads
 from lb.snapshot import Interface, NextHops, Snapshot
 
@@ -284,11 +286,13 @@ class Daemon:
         replanner = Replanner(self.steering)
         while True:
             if due := replanner.due(now_ns := time.monotonic_ns()):
-                counts = await asyncio.to_thread(self.data_path.measurements, now_ns)
-                measured = replanner.measured(due, now_ns, counts)
+                measured = await asyncio.to_thread(self._measured, replanner, due, now_ns)
                 outcome = await self.changes.make(functools.partial(self.steering.replan_all, measured))
                 outcome.result()
             await asyncio.sleep(replanner.wait_s(time.monotonic_ns()))
+
+    def _measured(self, replanner: Replanner, due: list[str], now_ns: int) -> dict[str, Measurements]:
+        return replanner.measured(due, now_ns, self.data_path.measurements(now_ns))
 
     async def _sweep(self) -> None:
         """End drains whose time is over, and forget servers that left, once they have no flows."""
@@ -642,6 +646,8 @@ async def serve(config_path: Path, backend: str, control_path: Path, made: Prepa
     # Until packets flow there is nothing to reload; unheard, the signal would end the process.
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     await daemon.start()
+    # What there is now is here to stay: a collector that looks through 10 000 servers each time holds up every thread.
+    gc.freeze()
     loop.add_signal_handler(signal.SIGHUP, daemon.request_reload)
     try:
         await daemon.wait()

@@ -53,6 +53,7 @@ from lb.control.steering import Preview, Steering, close_policies
 from lb.control.supervisor import Supervisor
 from lb.control.turns import Turns
 from lb.errors import ConfigError, InterfaceError, LbError
+from lb.net import broker
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
 from lb.net.kernel import Kernel
@@ -136,6 +137,7 @@ class Daemon:
         self._loop: asyncio.AbstractEventLoop
         self._failure: Exception | None = None
         self._trouble: str | None = None
+        self._broker_trouble: str | None = None
         self._announced: object = None
         self._rx_dropped = 0
         # Counters are read by several threads, and the kernel's count starts anew with each look.
@@ -207,6 +209,7 @@ class Daemon:
         self._cleanup.push_async_callback(self.checks.stop)
         self.steering.listen(lambda: self._on_loop(self.checks.follow))
         self.checks.start()
+        self._watch_broker()
         self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble, self.supervisor)
         self._announce(self.snapshot)
         if notice := self._made.notice:
@@ -216,6 +219,20 @@ class Daemon:
         if self._seed_drawn:
             log.info("%s", describe_drawn(self.start_config, self.snapshot.seed))
         log.info("%s", self._ready_line())
+
+    def _watch_broker(self) -> None:
+        """Learn at once when the process has ended that opens files for this one: reloads fail from then on."""
+        if self._made.broker is None or (end_fd := self._made.broker.end_fd) is None:
+            return
+        loop = asyncio.get_running_loop()
+        self._cleanup.callback(loop.remove_reader, end_fd)
+
+        def note() -> None:
+            loop.remove_reader(end_fd)
+            self._broker_trouble = f"no reload is possible: {broker.ENDED}"
+            self.supervisor.note("broker", LbError(self._broker_trouble))
+
+        loop.add_reader(end_fd, note)
 
     def _make_data_path(self) -> DataPath:
         config, key = self.start_config, secrets.token_bytes(HASH_KEY_BYTES)
@@ -536,7 +553,7 @@ class Daemon:
             config_path=str(self.config_path.absolute()),
             uptime_s=time.monotonic() - self._started_at,
             last_reload_error=self.last_reload_error,
-            trouble=self._trouble,
+            trouble="; ".join(filter(None, (self._trouble, self._broker_trouble))) or None,
             reloads=self.reloads.total(),
             reload_failures=self.reloads["failure"],
             tasks=self.supervisor.states(),

@@ -19,7 +19,7 @@ from lb.clock import Clock, ManualClock
 from lb.compile import Compiler, offline_interfaces, offline_next_hops, seed_of
 from lb.config import Config, load
 from lb.config_fields import parse_mac, plain_address
-from lb.control.state import Desired, ServerIdentity, leaving_servers, with_config, without_leavers
+from lb.control.state import Desired, ServerIdentity, with_config, without_leavers
 from lb.snapshot import Address, Interface, Neighbour, Snapshot
 
 MAX_SEED = 2**64 - 1
@@ -159,10 +159,9 @@ class Balancer:
 
     def _idle_leavers(self) -> set[ServerIdentity]:
         """Return the servers that left before and have no flow any more."""
-        if not self._desired.leaving:
-            return set()
-        busy = self.counters()["servers"]
-        return {identity for key, identity in leaving_servers(self._desired) if not busy[str(key)]["flows_active"]}
+        ids = self._compiler.server_ids(leaver.identity for leaver in self._desired.leaving)
+        active = self._data_path.active_flows(list(ids.values()))
+        return {identity for identity, flows in zip(ids, active, strict=True) if not flows}
 
     def _compile(self, desired: Desired) -> Snapshot:
         return self._compiler.compile(desired, offline_interfaces(desired.config), self._seed)

@@ -196,6 +196,11 @@ class Compiler:
         """Return the id of a server; None: no snapshot in use has it, and no flow refers to it."""
         return self._servers.numbers.get(identity)
 
+    def server_ids(self, identities: Iterable[ServerIdentity]) -> dict[ServerIdentity, int]:
+        """Return the ids of servers; those without one are left out."""
+        ids = ((identity, self.server_id(identity)) for identity in identities)
+        return {identity: number for identity, number in ids if number is not None}
+
     def ids(self, kind: IdKind) -> set[int]:
         """Return the ids that servers or services have."""
         return set(self._table(kind).numbers.values())

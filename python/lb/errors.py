@@ -11,6 +11,7 @@ The exceptions of flowlb, in one tree. Packets never raise: they get verdicts.
     +-- UnknownNameError     2: there is no service or server of that name
     +-- RequestError         2: the arguments of a command are wrong
     +-- RefusedError         2: a command cannot be carried out as things are
+    +-- UnderWayError        6: a change takes longer than its caller waits, and goes on
     +-- PolicyError          1: a policy of one's own cannot be loaded, or does not do what a policy must
     +-- CaptureError         1: a capture file cannot be read or written
     +-- TestbedError         1: the testbed could not be built or is not there
@@ -89,6 +90,12 @@ class RefusedError(LbError):
     """A change cannot be made as things are, such as adding a server whose name is taken."""
 
     exit_code = 2
+
+
+class UnderWayError(LbError):
+    """A change has begun and takes longer than its caller waits. It is carried through all the same."""
+
+    exit_code = 6
 
 
 class PolicyError(LbError):

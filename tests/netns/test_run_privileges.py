@@ -109,6 +109,23 @@ def test_run_killed_leaves_no_socket(arms: Arms, folder: Path, backend: str) -> 
         wait_until(lambda: not run.control.exists(), "the socket is gone")
 
 
+def test_run_broker_killed_is_told_at_once(arms: Arms, folder: Path, backend: str) -> None:
+    """Behaviour 29, 36: packets flow on, the status says that no reload is possible, a reload says what to do."""
+    with running(arms, folder, backend, visible=True) as run:
+        pid = run.process.pid
+        (broker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(int(broker), signal.SIGKILL)
+        control = ("--control", str(run.control))
+        wait_until(lambda: "background task broker failed" in run.text(), "it is noticed")
+        status = subprocess.run([*lb_command("status"), *control], capture_output=True, text=True, check=True).stdout
+        assert "trouble: no reload is possible" in status
+        told = subprocess.run([*lb_command("reload"), *control], capture_output=True, text=True, check=False)
+        assert (told.returncode, "restart `lb run`" in told.stderr) == (3, True)
+        assert connect_once(arms, CLIENTS[4], VIPS[4], PORT) == b"hi"
+        run.end(signal.SIGTERM)
+        assert "stays behind" in run.text()
+
+
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="the command setpriv (util-linux) is not installed")
 def test_run_unprivileged_still_dies_with_its_parent(arms: Arms, folder: Path, backend: str) -> None:
     """The testbed's children ask for a signal at their parent's death; becoming another user must not forget that."""

@@ -87,10 +87,10 @@ class Stand:
     def facts(self) -> Facts:
         return Facts("1", 1, "test", str(self.path), 1.0, None)
 
-    async def reload(self) -> list[str]:
+    async def reload(self, deadline_s: float | None = None) -> list[str]:
         return self.steering.reload(load(self.path))
 
-    async def preview(self) -> Preview:
+    async def preview(self, deadline_s: float | None = None) -> Preview:
         return self.steering.preview(load(self.path))
 
     def open(self, client: str, port: int, service: str = "video") -> str:

@@ -16,7 +16,16 @@ import pytest
 from lb.control import admin
 from lb.control.admin import Admin
 from lb.control.client import change, fetch
-from lb.errors import ConfigError, DaemonError, LbError, RefusedError, RemoteError, RequestError, UnknownNameError
+from lb.errors import (
+    ConfigError,
+    DaemonError,
+    LbError,
+    RefusedError,
+    RemoteError,
+    RequestError,
+    UnderWayError,
+    UnknownNameError,
+)
 
 DEADLINE_S = 20.0
 
@@ -67,6 +76,7 @@ def test_door_answers_get_and_post_then_leaves_nothing(tmp_path: Path) -> None:
         (UnknownNameError("there is no service x"), 2),
         (RefusedError("is there already"), 2),
         (ConfigError(["lb.toml:3:1: x: unknown key"]), 3),
+        (UnderWayError("the reload is still under way"), 6),
         (LbError("the loop has failed"), 1),
     ],
 )

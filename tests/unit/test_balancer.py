@@ -118,6 +118,16 @@ def test_reload_without_a_server_its_flows_go_on(balancer: lb.Balancer) -> None:
     assert [server.name for server in balancer.snapshot.servers if server is not None] == ["server1"]
 
 
+def test_reload_servers_of_one_name_that_left_keep_their_flows(balancer: lb.Balancer) -> None:
+    """Behaviour 8: a server that has moved twice when its name goes leaves two of that name; each keeps its flows."""
+    first = balancer.process(syn(1)).server
+    moved = CONFIG.replace("1.31", "1.41").replace("1.32", "1.42")
+    renamed = CONFIG.replace("1.31", "1.51").replace("1.32", "1.52").replace('"server', '"other')
+    for text in (moved, renamed, renamed):
+        balancer.reload(lb.config.parse(text))
+    assert balancer.process(syn(1)).server == first
+
+
 def test_reload_a_thousand_times_no_flow_moves(balancer: lb.Balancer) -> None:
     """Behaviour 29: 1 000 reloads, each with other weights, between the packets of 50 flows lose and move none."""
     before = {port: balancer.process(syn(port)).server for port in range(1, 51)}

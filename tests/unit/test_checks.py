@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import functools
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from lb.clock import ManualClock
 from lb.config import Config, parse
 from lb.control import checks as lb_checks
+from lb.control import pace
 from lb.control.changes import Done, Prepare
 from lb.control.checks import RAMP_TICK_S, Checks
 from lb.control.prober import OnResult, ServerKey, Target
@@ -22,7 +24,7 @@ from lb.snapshot import Interface, Snapshot
 INTERFACES = (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),)
 CHECK = 'health = { check = "tcp", fall = 2, rise = 1 }'
 SLOW = 'health = { check = "tcp", fall = 1, rise = 1, slow_start = "10s" }'
-ONE, TWO = ("video", "server1"), ("video", "server2")
+ONE, TWO, THREE = ("video", "server1"), ("video", "server2"), ("video", "server3")
 DEADLINE_S = 20.0
 
 
@@ -52,11 +54,18 @@ class Host:
         self.reset: list[int] = []
         self.failure: LbError | None = None
         self.targets: dict[ServerKey, Target] = {}
+        # Whose checks were changed, in this order.
+        self.told: list[ServerKey] = []
         self.steering = Steering(loaded, INTERFACES, self)
         self.supervisor = Supervisor()
         self.checks = Checks(self.steering, AtOnce(self.steering), self.supervisor, self.clock.now_ns, self.asker)
         self.steering.listen(self.checks.follow)
-        self.checks.start()
+
+    async def settle(self) -> None:
+        """Let the checks follow."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not self.checks.is_current:
+                await asyncio.sleep(0)
 
     def publish(self, snapshot: Snapshot) -> None:
         if self.failure is not None:
@@ -69,8 +78,13 @@ class Host:
     def asker(self, on_result: OnResult) -> Host:
         return self
 
-    def follow(self, targets: Mapping[ServerKey, Target]) -> None:
-        self.targets = dict(targets)
+    def watch(self, key: ServerKey, target: Target) -> None:
+        self.targets[key] = target
+        self.told.append(key)
+
+    def drop(self, key: ServerKey) -> None:
+        del self.targets[key]
+        self.told.append(key)
 
     def limit(self, concurrency: int) -> None:
         self.concurrency = concurrency
@@ -97,16 +111,19 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(scenario())
 
 
-async def settle() -> None:
-    """Let what was put off for this turn of the loop happen."""
-    await asyncio.sleep(0)
+async def started(loaded: Config) -> Host:
+    """Return a host whose servers are checked."""
+    host = Host(loaded)
+    host.checks.start()
+    await host.settle()
+    return host
 
 
 def test_failed_checks_new_flows_avoid_the_server() -> None:
     """Behaviour 8: down means out of the plan, with the reason in the history; up again means in."""
 
     async def scenario() -> None:
-        host = Host(config())
+        host = await started(config())
         host.fail(ONE, 1)
         assert host.health()["server1"] == "up"
         host.fail(ONE, 1)
@@ -126,7 +143,7 @@ def test_failures_of_clients_hasten_the_verdict() -> None:
     """Passive signs count like failed checks."""
 
     async def scenario() -> None:
-        host = Host(config())
+        host = await started(config())
         host.fail(ONE, 1)
         host.checks.on_clients(ONE, "3 connects refused")
         assert host.health()["server1"] == "down"
@@ -138,7 +155,7 @@ def test_slow_start_share_grows_and_ends_at_the_whole() -> None:
     """A server that came back gets a twentieth of its weight at first, half of it at half-time, then all."""
 
     async def scenario() -> None:
-        host = Host(config(SLOW))
+        host = await started(config(SLOW))
         host.fail(ONE, 1)
         host.checks.on_result(ONE, None)
         assert host.shares() == {"server1": 1, "server2": 20, "server3": 20, "server4": 20}
@@ -158,7 +175,7 @@ def test_slow_start_server_that_falls_again_is_out() -> None:
     """A server that fails while it starts is down, whatever its ramp."""
 
     async def scenario() -> None:
-        host = Host(config(SLOW))
+        host = await started(config(SLOW))
         host.fail(ONE, 1)
         host.checks.on_result(ONE, None)
         host.fail(ONE, 1)
@@ -172,10 +189,10 @@ def test_reload_same_server_keeps_its_health() -> None:
     """A reload that changes how servers are asked changes nothing about what is known of them."""
 
     async def scenario() -> None:
-        host = Host(config())
+        host = await started(config())
         host.fail(ONE, 2)
         host.steering.reload(config('health = { check = "http", path = "/ready" }'))
-        await settle()
+        await host.settle()
         assert host.health()["server1"] == "down"
         assert host.targets[ONE].url == "http://198.18.1.31:80/ready"
 
@@ -186,11 +203,11 @@ def test_reload_other_address_starts_anew() -> None:
     """A name that means another machine now has no past."""
 
     async def scenario() -> None:
-        host = Host(config())
+        host = await started(config())
         host.fail(ONE, 2)
         host.fail(TWO, 1)
         host.steering.reload(config(addresses=(41, 42, 33, 34)))
-        await settle()
+        await host.settle()
         assert set(host.health().values()) == {"up"}
         host.fail(TWO, 1)
         assert set(host.health().values()) == {"up"}
@@ -202,10 +219,10 @@ def test_reload_without_health_servers_are_up() -> None:
     """When nobody checks any more, nobody says that a server is down."""
 
     async def scenario() -> None:
-        host = Host(config())
+        host = await started(config())
         host.fail(ONE, 2)
         host.steering.reload(config(""))
-        await settle()
+        await host.settle()
         assert host.targets == {}
         assert set(host.health().values()) == {"up"}
         host.fail(ONE, 5)
@@ -218,10 +235,11 @@ def test_servers_that_come_and_go_are_followed() -> None:
     """Added servers are checked, removed ones are not."""
 
     async def scenario() -> None:
-        host = Host(config())
+        host = await started(config())
         extra = config(addresses=(51,)).services[0].servers[0].model_copy(update={"name": "server9"})
         host.steering.add("video", extra)
         host.steering.remove("video", "server1")
+        await host.settle()
         assert {server for _, server in host.targets} == {"server2", "server3", "server4", "server9"}
         host.fail(("video", "server9"), 2)
         assert host.health()["server9"] == "down"
@@ -233,12 +251,12 @@ def test_server_removed_and_added_back_together_stays_down() -> None:
     """Behaviour 8: what comes together is seen by the checks as no change: their verdict is not lost by it."""
 
     async def scenario() -> None:
-        host = Host(config())
+        host = await started(config())
         host.fail(ONE, 2)
         (found,) = (each for each in host.steering.config.services[0].servers if each.name == ONE[1])
         outcomes = host.steering.apply([lambda: host.steering.remove(*ONE), lambda: host.steering.add(ONE[0], found)])
         assert [outcome.error for outcome in outcomes] == [None, None]
-        await settle()
+        await host.settle()
         assert host.health()["server1"] == "down"
         assert set(host.shares()) == {"server2", "server3", "server4"}
         assert host.checks.changes["video", "server1", "down"] == 1
@@ -252,8 +270,10 @@ def test_checks_ask_the_servers_own_address_or_the_port_given() -> None:
     """Probes go to the server, never to the VIP; `port` names another port of it."""
 
     async def scenario() -> None:
-        assert (Host(config()).targets[ONE].address.exploded, Host(config()).targets[ONE].port) == ("198.18.1.31", 80)
-        assert Host(config('health = { check = "http", port = 8080 }')).targets[ONE].port == 8080
+        host = await started(config())
+        assert (host.targets[ONE].address.exploded, host.targets[ONE].port) == ("198.18.1.31", 80)
+        other = await started(config('health = { check = "http", port = 8080 }'))
+        assert other.targets[ONE].port == 8080
 
     run(scenario)
 
@@ -263,7 +283,7 @@ def test_verdict_that_cannot_be_published_is_published_later(monkeypatch: pytest
     monkeypatch.setattr(lb_checks, "RETRY_S", 0.001)
 
     async def scenario() -> None:
-        host = Host(config())
+        host = await started(config())
         host.failure = LbError("no nft")
         host.fail(ONE, 2)
         assert host.health()["server1"] == "up"
@@ -280,10 +300,95 @@ def test_reload_changes_the_cap_on_checks() -> None:
     """`check_concurrency` is applied by a reload."""
 
     async def scenario() -> None:
-        host = Host(config())
+        host = await started(config())
         assert host.concurrency == 512
         loaded = config().model_copy(update={"check_concurrency": 7})
         host.steering.reload(loaded)
+        await host.settle()
         assert host.concurrency == 7
+
+    run(scenario)
+
+
+def test_one_change_touches_one_check() -> None:
+    """What a change costs goes by what it changes: the checks of the others are not so much as looked up."""
+
+    async def scenario() -> None:
+        host = await started(config())
+        extra = config(addresses=(51,)).services[0].servers[0].model_copy(update={"name": "server9"})
+        changes: list[tuple[Callable[[], object], list[ServerKey]]] = [
+            (lambda: host.steering.add("video", extra), [("video", "server9")]),
+            (lambda: host.steering.set_weight(*TWO, 7), []),
+            (lambda: host.steering.remove(*ONE), [ONE]),
+            (lambda: host.steering.reload(config(addresses=(31, 32, 43, 34))), [ONE, THREE, ("video", "server9")]),
+        ]
+        for change, told in changes:
+            host.told.clear()
+            change()
+            await host.settle()
+            assert host.told == told
+
+    run(scenario)
+
+
+def test_follow_lets_others_have_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 000 servers that come, ramp or go hold nobody up: others have their turns in between."""
+    monkeypatch.setattr(pace, "SLICE_S", 0.0)
+
+    async def scenario() -> None:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        host, others = Host(config(SLOW, tuple(range(31, 81)))), asyncio.create_task(count())
+        host.checks.start()
+        await host.settle()
+        assert (len(host.targets), turns >= 50) == (50, True)
+        turns = 0
+        host.steering.reload(config(""))
+        await host.settle()
+        assert (len(host.targets), turns >= 50) == (0, True)
+        others.cancel()
+        await host.checks.stop()
+
+    run(scenario)
+
+
+def test_follow_that_raises_begins_anew() -> None:
+    """A fault while checks are taken up leaves no server unchecked: it is noted, and all is looked at again."""
+
+    async def scenario() -> None:
+        host, watch = Host(config()), Host.watch
+
+        def fail(key: ServerKey, target: Target) -> None:
+            host.watch = functools.partial(watch, host)  # type: ignore[method-assign]
+            raise KeyError("a fault")
+
+        host.watch = fail  # type: ignore[method-assign]
+        host.checks.start()
+        await host.settle()
+        assert len(host.targets) == 4
+        assert host.supervisor.states()["checked servers"].failures == 1
+
+    run(scenario)
+
+
+def test_server_that_is_gone_leaves_nothing_behind() -> None:
+    """Servers come and go for ever: what is counted and known of them goes with them."""
+
+    async def scenario() -> None:
+        host = await started(config(SLOW))
+        host.fail(ONE, 1)
+        host.checks.on_result(ONE, None)
+        host.steering.reload(config("", (31,)))
+        await host.settle()
+        checks = host.checks
+        kept = (checks.results, checks.changes, checks._targets, checks._health, checks._last_failure, checks._ramping)
+        assert [len(each) for each in kept] == [0] * 6
+        await checks.stop()
 
     run(scenario)

@@ -6,17 +6,21 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from lb.config import Config
 from lb.control import daemon as daemon_module
 from lb.control import recycle
-from lb.control.changes import Changes
+from lb.control.admin import CONNECTION_S
+from lb.control.changes import ANSWER_S, Changes
+from lb.control.client import CHANGE_TIMEOUT_S
 from lb.control.daemon import Daemon, as_it_runs, load_config
 from lb.control.steering import Steering
-from lb.errors import ConfigError, LbError
+from lb.errors import ConfigError, LbError, UnderWayError
 from lb.snapshot import Interface, Snapshot
 
 DEADLINE_S = 20.0
@@ -57,9 +61,9 @@ class DataPath:
     def publish(self, snapshot: Snapshot) -> None:
         self.published.append(snapshot)
 
-    def counters(self) -> dict[str, Any]:
-        self._call("counters")
-        return {"servers": {}}
+    def active_flows(self, servers: list[int]) -> list[int]:
+        self._call("active_flows")
+        return [0] * len(servers)
 
     def measurements(self, now_ns: int) -> dict[str, Any]:
         self._call("measurements")
@@ -88,6 +92,8 @@ class Kernel:
         return INTERFACES
 
     async def refresh(self) -> None: ...
+
+    def use(self, addresses: object) -> None: ...
 
 
 class Metrics:
@@ -150,11 +156,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def test_sweep_that_raises_runs_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that left is forgotten although looking at the counters failed; the failure is counted and shown."""
+    """A server that left is forgotten although looking at its flows failed; the failure is counted and shown."""
     monkeypatch.setattr(daemon_module, "SWEEP_S", 0.001)
 
     async def scenario(made: Daemon, path: DataPath) -> None:
-        path.faults["counters"] = [KeyError("servers")]
+        path.faults["active_flows"] = [KeyError("servers")]
         (await made.changes.make(lambda: made.steering.remove("video", "server2"))).result()
         made.supervisor.run("sweep", made._sweep)
         await until(lambda: not made.steering.leaving())
@@ -299,3 +305,190 @@ def test_as_it_runs_keeps_the_macs_of_the_start(file: Path) -> None:
     file.write_text(CONFIG.replace('name = "eth0"', 'name = "eth0"\nmac = "aa:aa:aa:00:00:77"\nmtu = 1400'))
     entry = as_it_runs(load_config(file), running).interfaces[0]
     assert (entry.mac, entry.mtu) == (None, 1400)
+
+
+POLICY = """\
+from lb.policies.round_robin import RoundRobin
+class Mine:
+    def plan(self, service, servers, measurements=None):
+        return RoundRobin().plan(service, servers, measurements)
+"""
+
+
+def test_reload_policy_file_with_another_text_is_told(file: Path) -> None:
+    """Behaviour 29: same name, same options, other policy: the diff says so, dry or not; a touched file is no news."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        policy = file.with_name("mine.py")
+
+        def write(text: str) -> None:
+            policy.write_text(text)
+            policy.chmod(0o600)
+
+        write(POLICY)
+        file.write_text(CONFIG.replace('{ name = "adaptive", interval = "10ms" }', '"./mine.py:Mine"'))
+        await made.reload()
+        write(POLICY)
+        assert await made.reload() == []
+        write(POLICY.replace("servers, measurements)", "servers[:1], measurements)"))
+        line = "~ service video: policy ./mine.py:Mine: its file has changed"
+        assert (await made.preview()).diff == [line]
+        assert await made.reload() == [line]
+        found = made.snapshot.services[0]
+        assert found is not None
+        assert found.plan.slots == (0,)
+        assert await made.reload() == []
+
+    run(file, scenario)
+
+
+class Slow:
+    """What surrounds a reload, written down; the publication waits for `gate`."""
+
+    def __init__(self, made: Daemon, path: DataPath) -> None:
+        self.gate, self.failure = threading.Event(), cast(LbError | None, None)
+        self.metrics: list[str] = []
+        self.ports: list[int] = []
+        made.steering._target.publish = self.publish  # type: ignore[method-assign]
+        made.metrics.moving = self.moving  # type: ignore[method-assign]
+        made._kernel.configure = self.configure  # type: ignore[method-assign]
+        self._path = path
+
+    def publish(self, snapshot: Snapshot) -> None:
+        assert self.gate.wait(DEADLINE_S)
+        if self.failure is not None:
+            raise self.failure
+        self._path.publish(snapshot)
+
+    @asynccontextmanager
+    async def moving(self, where: object) -> Any:
+        self.metrics.append("both")
+        try:
+            yield
+        except BaseException:
+            self.metrics.append("old")
+            raise
+        self.metrics.append("new")
+
+    def configure(self, config: Config) -> None:
+        self.ports.append(config.services[0].port)
+
+
+def slow_reload(file: Path) -> None:
+    file.write_text(CONFIG.replace("9876", "80").replace("[flows]", "flow_log = true\n[flows]"))
+
+
+def test_reload_that_outlasts_its_answer_is_carried_through_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 29: its caller hears that it is under way; all of it happens when it ends, and the next one waits."""
+    closed: list[Config] = []
+    monkeypatch.setattr(daemon_module, "close_policies", lambda unused, used: closed.append(unused))
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        slow = Slow(made, path)
+        slow_reload(file)
+        with pytest.raises(UnderWayError, match=r"still under way after 0\.05 s and goes on"):
+            await made.reload(0.05)
+        assert (made.reloads, slow.metrics, cast(Any, made.flow_log).wanted) == ({}, ["both"], [])
+        for ask in (made.reload, made.preview):
+            with pytest.raises(LbError, match="was given up: another one has been under way"):
+                await ask(0.01)
+        next_one = asyncio.create_task(made.reload())
+        slow.gate.set()
+        assert await next_one == []
+        assert (made.reloads, made.last_reload_error, ports(made)) == ({"success": 2}, None, [9876, 80])
+        assert (slow.metrics, cast(Any, made.flow_log).wanted) == (["both", "new"] * 2, [True, True])
+        assert (slow.ports, closed) == ([80, 80], [])
+
+    run(file, scenario)
+
+
+def test_reload_that_fails_after_its_answer_is_taken_back_whole(file: Path) -> None:
+    """Behaviour 29: nothing of it stays, and the status says why."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        slow = Slow(made, path)
+        slow.failure = LbError("nft: no")
+        slow_reload(file)
+        with pytest.raises(UnderWayError):
+            await made.reload(0.05)
+        slow.gate.set()
+        await until(lambda: made.reloads)
+        assert (made.reloads, made.last_reload_error) == ({"failure": 1}, "nft: no")
+        assert (slow.metrics, slow.ports) == (["both", "old"], [80, 9876])
+        assert (made.steering.generation, made.config.flow_log, cast(Any, made.flow_log).wanted) == (1, False, [])
+
+    run(file, scenario)
+
+
+def test_reload_fault_of_ours_is_taken_back_and_told(file: Path) -> None:
+    """An exception that nobody foresaw is a failed reload like any other."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        slow = Slow(made, path)
+
+        async def fail() -> tuple[Interface, ...]:
+            raise ZeroDivisionError("a fault")
+
+        made._kernel.read_interfaces = fail  # type: ignore[method-assign]
+        slow_reload(file)
+        with pytest.raises(ZeroDivisionError):
+            await made.reload()
+        assert (made.last_reload_error, slow.ports) == ("ZeroDivisionError('a fault')", [80, 9876])
+        assert made.supervisor.states()["reload"].failures == 0
+
+    run(file, scenario)
+
+
+def test_interfaces_change_waits_for_a_slow_change_and_is_followed(file: Path) -> None:
+    """Nobody would tell it again: it is made when its turn comes, however late."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        slow = Slow(made, path)
+        with pytest.raises(UnderWayError):
+            await made.changes.make(lambda: made.steering.set_weight("video", "server1", 2), 0.05)
+        made._on_interfaces((replace(INTERFACES[0], mtu=1400),))
+        await asyncio.sleep(0)
+        slow.gate.set()
+        await until(lambda: made.snapshot.interfaces[0].mtu == 1400)
+        assert made.supervisor.states()["interfaces"].failures == 0
+
+    run(file, scenario)
+
+
+def test_answers_come_before_the_door_closes() -> None:
+    """What is said after that nobody hears; and reading, which has a deadline of its own, is told apart."""
+    assert daemon_module.READ_DEADLINE_S < ANSWER_S < min(CONNECTION_S, CHANGE_TIMEOUT_S)
+
+
+class Guard:
+    """Keeps the host's kernel out, in words; `apply` waits for `gate`."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def apply(self, snapshot: Snapshot) -> None:
+        self.entered.set()
+        assert self.gate.wait(DEADLINE_S)
+        self.done.append("apply")
+
+    def remove(self) -> None:
+        self.done.append("remove")
+
+
+def test_publish_after_the_end_leaves_nothing_on_the_host(file: Path) -> None:
+    """Behaviour 32: a change that was left alone at the stop makes no table after it is removed."""
+
+    async def scenario(made: Daemon, path: DataPath) -> None:
+        guard = Guard()
+        made._guard = cast(Any, guard)
+        late = asyncio.create_task(asyncio.to_thread(made.publish, made.snapshot))
+        await asyncio.to_thread(guard.entered.wait, DEADLINE_S)
+        end = asyncio.create_task(asyncio.to_thread(made._release_host))
+        guard.gate.set()
+        await asyncio.gather(late, end)
+        with pytest.raises(LbError, match="is stopping"):
+            made.publish(made.snapshot)
+        assert (guard.done, len(path.published)) == (["apply", "remove"], 1)
+
+    run(file, scenario)

@@ -130,13 +130,15 @@ def test_slow_start_weight_grows_linearly() -> None:
     assert steps == [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 20]
 
 
-def test_follow_known_server_keeps_health_new_one_is_up() -> None:
+def test_know_server_keeps_health_new_one_is_up() -> None:
     """A reload changes the health of nobody who stays, and a server that went and came back starts anew."""
     health, clock = ServiceHealth(RULES, ["server1", "server2"]), ManualClock()
     check_all(health, clock, "---")
-    health.follow(["server1", "server3"])
+    for name in ("server1", "server3"):
+        health.know(name)
+    health.forget("server2")
     assert [health.health(name) for name in ("server1", "server2", "server3")] == ["down", "up", "up"]
     assert health.checked("server2", REFUSED, clock.now_ns()) is None
-    health.follow(["server3"])
-    health.follow(["server1", "server3"])
+    health.forget("server1")
+    health.know("server1")
     assert health.health("server1") == "up"

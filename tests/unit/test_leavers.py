@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import cast
+
+from helpers import Box, from_client, make_interfaces, open_flow, request
+from test_steering import config, extra, server
 
 from lb.control.leavers import Leavers
-from lb.control.state import ServerIdentity, ServerKey
+from lb.control.state import ServerIdentity
+from lb.control.steering import Steering, Target
 
 IDENTITY: ServerIdentity = ((ip_address("198.18.1.100"), 9876, "tcp"), ip_address("198.18.1.31"), 8031)
-LEAVING = [(ServerKey("video", "server1"), IDENTITY)]
 CLOSING_NS = 100
 
 
@@ -17,8 +21,7 @@ def test_leaver_with_flows_is_kept_and_then_for_the_closing_time() -> None:
     leavers = Leavers()
 
     def gone(flows: int, now_ns: int) -> bool:
-        counters = {"video/server1": {"flows_active": flows}}
-        return IDENTITY in leavers.gone(LEAVING, counters, CLOSING_NS, now_ns)
+        return IDENTITY in leavers.gone({IDENTITY: flows}, CLOSING_NS, now_ns)
 
     assert [gone(2, 0), gone(0, 50), gone(0, 149), gone(0, 150)] == [False, False, False, True]
     assert [gone(1, 200), gone(0, 210), gone(0, 300), gone(0, 310)] == [False, False, False, True]
@@ -27,7 +30,36 @@ def test_leaver_with_flows_is_kept_and_then_for_the_closing_time() -> None:
 def test_leaver_that_came_back_starts_anew() -> None:
     """Time without flows counts from when it left, not from an earlier leave."""
     leavers = Leavers()
-    assert leavers.gone(LEAVING, {}, CLOSING_NS, 0) == set()
-    assert leavers.gone([], {}, CLOSING_NS, 50) == set()
-    assert leavers.gone(LEAVING, {}, CLOSING_NS, 120) == set()
-    assert leavers.gone(LEAVING, {}, CLOSING_NS, 220) == {IDENTITY}
+    assert leavers.gone({IDENTITY: 0}, CLOSING_NS, 0) == set()
+    assert leavers.gone({}, CLOSING_NS, 50) == set()
+    assert leavers.gone({IDENTITY: 0}, CLOSING_NS, 120) == set()
+    assert leavers.gone({IDENTITY: 0}, CLOSING_NS, 220) == {IDENTITY}
+
+
+def test_leaving_servers_of_one_name_are_judged_one_by_one(backend: str) -> None:
+    """Behaviour 6, 8: a flow of a server that left lives on when another of its name has left without any."""
+    box = Box(backend)
+    steering = Steering(config(server(1)), make_interfaces(1500), cast(Target, box.path))
+    steering.start()
+    assert open_flow(box, index=0) == 0
+    steering.add("video", extra(2))
+    steering.remove("video", "server1")
+    for octet in (38, 39):
+        steering.add("video", extra(1, address=f"198.18.1.{octet}"))
+        steering.remove("video", "server1")
+    leaving = steering.leaving()
+    active = box.path.active_flows(list(leaving.values()))
+    assert active == [1, 0, 0]
+    flows = dict(zip(leaving, active, strict=True))
+    leavers = Leavers()
+    assert leavers.gone(flows, CLOSING_NS, 0) == set()
+    steering.forget(leavers.gone(flows, CLOSING_NS, CLOSING_NS))
+    assert box.send(from_client(request("A", 1001, 5001))).server == "server1"
+
+
+def test_active_flows_unknown_server_has_none(backend: str) -> None:
+    """An id that no snapshot has had counts for nothing, and asking makes no room for it."""
+    box = Box(backend)
+    open_flow(box, index=0)
+    assert box.path.active_flows([7, 0, 2**32 - 1]) == [0, 1, 0]
+    assert box.path.active_flows([]) == []

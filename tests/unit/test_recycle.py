@@ -87,7 +87,7 @@ def test_retire_servers_closing_and_udp_entries_keep_the_id(backend: str) -> Non
 
 def sweep(steering: Steering) -> None:
     """Forget what is leaving, and release what is absent, as if no flow referred to it."""
-    steering.forget([identity for _, identity in steering.leaving()])
+    steering.forget(steering.leaving())
     for kind in get_args(IdKind):
         steering.release(kind, steering.absent(kind))
 
@@ -127,13 +127,13 @@ def test_release_id_that_is_in_use_again_is_left_alone() -> None:
     """Between the data path's word and the release the server may have come back, and have gone again."""
     steering, _ = steer(config(server(1), server(2)))
     steering.remove("video", "server2")
-    steering.forget([identity for _, identity in steering.leaving()])
+    steering.forget(steering.leaving())
     asked = steering.absent("server")
     steering.add("video", extra(2))
     steering.release("server", asked)
     assert [found and found.name for found in steering.snapshot.servers] == ["server1", "server2"]
     steering.remove("video", "server2")
-    steering.forget([identity for _, identity in steering.leaving()])
+    steering.forget(steering.leaving())
     steering.release("server", asked)
     steering.add("video", extra(7))
     assert [found and found.name for found in steering.snapshot.servers] == ["server1", None, "server7"]
@@ -306,9 +306,9 @@ def test_service_of_every_reload_leaves_few_slots_and_flows_go_on(backend: str) 
     assert open_flow(box, index=0) == 0
     for number in range(1000):
         steering.reload(config(server(1), port=1000 + number))
-        active = box.counters()["servers"]
-        idle = [key for key in steering.leaving() if not active[str(key[0])]["flows_active"]]
-        steering.forget([identity for _, identity in idle])
+        leaving = steering.leaving()
+        active = box.path.active_flows(list(leaving.values()))
+        steering.forget([identity for identity, flows in zip(leaving, active, strict=True) if not flows])
         steering.release("server", free(steering.absent("server"), box.path.retire_servers))
         steering.release("service", free(steering.absent("service"), box.path.retire_services))
     assert len(steering.snapshot.services) <= 3

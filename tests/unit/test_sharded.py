@@ -67,6 +67,7 @@ def test_sharded_counters_are_sums(sharded: Sharded) -> None:
     counters = sharded.counters()
     assert counters["rx_packets"] == counters["verdicts"]["forward"] == counters["events"]["flow_created"] == 20
     assert counters["servers"]["a/s"]["flows_active"] == 10
+    assert sharded.active_flows([1, 2, 0]) == [10, 0, 10]
     assert counters["table"] == {"entries": 20, "capacity": 3 * 34}
     assert sharded.measurements(20)["b"]["s"]["flows_created"] == 10
     assert min(shard.counters()["rx_packets"] for shard in sharded._shards) > 0

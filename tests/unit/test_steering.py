@@ -32,6 +32,28 @@ def extra(number: int, **more: object) -> ServerConfig:
     )
 
 
+DNS_BESIDE = """\
+[[interface]]
+name = "eth0"
+[[service]]
+name = "dns"
+address = "198.18.1.101"
+{more}
+[[service.server]]
+name = "server1"
+address = "198.18.1.50"
+port = 53
+[[service]]
+name = "video"
+address = "198.18.1.100"
+port = 9876
+[[service.server]]
+name = "server1"
+address = "198.18.1.31"
+port = 8031
+"""
+
+
 class Recorder:
     """Takes what steering publishes; fails when told to."""
 
@@ -60,6 +82,11 @@ def service_of(snapshot: Snapshot, number: int = 0) -> Service:
     found = snapshot.services[number]
     assert found is not None
     return found
+
+
+def leaving_names(steering: Steering) -> list[str]:
+    """Return the names of the servers that left."""
+    return [server.name for service in steering.services() for server in service.servers if server.leaving]
 
 
 def names(snapshot: Snapshot, number: int = 0) -> list[str]:
@@ -198,11 +225,11 @@ def test_add_then_remove_server_leaves_until_forgotten() -> None:
     steering.remove("video", "server4")
     assert names(steering.snapshot) == ["server1"]
     assert [found.name for found in present(steering.snapshot)] == ["server1", "server4"]
-    ((key, identity),) = steering.leaving()
-    assert key == ServerKey("video", "server4")
+    ((identity, number),) = steering.leaving().items()
+    assert present(steering.snapshot)[number].name == "server4"
     steering.forget([identity])
     assert [found.name for found in present(steering.snapshot)] == ["server1"]
-    assert steering.leaving() == []
+    assert steering.leaving() == {}
 
 
 def test_add_back_while_leaving_keeps_the_id() -> None:
@@ -211,7 +238,7 @@ def test_add_back_while_leaving_keeps_the_id() -> None:
     steering.remove("video", "server2")
     steering.add("video", extra(2))
     assert [found.name for found in present(steering.snapshot)] == ["server1", "server2"]
-    assert steering.leaving() == []
+    assert steering.leaving() == {}
     assert steering.desired.added == {"video": ()} or not any(steering.desired.added.values())
 
 
@@ -222,6 +249,26 @@ def test_leaving_server_whose_name_is_taken_is_told_apart() -> None:
     steering.add("video", ServerConfig.model_validate({"name": "server2", "address": "198.18.1.39", "port": 8031}))
     assert [found.name for found in present(steering.snapshot)] == ["server1", "server2@198.18.1.32:8031", "server2"]
     assert sorted(names(steering.snapshot)) == ["server1", "server2"]
+
+
+def test_leaving_servers_of_one_name_are_told_apart() -> None:
+    """Counters, metrics and status are by name: of two that left under one, the later has its address behind it."""
+    steering, _ = steer(config(server(1)))
+    for octet in (32, 39, 40):
+        steering.add("video", extra(2, address=f"198.18.1.{octet}"))
+        steering.remove("video", "server2")
+    assert leaving_names(steering) == ["server2", "server2@198.18.1.39:8031", "server2@198.18.1.40:8031"]
+
+
+def test_leaving_services_of_one_name_are_told_apart() -> None:
+    """The same for services: by address and port, and where these are one by protocol."""
+    steering, _ = steer(config(server(1)))
+    for more in ("port = 80", "port = 81", 'port = 81\nprotocol = "udp"'):
+        steering.reload(parse(DNS_BESIDE.format(more=more)))
+    steering.reload(config(server(1)))
+    assert [service.name for service in steering.services()] == [
+        "video", "dns", "dns@198.18.1.101:81", "dns@198.18.1.101:81/udp"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -288,7 +335,7 @@ def test_reload_makes_the_list_of_servers_that_of_the_file() -> None:
     ids = {found.name: number for number, found in enumerate(steering.snapshot.servers) if found is not None}
     steering.reload(config(server(1), server(2)))
     assert sorted(names(steering.snapshot)) == ["server1", "server2"]
-    assert [key.server for key, _ in steering.leaving()] == ["server4"]
+    assert leaving_names(steering) == ["server4"]
     assert ids == {found.name: number for number, found in enumerate(steering.snapshot.servers) if found is not None}
 
 
@@ -311,7 +358,7 @@ def test_reload_without_a_service_its_flows_go_on() -> None:
     ]  # fmt: skip
     assert service_of(steering.snapshot).plan.slots == ()
     assert service_of(steering.snapshot, 1).plan.slots == (1,)
-    steering.forget([identity for _, identity in steering.leaving()])
+    steering.forget(steering.leaving())
     assert steering.snapshot.services[0] is None
 
 
@@ -319,7 +366,7 @@ def test_reload_address_in_two_roles_ends_the_old_flows() -> None:
     """A leaving server whose address is a VIP now cannot be kept: the file wins."""
     steering, _ = steer(config(server(1), server(2)))
     steering.reload(config(server(1), vip="198.18.1.32"))
-    assert [key.server for key, _ in steering.leaving()] == ["server1"]
+    assert leaving_names(steering) == ["server1"]
 
 
 def test_change_that_cannot_be_published_changes_nothing() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import select
+import signal
 import socket
 import stat
 from pathlib import Path
@@ -12,10 +15,11 @@ import pytest
 from lb import trust
 from lb.control.admin import bind_socket
 from lb.errors import LbError
-from lb.net.broker import Broker, open_allowed
+from lb.net.broker import ENDED, Broker, open_allowed
 from lb.trust import UntrustedFileError, find_fault
 
 OWNERS = frozenset({0, os.geteuid()})
+DEADLINE_S = 20.0
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others cannot give files away")
 
 
@@ -161,3 +165,52 @@ def test_broker_leaves_the_socket_of_another(file: Path, tmp_path: Path) -> None
     control.write_text("another")
     broker.stop()
     assert control.exists()
+
+
+def killed_broker(file: Path, control: Path) -> Broker:
+    """Return a broker that has bound the control socket and was killed."""
+    broker = Broker(file, control, bind_socket)
+    broker.start()
+    broker.bind().close()
+    assert broker.end_fd is not None
+    assert select.select([broker.end_fd], [], [], 0)[0] == []
+    os.kill(broker._pid, signal.SIGKILL)
+    assert select.select([broker.end_fd], [], [], DEADLINE_S)[0] == [broker.end_fd]
+    return broker
+
+
+@is_root
+def test_broker_killed_is_told_and_its_socket_is_removed(file: Path, tmp_path: Path) -> None:
+    """Its end is there to be seen; what was to be opened says what to do; the socket goes all the same."""
+    control = tmp_path / "lb.sock"
+    broker = killed_broker(file, control)
+    for _ in range(2):
+        with pytest.raises(OSError, match="restart `lb run`") as caught:
+            trust.open_file(file)
+        assert caught.value.strerror == ENDED
+    assert control.exists()
+    broker.stop()
+    assert not control.exists()
+
+
+@is_root
+def test_broker_killed_socket_that_stays_is_told(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unprivileged process may not remove it: then the log says so, and what belongs to another is no concern."""
+    control = tmp_path / "lb.sock"
+    broker = killed_broker(file, control)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(Path, "unlink", refuse)
+        broker.stop()
+    assert f"{control} stays behind: permission denied" in caplog.text
+    caplog.clear()
+    broker = killed_broker(file, control)
+    control.rename(tmp_path / "kept")
+    control.write_text("another")
+    broker.stop()
+    assert (control.exists(), caplog.text) == (True, "")

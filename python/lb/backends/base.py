@@ -278,6 +278,12 @@ class DataPath(Protocol):
         (`docs/datapath.md` rule 15). Return how many were removed; fewer than `limit`: it has none left.
         """
 
+    def active_flows(self, servers: Sequence[int]) -> list[int]:
+        """
+        Return how many active flows each of the servers with these ids has, in their order. By id: of names the
+        counters know only those that the snapshot has now.
+        """
+
     def retire_servers(self, servers: Sequence[int]) -> list[int]:
         """
         Begin anew with the servers of these ids that the snapshot does not have and no entry refers to, whatever its

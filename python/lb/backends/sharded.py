@@ -98,6 +98,11 @@ class Sharded:
             removed += shard.reset_flows(server, limit - removed, now_ns)
         return removed
 
+    def active_flows(self, servers: Sequence[int]) -> list[int]:
+        """Return how many active flows each of the servers with these ids has, of all workers."""
+        counts = [shard.active_flows(servers) for shard in self._shards]
+        return [sum(each) for each in zip(*counts, strict=True)]
+
     def retire_servers(self, servers: Sequence[int]) -> list[int]:
         """Begin anew with servers that no worker's entry refers to. Return their ids."""
         return in_all(servers, [shard.retire_servers(servers) for shard in self._shards])

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol, cast
 
 from aiohttp import web
 
-from lb.errors import ConfigError, DaemonError, LbError, RefusedError, RequestError, UnknownNameError
+from lb.errors import ConfigError, DaemonError, LbError, RefusedError, RequestError, UnderWayError, UnknownNameError
 
 SOCKET_MODE = 0o660
 MAX_LINE_BYTES = 4096
@@ -45,6 +45,7 @@ STATUS_OF_ERROR: Mapping[type[LbError], int] = {
     UnknownNameError: 404,
     RefusedError: 409,
     ConfigError: 422,
+    UnderWayError: 504,
 }
 
 

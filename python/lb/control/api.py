@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lb.config import dump_config, parse_server, parse_weight
 from lb.config_fields import plain_address
 from lb.control.admin import Answer, Method
+from lb.control.changes import ANSWER_S
 from lb.control.explainer import RESOURCE, Explainer
 from lb.control.rates import RateMeter
 from lb.control.state import ServerNow, ServiceNow
@@ -180,7 +181,7 @@ class Api:
 
     async def _changed(self, change: Change) -> dict[str, Any]:
         """Make a change, and tell whether it was one."""
-        outcome = await self._daemon.changes.make(change)
+        outcome = await self._daemon.changes.make(change, ANSWER_S)
         outcome.result()
         return {"generation": outcome.generation, "changed": outcome.changed}
 
@@ -188,7 +189,7 @@ class Api:
         """Read the configuration again; with `dry_run`, only tell what that would do."""
         _require_only(asked, "dry_run")
         if _flag(asked, "dry_run"):
-            preview = await self._daemon.preview()
+            preview = await self._daemon.preview(ANSWER_S)
             lines = [move.line() for move in preview.moves]
             return {
                 "dry_run": True,
@@ -196,7 +197,7 @@ class Api:
                 "moves": [asdict(move) for move in preview.moves],
                 "lines": lines,
             }
-        changes = await self._daemon.reload()
+        changes = await self._daemon.reload(ANSWER_S)
         return {"dry_run": False, "diff": changes, "generation": self._daemon.steering.generation}
 
 

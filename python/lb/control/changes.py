@@ -21,14 +21,14 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from lb.control.steering import Change, Outcome, Steering
 from lb.control.supervisor import Supervisor
-from lb.errors import LbError
+from lb.errors import LbError, UnderWayError
 
 # Between two publications of what checks and timers say, at least; and this many times what the last one took, so that
 # large configurations leave most of the time to others.
 TICK_S = 0.1
 TICK_SHARE = 3.0
-# How long a caller waits for a change; it is made all the same when it had begun.
-DEADLINE_S = 25.0
+# How long an operator waits for an answer: less than the door of the admin API keeps a connection.
+ANSWER_S = 25.0
 # How long the end waits for the change under way.
 CLOSE_S = 5.0
 TASK = "changes"
@@ -83,6 +83,7 @@ class Changes:
         self._something = asyncio.Event()
         self._urgent = asyncio.Event()
         self._not_before_s = 0.0
+        self._is_closed = False
         self._thread = SerialThread("lb-changes")
 
     def start(self) -> None:
@@ -90,36 +91,44 @@ class Changes:
         self._supervisor.run(TASK, self._work)
 
     async def close(self) -> None:
-        """Fail what still waits, and wait for the change that is under way, though not for ever."""
+        """Fail what still waits and what comes, and wait for the change that is under way, though not for ever."""
+        self._is_closed = True
         for each in self._take():
             each.future.cancel()
         if not await self._thread.close(CLOSE_S):
             log.warning("a change is still under way after %g s and is left alone", CLOSE_S)
 
-    async def make(self, change: Change, deadline_s: float = DEADLINE_S) -> Outcome:
+    async def make(self, change: Change, deadline_s: float | None = None) -> Outcome:
         """
         Make a change now, with all that wait; they come before it.
 
         Args:
             change: a call of a method of `Steering`; called on the queue's thread, twice when others fail with it.
-            deadline_s: how long to wait.
+            deadline_s: how long to wait; None: until it is made.
 
         Returns:
             What became of it; `Outcome.result` raises its error.
 
         Raises:
-            LbError: it has not been made in time. One that had not begun never will be.
+            LbError: its turn had not come in time, and it will not be made.
+            UnderWayError: it has begun, and is carried through; how it ends goes to the log.
         """
+        if self._is_closed:
+            raise LbError("the balancer is stopping")
         waiting = self._put(_Waiting(lambda: change, self._future(), urgent=True))
         try:
             async with asyncio.timeout(deadline_s):
                 return await asyncio.shield(waiting.future)
         except TimeoutError:
-            begun = waiting not in self._waiting
-            if not begun:
+            if waiting in self._waiting:
                 self._waiting.remove(waiting)
-            more = "it is under way and may still be made" if begun else "it was given up"
-            raise LbError(f"the change was not made within {deadline_s:g} s: {more}; see the log") from None
+                raise LbError(
+                    f"the change was given up: the one before it has been under way for {deadline_s:g} s; see the log"
+                ) from None
+            waiting.future.add_done_callback(_log_late)
+            raise UnderWayError(
+                f"the change is still under way after {deadline_s:g} s and goes on; the log tells how it ends"
+            ) from None
 
     def request(self, name: str, prepare: Prepare, done: Done) -> None:
         """Have a change made at the next tick, as `Requests.request`."""
@@ -190,6 +199,17 @@ class Changes:
             raise failure
 
         return fail
+
+
+def _log_late(future: asyncio.Future[Outcome]) -> None:
+    """Log what became of a change whose caller is gone."""
+    if future.cancelled():
+        return
+    outcome = future.result()
+    if outcome.error is None:
+        log.info("the change that took so long is made: generation %d", outcome.generation)
+    else:
+        log.error("the change that took so long could not be made: %s", outcome.error)
 
 
 class SerialThread:

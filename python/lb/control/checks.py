@@ -18,9 +18,10 @@ from typing import Protocol
 from lb.config import HealthConfig
 from lb.control.changes import Requests
 from lb.control.health import RAMP_STEPS, Rules, ServiceHealth, Transition
+from lb.control.pace import Pace
 from lb.control.prober import OnResult, Prober, ServerKey, Target
 from lb.control.signs import ClientSigns, Measured
-from lb.control.state import HEALTHY, wanted
+from lb.control.state import HEALTHY, Desired, wanted
 from lb.control.state import ServerKey as Name
 from lb.control.steering import Change, ConditionUpdate, Outcome, Steering
 from lb.control.supervisor import Supervisor
@@ -39,8 +40,11 @@ log = logging.getLogger(__name__)
 class Asker(Protocol):
     """Asks servers: `lb.control.prober.Prober`."""
 
-    def follow(self, targets: Mapping[ServerKey, Target]) -> None:
-        """Check these from now on."""
+    def watch(self, key: ServerKey, target: Target) -> None:
+        """Check a server from now on; in this way, if it was checked before."""
+
+    def drop(self, key: ServerKey) -> None:
+        """Check a server no more."""
 
     def limit(self, concurrency: int) -> None:
         """Have so many checks under way at a time, at most."""
@@ -86,9 +90,12 @@ class Checks:
         self.results: Counter[tuple[str, str, str]] = Counter()
         self.changes: Counter[tuple[str, str, str]] = Counter()
         self._last_failure: dict[ServerKey, str | None] = {}
-        self._ramping: set[ServerKey] = set()
+        # Servers that start slowly, with the step that was told last.
+        self._ramping: dict[ServerKey, int] = {}
         self._ramp_task: asyncio.Task[None] | None = None
-        self._seen: tuple[object, ...] = ()
+        self._followed: tuple[object, ...] = ()
+        self._news = asyncio.Event()
+        self._follow_task: asyncio.Task[None] | None = None
         self._measure = measure
         self._signs = ClientSigns()
         self._signs_at_ns: dict[str, int] = {}
@@ -96,13 +103,13 @@ class Checks:
 
     def start(self) -> None:
         """Begin. `follow` is to be called after every change of the steering from now on."""
-        self.follow()
+        self._follow_task = self._supervisor.run("checked servers", self._follow)
         if self._measure is not None:
             self._signs_task = self._supervisor.run("passive health", self._watch_signs)
 
     async def stop(self) -> None:
         """End all checks; the servers stay as they are."""
-        for task in (self._ramp_task, self._signs_task):
+        for task in (self._follow_task, self._ramp_task, self._signs_task):
             if task is not None:
                 task.cancel()
         await self._prober.stop()
@@ -113,48 +120,78 @@ class Checks:
         return self._prober.late if isinstance(self._prober, Prober) else 0
 
     def follow(self) -> None:
-        """Check the servers that there are now. Those that are no different keep what is known of them."""
-        desired = self._steering.desired
-        seen = (desired.config, desired.added, desired.removed)
-        if all(one is other for one, other in zip(seen, self._seen, strict=False)) and self._seen:
-            return
-        self._seen = seen
-        self._prober.limit(desired.config.check_concurrency)
-        targets = find_targets(self._steering)
-        gone = {key for key, target in self._targets.items() if not _same_server(target, targets.get(key))}
-        self._targets = targets
-        by_service: dict[str, list[str]] = {service: [] for service in self._health}
-        for service, server in targets:
-            by_service.setdefault(service, []).append(server)
-        for service, servers in by_service.items():
-            self._follow_service(service, servers, gone)
-        self._last_failure = {key: self._last_failure.get(key) for key in targets.keys() - gone}
-        self._ramping &= targets.keys()
-        for counts in (self.results, self.changes):
-            for labels in [labels for labels in counts if labels[:2] not in targets]:
-                del counts[labels]
-        self._prober.follow(targets)
-        for key in gone:
-            # What was found out about another machine.
-            self._updates.pop(Name(*key), None)
-            # Not at once: this may be called from within the change of which it is a consequence.
-            asyncio.get_running_loop().call_soon(self._release, key)
-        for key in targets:
-            if self._health[key[0]].health(key[1]) == "down" and self._is_up(key):
-                asyncio.get_running_loop().call_soon(self._repeat, key)
+        """Check the servers that there are now, soon. Those that are no different keep what is known of them."""
+        self._news.set()
 
-    def _follow_service(self, service: str, servers: list[str], gone: set[ServerKey]) -> None:
-        known = self._health.pop(service, None)
-        if not servers:
-            return
-        rules = rules_of(self._targets[service, servers[0]].health)
-        if known is None:
-            known = ServiceHealth(rules)
-        known.rules = rules
-        # First without those that are other machines now: what is known of the old ones goes.
-        known.follow([server for server in servers if (service, server) not in gone])
-        known.follow(servers)
-        self._health[service] = known
+    @property
+    def is_current(self) -> bool:
+        """Whether the servers that there are now are the ones that are checked."""
+        return _all_same(_wanted(self._steering.desired), self._followed)
+
+    async def _follow(self) -> None:
+        # By what is, not by what was told: after a failure it begins anew.
+        while True:
+            self._news.clear()
+            if self.is_current:
+                await self._news.wait()
+            else:
+                await self._follow_servers()
+
+    async def _follow_servers(self) -> None:
+        """Check all servers that there are now, and no others, with pauses in which others have the loop."""
+        desired, pace = self._steering.desired, Pace()
+        self._prober.limit(desired.config.check_concurrency)
+        present: set[ServerKey] = set()
+        for service in desired.config.services:
+            if service.health is None:
+                continue
+            rules = rules_of(service.health)
+            self._health.setdefault(service.name, ServiceHealth(rules)).rules = rules
+            for server in wanted(desired, service):
+                key = (service.name, server.name)
+                present.add(key)
+                self._check(key, Target(server.address, service.health.port or server.port, service.health))
+                await pace.keep()
+        for key in self._targets.keys() - present:
+            self._check_no_more(key)
+            await pace.keep()
+        for gone in self._health.keys() - {service for service, _ in present}:
+            self._forget_service(gone)
+        self._followed = _wanted(desired)
+
+    def _check(self, key: ServerKey, target: Target) -> None:
+        """Check a server as its service says now."""
+        before = self._targets.get(key)
+        if before is not None and not _same_server(before, target):
+            self._forget(key)
+        if before != target:
+            self._health[key[0]].know(key[1])
+            self._prober.watch(key, target)
+            self._targets[key] = target
+        if self._health[key[0]].health(key[1]) == "down" and self._is_up(key):
+            self._repeat(key)
+
+    def _check_no_more(self, key: ServerKey) -> None:
+        self._prober.drop(key)
+        self._forget(key)
+        for outcome in ("success", "failure"):
+            self.results.pop((*key, outcome), None)
+        for health in ("up", "down"):
+            self.changes.pop((*key, health), None)
+        del self._targets[key]
+
+    def _forget(self, key: ServerKey) -> None:
+        """Forget what was found out about a machine that has a server's name no more."""
+        self._health[key[0]].forget(key[1])
+        self._last_failure.pop(key, None)
+        self._ramping.pop(key, None)
+        self._updates.pop(Name(*key), None)
+        self._release(key)
+
+    def _forget_service(self, service: str) -> None:
+        del self._health[service]
+        self._signs_at_ns.pop(service, None)
+        self._signs.forget(service)
 
     def _is_up(self, key: ServerKey) -> bool:
         """Tell whether the steering takes a server for up."""
@@ -162,9 +199,7 @@ class Checks:
 
     def _repeat(self, key: ServerKey) -> None:
         """Say once more that a server is down: it was removed and added back in one publication, and that was lost."""
-        health = self._health.get(key[0])
-        if health is not None and health.health(key[1]) == "down" and self._is_up(key):
-            self._update(key, ConditionUpdate("down", reason=self._last_failure.get(key) or "checks failed"))
+        self._update(key, ConditionUpdate("down", reason=self._last_failure.get(key) or "checks failed"))
 
     def _release(self, key: ServerKey) -> None:
         """Let a server that is checked no more, or is another one now, be up: nobody says otherwise."""
@@ -192,9 +227,11 @@ class Checks:
                 continue
             # A data path that fails is told, and acted upon, elsewhere.
             with contextlib.suppress(LbError):
-                measured = await asyncio.to_thread(measure)
-                for key, failure in self._signs.look(measured, due):
+                for key, failure in await asyncio.to_thread(self._look, measure, due):
                     self.on_clients(key, failure)
+
+    def _look(self, measure: Callable[[], Measured], services: list[str]) -> list[tuple[ServerKey, str]]:
+        return list(self._signs.look(measure(), services))
 
     def _is_due(self, service: str, health: ServiceHealth, now_ns: int) -> bool:
         """Tell whether a service is to be looked at, and note that it is."""
@@ -217,7 +254,8 @@ class Checks:
         if transition is None:
             return
         if transition.health == "up" and self._targets[key].health.slow_start is not None:
-            self._ramping.add(key)
+            # Nothing was told so far.
+            self._ramping[key] = 0
             self._step(key)
             self._start_ramps()
         self._tell(key, transition)
@@ -237,15 +275,21 @@ class Checks:
     async def _ramp(self) -> None:
         while self._ramping:
             await asyncio.sleep(RAMP_TICK_S)
-            for key in sorted(self._ramping):
+            pace = Pace()
+            for key in tuple(self._ramping):
                 self._step(key)
+                await pace.keep()
 
     def _step(self, key: ServerKey) -> None:
-        """Give a server that starts slowly the part of its weight that is its due by now."""
-        health = self._health.get(key[0])
+        """Give a server that starts slowly the part of its weight that is its due by now, if it has not got that."""
+        health, told = self._health.get(key[0]), self._ramping.get(key)
         step = RAMP_STEPS if health is None else health.ramp_step(key[1], self._now_ns())
+        if told is None or step == told:
+            return
         if step == RAMP_STEPS:
-            self._ramping.discard(key)
+            del self._ramping[key]
+        else:
+            self._ramping[key] = step
         if health is not None:
             self._update(key, ConditionUpdate(ramp=step / RAMP_STEPS))
 
@@ -287,15 +331,13 @@ def _merged(before: ConditionUpdate, after: ConditionUpdate) -> ConditionUpdate:
     )
 
 
-def find_targets(steering: Steering) -> dict[ServerKey, Target]:
-    """Return what is to be checked: every server that is wanted, of the services that say how."""
-    desired = steering.desired
-    return {
-        (service.name, server.name): Target(server.address, health.port or server.port, health)
-        for service in desired.config.services
-        if (health := service.health) is not None
-        for server in wanted(desired, service)
-    }
+def _wanted(desired: Desired) -> tuple[object, ...]:
+    """Return what says which servers there are: the same objects while there are the same servers."""
+    return desired.config, desired.added, desired.removed
+
+
+def _all_same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
 def rules_of(health: HealthConfig) -> Rules:

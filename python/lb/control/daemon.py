@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import secrets
@@ -50,7 +51,9 @@ from lb.control.seed import describe_drawn, draw_seed, with_seed
 from lb.control.status import Facts
 from lb.control.steering import Preview, Steering, close_policies
 from lb.control.supervisor import Supervisor
+from lb.control.turns import Turns
 from lb.errors import ConfigError, InterfaceError, LbError
+from lb.net import broker
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
 from lb.net.kernel import Kernel
@@ -63,6 +66,7 @@ from lb.net.sockets import (
     require_room,
     take_drops,
 )
+from lb.policies.base import Measurements
 from lb.policies.caller import stuck_threads
 from lb.snapshot import Interface, NextHops, Snapshot
 
@@ -119,17 +123,21 @@ class Daemon:
         self.metrics: MetricsServer
         self.data_path: DataPath
         self._guard = HostGuard()
+        # Held while the guard is made to fit: after the end nothing may.
+        self._host_lock = threading.Lock()
+        self._is_over = False
         self._kernel = Kernel(config)
         self._sockets: list[socket.socket] = []
         self._direct: dict[int, int] = {}
         self._cleanup = AsyncExitStack()
         self._stopped = asyncio.Event()
-        self._reloading = asyncio.Lock()
+        self._turns = Turns(self.supervisor, "reload")
         self._reader = SerialThread("lb-config")
         self._hung_readers = 0
         self._loop: asyncio.AbstractEventLoop
         self._failure: Exception | None = None
         self._trouble: str | None = None
+        self._broker_trouble: str | None = None
         self._announced: object = None
         self._rx_dropped = 0
         # Counters are read by several threads, and the kernel's count starts anew with each look.
@@ -178,7 +186,7 @@ class Daemon:
         self.changes = Changes(self.steering, self.supervisor)
         self.checks = Checks(self.steering, self.changes, self.supervisor, measure=self.measurements)
         self._open_sockets()
-        self._cleanup.callback(self._guard.remove)
+        self._cleanup.callback(self._release_host)
         self.data_path = self._make_data_path()
         self.steering.start()
         self.data_path.set_next_hops(await self._kernel.settle(SETTLE_S))
@@ -201,6 +209,7 @@ class Daemon:
         self._cleanup.push_async_callback(self.checks.stop)
         self.steering.listen(lambda: self._on_loop(self.checks.follow))
         self.checks.start()
+        self._watch_broker()
         self._kernel.watch(self._on_next_hops, self._on_interfaces, self._on_trouble, self.supervisor)
         self._announce(self.snapshot)
         if notice := self._made.notice:
@@ -210,6 +219,20 @@ class Daemon:
         if self._seed_drawn:
             log.info("%s", describe_drawn(self.start_config, self.snapshot.seed))
         log.info("%s", self._ready_line())
+
+    def _watch_broker(self) -> None:
+        """Learn at once when the process has ended that opens files for this one: reloads fail from then on."""
+        if self._made.broker is None or (end_fd := self._made.broker.end_fd) is None:
+            return
+        loop = asyncio.get_running_loop()
+        self._cleanup.callback(loop.remove_reader, end_fd)
+
+        def note() -> None:
+            loop.remove_reader(end_fd)
+            self._broker_trouble = f"no reload is possible: {broker.ENDED}"
+            self.supervisor.note("broker", LbError(self._broker_trouble))
+
+        loop.add_reader(end_fd, note)
 
     def _make_data_path(self) -> DataPath:
         config, key = self.start_config, secrets.token_bytes(HASH_KEY_BYTES)
@@ -280,11 +303,13 @@ class Daemon:
         replanner = Replanner(self.steering)
         while True:
             if due := replanner.due(now_ns := time.monotonic_ns()):
-                counts = await asyncio.to_thread(self.data_path.measurements, now_ns)
-                measured = replanner.measured(due, now_ns, counts)
+                measured = await asyncio.to_thread(self._measured, replanner, due, now_ns)
                 outcome = await self.changes.make(functools.partial(self.steering.replan_all, measured))
                 outcome.result()
             await asyncio.sleep(replanner.wait_s(time.monotonic_ns()))
+
+    def _measured(self, replanner: Replanner, due: list[str], now_ns: int) -> dict[str, Measurements]:
+        return replanner.measured(due, now_ns, self.data_path.measurements(now_ns))
 
     async def _sweep(self) -> None:
         """End drains whose time is over, and forget servers that left, once they have no flows."""
@@ -296,10 +321,9 @@ class Daemon:
             for kind, recycler in recyclers.items():
                 await self._recycle(kind, recycler)
             if leaving := self.steering.leaving():
-                counters = await asyncio.to_thread(self.data_path.counters)
-                closing_ns = self.config.flows.closing
-                gone = leavers.gone(leaving, counters["servers"], closing_ns, time.monotonic_ns())
-                if gone:
+                active = await asyncio.to_thread(self.data_path.active_flows, list(leaving.values()))
+                flows = dict(zip(leaving, active, strict=True))
+                if gone := leavers.gone(flows, self.config.flows.closing, time.monotonic_ns()):
                     (await self.changes.make(functools.partial(self.steering.forget, gone))).result()
 
     async def _recycle(self, kind: IdKind, recycler: Recycler) -> None:
@@ -348,17 +372,26 @@ class Daemon:
         Swap to a snapshot: for `lb.control.steering`, through which every change goes.
 
         Raises:
-            LbError: the host cannot be kept out of the way, or the kernel cannot tell so many VIPs apart;
-                nothing has changed then.
+            LbError: the host cannot be kept out of the way, the kernel cannot tell so many VIPs apart, or this is the
+                end; nothing has changed then.
         """
         if (workers := self.start_config.workers) > 1:
             require_room(program(snapshot.vips(), workers, 0))
-        self._guard.apply(snapshot)
+        with self._host_lock:
+            if self._is_over:
+                raise LbError("the balancer is stopping")
+            self._guard.apply(snapshot)
         self._guarded(functools.partial(self.data_path.publish, snapshot))
         self._use_servers(snapshot)
         # Not for every new weight: only where there is news for the neighbours.
         if self._announced is not None and self._announced != announced(snapshot):
             self._announce(snapshot)
+
+    def _release_host(self) -> None:
+        """Let the host's kernel be as it was; a change that is still under way makes nothing there any more."""
+        with self._host_lock:
+            self._is_over = True
+        self._guard.remove()
 
     def reset_flows(self, server: int) -> None:
         """Begin to reset every flow of the server with this id, a part at a time: packets pass in between."""
@@ -421,34 +454,40 @@ class Daemon:
         with contextlib.suppress(LbError):
             await self.reload()
 
-    async def reload(self) -> list[str]:
+    async def reload(self, deadline_s: float | None = None) -> list[str]:
         """
         Read the configuration again and swap to it (behaviour 29).
+
+        Args:
+            deadline_s: how long to wait; None: until it is done.
 
         Returns:
             What is different, in lines for people.
 
         Raises:
             LbError: it cannot be used. Nothing has changed then; the reason is in the log and in the status.
+            UnderWayError: it takes longer; it is carried through, or has changed nothing.
         """
-        async with self._reloading:
-            try:
-                changes = await self._reload()
-            except LbError as error:
-                self.last_reload_error = first_lines(error)
-                self.reloads["failure"] += 1
-                self._kernel.configure(as_it_runs(self.config, self.start_config))
-                log.error("reload failed, the configuration before it stays in use:\n%s", error)
-                raise
-            self.last_reload_error = None
-            self.reloads["success"] += 1
-            self._reloaded_at = time.time()
-            log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
-            for line in changes[:LOGGED_CHANGES]:
-                log.info("  %s", line)
-            if len(changes) > LOGGED_CHANGES:
-                log.info("  and %d more", len(changes) - LOGGED_CHANGES)
-            return changes
+        return await self._turns.take(self._reload_and_tell, deadline_s)
+
+    async def _reload_and_tell(self) -> list[str]:
+        try:
+            changes = await self._reload()
+        except Exception as error:
+            self.last_reload_error = first_lines(error)
+            self.reloads["failure"] += 1
+            self._kernel.configure(as_it_runs(self.config, self.start_config))
+            log.error("reload failed, the configuration before it stays in use:\n%s", error)
+            raise
+        self.last_reload_error = None
+        self.reloads["success"] += 1
+        self._reloaded_at = time.time()
+        log.info("reloaded %s: generation %d", self.config_path, self.snapshot.generation)
+        for line in changes[:LOGGED_CHANGES]:
+            log.info("  %s", line)
+        if len(changes) > LOGGED_CHANGES:
+            log.info("  and %d more", len(changes) - LOGGED_CHANGES)
+        return changes
 
     async def _reload(self) -> list[str]:
         config = await self._read_config()
@@ -488,17 +527,22 @@ class Daemon:
             raise ConfigError([str(error)]) from None
         return config
 
-    async def preview(self) -> Preview:
+    async def preview(self, deadline_s: float | None = None) -> Preview:
         """
         Tell what a reload would do, and change nothing.
 
+        Args:
+            deadline_s: how long to wait; None: until it is done.
+
         Raises:
-            LbError: the file cannot be used.
+            LbError: the file cannot be used, or it takes longer.
         """
-        async with self._reloading:
-            config = await self._read_config()
-            preview: Preview = (await self.changes.make(lambda: self.steering.preview(config))).result()
-            return preview
+        return await self._turns.take(self._preview, deadline_s)
+
+    async def _preview(self) -> Preview:
+        config = await self._read_config()
+        preview: Preview = (await self.changes.make(lambda: self.steering.preview(config))).result()
+        return preview
 
     def facts(self) -> Facts:
         """Return what the status begins with."""
@@ -509,7 +553,7 @@ class Daemon:
             config_path=str(self.config_path.absolute()),
             uptime_s=time.monotonic() - self._started_at,
             last_reload_error=self.last_reload_error,
-            trouble=self._trouble,
+            trouble="; ".join(filter(None, (self._trouble, self._broker_trouble))) or None,
             reloads=self.reloads.total(),
             reload_failures=self.reloads["failure"],
             tasks=self.supervisor.states(),
@@ -589,10 +633,10 @@ def as_it_runs(config: Config, running: Config) -> Config:
 
 
 def first_lines(error: Exception) -> str:
-    """Return an error as one line: of a ConfigError, the first line of each problem."""
+    """Return an error as one line: of a ConfigError, the first line of each problem; of a fault of ours, its kind."""
     if isinstance(error, ConfigError):
         return "; ".join(problem.partition("\n")[0] for problem in error.problems)
-    return str(error)
+    return str(error) if isinstance(error, LbError) else repr(error)
 
 
 def announced(snapshot: Snapshot) -> object:
@@ -619,6 +663,8 @@ async def serve(config_path: Path, backend: str, control_path: Path, made: Prepa
     # Until packets flow there is nothing to reload; unheard, the signal would end the process.
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     await daemon.start()
+    # What there is now is here to stay: a collector that looks through 10 000 servers each time holds up every thread.
+    gc.freeze()
     loop.add_signal_handler(signal.SIGHUP, daemon.request_reload)
     try:
         await daemon.wait()

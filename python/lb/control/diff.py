@@ -13,6 +13,7 @@ from typing import Any
 from lb.config import Config, MetricsConfig, ServiceConfig
 from lb.config_fields import format_duration, format_mac
 from lb.control.state import NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
+from lb.policies import UserPolicy
 
 RESTART = "takes effect after a restart"
 # Keys that a start alone applies: by table ("" is the top). What runs has the values of the start's configuration.
@@ -99,6 +100,8 @@ def _service(before: ServiceNow, after: ServiceNow, desired: Desired) -> Iterato
     for what, one, two in _properties(before.config, after.config):
         if one != two:
             yield f"~ service {name}: {what} {one} -> {two}"
+    if before.config.policy.name == after.config.policy.name and _digest(before) != _digest(after):
+        yield f"~ service {name}: policy {after.config.policy.name}: its file has changed"
     old = {server.name: server for server in before.servers if not server.leaving}
     new = {server.name: server for server in after.servers if not server.leaving}
     for server in new.values():
@@ -141,6 +144,12 @@ def _check(service: ServiceConfig) -> str:
 def _policy(service: ServiceConfig) -> str:
     options = " ".join(f"{key}={value}" for key, value in service.policy.options.items())
     return f"{service.policy.name}{f' ({options})' if options else ''}"
+
+
+def _digest(service: ServiceNow) -> str:
+    """Return what stands for the text of the policy's file; empty where there is none."""
+    policy = service.config.policy.policy
+    return policy.digest if isinstance(policy, UserPolicy) else ""
 
 
 def _server(service: str, before: ServerNow, after: ServerNow, desired: Desired) -> Iterator[str]:

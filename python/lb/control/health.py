@@ -61,11 +61,16 @@ class ServiceHealth:
         self.rules = rules
         self._servers: dict[str, _Server] = {}
         self._taken_out_ns: list[int] = []
-        self.follow(servers)
+        for server in servers:
+            self.know(server)
 
-    def follow(self, servers: Iterable[str]) -> None:
-        """Know these servers from now on: those that stay keep their health, new ones are up."""
-        self._servers = {name: self._servers.get(name) or _Server() for name in servers}
+    def know(self, server: str) -> None:
+        """Know a server from now on: one that is new is up."""
+        self._servers.setdefault(server, _Server())
+
+    def forget(self, server: str) -> None:
+        """Know nothing of a server any more."""
+        self._servers.pop(server, None)
 
     def health(self, server: str) -> Health:
         """Return the health of a server; one that is not known is up."""

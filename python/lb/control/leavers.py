@@ -7,9 +7,9 @@ and counts are arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from lb.control.state import ServerIdentity, ServerKey
+from lb.control.state import ServerIdentity
 
 
 class Leavers:
@@ -18,22 +18,15 @@ class Leavers:
     def __init__(self) -> None:
         self._idle_since_ns: dict[ServerIdentity, int] = {}
 
-    def gone(
-        self,
-        leaving: Iterable[tuple[ServerKey, ServerIdentity]],
-        servers: Mapping[str, Mapping[str, int]],
-        closing_ns: int,
-        now_ns: int,
-    ) -> set[ServerIdentity]:
+    def gone(self, leaving: Mapping[ServerIdentity, int], closing_ns: int, now_ns: int) -> set[ServerIdentity]:
         """
         Return the servers to forget now.
 
         Args:
-            leaving: as `Steering.leaving` gives them.
-            servers: the data path's counters by `SERVICE/SERVER`.
+            leaving: how many active flows each server has that left.
             closing_ns: how long a closing flow is remembered.
             now_ns: of a monotonic clock.
         """
-        idle = [identity for key, identity in leaving if not servers.get(str(key), {}).get("flows_active", 0)]
+        idle = [identity for identity, active in leaving.items() if not active]
         self._idle_since_ns = {identity: self._idle_since_ns.get(identity, now_ns) for identity in idle}
         return {identity for identity, since_ns in self._idle_since_ns.items() if now_ns - since_ns >= closing_ns}

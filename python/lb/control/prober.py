@@ -127,6 +127,7 @@ class Prober:
         self._supervisor = supervisor or Supervisor()
         self._random = random.Random(seed)
         self._watched: dict[Hashable, _Watched] = {}
+        self._questions: dict[ServerKey, Hashable] = {}
         self._slots = Slots(DEFAULT_CHECK_CONCURRENCY)
         self.late = 0
 
@@ -135,23 +136,41 @@ class Prober:
         self._slots.resize(concurrency)
 
     def follow(self, targets: Mapping[ServerKey, Target]) -> None:
-        """Check these from now on. The checks of those that are no different go on undisturbed."""
-        wanted: dict[Hashable, _Watched] = {}
+        """Check these from now on, and no others."""
         for key, target in targets.items():
-            wanted.setdefault(target.question, _Watched(target)).keys.append(key)
-        for question in self._watched.keys() - wanted.keys():
-            if (task := self._watched.pop(question).task) is not None:
-                task.cancel()
-        for question, watched in wanted.items():
-            known = self._watched.setdefault(question, watched)
-            known.keys = watched.keys
-            if known.task is None:
-                known.task = self._supervisor.run(TASK, functools.partial(self._watch, known))
+            self.watch(key, target)
+        for key in self._questions.keys() - targets.keys():
+            self.drop(key)
+
+    def watch(self, key: ServerKey, target: Target) -> None:
+        """Check a server from now on. The check of one that is no different goes on undisturbed."""
+        question = target.question
+        if self._questions.get(key) == question:
+            return
+        watched = self._watched.setdefault(question, _Watched(target))
+        watched.keys.append(key)
+        if watched.task is None:
+            watched.task = self._supervisor.run(TASK, functools.partial(self._watch, watched))
+        self.drop(key)
+        self._questions[key] = question
+
+    def drop(self, key: ServerKey) -> None:
+        """Check a server no more. An endpoint that nobody else has is asked no more."""
+        question = self._questions.pop(key, None)
+        watched = self._watched.get(question)
+        if watched is None:
+            return
+        watched.keys.remove(key)
+        if not watched.keys:
+            del self._watched[question]
+            if watched.task is not None:
+                watched.task.cancel()
 
     async def stop(self) -> None:
         """End all checks."""
         tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
         self._watched.clear()
+        self._questions.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

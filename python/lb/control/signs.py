@@ -24,7 +24,8 @@ class ClientSigns:
     """Remembers what was measured at the last look."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], _Seen] = {}
+        # By service and server; of servers that were there at the last look.
+        self._seen: dict[str, dict[str, _Seen]] = {}
 
     def look(self, measured: Measured, services: Iterable[str]) -> Iterator[tuple[tuple[str, str], str]]:
         """
@@ -35,16 +36,21 @@ class ClientSigns:
             services: names of those to look at; others are left for a later look.
         """
         for service in services:
+            seen, kept = self._seen.get(service, {}), dict[str, _Seen]()
             for server, measures in measured.get(service, {}).items():
-                key = (service, server)
                 # A SYN sent again is the first that is seen of a server which does not answer.
                 silent = measures["unanswered"] + measures["syn_retransmitted"]
                 now = _Seen(measures["connects"], measures["refused"], silent)
-                before = self._seen.get(key)
-                self._seen[key] = now
+                before = seen.get(server)
+                kept[server] = now
                 failure = None if before is None else _failure(before, now)
                 if failure is not None:
-                    yield key, failure
+                    yield (service, server), failure
+            self._seen[service] = kept
+
+    def forget(self, service: str) -> None:
+        """Remember nothing of a service any more."""
+        self._seen.pop(service, None)
 
 
 def _failure(before: _Seen, now: _Seen) -> str | None:

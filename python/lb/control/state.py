@@ -103,8 +103,8 @@ class Desired:
 class ServerNow:
     """
     One server as it is wanted now. `weight`: the operator's, else the configuration's, whatever the ramp; `name`:
-    differs from `config.name` only for a leaving one whose name another has now; `moves_udp`: its UDP flows move to
-    other servers, since it was removed, or drained for its time (behaviour 8).
+    differs from `config.name` only for a leaving one whose name another has, leaving or not; `moves_udp`: its UDP flows
+    move to other servers, since it was removed, or drained for its time (behaviour 8).
     """
 
     config: ServerConfig
@@ -200,19 +200,28 @@ def _server(desired: Desired, service: ServiceConfig, server: ServerConfig) -> S
     )
 
 
-def _leaving_server(leaver: Leaver, names: set[str], is_over: bool) -> ServerNow:
+def _leaving_server(leaver: Leaver, taken: set[str], is_over: bool) -> ServerNow:
     server = leaver.server
-    name = f"{server.name}@{server.address}:{server.port}" if server.name in names else server.name
+    name = _free_name(taken, server.name, f"{server.name}@{server.address}:{server.port}")
     moves_udp = is_over and leaver.service.protocol == "udp"
     return ServerNow(server, name, server.weight, "draining", leaving=True, moves_udp=moves_udp)
 
 
-def _leaving_service(desired: Desired, leavers: list[Leaver], names: set[str]) -> ServiceNow:
+def _leaving_service(desired: Desired, leavers: list[Leaver], taken: set[str]) -> ServiceNow:
     service = leavers[0].service
-    name = f"{service.name}@{service.address}:{service.port}" if service.name in names else service.name
+    where = f"{service.name}@{service.address}:{service.port}"
+    name = _free_name(taken, service.name, where, f"{where}/{service.protocol}")
     # No other server could have its flows: they go on for a while.
-    servers = tuple(_leaving_server(leaver, set(), leaver.identity in desired.overdue) for leaver in leavers)
+    names: set[str] = set()
+    servers = tuple(_leaving_server(leaver, names, leaver.identity in desired.overdue) for leaver in leavers)
     return ServiceNow(service, name, servers, leaving=True)
+
+
+def _free_name(taken: set[str], *names: str) -> str:
+    """Return the first of the names that is not taken, and take it. The last is nobody else's."""
+    name = next((name for name in names if name not in taken), names[-1])
+    taken.add(name)
+    return name
 
 
 def with_wish(desired: Desired, key: ServerKey, wish: Wish) -> Desired:
@@ -286,18 +295,6 @@ def draining_servers(desired: Desired) -> Iterator[Draining]:
 def with_overdue(desired: Desired, overdue: Collection[ServerIdentity]) -> Desired:
     """Return what is wanted when the time of these draining servers is over, and of no others."""
     return replace(desired, overdue=frozenset(overdue))
-
-
-def leaving_servers(desired: Desired) -> list[tuple[ServerKey, ServerIdentity]]:
-    """Return the servers that left and are kept for their flows: the name their counters have, and identity."""
-    if not desired.leaving:
-        return []
-    return [
-        (ServerKey(service.name, server.name), server_identity(service.config, server.config))
-        for service in services(desired)
-        for server in service.servers
-        if server.leaving
-    ]
 
 
 def with_config(desired: Desired, config: Config) -> Desired:

@@ -27,8 +27,8 @@ TRAFFIC = ("flows_active", "flows_created", "packets_forward", "packets_reply", 
 class Facts:
     """
     What stays the same or changes rarely. `uptime_s`: seconds since packets began to flow. `trouble`: which interface
-    is down or gone. `reloads`: attempts; `reload_failures`: those that changed nothing. `tasks`: how the background
-    tasks have fared, by name.
+    is down or gone, and why no reload is possible. `reloads`: attempts; `reload_failures`: those that changed nothing.
+    `tasks`: how the background tasks have fared, by name.
     """
 
     version: str

@@ -36,7 +36,6 @@ from lb.control.state import (
     ServerNow,
     ServiceNow,
     draining_servers,
-    leaving_servers,
     server_identity,
     services,
     wanted,
@@ -578,9 +577,9 @@ class Steering:
                 if protocol == "tcp":
                     stage.resets.append(each.identity)
 
-    def leaving(self) -> list[tuple[ServerKey, ServerIdentity]]:
-        """Return the servers that left and are kept for their flows: the name their counters have, and identity."""
-        return leaving_servers(self.desired)
+    def leaving(self) -> dict[ServerIdentity, int]:
+        """Return the servers that left and are kept for their flows, with their ids: names may be used again."""
+        return self._compiler.server_ids(leaver.identity for leaver in self.desired.leaving)
 
     def forget(self, gone: Collection[ServerIdentity]) -> None:
         """Drop servers that left, once they have no flow any more."""

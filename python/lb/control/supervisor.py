@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 # Delay before the first restart, and the longest one; each is shortened by up to JITTER of itself.
 FIRST_DELAY_S = 0.1
@@ -27,6 +27,8 @@ JITTER = 0.5
 STEADY_S = 60.0
 # `lb status` shows a failure for this long.
 RECENT_S = 3600.0
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class Supervisor:
         self._sleep = sleep
         self._now = now
         self._monotonic = monotonic
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._states: dict[str, TaskState] = {}
         self._lock = threading.Lock()
 
@@ -91,6 +93,13 @@ class Supervisor:
         task = self._start(name, self._run_once(name, job))
         # Cancelled before it began, it would be said to be forgotten.
         task.add_done_callback(lambda _: job.close())
+        return task
+
+    def attend(self, name: str, job: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Run a coroutine once, whose result and exceptions are its caller's; it ends with the others at the stop."""
+        task = self._start(name, job)
+        # A caller may be gone: what he would have been told is no error of the loop.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
     def note(self, name: str, error: BaseException) -> None:
@@ -133,7 +142,7 @@ class Supervisor:
 
         loop.set_exception_handler(handle)
 
-    def _start(self, name: str, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, name: str, job: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         with self._lock:
             self._states.setdefault(name, TaskState())
         task = asyncio.get_running_loop().create_task(job, name=name)

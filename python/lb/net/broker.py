@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import signal
@@ -31,16 +32,21 @@ CAPABILITIES = frozenset({CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH})
 MAX_REQUEST_BYTES = 8192
 MAX_CONFIG_BYTES = 1 << 26
 POLICY = re.compile(r"(?P<file>.+\.py)(:\w+)?")
-# The first byte of an answer: a descriptor comes with it, or the text of an error of one of two kinds.
+# The first byte of an answer: a descriptor comes with it (and the inode of the control socket, if it is that), or the
+# text of an error of one of two kinds.
 OPENED, FAILED, UNTRUSTED = b"o", b"f", b"u"
 # The first byte of a request. A path follows OPEN.
 OPEN, BIND = b"o", b"b"
-ENDED = "the process that opens files has ended"
+ENDED = "the process that opens files for lb run has ended, and only root could start another: restart `lb run`"
+
+log = logging.getLogger(__name__)
 
 
 class Broker:
     """
     The side of `lb run`. Call `start` while the process is root and has one thread.
+
+    `end_fd`: a descriptor that becomes readable when the broker has ended; None: this kernel has none.
 
     Args:
         config: of the configuration that may be opened.
@@ -49,10 +55,14 @@ class Broker:
     """
 
     def __init__(self, config: Path, control: Path, bind: Callable[[Path], socket.socket]) -> None:
-        self._serve = functools.partial(_serve, config=config.absolute(), control=control.absolute(), bind=bind)
+        self._control = control.absolute()
+        self._serve = functools.partial(_serve, config=config.absolute(), control=self._control, bind=bind)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._pid = 0
+        self.end_fd: int | None = None
+        # Of the control socket, once it is bound.
+        self._inode: int | None = None
 
     def start(self) -> None:
         """Fork the broker, and have trusted files opened by it. Raise OSError when no process can be made."""
@@ -63,6 +73,8 @@ class Broker:
             _be_broker(far, self._serve)
         far.close()
         self._socket = near
+        with contextlib.suppress(OSError):
+            self.end_fd = os.pidfd_open(self._pid)
         trust.use_opener(self.open)
 
     def bind(self) -> socket.socket:
@@ -70,6 +82,7 @@ class Broker:
         answer, descriptor = self._ask(BIND)
         if descriptor is None:
             raise LbError(answer[1:].decode(errors="replace") or ENDED)
+        self._inode = int(answer[1:])
         return socket.socket(fileno=descriptor)
 
     def open(self, path: Path) -> BinaryIO:
@@ -81,35 +94,58 @@ class Broker:
         raise (UntrustedFileError if answer[:1] == UNTRUSTED else OSError)(os.EX_NOPERM, message)
 
     def _ask(self, request: bytes) -> tuple[bytes, int | None]:
-        """Return the answer to a request, and the descriptor that came with it."""
+        """Return the answer to a request, and the descriptor that came with it; an empty one: the broker has ended."""
         with self._lock:
             if self._socket is None:
                 return b"", None
-            self._socket.send(request)
-            answer, descriptors, _, _ = socket.recv_fds(self._socket, MAX_REQUEST_BYTES, 1)
+            try:
+                self._socket.send(request)
+                answer, descriptors, _, _ = socket.recv_fds(self._socket, MAX_REQUEST_BYTES, 1)
+            except ConnectionError:
+                return b"", None
         return answer, descriptors[0] if descriptors else None
 
     def stop(self) -> None:
-        """End the broker, and wait until it has removed what it owns."""
+        """End the broker, and wait until it has removed what it owns; one that was killed has not."""
         trust.use_opener(None)
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
+        if self._socket is None:
+            return
+        self._socket.close()
+        self._socket = None
+        if self.end_fd is not None:
+            os.close(self.end_fd)
+            self.end_fd = None
+        status = -1
+        with contextlib.suppress(ChildProcessError):
+            _, status = os.waitpid(self._pid, 0)
+        if status != 0:
+            self._remove_socket()
+
+    def _remove_socket(self) -> None:
+        """Remove the control socket in the broker's place, or say that it stays."""
+        try:
+            if self._inode is not None and self._control.stat().st_ino == self._inode:
+                self._control.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            log.warning("%s stays behind: %s; `rm` it, or let the next `lb run` do so", self._control, reason)
 
 
 def _be_broker(sock: socket.socket, serve: Callable[[socket.socket], None]) -> None:
     """Serve until the other side is gone; never return."""
+    status = 1
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         _keep_only(sock.fileno())
         limit_capabilities(CAPABILITIES)
         serve(sock)
+        status = 0
     finally:
         # Not `sys.exit`: nothing of what the parent has registered for its own end may happen here.
-        os._exit(0)
+        os._exit(status)
 
 
 def _keep_only(number: int) -> None:
@@ -124,10 +160,12 @@ def _serve(sock: socket.socket, config: Path, control: Path, bind: Callable[[Pat
     owned: int | None = None
     with contextlib.suppress(OSError):
         while request := sock.recv(MAX_REQUEST_BYTES):
+            more = b""
             try:
                 if request[:1] == BIND:
                     descriptor = bind(control).detach()
                     owned = control.stat().st_ino
+                    more = str(owned).encode()
                 else:
                     descriptor = open_allowed(config, Path(os.fsdecode(request[1:])))
             except UntrustedFileError as error:
@@ -135,7 +173,7 @@ def _serve(sock: socket.socket, config: Path, control: Path, bind: Callable[[Pat
             except (OSError, ValueError, LbError) as error:
                 sock.send(FAILED + str(getattr(error, "strerror", None) or error).encode())
             else:
-                socket.send_fds(sock, [OPENED], [descriptor])
+                socket.send_fds(sock, [OPENED + more], [descriptor])
                 os.close(descriptor)
     with contextlib.suppress(OSError):
         if owned is not None and control.stat().st_ino == owned:

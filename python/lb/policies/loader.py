@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import re
 import sys
 from importlib.metadata import entry_points
@@ -24,7 +23,8 @@ from lb.trust import UntrustedFileError, open_file, require_trusted
 GROUP = "lb.policies"
 REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
 
-_loaded: dict[Path, tuple[tuple[int, int, int], ModuleType]] = {}
+# By file: the digest of its text, and what running that gave.
+_loaded: dict[Path, tuple[str, ModuleType]] = {}
 
 
 def is_file(name: str) -> bool:
@@ -56,11 +56,22 @@ def load_class(name: str, base: Path) -> type[object]:
     return found
 
 
+def digest_of(name: str, base: Path) -> str:
+    """Return a digest of the file that a class was loaded from last; empty for an entry point."""
+    match = REFERENCE.fullmatch(name)
+    known = None if match is None else _loaded.get(_path(match, base))
+    return "" if known is None else known[0]
+
+
+def _path(match: re.Match[str], base: Path) -> Path:
+    return (base / match["file"]).absolute()
+
+
 def _from_file(name: str, base: Path) -> object:
     match = REFERENCE.fullmatch(name)
     if match is None:
         raise PolicyError(f'{name}: which class? Write "FILE.py:CLASS"')
-    module = _module((base / match["file"]).absolute())
+    module = _module(_path(match, base))
     if not hasattr(module, match["name"]):
         classes = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         raise PolicyError(f"{match['file']} has no {match['name']}; it has: {', '.join(classes) or 'none'}")
@@ -81,18 +92,17 @@ def _module(path: Path) -> ModuleType:
     try:
         require_trusted(path)
         with open_file(path) as file:
-            status = os.fstat(file.fileno())
-            version = (status.st_ino, status.st_size, status.st_mtime_ns)
-            known = _loaded.get(path)
-            if known is not None and known[0] == version:
-                return known[1]
             source = file.read()
     except UntrustedFileError as error:
         raise PolicyError(f"{path.name}: refused: {error.strerror}") from None
     except OSError as error:
         raise PolicyError(f"{path.name}: {error.strerror} ({path})") from None
+    digest = hashlib.blake2b(source, digest_size=16).hexdigest()
+    known = _loaded.get(path)
+    if known is not None and known[0] == digest:
+        return known[1]
     module = _run(path, source)
-    _loaded[path] = (version, module)
+    _loaded[path] = (digest, module)
     return module
 
 

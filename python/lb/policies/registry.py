@@ -23,7 +23,7 @@ from lb.policies import user
 from lb.policies.adaptive import Adaptive
 from lb.policies.base import BuiltIn, OptionProblem, Policy
 from lb.policies.least_connections import LeastConnections
-from lb.policies.loader import installed_names, is_file, load_class
+from lb.policies.loader import digest_of, installed_names, is_file, load_class
 from lb.policies.maglev import Maglev
 from lb.policies.random import Random
 from lb.policies.round_robin import RoundRobin
@@ -77,7 +77,8 @@ def make(name: str, options: Mapping[str, Any], base: Path = HERE) -> Policy:
     if (ours := _ours(name)) is not None:
         _require_known(name, options, option_names(ours))
         return _read(name, ours.name, options)
-    return _wrap(name, load_class(name, base), options)
+    found = load_class(name, base)
+    return _wrap(name, found, options, digest_of(name, base))
 
 
 def problems(
@@ -142,7 +143,7 @@ def wrap(policy: type[object] | object, options: Mapping[str, Any]) -> Policy:
     return _wrap(name, policy, options)
 
 
-def _wrap(name: str, policy: type[object] | object, options: Mapping[str, Any]) -> Policy:
+def _wrap(name: str, policy: type[object] | object, options: Mapping[str, Any], digest: str = "") -> Policy:
     theirs = {key: value for key, value in options.items() if key not in user.SETTINGS}
     settings = _settings(name, {key: value for key, value in options.items() if key in user.SETTINGS})
     known = user.option_names(policy) if isinstance(policy, type) else []
@@ -152,7 +153,7 @@ def _wrap(name: str, policy: type[object] | object, options: Mapping[str, Any]) 
         made = user.instantiate(policy, theirs) if isinstance(policy, type) else policy
     except ValidationError as error:
         raise _options_error(name, error) from error
-    return user.UserPolicy(name, made, settings, make(settings.fallback, {}))
+    return user.UserPolicy(name, made, settings, make(settings.fallback, {}), digest)
 
 
 def _settings(name: str, options: Mapping[str, Any]) -> user.Settings:

@@ -62,12 +62,14 @@ class UserPolicy:
         user: the user's object.
         settings: the options that are ours.
         fallback: decides when the user's object does not.
+        digest: of the file it was loaded from; empty: of none.
     """
 
-    def __init__(self, name: str, user: object, settings: Settings, fallback: Policy) -> None:
+    def __init__(self, name: str, user: object, settings: Settings, fallback: Policy, digest: str = "") -> None:
         self.name = name
         self.user = user
         self.settings = settings
+        self.digest = digest
         self.failures = Failures()
         self._fallback = fallback
         self._caller = Caller(f"lb-plan {name}")

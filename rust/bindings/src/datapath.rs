@@ -362,6 +362,10 @@ impl DataPath {
         Ok(reset.removed())
     }
 
+    fn active_flows(&self, py: Python<'_>, servers: Vec<u32>) -> PyResult<Vec<u64>> {
+        self.with(py, move |core| core.active_flows(&servers))
+    }
+
     fn retire_servers(&self, py: Python<'_>, servers: Vec<u32>) -> PyResult<Vec<u32>> {
         self.with(py, move |core| core.retire_servers(&servers))
     }

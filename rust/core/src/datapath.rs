@@ -510,6 +510,13 @@ impl DataPath {
         self.state.table.may_have_expired(now_ns)
     }
 
+    /// How many active flows each of the servers with these ids has (rule 13).
+    #[must_use]
+    pub fn active_flows(&self, servers: &[u32]) -> Vec<u64> {
+        let counters = &self.state.counters;
+        servers.iter().map(|&id| counters.active(id)).collect()
+    }
+
     /// Begin anew with the servers of these ids that the snapshot does not have and no entry refers to: their counters and measurements are 0 (rule 13).
     /// Returns those.
     pub fn retire_servers(&mut self, servers: &[u32]) -> Vec<u32> {

@@ -74,6 +74,11 @@ class Counters:
         if times:
             self.verdicts[name if reason is None else f"{name}.{reason}"] += times
 
+    def active(self, server: int) -> int:
+        """Return the active flows of a server; 0 for one that never was."""
+        traffic = self.servers.get(server)
+        return 0 if traffic is None else traffic.flows_active
+
     def retire_service(self, service: int) -> bool:
         """Begin anew with a service that no entry refers to. Return whether that is so; if not, nothing has changed."""
         if self.stored_of_service[service]:

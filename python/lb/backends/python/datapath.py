@@ -156,6 +156,11 @@ class DataPath:
                 removed += reset_flows(self._state, server, found[start : start + RESET_SLICE], now_ns)
         return removed
 
+    def active_flows(self, servers: Sequence[int]) -> list[int]:
+        """Return how many active flows each of the servers with these ids has."""
+        with self._lock:
+            return [self._state.counters.active(number) for number in servers]
+
     def retire_servers(self, servers: Sequence[int]) -> list[int]:
         """Begin anew with servers that the snapshot does not have and no entry refers to. Return their ids."""
         with self._lock:

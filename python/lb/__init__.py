@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         RemoteError,
         RequestError,
         TestbedError,
+        UnderWayError,
         UnknownNameError,
     )
 
@@ -56,6 +57,7 @@ _MODULES = {
     "Result": "lb.backends.base",
     "SystemClock": "lb.clock",
     "TestbedError": "lb.errors",
+    "UnderWayError": "lb.errors",
     "UnknownNameError": "lb.errors",
 }
 # The stages one by one, from the best backend that is there; `lb.backends.load(name)` gives those of a chosen one.
@@ -82,6 +84,7 @@ __all__ = [
     "Result",
     "SystemClock",
     "TestbedError",
+    "UnderWayError",
     "UnknownNameError",
     "__version__",
     "checksum",

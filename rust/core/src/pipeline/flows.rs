@@ -182,8 +182,8 @@ impl<'a> Walk<'a> {
             table, counters, ..
         } = &mut *self.state;
         let mut flow = table.flow_mut(number);
-        let before = Before::of(&flow);
-        if tcp::is_plain(&flow, direction, segment) {
+        let mut before = Before::of(&flow);
+        if tcp::is_plain(&flow, segment) {
             if !tcp::follow_plain(&mut flow, direction, segment) {
                 return Ok(Step::unbelieved(FlowState::Established));
             }
@@ -207,7 +207,7 @@ impl<'a> Walk<'a> {
             let now = (step.state, counters.active(server));
             if let Some(measures) = counters.measures_mut(server) {
                 if step.restarted {
-                    measure::restart(measures, &mut flow);
+                    measure::restart(measures, &mut flow, &mut before);
                 }
                 measure::follow(
                     measures, &mut flow, &before, direction, segment, now, self.now,

@@ -34,7 +34,7 @@ TURN = 1 << 40
 
 
 class Newcomer(NamedTuple):
-    """A flow that looks for a server. Addresses: 4 or 16 bytes."""
+    """A flow that looks for a server. Addresses: 4 or 16 bytes. `opens`: its packet opens a TCP connection."""
 
     service: int
     client: bytes
@@ -42,6 +42,7 @@ class Newcomer(NamedTuple):
     vip: bytes
     vip_port: int
     protocol: int
+    opens: bool = False
 
 
 class SplitMix64:

@@ -1,5 +1,6 @@
 //! Finding a packet's flow, or making it: rule 8.
 
+use super::direct::is_guarded;
 use super::{Departure, Stage, Walk};
 use crate::counters::Event;
 use crate::datapath::State;
@@ -23,6 +24,8 @@ struct Newcomer {
     client: u128,
     client_port: u16,
     service: u32,
+    /// Whether its packet opens a connection.
+    opens: bool,
 }
 
 impl Newcomer {
@@ -292,6 +295,9 @@ impl<'a> Walk<'a> {
             client: packet.meta.ip.source,
             client_port: transport.source_port,
             service,
+            opens: transport
+                .segment
+                .is_some_and(|segment| segment.is_opening()),
         };
         self.state.asking.begin(packet.meta.ip.fragment.is_none());
         let choice = self.select(&newcomer, stores);
@@ -344,6 +350,7 @@ impl<'a> Walk<'a> {
                 client: packet.meta.ip.destination,
                 client_port: transport.destination_port,
                 service,
+                opens: false,
             };
             let Choice::Server { server, dead } = self.select(&newcomer, stores) else {
                 continue;
@@ -427,7 +434,7 @@ impl<'a> Walk<'a> {
             self.clear_key(&newcomer.key(Side::Service(newcomer.service)), stores)?;
         }
         if stores && self.make_room() {
-            // What is left there is closing: the flow takes its place.
+            // What is left there is closing, or was never answered: the flow takes its place.
             let key = newcomer.key(Side::Endpoint(facts.endpoint));
             self.state.direct.remove(&key);
             self.insert(packet, transport, newcomer, (server, facts.endpoint));
@@ -521,6 +528,7 @@ impl<'a> Walk<'a> {
             client,
             client_port,
             service,
+            ..
         } = *newcomer;
         let (server, endpoint) = ids;
         let state = match &transport.segment {
@@ -646,7 +654,9 @@ fn fit(
         return Fit::Refused(Reason::Hairpin);
     }
     let key = newcomer.key(Side::Endpoint(facts.endpoint));
-    if direct.occupies(&key, &world.snapshot.timeouts, now) {
+    // A SYN straight to the server may be anybody's: it turns no connection away that is there.
+    let guarded = !newcomer.opens && is_guarded(world, &key);
+    if direct.occupies(&key, guarded, &world.snapshot.timeouts, now) {
         return Fit::Refused(Reason::FlowConflict);
     }
     let Some(number) = table.find(&key) else {

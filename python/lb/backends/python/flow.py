@@ -58,6 +58,11 @@ class Window:
         """Bytes."""
         return self.raw << self.scale
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is as large as it says: the largest scale there is cannot be told from an unknown one."""
+        return self.scale < MOST_SCALE
+
     def hear(self, window: int) -> None:
         """Note the window of a segment without SYN: a scale that is unknown counts as the largest (RFC 7323 2.3)."""
         if self.unheard:

@@ -72,8 +72,6 @@ def look_up(state: State, entry: Entry | None) -> Entry | None:
 def known_packet(state: State, packet: Packet, entry: Entry, direction: Direction, seg: Segment | None) -> Verdict:
     """Handle a packet of a flow that is in the table."""
     packet.direction, packet.service, packet.server = direction, entry.service, entry.server
-    # Where the client was heard before: a reply goes there.
-    moves = seg is not None or leads_to_client(state, packet, entry, direction)
     if seg is None:
         step: Step | None = follow_udp(state, entry, direction)
     else:
@@ -82,7 +80,9 @@ def known_packet(state: State, packet: Packet, entry: Entry, direction: Directio
         return drop("rst_window")
     if step.refreshes:
         state.table.touch(entry, state.now_ns)
-    if step.believed and moves and direction == "forward":
+    # In windows that are not known too many guesses find room: a segment tells no more than a datagram then.
+    knows = seg is not None and all(window.is_known for window in entry.windows.values())
+    if step.believed and direction == "forward" and (knows or leads_to_client(state, packet, entry)):
         entry.last_hop = (packet.interface, packet.source_mac)
     return send_translated(state, packet, direction, entry)
 
@@ -97,13 +97,11 @@ def follow_udp(state: State, entry: Entry, direction: Direction) -> Step:
     return believed(entry.state)
 
 
-def leads_to_client(state: State, packet: Packet, entry: Entry, direction: Direction) -> bool:
+def leads_to_client(state: State, packet: Packet, entry: Entry) -> bool:
     """
     Tell whether a datagram may tell where the client is (behaviour 28). Nothing vouches for it: it may only from where
     the client's came before, if from anywhere, or from where the client is routed to.
     """
-    if direction == "reply":
-        return False
     known = None if entry.last_hop is None else entry.last_hop[0]
     if known is None or known == packet.interface or known >= len(state.view.interfaces):
         return True

@@ -476,6 +476,12 @@ impl<'a> Flow<'a> {
         open && is_between(number, self.syn(), end)
     }
 
+    /// Whether both windows are known, not only what they are at most.
+    #[must_use]
+    pub fn knows_windows(&self) -> bool {
+        self.annex.sides.iter().all(TcpSide::knows_scale)
+    }
+
     /// Time of the last packet that refreshed it, nanoseconds.
     #[inline]
     #[must_use]

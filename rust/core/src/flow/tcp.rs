@@ -287,6 +287,11 @@ impl Side {
         }
     }
 
+    /// Whether the largest window it has advertised is as large as it says. A scale that is offered as the largest there is cannot be told from an unknown one.
+    pub(super) const fn knows_scale(&self) -> bool {
+        self.scale < MOST_SCALE
+    }
+
     const fn offers_scale(&self) -> bool {
         self.flags & note::OFFERED_SCALE != 0
     }

@@ -159,7 +159,7 @@ impl<'a> Walk<'a> {
                 if step.refreshes {
                     self.refresh(number, step.state);
                 }
-                if step.believed && direction == Direction::Forward {
+                if step.believed && direction == Direction::Forward && self.tells_way(live, meta) {
                     self.note_last_hop(number, meta);
                 }
             }
@@ -240,10 +240,18 @@ impl<'a> Walk<'a> {
                 self.state.counters.flow_active(live.server);
                 state = FlowState::Udp;
             }
-        } else if live.last_hop.1 == meta.interface || self.leads_to_client(live.last_hop.1, meta) {
+        } else if live.last_hop.1 == meta.interface || self.leads_to_client(live, meta) {
             self.note_last_hop(live.number, meta);
         }
         self.refresh(live.number, state);
+    }
+
+    /// Whether a client's segment that is believed tells where the client is. In windows that are not known too many guesses find room: it is a datagram's then.
+    #[inline(always)]
+    fn tells_way(&mut self, live: &Live, meta: &Meta) -> bool {
+        live.last_hop.1 == meta.interface
+            || self.state.table.flow_mut(live.number).knows_windows()
+            || self.leads_to_client(live, meta)
     }
 
     /// Note where the client's packets come from.
@@ -264,8 +272,8 @@ impl<'a> Walk<'a> {
 
     /// Whether a client may have come to another interface than the one that is known.
     #[cold]
-    fn leads_to_client(&self, known: u32, meta: &Meta) -> bool {
-        let heard_before = self.world.port(known).is_some();
+    fn leads_to_client(&self, live: &Live, meta: &Meta) -> bool {
+        let heard_before = self.world.port(live.last_hop.1).is_some();
         !heard_before
             || self
                 .world

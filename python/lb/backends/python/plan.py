@@ -316,7 +316,7 @@ class Placement:
         if view.snapshot.ask is None:
             return None
         service, client = view.services[flow.service].name, str(ip_address(flow.client))
-        question = (view.snapshot.ask, service, client, flow.client_port, names)
+        question = (view.snapshot.ask, service, client, flow.client_port, tuple(names))
         if self.questions is None:
             return call(*question)
         asking, asked = self.asking, (flow.service, flow.client, flow.client_port)

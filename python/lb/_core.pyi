@@ -48,7 +48,7 @@ class Result:
 class Questions:
     """What the packet loop asks `lb.backends.asking`. Made by `DataPath` only."""
 
-    def wait(self) -> tuple[AskFunction, str, str, int, list[str]] | None:
+    def wait(self) -> tuple[AskFunction, str, str, int, tuple[str, ...]] | None:
         """
         Wait for a question, without the GIL: (function, service, client, client port, candidate names). None: there
         will be none any more.

@@ -13,6 +13,8 @@ MS = 10**6
 # Stamps count 1024 ns: what is measured from them is a whole number of those.
 TICK = 1024
 ASKED, ANSWER = b"GET /", b"x" * 100
+# A number before those of the other connections.
+BEFORE = 4_000_000_000
 
 
 class Talk:
@@ -116,16 +118,16 @@ def test_numbers_that_begin_anew_end_what_was_asked(talk: Talk) -> None:
     talk.ask()
     talk.server("PA", 5001, 1006, ANSWER)
     talk.client("PA", 1006, 5101, ASKED)
-    talk.client("S", 900000, after_ms=1000)
+    talk.client("S", BEFORE, after_ms=1000)
     talk.expect(failed=0, waiting_flows=1, in_flight_bytes=0)
     talk.server("PA", 5101, 1011, ANSWER, after_ms=1)
     talk.client("PA", 1011, 5101, ASKED)
     talk.expect(waiting_flows=1, in_flight_bytes=100, requests=3)
-    talk.server("SA", 700000, 900001)
-    talk.expect(failed=1, waiting_flows=0, in_flight_bytes=0, flows_active=1, connects=1)
-    talk.client("PA", 900001, 700001, ASKED)
-    talk.expect(requests=4, waiting_flows=1, failed=1)
-    talk.server("PA", 700001, 900006, ANSWER, after_ms=2)
+    talk.server("SA", 700000, BEFORE + 1)
+    talk.expect(failed=0, waiting_flows=1, in_flight_bytes=100)
+    talk.client("PA", BEFORE + 1, 700001, ASKED)
+    talk.expect(requests=4, waiting_flows=1, failed=1, in_flight_bytes=0, flows_active=1, connects=1)
+    talk.server("PA", 700001, BEFORE + 6, ANSWER, after_ms=2)
     talk.expect(first_bytes=3, waiting_flows=0, in_flight_bytes=100)
 
 

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use flowlb_core::io::Worker;
-use flowlb_core::snapshot::{Answer, Question};
+use flowlb_core::snapshot::{Answer, Names, Question};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 /// The user's function. Shared, not cloned: that would take the GIL.
 pub type Function = Arc<Py<PyAny>>;
@@ -24,7 +25,7 @@ struct Asked {
     service: String,
     client: IpAddr,
     client_port: u16,
-    candidates: Vec<String>,
+    candidates: Names,
 }
 
 /// What the thread that answers is told.
@@ -53,6 +54,8 @@ pub struct Questions {
     asked: Mutex<Receiver<Message>>,
     /// Of the question that `wait` returned last.
     ticket: AtomicU64,
+    /// Its candidates as Python has them: those of the next are mostly the same.
+    candidates: Mutex<Option<(Names, Py<PyTuple>)>>,
 }
 
 /// The data path's end of it; ends the thread that answers when dropped.
@@ -127,6 +130,7 @@ impl Asker {
                     shared: Arc::clone(&self.shared),
                     asked: Mutex::new(asked),
                     ticket: AtomicU64::new(0),
+                    candidates: Mutex::default(),
                 };
                 py.import("lb.backends.asking")?
                     .call_method1("start_answering", (Bound::new(py, questions)?,))?;
@@ -147,14 +151,15 @@ impl Asker {
 fn call(function: &Function, question: &Question<'_>) -> Option<String> {
     Python::attach(|py| {
         let client = question.client.to_string();
-        let arguments = (
-            question.service,
-            client,
-            question.client_port,
-            question.candidates.to_vec(),
-        );
+        let candidates = tuple(py, question.candidates).ok()?;
+        let arguments = (question.service, client, question.client_port, candidates);
         function.call1(py, arguments).ok()?.extract(py).ok()
     })
+}
+
+/// Names as Python has them.
+fn tuple<'py>(py: Python<'py>, names: &Names) -> PyResult<Bound<'py, PyTuple>> {
+    PyTuple::new(py, names.iter().map(|name| &**name))
 }
 
 impl Shared {
@@ -173,7 +178,6 @@ impl Shared {
         if self.since_began_ns(now) >= overdue_ns {
             return Answer::Given(None);
         }
-        let candidates = question.candidates.iter();
         let asked = Asked {
             ticket,
             deadline: now + Duration::from_nanos(question.deadline_ns),
@@ -181,7 +185,7 @@ impl Shared {
             service: question.service.to_owned(),
             client: question.client,
             client_port: question.client_port,
-            candidates: candidates.map(|&name| name.to_owned()).collect(),
+            candidates: Arc::clone(question.candidates),
         };
         match self.questions.send(Message::Ask(asked)) {
             Ok(()) => Answer::Later,
@@ -203,6 +207,18 @@ impl Questions {
             }
         }
     }
+
+    /// The candidates of a question for Python, made anew only where they are others than those of the one before.
+    fn candidates(&self, py: Python<'_>, names: &Names) -> PyResult<Py<PyTuple>> {
+        let mut kept = lock(&self.candidates);
+        let same = kept.as_ref().filter(|(of, _)| Arc::ptr_eq(of, names));
+        if let Some((_, made)) = same {
+            return Ok(made.clone_ref(py));
+        }
+        let made = tuple(py, names)?.unbind();
+        *kept = Some((Arc::clone(names), made.clone_ref(py)));
+        Ok(made)
+    }
 }
 
 #[pymethods]
@@ -212,19 +228,24 @@ impl Questions {
         clippy::type_complexity,
         reason = "it is the tuple that Python's half names Question"
     )]
-    fn wait(&self, py: Python<'_>) -> Option<(Py<PyAny>, String, String, u16, Vec<String>)> {
-        let asked = py.detach(|| self.next())?;
+    fn wait(
+        &self,
+        py: Python<'_>,
+    ) -> PyResult<Option<(Py<PyAny>, String, String, u16, Py<PyTuple>)>> {
+        let Some(asked) = py.detach(|| self.next()) else {
+            return Ok(None);
+        };
         self.ticket.store(asked.ticket, Ordering::Relaxed);
         let overdue_ns = self.shared.since_began_ns(asked.deadline);
         self.shared.overdue_ns.store(overdue_ns, Ordering::Release);
         let client = asked.client.to_string();
-        Some((
+        Ok(Some((
             asked.function.clone_ref(py),
             asked.service,
             client,
             asked.client_port,
-            asked.candidates,
-        ))
+            self.candidates(py, &asked.candidates)?,
+        )))
     }
 
     /// Answer the question that `wait` returned last. None: no usable answer.

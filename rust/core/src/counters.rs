@@ -186,6 +186,12 @@ impl Counters {
         }
     }
 
+    /// Count packets that were dropped.
+    #[inline]
+    pub fn drops(&mut self, reason: Reason, packets: usize) {
+        self.drop[reason as usize] += packets as u64;
+    }
+
     /// Count an event.
     #[inline]
     pub fn event(&mut self, event: Event) {

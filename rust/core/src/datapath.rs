@@ -440,7 +440,7 @@ impl DataPath {
         }
     }
 
-    /// Expire and release what is due. Of flows that are due, one call removes a bounded number: [`Self::is_behind`] says whether more are.
+    /// Expire and release what is due. Of flows and fragments one call removes, and frees, a bounded number: [`Self::is_behind`] says whether more are due.
     pub fn tick(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
         let Self { world, state, .. } = self;
         pipeline::expire(world, state, now_ns, pipeline::PER_TICK);
@@ -504,10 +504,10 @@ impl DataPath {
         !self.pending.is_empty()
     }
 
-    /// Whether a tick at this time left flows that are due: the next one removes more.
+    /// Whether a tick at this time left flows or fragments that are due, or memory of such: the next one does more.
     #[must_use]
     pub fn is_behind(&self, now_ns: u64) -> bool {
-        self.state.table.may_have_expired(now_ns)
+        self.state.table.may_have_expired(now_ns) || self.state.fragments.is_behind(now_ns)
     }
 
     /// How many active flows each of the servers with these ids has (rule 13).

@@ -46,6 +46,11 @@ impl Record {
         }
     }
 
+    /// Whether it tells what the server's packets are of. `guarded`: only once the server has answered, of TCP.
+    fn counts(&self, guarded: bool) -> bool {
+        !guarded || self.marks & TCP == 0 || self.marks & ANSWERED != 0
+    }
+
     fn is_expired(&self, timeouts: &Timeouts, now: u64) -> bool {
         now.saturating_sub(self.last_seen) >= self.timeout(timeouts)
     }
@@ -99,29 +104,31 @@ impl DirectConnections {
         }
     }
 
-    /// Whether there is a record that stands in the way of a flow with this key: one that lives and is not closing.
+    /// Whether there is a record that stands in the way of a flow with this key: one that lives, counts and is not closing.
     #[must_use]
-    pub fn occupies(&self, key: &Key, timeouts: &Timeouts, now: u64) -> bool {
-        self.find(key).is_some_and(|number| {
-            let record = &self.records[number as usize];
-            !record.is_expired(timeouts, now) && !record.is_closing()
-        })
+    pub fn occupies(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: u64) -> bool {
+        self.living(key, guarded, timeouts, now)
+            .is_some_and(|record| !record.is_closing())
     }
 
-    /// Whether there is a record that lives.
+    /// Whether there is a record that lives and counts.
     #[must_use]
-    pub fn knows(&self, key: &Key, timeouts: &Timeouts, now: u64) -> bool {
-        self.find(key)
-            .is_some_and(|number| !self.records[number as usize].is_expired(timeouts, now))
+    pub fn knows(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: u64) -> bool {
+        self.living(key, guarded, timeouts, now).is_some()
     }
 
-    /// Note a client's packet to a server. A reset makes no record, and with `opens_only` neither does any other segment but a SYN: it may be of a flow that a
-    /// hash would place. Returns whether another record had to go for it.
+    fn living(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: u64) -> Option<&Record> {
+        let record = &self.records[self.find(key)? as usize];
+        (!record.is_expired(timeouts, now) && record.counts(guarded)).then_some(record)
+    }
+
+    /// Note a client's packet to a server. A reset makes no record, and where the key is `guarded` neither does any other segment but a SYN: it may be of a flow
+    /// that a hash would place. Returns whether another record had to go for it.
     pub fn ask(
         &mut self,
         key: &Key,
         segment: Option<&Segment>,
-        opens_only: bool,
+        guarded: bool,
         timeouts: &Timeouts,
         now: u64,
     ) -> bool {
@@ -137,7 +144,7 @@ impl DirectConnections {
             }
         }
         let makes_none =
-            |segment: &Segment| segment.has(flag::RST) || opens_only && !segment.is_opening();
+            |segment: &Segment| segment.has(flag::RST) || guarded && !segment.is_opening();
         if segment.is_some_and(makes_none) {
             return false;
         }
@@ -150,11 +157,13 @@ impl DirectConnections {
         is_full
     }
 
-    /// Note a server's packet. Returns whether it answers a client that asked for it.
+    /// Note a server's packet. Returns whether it answers a client that asked for it. Where the key is `guarded`, only an answer to a SYN makes a record count:
+    /// anybody may have sent that SYN, and anything else may be of a flow that a hash would place.
     pub fn answer(
         &mut self,
         key: &Key,
         segment: Option<&Segment>,
+        guarded: bool,
         timeouts: &Timeouts,
         now: u64,
     ) -> bool {
@@ -165,7 +174,11 @@ impl DirectConnections {
             self.remove(key);
             return false;
         }
-        self.records[number as usize].follow(Direction::Reply, segment, now);
+        let record = &mut self.records[number as usize];
+        if !record.counts(guarded) && !segment.is_some_and(answers_syn) {
+            return false;
+        }
+        record.follow(Direction::Reply, segment, now);
         self.move_to_newest(number);
         true
     }
@@ -248,6 +261,12 @@ impl DirectConnections {
     }
 }
 
+/// Whether a segment answers a SYN: it accepts or, with the number that such a reset has (RFC 9293 3.5.2), refuses it.
+fn answers_syn(segment: &Segment) -> bool {
+    let refuses = segment.has(flag::RST) && segment.sequence == 0;
+    segment.has(flag::ACK) && (segment.has(flag::SYN) || refuses)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +311,7 @@ mod tests {
                         list.push(port);
                     }
                     1 => {
-                        prop_assert_eq!(direct.answer(&key(port), None, &TIMEOUTS, 1), known.is_some());
+                        prop_assert_eq!(direct.answer(&key(port), None, false, &TIMEOUTS, 1), known.is_some());
                         list.extend(known.map(|_| port));
                     }
                     _ => direct.remove(&key(port)),
@@ -304,7 +323,7 @@ mod tests {
                     at = record.newer;
                 }
                 prop_assert_eq!(&ports, &list);
-                prop_assert!(ports.iter().all(|&port| direct.knows(&key(port), &TIMEOUTS, 1)));
+                prop_assert!(ports.iter().all(|&port| direct.knows(&key(port), false, &TIMEOUTS, 1)));
                 prop_assert_eq!(direct.index.len(), list.len());
             }
         }
@@ -316,12 +335,18 @@ mod tests {
         let segment = |flags| Segment::new(0, 0, flags, 0);
         let lives_until = |direct: &DirectConnections| {
             (0..100)
-                .take_while(|&now| direct.knows(&key(1), &TIMEOUTS, now))
+                .take_while(|&now| direct.knows(&key(1), false, &TIMEOUTS, now))
                 .count()
         };
         direct.ask(&key(1), Some(&segment(flag::SYN)), false, &TIMEOUTS, 0);
         assert_eq!(lives_until(&direct), 10);
-        direct.answer(&key(1), Some(&segment(flag::SYN | flag::ACK)), &TIMEOUTS, 0);
+        direct.answer(
+            &key(1),
+            Some(&segment(flag::SYN | flag::ACK)),
+            false,
+            &TIMEOUTS,
+            0,
+        );
         assert_eq!(lives_until(&direct), 40);
         direct.ask(
             &key(1),
@@ -330,10 +355,16 @@ mod tests {
             &TIMEOUTS,
             0,
         );
-        assert!(direct.occupies(&key(1), &TIMEOUTS, 0));
-        direct.answer(&key(1), Some(&segment(flag::FIN | flag::ACK)), &TIMEOUTS, 0);
+        assert!(direct.occupies(&key(1), false, &TIMEOUTS, 0));
+        direct.answer(
+            &key(1),
+            Some(&segment(flag::FIN | flag::ACK)),
+            false,
+            &TIMEOUTS,
+            0,
+        );
         assert_eq!(lives_until(&direct), 20);
-        assert!(!direct.occupies(&key(1), &TIMEOUTS, 0));
+        assert!(!direct.occupies(&key(1), false, &TIMEOUTS, 0));
         direct.prepare(false);
         assert_eq!(lives_until(&direct), 0);
     }

@@ -160,12 +160,8 @@ pub struct Datagram {
     /// What is decided.
     pub fate: Fate,
     held: Vec<Held>,
-}
-
-impl Datagram {
-    fn held_bytes(&self) -> usize {
-        self.held.iter().map(|held| held.frame.len()).sum()
-    }
+    /// Of the frames held.
+    held_bytes: usize,
 }
 
 /// Datagrams in order of their creation, of all and of each source.
@@ -217,6 +213,8 @@ pub struct Fragments {
     refused: BTreeMap<u64, DatagramKey>,
     sequence: u64,
     held_bytes: usize,
+    /// Fragments that were given up, whose memory is to be freed: many may be given up at once, and each takes its time.
+    given_up: Vec<Vec<Held>>,
 }
 
 impl Fragments {
@@ -261,6 +259,7 @@ impl Fragments {
         if let Some(datagram) = self.datagrams.get_mut(key) {
             datagram.pieces.add(piece);
             datagram.held.push(held);
+            datagram.held_bytes += bytes;
             self.held_bytes += bytes;
             self.shares.entry(key.source).or_default().held_bytes += bytes;
         }
@@ -307,29 +306,77 @@ impl Fragments {
         }
     }
 
-    /// Forget the oldest datagram if its time is over: how many fragments were held for it.
+    /// Forget the oldest datagram if its time is over, of those that are refused only when no other's is: how many fragments were held for it.
     pub fn expire(&mut self, now: u64) -> Option<usize> {
-        let is_over = |key: &DatagramKey| {
-            let created = self.datagrams.get(key).map(|datagram| datagram.created);
-            created.is_some_and(|created| now.saturating_sub(created) >= LIFETIME_NS)
-        };
-        if let Some(key) = self.alive.oldest().filter(is_over) {
-            return Some(self.remove(&key));
-        }
-        let (&sequence, &key) = self.refused.first_key_value()?;
-        if !is_over(&key) {
-            return None;
-        }
-        self.refused.remove(&sequence);
-        self.datagrams.remove(&key);
-        Some(0)
+        let key = self.oldest_over(now)?;
+        Some(self.forget(&key))
     }
 
-    /// Whether no datagram is known.
+    /// Forget a datagram if its time is over: how many fragments were held for it.
+    pub fn expire_one(&mut self, key: &DatagramKey, now: u64) -> usize {
+        if self.is_over(key, now) {
+            self.forget(key)
+        } else {
+            0
+        }
+    }
+
+    /// Whether there is a datagram whose time is over, or memory to free.
+    #[must_use]
+    pub fn is_behind(&self, now: u64) -> bool {
+        self.has_given_up() || self.oldest_over(now).is_some()
+    }
+
+    fn oldest_over(&self, now: u64) -> Option<DatagramKey> {
+        let refused = self.refused.first_key_value().map(|(_, &key)| key);
+        let oldest = [self.alive.oldest(), refused].into_iter().flatten();
+        oldest.into_iter().find(|key| self.is_over(key, now))
+    }
+
+    fn is_over(&self, key: &DatagramKey, now: u64) -> bool {
+        let datagram = self.datagrams.get(key);
+        datagram.is_some_and(|datagram| now.saturating_sub(datagram.created) >= LIFETIME_NS)
+    }
+
+    /// Forget a datagram that is known: how many fragments were held for it.
+    fn forget(&mut self, key: &DatagramKey) -> usize {
+        let refused = self
+            .datagrams
+            .get(key)
+            .filter(|one| one.fate == Fate::Refused);
+        let Some(sequence) = refused.map(|datagram| datagram.sequence) else {
+            return self.remove(key);
+        };
+        self.refused.remove(&sequence);
+        self.datagrams.remove(key);
+        0
+    }
+
+    /// Whether no datagram is known, and nothing is left to free.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.datagrams.is_empty()
+        self.datagrams.is_empty() && !self.has_given_up()
+    }
+
+    /// Whether memory of fragments that were given up is left to free.
+    #[inline]
+    fn has_given_up(&self) -> bool {
+        !self.given_up.is_empty()
+    }
+
+    /// Free the memory of some fragments that were given up.
+    pub fn free(&mut self, most: usize) {
+        let mut left = most;
+        while let Some(last) = self.given_up.last_mut() {
+            let kept = last.len().saturating_sub(left);
+            left -= last.len() - kept;
+            last.truncate(kept);
+            if kept > 0 {
+                return;
+            }
+            self.given_up.pop();
+        }
     }
 
     /// Fragments held now.
@@ -372,6 +419,7 @@ impl Fragments {
             pieces: Pieces::default(),
             fate,
             held: Vec::new(),
+            held_bytes: 0,
         };
         self.datagrams.insert(*key, datagram);
     }
@@ -381,7 +429,7 @@ impl Fragments {
         let Some(datagram) = self.datagrams.get_mut(key) else {
             return Vec::new();
         };
-        let bytes = datagram.held_bytes();
+        let bytes = std::mem::take(&mut datagram.held_bytes);
         let held = std::mem::take(&mut datagram.held);
         self.waiting.remove(datagram.sequence, key);
         self.held_bytes -= bytes;
@@ -404,7 +452,11 @@ impl Fragments {
                 self.shares.remove(&key.source);
             }
         }
-        held.len()
+        let count = held.len();
+        if count > 0 {
+            self.given_up.push(held);
+        }
+        count
     }
 }
 
@@ -589,6 +641,25 @@ mod tests {
         assert!(is_refused(4999) && !is_refused(0));
     }
 
+    /// behaviour 39: what expires together leaves the tables at once, and its memory in parts.
+    #[test]
+    fn free_given_up_fragments_in_parts() {
+        let mut fragments = Fragments::default();
+        for number in 0..20 {
+            hold(&mut fragments, &key(7, number % 4), 100, 0);
+        }
+        let expired: usize = std::iter::from_fn(|| fragments.expire(LIFETIME_NS)).sum();
+        assert_eq!((expired, fragments.held()), (20, 0));
+        let left =
+            |fragments: &Fragments| -> usize { fragments.given_up.iter().map(Vec::len).sum() };
+        for expected in [13, 6, 0] {
+            assert!(fragments.has_given_up() && !fragments.is_empty());
+            fragments.free(7);
+            assert_eq!(expected, left(&fragments));
+        }
+        assert!(fragments.is_empty());
+    }
+
     /// behaviour 19: when full the oldest goes; a source with an eighth loses its own oldest.
     #[test]
     fn hold_full_oldest_goes() {
@@ -625,7 +696,7 @@ mod tests {
                 continue;
             }
             let share = shares.entry(key.source).or_default();
-            *share = (share.0 + 1, share.1 + datagram.held_bytes());
+            *share = (share.0 + 1, share.1 + datagram.held_bytes);
             alive.push((datagram.sequence, *key));
             if datagram.fate == Fate::Unknown {
                 waiting.push((datagram.sequence, *key));
@@ -706,6 +777,7 @@ mod tests {
                 while let Some(given_up) = fragments.expire(now + LIFETIME_NS) {
                     left += given_up;
                 }
+                fragments.free(usize::MAX);
                 prop_assert!(fragments.is_empty() && fragments.shares.is_empty());
                 prop_assert_eq!(entered, left);
             }

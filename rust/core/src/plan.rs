@@ -2,13 +2,15 @@
 //!
 //! Random numbers come from a generator whose state is an argument, so that a replay places as the live run did.
 
+use std::sync::Arc;
+
 use crate::asking::{Asking, Step};
 use crate::counters::{Counters, Event};
 use crate::flow::hash;
-use crate::snapshot::{Answer, Plan, Question, Selector};
+use crate::snapshot::{Answer, Names, Plan, Question, Selector, Snapshot};
 use crate::verdict::Reason;
 use crate::wire::number_address;
-use crate::world::World;
+use crate::world::{FixedMap, World};
 
 /// `SplitMix64` (Steele, Lea, Flood 2014).
 #[derive(Clone, Copy, Debug)]
@@ -42,13 +44,40 @@ pub struct PlanServers {
     pub servers: Vec<u32>,
     /// The fall-back plan's.
     pub fallback: Option<Box<PlanServers>>,
+    /// Whom a user's policy is asked about, if it is.
+    candidates: Option<Candidates>,
+}
+
+/// The servers that a user's policy is asked about.
+#[derive(Clone, Debug)]
+struct Candidates {
+    names: Names,
+    /// Servers by name; the first of a name.
+    servers: FixedMap<Arc<str>, u32>,
+}
+
+impl Candidates {
+    fn of(plan: &Plan, snapshot: &Snapshot) -> Self {
+        let name = |&id: &u32| {
+            let server = snapshot.servers.get(id as usize).and_then(Option::as_ref);
+            server.map_or("", |server| server.name.as_str()).into()
+        };
+        let names: Names = plan.slots.iter().map(name).collect();
+        let mut servers = FixedMap::default();
+        for (name, &server) in names.iter().zip(&plan.slots) {
+            if !name.is_empty() {
+                servers.entry(Arc::clone(name)).or_insert(server);
+            }
+        }
+        Self { names, servers }
+    }
 }
 
 impl PlanServers {
-    /// Work out. `is_known` says whether a server is in the snapshot, which has `count` server ids.
+    /// Work out. `is_known` says whether a server of the snapshot can be used.
     #[must_use]
-    pub fn of(plan: &Plan, count: usize, is_known: &dyn Fn(u32) -> bool) -> Self {
-        let mut seen = vec![false; count];
+    pub fn of(plan: &Plan, snapshot: &Snapshot, is_known: &dyn Fn(u32) -> bool) -> Self {
+        let mut seen = vec![false; snapshot.servers.len()];
         let mut is_new = |&server: &u32| {
             let seen = seen.get_mut(server as usize);
             is_known(server) && seen.is_some_and(|seen| !std::mem::replace(seen, true))
@@ -57,7 +86,8 @@ impl PlanServers {
         let fallback = plan.fallback.as_ref();
         Self {
             servers,
-            fallback: fallback.map(|plan| Box::new(Self::of(plan, count, is_known))),
+            fallback: fallback.map(|plan| Box::new(Self::of(plan, snapshot, is_known))),
+            candidates: (plan.selector == Selector::Ask).then(|| Candidates::of(plan, snapshot)),
         }
     }
 }
@@ -290,7 +320,7 @@ impl Chooser<'_> {
 
     /// The server that is answered, else what the fall-back plan picks; where those do not take the flow, the slots in order.
     fn ask(&mut self, plan: &Plan, named: &PlanServers) -> Option<u32> {
-        match self.answer(plan) {
+        match self.answer(plan, named) {
             Some(server) if self.takes(server) => return Some(server),
             Some(_) => {}
             None if self.asking.waits() => return None,
@@ -306,22 +336,11 @@ impl Chooser<'_> {
         self.starting_at(plan, named, 0).0
     }
 
-    fn answer(&mut self, plan: &Plan) -> Option<u32> {
+    fn answer(&mut self, plan: &Plan, named: &PlanServers) -> Option<u32> {
         let world = self.world;
         let ask = world.snapshot.ask.as_ref()?;
         let service = world.service(self.service)?;
-        let server = |&id: &u32| {
-            world
-                .snapshot
-                .servers
-                .get(id as usize)
-                .and_then(Option::as_ref)
-        };
-        let names: Vec<&str> = plan
-            .slots
-            .iter()
-            .map(|id| server(id).map_or("", |server| server.name.as_str()))
-            .collect();
+        let candidates = named.candidates.as_ref()?;
         let flow = (self.service, self.client.0, self.client.1);
         let answer = match self.asking.step(flow, plan.deadline_ns) {
             Step::Wait => return None,
@@ -330,7 +349,7 @@ impl Chooser<'_> {
                 service: &service.name,
                 client: number_address(self.client.0),
                 client_port: self.client.1,
-                candidates: &names,
+                candidates: &candidates.names,
                 deadline_ns: plan.deadline_ns,
                 ticket,
             }) {
@@ -342,10 +361,7 @@ impl Chooser<'_> {
                 }
             },
         };
-        let slot = names
-            .iter()
-            .position(|&name| !name.is_empty() && name == answer)?;
-        Some(plan.slots[slot])
+        candidates.servers.get(answer.as_str()).copied()
     }
 }
 
@@ -386,8 +402,8 @@ fn placement_hash(
 mod tests {
     use super::*;
     use crate::datapath::empty_snapshot;
-    use crate::snapshot::{NextHops, Protocol, Server, Service, Snapshot};
-    use std::sync::Arc;
+    use crate::snapshot::{NextHops, Protocol, Server, Service};
+    use std::sync::Mutex;
 
     fn plan(selector: Selector, slots: &[u32]) -> Plan {
         Plan {
@@ -462,6 +478,11 @@ mod tests {
 
         fn choose(&mut self, plan: &Plan, client_port: u16) -> Choice {
             self.publish(plan);
+            self.place(plan, client_port)
+        }
+
+        /// Use the plan that was published.
+        fn place(&mut self, plan: &Plan, client_port: u16) -> Choice {
             let refused = &self.refused;
             let fit = |server: u32| {
                 if refused.contains(&server) {
@@ -708,7 +729,10 @@ mod tests {
                     (question.service, client.as_str(), question.client_port),
                     ("web", "0.0.0.9", 7)
                 );
-                assert_eq!(question.candidates, ["server1", "server2"]);
+                assert_eq!(
+                    question.candidates[..],
+                    ["server1".into(), "server2".into()]
+                );
                 assert_eq!(question.deadline_ns, 1);
                 Answer::Given(answer.map(str::to_owned))
             };
@@ -734,5 +758,38 @@ mod tests {
         assert_eq!(ask_for(Some("server2")), (Some(2), 0));
         assert_eq!(ask_for(Some("server3")), (Some(3), 1));
         assert_eq!(ask_for(None), (Some(3), 1));
+    }
+    /// behaviour 39: a question costs the same however many candidates there are: they are made once, by their names.
+    #[test]
+    fn select_ask_shares_candidates() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        let function = move |question: &Question<'_>| {
+            seen.lock().unwrap().push(Arc::clone(question.candidates));
+            Answer::Given(Some("server1".to_owned()))
+        };
+        let mut bench = Bench::new(Snapshot {
+            ask: Some(Arc::new(function)),
+            ..snapshot()
+        });
+        // Of two slots of one name the first counts; what is not in the snapshot has none.
+        let asking = plan(Selector::Ask, &[9, 2, 1, 1]);
+        bench.publish(&asking);
+        for port in [7, 8] {
+            let placed = bench.place(&asking, port);
+            assert_eq!(
+                placed,
+                Choice::Server {
+                    server: 1,
+                    dead: None
+                }
+            );
+        }
+        let asked = asked.lock().unwrap();
+        assert_eq!(
+            asked[0][..],
+            ["", "server2", "server1", "server1"].map(Into::into)
+        );
+        assert!(Arc::ptr_eq(&asked[0], &asked[1]));
     }
 }

@@ -8,6 +8,9 @@ use std::sync::Arc;
 /// A 48-bit link-layer address.
 pub type Mac = [u8; 6];
 
+/// Names of servers, one per slot of a plan; empty for one that is not in the snapshot.
+pub type Names = Arc<[Arc<str>]>;
+
 /// What the user's policy is asked about a new flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
@@ -17,8 +20,8 @@ pub struct Question<'a> {
     pub client: IpAddr,
     /// The client's port.
     pub client_port: u16,
-    /// Server names, one per slot.
-    pub candidates: &'a [&'a str],
+    /// Server names, one per slot: shared, so that a question costs the same however many there are.
+    pub candidates: &'a Names,
     /// What the answer may take while packets come from sockets, nanoseconds.
     pub deadline_ns: u64,
     /// The packet may wait: with this number the answer is told later (`DataPath::answer`).

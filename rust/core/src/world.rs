@@ -278,12 +278,12 @@ impl World {
     }
 
     fn add_plan_servers(&mut self) {
-        let count = self.servers.len();
+        let snapshot = &self.snapshot;
         let is_known = |id: u32| self.server(id).is_some();
         let servers = |service: &Option<Service>| {
             let plan = service.as_ref().map(|service| &service.plan);
             plan.map_or_else(PlanServers::default, |plan| {
-                PlanServers::of(plan, count, &is_known)
+                PlanServers::of(plan, snapshot, &is_known)
             })
         };
         self.plan_servers = self.snapshot.services.iter().map(servers).collect();

@@ -243,6 +243,21 @@ def _limits(f: Family) -> list[Case]:
     case.counters(verdicts={"hold.fragment": 2, "drop.fragment_timeout": 2})
     case.forward(frames[0][0], frames[0][1], **talk.names)
 
+    many = Case(f"of datagrams that are too old together, some go at a time, and one that comes again, {v}", [19, 39])
+    talk = Talk(many, f, "udp")
+    frames = [_client(talk, udp(pattern(1000)), CUTS, ident=number) for number in range(76)]
+    for _, second, _ in frames[:75]:
+        _held(many, second[0])
+    many.at(30_000)
+    # A frame removes four, and the one whose identification comes again makes five.
+    _held(many, frames[70][2][0])
+    many.counters(verdicts={"hold.fragment": 76, "drop.fragment_timeout": 5})
+    many.tick()
+    many.counters(verdicts={"drop.fragment_timeout": 69})
+    many.tick()
+    many.counters(verdicts={"drop.fragment_timeout": 75})
+    many.forward(frames[70][0][0], frames[70][0][1], frames[70][2][1], **talk.names)
+
     pieces_limit = Case(f"more than 256 pieces of a datagram are dropped, {v}", [19])
     talk = Talk(pieces_limit, f, "udp")
     cuts = [(8 * (i + 1), 8) for i in range(257)]
@@ -273,7 +288,7 @@ def _limits(f: Family) -> list[Case]:
     anew = Talk(after, f, number=2, mac="aa:aa:aa:00:00:fe")
     anew.c(tcp("S", 90000))
     after.forward(frames[1][0], frames[1][1], **talk.reply_names)
-    return [case, pieces_limit, ttl, after]
+    return [case, many, pieces_limit, ttl, after]
 
 
 def _shares(f: Family) -> list[Case]:

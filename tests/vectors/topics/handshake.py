@@ -19,7 +19,7 @@ def cases() -> list[Case]:
     made = []
     for f in BOTH:
         made += [*_retries(f), *_guessed(f), *_answers(f), *_third(f), *_simultaneous(f), *_forged(f), *_again(f)]
-        made += _reset_again(f)
+        made += [*_reset_again(f), *_cookies(f), *_refused_again(f)]
     return made
 
 
@@ -119,7 +119,7 @@ def _answers(f: Family) -> list[Case]:
             watch.forged_server(tcp("SA", 5000, ack))
         watch.server(tcp("SA", 5000, seq + 1), "syn-received")
         other = 900000 if seq == 1000 else 1000
-        watch.forged_server(tcp("SA", 5000, other + 1))
+        watch.forged_server(tcp("SA", 6000, other + 1))
         watch.forged_client(tcp("A", other + 1, 5001))
         watch.client(tcp("A", seq + 1, 5001), "established")
         made.append(case)
@@ -343,7 +343,7 @@ def _forged(f: Family) -> list[Case]:
 
 
 def _rebooted(case: Case, f: Family) -> tuple[Talk, Watch]:
-    """Open a connection of which only half is known, then let the client begin anew and its server answer."""
+    """Open a connection of which only half is known, then let the client begin anew, and its server and it answer."""
     talk = Talk(case, f)
     talk.open()
     talk.c(tcp("PA", 1001, 5001, b"hello"))
@@ -352,18 +352,22 @@ def _rebooted(case: Case, f: Family) -> tuple[Talk, Watch]:
     watch.forged_client(tcp("S", 900000))
     for ack in (1001, 1007, 900000, 900002, 0):
         watch.forged_server(tcp("SA", 700000, ack))
-    watch.server(tcp("SA", 700000, 900001))
+        watch.forged_client(tcp("A", 900001, 700001))
+    watch.forged_server(tcp("SA", 700000, 900001))
+    # Nobody else knows the server's number.
+    for ack in (700000, 700002, 900001, 0):
+        watch.forged_client(tcp("A", 900001, ack))
+    watch.client(tcp("A", 900001, 700001))
     return talk, watch
 
 
 def _again(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"a SYN+ACK that answers a SYN on an established flow starts its numbers anew, {v}", [5, 6])
+    case = Case(f"a client that acknowledges the answer to its SYN on an established flow begins anew, {v}", [5, 6])
     talk, watch = _rebooted(case, f)
     # What was believed of the connection before is now anybody's.
     watch.forged_client(tcp("A", 1007, 5001))
     watch.forged_server(tcp("FA", 5001, 1007))
-    watch.client(tcp("A", 900001, 700001))
     watch.client(tcp("PA", 900001, 700001, b"question"))
     watch.server(tcp("PA", 700001, 900009, b"answer"))
     # The FIN of the connection before is forgotten: the flow closes when both have sent one in this.
@@ -386,17 +390,49 @@ def _again(f: Family) -> list[Case]:
     watch.forged_client(tcp("S", 900000))
     watch.forged_client(tcp("S", 950000))
     watch.forged_server(tcp("SA", 700000, 900001))
-    watch.server(tcp("SA", 700000, 950001))
+    watch.forged_server(tcp("SA", 700000, 950001))
     watch.forged_server(tcp("SA", 800000, 950001))
-    watch.client(tcp("A", 950001, 700001))
+    watch.forged_client(tcp("A", 950001, 700001))
+    watch.client(tcp("A", 950001, 800001))
+    watch.forged_client(tcp("A", 1001, 5001))
+    watch.forged_server(tcp("SA", 900000, 950001))
+    watch.forged_client(tcp("A", 950001, 900001))
 
-    opening = Case(f"a SYN+ACK that answers a SYN on a half-open flow starts its numbers anew, {v}", [3, 5, 6])
+    later = Case(f"a SYN on an established flow takes the place of one that was answered, {v}", [5, 6])
+    talk = Talk(later, f)
+    talk.open()
+    watch = Watch(talk)
+    watch.forged_client(tcp("S", 900000))
+    watch.forged_server(tcp("SA", 700000, 900001))
+    watch.forged_client(tcp("S", 950000))
+    watch.forged_client(tcp("A", 900001, 700001))
+    watch.forged_server(tcp("SA", 800000, 950001))
+    # The connection goes on meanwhile.
+    watch.client(tcp("PA", 1001, 5001, b"hello"))
+    watch.server(tcp("A", 5001, 1006))
+    # Its ACK may have been lost behind us: data tell as well.
+    watch.client(tcp("PA", 950001, 800001, b"hello"))
+    watch.forged_client(tcp("A", 1006, 5001))
+    watch.server(tcp("A", 800001, 950006))
+
+    same = Case(f"a SYN that comes again late, and is answered again, begins nothing anew, {v}", [5])
+    talk = Talk(same, f)
+    talk.open()
+    watch = Watch(talk)
+    watch.forged_client(SYN)
+    watch.forged_server(SYN_ACK)
+    watch.client(tcp("A", 1001, 5001))
+    watch.client(tcp("PA", 1001, 5001, b"hello"))
+    watch.client(tcp("PA", 1006, 5001, b"hello"))
+    watch.server(tcp("A", 5001, 1001))
+    watch.client(tcp("R", 1011), "closing")
+
+    opening = Case(f"a client that acknowledges the answer to its SYN on a half-open flow begins anew, {v}", [3, 5, 6])
     _, watch = _begun(opening, f)
     watch.server(SYN_ACK, "syn-received")
     watch.forged_client(tcp("S", 900000))
     watch.forged_server(tcp("SA", 700000, 900002))
-    watch.server(tcp("SA", 700000, 900001))
-    watch.forged_client(tcp("A", 1001, 5001))
+    watch.forged_server(tcp("SA", 700000, 900001))
     watch.forged_client(tcp("A", 1001, 700001 + 2**31))
     watch.client(tcp("A", 900001, 700001), "established")
 
@@ -420,11 +456,12 @@ def _again(f: Family) -> list[Case]:
     watch = Watch(talk)
     watch.client(tcp("FA", 1011, 5001))
     watch.forged_client(tcp("S", 900000))
-    watch.server(tcp("SA", 700000, 900001))
+    watch.forged_server(tcp("SA", 700000, 900001))
+    watch.client(tcp("A", 900001, 700001))
     watch.server(tcp("FA", 700001, 900001))
     ahead.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1}})
     watch.client(tcp("FA", 900001, 700002), "closing")
-    return [case, unasked, last, opening, kept, ahead]
+    return [case, unasked, last, later, same, opening, kept, ahead]
 
 
 def _reset_again(f: Family) -> list[Case]:
@@ -452,8 +489,92 @@ def _reset_again(f: Family) -> list[Case]:
     moved = Talk(stranger, f, mac=CLIENT2_MAC)
     moved.c(tcp("S", 900000))
     talk.s(tcp("SA", 700000, 900001))
+    talk.s(tcp("A", 5001, 1001))
     moved.c(tcp("A", 900001, 700001))
     moved.s(tcp("A", 700001, 900001))
     Talk(stranger, f, mac=STRANGER).c(tcp("A", 1001, 5001))
     moved.s(tcp("A", 700001, 900001))
     return [*made, stranger]
+
+
+def _cookies(f: Family) -> list[Case]:
+    """Make handshakes with a server that answers every SYN and remembers none, amid SYNs in the client's name."""
+    v = f"IPv{f.version}"
+    origin = "RFC 4987 section 3.6"
+    forged, answer = tcp("S", 77777), tcp("SA", 6000, 77778)
+    after = Case(f"a SYN in a client's name, answered by a SYN cookie, harms no handshake, {v}", [3, 5], origin)
+    _, watch = _begun(after, f)
+    watch.server(SYN_ACK, "syn-received")
+    watch.forged_client(forged)
+    watch.forged_server(answer)
+    watch.client(tcp("A", 1001, 5001), "established")
+    _goes_on(watch)
+
+    late = Case(f"a SYN cookie to a SYN in a client's name that comes late is nothing, {v}", [3, 5], origin)
+    _, watch = _begun(late, f)
+    watch.forged_client(forged)
+    watch.server(SYN_ACK, "syn-received")
+    watch.client(tcp("A", 1001, 5001), "established")
+    watch.forged_server(answer)
+    _goes_on(watch)
+
+    first = Case(f"the true of two SYN cookies is the one that the client acknowledges, {v}", [3, 5], origin)
+    _, watch = _begun(first, f)
+    watch.forged_client(forged)
+    watch.server(answer, "syn-received")
+    watch.forged_server(SYN_ACK)
+    watch.client(tcp("A", 1001, 5001), "established")
+    _goes_on(watch)
+
+    before = Case(f"a flow that a SYN in a client's name began is the client's in the end, {v}", [3, 5], origin)
+    _, watch = _begun(before, f, forged)
+    watch.forged_client(SYN)
+    watch.server(answer, "syn-received")
+    watch.forged_server(SYN_ACK)
+    watch.client(tcp("PA", 1001, 5001, b""), "established")
+    _goes_on(watch)
+    return [after, late, first, before]
+
+
+def _goes_on(watch: Watch) -> None:
+    """Let the connection of SYN and SYN_ACK go on to its end."""
+    watch.client(tcp("PA", 1001, 5001, b"question"))
+    watch.server(tcp("PA", 5001, 1009, b"answer"))
+    watch.dropped_client(tcp("R", 77778))
+    watch.server(tcp("FA", 5007, 1009))
+    watch.client(tcp("FA", 1009, 5008), "closing")
+
+
+def _refused_again(f: Family) -> list[Case]:
+    """Make clients that begin anew on a flow that stands, and connections that are given up before they count."""
+    v = f"IPv{f.version}"
+    made = []
+    for state in ("syn-received", "established"):
+        refused = Case(f"a client that begins anew on a {state} flow learns that it is refused, {v}", [5, 6])
+        _, watch = _begun(refused, f)
+        watch.server(SYN_ACK, "syn-received")
+        if state == "established":
+            watch.client(tcp("A", 1001, 5001), state)
+        watch.forged_client(tcp("S", 900000))
+        for number in (900000, 900002, 0):
+            watch.dropped_server(tcp("RA", 0, number))
+        watch.dropped_server(tcp("R", 900001, 900001))
+        # A server's name may be used, too: what is over here says who knows its numbers.
+        watch.forged_server(tcp("RA", 0, 900001))
+        watch.dropped_client(tcp("R", 900001))
+        watch.client(tcp("A", 1001, 5001), "established")
+
+        given_up = Case(f"a client or server that gives up another connection on a {state} flow is heard, {v}", [5, 6])
+        _, watch = _begun(given_up, f)
+        watch.server(SYN_ACK, "syn-received")
+        if state == "established":
+            watch.client(tcp("A", 1001, 5001), state)
+        watch.forged_client(tcp("S", 900000))
+        watch.forged_server(tcp("SA", 700000, 900001))
+        watch.forged_client(tcp("R", 900001))
+        watch.forged_server(tcp("R", 700001))
+        watch.dropped_server(tcp("R", 700002))
+        watch.dropped_server(tcp("RA", 0, 900001))
+        watch.client(tcp("R", 1001), "closing")
+        made += [refused, given_up]
+    return made

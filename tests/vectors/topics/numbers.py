@@ -176,12 +176,13 @@ def _scales(f: Family) -> list[Case]:
     talk.open()
     watch = Watch(talk)
     watch.forged_client(tcp("S", 900000, window=77, **_shift(3)))
-    watch.server(tcp("SA", 700000, 900001, window=1000, **_shift(1)))
-    # Of the client's SYN its shift was kept, its window counts as the largest there is.
-    _edges(watch, 900001, 700001, 65536, 1000)
+    watch.forged_server(tcp("SA", 700000, 900001, window=1000, **_shift(1)))
+    watch.client(tcp("A", 900001, 700001, window=0))
+    # Of both SYNs the shifts were kept, their windows count as the largest there are.
+    _edges(watch, 900001, 700001, 65536, 65536)
     watch.client(tcp("A", 900001, 700001, window=9000))
-    watch.server(tcp("A", 700001, 900001, window=1000))
-    _edges(watch, 900001, 700001, 9000 << 3, 1000 << 1)
+    watch.server(tcp("A", 700001, 900001, window=40000))
+    _edges(watch, 900001, 700001, 9000 << 3, 40000 << 1)
 
     unscaled = Case(
         f"numbers that begin anew without a window scale are not scaled, {v}", [5, 6], "RFC 7323 section 2.2"
@@ -192,8 +193,9 @@ def _scales(f: Family) -> list[Case]:
     talk.c(tcp("A", 1001, 5001))
     watch = Watch(talk)
     watch.forged_client(tcp("S", 900000, **_shift(7)))
-    watch.server(tcp("SA", 700000, 900001, window=1000))
-    _edges(watch, 900001, 700001, 65535, 1000)
+    watch.forged_server(tcp("SA", 700000, 900001, window=1000))
+    watch.client(tcp("A", 900001, 700001, window=1000))
+    _edges(watch, 900001, 700001, 65535, 65535)
     return [*made, resets, renewed, unscaled, *_crossed_scales(f)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from scapy.layers.inet import TCP
@@ -10,7 +11,10 @@ from scene import (
     BOTH,
     CLIENT2_MAC,
     CLIENT_MAC,
+    ETH0,
+    ETH1,
     ROUTER_MAC,
+    STRANGER,
     Case,
     Family,
     Talk,
@@ -38,6 +42,7 @@ def cases() -> list[Case]:
             *_from_server(f),
             *_windows(f),
             *_expiry(f),
+            *_last_hop(f),
             *_resets(f),
             *_ends(f),
             *_refused(f),
@@ -123,6 +128,53 @@ def _from_server(f: Family) -> list[Case]:
     source.flows(talk.flow("pickup"))
     _active(source, talk, 0)
     return [case, *edges, source]
+
+
+def _last_hop(f: Family) -> list[Case]:
+    """Where a scale is unknown, guesses find room too often to turn replies elsewhere (behaviour 28)."""
+    v = f"IPv{f.version}"
+    two = {"interfaces": [ETH0, ETH1]}
+    guess = tcp("A", 1008 + UNSCALED, 5000)
+    stolen, talk = _hashed(f"a guess in unknown windows turns no reply to another interface, {v}", [5, 28], f)
+    stolen.setup |= two
+    astray = replace(talk, mac=STRANGER, client_if="eth1")
+    talk.c(tcp("PA", 1000, 5000, b"data"))
+    talk.s(tcp("A", 5000, 1008))
+    for _ in range(2):
+        astray.c(guess)
+        talk.s(tcp("A", 5000, 1008))
+    # It refreshes all the same; and on the same interface the client may have another neighbour.
+    stolen.at(7_439_000)
+    astray.c(guess)
+    talk = replace(talk, mac=CLIENT2_MAC)
+    talk.c(tcp("A", 1008, 5000))
+    talk.s(tcp("A", 5000, 1008))
+    stolen.flows(talk.flow("established", idle_s=0.0))
+
+    routed, talk = _hashed(f"a segment by the way that its client is routed moves the replies, {v}", [5, 28], f)
+    routed.setup |= two
+    before = replace(talk, mac=STRANGER, client_if="eth1")
+    before.c(tcp("A", 1008, 5000))
+    before.s(tcp("A", 5000, 1008))
+    talk.c(tcp("A", 1008, 5000))
+    talk.s(tcp("A", 5000, 1008))
+    before.c(tcp("A", 1008, 5000))
+    talk.s(tcp("A", 5000, 1008))
+
+    made = []
+    for shift, moves in ((13, True), (14, False)):
+        name = f"where both SYNs offered a shift of {shift}, replies {'' if moves else 'do not '}follow the client"
+        case = Case(f"{name} to another interface, {v}", [5, 28], **two)
+        talk = Talk(case, f)
+        away = replace(talk, mac=STRANGER, client_if="eth1")
+        option = {"options": [("WScale", shift)]}
+        talk.c(tcp("S", 1000, **option))
+        talk.s(tcp("SA", 5000, 1001, **option))
+        talk.c(tcp("A", 1001, 5001))
+        away.c(tcp("A", 1001, 5001))
+        (away if moves else talk).s(tcp("A", 5001, 1001))
+        made.append(case)
+    return [stolen, routed, *made]
 
 
 def _windows(f: Family) -> list[Case]:

@@ -135,6 +135,7 @@ def _anew(f: Family) -> list[Case]:
     talk.open()
     talk.c(tcp("S", 900000))
     talk.s(tcp("SA", 700000, 900001))
+    talk.c(tcp("A", 900001, 700001))
     talk.s(tcp("PA", 700001, 900001, b"greeting"))
     again.reset(f.web_servers[0], 9, 1)
     again.tick(
@@ -149,7 +150,8 @@ def _anew(f: Family) -> list[Case]:
     talk.c(tcp("PA", 1001 + 8194, 5001, b"guess"))
     talk.s(tcp("PA", 5001, 1001 + 8194, b"guess"))
     talk.c(tcp("S", 77))
-    talk.s(tcp("SA", 99, 88))
+    talk.s(tcp("SA", 99, 78))
+    talk.c(tcp("A", 78, 99))
     talk.c(tcp("R", 1002))
     forged.reset(f.web_servers[0], 9, 1)
     forged.tick(to_client(talk, "RA", 5001, 1001), to_server(talk, "RA", 1001, 5001))

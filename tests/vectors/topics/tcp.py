@@ -262,7 +262,8 @@ def _syns(f: Family) -> list[Case]:
     talk.c(tcp("R", 1001))
     inside.flows(talk.flow("closing"))
     retries = []
-    for which, number in (("first", 1001), ("last", 3001)):
+    # The last SYN may be anybody's, and so its refusal.
+    for which, number, state in (("first", 1001, "closing"), ("last", 3001, "syn-sent")):
         retry = Case(
             f"new attempts on a half-open flow keep the server, which may refuse the {which} SYN, {v}", [3, 5, 6]
         )
@@ -274,7 +275,7 @@ def _syns(f: Family) -> list[Case]:
             retry.drop(talk.s_in(tcp("RA", 0, other)), "rst_window", **talk.reply_names)
         retry.flows(talk.flow("syn-sent"))
         talk.s(tcp("RA", 0, number))
-        retry.flows(talk.flow("closing"))
+        retry.flows(talk.flow(state))
         retries.append(retry)
     server_syn = Case(f"a SYN from the server within a flow changes no state, {v}", [3])
     talk = Talk(server_syn, f)

@@ -264,11 +264,15 @@ def _direct_and_flows(f: Family) -> list[Case]:
     talk.s(tcp("A", 5001, 1001, b"data"))
     talk.c(tcp("A", 1001, 5005))
     talk.close(1001, 5005)
-    # The flow is over: it makes way.
+    # The flow is over: it makes way, but for nothing that anybody may send while its last segments are under way.
+    for flags in ("A", "PA", "FA", "R", "SA", "RA"):
+        clash.drop(straight.c_in(tcp(flags, 1, 1)), "flow_conflict")
+    clash.flows(talk.flow("closing"))
+    talk.c(tcp("A", 1002, 5006))
     straight.c(tcp("S", 1))
     straight.s(tcp("SA", 9, 2))
     clash.flows()
-    clash.counters(events={"flow_reused": 1}, verdicts={"drop.flow_conflict": 1})
+    clash.counters(events={"flow_reused": 1}, verdicts={"drop.flow_conflict": 7})
 
     over = Case(f"a flow passes over a server that its client speaks to directly, {v}", [37, 42], transit="forward")
     straight = Straight(over, f)
@@ -325,7 +329,58 @@ def _direct_and_flows(f: Family) -> list[Case]:
     straight = Straight(known, f)
     straight.c(tcp("A", 2, 10))
     straight.s(tcp("A", 10, 2))
-    return [beside, clash, over, alone, hashed, middle, known]
+    return [beside, clash, over, alone, hashed, middle, known, *_spoofed(f, sport)]
+
+
+def _spoofed(f: Family, sport: int) -> list[Case]:
+    """Make SYNs straight to a server in the name of a client that speaks to it through a hash service."""
+    v = f"IPv{f.version}"
+
+    def begin(name: str) -> tuple[Case, Talk, Straight]:
+        case = Case(f"{name}, {v}", [2, 24, 42])
+        case.setup |= {"transit": "forward", "services": [web_service(f, "hash-flow")]}
+        straight = Straight(case, f, sport=sport)
+        straight.c(tcp("S", 77))
+        return case, Talk(case, f, number=1, sport=sport), straight
+
+    data, talk, straight = begin("a SYN straight to a server does not unmask what it says in a flow")
+    for flags in ("FA", "R", "RA"):
+        talk.s(tcp(flags, 5001, 1001))
+    data.flows()
+    talk.s(tcp("PA", 5001, 1001, b"data"))
+    data.flows(talk.flow("pickup"))
+    talk.c(tcp("A", 1001, 5005))
+    data.flows(talk.flow("established"))
+    data.drop(straight.c_in(tcp("S", 77)), "flow_conflict")
+    talk.s(tcp("SA", 9, 78))
+
+    client, talk, straight = begin("a SYN straight to a server turns no connection of a hash away from it")
+    for flags in ("FA", "R"):
+        talk.c(tcp(flags, 1001, 5001))
+    talk.c(tcp("A", 1001, 5001))
+    client.flows(talk.flow("pickup"))
+    talk.s(tcp("A", 5001, 1001))
+    client.flows(talk.flow("established"))
+
+    new, talk, straight = begin("a flow passes over a server that its client has sent a SYN, where a hash places, too")
+    Talk(new, f, number=2, sport=sport).c(tcp("S", 1000))
+    straight.s(tcp("SA", 9, 78))
+    straight.s(tcp("A", 10, 78))
+
+    refused, talk, straight = begin("a SYN straight to a server is refused, where a hash places, too")
+    straight.s(tcp("RA", 0, 78))
+    refused.flows()
+
+    error, talk, straight = begin("an error about a SYN straight to a server names no server, where a hash places")
+    kind = (3, 3) if f is V4 else (1, 4)
+    port = SERVER_PORTS["tcp"][0]
+    inner = bytes(f.ip(f.client, straight.server, 63) / with_ports(tcp("A", 1001, 5001), sport, port))
+    seen = bytes(f.ip(f.client, f.vip, 63) / with_ports(tcp("A", 1001, 5001), sport, 9876))
+    before = icmp(f, straight.server, f.client, *kind, bytes(4) + inner, 64)
+    after = icmp(f, f.vip, f.client, *kind, bytes(4) + seen, 63)
+    frames = ether(SERVER_MACS[0], ROUTER_MAC, before), ether(ROUTER_MAC, CLIENT_MAC, after)
+    error.forward(*frames, **talk.reply_names)
+    return [data, client, new, refused, error]
 
 
 def _direct_ends(f: Family) -> list[Case]:

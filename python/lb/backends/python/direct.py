@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lb.backends.base import Direction
-from lb.backends.python.wire.tcp import FIN, RST
+from lb.backends.python.wire.tcp import ACK, FIN, RST, SYN
 
 if TYPE_CHECKING:
     from lb.backends.python.flow import ReplyKey
@@ -41,6 +41,10 @@ class Record:
     def is_closing(self) -> bool:
         """Whether both sides are done."""
         return len(self.over) == 2
+
+    def counts(self, guarded: bool) -> bool:
+        """Tell whether it says what the server's packets are of; `guarded`: of TCP only once that has answered."""
+        return not guarded or not self.is_tcp or self.answered
 
     def timeout_ns(self, timeouts: Timeouts) -> int:
         """Return how long it may be idle."""
@@ -81,15 +85,20 @@ class DirectConnections:
             return None
         return record
 
-    def occupies(self, key: ReplyKey, timeouts: Timeouts, now_ns: int) -> bool:
-        """Tell whether a record stands in the way of a flow with this key: one that lives and is not closing."""
+    def occupies(self, key: ReplyKey, guarded: bool, timeouts: Timeouts, now_ns: int) -> bool:
+        """Tell whether a record stands in the way of a flow with this key: it lives, counts and is not closing."""
         record = self.find(key, timeouts, now_ns)
-        return record is not None and not record.is_closing
+        return record is not None and record.counts(guarded) and not record.is_closing
 
-    def ask(self, key: ReplyKey, seg: Segment | None, opens_only: bool, timeouts: Timeouts, now_ns: int) -> bool:
+    def knows(self, key: ReplyKey, guarded: bool, timeouts: Timeouts, now_ns: int) -> bool:
+        """Tell whether there is a record that lives and counts."""
+        record = self.find(key, timeouts, now_ns)
+        return record is not None and record.counts(guarded)
+
+    def ask(self, key: ReplyKey, seg: Segment | None, guarded: bool, timeouts: Timeouts, now_ns: int) -> bool:
         """
-        Note a client's packet to a server. A reset makes no record, and with `opens_only` neither does any other
-        segment but a SYN: it may be of a flow that a hash would place.
+        Note a client's packet to a server. A reset makes no record, and where the key is `guarded` neither does any
+        other segment but a SYN: it may be of a flow that a hash would place.
 
         Returns:
             Whether another record had to go for it.
@@ -100,7 +109,7 @@ class DirectConnections:
             self.records.move_to_end(key)
             return False
         self.remove(key)
-        if seg is not None and (seg.flags & RST or (opens_only and not seg.opens)):
+        if seg is not None and (seg.flags & RST or (guarded and not seg.opens)):
             return False
         is_full = len(self.records) >= self.most
         if is_full:
@@ -109,11 +118,19 @@ class DirectConnections:
         record.follow("forward", seg, now_ns)
         return is_full
 
-    def answer(self, key: ReplyKey, seg: Segment | None, timeouts: Timeouts, now_ns: int) -> bool:
-        """Note a server's packet. Return whether it answers a client that asked for it."""
+    def answer(self, key: ReplyKey, seg: Segment | None, guarded: bool, timeouts: Timeouts, now_ns: int) -> bool:
+        """
+        Note a server's packet. Where the key is `guarded`, only an answer to a SYN makes a record count: anybody may
+        have sent that SYN, and anything else may be of a flow that a hash would place.
+
+        Returns:
+            Whether it answers a client that asked for it.
+        """
         record = self.find(key, timeouts, now_ns)
         if record is None:
             self.remove(key)
+            return False
+        if not record.counts(guarded) and not (seg is not None and answers_syn(seg)):
             return False
         record.follow("reply", seg, now_ns)
         self.records.move_to_end(key)
@@ -122,3 +139,9 @@ class DirectConnections:
     def remove(self, key: ReplyKey) -> None:
         """Forget a record, if there is one."""
         self.records.pop(key, None)
+
+
+def answers_syn(seg: Segment) -> bool:
+    """Tell whether a segment answers a SYN: accepts or, with the number of such a RST (RFC 9293 3.5.2), refuses."""
+    refuses = bool(seg.flags & RST) and seg.seq == 0
+    return bool(seg.flags & ACK) and (bool(seg.flags & SYN) or refuses)

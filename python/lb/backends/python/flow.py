@@ -58,6 +58,11 @@ class Window:
         """Bytes."""
         return self.raw << self.scale
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is as large as it says: the largest scale there is cannot be told from an unknown one."""
+        return self.scale < MOST_SCALE
+
     def hear(self, window: int) -> None:
         """Note the window of a segment without SYN: a scale that is unknown counts as the largest (RFC 7323 2.3)."""
         if self.unheard:
@@ -88,13 +93,16 @@ class Entry:
     Of each side of a TCP connection, None while unknown: `snd_nxt`, the end of what it has sent without a gap,
     `rcv_nxt`, what it has acknowledged, `windows`, the largest it has advertised; `fin`, whether it has said that it is
     done, `fin_ahead`, that it has, ahead of what was seen: `snd_nxt` is the number after that FIN then. `syn`: the
-    number after the client's last SYN; `syn_again`, `syn_scale`, `syn_end`: that is another than its first, and offered
-    this, and its data end there. `expected`: the number after the client's first SYN, from the server's SYN+ACK on that
-    after the server's. `last_hop` is (interface id, MAC) of the client's side. `tagged`: its first frame had a VLAN
-    tag. `phase`, `stamp`: what it waits for and since when (`measure.py`).
+    number after the client's last SYN; `syn_again`, `syn_scale`, `syn_end`: that is another than the one that counts,
+    and offered this, and its data end there. `answered`, `answer_scale`: the server has answered that one and offered
+    this; `syn` is the number after its SYN instead. `expected`: the number after the client's first SYN, from the
+    server's SYN+ACK on that after the server's. `last_hop` is (interface id, MAC) of the client's side. `tagged`: its
+    first frame had a VLAN tag. `phase`, `stamp`: what it waits for and since when (`measure.py`).
     """
 
     __slots__ = (
+        "answer_scale",
+        "answered",
         "bytes",
         "client",
         "client_port",
@@ -142,6 +150,8 @@ class Entry:
         self.syn_again = False
         self.syn_scale: int | None = None
         self.syn_end = 0
+        self.answered = False
+        self.answer_scale: int | None = None
         self.expected: int | None = None
         self.fin: dict[Direction, bool] = {"forward": False, "reply": False}
         self.fin_ahead: dict[Direction, bool] = {"forward": False, "reply": False}

@@ -218,20 +218,34 @@ class FragmentTable:
         given_up, self.given_up = self.given_up, 0
         return given_up
 
-    def expire(self, now_ns: int) -> int:
-        """Forget datagrams that are too old; return how many fragments were held for them."""
+    def expire(self, now_ns: int, limit: int) -> int:
+        """Forget datagrams that are too old, `limit` at most; return how many fragments were held for them."""
         given_up = 0
-        while self.datagrams:
-            key, datagram = next(iter(self.datagrams.items()))
-            if now_ns - datagram.created_ns < TIMEOUT_NS:
-                break
-            given_up += self.remove(key)
-        while self.refused:
-            key, since_ns = next(iter(self.refused.items()))
-            if now_ns - since_ns < TIMEOUT_NS:
-                break
-            del self.refused[key]
+        while limit and (key := self.oldest_over(now_ns)) is not None:
+            given_up += self.expire_one(key, now_ns)
+            limit -= 1
         return given_up
+
+    def expire_one(self, key: DatagramKey, now_ns: int) -> int:
+        """Forget a datagram if it is too old; return how many fragments were held for it."""
+        if not self.is_over(key, now_ns):
+            return 0
+        self.refused.pop(key, None)
+        return self.remove(key)
+
+    def oldest_over(self, now_ns: int) -> DatagramKey | None:
+        """Return the oldest datagram that is too old, of those that are refused only when no other is."""
+        for known in (self.datagrams, self.refused):
+            key = next(iter(known), None)
+            if key is not None and self.is_over(key, now_ns):
+                return key
+        return None
+
+    def is_over(self, key: DatagramKey, now_ns: int) -> bool:
+        """Tell whether a datagram is too old."""
+        datagram = self.datagrams.get(key)
+        since_ns = self.refused.get(key, now_ns) if datagram is None else datagram.created_ns
+        return now_ns - since_ns >= TIMEOUT_NS
 
 
 def datagram_key(packet: Packet) -> DatagramKey:

@@ -108,7 +108,8 @@ def error_to_client(state: State, packet: Packet, quoted: Quoted, endpoint: int)
     if packet.destination != quoted.source:
         return drop("icmp_inner")
     key = (endpoint, quoted.source, quoted.source_port)
-    if state.direct.find(key, state.view.snapshot.timeouts, state.now_ns) is not None:
+    guarded = endpoint in state.view.guarded_endpoints
+    if state.direct.knows(key, guarded, state.view.snapshot.timeouts, state.now_ns):
         return transit(state, packet)
     flow = stored(state, state.table.by_reply.get(key))
     flow = flow or hashed_of_endpoint(state, endpoint, quoted.source, quoted.source_port)

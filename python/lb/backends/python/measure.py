@@ -209,12 +209,18 @@ def begin(entry: Entry, now_ns: int) -> None:
     entry.phase, entry.stamp = FRESH, stamp(now_ns)
 
 
-def restart(measures: Measures, entry: Entry) -> None:
-    """Note that another connection takes the place of a flow's before."""
+def restart(measures: Measures, entry: Entry, was: Before) -> Before:
+    """
+    Note that another connection takes the place of a flow's before.
+
+    Returns:
+        The flow before it: what the other has sent is nothing to this one.
+    """
     if entry.phase == ASKED:
         measures.failed += 1
         measures.waiting_flows -= 1
     entry.phase, entry.stamp = FRESH, 0
+    return was._replace(snd_nxt={"forward": None, "reply": None})
 
 
 def leave(measures: Measures, entry: Entry) -> None:

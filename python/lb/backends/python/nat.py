@@ -72,8 +72,6 @@ def look_up(state: State, entry: Entry | None) -> Entry | None:
 def known_packet(state: State, packet: Packet, entry: Entry, direction: Direction, seg: Segment | None) -> Verdict:
     """Handle a packet of a flow that is in the table."""
     packet.direction, packet.service, packet.server = direction, entry.service, entry.server
-    # Where the client was heard before: a reply goes there.
-    moves = seg is not None or leads_to_client(state, packet, entry, direction)
     if seg is None:
         step: Step | None = follow_udp(state, entry, direction)
     else:
@@ -82,7 +80,9 @@ def known_packet(state: State, packet: Packet, entry: Entry, direction: Directio
         return drop("rst_window")
     if step.refreshes:
         state.table.touch(entry, state.now_ns)
-    if step.believed and moves and direction == "forward":
+    # In windows that are not known too many guesses find room: a segment tells no more than a datagram then.
+    knows = seg is not None and all(window.is_known for window in entry.windows.values())
+    if step.believed and direction == "forward" and (knows or leads_to_client(state, packet, entry)):
         entry.last_hop = (packet.interface, packet.source_mac)
     return send_translated(state, packet, direction, entry)
 
@@ -97,13 +97,11 @@ def follow_udp(state: State, entry: Entry, direction: Direction) -> Step:
     return believed(entry.state)
 
 
-def leads_to_client(state: State, packet: Packet, entry: Entry, direction: Direction) -> bool:
+def leads_to_client(state: State, packet: Packet, entry: Entry) -> bool:
     """
     Tell whether a datagram may tell where the client is (behaviour 28). Nothing vouches for it: it may only from where
     the client's came before, if from anywhere, or from where the client is routed to.
     """
-    if direction == "reply":
-        return False
     known = None if entry.last_hop is None else entry.last_hop[0]
     if known is None or known == packet.interface or known >= len(state.view.interfaces):
         return True
@@ -117,9 +115,8 @@ def forward_miss(state: State, packet: Packet, number: int, seg: Segment | None)
     stores = may_create(service, seg)
     if not stores and not (service.plan.selector in HASH_SELECTORS and may_pass(state, seg)):
         return refuse_no_flow(state, packet, service, seg)
-    newcomer = Newcomer(
-        number, packet.source, packet.source_port, packet.destination, packet.destination_port, packet.protocol
-    )
+    source, destination = (packet.source, packet.source_port), (packet.destination, packet.destination_port)
+    newcomer = Newcomer(number, *source, *destination, packet.protocol, seg is not None and seg.opens)
     asking = state.placement.asking
     asking.begin(not packet.is_fragment)
     choice = choose(state, service, newcomer, "forward", stores)
@@ -154,7 +151,9 @@ def fit(state: State, newcomer: Newcomer, number: int, direction: Direction, sto
     if newcomer.client == server.address.packed:
         return Fit("hairpin")
     key = (server.endpoint, newcomer.client, newcomer.client_port)
-    if state.direct.occupies(key, state.view.snapshot.timeouts, state.now_ns):
+    # A SYN straight to the server may be anybody's: it turns no connection away that is there.
+    guarded = not newcomer.opens and server.endpoint in state.view.guarded_endpoints
+    if state.direct.occupies(key, guarded, state.view.snapshot.timeouts, state.now_ns):
         return Fit("flow_conflict")
     entry = state.table.by_reply.get(key)
     # The very flow that a server's packet is matched to has its server.
@@ -190,7 +189,8 @@ def refuse_no_flow(state: State, packet: Packet, service: Service, seg: Segment 
 def reply_miss(state: State, packet: Packet, endpoint: int, seg: Segment | None) -> Verdict:
     """Take up a flow from its server's side, if a hash would have placed it on that very server."""
     key = (endpoint, packet.destination, packet.destination_port)
-    if state.direct.answer(key, seg, state.view.snapshot.timeouts, state.now_ns):
+    guarded = endpoint in state.view.guarded_endpoints
+    if state.direct.answer(key, seg, guarded, state.view.snapshot.timeouts, state.now_ns):
         return route(state, packet)
     stores = seg is None or seg.is_mid_stream
     if not stores and not may_pass(state, seg):
@@ -238,7 +238,7 @@ def place(
     if direction == "reply" and not clear_forward_key(state, entry, stores):
         return drop("flow_conflict")
     if stores and state.table.make_room(state.view.snapshot.timeouts, state.now_ns):
-        # What is left there is closing: the flow takes its place.
+        # What is left there is closing, or was never answered: the flow takes its place.
         state.direct.remove(entry.reply_key)
         state.table.insert(entry)
         return send_translated(state, packet, direction, entry)

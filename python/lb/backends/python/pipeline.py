@@ -211,6 +211,7 @@ def fragment(state: State, packet: Packet) -> Verdict:
 def follow_fragment(state: State, packet: Packet) -> Verdict:
     """Rules 6.6 to 6.12: enter a fragment into its datagram, and do with it as the first one decided."""
     key, piece = datagram_key(packet), fragment_piece(packet)
+    state.counters.verdict("drop", "fragment_timeout", state.fragments.expire_one(key, state.now_ns))
     if key in state.fragments.refused:
         return drop("fragment_refused")
     datagram = state.fragments.datagrams.get(key)

@@ -34,7 +34,7 @@ TURN = 1 << 40
 
 
 class Newcomer(NamedTuple):
-    """A flow that looks for a server. Addresses: 4 or 16 bytes."""
+    """A flow that looks for a server. Addresses: 4 or 16 bytes. `opens`: its packet opens a TCP connection."""
 
     service: int
     client: bytes
@@ -42,6 +42,7 @@ class Newcomer(NamedTuple):
     vip: bytes
     vip_port: int
     protocol: int
+    opens: bool = False
 
 
 class SplitMix64:
@@ -315,7 +316,7 @@ class Placement:
         if view.snapshot.ask is None:
             return None
         service, client = view.services[flow.service].name, str(ip_address(flow.client))
-        question = (view.snapshot.ask, service, client, flow.client_port, names)
+        question = (view.snapshot.ask, service, client, flow.client_port, tuple(names))
         if self.questions is None:
             return call(*question)
         asking, asked = self.asking, (flow.service, flow.client, flow.client_port)

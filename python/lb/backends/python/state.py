@@ -103,9 +103,13 @@ class State:
         self.out = []
 
     def expire(self, limit: int) -> None:
-        """Forget what is too old: `limit` flows at most, fragments, packets that wait for a neighbour (rule 2)."""
+        """
+        Forget what is too old (rule 2): flows and datagrams in fragments, `limit` at most of either, and packets that
+        wait for a neighbour.
+        """
         self.is_behind = self.table.expire(self.view.snapshot.timeouts, self.now_ns, limit)
-        self.counters.verdict("drop", "fragment_timeout", self.fragments.expire(self.now_ns))
+        self.counters.verdict("drop", "fragment_timeout", self.fragments.expire(self.now_ns, limit))
+        self.is_behind = self.is_behind or self.fragments.oldest_over(self.now_ns) is not None
         for waited in self.waiting.expire(self.now_ns):
             self.counters.verdict(*self.give_up(waited))
 

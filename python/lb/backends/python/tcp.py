@@ -152,7 +152,7 @@ def follow(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, n
         # The flow itself counts: it did before, or does now.
         active = table.counters.servers[entry.server].flows_active + (step.state == CLOSING)
         if step.restarted:
-            measure.restart(measures, entry)
+            was = measure.restart(measures, entry, was)
         measure.follow(measures, entry, was, direction, seg, active, now_ns)
     return step
 
@@ -167,6 +167,8 @@ def judge(entry: Entry, direction: Direction, seg: Segment) -> Step | None:
         return judge_syn_ack(entry, seg) if direction == "reply" else judge_crossed_syn_ack(entry, seg)
     if not seg.has(ACK):
         return Step(entry.state)
+    if direction == "forward" and has_answer(entry) and seg.ack == entry.syn:
+        return restart(entry, seg)
     if entry.state == SYN_SENT:
         return judge_early_ack(entry, direction, seg)
     if entry.state == SYN_RECEIVED and direction == "forward":
@@ -203,9 +205,25 @@ def sent_for_sure(entry: Entry, direction: Direction) -> int | None:
 def answers_syn(entry: Entry, number: int) -> bool:
     """Tell whether a number acknowledges the SYN of a handshake: the client's first, its last, or data with it."""
     if entry.state == SYN_SENT:
-        last = entry.syn_again and is_between(number, entry.syn, entry.syn_end)
-        return last or answers_first_syn(entry, number)
+        return answers_first_syn(entry, number) or answers_syn_again(entry, number)
     return entry.state == SYN_RECEIVED and entry.rcv_nxt["reply"] == number
+
+
+def answers_syn_again(entry: Entry, number: int) -> bool:
+    """
+    Tell whether a number acknowledges another SYN than the one that counts, or in syn-sent than the first: it may be
+    anybody's.
+    """
+    end = entry.syn_end if entry.state == SYN_SENT else entry.syn
+    return entry.syn_again and not entry.answered and is_between(number, entry.syn, end)
+
+
+def has_answer(entry: Entry) -> bool:
+    """
+    Tell whether the server has answered another SYN than the one that counts, and the client may acknowledge that
+    still.
+    """
+    return entry.answered and entry.state in (SYN_RECEIVED, ESTABLISHED)
 
 
 def answers_first_syn(entry: Entry, number: int) -> bool:
@@ -226,30 +244,43 @@ def first_syn(entry: Entry) -> int | None:
 
 def judge_reset(entry: Entry, direction: Direction, seg: Segment) -> Step | None:
     """Judge a RST: believed exactly where the other side waits for it, or will (RFC 5961 3.2), else handed on."""
-    if direction == "reply" and seg.has(ACK) and answers_syn(entry, seg.ack):
+    opening = entry.state == SYN_SENT
+    # Of SYNs that nobody has answered only the first is the client's for sure.
+    answers = answers_first_syn if opening else answers_syn
+    if direction == "reply" and seg.has(ACK) and answers(entry, seg.ack):
         return believed(CLOSING)
     # Of a server that has acknowledged nothing, no number can be told from a guess.
-    opening = entry.state == SYN_SENT
     unheard = opening and direction == "reply"
     expected = expected_of(entry, direction)
-    # Behind data that is not acknowledged yet its end is as good. Of SYNs only the first is the client's for sure.
+    # Behind data that is not acknowledged yet its end is as good.
     if not unheard and seg.seq in (expected, sent_for_sure(entry, direction), first_syn(entry)):
         return believed(CLOSING)
     base = entry.snd_nxt[direction] if expected is None else expected
     inside = base is not None and (seg.seq - base) % MODULUS <= entry.windows[OTHER[direction]].size
     # A server may know a connection that the client and we have forgotten: it answers the SYN by an ACK, and the client
     # that by a RST at a number that only they know (RFC 9293 3.5.1). What is over has nothing to lose.
-    if ((opening or inside) and not unheard) or entry.state == CLOSING:
-        return Step(entry.state)
-    return None
+    passes = ((opening or inside) and not unheard) or entry.state == CLOSING
+    return Step(entry.state) if passes or ends_another(entry, direction, seg) else None
+
+
+def ends_another(entry: Entry, direction: Direction, seg: Segment) -> bool:
+    """
+    Tell whether a RST may be of the connection that another SYN asks for: the server refuses it, or one of both gives
+    it up before it counts. Their ends judge by numbers that are not known here.
+    """
+    if has_answer(entry):
+        return direction == "forward" or seg.seq == entry.syn
+    return direction == "reply" and seg.has(ACK) and answers_syn_again(entry, seg.ack)
 
 
 def judge_syn(entry: Entry, direction: Direction, seg: Segment) -> Step:
     """Judge a SYN without ACK. It refreshes nothing; one that repeats the first is its sender's."""
     if entry.state == SYN_SENT:
         return judge_syn_again(entry, seg) if direction == "forward" else judge_crossing_syn(entry, seg)
-    if entry.state in (SYN_RECEIVED, ESTABLISHED) and direction == "forward":
+    other = entry.state in (SYN_RECEIVED, ESTABLISHED) and expected_of(entry, direction) != seg.after_syn
+    if other and direction == "forward":
         entry.syn, entry.syn_again, entry.syn_scale = seg.after_syn, True, seg.scale
+        entry.answered = False
     return Step(entry.state)
 
 
@@ -288,27 +319,41 @@ def choose_syn(entry: Entry, number: int) -> None:
     """Note that one of the client's SYNs was answered: it counts from now on, and the other is forgotten."""
     if not answers_first_syn(entry, number):
         entry.expected, entry.snd_nxt["forward"] = entry.syn, entry.syn_end
-        entry.windows["forward"] = renewed(entry)
+        entry.windows["forward"] = renewed(entry.syn_scale)
     entry.syn_again = False
 
 
-def renewed(entry: Entry) -> Window:
-    """Return the window of a client's other SYN: it was not kept, and counts as the largest that a SYN can have."""
+def renewed(scale: int | None) -> Window:
+    """
+    Return the window of another SYN than the one that counted, which offers a shift: it was not kept, and counts as
+    the largest that a SYN can have.
+    """
     window = Window()
-    window.offer(MOST_WINDOW, entry.syn_scale)
+    window.offer(MOST_WINDOW, scale)
     return window
 
 
 def judge_syn_ack(entry: Entry, seg: Segment) -> Step:
-    """Judge the server's SYN+ACK: believed if it acknowledges a SYN that was seen."""
+    """Judge the server's SYN+ACK: believed if it acknowledges the SYN that counts, or one while none does yet."""
     if answers_syn(entry, seg.ack):
         if entry.state == SYN_SENT:
             return open_flow(entry, seg)
         answer_again(entry, seg)
         return believed(SYN_RECEIVED)
-    if entry.state in (SYN_RECEIVED, ESTABLISHED) and entry.syn_again and entry.syn == seg.ack:
-        return restart(entry, seg)
+    if entry.state in (SYN_RECEIVED, ESTABLISHED):
+        note_answer(entry, seg)
     return Step(entry.state)
+
+
+def note_answer(entry: Entry, seg: Segment) -> None:
+    """
+    Note that the server answers another SYN than the one that counts. That may be of a client that has forgotten its
+    connection, or anybody's: a server that uses SYN cookies answers each. So nothing is changed until the client
+    acknowledges it, by a number that nobody else knows.
+    """
+    answers = answers_syn_again(entry, seg.ack) or entry.answered
+    if answers and expected_of(entry, "forward") != seg.ack:
+        entry.syn, entry.answered, entry.answer_scale = seg.after_syn, True, seg.scale
 
 
 def answer_again(entry: Entry, seg: Segment) -> None:
@@ -320,8 +365,14 @@ def answer_again(entry: Entry, seg: Segment) -> None:
 
 
 def open_flow(entry: Entry, seg: Segment) -> Step:
-    """Note that the server has answered the SYN."""
+    """Note that the server has answered a SYN. It may answer the other, too: that is remembered."""
+    again, offered = entry.syn_again, entry.windows["forward"]
+    other = entry.syn, entry.syn_scale
+    if not answers_first_syn(entry, seg.ack) and entry.expected is not None:
+        other = entry.expected, offered.scale if offered.offers_scale else None
     choose_syn(entry, seg.ack)
+    if again:
+        (entry.syn, entry.syn_scale), entry.syn_again = other, True
     # The client's part of a simultaneous open may have come first.
     acknowledged = entry.rcv_nxt["forward"] == seg.after_syn
     entry.snd_nxt = {"forward": seg.ack, "reply": seg.end}
@@ -344,20 +395,20 @@ def settle_scales(entry: Entry) -> None:
 
 
 def restart(entry: Entry, seg: Segment) -> Step:
-    """Let another connection take the place of the one before; the state stays."""
-    entry.snd_nxt = {"forward": seg.ack, "reply": seg.end}
-    entry.rcv_nxt = {"forward": None, "reply": seg.ack}
+    """
+    Let another connection take the place of the one before: the client acknowledges a SYN+ACK that it can only have
+    seen itself. Both have forgotten that one.
+    """
+    entry.snd_nxt = {"forward": None, "reply": seg.ack}
+    entry.rcv_nxt = {"forward": None, "reply": seg.seq}
     entry.fin = {"forward": False, "reply": False}
     entry.fin_ahead = {"forward": False, "reply": False}
-    entry.windows = {"forward": renewed(entry), "reply": Window()}
-    entry.windows["reply"].offer(seg.window, seg.scale)
+    entry.windows = {"forward": renewed(entry.syn_scale), "reply": renewed(entry.answer_scale)}
     settle_scales(entry)
-    entry.syn_again = False
-    if entry.state == SYN_RECEIVED:
-        entry.expected = seg.after_syn
-    else:
-        entry.rcv_nxt["forward"] = seg.after_syn
-    return Step(entry.state, True, True, True)
+    entry.syn_again = entry.answered = False
+    # What the client is waited to acknowledge: it does.
+    entry.expected = seg.ack
+    return note(entry, "forward", seg, ESTABLISHED)._replace(restarted=True)
 
 
 def judge_crossed_syn_ack(entry: Entry, seg: Segment) -> Step:
@@ -401,6 +452,8 @@ def judge_third(entry: Entry, seg: Segment) -> Step:
     if not acknowledges or not is_within(seg.seq, begins, entry.windows["reply"].size):
         return Step(SYN_RECEIVED)
     entry.rcv_nxt["forward"] = seg.ack
+    # It is this SYN that is the client's own.
+    entry.syn_again = entry.answered = False
     return note(entry, "forward", seg, ESTABLISHED)
 
 

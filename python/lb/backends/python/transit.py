@@ -12,7 +12,6 @@ from lb.backends.python.state import State, Verdict, drop
 from lb.backends.python.states import CLOSING
 from lb.backends.python.tcp import segment
 from lb.backends.python.wire import tcp, udp
-from lb.snapshot import HASH_SELECTORS
 
 
 def transit(state: State, packet: Packet) -> Verdict:
@@ -49,14 +48,14 @@ def note_direct(state: State, packet: Packet) -> str | None:
         return None
     key = (endpoint, packet.source, packet.source_port)
     entry = state.table.by_reply.get(key)
+    seg = segment(packet) if packet.is_tcp else None
     if entry is not None:
         event = state.table.why_dead(entry, state.view, state.now_ns)
-        if event is None and entry.state != CLOSING:
+        # What else may be anybody's: a flow that is over would lose its last segments.
+        if event is None and not (entry.state == CLOSING and (seg is None or seg.opens)):
             return "flow_conflict"
         state.table.remove(entry, event or "flow_reused")
-    seg = segment(packet) if packet.is_tcp else None
-    services = (state.view.services[number] for number in state.view.services_by_endpoint[endpoint])
-    opens_only = any(service.plan.selector in HASH_SELECTORS for service in services)
-    if state.direct.ask(key, seg, opens_only, state.view.snapshot.timeouts, state.now_ns):
+    guarded = endpoint in state.view.guarded_endpoints
+    if state.direct.ask(key, seg, guarded, state.view.snapshot.timeouts, state.now_ns):
         state.counters.event("direct_evicted")
     return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from lb.backends.python.wire import tcp, udp
-from lb.snapshot import Interface, InterfaceAddress, Server, Service, Snapshot
+from lb.snapshot import HASH_SELECTORS, Interface, InterfaceAddress, Server, Service, Snapshot
 
 PROTOCOLS = {"tcp": tcp.PROTOCOL, "udp": udp.PROTOCOL}
 
@@ -44,6 +44,12 @@ class View:
         self.vips = {address for address, _, _ in self.services_by_socket}
         for number, server in self.servers.items():
             self.add_server(number, server)
+        # Endpoints whose server's packets may be of a flow that a hash would place.
+        self.guarded_endpoints = frozenset(
+            endpoint
+            for endpoint, sharing in self.services_by_endpoint.items()
+            if any(self.services[number].plan.selector in HASH_SELECTORS for number in sharing)
+        )
         self.own_addresses = {each.packed for interface in self.interfaces for each in interface.addresses}
         self.broadcasts = [broadcasts(interface.addresses) for interface in self.interfaces]
         self.all_broadcasts = frozenset().union(*self.broadcasts)

@@ -293,8 +293,9 @@ pub fn begin(flow: &mut Flow, now: u64) {
     flow.set_phase(Phase::Fresh, stamp(now));
 }
 
-/// Note that another connection takes the place of a flow's before.
-pub fn restart(measures: &mut Measures, flow: &mut Flow) {
+/// Note that another connection takes the place of a flow's before: what that one has sent is nothing to this one.
+pub fn restart(measures: &mut Measures, flow: &mut Flow, before: &mut Before) {
+    before.snd_nxt = [None; 2];
     if flow.phase() == Phase::Asked {
         measures.failed += 1;
         measures.waiting_flows -= 1;

@@ -80,7 +80,7 @@ pub struct Annex {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Cold {
-    /// The sequence number after the client's last SYN.
+    /// The sequence number after the client's last SYN, or after the server's that has answered it.
     syn: u32,
     /// IP bytes per direction: the high parts. 2^48 bytes are counted.
     bytes: [u16; 2],
@@ -427,14 +427,14 @@ impl<'a> Flow<'a> {
         self.side_mut(Direction::Forward).offer(segment);
     }
 
-    /// The sequence number after the client's last SYN.
+    /// The sequence number after the client's last SYN, or after the server's that has answered it while another counts.
     #[inline]
     #[must_use]
     pub fn syn(&self) -> u32 {
         self.cold.syn
     }
 
-    /// Note a SYN of the client.
+    /// Note a SYN of the client, or the server's that answers it.
     #[inline]
     pub fn set_syn(&mut self, number: u32) {
         self.cold.syn = number;
@@ -451,7 +451,7 @@ impl<'a> Flow<'a> {
     #[must_use]
     pub fn answers_syn(&self, number: u32) -> bool {
         match self.state() {
-            State::SynSent => self.answers_first_syn(number) || self.answers_last_syn(number),
+            State::SynSent => self.answers_first_syn(number) || self.answers_syn_again(number),
             State::SynReceived => self.rcv_nxt(Direction::Reply) == Some(number),
             _ => false,
         }
@@ -464,10 +464,22 @@ impl<'a> Flow<'a> {
         is_between(number, first, self.side(Direction::Forward).snd_nxt)
     }
 
-    /// Whether a number acknowledges another SYN that came after that, which may be anybody's.
-    fn answers_last_syn(&self, number: u32) -> bool {
-        let end = self.side(Direction::Reply).rcv_nxt;
-        self.side(Direction::Forward).has_syn_again() && is_between(number, self.syn(), end)
+    /// Whether a number acknowledges another SYN than the one that counts, or in `SynSent` than the first: it may be anybody's.
+    #[must_use]
+    pub(super) fn answers_syn_again(&self, number: u32) -> bool {
+        let end = match self.state() {
+            State::SynSent => self.side(Direction::Reply).rcv_nxt,
+            _ => self.syn(),
+        };
+        let [client, server] = &self.annex.sides;
+        let open = client.has_syn_again() && !server.has_syn_again();
+        open && is_between(number, self.syn(), end)
+    }
+
+    /// Whether both windows are known, not only what they are at most.
+    #[must_use]
+    pub fn knows_windows(&self) -> bool {
+        self.annex.sides.iter().all(TcpSide::knows_scale)
     }
 
     /// Time of the last packet that refreshed it, nanoseconds.

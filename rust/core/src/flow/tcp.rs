@@ -207,7 +207,8 @@ mod note {
     pub const FIN_AHEAD: u8 = 1;
     /// Its SYN offered a window scale.
     pub const OFFERED_SCALE: u8 = 2;
-    /// Another SYN than the first was seen: the flow keeps its number, and the upper four bits the scale it offers.
+    /// Of the client: another SYN than the one that counts was seen. The flow keeps its number, and the upper four bits the scale it offers. Of the server: it
+    /// has answered that one. The flow keeps the number after its SYN instead, which the client acknowledges if it is its own, and the upper four bits likewise.
     pub const SYN_AGAIN: u8 = 4;
     /// Nothing is known of its window: no SYN of it was seen, and it has not been heard.
     pub const UNHEARD: u8 = 8;
@@ -286,6 +287,11 @@ impl Side {
         }
     }
 
+    /// Whether the largest window it has advertised is as large as it says. A scale that is offered as the largest there is cannot be told from an unknown one.
+    pub(super) const fn knows_scale(&self) -> bool {
+        self.scale < MOST_SCALE
+    }
+
     const fn offers_scale(&self) -> bool {
         self.flags & note::OFFERED_SCALE != 0
     }
@@ -299,23 +305,33 @@ impl Side {
         self.flags &= !note::OFFERED_SCALE;
     }
 
-    /// Note another SYN than the first: the scale it offers.
-    fn remember_syn(&mut self, segment: &Segment) {
-        let scale = if segment.scale == NO_SCALE {
-            note::NO_SCALE
-        } else {
-            segment.scale
-        };
+    /// Note another SYN than the one that counts: the scale it offers.
+    fn remember_syn(&mut self, scale: u8) {
         self.forget_syn();
-        self.flags |= note::SYN_AGAIN | scale << note::SCALE_AT;
+        self.flags |= note::SYN_AGAIN | scale.min(note::NO_SCALE) << note::SCALE_AT;
     }
 
     fn forget_syn(&mut self) {
         self.flags &= !(note::SYN_AGAIN | note::NO_SCALE << note::SCALE_AT);
     }
 
+    #[inline(always)]
     pub(super) const fn has_syn_again(&self) -> bool {
         self.flags & note::SYN_AGAIN != 0
+    }
+
+    /// The scale of the SYN that was remembered, or [`note::NO_SCALE`].
+    const fn scale_again(&self) -> u8 {
+        self.flags >> note::SCALE_AT
+    }
+
+    /// The scale of the SYN that counts, likewise.
+    const fn scale_offered(&self) -> u8 {
+        if self.offers_scale() {
+            self.scale
+        } else {
+            note::NO_SCALE
+        }
     }
 
     /// Whether a FIN ahead of what was seen is noted: its number stands where the end of what was sent does else.
@@ -323,9 +339,9 @@ impl Side {
         self.flags & note::FIN_AHEAD != 0
     }
 
-    /// What it is once the SYN that was remembered is answered. Its window was not kept: the largest that a SYN can have.
+    /// What it is once the SYN that was remembered counts. Its window was not kept: the largest that a SYN can have.
     const fn renewed(&self) -> Self {
-        let scale = self.flags >> note::SCALE_AT;
+        let scale = self.scale_again();
         let offered = scale != note::NO_SCALE;
         Self {
             window: u16::MAX,
@@ -373,15 +389,16 @@ impl Step {
     }
 }
 
-/// Whether a segment is one of those that most packets are: of an established flow, with ACK alone, where no FIN is noted and each side was heard.
+/// Whether a segment is one of those that most packets are: of an established flow, with ACK alone, where no FIN is noted, each side was heard, and no other
+/// connection may begin.
 #[inline(always)]
 #[must_use]
-pub fn is_plain(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
+pub fn is_plain(flow: &Flow, segment: &Segment) -> bool {
     const CONTROL: u8 = flag::SYN | flag::RST | flag::FIN | flag::ACK;
-    let noted = flow.side(direction).flags | flow.side(direction.other()).flags;
-    segment.flags & CONTROL == flag::ACK
-        && flow.state() == State::Established
-        && noted & (note::FIN_AHEAD | note::UNHEARD) == 0
+    const UNUSUAL: u8 = note::FIN_AHEAD | note::UNHEARD;
+    let noted = flow.side(Direction::Forward).flags & UNUSUAL
+        | flow.side(Direction::Reply).flags & (UNUSUAL | note::SYN_AGAIN);
+    segment.flags & CONTROL == flag::ACK && flow.state() == State::Established && noted == 0
 }
 
 /// [`follow`] for a plain segment, which changes no state. Says whether it is believed.
@@ -455,6 +472,10 @@ pub fn follow(flow: &mut Flow, direction: Direction, segment: &Segment) -> Resul
     if !segment.has(flag::ACK) {
         return Ok(Step::unbelieved(state));
     }
+    if direction == Direction::Forward && has_answer(flow) && segment.acknowledgement == flow.syn()
+    {
+        return Ok(restart(flow, segment));
+    }
     Ok(match (state, direction) {
         (State::SynSent, _) => follow_early_ack(flow, direction, segment),
         (State::SynReceived, Direction::Forward) => follow_third(flow, segment),
@@ -469,13 +490,16 @@ fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<
     let sequence = segment.sequence;
     let answers = direction == Direction::Reply
         && segment.has(flag::ACK)
-        && matches!(state, State::SynSent | State::SynReceived)
-        && flow.answers_syn(segment.acknowledgement);
+        && match state {
+            // Of SYNs that nobody has answered only the first is the client's for sure.
+            State::SynSent => flow.answers_first_syn(segment.acknowledgement),
+            _ => flow.answers_syn(segment.acknowledgement),
+        };
     // Of a server that has acknowledged nothing, no number can be told from a guess.
     let opening = state == State::SynSent;
     let unheard = opening && direction == Direction::Reply;
     let expected = flow.expected_of(direction);
-    // Behind data that is not acknowledged yet its end is as good. Of SYNs only the first is the client's for sure.
+    // Behind data that is not acknowledged yet its end is as good.
     let exact = [expected, flow.sent_for_sure(direction), flow.first_syn()];
     if answers || exact.contains(&Some(sequence)) && !unheard {
         return Ok(Step::believed(State::Closing));
@@ -485,10 +509,22 @@ fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<
     let inside = base.is_some_and(|base| sequence.wrapping_sub(base) <= window);
     // A server may know a connection that the client and we have forgotten: it answers the SYN by an ACK, and the client that by a RST at a number that only
     // they know (RFC 9293 3.5.1). What is over has nothing to lose.
-    if (opening || inside) && !unheard || state == State::Closing {
+    let passes = (opening || inside) && !unheard || state == State::Closing;
+    if passes || ends_another(flow, direction, segment) {
         return Ok(Step::unbelieved(state));
     }
     Err(Reason::RstWindow)
+}
+
+/// Whether a reset may be of the connection that another SYN asks for: the server refuses it, or one of both gives it up before it counts. Their ends judge by
+/// numbers that we do not have.
+fn ends_another(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
+    if has_answer(flow) {
+        return direction == Direction::Forward || segment.sequence == flow.syn();
+    }
+    direction == Direction::Reply
+        && segment.has(flag::ACK)
+        && flow.answers_syn_again(segment.acknowledgement)
 }
 
 /// SYN without ACK. It refreshes nothing: nobody has vouched for it. One that repeats the number of the first is its sender's.
@@ -498,9 +534,13 @@ fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step 
     match (state, direction) {
         (State::SynSent, Direction::Forward) => return follow_syn_again(flow, segment),
         (State::SynSent, Direction::Reply) => follow_crossing_syn(flow, segment),
-        (State::SynReceived | State::Established, Direction::Forward) => {
+        (State::SynReceived | State::Established, Direction::Forward)
+            if flow.expected_of(direction) != Some(number) =>
+        {
             flow.set_syn(number);
-            flow.side_mut(direction).remember_syn(segment);
+            flow.side_mut(Direction::Forward)
+                .remember_syn(segment.scale);
+            flow.side_mut(Direction::Reply).forget_syn();
         }
         _ => {}
     }
@@ -544,7 +584,8 @@ fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Step {
         };
         flow.expect_rcv_nxt(Direction::Reply, end);
         flow.set_syn(number);
-        flow.side_mut(Direction::Forward).remember_syn(segment);
+        flow.side_mut(Direction::Forward)
+            .remember_syn(segment.scale);
     }
     Step::unbelieved(State::SynSent)
 }
@@ -563,20 +604,39 @@ fn choose_syn(flow: &mut Flow, number: u32) {
     flow.side_mut(Direction::Forward).forget_syn();
 }
 
-/// The server's SYN+ACK: believed if it acknowledges a SYN that we saw.
+/// The server's SYN+ACK: believed if it acknowledges the SYN that counts, or one while none does yet.
 fn follow_syn_ack(flow: &mut Flow, segment: &Segment) -> Step {
     let state = flow.state();
     let number = segment.acknowledgement;
-    let again = flow.side(Direction::Forward).has_syn_again() && flow.syn() == number;
     match state {
         State::SynSent if flow.answers_syn(number) => open(flow, segment),
         State::SynReceived if flow.answers_syn(number) => {
             answer_again(flow, segment);
             Step::believed(state)
         }
-        State::SynReceived | State::Established if again => restart(flow, segment, state),
+        State::SynReceived | State::Established => {
+            note_answer(flow, segment);
+            Step::unbelieved(state)
+        }
         _ => Step::unbelieved(state),
     }
+}
+
+/// The server answers another SYN than the one that counts. That may be of a client that has forgotten its connection, or anybody's: a server that uses SYN
+/// cookies answers each. So nothing is changed until the client acknowledges it, by a number that nobody else knows.
+fn note_answer(flow: &mut Flow, segment: &Segment) {
+    let number = segment.acknowledgement;
+    let answers = flow.answers_syn_again(number) || has_answer(flow);
+    if answers && flow.expected_of(Direction::Forward) != Some(number) {
+        flow.set_syn(segment.after_syn());
+        flow.side_mut(Direction::Reply).remember_syn(segment.scale);
+    }
+}
+
+/// Whether the server has answered another SYN than the one that counts, and the client may acknowledge that still.
+fn has_answer(flow: &Flow) -> bool {
+    matches!(flow.state(), State::SynReceived | State::Established)
+        && flow.side(Direction::Reply).has_syn_again()
 }
 
 /// The server answers the SYN again. The same answer says nothing new; of another the client acknowledges no number of the one before.
@@ -589,9 +649,19 @@ fn answer_again(flow: &mut Flow, segment: &Segment) {
     }
 }
 
-/// The server has answered the SYN.
+/// The server has answered a SYN. It may answer the other, too: that is remembered.
 fn open(flow: &mut Flow, segment: &Segment) -> Step {
+    let client = *flow.side(Direction::Forward);
+    let (syn, scale) = if flow.answers_first_syn(segment.acknowledgement) {
+        (flow.syn(), client.scale_again())
+    } else {
+        (client.rcv_nxt, client.scale_offered())
+    };
     choose_syn(flow, segment.acknowledgement);
+    if client.has_syn_again() {
+        flow.set_syn(syn);
+        flow.side_mut(Direction::Forward).remember_syn(scale);
+    }
     // The client's part of a simultaneous open may have come first.
     let acknowledged = flow.knows_rcv_nxt(Direction::Forward)
         && flow.side(Direction::Forward).rcv_nxt == segment.after_syn();
@@ -617,25 +687,21 @@ fn settle_scales(flow: &mut Flow) {
     }
 }
 
-/// Another connection takes the place of the one before: the client has forgotten that one, and so has the server. The state stays.
-fn restart(flow: &mut Flow, segment: &Segment, state: State) -> Step {
-    let client = flow.side(Direction::Forward).renewed();
+/// Another connection takes the place of the one before: the client acknowledges a SYN+ACK that it can only have seen itself. Both have forgotten that one.
+fn restart(flow: &mut Flow, segment: &Segment) -> Step {
+    const BOTH: [Direction; 2] = [Direction::Forward, Direction::Reply];
+    let sides = BOTH.map(|side| flow.side(side).renewed());
     flow.forget_sides();
-    *flow.side_mut(Direction::Forward) = client;
-    *flow.side_mut(Direction::Reply) = Side::UNSCALED;
-    flow.set_snd_nxt(Direction::Reply, segment.end);
-    flow.set_rcv_nxt(Direction::Reply, segment.acknowledgement);
-    flow.set_snd_nxt(Direction::Forward, segment.acknowledgement);
-    flow.side_mut(Direction::Reply).offer(segment);
-    settle_scales(flow);
-    if state == State::SynReceived {
-        flow.expect_rcv_nxt(Direction::Forward, segment.after_syn());
-    } else {
-        flow.set_rcv_nxt(Direction::Forward, segment.after_syn());
+    for (direction, side) in BOTH.into_iter().zip(sides) {
+        *flow.side_mut(direction) = side;
     }
+    flow.set_snd_nxt(Direction::Reply, segment.acknowledgement);
+    flow.set_rcv_nxt(Direction::Reply, segment.sequence);
+    flow.expect_rcv_nxt(Direction::Forward, segment.acknowledgement);
+    settle_scales(flow);
     Step {
         restarted: true,
-        ..Step::believed(state)
+        ..note_segment(flow, Direction::Forward, segment, State::Established)
     }
 }
 
@@ -692,6 +758,9 @@ fn follow_third(flow: &mut Flow, segment: &Segment) -> Step {
         return Step::unbelieved(State::SynReceived);
     }
     flow.set_rcv_nxt(Direction::Forward, segment.acknowledgement);
+    // It is this SYN that is the client's own.
+    flow.side_mut(Direction::Forward).forget_syn();
+    flow.side_mut(Direction::Reply).forget_syn();
     note_segment(flow, Direction::Forward, segment, State::Established)
 }
 

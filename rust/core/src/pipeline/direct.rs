@@ -9,6 +9,7 @@ use crate::packet::{Meta, Packet};
 use crate::parse::{self, Transport};
 use crate::verdict::Reason;
 use crate::wire::protocol;
+use crate::world::World;
 
 impl Walk<'_> {
     /// Remember a transit packet to a server's endpoint; refuse one that the server could not tell from a flow of ours.
@@ -17,16 +18,18 @@ impl Walk<'_> {
             return Ok(());
         };
         if let Some(number) = self.state.table.find(&key) {
+            // What else may be anybody's: a flow that is over would lose its last segments.
+            let opens = transport.segment.is_none_or(|segment| segment.is_opening());
             let closing = self.state.table.entry(number).state() == FlowState::Closing;
             let dead = self.death(number);
-            let event = dead.or_else(|| closing.then_some(Event::FlowReused));
+            let event = dead.or_else(|| (closing && opens).then_some(Event::FlowReused));
             forget(self.state, number, Some(event.ok_or(Reason::FlowConflict)?));
         }
         let timeouts = &self.world.snapshot.timeouts;
         let segment = transport.segment.as_ref();
-        let opens_only = matches!(key.side, Side::Endpoint(endpoint) if !self.world.hash_services(endpoint).is_empty());
+        let guarded = is_guarded(self.world, &key);
         let direct = &mut self.state.direct;
-        if direct.ask(&key, segment, opens_only, timeouts, self.now) {
+        if direct.ask(&key, segment, guarded, timeouts, self.now) {
             self.state.counters.event(Event::DirectEvicted);
         }
         Ok(())
@@ -39,7 +42,9 @@ impl Walk<'_> {
         };
         let timeouts = &self.world.snapshot.timeouts;
         let segment = meta.transport.segment.as_ref();
-        self.state.direct.answer(&key, segment, timeouts, self.now)
+        let guarded = is_guarded(self.world, &key);
+        let direct = &mut self.state.direct;
+        direct.answer(&key, segment, guarded, timeouts, self.now)
     }
 
     /// What the answers to a transit packet will be found by: TCP or UDP to a server's endpoint, whole or a first fragment.
@@ -63,4 +68,9 @@ impl Walk<'_> {
         };
         (is_read == Ok(true)).then_some((key, transport))
     }
+}
+
+/// Whether a server's packets of this key may be of a flow that a hash would place. What a client has sent straight to the server counts for less then.
+pub(super) fn is_guarded(world: &World, key: &Key) -> bool {
+    matches!(key.side, Side::Endpoint(endpoint) if !world.hash_services(endpoint).is_empty())
 }

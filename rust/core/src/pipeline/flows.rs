@@ -1,5 +1,6 @@
 //! Finding a packet's flow, or making it: rule 8.
 
+use super::direct::is_guarded;
 use super::{Departure, Stage, Walk};
 use crate::counters::Event;
 use crate::datapath::State;
@@ -23,6 +24,8 @@ struct Newcomer {
     client: u128,
     client_port: u16,
     service: u32,
+    /// Whether its packet opens a connection.
+    opens: bool,
 }
 
 impl Newcomer {
@@ -156,7 +159,7 @@ impl<'a> Walk<'a> {
                 if step.refreshes {
                     self.refresh(number, step.state);
                 }
-                if step.believed && direction == Direction::Forward {
+                if step.believed && direction == Direction::Forward && self.tells_way(live, meta) {
                     self.note_last_hop(number, meta);
                 }
             }
@@ -182,7 +185,7 @@ impl<'a> Walk<'a> {
             table, counters, ..
         } = &mut *self.state;
         let mut flow = table.flow_mut(number);
-        if tcp::is_plain(&flow, direction, segment) {
+        if tcp::is_plain(&flow, segment) {
             let before = Before::of_plain(&flow);
             if !tcp::follow_plain(&mut flow, direction, segment) {
                 return Ok(Step::unbelieved(FlowState::Established));
@@ -195,7 +198,7 @@ impl<'a> Walk<'a> {
             }
             return Ok(Step::believed(FlowState::Established));
         }
-        let before = Before::of(&flow);
+        let mut before = Before::of(&flow);
         let step = tcp::follow(&mut flow, direction, segment)?;
         if !step.believed || before.state() == FlowState::Closing {
             return Ok(step);
@@ -208,7 +211,7 @@ impl<'a> Walk<'a> {
             let now = (step.state, counters.active(server));
             if let Some(measures) = counters.measures_mut(server) {
                 if step.restarted {
-                    measure::restart(measures, &mut flow);
+                    measure::restart(measures, &mut flow, &mut before);
                 }
                 measure::follow(
                     measures, &mut flow, &before, direction, segment, now, self.now,
@@ -238,10 +241,18 @@ impl<'a> Walk<'a> {
                 self.state.counters.flow_active(live.server);
                 state = FlowState::Udp;
             }
-        } else if live.last_hop.1 == meta.interface || self.leads_to_client(live.last_hop.1, meta) {
+        } else if live.last_hop.1 == meta.interface || self.leads_to_client(live, meta) {
             self.note_last_hop(live.number, meta);
         }
         self.refresh(live.number, state);
+    }
+
+    /// Whether a client's segment that is believed tells where the client is. In windows that are not known too many guesses find room: it is a datagram's then.
+    #[inline(always)]
+    fn tells_way(&mut self, live: &Live, meta: &Meta) -> bool {
+        live.last_hop.1 == meta.interface
+            || self.state.table.flow_mut(live.number).knows_windows()
+            || self.leads_to_client(live, meta)
     }
 
     /// Note where the client's packets come from.
@@ -262,8 +273,8 @@ impl<'a> Walk<'a> {
 
     /// Whether a client may have come to another interface than the one that is known.
     #[cold]
-    fn leads_to_client(&self, known: u32, meta: &Meta) -> bool {
-        let heard_before = self.world.port(known).is_some();
+    fn leads_to_client(&self, live: &Live, meta: &Meta) -> bool {
+        let heard_before = self.world.port(live.last_hop.1).is_some();
         !heard_before
             || self
                 .world
@@ -293,6 +304,9 @@ impl<'a> Walk<'a> {
             client: packet.meta.ip.source,
             client_port: transport.source_port,
             service,
+            opens: transport
+                .segment
+                .is_some_and(|segment| segment.is_opening()),
         };
         self.state.asking.begin(packet.meta.ip.fragment.is_none());
         let choice = self.select(&newcomer, stores);
@@ -345,6 +359,7 @@ impl<'a> Walk<'a> {
                 client: packet.meta.ip.destination,
                 client_port: transport.destination_port,
                 service,
+                opens: false,
             };
             let Choice::Server { server, dead } = self.select(&newcomer, stores) else {
                 continue;
@@ -428,7 +443,7 @@ impl<'a> Walk<'a> {
             self.clear_key(&newcomer.key(Side::Service(newcomer.service)), stores)?;
         }
         if stores && self.make_room() {
-            // What is left there is closing: the flow takes its place.
+            // What is left there is closing, or was never answered: the flow takes its place.
             let key = newcomer.key(Side::Endpoint(facts.endpoint));
             self.state.direct.remove(&key);
             self.insert(packet, transport, newcomer, (server, facts.endpoint));
@@ -522,6 +537,7 @@ impl<'a> Walk<'a> {
             client,
             client_port,
             service,
+            ..
         } = *newcomer;
         let (server, endpoint) = ids;
         let state = match &transport.segment {
@@ -647,7 +663,9 @@ fn fit(
         return Fit::Refused(Reason::Hairpin);
     }
     let key = newcomer.key(Side::Endpoint(facts.endpoint));
-    if direct.occupies(&key, &world.snapshot.timeouts, now) {
+    // A SYN straight to the server may be anybody's: it turns no connection away that is there.
+    let guarded = !newcomer.opens && is_guarded(world, &key);
+    if direct.occupies(&key, guarded, &world.snapshot.timeouts, now) {
         return Fit::Refused(Reason::FlowConflict);
     }
     let Some(number) = table.find(&key) else {

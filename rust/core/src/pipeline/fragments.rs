@@ -47,6 +47,8 @@ impl Walk<'_> {
             identification: fragment.identification,
             protocol: fragment.protocol,
         };
+        let late = self.state.fragments.expire_one(&key, self.now);
+        count_drops(self.state, Reason::FragmentTimeout, late);
         let result = self.fragment_of(packet, &key, piece);
         self.state.fragments.close_if_complete(&key);
         result

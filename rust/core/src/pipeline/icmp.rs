@@ -1,5 +1,6 @@
 //! Control messages: pings to a VIP, and errors about our flows, translated with the packet they quote (rule 10, RFC 5508, RFC 7915 for what IPv6 needs).
 
+use super::direct::is_guarded;
 use super::{Departure, Stage, Walk};
 use crate::flow::table::LastHop;
 use crate::flow::{Key, Side};
@@ -153,7 +154,9 @@ impl Walk<'_> {
         let client = (inner_source, quoted.source_port);
         let key = key_of(client, Side::Endpoint(endpoint));
         let timeouts = &self.world.snapshot.timeouts;
-        if self.state.direct.knows(&key, timeouts, self.now) {
+        let guarded = is_guarded(self.world, &key);
+        let direct = &self.state.direct;
+        if direct.knows(&key, guarded, timeouts, self.now) {
             return self.transit(packet);
         }
         let flow = self

@@ -18,7 +18,7 @@ type Step5 = (Direction, u8, u32, u32, usize);
 
 /// As the pipeline does it. What is plain must be judged alike by both.
 fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
-    if !is_plain(flow, direction, segment) {
+    if !is_plain(flow, segment) {
         return follow(flow, direction, segment);
     }
     let sides = [*flow.side(Forward), *flow.side(Reply)];
@@ -296,18 +296,58 @@ fn follow_fins_close_in_sequence_or_acknowledged() {
     assert_eq!(states, [Established, Established]);
 }
 
-/// behaviour 5: a SYN inside an established flow changes nothing; a SYN/ACK that acknowledges it starts the numbers anew.
+/// behaviour 5: a SYN inside an established flow and its SYN/ACK change nothing; the numbers begin anew when the client acknowledges that.
 #[test]
 fn follow_new_incarnation_restarts_numbers() {
     let mut scene = Scene::established();
     assert!(!scene.believes((Forward, SYN, 0x4000_0000, 0, 0)));
     assert!(scene.believes((Forward, ACK, 101, 501, 7)));
     assert!(!scene.believes((Reply, SYN_ACK, 0x7000_0000, 0x4000_0002, 0)));
-    let step = scene.take((Reply, SYN_ACK, 0x7000_0000, 0x4000_0001, 0));
+    assert!(!scene.believes((Forward, ACK, 0x4000_0001, 0x7000_0001, 0)));
+    assert!(!scene.believes((Reply, SYN_ACK, 0x7000_0000, 0x4000_0001, 0)));
+    assert!(scene.believes((Reply, ACK, 501, 108, 0)));
+    assert!(!scene.believes((Forward, ACK, 0x4000_0001, 0x7000_0000, 0)));
+    let step = scene.take((Forward, ACK, 0x4000_0001, 0x7000_0001, 10));
     assert!(step.is_ok_and(|step| step.restarted && step.state == Established));
     assert!(scene.take((Forward, RST, 108, 0, 0)).is_err());
-    assert!(scene.believes((Forward, ACK, 0x4000_0001, 0x7000_0001, 10)));
     assert!(scene.believes((Reply, RST, 0x7000_0001, 0, 0)));
+}
+
+/// behaviour 3, 5: a server with SYN cookies answers every SYN; whichever came first, the one that the client acknowledges counts.
+#[test]
+fn follow_cookie_counts_once_acknowledged() {
+    let (forged, cookie) = ((Forward, SYN, 7000, 0, 0), (Reply, SYN_ACK, 900, 7001, 0));
+    let (own, answer) = ((Forward, SYN, 100, 0, 0), (Reply, SYN_ACK, 500, 101, 0));
+    let mut begun = Scene::new(SynSent);
+    begun.flow().begin(&Segment::new(7000, 0, SYN, 0));
+    let orders: [(Scene, &[Step5]); 5] = [
+        (Scene::opened(), &[answer, forged, cookie]),
+        (Scene::opened(), &[forged, answer, cookie]),
+        (Scene::opened(), &[forged, cookie, answer]),
+        (Scene::opened(), &[forged, cookie, own, answer]),
+        (begun, &[own, cookie, answer]),
+    ];
+    for (mut scene, order) in orders {
+        assert_eq!(scene.run(order).last(), Some(&SynReceived), "{order:?}");
+        assert!(!scene.believes((Forward, ACK, 7001, 901 + 5000, 0)));
+        let states = scene.run(&[(Forward, ACK, 101, 501, 0)]);
+        assert_eq!(states, [Established], "{order:?}");
+        assert!(scene.believes((Reply, ACK, 501, 101, 5)), "{order:?}");
+    }
+}
+
+/// behaviour 5: a refusal of another SYN than the one that counts is handed on and closes nothing.
+#[test]
+fn follow_refusal_of_syn_again_is_handed_on() {
+    let mut received = Scene::opened();
+    received.run(&[(Reply, SYN_ACK, 500, 101, 0)]);
+    for mut scene in [Scene::opened(), received, Scene::established()] {
+        let refusal = (Reply, RST | ACK, 0, 7001, 0);
+        assert!(scene.take(refusal).is_err());
+        scene.run(&[(Forward, SYN, 7000, 0, 0)]);
+        let state = scene.entry.state();
+        assert_eq!(scene.take(refusal), Ok(Step::unbelieved(state)));
+    }
 }
 
 /// behaviour 2: a pickup is confirmed by the other side alone, and by its numbers.

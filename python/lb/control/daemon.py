@@ -513,6 +513,7 @@ class Daemon:
             reloads=self.reloads.total(),
             reload_failures=self.reloads["failure"],
             tasks=self.supervisor.states(),
+            host_guard=self._guard.state(),
         )
 
     def measurements(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -535,7 +536,7 @@ class Daemon:
             checks=dict(self.checks.results),
             changes=dict(self.checks.changes),
             flow_log_missed=self.flow_log.missed,
-            host_guard_repairs=self._guard.repairs,
+            host_guard=self._guard.state(),
             tasks=self.supervisor.states(),
             checks_late=self.checks.late,
             publications=self.steering.publications,

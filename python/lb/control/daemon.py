@@ -43,7 +43,7 @@ from lb.control.logs import LogFormat, start_logging
 from lb.control.metrics import Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.paths import default_control_path
-from lb.control.preparation import Prepared, prepared, require_trusted
+from lb.control.preparation import Prepared, prepared
 from lb.control.recycle import Recycler
 from lb.control.replan import Replanner
 from lb.control.seed import describe_drawn, draw_seed, with_seed
@@ -65,6 +65,7 @@ from lb.net.sockets import (
 )
 from lb.policies.caller import stuck_threads
 from lb.snapshot import Interface, NextHops, Snapshot
+from lb.unprivileged import require_trusted
 
 # How long the start waits for the servers' MACs, so that a burst of first packets is not lost: only three wait per hop.
 SETTLE_S = 0.5

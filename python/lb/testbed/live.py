@@ -74,7 +74,7 @@ def run(
     """
     import lb.backends
     from lb.balancer import choose_backend
-    from lb.config import load
+    from lb.unprivileged import load
 
     path = (config or DEFAULT_CONFIG).resolve()
     loaded = load(path)

@@ -243,6 +243,8 @@ def _check_metrics(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield an error when the metrics would be served at a VIP, a warning when others than this machine read them."""
     metrics = document.get("metrics")
     address = _valid(parse_listen_address, metrics.get("address")) if isinstance(metrics, dict) else None
+    # A socket on ::ffff:a.b.c.d is one on a.b.c.d.
+    address = getattr(address, "ipv4_mapped", None) or address
     vips = {place.address: place.owner for place in _places(_tables(document, "service"), "service")}
     if address in vips:
         hint = "packets to a VIP never reach this host's own sockets: an address of an interface, or 127.0.0.1"

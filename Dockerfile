@@ -45,6 +45,8 @@ COPY --from=website /website /var/www/testbed
 COPY --from=build /opt/flowlb /opt/flowlb
 COPY python/lb/testbed/apache2/ /etc/lb/apache2/
 COPY examples/*.toml /etc/lb/
+# Whatever the umask of the checkout: `lb run` refuses a configuration that its group can write.
+RUN chmod -R go-w /etc/lb
 COPY examples/*.py docker/host.sh /usr/local/bin/
 WORKDIR /root
 COPY loadgen/ loadgen/

@@ -25,6 +25,7 @@ from lb.config_fields import (
 from lb.config_locator import Path
 from lb.net.shard import MOST_VIPS
 from lb.policies import problems
+from lb.policies.registry import is_users
 from lb.snapshot import Address, InterfaceAddress, Network
 
 # RFC 4787 REQ-5: a NAT's UDP timeout must not be shorter.
@@ -62,13 +63,14 @@ class _Place:
     owner: str
 
 
-def check(document: Mapping[str, Any], base: pathlib.Path = HERE) -> Iterator[Problem]:
+def check(document: Mapping[str, Any], base: pathlib.Path = HERE, *, runs_policies: bool = True) -> Iterator[Problem]:
     """
     Yield every problem between fields.
 
     Args:
         document: the raw TOML document.
         base: the folder that its relative paths start from.
+        runs_policies: whether policies of users' own are loaded, which runs their code; False: they pass unseen.
     """
     yield from (missing_array(key) for key in ("interface", "service") if document.get(key) == [])
     yield from _check_names(document)
@@ -79,7 +81,7 @@ def check(document: Mapping[str, Any], base: pathlib.Path = HERE) -> Iterator[Pr
     for path, service in _tables(document, "service"):
         yield from _check_service(path, service)
         yield from _check_health((*path, "health"), service)
-        yield from _check_policy((*path, "policy"), service, base)
+        yield from _check_policy((*path, "policy"), service, base, runs_policies)
 
 
 def missing_array(key: str) -> Problem:
@@ -241,6 +243,8 @@ def _check_metrics(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield an error when the metrics would be served at a VIP, a warning when others than this machine read them."""
     metrics = document.get("metrics")
     address = _valid(parse_listen_address, metrics.get("address")) if isinstance(metrics, dict) else None
+    # A socket on ::ffff:a.b.c.d is one on a.b.c.d.
+    address = getattr(address, "ipv4_mapped", None) or address
     vips = {place.address: place.owner for place in _places(_tables(document, "service"), "service")}
     if address in vips:
         hint = "packets to a VIP never reach this host's own sockets: an address of an interface, or 127.0.0.1"
@@ -298,12 +302,26 @@ def _check_health(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(path, "checks are TCP connections: a UDP service has to say to which port", "port = 8080")
 
 
-def _check_policy(path: Path, service: Mapping[str, Any], base: pathlib.Path) -> Iterator[Problem]:
+def policy_names(document: Mapping[str, Any]) -> list[str]:
+    """Return the names of all policies in a raw document."""
+    tables = (_policy_table(service) for _, service in _tables(document, "service"))
+    return [table["name"] for table in tables if table is not None]
+
+
+def _policy_table(service: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what a service says about its policy; None when it says nothing that can be used."""
     policy = service.get("policy")
     table = {"name": policy} if isinstance(policy, str) else policy
-    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+    return table if isinstance(table, dict) and isinstance(table.get("name"), str) else None
+
+
+def _check_policy(path: Path, service: Mapping[str, Any], base: pathlib.Path, runs_policies: bool) -> Iterator[Problem]:
+    policy, table = service.get("policy"), _policy_table(service)
+    if table is None:
         return
     name = table["name"]
+    if not runs_policies and is_users(name):
+        return
     options = {key: value for key, value in table.items() if key != "name"}
     names = [str(server.get("name")) for _, server in _tables(service, "server")]
     name_path = path if isinstance(policy, str) else (*path, "name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 from lb.errors import LbError
@@ -82,9 +83,14 @@ def write_template(path: pathlib.Path, *, overwrite: bool) -> None:
         LbError: the file is there and `overwrite` is not set, or it cannot be written.
     """
     try:
-        with path.open("w" if overwrite else "x", encoding="utf-8") as file:
+        # Whatever the umask: a file that its group can write is not believed (`lb.trust`).
+        with open(path, "w" if overwrite else "x", encoding="utf-8", opener=_open_0644) as file:
             file.write(TEMPLATE)
     except FileExistsError:
         raise LbError(f"{path} is there already: --force overwrites it") from None
     except OSError as error:
         raise LbError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _open_0644(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o644)

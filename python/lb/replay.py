@@ -10,6 +10,7 @@ card merged: it is given its offload header back.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import struct
 from collections import Counter
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import lb.backends
 from lb.backends.base import Headers, Offload, Result
@@ -47,6 +48,32 @@ class Replayed(NamedTuple):
 
 
 @dataclass
+class Opened:
+    """The files of a replay. `source`, `sink`: those that were opened before they are needed."""
+
+    capture: pathlib.Path
+    write: pathlib.Path | None
+    source: BinaryIO | None = None
+    sink: BinaryIO | None = None
+
+    def open(self) -> None:
+        """Open them now, while this process may: the one that is written stays as it is. Raise CaptureError."""
+        self.require_two()
+        try:
+            self.source = self.capture.open("rb")
+            if self.write is not None:
+                self.sink = os.fdopen(os.open(self.write, os.O_WRONLY | os.O_CREAT, 0o666), "wb")
+        except OSError as error:
+            what = "read" if self.source is None else "written"
+            raise CaptureError(f"{error.filename}: cannot be {what}: {error.strerror}") from error
+
+    def require_two(self) -> None:
+        """Raise CaptureError when what is written is what is read."""
+        if self.sink is None and self.write is not None and self.write.exists() and self.write.samefile(self.capture):
+            raise CaptureError(f"{self.write}: is the capture itself, which writing would destroy: name another file")
+
+
+@dataclass
 class Replay:
     """
     A replay of one capture. Iterate `packets()` once; the counts are complete after it.
@@ -58,6 +85,7 @@ class Replay:
         backend: `auto`, `rust` or `python`.
         write: where to write the frames that leave, or None.
         fix_checksums: compute the checksums of IPv4 headers, TCP and UDP before a packet is processed.
+        opened: the files, where they were opened already. None: they are not.
 
     `verdicts`: packets by verdict. `own`: packets of the balancer itself. `cut`: packets that the capture has cut.
     `unfinished`: packets whose checksum was left to the network card, by `ip` and `l4`. `ends_early`: what the capture
@@ -70,6 +98,7 @@ class Replay:
     backend: str = "auto"
     write: pathlib.Path | None = None
     fix_checksums: bool = False
+    opened: Opened | None = None
     verdicts: Counter[str] = field(default_factory=Counter)
     own: int = 0
     cut: int = 0
@@ -78,8 +107,8 @@ class Replay:
 
     def __post_init__(self) -> None:
         """Make the balancer, so that a wrong argument shows before the first line of output."""
-        if self.write is not None and self.write.exists() and self.write.samefile(self.capture):
-            raise CaptureError(f"{self.write}: is the capture itself, which writing would destroy: name another file")
+        self.files = self.opened or Opened(self.capture, self.write)
+        self.files.require_two()
         self.clock = ManualClock()
         self.balancer = Balancer.from_config(self.config, backend=self.backend, clock=self.clock)
         self.parse = lb.backends.load(self.balancer.backend).parse
@@ -96,7 +125,7 @@ class Replay:
         """
         self._learn_neighbours()
         with ExitStack() as stack:
-            writer = None if self.write is None else stack.enter_context(PcapWriter(self.write))
+            writer = None if self.write is None else stack.enter_context(PcapWriter(self.write, self.files.sink))
             start_ns: int | None = None
             for packet in self._whole_packets():
                 start_ns = packet.time_ns if start_ns is None else start_ns
@@ -113,7 +142,7 @@ class Replay:
 
     def _whole_packets(self) -> Iterator[Packet]:
         try:
-            yield from read_packets(self.capture, self.entry.mac)
+            yield from read_packets(self.capture, self.entry.mac, self.files.source)
         except CaptureCutError as error:
             self.ends_early = str(error)
 
@@ -131,7 +160,8 @@ class Replay:
         return finish(frame, self.parse) if self.fix_checksums else frame
 
     def _learn_neighbours(self) -> None:
-        for address, mac in learn_neighbours(self.capture, self.entry, self.parse, self._prepare).items():
+        found = learn_neighbours(self.capture, self.entry, self.parse, self._prepare, self.files.source)
+        for address, mac in found.items():
             self.balancer.add_neighbour(address, mac, self.entry.name)
 
 
@@ -208,6 +238,7 @@ def learn_neighbours(
     entry: Interface,
     parse: Callable[[bytes], Headers],
     prepare: Callable[[bytes], bytes] = lambda frame: frame,
+    opened: BinaryIO | None = None,
 ) -> dict[Address, bytes]:
     """
     Return who is where on the link, as a capture shows it: source MACs of others' packets, destinations of the
@@ -218,9 +249,10 @@ def learn_neighbours(
         entry: the interface it was taken on; only addresses inside its prefixes are on the link.
         parse: of the backend.
         prepare: what is done with a frame before it is parsed.
+        opened: the file, where it is open already.
     """
     found: dict[Address, bytes] = {}
-    for packet in _intact_packets(capture, entry.mac):
+    for packet in _intact_packets(capture, entry.mac, opened):
         frame = prepare(packet.frame)
         own = frame[6:12] == entry.mac
         headers = parse(frame)
@@ -238,11 +270,11 @@ def learn_neighbours(
     return found
 
 
-def _intact_packets(capture: pathlib.Path, mac: bytes) -> Iterator[Packet]:
+def _intact_packets(capture: pathlib.Path, mac: bytes, source: BinaryIO | None) -> Iterator[Packet]:
     """Yield the packets before the first damage of a capture; the damage is reported when they are processed."""
     number = 0
     try:
-        for packet in read_packets(capture, mac):
+        for packet in read_packets(capture, mac, source):
             number = packet.number
             yield packet
     except CaptureError as error:

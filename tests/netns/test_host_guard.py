@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -33,6 +34,8 @@ from arms import (
     running,
 )
 from pair import wait_until
+
+from lb.control.client import fetch
 
 pytestmark = pytest.mark.netns
 
@@ -136,6 +139,52 @@ def test_guard_ruleset_flushed_is_put_back(arms: Arms, tmp_path: Path, backend: 
             wait_until(lambda n=repairs: run.text().count("put back") == n, "the repair is told")
             assert read_metric(arms, "lb_host_guard_repairs_total") == repairs
             connect_and_look(arms, 6, FAR_CLIENTS[6], VIPS[6], PORT)
+    assert arms.ruleset() == ""
+
+
+@needs_nft
+def test_guard_ruleset_flushed_again_and_again_is_put_back(arms: Arms, tmp_path: Path, backend: str) -> None:
+    """Behaviour 41: flushes at any distance, also while it is being put back; in the end the table is there."""
+    with running(arms, tmp_path, backend) as run:
+        made = arms.ruleset()
+        for flushes in (2, 3, 20):
+            for _ in range(flushes):
+                arms.run("host", "nft", "flush", "ruleset")
+            wait_until(lambda: arms.ruleset() == made, "the table is back")
+        connect_and_look(arms, 6, FAR_CLIENTS[6], VIPS[6], PORT)
+        guard = fetch(run.control, "/status")["host_guard"]
+        assert (guard["means"], guard["trouble"]) == ("nftables", None)
+    assert arms.ruleset() == ""
+
+
+@needs_nft
+def test_guard_nft_fails_is_told_and_made_good(arms: Arms, tmp_path: Path, backend: str) -> None:
+    """Behaviour 41: while nft fails on a forwarding host, log, metric, status and doctor say so; then all is well."""
+    arms.forward(on=True)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    real, broken = shutil.which("nft"), tmp_path / "broken"
+    (programs / "nft").write_text(f'#!/bin/sh\n[ -e {broken} ] && echo busy >&2 && exit 1\nexec {real} "$@"\n')
+    (programs / "nft").chmod(0o755)
+    # The unprivileged user looks for the file too.
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    more = f"[metrics]\nport = {METRICS_PORT}\n"
+    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    with running(arms, tmp_path, backend, more, environment=path) as run:
+        made = arms.ruleset()
+        broken.touch()
+        arms.run("host", "nft", "flush", "ruleset")
+        state = wait_until(lambda: fetch(run.control, "/status")["host_guard"]["trouble"], "the trouble shows")
+        assert "nft: busy" in state
+        assert read_metric(arms, "lb_host_guard_active") == 0
+        assert "cannot be kept from this host's kernel" in run.text()
+        told = [row for row in doctor(arms, run)[1] if row["check"] == "kernel stays out" and "busy" in row["message"]]
+        assert [row["level"] for row in told] == ["fail"]
+        broken.unlink()
+        wait_until(lambda: arms.ruleset() == made, "the table is back")
+        wait_until(lambda: fetch(run.control, "/status")["host_guard"]["trouble"] is None, "the trouble is over")
+        assert read_metric(arms, "lb_host_guard_active") == 1
     assert arms.ruleset() == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,7 +16,7 @@ from pair import CONFIG, DEADLINE_S, Pair, running_pair
 from lb.compile import Compiler
 from lb.config import parse
 from lb.errors import InterfaceError, LbError, PrivilegeError
-from lb.net import host, nft
+from lb.net import host, nft, silence
 from lb.net.kernel import Kernel, find_hop
 from lb.snapshot import Address, Interface, NextHops, Route, Snapshot
 from lb.testbed import isolation
@@ -315,6 +316,162 @@ def test_guard_table_gone_when_servers_change_is_made_anew(forwarding: Snapshot)
     assert "198.18.1.31 . tcp . 7000" in ruleset()
     guard.remove()
     assert ruleset() == ""
+
+
+@pytest.fixture
+def guard(pair: Pair) -> Iterator[host.HostGuard]:
+    """A guard in `near`, which does not forward; what it made is gone at the end."""
+    if shutil.which("nft") is None:
+        pytest.skip("the command nft (nftables) is not installed")
+    pair.forward(pair.near, on=False)
+    with isolation.inside(pair.near):
+        guard = host.HostGuard()
+        yield guard
+        guard.remove()
+        assert ruleset() == ""
+        assert silence.silenced() == []
+
+
+def flush() -> None:
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+
+
+Runs = Callable[..., str]
+
+
+def changing(monkeypatch: pytest.MonkeyPatch, run: Callable[[Runs, str, tuple[str, ...]], str]) -> None:
+    """Have a function do what `nft` is run for; it is given what really runs it."""
+    real = nft.run_nft
+    monkeypatch.setattr(nft, "run_nft", lambda script, *arguments: run(real, script, arguments))
+
+
+def test_guard_flushed_between_making_and_looking_is_repaired(
+    guard: host.HostGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 41: another program that is quicker than our next look takes nothing away for good."""
+    flushes = 3
+
+    def run(real: Runs, script: str, arguments: tuple[str, ...]) -> str:
+        nonlocal flushes
+        printed = real(script, *arguments)
+        if script and flushes:
+            flushes -= 1
+            flush()
+        return printed
+
+    changing(monkeypatch, run)
+    guard.apply(SNAPSHOT)
+    assert ruleset() == ""
+    assert [guard.repair() for _ in range(4)] == [True, True, True, False]
+    assert "198.18.1.100" in ruleset()
+    assert guard.state() == host.GuardState("nftables", None, 3)
+
+
+def test_guard_rules_flushed_before_an_addition_come_back(guard: host.HostGuard) -> None:
+    """Behaviour 41: what is found when servers change is not taken for ours: it is what the snapshot wants, or not."""
+    guard.apply(replace(SNAPSHOT, servers=()))
+    before = ruleset()
+    table = re.search(r"table inet (flowlb_if\d+)", before)
+    assert table is not None
+    for damage in (f"flush chain inet {table[1]} prerouting", f"add table inet {table[1]} {{ flags dormant; }}"):
+        guard.apply(replace(SNAPSHOT, servers=()))
+        subprocess.run(["nft", damage], check=True)
+        guard.apply(SNAPSHOT)
+        guard.repair()
+        assert "198.18.1.31 . tcp . 7000" in ruleset()
+        assert "flags" not in ruleset()
+        guard.apply(replace(SNAPSHOT, servers=()))
+        assert ruleset() == before
+
+
+@pytest.mark.parametrize("damage", ["flush set inet {} vips6", "add element inet {} vips4 {{ 192.0.2.1 }}",
+                                    "add chain inet {} more", "flush chain inet {} prerouting",
+                                    "delete table inet {}", "insert rule inet {} prerouting accept",
+                                    "add table inet {} {{ flags dormant; }}"])  # fmt: skip
+def test_guard_table_changed_is_repaired(guard: host.HostGuard, damage: str) -> None:
+    """Behaviour 41: whatever another program does to the table, one look later it is as the snapshot wants it."""
+    guard.apply(SNAPSHOT)
+    before = ruleset()
+    table = re.search(r"table inet (flowlb_if\d+)", before)
+    assert table is not None
+    subprocess.run(["nft", damage.format(table[1])], check=True)
+    assert ruleset() != before
+    assert guard.repair()
+    assert sorted(ruleset().split()) == sorted(before.split())
+    assert not guard.repair()
+
+
+def test_guard_nft_fails_once_the_addition_gets_in_later(
+    guard: host.HostGuard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviour 41: a new VIP that nft refused when it came is in the table once nft works again."""
+    guard.apply(replace(SNAPSHOT, services=SNAPSHOT.services[:1], servers=SNAPSHOT.servers[:1]))
+    assert "2001:db8:1::100" not in ruleset()
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object) -> str:
+            raise nft.NftError("nft: busy")
+
+        changing(patch, fail)
+        guard.apply(SNAPSHOT)
+        assert guard.state() == host.GuardState("rule", None, 0)
+        assert silence.silenced() == ["eth0"]
+        # With no rule to be had either, it is said, once.
+        patch.setattr(silence, "silenced", list)
+        patch.setattr(silence, "silence", raise_oserror)
+        assert not guard.repair()
+        assert not guard.repair()
+        trouble = guard.state().trouble
+        assert trouble is not None
+        assert "nft: busy" in trouble
+        assert caplog.text.count("cannot be kept from this host's kernel") == 1
+    assert not guard.repair()
+    assert "2001:db8:1::100" in ruleset()
+    assert silence.silenced() == []
+    assert guard.state() == host.GuardState("nftables", None, 0)
+
+
+def raise_oserror(*_: object) -> None:
+    raise OSError(95, "not supported")
+
+
+def test_guard_removed_between_making_and_looking_leaves_nothing(
+    guard: host.HostGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 32: a table is removed though nothing was ever seen of it; and a look that comes late makes none."""
+
+    def run(real: Runs, script: str, arguments: tuple[str, ...]) -> str:
+        if arguments[:2] == ("-j", "list"):
+            raise nft.NftError("nft: Error: No such file or directory")
+        return real(script, *arguments)
+
+    changing(monkeypatch, run)
+    guard.apply(SNAPSHOT)
+    assert "198.18.1.100" in ruleset()
+    guard.remove()
+    assert not guard.repair()
+    assert ruleset() == ""
+
+
+def test_guard_refused_on_a_forwarding_host_old_table_stays(
+    forwarding: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 41: a change that cannot be guarded is refused, and what was wanted before is kept."""
+    guard = host.HostGuard()
+    guard.apply(replace(forwarding, servers=()))
+    before = ruleset()
+    with monkeypatch.context() as patch:
+
+        def run(real: Runs, script: str, arguments: tuple[str, ...]) -> str:
+            real(script, *arguments)
+            raise nft.NftError("nft: timed out after it was done")
+
+        changing(patch, run)
+        with pytest.raises(PrivilegeError, match="un-translated copies"):
+            guard.apply(forwarding)
+    guard.repair()
+    assert ruleset() == before
+    guard.remove()
 
 
 def test_guard_quiet_host_blocked_too(pair: Pair) -> None:

@@ -130,6 +130,7 @@ MISTAKES = [
     ('name = "eth0"', 'name = "éééééééé"', ['2:8: interface[0].name: "éééééééé" is not a valid name']),
     ('name = "eth0"', 'name = ".."', ['2:8: interface[0].name: ".." is not a valid name']),
     ("[[interface]]", '[metrics]\naddress = "198.18.1.100"\nport = 9876\n[[interface]]', ['2:11: metrics.address: 198.18.1.100 is the VIP of service "video"']),
+    ("[[interface]]", '[metrics]\naddress = "::ffff:198.18.1.100"\n[[interface]]', ['2:11: metrics.address: 198.18.1.100 is the VIP of service "video"']),
     ("[[interface]]", '[metrics]\naddress = "198.18.1.100"\n[[interface]]', ['2:11: metrics.address: 198.18.1.100 is the VIP of service "video"']),
     ("[[interface]]", '[metrics]\naddress = "224.0.0.1"\n[[interface]]', ["2:11: metrics.address: 224.0.0.1 is not an address of a host"]),
     ("[[interface]]", '[metrics]\naddress = "2001:db8::1%eth0"\n[[interface]]', ['2:11: metrics.address: "2001:db8::1%eth0" has a zone']),

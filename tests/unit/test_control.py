@@ -25,6 +25,7 @@ from lb.control.state import HEALTHY, NO_WISH, Condition, Desired, ServerKey, Wi
 from lb.control.status import Facts, build_status
 from lb.control.supervisor import RECENT_S, TaskState
 from lb.errors import DaemonError, LbError
+from lb.net.host import GuardState
 from lb.snapshot import Interface, Snapshot
 
 CONFIG = parse("""
@@ -139,6 +140,15 @@ def test_print_status_table_for_people() -> None:
         "verdicts: forward 30, drop.no_service 1",
         "on the wire: tx_dropped 7",
     ]
+
+
+def test_print_status_host_guard_in_trouble_shows() -> None:
+    """Behaviour 41: that the host's kernel is not kept out is said, with the reason, to people and programs."""
+    facts = replace(FACTS, host_guard=GuardState(None, "nft: busy", 3))
+    line = "trouble: the services' packets are not kept from this host's kernel: nft: busy"
+    assert line in shown(facts, "table").splitlines()
+    assert json.loads(shown(facts, "json"))["host_guard"] == {"means": None, "trouble": "nft: busy", "repairs": 3}
+    assert "kernel" not in shown(FACTS, "table")
 
 
 def test_print_status_background_task_that_failed_lately_shows() -> None:

@@ -97,6 +97,7 @@ FAULTS = {
     "no address": (changed(addresses=()), "interface", "warn", "eth0 has no address", "ip addr add"),
     "claimed": (replace(changed(claimed=True), status=None), "one balancer", "fail", "another balancer", "--control"),
     "large receive offload": (changed(lro=True), "offloads", "fail", "large receive offload", "ethtool -K eth0 lro off"),
+    "guard in trouble": (replace(HEALTHY, status=status(host_guard={"means": None, "trouble": "nft: busy", "repairs": 1})), "kernel stays out", "fail", "nft: busy", "log of lb run"),
     "forwarding": (changed(forwards=(4, 6)), "kernel stays out", "warn", "nftables drops", "sysctl -w net.ipv4.ip_forward=0 && sysctl -w net.ipv6"),
     "forwarding, no nft": (replace(changed(forwards=(4,)), has_nft=False), "kernel stays out", "fail", "un-translated copies", "sysctl -w net.ipv4.ip_forward=0"),
     "strict rp_filter": (changed(rp_filter=1), "rp_filter", "warn", "strict", "sysctl -w net.ipv4.conf.eth0.rp_filter=2"),

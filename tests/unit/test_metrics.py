@@ -24,6 +24,7 @@ from lb.control.metrics_server import MetricsServer
 from lb.control.state import Condition, Desired, ServerKey, services, with_condition, without_server
 from lb.control.supervisor import TaskState
 from lb.errors import LbError
+from lb.net.host import GuardState
 
 DEADLINE_S = 20.0
 # Made of the traffic of a service's servers by their names, which the small world of `helpers` has others of.
@@ -77,7 +78,7 @@ SAMPLE = Sample(
     checks={("video", "server3", "failure"): 9},
     changes={("video", "server3", "down"): 1},
     flow_log_missed=6,
-    host_guard_repairs=7,
+    host_guard=GuardState(None, "nft: busy", 7),
     tasks={"sweep": TaskState(3, 2, "KeyError: 'x'", 1000.0), "replan": TaskState()},
     checks_late=7,
     publications=8,
@@ -175,7 +176,7 @@ def test_scrape_drops_every_reason_from_the_start() -> None:
     assert value("lb_ask_fallbacks_total") == 3
     assert (value("lb_flow_table_flows"), value("lb_flow_table_capacity_flows")) == (9, 1024)
     assert value("lb_flow_log_missed_total") == 6
-    assert value("lb_host_guard_repairs_total") == 7
+    assert (value("lb_host_guard_repairs_total"), value("lb_host_guard_active")) == (7, 0)
 
 
 def test_scrape_loop_pauses_are_a_cumulative_histogram_in_seconds() -> None:

@@ -8,14 +8,19 @@ import select
 import signal
 import socket
 import stat
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lb import trust
+from lb.config_template import write_template
 from lb.control.admin import bind_socket
 from lb.errors import LbError
 from lb.net.broker import ENDED, Broker, open_allowed
+from lb.testbed import live
 from lb.trust import UntrustedFileError, find_fault
 
 OWNERS = frozenset({0, os.geteuid()})
@@ -71,13 +76,43 @@ def test_belongs_to_another_fault(file: Path, what: str) -> None:
     assert find_fault(file, OWNERS | {1234}) is None
 
 
-@is_root
-def test_group_other_than_roots_fault(file: Path) -> None:
-    """Root's own group may write; another may not."""
-    file.chmod(0o664)
+@pytest.mark.parametrize("what", ["file", "directory"])
+@pytest.mark.parametrize("group", [None, pytest.param(1234, marks=is_root)])
+def test_group_can_write_fault(file: Path, what: str, group: int | None) -> None:
+    """Behaviour 36: whoever is in the group decides, root's own group and a user's private one included."""
+    target = file if what == "file" else file.parent
+    target.chmod(0o775)
+    if group is not None:
+        os.chown(target, -1, group)
+    fault = find_fault(file, OWNERS)
+    assert fault is not None
+    assert str(fault) == f"{target} can be written by others (mode 0775): chmod g-w {target}"
+
+
+def test_acl_names_another_user_fault(file: Path) -> None:
+    """Behaviour 36: `setfacl -m u:nobody:rw` shows in the bits of the group, which are the list's mask."""
+    anyone = 0xFFFFFFFF
+    # acl(5): the owner, user 65534, the group, the mask, others.
+    entries = ((1, 6, anyone), (2, 6, 65534), (4, 0, anyone), (0x10, 6, anyone), (0x20, 0, anyone))
+    rows = b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(file, "system.posix_acl_access", struct.pack("<I", 2) + rows)
+    except OSError as error:
+        pytest.skip(f"no access control lists here: {error.strerror}")
+    fault = find_fault(file, OWNERS)
+    assert fault is not None
+    subprocess.run(fault.fix.split(), check=True)
     assert find_fault(file, OWNERS) is None
-    os.chown(file, -1, 1234)
-    assert find_fault(file, OWNERS) is not None
+
+
+def test_several_faults_one_command_for_all(file: Path) -> None:
+    """A umask of 002 makes every file and directory writable by its group: one command is enough."""
+    for each in (file.parent.parent, file.parent, file):
+        each.chmod(each.stat().st_mode | 0o020)
+    fault = find_fault(file, OWNERS)
+    assert fault is not None
+    subprocess.run(fault.fix.split(), check=True)
+    assert find_fault(file, OWNERS) is None
 
 
 def test_link_is_judged_by_both_ends(file: Path, tmp_path: Path) -> None:
@@ -90,6 +125,66 @@ def test_link_is_judged_by_both_ends(file: Path, tmp_path: Path) -> None:
     fault = find_fault(link, OWNERS)
     assert fault is not None
     assert str(link.parent) in fault.message
+
+
+@is_root
+@pytest.mark.parametrize("where", ["first", "middle"])
+def test_link_of_another_user_fault(file: Path, where: str) -> None:
+    """Behaviour 36: in a directory with the sticky bit a link's owner may replace it, the first or one on the way."""
+    shared = file.parent / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    theirs = shared / "theirs"
+    theirs.symlink_to(file)
+    os.lchown(theirs, 1234, 1234)
+    ours = file.parent / "ours"
+    ours.symlink_to("shared/theirs")
+    fault = find_fault(theirs if where == "first" else ours, OWNERS)
+    assert fault is not None
+    assert fault.message == f"the symbolic link {theirs} belongs to user 1234, who decides what lb does"
+    subprocess.run(fault.fix.split(), check=True)
+    assert find_fault(ours, OWNERS) is None
+
+
+@is_root
+@pytest.mark.parametrize("link", ["{theirs}/next", "shared/../theirs/./next", "{theirs}/../theirs/up/lb.toml"])
+def test_link_through_a_directory_of_another_user_fault(file: Path, link: str) -> None:
+    """Behaviour 36: what a link leads through counts, not only where it begins and ends."""
+    theirs = file.parent / "theirs"
+    theirs.mkdir()
+    (file.parent / "shared").mkdir()
+    (theirs / "next").symlink_to("../lb.toml")
+    (theirs / "up").symlink_to("..")
+    os.chown(theirs, 1234, -1)
+    ours = file.parent / "ours"
+    ours.symlink_to(link.format(theirs=theirs))
+    assert ours.read_bytes() == file.read_bytes()
+    fault = find_fault(ours, OWNERS)
+    assert fault is not None
+    assert fault.message == f"{theirs} belongs to user 1234, who decides what lb does"
+
+
+def test_links_in_a_circle_are_an_error(file: Path) -> None:
+    """As the kernel has it."""
+    one, other = file.parent / "one", file.parent / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    with pytest.raises(OSError, match="Too many levels"):
+        find_fault(one, OWNERS)
+
+
+@pytest.mark.parametrize("link", ["lb.toml", "a/../lb.toml", "./a//b/../../lb.toml", "a/back/../../lb.toml", "{file}"])
+def test_link_is_followed_as_the_kernel_does(file: Path, link: str) -> None:
+    """Where a link leads is what counts: `..` is the parent of where the link before it led."""
+    (file.parent / "a" / "b").mkdir(parents=True)
+    (file.parent / "a" / "back").symlink_to("../a/b")
+    ours = file.parent / "ours"
+    ours.symlink_to(link.format(file=file))
+    assert ours.read_bytes() == file.read_bytes()
+    file.chmod(0o666)
+    fault = find_fault(ours, OWNERS)
+    assert fault is not None
+    assert fault.fix == f"chmod go-w {file}"
 
 
 def test_sudo_caller_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,3 +309,30 @@ def test_broker_killed_socket_that_stays_is_told(
     control.write_text("another")
     broker.stop()
     assert (control.exists(), caplog.text) == (True, "")
+
+
+@pytest.fixture
+def generous_umask() -> Iterator[None]:
+    """A umask of 002, as users have it whose group is their own."""
+    before = os.umask(0o002)
+    yield
+    os.umask(before)
+
+
+def written_template(folder: Path) -> Path:
+    write_template(folder / "lb.toml", overwrite=False)
+    return folder / "lb.toml"
+
+
+def copied_default(folder: Path) -> Path:
+    (folder / "package").mkdir()
+    package = folder / "package" / live.DEFAULT_CONFIG.name
+    package.write_text(live.DEFAULT_CONFIG.read_text())
+    return live.copy_config(package, folder)
+
+
+@pytest.mark.parametrize("make", [written_template, copied_default])
+@pytest.mark.usefixtures("generous_umask")
+def test_configurations_of_our_own_are_trusted(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """`lb init` then `sudo lb run`, and `lb run --testbed`, work whatever the umask."""
+    assert find_fault(make(tmp_path), OWNERS) is None

@@ -12,7 +12,9 @@ def check(file: Annotated[Path, typer.Argument(help="The configuration.", exists
     """Validate a configuration: all errors at once, each with its place and a hint. Needs no root."""
     from lb.config import read
     from lb.errors import ConfigError
+    from lb.unprivileged import enter_config
 
+    enter_config(file)
     report = read(file)
     for warning in report.warnings:
         typer.echo(warning, err=True)

@@ -31,7 +31,9 @@ def explain(
     question = Question(parse_endpoint(client), parse_endpoint(vip), protocol)
     if config is not None:
         from lb.config import load
+        from lb.unprivileged import enter_config
 
+        enter_config(config)
         answer = answer_to(question, known_from(load(config)))
     else:
         from lb.control.explainer import ask

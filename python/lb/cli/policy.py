@@ -37,7 +37,9 @@ def check(
     """
     from lb.errors import PolicyError
     from lb.testing import examine
+    from lb.unprivileged import enter_policy
 
+    enter_policy(policy)
     report = examine(
         policy,
         options=_options(option or []),

@@ -34,14 +34,17 @@ def replay(
     """
     from lb.config import load
     from lb.errors import CaptureError
-    from lb.replay import Replay, format_json, format_table, header, summary, with_interface
+    from lb.replay import Opened, Replay, format_json, format_table, header, summary, with_interface
+    from lb.unprivileged import enter_config
 
+    opened = Opened(capture, write)
+    enter_config(config, opened.open)
     loaded = load(config)
     try:
         loaded = with_interface(loaded, interface, mac, address or [], mtu)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    run = Replay(loaded, capture, interface, backend, write, fix_checksums)
+    run = Replay(loaded, capture, interface, backend, write, fix_checksums, opened)
     if output == "table":
         typer.echo(header())
     form = format_table if output == "table" else format_json

@@ -44,7 +44,7 @@ from lb.control.logs import LogFormat, start_logging
 from lb.control.metrics import Sample
 from lb.control.metrics_server import MetricsServer
 from lb.control.paths import default_control_path
-from lb.control.preparation import Prepared, prepared, require_trusted
+from lb.control.preparation import Prepared, prepared
 from lb.control.recycle import Recycler
 from lb.control.replan import Replanner
 from lb.control.seed import describe_drawn, draw_seed, with_seed
@@ -69,6 +69,7 @@ from lb.net.sockets import (
 from lb.policies.base import Measurements
 from lb.policies.caller import stuck_threads
 from lb.snapshot import Interface, NextHops, Snapshot
+from lb.unprivileged import require_trusted
 
 # How long the start waits for the servers' MACs, so that a burst of first packets is not lost: only three wait per hop.
 SETTLE_S = 0.5
@@ -557,6 +558,7 @@ class Daemon:
             reloads=self.reloads.total(),
             reload_failures=self.reloads["failure"],
             tasks=self.supervisor.states(),
+            host_guard=self._guard.state(),
         )
 
     def measurements(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -579,7 +581,7 @@ class Daemon:
             checks=dict(self.checks.results),
             changes=dict(self.checks.changes),
             flow_log_missed=self.flow_log.missed,
-            host_guard_repairs=self._guard.repairs,
+            host_guard=self._guard.state(),
             tasks=self.supervisor.states(),
             checks_late=self.checks.late,
             publications=self.steering.publications,

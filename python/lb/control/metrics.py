@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
 from lb.control.state import ServerNow, ServiceNow
 from lb.control.supervisor import TaskState
+from lb.net.host import NOT_GUARDED, GuardState
 from lb.policies.base import STATES
 
 Kind = Literal["gauge", "counter", "summary", "histogram"]
@@ -73,6 +74,9 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_flow_log_missed_total": Definition("counter", "Ends of flows that found no room on their way to the log."),
     "lb_host_guard_repairs_total": Definition(
         "counter", "Times that what keeps the services' packets from the host's kernel was gone, and put back."
+    ),
+    "lb_host_guard_active": Definition(
+        "gauge", "Whether the services' packets are kept from the host's kernel, as far as that is needed."
     ),
     "lb_ask_fallbacks_total": Definition("counter", "New flows that a user's policy gave no usable answer for."),
     "lb_service_flows_active": Definition("gauge", "Flows of a service that are not closing.", ("service",)),
@@ -123,7 +127,7 @@ class Sample:
         measured: by the data path, by service and server name.
         checks, changes: how many by (service, server, result or health).
         flow_log_missed: ends of flows that found no room.
-        host_guard_repairs: times that the host guard had to put back what it had made.
+        host_guard: how the host's kernel is kept from the services' packets.
         tasks: how the background tasks have fared, by name.
         checks_late: health checks that began late.
         publications: how often a snapshot was published.
@@ -143,7 +147,7 @@ class Sample:
     checks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     changes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     flow_log_missed: int = 0
-    host_guard_repairs: int = 0
+    host_guard: GuardState = NOT_GUARDED
     tasks: Mapping[str, TaskState] = field(default_factory=dict)
     checks_late: int = 0
     publications: int = 0
@@ -246,7 +250,8 @@ def _balancer_rows(sample: Sample) -> Iterator[Row]:
     for result in ("success", "failure"):
         yield "lb_reloads_total", (result,), sample.reloads.get(result, 0)
     yield "lb_flow_log_missed_total", (), sample.flow_log_missed
-    yield "lb_host_guard_repairs_total", (), sample.host_guard_repairs
+    yield "lb_host_guard_repairs_total", (), sample.host_guard.repairs
+    yield "lb_host_guard_active", (), sample.host_guard.trouble is None
     for name, task in sample.tasks.items():
         yield "lb_task_failures_total", (name,), task.failures
         yield "lb_task_restarts_total", (name,), task.restarts

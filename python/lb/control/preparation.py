@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lb import trust
+from lb import trust, unprivileged
 from lb.control.admin import bind_socket
-from lb.errors import ConfigError, LbError
+from lb.errors import LbError
 from lb.net.broker import Broker
 from lb.net.privileges import Notice, drop_privileges
 from lb.net.shard import MOST_WORKERS
@@ -73,7 +73,7 @@ def prepared(config: Path, control: Path, user: str | None) -> Iterator[Prepared
     Raises:
         LbError: the configuration is not trusted, or this process cannot become the user.
     """
-    require_trusted(config)
+    unprivileged.require_trusted(config)
     with ExitStack() as stack:
         made = Prepared()
         if os.geteuid() == trust.ROOT:
@@ -87,14 +87,6 @@ def prepared(config: Path, control: Path, user: str | None) -> Iterator[Prepared
             stack.callback(sock.close)
         made.notice = drop_privileges(user)
         yield made
-
-
-def require_trusted(config: Path) -> None:
-    """Raise ConfigError when this process was started as root and a configuration is not trusted."""
-    try:
-        trust.require_trusted(config)
-    except trust.UntrustedFileError as error:
-        raise ConfigError([f"{config}: refused: {error.strerror}"]) from None
 
 
 def _open_sockets(made: Prepared, outline: dict[str, Any]) -> None:

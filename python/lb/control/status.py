@@ -16,6 +16,7 @@ from lb.compile import describe_interface
 from lb.control.rates import Rates
 from lb.control.state import HEALTHY, NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
 from lb.control.supervisor import TaskState
+from lb.net.host import NOT_GUARDED, GuardState
 from lb.policies import Policy, UserPolicy
 from lb.policies.user import Failures
 from lb.snapshot import Snapshot
@@ -28,7 +29,8 @@ class Facts:
     """
     What stays the same or changes rarely. `uptime_s`: seconds since packets began to flow. `trouble`: which interface
     is down or gone, and why no reload is possible. `reloads`: attempts; `reload_failures`: those that changed nothing.
-    `tasks`: how the background tasks have fared, by name.
+    `tasks`: how the background tasks have fared, by name. `host_guard`: how the host's kernel is kept from the
+    services' packets.
     """
 
     version: str
@@ -41,6 +43,7 @@ class Facts:
     reloads: int = 0
     reload_failures: int = 0
     tasks: Mapping[str, TaskState] = field(default_factory=dict)
+    host_guard: GuardState = NOT_GUARDED
 
 
 def build_status(
@@ -59,6 +62,7 @@ def build_status(
         "reloads": facts.reloads,
         "reload_failures": facts.reload_failures,
         "trouble": facts.trouble,
+        "host_guard": asdict(facts.host_guard),
         "tasks": {name: _describe_task(task) for name, task in facts.tasks.items()},
         "table": counters["table"],
         "interfaces": [describe_interface(interface) for interface in snapshot.interfaces],

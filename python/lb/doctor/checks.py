@@ -181,6 +181,7 @@ def _own_address(near: Address, facts: Facts) -> str:
 
 def check_forwarding(config: Config, facts: Facts) -> Iterator[Finding]:
     """Whether the kernel answers the services' packets, or sends un-translated copies of them on."""
+    yield from _guard_trouble(facts)
     for link in usable(facts):
         off = " && ".join(f"sysctl -w {SYSCTLS[version]}=0" for version in link.forwards)
         if link.forwards and config.transit == "forward":
@@ -205,6 +206,14 @@ def check_forwarding(config: Config, facts: Facts) -> Iterator[Finding]:
             yield Finding("kernel stays out", "warn", message, off)
         else:
             yield Finding("kernel stays out", "pass", f"{link.name}: the kernel forwards nothing, {_silence(link)}")
+
+
+def _guard_trouble(facts: Facts) -> Iterator[Finding]:
+    """Whether a balancer that runs has told that it cannot keep the kernel out."""
+    guard = (facts.status or {}).get("host_guard") or {}
+    if guard.get("trouble"):
+        message = f"the services' packets are not kept from this host's kernel: {guard['trouble']}"
+        yield Finding("kernel stays out", "fail", message, "see the log of lb run, which goes on trying")
 
 
 def _silence(link: Link) -> str:

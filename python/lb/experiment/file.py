@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from lb import config as lb_config
+from lb import unprivileged
 from lb.config_checks import Problem
 from lb.config_fields import Duration, Name, Weight, duration, in_range, invalid, require_string, show, type_name
 from lb.errors import ConfigError
@@ -301,7 +301,7 @@ def _check_policies(document: Mapping[str, Any], base: Path) -> Iterator[Problem
 def _fault(service: dict[str, Any]) -> str:
     """Return what the configuration says about a part of a service; empty when nothing is wrong."""
     bare = Experiment.model_construct(servers={}, seed=1, health=service.get("health"))
-    problems = lb_config.inspect(service_toml(bare, service["policy"]), "").problems
+    problems = unprivileged.inspect(service_toml(bare, service["policy"]), "")
     return problems[0].split("\n")[0].split(": ", 2)[-1] if problems else ""
 
 

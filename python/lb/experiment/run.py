@@ -101,6 +101,8 @@ def run(
 def _write_configuration(bed: Testbed, experiment: Experiment, policy: str | Mapping[str, Any]) -> Path:
     path = bed.directory / "experiment.toml"
     path.write_text(service_toml(experiment, policy))
+    # Whatever the umask: a file that its group can write is not believed (`lb.trust`).
+    path.chmod(0o644)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,19 @@ def of_config(path: Path, line: LoadLine) -> dict[str, float] | None:
         ConfigError: the configuration is invalid.
         PolicyError: a policy of one's own makes no plan.
     """
+    from lb.unprivileged import enter_config, in_child, load
+
+    load(path)
+
+    def work() -> dict[str, float] | None:
+        enter_config(path)
+        return _planned(path, line)
+
+    found = in_child(work) if os.geteuid() == 0 else work()
+    return None if found is None else {str(name): float(weight) for name, weight in found.items()}
+
+
+def _planned(path: Path, line: LoadLine) -> dict[str, float] | None:
     from lb.config import load
     from lb.policies import ServerView
 

@@ -7,8 +7,10 @@ ends. So the kernel never gets to see those packets: an nftables table drops the
 whether the host forwards or not, for forwarding may be switched on later. Packet sockets see them all the same. Where
 nftables is missing and the host does not forward, a routing rule keeps it silent (`lb.net.silence`).
 
-What was made is removed at stop (behaviour 32), and put back when it disappears while the balancer runs: `nft flush
-ruleset` and a restart of the host's firewall do that. What a killed process left is replaced at the next start.
+The guard knows what it wants, from the snapshot, and looks at what there is: again and again while the balancer runs,
+and at once when the kernel tells of a change. Whatever differs is made to agree, whoever did it: `nft flush ruleset`, a
+restart of the host's firewall, an `nft` that failed us. What was made is removed at stop (behaviour 32), and what a
+killed process left at the next start.
 """
 
 from __future__ import annotations
@@ -20,43 +22,77 @@ import pathlib
 import socket
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from lb.errors import PrivilegeError
 from lb.net import nft, silence
-from lb.net.nft import Blocked, NftError
+from lb.net.nft import Blocked, NftError, NftMissingError, Table
 from lb.net.sockets import is_claimed
 from lb.snapshot import Snapshot
 
 SYSCTLS = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
-# linux/netlink.h, linux/netfilter/nfnetlink.h: NETLINK_NETFILTER, and its group of changes to nftables.
-NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7
+# linux/netfilter/nfnetlink.h: the group of changes to nftables.
+NFNLGRP_NFTABLES = 7
 # The watch looks at least this often, also when no event told of a change.
 CHECK_INTERVAL_S = 2.0
-# After a look, before the next: another program that changes nftables all the time must not keep us busy.
+# After a look, before the next: another program that changes nftables all the time must not keep us busy. It doubles
+# while looks find what was undone again, up to CHECK_INTERVAL_S, and while nft fails, up to LONGEST_DELAY_S.
 GATHER_S = 0.1
+LONGEST_DELAY_S = 30.0
 EVENT_BYTES = 65536
+
+# What keeps the kernel silent.
+Means = Literal["nftables", "rule"]
 
 log = logging.getLogger(__name__)
 
 
-class HostGuard:
+@dataclass(frozen=True, slots=True)
+class GuardState:
     """
-    Keeps the services' packets from the host's kernel. Its methods may be called from several threads.
+    How the kernel is kept out.
 
-    `repairs`: how often what it had made was gone or changed, and was made anew.
+    Args:
+        means: what keeps it silent just now; None: nothing does.
+        trouble: why it is not kept silent about all that is wanted; None: it is.
+        repairs: how often what had been made was gone or changed, and was made anew.
     """
+
+    means: Means | None = None
+    trouble: str | None = None
+    repairs: int = 0
+
+
+NOT_GUARDED = GuardState()
+
+
+class HostGuard:
+    """Keeps the services' packets from the host's kernel. Its methods may be called from several threads."""
 
     def __init__(self) -> None:
-        self.repairs = 0
+        self._repairs = 0
+        self._means: Means | None = None
+        self._trouble: str | None = None
         self._lock = threading.Lock()
-        self._table = ""
-        self._blocked: Blocked | None = None
-        # The table as nft lists it, right after it was made. None: routing rules keep the kernel silent.
-        self._listing: str | None = None
-        self._silenced: tuple[str, ...] = ()
+        # What is to be blocked: of `_snapshot`, which is the last one that was applied.
+        self._wanted: Blocked | None = None
         self._snapshot: Snapshot | None = None
+        self._table = ""
+        # Whether the table may be there: it was asked for, and its removal was not.
+        self._may_exist = False
+        # What was wanted when all was as wanted the last time.
+        self._agreed: Blocked | None = None
+        self._was_made = False
+        # The state of nftables in which the table was found to be as wanted: of thousands of servers a listing takes a
+        # while.
+        self._verified: tuple[int, Blocked] | None = None
+        self._is_tidy = False
+        self._silenced: tuple[str, ...] = ()
         self._is_forwarding_told = False
-        self._last_failure = ""
+        # Whether nft fails that is there, and how many looks in a row failed or found something undone.
+        self._is_failing = False
+        self._strain = 0
 
     def apply(self, snapshot: Snapshot) -> None:
         """
@@ -64,7 +100,7 @@ class HostGuard:
 
         Raises:
             PrivilegeError: the kernel forwards and cannot be kept from it, or would forward what the balancer
-            forwards too.
+            forwards too. What was wanted before still is.
         """
         names = [interface.name for interface in snapshot.interfaces]
         families = forwarding_families(names)
@@ -76,7 +112,7 @@ class HostGuard:
         with self._lock:
             # Snapshots come with every weight that changes; their addresses seldom differ.
             if self._snapshot is None or not _blocks_the_same(self._snapshot, snapshot):
-                self._install(snapshot, names, families)
+                self._follow(nft.blocked_by(snapshot), families)
             self._snapshot = snapshot
         if families and not self._is_forwarding_told:
             self._is_forwarding_told = True
@@ -86,116 +122,188 @@ class HostGuard:
                 _fix(families),
             )
 
-    def _install(self, snapshot: Snapshot, names: Sequence[str], families: Sequence[int]) -> None:
+    def state(self) -> GuardState:
+        """Return how it stands. Waits for nothing."""
+        return GuardState(self._means, self._trouble, self._repairs)
+
+    def _follow(self, wanted: Blocked, families: Sequence[int]) -> None:
+        """Want something else from now on. What cannot be had at once, the watch goes on trying to get."""
         try:
-            self._install_table(nft.blocked_by(snapshot))
+            self._agree(wanted)
         except NftError as error:
             if families:
+                self._agreed = None
                 raise PrivilegeError(
                     f"this host forwards packets itself and would send un-translated copies ({error}): "
                     f"{_fix(families)}, or install nftables so that just those can be blocked"
                 ) from error
-            self._install_silence(names, error)
-
-    def _install_table(self, blocked: Blocked) -> None:
-        if self._listing is not None and self._blocked is not None:
-            script = nft.change(self._table, self._blocked, blocked)
-            if script is not None:
-                # Refused when the table is not what we made: then it is made anew.
-                with contextlib.suppress(NftError):
-                    self._run(script, blocked)
-                    return
-        own = [socket.if_nametoindex(name) for name in blocked.interfaces]
-        left = [index for index in nft.other_tables([own[0]]) if index in own or not is_claimed(index)]
-        self._table = nft.table_name(own[0])
-        removals = "".join(nft.removal(nft.table_name(index)) for index in left)
-        self._run(removals + nft.creation(self._table, blocked), blocked)
-        with contextlib.suppress(OSError):
-            silence.unsilence(blocked.interfaces)
-        self._silenced = ()
-
-    def _run(self, script: str, blocked: Blocked) -> None:
-        if script:
-            nft.run_nft(script)
-        self._blocked = blocked
-        self._listing = nft.list_table(self._table)
-
-    def _install_silence(self, names: Sequence[str], reason: NftError) -> None:
-        """Keep a host silent that does not forward. When even that fails, say so: IPv4 is silent by itself."""
-        if self._silenced == tuple(names):
-            return
-        try:
-            silence.silence(names)
+            self._note_trouble(str(error))
         except OSError as error:
-            log.warning(
-                "this host's kernel may answer IPv6 packets of the services, for which it has no route: neither "
-                "nftables (%s) nor a routing rule (%s) keeps it from that; install nftables",
-                reason,
-                error,
-            )
-            return
-        self._silenced = tuple(names)
-        log.info("a routing rule keeps this host's kernel silent (%s): `ip -6 rule` shows it", reason)
+            self._note_trouble(str(error))
+        self._wanted = wanted
+
+    def repair(self) -> bool:
+        """
+        Look whether all is as wanted, and make it so.
+
+        Returns:
+            Whether something had gone or was changed since it was made, and is back.
+        """
+        with self._lock:
+            if self._wanted is None:
+                return False
+            before = self._means if self._agreed is self._wanted else None
+            try:
+                missing = self._agree(self._wanted)
+            except (OSError, NftError) as error:
+                self._note_trouble(str(error))
+                return False
+            # Otherwise it is what we had not been able to do until now.
+            is_undone = missing is not None and before is not None and self._means == before
+            self._repairs += is_undone
+            self._strain = self._strain + 1 if is_undone or self._is_failing else 0
+        if is_undone:
+            log.warning("%s was removed or changed by another program: put back", missing)
+        return is_undone
+
+    def _agree(self, wanted: Blocked) -> str | None:
+        """
+        Make what there is what is wanted: the table or, where it cannot be had, routing rules.
+
+        Returns:
+            What was not as wanted; None: all was.
+
+        Raises:
+            NftError, OSError: it cannot be done.
+        """
+        try:
+            missing = self._agree_table(wanted)
+        except NftError as error:
+            self._is_failing = not isinstance(error, NftMissingError)
+            return self._agree_silence(wanted, error)
+        self._is_failing, self._was_made = False, True
+        if self._silenced:
+            with contextlib.suppress(OSError):
+                silence.unsilence(self._silenced)
+                self._silenced = ()
+        self._note_agreed(wanted, "nftables")
+        return missing
+
+    def _agree_table(self, wanted: Blocked) -> str | None:
+        """Return what was not as wanted, None when all was. Raise NftError when that cannot be changed."""
+        if not self._is_tidy:
+            self._remove_others(wanted.interfaces)
+        # Read before the table: what changes in between is looked at again.
+        generation = nft.read_generation()
+        found = self._look(generation)
+        # Also what a killed balancer left, and we take over.
+        self._may_exist = True
+        script = None if found is None else nft.change(self._table, wanted, found)
+        if script == "":
+            self._verified = None if generation is None else (generation, wanted)
+            return None
+        try:
+            nft.run_nft(nft.creation(self._table, wanted) if script is None else script)
+        except NftError:
+            if script is None:
+                raise
+            # It has changed since we looked.
+            nft.run_nft(nft.creation(self._table, wanted))
+        return f"nftables table inet {self._table}"
+
+    def _look(self, generation: int | None) -> Table | None:
+        """Return what there is of the table, None: nothing. Raise NftError as `run_nft`."""
+        if self._verified is not None and self._verified[0] == generation:
+            return nft.table_of(self._verified[1])
+        listing = nft.list_table(self._table)
+        return None if listing is None else nft.parse_table(listing)
+
+    def _remove_others(self, names: Sequence[str]) -> None:
+        """Remove the tables of balancers that were killed. Raise NftError as `run_nft`."""
+        own = [socket.if_nametoindex(name) for name in names]
+        self._table = nft.table_name(own[0])
+        left = [index for index in nft.other_tables([own[0]]) if index in own or not is_claimed(index)]
+        if left:
+            nft.run_nft("".join(nft.removal(nft.table_name(index)) for index in left))
+        self._is_tidy = True
+
+    def _agree_silence(self, wanted: Blocked, reason: NftError) -> str | None:
+        """
+        Keep a host silent that does not forward.
+
+        Returns:
+            What was missing; None: nothing.
+
+        Raises:
+            NftError: it forwards. OSError: a routing rule cannot be had, and is needed: IPv4 is silent by itself.
+        """
+        names = wanted.interfaces
+        if families := forwarding_families(names):
+            if self._silenced:
+                silence.unsilence(self._silenced)
+                self._silenced = ()
+            raise NftError(f"this host forwards now, and nftables cannot be used ({reason}): {_fix(families)}")
+        try:
+            missing = set(names) - set(silence.silenced())
+            if missing:
+                silence.silence(names)
+        except OSError as error:
+            if wanted.transit or wanted.elements["vips6"]:
+                text = f"neither by nftables ({reason}) nor by a routing rule ({error}): install nftables"
+                raise OSError(text) from error
+            # In IPv4 it is silent by itself.
+            self._note_agreed(wanted, None)
+            return None
+        if self._silenced != names:
+            log.info("a routing rule keeps this host's kernel silent (%s): `ip -6 rule` shows it", reason)
+        self._silenced = names
+        self._note_agreed(wanted, "rule")
+        return "the routing rule that keeps this host's kernel silent" if missing else None
+
+    def _note_agreed(self, wanted: Blocked, means: Means | None) -> None:
+        if self._trouble is not None:
+            log.info("the services' packets are kept from this host's kernel again")
+        self._agreed, self._means, self._trouble = wanted, means, None
+
+    def _note_trouble(self, trouble: str) -> None:
+        # Once, not at each look.
+        if trouble != self._trouble:
+            log.error("the services' packets cannot be kept from this host's kernel: %s", trouble)
+        self._agreed, self._means, self._trouble = None, None, trouble
+        self._strain += 1
 
     def remove(self) -> None:
         """Undo what was made. Does nothing when nothing was. Raise PrivilegeError when it cannot be undone."""
         with self._lock:
-            self._snapshot = None
+            self._snapshot = self._wanted = None
             if self._silenced:
                 names, self._silenced = self._silenced, ()
                 silence.unsilence(names)
-            if self._listing is not None:
-                self._listing = self._blocked = None
-                try:
-                    nft.run_nft(nft.removal(self._table))
-                except NftError as error:
-                    raise PrivilegeError(f"{error}: see `nft list table inet {self._table}`") from error
-
-    def repair(self) -> bool:
-        """
-        Put back what has gone or was changed since it was made.
-
-        Returns:
-            Whether there was something to put back.
-        """
-        with self._lock:
+            if not self._may_exist:
+                return
+            self._may_exist = False
             try:
-                missing = self._put_back()
-                self._last_failure = ""
-            except (OSError, NftError) as error:
-                # Once, not at each look.
-                if str(error) != self._last_failure:
-                    log.error("the services' packets cannot be kept from this host's kernel: %s", error)
-                self._last_failure = str(error)
-                return False
-            self.repairs += missing is not None
-        if missing is not None:
-            log.warning("%s was removed or changed by another program: put back", missing)
-        return missing is not None
+                nft.run_nft(nft.removal(self._table))
+            except NftError as error:
+                if not self._was_made:
+                    return
+                raise PrivilegeError(f"{error}: see `nft list table inet {self._table}`") from error
 
-    def _put_back(self) -> str | None:
-        """Return what was missing, once it is back; None when nothing was."""
-        if self._silenced and forwarding_families(self._silenced):
-            names, self._silenced = self._silenced, ()
-            silence.unsilence(names)
-            raise NftError(f"it forwards now, and nftables is missing: {_fix(forwarding_families(names))}")
-        if self._silenced and set(self._silenced) - set(silence.silenced()):
-            silence.silence(self._silenced)
-            return "the routing rule that keeps this host's kernel silent"
-        if self._listing is None or self._blocked is None or nft.list_table(self._table) == self._listing:
-            return None
-        self._run(nft.creation(self._table, self._blocked), self._blocked)
-        return f"nftables table inet {self._table}"
+    def _delay_s(self) -> float:
+        """Return how long to wait after a look."""
+        is_failing = self._is_failing or self._trouble is not None
+        longest_s = LONGEST_DELAY_S if is_failing else CHECK_INTERVAL_S
+        return min(GATHER_S * 2.0 ** min(self._strain, 10), longest_s)
 
     async def watch(self) -> None:
-        """Put back what disappears, within 0.5 s of the kernel's telling of it, until cancelled."""
+        """Keep all as wanted, within 0.5 s of the kernel's telling of a change, until cancelled."""
         with _open_events() as events:
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(CHECK_INTERVAL_S):
                         await self._wait_change(events)
                 await asyncio.to_thread(self.repair)
-                await asyncio.sleep(GATHER_S)
+                await asyncio.sleep(self._delay_s())
 
     async def _wait_change(self, events: socket.socket) -> None:
         """Return when the kernel tells of a change to our table; or that it had more to tell than the socket holds."""
@@ -212,7 +320,7 @@ class HostGuard:
 def _open_events() -> socket.socket:
     """Return a socket that tells of changes to nftables, or of nothing where the kernel does not let us."""
     try:
-        events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_NETFILTER)
+        events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, nft.NETLINK_NETFILTER)
     except OSError:
         # A kernel without netfilter: nothing is ever told.
         return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)

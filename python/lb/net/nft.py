@@ -5,22 +5,35 @@ One table per balancer, `flowlb_ifN`, N being the index of its first interface. 
 addresses up in sets, so that a change of servers is a change of elements, whatever their number. The chain hooks into
 prerouting at raw priority: before routing, and after the packet sockets, which see every frame first.
 
+Each rule carries a digest of its own text as a comment, so that what `nft` lists can be compared with what is wanted,
+whatever this version of `nft` makes of the rest.
+
 `nft` is run as a child process (`nftables` has no stable library interface); it needs CAP_NET_ADMIN.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
+import socket
+import struct
 import subprocess
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
 
 from lb.errors import LbError
 from lb.snapshot import Snapshot
 
 TABLE = re.compile(r"table inet flowlb_if(\d+)")
 NFT_TIMEOUT_S = 10
+# linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
+NETLINK_NETFILTER, NLM_F_REQUEST, NFNL_SUBSYS_NFTABLES = 12, 1, 10
+NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 15, 16
+NETLINK_TIMEOUT_S = 1.0
 
 Elements = Mapping[str, frozenset[str]]
 
@@ -60,12 +73,19 @@ _FAMILIES = {
         "errors": "destination-unreachable, packet-too-big, time-exceeded, parameter-problem",
     },
 }
+CHAIN = "prerouting"
+# As `nft -j` describes the chain: its type, hook, priority (raw) and policy.
+_CHAIN_FACTS = ("filter", "prerouting", -300, "accept")
 # With transit = "forward" everything that is not for this host itself is the balancer's.
 _TRANSIT_RULE = "fib daddr type != { local, broadcast, anycast, multicast } drop"
 
 
 class NftError(LbError):
     """`nft` is missing, or refused what it was asked for."""
+
+
+class NftMissingError(NftError):
+    """`nft` is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +101,22 @@ class Blocked:
 
     interfaces: tuple[str, ...]
     transit: bool
+    elements: Elements
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """
+    What there is of a table.
+
+    Args:
+        is_sound: whether it is on, and has the one chain that it should have, and no other.
+        rules: their comments, in order; None for one without.
+        elements: by name of the set.
+    """
+
+    is_sound: bool
+    rules: tuple[str | None, ...]
     elements: Elements
 
 
@@ -112,26 +148,43 @@ def creation(table: str, blocked: Blocked) -> str:
             members = blocked.elements[f"{name}{version}"]
             content = f" elements = {_braces(members)};" if members else ""
             lines.append(f"  set {name}{version} {{ type {kind.format(**words)};{content} }}")
-    rules = [rule.format(v=version, **words) for version, words in _FAMILIES.items() for rule in _RULES]
-    rules += [_TRANSIT_RULE] if blocked.transit else []
-    names = _braces(f'"{name}"' for name in blocked.interfaces)
-    lines.append("  chain prerouting {\n    type filter hook prerouting priority raw; policy accept;")
-    lines += [f"    iifname {names} {rule}" for rule in rules]
+    lines.append(f"  chain {CHAIN} {{\n    type filter hook prerouting priority raw; policy accept;")
+    lines += [f'    {rule} comment "{_comment(rule)}"' for rule in _rules(blocked)]
     body = "\n".join(lines)
     return f"{removal(table)}table inet {table} {{\n{body}\n  }}\n}}\n"
 
 
-def change(table: str, old: Blocked, new: Blocked) -> str | None:
-    """Return the script that makes a table block something else; None when it must be made anew. Empty: no change."""
-    if (old.interfaces, old.transit) != (new.interfaces, new.transit):
+def _rules(blocked: Blocked) -> list[str]:
+    rules = [rule.format(v=version, **words) for version, words in _FAMILIES.items() for rule in _RULES]
+    rules += [_TRANSIT_RULE] if blocked.transit else []
+    names = _braces(f'"{name}"' for name in blocked.interfaces)
+    return [f"iifname {names} {rule}" for rule in rules]
+
+
+def _comment(rule: str) -> str:
+    return f"flowlb {hashlib.blake2b(rule.encode(), digest_size=8).hexdigest()}"
+
+
+def table_of(blocked: Blocked) -> Table:
+    """Return the table that blocks something, as it would be found."""
+    return Table(is_sound=True, rules=tuple(map(_comment, _rules(blocked))), elements=blocked.elements)
+
+
+def change(table: str, wanted: Blocked, found: Table) -> str | None:
+    """
+    Return the script that makes a table that was found block what is wanted; empty when it does already. None: it must
+    be made anew.
+    """
+    expected = table_of(wanted)
+    if not found.is_sound or found.rules != expected.rules or found.elements.keys() != expected.elements.keys():
         return None
     lines = []
-    for name, members in new.elements.items():
-        before = old.elements[name]
-        if gone := before - members:
+    for name, members in wanted.elements.items():
+        present = found.elements[name]
+        if gone := present - members:
             lines.append(f"delete element inet {table} {name} {_braces(gone)}\n")
-        if added := members - before:
-            lines.append(f"add element inet {table} {name} {_braces(added)}\n")
+        if missing := members - present:
+            lines.append(f"add element inet {table} {name} {_braces(missing)}\n")
     return "".join(lines)
 
 
@@ -145,14 +198,75 @@ def table_name(index: int) -> str:
     return f"flowlb_if{index}"
 
 
+# A host without /etc/protocols lists numbers.
+_PROTOCOLS = {"6": "tcp", "17": "udp"}
+# What a table is when nothing can be made of its listing: it must be made anew.
+_UNREADABLE = Table(is_sound=False, rules=(), elements={})
+
+
 def list_table(table: str) -> str | None:
-    """Return a table as text, equal for equal content; None when there is none. Raise NftError as `run_nft`."""
+    """Return a table as `nft -j` describes it; None when there is none. Raise NftError as `run_nft`."""
     try:
-        return run_nft("", "list", "table", "inet", table)
+        return run_nft("", "-j", "list", "table", "inet", table)
     except NftError as error:
         if "No such file" in str(error):
             return None
         raise
+
+
+def read_generation() -> int | None:
+    """
+    Return the number that the kernel gives all of this network's nftables, and changes with every change there. None:
+    it does not tell.
+    """
+    request = struct.pack("=IHHII4x", 20, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+            netlink.settimeout(NETLINK_TIMEOUT_S)
+            netlink.send(request)
+            answer = netlink.recv(4096)
+    except OSError:
+        return None
+    kind = struct.unpack_from("=H", answer, 4)[0] if len(answer) >= 28 else 0
+    if kind != NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN:
+        return None
+    # After two headers, of netlink and of netfilter, and that of the first attribute, NFTA_GEN_ID.
+    return int(struct.unpack_from("!I", answer, 24)[0])
+
+
+def parse_table(listing: str) -> Table:
+    """Return what a listing says."""
+    try:
+        rows = json.loads(listing)["nftables"]
+        return Table(
+            is_sound=_is_on(_all(rows, "table")) and _all_chains(rows) == {CHAIN: _CHAIN_FACTS},
+            rules=tuple(rule.get("comment") for rule in _all(rows, "rule")),
+            elements={each["name"]: frozenset(map(_element, each.get("elem", ()))) for each in _all(rows, "set")},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return _UNREADABLE
+
+
+def _all(rows: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    return [row[kind] for row in rows if kind in row]
+
+
+def _is_on(tables: Iterable[Mapping[str, Any]]) -> bool:
+    """Tell whether the table has no flags: a dormant one blocks nothing."""
+    return not any("flags" in table for table in tables)
+
+
+def _all_chains(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[object, ...]]:
+    facts = ("type", "hook", "prio", "policy")
+    return {chain["name"]: tuple(chain.get(fact) for fact in facts) for chain in _all(rows, "chain")}
+
+
+def _element(value: Any) -> str:
+    """Return an element as `blocked_by` writes it."""
+    if not isinstance(value, dict):
+        return str(ip_address(value))
+    address, protocol, *port = map(str, value["concat"])
+    return " . ".join([str(ip_address(address)), _PROTOCOLS.get(protocol, protocol), *port])
 
 
 def other_tables(kept: Collection[int]) -> list[int]:
@@ -170,13 +284,22 @@ def run_nft(script: str, *arguments: str) -> str:
         arguments: of the command line.
 
     Raises:
-        NftError: it is not installed, takes longer than 10 s, or refuses.
+        NftMissingError: it is not installed.
+        NftError: it takes longer than 10 s, or refuses.
     """
     if shutil.which("nft") is None:
-        raise NftError("nft is not installed")
+        raise NftMissingError("nft is not installed")
     command = ["nft", *arguments] if arguments else ["nft", "-f", "-"]
     try:
-        done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=NFT_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command,
+            input=script,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=NFT_TIMEOUT_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NftError(f"nft: {error}") from error
     if done.returncode != 0:

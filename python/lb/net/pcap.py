@@ -9,7 +9,10 @@ types that are not read are refused with a message.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
+import stat
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -59,13 +62,16 @@ class _Link(NamedTuple):
     snap_len: int
 
 
-def read_packets(path: str | pathlib.Path, mac: bytes = link.DEFAULT_MAC) -> Iterator[Packet]:
+def read_packets(
+    path: str | pathlib.Path, mac: bytes = link.DEFAULT_MAC, opened: BinaryIO | None = None
+) -> Iterator[Packet]:
     """
     Yield the packets of a capture file in file order.
 
     Args:
         path: of a pcap or pcapng file.
         mac: 6 bytes: where packets of a capture without Ethernet headers go to.
+        opened: the file, where it is open already; it stays open.
 
     Raises:
         CaptureCutError: the file ends inside a packet.
@@ -73,7 +79,9 @@ def read_packets(path: str | pathlib.Path, mac: bytes = link.DEFAULT_MAC) -> Ite
             the file.
     """
     try:
-        with pathlib.Path(path).open("rb") as file:
+        with contextlib.nullcontext(opened) if opened else pathlib.Path(path).open("rb") as file:
+            if opened is not None:
+                file.seek(0)
             yield from _Reader(file, str(path), mac).packets()
     except OSError as error:
         raise CaptureError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -222,14 +230,20 @@ class PcapWriter:
     """
     Writes frames to a pcap file with nanosecond timestamps. A context manager.
 
+    Args:
+        path: of the file.
+        opened: the file, where it is open already.
+
     Raises:
         CaptureError: the file cannot be written.
     """
 
-    def __init__(self, path: str | pathlib.Path) -> None:
+    def __init__(self, path: str | pathlib.Path, opened: BinaryIO | None = None) -> None:
         self.path = path
         try:
-            self._file = pathlib.Path(path).open("wb")  # noqa: SIM115 - close() ends it
+            self._file = pathlib.Path(path).open("wb") if opened is None else opened  # noqa: SIM115 - close() ends it
+            if opened is not None and stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                opened.truncate(0)
             self._file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, MAX_FRAME_BYTES, link.ETHERNET))
         except OSError as error:
             raise CaptureError(f"{path}: cannot be written: {error.strerror}") from error

@@ -72,15 +72,16 @@ class _Sets(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
-def drop_privileges(user: str | None = None) -> Notice:
+def drop_privileges(user: str | None = None, kept: frozenset[int] = KEPT) -> Notice:
     """
-    Become an unprivileged user, and give up every capability but CAP_NET_ADMIN, for good.
+    Become an unprivileged user, and give up every capability but the kept ones, for good.
 
     A process that is not root stays who it is. Where the default user cannot be had (a user namespace with one user, a
-    container without CAP_SETUID, a Python that only root may read), it stays root with `CAP_NET_ADMIN` alone.
+    container without CAP_SETUID, a Python that only root may read), it stays root with the kept capabilities alone.
 
     Args:
-        user: the name to run as; `root`: stay root, with `CAP_NET_ADMIN` alone. None: `flowlb` or `nobody`.
+        user: the name to run as; `root`: stay root, with the kept capabilities alone. None: `flowlb` or `nobody`.
+        kept: numbers of capabilities: CAP_NET_ADMIN, or none.
 
     Returns:
         What the log should say about it.
@@ -89,16 +90,16 @@ def drop_privileges(user: str | None = None) -> Notice:
         PrivilegeError: there is no such user, or this process cannot become it.
         OSError: the kernel refuses to drop capabilities, which it has no reason to.
     """
-    account, notice = choose_account(user)
+    account, notice = choose_account(user, "CAP_NET_ADMIN only" if kept else "no capabilities")
     # Becoming another user forgets the request to die with the parent.
     death_signal = ctypes.c_int(0)
     _check(_libc.prctl(PR_GET_PDEATHSIG, ctypes.byref(death_signal), 0, 0, 0))
     parent = os.getppid()
-    _drop_bounding(KEPT)
+    _drop_bounding(kept)
     if account is not None:
         _check(_libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
         _become(account)
-    limit_capabilities(KEPT)
+    limit_capabilities(kept)
     if account is not None and death_signal.value:
         _check(_libc.prctl(PR_SET_PDEATHSIG, death_signal.value, 0, 0, 0))
         if os.getppid() != parent:
@@ -106,8 +107,14 @@ def drop_privileges(user: str | None = None) -> Notice:
     return notice
 
 
-def choose_account(user: str | None) -> tuple[Account | None, Notice]:
-    """Return whom to become (None: stay who this process is), and what the log should say. Errors: as there."""
+def choose_account(user: str | None, rights: str) -> tuple[Account | None, Notice]:
+    """
+    Return whom to become (None: stay who this process is), and what the log should say.
+
+    Args:
+        user: as of `drop_privileges`, and so are the errors.
+        rights: what stays, in words.
+    """
     if os.geteuid() != ROOT:
         if user is not None and user != _own_name():
             raise PrivilegeError(f"--user {user}: only root can become another user: run as root, or leave --user out")
@@ -118,13 +125,13 @@ def choose_account(user: str | None) -> tuple[Account | None, Notice]:
     account = find_account(user)
     reason = "there is no user flowlb or nobody" if account is None else why_not(account)
     if account is not None and reason is None:
-        return account, Notice(logging.INFO, f"runs as user {account.name}, with CAP_NET_ADMIN only")
+        return account, Notice(logging.INFO, f"runs as user {account.name}, with {rights}")
     if user is not None:
-        raise PrivilegeError(f"--user {user}: {reason}; --user root stays root, with `CAP_NET_ADMIN` alone")
+        raise PrivilegeError(f"--user {user}: {reason}; --user root stays root, with {rights}")
     if UID_MAP.read_text().split() != WHOLE_MAP:
         # Its root is an ordinary user outside.
-        return None, Notice(logging.INFO, f"stays root of this user namespace, with CAP_NET_ADMIN only: {reason}")
-    text = f"stays root, with CAP_NET_ADMIN only, and can still change root's files: {reason}"
+        return None, Notice(logging.INFO, f"stays root of this user namespace, with {rights}: {reason}")
+    text = f"stays root, with {rights}, and can still change root's files: {reason}"
     return None, Notice(logging.WARNING, text)
 
 

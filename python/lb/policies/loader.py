@@ -32,6 +32,12 @@ def is_file(name: str) -> bool:
     return ".py:" in name or name.endswith(".py")
 
 
+def file_of(name: str, base: Path) -> Path | None:
+    """Return the file of a policy by its name, None for one that is in none. `base`: as of `load_class`."""
+    match = REFERENCE.fullmatch(name)
+    return None if match is None else (base / match["file"]).absolute()
+
+
 def installed_names() -> list[str]:
     """Return the names that installed packages give to their policies."""
     return sorted(entry_points(group=GROUP).names)

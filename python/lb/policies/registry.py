@@ -106,6 +106,16 @@ def problems(
         yield from made.problems(server_names)
 
 
+def is_own(name: str) -> bool:
+    """Tell whether a policy of this name is one of lb's."""
+    return _ours(name) is not None
+
+
+def is_users(name: str) -> bool:
+    """Tell whether a name means a policy of a user's, in a file or an installed package: loading it runs its code."""
+    return not is_own(name) and (is_file(name) or name in installed_names())
+
+
 def option_names(policy: type[BuiltIn]) -> list[str]:
     """Return the names of a policy's options."""
     return [field.name for field in fields(policy)]

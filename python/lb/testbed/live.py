@@ -8,6 +8,7 @@ ends.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def run(
     """
     import lb.backends
     from lb.balancer import choose_backend
-    from lb.config import load
+    from lb.unprivileged import load
 
     path = (config or DEFAULT_CONFIG).resolve()
     loaded = load(path)
@@ -83,11 +84,20 @@ def run(
     try:
         with stoppable(), Testbed(prefix=prefix) as bed:
             _say(f"Testbed: 5 clients, router, 3 servers; web server: {bed.facts['web']}")
+            path = path if config else copy_config(path, bed.directory)
             balancer = start_balancer(bed, path, chosen, control and control.absolute())
             return _run_load(bed, balancer, service, duration_s)
     except KeyboardInterrupt:
         _say("Stopped before the load ran.")
         return 1
+
+
+def copy_config(path: Path, directory: Path) -> Path:
+    """Return a copy of our own configuration that `lb run` believes, whatever the umask this package came with."""
+    copy = directory / path.name
+    shutil.copyfile(path, copy)
+    copy.chmod(0o644)
+    return copy
 
 
 def start_balancer(bed: Testbed, config: Path, backend: str, control: Path | None = None) -> Balancer:

@@ -62,6 +62,8 @@ class Balancer(Contestant):
         """Run it within the block."""
         config = bed.directory / "bench.toml"
         config.write_text(configuration(bed, server, self._transmit))
+        # Whatever the umask: a file that its group can write is not believed (`lb.trust`).
+        config.chmod(0o644)
         running = live.start_balancer(bed, config, self._backend)
         try:
             yield at_vip(running.process.pid)

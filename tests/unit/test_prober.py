@@ -405,6 +405,43 @@ def test_limit_caps_what_is_under_way_and_counts_what_is_late() -> None:
     asyncio.run(scenario())
 
 
+HOUR_S = 3600.0
+
+
+@pytest.mark.parametrize(
+    ("held_s", "answers_after_s", "late"),
+    [(0.04 * HOUR_S, 0.0, 0), (2.0 * HOUR_S, 0.0, 3), (0.04 * HOUR_S, HOUR_S, 0), (0.04 * HOUR_S, 3.0 * HOUR_S, 2)],
+    ids=["on time", "held up", "server takes its whole timeout", "held up in the check before"],
+)
+def test_check_that_begins_after_it_was_due_is_late(held_s: float, answers_after_s: float, late: int) -> None:
+    """Behaviour 30: also when nothing but the loop held it up; not because the check before took the time it may."""
+
+    async def scenario() -> None:
+        loop, passed_s, made = asyncio.get_running_loop(), 0.0, 0
+        real, moment = loop.time, asyncio.Event()
+        loop.time = lambda: real() + passed_s  # type: ignore[method-assign]
+        prober = Prober(lambda key, failure: None)
+
+        async def check(asked: Target) -> str | None:
+            nonlocal passed_s, made
+            passed_s += answers_after_s
+            made += 1
+            moment.set()
+            return None
+
+        prober.check = check  # type: ignore[method-assign]
+        prober.follow({("s", "a"): target(1, interval="1h", timeout="1h")})
+        while made < 3:
+            # The loop does nothing for so long.
+            passed_s += held_s
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert prober.late == late
+        await prober.stop()
+
+    asyncio.run(scenario())
+
+
 def test_slots_cancelled_waiter_loses_no_place() -> None:
     """One that is cancelled while it waits, or just when it is admitted, keeps nobody out."""
 

@@ -116,7 +116,7 @@ class Checks:
 
     @property
     def late(self) -> int:
-        """How many checks began later than they should have, because too many were under way."""
+        """How many checks began later than they should have."""
         return self._prober.late if isinstance(self._prober, Prober) else 0
 
     def follow(self) -> None:

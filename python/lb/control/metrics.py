@@ -54,7 +54,9 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_task_failures_total": Definition("counter", "Exceptions in background tasks.", ("task",)),
     "lb_task_restarts_total": Definition("counter", "Background tasks that were started again.", ("task",)),
     "lb_publications_total": Definition("counter", "Snapshots published after the first."),
-    "lb_health_checks_late_total": Definition("counter", "Health checks that began late: too many were under way."),
+    "lb_health_checks_late_total": Definition(
+        "counter", "Health checks that began late: too many were under way, or lb was held up."
+    ),
     "lb_policy_threads_stuck": Definition("gauge", "Threads left alone in calls of users' policies."),
     "lb_receive_packets_total": Definition("counter", "Frames received."),
     "lb_receive_bytes_total": Definition("counter", "Bytes of frames received."),

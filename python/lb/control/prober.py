@@ -7,7 +7,8 @@ host. Intervals run from start to start and jitter only shortens them, so `fall`
 `fall x interval + timeout` at the latest. What a server sends back is read up to its headers, bounded.
 
 An endpoint that several services check in the same way is checked once, for all of them. At most so many checks are
-under way at a time; one that has to wait longer than a tenth of its interval is *late*, and counted.
+under way at a time; one that begins more than a tenth of its interval after it was due is *late*, and counted: too many
+were under way, or the loop was held up.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from lb.snapshot import Address
 NS_PER_S = 10**9
 # An interval is shortened by up to this share of itself, so that checks of many servers do not stay in step.
 JITTER = 0.2
-# A check that waits for others for this share of its interval is late.
+# A check that begins this share of its interval after it was due is late.
 LATE = 0.1
 TASK = "health checks"
 
@@ -119,7 +120,7 @@ class Prober:
         supervisor: keeps the checks running; None: one of its own.
         seed: of the jitter; None: from the system.
 
-    `late`: how many checks began late, because too many were under way.
+    `late`: how many checks began late, because too many were under way or the loop was held up.
     """
 
     def __init__(self, on_result: OnResult, supervisor: Supervisor | None = None, seed: int | None = None) -> None:
@@ -177,18 +178,20 @@ class Prober:
 
     async def _watch(self, watched: _Watched) -> None:
         loop, target = asyncio.get_running_loop(), watched.target
-        interval_s = target.health.interval / NS_PER_S
+        interval_s, timeout_s = target.health.interval / NS_PER_S, target.health.timeout / NS_PER_S
         due = loop.time() + self._random.uniform(0, interval_s)
         while True:
             await asyncio.sleep(due - loop.time())
-            asked = loop.time()
             async with self._slots:
                 start = loop.time()
-                self.late += start - asked > LATE * interval_s
-                due = start + interval_s * self._random.uniform(1 - JITTER, 1)
+                # From when it was due, not from when the loop came to it: that too may be late.
+                self.late += start - due > LATE * interval_s
                 with self._supervisor.guard(TASK):
                     failure = await self.check(target)
                     self._tell(watched, failure)
+                # Jitter may make it due before a slow server's time is over: the next begins after that.
+                over = min(loop.time(), start + timeout_s)
+                due = max(start + interval_s * self._random.uniform(1 - JITTER, 1), over)
 
     def _tell(self, watched: _Watched, failure: str | None) -> None:
         """Give a result to every server of an endpoint; one that cannot take it keeps it from no other."""

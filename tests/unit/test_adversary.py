@@ -2,14 +2,17 @@
 behaviour 5, 28: a sender off the path who knows the addresses and ports of a conversation, but none of its numbers.
 
 The property that `rust/core/tests/adversary.rs` shows for 100 000 drawn conversations, with Hypothesis looking for the
-sequence that breaks it, on both backends. A guess may find room in both windows, the larger they are the more often:
-such a one ends nothing, hides no true end, and makes no number that the next guess can use.
+sequence that breaks it, on both backends. The adversary may use the server's name from where the servers are, too, and
+the server may answer its SYNs, as one with SYN cookies does; only a whole handshake that it plays in both names, each
+side acknowledging the other's SYN, is left out: that looks like any other. A guess may find room in both windows, the
+larger they are the more often: such a one ends nothing, hides no true end, and makes no number that the next guess can
+use.
 """
 
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from helpers import (
     CLIENT,
@@ -41,7 +44,10 @@ GUESSES = (0, 2**31, 0x12345678, 0x87654321, 0xDEADBEEF)
 
 
 class Forged(NamedTuple):
-    """A segment of the adversary. `seq`, `ack`: a guess and what is added to it; it comes in by eth1."""
+    """
+    A segment of the adversary. `seq`, `ack`: a guess and what is added to it; it comes in by eth1, or `beside` the
+    servers.
+    """
 
     flags: str
     seq: tuple[int, int]
@@ -49,13 +55,14 @@ class Forged(NamedTuple):
     window: int
     data: bool
     as_server: bool
+    beside: bool = False
 
 
 # One of them is in a window of 2^30.
 FAR_GUESSES = tuple(eighth << 29 for eighth in range(8))
 NUMBERS = st.tuples(st.sampled_from(GUESSES), st.sampled_from((0, 1, 1460, -1)))
 FORGED = st.builds(
-    Forged, st.sampled_from(FLAGS), NUMBERS, NUMBERS, st.sampled_from((0, 1, 65535)), st.booleans(), st.booleans()
+    Forged, st.sampled_from(FLAGS), NUMBERS, NUMBERS, st.sampled_from((0, 1, 65535)), *(st.booleans(),) * 3
 )
 FAR = st.tuples(st.sampled_from(FAR_GUESSES), st.sampled_from((0, 1, 1460, -1)))
 
@@ -70,15 +77,26 @@ class Conversation:
         secret: what its numbers are drawn from.
         shift: that both SYNs offer, None: no window scale.
         window: what the window fields say.
+        transit: what becomes of packets straight to a server.
     """
 
-    def __init__(self, backend: str, selector: str, secret: int, shift: int | None = None, window: int = 8192) -> None:
-        self.box = Box(backend, make_snapshot(selector))
+    def __init__(
+        self,
+        backend: str,
+        selector: str,
+        secret: int,
+        shift: int | None = None,
+        window: int = 8192,
+        transit: Literal["drop", "forward"] = "drop",
+    ) -> None:
+        self.box = Box(backend, make_snapshot(selector, transit=transit))
         self.shift = shift
         self.window = window
         # Secrets are not drawn by Hypothesis: it would learn them.
         self.client, self.server = (random.Random(secret).getrandbits(32) for _ in range(2))
         self.index = 0
+        # The SYNs of the adversary: whether in the server's name, and their sequence numbers.
+        self.syns: list[tuple[bool, int]] = []
 
     def say(self, by_client: bool, flags: str, data: bytes = b"") -> tuple[str, str, str]:
         """Send a segment with the true numbers; return where it left: interface, MAC, address."""
@@ -95,6 +113,7 @@ class Conversation:
             result = self.box.send(from_server(segment, self.index))
             self.server = (self.server + len(data) + ("S" in flags) + ("F" in flags)) % 2**32
         sent = only_frame(result)
+        assert by_client or sent[IP].src == VIP, "no server is seen"
         return result.out[0][0], sent.dst, sent[IP].dst
 
     def begin(self, half_closed: bool) -> None:
@@ -146,18 +165,43 @@ class Conversation:
             frame = from_server(segment, self.index)
         self.box.send(frame)
 
-    def forge(self, forged: Forged, interface: int = 1) -> None:
-        """Send a segment of the adversary."""
+    def forge(self, forged: Forged, *, straight: bool = False) -> None:
+        """Send a segment of the adversary, to the service or straight to the server."""
         seq, ack = (sum(number) % 2**32 for number in (forged.seq, forged.ack))
-        ends = (SERVERS[self.index], CLIENT) if forged.as_server else (CLIENT, VIP)
-        ports = (SERVER_PORT["tcp"], CLIENT_PORT) if forged.as_server else (CLIENT_PORT, WEB_PORT)
-        layer = TCP(sport=ports[0], dport=ports[1], flags=forged.flags, seq=seq, ack=ack, window=forged.window) / Raw(
+        server = SERVERS[self.index], SERVER_PORT["tcp"]
+        client, target = (CLIENT, CLIENT_PORT), server if straight else (VIP, WEB_PORT)
+        (source, sport), (destination, dport) = (server, client) if forged.as_server else (client, target)
+        interface = 0 if forged.beside else 1
+        layer = TCP(sport=sport, dport=dport, flags=forged.flags, seq=seq, ack=ack, window=forged.window) / Raw(
             b"x" * forged.data
         )
         frame = (
-            Ether(src=ADVERSARY_MAC, dst=(ROUTER_MAC, ROUTER_MAC_1)[interface]) / IP(src=ends[0], dst=ends[1]) / layer
+            Ether(src=ADVERSARY_MAC, dst=(ROUTER_MAC, ROUTER_MAC_1)[interface])
+            / IP(src=source, dst=destination)
+            / layer
         )
         self.box.send(frame, interface=interface)
+        if "S" in forged.flags and not straight:
+            self.syns.append((forged.as_server, seq))
+
+    def plays_both(self, forged: Forged) -> bool:
+        """Tell whether a segment answers a SYN of the adversary in the other side's name."""
+        offsets = [(sum(forged.ack) - seq - 1) % 2**32 for as_server, seq in self.syns if as_server != forged.as_server]
+        is_opening = not forged.as_server or self.seen()[0] == "syn-sent"
+        return is_opening and "A" in forged.flags and any(offset <= 1 for offset in offsets)
+
+    def attack(self, attack: list[Forged]) -> None:
+        """Send what the adversary sends, but for a handshake of its own."""
+        for forged in attack:
+            if not self.plays_both(forged):
+                self.forge(forged)
+
+    def answer_by_cookies(self) -> None:
+        """Let the server answer the SYNs in the client's name, as one does that remembers none."""
+        for number, (as_server, seq) in enumerate(self.syns):
+            if not as_server:
+                cookie = response("SA", (self.server + 7919 * (number + 1)) % 2**32, (seq + 1) % 2**32)
+                assert only_frame(self.box.send(from_server(cookie, self.index)))[IP].src == VIP
 
     def seen(self) -> tuple[str, str, float]:
         """State, server, idle time."""
@@ -175,10 +219,17 @@ SHIFTS = st.one_of(st.none(), st.integers(0, 14))
     secret=st.integers(0, 2**32),
     idle=st.sampled_from((0.0, 0.5, 70.0, 7000.0)),
     attack=st.lists(FORGED, min_size=1, max_size=8),
+    more=st.lists(FORGED, max_size=4),
 )
 @settings(PROPERTY, max_examples=400)
 def test_adversary_without_numbers_changes_nothing(
-    backend: str, selector: str, half_closed: bool, secret: int, idle: float, attack: list[Forged]
+    backend: str,
+    selector: str,
+    half_closed: bool,
+    secret: int,
+    idle: float,
+    attack: list[Forged],
+    more: list[Forged],
 ) -> None:
     """behaviour 5, 28: state, server, idle time and last hop stay, and what the ends send next passes."""
     conversation = Conversation(backend, selector, secret)
@@ -186,12 +237,73 @@ def test_adversary_without_numbers_changes_nothing(
     there, back = conversation.say(True, "A"), conversation.say(False, "A")
     conversation.box.after(idle)
     before = conversation.seen()
-    for forged in attack:
-        conversation.forge(forged)
+    conversation.attack(attack)
+    conversation.answer_by_cookies()
+    conversation.attack(more)
     assert conversation.seen() == before
     assert conversation.say(False, "A") == back
     assert conversation.say(True, "A", b"more") == there
     assert conversation.seen()[2] == 0, "the ends are still believed"
+
+
+@given(
+    selector=st.sampled_from(("counter", "hash-flow", "least")),
+    heard=st.booleans(),
+    secret=st.integers(0, 2**32),
+    attack=st.lists(FORGED, min_size=1, max_size=8),
+)
+@settings(PROPERTY, max_examples=200)
+def test_adversary_amid_a_handshake_changes_nothing(
+    backend: str, selector: str, heard: bool, secret: int, attack: list[Forged]
+) -> None:
+    """behaviour 3, 5: a handshake goes on as if nothing had been, though the server answers whoever asks."""
+    conversation = Conversation(backend, selector, secret)
+    conversation.index = SERVERS.index(conversation.say(True, "S")[2])
+    if heard:
+        conversation.say(False, "SA")
+    before = conversation.seen()
+    conversation.attack(attack)
+    assert conversation.seen() == before
+    if not heard:
+        conversation.say(False, "SA")
+    conversation.answer_by_cookies()
+    conversation.say(True, "A")
+    assert conversation.seen() == ("established", before[1], 0)
+    conversation.box.after(70)
+    conversation.say(False, "PA", b"hello")
+    assert conversation.seen()[2] == 0, "the ends are believed"
+
+
+@given(
+    begins=st.sampled_from(("before us, the client first", "before us, the server first", "in the end")),
+    secret=st.integers(0, 2**32),
+    attack=st.lists(FORGED, min_size=1, max_size=6),
+)
+@settings(PROPERTY, max_examples=200)
+def test_adversary_straight_to_the_server_changes_nothing(
+    backend: str, begins: str, secret: int, attack: list[Forged]
+) -> None:
+    """behaviour 24, 42: a connection that was there before us, or is over, goes on, and shows no server."""
+    conversation = Conversation(backend, "hash-flow", secret, transit="forward")
+    before_us = begins != "in the end"
+    # Both begin as the same hash says.
+    conversation.index = Conversation(backend, "hash-flow", secret).hashed()
+    if not before_us:
+        conversation.begin(half_closed=True)
+        conversation.say(True, "FA")
+        conversation.say(False, "A")
+    for forged in attack:
+        # A SYN takes the place of what is over.
+        if before_us or "S" not in forged.flags or "A" in forged.flags:
+            conversation.forge(forged._replace(as_server=False), straight=True)
+    if before_us:
+        conversation.begin_as(begins)
+        assert conversation.seen()[0] == "established"
+        return
+    assert conversation.seen()[0] == "closing"
+    conversation.server = (conversation.server - 1) % 2**32
+    conversation.say(False, "FA")
+    conversation.say(True, "A")
 
 
 @given(
@@ -226,14 +338,13 @@ def test_adversary_in_the_largest_windows_closes_nothing(
     assert before[0] == ("pickup" if is_silent else "established")
     # A pickup is confirmed by whoever speaks for its server.
     as_server = by_server and not is_silent
-    # Where the server is, else it is dropped as spoofed.
-    interface = 0 if as_server else 1
     for kind, (seq, ack) in zip(flags, numbers, strict=False):
-        conversation.forge(Forged(kind, seq, ack, 65535, data, as_server), interface)
+        # Where the server is, else it is dropped as spoofed.
+        conversation.forge(Forged(kind, seq, ack, 65535, data, as_server, as_server))
         end = (seq[0], seq[1] + data + ("F" in kind) + ("S" in kind))
         for number in (end, seq, ack):
-            conversation.forge(Forged("R", number, ack, 65535, False, as_server), interface)
-            conversation.forge(Forged("RA", number, ack, 65535, False, as_server), interface)
+            conversation.forge(Forged("R", number, ack, 65535, False, as_server, as_server))
+            conversation.forge(Forged("RA", number, ack, 65535, False, as_server, as_server))
     assert conversation.seen()[:2] == before
     conversation.say(False, "A")
     assert conversation.say(True, "A", b"more") == there
@@ -309,8 +420,7 @@ def test_abort_behind_data_without_acknowledgement_closes(
     conversation = Conversation(backend, "hash-flow", secret, shift)
     conversation.begin_as(begins)
     if begins == "with a SYN" and not shift:
-        for forged in attack:
-            conversation.forge(forged)
+        conversation.attack(attack)
     for size in sizes:
         conversation.say(by_client, "PA", b"x" * size)
     for beside in (1, 2, 1460):

@@ -1,8 +1,11 @@
 //! behaviour 5, 28: a sender off the path who knows the addresses and ports of a conversation, but none of its numbers, changes nothing about it.
 //!
 //! Each conversation is at some point of its life when an adversary sends any sequence of segments into it: in the client's name, from another interface and
-//! another MAC, and in the server's name from where no server is. Its numbers are drawn without a look at the conversation's. Afterwards the flow's state,
-//! server and idle time are what they were, its replies leave where they left before, and what the two ends send next passes to where it went before.
+//! another MAC, in the server's name from where no server is and from where the servers are, and straight to the server. The server may answer the SYNs among
+//! them as one with SYN cookies does. Its numbers are drawn without a look at the conversation's. Afterwards the flow's state, server and idle time are what
+//! they were, its replies leave where they left before, and what the two ends send next passes to where it went before, in the service's name.
+//!
+//! One thing is left out: who speaks for both sides may play a handshake of its own, in which each side acknowledges the other's SYN. It looks like any other.
 //!
 //! A guess may find room in both windows, the larger they are the more often: such a one may move the idle timer and the last hop. But it ends nothing, it
 //! keeps no true end from being seen, and what it says makes no number that the next guess can use. These are drawn with a look at the numbers, so that all
@@ -38,7 +41,7 @@ fn server_mac(address: [u8; 4]) -> [u8; 6] {
     [2, 0, 0, 0, 2, address[3]]
 }
 
-fn snapshot(selector: Selector) -> Snapshot {
+fn snapshot(selector: Selector, forward_transit: bool) -> Snapshot {
     let interface = |number: usize| Interface {
         name: format!("eth{number}"),
         mac: OURS[number],
@@ -78,7 +81,7 @@ fn snapshot(selector: Selector) -> Snapshot {
         interfaces: (0..3).map(interface).collect(),
         services: vec![Some(service)],
         servers: vec![Some(server(0)), Some(server(1))],
-        forward_transit: false,
+        forward_transit,
         answer_echo: false,
         icmp_rate: 1000,
         timeouts: Timeouts {
@@ -117,8 +120,8 @@ fn next_hops() -> NextHops {
     }
 }
 
-/// What was sent: the interface and the destination's MAC and address.
-type Way = (u32, [u8; 6], [u8; 4]);
+/// What was sent: the interface, the destination's MAC and address, the source's address.
+type Way = (u32, [u8; 6], [u8; 4], [u8; 4]);
 
 /// What the window fields of the client and the server say, always.
 const WINDOWS: [u16; 2] = [64240, 65160];
@@ -127,6 +130,8 @@ struct Conversation {
     path: DataPath,
     /// Whether its servers are chosen by a hash, so that flows are picked up.
     is_hashed: bool,
+    /// Whether what is sent straight to a server is routed on.
+    is_routed: bool,
     random: SplitMix64,
     now: u64,
     port: u16,
@@ -182,8 +187,8 @@ impl Conversation {
         );
         let way = outcome.sent.map(|sent| {
             let mac = frame[..6].try_into().expect("six bytes");
-            let address = frame[30..34].try_into().expect("four bytes");
-            (sent.interface, mac, address)
+            let address = |at: usize| frame[at..at + 4].try_into().expect("four bytes");
+            (sent.interface, mac, address(30), address(26))
         });
         (outcome.verdict, way)
     }
@@ -199,6 +204,7 @@ impl Conversation {
     fn say(&mut self, from_client: bool, flags: u8, len: usize) -> Way {
         let wire = self.segment(from_client, flags, len);
         let way = self.pass(&wire).1.expect("the ends' own segments pass");
+        assert!(from_client || way.3 == VIP, "no server is seen");
         let control = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
         let side = usize::from(!from_client);
         self.next[side] = self.next[side].wrapping_add(len as u32 + control);
@@ -240,7 +246,12 @@ impl Conversation {
         let before = self.seen();
         let sent = self.attack();
         assert_eq!(self.seen(), before, "after {sent:#?}");
-        self.shake_hands(1 + heard);
+        if heard == 0 {
+            self.shake(false, SYN | ACK);
+        }
+        // The server has answered the client's own SYN first.
+        self.answer_by_cookies(&sent);
+        self.shake(true, ACK);
         assert_eq!(self.server, server, "after {sent:#?}");
         assert_eq!(self.seen().0, "established", "after {sent:#?}");
         // No forged SYN has widened a window.
@@ -270,6 +281,11 @@ impl Conversation {
     /// From before us: the first segment that we see is one from the middle.
     fn pick_up(&mut self) {
         self.shift = 14;
+        let guesses = [self.random.draw() as u32];
+        for server in SERVERS {
+            self.server = server;
+            self.attack_straight(&guesses, true);
+        }
         let from_client = self.draw(2) == 0;
         let len = self.draw(1400) as usize;
         if from_client {
@@ -281,7 +297,9 @@ impl Conversation {
         let is_chosen = |this: &mut Self, server| {
             this.server = server;
             let wire = this.server(ACK | PSH, 0);
-            this.pass(&wire).1.is_some()
+            let way = this.pass(&wire).1;
+            assert!(way.is_none_or(|way| way.3 == VIP), "no server is seen");
+            way.is_some()
         };
         assert!(SERVERS.iter().any(|&server| is_chosen(self, server)));
         self.say(true, ACK | PSH, len);
@@ -343,7 +361,9 @@ impl Conversation {
         let len = [0, 0, 1, 1400][self.draw(4) as usize];
         let as_server = self.draw(4) == 0;
         let base = self.segment(!as_server, flags, len);
-        let interface = if as_server { 2 } else { self.draw(3) as u32 };
+        // The second is the servers' own.
+        let first = u64::from(as_server);
+        let interface = (first + self.draw(3 - first)) as u32;
         let scale = (flags & SYN != 0 && self.draw(2) == 0).then(|| self.draw(16) as u8);
         Wire {
             interface,
@@ -366,18 +386,61 @@ impl Conversation {
             && fits(wire.numbers.1, self.next[1 - side], self.reach(side))
     }
 
+    /// Whether a segment answers a SYN of the adversary in the other side's name: before the server has spoken one is enough to open, later two.
+    fn plays_both(&self, wire: &Wire, sent: &[Wire]) -> bool {
+        let answers = |syn: &Wire| {
+            let offset = wire.numbers.1.wrapping_sub(syn.numbers.0).wrapping_sub(1);
+            syn.flags & SYN != 0 && syn.from.1 != wire.from.1 && offset <= syn.len as u32
+        };
+        let by_server = wire.from.1 == SERVER_PORT;
+        let opens = !by_server || self.seen().0 == "syn-sent" && wire.flags & RST == 0;
+        opens && wire.flags & ACK != 0 && sent.iter().any(answers)
+    }
+
     fn attack(&mut self) -> Vec<Wire> {
         let mut guesses = vec![0, 1 << 31];
         guesses.extend((0..3).map(|_| self.random.draw() as u32));
         let mut sent = Vec::new();
         for _ in 0..=self.draw(8) {
             let wire = self.forge(&guesses);
-            if !self.is_lucky(&wire) {
+            if !self.is_lucky(&wire) && !self.plays_both(&wire, &sent) {
                 self.pass(&wire);
                 sent.push(wire);
             }
         }
+        self.attack_straight(&guesses, true);
         sent
+    }
+
+    /// Segments of the adversary in the client's name straight to the server, with or without SYNs.
+    fn attack_straight(&mut self, guesses: &[u32], opens: bool) {
+        for _ in 0..self.draw(3) * u64::from(self.is_routed) {
+            let wire = self.forge(guesses);
+            let as_client = wire.from.1 != SERVER_PORT;
+            let straight = Wire {
+                to: (self.server, SERVER_PORT),
+                ..wire
+            };
+            if as_client && (opens || wire.flags & (SYN | ACK) != SYN) {
+                self.pass(&straight);
+            }
+        }
+    }
+
+    /// Let the server answer the SYNs in the client's name among these, each by a number of its own.
+    fn answer_by_cookies(&mut self, sent: &[Wire]) {
+        for syn in sent {
+            if syn.from.1 == SERVER_PORT || syn.flags & (SYN | ACK) != SYN {
+                continue;
+            }
+            let acknowledged = syn.numbers.0.wrapping_add(1);
+            let wire = Wire {
+                numbers: (self.random.draw() as u32, acknowledged),
+                ..self.server(SYN | ACK, 0)
+            };
+            let way = self.pass(&wire).1;
+            assert!(way.is_some_and(|way| way.3 == VIP), "it is handed on");
+        }
     }
 
     /// Check that an attack changes nothing.
@@ -387,7 +450,9 @@ impl Conversation {
         self.now += self.draw(60 * SECOND);
         let before = self.seen();
         let sent = self.attack();
-        assert_eq!(self.seen(), before, "after {sent:#?}");
+        self.answer_by_cookies(&sent);
+        let more = self.attack();
+        assert_eq!(self.seen(), before, "after {sent:#?} {more:#?}");
         assert_eq!(self.say(false, ACK, 0), back, "after {sent:#?}");
         assert_eq!(self.say(true, ACK, 0), there, "after {sent:#?}");
         assert_eq!(self.seen().2, 0, "the ends are still believed");
@@ -517,6 +582,14 @@ impl Conversation {
             self.say(!from_client, FIN | ACK, 0);
         }
         assert_eq!(self.seen().0, "closing");
+        // The last segments still pass, under way or sent again.
+        let guesses = [self.random.draw() as u32];
+        self.attack_straight(&guesses, false);
+        self.next = self.next.map(|next| next.wrapping_sub(1));
+        for from_client in [false, true] {
+            self.say(from_client, FIN | ACK, 0);
+            self.say(!from_client, ACK, 0);
+        }
     }
 }
 
@@ -525,11 +598,12 @@ fn adversary_without_numbers_changes_nothing() {
     let asked = std::env::var("FLOWLB_CONVERSATIONS");
     let count: u64 = asked.map_or(100_000, |text| text.parse().expect("a number"));
     let mut path = DataPath::new(1024, [7; 16], 1).expect("a small table");
-    path.publish(snapshot(Selector::Counter));
+    path.publish(snapshot(Selector::Counter, false));
     path.set_next_hops(next_hops());
     let mut conversation = Conversation {
         path,
         is_hashed: false,
+        is_routed: false,
         random: SplitMix64::new(0x00ad_7e25_a217),
         now: SECOND,
         port: 0,
@@ -544,10 +618,12 @@ fn adversary_without_numbers_changes_nothing() {
             let mut path = DataPath::new(1024, [7; 16], 1).expect("a small table");
             let selectors = [Selector::Counter, Selector::HashFlow, Selector::Least];
             let selector = selectors[(number / 256 % 3) as usize];
-            path.publish(snapshot(selector));
+            let is_routed = number / 256 / 3 % 2 == 1;
+            path.publish(snapshot(selector, is_routed));
             path.set_next_hops(next_hops());
             conversation.path = path;
             conversation.is_hashed = selector == Selector::HashFlow;
+            conversation.is_routed = is_routed;
         }
         conversation.port = 1024 + number as u16 % 32768;
         match number % 7 {

@@ -1,17 +1,20 @@
 """
 How long packets are held up: the longest pause of the packet loop under each act of control, beside a control run.
 
-    sudo .venv/bin/python benches/pauses.py [--backend rust] [--act NAME ...] [--rounds N] [--scale F] [-o json]
+    sudo .venv/bin/python benches/pauses.py [--backend rust] [--act NAME ...] [--rounds N] [--load PPS] [-o json]
 
 A network namespace of its own, one packet loop on two veth pairs. A probe (a process of its own, a core for it helps)
 sends a datagram to a service every 50 us and takes back what the loop forwards, with the kernel's time of arrival: its
 latency tells how long the loop looked away, whatever the loop says of itself, so that versions without
 `lb_loop_pause_seconds` can be measured too. Each act is carried out in rounds; before each there is a control run
-without it, of the same length: what the machine itself holds up, both have. Where the counters have the histogram of
-pauses, the highest bucket that got a value is printed beside the probe's figures.
+without it, of the same length: what the machine itself holds up, both have. `--load` sends as many 60-byte packets a
+second through the loop all the while, out by its other interface. Where the counters have the histograms of pauses,
+what the loop says stands beside the probe's figures: the highest bucket that got a value, how many pauses were over
+200 us, and the highest bucket of the commands of the control side, which the machine's own hold-ups seldom meet.
 
-Acts: `publication` of 10 000 servers, and of their 10 000 neighbours; `listing`, a page of 1 000 000 flows; `reset` of
-a server with 100 000 flows; `expiry` of 100 000 flows at one instant; `full`, another interface whose queue is full.
+Acts: `publication` of 10 000 servers, and of their 10 000 neighbours; `least`, the same with the selector `least`;
+`listing`, a page of 1 000 000 flows; `reset` of a server with 100 000 flows; `expiry` of 100 000 flows at one instant;
+`full`, another interface whose queue is full.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from lb.backends.base import DataPath
 from lb.net.sockets import open_packet_socket, read_interface
 from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot, Timeouts
 
-ACTS = ("publication", "listing", "reset", "expiry", "full")
+ACTS = ("publication", "least", "listing", "reset", "expiry", "full")
 PROBE_GAP_NS = 50_000
 # Of a control run, and at least of a round.
 RUN_S = 2.0
@@ -61,6 +64,9 @@ CLIENT, FAR_CLIENT = IPv4Address("198.18.0.21"), IPv4Address("198.19.128.21")
 PROBED, FAR = IPv4Address("198.18.0.31"), IPv4Address("198.19.0.31")
 CLIENT_MAC, SERVER_MAC = bytes.fromhex("020000000021"), bytes.fromhex("020000000031")
 PROBE_PORT, FULL_PORT, LOAD_PORT = 7, 8, 80
+# Pauses beyond this are counted: what no act of control may take.
+LONGEST_NS = 200_000
+LOAD_FLOWS = 1000
 
 
 class Latencies(NamedTuple):
@@ -74,11 +80,22 @@ class Latencies(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A control run, or a round of an act: what the probe saw, the loop's highest bucket, and how long the act took."""
+    """
+    A control run, or a round of an act: what the probe saw; what the loop says of its pauses, the highest bucket and
+    how many were over 200 us, and of commands the highest bucket; how long the act took.
+    """
 
     seen: Latencies
     bucket: str
+    long: int
+    commands: str
     act_s: float
+
+
+def highest(new: dict[str, int]) -> str:
+    """Return the name of the highest bucket that got a value."""
+    used = [name for name, count in new.items() if count]
+    return used[-1] if used else "-"
 
 
 def command(*words: str) -> None:
@@ -167,6 +184,7 @@ class Stage:
     scale: float
     probe_socket: socket.socket
     frame: bytes
+    load_pps: float
 
     @property
     def measures_itself(self) -> bool:
@@ -177,17 +195,37 @@ class Stage:
         """Carry an act out while the probe looks on."""
         before = self._buckets()
         words = [sys.executable, __file__, "--probe", str(self.probe_socket.fileno()), self.frame.hex()]
-        with subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self.probe_socket.fileno()]
-        ) as process:
+        with (
+            self._load(),
+            subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self.probe_socket.fileno()]
+            ) as process,
+        ):
             began = self._wait_for_probe()
             act()
             act_s = time.monotonic() - began
             time.sleep(max(0.0, RUN_S - act_s))
             output, _ = process.communicate(b"\n")
         after = self._buckets()
-        used = [name for name, count in after.items() if count > before[name]]
-        return Run(Latencies(*json.loads(output)), used[-1] if used else "-", act_s)
+        new = {kind: {name: after[kind][name] - old for name, old in before[kind].items()} for kind in before}
+        long = sum(count for name, count in new["pauses"].items() if float(name) > LONGEST_NS)
+        seen = Latencies(*json.loads(output))
+        return Run(seen, highest(new["pauses"]), long, highest(new["control"]), act_s)
+
+    @contextlib.contextmanager
+    def _load(self) -> Iterator[None]:
+        """Send packets through the loop, out by its other interface."""
+        if not self.load_pps:
+            yield
+            return
+        frame = datagram(self.frame[:6], CLIENT, 2000, FULL_PORT, bytes(18))
+        with open_packet_socket("b0") as sock:
+            words = [sys.executable, __file__, "--flood", str(sock.fileno()), frame.hex(), str(self.load_pps)]
+            with subprocess.Popen(words, pass_fds=[sock.fileno()]) as process:
+                try:
+                    yield
+                finally:
+                    process.kill()
 
     def _wait_for_probe(self) -> float:
         """Wait until its frames come."""
@@ -198,8 +236,9 @@ class Stage:
             time.sleep(0.05)
         return time.monotonic()
 
-    def _buckets(self) -> dict[str, int]:
-        return dict(self.path.counters().get("loop", {}).get("pauses", {}).get("buckets", {}))
+    def _buckets(self) -> dict[str, dict[str, int]]:
+        loop = self.path.counters().get("loop", {})
+        return {kind: dict(loop.get(kind, {}).get("buckets", {})) for kind in ("pauses", "control")}
 
 
 def interfaces() -> tuple[Interface, ...]:
@@ -208,12 +247,12 @@ def interfaces() -> tuple[Interface, ...]:
     return tuple(Interface(f"a{n}", fact.mac, fact.mtu, (addresses[n],)) for n, fact in enumerate(facts))
 
 
-def make_snapshot(load_servers: int) -> Snapshot:
+def make_snapshot(load_servers: int, selector: str) -> Snapshot:
     """The probed service, the one behind the full interface, and one with many servers, all but the first far."""
     services = (
         Service("probed", VIP, PROBE_PORT, "udp", Plan("counter", (0,))),
         Service("full", VIP, FULL_PORT, "udp", Plan("counter", (1,))),
-        Service("load", VIP, LOAD_PORT, "tcp", Plan("counter", tuple(range(3, 3 + load_servers)))),
+        Service("load", VIP, LOAD_PORT, "tcp", Plan(selector, tuple(range(3, 3 + load_servers)))),
         Service("ending", VIP, LOAD_PORT, "udp", Plan("counter", (2,))),
     )
     # Ids of services: 0 probed, 1 full, 2 load, 3 ending; of the last and the second the server is the same machine.
@@ -226,10 +265,10 @@ def make_snapshot(load_servers: int) -> Snapshot:
 
 
 @contextlib.contextmanager
-def stage(backend: str, act: str, rounds: int, scale: float) -> Iterator[Stage]:
+def stage(backend: str, act: str, rounds: int, scale: float, load_pps: float) -> Iterator[Stage]:
     """Make the flows that an act needs, and start the loop."""
-    servers = round(SERVERS * scale) if act == "publication" else max(rounds, 1)
-    snapshot = make_snapshot(servers)
+    servers = round(SERVERS * scale) if act in ("publication", "least") else max(rounds, 1)
+    snapshot = make_snapshot(servers, "least" if act == "least" else "counter")
     routes = (Route(IPv4Network("198.18.0.0/16"), 0), Route(IPv4Network("198.19.0.0/16"), 1))
     far = (Neighbour(1, IPv4Address(int(FAR_CLIENT) + n), CLIENT_MAC) for n in range(servers))
     next_hops = NextHops(routes, (Neighbour(0, CLIENT, CLIENT_MAC), *far))
@@ -249,7 +288,7 @@ def stage(backend: str, act: str, rounds: int, scale: float) -> Iterator[Stage]:
         path.start([port.fileno() for port in ports], notify)
         opened.callback(path.stop)
         frame = datagram(snapshot.interfaces[0].mac, CLIENT, 1000, PROBE_PORT, bytes(STAMP.size))
-        yield Stage(path, snapshot, next_hops, scale, probe_socket, frame)
+        yield Stage(path, snapshot, next_hops, scale, probe_socket, frame, load_pps)
 
 
 def far_socket(number: int) -> tuple[IPv4Address, int]:
@@ -272,7 +311,11 @@ def publication(on: Stage, number: int) -> None:
     turned = on.snapshot.services[2]
     assert turned is not None
     slots = turned.plan.slots[number + 1 :] + turned.plan.slots[: number + 1]
-    services = (*on.snapshot.services[:2], replace(turned, plan=Plan("counter", slots)), on.snapshot.services[3])
+    services = (
+        *on.snapshot.services[:2],
+        replace(turned, plan=replace(turned.plan, slots=slots)),
+        on.snapshot.services[3],
+    )
     on.path.publish(replace(on.snapshot, generation=2 + number, services=services))
     on.path.set_next_hops(on.next_hops)
 
@@ -315,16 +358,26 @@ def full(on: Stage, number: int) -> None:
     )
 
 
-def measure(backend: str, act: str, rounds: int, scale: float) -> list[tuple[Run, Run]]:
+DOINGS = {
+    "publication": publication,
+    "least": publication,
+    "listing": listing,
+    "reset": reset,
+    "expiry": expiry,
+    "full": full,
+}
+
+
+def measure(backend: str, act: str, rounds: int, scale: float, load_pps: float) -> list[tuple[Run, Run]]:
     """Return a control run and a run with the act, for each round."""
-    carry_out = {"publication": publication, "listing": listing, "reset": reset, "expiry": expiry, "full": full}[act]
+    carry_out = DOINGS[act]
     if act == "full":
         command("tc", "qdisc", "add", "dev", "a1", "root", "tbf", "rate", "1mbit", "burst", "10kb", "limit", "64mb")
     runs = []
     # An expiry takes all flows there are: each round has a loop of its own.
     stages = [range(rounds)] if act != "expiry" else [range(1)] * rounds
     for numbers in stages:
-        with stage(backend, act, len(numbers), scale) as on:
+        with stage(backend, act, len(numbers), scale, load_pps) as on:
             for number in numbers:
                 control = on.run(lambda: None)
                 runs.append((control, on.run(lambda number=number: carry_out(on, number))))
@@ -336,7 +389,10 @@ def measure(backend: str, act: str, rounds: int, scale: float) -> list[tuple[Run
 def table(act: str, runs: Sequence[tuple[Run, Run]]) -> Iterator[str]:
     """Yield a line per round."""
     for number, (control, run) in enumerate(runs):
-        cells = [f"{each.seen.max_us:9.0f} {each.seen.p999_us:9.0f} {each.bucket:>10}" for each in (control, run)]
+        cells = [
+            f"{each.seen.max_us:8.0f} {each.seen.p999_us:8.0f} {each.bucket:>9} {each.long:7} {each.commands:>9}"
+            for each in (control, run)
+        ]
         yield f"{act:12} {number:5}  {cells[0]}   {cells[1]} {run.seen.lost:6} {run.act_s:9.3f}"
 
 
@@ -345,21 +401,26 @@ def main() -> None:
     if sys.argv[1:2] == ["--probe"]:
         probe(int(sys.argv[2]), bytes.fromhex(sys.argv[3]))
         return
+    if sys.argv[1:2] == ["--flood"]:
+        # Ended from outside; the bound is for a parent that died.
+        generate(int(sys.argv[2]), bytes.fromhex(sys.argv[3]), LOAD_FLOWS, 10**8, 60.0, float(sys.argv[4]))
+        return
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--backend", default="rust", choices=("rust", "python"))
     parser.add_argument("--act", nargs="+", choices=ACTS, default=ACTS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="part of the flows and servers of each act")
+    parser.add_argument("--load", type=float, default=0.0, help="packets per second through the loop all the while")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args()
     print(f"backend {options.backend}, build {BUILD_PROFILE}, load {os.getloadavg()[0]:.2f}", file=sys.stderr)
-    head = f"{'max us':>9} {'99.9% us':>9} {'bucket ns':>10}"
+    head = f"{'max us':>8} {'99.9% us':>8} {'bucket ns':>9} {'>200 us':>7} {'commands':>9}"
     with network():
         if options.output == "table":
-            print(f"{'':18}  {'control':>30}   {'with the act':>30}")
+            print(f"{'':18}  {'control':>45}   {'with the act':>45}")
             print(f"{'act':12} round  {head}   {head} {'lost':>6} {'act s':>9}")
         for act in options.act:
-            runs = measure(options.backend, act, options.rounds, options.scale)
+            runs = measure(options.backend, act, options.rounds, options.scale, options.load)
             if options.output == "table":
                 print("\n".join(table(act, runs)), flush=True)
             else:

@@ -41,7 +41,7 @@ test-quick: ## Run the tests that need neither root nor a network, Rust and Pyth
 
 .PHONY: test-rust
 test-rust: ## Run the tests of the Rust crates
-	env -u MAKEFLAGS cargo test --locked --workspace --quiet
+	env -u MAKEFLAGS -u MFLAGS cargo test --locked --workspace --quiet
 
 .PHONY: test-unit
 test-unit: env ## Run the tests that need neither root nor a network: vectors, differential, units

@@ -196,7 +196,7 @@ def test_command_of_root_refuses_a_policy_of_others(folder: Path, name: str) -> 
 
 
 def test_command_of_root_without_policies_of_users_stays_as_it_is(folder: Path) -> None:
-    """A configuration that runs nobody's code changes nothing: what root writes is root's."""
+    """A configuration that runs no user's code changes nothing: what root writes is root's."""
     (folder / "lb.toml").write_text(CONFIG.replace('policy = "./mine.py:Mine"\n', ""))
     done = run("replay", folder, visible=False)
     assert (done.returncode, "warning" in done.stderr) == (0, False), done.stderr

@@ -256,7 +256,7 @@ def test_adversary_without_numbers_changes_nothing(
 def test_adversary_amid_a_handshake_changes_nothing(
     backend: str, selector: str, heard: bool, secret: int, attack: list[Forged]
 ) -> None:
-    """behaviour 3, 5: a handshake goes on as if nothing had been, though the server answers whoever asks."""
+    """behaviour 3, 5: a handshake goes on as if nothing had been, though the server answers every sender."""
     conversation = Conversation(backend, selector, secret)
     conversation.index = SERVERS.index(conversation.say(True, "S")[2])
     if heard:
@@ -336,7 +336,7 @@ def test_adversary_in_the_largest_windows_closes_nothing(
     there = conversation.say(True, "A")
     before = conversation.seen()[:2]
     assert before[0] == ("pickup" if is_silent else "established")
-    # A pickup is confirmed by whoever speaks for its server.
+    # A pickup is confirmed by any segment in the name of its server.
     as_server = by_server and not is_silent
     for kind, (seq, ack) in zip(flags, numbers, strict=False):
         # Where the server is, else it is dropped as spoofed.

@@ -8,7 +8,7 @@ whether the host forwards or not, for forwarding may be switched on later. Packe
 nftables is missing and the host does not forward, a routing rule keeps it silent (`lb.net.silence`).
 
 The guard knows what it wants, from the snapshot, and looks at what there is: again and again while the balancer runs,
-and at once when the kernel tells of a change. Whatever differs is made to agree, whatever did it: `nft flush ruleset`, a
+and at once when the kernel tells of a change. What differs is made to agree, whatever did it: `nft flush ruleset`, a
 restart of the host's firewall, an `nft` that failed us. What was made is removed at stop (behaviour 32), and what a
 killed process left at the next start.
 """

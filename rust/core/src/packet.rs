@@ -1,8 +1,9 @@
 //! One packet on its way through the pipeline: the frame, rewritten in place, and what the stages found in it.
 
 use crate::datapath::Offload;
+use crate::flow::LastHop;
 use crate::parse::{Ip, Link, Transport};
-use crate::wire::ethernet::{self, MacNumber};
+use crate::wire::ethernet;
 
 const NEEDS_CHECKSUM: u8 = 1;
 const GSO_MASK: u8 = 0x7f;
@@ -86,8 +87,8 @@ pub struct Meta {
     pub interface: u32,
     /// Work left to the network card.
     pub offload: Offload,
-    /// Source MAC it came with.
-    pub last_hop: MacNumber,
+    /// Source MAC it came with, and the interface.
+    pub last_hop: LastHop,
     /// Whether it came to a multicast or broadcast MAC.
     pub to_group: bool,
     /// Ethernet header and tags.
@@ -111,7 +112,7 @@ impl Meta {
     pub const EMPTY: Self = Self {
         interface: 0,
         offload: Offload::NONE,
-        last_hop: MacNumber::from_bits(0),
+        last_hop: LastHop::NONE,
         to_group: false,
         link: Link {
             ethertype: 0,

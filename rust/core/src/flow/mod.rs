@@ -6,9 +6,12 @@
 use crate::wire::is_v4;
 use hash::siphash13_words;
 
+pub use last_hop::LastHop;
+
 pub mod area;
 pub mod ends;
 pub mod hash;
+mod last_hop;
 pub mod measure;
 pub mod table;
 pub mod tcp;

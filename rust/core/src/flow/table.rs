@@ -15,21 +15,14 @@ use std::ops::Range;
 use super::area::{Area, Line};
 use super::measure::Phase;
 use super::tcp::{Side as TcpSide, State, is_between};
-use super::{Key, Side};
+use super::{Key, LastHop, Side};
 use crate::datapath::DataPathError;
 use crate::io::lanes::{LANES, equal_lanes};
 use crate::io::prefetch::prefetch;
 use crate::verdict::Direction;
-use crate::wire::ethernet::MacNumber;
 
 /// Most flows a table can be made for: slot numbers must fit 32 bits.
 pub const MOST_FLOWS: u64 = 1 << 28;
-/// An interface number that means "no last hop known".
-const NO_INTERFACE: u64 = 0xffff;
-const MAC_BITS: u32 = 48;
-
-/// Where a flow's last forward packet came from: its source MAC, and the interface it came in by, which is no interface's number when there was none.
-pub type LastHop = (MacNumber, u32);
 /// An entry moves within its list at most this often.
 const RELINK_NS: u64 = 1_000_000_000;
 
@@ -63,7 +56,7 @@ pub struct Entry {
     bytes: [u32; 2],
     /// What is measured of it: the low two bits a phase, the rest a stamp.
     measured: u32,
-    /// Where the last forward packet came from: its source MAC, and above it the interface it came in by, or `NO_INTERFACE`.
+    /// Where the last forward packet came from: the bits of a [`LastHop`].
     last_hop: u64,
 }
 
@@ -166,7 +159,7 @@ impl Entry {
             server,
             endpoint,
             last_seen: now,
-            last_hop: NO_INTERFACE << MAC_BITS,
+            last_hop: LastHop::NONE.bits(),
             ..Self::default()
         }
     }
@@ -193,17 +186,15 @@ impl Entry {
 
     /// Note where a forward packet came from.
     #[inline(always)]
-    pub fn set_last_hop(&mut self, mac: MacNumber, interface: u32) {
-        let interface = u64::from(interface).min(NO_INTERFACE);
-        self.last_hop = mac.bits() | interface << MAC_BITS;
+    pub fn set_last_hop(&mut self, last_hop: LastHop) {
+        self.last_hop = last_hop.bits();
     }
 
     /// Where the last forward packet came from.
     #[inline(always)]
     #[must_use]
     pub fn last_hop(&self) -> LastHop {
-        let interface = (self.last_hop >> MAC_BITS) as u32;
-        (MacNumber::from_bits(self.last_hop), interface)
+        LastHop::from_bits(self.last_hop)
     }
 
     /// How long ago it was put at its list's tail.

@@ -6,9 +6,9 @@ use crate::counters::Event;
 use crate::datapath::State;
 use crate::direct::DirectConnections;
 use crate::flow::measure::{self, Before};
-use crate::flow::table::{Entry, LastHop, Table};
+use crate::flow::table::{Entry, Table};
 use crate::flow::tcp::{self, Segment, State as FlowState, Step};
-use crate::flow::{Key, Side};
+use crate::flow::{Key, LastHop, Side};
 use crate::limit;
 use crate::packet::{Meta, Packet, Target};
 use crate::parse::Transport;
@@ -38,10 +38,11 @@ impl Newcomer {
     }
 }
 
-/// A flow that lives: its entry's number, its server's id, what is known of the server, and where the client's packets came from.
+/// A flow that lives: its entry's number, where it stands, its server's id, what is known of the server, and where the client's packets came from.
 #[derive(Clone, Copy)]
 struct Live<'a> {
     number: u32,
+    state: FlowState,
     server: u32,
     facts: &'a ServerFacts,
     last_hop: LastHop,
@@ -56,7 +57,7 @@ impl<'a> Walk<'a> {
         self.found.direction = Some(Direction::Forward);
         self.check_ttl(packet)?;
         if let Some(live) = self.lookup(packet.meta) {
-            let Some(event) = self.starts_anew(&live, transport) else {
+            let Some(event) = starts_anew(&live, transport) else {
                 return self.hit(packet, &live, Direction::Forward);
             };
             forget(self.state, live.number, Some(event));
@@ -118,6 +119,7 @@ impl<'a> Walk<'a> {
         let facts = self.world.server(server).ok_or(Event::FlowOrphaned)?;
         Ok(Live {
             number,
+            state: entry.state(),
             server,
             facts,
             last_hop: entry.last_hop(),
@@ -129,18 +131,6 @@ impl<'a> Walk<'a> {
         self.live(number).err()
     }
 
-    /// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (behaviour 6); a UDP flow leaves a server that was removed,
-    /// or drained for its time, with the next datagram (behaviour 8).
-    #[inline(always)]
-    fn starts_anew(&self, live: &Live, transport: &Transport) -> Option<Event> {
-        let Some(segment) = &transport.segment else {
-            return live.facts.moves_udp.then_some(Event::FlowMoved);
-        };
-        let is_reused = segment.is_opening()
-            && self.state.table.entry(live.number).state() == FlowState::Closing;
-        is_reused.then_some(Event::FlowReused)
-    }
-
     #[inline(always)]
     fn hit(&mut self, packet: &mut Packet, live: &Live, direction: Direction) -> Stage<Departure> {
         let meta = packet.meta;
@@ -149,27 +139,20 @@ impl<'a> Walk<'a> {
             server,
             facts,
             last_hop,
+            ..
         } = *live;
         self.found.service = Some(facts.service);
         self.found.direction = Some(direction);
         self.found.server = Some(server);
-        match &meta.transport.segment {
-            Some(segment) => {
-                let step = self.follow_tcp((number, server), direction, segment)?;
-                if step.refreshes {
-                    self.refresh(number, step.state);
-                }
-                if step.believed && direction == Direction::Forward && self.tells_way(live, meta) {
-                    self.note_last_hop(number, meta);
-                }
-            }
-            None => self.follow_udp(live, direction, meta),
+        let step = match &meta.transport.segment {
+            Some(segment) => self.follow_tcp((number, server), direction, segment)?,
+            None => self.follow_udp(live, direction),
+        };
+        let is_client = step.believed && direction == Direction::Forward;
+        if is_client && meta.last_hop != last_hop {
+            self.follow_client(live, meta);
         }
-        let table = &mut self.state.table;
-        let len = meta.ip.total_len() as u32;
-        if table.entry_mut(number).count_bytes(direction, len) {
-            table.carry_bytes(number, direction);
-        }
+        self.count(number, direction, meta.ip.total_len() as u32, step);
         self.translate(packet, direction, (server, facts), Some(last_hop))
     }
 
@@ -227,54 +210,55 @@ impl<'a> Walk<'a> {
         Ok(step)
     }
 
-    /// A datagram of a known flow. Nothing vouches for it: it may tell where the client is only from where the client's came before, or from where the client
-    /// is routed to (behaviour 28).
+    /// What a datagram of a known flow changes. What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
     #[inline(always)]
-    fn follow_udp(&mut self, live: &Live, direction: Direction, meta: &Meta) {
-        let mut state = self.state.table.entry(live.number).state();
-        if direction == Direction::Reply {
-            // What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
-            if live.facts.moves_udp {
-                return;
-            }
-            if state == FlowState::UdpUnreplied {
-                self.state.counters.flow_active(live.server);
-                state = FlowState::Udp;
-            }
-        } else if live.last_hop.1 == meta.interface || self.leads_to_client(live, meta) {
-            self.note_last_hop(live.number, meta);
+    fn follow_udp(&mut self, live: &Live, direction: Direction) -> Step {
+        if direction == Direction::Forward {
+            return Step::believed(live.state);
         }
-        self.refresh(live.number, state);
+        if live.facts.moves_udp {
+            return Step::unbelieved(live.state);
+        }
+        if live.state == FlowState::UdpUnreplied {
+            self.state.counters.flow_active(live.server);
+        }
+        Step::believed(FlowState::Udp)
     }
 
-    /// Whether a client's segment that is believed tells where the client is. In windows that are not known too many guesses find room: it is a datagram's then.
+    /// Count a packet on its flow, and refresh that if the packet does.
     #[inline(always)]
-    fn tells_way(&mut self, live: &Live, meta: &Meta) -> bool {
-        live.last_hop.1 == meta.interface
-            || self.state.table.flow_mut(live.number).knows_windows()
-            || self.leads_to_client(live, meta)
-    }
-
-    /// Note where the client's packets come from.
-    #[inline(always)]
-    fn note_last_hop(&mut self, number: u32, meta: &Meta) {
-        let entry = self.state.table.entry_mut(number);
-        entry.set_last_hop(meta.last_hop, meta.interface);
-    }
-
-    /// Refresh a flow, which has `state` from now on.
-    #[inline(always)]
-    fn refresh(&mut self, number: u32, state: FlowState) {
+    fn count(&mut self, number: u32, direction: Direction, len: u32, step: Step) {
         let table = &mut self.state.table;
-        if !table.entry_mut(number).refresh(state, self.now) {
-            table.touch(number, state, self.now, self.world.timeout(state));
+        let entry = table.entry_mut(number);
+        let carries = entry.count_bytes(direction, len);
+        if step.refreshes && !entry.refresh(step.state, self.now) {
+            let timeout = self.world.timeout(step.state);
+            table.touch(number, step.state, self.now, timeout);
+        }
+        if carries {
+            table.carry_bytes(number, direction);
+        }
+    }
+
+    /// A client's packets come another way than before: note it, if the packet may tell so (behaviour 28). One that is believed may from the interface that
+    /// the client's came to before; from another one only if both windows of its connection are known, since in others too many guesses find room, or if the
+    /// client is routed to there. Nothing vouches for a datagram.
+    #[cold]
+    #[inline(never)]
+    fn follow_client(&mut self, live: &Live, meta: &Meta) {
+        let is_known = live.last_hop.interface() == meta.interface
+            || meta.transport.segment.is_some()
+                && self.state.table.flow_mut(live.number).knows_windows()
+            || self.leads_to_client(live, meta);
+        if is_known {
+            let entry = self.state.table.entry_mut(live.number);
+            entry.set_last_hop(meta.last_hop);
         }
     }
 
     /// Whether a client may have come to another interface than the one that is known.
-    #[cold]
     fn leads_to_client(&self, live: &Live, meta: &Meta) -> bool {
-        let heard_before = self.world.port(live.last_hop.1).is_some();
+        let heard_before = self.world.port(live.last_hop.interface()).is_some();
         !heard_before
             || self
                 .world
@@ -553,7 +537,7 @@ impl<'a> Walk<'a> {
             self.now,
         );
         if direction == Direction::Forward {
-            entry.set_last_hop(packet.meta.last_hop, packet.meta.interface);
+            entry.set_last_hop(packet.meta.last_hop);
         }
         if packet.is_tagged() {
             entry.mark_tagged();
@@ -688,6 +672,17 @@ fn fit(
 #[inline(always)]
 pub(crate) fn is_expired(world: &World, entry: &Entry, now: u64) -> bool {
     now.saturating_sub(entry.last_seen) >= world.timeout(entry.state())
+}
+
+/// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (behaviour 6); a UDP flow leaves a server that was removed,
+/// or drained for its time, with the next datagram (behaviour 8).
+#[inline(always)]
+fn starts_anew(live: &Live, transport: &Transport) -> Option<Event> {
+    let Some(segment) = &transport.segment else {
+        return live.facts.moves_udp.then_some(Event::FlowMoved);
+    };
+    let is_reused = segment.is_opening() && live.state == FlowState::Closing;
+    is_reused.then_some(Event::FlowReused)
 }
 
 /// What a packet's flow is looked up by; `None` for a target that has none.

@@ -2,8 +2,7 @@
 
 use super::direct::is_guarded;
 use super::{Departure, Stage, Walk};
-use crate::flow::table::LastHop;
-use crate::flow::{Key, Side};
+use crate::flow::{Key, LastHop, Side};
 use crate::limit;
 use crate::packet::{Meta, Packet};
 use crate::parse::{Fragment, Ip};

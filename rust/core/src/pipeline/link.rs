@@ -2,6 +2,7 @@
 
 use super::{Stage, Walk};
 use crate::datapath::{Offload, Output};
+use crate::flow::LastHop;
 use crate::packet::Meta;
 use crate::reply;
 use crate::snapshot::Mac;
@@ -17,13 +18,20 @@ pub(crate) struct Ingress {
     pub interface: u32,
     /// Its MAC; `None` when there is no such interface.
     mac: Option<MacNumber>,
+    /// What its packets' last hops have in common.
+    last_hop: LastHop,
 }
 
 impl Ingress {
     /// Look the interface up.
     pub(crate) fn new(world: &World, interface: u32) -> Self {
         let mac = world.port(interface).map(|port| port.mac.into());
-        Self { interface, mac }
+        let last_hop = LastHop::by(interface);
+        Self {
+            interface,
+            mac,
+            last_hop,
+        }
     }
 }
 
@@ -43,7 +51,7 @@ pub(super) fn accept_frame(ingress: &Ingress, frame: &[u8], meta: &mut Meta) -> 
     if destination != ours && !meta.to_group {
         return Err(Reason::NotForUs.into());
     }
-    meta.last_hop = source;
+    meta.last_hop = ingress.last_hop.with_mac(source);
     Ok(())
 }
 

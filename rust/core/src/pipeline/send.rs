@@ -5,7 +5,7 @@
 use super::icmp::rewrite_error;
 use super::{Departure, Stage, Walk};
 use crate::datapath::{Offload, Output};
-use crate::flow::table::LastHop;
+use crate::flow::LastHop;
 use crate::fragment;
 use crate::limit;
 use crate::next_hop::{Hop, Room};
@@ -71,8 +71,22 @@ impl Walk<'_> {
                 None => Err(self.no_route(packet)),
             };
         }
-        let hop = self.way_back(packet.meta.ip.destination, last_hop)?;
-        self.send_by(packet, &hop, &facts.reply)
+        match self.hop_back(packet.meta.ip.destination, last_hop) {
+            Some(hop) => self.send_by(packet, &hop, &facts.reply),
+            None => self.send_back_by_route(packet, &facts.reply),
+        }
+    }
+
+    /// A server's packet to a client of which no packet has come, or by an interface that is gone.
+    #[cold]
+    #[inline(never)]
+    fn send_back_by_route(
+        &mut self,
+        packet: &mut Packet,
+        translation: &Translation,
+    ) -> Stage<Departure> {
+        let hop = self.way_back(packet.meta.ip.destination, None)?;
+        self.send_by(packet, &hop, translation)
     }
 
     /// A client's packet whose server's neighbour is not known waits for it, if it may; its sender is told when that is in vain: rule 11.3 and 11.4.
@@ -150,20 +164,25 @@ impl Walk<'_> {
     }
 
     /// To the client as its packets came, else by route.
-    #[inline(always)]
     pub(super) fn way_back(&self, client: u128, last_hop: Option<LastHop>) -> Stage<Hop> {
-        if let Some((mac, interface)) = last_hop {
-            if let Some(port) = self.world.port(interface) {
-                return Ok(Hop {
-                    interface,
-                    address: client,
-                    mac: Some(mac),
-                    from: port.mac.into(),
-                    mtu: port.mtu,
-                });
-            }
-        }
-        Ok(self.world.route(client).ok_or(Reason::NoRoute)?)
+        let hop = self.hop_back(client, last_hop);
+        Ok(hop
+            .or_else(|| self.world.route(client))
+            .ok_or(Reason::NoRoute)?)
+    }
+
+    /// To the client as its packets came.
+    #[inline(always)]
+    fn hop_back(&self, client: u128, last_hop: Option<LastHop>) -> Option<Hop> {
+        let last_hop = last_hop?;
+        let port = self.world.port(last_hop.interface())?;
+        Some(Hop {
+            interface: last_hop.interface(),
+            address: client,
+            mac: Some(last_hop.mac()),
+            from: port.mac.into(),
+            mtu: port.mtu,
+        })
     }
 
     /// Send an ICMP error about a flow to the end that caused it.

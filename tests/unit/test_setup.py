@@ -72,9 +72,9 @@ def test_silent_engine_is_told() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming somebody without permission needs root")
 def test_missing_permission_is_told(tmp_path: Path) -> None:
     """When the engine's socket is not ours to use: which group to join; exit status 4."""
-    tmp_path.parent.chmod(0o755)
-    tmp_path.parent.parent.chmod(0o755)
-    tmp_path.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == "root" and "pytest" in str(folder):
+            folder.chmod(0o755)
     script = Path(shutil.copy(SETUP, tmp_path))
     with socket.socket(socket.AF_UNIX) as engine:
         engine.bind(str(tmp_path / "docker.sock"))

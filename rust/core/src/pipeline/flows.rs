@@ -71,7 +71,11 @@ impl<'a> Walk<'a> {
         let transport = &packet.meta.transport;
         self.check_ttl(packet)?;
         match self.lookup(packet.meta) {
-            Some(live) => self.hit(packet, &live, Direction::Reply),
+            Some(live) => {
+                self.found.service = Some(live.facts.service);
+                self.found.direction = Some(Direction::Reply);
+                self.hit(packet, &live, Direction::Reply)
+            }
             None => self.miss_reply(packet, transport, endpoint),
         }
     }
@@ -141,8 +145,6 @@ impl<'a> Walk<'a> {
             last_hop,
             ..
         } = *live;
-        self.found.service = Some(facts.service);
-        self.found.direction = Some(direction);
         self.found.server = Some(server);
         let step = match &meta.transport.segment {
             Some(segment) => self.follow_tcp((number, server), direction, segment)?,

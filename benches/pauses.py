@@ -1,14 +1,16 @@
 """
 How long packets are held up: the longest pause of the packet loop under each act of control, beside a control run.
 
-    sudo .venv/bin/python benches/pauses.py [--backend rust] [--act NAME ...] [--rounds N] [--load PPS] [-o json]
+    sudo .venv/bin/python benches/pauses.py [--backend rust] [--act NAME ...] [--rounds N] [--load PPS] [--real-time] [-o json]
 
 A network namespace of its own, one packet loop on two veth pairs. A probe (a process of its own, a core for it helps)
 sends a datagram to a service every 50 us and takes back what the loop forwards, with the kernel's time of arrival: its
 latency tells how long the loop looked away, whatever the loop says of itself, so that versions without
 `lb_loop_pause_seconds` can be measured too. Each act is carried out in rounds; before each there is a control run
 without it, of the same length: what the machine itself holds up, both have. `--load` sends as many 60-byte packets a
-second through the loop all the while, out by its other interface. Where the counters have the histograms of pauses,
+second through the loop all the while, out by its other interface. `--real-time` lets the loop's thread run before
+those of other processes (SCHED_FIFO): on as many cores as there are senders and loops, what is left is the loop's own.
+Where the counters have the histograms of pauses,
 what the loop says stands beside the probe's figures: the highest bucket that got a value, how many pauses were over
 200 us, and the highest bucket of the commands of the control side, which the machine's own hold-ups seldom meet.
 
@@ -265,15 +267,16 @@ def make_snapshot(load_servers: int, selector: str) -> Snapshot:
 
 
 @contextlib.contextmanager
-def stage(backend: str, act: str, rounds: int, scale: float, load_pps: float) -> Iterator[Stage]:
+def stage(act: str, rounds: int, options: argparse.Namespace) -> Iterator[Stage]:
     """Make the flows that an act needs, and start the loop."""
+    scale = options.scale
     servers = round(SERVERS * scale) if act in ("publication", "least") else max(rounds, 1)
     snapshot = make_snapshot(servers, "least" if act == "least" else "counter")
     routes = (Route(IPv4Network("198.18.0.0/16"), 0), Route(IPv4Network("198.19.0.0/16"), 1))
     far = (Neighbour(1, IPv4Address(int(FAR_CLIENT) + n), CLIENT_MAC) for n in range(servers))
     next_hops = NextHops(routes, (Neighbour(0, CLIENT, CLIENT_MAC), *far))
     flows = round({"listing": FLOWS_LISTED, "reset": FLOWS_ENDING * rounds, "expiry": FLOWS_ENDING}.get(act, 0) * scale)
-    path: DataPath = lb.backends.load(backend).DataPath(flows + 1024, secrets.token_bytes(16), 1)
+    path: DataPath = lb.backends.load(options.backend).DataPath(flows + 1024, secrets.token_bytes(16), 1)
     path.publish(snapshot)
     path.set_next_hops(next_hops)
     make_flows(path, flows, snapshot.interfaces[1].mac, act == "expiry")
@@ -285,10 +288,14 @@ def stage(backend: str, act: str, rounds: int, scale: float, load_pps: float) ->
         probe_socket.bind(("b0", 0x0800))
         notify = os.eventfd(0, os.EFD_NONBLOCK)
         opened.callback(os.close, notify)
+        others = set(os.listdir("/proc/self/task"))
         path.start([port.fileno() for port in ports], notify)
         opened.callback(path.stop)
+        if options.real_time:
+            for task in set(os.listdir("/proc/self/task")) - others:
+                os.sched_setscheduler(int(task), os.SCHED_FIFO, os.sched_param(1))
         frame = datagram(snapshot.interfaces[0].mac, CLIENT, 1000, PROBE_PORT, bytes(STAMP.size))
-        yield Stage(path, snapshot, next_hops, scale, probe_socket, frame, load_pps)
+        yield Stage(path, snapshot, next_hops, scale, probe_socket, frame, options.load)
 
 
 def far_socket(number: int) -> tuple[IPv4Address, int]:
@@ -368,16 +375,16 @@ DOINGS = {
 }
 
 
-def measure(backend: str, act: str, rounds: int, scale: float, load_pps: float) -> list[tuple[Run, Run]]:
+def measure(act: str, options: argparse.Namespace) -> list[tuple[Run, Run]]:
     """Return a control run and a run with the act, for each round."""
     carry_out = DOINGS[act]
     if act == "full":
         command("tc", "qdisc", "add", "dev", "a1", "root", "tbf", "rate", "1mbit", "burst", "10kb", "limit", "64mb")
     runs = []
     # An expiry takes all flows there are: each round has a loop of its own.
-    stages = [range(rounds)] if act != "expiry" else [range(1)] * rounds
+    stages = [range(options.rounds)] if act != "expiry" else [range(1)] * options.rounds
     for numbers in stages:
-        with stage(backend, act, len(numbers), scale, load_pps) as on:
+        with stage(act, len(numbers), options) as on:
             for number in numbers:
                 control = on.run(lambda: None)
                 runs.append((control, on.run(lambda number=number: carry_out(on, number))))
@@ -411,6 +418,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="part of the flows and servers of each act")
     parser.add_argument("--load", type=float, default=0.0, help="packets per second through the loop all the while")
+    parser.add_argument("--real-time", action="store_true", help="let the loop's thread run before other processes'")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args()
     print(f"backend {options.backend}, build {BUILD_PROFILE}, load {os.getloadavg()[0]:.2f}", file=sys.stderr)
@@ -420,7 +428,7 @@ def main() -> None:
             print(f"{'':18}  {'control':>45}   {'with the act':>45}")
             print(f"{'act':12} round  {head}   {head} {'lost':>6} {'act s':>9}")
         for act in options.act:
-            runs = measure(options.backend, act, options.rounds, options.scale, options.load)
+            runs = measure(act, options)
             if options.output == "table":
                 print("\n".join(table(act, runs)), flush=True)
             else:

@@ -22,7 +22,8 @@ from lb.config import Config
 from lb.net.sockets import read_interface
 from lb.snapshot import Address, InterfaceAddress
 
-CONNECT_S = 1.0
+# A SYN that was lost is sent again after a second: one loss is no failure.
+CONNECT_S = 2.5
 CONNECTS_AT_ONCE = 64
 PROBES = 2
 PROBE_WAIT_S = 0.3
@@ -44,7 +45,7 @@ class Answer:
 
 
 def ask_servers(config: Config) -> dict[tuple[Address, int], Answer]:
-    """Connect to every server of every TCP service, many at once, one second each."""
+    """Connect to every server of every TCP service, many at once, 2.5 seconds each at most."""
     targets = {
         (server.address, server.port)
         for service in config.services

@@ -199,12 +199,19 @@ impl DataPath {
 
 fn swap_world(worker: &Worker, source: Source) -> Result<(), LoopError> {
     let (snapshot, next_hops) = worker.call(|core| core.sources())?;
-    let world = Box::new(match source {
+    let mut world = Box::new(match source {
         Source::Snapshot(snapshot) => World::new(snapshot, next_hops),
         Source::NextHops(next_hops) => World::new(snapshot, next_hops),
     });
     let (services, servers) = (world.snapshot.services.len(), world.snapshot.servers.len());
     while !worker.call(move |core| core.make_room(services, servers))? {}
+    let mut is_ready = false;
+    while !is_ready {
+        (world, is_ready) = worker.call(move |core| {
+            let is_ready = core.prepare(&world);
+            (world, is_ready)
+        })?;
+    }
     let before = worker.call(move |core| core.swap(world))?;
     drop(before);
     Ok(())

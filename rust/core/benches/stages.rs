@@ -174,7 +174,7 @@ fn selectors(criterion: &mut Criterion) {
     }
 }
 
-/// What packets wait for when a plan with `least` is published: its servers in order again.
+/// What a plan with `least` takes on the packet thread when it is published, in parts: its servers in order again.
 fn least_order(criterion: &mut Criterion) {
     for servers in [100, 10_000] {
         let world = World::new(

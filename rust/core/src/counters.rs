@@ -59,7 +59,7 @@ const RESERVED_IDS: usize = 1 << 16;
 const GROWTH: usize = 128;
 
 /// All counters.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Counters {
     rx: (u64, u64),
     tx: (u64, u64),
@@ -153,7 +153,14 @@ impl Counters {
         }
     }
 
-    /// Follow another snapshot. `first`: where the turns of `least` start.
+    /// Prepare to follow another snapshot, some of it per call. Says whether all is ready. `first`: where the turns of `least` start.
+    pub fn prepare(&mut self, world: &World, first: u64) -> bool {
+        let Self { servers, loads, .. } = self;
+        let active = |id: u32| servers.get(id as usize).map_or(0, |each| each.flows_active);
+        loads.prepare(world, first, active)
+    }
+
+    /// Follow it.
     pub fn follow(&mut self, world: &World, first: u64) {
         let Self { servers, loads, .. } = self;
         let active = |id: u32| servers.get(id as usize).map_or(0, |each| each.flows_active);

@@ -308,7 +308,7 @@ impl DataPath {
     }
 
     /// Swap to a new snapshot. Flows stay. Where packets must not wait meanwhile, do the parts apart: [`Self::sources`], [`World::new`], [`Self::make_room`],
-    /// [`Self::swap`].
+    /// [`Self::prepare`], [`Self::swap`].
     pub fn publish(&mut self, snapshot: impl Into<Arc<Snapshot>>) {
         let world = World::new(snapshot, Arc::clone(self.world.next_hops()));
         let (services, servers) = (world.snapshot.services.len(), world.snapshot.servers.len());
@@ -331,7 +331,14 @@ impl DataPath {
         self.state.counters.grow_part(services, servers) && has_rotation
     }
 
-    /// Swap to another world, for which room was made. Returns the one before it: to be dropped where no packet waits.
+    /// Prepare to swap to a world, for which room was made, some of it per call. Says whether all is ready.
+    #[must_use]
+    pub fn prepare(&mut self, world: &World) -> bool {
+        Arc::ptr_eq(&world.snapshot, &self.world.snapshot)
+            || self.state.counters.prepare(world, self.first_turn)
+    }
+
+    /// Swap to another world, after what is left to prepare for it. Returns the one before it: to be dropped where no packet waits.
     #[must_use]
     pub fn swap(&mut self, world: Box<World>) -> Box<World> {
         let State {

@@ -3,17 +3,23 @@
 //!
 //! Two tournament trees over the servers of a plan: one by load, one by turn. A leaf is a server, an inner node the better one of its two children, so
 //! the root is the best of all, and a change plays only the matches on the way from its leaf to the root.
+//!
+//! The trees of another snapshot are made beside those in use, some steps at a time, and are kept up to date with them until they take their place: a plan of
+//! 10 000 servers is as many rows and twice as many matches, for which no packet is to wait.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::plan::PlanServers;
-use crate::snapshot::{Plan, Selector};
+use crate::snapshot::{Plan, Selector, Snapshot};
 use crate::world::World;
 
 /// What a server of weight 1 moves back in the order of turns when it is chosen; one of weight w moves `TURN / w`.
 pub const TURN: u128 = 1 << 40;
 /// The leaf of no server.
 const NONE: u32 = u32::MAX;
+/// Rows and matches of one call of [`Loads::prepare`]: some 10 us.
+const STEPS: usize = 1024;
 
 /// A server of the plan.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +72,8 @@ impl Order for ByTurn {
 #[derive(Clone, Debug)]
 struct Tournament<O> {
     nodes: Vec<u32>,
+    /// The inner nodes from here on were played: 1 when all were, and `usize::MAX` before there are leaves.
+    played_from: usize,
     order: PhantomData<O>,
 }
 
@@ -73,20 +81,36 @@ impl<O: Order> Tournament<O> {
     const fn new() -> Self {
         Self {
             nodes: Vec::new(),
+            played_from: usize::MAX,
             order: PhantomData,
         }
     }
 
-    /// Play all matches anew. The memory stays: fresh pages would cost packets more time than the matches.
-    fn fill(&mut self, rows: &[Row]) {
-        let leaves = rows.len().next_power_of_two();
+    /// Forget all. The memory stays: fresh pages would cost packets more time than the matches.
+    fn clear(&mut self) {
         self.nodes.clear();
-        self.nodes.resize(leaves, NONE);
-        self.nodes.extend(0..rows.len() as u32);
-        self.nodes.resize(2 * leaves, NONE);
-        for node in (1..leaves).rev() {
-            self.nodes[node] = self.better(rows, node);
+        self.played_from = usize::MAX;
+    }
+
+    /// Go on until all matches were played, or no steps are left.
+    fn play(&mut self, rows: &[Row], steps: &mut usize) {
+        if self.played_from == usize::MAX && *steps > 0 {
+            self.lay_out(rows.len());
+            *steps = 0;
         }
+        while self.played_from > 1 && *steps > 0 {
+            self.played_from -= 1;
+            self.nodes[self.played_from] = self.better(rows, self.played_from);
+            *steps -= 1;
+        }
+    }
+
+    fn lay_out(&mut self, rows: usize) {
+        let leaves = rows.next_power_of_two();
+        self.nodes.resize(leaves, NONE);
+        self.nodes.extend(0..rows as u32);
+        self.nodes.resize(2 * leaves, NONE);
+        self.played_from = leaves;
     }
 
     /// The better of a node's children; the left one of equals: it comes first in the plan.
@@ -100,11 +124,11 @@ impl<O: Order> Tournament<O> {
         }
     }
 
-    /// Play anew what the server at a position takes part in.
+    /// Play anew what the server at a position takes part in, of the matches that were played.
     fn update(&mut self, rows: &[Row], position: u32) {
         let leaf = self.nodes.len() / 2 + position as usize;
         let mut node = leaf / 2;
-        while node >= 1 {
+        while node >= self.played_from {
             let better = self.better(rows, node);
             if better == self.nodes[node] && better != position {
                 // It loses here as before: nothing above has it.
@@ -141,12 +165,24 @@ impl Contest {
         }
     }
 
-    fn fill(&mut self, rows: impl Iterator<Item = Row>) {
+    fn clear(&mut self) {
         self.rows.clear();
-        self.rows.extend(rows);
-        self.active = self.rows.iter().map(|row| row.active).sum();
-        self.by_load.fill(&self.rows);
-        self.by_turn.fill(&self.rows);
+        self.by_load.clear();
+        self.by_turn.clear();
+        self.active = 0;
+        self.passed_over.clear();
+    }
+
+    fn push(&mut self, row: Row) {
+        self.active += row.active;
+        self.rows.push(row);
+    }
+
+    /// Play the matches, once all rows are there. Says whether all were played.
+    fn play(&mut self, steps: &mut usize) -> bool {
+        self.by_load.play(&self.rows, steps);
+        self.by_turn.play(&self.rows, steps);
+        self.by_load.played_from.max(self.by_turn.played_from) == 1
     }
 
     fn best(&self) -> Option<&Row> {
@@ -162,46 +198,104 @@ impl Contest {
     }
 
     fn change(&mut self, position: u32, change: impl FnOnce(&mut Row)) {
-        change(&mut self.rows[position as usize]);
+        let row = &mut self.rows[position as usize];
+        let before = row.active;
+        change(row);
+        self.active = self.active + row.active - before;
         self.by_load.update(&self.rows, position);
         self.by_turn.update(&self.rows, position);
     }
 }
 
-/// The loads of all servers that a plan with `least` places on.
+/// The servers of all plans with `least`.
 #[derive(Clone, Debug, Default)]
-pub struct Loads {
+struct Contests {
     /// By service id.
-    contests: Vec<Option<Contest>>,
-    /// The turn that was taken last, by service id.
-    clocks: Vec<u128>,
+    of: Vec<Option<Contest>>,
     /// By server id: service and position there.
     seats: Vec<Option<(u32, u32)>>,
+}
+
+impl Contests {
+    /// Empty, with room for so many ids.
+    fn make_room(&mut self, services: usize, servers: usize) {
+        self.of.resize(services, None);
+        self.seats.fill(None);
+        self.seats.resize(servers, None);
+    }
+
+    fn seat_of(&mut self, server: u32) -> Option<(&mut Contest, u32)> {
+        let (service, position) = self.seats.get(server as usize).copied().flatten()?;
+        let contest = self.of.get_mut(service as usize)?.as_mut()?;
+        Some((contest, position))
+    }
+
+    fn change(&mut self, server: u32, change: impl FnOnce(&mut Row)) {
+        if let Some((contest, position)) = self.seat_of(server) {
+            contest.change(position, change);
+        }
+    }
+
+    fn turn(&mut self, server: u32) -> Option<u128> {
+        let (contest, position) = self.seat_of(server)?;
+        Some(contest.rows[position as usize].turn)
+    }
+}
+
+/// The servers of a snapshot that is to come.
+#[derive(Clone)]
+struct Preparation {
+    snapshot: Arc<Snapshot>,
+    contests: Contests,
+    /// The service whose servers are not all seated, or not all of whose matches were played.
+    service: u32,
+}
+
+/// The loads of all servers that a plan with `least` places on.
+#[derive(Clone, Default)]
+pub struct Loads {
+    now: Contests,
+    next: Option<Preparation>,
+    /// Those before the last snapshot, for their memory.
+    spare: Contests,
+    /// The turn that was taken last, by service id.
+    clocks: Vec<u128>,
     /// By server id, of those that have no seat just now.
     turns: Vec<u128>,
 }
 
 impl Loads {
-    /// Follow a snapshot. Turns stay with their servers. `first`: where the order starts, in servers; `active`: by server id.
-    pub fn follow(&mut self, world: &World, first: u64, active: impl Fn(u32) -> u64) {
-        self.keep_turns();
-        let snapshot = &world.snapshot;
-        let services = snapshot.services.len().max(self.clocks.len());
-        self.clocks.resize(services, 0);
-        self.turns
-            .resize(snapshot.servers.len().max(self.turns.len()), 0);
-        let mut before = std::mem::take(&mut self.contests);
-        before.resize(services, None);
-        self.contests.resize(services, None);
-        self.seats.fill(None);
-        self.seats.resize(self.turns.len(), None);
-        for id in 0..snapshot.services.len() as u32 {
+    /// Prepare to follow a snapshot: some steps per call, so that no packet waits for long. Says whether all is ready. `first`: where the order of turns
+    /// starts, in servers; `active`: by server id.
+    pub fn prepare(&mut self, world: &World, first: u64, active: impl Fn(u32) -> u64) -> bool {
+        let begun = self.next.as_ref();
+        if !begun.is_some_and(|next| Arc::ptr_eq(&next.snapshot, &world.snapshot)) {
+            self.begin(&world.snapshot);
+        }
+        let services = world.snapshot.services.len() as u32;
+        let mut steps = STEPS;
+        while let Some(id) = self.service_to_seat().filter(|&id| id < services) {
             let plan = world.service(id).map(|service| &service.plan);
-            if let Some(named) = plan.and_then(|plan| least_of(plan, world.plan_servers(id)?)) {
-                let contest = before[id as usize].take().unwrap_or_else(Contest::new);
-                self.seat(world, id, named, first, &active, contest);
+            let named = plan.and_then(|plan| least_of(plan, world.plan_servers(id)?));
+            let servers = named.map_or(&[][..], |named| &named.servers);
+            let row = |server| Row {
+                server,
+                weight: world.server(server).map_or(1, |facts| facts.weight),
+                active: active(server),
+                turn: 0,
+                is_passed_over: false,
+            };
+            if !self.seat(servers, first, row, &mut steps) {
+                return false;
             }
         }
+        true
+    }
+
+    /// Follow a snapshot, after what is left to prepare for it. Turns stay with their servers.
+    pub fn follow(&mut self, world: &World, first: u64, active: impl Fn(u32) -> u64) {
+        while !self.prepare(world, first, &active) {}
+        self.switch();
     }
 
     /// The server that is to get the next flow of a service, of those not passed over.
@@ -210,9 +304,9 @@ impl Loads {
         self.contest(service)?.best().map(|row| row.server)
     }
 
-    /// Leave a server out until [`Self::restore`].
+    /// Leave a server out until [`Self::restore`], which comes before anything else is prepared.
     pub fn pass_over(&mut self, server: u32) {
-        if let Some((contest, position)) = self.seat_of(server) {
+        if let Some((contest, position)) = self.now.seat_of(server) {
             contest.change(position, |row| row.is_passed_over = true);
             contest.passed_over.push(position);
         }
@@ -220,7 +314,7 @@ impl Loads {
 
     /// End a placement: nothing is passed over any more.
     pub fn restore(&mut self, service: u32) {
-        let contest = self.contests.get_mut(service as usize);
+        let contest = self.now.of.get_mut(service as usize);
         if let Some(contest) = contest.and_then(Option::as_mut) {
             while let Some(position) = contest.passed_over.pop() {
                 contest.change(position, |row| row.is_passed_over = false);
@@ -230,17 +324,18 @@ impl Loads {
 
     /// Note that a server was chosen: its next turn comes after those of the others, the sooner the more weight it has.
     pub fn take_turn(&mut self, server: u32) {
-        let Some((service, _)) = self.seats.get(server as usize).copied().flatten() else {
+        let Some((service, position)) = self.now.seats.get(server as usize).copied().flatten()
+        else {
             return;
         };
-        let mut clock = self.clocks[service as usize];
-        if let Some((contest, position)) = self.seat_of(server) {
-            contest.change(position, |row| {
-                clock = row.turn.max(clock);
-                row.turn = clock + TURN / u128::from(row.weight);
-            });
-        }
+        let Some(contest) = self.contest(service) else {
+            return;
+        };
+        let row = &contest.rows[position as usize];
+        let clock = row.turn.max(self.clocks[service as usize]);
+        let turn = clock + TURN / u128::from(row.weight);
         self.clocks[service as usize] = clock;
+        self.set(server, |row| row.turn = turn);
     }
 
     /// Begin anew with the turn of a server that no plan has.
@@ -248,6 +343,7 @@ impl Loads {
         if let Some(turn) = self.turns.get_mut(server as usize) {
             *turn = 0;
         }
+        self.set(server, |row| row.turn = 0);
     }
 
     /// Begin anew with the order of turns of a service that no snapshot has.
@@ -259,56 +355,92 @@ impl Loads {
 
     /// Note how many active flows a server has now.
     pub fn change(&mut self, server: u32, active: u64) {
-        if let Some((contest, position)) = self.seat_of(server) {
-            let before = contest.rows[position as usize].active;
-            contest.active = contest.active + active - before;
-            contest.change(position, |row| row.active = active);
+        self.set(server, |row| row.active = active);
+    }
+
+    /// Change a server, here and in what is prepared.
+    fn set(&mut self, server: u32, change: impl Fn(&mut Row)) {
+        self.now.change(server, &change);
+        if let Some(next) = &mut self.next {
+            next.contests.change(server, change);
         }
     }
 
     fn contest(&self, service: u32) -> Option<&Contest> {
-        self.contests.get(service as usize)?.as_ref()
+        self.now.of.get(service as usize)?.as_ref()
     }
 
-    fn seat_of(&mut self, server: u32) -> Option<(&mut Contest, u32)> {
-        let (service, position) = self.seats.get(server as usize).copied().flatten()?;
-        let contest = self.contests.get_mut(service as usize)?.as_mut()?;
-        Some((contest, position))
+    /// Begin to prepare for a snapshot.
+    fn begin(&mut self, snapshot: &Arc<Snapshot>) {
+        let services = snapshot.services.len().max(self.clocks.len());
+        let servers = snapshot.servers.len().max(self.turns.len());
+        self.clocks.resize(services, 0);
+        self.turns.resize(servers, 0);
+        let unused = self.next.take().map(|next| next.contests);
+        let mut contests = unused.unwrap_or_else(|| std::mem::take(&mut self.spare));
+        contests.make_room(services, servers);
+        contests.of.iter_mut().flatten().for_each(Contest::clear);
+        self.next = Some(Preparation {
+            snapshot: Arc::clone(snapshot),
+            contests,
+            service: 0,
+        });
     }
 
-    fn keep_turns(&mut self) {
-        for row in self.contests.iter().flatten().flat_map(|each| &each.rows) {
-            self.turns[row.server as usize] = row.turn;
-        }
+    fn service_to_seat(&self) -> Option<u32> {
+        self.next.as_ref().map(|next| next.service)
     }
 
+    /// Go on with the service whose turn it is in what is prepared: seat its servers in order, from `first` on, then play the matches. Says whether that is
+    /// done; `steps` are left then.
     fn seat(
         &mut self,
-        world: &World,
-        service: u32,
-        named: &PlanServers,
+        servers: &[u32],
         first: u64,
-        active: impl Fn(u32) -> u64,
-        mut contest: Contest,
-    ) {
-        let servers = &named.servers;
+        row: impl Fn(u32) -> Row,
+        steps: &mut usize,
+    ) -> bool {
+        let Some(next) = &mut self.next else {
+            return true;
+        };
+        let (service, Contests { of, seats }) = (next.service, &mut next.contests);
+        let place = &mut of[service as usize];
         if servers.is_empty() {
-            return;
+            *place = None;
+            *steps = steps.saturating_sub(1);
+            next.service += 1;
+            return *steps > 0;
         }
-        let (before, from) = servers.split_at((first % servers.len() as u64) as usize);
-        let (seats, turns) = (&mut self.seats, &self.turns);
-        let order = from.iter().chain(before).zip(0..);
-        contest.fill(order.map(|(&server, position)| {
-            seats[server as usize] = Some((service, position));
-            Row {
-                server,
-                weight: world.server(server).map_or(1, |facts| facts.weight),
-                active: active(server),
-                turn: turns[server as usize],
-                is_passed_over: false,
-            }
-        }));
-        self.contests[service as usize] = Some(contest);
+        let contest = place.get_or_insert_with(Contest::new);
+        let start = (first % servers.len() as u64) as usize;
+        while contest.rows.len() < servers.len() && *steps > 0 {
+            let position = contest.rows.len();
+            let server = servers[(start + position) % servers.len()];
+            let kept = self.turns.get(server as usize).copied();
+            let turn = self.now.turn(server).or(kept).unwrap_or_default();
+            seats[server as usize] = Some((service, position as u32));
+            contest.push(Row {
+                turn,
+                ..row(server)
+            });
+            *steps -= 1;
+        }
+        if contest.rows.len() < servers.len() || !contest.play(steps) {
+            return false;
+        }
+        next.service += 1;
+        true
+    }
+
+    /// Let what was prepared take the place of what was.
+    fn switch(&mut self) {
+        let Some(next) = self.next.take() else {
+            return;
+        };
+        for row in self.now.of.iter().flatten().flat_map(|each| &each.rows) {
+            self.turns[row.server as usize] = row.turn;
+        }
+        self.spare = std::mem::replace(&mut self.now, next.contests);
     }
 }
 
@@ -324,28 +456,29 @@ fn least_of<'a>(plan: &Plan, named: &'a PlanServers) -> Option<&'a PlanServers> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::empty_snapshot;
     use proptest::prelude::*;
 
-    fn loads(weights: &[u64]) -> Loads {
-        let rows: Vec<Row> = weights
-            .iter()
-            .zip(0..)
-            .map(|(&weight, server)| Row {
-                server,
-                weight,
-                active: 0,
-                turn: 0,
-                is_passed_over: false,
-            })
-            .collect();
-        let mut contest = Contest::new();
-        contest.fill(rows.iter().copied());
-        Loads {
-            seats: (0..rows.len() as u32).map(|at| Some((0, at))).collect(),
-            turns: vec![0; rows.len()],
-            clocks: vec![0],
-            contests: vec![Some(contest)],
-        }
+    fn begin(loads: &mut Loads, servers: usize) {
+        let snapshot = Snapshot {
+            services: vec![None],
+            servers: vec![None; servers],
+            ..empty_snapshot()
+        };
+        loads.begin(&Arc::new(snapshot));
+    }
+
+    /// Seat servers, so many steps of it.
+    fn seat(loads: &mut Loads, weights: &[u64], active: &[u64], mut steps: usize) -> bool {
+        let servers: Vec<u32> = (0..weights.len() as u32).collect();
+        let row = |server: u32| Row {
+            server,
+            weight: weights[server as usize],
+            active: active[server as usize],
+            turn: 0,
+            is_passed_over: false,
+        };
+        loads.seat(&servers, 1, row, &mut steps)
     }
 
     /// Rule 8 by looking at every server: position of the best one that is not passed over.
@@ -368,21 +501,46 @@ mod tests {
         /// behaviour 38: whatever happens in whatever order, the root of the trees is what a look at every server finds.
         #[test]
         fn best_any_changes_equals_a_look_at_all(
-            weights in proptest::collection::vec(1u64..5, 1..40),
-            changes in proptest::collection::vec((0u8..5, any::<prop::sample::Index>(), 0u64..4), 1..200),
+            (weights, others) in (1usize..40).prop_flat_map(|count| {
+                let weights = || proptest::collection::vec(1u64..5, count);
+                (weights(), weights())
+            }),
+            changes in proptest::collection::vec((0u8..8, any::<prop::sample::Index>(), 0u64..4), 1..300),
         ) {
-            let mut loads = loads(&weights);
-            for (kind, which, active) in changes {
-                let server = which.index(weights.len()) as u32;
+            let mut loads = Loads::default();
+            let mut active = vec![0; weights.len()];
+            begin(&mut loads, weights.len());
+            while !seat(&mut loads, &weights, &active, 1000) {}
+            loads.switch();
+            let mut weights = [weights, others];
+            for (kind, which, number) in changes {
+                let server = which.index(active.len());
                 match kind {
-                    0 | 1 => loads.change(server, active),
-                    2 => loads.take_turn(server),
-                    3 => loads.pass_over(server),
-                    _ => loads.restore(0),
+                    0 | 1 => {
+                        active[server] = number;
+                        loads.change(server as u32, number);
+                    }
+                    2 => loads.take_turn(server as u32),
+                    3 => {
+                        loads.pass_over(server as u32);
+                        prop_assert_eq!(loads.best(0), reference(&loads.contest(0).unwrap().rows));
+                        loads.restore(0);
+                    }
+                    4 => begin(&mut loads, active.len()),
+                    _ if loads.next.is_none() => begin(&mut loads, active.len()),
+                    _ => {
+                        if seat(&mut loads, &weights[1], &active, number as usize * 5) {
+                            let turns: Vec<_> = (0..active.len()).map(|id| loads.now.turn(id as u32)).collect();
+                            loads.switch();
+                            prop_assert_eq!(turns, (0..active.len()).map(|id| loads.now.turn(id as u32)).collect::<Vec<_>>());
+                            weights.swap(0, 1);
+                        }
+                    }
                 }
                 let contest = loads.contest(0).unwrap();
                 prop_assert_eq!(loads.best(0), reference(&contest.rows));
-                prop_assert_eq!(contest.active, contest.rows.iter().map(|row| row.active).sum::<u64>());
+                prop_assert_eq!(contest.active, active.iter().sum::<u64>());
+                prop_assert!(contest.rows.iter().all(|row| row.weight == weights[0][row.server as usize]));
             }
         }
     }

@@ -218,9 +218,12 @@ impl Chooser<'_> {
                 // Another slot, where there is one.
                 let step = self.random.draw() % (count - 1).max(1) + 1;
                 let second = at(first as u64 + step);
-                let better = self.cost(plan, second) < self.cost(plan, first);
-                self.starting_at(plan, named, if better { second } else { first })
-                    .0
+                let better = if self.is_cheaper(plan, second, first) {
+                    second
+                } else {
+                    first
+                };
+                self.starting_at(plan, named, better).0
             }
             Selector::Ask => self.ask(plan, named),
         }
@@ -313,9 +316,13 @@ impl Chooser<'_> {
         chosen
     }
 
-    fn cost(&self, plan: &Plan, slot: usize) -> u128 {
-        let score = plan.scores.get(slot).copied().unwrap_or(1);
-        (u128::from(self.counters.active(plan.slots[slot])) + 1) * u128::from(score)
+    /// Whether one more flow costs less on a slot than on one that was drawn before it. Of two idle servers none does: as they are drawn they have flows by
+    /// weight, also where none of their flows ever counts.
+    fn is_cheaper(&self, plan: &Plan, slot: usize, first: usize) -> bool {
+        let active = |slot: usize| self.counters.active(plan.slots[slot]);
+        let score = |slot: usize| plan.scores.get(slot).copied().unwrap_or(1);
+        let cost = |slot: usize| (u128::from(active(slot)) + 1) * u128::from(score(slot));
+        active(slot) + active(first) > 0 && cost(slot) < cost(first)
     }
 
     /// The server that is answered, else what the fall-back plan picks; where those do not take the flow, the slots in order.
@@ -701,7 +708,7 @@ mod tests {
     }
 
     #[test]
-    fn select_two_choices_takes_second_only_when_cheaper() {
+    fn select_two_choices_takes_second_only_when_cheaper_and_not_both_idle() {
         let mut plan = plan(Selector::TwoChoices, &[0, 1, 2, 3]);
         plan.scores = vec![1, 5, 1, 1];
         let mut bench = Bench::new(snapshot());
@@ -711,7 +718,8 @@ mod tests {
             let i = same.draw() % 4;
             let j = (i + 1 + same.draw() % 3) % 4;
             let cost = [4, 5, 1, 1];
-            let expected = if cost[j as usize] < cost[i as usize] {
+            let is_cheaper = cost[j as usize] < cost[i as usize];
+            let expected = if is_cheaper && (i == 0 || j == 0) {
                 j
             } else {
                 i

@@ -357,10 +357,19 @@ def _two_choices(f: Family) -> list[Case]:
             one = draws.draw() % 3
             two = (one + 1 + draws.draw() % 2) % 3
             cost = [(active[n + 1] + 1) * (scores[n] if scores else 1) for n in (one, two)]
-            number = 1 + (two if cost[1] < cost[0] else one)
+            is_idle = not active[one + 1] and not active[two + 1]
+            number = 1 + (two if cost[1] < cost[0] and not is_idle else one)
             active[number] += 1
             _syn(case, f, number, 1000 + i)
         made.append(case)
+    services = [web_service(f, "two-choices", (1, 2, 3), scores=[5, 1, 3])]
+    idle = Case(f"two-choices takes the first draw of idle servers, {v}", [38], "SplitMix64", services=services, seed=42)
+    draws = SplitMix64(42)
+    for i in range(10):
+        talk = _syn(idle, f, 1 + draws.draw() % 3, 1000 + i)
+        draws.draw()
+        talk.s(tcp("RA", 0, 1001))
+    made.append(idle)
     return made
 
 

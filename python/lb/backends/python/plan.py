@@ -276,7 +276,17 @@ class Placement:
         count = len(plan.slots)
         first = self.random.draw() % count
         second = (first + 1 + self.random.draw() % max(count - 1, 1)) % count
-        return attempt.from_slot(plan, second if self.cost(plan, second) < self.cost(plan, first) else first)[0]
+        return attempt.from_slot(plan, second if self.is_cheaper(plan, second, first) else first)[0]
+
+    def is_cheaper(self, plan: Plan, index: int, first: int) -> bool:
+        """
+        Tell whether one more flow costs less on a slot than on one that was drawn before it.
+
+        Of two idle servers none does: as they are drawn they have flows by weight, also where none of their flows ever
+        counts.
+        """
+        is_idle = not any(self.active(plan.slots[slot]) for slot in (index, first))
+        return not is_idle and self.cost(plan, index) < self.cost(plan, first)
 
     def cost(self, plan: Plan, index: int) -> int:
         """Return what one more flow on a slot costs."""

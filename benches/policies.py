@@ -3,8 +3,8 @@ How evenly each policy shares flows, and what happens when a server leaves: the 
 
     python benches/policies.py [--flows 10000]
 
-Real packets, both backends: the first datagrams of that many flows, each from a client address of its own, through
-`process_many`; both backends must place every one alike. Columns:
+Real packets, both backends: the first datagrams of that many flows, each from a client address of its own, each
+answered by its server, so that it counts as active; both backends must place every one alike. Columns:
 
 - slots: the largest relative error of a server's share of the plan's slots, over 100 servers of equal weight: what the
   policy promises; flows then fall on the slots in turn, by chance, or by hash.
@@ -23,6 +23,7 @@ import argparse
 import sys
 import time
 from collections import Counter
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -61,25 +62,35 @@ def snapshot(plan: Plan, weights: list[int]) -> Snapshot:
     return Snapshot(1, w.SEED, base.interfaces, (service,), servers)
 
 
-def frames(flows: int) -> list[bytes]:
-    """Make the first datagram of flows, each of a client of its own."""
-    made = []
-    for number in range(flows):
-        client, vip = (w.FIRST_CLIENT[4] + number).packed, w.VIP[4].packed
-        datagram = p.udp(client, vip, 4000 + number % 1000, w.PORT["udp"], bytes(18))
-        made.append(p.ether(w.ROUTER_MAC, w.CLIENT_MAC, p.ip4(client, vip, p.UDP, datagram)))
-    return made
+def frame(mac: bytes, source: tuple[IPv4Address, int], destination: tuple[IPv4Address, int]) -> bytes:
+    """Make a datagram to the balancer."""
+    (source_address, source_port), (address, port) = source, destination
+    datagram = p.udp(source_address.packed, address.packed, source_port, port, bytes(18))
+    return p.ether(w.ROUTER_MAC, mac, p.ip4(source_address.packed, address.packed, p.UDP, datagram))
 
 
-def place(name: str, weights: list[int], arriving: list[bytes], gone: int | None = None) -> list[int]:
+def client(number: int) -> tuple[IPv4Address, int]:
+    """Return the address and port of a flow's client: each has one of its own."""
+    return w.FIRST_CLIENT[4] + number, 4000 + number % 1000
+
+
+def arrive(path: Any, number: int) -> int:
+    """Let a flow arrive and its server answer; return the server."""
+    (result,) = path.process_many([frame(w.CLIENT_MAC, client(number), (w.VIP[4], w.PORT["udp"]))], 0, 1)
+    server = int(result.server.removeprefix("udp"))
+    answer = frame(w.server_mac(server), (w.FIRST_SERVER[4] + server, w.SERVER_PORT["udp"]), client(number))
+    w.check_forwarded(path.process_many([answer], 0, 1))
+    return server
+
+
+def place(name: str, weights: list[int], flows: int, gone: int | None = None) -> list[int]:
     """Return the server of each flow; both backends must agree."""
     policy = policies.make(name, OPTIONS.get(name, {}))
     compiled = snapshot(policy.plan("udp", views(weights, gone), {}), weights)
     placed = []
     for backend in BACKENDS:
-        path = w.data_path(load(backend), len(arriving), compiled)
-        results = path.process_many(arriving, 0, 1)
-        placed.append([int(result.server.removeprefix("udp")) for result in results])
+        path = w.data_path(load(backend), flows, compiled)
+        placed.append([arrive(path, number) for number in range(flows)])
     assert placed[0] == placed[1], f"{name}: the backends disagree"
     return placed[0]
 
@@ -118,15 +129,15 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Share error and disruption of each policy.")
     parser.add_argument("--flows", type=int, default=10_000, help="flows that arrive (10000)")
-    arriving = frames(parser.parse_args().flows)
+    flows = parser.parse_args().flows
     print("| policy | slots | equal | weighted | leaves | plan, ms |\n|---|--:|--:|--:|--:|--:|")
     for name in POLICIES:
         if name == "static":
             continue
         equal, weighted = [1] * 10, [5, 3, 2]
-        even = place(name, equal, arriving)
-        errors = f"{share_error(even, equal):.2%} | {share_error(place(name, weighted, arriving), weighted):.2%}"
-        left = moved(even, place(name, equal, arriving, gone=4), gone=4)
+        even = place(name, equal, flows)
+        errors = f"{share_error(even, equal):.2%} | {share_error(place(name, weighted, flows), weighted):.2%}"
+        left = moved(even, place(name, equal, flows, gone=4), gone=4)
         print(f"| {name} | {slot_error(name)} | {errors} | {left:.2%} | {plan_time_ms(name):.1f} |")
 
 

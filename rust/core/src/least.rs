@@ -412,6 +412,7 @@ impl Loads {
             return *steps > 0;
         }
         let contest = place.get_or_insert_with(Contest::new);
+        contest.rows.reserve(servers.len() - contest.rows.len());
         let start = (first % servers.len() as u64) as usize;
         while contest.rows.len() < servers.len() && *steps > 0 {
             let position = contest.rows.len();

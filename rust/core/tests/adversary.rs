@@ -8,8 +8,8 @@
 //! One thing is left out: who speaks for both sides may play a handshake of its own, in which each side acknowledges the other's SYN. It looks like any other.
 //!
 //! A guess may find room in both windows, the larger they are the more often: such a one may move the idle timer and the last hop. But it ends nothing, it
-//! keeps no true end from being seen, and what it says makes no number that the next guess can use. These are drawn with a look at the numbers, so that all
-//! of them fit.
+//! keeps no true end from being seen, and what it says makes no number that the next guess can use: one that acknowledges what was not sent says nothing. These
+//! are drawn with a look at the numbers, so that all of them fit.
 //!
 //! `FLOWLB_CONVERSATIONS`: how many; 100 000 by default.
 
@@ -525,6 +525,50 @@ impl Conversation {
         );
     }
 
+    /// Check that guesses that fit, each of which begins where the one before would have led, lead nowhere: both ends are believed still.
+    fn check_chain(&mut self) {
+        let finished = self.begin();
+        self.say(false, ACK, 0);
+        self.say(true, ACK, 0);
+        let as_client = self.draw(2) == 0;
+        let side = usize::from(!as_client);
+        let (mut sequence, mut number) = (self.next[side], self.next[1 - side]);
+        for _ in 0..=self.draw(12) {
+            let reaches = (self.reach(1 - side), self.reach(side));
+            let steps = [0, 1, reaches.0 / 2, reaches.0 - 1500];
+            sequence = sequence.wrapping_add(steps[self.draw(4) as usize]);
+            let steps = [0, 1, reaches.1 / 2, reaches.1];
+            number = number.wrapping_add(steps[self.draw(4) as usize]);
+            let len = self.draw(1400) as usize;
+            let wire = Wire {
+                numbers: (sequence, number),
+                window: 0,
+                ..self.segment(as_client, ACK, len)
+            };
+            self.pass(&wire);
+        }
+        self.now += SECOND;
+        for from_client in [true, false] {
+            let len = if finished == Some(from_client) {
+                0
+            } else {
+                700
+            };
+            self.now += SECOND;
+            self.say(from_client, ACK, len);
+            let after = self.seen();
+            assert_eq!(
+                (after.0, after.2),
+                ("established", 0),
+                "client: {as_client}"
+            );
+        }
+        // What was sent is acknowledged: an abort is exact there.
+        self.say(true, ACK, 0);
+        self.say(finished == Some(false), RST, 0);
+        assert_eq!(self.seen().0, "closing", "client: {as_client}");
+    }
+
     /// Check that a side that aborts right behind what it has sent ends the flow.
     fn check_abort(&mut self) {
         let finished = self.begin();
@@ -626,7 +670,7 @@ fn adversary_without_numbers_changes_nothing() {
             conversation.is_routed = is_routed;
         }
         conversation.port = 1024 + number as u16 % 32768;
-        match number % 7 {
+        match number % 8 {
             0 | 1 => conversation.check_handshake(),
             2 | 3 => {
                 conversation.begin();
@@ -634,6 +678,7 @@ fn adversary_without_numbers_changes_nothing() {
             }
             4 => conversation.check_room(),
             5 => conversation.check_abort(),
+            6 => conversation.check_chain(),
             _ => conversation.check_fins(),
         }
     }

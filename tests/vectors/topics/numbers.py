@@ -58,18 +58,32 @@ def _windows(f: Family) -> list[Case]:
     plain = Case(f"a segment is believed from a window before to a window after what was acknowledged, {v}", [5])
     _edges(_opened(plain, f), 1001, 5001, WINDOW, WINDOW)
 
-    acks = Case(f"a segment is believed if it acknowledges what its own window allowed, {v}", [5])
+    acks = Case(f"a segment is believed if it acknowledges what was sent, or a window before, {v}", [5])
     watch = _opened(acks, f)
-    for sign in (1, -1):
-        end = (WINDOW + 1) * sign
-        watch.forged_client(tcp("A", 1001, (5001 + end + sign) % 2**32))
-        watch.forged_server(tcp("A", 5001, (1001 + end + sign) % 2**32))
-    watch.client(tcp("A", 1001, (5001 - WINDOW - 1) % 2**32))
-    watch.server(tcp("A", 5001, (1001 - WINDOW - 1) % 2**32))
-    # An acknowledgement of the last that may be: from there on the window is counted.
-    watch.client(tcp("A", 1001, 5001 + WINDOW + 1))
-    watch.server(tcp("A", 5001, 1001 + WINDOW + 1))
-    _edges(watch, 1001 + WINDOW + 1, 5001 + WINDOW + 1, WINDOW, WINDOW)
+    watch.client(tcp("PA", 1001, 5001, b"question"))
+    watch.server(tcp("PA", 5001, 1001, b"answer"))
+    for end in (1, 2, WINDOW, WINDOW + 1, 2**31, 2**32 - WINDOW - 10):
+        watch.forged_client(tcp("A", 1009, (5007 + end) % 2**32))
+        watch.forged_server(tcp("A", 5007, (1009 + end) % 2**32))
+    watch.client(tcp("A", 1009, (5001 - WINDOW - 1) % 2**32))
+    watch.server(tcp("A", 5007, (1001 - WINDOW - 1) % 2**32))
+    watch.client(tcp("A", 1009, 5007))
+    watch.server(tcp("A", 5007, 1009))
+    _edges(watch, 1009, 5007, WINDOW, WINDOW)
+
+    chain = Case(f"guesses that begin where others have led lead nowhere, {v}", [5, 28], RFC)
+    watch = _opened(chain, f)
+    for number in range(1, 8):
+        watch.forged_client(tcp("A", 1001, 5001 + WINDOW * number))
+        watch.forged_server(tcp("A", 5001, 1001 + WINDOW * number))
+    # Data ahead moves the end of what may be acknowledged, once: the other side's window goes on where it has acknowledged.
+    watch.client(tcp("PA", 1001 + WINDOW, 5001, b"guess"))
+    watch.forged_client(tcp("PA", 1001 + 2 * WINDOW, 5001, b"guess"))
+    watch.server(tcp("PA", 5001, 1001, b"true"))
+    watch.client(tcp("PA", 1001, 5005, b"true"))
+    watch.server(tcp("A", 5005, 1005))
+    watch.client(tcp("A", 1005, 5005))
+    watch.client(tcp("R", 1005), "closing")
 
     grown = Case(f"the largest window that was advertised counts, {v}", [5])
     watch = _opened(grown, f)
@@ -107,7 +121,7 @@ def _windows(f: Family) -> list[Case]:
     talk.s(tcp("A", 5001, 1001))
     beside.c(tcp("A", 1001, 5001))
     beside.s(tcp("A", 5001, 1001))
-    return [plain, acks, grown, ignored, wrapped, without, apart]
+    return [plain, acks, chain, grown, ignored, wrapped, without, apart]
 
 
 def _shift(shift: int, *more: tuple[str, Any]) -> dict[str, Any]:
@@ -371,12 +385,19 @@ def _gaps(f: Family) -> list[Case]:
     watch.forged_server(tcp("R", 5011))
     watch.server(tcp("R", 5020), "closing")
 
-    acked = Case(f"what is acknowledged beyond what was seen was sent, {v}", [3, 5], RFC)
+    acked = Case(f"several losses at once keep no number back, {v}", [3, 5], RFC)
     watch = _opened(acked, f)
-    watch.server(tcp("A", 5001, 1501))
-    watch.client(tcp("PA", 1501, 5001, b"more"))
-    watch.dropped_client(tcp("R", 1001))
-    watch.client(tcp("R", 1505), "closing")
+    for seq in (1001, 1021, 1041):
+        watch.client(tcp("PA", seq, 5001, b"0123456789"))
+    watch.forged_server(tcp("A", 5001, 1052))
+    for seq in (1011, 1031):
+        watch.server(tcp("A", 5001, seq))
+        watch.client(tcp("PA", seq, 5001, b"0123456789"))
+        # Whether all before its end was seen is not known: this is no exact RST.
+        watch.forged_client(tcp("R", 1051))
+    watch.server(tcp("A", 5001, 1051))
+    watch.dropped_client(tcp("R", 1031))
+    watch.client(tcp("R", 1051), "closing")
     return [guessed, filled, merged, acked]
 
 

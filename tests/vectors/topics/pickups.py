@@ -106,16 +106,17 @@ def _from_server(f: Family) -> list[Case]:
     for sign in (1, -1):
         watch.forged_client(tcp("A", (1000 + (UNSCALED + 2) * sign) % 2**32, 5012))
         watch.forged_client(tcp("A", 1000, (5012 + (UNHEARD + 2) * sign) % 2**32))
+    watch.forged_client(tcp("A", 1000, 5013))
     _active(case, talk, 0)
     watch.client(tcp("A", 1000, 5012), "established")
     _active(case, talk, 1)
     watch.server(tcp("PA", 5012, 1000, b"more"))
 
     edges = []
-    for sign, word in ((1, "ahead"), (-1, "behind")):
+    for sign, reach, word in ((1, 0, "ahead"), (-1, UNHEARD + 1, "behind")):
         edge, talk = _hashed(f"the unknown windows and one {word} still fit a flow that was picked up, {v}", [2, 5], f)
         talk.s(tcp("PA", 5000, 1000, b"answer"))
-        seq, ack = 1000 + (UNSCALED + 1) * sign, 5006 + (UNHEARD + 1) * sign
+        seq, ack = 1000 + (UNSCALED + 1) * sign, 5006 + reach * sign
         watch = Watch(talk, "pickup")
         watch.client(tcp("A", seq % 2**32, ack % 2**32), "established")
         edges.append(edge)
@@ -158,23 +159,37 @@ def _last_hop(f: Family) -> list[Case]:
     before.s(tcp("A", 5000, 1008))
     talk.c(tcp("A", 1008, 5000))
     talk.s(tcp("A", 5000, 1008))
-    before.c(tcp("A", 1008, 5000))
-    talk.s(tcp("A", 5000, 1008))
+    # From elsewhere only what has exact numbers does.
+    for seq, ack in ((1008, 4999), (1007, 5000), (1009, 5000)):
+        before.c(tcp("A", seq, ack))
+        talk.s(tcp("A", 5000, 1008))
+    return [stolen, routed, _exact(f)]
 
-    made = []
-    for shift, moves in ((13, True), (14, False)):
-        name = f"where both SYNs offered a shift of {shift}, replies {'' if moves else 'do not '}follow the client"
-        case = Case(f"{name} to another interface, {v}", [5, 28], **two)
-        talk = Talk(case, f)
-        away = replace(talk, mac=STRANGER, client_if="eth1")
-        option = {"options": [("WScale", shift)]}
-        talk.c(tcp("S", 1000, **option))
-        talk.s(tcp("SA", 5000, 1001, **option))
-        talk.c(tcp("A", 1001, 5001))
-        away.c(tcp("A", 1001, 5001))
-        (away if moves else talk).s(tcp("A", 5001, 1001))
-        made.append(case)
-    return [stolen, routed, *made]
+
+def _exact(f: Family) -> Case:
+    """Where both SYNs were seen, too, a segment turns the replies to another interface only by exact numbers."""
+    exact = Case(
+        f"replies follow the client to another interface by exact numbers only, IPv{f.version}",
+        [5, 28],
+        interfaces=[ETH0, ETH1],
+    )
+    talk = Talk(exact, f)
+    away = replace(talk, mac=STRANGER, client_if="eth1")
+    option = {"options": [("WScale", 7)]}
+    talk.c(tcp("S", 1000, **option))
+    talk.s(tcp("SA", 5000, 1001, **option))
+    talk.c(tcp("A", 1001, 5001))
+    talk.s(tcp("PA", 5001, 1001, b"answer"))
+    for seq, ack in ((1001, 5000), (1000, 5007), (1001, 5008)):
+        away.c(tcp("A", seq, ack))
+        talk.s(tcp("A", 5007, 1001))
+    # Data ahead may be a guess: the numbers up to there are not exact.
+    away.c(tcp("PA", 1003, 5007, b"ahead"))
+    away.c(tcp("PA", 1008, 5007, b"more"))
+    talk.s(tcp("A", 5007, 1001))
+    away.c(tcp("A", 1001, 5007))
+    away.s(tcp("A", 5007, 1001))
+    return exact
 
 
 def _windows(f: Family) -> list[Case]:
@@ -203,7 +218,8 @@ def _windows(f: Family) -> list[Case]:
     watch = Watch(talk, "pickup")
     watch.server(tcp("A", 5000, 1000), "established")
     # It finds room in 2^30 of the client's window, and has a narrow one: the server is believed all the same.
-    watch.client(tcp("A", 1000, 5000 + 2**29, window=0))
+    watch.client(tcp("A", 1000, (5000 - 2**29) % 2**32, window=0))
+    watch.forged_client(tcp("A", 1000, 5000 + 2**29, window=0))
     watch.server(tcp("PA", 5000, 1000, b"true"))
     watch.server(tcp("PA", 5004 + 1460, 1000, b"true"))
     watch.client(tcp("A", 1000, 5004))

@@ -58,11 +58,6 @@ class Window:
         """Bytes."""
         return self.raw << self.scale
 
-    @property
-    def is_known(self) -> bool:
-        """Whether it is as large as it says: the largest scale there is cannot be told from an unknown one."""
-        return self.scale < MOST_SCALE
-
     def hear(self, window: int) -> None:
         """Note the window of a segment without SYN: a scale that is unknown counts as the largest (RFC 7323 2.3)."""
         if self.unheard:
@@ -90,9 +85,10 @@ class Entry:
     """
     One flow.
 
-    Of each side of a TCP connection, None while unknown: `snd_nxt`, the end of what it has sent without a gap,
-    `rcv_nxt`, what it has acknowledged, `windows`, the largest it has advertised; `fin`, whether it has said that it is
-    done, `fin_ahead`, that it has, ahead of what was seen: `snd_nxt` is the number after that FIN then. `syn`: the
+    Of each side of a TCP connection, None while unknown: `snd_nxt`, the end of what it has sent, `rcv_nxt`, what it has
+    acknowledged, `windows`, the largest it has advertised; `data_ahead`, whether there may be a gap before `snd_nxt`;
+    `fin`, whether it has said that it is done, `fin_ahead`, that it has, ahead of what was seen: `snd_nxt` is the number
+    after that FIN then. `syn`: the
     number after the client's last SYN; `syn_again`, `syn_scale`, `syn_end`: that is another than the one that counts,
     and offered this, and its data end there. `answered`, `answer_scale`: the server has answered that one and offered
     this; `syn` is the number after its SYN instead. `expected`: the number after the client's first SYN, from the
@@ -106,6 +102,7 @@ class Entry:
         "bytes",
         "client",
         "client_port",
+        "data_ahead",
         "endpoint",
         "expected",
         "fin",
@@ -155,6 +152,7 @@ class Entry:
         self.expected: int | None = None
         self.fin: dict[Direction, bool] = {"forward": False, "reply": False}
         self.fin_ahead: dict[Direction, bool] = {"forward": False, "reply": False}
+        self.data_ahead: dict[Direction, bool] = {"forward": False, "reply": False}
         self.bytes: dict[Direction, int] = {"forward": 0, "reply": 0}
 
     @property

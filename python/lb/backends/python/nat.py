@@ -16,7 +16,7 @@ from lb.backends.python.rewrite import lower_ttl, outgoing, translate
 from lb.backends.python.send import answer_no_server, answer_reset, answer_ttl_exceeded, deliver, refuse_newcomer
 from lb.backends.python.state import State, Verdict, drop, hold
 from lb.backends.python.states import CLOSING, PICKUP, SYN_SENT, UDP, UDP_UNREPLIED
-from lb.backends.python.tcp import Segment, Step, begin, believed, follow, pick_up, segment
+from lb.backends.python.tcp import Segment, Step, begin, believed, follow, is_exact, pick_up, segment
 from lb.backends.python.transit import route
 from lb.backends.python.view import PROTOCOLS
 from lb.backends.python.wire.tcp import ACK
@@ -72,6 +72,8 @@ def look_up(state: State, entry: Entry | None) -> Entry | None:
 def known_packet(state: State, packet: Packet, entry: Entry, direction: Direction, seg: Segment | None) -> Verdict:
     """Handle a packet of a flow that is in the table."""
     packet.direction, packet.service, packet.server = direction, entry.service, entry.server
+    # Asked before the segment is followed, which moves the numbers.
+    may_move = direction == "forward" and tells_way(state, packet, entry, seg)
     if seg is None:
         step: Step | None = follow_udp(state, entry, direction)
     else:
@@ -80,9 +82,7 @@ def known_packet(state: State, packet: Packet, entry: Entry, direction: Directio
         return drop("rst_window")
     if step.refreshes:
         state.table.touch(entry, state.now_ns)
-    # In windows that are not known too many guesses find room: a segment tells no more than a datagram then.
-    knows = seg is not None and all(window.is_known for window in entry.windows.values())
-    if step.believed and direction == "forward" and (knows or leads_to_client(state, packet, entry)):
+    if step.believed and may_move:
         entry.last_hop = (packet.interface, packet.source_mac)
     return send_translated(state, packet, direction, entry)
 
@@ -97,11 +97,14 @@ def follow_udp(state: State, entry: Entry, direction: Direction) -> Step:
     return believed(entry.state)
 
 
-def leads_to_client(state: State, packet: Packet, entry: Entry) -> bool:
+def tells_way(state: State, packet: Packet, entry: Entry, seg: Segment | None) -> bool:
     """
-    Tell whether a datagram may tell where the client is (behaviour 28). Nothing vouches for it: it may only from where
-    the client's came before, if from anywhere, or from where the client is routed to.
+    Tell whether a client's packet may tell where the client is, if it is believed (behaviour 28): from the interface
+    that those before came to, if any did; from another one only if its numbers are exact, or if the client is routed to
+    there. Nothing vouches for a datagram.
     """
+    if seg is not None and is_exact(entry, seg):
+        return True
     known = None if entry.last_hop is None else entry.last_hop[0]
     if known is None or known == packet.interface or known >= len(state.view.interfaces):
         return True

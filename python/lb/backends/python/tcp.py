@@ -5,8 +5,8 @@ Between lookup and rewriting. Addresses and ports of a connection are no secret,
 *believed* only where it fits what the other side has vouched for, and only then it moves numbers, state, idle timer
 and last hop. Any other is handed on and changes nothing; data is never dropped for its numbers (RFC 5961, RFC 5382).
 A window has room for guesses, so what ends a flow must be exact: a RST where the other side waits for it, or at the end
-of what was sent without a gap behind that (`snd_nxt`, never before what the other side has acknowledged); a FIN between
-the two, or at a number that the other side acknowledges.
+of what was sent without a gap behind that (`snd_nxt`, unless data or a FIN is noted ahead of it); a FIN between the
+two, or at a number that the other side acknowledges. Nobody acknowledges what was not sent, so guesses do not chain.
 Sequence numbers are compared modulo 2**32 (RFC 9293 3.4).
 """
 
@@ -194,12 +194,17 @@ def known(entry: Entry, direction: Direction) -> int:
     return number
 
 
+def has_gap(entry: Entry, direction: Direction) -> bool:
+    """Tell whether a FIN or data is noted ahead of what a side has sent without a gap."""
+    return entry.fin_ahead[direction] or entry.data_ahead[direction]
+
+
 def sent_for_sure(entry: Entry, direction: Direction) -> int | None:
     """
     Return the end of what a side has sent without a gap, where that is no guess: nobody has vouched for a pickup's
-    numbers, and a FIN ahead may be forged.
+    numbers, and what is ahead may be forged.
     """
-    return entry.snd_nxt[direction] if entry.is_active and not entry.fin_ahead[direction] else None
+    return entry.snd_nxt[direction] if entry.is_active and not has_gap(entry, direction) else None
 
 
 def answers_syn(entry: Entry, number: int) -> bool:
@@ -360,7 +365,7 @@ def answer_again(entry: Entry, seg: Segment) -> None:
     """Note that the server answers the SYN again. Only another answer than before says something new."""
     if entry.expected != seg.after_syn:
         entry.snd_nxt["reply"] = seg.end
-        entry.fin_ahead["reply"] = False
+        entry.fin_ahead["reply"] = entry.data_ahead["reply"] = False
         entry.expected = seg.after_syn
 
 
@@ -403,6 +408,7 @@ def restart(entry: Entry, seg: Segment) -> Step:
     entry.rcv_nxt = {"forward": None, "reply": seg.seq}
     entry.fin = {"forward": False, "reply": False}
     entry.fin_ahead = {"forward": False, "reply": False}
+    entry.data_ahead = {"forward": False, "reply": False}
     entry.windows = {"forward": renewed(entry.syn_scale), "reply": renewed(entry.answer_scale)}
     settle_scales(entry)
     entry.syn_again = entry.answered = False
@@ -493,10 +499,40 @@ def fits(entry: Entry, direction: Direction, seg: Segment) -> bool:
     other = OTHER[direction]
     start, acknowledged = expected_of(entry, direction), expected_of(entry, other)
     start = entry.snd_nxt[direction] if start is None else start
-    acknowledged = entry.snd_nxt[other] if acknowledged is None else acknowledged
     if start is None or not is_within(seg.seq, start, entry.windows[other].size):
         return False
-    return acknowledged is None or is_within(seg.ack, acknowledged, entry.windows[direction].size)
+    sent, window = entry.snd_nxt[other], entry.windows[direction].size
+    acknowledged = sent if acknowledged is None else acknowledged
+    if acknowledged is None:
+        return True
+    # What is acknowledged beyond a FIN ahead shows that it was forged.
+    if sent is None or entry.fin_ahead[other]:
+        return is_within(seg.ack, acknowledged, window)
+    return acknowledges(seg.ack, acknowledged, sent, window)
+
+
+def acknowledges(number: int, acknowledged: int, sent: int, window: int) -> bool:
+    """
+    Tell whether a number acknowledges what was sent, from a window, and one, before what was acknowledged last: nobody
+    acknowledges what was not sent (RFC 5961 5).
+    """
+    return (sent - number) % MODULUS <= (sent - acknowledged) % MODULUS + window + 1
+
+
+def is_exact(entry: Entry, seg: Segment) -> bool:
+    """
+    Tell whether a client's segment has numbers that hardly a guess has: it begins in what the server waits for or has
+    not acknowledged yet, and acknowledges what the server has sent last. To be asked before the segment is followed.
+    """
+    # What is believed in syn-sent repeats the client's number.
+    if entry.state == SYN_SENT or (has_answer(entry) and seg.ack == entry.syn):
+        return True
+    begins, acknowledged = expected_of(entry, "forward"), expected_of(entry, "reply")
+    ends = begins if has_gap(entry, "forward") or entry.snd_nxt["forward"] is None else entry.snd_nxt["forward"]
+    sent = entry.snd_nxt["reply"]
+    if entry.state == PICKUP or begins is None or ends is None or acknowledged is None or sent is None:
+        return False
+    return is_between(seg.seq, begins, ends) and is_between(seg.ack, acknowledged, sent)
 
 
 def note(entry: Entry, direction: Direction, seg: Segment, state: str) -> Step:
@@ -507,27 +543,47 @@ def note(entry: Entry, direction: Direction, seg: Segment, state: str) -> Step:
 
 
 def note_sent(entry: Entry, direction: Direction, seg: Segment) -> None:
-    """Note what a segment adds to what its side has sent: only what begins where that ends, or before, is no guess."""
+    """Note what a segment adds to what its side has sent."""
     expected, sent = expected_of(entry, direction), entry.snd_nxt[direction]
     begins = sent if expected is None else expected
     assert begins is not None, "it fits"
-    sent = begins if sent is None else sent
-    ahead = entry.fin_ahead[direction]
-    # Where the data behind a FIN ahead end is not known.
-    contiguous = begins if ahead else sent
-    entry.snd_nxt[direction] = sent
+    entry.snd_nxt[direction] = begins if sent is None else sent
+    if seg.has(FIN):
+        note_fin(entry, direction, begins, seg)
+    elif not entry.fin_ahead[direction]:
+        note_end(entry, direction, begins, seg)
+
+
+def note_end(entry: Entry, direction: Direction, begins: int, seg: Segment) -> None:
+    """
+    Note the end of a segment without FIN, where the other side waits for `begins`. What does not start there, or in
+    what follows that without a gap, may be a guess.
+    """
+    sent = known(entry, direction)
+    if is_between(seg.seq, begins, sent) and not entry.data_ahead[direction]:
+        entry.snd_nxt[direction] = later(sent, seg.end)
+    elif seg.seq == begins and not is_later(sent, seg.end):
+        entry.snd_nxt[direction], entry.data_ahead[direction] = seg.end, False
+    elif is_later(seg.end, sent):
+        entry.snd_nxt[direction], entry.data_ahead[direction] = seg.end, True
+
+
+def note_fin(entry: Entry, direction: Direction, begins: int, seg: Segment) -> None:
+    """Note a FIN: it counts in sequence."""
+    sent, ahead = known(entry, direction), entry.fin_ahead[direction]
+    # Where the data behind what is ahead ends is not known.
+    contiguous = begins if has_gap(entry, direction) else sent
     if is_between(seg.seq, begins, contiguous):
-        if seg.has(FIN):
-            entry.fin[direction], entry.fin_ahead[direction] = True, False
-        if seg.has(FIN) or not ahead:
-            entry.snd_nxt[direction] = later(contiguous, seg.end)
+        entry.fin[direction] = True
+        entry.fin_ahead[direction] = entry.data_ahead[direction] = False
+        entry.snd_nxt[direction] = later(contiguous, seg.end)
         return
     # Of several the first in order: a forged one would have to hit what is not acknowledged to hide the true one, and
     # is overtaken by it else.
     counts = is_later(seg.end, begins) and (not ahead or is_later(sent, seg.end))
-    if seg.has(FIN) and counts and not entry.fin[direction]:
+    if counts and not entry.fin[direction]:
         entry.snd_nxt[direction] = seg.end
-        entry.fin_ahead[direction] = True
+        entry.fin_ahead[direction], entry.data_ahead[direction] = True, False
 
 
 def note_acknowledged(entry: Entry, direction: Direction, seg: Segment) -> None:
@@ -547,6 +603,7 @@ def note_acknowledged(entry: Entry, direction: Direction, seg: Segment) -> None:
         entry.fin_ahead[other] = False
         # What is acknowledged beyond it was sent after it: it was forged.
         entry.fin[other] = entry.fin[other] or sent == acknowledged
+    entry.data_ahead[other] = False
     entry.snd_nxt[other] = acknowledged
 
 

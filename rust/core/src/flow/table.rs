@@ -376,11 +376,19 @@ impl<'a> Flow<'a> {
         (opening || self.knows_rcv_nxt(receiver)).then_some(self.side(receiver).rcv_nxt)
     }
 
-    /// The end of what a side has sent without a gap, where that is no guess: nobody has vouched for a pickup's numbers, and a FIN ahead may be forged.
+    /// The end of what a side has sent without a gap, where that is no guess: nobody has vouched for a pickup's numbers, and what is ahead may be forged.
     #[must_use]
     pub fn sent_for_sure(&self, direction: Direction) -> Option<u32> {
-        let sure = self.entry.is_active() && !self.side(direction).has_fin_ahead();
+        let sure = self.entry.is_active() && !self.has_gap(direction);
         self.snd_nxt(direction).filter(|_| sure)
+    }
+
+    /// Whether a FIN or data is noted ahead of what a side has sent without a gap.
+    #[must_use]
+    pub fn has_gap(&self, direction: Direction) -> bool {
+        let side = self.side(direction);
+        // Before both SYNs were seen nothing was.
+        self.state() != State::SynSent && (side.has_fin_ahead() || side.has_data_ahead())
     }
 
     /// Note what a side sends next.
@@ -465,12 +473,6 @@ impl<'a> Flow<'a> {
         let [client, server] = &self.annex.sides;
         let open = client.has_syn_again() && !server.has_syn_again();
         open && is_between(number, self.syn(), end)
-    }
-
-    /// Whether both windows are known, not only what they are at most.
-    #[must_use]
-    pub fn knows_windows(&self) -> bool {
-        self.annex.sides.iter().all(TcpSide::knows_scale)
     }
 
     /// Time of the last packet that refreshed it, nanoseconds.

@@ -190,7 +190,8 @@ impl Segment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Side {
-    /// The sequence number after what the side is believed to have sent without a gap (SND.NXT). While a FIN ahead is noted: the number after that one.
+    /// The sequence number after what the side is believed to have sent (SND.NXT): without a gap, but while data ahead is noted. While a FIN ahead is noted:
+    /// the number after that one.
     pub snd_nxt: u32,
     /// The number it acknowledged last: what it expects next (RCV.NXT). Before it has acknowledged anything: on the client's side, in `SynSent` the number
     /// after its first SYN, in `SynReceived` the number after the server's, which it is expected to acknowledge; on the server's side, in `SynSent` the number
@@ -207,8 +208,10 @@ pub struct Side {
 mod note {
     /// A FIN was believed that does not follow what was seen: it counts once exactly its number is acknowledged.
     pub const FIN_AHEAD: u8 = 1;
-    /// Its SYN offered a window scale.
+    /// Its SYN offered a window scale. Means nothing any more once both SYNs were seen.
     pub const OFFERED_SCALE: u8 = 2;
+    /// The same bit, once both SYNs were seen: data was believed that does not follow what was seen. What the other side has acknowledged is all that is sure.
+    pub const DATA_AHEAD: u8 = OFFERED_SCALE;
     /// Of the client: another SYN than the one that counts was seen. The flow keeps its number, and the upper four bits the scale it offers. Of the server: it
     /// has answered that one. The flow keeps the number after its SYN instead, which the client acknowledges if it is its own, and the upper four bits likewise.
     pub const SYN_AGAIN: u8 = 4;
@@ -289,11 +292,6 @@ impl Side {
         }
     }
 
-    /// Whether the largest window it has advertised is as large as it says. A scale that is offered as the largest there is cannot be told from an unknown one.
-    pub(super) const fn knows_scale(&self) -> bool {
-        self.scale < MOST_SCALE
-    }
-
     const fn offers_scale(&self) -> bool {
         self.flags & note::OFFERED_SCALE != 0
     }
@@ -339,6 +337,40 @@ impl Side {
     /// Whether a FIN ahead of what was seen is noted: its number stands where the end of what was sent does else.
     pub(super) const fn has_fin_ahead(&self) -> bool {
         self.flags & note::FIN_AHEAD != 0
+    }
+
+    /// Whether data ahead of what was seen is noted: its end stands where the end of what was sent without a gap does else.
+    #[inline(always)]
+    pub(super) const fn has_data_ahead(&self) -> bool {
+        self.flags & note::DATA_AHEAD != 0
+    }
+
+    /// Note that the other side has acknowledged all that this one is known to have sent.
+    #[inline(always)]
+    fn close_gap(&mut self) {
+        self.flags &= !note::DATA_AHEAD;
+    }
+
+    /// Note the end of a segment without FIN that is believed, where the other side waits for `begins`.
+    #[inline(always)]
+    fn note_end(&mut self, begins: u32, segment: &Segment) {
+        if is_between(segment.sequence, begins, self.snd_nxt) & !self.has_data_ahead() {
+            self.snd_nxt = later(self.snd_nxt, segment.end);
+        } else {
+            self.note_end_ahead(begins, segment);
+        }
+    }
+
+    /// The same where there is a gap, or will be: what does not start where the other side waits, or in what follows that, may be a guess.
+    #[cold]
+    fn note_end_ahead(&mut self, begins: u32, segment: &Segment) {
+        if segment.sequence == begins && !is_later(self.snd_nxt, segment.end) {
+            self.close_gap();
+            self.snd_nxt = segment.end;
+        } else if is_later(segment.end, self.snd_nxt) {
+            self.flags |= note::DATA_AHEAD;
+            self.snd_nxt = segment.end;
+        }
     }
 
     /// What it is once the SYN that was remembered counts. Its window was not kept: the largest that a SYN can have.
@@ -407,25 +439,25 @@ pub fn is_plain(flow: &Flow, segment: &Segment) -> bool {
 #[inline(always)]
 pub fn follow_plain(flow: &mut Flow, direction: Direction, segment: &Segment) -> bool {
     let (side, other) = flow.sides(direction);
+    let number = segment.acknowledgement;
     let fits = within(segment.sequence, other.rcv_nxt, other.window())
-        & within(segment.acknowledgement, side.rcv_nxt, side.window());
+        & acknowledges(number, (side.rcv_nxt, other.snd_nxt), side.window());
     if fits {
-        side.snd_nxt = extended(side.snd_nxt, other.rcv_nxt, segment);
-        side.rcv_nxt = later(side.rcv_nxt, segment.acknowledgement);
-        other.snd_nxt = later(other.snd_nxt, side.rcv_nxt);
+        side.note_end(other.rcv_nxt, segment);
+        side.rcv_nxt = later(side.rcv_nxt, number);
+        if side.rcv_nxt == other.snd_nxt {
+            other.close_gap();
+        }
         side.advertise(segment.window);
     }
     fits
 }
 
-/// The end of what was sent without a gap from `begins` on, after one more segment: one that does not start there or before the end, too, may be a guess.
+/// Whether a number acknowledges what was sent, from a window, and one, before what was acknowledged last: nobody acknowledges what was not sent (RFC 5961 5).
 #[inline(always)]
-const fn extended(sent: u32, begins: u32, segment: &Segment) -> u32 {
-    if is_between(segment.sequence, begins, sent) {
-        later(sent, segment.end)
-    } else {
-        sent
-    }
+const fn acknowledges(number: u32, (acknowledged, sent): (u32, u32), window: u32) -> bool {
+    let reach = sent.wrapping_sub(acknowledged).wrapping_add(window + 1);
+    sent.wrapping_sub(number) <= reach
 }
 
 /// Whether a number is at most a window, and one for SYN, FIN or a probe (RFC 1122 4.2.3.6), away from another.
@@ -646,7 +678,7 @@ fn answer_again(flow: &mut Flow, segment: &Segment) {
     let number = segment.after_syn();
     if flow.side(Direction::Forward).rcv_nxt != number {
         flow.set_snd_nxt(Direction::Reply, segment.end);
-        flow.side_mut(Direction::Reply).flags &= !note::FIN_AHEAD;
+        flow.side_mut(Direction::Reply).flags &= !(note::FIN_AHEAD | note::DATA_AHEAD);
         flow.side_mut(Direction::Forward).rcv_nxt = number;
     }
 }
@@ -820,11 +852,44 @@ fn is_believed(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
     let starts = flow
         .expected_of(direction)
         .or(flow.knows_snd_nxt(direction).then_some(side.snd_nxt));
-    let acknowledged = flow.expected_of(direction.other()).or(flow
-        .knows_snd_nxt(direction.other())
-        .then_some(other.snd_nxt));
-    starts.is_some_and(|base| within(segment.sequence, base, other.window()))
-        && acknowledged.is_none_or(|base| within(segment.acknowledgement, base, side.window()))
+    let (expected, sent) = (
+        flow.expected_of(direction.other()),
+        flow.snd_nxt(direction.other()),
+    );
+    // What is acknowledged beyond a FIN ahead shows that it was forged.
+    let known = if other.has_fin_ahead() { None } else { sent };
+    let number = segment.acknowledgement;
+    let is_acknowledgement = match (expected.or(sent), known) {
+        (None, _) => true,
+        (Some(base), None) => within(number, base, side.window()),
+        (Some(base), Some(sent)) => acknowledges(number, (base, sent), side.window()),
+    };
+    is_acknowledgement && starts.is_some_and(|base| within(segment.sequence, base, other.window()))
+}
+
+/// Whether a client's segment has numbers that hardly a guess has: it begins in what the server waits for or has not acknowledged yet, and acknowledges what the
+/// server has sent last. To be asked before the segment is followed.
+#[must_use]
+pub fn is_exact(flow: &Flow, segment: &Segment) -> bool {
+    match flow.state() {
+        // What is believed there repeats the client's number.
+        State::SynSent => return true,
+        State::Pickup => return false,
+        _ if has_answer(flow) && segment.acknowledgement == flow.syn() => return true,
+        _ => {}
+    }
+    let begins = flow.expected_of(Direction::Forward);
+    let gap = flow.has_gap(Direction::Forward);
+    let ends = flow.snd_nxt(Direction::Forward).filter(|_| !gap).or(begins);
+    let acknowledged = flow.expected_of(Direction::Reply);
+    let sent = flow.snd_nxt(Direction::Reply);
+    let is_between = |number, first: Option<u32>, last: Option<u32>| {
+        first
+            .zip(last)
+            .is_some_and(|(first, last)| is_between(number, first, last))
+    };
+    is_between(segment.sequence, begins, ends)
+        && is_between(segment.acknowledgement, acknowledged, sent)
 }
 
 /// Take the numbers of a segment that is believed, and see whether the flow is over: both FINs, each in sequence or acknowledged.
@@ -841,26 +906,33 @@ fn note_segment(flow: &mut Flow, direction: Direction, segment: &Segment, state:
 fn note_sent(flow: &mut Flow, direction: Direction, segment: &Segment) {
     let (expected, known) = (flow.expected_of(direction), flow.snd_nxt(direction));
     let begins = expected.or(known).unwrap_or(segment.sequence);
-    let sent = known.unwrap_or(begins);
-    let (has_fin, ahead) = (segment.has(flag::FIN), flow.side(direction).has_fin_ahead());
-    // Where the data behind a FIN ahead end is not known.
-    let contiguous = if ahead { begins } else { sent };
-    flow.set_snd_nxt(direction, sent);
+    flow.set_snd_nxt(direction, known.unwrap_or(begins));
+    if segment.has(flag::FIN) {
+        note_fin(flow, direction, begins, segment);
+    } else if !flow.side(direction).has_fin_ahead() {
+        flow.side_mut(direction).note_end(begins, segment);
+    }
+}
+
+/// Note a FIN: it counts in sequence.
+fn note_fin(flow: &mut Flow, direction: Direction, begins: u32, segment: &Segment) {
+    let side = flow.side_mut(direction);
+    let ahead = side.has_fin_ahead();
+    // Where the data behind what is ahead ends is not known.
+    let has_gap = ahead || side.has_data_ahead();
+    let contiguous = if has_gap { begins } else { side.snd_nxt };
     if is_between(segment.sequence, begins, contiguous) {
-        if has_fin {
-            flow.side_mut(direction).flags &= !note::FIN_AHEAD;
-            flow.mark_fin(direction);
-        }
-        if has_fin || !ahead {
-            flow.set_snd_nxt(direction, later(contiguous, segment.end));
-        }
+        side.flags &= !(note::FIN_AHEAD | note::DATA_AHEAD);
+        side.snd_nxt = later(contiguous, segment.end);
+        flow.mark_fin(direction);
         return;
     }
     // Of several the first in order: a forged one would have to hit what is not acknowledged to hide the true one, and is overtaken by it else.
-    let counts = is_later(segment.end, begins) && (!ahead || is_later(sent, segment.end));
-    if has_fin && counts && !flow.has_fin(direction) {
-        flow.side_mut(direction).flags |= note::FIN_AHEAD;
-        flow.set_snd_nxt(direction, segment.end);
+    let counts = is_later(segment.end, begins) && (!ahead || is_later(side.snd_nxt, segment.end));
+    if counts && !flow.has_fin(direction) {
+        let side = flow.side_mut(direction);
+        side.flags = side.flags & !note::DATA_AHEAD | note::FIN_AHEAD;
+        side.snd_nxt = segment.end;
     }
 }
 
@@ -889,6 +961,7 @@ fn note_acknowledged(flow: &mut Flow, direction: Direction, segment: &Segment) {
             flow.mark_fin(other);
         }
     }
+    flow.side_mut(other).close_gap();
     flow.set_snd_nxt(other, rcv_nxt);
 }
 

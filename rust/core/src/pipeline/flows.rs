@@ -146,13 +146,15 @@ impl<'a> Walk<'a> {
             ..
         } = *live;
         self.found.server = Some(server);
+        let moves = direction == Direction::Forward && meta.last_hop != last_hop;
+        let may_move = moves && self.tells_way(live, meta);
         let step = match &meta.transport.segment {
             Some(segment) => self.follow_tcp((number, server), direction, segment)?,
             None => self.follow_udp(live, direction),
         };
-        let is_client = step.believed && direction == Direction::Forward;
-        if is_client && meta.last_hop != last_hop {
-            self.follow_client(live, meta);
+        if may_move && step.believed {
+            let entry = self.state.table.entry_mut(number);
+            entry.set_last_hop(meta.last_hop);
         }
         self.count(number, direction, meta.ip.total_len() as u32, step);
         self.translate(packet, direction, (server, facts), Some(last_hop))
@@ -242,20 +244,17 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A client's packets come another way than before: note it, if the packet may tell so (behaviour 28). One that is believed may from the interface that
-    /// the client's came to before; from another one only if both windows of its connection are known, since in others too many guesses find room, or if the
-    /// client is routed to there. Nothing vouches for a datagram.
+    /// Whether a client's packet, which comes another way than those before, may tell where the client is, if it is believed (behaviour 28): from the interface
+    /// that they came to; from another one only if its numbers are exact, or if the client is routed to there. Nothing vouches for a datagram.
     #[cold]
     #[inline(never)]
-    fn follow_client(&mut self, live: &Live, meta: &Meta) {
-        let is_known = live.last_hop.interface() == meta.interface
-            || meta.transport.segment.is_some()
-                && self.state.table.flow_mut(live.number).knows_windows()
-            || self.leads_to_client(live, meta);
-        if is_known {
-            let entry = self.state.table.entry_mut(live.number);
-            entry.set_last_hop(meta.last_hop);
-        }
+    fn tells_way(&mut self, live: &Live, meta: &Meta) -> bool {
+        let segment = meta.transport.segment;
+        live.last_hop.interface() == meta.interface
+            || segment.is_some_and(|segment| {
+                tcp::is_exact(&self.state.table.flow_mut(live.number), &segment)
+            })
+            || self.leads_to_client(live, meta)
     }
 
     /// Whether a client may have come to another interface than the one that is known.

@@ -1,7 +1,7 @@
 """
 How long packets are held up: the longest pause of the packet loop under each act of control, beside a control run.
 
-    sudo .venv/bin/python benches/pauses.py [--backend rust] [--act NAME ...] [--rounds N] [--load PPS] [--real-time] [-o json]
+    sudo .venv/bin/python benches/pauses.py [--backend rust] [--act NAME ...] [--rounds N] [--load PPS] [--real-time]
 
 A network namespace of its own, one packet loop on two veth pairs. A probe (a process of its own, a core for it helps)
 sends a datagram to a service every 50 us and takes back what the loop forwards, with the kernel's time of arrival: its
@@ -288,12 +288,12 @@ def stage(act: str, rounds: int, options: argparse.Namespace) -> Iterator[Stage]
         probe_socket.bind(("b0", 0x0800))
         notify = os.eventfd(0, os.EFD_NONBLOCK)
         opened.callback(os.close, notify)
-        others = set(os.listdir("/proc/self/task"))
+        others = set(Path("/proc/self/task").iterdir())
         path.start([port.fileno() for port in ports], notify)
         opened.callback(path.stop)
         if options.real_time:
-            for task in set(os.listdir("/proc/self/task")) - others:
-                os.sched_setscheduler(int(task), os.SCHED_FIFO, os.sched_param(1))
+            for task in set(Path("/proc/self/task").iterdir()) - others:
+                os.sched_setscheduler(int(task.name), os.SCHED_FIFO, os.sched_param(1))
         frame = datagram(snapshot.interfaces[0].mac, CLIENT, 1000, PROBE_PORT, bytes(STAMP.size))
         yield Stage(path, snapshot, next_hops, scale, probe_socket, frame, options.load)
 

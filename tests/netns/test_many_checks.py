@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_daemon import Run
 
 from lb.control.client import change, fetch
-from lb.testbed import isolation
+from lb.testbed import ethtool, isolation
 
 # The answers of checks pass the data path too: one in Python takes the GIL from the checks for each.
 SERVERS = {"rust": 1000, "python": 100}
@@ -114,7 +114,7 @@ health = {{ check = "http", interval = "6s", timeout = "6s", fall = 1, rise = 1,
 
 
 @pytest.fixture(scope="module")
-def pair(backend: str) -> Iterator[Pair]:
+def pair(backend: str, link_mode: str) -> Iterator[Pair]:
     with running_pair() as made:
         made.backend = backend
         made.ip(made.near, "link set lo up")
@@ -133,6 +133,11 @@ def pair(backend: str) -> Iterator[Pair]:
                 made.ip(name, f"link set {interface} up")
                 made.ip(name, f"addr add {address}/24 dev {interface}")
             made.ip(client, f"route add default via {CLIENT_GATEWAY}")
+            if link_mode == "off":
+                for name, interfaces in ((made.near, ("eth0", "eth1")), (made.far, ("eth0",)), (client, ("eth0",))):
+                    with isolation.inside(name):
+                        for interface in interfaces:
+                            ethtool.set_offloads(interface, False)
             yield made
         finally:
             isolation.remove_namespace(client)

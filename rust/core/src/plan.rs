@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::asking::{Asking, Step};
 use crate::counters::{Counters, Event};
 use crate::flow::hash;
-use crate::snapshot::{Answer, Names, Plan, Question, Selector, Snapshot};
+use crate::snapshot::{Answer, Names, Plan, Protocol, Question, Selector, Snapshot};
 use crate::verdict::Reason;
 use crate::wire::number_address;
 use crate::world::{FixedMap, World};
@@ -316,13 +316,16 @@ impl Chooser<'_> {
         chosen
     }
 
-    /// Whether one more flow costs less on a slot than on one that was drawn before it. Of two idle servers none does: as they are drawn they have flows by
-    /// weight, also where none of their flows ever counts.
+    /// Whether one more flow costs less on a slot than on one that was drawn before it. Of two servers that seem idle none does where flows may never count,
+    /// over UDP: as they are drawn they have them by weight.
     fn is_cheaper(&self, plan: &Plan, slot: usize, first: usize) -> bool {
         let active = |slot: usize| self.counters.active(plan.slots[slot]);
         let score = |slot: usize| plan.scores.get(slot).copied().unwrap_or(1);
         let cost = |slot: usize| (u128::from(active(slot)) + 1) * u128::from(score(slot));
-        active(slot) + active(first) > 0 && cost(slot) < cost(first)
+        let is_idle = active(slot) + active(first) == 0;
+        let service = self.world.service(self.service);
+        let is_udp = service.is_some_and(|service| service.protocol == Protocol::Udp);
+        !(is_idle && is_udp) && cost(slot) < cost(first)
     }
 
     /// The server that is answered, else what the fall-back plan picks; where those do not take the flow, the slots in order.
@@ -409,7 +412,7 @@ fn placement_hash(
 mod tests {
     use super::*;
     use crate::datapath::empty_snapshot;
-    use crate::snapshot::{NextHops, Protocol, Server, Service};
+    use crate::snapshot::{NextHops, Server, Service};
     use std::sync::Mutex;
 
     fn plan(selector: Selector, slots: &[u32]) -> Plan {
@@ -708,23 +711,27 @@ mod tests {
     }
 
     #[test]
-    fn select_two_choices_takes_second_only_when_cheaper_and_not_both_idle() {
+    fn select_two_choices_takes_second_only_when_cheaper_and_over_udp_not_both_idle() {
         let mut plan = plan(Selector::TwoChoices, &[0, 1, 2, 3]);
         plan.scores = vec![1, 5, 1, 1];
-        let mut bench = Bench::new(snapshot());
-        bench.load([3, 0, 0, 0]);
-        let mut same = SplitMix64::new(1);
-        for _ in 0..50 {
-            let i = same.draw() % 4;
-            let j = (i + 1 + same.draw() % 3) % 4;
-            let cost = [4, 5, 1, 1];
-            let is_cheaper = cost[j as usize] < cost[i as usize];
-            let expected = if is_cheaper && (i == 0 || j == 0) {
-                j
-            } else {
-                i
-            };
-            assert_eq!(bench.select(&plan, 1), Some(expected as u32));
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let mut snapshot = snapshot();
+            snapshot.services[0].as_mut().unwrap().protocol = protocol;
+            let mut bench = Bench::new(snapshot);
+            bench.load([3, 0, 0, 0]);
+            let mut same = SplitMix64::new(1);
+            for _ in 0..50 {
+                let i = same.draw() % 4;
+                let j = (i + 1 + same.draw() % 3) % 4;
+                let cost = [4, 5, 1, 1];
+                let compared = protocol == Protocol::Tcp || i == 0 || j == 0;
+                let expected = if compared && cost[j as usize] < cost[i as usize] {
+                    j
+                } else {
+                    i
+                };
+                assert_eq!(bench.select(&plan, 1), Some(expected as u32));
+            }
         }
     }
 

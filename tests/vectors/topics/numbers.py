@@ -76,7 +76,7 @@ def _windows(f: Family) -> list[Case]:
     for number in range(1, 8):
         watch.forged_client(tcp("A", 1001, 5001 + WINDOW * number))
         watch.forged_server(tcp("A", 5001, 1001 + WINDOW * number))
-    # Data ahead moves the end of what may be acknowledged, once: the other side's window goes on where it has acknowledged.
+    # Data ahead moves the end of what may be acknowledged, once: the window begins at what the other side acknowledges.
     watch.client(tcp("PA", 1001 + WINDOW, 5001, b"guess"))
     watch.forged_client(tcp("PA", 1001 + 2 * WINDOW, 5001, b"guess"))
     watch.server(tcp("PA", 5001, 1001, b"true"))

@@ -5,7 +5,21 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from scene import BOTH, SERVER_MACS, Case, Family, SplitMix64, Talk, hash_flow, hash_source, tcp, web_service
+from scene import (
+    BOTH,
+    SERVER_MACS,
+    SERVER_PORTS,
+    WEB_PORT,
+    Case,
+    Family,
+    SplitMix64,
+    Talk,
+    hash_flow,
+    hash_source,
+    tcp,
+    udp,
+    web_service,
+)
 
 
 def cases() -> list[Case]:
@@ -357,18 +371,35 @@ def _two_choices(f: Family) -> list[Case]:
             one = draws.draw() % 3
             two = (one + 1 + draws.draw() % 2) % 3
             cost = [(active[n + 1] + 1) * (scores[n] if scores else 1) for n in (one, two)]
-            is_idle = not active[one + 1] and not active[two + 1]
-            number = 1 + (two if cost[1] < cost[0] and not is_idle else one)
+            number = 1 + (two if cost[1] < cost[0] else one)
             active[number] += 1
             _syn(case, f, number, 1000 + i)
         made.append(case)
-    services = [web_service(f, "two-choices", (1, 2, 3), scores=[5, 1, 3])]
-    idle = Case(f"two-choices takes the first draw of idle servers, {v}", [38], "SplitMix64", services=services, seed=42)
+    services = [web_service(f, "two-choices", (1, 2, 3), scores=[5, 1, 3], protocol="udp")]
+    idle = Case(
+        f"over UDP that nobody answers two-choices takes the first draw, {v}",
+        [38],
+        "SplitMix64",
+        services=services,
+        seed=42,
+    )
     draws = SplitMix64(42)
     for i in range(10):
-        talk = _syn(idle, f, 1 + draws.draw() % 3, 1000 + i)
+        number = 1 + draws.draw() % 3
         draws.draw()
-        talk.s(tcp("RA", 0, 1001))
+        port = SERVER_PORTS["tcp"][number - 1]
+        talk = Talk(
+            idle,
+            f,
+            "udp",
+            number=number,
+            sport=1000 + i,
+            service=f.web,
+            server=f.web_servers[number - 1],
+            vport=WEB_PORT,
+            server_port=port,
+        )
+        talk.c(udp(b"one way"))
     made.append(idle)
     return made
 

@@ -107,16 +107,16 @@ class Measures:
 
 
 class Before(NamedTuple):
-    """A flow as it was before a segment."""
+    """A flow as it was before a segment. `seen`: the end of what each side is known to have sent."""
 
     state: str
     in_flight: int
-    snd_nxt: dict[Direction, int | None]
+    seen: dict[Direction, int | None]
 
 
 def before(entry: Entry) -> Before:
     """Note how a flow is."""
-    return Before(entry.state, in_flight(entry), dict(entry.snd_nxt))
+    return Before(entry.state, in_flight(entry), {"forward": entry.seen("forward"), "reply": entry.seen("reply")})
 
 
 def in_flight(entry: Entry) -> int:
@@ -169,8 +169,8 @@ def follow_data(
     measures: Measures, entry: Entry, was: Before, direction: Direction, seg: Segment, active: int, now_ns: int
 ) -> None:
     """Note data in any other segment: a request, or a part of an answer."""
-    known = was.snd_nxt[direction]
-    again = known is not None and not 0 < (seg.end - known) % MODULUS < MODULUS // 2
+    seen = was.seen[direction]
+    again = seen is not None and not 0 < (seg.end - seen) % MODULUS < MODULUS // 2
     if direction == "reply":
         if again:
             measures.retransmitted += 1
@@ -220,7 +220,7 @@ def restart(measures: Measures, entry: Entry, was: Before) -> Before:
         measures.failed += 1
         measures.waiting_flows -= 1
     entry.phase, entry.stamp = FRESH, 0
-    return was._replace(snd_nxt={"forward": None, "reply": None})
+    return was._replace(seen={"forward": None, "reply": None})
 
 
 def leave(measures: Measures, entry: Entry) -> None:

@@ -21,6 +21,7 @@ from lb.backends.python.asking import Asking
 from lb.backends.python.counters import Counters
 from lb.backends.python.hashing import MASK, flow_hash, source_hash
 from lb.backends.python.view import View
+from lb.backends.python.wire import udp
 from lb.snapshot import Plan, Selector
 
 if TYPE_CHECKING:
@@ -276,17 +277,17 @@ class Placement:
         count = len(plan.slots)
         first = self.random.draw() % count
         second = (first + 1 + self.random.draw() % max(count - 1, 1)) % count
-        return attempt.from_slot(plan, second if self.is_cheaper(plan, second, first) else first)[0]
+        return attempt.from_slot(plan, second if self.is_cheaper(plan, second, first, attempt.flow) else first)[0]
 
-    def is_cheaper(self, plan: Plan, index: int, first: int) -> bool:
+    def is_cheaper(self, plan: Plan, index: int, first: int, flow: Newcomer) -> bool:
         """
         Tell whether one more flow costs less on a slot than on one that was drawn before it.
 
-        Of two idle servers none does: as they are drawn they have flows by weight, also where none of their flows ever
-        counts.
+        Of two servers that seem idle none does where flows may never count, over UDP: as they are drawn they have them
+        by weight.
         """
         is_idle = not any(self.active(plan.slots[slot]) for slot in (index, first))
-        return not is_idle and self.cost(plan, index) < self.cost(plan, first)
+        return not (is_idle and flow.protocol == udp.PROTOCOL) and self.cost(plan, index) < self.cost(plan, first)
 
     def cost(self, plan: Plan, index: int) -> int:
         """Return what one more flow on a slot costs."""

@@ -194,17 +194,12 @@ def known(entry: Entry, direction: Direction) -> int:
     return number
 
 
-def has_gap(entry: Entry, direction: Direction) -> bool:
-    """Tell whether a FIN or data is noted ahead of what a side has sent without a gap."""
-    return entry.fin_ahead[direction] or entry.data_ahead[direction]
-
-
 def sent_for_sure(entry: Entry, direction: Direction) -> int | None:
     """
     Return the end of what a side has sent without a gap, where that is no guess: nobody has vouched for a pickup's
     numbers, and what is ahead may be forged.
     """
-    return entry.snd_nxt[direction] if entry.is_active and not has_gap(entry, direction) else None
+    return entry.snd_nxt[direction] if entry.is_active and not entry.has_gap(direction) else None
 
 
 def answers_syn(entry: Entry, number: int) -> bool:
@@ -528,7 +523,8 @@ def is_exact(entry: Entry, seg: Segment) -> bool:
     if entry.state == SYN_SENT or (has_answer(entry) and seg.ack == entry.syn):
         return True
     begins, acknowledged = expected_of(entry, "forward"), expected_of(entry, "reply")
-    ends = begins if has_gap(entry, "forward") or entry.snd_nxt["forward"] is None else entry.snd_nxt["forward"]
+    seen = entry.seen("forward")
+    ends = begins if seen is None else seen
     sent = entry.snd_nxt["reply"]
     if entry.state == PICKUP or begins is None or ends is None or acknowledged is None or sent is None:
         return False
@@ -572,7 +568,7 @@ def note_fin(entry: Entry, direction: Direction, begins: int, seg: Segment) -> N
     """Note a FIN: it counts in sequence."""
     sent, ahead = known(entry, direction), entry.fin_ahead[direction]
     # Where the data behind what is ahead ends is not known.
-    contiguous = begins if has_gap(entry, direction) else sent
+    contiguous = begins if entry.has_gap(direction) else sent
     if is_between(seg.seq, begins, contiguous):
         entry.fin[direction] = True
         entry.fin_ahead[direction] = entry.data_ahead[direction] = False

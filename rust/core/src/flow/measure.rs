@@ -136,7 +136,8 @@ impl Measures {
 pub struct Before {
     state: State,
     in_flight: u32,
-    snd_nxt: [Option<u32>; 2],
+    /// The end of what each side is known to have sent.
+    seen: [Option<u32>; 2],
 }
 
 impl Before {
@@ -147,7 +148,7 @@ impl Before {
         Self {
             state: flow.state(),
             in_flight: flow.in_flight(),
-            snd_nxt: [Direction::Forward, Direction::Reply].map(|side| flow.snd_nxt(side)),
+            seen: [Direction::Forward, Direction::Reply].map(|side| flow.seen(side)),
         }
     }
 
@@ -158,8 +159,7 @@ impl Before {
         Self {
             state: State::Established,
             in_flight: flow.in_flight_plain(),
-            snd_nxt: [Direction::Forward, Direction::Reply]
-                .map(|side| Some(flow.side(side).snd_nxt)),
+            seen: [Direction::Forward, Direction::Reply].map(|side| Some(flow.side(side).snd_nxt)),
         }
     }
 
@@ -251,8 +251,8 @@ fn follow_data(
     active: u64,
     now: u64,
 ) {
-    let known = before.snd_nxt[direction as usize];
-    let again = known.is_some_and(|known| !is_later(segment.end, known));
+    let seen = before.seen[direction as usize];
+    let again = seen.is_some_and(|seen| !is_later(segment.end, seen));
     match (direction, flow.phase()) {
         (Direction::Reply, _) if again => measures.retransmitted += 1,
         (Direction::Reply, phase) => answer(measures, flow, phase, now),
@@ -295,7 +295,7 @@ pub fn begin(flow: &mut Flow, now: u64) {
 
 /// Note that another connection takes the place of a flow's before: what that one has sent is nothing to this one.
 pub fn restart(measures: &mut Measures, flow: &mut Flow, before: &mut Before) {
-    before.snd_nxt = [None; 2];
+    before.seen = [None; 2];
     if flow.phase() == Phase::Asked {
         measures.failed += 1;
         measures.waiting_flows -= 1;

@@ -391,6 +391,16 @@ impl<'a> Flow<'a> {
         self.state() != State::SynSent && (side.has_fin_ahead() || side.has_data_ahead())
     }
 
+    /// The end of what a side is known to have sent without a gap.
+    #[must_use]
+    pub fn seen(&self, direction: Direction) -> Option<u32> {
+        if self.has_gap(direction) {
+            self.expected_of(direction)
+        } else {
+            self.snd_nxt(direction)
+        }
+    }
+
     /// Note what a side sends next.
     #[inline]
     pub fn set_snd_nxt(&mut self, direction: Direction, number: u32) {

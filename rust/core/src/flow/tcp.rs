@@ -423,13 +423,13 @@ impl Step {
     }
 }
 
-/// Whether a segment is one of those that most packets are: of an established flow, with ACK alone, where no FIN is noted, each side was heard, and no other
+/// Whether a segment is one of those that most packets are: of an established flow, with ACK alone, where nothing is noted ahead, each side was heard, and no other
 /// connection may begin.
 #[inline(always)]
 #[must_use]
 pub fn is_plain(flow: &Flow, segment: &Segment) -> bool {
     const CONTROL: u8 = flag::SYN | flag::RST | flag::FIN | flag::ACK;
-    const UNUSUAL: u8 = note::FIN_AHEAD | note::UNHEARD;
+    const UNUSUAL: u8 = note::FIN_AHEAD | note::DATA_AHEAD | note::UNHEARD;
     let noted = flow.side(Direction::Forward).flags & UNUSUAL
         | flow.side(Direction::Reply).flags & (UNUSUAL | note::SYN_AGAIN);
     segment.flags & CONTROL == flag::ACK && flow.state() == State::Established && noted == 0
@@ -445,9 +445,6 @@ pub fn follow_plain(flow: &mut Flow, direction: Direction, segment: &Segment) ->
     if fits {
         side.note_end(other.rcv_nxt, segment);
         side.rcv_nxt = later(side.rcv_nxt, number);
-        if side.rcv_nxt == other.snd_nxt {
-            other.close_gap();
-        }
         side.advertise(segment.window);
     }
     fits
@@ -879,8 +876,7 @@ pub fn is_exact(flow: &Flow, segment: &Segment) -> bool {
         _ => {}
     }
     let begins = flow.expected_of(Direction::Forward);
-    let gap = flow.has_gap(Direction::Forward);
-    let ends = flow.snd_nxt(Direction::Forward).filter(|_| !gap).or(begins);
+    let ends = flow.seen(Direction::Forward).or(begins);
     let acknowledged = flow.expected_of(Direction::Reply);
     let sent = flow.snd_nxt(Direction::Reply);
     let is_between = |number, first: Option<u32>, last: Option<u32>| {

@@ -173,9 +173,10 @@ def test_all_servers_down_client_is_refused_at_once(bed: Testbed, backend: str) 
 
 def test_http_check_of_another_port_decides(bed: Testbed, backend: str) -> None:
     """A check by HTTP asks the port it is told to ask; a status that is expected passes, whatever it is."""
-    with balancing(bed, backend, "http", ', port = 8031, path = "/nothing-there", expect = 404'):
+    with balancing(bed, backend, "http", ', port = 8031, path = "/nothing-there", expect = 404') as running:
         # server1's web server listens on 8031; those of the others do not: they are taken out, one per interval.
-        wait_for(bed, "echo/server2 is down: 198.18.1.32 port 8031: connection refused")
-        wait_for(bed, "echo/server3 is down: 198.18.1.33 port 8031: connection refused")
+        for number in (2, 3):
+            refused = f"echo/server{number} is down: 198.18.1.3{number} port 8031: connection refused"
+            wait_for_verdict(bed, running, refused, "down", f"server{number}")
         assert "server1 is down" not in log_of(bed).read_text()
         assert [echo_once(bed, "client1") for _ in range(3)] == [b"greeting"] * 3

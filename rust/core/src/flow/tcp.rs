@@ -211,6 +211,8 @@ mod note {
     /// Its SYN offered a window scale. Means nothing any more once both SYNs were seen.
     pub const OFFERED_SCALE: u8 = 2;
     /// The same bit, once both SYNs were seen: data was believed that does not follow what was seen. What the other side has acknowledged is all that is sure.
+    /// A flow that was closed before both were seen may keep the first meaning: it changes nothing there, for nothing was acknowledged and what was sent ends
+    /// where the other side waits.
     pub const DATA_AHEAD: u8 = OFFERED_SCALE;
     /// Of the client: another SYN than the one that counts was seen. The flow keeps its number, and the upper four bits the scale it offers. Of the server: it
     /// has answered that one. The flow keeps the number after its SYN instead, which the client acknowledges if it is its own, and the upper four bits likewise.

@@ -168,7 +168,7 @@ impl Walk<'_> {
         self.hand_on_other(packet)
     }
 
-    /// Apart: with more than two ways to go on the compiler makes that table.
+    /// What is of no flow. A function of its own: with a third branch beside those of flows the compiler makes a jump table of them.
     #[inline(never)]
     fn hand_on_other(&mut self, packet: &mut Packet) -> Stage<Departure> {
         match packet.meta.target {

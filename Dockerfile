@@ -6,7 +6,7 @@ ARG BASE=debian:trixie-slim
 FROM ${BASE} AS website
 LABEL flowlb.testbed="build"
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null
-COPY python/lb/testbed/www/ /tmp/www/
+COPY python/lb/lab/testbed/www/ /tmp/www/
 RUN mkdir /website && cp /tmp/www/*.html /tmp/www/*.css /tmp/www/*.js /tmp/www/*.svg /website/ \
     && /tmp/www/make-video.sh /website/vod && head -c 1000000 /dev/urandom >/website/1MB
 
@@ -43,7 +43,7 @@ RUN apt-get update -qq \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=website /website /var/www/testbed
 COPY --from=build /opt/flowlb /opt/flowlb
-COPY python/lb/testbed/apache2/ /etc/lb/apache2/
+COPY python/lb/lab/testbed/apache2/ /etc/lb/apache2/
 COPY examples/*.toml /etc/lb/
 # Whatever the umask of the checkout: `lb run` refuses a configuration that its group can write.
 RUN chmod -R go-w /etc/lb

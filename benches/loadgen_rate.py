@@ -14,16 +14,16 @@ import argparse
 import os
 import sys
 
-from lb.bench import web
-from lb.loadgen import plan
-from lb.loadgen.figures import Figures, figure
-from lb.loadgen.lines import Load, LoadLine
-from lb.loadgen.plan import Options
-from lb.loadgen.records import Fetch
-from lb.testbed import build
-from lb.testbed.bed import Testbed
-from lb.testbed.live import spawn_in
-from lb.testbed.load import LoadClients
+from lb.lab.bench import web
+from lb.lab.loadgen import plan
+from lb.lab.loadgen.figures import Figures, figure
+from lb.lab.loadgen.lines import Load, LoadLine
+from lb.lab.loadgen.plan import Options
+from lb.lab.loadgen.records import Fetch
+from lb.lab.testbed import build
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.live import spawn_in
+from lb.lab.testbed.load import LoadClients
 
 BAR_HZ, BAR_LAG_S = 2000, 0.005
 LINES = 4

@@ -43,8 +43,8 @@ from typing import NamedTuple
 import lb.backends
 from lb._core import BUILD_PROFILE, checksum, generate
 from lb.backends.base import DataPath
+from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot, Timeouts
 from lb.net.sockets import open_packet_socket, read_interface
-from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot, Timeouts
 
 ACTS = ("publication", "least", "listing", "reset", "expiry", "full")
 PROBE_GAP_NS = 50_000

@@ -33,9 +33,9 @@ import packets as p
 import workload as w
 from lb import policies
 from lb.backends import load
+from lb.model.snapshot import Plan, Server, Service, Snapshot
 from lb.policies import ServerView
 from lb.policies.maglev import fill
-from lb.snapshot import Plan, Server, Service, Snapshot
 
 BACKENDS = ("rust", "python")
 POLICIES = sorted(policies.POLICIES)

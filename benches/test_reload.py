@@ -18,8 +18,8 @@ import pytest
 
 import workload as w
 from lb.config import parse
-from lb.control.steering import Steering
-from lb.snapshot import Interface, Snapshot
+from lb.control.controller import Steering
+from lb.model.snapshot import Interface, Snapshot
 
 SECTION = "reload"
 SERVERS = 10_000

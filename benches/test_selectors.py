@@ -19,7 +19,7 @@ import pytest
 import packets as p
 import workload as w
 from lb.backends.base import Result
-from lb.snapshot import SELECTORS, Selector
+from lb.model.snapshot import SELECTORS, Selector
 
 SERVERS = [3, 100, 10_000]
 # These look at every server for every flow: in Python tens of milliseconds for 10 000.

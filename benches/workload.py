@@ -20,7 +20,7 @@ from typing import Any
 
 import packets as p
 from lb.backends.base import Result
-from lb.snapshot import AskFunction, Interface, NextHops, Plan, Route, Selector, Server, Service, Snapshot
+from lb.model.snapshot import AskFunction, Interface, NextHops, Plan, Route, Selector, Server, Service, Snapshot
 
 SEED = 1
 BATCH = 1000  # operations per round, unless a bench says otherwise

@@ -24,7 +24,8 @@ from typing import Any
 
 import packets as p
 from generate import Generator, Step
-from lb.backends.base import Offload, astuple
+from lb.backends.base import astuple
+from lb.packet.offload import Offload
 from vectors.load import Scene, mac
 
 BACKENDS = ("python", "rust")

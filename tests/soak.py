@@ -26,16 +26,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lb.bench import web
-from lb.bench.measures.packets import frame
-from lb.bench.run import open_ports
-from lb.control.client import fetch
+from lb.control.api.client import fetch
 from lb.errors import LbError
+from lb.lab.bench import web
+from lb.lab.bench.measures.packets import frame
+from lb.lab.bench.run import open_ports
+from lb.lab.testbed import isolation, live
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import ROUTER, VIP, VIP_PORT
 from lb.net import sockets
 from lb.net.frames import SOL_PACKET
-from lb.testbed import isolation, live
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import ROUTER, VIP, VIP_PORT
 
 PREFIX = "lb-soak-"
 SERVERS = ("server1", "server2", "server3")
@@ -165,7 +165,7 @@ def write_config(bed: Testbed, weights: tuple[int, int, int]) -> Path:
 @contextmanager
 def loads(bed: Testbed, seconds: float) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Run the loads over TCP for the block, each in a host of its own."""
-    asking = [sys.executable, "-P", "-m", "lb.bench.client", str(VIP), str(VIP_PORT), web.SMALL_PATH]
+    asking = [sys.executable, "-P", "-m", "lb.lab.bench.client", str(VIP), str(VIP_PORT), web.SMALL_PATH]
     asking += ["--seconds", str(seconds)]
     commands = {
         "keepalive": [*asking, "--connections", "20"],

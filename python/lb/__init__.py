@@ -15,9 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lb.backends.base import Flow, Headers, Offload, Result
+    from lb.backends.base import Flow, Result
     from lb.balancer import Balancer
-    from lb.clock import ManualClock, SystemClock
     from lb.config import Config
     from lb.errors import (
         BackendError,
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
         UnderWayError,
         UnknownNameError,
     )
+    from lb.model.clock import ManualClock, SystemClock
+    from lb.packet.headers import Headers
+    from lb.packet.offload import Offload
 
 _MODULES = {
     "BackendError": "lb.errors",
@@ -44,18 +46,18 @@ _MODULES = {
     "ConfigError": "lb.errors",
     "DaemonError": "lb.errors",
     "Flow": "lb.backends.base",
-    "Headers": "lb.backends.base",
+    "Headers": "lb.packet.headers",
     "InterfaceError": "lb.errors",
     "LbError": "lb.errors",
-    "ManualClock": "lb.clock",
-    "Offload": "lb.backends.base",
+    "ManualClock": "lb.model.clock",
+    "Offload": "lb.packet.offload",
     "PolicyError": "lb.errors",
     "PrivilegeError": "lb.errors",
     "RefusedError": "lb.errors",
     "RemoteError": "lb.errors",
     "RequestError": "lb.errors",
     "Result": "lb.backends.base",
-    "SystemClock": "lb.clock",
+    "SystemClock": "lb.model.clock",
     "TestbedError": "lb.errors",
     "UnderWayError": "lb.errors",
     "UnknownNameError": "lb.errors",

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
-from lb.backends.base import Direction, Flow, FlowEnd, Offload, Verdict
-from lb.snapshot import Address, AskFunction, NextHops, Snapshot
+from lb.backends.base import Direction, Flow, FlowEnd, Verdict
+from lb.model.snapshot import Address, AskFunction, NextHops, Snapshot
+from lb.packet.offload import Offload
 
 __all__ = [
     "BUILD_PROFILE",
@@ -46,7 +47,7 @@ class Result:
 
 @final
 class Questions:
-    """What the packet loop asks `lb.backends.asking`. Made by `DataPath` only."""
+    """What the packet loop asks `lb.backends.callbacks`. Made by `DataPath` only."""
 
     def wait(self) -> tuple[AskFunction, str, str, int, tuple[str, ...]] | None:
         """
@@ -110,7 +111,7 @@ class DataPath:
 def parse(
     frame: bytes,
 ) -> tuple[str | None, int, tuple[int, ...], int, int, int, bytes, bytes, int, int, int, int, int, int, bool, int]:
-    """Return the fields of `lb.backends.base.Headers`."""
+    """Return the fields of `lb.packet.headers.Headers`."""
 
 def checksum(data: bytes, initial: int = 0) -> int:
     """

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import lb.backends
-from lb.backends.base import DataPath, Flow, Offload, Result
-from lb.clock import Clock, ManualClock
-from lb.compile import Compiler, offline_interfaces, offline_next_hops, seed_of
+from lb.backends.base import DataPath, Flow, Result
+from lb.compiler.compile import Compiler, offline_interfaces, offline_next_hops, seed_of
+from lb.compiler.spec import Desired, ServerIdentity, with_config, without_leavers
 from lb.config import Config, load
-from lb.config_fields import parse_mac, plain_address
-from lb.control.state import Desired, ServerIdentity, with_config, without_leavers
-from lb.snapshot import Address, Interface, Neighbour, Snapshot
+from lb.fields.types import parse_mac, plain_address
+from lb.model.clock import Clock, ManualClock
+from lb.model.snapshot import Address, Interface, Neighbour, Snapshot
+from lb.packet.offload import Offload
 
 MAX_SEED = 2**64 - 1
 HASH_KEY_BYTES = 16

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple, TypeAlias
 from lb.backends.python.counters import Counters
 from lb.backends.python.plan import Fit, Newcomer, Placement
 from lb.backends.python.view import View
+from lb.model.snapshot import HASH_SELECTORS, Plan, Server, Service, Snapshot
 from lb.policies import Measurements, Policy, ServerView, UserPolicy, make, takers
 from lb.policies.registry import wrap
-from lb.snapshot import HASH_SELECTORS, Plan, Server, Service, Snapshot
 
 FLOWS = 10_000
 SERVERS = 10

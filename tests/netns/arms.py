@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from pair import DEADLINE_S, wait_until
 
-from lb.testbed import ethtool, isolation
+from lb.lab.testbed import ethtool, isolation
 
 CODE = "from lb.cli import main; main()"
 VISIBLE = Path(__file__).with_name("visible.py")

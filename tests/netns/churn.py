@@ -23,9 +23,9 @@ from pathlib import Path
 
 from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, receive_exactly, running_testbed, wait_until
 
-from lb.control.client import change, fetch
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import VIP
+from lb.control.api.client import change, fetch
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import VIP
 
 ECHO_SERVER_PORT = 7000
 CLIENTS = ("client1", "client2", "client3", "client4", "client5")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lb.testbed import isolation
+from lb.lab.testbed import isolation
 
 DEADLINE_S = 20.0
 _numbers = itertools.count()

@@ -21,9 +21,9 @@ import pytest
 from realhosts import DEADLINE_S, LISTEN_PORT, PIPE_PORT, Capture, RunningBalancer, wait_until
 
 import packets
-from lb.bench import programs
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import ROUTER, SWITCH, VIP, VIP6, Host
+from lb.lab.bench import programs
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import ROUTER, SWITCH, VIP, VIP6, Host
 from packets import ACK, FIN, RST, SYN
 
 Address = IPv4Address | IPv6Address

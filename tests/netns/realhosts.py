@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from lb.control.client import fetch
+from lb.capture.pcap import PcapWriter
+from lb.control.api.client import fetch
 from lb.errors import PrivilegeError
-from lb.net.pcap import PcapWriter
-from lb.testbed import live
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import ROUTER, VIP, VIP6, Topology
+from lb.lab.testbed import live
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import ROUTER, VIP, VIP6, Topology
 
 DEADLINE_S = 20.0
 ETH_P_ALL = 0x0003

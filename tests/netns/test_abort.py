@@ -19,8 +19,8 @@ from realhosts import (
     wait_until,
 )
 
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import VIP, VIP6
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import VIP, VIP6
 
 # The reset, a challenge ACK and the second reset follow each other without a timer; today's other end waits for hours.
 END_DEADLINE_S = 5.0

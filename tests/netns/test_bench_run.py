@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from realhosts import DEADLINE_S, Capture, running_testbed, wait_until
 
-from lb.bench import counters, load, run
-from lb.bench.contestants import make
-from lb.bench.document import Document
-from lb.bench.measures import connections, packets
-from lb.bench.settings import quick
-from lb.testbed import isolation
-from lb.testbed.state import Place, ProcessId
-from lb.testbed.topology import ROUTER, straight_path
+from lb.lab.bench import counters, load, run
+from lb.lab.bench.contestants import make
+from lb.lab.bench.document import Document
+from lb.lab.bench.measures import connections, packets
+from lb.lab.bench.settings import quick
+from lb.lab.testbed import isolation
+from lb.lab.testbed.state import Place, ProcessId
+from lb.lab.testbed.topology import ROUTER, straight_path
 
 
 def start(prefix: str, *arguments: str) -> subprocess.Popen[str]:
@@ -119,7 +119,7 @@ def test_bench_counters_hosts_used_twice_syns_refused(unique: str) -> None:
 def test_generated_frames_arrive_whole(unique: str) -> None:
     """Both generators send the template with ports of the range and a right UDP checksum."""
     from lb import _core
-    from lb.backends.python.wire.checksum import checksum
+    from lb.packet.checksum import checksum
 
     with running_testbed(f"{unique}f-", topology=straight_path(), servers=False) as bed:
         packets.prepare(bed)

@@ -17,10 +17,10 @@ import pytest
 from churn import balancing, churn, configuration, control_of, echo, open_flows, placements
 from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, echo_once, running_testbed, wait_until
 
-from lb.control import admin
-from lb.control.client import change, fetch
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import ROUTER
+from lb.control.api import listener as admin
+from lb.control.api.client import change, fetch
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import ROUTER
 
 FLOWS = 200
 ROUNDS = 30

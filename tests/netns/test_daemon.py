@@ -21,11 +21,11 @@ import pytest
 from pair import DEADLINE_S, Pair, running_pair, wait_until, write_config
 
 from lb.backends.python.loop import PacketLoop
-from lb.control.client import change, fetch
+from lb.control.api.client import change, fetch
 from lb.control.daemon import Daemon
 from lb.control.diff import SEED_NOTE
 from lb.errors import LbError
-from lb.testbed import isolation
+from lb.lab.testbed import isolation
 
 pytestmark = pytest.mark.netns
 

@@ -14,8 +14,8 @@ import pytest
 from rawhosts import Conversation, conversation
 from realhosts import RunningBalancer
 
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import VIP, VIP6
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import VIP, VIP6
 
 C, S = 1_000_000, 5_000_000
 # Of the incarnation after a reboot: far beyond any window of the first.

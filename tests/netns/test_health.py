@@ -20,8 +20,8 @@ from realhosts import (
     wait_until,
 )
 
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import ROUTER, SWITCH, VIP
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import ROUTER, SWITCH, VIP
 
 HEALTH = 'health = {{ check = "{check}", interval = "250ms", timeout = "250ms", fall = 3, rise = 2{more} }}'
 CONFIG = """

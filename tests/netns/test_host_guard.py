@@ -35,7 +35,7 @@ from arms import (
 )
 from pair import wait_until
 
-from lb.control.client import fetch
+from lb.control.api.client import fetch
 
 pytestmark = pytest.mark.netns
 

@@ -13,13 +13,13 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from pair import CONFIG, DEADLINE_S, Pair, running_pair
 
-from lb.compile import Compiler
+from lb.compiler.compile import Compiler
 from lb.config import parse
 from lb.errors import InterfaceError, LbError, PrivilegeError
+from lb.lab.testbed import isolation
+from lb.model.snapshot import Address, Interface, NextHops, Route, Snapshot
 from lb.net import host, nft, silence
 from lb.net.kernel import Kernel, find_hop
-from lb.snapshot import Address, Interface, NextHops, Route, Snapshot
-from lb.testbed import isolation
 
 pytestmark = pytest.mark.netns
 

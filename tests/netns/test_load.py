@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from realhosts import RunningBalancer, running_balancer, running_testbed, wait_until
 
-from lb.testbed import build, isolation
-from lb.testbed.bed import Testbed
-from lb.testbed.state import Place
-from lb.testbed.topology import VIP, VIP6
+from lb.lab.testbed import build, isolation
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.state import Place
+from lb.lab.testbed.topology import VIP, VIP6
 
 PORT = 9880
 SERVERS = {"server1", "server2", "server3"}

@@ -31,9 +31,9 @@ import lb.backends
 from lb.backends.base import DataPath
 from lb.backends.sharded import Sharded
 from lb.errors import InterfaceError, LbError
+from lb.lab.testbed import ethtool
+from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 from lb.net import frames, sockets
-from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
-from lb.testbed import ethtool
 
 pytestmark = [
     pytest.mark.netns,

@@ -25,8 +25,8 @@ from pair import DEADLINE_S, Pair, running_pair, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from test_daemon import Run
 
-from lb.control.client import change, fetch
-from lb.testbed import ethtool, isolation
+from lb.control.api.client import change, fetch
+from lb.lab.testbed import ethtool, isolation
 
 # The answers of checks pass the data path too: one in Python takes the GIL from the checks for each.
 SERVERS = {"rust": 1000, "python": 100}

@@ -26,8 +26,8 @@ from realhosts import (
 )
 
 from lb.errors import LbError
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import ROUTER, VIP
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import ROUTER, VIP
 
 METRICS_PORT = 9464
 TOP = """

@@ -24,8 +24,8 @@ from realhosts import (
     running_testbed,
 )
 
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import VIP, VIP6, two_segments
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import VIP, VIP6, two_segments
 
 SERVER_MTU = 1400
 # linux/in.h and linux/in6.h

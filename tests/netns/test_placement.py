@@ -24,9 +24,9 @@ from realhosts import (
     wait_until,
 )
 
-from lb.control.client import change
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import VIP
+from lb.control.api.client import change
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import VIP
 
 SECOND_VIP = "198.18.1.101"
 SERVERS_PORT = 7000

@@ -20,12 +20,12 @@ from pathlib import Path
 import pytest
 from realhosts import DEADLINE_S, running_testbed, wait_until
 
-from lb.control.client import fetch
-from lb.testbed import bed as bed_module
-from lb.testbed import build, ethtool, isolation
-from lb.testbed.bed import Testbed
-from lb.testbed.live import DEFAULT_CONFIG, stoppable
-from lb.testbed.state import ProcessId, State, sweep
+from lb.control.api.client import fetch
+from lb.lab.testbed import bed as bed_module
+from lb.lab.testbed import build, ethtool, isolation
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.live import DEFAULT_CONFIG, stoppable
+from lb.lab.testbed.state import ProcessId, State, sweep
 
 NOBODY = 65534
 PACKAGE = Path(build.__file__).parents[2]

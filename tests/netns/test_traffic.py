@@ -30,8 +30,8 @@ from realhosts import (
     wait_until,
 )
 
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import ROUTER, VIP, VIP6
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import ROUTER, VIP, VIP6
 
 TRANSFER_BYTES = 50_000_000
 PARALLEL = 300

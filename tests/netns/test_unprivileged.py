@@ -19,7 +19,7 @@ from arms import CODE, VISIBLE
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
-from lb.net.pcap import PcapWriter
+from lb.capture.pcap import PcapWriter
 
 pytestmark = [
     pytest.mark.netns,
@@ -67,18 +67,18 @@ lines = "0 198.18.1.100 9876 100 0 1"
 """
 WEIGHTS = """
 from pathlib import Path
-from lb.loadgen.lines import parse
-from lb.loadgen.wanted import of_config
+from lb.lab.loadgen.lines import parse
+from lb.lab.loadgen.wanted import of_config
 print(of_config(Path("lb.toml"), parse("0 198.18.1.100 80 100 0 1", "x").lines[0]))
 """
 READ_EXPERIMENT = """
 from pathlib import Path
-from lb.experiment.file import read
+from lb.lab.experiment.file import read
 print(read(Path("experiment.toml"))[0].title)
 """
 LIVE = """
 from pathlib import Path
-from lb.unprivileged import load
+from lb.config.unprivileged import load
 print(load(Path("lb.toml")).services[0].name)
 """
 COMMANDS = {
@@ -161,7 +161,7 @@ def test_command_of_root_python_is_hidden_still_has_no_rights(folder: Path) -> N
     assert "warning: stays root, with no capabilities" in with_hidden.stderr
 
 
-HIDDEN = "import lb.net.privileges; lb.net.privileges.why_not = lambda _: 'nobody cannot read Python'\n"
+HIDDEN = "import lb.privileges.drop; lb.privileges.drop.why_not = lambda _: 'nobody cannot read Python'\n"
 
 
 @pytest.mark.parametrize("name", READING)

@@ -12,9 +12,9 @@ import pytest
 from churn import balancing, configuration, echo, placements
 from realhosts import ECHO_PORT, RunningBalancer, connect, running_testbed, wait_until
 
-from lb.testbed.bed import Testbed
-from lb.testbed.live import read_status
-from lb.testbed.topology import ROUTER
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.live import read_status
+from lb.lab.testbed.topology import ROUTER
 
 FLOWS = 20
 SLEEPS = """

@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from realhosts import WEB_PORT, RunningBalancer, running_balancer, running_testbed
 
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import VIP
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import VIP
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 DEADLINE_MS = 60_000

@@ -8,9 +8,9 @@ from http.client import HTTPResponse
 import pytest
 from realhosts import WEB_PORT, connect, running_balancer, running_testbed
 
-from lb.testbed import apache
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import VIP, VIP6
+from lb.lab.testbed import apache
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import VIP, VIP6
 
 CHUNK = "vod/1000Seg2-Frag7"
 SERVERS = {"server1", "server2", "server3"}

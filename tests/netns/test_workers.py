@@ -29,10 +29,10 @@ from realhosts import (
     wait_until,
 )
 
-from lb.control.client import change, fetch
+from lb.control.api.client import change, fetch
+from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.topology import VIP, VIP6, two_segments
 from lb.net.shard import worker_of
-from lb.testbed.bed import Testbed
-from lb.testbed.topology import VIP, VIP6, two_segments
 
 SERVER_MTU = 1400
 CLIENTS = tuple(f"client{number}" for number in range(1, 6))

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import lb
-from lb.testbed import isolation
+from lb.lab.testbed import isolation
 
 
 def hidden_below(path: Path) -> Path | None:

@@ -23,8 +23,9 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 from scapy.utils import checksum as scapy_checksum
 
-from lb.backends.base import DataPath, Offload, Result
-from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
+from lb.backends.base import DataPath, Result
+from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
+from lb.packet.offload import Offload
 
 ROUTER_MAC = "aa:aa:aa:00:00:01"
 ROUTER_MAC_1 = "aa:aa:aa:00:01:01"

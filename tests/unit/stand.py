@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import lb.backends
 from lb.config import load
-from lb.control.admin import Admin
-from lb.control.api import Api
+from lb.control.api.handlers import Api
+from lb.control.api.listener import Admin
+from lb.control.api.status import Facts
 from lb.control.changes import Changes
-from lb.control.status import Facts
-from lb.control.steering import Preview, Steering
-from lb.control.supervisor import Supervisor
+from lb.control.controller import Preview, Steering
+from lb.control.tasks import Supervisor
 from lb.errors import LbError
-from lb.snapshot import Interface, Neighbour, NextHops, Route, Snapshot
+from lb.model.snapshot import Interface, Neighbour, NextHops, Route, Snapshot
 from packets import ether, ip4, tcp, udp
 
 CONFIG = """\

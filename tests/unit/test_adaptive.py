@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lb import config
-from lb.control.replan import IDLE_NS, Recent, Replanner
-from lb.control.steering import Steering
+from lb.control.controller import Steering
+from lb.control.replanning import IDLE_NS, Recent, Replanner
+from lb.model.snapshot import Snapshot
 from lb.policies import Plan, ServerView, make
 from lb.policies.adaptive import MAX_SLOTS, WORST, Adaptive, slot_counts, stepped
-from lb.snapshot import Snapshot
 
 MS, S = 10**6, 10**9
 SERVERS = [ServerView(0, "a"), ServerView(1, "b"), ServerView(2, "c")]

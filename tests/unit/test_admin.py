@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lb.control import admin
-from lb.control.admin import Admin
-from lb.control.client import change, fetch
+from lb.control.api import listener as admin
+from lb.control.api.client import change, fetch
+from lb.control.api.listener import Admin
 from lb.errors import (
     ConfigError,
     DaemonError,

@@ -10,7 +10,7 @@ import pytest
 from stand import CONFIG, Stand, serving
 
 from lb.config import Config, dump_config
-from lb.control.client import change, fetch
+from lb.control.api.client import change, fetch
 from lb.errors import RemoteError
 
 
@@ -147,7 +147,7 @@ def test_flows_page_is_bounded(stand: Stand, monkeypatch: pytest.MonkeyPatch) ->
     """Behaviour 35: however many flows are asked for, an answer has an upper bound."""
     for port in range(40000, 40009):
         stand.open("198.18.1.21", port)
-    monkeypatch.setattr("lb.control.api.MAX_FLOWS", 7)
+    monkeypatch.setattr("lb.control.api.handlers.MAX_FLOWS", 7)
     assert len(fetch(stand.control, "/flows", limit=1_000_000)["flows"]) == 7
 
 

@@ -20,9 +20,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from lb.backends.asking import Questions, serve
+from lb.backends.callbacks import Questions, serve
+from lb.model.snapshot import Plan, Snapshot
 from lb.net.frames import OFFLOAD_HEADER
-from lb.snapshot import Plan, Snapshot
 
 WAIT_S = 10
 # Long enough for any machine, short enough for a test.

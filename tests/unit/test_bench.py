@@ -16,15 +16,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lb.bench import chart, client, command, cpu, headline, report, spread, table, targets
-from lb.bench.contestants import make
-from lb.bench.document import Contestant, Document, MetricResult, metric_result
-from lb.bench.measures import BACKENDS, LOADED, memory
-from lb.bench.metrics import CONTESTANTS, MEASURES, METRICS, metric
-from lb.bench.run import Run, count_steps
-from lb.bench.settings import Settings, quick
 from lb.errors import LbError
-from lb.pictures import axis, bars, page
+from lb.lab.bench import chart, client, command, cpu, headline, report, spread, table, targets
+from lb.lab.bench.contestants import make
+from lb.lab.bench.document import Contestant, Document, MetricResult, metric_result
+from lb.lab.bench.measures import BACKENDS, LOADED, memory
+from lb.lab.bench.metrics import CONTESTANTS, MEASURES, METRICS, metric
+from lb.lab.bench.run import Run, count_steps
+from lb.lab.bench.settings import Settings, quick
+from lb.lab.pictures import axis, bars, page
 
 Samples = dict[str, list[float | None]]
 
@@ -279,7 +279,7 @@ def test_aa_names_a_contestant_and_its_double() -> None:
 
 def test_aa_run_measures_memory_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
     """The double is asked for what only our backends are asked for."""
-    monkeypatch.setattr("lb.bench.measures.memory.measure", lambda _backend, _flows: {"memory_per_flow": 120.0})
+    monkeypatch.setattr("lb.lab.bench.measures.memory.measure", lambda _backend, _flows: {"memory_per_flow": 120.0})
     run = Run(Settings(measures=("memory",), contestants=("rust", "rust-again"), turns=1), lambda _line, _done: None)
     run.measure()
     found = run.document()
@@ -339,7 +339,7 @@ def test_count_steps_settings() -> None:
 
 def test_run_missing_contestant_named_with_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is not installed is in the document, with the reason, in every metric."""
-    monkeypatch.setattr("lb.bench.programs.find", lambda _program: None)
+    monkeypatch.setattr("lb.lab.bench.programs.find", lambda _program: None)
     lines: list[str] = []
     run = Run(
         Settings(measures=("memory",), contestants=("nft", "haproxy"), turns=1), lambda line, _: lines.append(line)
@@ -473,7 +473,7 @@ def test_client_nobody_listens_exit_1_with_a_line() -> None:
     """An error is a line and a status, for the bench to quote."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command_line = [sys.executable, "-m", "lb.bench.client", "127.0.0.1", str(port), "/", "--seconds", "1"]
+    command_line = [sys.executable, "-m", "lb.lab.bench.client", "127.0.0.1", str(port), "/", "--seconds", "1"]
     done = subprocess.run(command_line, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "refused" in done.stderr

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from lb.bench import chart, client, counters, headline, machine, notes, order, report, spread, table, targets
-from lb.bench.document import Contestant, Document, Faults, MetricResult, metric_result, sum_faults
-from lb.bench.measures import LOADED
-from lb.bench.metrics import CONTESTANTS, metric
 from lb.errors import LbError
+from lb.lab.bench import chart, client, counters, headline, machine, notes, order, report, spread, table, targets
+from lb.lab.bench.document import Contestant, Document, Faults, MetricResult, metric_result, sum_faults
+from lb.lab.bench.measures import LOADED
+from lb.lab.bench.metrics import CONTESTANTS, metric
 
 NETSTAT = """TcpExt: SyncookiesSent ListenOverflows TCPTimeouts TCPSynRetrans PAWSTimewait TCPTimeWaitOverflow
 TcpExt: 0 {listen} 7 {syn} {refused} 0

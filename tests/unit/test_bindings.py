@@ -15,9 +15,10 @@ import pytest
 
 from lb import _core
 from lb.backends import base, rust
-from lb.backends.base import Offload
 from lb.errors import BackendError, LbError
-from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
+from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
+from lb.packet.headers import Headers
+from lb.packet.offload import Offload
 
 ROUTER_MAC = bytes.fromhex("aaaaaa000001")
 CLIENT_MAC = bytes.fromhex("aaaaaa000021")
@@ -435,7 +436,7 @@ def test_hash_address_of_wrong_length_is_refused() -> None:
 
 def test_parse_gives_headers() -> None:
     headers = rust.parse(request())
-    assert isinstance(headers, base.Headers)
+    assert isinstance(headers, Headers)
     assert (headers.reason, headers.ethertype, headers.source, headers.destination_port) == (
         None,
         0x800,

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from test_steering import Recorder, config, extra, names, server, steer
 
+from lb.compiler.spec import ServerKey
 from lb.control import changes
 from lb.control.changes import Changes, SerialThread
-from lb.control.state import ServerKey
-from lb.control.steering import ConditionUpdate, Outcome, Steering
-from lb.control.supervisor import Supervisor
+from lb.control.controller import ConditionUpdate, Outcome, Steering
+from lb.control.tasks import Supervisor
 from lb.errors import LbError, UnderWayError, UnknownNameError
-from lb.snapshot import Snapshot
+from lb.model.snapshot import Snapshot
 
 DEADLINE_S = 20.0
 

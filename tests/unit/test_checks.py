@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from lb.clock import ManualClock
 from lb.config import Config, parse
-from lb.control import checks as lb_checks
-from lb.control import pace
 from lb.control.changes import Done, Prepare
-from lb.control.checks import RAMP_TICK_S, Checks
-from lb.control.prober import OnResult, ServerKey, Target
-from lb.control.steering import Steering
-from lb.control.supervisor import Supervisor
+from lb.control.controller import Steering
+from lb.control.health import checks as lb_checks
+from lb.control.health import slices as pace
+from lb.control.health.checks import RAMP_TICK_S, Checks
+from lb.control.health.prober import OnResult, ServerKey, Target
+from lb.control.tasks import Supervisor
 from lb.errors import LbError
-from lb.snapshot import Interface, Snapshot
+from lb.model.clock import ManualClock
+from lb.model.snapshot import Interface, Snapshot
 
 INTERFACES = (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),)
 CHECK = 'health = { check = "tcp", fall = 2, rise = 1 }'

@@ -14,7 +14,7 @@ import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
-from lb.net.pcap import PcapWriter
+from lb.capture.pcap import PcapWriter
 
 CONFIG = """\
 [[interface]]

@@ -6,10 +6,10 @@ from ipaddress import ip_interface, ip_network
 
 import pytest
 
-from lb.compile import Compiler, connected_routes, describe_interface, offline_interfaces
+from lb.compiler.compile import Compiler, connected_routes, describe_interface, offline_interfaces
 from lb.config import Config, parse
 from lb.errors import ConfigError
-from lb.snapshot import Interface, Plan, Route, Timeouts
+from lb.model.snapshot import Interface, Plan, Route, Timeouts
 
 MAC = bytes.fromhex("aaaaaa000001")
 INTERFACES = (Interface("eth0", MAC, 1500, (ip_interface("198.18.1.1/24"),)),)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from lb import config
-from lb.config_checks import dotted
-from lb.config_locator import locate
-from lb.config_template import TEMPLATE, write_template
+from lb.config.template import TEMPLATE, write_template
+from lb.config.toml.locator import locate
+from lb.config.toml.problem import dotted
 from lb.errors import ConfigError, LbError
 from lb.policies import user
 from lb.policies.adaptive import Adaptive

@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 
+from lb.compiler.spec import HEALTHY, NO_WISH, Condition, Desired, ServerKey, Wish
 from lb.config import parse
-from lb.control import rates
-from lb.control.admin import bind_socket
-from lb.control.client import fetch
-from lb.control.paths import default_control_path
-from lb.control.rates import RateMeter, Rates, rates_between
-from lb.control.render import SERVER_COLUMNS, Output, print_flows, print_status
-from lb.control.state import HEALTHY, NO_WISH, Condition, Desired, ServerKey, Wish
-from lb.control.status import Facts, build_status
-from lb.control.supervisor import RECENT_S, TaskState
+from lb.control.api.client import fetch
+from lb.control.api.listener import bind_socket
+from lb.control.api.paths import default_control_path
+from lb.control.api.render import SERVER_COLUMNS, Output, print_flows, print_status
+from lb.control.api.status import Facts, build_status
+from lb.control.tasks import RECENT_S, TaskState
+from lb.control.telemetry import rates
+from lb.control.telemetry.rates import RateMeter, Rates, rates_between
 from lb.errors import DaemonError, LbError
+from lb.model.snapshot import Interface, Snapshot
 from lb.net.host import GuardState
-from lb.snapshot import Interface, Snapshot
 
 CONFIG = parse("""
 [[interface]]

@@ -15,13 +15,13 @@ import pytest
 from lb.config import Config
 from lb.control import daemon as daemon_module
 from lb.control import recycle
-from lb.control.admin import CONNECTION_S
+from lb.control.api.client import CHANGE_TIMEOUT_S
+from lb.control.api.listener import CONNECTION_S
 from lb.control.changes import ANSWER_S, Changes
-from lb.control.client import CHANGE_TIMEOUT_S
+from lb.control.controller import Steering
 from lb.control.daemon import Daemon, as_it_runs, load_config
-from lb.control.steering import Steering
 from lb.errors import ConfigError, LbError, UnderWayError
-from lb.snapshot import Interface, Snapshot
+from lb.model.snapshot import Interface, Snapshot
 
 DEADLINE_S = 20.0
 INTERFACES = (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lb.compile import Compiler, offline_interfaces
+from lb.compiler.compile import Compiler, offline_interfaces
+from lb.compiler.spec import Desired, ServerKey, Wish, with_config, with_wish
 from lb.config import (
     Config,
     FlowsConfig,
@@ -19,10 +20,9 @@ from lb.config import (
     parse,
 )
 from lb.control.diff import RESTART, diff
-from lb.control.moves import moves
+from lb.control.forecast import moves
 from lb.control.seed import with_seed
-from lb.control.state import Desired, ServerKey, Wish, with_config, with_wish
-from lb.snapshot import Interface
+from lb.model.snapshot import Interface
 
 INTERFACES = (Interface("eth0", bytes(6), 1500),)
 BASE = """\
@@ -205,7 +205,7 @@ TABLE_KEYS = {
     ("", "flows"), ("", "metrics"), ("", "interface"), ("", "service"), ("interface", "name"), ("service", "health"),
     ("service", "server"),
 }  # fmt: skip
-# Applied by others than the snapshot: `lb.control.daemon`, `lb.control.checks` and `lb.control.drains`.
+# Applied by others than the snapshot: `lb.control.daemon`, `lb.control.health.checks` and `lb.control.drains`.
 OUTSIDE_SNAPSHOT = {
     ("", "flow_log"), ("", "check_concurrency"), ("service", "on_server_down"), ("service", "drain_timeout"),
 }  # fmt: skip

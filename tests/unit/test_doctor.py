@@ -17,7 +17,7 @@ from lb.doctor.checks import CHECKS
 from lb.doctor.facts import Facts, Hook, Link, Way, parse_hooks, parse_kernel
 from lb.doctor.wire import Answer, arp_probe, read_answer, solicitation
 from lb.net.big_tcp import BigTcp
-from lb.trust import Fault
+from lb.privileges.trust import Fault
 
 # ruff: noqa: E501 - one fault per row
 VIP, SERVER1, SERVER2 = (ip_address(text) for text in ("198.18.1.100", "198.18.2.31", "198.18.2.32"))

@@ -13,10 +13,10 @@ import pytest
 
 from lb import config
 from lb.errors import ConfigError
-from lb.experiment import file, quick, report, result, table
-from lb.experiment.file import Experiment, policy_name
-from lb.experiment.result import Collected, Result, Turn
-from lb.loadgen.records import Fetch, Playback
+from lb.lab.experiment import file, quick, report, result, table
+from lb.lab.experiment.file import Experiment, policy_name
+from lb.lab.experiment.result import Collected, Result, Turn
+from lb.lab.loadgen.records import Fetch, Playback
 from lb.policies import POLICIES
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "experiments").glob("*.toml"))

@@ -18,12 +18,12 @@ from scapy.layers.l2 import Ether
 
 from lb.backends.base import DataPath
 from lb.balancer import Balancer
+from lb.compiler.spec import Condition, Desired, ServerKey, Wish, with_condition, with_wish
 from lb.config import Config, parse
-from lb.control.state import Condition, Desired, ServerKey, Wish, with_condition, with_wish
 from lb.errors import LbError, RequestError, UnknownNameError
-from lb.explain import Endpoint, Known, Question, explain, known_from, parse_endpoint
-from lb.explain_text import render
-from lb.snapshot import Plan
+from lb.explain.placement import Endpoint, Known, Question, explain, known_from, parse_endpoint
+from lb.explain.text import render
+from lb.model.snapshot import Plan
 
 TEXT = """
 [[interface]]

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from lb.backends.base import Offload
 from lb.net import frames
 from lb.net.frames import IoCounters
+from lb.packet.offload import Offload
 
 ADDRESSES = bytes(range(12))
 REST = b"\x08\x00payload"

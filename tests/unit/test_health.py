@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.clock import ManualClock
-from lb.control.health import RAMP_STEPS, Rules, ServiceHealth, Transition
+from lb.control.health.judge import RAMP_STEPS, Rules, ServiceHealth, Transition
+from lb.model.clock import ManualClock
 
 INTERVAL_S = 1.0
 RULES = Rules(interval_ns=10**9, fall=3, rise=2)

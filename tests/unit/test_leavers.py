@@ -8,9 +8,9 @@ from typing import cast
 from helpers import Box, from_client, make_interfaces, open_flow, request
 from test_steering import config, extra, server
 
-from lb.control.leavers import Leavers
-from lb.control.state import ServerIdentity
-from lb.control.steering import Steering, Target
+from lb.compiler.spec import ServerIdentity
+from lb.control.controller import Steering, Target
+from lb.control.removed import Leavers
 
 IDENTITY: ServerIdentity = ((ip_address("198.18.1.100"), 9876, "tcp"), ip_address("198.18.1.31"), 8031)
 CLOSING_NS = 100

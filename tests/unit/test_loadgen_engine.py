@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from lb.loadgen import figures, plan
-from lb.loadgen.engine import play
-from lb.loadgen.lines import Load, LoadLine
-from lb.loadgen.plan import Options
-from lb.loadgen.records import Fetch, LineEnded, LineStarted, Playback, Record, from_json
-from lb.testbed.load import PIPES, LoadClients
+from lb.lab.loadgen import figures, plan
+from lb.lab.loadgen.engine import play
+from lb.lab.loadgen.lines import Load, LoadLine
+from lb.lab.loadgen.plan import Options
+from lb.lab.loadgen.records import Fetch, LineEnded, LineStarted, Playback, Record, from_json
+from lb.lab.testbed.load import PIPES, LoadClients
 
 Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 LOADGEN = Path(__file__).parents[2] / "loadgen" / "loadgen.py"
@@ -398,7 +398,7 @@ def test_worker_plays_one_plan_after_the_other() -> None:
         async with Server(good) as server:
             load = Load("test", (LoadLine(0.0, "127.0.0.1", server.port, 100, 0.0, 2),))
             pipe = asyncio.subprocess.PIPE
-            command = [sys.executable, "-P", "-m", "lb.loadgen.worker"]
+            command = [sys.executable, "-P", "-m", "lb.lab.loadgen.worker"]
             child = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
             origin_s = asyncio.get_running_loop().time()
             plans = [plan.to_json(plan.make(load, Options(), [name])) for name in ("client4", "client5")]

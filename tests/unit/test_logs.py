@@ -11,9 +11,9 @@ import pytest
 from helpers import Box, from_client, query, request
 
 from lb.backends.base import FlowEnd
-from lb.control import flow_log
-from lb.control.flow_log import FlowLog, write
-from lb.control.logs import JsonFormatter
+from lb.control.telemetry import flow_log
+from lb.control.telemetry.flow_log import FlowLog, write
+from lb.control.telemetry.logs import JsonFormatter
 
 END = FlowEnd("198.18.1.21", 40000, "web", "server1", "tcp", "closed", 10**9, 3_500_000_000, 120, 80)
 NOW, NOW_NS = 1_800_000_000.0, 4_500_000_000

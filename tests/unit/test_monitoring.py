@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from test_metrics import SAMPLE
 
-from lb.control.metrics import DEFINITIONS, Metrics
+from lb.control.telemetry.metrics import DEFINITIONS, Metrics
 
 FOLDER = Path(__file__).parents[2] / "docs" / "monitoring"
 FILES = ("grafana.json", "alerts.yml", "alerts-test.yml", "README.md")

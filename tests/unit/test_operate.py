@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from stand import CONFIG, Stand, serving
 
-from lb.control.client import fetch
+from lb.control.api.client import fetch
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from scapy.layers.l2 import Ether
 from wire import Wire
 
 from lb.backends.base import PAUSE_BOUNDS_NS
-from lb.snapshot import Timeouts
+from lb.model.snapshot import Timeouts
 
 DEADLINE_S = 10
 

@@ -13,8 +13,8 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import CookedLinux, CookedLinuxV2
 
+from lb.capture.pcap import CaptureCutError, Packet, PcapWriter, read_packets
 from lb.errors import CaptureError
-from lb.net.pcap import CaptureCutError, Packet, PcapWriter, read_packets
 
 FRAME = bytes(range(60))
 TIME_NS = 1_700_000_000 * 10**9 + 123_456_000

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from lb.pictures import axis, bars
+from lb.lab.pictures import axis, bars
 
 
 @pytest.mark.parametrize("top", [0.0031, 0.85, 1.0, 12.0, 99.9, 123456.0])

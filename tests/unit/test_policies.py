@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lb import policies
+from lb.model.snapshot import Plan
 from lb.policies.base import STATES, ServerView
 from lb.policies.maglev import Maglev, fill, is_prime, next_prime, permutation
 from lb.policies.random import Random
 from lb.policies.round_robin import RoundRobin
 from lb.policies.slots import MAX_COMPARISONS, MAX_GROUPS, MAX_SLOTS, interleave, reduce_weights
 from lb.policies.static import Static
-from lb.snapshot import Plan
 
 EVERY = [policies.make(name, {}) for name in policies.POLICIES]
 weights_strategy = st.lists(st.integers(1, 40), min_size=1, max_size=12)

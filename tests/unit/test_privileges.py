@@ -26,7 +26,7 @@ port = 9876
 """
 SCRIPT = """
 import subprocess, threading
-from lb.net.privileges import drop_privileges
+from lb.privileges.drop import drop_privileges
 drop_privileges()
 def show(): print(open("/proc/thread-self/status").read())
 show()

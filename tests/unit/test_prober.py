@@ -13,10 +13,10 @@ import pytest
 from aiohttp import web
 
 from lb.config import HealthConfig
-from lb.control import prober as prober_module
-from lb.control.http_check import request
-from lb.control.prober import Prober, ServerKey, Slots, Target
-from lb.control.supervisor import Supervisor
+from lb.control.health import prober as prober_module
+from lb.control.health.http_check import request
+from lb.control.health.prober import Prober, ServerKey, Slots, Target
+from lb.control.tasks import Supervisor
 
 DEADLINE_S = 20.0
 KEY = ("video", "server1")

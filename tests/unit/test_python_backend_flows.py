@@ -40,7 +40,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from lb.errors import LbError
-from lb.snapshot import Neighbour, NextHops, Route, Snapshot, Timeouts
+from lb.model.snapshot import Neighbour, NextHops, Route, Snapshot, Timeouts
 
 
 def outcome(result: object) -> tuple[object, ...]:

@@ -36,7 +36,8 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, defr
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from lb.backends.base import Offload, astuple
+from lb.backends.base import astuple
+from lb.packet.offload import Offload
 
 PROPERTY_FEW = settings(PROPERTY, max_examples=20)
 DATA = bytes(range(256)) * 12  # 3072 bytes: three fragments of at most 1400

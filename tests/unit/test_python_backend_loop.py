@@ -31,9 +31,10 @@ from helpers import (
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from lb.backends.base import DataPath, Offload
+from lb.backends.base import DataPath
 from lb.errors import LbError
 from lb.net.frames import OFFLOAD_HEADER
+from lb.packet.offload import Offload
 
 DEADLINE_MS = 10_000
 

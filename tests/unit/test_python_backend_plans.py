@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lb.backends.python.plan import SplitMix64
-from lb.snapshot import Plan, Selector, Server, Snapshot
+from lb.model.snapshot import Plan, Selector, Server, Snapshot
 
 
 def placed(box: Box, count: int, first_port: int = 1) -> list[int]:

@@ -39,8 +39,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import checksum as scapy_checksum
 
-from lb.backends.base import Offload
-from lb.snapshot import Neighbour, NextHops, Route
+from lb.model.snapshot import Neighbour, NextHops, Route
+from lb.packet.offload import Offload
 
 NEEDS_CSUM, TCPV4, TCPV6, UDP_L4 = 1, 1, 4, 5
 SMALL = 600

@@ -26,10 +26,10 @@ from helpers import (
 from test_steering import config, extra, present, server, steer
 
 from lb.backends.sharded import in_all
-from lb.compile import IdKind
+from lb.compiler.compile import IdKind
+from lb.control.controller import Steering, Target
 from lb.control.recycle import QUARANTINE_NS, Recycler
-from lb.control.steering import Steering, Target
-from lb.snapshot import Plan, Snapshot
+from lb.model.snapshot import Plan, Snapshot
 
 CYCLES = 300
 

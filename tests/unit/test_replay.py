@@ -15,13 +15,9 @@ from scapy.layers.l2 import ARP, CookedLinux, CookedLinuxV2, Dot1Q, Ether
 from scapy.utils import checksum
 
 import lb.backends
-from lb.backends.base import Offload
 from lb.backends.python import parse as parse_frame
-from lb.config import Config, parse
-from lb.errors import CaptureError, ConfigError
-from lb.net.checksums import finish, unfinished
-from lb.net.pcap import PcapWriter, read_packets
-from lb.replay import (
+from lb.capture.pcap import PcapWriter, read_packets
+from lb.capture.replay import (
     Replay,
     describe,
     format_json,
@@ -32,6 +28,10 @@ from lb.replay import (
     summary,
     with_interface,
 )
+from lb.capture.unfinished import finish, unfinished
+from lb.config import Config, parse
+from lb.errors import CaptureError, ConfigError
+from lb.packet.offload import Offload
 
 CLIENT, ROUTER, SERVER = "aa:aa:aa:00:00:21", "aa:aa:aa:00:00:01", "aa:aa:aa:00:00:31"
 START_NS = 1_700_000_000 * 10**9

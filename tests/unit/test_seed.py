@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import lb
-from lb.compile import OFFLINE_SEED
+from lb.compiler.compile import OFFLINE_SEED
 from lb.config import parse
 from lb.control.seed import describe_drawn, draw_seed, with_seed
-from lb.explain import Question, explain, known_from, parse_endpoint
+from lb.explain.placement import Question, explain, known_from, parse_endpoint
 
 CONFIG = """\
 [[interface]]

@@ -19,8 +19,8 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from lb.errors import ConfigError
+from lb.model.snapshot import Address
 from lb.net import shard, sockets
-from lb.snapshot import Address
 
 VIPS = [ip_address(text) for text in ("198.18.1.100", "203.0.113.7", "fd00:1::100", "2001:db8::7")]
 SERVER4, SERVER6 = "198.18.1.31", "fd00:1::31"

@@ -14,8 +14,8 @@ from scapy.layers.l2 import Ether
 import lb.backends
 from lb.backends.sharded import Sharded, added, one_at_a_time, part, together
 from lb.errors import LbError
+from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 from lb.net.shard import worker_of
-from lb.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 
 VIP, SERVER = IPv4Address("198.18.1.100"), IPv4Address("198.18.1.31")
 MAC, SERVER_MAC, CLIENT_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000031"), "02:00:00:00:00:21"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers import Box, from_client, from_server, open_flow, request, response
 
-from lb.control.signs import ClientSigns
+from lb.control.health.passive import ClientSigns
 
 KEY = ("web", "server1")
 

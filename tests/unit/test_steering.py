@@ -7,11 +7,11 @@ from ipaddress import ip_interface
 
 import pytest
 
+from lb.compiler.spec import ServerKey
 from lb.config import Config, ServerConfig, parse
-from lb.control.state import ServerKey
-from lb.control.steering import Change, ConditionUpdate, Steering
+from lb.control.controller import Change, ConditionUpdate, Steering
 from lb.errors import ConfigError, LbError, RefusedError, UnknownNameError
-from lb.snapshot import Interface, Server, Service, Snapshot
+from lb.model.snapshot import Interface, Server, Service, Snapshot
 
 INTERFACES = (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),)
 

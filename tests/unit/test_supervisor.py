@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lb.control import supervisor
-from lb.control.supervisor import FIRST_DELAY_S, JITTER, LONGEST_DELAY_S, STEADY_S, Supervisor
+from lb.control import tasks as supervisor
+from lb.control.tasks import FIRST_DELAY_S, JITTER, LONGEST_DELAY_S, STEADY_S, Supervisor
 
 DEADLINE_S = 20.0
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from lb.backends.base import Direction
-from lb.backends.python import tcp
-from lb.backends.python.flow import Entry
-from lb.backends.python.states import SYN_SENT
-from lb.backends.python.wire.tcp import ACK, SYN
+from lb.backends.python import connection as tcp
+from lb.backends.python.entry import Entry
+from lb.backends.python.flow_states import SYN_SENT
+from lb.packet.tcp import ACK, SYN
 
 MODULUS = 2**32
 SEGMENT_BYTES = 1000

@@ -13,12 +13,12 @@ import pytest
 
 from lb.config import load
 from lb.errors import TestbedError
-from lb.loadgen.records import Fetch, LineStarted
-from lb.testbed import content, state
-from lb.testbed.live import DEFAULT_CONFIG
-from lb.testbed.state import Place, ProcessId, State
-from lb.testbed.tally import ServerTally, Tally, plain_table
-from lb.testbed.topology import Topology, one_segment, two_segments
+from lb.lab.loadgen.records import Fetch, LineStarted
+from lb.lab.testbed import content, state
+from lb.lab.testbed.live import DEFAULT_CONFIG
+from lb.lab.testbed.state import Place, ProcessId, State
+from lb.lab.testbed.tally import ServerTally, Tally, plain_table
+from lb.lab.testbed.topology import Topology, one_segment, two_segments
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -75,7 +75,7 @@ def test_serve_port_in_use_is_one_line(tmp_path: Path, taken: str) -> None:
         other.bind(("0.0.0.0", 0))
         held, free = holder.getsockname()[1], other.getsockname()[1]
         ports = {"web": free, "echo": free, taken: held}
-        command = [sys.executable, "-P", "-m", "lb.testbed.serve", "--name", "server1", "--content", str(tmp_path)]
+        command = [sys.executable, "-P", "-m", "lb.lab.testbed.serve", "--name", "server1", "--content", str(tmp_path)]
         command += ["--web-port", str(ports["web"]), "--echo-port", str(ports["echo"])]
         if taken == "echo":
             # Only the echo server starts, on the port that is held.

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from lb import trust
-from lb.config_template import write_template
-from lb.control.admin import bind_socket
+from lb.config.template import write_template
+from lb.control.api.listener import bind_socket
 from lb.errors import LbError
-from lb.net.broker import ENDED, Broker, open_allowed
-from lb.testbed import live
-from lb.trust import UntrustedFileError, find_fault
+from lb.lab.testbed import live
+from lb.privileges import trust
+from lb.privileges.broker import ENDED, Broker, open_allowed
+from lb.privileges.trust import UntrustedFileError, find_fault
 
 OWNERS = frozenset({0, os.geteuid()})
 DEADLINE_S = 20.0

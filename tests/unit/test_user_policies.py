@@ -18,10 +18,11 @@ from helpers import from_client, request
 
 import lb
 from lb import config, policies
-from lb.control.steering import Steering, close_policies
+from lb.control.controller import Steering, close_policies
 from lb.errors import LbError, PolicyError
-from lb.policies import NewFlow, OptionsError, Plan, ServerView, UserPolicy, caller
-from lb.policies.caller import Caller
+from lb.policies import NewFlow, OptionsError, Plan, ServerView, UserPolicy
+from lb.policies import executor as caller
+from lb.policies.executor import Caller
 from lb.policies.loader import load_class
 from lb.policies.registry import wrap
 from lb.policies.user import require_usable, restricted

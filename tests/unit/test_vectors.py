@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS, Offload, astuple
-from lb.snapshot import SELECTORS
+from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS, astuple
+from lb.model.snapshot import SELECTORS
+from lb.packet.offload import Offload
 from vectors.load import HERE, Scene, golden_hashes, vectors
 
 VECTORS = vectors()

@@ -7,8 +7,8 @@ import socket
 
 from helpers import make_datapath
 
+from lb.model.snapshot import Snapshot
 from lb.net.frames import OFFLOAD_HEADER
-from lb.snapshot import Snapshot
 
 WAIT_S = 10
 

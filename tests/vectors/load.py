@@ -14,7 +14,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
-from lb.snapshot import (
+from lb.model.snapshot import (
     AskFunction,
     Interface,
     Neighbour,

@@ -12,8 +12,9 @@ import importlib
 import logging
 from typing import Protocol, cast
 
-from lb.backends.base import DataPath, Headers
+from lb.backends.base import DataPath
 from lb.errors import BackendError
+from lb.packet.headers import Headers
 
 NAMES: tuple[str, ...] = ("auto", "rust", "python", "ebpf")
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from lb.snapshot import Address, NextHops, Snapshot
+from lb.model.snapshot import Address, NextHops, Snapshot
+from lb.packet.offload import Offload
 
 Verdict: TypeAlias = Literal["forward", "reply", "drop", "pass", "hold"]
 Direction: TypeAlias = Literal["forward", "reply"]
@@ -134,25 +135,6 @@ PAUSE_BOUNDS_NS: tuple[int, ...] = (
     50_000_000,
     100_000_000,
 )
-
-
-class Offload(NamedTuple):
-    """
-    Work the sender left to the network card, as in `struct virtio_net_hdr` (virtio 1.2, 5.1.6).
-
-    Args:
-        flags: bit 0: the L4 checksum is only the pseudo-header sum so far (NEEDS_CSUM).
-        gso_type: 0 none, 1 TCPv4, 3 UDP, 4 TCPv6, 5 UDP segmentation; bit 7 ECN.
-        hdr_len: bytes of all headers. gso_size: bytes of payload per segment.
-        csum_start: offset of the L4 header in the frame. csum_offset: of the checksum field from there.
-    """
-
-    flags: int = 0
-    gso_type: int = 0
-    hdr_len: int = 0
-    gso_size: int = 0
-    csum_start: int = 0
-    csum_offset: int = 0
 
 
 @runtime_checkable
@@ -382,38 +364,3 @@ class DataPath(Protocol):
         Stop the loop and join its thread, within 200 ms. Raise LbError when the loop had failed. Does nothing when it
         does not run.
         """
-
-
-class Headers(NamedTuple):
-    """
-    What `parse` reads from one frame, without any snapshot (`docs/datapath.md` rules 3.1, 3.4, 5 up to validity, 5.8,
-    6.5, 7 up to the ports).
-
-    Args:
-        reason: the drop reason when the frame is malformed, else None; with a reason, the fields read before it are
-        set and the rest are 0 or empty.
-        ethertype: after the VLAN tags, 0 when not reached. vlans: TCI of each tag, outermost first.
-        l3_offset, l4_offset, payload_offset: byte offsets in the frame, 0 when there is no such header.
-        source, destination: 4 or 16 bytes, network order; empty when not IP.
-        protocol: the L4 protocol number, 0 when not IP. ttl: TTL or hop limit.
-        source_port, destination_port: TCP and UDP, 0 in later fragments. tcp_flags: low 8 bits.
-        fragment_offset: bytes. more_fragments: MF.
-        total_len: bytes of the IP packet from its header to its end.
-    """
-
-    reason: str | None
-    ethertype: int
-    vlans: tuple[int, ...]
-    l3_offset: int
-    l4_offset: int
-    payload_offset: int
-    source: bytes
-    destination: bytes
-    protocol: int
-    ttl: int
-    source_port: int
-    destination_port: int
-    tcp_flags: int
-    fragment_offset: int
-    more_fragments: bool
-    total_len: int

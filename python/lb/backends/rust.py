@@ -6,8 +6,8 @@ The rules it follows are in `docs/datapath.md`, its stages in `rust/core`. Nothi
 
 from __future__ import annotations
 
-from lb.backends.base import Headers
 from lb.errors import BackendError
+from lb.packet.headers import Headers
 
 try:
     from lb._core import DataPath, Result, checksum, checksum_update, flow_hash, source_hash

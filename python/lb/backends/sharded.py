@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import NO_DIRECT, DataPath, Flow, FlowEnd, Offload, Poll, Result
-from lb.backends.python.hashing import as_16_bytes
+from lb.backends.base import NO_DIRECT, DataPath, Flow, FlowEnd, Poll, Result
 from lb.errors import LbError
+from lb.model.snapshot import Address, AskFunction, NextHops, Snapshot
 from lb.net.shard import program, worker_of
 from lb.net.sockets import set_program
-from lb.snapshot import Address, AskFunction, NextHops, Snapshot
+from lb.packet.hashing import as_16_bytes
+from lb.packet.offload import Offload
 
 SEED_RANGE = 2**64
 

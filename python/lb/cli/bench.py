@@ -1,4 +1,4 @@
-"""`lb bench`: measure this machine, peers side by side. The work is in `lb.bench.command`."""
+"""`lb bench`: measure this machine, peers side by side. The work is in `lb.lab.bench.command`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bench(
 
     Nothing is left behind. Figures hold for this machine only; ratios are the headline.
     """
-    from lb.bench import command
+    from lb.lab.bench import command
 
     def named(option: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
         try:

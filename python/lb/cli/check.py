@@ -11,8 +11,8 @@ import typer
 def check(file: Annotated[Path, typer.Argument(help="The configuration.", exists=True, dir_okay=False)]) -> None:
     """Validate a configuration: all errors at once, each with its place and a hint. Needs no root."""
     from lb.config import read
+    from lb.config.unprivileged import enter_config
     from lb.errors import ConfigError
-    from lb.unprivileged import enter_config
 
     enter_config(file)
     report = read(file)

@@ -24,13 +24,14 @@ def doctor(
 
     Works with a balancer that runs here, and with a configuration alone. Exits with 1 when something fails.
     """
-    from lb.config import DEFAULT_FILE, outline
-    from lb.control.client import fetch
-    from lb.control.paths import default_control_path
+    from lb.config import outline
+    from lb.config.model import DEFAULT_FILE
+    from lb.config.toml.document import require
+    from lb.config.unprivileged import UntrustedConfigError, load
+    from lb.control.api.client import fetch
+    from lb.control.api.paths import default_control_path
     from lb.doctor import examine, gather, render
     from lb.errors import DaemonError
-    from lb.toml_file import require
-    from lb.unprivileged import UntrustedConfigError, load
 
     try:
         status = fetch(control or default_control_path(), "/status")

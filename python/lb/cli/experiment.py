@@ -1,4 +1,4 @@
-"""`lb experiment run`: policies over the same load, compared. The work is in `lb.experiment.command`."""
+"""`lb experiment run`: policies over the same load, compared. The work is in `lb.lab.experiment.command`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(
     with 130. Nothing is left behind.
     """
     from lb.cli.testbed import require_prefix
-    from lb.experiment import command
+    from lb.lab.experiment import command
 
     names = None if only is None else tuple(name.strip() for name in only.split(","))
     wishes = command.Wishes(report, json_file, output, turns, quick, names, backend, require_prefix(prefix))

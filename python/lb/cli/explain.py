@@ -24,19 +24,19 @@ def explain(
     """Show why a flow goes where it goes: service, servers, plan, choice, next hop, headers. Changes nothing."""
     import json
 
-    from lb.explain import Question, known_from, parse_endpoint
-    from lb.explain import explain as answer_to
-    from lb.explain_text import render
+    from lb.explain.placement import Question, known_from, parse_endpoint
+    from lb.explain.placement import explain as answer_to
+    from lb.explain.text import render
 
     question = Question(parse_endpoint(client), parse_endpoint(vip), protocol)
     if config is not None:
         from lb.config import load
-        from lb.unprivileged import enter_config
+        from lb.config.unprivileged import enter_config
 
         enter_config(config)
         answer = answer_to(question, known_from(load(config)))
     else:
-        from lb.control.explainer import ask
+        from lb.control.api.explainer import ask
 
         answer = ask(question, control)
     typer.echo(json.dumps(answer, indent=2) + "\n" if output == "json" else render(answer), nl=False)

@@ -13,7 +13,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file when it is there.")] = False,
 ) -> None:
     """Write a commented configuration to start from."""
-    from lb.config_template import write_template
+    from lb.config.template import write_template
 
     write_template(file, overwrite=force)
     typer.echo(f"wrote {file}: adapt it, then `lb check {file}` and `lb run -c {file}`", err=True)

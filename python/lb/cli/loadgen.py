@@ -1,4 +1,4 @@
-"""`lb loadgen`: the load generator. The work is in `lb.loadgen.command`; `loadgen/loadgen.py` is the same program."""
+"""`lb loadgen`: the load generator, which is in `lb.lab.loadgen`; `loadgen/loadgen.py` is the same program."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def loadgen(
 
     A line is: start_time vip vport enum_size interval chunk_num. Ends with 1 when no fetch succeeded.
     """
-    from lb.loadgen import command
-    from lb.loadgen.outcome import Wishes
-    from lb.loadgen.plan import Options
+    from lb.lab.loadgen import command
+    from lb.lab.loadgen.outcome import Wishes
+    from lb.lab.loadgen.plan import Options
 
     options = Options(
         repeat=repeat,
@@ -112,7 +112,7 @@ def loadgen(
 
 def parse_arrival(text: str | None, adaptive: bool) -> float | None:
     """Return the rate of an open loop; None: there is none. Anything else is wrong usage."""
-    from lb.loadgen.plan import parse_arrival as parse
+    from lb.lab.loadgen.plan import parse_arrival as parse
 
     if text is None:
         return None
@@ -123,7 +123,7 @@ def parse_arrival(text: str | None, adaptive: bool) -> float | None:
 
 def parse_want(text: str | None) -> dict[str, float] | None:
     """Return weights by server; None: not given. Anything else is wrong usage."""
-    from lb.loadgen.wanted import parse
+    from lb.lab.loadgen.wanted import parse
 
     return None if text is None else cast(dict[str, float], _usage("--want", parse, text))
 

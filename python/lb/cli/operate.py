@@ -61,7 +61,7 @@ def add(
     control: ControlOption = None,
 ) -> None:
     """Add a server to a service. The file does not change: the next reload makes the list that of the file again."""
-    from lb.control.client import change
+    from lb.control.api.client import change
 
     service, name = _split(server)
     described = {"name": name, "address": address, "port": port, "weight": weight}
@@ -92,7 +92,7 @@ def reload(
     control: ControlOption = None,
 ) -> None:
     """Read the configuration again. A broken one changes nothing. Prints what changed."""
-    from lb.control.client import change
+    from lb.control.api.client import change
 
     answer = change(_path(control), "/reload", {"dry_run": dry_run})
     for line in answer["diff"]:
@@ -107,7 +107,7 @@ def reload(
 
 
 def _path(control: Path | None) -> Path:
-    from lb.control.paths import default_control_path
+    from lb.control.api.paths import default_control_path
 
     return control or default_control_path()
 
@@ -121,7 +121,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _seconds(text: str) -> float:
-    from lb.config_fields import parse_duration
+    from lb.fields.types import parse_duration
 
     try:
         return parse_duration(text) / 1e9
@@ -130,7 +130,7 @@ def _seconds(text: str) -> float:
 
 
 def _change(path: Path, resource: str, name: str, **arguments: Any) -> Any:
-    from lb.control.client import change
+    from lb.control.api.client import change
 
     service, server = _split(name)
     return change(path, resource, {"service": service, "server": server, **arguments})
@@ -142,7 +142,7 @@ def _tell(answer: Any, done: str, nothing: str) -> None:
 
 def _wait(path: Path, name: str, timeout_s: float) -> None:
     """Show the flows that are left; end with 1 at the deadline."""
-    from lb.control.waiting import wait_until_empty
+    from lb.control.api.waiting import wait_until_empty
 
     left = wait_until_empty(path, *_split(name), timeout_s)
     if left:

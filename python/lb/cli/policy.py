@@ -35,9 +35,9 @@ def check(
     Check a policy: that it picks no server that is drained or down, places alike each time, shares by weight, moves few
     flows when a server leaves, and neither fails nor takes too long. Exit code 1: it does not.
     """
+    from lb.config.unprivileged import enter_policy
     from lb.errors import PolicyError
     from lb.testing import examine
-    from lb.unprivileged import enter_policy
 
     enter_policy(policy)
     report = examine(

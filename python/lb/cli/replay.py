@@ -32,10 +32,10 @@ def replay(
     any) and raw IP. A capture that ends inside a packet is replayed up to there, with a warning. Ends with 1, after the
     summary, when the capture is damaged.
     """
+    from lb.capture.replay import Opened, Replay, format_json, format_table, header, summary, with_interface
     from lb.config import load
+    from lb.config.unprivileged import enter_config
     from lb.errors import CaptureError
-    from lb.replay import Opened, Replay, format_json, format_table, header, summary, with_interface
-    from lb.unprivileged import enter_config
 
     opened = Opened(capture, write)
     enter_config(config, opened.open)

@@ -11,9 +11,9 @@ from lb.cli.options import ControlOption, OutputOption
 
 def status(output: OutputOption = "table", control: ControlOption = None) -> None:
     """Show the running balancer: services, servers with state and health, flows, rates, counters."""
-    from lb.control.client import fetch
-    from lb.control.paths import default_control_path
-    from lb.control.render import print_status
+    from lb.control.api.client import fetch
+    from lb.control.api.paths import default_control_path
+    from lb.control.api.render import print_status
 
     print_status(fetch(control or default_control_path(), "/status"), output)
 
@@ -34,9 +34,9 @@ def flows(
     control: ControlOption = None,
 ) -> None:
     """List the flows of the running balancer, ordered by client."""
-    from lb.control.client import fetch
-    from lb.control.paths import default_control_path
-    from lb.control.render import print_flows
+    from lb.control.api.client import fetch
+    from lb.control.api.paths import default_control_path
+    from lb.control.api.render import print_flows
 
     if server is not None and "/" in server:
         service, _, server = server.partition("/")

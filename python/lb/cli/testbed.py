@@ -1,7 +1,7 @@
 """
 The commands `lb testbed up|down|status|exec|load`: arguments in, text out.
 
-The work is in `lb.testbed.manage`; nothing here decides anything.
+The work is in `lb.lab.testbed.manage`; nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from lb.cli.loadgen import (
 from lb.errors import TestbedError
 
 if TYPE_CHECKING:
-    from lb.testbed.manage import Status
+    from lb.lab.testbed.manage import Status
 
 app = typer.Typer(no_args_is_help=True, help="The testbed: 5 clients, a router and 3 servers in network namespaces.")
 
@@ -49,7 +49,7 @@ PREFIX_VARIABLE = "LB_TESTBED_PREFIX"
 
 def require_prefix(prefix: str) -> str:
     """Return a prefix that namespaces may have; any other is a usage error."""
-    from lb.testbed.state import Place
+    from lb.lab.testbed.state import Place
 
     try:
         return Place(prefix).prefix
@@ -91,7 +91,7 @@ def up(
     prefix: PrefixOption = _DEFAULT_PREFIX,
 ) -> None:
     """Build the testbed and keep it until `lb testbed down`. Needs no root where user namespaces are allowed."""
-    from lb.testbed import manage
+    from lb.lab.testbed import manage
 
     _print_status(manage.up(prefix, offloads is Switch.ON), sys.stderr)
     print("\nTry: lb testbed exec router -- lb run -c examples/echo.toml", file=sys.stderr)
@@ -101,7 +101,7 @@ def up(
 @app.command()
 def down(prefix: PrefixOption = _DEFAULT_PREFIX) -> None:
     """End the testbed and remove all of it, also what a killed one left behind."""
-    from lb.testbed import manage
+    from lb.lab.testbed import manage
 
     was_there = manage.down(prefix)
     print("The testbed is down." if was_there else "No testbed was up.", file=sys.stderr)
@@ -115,7 +115,7 @@ def status(
     """Show what there is: hosts, addresses, programs, and which web server runs."""
     from dataclasses import asdict
 
-    from lb.testbed import manage
+    from lb.lab.testbed import manage
 
     found = manage.status(prefix)
     if output is Format.JSON:
@@ -135,7 +135,7 @@ def execute(
     prefix: PrefixOption = _DEFAULT_PREFIX,
 ) -> None:
     """Run a program in a host. Its exit status becomes this command's."""
-    from lb.testbed import manage
+    from lb.lab.testbed import manage
 
     manage.execute(host, command[1:] if command[0] == "--" else command, prefix)
 
@@ -169,9 +169,9 @@ def load(
 
     The testbed must be up, and a balancer must run in its router. Ends with 1 when no fetch succeeded.
     """
-    from lb.loadgen.outcome import Wishes
-    from lb.loadgen.plan import Options
-    from lb.testbed import replay
+    from lb.lab.loadgen.outcome import Wishes
+    from lb.lab.loadgen.plan import Options
+    from lb.lab.testbed import replay
 
     options = Options(
         repeat=repeat,
@@ -200,7 +200,7 @@ def run_in_testbed(
         duration_s: seconds of load; None: until Ctrl-C.
         control: where to put the control socket; None: among the testbed's own files.
     """
-    from lb.testbed import live
+    from lb.lab.testbed import live
 
     prefix = require_prefix(os.environ.get(PREFIX_VARIABLE, _DEFAULT_PREFIX))
     raise typer.Exit(live.run(config, backend, duration_s, prefix, control))

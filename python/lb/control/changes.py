@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from lb.control.steering import Change, Outcome, Steering
-from lb.control.supervisor import Supervisor
+from lb.control.controller import Change, Outcome, Steering
+from lb.control.tasks import Supervisor
 from lb.errors import LbError, UnderWayError
 
 # Between two publications of what checks and timers say, at least; and this many times what the last one took, so that

@@ -33,28 +33,29 @@ from lb.backends.base import DataPath
 from lb.backends.python.reply import frames_for_announcement
 from lb.backends.sharded import Sharded
 from lb.balancer import HASH_KEY_BYTES, choose_backend, require_same_interfaces
-from lb.compile import IdKind
+from lb.compiler.compile import IdKind
 from lb.config import Config, read
-from lb.control.admin import Admin
-from lb.control.api import Api
+from lb.config.unprivileged import require_trusted
+from lb.control.api.handlers import Api
+from lb.control.api.listener import Admin
+from lb.control.api.paths import default_control_path
+from lb.control.api.status import Facts
 from lb.control.changes import Changes, SerialThread
-from lb.control.checks import Checks
-from lb.control.flow_log import FlowLog
-from lb.control.leavers import Leavers
-from lb.control.logs import LogFormat, start_logging
-from lb.control.metrics import Sample
-from lb.control.metrics_server import MetricsServer
-from lb.control.paths import default_control_path
+from lb.control.controller import Preview, Steering, close_policies
+from lb.control.health.checks import Checks
 from lb.control.preparation import Prepared, prepared
 from lb.control.recycle import Recycler
-from lb.control.replan import Replanner
+from lb.control.removed import Leavers
+from lb.control.replanning import Replanner
 from lb.control.seed import describe_drawn, draw_seed, with_seed
-from lb.control.status import Facts
-from lb.control.steering import Preview, Steering, close_policies
-from lb.control.supervisor import Supervisor
-from lb.control.turns import Turns
+from lb.control.serial import Turns
+from lb.control.tasks import Supervisor
+from lb.control.telemetry.flow_log import FlowLog
+from lb.control.telemetry.logs import LogFormat, start_logging
+from lb.control.telemetry.metrics import Sample
+from lb.control.telemetry.metrics_server import MetricsServer
 from lb.errors import ConfigError, InterfaceError, LbError
-from lb.net import broker
+from lb.model.snapshot import Interface, NextHops, Snapshot
 from lb.net.frames import IoCounters, send
 from lb.net.host import HostGuard
 from lb.net.kernel import Kernel
@@ -68,9 +69,8 @@ from lb.net.sockets import (
     take_drops,
 )
 from lb.policies.base import Measurements
-from lb.policies.caller import stuck_threads
-from lb.snapshot import Interface, NextHops, Snapshot
-from lb.unprivileged import require_trusted
+from lb.policies.executor import stuck_threads
+from lb.privileges import broker
 
 # How long the start waits for the servers' MACs, so that a burst of first packets is not lost: only three wait per hop.
 SETTLE_S = 0.5
@@ -99,7 +99,7 @@ class Daemon:
     Args:
         config_path: of the configuration; read again at each reload.
         backend: `rust`, `python`, or `auto`: what the configuration says.
-        control_path: where to put the control socket. None: `lb.control.paths.default_control_path()`.
+        control_path: where to put the control socket. None: `lb.control.api.paths.default_control_path()`.
         made: what was made while this process had all its rights; None: nothing, this process has them still.
     """
 
@@ -373,7 +373,7 @@ class Daemon:
 
     def publish(self, snapshot: Snapshot) -> None:
         """
-        Swap to a snapshot: for `lb.control.steering`, through which every change goes.
+        Swap to a snapshot: for `lb.control.controller`, through which every change goes.
 
         Raises:
             LbError: the host cannot be kept out of the way, the kernel cannot tell so many VIPs apart, or this is the

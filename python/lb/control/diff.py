@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lb.compiler.spec import NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
 from lb.config import Config, MetricsConfig, ServiceConfig
-from lb.config_fields import format_duration, format_mac
-from lb.control.state import NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
+from lb.fields.types import format_duration, format_mac
 from lb.policies import UserPolicy
 
 RESTART = "takes effect after a restart"

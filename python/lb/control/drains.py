@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from lb.control.state import Draining, ServerIdentity
+from lb.compiler.spec import Draining, ServerIdentity
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@ What `lb run` does while it still has all its rights: before any thread, and bef
 
 Reading a configuration runs the policies that it names. So it is looked at first without that, for the names of the
 interfaces; the packet sockets are made, still bound to nothing, and a broker is started for what needs rights later
-(`lb.net.broker`); then the rights go (`lb.net.privileges`). Mistakes in the configuration are told when it is read
-properly, afterwards.
+(`lb.privileges.broker`); then the rights go (`lb.privileges.drop`). Mistakes in the configuration are told when it is
+read properly, afterwards.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lb import trust, unprivileged
-from lb.control.admin import bind_socket
+from lb.config import unprivileged
+from lb.control.api.listener import bind_socket
 from lb.errors import LbError
-from lb.net.broker import Broker
-from lb.net.privileges import Notice, drop_privileges
 from lb.net.shard import MOST_WORKERS
 from lb.net.sockets import new_socket, open_direct_socket
+from lb.privileges import trust
+from lb.privileges.broker import Broker
+from lb.privileges.drop import Notice, drop_privileges
 
 # Interfaces for which sockets are made; more in one configuration is a mistake.
 MOST_INTERFACES = 256
@@ -56,7 +57,7 @@ class Prepared:
         return self.direct.pop() if self.direct else open_direct_socket(interface_name)
 
     def take_control(self, path: Path) -> socket.socket:
-        """Return the control socket, bound; the caller closes it. Errors: as `lb.control.admin.bind_socket`."""
+        """Return the control socket, bound; the caller closes it. Errors: as `lb.control.api.listener.bind_socket`."""
         return bind_socket(path) if self.broker is None else self.broker.bind()
 
 
@@ -68,7 +69,7 @@ def prepared(config: Path, control: Path, user: str | None) -> Iterator[Prepared
     Args:
         config: of the configuration.
         control: where the control socket is to be.
-        user: as for `lb.net.privileges.drop_privileges`.
+        user: as for `lb.privileges.drop.drop_privileges`.
 
     Raises:
         LbError: the configuration is not trusted, or this process cannot become the user.

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from lb.config import Config, ServerConfig, ServiceConfig
 from lb.doctor.facts import CAP_NET_ADMIN, CAP_NET_RAW, Facts, Link
+from lb.model.snapshot import Address
 from lb.net.host import SYSCTLS
-from lb.snapshot import Address
 
 Level = Literal["pass", "warn", "fail"]
 OLDEST_KERNEL = (4, 20)

@@ -24,14 +24,14 @@ from typing import Any, Literal
 from lb.config import Config
 from lb.doctor import wire
 from lb.errors import InterfaceError, LbError
+from lb.model.snapshot import Address, InterfaceAddress
 from lb.net.big_tcp import BigTcp, find_big_tcp
 from lb.net.host import forwarding_families
 from lb.net.nft import table_name
 from lb.net.silence import silenced
 from lb.net.sockets import claim_interface, read_interface
 from lb.policies.loader import is_file
-from lb.snapshot import Address, InterfaceAddress
-from lb.trust import Fault, find_fault, trusted_owners
+from lb.privileges.trust import Fault, find_fault, trusted_owners
 
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 NFT_TIMEOUT_S = 10

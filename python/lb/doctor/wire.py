@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from lb.backends.python.wire.checksum import checksum, pseudo_header_sum
 from lb.config import Config
+from lb.model.snapshot import Address, InterfaceAddress
 from lb.net.sockets import read_interface
-from lb.snapshot import Address, InterfaceAddress
+from lb.packet.checksum import checksum, pseudo_header_sum
 
 # A SYN that was lost is sent again after a second: one loss is no failure.
 CONNECT_S = 2.5

@@ -16,7 +16,7 @@ import socket
 import struct
 from dataclasses import asdict, dataclass
 
-from lb.backends.base import Offload
+from lb.packet.offload import Offload
 
 # Linux constants that the socket module does not have (linux/if_packet.h, linux/virtio_net.h).
 SOL_PACKET = 263

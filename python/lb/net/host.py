@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lb.errors import PrivilegeError
+from lb.model.snapshot import Snapshot
 from lb.net import nft, silence
 from lb.net.nft import Blocked, NftError, NftMissingError, Table
 from lb.net.sockets import is_claimed
-from lb.snapshot import Snapshot
 
 SYSCTLS = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 # linux/netfilter/nfnetlink.h: the group of changes to nftables.

@@ -24,8 +24,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from lb.config import Config, InterfaceConfig
 from lb.errors import InterfaceError, LbError, PrivilegeError
+from lb.model.snapshot import Address, Interface, InterfaceAddress, Neighbour, NextHops, Route
 from lb.net.big_tcp import find_big_tcp
-from lb.snapshot import Address, Interface, InterfaceAddress, Neighbour, NextHops, Route
 
 MAIN_TABLE = 254
 UNICAST_ROUTE = 1
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 
 class Tasks(Protocol):
-    """Keeps background tasks running: `lb.control.supervisor.Supervisor`."""
+    """Keeps background tasks running: `lb.control.tasks.Supervisor`."""
 
     def run(self, name: str, job: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """Run a job until it returns, and start it again whenever it raises."""

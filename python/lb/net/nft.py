@@ -26,7 +26,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from lb.errors import LbError
-from lb.snapshot import Snapshot
+from lb.model.snapshot import Snapshot
 
 TABLE = re.compile(r"table inet flowlb_if(\d+)")
 NFT_TIMEOUT_S = 10

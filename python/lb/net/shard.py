@@ -19,7 +19,7 @@ from functools import reduce
 from operator import xor
 from typing import NamedTuple, TypeAlias
 
-from lb.snapshot import Address
+from lb.model.snapshot import Address
 
 MOST_WORKERS = 64
 # 400 IPv6 VIPs make 3 900 instructions, and the kernel takes 4096 (BPF_MAXINSNS).

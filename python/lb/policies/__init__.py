@@ -5,11 +5,11 @@ What a policy of one's own needs is here: `Plan`, `ServerView`, `NewFlow`, `Meas
 help to make plans, `lb.testing` to test them.
 """
 
+from lb.model.snapshot import Plan
 from lb.policies.base import Health, Measurements, NewFlow, OptionProblem, Policy, ServerView, State, takers
 from lb.policies.registry import ALIASES, NAMES, POLICIES, OptionsError, make, problems
 from lb.policies.slots import weighted_slots
 from lb.policies.user import UserPolicy
-from lb.snapshot import Plan
 
 __all__ = [
     "ALIASES",

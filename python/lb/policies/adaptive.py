@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import ClassVar
 
-from lb.config_fields import PlanInterval
+from lb.fields.types import PlanInterval
+from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, ServerView, takers
 from lb.policies.slots import reduce_weights
 from lb.policies.two_choices import UNIT
-from lb.snapshot import Plan
 
 INTERVAL_NS = 200_000_000
 # A server of the smallest weight and the best quality has this many slots.

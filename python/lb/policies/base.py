@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
-from lb.snapshot import Plan
+from lb.model.snapshot import Plan
 
 State: TypeAlias = Literal["active", "draining", "disabled"]
 STATES: tuple[State, ...] = ("active", "draining", "disabled")

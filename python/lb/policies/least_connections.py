@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, ServerView, takers
-from lb.snapshot import Plan
 
 
 @dataclass(frozen=True, slots=True)

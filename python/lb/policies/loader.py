@@ -4,7 +4,7 @@ Finding a policy class of one's own: in a file, `./mine.py:MyPolicy`, or under a
 
 Control side of the walk: `config -> policy`. The file is run when the configuration is read, and again after it has
 changed. It is code that runs with the rights of `lb`: started as root, it refuses a file that others can write
-(behaviour 36, `lb.trust`).
+(behaviour 36, `lb.privileges.trust`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lb.errors import PolicyError
-from lb.trust import UntrustedFileError, open_file, require_trusted
+from lb.privileges.trust import UntrustedFileError, open_file, require_trusted
 
 GROUP = "lb.policies"
 REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")

@@ -18,10 +18,10 @@ from functools import lru_cache
 from itertools import cycle, islice
 from typing import Annotated, ClassVar
 
-from lb.config_fields import integer
+from lb.fields.types import integer
+from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, takers
 from lb.policies.slots import interleave, reduce_weights
-from lb.snapshot import Plan
 
 # The paper's small table: more than 100 slots for each of 655 servers, so that shares are within 1 %.
 DEFAULT_TABLE_SIZE = 65537

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, ServerView
 from lb.policies.slots import weighted_slots
-from lb.snapshot import Plan
 
 
 @dataclass(frozen=True, slots=True)

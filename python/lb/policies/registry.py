@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from lb.config_fields import CUSTOM_ERROR
 from lb.errors import PolicyError
+from lb.fields.types import CUSTOM_ERROR
 from lb.policies import user
 from lb.policies.adaptive import Adaptive
 from lb.policies.base import BuiltIn, OptionProblem, Policy

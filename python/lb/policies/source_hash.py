@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView
 from lb.policies.maglev import DEFAULT_TABLE_SIZE, TableSize, table_problems, table_slots
-from lb.snapshot import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lb.config_fields import Text
+from lb.fields.types import Text
+from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, takers
-from lb.snapshot import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, ServerView
 from lb.policies.slots import weighted_slots
-from lb.snapshot import Plan
 
 # Scores are fractions 1 / weight in units of 2**-32.
 UNIT = 2**32

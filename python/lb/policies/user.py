@@ -18,12 +18,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from lb.config_fields import AskDeadline, PlanInterval, Text
 from lb.errors import PolicyError
+from lb.fields.types import AskDeadline, PlanInterval, Text
+from lb.model.snapshot import ASK_DEADLINE_NS, SELECTORS, AskFunction, Plan
 from lb.policies.base import Measurements, NewFlow, OptionProblem, Policy, ServerView, takers
-from lb.policies.caller import Caller
+from lb.policies.executor import Caller
 from lb.policies.loader import describe
-from lb.snapshot import ASK_DEADLINE_NS, SELECTORS, AskFunction, Plan
 
 INTERVAL_NS = 10**9
 PLAN_DEADLINE_S = 1.0

@@ -1,4 +1,4 @@
-//! Asking the user's policy from the packet loop without waiting for it: the other half of `python/lb/backends/asking.py`, which says why.
+//! Asking the user's policy from the packet loop without waiting for it: the other half of `python/lb/backends/callbacks.py`, which says why.
 //!
 //! The loop's thread takes neither the GIL nor a lock here: it leaves its question in a channel and goes on, and the answer comes as a command of the loop.
 
@@ -132,7 +132,7 @@ impl Asker {
                     ticket: AtomicU64::new(0),
                     candidates: Mutex::default(),
                 };
-                py.import("lb.backends.asking")?
+                py.import("lb.backends.callbacks")?
                     .call_method1("start_answering", (Bound::new(py, questions)?,))?;
             }
         }

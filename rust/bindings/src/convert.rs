@@ -1,4 +1,4 @@
-//! From the dataclasses of `python/lb/snapshot.py` to the structs of the data path, by attribute. Errors name class and field.
+//! From the dataclasses of `python/lb/model/snapshot.py` to the structs of the data path, by attribute. Errors name class and field.
 
 use std::net::IpAddr;
 
@@ -178,7 +178,7 @@ fn timeouts(value: &Object<'_>) -> PyResult<Timeouts> {
     })
 }
 
-/// Convert a `lb.snapshot.Snapshot`. `asker`: what its ask function is asked through.
+/// Convert a `lb.model.snapshot.Snapshot`. `asker`: what its ask function is asked through.
 pub fn snapshot(value: &Object<'_>, asker: &Asker) -> PyResult<Snapshot> {
     const TRANSIT: [(&str, bool); 2] = [("drop", false), ("forward", true)];
     Ok(Snapshot {
@@ -225,7 +225,7 @@ fn neighbour(value: &Object<'_>) -> PyResult<Neighbour> {
     })
 }
 
-/// Convert a `lb.snapshot.NextHops`.
+/// Convert a `lb.model.snapshot.NextHops`.
 pub fn next_hops(value: &Object<'_>) -> PyResult<NextHops> {
     Ok(NextHops {
         routes: field_with(value, "routes", |all| each(all, route))?,
@@ -233,7 +233,7 @@ pub fn next_hops(value: &Object<'_>) -> PyResult<NextHops> {
     })
 }
 
-/// Convert a `lb.backends.base.Offload`, or None.
+/// Convert a `lb.packet.offload.Offload`, or None.
 pub fn offload(value: Option<&Object<'_>>) -> PyResult<Offload> {
     let Some(value) = value else {
         return Ok(Offload::default());

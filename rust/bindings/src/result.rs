@@ -237,7 +237,7 @@ impl PacketResult {
     }
 }
 
-/// A `lb.backends.base.Offload`, or None when nothing is left to do (`docs/datapath.md` rule 1).
+/// A `lb.packet.offload.Offload`, or None when nothing is left to do (`docs/datapath.md` rule 1).
 pub fn offload_object(py: Python<'_>, offload: Offload) -> PyResult<Option<Bound<'_, PyAny>>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     if offload.flags & NEEDS_CSUM == 0 && offload.gso_type & !GSO_ECN == 0 {
@@ -253,7 +253,7 @@ pub fn offload_object(py: Python<'_>, offload: Offload) -> PyResult<Option<Bound
     } = offload;
     let fields = (flags, gso_type, hdr_len, gso_size, csum_start, csum_offset);
     CLASS
-        .import(py, "lb.backends.base", "Offload")?
+        .import(py, "lb.packet.offload", "Offload")?
         .call1(fields)
         .map(Some)
 }

@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import NO_DIRECT, POLLS, Direction, Flow, FlowEnd, Offload, Poll
+from lb.backends.base import NO_DIRECT, POLLS, Direction, Flow, FlowEnd, Poll
 from lb.backends.base import Verdict as VerdictName
-from lb.backends.python.ends import End
-from lb.backends.python.flow import Entry
-from lb.backends.python.hashing import as_16_bytes
+from lb.backends.python.entry import Entry
+from lb.backends.python.exports import End
+from lb.backends.python.flow_states import STATES
 from lb.backends.python.loop import CallLock, PacketLoop
-from lb.backends.python.parse import Packet
 from lb.backends.python.pipeline import process, tick
 from lb.backends.python.primitives import require_bytes, require_number
 from lb.backends.python.reset import reset_flows
 from lb.backends.python.state import State
-from lb.backends.python.states import STATES
 from lb.errors import LbError
-from lb.snapshot import Address, NextHops, Snapshot
+from lb.model.snapshot import Address, NextHops, Snapshot
+from lb.packet.hashing import as_16_bytes
+from lb.packet.offload import Offload
+from lb.packet.parse import Packet
 
 MAX_CAPACITY = 2**28
 HASH_KEY_BYTES = 16

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from lb.backends.base import Direction
-from lb.backends.python.wire.tcp import ACK, FIN, RST, SYN
-
-if TYPE_CHECKING:
-    from lb.backends.python.flow import ReplyKey
-    from lb.backends.python.tcp import Segment
-    from lb.snapshot import Timeouts
+from lb.backends.python.entry import ReplyKey
+from lb.model.snapshot import Timeouts
+from lb.packet.segment import Segment
+from lb.packet.tcp import ACK, FIN, RST, SYN
 
 # Whatever the flow table holds.
 MOST_RECORDS = 65536

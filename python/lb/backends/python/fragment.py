@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from lb.backends.base import Direction
-from lb.backends.python.flow import ReplyKey
-from lb.backends.python.parse import Packet
-from lb.backends.python.wire import ipv4
-from lb.backends.python.wire.checksum import checksum
+from lb.backends.python.entry import ReplyKey
+from lb.packet import ipv4
+from lb.packet.checksum import checksum
+from lb.packet.parse import Packet
 
 ENTRY_LIMIT = 1024
 REFUSED_LIMIT = 1024

@@ -17,14 +17,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from lb.backends.asking import Questions, start_answering
+from lb.backends.callbacks import Questions, start_answering
 from lb.backends.python.next_hop import Output
-from lb.backends.python.parse import Packet
 from lb.backends.python.pauses import Histogram
 from lb.backends.python.pipeline import process, tick
 from lb.backends.python.state import State
 from lb.errors import LbError
 from lb.net.frames import OFFLOAD_HEADER, IoCounters, receive, try_send
+from lb.packet.parse import Packet
 
 BATCH = 64
 TICK_NS = 100_000_000

@@ -8,27 +8,21 @@ Beside the TCP rules (`tcp.py`), after them. Sums, counts and gauges per server;
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lb.backends.base import Direction
-from lb.backends.python.states import CLOSING, SYN_RECEIVED, SYN_SENT
-from lb.backends.python.wire.tcp import RST, SYN
-
-if TYPE_CHECKING:
-    from lb.backends.python.flow import Entry
-    from lb.backends.python.tcp import Segment
+from lb.backends.python.entry import Entry
+from lb.backends.python.flow_states import ANSWERING, ASKED, CLOSING, FRESH, OVER, SYN_RECEIVED, SYN_SENT
+from lb.packet.segment import MODULUS, Segment
+from lb.packet.tcp import RST, SYN
 
 PEAK_MEMORY_NS = 1 << 33
 LONGEST_NS = (1 << 40) - 1
-MODULUS = 2**32
 STAMP_SHIFT = 10
 STAMP_MASK = (1 << 30) - 1
 
 # Of a pause in the middle of an answer, no more than this counts: longer ones are a server's that has nothing to say.
 LONGEST_PAUSE_NS = 1 << 30
-
-# Who spoke last: nobody yet, the client, who waits for the server, the server; or the flow is over.
-FRESH, ASKED, ANSWERING, OVER = "fresh", "asked", "answering", "over"
 
 
 @dataclass(slots=True)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from lb.backends.base import Direction
 from lb.backends.python import measure
-from lb.backends.python.flow import Entry
-from lb.backends.python.parse import Packet
+from lb.backends.python.connection import Step, begin, believed, follow, is_exact, pick_up
+from lb.backends.python.entry import Entry
+from lb.backends.python.flow_states import CLOSING, PICKUP, SYN_SENT, UDP, UDP_UNREPLIED
 from lb.backends.python.plan import Choice, Fit, Newcomer
-from lb.backends.python.rewrite import lower_ttl, outgoing, translate
 from lb.backends.python.send import answer_no_server, answer_reset, answer_ttl_exceeded, deliver, refuse_newcomer
 from lb.backends.python.state import State, Verdict, drop, hold
-from lb.backends.python.states import CLOSING, PICKUP, SYN_SENT, UDP, UDP_UNREPLIED
-from lb.backends.python.tcp import Segment, Step, begin, believed, follow, is_exact, pick_up, segment
 from lb.backends.python.transit import route
 from lb.backends.python.view import PROTOCOLS
-from lb.backends.python.wire.tcp import ACK
-from lb.snapshot import HASH_SELECTORS, Service
+from lb.model.snapshot import HASH_SELECTORS, Service
+from lb.packet.parse import Packet
+from lb.packet.rewrite import lower_ttl, outgoing, translate
+from lb.packet.segment import Segment, segment
+from lb.packet.tcp import ACK
 
 
 def forward_packet(state: State, packet: Packet, service: int) -> Verdict:

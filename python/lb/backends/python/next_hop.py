@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from lb.backends.base import Offload
 from lb.backends.python.view import View
-from lb.snapshot import Address, NextHops, Route
+from lb.model.snapshot import Address, NextHops, Route
+from lb.packet.offload import Offload
 
 WAITING_PER_HOP = 3
 WAITING_HOPS = 256

@@ -12,11 +12,17 @@ stage has it.
 from __future__ import annotations
 
 from lb.backends.python import reply as make
-from lb.backends.python.flow import EXPIRY_PER_FRAME, EXPIRY_PER_TICK
+from lb.backends.python.flow_table import EXPIRY_PER_FRAME, EXPIRY_PER_TICK
 from lb.backends.python.fragment import Action, DatagramKey, check_length, datagram_key, fragment_piece
-from lb.backends.python.icmp import icmp_elsewhere, icmp_to_vip
+from lb.backends.python.icmp_errors import icmp_elsewhere, icmp_to_vip
 from lb.backends.python.nat import forward_packet, reply_packet
-from lb.backends.python.parse import (
+from lb.backends.python.send import deliver
+from lb.backends.python.state import PASS, State, Verdict, drop, hold, reply
+from lb.backends.python.transit import transit
+from lb.backends.python.view import is_link_local, is_martian_destination, is_martian_source, is_multicast
+from lb.packet import ethernet, icmp, ipv6, tcp, udp
+from lb.packet.arp import REQUEST, read_arp
+from lb.packet.parse import (
     Packet,
     check_offload,
     check_tiny,
@@ -26,13 +32,7 @@ from lb.backends.python.parse import (
     read_tags,
     walk_ip,
 )
-from lb.backends.python.rewrite import lower_ttl, outgoing, write_address
-from lb.backends.python.send import deliver
-from lb.backends.python.state import PASS, State, Verdict, drop, hold, reply
-from lb.backends.python.transit import transit
-from lb.backends.python.view import is_link_local, is_martian_destination, is_martian_source, is_multicast
-from lb.backends.python.wire import ethernet, icmp, ipv6, tcp, udp
-from lb.backends.python.wire.arp import REQUEST, read_arp
+from lb.packet.rewrite import lower_ttl, outgoing, write_address
 
 
 def process(state: State, packet: Packet, now_ns: int) -> Verdict:

@@ -13,19 +13,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from lb.backends.asking import Questions, call
-from lb.backends.python.asking import LIMIT as ASKED_LIMIT
-from lb.backends.python.asking import Asking
+from lb.backends.callbacks import Questions, call
 from lb.backends.python.counters import Counters
-from lb.backends.python.hashing import MASK, flow_hash, source_hash
+from lb.backends.python.entry import Entry
+from lb.backends.python.held import LIMIT as ASKED_LIMIT
+from lb.backends.python.held import Asking
 from lb.backends.python.view import View
-from lb.backends.python.wire import udp
-from lb.snapshot import Plan, Selector
-
-if TYPE_CHECKING:
-    from lb.backends.python.flow import Entry
+from lb.model.snapshot import Plan, Selector
+from lb.packet import udp
+from lb.packet.hashing import MASK, flow_hash, source_hash
 
 # Slots looked at in order before the plan's servers are gone through one by one, and servers that one placement tries.
 MOST_SLOTS = 1024

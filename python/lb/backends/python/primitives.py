@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from operator import index
 
-from lb.backends.base import Headers
-from lb.backends.python import hashing
-from lb.backends.python.parse import parse as parse_frame
-from lb.backends.python.wire import checksum as sums
+from lb.packet import checksum as sums
+from lb.packet import hashing
+from lb.packet.headers import Headers
+from lb.packet.parse import parse as parse_frame
 
 
 def require_number(value: int, bits: int) -> int:

@@ -9,12 +9,12 @@ nothing of an old buffer leaves the machine. Whether an answer may be sent, and 
 from __future__ import annotations
 
 from lb.backends.python.next_hop import Output
-from lb.backends.python.parse import Packet
-from lb.backends.python.tcp import Segment
 from lb.backends.python.view import View
-from lb.backends.python.wire import ethernet, icmp, ipv4, ipv6, tcp
-from lb.backends.python.wire.arp import REPLY, REQUEST, Arp, arp_message
-from lb.snapshot import Snapshot
+from lb.model.snapshot import Snapshot
+from lb.packet import ethernet, icmp, ipv4, ipv6, tcp
+from lb.packet.arp import REPLY, REQUEST, Arp, arp_message
+from lb.packet.parse import Packet
+from lb.packet.segment import Segment
 
 ERROR_TOS = 0xC0  # internetwork control, RFC 1812 4.3.2.5
 UNSPECIFIED = bytes(16)

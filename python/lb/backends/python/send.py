@@ -6,17 +6,17 @@ Last stage of the walk (`docs/datapath.md` rules 11 and 12). What arrives here i
 
 from __future__ import annotations
 
-from lb.backends.base import Offload
 from lb.backends.python import reply as make
 from lb.backends.python.fragment import cut
 from lb.backends.python.limit import Kind
 from lb.backends.python.next_hop import UNKNOWN_MAC, Hop, Output
-from lb.backends.python.parse import GSO_UDP_L4, NEEDS_CSUM, Packet
-from lb.backends.python.rewrite import complete_partial
 from lb.backends.python.state import FORWARD, State, Verdict, drop, hold, reply
-from lb.backends.python.tcp import Segment
-from lb.backends.python.wire import icmp, ipv4, tcp
-from lb.snapshot import Service
+from lb.model.snapshot import Service
+from lb.packet import icmp, ipv4, tcp
+from lb.packet.offload import Offload
+from lb.packet.parse import GSO_UDP_L4, NEEDS_CSUM, Packet
+from lb.packet.rewrite import complete_partial
+from lb.packet.segment import Segment
 
 # Why a new flow of a client that found a server is not placed.
 REFUSALS = frozenset({"hairpin", "flow_conflict", "table_full"})

@@ -12,13 +12,14 @@ from typing import NamedTuple
 from lb.backends.base import Verdict as VerdictName
 from lb.backends.python.counters import Counters
 from lb.backends.python.direct import DirectConnections
-from lb.backends.python.flow import Entry, FlowTable
+from lb.backends.python.entry import Entry
+from lb.backends.python.flow_table import FlowTable
 from lb.backends.python.fragment import FragmentTable
 from lb.backends.python.limit import RateLimiter
 from lb.backends.python.next_hop import HopTable, Output, Waited, Waiting
 from lb.backends.python.plan import Placement
 from lb.backends.python.view import View
-from lb.snapshot import NextHops, Snapshot
+from lb.model.snapshot import NextHops, Snapshot
 
 
 class Verdict(NamedTuple):

@@ -5,13 +5,13 @@ send straight to a server's address and port is remembered (`direct.py`).
 
 from __future__ import annotations
 
-from lb.backends.python.parse import Packet, read_l4
-from lb.backends.python.rewrite import lower_ttl, outgoing
+from lb.backends.python.flow_states import CLOSING
 from lb.backends.python.send import answer_ttl_exceeded, deliver
 from lb.backends.python.state import State, Verdict, drop
-from lb.backends.python.states import CLOSING
-from lb.backends.python.tcp import segment
-from lb.backends.python.wire import tcp, udp
+from lb.packet import tcp, udp
+from lb.packet.parse import Packet, read_l4
+from lb.packet.rewrite import lower_ttl, outgoing
+from lb.packet.segment import segment
 
 
 def transit(state: State, packet: Packet) -> Verdict:

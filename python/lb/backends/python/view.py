@@ -2,15 +2,15 @@
 A snapshot as packets see it: addresses as bytes, and the tables that answer a packet's questions with one look.
 
 Made once per `publish`; between then and the next it never changes. What each field of a snapshot means is said in
-`lb.snapshot`.
+`lb.model.snapshot`.
 """
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
-from lb.backends.python.wire import tcp, udp
-from lb.snapshot import HASH_SELECTORS, Interface, InterfaceAddress, Server, Service, Snapshot
+from lb.model.snapshot import HASH_SELECTORS, Interface, InterfaceAddress, Server, Service, Snapshot
+from lb.packet import tcp, udp
 
 PROTOCOLS = {"tcp": tcp.PROTOCOL, "udp": udp.PROTOCOL}
 

@@ -1,0 +1,1 @@
+"""Captures through a backend, offline: reading and writing pcap files, and `lb replay`."""

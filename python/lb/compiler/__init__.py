@@ -1,0 +1,1 @@
+"""From a specification (configuration, overrides, health) to the snapshot that backends work from."""

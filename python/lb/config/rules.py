@@ -1,0 +1,306 @@
+"""
+What the fields of a configuration must be to each other: no duplicates, no address in two roles, policies that exist.
+
+Control side, used by `lb.config`. The checks read the raw TOML values and skip whatever a field's own type refuses,
+so that one wrong field hides no other problem. They are deterministic and look at no machine.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from lb.config.toml.locator import Path
+from lb.config.toml.problem import Problem, dotted
+from lb.fields.types import (
+    CheckTime,
+    FlowTimeout,
+    parse_address,
+    parse_interface_address,
+    parse_listen_address,
+    show,
+)
+from lb.model.snapshot import Address, InterfaceAddress, Network
+from lb.net.shard import MOST_VIPS
+from lb.policies import problems
+from lb.policies.registry import is_users
+
+# RFC 4787 REQ-5: a NAT's UDP timeout must not be shorter.
+MIN_UDP_TIMEOUT_NS = 120 * 10**9
+HERE = pathlib.Path()
+DEFAULT_CHECK_INTERVAL = "1s"
+DEFAULT_CHECK_TIMEOUT = "500ms"
+_check_time = TypeAdapter[int](CheckTime).validate_python
+_flow_timeout = TypeAdapter[int](FlowTimeout).validate_python
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A valid address in the configuration, and who has it."""
+
+    path: Path
+    address: Address
+    owner: str
+
+
+def check(document: Mapping[str, Any], base: pathlib.Path = HERE, *, runs_policies: bool = True) -> Iterator[Problem]:
+    """
+    Yield every problem between fields.
+
+    Args:
+        document: the raw TOML document.
+        base: the folder that its relative paths start from.
+        runs_policies: whether policies of users' own are loaded, which runs their code; False: they pass unseen.
+    """
+    yield from (missing_array(key) for key in ("interface", "service") if document.get(key) == [])
+    yield from _check_names(document)
+    yield from _check_addresses(document)
+    yield from _check_timeouts(document)
+    yield from _check_metrics(document)
+    yield from _check_workers(document)
+    for path, service in _tables(document, "service"):
+        yield from _check_service(path, service)
+        yield from _check_health((*path, "health"), service)
+        yield from _check_policy((*path, "policy"), service, base, runs_policies)
+
+
+def missing_array(key: str) -> Problem:
+    """Return the problem of an array of tables that is not there or empty."""
+    return Problem((key,), f"no [[{key}]]: at least one is needed", "`lb init` writes a template")
+
+
+def _tables(parent: Mapping[str, Any], key: str, path: Path = ()) -> list[tuple[Path, Mapping[str, Any]]]:
+    """Return the tables of an array with their paths; nothing when it is not an array of tables."""
+    items = parent.get(key)
+    if not isinstance(items, list):
+        return []
+    return [((*path, key, number), item) for number, item in enumerate(items) if isinstance(item, dict)]
+
+
+def _valid(parse: Callable[[object], Any], value: object) -> Any:
+    """Return the parsed value, or None when its own field refuses it."""
+    try:
+        return parse(value)
+    except ValueError:
+        return None
+
+
+def _duplicates(entries: Iterable[tuple[Path, object, str]]) -> Iterator[Problem]:
+    """Yield a problem for every entry whose value an earlier one has. Entries: (path, value or None, what it is)."""
+    seen: dict[object, Path] = {}
+    for path, value, what in entries:
+        if value is None:
+            continue
+        if value in seen:
+            yield Problem(path, f"{what} is taken already", f"by {dotted(seen[value])}")
+        seen.setdefault(value, path)
+
+
+def _check_names(document: Mapping[str, Any]) -> Iterator[Problem]:
+    interfaces, services = _tables(document, "interface"), _tables(document, "service")
+    yield from _duplicates(_named(interfaces, "interface"))
+    yield from _duplicates(_named(services, "service name"))
+    yield from _duplicates(_listening(services))
+    for path, service in services:
+        servers = _tables(service, "server", path)
+        yield from _duplicates(_named(servers, "server name"))
+        yield from _duplicates(
+            ((*server_path, "address"), _endpoint(server), f"{server.get('address')} port {server.get('port')}")
+            for server_path, server in servers
+        )
+
+
+def _named(tables: Iterable[tuple[Path, Mapping[str, Any]]], what: str) -> Iterator[tuple[Path, object, str]]:
+    for path, table in tables:
+        name = table.get("name")
+        yield (*path, "name"), name if isinstance(name, str) else None, f"{what} {show(name)}"
+
+
+def _listening(services: Iterable[tuple[Path, Mapping[str, Any]]]) -> Iterator[tuple[Path, object, str]]:
+    for path, service in services:
+        endpoint, protocol = _endpoint(service), service.get("protocol", "tcp")
+        value = None if endpoint is None else (*endpoint, str(protocol))
+        yield (*path, "address"), value, f"{service.get('address')} port {service.get('port')}/{protocol}"
+
+
+def _endpoint(table: Mapping[str, Any]) -> tuple[Address, int] | None:
+    address, port = _valid(parse_address, table.get("address")), table.get("port")
+    return (address, port) if address is not None and isinstance(port, int) else None
+
+
+def _check_addresses(document: Mapping[str, Any]) -> Iterator[Problem]:
+    services = _tables(document, "service")
+    vips = list(_places(services, "service"))
+    servers = [
+        place
+        for path, service in services
+        for place in _places(_tables(service, "server", path), f"service {show(service.get('name'))}: server")
+    ]
+    own = dict(_interface_addresses(document))
+    own_addresses = {interface.ip: path for path, interface in own.items()}
+    vip_owners = {place.address: place.owner for place in vips}
+    for place in vips + servers:
+        if place.address in own_addresses:
+            yield Problem(
+                place.path,
+                f"{place.address} is an address of the balancer itself",
+                f"see {dotted(own_addresses[place.address])}; VIPs and servers need addresses of their own",
+            )
+        yield from _check_subnet(place, own.values())
+    for place in servers:
+        if place.address in vip_owners:
+            owner = vip_owners[place.address]
+            yield Problem(place.path, f"{place.address} is the VIP of {owner}", "a server has a real address")
+    yield from _check_announce(document, [place.address for place in vips])
+
+
+def _places(tables: Iterable[tuple[Path, Mapping[str, Any]]], what: str) -> Iterator[_Place]:
+    for path, table in tables:
+        if (address := _valid(parse_address, table.get("address"))) is not None:
+            yield _Place((*path, "address"), address, f"{what} {show(table.get('name'))}")
+
+
+def _interface_addresses(document: Mapping[str, Any]) -> Iterator[tuple[Path, InterfaceAddress]]:
+    for path, interface in _tables(document, "interface"):
+        addresses = interface.get("addresses")
+        for number, text in enumerate(addresses if isinstance(addresses, list) else []):
+            if (address := _valid(parse_interface_address, text)) is not None:
+                yield (*path, "addresses", number), address
+
+
+def _check_subnet(place: _Place, interfaces: Iterable[InterfaceAddress]) -> Iterator[Problem]:
+    """Yield a problem when an address is the broadcast or network address of a prefix: such packets never arrive."""
+    if (why := unusable_in(place.address, [interface.network for interface in interfaces])) is not None:
+        yield Problem(place.path, f"{place.address} is {why}", "a host's address")
+
+
+def unusable_in(address: Address, prefixes: Iterable[Network]) -> str | None:
+    """Return why no host on one of the prefixes can have an address, such as `the broadcast address of ...`."""
+    for network in prefixes:
+        if network.version != 4 or network.prefixlen > 30:
+            continue
+        if address in (network.broadcast_address, network.network_address):
+            what = "broadcast" if address == network.broadcast_address else "network"
+            return f"the {what} address of {network}"
+    return None
+
+
+def _check_announce(document: Mapping[str, Any], vips: list[Address]) -> Iterator[Problem]:
+    """Yield a warning for an interface that announces, though no neighbour would ask for a VIP there."""
+    for path, interface in _tables(document, "interface"):
+        given = interface.get("addresses")
+        texts = given if isinstance(given, list) else []
+        networks = [address.network for text in texts if (address := _valid(parse_interface_address, text))]
+        if interface.get("announce") is not True or not networks or not vips:
+            continue
+        if not any(vip in network for vip in vips for network in networks):
+            yield Problem(
+                (*path, "announce"),
+                "no VIP lies in a prefix of this interface: nobody there asks for one",
+                "leave announce out, and route the VIPs to this host",
+                at="key",
+                severity="warning",
+            )
+
+
+def _check_timeouts(document: Mapping[str, Any]) -> Iterator[Problem]:
+    flows = document.get("flows")
+    udp_ns = _valid(_flow_timeout, flows.get("udp")) if isinstance(flows, dict) else None
+    if udp_ns is not None and udp_ns < MIN_UDP_TIMEOUT_NS:
+        hint = "hosts expect at least 120s of a NAT (RFC 4787 REQ-5)"
+        yield Problem(("flows", "udp"), "UDP flows will be forgotten early", hint, severity="warning")
+
+
+def _check_metrics(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield an error when the metrics would be served at a VIP, a warning when others than this machine read them."""
+    metrics = document.get("metrics")
+    address = _valid(parse_listen_address, metrics.get("address")) if isinstance(metrics, dict) else None
+    # A socket on ::ffff:a.b.c.d is one on a.b.c.d.
+    address = getattr(address, "ipv4_mapped", None) or address
+    vips = {place.address: place.owner for place in _places(_tables(document, "service"), "service")}
+    if address in vips:
+        hint = "packets to a VIP never reach this host's own sockets: an address of an interface, or 127.0.0.1"
+        yield Problem(("metrics", "address"), f"{address} is the VIP of {vips[address]}", hint)
+        return
+    if address is not None and not address.is_loopback:
+        hint = "whoever reaches this address can read the metrics: they name services and servers"
+        yield Problem(("metrics", "address"), f"{address} is no loopback address", hint, severity="warning")
+
+
+def _check_workers(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what goes with one worker only."""
+    workers = document.get("workers")
+    if not isinstance(workers, int) or workers < 2:
+        return
+    for path, interface in _tables(document, "interface"):
+        if interface.get("transmit") == "direct":
+            hint = 'transmit = "queue", or workers = 1'
+            yield Problem((*path, "transmit"), "frames go straight to the driver from one worker only", hint)
+    if len({place.address for place in _places(_tables(document, "service"), "service")}) > MOST_VIPS:
+        yield Problem(("workers",), f"several workers serve at most {MOST_VIPS} VIPs", "workers = 1")
+
+
+def _check_service(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
+    vip = _valid(parse_address, service.get("address"))
+    servers = _tables(service, "server", path)
+    if not servers and "server" not in service:
+        hint = "add [[service.server]]"
+        yield Problem(path, "no server: every new flow is refused", hint, severity="warning")
+    for server_path, server in servers:
+        address = _valid(parse_address, server.get("address"))
+        if vip is not None and address is not None and address.version != vip.version:
+            yield Problem(
+                (*server_path, "address"),
+                f"{address} is IPv{address.version}, the VIP {vip} is IPv{vip.version}",
+                "packets are not translated between the two",
+            )
+
+
+def _check_health(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong between the keys of `health`. A check must end before the next one begins."""
+    health = service.get("health")
+    if not isinstance(health, dict):
+        return
+    interval_ns = _valid(_check_time, health.get("interval", DEFAULT_CHECK_INTERVAL))
+    timeout_ns = _valid(_check_time, health.get("timeout", DEFAULT_CHECK_TIMEOUT))
+    if interval_ns is not None and timeout_ns is not None and timeout_ns > interval_ns:
+        hint = "a check must be over when the next one is due"
+        key = "timeout" if "timeout" in health else "interval"
+        yield Problem((*path, key), "the timeout is longer than the interval", hint)
+    if health.get("check") == "tcp":
+        for key in [key for key in ("path", "expect") if key in health]:
+            yield Problem((*path, key), "a check by TCP asks for nothing", f'check = "http", or no {key}', at="key")
+    if service.get("protocol") == "udp" and "port" not in health:
+        yield Problem(path, "checks are TCP connections: a UDP service has to say to which port", "port = 8080")
+
+
+def policy_names(document: Mapping[str, Any]) -> list[str]:
+    """Return the names of all policies in a raw document."""
+    tables = (_policy_table(service) for _, service in _tables(document, "service"))
+    return [table["name"] for table in tables if table is not None]
+
+
+def _policy_table(service: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what a service says about its policy; None when it says nothing that can be used."""
+    policy = service.get("policy")
+    table = {"name": policy} if isinstance(policy, str) else policy
+    return table if isinstance(table, dict) and isinstance(table.get("name"), str) else None
+
+
+def _check_policy(path: Path, service: Mapping[str, Any], base: pathlib.Path, runs_policies: bool) -> Iterator[Problem]:
+    policy, table = service.get("policy"), _policy_table(service)
+    if table is None:
+        return
+    name = table["name"]
+    if not runs_policies and is_users(name):
+        return
+    options = {key: value for key, value in table.items() if key != "name"}
+    names = [str(server.get("name")) for _, server in _tables(service, "server")]
+    name_path = path if isinstance(policy, str) else (*path, "name")
+    for problem in problems(name, options, names, base):
+        where = (*path, problem.option) if problem.option in options else name_path
+        yield Problem(where, problem.message, problem.hint, problem.at)

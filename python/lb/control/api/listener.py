@@ -1,0 +1,251 @@
+"""
+The admin API's door: HTTP on a UNIX socket, mode 0660 (behaviour 35). What is behind it is in
+`lb.control.api.handlers`.
+
+It belongs to the daemon's asyncio loop, never to the packets' thread. Everything a client may send is bounded: request
+line, headers, body, connections at a time, and the life of a connection, so that slow, oversized and hostile clients
+are cut off. Errors are JSON: `{"error": one line, "exit_code": what the command line ends with}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from aiohttp import web
+
+from lb.errors import ConfigError, DaemonError, LbError, RefusedError, RequestError, UnderWayError, UnknownNameError
+
+SOCKET_MODE = 0o660
+MAX_LINE_BYTES = 4096
+MAX_HEADER_BYTES = 4096
+MAX_HEADERS = 32
+MAX_BODY_BYTES = 64 * 1024
+MAX_CONNECTIONS = 32
+# How long a connection may live, whatever happens on it: far more than any answer takes.
+CONNECTION_S = 30.0
+SHUTDOWN_S = 0.2
+
+Method = Literal["GET", "POST"]
+# From what the client asks for (the query of a GET, the JSON object of a POST) to what JSON can hold.
+Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
+
+log = logging.getLogger(__name__)
+
+
+STATUS_OF_ERROR: Mapping[type[LbError], int] = {
+    RequestError: 400,
+    UnknownNameError: 404,
+    RefusedError: 409,
+    ConfigError: 422,
+    UnderWayError: 504,
+}
+
+
+class Door(Protocol):
+    """Who lets connections in. `connection_s`: how long one may live."""
+
+    connections: set[Connection]
+    connection_s: float
+
+
+class Connection(web.RequestHandler):
+    """A client's connection, with an end: aiohttp itself waits for ever for a header to be complete."""
+
+    __slots__ = ("_deadline", "_door")
+
+    def __init__(self, door: Door, manager: web.Server) -> None:
+        super().__init__(
+            manager,
+            loop=asyncio.get_running_loop(),
+            # None is what its own runner passes for "no log"; its annotation does not say so.
+            access_log=cast(Any, None),
+            max_line_size=MAX_LINE_BYTES,
+            max_headers=MAX_HEADERS,
+            max_field_size=MAX_HEADER_BYTES,
+            auto_decompress=False,
+        )
+        self._door = door
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let a client in, with a deadline, or cut it off when there are too many."""
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        if len(self._door.connections) >= MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._door.connections.add(self)
+        self._deadline = asyncio.get_running_loop().call_later(self._door.connection_s, transport.abort)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget a client."""
+        self._door.connections.discard(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+
+class Admin:
+    """
+    The server on the control socket.
+
+    Args:
+        path: of the socket.
+        answers: by method and resource.
+        connection_s: how long a connection may live.
+        bind: gives the socket; None: `bind_socket`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        answers: Mapping[tuple[Method, str], Answer],
+        connection_s: float = CONNECTION_S,
+        bind: Callable[[Path], socket.socket] | None = None,
+    ) -> None:
+        self.path = path
+        self.connection_s = connection_s
+        self.connections: set[Connection] = set()
+        self._answers = answers
+        self._bind = bind or bind_socket
+        self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
+        self._inode: int | None = None
+
+    async def start(self) -> None:
+        """
+        Listen.
+
+        Raises:
+            LbError: another balancer listens there, or the socket cannot be made.
+        """
+        sock = self._bind(self.path)
+        # Bound by root where we may not look: then its broker removes it.
+        with contextlib.suppress(PermissionError):
+            self._inode = self.path.stat().st_ino
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+        for (method, resource), answer in self._answers.items():
+            app.router.add_route(method, resource, _handler(method, answer))
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+        await self._runner.setup()
+        manager = self._runner.server
+        assert manager is not None
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Connection(self, manager), sock=sock)
+
+    async def stop(self) -> None:
+        """Stop listening and remove the socket, unless another process has put its own there."""
+        if self._server is not None:
+            self._server.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        if self._inode is not None:
+            with contextlib.suppress(OSError):
+                if self.path.stat().st_ino == self._inode:
+                    self.path.unlink()
+
+
+def _handler(method: Method, answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        arguments = request.query if method == "GET" else await _body(request)
+        content = await answer(arguments)
+        return web.json_response(text=await asyncio.to_thread(dumps, content))
+
+    return handle
+
+
+def dumps(content: Any) -> str:
+    """Return JSON without spaces: a status of 10 000 servers is long enough."""
+    return json.dumps(content, separators=(",", ":"))
+
+
+async def _body(request: web.Request) -> Mapping[str, Any]:
+    """Return the JSON object a request brings; nothing at all is an empty one."""
+    text = await request.read()
+    try:
+        content = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        raise RequestError("the body is not JSON") from None
+    if not isinstance(content, dict):
+        raise RequestError("the body is not a JSON object")
+    return content
+
+
+@web.middleware
+async def _errors_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except LbError as error:
+        status = next((code for kind, code in STATUS_OF_ERROR.items() if isinstance(error, kind)), 503)
+        return _error(status, str(error), error.exit_code)
+    except web.HTTPException as error:
+        return _error(error.status, f"{request.method} {request.path}: {error.reason}", DaemonError.exit_code)
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception:
+        # The operator's wrong turn must not be the balancer's end; it is our fault, and goes to the log whole.
+        log.exception("%s %s failed", request.method, request.path)
+        return _error(500, "this is a fault of lb: its log says more", LbError.exit_code)
+
+
+def _error(status: int, message: str, exit_code: int) -> web.Response:
+    return web.json_response({"error": message, "exit_code": exit_code}, status=status, dumps=dumps)
+
+
+def bind_socket(path: Path) -> socket.socket:
+    """
+    Return a UNIX socket bound to a path. A file that a killed process left is replaced.
+
+    Raises:
+        LbError: another balancer listens there, or the path cannot be used.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _bind(sock, path)
+        # At once: a socket that does not listen looks like one whose process was killed.
+        sock.listen(socket.SOMAXCONN)
+        path.chmod(SOCKET_MODE)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE and not path.is_socket():
+            raise LbError(f"{path}: is there already and is no socket; --control names another place") from None
+        if error.errno == errno.EADDRINUSE:
+            raise LbError(f"{path}: a balancer listens there already; --control names another socket") from None
+        raise LbError(f"{path}: the control socket cannot be made: {error.strerror or error}") from error
+    return sock
+
+
+def _bind(sock: socket.socket, path: Path) -> None:
+    if path.is_socket() and not _is_alive(path):
+        path.unlink()
+    # Created closed, opened by chmod: nobody gets in between.
+    before = os.umask(0o777)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(before)
+
+
+def _is_alive(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+        return True

@@ -1,0 +1,56 @@
+"""Waiting for a server's flows to end, with a progress bar on stderr: `lb drain --wait`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lb.control.api.client import fetch
+from lb.errors import RemoteError, UnknownNameError
+
+POLL_S = 0.25
+
+
+def wait_until_empty(path: Path, service: str, server: str, timeout_s: float) -> int:
+    """
+    Wait until a server has no active flows, or is gone.
+
+    Args:
+        path: of the control socket.
+        service: its name.
+        server: its name.
+        timeout_s: how long to wait.
+
+    Returns:
+        How many it has at the end: 0, or more at the deadline.
+    """
+    deadline = time.monotonic() + timeout_s
+    left = most = flows_left(path, service, server)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[left]} flows left"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task(f"{service}/{server}", total=most, left=left)
+        while left and (rest := deadline - time.monotonic()) > 0:
+            time.sleep(min(POLL_S, rest))
+            left = flows_left(path, service, server)
+            most = max(most, left)
+            progress.update(task, total=most, completed=most - left, left=left)
+    return left
+
+
+def flows_left(path: Path, service: str, server: str) -> int:
+    """Return a server's active flows; 0 for one that is gone."""
+    try:
+        return int(fetch(path, "/server", service=service, server=server)["flows_active"])
+    except RemoteError as error:
+        if error.exit_code == UnknownNameError.exit_code:
+            return 0
+        raise

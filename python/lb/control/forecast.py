@@ -1,0 +1,89 @@
+"""
+How many flows would go elsewhere under another plan: what `lb reload --dry-run` foretells.
+
+Flows that exist never move. What can be foretold is where *new* flows of the same clients would go: for plans that
+place by a hash that is worth knowing (caches, mid-stream packets after a restart), for those that take turns or draw it
+is not, and we say so. Pure: clients are drawn from a fixed seed, so that the same question gets the same answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lb.backends
+from lb.backends import Backend
+from lb.backends.python.view import PROTOCOLS
+from lb.model.snapshot import HASH_SELECTORS, Service, Snapshot
+
+SAMPLE = 10_000
+# From where clients are drawn: all of IPv4 that a host may have, or one /32 of IPv6.
+FIRST_V4, LAST_V4 = 0x01000000, 0xDFFFFFFF
+NETWORK_V6 = 0x20010DB8 << 96
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """
+    What becomes of a service's new flows. `share`: of clients that would get another server, in 0..1, None when that
+    cannot be said; `forced`: of clients whose server takes no flows any more; `why`: in words, when it cannot be said.
+    """
+
+    service: str
+    share: float | None
+    forced: float = 0.0
+    why: str = ""
+
+    def line(self) -> str:
+        """Return it for people."""
+        if self.share is None:
+            return f"service {self.service}: {self.why}"
+        return (
+            f"service {self.service}: {self.share:.1%} of new flows would go to another server "
+            f"({self.forced:.1%} must: theirs takes none any more); existing flows stay"
+        )
+
+
+def moves(before: Snapshot, after: Snapshot) -> list[Move]:
+    """Return what becomes of each service that is in both snapshots (of one compiler) with different plans."""
+    return [
+        _move(before, after, old, new)
+        for old, new in zip(before.services, after.services, strict=False)
+        if old is not None and new is not None and (old.plan, before.seed) != (new.plan, after.seed)
+    ]
+
+
+def _move(before: Snapshot, after: Snapshot, old: Service, new: Service) -> Move:
+    for service in (old, new):
+        if service.plan.selector not in HASH_SELECTORS:
+            why = f"its flows are placed by {service.plan.selector}, not by a hash: a client has no server of its own"
+            return Move(new.name, None, why=f"{why}; existing flows stay")
+    if not old.plan.slots or not new.plan.slots:
+        return Move(new.name, 1.0, 1.0 if old.plan.slots else 0.0)
+    takers = frozenset(new.plan.slots)
+    pairs = list(zip(_servers(old, before.seed), _servers(new, after.seed), strict=True))
+    moved = sum(one != two for one, two in pairs)
+    forced = sum(one not in takers for one, _ in pairs)
+    return Move(new.name, moved / SAMPLE, forced / SAMPLE)
+
+
+def _servers(service: Service, seed: int) -> Iterator[int]:
+    """Yield the server of each client of the sample."""
+    backend, slots = lb.backends.load_any(), service.plan.slots
+    for client, port in _clients(len(service.address.packed)):
+        yield slots[_hash(backend, service, seed, client, port) % len(slots)]
+
+
+def _hash(backend: Backend, service: Service, seed: int, client: bytes, port: int) -> int:
+    if service.plan.selector == "hash-source":
+        return backend.source_hash(seed, client)
+    vip, protocol = service.address.packed, PROTOCOLS[service.protocol]
+    return backend.flow_hash(seed, client, vip, port, service.port, protocol)
+
+
+def _clients(address_bytes: int) -> Iterator[tuple[bytes, int]]:
+    draw = random.Random(1)
+    for _ in range(SAMPLE):
+        number = draw.randint(FIRST_V4, LAST_V4) if address_bytes == 4 else NETWORK_V6 | draw.getrandbits(96)
+        yield number.to_bytes(address_bytes, "big"), draw.randint(1024, 65535)

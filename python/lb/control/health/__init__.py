@@ -1,0 +1,1 @@
+"""Health checks: probing, passive checks, and the verdicts that follow from both."""

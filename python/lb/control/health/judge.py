@@ -1,0 +1,142 @@
+"""
+Which servers are up: check results in, steady verdicts out (behaviour 30).
+
+Control side of the walk; pure: time is an argument and nothing here knows a socket (`lb.control.health.prober` does). A
+server is `up` until `fall` failures in a row, `down` until `rise` successes in a row, so results that alternate change
+nothing. Failures that clients met (connects refused or unanswered) count like failed checks. Checks alone never take
+out more than half of a service's servers within one interval: a broken checker must not empty a service at once. A
+server that came back gets its weight little by little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Health = Literal["up", "down"]
+# A ramp has this many steps: each is one publication.
+RAMP_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How results become verdicts. `fall`, `rise`: results in a row; `slow_start_ns`: length of the ramp, 0: none."""
+
+    interval_ns: int
+    fall: int = 3
+    rise: int = 2
+    slow_start_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A server's health changed. `why`: the last result, for the log."""
+
+    server: str
+    health: Health
+    why: str
+
+
+@dataclass(slots=True)
+class _Server:
+    """What is known of one server. `streak`: results in a row that speak against `health`."""
+
+    health: Health = "up"
+    streak: int = 0
+    seen_by_clients: bool = False
+    came_up_ns: int | None = None
+
+
+class ServiceHealth:
+    """
+    The health of one service's servers.
+
+    Args:
+        rules: of the service.
+        servers: their names. All are up until results say otherwise.
+    """
+
+    def __init__(self, rules: Rules, servers: Iterable[str] = ()) -> None:
+        self.rules = rules
+        self._servers: dict[str, _Server] = {}
+        self._taken_out_ns: list[int] = []
+        for server in servers:
+            self.know(server)
+
+    def know(self, server: str) -> None:
+        """Know a server from now on: one that is new is up."""
+        self._servers.setdefault(server, _Server())
+
+    def forget(self, server: str) -> None:
+        """Know nothing of a server any more."""
+        self._servers.pop(server, None)
+
+    def health(self, server: str) -> Health:
+        """Return the health of a server; one that is not known is up."""
+        found = self._servers.get(server)
+        return found.health if found else "up"
+
+    def checked(self, server: str, failure: str | None, now_ns: int) -> Transition | None:
+        """
+        Take in the result of one check.
+
+        Args:
+            server: its name; one that is not known is ignored.
+            failure: what went wrong; None: it passed.
+            now_ns: monotonic nanoseconds.
+
+        Returns:
+            The change of health that follows, if one does.
+        """
+        return self._note(server, failure, now_ns, by_client=False)
+
+    def failed_for_clients(self, server: str, failure: str, now_ns: int) -> Transition | None:
+        """
+        Take in that since the last call clients' connects were refused or unanswered, and none succeeded.
+
+        Arguments, result: as `checked`. The removal cap does not hold for what clients have confirmed.
+        """
+        return self._note(server, failure, now_ns, by_client=True)
+
+    def _note(self, name: str, failure: str | None, now_ns: int, *, by_client: bool) -> Transition | None:
+        server = self._servers.get(name)
+        if server is None:
+            return None
+        passed = failure is None
+        if passed == (server.health == "up"):
+            server.streak, server.seen_by_clients = 0, False
+            return None
+        server.streak += 1
+        server.seen_by_clients |= by_client
+        if server.health == "down":
+            return self._raise(name, server, now_ns) if server.streak >= self.rules.rise else None
+        if server.streak < self.rules.fall or not self._may_take_out(server, now_ns):
+            return None
+        server.health, server.streak = "down", 0
+        self._taken_out_ns.append(now_ns)
+        return Transition(name, "down", failure or "")
+
+    def _raise(self, name: str, server: _Server, now_ns: int) -> Transition:
+        server.health, server.streak, server.came_up_ns = "up", 0, now_ns
+        return Transition(name, "up", "checks pass")
+
+    def _may_take_out(self, server: _Server, now_ns: int) -> bool:
+        """Tell whether the removal cap leaves room. Of a lone server there is no half: it may go."""
+        self._taken_out_ns = [then for then in self._taken_out_ns if now_ns - then < self.rules.interval_ns]
+        return server.seen_by_clients or len(self._taken_out_ns) < max(1, len(self._servers) // 2)
+
+    def ramp_step(self, server: str, now_ns: int) -> int:
+        """
+        Return which share of its weight a server has by now, in steps of 1 / RAMP_STEPS: RAMP_STEPS is all of it.
+
+        It grows linearly from one step, at the moment the server came up, over `slow_start_ns`.
+        """
+        found = self._servers.get(server)
+        if found is None or found.came_up_ns is None or found.health == "down":
+            return RAMP_STEPS
+        elapsed_ns = now_ns - found.came_up_ns
+        if elapsed_ns >= self.rules.slow_start_ns:
+            found.came_up_ns = None
+            return RAMP_STEPS
+        return max(1, RAMP_STEPS * elapsed_ns // self.rules.slow_start_ns)

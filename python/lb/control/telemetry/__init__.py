@@ -1,0 +1,1 @@
+"""What the daemon tells others: metrics, flow log, logs, rates."""

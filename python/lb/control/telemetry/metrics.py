@@ -1,0 +1,351 @@
+"""
+What the balancer measures, for Prometheus: HTTP on an address and port of the configuration's, path `/metrics`.
+
+Names follow Prometheus' naming guide: one unit per metric, in the name; counts end in `_total`. Labels are services,
+servers, reasons and the like: never a client, never a flow, so that their number is bounded by the configuration.
+`DEFINITIONS` is the whole list. Nothing is kept here: each scrape asks for a `Sample` and turns it into families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
+from lb.compiler.spec import ServerNow, ServiceNow
+from lb.control.tasks import TaskState
+from lb.net.host import NOT_GUARDED, GuardState
+from lb.policies.base import STATES
+
+Kind = Literal["gauge", "counter", "summary", "histogram"]
+Family = GaugeMetricFamily | CounterMetricFamily | SummaryMetricFamily | HistogramMetricFamily
+NS_PER_S = 10**9
+VERDICTS = ("forward", "reply", "drop", "pass", "hold")
+DIRECTIONS = ("forward", "reply")
+
+
+class Definition(NamedTuple):
+    """One metric. `labels`: the names of its labels, in order."""
+
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_SERVER = ("service", "server")
+DEFINITIONS: dict[str, Definition] = {
+    "lb_build_info": Definition("gauge", "Always 1; what runs is in the labels.", ("version", "backend")),
+    "lb_start_time_seconds": Definition("gauge", "Unix time at which packets began to flow."),
+    "lb_config_generation": Definition("gauge", "Number of the snapshot that packets are handled by."),
+    "lb_config_last_reload_successful": Definition("gauge", "Whether the last reload of the configuration succeeded."),
+    "lb_config_last_reload_success_timestamp_seconds": Definition("gauge", "Unix time of the last one that did."),
+    "lb_reloads_total": Definition("counter", "Reloads of the configuration.", ("result",)),
+    "lb_task_failures_total": Definition("counter", "Exceptions in background tasks.", ("task",)),
+    "lb_task_restarts_total": Definition("counter", "Background tasks that were started again.", ("task",)),
+    "lb_publications_total": Definition("counter", "Snapshots published after the first."),
+    "lb_health_checks_late_total": Definition(
+        "counter", "Health checks that began late: too many were under way, or lb was held up."
+    ),
+    "lb_policy_threads_stuck": Definition("gauge", "Threads left alone in calls of users' policies."),
+    "lb_receive_packets_total": Definition("counter", "Frames received."),
+    "lb_receive_bytes_total": Definition("counter", "Bytes of frames received."),
+    "lb_transmit_packets_total": Definition("counter", "Frames sent."),
+    "lb_transmit_bytes_total": Definition("counter", "Bytes of frames sent."),
+    "lb_verdicts_total": Definition("counter", "What became of frames.", ("verdict",)),
+    "lb_drops_total": Definition("counter", "Frames dropped, by reason.", ("reason",)),
+    "lb_replies_total": Definition("counter", "Frames that the balancer answered itself, by reason.", ("reason",)),
+    "lb_holds_total": Definition("counter", "Frames that had to wait, by what for.", ("reason",)),
+    "lb_io_drops_total": Definition("counter", "Frames lost on the balancer's sockets, by how.", ("kind",)),
+    "lb_loop_pause_seconds": Definition("histogram", "How long the packet loop looked away from its sockets."),
+    "lb_loop_pause_max_seconds": Definition("gauge", "The longest of these since the start."),
+    "lb_loop_control_seconds": Definition("histogram", "The part of it that commands of the control side took."),
+    "lb_flow_events_total": Definition("counter", "What happened in the flow table.", ("event",)),
+    "lb_flow_table_flows": Definition("gauge", "Flows in the table, closing ones included."),
+    "lb_flow_table_capacity_flows": Definition("gauge", "Flows that the table holds at most."),
+    "lb_flow_log_missed_total": Definition("counter", "Ends of flows that found no room on their way to the log."),
+    "lb_host_guard_repairs_total": Definition(
+        "counter", "Times that what keeps the services' packets from the host's kernel was gone, and put back."
+    ),
+    "lb_host_guard_active": Definition(
+        "gauge", "Whether the services' packets are kept from the host's kernel, as far as that is needed."
+    ),
+    "lb_ask_fallbacks_total": Definition("counter", "New flows that a user's policy gave no usable answer for."),
+    "lb_service_flows_active": Definition("gauge", "Flows of a service that are not closing.", ("service",)),
+    "lb_service_flows_created_total": Definition("counter", "Flows of a service so far.", ("service",)),
+    "lb_service_packets_total": Definition("counter", "Packets of a service.", ("service", "direction")),
+    "lb_service_bytes_total": Definition("counter", "IP bytes of a service.", ("service", "direction")),
+    "lb_service_servers": Definition("gauge", "Servers that a service has.", ("service",)),
+    "lb_service_servers_available": Definition("gauge", "Servers of a service that take new flows.", ("service",)),
+    "lb_server_up": Definition("gauge", "Whether the health checks find a server up; 1 without checks.", _SERVER),
+    "lb_server_state": Definition("gauge", "1 for the operator's state of a server.", (*_SERVER, "state")),
+    "lb_server_weight": Definition("gauge", "Weight of a server, whatever its slow start.", _SERVER),
+    "lb_server_ramp_ratio": Definition(
+        "gauge", "Part of its weight that a server has while it starts slowly.", _SERVER
+    ),
+    "lb_server_flows_active": Definition("gauge", "Flows of a server that are not closing.", _SERVER),
+    "lb_server_flows_created_total": Definition("counter", "Flows of a server so far.", _SERVER),
+    "lb_server_packets_total": Definition("counter", "Packets of a server.", (*_SERVER, "direction")),
+    "lb_server_bytes_total": Definition("counter", "IP bytes of a server.", (*_SERVER, "direction")),
+    "lb_server_connect_seconds": Definition("summary", "From a client's SYN to a server's SYN/ACK.", _SERVER),
+    "lb_server_connect_peak_seconds": Definition("gauge", "The same: rises at once, falls slowly.", _SERVER),
+    "lb_server_first_byte_seconds": Definition("summary", "From a request to the first byte of its answer.", _SERVER),
+    "lb_server_first_byte_peak_seconds": Definition("gauge", "The same: rises at once, falls slowly.", _SERVER),
+    "lb_server_requests_total": Definition(
+        "counter", "Requests to a server, as the data of clients shows them.", _SERVER
+    ),
+    "lb_server_answer_seconds_total": Definition("counter", "Time a server took for its answers, added up.", _SERVER),
+    "lb_server_waiting_flows": Definition("gauge", "Flows that wait for a server's first byte.", _SERVER),
+    "lb_server_stalled_seconds": Definition("gauge", "How long flows have waited with no byte from a server.", _SERVER),
+    "lb_server_in_flight_bytes": Definition("gauge", "Sent by a server and not yet acknowledged.", _SERVER),
+    "lb_server_connects_failed_total": Definition("counter", "Connects without success, by how.", (*_SERVER, "reason")),
+    "lb_server_requests_failed_total": Definition("counter", "Flows that ended with a request unanswered.", _SERVER),
+    "lb_server_retransmitted_packets_total": Definition("counter", "Packets sent again.", (*_SERVER, "kind")),
+    "lb_server_health_checks_total": Definition("counter", "Health checks of a server.", (*_SERVER, "result")),
+    "lb_server_health_changes_total": Definition("counter", "Changes of a server's health.", (*_SERVER, "health")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """
+    All that the metrics are made of, at one instant.
+
+    Args:
+        started_at, reloaded_at: Unix time in seconds.
+        reloads: how many by result, `success` and `failure`. last_reload_ok: of the last one; True before the first.
+        services: as `Steering.services` gives them.
+        counters: as the data path gives them.
+        measured: by the data path, by service and server name.
+        checks, changes: how many by (service, server, result or health).
+        flow_log_missed: ends of flows that found no room.
+        host_guard: how the host's kernel is kept from the services' packets.
+        tasks: how the background tasks have fared, by name.
+        checks_late: health checks that began late.
+        publications: how often a snapshot was published.
+        stuck_threads: left alone in calls of users' policies.
+    """
+
+    version: str
+    backend: str
+    started_at: float
+    reloaded_at: float
+    generation: int
+    reloads: Mapping[str, int]
+    last_reload_ok: bool
+    services: tuple[ServiceNow, ...]
+    counters: Mapping[str, Any]
+    measured: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
+    checks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    changes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    flow_log_missed: int = 0
+    host_guard: GuardState = NOT_GUARDED
+    tasks: Mapping[str, TaskState] = field(default_factory=dict)
+    checks_late: int = 0
+    publications: int = 0
+    stuck_threads: int = 0
+
+
+class Sum(NamedTuple):
+    """The value of a summary."""
+
+    events: int
+    total: float
+
+
+class Buckets(NamedTuple):
+    """The value of a histogram: (upper bound, values up to it) in order, and the sum of all values."""
+
+    counts: list[tuple[str, float]]
+    total: float
+
+
+# A metric's name, its labels' values, its value.
+Row = tuple[str, tuple[str, ...], float | Sum | Buckets]
+
+
+class Metrics(Collector):
+    """
+    Makes the families of a scrape.
+
+    Args:
+        sample: gives what they are made of.
+    """
+
+    def __init__(self, sample: Callable[[], Sample]) -> None:
+        self._sample = sample
+
+    def collect(self) -> Iterable[Family]:
+        """Return every family of `DEFINITIONS`, those without a sample too."""
+        families = {name: _family(name, definition) for name, definition in DEFINITIONS.items()}
+        seen: set[tuple[str, tuple[str, ...]]] = set()
+        for name, labels, value in rows(self._sample()):
+            # Servers that left may share a name; a series twice would make the whole scrape invalid.
+            if (name, labels) in seen:
+                continue
+            seen.add((name, labels))
+            family = families[name]
+            if isinstance(value, Sum):
+                assert isinstance(family, SummaryMetricFamily)
+                family.add_metric(labels, value.events, value.total)
+            elif isinstance(value, Buckets):
+                assert isinstance(family, HistogramMetricFamily)
+                family.add_metric(labels, value.counts, value.total)
+            else:
+                assert not isinstance(family, SummaryMetricFamily | HistogramMetricFamily)
+                family.add_metric(labels, value)
+        return families.values()
+
+    def describe(self) -> Iterable[Family]:
+        """Return the families without samples: registering asks for them, and must not cost a scrape."""
+        return [_family(name, definition) for name, definition in DEFINITIONS.items()]
+
+    def registry(self) -> CollectorRegistry:
+        """Return a registry that holds these metrics and no others."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        return registry
+
+
+_FAMILIES: dict[Kind, type[Family]] = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+    "summary": SummaryMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+def _family(name: str, definition: Definition) -> Family:
+    return _FAMILIES[definition.kind](name, definition.help, labels=definition.labels)
+
+
+def rows(sample: Sample) -> Iterator[Row]:
+    """Yield every sample of a scrape."""
+    yield from _balancer_rows(sample)
+    yield from _packet_rows(sample.counters)
+    for service in sample.services:
+        yield from _service_rows(service, sample.counters)
+    for service_name, servers in sample.measured.items():
+        for server_name, measures in servers.items():
+            yield from _measured_rows((service_name, server_name), measures)
+    for name, counts in (("checks", sample.checks), ("changes", sample.changes)):
+        for labels, count in counts.items():
+            yield f"lb_server_health_{name}_total", labels, count
+
+
+def _balancer_rows(sample: Sample) -> Iterator[Row]:
+    yield "lb_build_info", (sample.version, sample.backend), 1
+    yield "lb_start_time_seconds", (), sample.started_at
+    yield "lb_config_generation", (), sample.generation
+    yield "lb_config_last_reload_successful", (), sample.last_reload_ok
+    yield "lb_config_last_reload_success_timestamp_seconds", (), sample.reloaded_at
+    for result in ("success", "failure"):
+        yield "lb_reloads_total", (result,), sample.reloads.get(result, 0)
+    yield "lb_flow_log_missed_total", (), sample.flow_log_missed
+    yield "lb_host_guard_repairs_total", (), sample.host_guard.repairs
+    yield "lb_host_guard_active", (), sample.host_guard.trouble is None
+    for name, task in sample.tasks.items():
+        yield "lb_task_failures_total", (name,), task.failures
+        yield "lb_task_restarts_total", (name,), task.restarts
+    yield "lb_publications_total", (), sample.publications
+    yield "lb_health_checks_late_total", (), sample.checks_late
+    yield "lb_policy_threads_stuck", (), sample.stuck_threads
+
+
+def _packet_rows(counters: Mapping[str, Any]) -> Iterator[Row]:
+    for ours, theirs in (("rx", "receive"), ("tx", "transmit")):
+        for unit in ("packets", "bytes"):
+            yield f"lb_{theirs}_{unit}_total", (), counters[f"{ours}_{unit}"]
+    verdicts, events = counters["verdicts"], counters["events"]
+    for verdict in VERDICTS:
+        of_it = (count for name, count in verdicts.items() if name.partition(".")[0] == verdict)
+        yield "lb_verdicts_total", (verdict,), sum(of_it)
+    reasons = (
+        ("drop", "lb_drops", DROP_REASONS),
+        ("reply", "lb_replies", REPLY_REASONS),
+        ("hold", "lb_holds", HOLD_REASONS),
+    )
+    for verdict, name, known in reasons:
+        for reason in known:
+            # At 0 too: a rate over a series that appears with its first event never sees that event.
+            yield f"{name}_total", (reason,), verdicts.get(f"{verdict}.{reason}", 0)
+    for kind, count in counters["io"].items():
+        yield "lb_io_drops_total", (kind,), count
+    yield from _pause_rows(counters["loop"])
+    for event in EVENTS:
+        yield "lb_flow_events_total", (event,), events[event]
+    yield "lb_flow_table_flows", (), counters["table"]["entries"]
+    yield "lb_flow_table_capacity_flows", (), counters["table"]["capacity"]
+    yield "lb_ask_fallbacks_total", (), events["ask_fallback"]
+
+
+def _pause_rows(pauses: Mapping[str, Any]) -> Iterator[Row]:
+    yield "lb_loop_pause_seconds", (), _buckets(pauses["pauses"])
+    yield "lb_loop_pause_max_seconds", (), pauses["pauses"]["max_ns"] / NS_PER_S
+    yield "lb_loop_control_seconds", (), _buckets(pauses["control"])
+
+
+def _buckets(histogram: Mapping[str, Any]) -> Buckets:
+    """Return a histogram of nanoseconds as Prometheus has them: in seconds, each bucket with those below it."""
+    names = ("+Inf" if bound == "inf" else str(int(bound) / NS_PER_S) for bound in histogram["buckets"])
+    counts = list(zip(names, accumulate(histogram["buckets"].values()), strict=True))
+    return Buckets(counts, histogram["sum_ns"] / NS_PER_S)
+
+
+def _service_rows(service: ServiceNow, counters: Mapping[str, Any]) -> Iterator[Row]:
+    present = [server for server in service.servers if not server.leaving]
+    available = [server for server in present if takes_flows(server)]
+    yield "lb_service_servers", (service.name,), len(present)
+    yield "lb_service_servers_available", (service.name,), len(available)
+    yield from _traffic_rows("lb_service", (service.name,), counters["services"].get(service.name))
+    for server in service.servers:
+        labels = (service.name, server.name)
+        yield "lb_server_up", labels, server.health == "up"
+        for state in STATES:
+            yield "lb_server_state", (*labels, state), server.state == state
+        yield "lb_server_weight", labels, server.weight
+        yield "lb_server_ramp_ratio", labels, server.ramp
+        yield from _traffic_rows("lb_server", labels, counters["servers"].get("/".join(labels)))
+
+
+def _measured_rows(labels: tuple[str, str], measures: Mapping[str, int]) -> Iterator[Row]:
+    for what, count in (("connect", "connects"), ("first_byte", "first_bytes")):
+        total = Sum(measures[count], measures[f"{what}_ns"] / NS_PER_S)
+        yield f"lb_server_{what}_seconds", labels, total
+        yield f"lb_server_{what}_peak_seconds", labels, measures[f"{what}_peak_ns"] / NS_PER_S
+    yield "lb_server_requests_total", labels, measures["requests"]
+    yield "lb_server_answer_seconds_total", labels, measures["answer_ns"] / NS_PER_S
+    yield "lb_server_waiting_flows", labels, measures["waiting_flows"]
+    yield "lb_server_stalled_seconds", labels, measures["stalled_ns"] / NS_PER_S
+    yield "lb_server_in_flight_bytes", labels, measures["in_flight_bytes"]
+    yield "lb_server_requests_failed_total", labels, measures["failed"]
+    for reason in ("refused", "unanswered"):
+        yield "lb_server_connects_failed_total", (*labels, reason), measures[reason]
+    for kind, name in (("syn", "syn_retransmitted"), ("data", "retransmitted")):
+        yield "lb_server_retransmitted_packets_total", (*labels, kind), measures[name]
+
+
+def takes_flows(server: ServerNow) -> bool:
+    """Tell whether new flows may be placed on a server."""
+    return server.state == "active" and server.health == "up" and server.weight > 0
+
+
+def _traffic_rows(prefix: str, labels: tuple[str, ...], traffic: Mapping[str, int] | None) -> Iterator[Row]:
+    """Yield what passed. `traffic`: None for what is not in the data path any more."""
+    if traffic is None:
+        return
+    yield f"{prefix}_flows_active", labels, traffic["flows_active"]
+    yield f"{prefix}_flows_created_total", labels, traffic["flows_created"]
+    for direction in DIRECTIONS:
+        yield f"{prefix}_packets_total", (*labels, direction), traffic[f"packets_{direction}"]
+        yield f"{prefix}_bytes_total", (*labels, direction), traffic[f"bytes_{direction}"]

@@ -1,0 +1,154 @@
+"""
+The page that Prometheus reads: `GET /metrics` on the address and port of the configuration's `[metrics]`.
+
+It belongs to the daemon's asyncio loop and follows the configuration; a scrape is made in a thread, one at a time,
+because asking the data path takes a while. Slow, oversized and too many clients are cut off as on the control socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from lb.config import MetricsConfig
+from lb.control.api.listener import CONNECTION_S, Connection
+from lb.control.telemetry.metrics import Metrics, Sample
+from lb.errors import LbError
+
+PATH = "/metrics"
+SHUTDOWN_S = 0.2
+BACKLOG = 16
+
+log = logging.getLogger(__name__)
+
+
+class _Listening(NamedTuple):
+    """A place where metrics are served."""
+
+    where: MetricsConfig
+    server: asyncio.Server
+    runner: web.AppRunner
+
+    async def close(self) -> None:
+        """Serve there no more. Does nothing when that is so already."""
+        self.server.close()
+        await self.runner.cleanup()
+
+
+class MetricsServer:
+    """
+    Serves the metrics while the configuration wants them.
+
+    Args:
+        sample: gives what a scrape is made of; called in a thread.
+    """
+
+    def __init__(self, sample: Callable[[], Sample]) -> None:
+        self._registry = Metrics(sample).registry()
+        self._turn = asyncio.Lock()
+        self.connections: set[Connection] = set()
+        self.connection_s = CONNECTION_S
+        self._listening: _Listening | None = None
+
+    async def follow(self, where: MetricsConfig | None) -> None:
+        """
+        Serve there from now on; None: nowhere. Does nothing when that is no change.
+
+        Raises:
+            LbError: the address or port cannot be had; then they are served where they were.
+        """
+        async with self.moving(where):
+            pass
+
+    @contextlib.asynccontextmanager
+    async def moving(self, where: MetricsConfig | None) -> AsyncIterator[None]:
+        """
+        Listen there for the block, beside the place that there is; serve there alone once the block has succeeded, and
+        as before when it has not.
+
+        Raises:
+            LbError: the address or port cannot be had; the block does not run.
+        """
+        if where == self._where:
+            yield
+            return
+        before, self._listening = self._listening, None
+        if where is not None and before is not None and where.port == before.where.port:
+            # Two addresses of one port may exclude each other, such as 0.0.0.0 and 127.0.0.1.
+            await before.close()
+        try:
+            self._listening = None if where is None else await self._listen(where)
+            yield
+        except BaseException:
+            await _close(self._listening)
+            self._listening = None if before is None else await self._again(before)
+            raise
+        await _close(before)
+        if where is not None:
+            log.info("metrics: http://%s%s", _host_port(where), PATH)
+
+    async def _again(self, before: _Listening) -> _Listening | None:
+        """Return what served before, listening; None, and noted, when its port has been taken meanwhile."""
+        if before.server.is_serving():
+            return before
+        try:
+            return await self._listen(before.where)
+        except LbError as error:
+            log.error("%s", error)
+            return None
+
+    @property
+    def _where(self) -> MetricsConfig | None:
+        return None if self._listening is None else self._listening.where
+
+    async def _listen(self, where: MetricsConfig) -> _Listening:
+        app = web.Application()
+        app.router.add_get(PATH, self._answer)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+        await runner.setup()
+        manager = runner.server
+        assert manager is not None
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(
+                lambda: Connection(self, manager), str(where.address), where.port, backlog=BACKLOG
+            )
+        except OSError as error:
+            await runner.cleanup()
+            reason = os.strerror(error.errno).lower() if error.errno else str(error)
+            raise LbError(
+                f"metrics: cannot listen on {where.address} port {where.port}: {reason}; "
+                "change address or port under [metrics]"
+            ) from error
+        return _Listening(where, server, runner)
+
+    async def stop(self) -> None:
+        """Serve no more."""
+        listening, self._listening = self._listening, None
+        await _close(listening)
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        async with self._turn:
+            try:
+                text = await asyncio.to_thread(encode, self._registry)
+            except LbError as error:
+                raise web.HTTPServiceUnavailable(text=f"{error}\n") from error
+        return web.Response(body=text, headers={"Content-Type": content_type})
+
+
+async def _close(listening: _Listening | None) -> None:
+    if listening is not None:
+        await listening.close()
+
+
+def _host_port(where: MetricsConfig) -> str:
+    host = f"[{where.address}]" if where.address.version == 6 else str(where.address)
+    return f"{host}:{where.port}"

@@ -1,0 +1,1 @@
+"""Why a flow goes where it goes: `lb explain`."""

@@ -1,0 +1,13 @@
+"""Keep-alive requests per second: a small page over and over on the same connections; packets of all sizes."""
+
+from __future__ import annotations
+
+from lb.lab.bench import load
+from lb.lab.bench.contestants.base import Working
+from lb.lab.bench.web import SMALL_PATH
+
+
+def measure(field: load.Field, working: Working) -> load.Found:
+    """Return `keepalive`, whole responses per second."""
+    found = load.apply(field, working, SMALL_PATH)
+    return load.Found({"keepalive": found.responses / found.seconds}, found.failed, found.slow)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
-from lb.backends.base import Direction, Flow, FlowEnd, Verdict
+from lb.backends.base import Flow, FlowEnd
 from lb.model.snapshot import Address, AskFunction, NextHops, Snapshot
+from lb.model.verdict import Direction, Verdict
 from lb.packet.offload import Offload
 
 __all__ = [

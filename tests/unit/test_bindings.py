@@ -17,6 +17,7 @@ from lb import _core
 from lb.backends import base, rust
 from lb.errors import BackendError, LbError
 from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
+from lb.model.verdict import EVENTS
 from lb.packet.headers import Headers
 from lb.packet.offload import Offload
 
@@ -140,7 +141,7 @@ def test_counters_of_removed_service_are_left_out() -> None:
 
 
 def test_counters_events_are_those_of_the_contract() -> None:
-    assert tuple(make_datapath().counters()["events"]) == base.EVENTS
+    assert tuple(make_datapath().counters()["events"]) == EVENTS
 
 
 def test_take_unresolved_gives_addresses_once_and_tick_the_frame() -> None:

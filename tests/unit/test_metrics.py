@@ -17,13 +17,13 @@ from helpers import START, make_datapath
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lb.backends.base import DROP_REASONS, EVENTS
 from lb.compiler.spec import Condition, Desired, ServerKey, services, with_condition, without_server
 from lb.config import MetricsConfig, parse
 from lb.control.tasks import TaskState
 from lb.control.telemetry.metrics import DEFINITIONS, Metrics, Sample
 from lb.control.telemetry.metrics_server import MetricsServer
 from lb.errors import LbError
+from lb.model.verdict import DROP_REASONS, EVENTS
 from lb.net.host import GuardState
 
 DEADLINE_S = 20.0

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lb.backends.base import Direction
 from lb.backends.python import connection as tcp
 from lb.backends.python.entry import Entry
 from lb.backends.python.flow_states import SYN_SENT
+from lb.model.verdict import Direction
 from lb.packet.tcp import ACK, SYN
 
 MODULUS = 2**32

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS, astuple
+from lb.backends.base import astuple
 from lb.model.snapshot import SELECTORS
+from lb.model.verdict import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
 from lb.packet.offload import Offload
 from vectors.load import HERE, Scene, golden_hashes, vectors
 

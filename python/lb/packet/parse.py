@@ -9,7 +9,7 @@ wrong.
 
 from __future__ import annotations
 
-from lb.backends.base import Direction
+from lb.model.verdict import Direction
 from lb.packet import ethernet, icmp, ipv4, ipv6, tcp, udp
 from lb.packet.checksum import checksum
 from lb.packet.headers import Headers

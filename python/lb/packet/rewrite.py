@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lb.backends.base import Direction
+from lb.model.verdict import Direction
 from lb.packet import ipv4, ipv6, tcp, udp
 from lb.packet.checksum import checksum, checksum_update, sum_update
 from lb.packet.parse import Packet

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lb.backends.base import Direction
 from lb.backends.python import measure
 from lb.backends.python.entry import Entry, Window
 from lb.backends.python.flow_states import ACTIVE, CLOSING, ESTABLISHED, PICKUP, SYN_RECEIVED, SYN_SENT
 from lb.backends.python.flow_table import FlowTable
+from lb.model.verdict import Direction
 from lb.packet.segment import MODULUS, Segment, is_between, is_later, is_within, later
 from lb.packet.tcp import (
     ACK,

@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lb.backends.base import EVENTS, Direction
 from lb.backends.python.measure import Measures
 from lb.backends.python.view import View
+from lb.model.verdict import EVENTS, Direction
 
 
 @dataclass(slots=True)

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import NO_DIRECT, POLLS, Direction, Flow, FlowEnd, Poll
-from lb.backends.base import Verdict as VerdictName
+from lb.backends.base import NO_DIRECT, POLLS, Flow, FlowEnd, Poll
 from lb.backends.python.entry import Entry
 from lb.backends.python.exports import End
 from lb.backends.python.flow_states import STATES
@@ -25,6 +24,8 @@ from lb.backends.python.reset import reset_flows
 from lb.backends.python.state import State
 from lb.errors import LbError
 from lb.model.snapshot import Address, NextHops, Snapshot
+from lb.model.verdict import Direction
+from lb.model.verdict import Verdict as VerdictName
 from lb.packet.hashing import as_16_bytes
 from lb.packet.offload import Offload
 from lb.packet.parse import Packet

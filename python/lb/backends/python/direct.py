@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from lb.backends.base import Direction
 from lb.backends.python.entry import ReplyKey
 from lb.model.snapshot import Timeouts
+from lb.model.verdict import Direction
 from lb.packet.segment import Segment
 from lb.packet.tcp import ACK, FIN, RST, SYN
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lb.backends.base import Direction
 from lb.backends.python.flow_states import ACTIVE, FRESH, SYN_RECEIVED, SYN_SENT
+from lb.model.verdict import Direction
 from lb.packet.tcp import MOST_SCALE
 
 # (client address, client port, service id); (endpoint id, client address, client port).

@@ -13,8 +13,8 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-from lb.backends.base import Direction
 from lb.backends.python.entry import ReplyKey
+from lb.model.verdict import Direction
 from lb.packet import ipv4
 from lb.packet.checksum import checksum
 from lb.packet.parse import Packet

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lb.backends.base import Direction
 from lb.backends.python import reply as make
 from lb.backends.python.entry import Entry
 from lb.backends.python.plan import Newcomer
@@ -20,6 +19,7 @@ from lb.backends.python.state import State, Verdict, drop
 from lb.backends.python.transit import transit
 from lb.backends.python.view import PROTOCOLS
 from lb.model.snapshot import HASH_SELECTORS
+from lb.model.verdict import Direction
 from lb.packet import icmp, tcp
 from lb.packet.inner import Quoted, read_quoted
 from lb.packet.parse import Packet

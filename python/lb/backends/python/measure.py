@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lb.backends.base import Direction
 from lb.backends.python.entry import Entry
 from lb.backends.python.flow_states import ANSWERING, ASKED, CLOSING, FRESH, OVER, SYN_RECEIVED, SYN_SENT
+from lb.model.verdict import Direction
 from lb.packet.segment import MODULUS, Segment
 from lb.packet.tcp import RST, SYN
 

@@ -7,7 +7,6 @@ functions; what differs is which key finds the flow, and who may create one.
 
 from __future__ import annotations
 
-from lb.backends.base import Direction
 from lb.backends.python import measure
 from lb.backends.python.connection import Step, begin, believed, follow, is_exact, pick_up
 from lb.backends.python.entry import Entry
@@ -18,6 +17,7 @@ from lb.backends.python.state import State, Verdict, drop, hold
 from lb.backends.python.transit import route
 from lb.backends.python.view import PROTOCOLS
 from lb.model.snapshot import HASH_SELECTORS, Service
+from lb.model.verdict import Direction
 from lb.packet.parse import Packet
 from lb.packet.rewrite import lower_ttl, outgoing, translate
 from lb.packet.segment import Segment, segment

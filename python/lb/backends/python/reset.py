@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lb.backends.base import Direction
 from lb.backends.python.entry import Entry
 from lb.backends.python.flow_states import CLOSING, UDP, UDP_UNREPLIED
 from lb.backends.python.next_hop import Hop, Output
 from lb.backends.python.reply import ip_packet
 from lb.backends.python.state import State
+from lb.model.verdict import Direction
 from lb.packet import ethernet, tcp
 
 OTHER: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}

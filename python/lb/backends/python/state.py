@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lb.backends.base import Verdict as VerdictName
 from lb.backends.python.counters import Counters
 from lb.backends.python.direct import DirectConnections
 from lb.backends.python.entry import Entry
@@ -20,6 +19,7 @@ from lb.backends.python.next_hop import HopTable, Output, Waited, Waiting
 from lb.backends.python.plan import Placement
 from lb.backends.python.view import View
 from lb.model.snapshot import NextHops, Snapshot
+from lb.model.verdict import Verdict as VerdictName
 
 
 class Verdict(NamedTuple):

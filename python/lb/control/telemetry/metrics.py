@@ -22,9 +22,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lb.backends.base import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
 from lb.compiler.spec import ServerNow, ServiceNow
 from lb.control.tasks import TaskState
+from lb.model.verdict import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
 from lb.net.host import NOT_GUARDED, GuardState
 from lb.policies.base import STATES
 

@@ -103,7 +103,7 @@ bench: env ## Run the benches (never in parallel), keep their figures; then meas
 	$(BIN)/lb bench
 
 .PHONY: bench-report
-bench-report: ## Write the kept figures into README.md and docs/benches.svg
+bench-report: ## Write the kept figures into docs/performance.md and docs/benches.svg
 	$(PYTHON) benches/report.py write
 
 .PHONY: bench-core

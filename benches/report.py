@@ -4,10 +4,10 @@ From the figures of a run of the benches to what is kept and shown: JSON, a Mark
     python -m pytest -p no:xdist benches --benchmark-json=RAW.json
     python benches/report.py keep RAW.json    RAW.json -> benches/results/latest.json, and the table on stdout
     python benches/report.py table            the table of what was kept
-    python benches/report.py write            the table into README.md, the picture into docs/benches.svg
+    python benches/report.py write            the table into docs/performance.md, the picture into docs/benches.svg
 
 `make bench` and `make bench-report` call it. Only the standard library is used. Times are nanoseconds per operation,
-medians unless said otherwise. README.md gets picture and table between two marker lines, which must be there.
+medians unless said otherwise. docs/performance.md gets picture and table between two marker lines, which must be there.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 LATEST = ROOT / "benches" / "results" / "latest.json"
 PICTURE = ROOT / "docs" / "benches.svg"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- benches:begin -->", "<!-- benches:end -->"
 
-IMAGE = "![Time per operation of each stage, rust and python side by side](docs/benches.svg)"
+IMAGE = "![Time per operation of each stage, rust and python side by side](benches.svg)"
 
 BACKENDS = ("rust", "python")
 # The order of the report, by how a section's name begins.
@@ -153,7 +153,7 @@ def small_print(kept: dict[str, Any]) -> Iterator[str]:
     yield f"Medians of `make bench`, {kept['date'][:10]}: {machine['cpu']}, {machine['cores']} cores,"
     yield f"Linux {machine['kernel']}, Python {machine['python']}, extension built as {kept['build_profile']},"
     yield f"load at start {machine['load_at_start']}. Shortest frames, CPU time of one thread. What each line means:"
-    yield "[benches/README.md](benches/README.md)."
+    yield "[benches/README.md](../benches/README.md)."
 
 
 # The picture.
@@ -260,7 +260,8 @@ def keep(raw: Path) -> None:
 def with_table(page: str, content: str) -> str:
     """Replace what stands between the markers of a page."""
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise SystemExit(f"README.md needs one line {BEGIN} and below it one line {END}: the table goes between them")
+        name = PAGE.relative_to(ROOT)
+        raise SystemExit(f"{name} needs one line {BEGIN} and below it one line {END}: the table goes between them")
     before, rest = page.split(BEGIN)
     return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
 
@@ -268,10 +269,10 @@ def with_table(page: str, content: str) -> str:
 def write() -> None:
     """Write the table and the picture of what was kept."""
     kept = json.loads(LATEST.read_text())
-    page = with_table(README.read_text(), f"{IMAGE}\n\n{table(kept)}")
+    page = with_table(PAGE.read_text(), f"{IMAGE}\n\n{table(kept)}")
     PICTURE.write_text(picture(kept))
-    README.write_text(page)
-    print(f"wrote {PICTURE.relative_to(ROOT)} and the table in {README.name}", file=sys.stderr)
+    PAGE.write_text(page)
+    print(f"wrote {PICTURE.relative_to(ROOT)} and the table in {PAGE.relative_to(ROOT)}", file=sys.stderr)
 
 
 def main() -> None:
@@ -280,7 +281,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("keep", help="keep a run and print its table").add_argument("raw", type=Path)
     commands.add_parser("table", help="print the table of what was kept")
-    commands.add_parser("write", help="write the table into README.md and docs/benches.svg")
+    commands.add_parser("write", help="write the table into docs/performance.md and docs/benches.svg")
     arguments = parser.parse_args()
     if arguments.command == "keep":
         return keep(arguments.raw)

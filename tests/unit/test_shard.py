@@ -19,6 +19,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from lb.errors import ConfigError
+from lb.model.limits import MOST_VIPS
 from lb.model.snapshot import Address
 from lb.net import shard, sockets
 
@@ -158,7 +159,7 @@ def test_program_what_belongs_to_no_client_is_heard_once(workers: int) -> None:
 
 
 def test_program_as_many_vips_as_allowed_fits_the_kernel() -> None:
-    vips: list[Address] = [IPv6Address(2**125 + number) for number in range(shard.MOST_VIPS)]
+    vips: list[Address] = [IPv6Address(2**125 + number) for number in range(MOST_VIPS)]
     program = shard.program(vips, 64, 63)
     assert len(program) <= 4096
     assert all(0 <= jump <= 255 for each in program for jump in (each.jt, each.jf))
@@ -171,7 +172,7 @@ def test_program_as_many_vips_as_allowed_fits_the_kernel() -> None:
 def test_require_room_few_vips_have_room_and_far_too_many_are_refused() -> None:
     """The kernel itself is asked."""
     sockets.require_room(shard.program(VIPS, 64, 63))
-    vips = [IPv6Address(2**125 + number) for number in range(2 * shard.MOST_VIPS)]
+    vips = [IPv6Address(2**125 + number) for number in range(2 * MOST_VIPS)]
     with pytest.raises(ConfigError, match=r"too many for several workers here .*: use workers = 1, or try `sysctl"):
         sockets.require_room(shard.program(vips, 2, 0))
 

@@ -24,8 +24,8 @@ from lb.fields.types import (
     parse_listen_address,
     show,
 )
+from lb.model.limits import MOST_VIPS
 from lb.model.snapshot import Address, InterfaceAddress, Network
-from lb.net.shard import MOST_VIPS
 from lb.policies import problems
 from lb.policies.registry import is_users
 

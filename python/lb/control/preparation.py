@@ -22,7 +22,7 @@ from typing import Any
 from lb.config import unprivileged
 from lb.control.api.listener import bind_socket
 from lb.errors import LbError
-from lb.net.shard import MOST_WORKERS
+from lb.model.limits import MOST_WORKERS
 from lb.net.sockets import new_socket, open_direct_socket
 from lb.privileges import trust
 from lb.privileges.broker import Broker

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from lb.model.limits import MOST_WORKERS
 from lb.model.snapshot import Address, InterfaceAddress
-from lb.net.shard import MOST_WORKERS
 
 NS_PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 # What `parse_duration` accepts where a field says no more: below, a timer would only spin; above, it would never fire.

@@ -21,9 +21,6 @@ from typing import NamedTuple, TypeAlias
 
 from lb.model.snapshot import Address
 
-MOST_WORKERS = 64
-# 400 IPv6 VIPs make 3 900 instructions, and the kernel takes 4096 (BPF_MAXINSNS).
-MOST_VIPS = 400
 # 2^32 divided by the golden ratio: addresses that follow one another lie far apart (Knuth, TAOCP 3, 6.4).
 MULTIPLIER = 0x9E3779B1
 
@@ -67,7 +64,7 @@ def program(vips: Iterable[Address], workers: int, worker: int) -> Block:
     behind a second one.
 
     Args:
-        vips: at most `MOST_VIPS`.
+        vips: at most `lb.model.limits.MOST_VIPS`.
         workers: how many there are.
         worker: the number of this one.
     """

@@ -1,0 +1,9 @@
+"""How much of a thing there may be, where one room has the reason and another must keep to it."""
+
+from __future__ import annotations
+
+# Packet loops of one balancer: more than there are cores to give them.
+MOST_WORKERS = 64
+# VIPs that several workers serve: 400 IPv6 VIPs make 3 900 instructions of the program that tells the workers' frames
+# apart (`lb.net.shard`), and the kernel takes 4 096 (BPF_MAXINSNS).
+MOST_VIPS = 400

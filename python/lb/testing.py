@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from lb.backends.python.counters import Counters
-from lb.backends.python.plan import Fit, Newcomer, Placement
-from lb.backends.python.view import View
+from lb.backends.python.forwarding_state import ForwardingState
+from lb.backends.python.picker import Fit, NewFlow, Picker
 from lb.model.snapshot import HASH_SELECTORS, Plan, Server, Service, Snapshot
 from lb.policies import Measurements, Policy, ServerView, UserPolicy, make, takers
 from lb.policies.registry import wrap
@@ -223,16 +223,16 @@ def situations(count: int) -> dict[str, list[ServerView]]:
 
 def place(policy: Policy, plan: Plan, views: Sequence[ServerView], flows: int) -> tuple[Placed, list[float]]:
     """Place flows one after the other, all of which stay; return where they went, and the seconds each took."""
-    counters, view = Counters(), View(_snapshot(policy, plan, views))
-    placement = Placement(1, counters)
+    counters, forwarding = Counters(), ForwardingState(_snapshot(policy, plan, views))
+    picker = Picker(1, counters)
     placed: list[int | None] = []
     took = []
     for number in range(flows):
         # Spread over 10.0.0.0/8, so that clients differ in all bytes but the first.
         client = (10 << 24 | number * 2654435761 % 2**24).to_bytes(4, "big")
-        newcomer = Newcomer(0, client, 1024 + number * 40503 % 60000, VIP.packed, VIP_PORT, TCP)
+        new_flow = NewFlow(0, client, 1024 + number * 40503 % 60000, VIP.packed, VIP_PORT, TCP)
         start = time.perf_counter()
-        server = placement.select(view, plan, newcomer, _takes_any).server
+        server = picker.select(forwarding, plan, new_flow, _takes_any).server
         took.append(time.perf_counter() - start)
         if server is not None:
             counters.servers[server].flows_active += 1
@@ -241,7 +241,7 @@ def place(policy: Policy, plan: Plan, views: Sequence[ServerView], flows: int) -
 
 
 def _takes_any(_server: int) -> Fit:
-    """Tell that a server takes a flow: each newcomer here is another client."""
+    """Tell that a server takes a flow: each new flow here is another client."""
     return Fit()
 
 

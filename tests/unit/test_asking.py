@@ -20,7 +20,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from lb.backends.callbacks import Questions, serve
+from lb.backends.callbacks import CallbackChannel, serve
 from lb.model.snapshot import Plan, Snapshot
 from lb.net.frames import OFFLOAD_HEADER
 
@@ -236,30 +236,30 @@ def test_ask_after_stop_is_called_directly(wire: Any) -> None:
 QUESTION = (lambda *_: "a", "web", "198.18.1.21", WEB, ["a"])
 
 
-def answering() -> tuple[Questions, threading.Thread, threading.Event]:
+def answering() -> tuple[CallbackChannel, threading.Thread, threading.Event]:
     """Start a thread that answers; the event is set with each answer."""
     told = threading.Event()
-    questions = Questions(told.set)
-    thread = threading.Thread(target=serve, args=(questions,))
+    channel = CallbackChannel(told.set)
+    thread = threading.Thread(target=serve, args=(channel,))
     thread.start()
-    return questions, thread, told
+    return channel, thread, told
 
 
 def test_questions_closed_let_the_thread_end() -> None:
     """A loop that stops leaves no thread behind, and may ask nothing more."""
-    questions, thread, _ = answering()
-    questions.close()
+    channel, thread, _ = answering()
+    channel.close()
     thread.join(WAIT_S)
     assert not thread.is_alive()
-    assert not questions.post(1, QUESTION, time.monotonic_ns() + LONG_NS)
+    assert not channel.post(1, QUESTION, time.monotonic_ns() + LONG_NS)
 
 
 def test_questions_nobody_waits_for_any_more_are_not_asked() -> None:
     """What is past its deadline before its turn comes is left out; the next one is answered, with its ticket."""
-    questions, thread, told = answering()
-    questions.post(1, QUESTION, 0)
-    questions.post(2, QUESTION, time.monotonic_ns() + LONG_NS)
+    channel, thread, told = answering()
+    channel.post(1, QUESTION, 0)
+    channel.post(2, QUESTION, time.monotonic_ns() + LONG_NS)
     assert told.wait(WAIT_S)
-    assert questions.take_answers() == [(2, "a")]
-    questions.close()
+    assert channel.take_answers() == [(2, "a")]
+    channel.close()
     thread.join(WAIT_S)

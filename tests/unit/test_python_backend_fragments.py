@@ -414,7 +414,7 @@ def test_fragments_any_arrivals_both_backends_agree_within_bounds(
             box.now += pause
         one, two = (box.send(frame) for box in boxes)
         assert astuple(one) == astuple(two)
-        table = boxes[0].path._state.fragments
+        table = boxes[0].path._tables.fragments
         assert len(table.datagrams) <= 1024
         assert table.held_bytes <= 4 * 1024 * 1024
         assert all(len(share.datagrams) <= 128 and share.held_bytes <= 512 * 1024 for share in table.shares.values())
@@ -424,7 +424,7 @@ def test_fragments_any_arrivals_both_backends_agree_within_bounds(
     assert boxes[0].counters() == boxes[1].counters()
     verdicts = boxes[0].counters()["verdicts"]
     assert sum(n for name, n in verdicts.items() if not name.startswith("hold.")) == len(arrivals)
-    table = boxes[0].path._state.fragments
+    table = boxes[0].path._tables.fragments
     assert (table.datagrams, table.shares, table.waiting, table.refused, table.held_bytes) == ({}, {}, {}, {}, 0)
 
 

@@ -12,7 +12,7 @@ from helpers import CLIENT, CLIENT_PORT, VIP, WEB_PORT, Box, from_client, load_b
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lb.backends.python.plan import SplitMix64
+from lb.backends.python.picker import SplitMix64
 from lb.model.snapshot import Plan, Selector, Server, Snapshot
 
 

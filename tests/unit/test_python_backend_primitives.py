@@ -32,7 +32,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 
-from lb.backends.python.plan import SplitMix64
+from lb.backends.python.picker import SplitMix64
 from lb.packet.hashing import siphash24
 
 MACS = {"src": "aa:aa:aa:00:00:21", "dst": ROUTER_MAC}

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class MakeDataPath(Protocol):
     """Makes a data path; arguments as in `lb.backends.base.DataPath`."""
 
-    def __call__(self, capacity: int, hash_key: bytes, seed: int, first_turn: int = 0, /) -> DataPath:
+    def __call__(self, capacity: int, hash_key: bytes, seed: int, first_round: int = 0, /) -> DataPath:
         """Make one."""
 
 

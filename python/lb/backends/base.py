@@ -128,7 +128,7 @@ class FlowEnd(NamedTuple):
 
 class DataPath(Protocol):
     """
-    A backend's data path. Made with (capacity, hash_key, seed, first_turn=0): flows the table can hold, 16 secret
+    A backend's data path. Made with (capacity, hash_key, seed, first_round=0): flows the table can hold, 16 secret
     bytes, the u64 that seeds the random draws, and the number at which the turns of `counter` and `least` start; wrong
     ones raise ValueError or TypeError, a capacity that no table can have LbError.
 

@@ -1,11 +1,11 @@
 """
-Asking the user's policy about a new flow without waiting for it: a thread of its own answers, one question after the
-other, while the flow's packets wait and those of others pass (`docs/datapath.md` rule 8, *ask*).
+The callback channel: a separate thread asks the user's policy about new flows, one question at a time, while the flow's
+packets are held and those of other flows pass (`docs/datapath.md` rule 8, *ask*).
 
-Used by the selector `ask` while packets come from sockets. Offline the function is called directly: there is no clock
-to hold against it. A question that is not answered by its deadline is given up; until its answer has come, nothing else
-is asked: packets never queue behind a policy that hangs. The thread is Python's, and a daemon, whichever backend asks:
-one that hangs in a user's code does not keep the process from ending.
+Used by the selector `ask` while packets come from sockets; offline the function is called directly, without a deadline.
+A question without an answer by its deadline is given up; until that answer has come, nothing else is asked, so packets
+never queue behind a policy that hangs. Both backends use a Python daemon thread: a policy that hangs does not keep the
+process from ending.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import Any, Protocol, TypeAlias
 
 from lb.model.snapshot import AskFunction
 
-# The function, and what it is called with.
+# The function and its arguments.
 Question: TypeAlias = tuple[Callable[..., Any], str, str, int, Sequence[str]]
 
 
-class Answering(Protocol):
-    """The side of the thread that answers."""
+class CallbackSource(Protocol):
+    """The side of the channel that the answering thread uses."""
 
     def wait(self) -> Question | None:
-        """Wait for a question; None: there will be none any more."""
+        """Wait for a question and return it; None: the channel is closed."""
 
     def answer(self, answer: str | None) -> None:
-        """Answer the question that `wait` returned last. None: no usable answer."""
+        """Answer the question that the last `wait` returned. None: no usable answer."""
 
 
-class Questions:
+class CallbackChannel:
     """
-    What is asked and answered, between a packet loop and the thread that answers.
+    Questions and answers between a packet loop and the answering thread.
 
     Args:
         wake: called after each answer.
@@ -44,19 +44,19 @@ class Questions:
         self._changed = threading.Condition()
         self._wake = wake
         self._asked: deque[tuple[int, int, Question]] = deque()
-        # Of the question that is being answered: its ticket, and when it is overdue.
+        # Ticket and deadline of the question being answered.
         self._working: tuple[int, int] | None = None
         self._answers: list[tuple[int, str | None]] = []
         self._closed = False
 
     def post(self, ticket: int, question: Question, due_ns: int) -> bool:
         """
-        Leave a question; False when there can be no answer: the one before it is overdue, or all is closed.
+        Queue a question. Return False when there can be no answer: the one before is overdue, or the channel closed.
 
         Args:
             ticket: the number that the answer comes with.
             question: what is asked.
-            due_ns: monotonic nanoseconds from which on nobody waits for the answer.
+            due_ns: the deadline, monotonic nanoseconds.
         """
         with self._changed:
             is_overdue = self._working is not None and time.monotonic_ns() >= self._working[1]
@@ -67,13 +67,13 @@ class Questions:
             return True
 
     def take_answers(self) -> list[tuple[int, str | None]]:
-        """Return the answers that have come since the last call, with their tickets."""
+        """Return the answers since the last call, with their tickets."""
         with self._changed:
             taken, self._answers = self._answers, []
             return taken
 
     def wait(self) -> Question | None:
-        """Wait for a question that somebody waits for still; None when closed."""
+        """Wait for a question whose deadline has not passed and return it; None when closed."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._asked or self._closed)
@@ -85,26 +85,26 @@ class Questions:
                     return question
 
     def answer(self, answer: str | None) -> None:
-        """Answer the question that `wait` returned last."""
+        """Answer the question that the last `wait` returned."""
         with self._changed:
             if self._working is None or self._closed:
                 return
             self._answers.append((self._working[0], answer))
             self._working = None
-            # Under the lock: after `close` nothing is woken any more.
+            # Under the lock: `wake` is never called after `close`.
             self._wake()
 
     def close(self) -> None:
-        """Let nobody wait any more, and wake nobody."""
+        """Close the channel: end the answering thread's wait, and call `wake` no more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
-def serve(questions: Answering) -> None:
-    """Answer questions until there are none any more. Whatever the user's function raises or returns is an answer."""
-    while (question := questions.wait()) is not None:
-        questions.answer(call(*question))
+def serve(channel: CallbackSource) -> None:
+    """Answer questions until the channel is closed; what the user's function raises counts as no answer."""
+    while (question := channel.wait()) is not None:
+        channel.answer(call(*question))
 
 
 def call(function: AskFunction, service: str, client: str, client_port: int, names: Sequence[str]) -> str | None:
@@ -116,6 +116,6 @@ def call(function: AskFunction, service: str, client: str, client_port: int, nam
     return answer if isinstance(answer, str) else None
 
 
-def start_answering(questions: Answering) -> None:
-    """Start the thread that answers."""
-    threading.Thread(target=serve, args=(questions,), name="lb-ask", daemon=True).start()
+def start_answering(channel: CallbackSource) -> None:
+    """Start the answering thread."""
+    threading.Thread(target=serve, args=(channel,), name="lb-ask", daemon=True).start()

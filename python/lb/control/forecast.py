@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import lb.backends
 from lb.backends import Backend
-from lb.backends.python.view import PROTOCOLS
+from lb.backends.python.forwarding_state import PROTOCOLS
 from lb.model.snapshot import HASH_SELECTORS, Service, Snapshot
 
 SAMPLE = 10_000

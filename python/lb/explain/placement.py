@@ -16,8 +16,8 @@ from ipaddress import ip_address
 from typing import Any, Literal, NamedTuple
 
 from lb.backends.base import Flow
+from lb.backends.python.forwarding_state import PROTOCOLS, ForwardingState, is_martian_source
 from lb.backends.python.next_hop import Hop, HopTable
-from lb.backends.python.view import PROTOCOLS, View, is_martian_source
 from lb.compiler.compile import Compiler, connected_routes
 from lb.compiler.spec import Desired, ServerKey, ServerNow, services
 from lb.config import Config
@@ -140,11 +140,11 @@ def explain(question: Question, known: Known) -> dict[str, Any]:
         UnknownNameError, RequestError: as `find_service`.
     """
     number, service = find_service(known.snapshot, question)
-    view = View(known.snapshot)
+    forwarding = ForwardingState(known.snapshot)
     chances, how = _choose(question, known, service)
     is_asked = known.flow is None and service.plan.selector == "ask"
     asked = list(dict.fromkeys(_slot_names(known.snapshot, service.plan))) if is_asked else []
-    refused = _refusal(question, view)
+    refused = _refusal(question, forwarding)
     choice: dict[str, Any] = {
         "how": how,
         "chances": chances,
@@ -162,7 +162,7 @@ def explain(question: Question, known: Known) -> dict[str, Any]:
     elif len(chances) == 1:
         choice["server"] = next(iter(chances))
     server_id = _server_id(known.snapshot, number, choice["server"])
-    hop = None if server_id is None else HopTable(view, known.next_hops).to_server(server_id)
+    hop = None if server_id is None else HopTable(forwarding, known.next_hops).to_server(server_id)
     return {
         "client": str(question.client),
         "vip": str(question.vip),
@@ -179,8 +179,8 @@ def explain(question: Question, known: Known) -> dict[str, Any]:
         "servers": list(_servers(known, service)),
         "plan": _plan(service.plan),
         "choice": choice,
-        "next_hop": None if hop is None else _next_hop(hop, view),
-        "headers": None if server_id is None else _headers(question, service, view, server_id, hop),
+        "next_hop": None if hop is None else _next_hop(hop, forwarding),
+        "headers": None if server_id is None else _headers(question, service, forwarding, server_id, hop),
         "notes": list(_notes(known, service, choice, hop)),
     }
 
@@ -197,14 +197,14 @@ def _server_id(snapshot: Snapshot, service: int, name: str | None) -> int | None
     return None
 
 
-def _refusal(question: Question, view: View) -> tuple[str, str] | None:
+def _refusal(question: Question, forwarding: ForwardingState) -> tuple[str, str] | None:
     """Return the drop reason of packets from this client, and why, when no service would ever see them."""
     client = question.client.address.packed
     if (
         is_martian_source(client)
-        or client in view.vips
-        or client in view.own_addresses
-        or client in view.all_broadcasts
+        or client in forwarding.vips
+        or client in forwarding.own_addresses
+        or client in forwarding.all_broadcasts
     ):
         return "martian_source", f"no packet may come from {question.client.address}"
     return None
@@ -361,20 +361,22 @@ def _ask(question: Question, known: Known, service: Service, plan: Plan) -> tupl
 # The way out.
 
 
-def _next_hop(hop: Hop, view: View) -> dict[str, Any]:
+def _next_hop(hop: Hop, forwarding: ForwardingState) -> dict[str, Any]:
     return {
-        "interface": view.interfaces[hop.interface].name,
+        "interface": forwarding.interfaces[hop.interface].name,
         "address": str(ip_address(hop.address)),
         "mac": None if hop.mac is None else format_mac(hop.mac),
         "mtu": hop.mtu,
     }
 
 
-def _headers(question: Question, service: Service, view: View, server_id: int, hop: Hop | None) -> dict[str, Any]:
+def _headers(
+    question: Question, service: Service, forwarding: ForwardingState, server_id: int, hop: Hop | None
+) -> dict[str, Any]:
     """Return what the headers of both directions say before and after; None: not known before a packet comes."""
-    server, vip = view.servers[server_id], Endpoint(service.address, service.port)
+    server, vip = forwarding.servers[server_id], Endpoint(service.address, service.port)
     real = Endpoint(server.address, server.port)
-    ours = None if hop is None else _known_mac(view.interfaces[hop.interface].mac)
+    ours = None if hop is None else _known_mac(forwarding.interfaces[hop.interface].mac)
     theirs = None if hop is None or hop.mac is None else format_mac(hop.mac)
     return {
         "forward": {

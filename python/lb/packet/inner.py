@@ -1,8 +1,7 @@
 """
-The packet that an ICMP error quotes: its IP header and at least 8 bytes of what that carried (RFC 792, RFC 4443 3).
+The inner packet, which an ICMP error quotes: its IP header and at least 8 bytes of its payload (RFC 792, RFC 4443 3).
 
-Part of rule 10 of `docs/datapath.md`. The quote is a packet that we or the other side sent: its destination is where
-the error was met. Offsets count from the start of the frame that carries the error.
+Part of rule 10 of `docs/datapath.md`. Offsets count from the start of the frame that carries the error.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from lb.packet.parse import ExtensionWalk, Packet
 L4_BYTES = 8
 
 
-class Quoted(NamedTuple):
+class InnerPacket(NamedTuple):
     """
-    What was read of a quoted packet.
+    The fields of an inner packet.
 
     Args:
         reason: why it cannot be used, a drop reason; None: it is TCP or UDP and all fields are set.
@@ -37,29 +36,29 @@ class Quoted(NamedTuple):
     destination_port: int = 0
 
 
-def read_quoted(packet: Packet) -> Quoted:
-    """Read the packet that an ICMP error, checked to have 8 bytes, quotes."""
+def read_inner(packet: Packet) -> InnerPacket:
+    """Read the inner packet of an ICMP error; the caller has checked that the ICMP header is complete."""
     at = packet.l4 + icmp.HEADER_BYTES
     version, layer = (4, ipv4) if packet.is_v4 else (6, ipv6)
     if packet.end - at < layer.HEADER_BYTES:
-        return Quoted("icmp_inner")
+        return InnerPacket("icmp_inner")
     family = len(packet.source)
-    found = Quoted(
+    found = InnerPacket(
         None,
         l3=at,
         source=packet.frame[at + layer.SOURCE : at + layer.SOURCE + family],
         destination=packet.frame[at + layer.DESTINATION : at + layer.DESTINATION + family],
     )
-    carried = walk_quoted_v4(packet, at) if packet.is_v4 else walk_quoted_v6(packet, at)
+    carried = walk_inner_v4(packet, at) if packet.is_v4 else walk_inner_v6(packet, at)
     if carried is None or packet.frame[at] >> 4 != version:
         return found._replace(reason="icmp_inner")
-    return read_quoted_l4(packet, found._replace(protocol=carried[0], l4=carried[1]))
+    return read_inner_l4(packet, found._replace(protocol=carried[0], l4=carried[1]))
 
 
-def walk_quoted_v4(packet: Packet, at: int) -> tuple[int, int] | None:
+def walk_inner_v4(packet: Packet, at: int) -> tuple[int, int] | None:
     """
-    Check a quoted IPv4 header; return the protocol and where its data begins, None when it is malformed or of a later
-    fragment.
+    Check an inner IPv4 header; return the protocol and the offset of its payload, None when it is malformed or of a
+    later fragment.
     """
     header_len = (packet.frame[at] & 0xF) * 4
     if header_len < ipv4.HEADER_BYTES or at + header_len > packet.end:
@@ -71,8 +70,8 @@ def walk_quoted_v4(packet: Packet, at: int) -> tuple[int, int] | None:
     return packet.frame[at + ipv4.PROTOCOL], at + header_len
 
 
-def walk_quoted_v6(packet: Packet, at: int) -> tuple[int, int] | None:
-    """Walk a quoted IPv6 header, likewise."""
+def walk_inner_v6(packet: Packet, at: int) -> tuple[int, int] | None:
+    """Check an inner IPv6 header with its extension headers, likewise."""
     walk = ExtensionWalk(packet.frame, at + ipv6.HEADER_BYTES, packet.end)
     if walk.run(packet.frame[at + ipv6.NEXT_HEADER]):
         return None
@@ -81,7 +80,7 @@ def walk_quoted_v6(packet: Packet, at: int) -> tuple[int, int] | None:
     return walk.protocol, walk.at
 
 
-def read_quoted_l4(packet: Packet, found: Quoted) -> Quoted:
+def read_inner_l4(packet: Packet, found: InnerPacket) -> InnerPacket:
     """Read the ports of a quoted TCP or UDP header, or say why there are none."""
     available = packet.end - found.l4
     family = len(found.source)

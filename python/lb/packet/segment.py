@@ -53,7 +53,7 @@ class Segment(NamedTuple):
         return (self.end - self.seq) % MODULUS != bool(self.flags & SYN) + bool(self.flags & FIN)
 
     @property
-    def is_mid_stream(self) -> bool:
+    def can_pick_up(self) -> bool:
         """Whether it can only belong to a connection that exists: ACK without SYN, RST, FIN."""
         return self.flags & (SYN | ACK | RST | FIN) == ACK
 

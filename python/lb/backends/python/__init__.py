@@ -1,11 +1,10 @@
 """
 The data path in Python: the same stages as `rust/core`, readable, with nothing but the standard library.
 
-The fall-back for machines without the extension, the oracle that Rust is tested against, and the place to read how it
-works. Follow a packet through the modules: `loop` (rx), `parse` with `wire`, `pipeline` (the stages in order),
-`fragment`, `nat` with `flow`, `tcp`, `plan` and `hashing`, `icmp` with `quoted`, `transit`, `rewrite`, `send` with
-`next_hop`, `reply` and `limit` (tx). What lives from packet to packet is in `state`, what is known of the world in
-`view`.
+The fall-back for machines without the extension, the oracle that Rust is tested against, and the version to read. A
+packet goes through `loop` (rx), `pipeline` (the stages in order, over `lb.packet`), `fragment`, `lookup`, then `hit`
+with `connection` and `measure` or `schedule` with `picker`, or `icmp_errors` or `transit`, and `send` with `next_hop`,
+`reply` and `limit` (tx). `tables` holds what is remembered between packets, `forwarding_state` the compiled snapshot.
 """
 
 from __future__ import annotations

@@ -397,7 +397,7 @@ def judge_pickup(entry: Entry, direction: Direction, seg: Segment) -> Step:
     """
     first: Direction = "forward" if entry.snd_nxt["forward"] is not None else "reply"
     if direction == first:
-        if seg.is_mid_stream:
+        if seg.can_pick_up:
             pick_up(entry, direction, seg)
         return Step(PICKUP)
     client: int | None = seg.ack

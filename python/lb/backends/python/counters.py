@@ -1,8 +1,8 @@
 """
-What happened, in numbers (`docs/datapath.md` rule 13). Every frame is counted once on the way in, once by its verdict,
-and once per frame out.
+The counters of a data path (`docs/datapath.md` rule 13). Every frame is counted once when received, once by its
+verdict, and once per frame sent.
 
-All stages write here; status, metrics and the stats page read `report`.
+All stages write here; status and metrics read `report`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lb.backends.python.forwarding_state import ForwardingState
 from lb.backends.python.measure import Measures
-from lb.backends.python.view import View
 from lb.model.verdict import EVENTS, Direction
 
 
@@ -28,7 +28,7 @@ class Traffic:
     bytes_reply: int = 0
 
     def count(self, direction: Direction, len_bytes: int) -> None:
-        """Count one translated packet of so many bytes of IP."""
+        """Count one translated packet of `len_bytes` bytes of IP."""
         if direction == "forward":
             self.packets_forward += 1
             self.bytes_forward += len_bytes
@@ -50,7 +50,7 @@ class Counters:
         self.services: defaultdict[int, Traffic] = defaultdict(Traffic)
         self.servers: defaultdict[int, Traffic] = defaultdict(Traffic)
         self.measures: defaultdict[int, Measures] = defaultdict(Measures)
-        # Entries of each server that are stored, whatever their state: expired and orphaned ones too.
+        # Stored entries of each server in any state, expired and orphaned ones included.
         self.stored: Counter[int] = Counter()
         # The same of each service.
         self.stored_of_service: Counter[int] = Counter()
@@ -70,17 +70,17 @@ class Counters:
         self.tx_bytes += len_bytes
 
     def verdict(self, name: str, reason: str | None = None, times: int = 1) -> None:
-        """Count what became of frames."""
+        """Count verdicts, by name and reason."""
         if times:
             self.verdicts[name if reason is None else f"{name}.{reason}"] += times
 
     def active(self, server: int) -> int:
-        """Return the active flows of a server; 0 for one that never was."""
+        """Return the active flows of a server; 0 for an unknown one."""
         traffic = self.servers.get(server)
         return 0 if traffic is None else traffic.flows_active
 
     def retire_service(self, service: int) -> bool:
-        """Begin anew with a service that no entry refers to. Return whether that is so; if not, nothing has changed."""
+        """Reset the counters of a service that no entry refers to; return False when an entry does."""
         if self.stored_of_service[service]:
             return False
         self.services.pop(service, None)
@@ -88,39 +88,39 @@ class Counters:
         return True
 
     def retire_server(self, server: int) -> bool:
-        """Begin anew with a server that no entry refers to. Return whether that is so; if not, nothing has changed."""
+        """Reset the counters of a server that no entry refers to; return False when an entry does."""
         if self.stored[server]:
             return False
         for kept in (self.servers, self.measures, self.stored):
             kept.pop(server, None)
         return True
 
-    def measurements(self, view: View, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
+    def measurements(self, forwarding: ForwardingState, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
         """
         Return what is known of each server, by service and server name (`docs/datapath.md` rule 16).
 
         Args:
-            view: gives the names; what it does not have is left out.
+            forwarding: has the names; services and servers that it lacks are left out.
             now_ns: monotonic nanoseconds.
         """
         found: dict[str, dict[str, dict[str, int]]] = {}
-        for number, server in view.servers.items():
+        for number, server in forwarding.servers.items():
             traffic = self.servers[number]
             counts = {name: getattr(traffic, name) for name in ("flows_created", "flows_active", "bytes_reply")}
-            of_service = found.setdefault(view.services[server.service].name, {})
+            of_service = found.setdefault(forwarding.services[server.service].name, {})
             of_service[server.name] = counts | self.measures[number].report(now_ns)
         return found
 
-    def report(self, view: View) -> dict[str, Any]:
+    def report(self, forwarding: ForwardingState) -> dict[str, Any]:
         """
         Return all counters by name.
 
         Args:
-            view: gives the names; what it does not have is left out.
+            forwarding: has the names; services and servers that it lacks are left out.
         """
-        services = {number: asdict(self.services[number]) for number in view.services}
-        servers = {number: asdict(self.servers[number]) for number in view.servers}
-        for number, server in view.servers.items():
+        services = {number: asdict(self.services[number]) for number in forwarding.services}
+        servers = {number: asdict(self.servers[number]) for number in forwarding.servers}
+        for number, server in forwarding.servers.items():
             services[server.service]["flows_active"] += servers[number]["flows_active"]
         return {
             "rx_packets": self.rx_packets,
@@ -129,6 +129,6 @@ class Counters:
             "tx_bytes": self.tx_bytes,
             "verdicts": dict(self.verdicts),
             "events": dict(self.events),
-            "services": {view.services[number].name: traffic for number, traffic in services.items()},
-            "servers": {view.full_name(number): traffic for number, traffic in servers.items()},
+            "services": {forwarding.services[number].name: traffic for number, traffic in services.items()},
+            "servers": {forwarding.full_name(number): traffic for number, traffic in servers.items()},
         }

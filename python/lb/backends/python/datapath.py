@@ -15,13 +15,13 @@ from typing import Any
 
 from lb.backends.base import NO_DIRECT, POLLS, Flow, FlowEnd, Poll
 from lb.backends.python.entry import Entry
-from lb.backends.python.exports import End
+from lb.backends.python.exports import FlowExport
 from lb.backends.python.flow_states import STATES
 from lb.backends.python.loop import CallLock, PacketLoop
 from lb.backends.python.pipeline import process, tick
 from lb.backends.python.primitives import require_bytes, require_number
 from lb.backends.python.reset import reset_flows
-from lb.backends.python.state import State
+from lb.backends.python.tables import Tables
 from lb.errors import LbError
 from lb.model.snapshot import Address, NextHops, Snapshot
 from lb.model.verdict import Direction
@@ -69,7 +69,7 @@ class Names:
         self.services |= {i: (each.name, each.protocol) for i, each in enumerate(snapshot.services) if each}
         self.servers |= {i: each.name for i, each in enumerate(snapshot.servers) if each}
 
-    def flow_end(self, end: End) -> FlowEnd:
+    def flow_end(self, end: FlowExport) -> FlowEnd:
         """Return how a flow ended, with names."""
         entry = end.entry
         service, protocol = self.services[entry.service]
@@ -95,7 +95,7 @@ class DataPath:
         capacity: flows the table can hold, 1..268435456.
         hash_key: 16 secret bytes; unused, since Python keys its dicts itself, but part of the contract.
         seed: 64 bits that start the random draws.
-        first_turn: 64 bits: where the turns of `counter` and `least` start. Workers beside each other start apart.
+        first_round: 64 bits: where the turns of `counter` and `least` start. Workers beside each other start apart.
 
     Raises:
         LbError: the capacity is out of range.
@@ -103,33 +103,33 @@ class DataPath:
         ValueError: a number is negative or has more than 64 bits, or the key has not 16 bytes.
     """
 
-    def __init__(self, capacity: int, hash_key: bytes, seed: int, first_turn: int = 0) -> None:
+    def __init__(self, capacity: int, hash_key: bytes, seed: int, first_round: int = 0) -> None:
         capacity, seed = require_number(capacity, 64), require_number(seed, 64)
         if len(require_bytes(hash_key)) != HASH_KEY_BYTES:
             raise ValueError(f"hash_key: {len(hash_key)} bytes, {HASH_KEY_BYTES} are needed")
         if not 1 <= capacity <= MAX_CAPACITY:
             raise LbError(f"flow table capacity {capacity} is not in 1..={MAX_CAPACITY}")
-        self._state = State(capacity, seed, require_number(first_turn, 64))
+        self._tables = Tables(capacity, seed, require_number(first_round, 64))
         self._names = Names()
         self._lock = CallLock()
         # Held while a world is compiled: what it is compiled of must not change meanwhile. Packets go on.
         self._publishing = threading.RLock()
-        self._loop = PacketLoop(self._state, self._lock)
+        self._loop = PacketLoop(self._tables, self._lock)
 
     def publish(self, snapshot: Snapshot) -> None:
         """Swap to a new snapshot. Flows stay."""
         with self._publishing:
-            prepared = self._state.prepare(snapshot, self._state.next_hops)
+            prepared = self._tables.prepare(snapshot, self._tables.next_hops)
             self._names.learn(snapshot)
             with self._lock:
-                self._state.swap(prepared)
+                self._tables.swap(prepared)
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours. Waiting packets leave at the next `tick`."""
         with self._publishing:
-            prepared = self._state.prepare(self._state.view.snapshot, next_hops)
+            prepared = self._tables.prepare(self._tables.forwarding.snapshot, next_hops)
             with self._lock:
-                self._state.swap(prepared)
+                self._tables.swap(prepared)
 
     def process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None = None) -> Result:
         """Process one frame that came in by the interface with this id."""
@@ -144,9 +144,9 @@ class DataPath:
     def tick(self, now_ns: int) -> list[tuple[str, bytes, Offload | None]]:
         """Expire and release what is due; return frames to send."""
         with self._lock:
-            tick(self._state, now_ns)
-            interfaces = self._state.view.interfaces
-            return [(interfaces[each.interface].name, each.frame, each.offload) for each in self._state.out]
+            tick(self._tables, now_ns)
+            interfaces = self._tables.forwarding.interfaces
+            return [(interfaces[each.interface].name, each.frame, each.offload) for each in self._tables.out]
 
     def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
         """Remove flows of a server, `limit` at most; both ends learn at the next `tick`. Return how many."""
@@ -155,36 +155,36 @@ class DataPath:
         removed = 0
         for start in range(0, len(found), RESET_SLICE):
             with self._lock:
-                removed += reset_flows(self._state, server, found[start : start + RESET_SLICE], now_ns)
+                removed += reset_flows(self._tables, server, found[start : start + RESET_SLICE], now_ns)
         return removed
 
     def active_flows(self, servers: Sequence[int]) -> list[int]:
         """Return how many active flows each of the servers with these ids has."""
         with self._lock:
-            return [self._state.counters.active(number) for number in servers]
+            return [self._tables.counters.active(number) for number in servers]
 
     def retire_servers(self, servers: Sequence[int]) -> list[int]:
         """Begin anew with servers that the snapshot does not have and no entry refers to. Return their ids."""
         with self._lock:
-            gone = [number for number in servers if number not in self._state.view.servers]
-            retired = [number for number in gone if self._state.counters.retire_server(number)]
+            gone = [number for number in servers if number not in self._tables.forwarding.servers]
+            retired = [number for number in gone if self._tables.counters.retire_server(number)]
             for number in retired:
-                self._state.placement.server_turns.pop(number, None)
+                self._tables.picker.server_rounds.pop(number, None)
             return retired
 
     def retire_services(self, services: Sequence[int]) -> list[int]:
         """Begin anew with services that the snapshot does not have and no entry refers to. Return their ids."""
         with self._lock:
-            gone = [number for number in services if number not in self._state.view.services]
-            retired = [number for number in gone if self._state.counters.retire_service(number)]
+            gone = [number for number in services if number not in self._tables.forwarding.services]
+            retired = [number for number in gone if self._tables.counters.retire_service(number)]
             for number in retired:
-                self._state.placement.turns.pop(number, None)
-                self._state.placement.clocks.pop(number, None)
+                self._tables.picker.rounds.pop(number, None)
+                self._tables.picker.clocks.pop(number, None)
             return retired
 
     def flows(self, now_ns: int) -> list[Flow]:
         """Return the unexpired entries, sorted by (client, client_port, service)."""
-        return self.find_flows(now_ns, 0, self._state.table.capacity)[1]
+        return self.find_flows(now_ns, 0, self._tables.flows.capacity)[1]
 
     def find_flows(
         self,
@@ -216,9 +216,9 @@ class DataPath:
         entries are looked at.
         """
         with self._lock:
-            table, view = self._state.table, self._state.view
+            table, forwarding = self._tables.flows, self._tables.forwarding
             everything = list(table.by_forward.values())
-        found = [entry for entry in everything if fits(entry) and table.why_dead(entry, view, now_ns) is None]
+        found = [entry for entry in everything if fits(entry) and table.why_dead(entry, forwarding, now_ns) is None]
         found.sort(key=lambda entry: (as_16_bytes(entry.client), entry.client_port, entry.service))
         return found
 
@@ -227,9 +227,11 @@ class DataPath:
         rows: list[Flow] = []
         for start in range(0, len(entries), ROWS_SLICE):
             with self._lock:
-                table, view = self._state.table, self._state.view
+                table, forwarding = self._tables.flows, self._tables.forwarding
                 there = (entry for entry in entries[start : start + ROWS_SLICE] if table.has(entry))
-                rows += [self._flow(entry, now_ns) for entry in there if table.why_dead(entry, view, now_ns) is None]
+                rows += [
+                    self._flow(entry, now_ns) for entry in there if table.why_dead(entry, forwarding, now_ns) is None
+                ]
         return rows
 
     def counters(self) -> dict[str, Any]:
@@ -238,8 +240,8 @@ class DataPath:
         the loop looked away from them.
         """
         with self._lock:
-            table = {"entries": len(self._state.table), "capacity": self._state.table.capacity}
-            report = self._state.counters.report(self._state.view)
+            table = {"entries": len(self._tables.flows), "capacity": self._tables.flows.capacity}
+            report = self._tables.counters.report(self._tables.forwarding)
             pauses = {"pauses": self._loop.pauses.as_dict(), "control": self._loop.control.as_dict()}
             return {**report, "table": table, "io": self._loop.io.as_dict(), "loop": pauses}
 
@@ -249,28 +251,28 @@ class DataPath:
         service's next turn, or with `least` the slot of the server that is next. Changes and counts nothing.
         """
         with self._lock:
-            table, view = self._state.table, self._state.view
+            table, forwarding = self._tables.flows, self._tables.forwarding
             entry = table.by_forward.get((client.packed, client_port, service))
-            if entry is not None and table.why_dead(entry, view, now_ns) is not None:
+            if entry is not None and table.why_dead(entry, forwarding, now_ns) is not None:
                 entry = None
-            turn = self._state.placement.next_turn(view, service)
+            turn = self._tables.picker.next_round(forwarding, service)
             return (None if entry is None else self._flow(entry, now_ns)), turn
 
     def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
         """Return what is known of each server, by service and server name: `docs/datapath.md` rule 16."""
         with self._lock:
-            return self._state.counters.measurements(self._state.view, now_ns)
+            return self._tables.counters.measurements(self._tables.forwarding, now_ns)
 
     def keep_flow_ends(self, most: int) -> None:
         """Keep how flows end from now on: up to `most` of them between two calls of `take_flow_ends`. 0: none."""
         most = require_number(most, 64)
         with self._lock:
-            self._state.table.ends.keep(most)
+            self._tables.flows.exports.keep(most)
 
     def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
         """Return the flows that ended since the last call, in that order, and how many found no room."""
         with self._lock:
-            ends, missed = self._state.table.ends.take()
+            ends, missed = self._tables.flows.exports.take()
             return [self._names.flow_end(end) for end in ends], missed
 
     def memory(self) -> None:
@@ -285,7 +287,7 @@ class DataPath:
         """
         self._loop.raise_failure()
         with self._lock:
-            return self._state.waiting.take_unresolved()
+            return self._tables.waiting.take_unresolved()
 
     def start(
         self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Mapping[int, int] = NO_DIRECT
@@ -322,26 +324,26 @@ class DataPath:
     def _process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None) -> Result:
         """Process one frame and name what was found."""
         packet = Packet(require_bytes(frame), interface, offload)
-        verdict = process(self._state, packet, now_ns)
-        view, out = self._state.view, self._state.out
+        verdict = process(self._tables, packet, now_ns)
+        forwarding, out = self._tables.forwarding, self._tables.out
         return Result(
             verdict=verdict.name,
             reason=verdict.reason,
             direction=packet.direction,
-            service=None if packet.service is None else view.services[packet.service].name,
-            server=None if packet.server is None else view.servers[packet.server].name,
-            out=[(view.interfaces[each.interface].name, each.frame) for each in out],
+            service=None if packet.service is None else forwarding.services[packet.service].name,
+            server=None if packet.server is None else forwarding.servers[packet.server].name,
+            out=[(forwarding.interfaces[each.interface].name, each.frame) for each in out],
             offloads=[each.offload for each in out],
         )
 
     def _flow(self, entry: Entry, now_ns: int) -> Flow:
         """Describe an entry."""
-        service = self._state.view.services[entry.service]
+        service = self._tables.forwarding.services[entry.service]
         return Flow(
             client=str(ip_address(entry.client)),
             client_port=entry.client_port,
             service=service.name,
-            server=self._state.view.servers[entry.server].name,
+            server=self._tables.forwarding.servers[entry.server].name,
             protocol=service.protocol,
             state=entry.state,
             idle_s=(now_ns - entry.last_seen_ns) / SECOND_NS,

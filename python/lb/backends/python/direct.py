@@ -1,10 +1,9 @@
 """
-Connections that clients make straight to a server's address and port, past the services (`docs/datapath.md` rule 9.1).
+Direct connections: from clients to a server's own address and port, past the services (`docs/datapath.md` rule 9.1).
 
-A server's packet that belongs to no flow is dropped, so that no client sees a server's address that it did not ask for.
-One that answers a client which did ask for it may pass: this is what remembers that. It is a record of who spoke to
-whom, not a flow: nothing is translated, and no number is checked. Bounded: the record that was used least recently
-makes room.
+A server's packet of no flow is dropped, so that no client sees a server's address that it did not contact. The records
+here let the answers of direct connections pass. A record is no flow: nothing is translated, and no sequence number is
+checked. Bounded: when full, the least recently used record is replaced.
 """
 
 from __future__ import annotations
@@ -18,16 +17,13 @@ from lb.model.verdict import Direction
 from lb.packet.segment import Segment
 from lb.packet.tcp import ACK, FIN, RST, SYN
 
-# Whatever the flow table holds.
+# The limit for any capacity of the flow table.
 MOST_RECORDS = 65536
 
 
 @dataclass(slots=True)
 class Record:
-    """
-    One connection. `answered`: the server has sent something; `over`: the directions that have said FIN, both after a
-    reset.
-    """
+    """One connection. `answered`: the server has sent a packet; `over`: directions with a FIN, both after a RST."""
 
     is_tcp: bool
     last_seen_ns: int
@@ -36,15 +32,15 @@ class Record:
 
     @property
     def is_closing(self) -> bool:
-        """Whether both sides are done."""
+        """Whether both directions are over."""
         return len(self.over) == 2
 
     def counts(self, guarded: bool) -> bool:
-        """Tell whether it says what the server's packets are of; `guarded`: of TCP only once that has answered."""
+        """Tell whether the server's packets belong to it; where `guarded`, TCP counts only once the server answered."""
         return not guarded or not self.is_tcp or self.answered
 
     def timeout_ns(self, timeouts: Timeouts) -> int:
-        """Return how long it may be idle."""
+        """Return its idle timeout in nanoseconds."""
         if not self.is_tcp:
             return timeouts.udp_ns
         if self.is_closing:
@@ -65,10 +61,10 @@ class Record:
 
 class DirectConnections:
     """
-    The records, the one that was used least recently first. Keys are those of a server's packets.
+    The records by reply key, the least recently used first.
 
     Args:
-        capacity: flows that the flow table holds: as many records, 65536 at most.
+        capacity: of the flow table; there are as many records, 65536 at most.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -76,29 +72,29 @@ class DirectConnections:
         self.records: OrderedDict[ReplyKey, Record] = OrderedDict()
 
     def find(self, key: ReplyKey, timeouts: Timeouts, now_ns: int) -> Record | None:
-        """Return a record that lives."""
+        """Return a record that has not expired."""
         record = self.records.get(key)
         if record is None or now_ns - record.last_seen_ns >= record.timeout_ns(timeouts):
             return None
         return record
 
     def occupies(self, key: ReplyKey, guarded: bool, timeouts: Timeouts, now_ns: int) -> bool:
-        """Tell whether a record stands in the way of a flow with this key: it lives, counts and is not closing."""
+        """Tell whether a record conflicts with a flow of this key: not expired, counting and not closing."""
         record = self.find(key, timeouts, now_ns)
         return record is not None and record.counts(guarded) and not record.is_closing
 
     def knows(self, key: ReplyKey, guarded: bool, timeouts: Timeouts, now_ns: int) -> bool:
-        """Tell whether there is a record that lives and counts."""
+        """Tell whether there is a record that has not expired and counts."""
         record = self.find(key, timeouts, now_ns)
         return record is not None and record.counts(guarded)
 
     def ask(self, key: ReplyKey, seg: Segment | None, guarded: bool, timeouts: Timeouts, now_ns: int) -> bool:
         """
-        Note a client's packet to a server. A reset makes no record, and where the key is `guarded` neither does any
-        other segment but a SYN: it may be of a flow that a hash would place.
+        Record a client's packet to a server. A RST creates no record. Where the key is `guarded`, only a SYN does: any
+        other segment may belong to a flow that a hash selector would place.
 
         Returns:
-            Whether another record had to go for it.
+            Whether another record was evicted.
         """
         record = self.find(key, timeouts, now_ns)
         if record is not None and not (record.is_closing and seg is not None and seg.opens):
@@ -117,11 +113,11 @@ class DirectConnections:
 
     def answer(self, key: ReplyKey, seg: Segment | None, guarded: bool, timeouts: Timeouts, now_ns: int) -> bool:
         """
-        Note a server's packet. Where the key is `guarded`, only an answer to a SYN makes a record count: anybody may
-        have sent that SYN, and anything else may be of a flow that a hash would place.
+        Record a server's packet. Where the key is `guarded`, only an answer to a SYN makes a record count: the SYN may
+        be forged, and any other segment may belong to a flow that a hash selector would place.
 
         Returns:
-            Whether it answers a client that asked for it.
+            Whether it answers a client's direct packet.
         """
         record = self.find(key, timeouts, now_ns)
         if record is None:

@@ -65,8 +65,9 @@ class Entry:
     number after the client's last SYN; `syn_again`, `syn_scale`, `syn_end`: that is another than the one that counts,
     and offered this, and its data end there. `answered`, `answer_scale`: the server has answered that one and offered
     this; `syn` is the number after its SYN instead. `expected`: the number after the client's first SYN, from the
-    server's SYN+ACK on that after the server's. `last_hop` is (interface id, MAC) of the client's side. `tagged`: its
-    first frame had a VLAN tag. `phase`, `stamp`: what it waits for and since when (`measure.py`).
+    server's SYN+ACK on that after the server's. `ingress`: (interface id, MAC) of the neighbour that the client's
+    packets come from. `tagged`: its first frame had a VLAN tag. `phase`, `stamp`: what it waits for and since when
+    (`measure.py`).
     """
 
     __slots__ = (
@@ -80,7 +81,7 @@ class Entry:
         "expected",
         "fin",
         "fin_ahead",
-        "last_hop",
+        "ingress",
         "last_seen_ns",
         "linked_ns",
         "phase",
@@ -109,7 +110,7 @@ class Entry:
         self.state = state
         self.last_seen_ns = now_ns
         self.linked_ns = now_ns
-        self.last_hop: tuple[int, bytes] | None = None
+        self.ingress: tuple[int, bytes] | None = None
         self.tagged = False
         self.phase = FRESH
         self.stamp = 0
@@ -152,8 +153,8 @@ class Entry:
 
     def latest_snd_nxt(self, direction: Direction) -> int | None:
         """
-        Return what a side sends next by the last that was heard of it, for what is believed of nobody: a client in
-        syn-sent may have begun another attempt.
+        Return the next sequence number of a side by its last segment, believed or not: a client in syn-sent may have
+        begun another attempt.
         """
         retries = direction == "forward" and self.state == SYN_SENT and self.syn_again
         return self.syn_end if retries else self.snd_nxt[direction]

@@ -1,6 +1,6 @@
 """
-How flows ended, kept for whoever asked: bounded, and written only when a flow begins or ends (`docs/datapath.md` rule
-13). Ids inside; `datapath.py` names them.
+Flow exports: one record per flow that ended, for the flow log (`docs/datapath.md` rule 13). Bounded, and written only
+when a flow begins or ends. Records hold ids; `datapath.py` adds the names.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from typing import NamedTuple
 from lb.backends.python.entry import Entry
 
 
-class End(NamedTuple):
-    """One flow that is over. `began_ns`: None when that was not noted."""
+class FlowExport(NamedTuple):
+    """One flow that ended. `began_ns`: monotonic, None when it began before exports were kept."""
 
     entry: Entry
     ended: str
     began_ns: int | None
 
 
-class Ends:
-    """The flows that ended since somebody last asked. Made off."""
+class FlowExports:
+    """The flows that ended since the last `take`. Off until `keep`."""
 
     def __init__(self) -> None:
         self.most = 0
         self.began_ns: dict[Entry, int] = {}
-        self.kept: list[End] = []
+        self.kept: list[FlowExport] = []
         self.missed = 0
 
     def keep(self, most: int) -> None:
-        """Keep up to `most` ends between two calls of `take`. 0: none, and forget what was kept."""
+        """Keep up to `most` records between two calls of `take`. 0: none, and forget those kept."""
         self.most = most
         if most == 0:
             self.began_ns, self.kept, self.missed = {}, [], 0
@@ -46,10 +46,10 @@ class Ends:
         if len(self.kept) >= self.most:
             self.missed += 1
         else:
-            self.kept.append(End(entry, ended, began_ns))
+            self.kept.append(FlowExport(entry, ended, began_ns))
 
-    def take(self) -> tuple[list[End], int]:
-        """Take what is there, in the order of the ends, and the number of those that found no room."""
+    def take(self) -> tuple[list[FlowExport], int]:
+        """Return the records, oldest first, and the number of flows for which there was no room; forget both."""
         taken, missed = self.kept, self.missed
         self.kept, self.missed = [], 0
         return taken, missed

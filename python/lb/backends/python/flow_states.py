@@ -7,14 +7,14 @@ SYN_RECEIVED = "syn-received"
 ESTABLISHED = "established"
 CLOSING = "closing"
 UDP = "udp"
-# Unconfirmed: one side alone has spoken. TCP that began before us and was placed again by a hash; UDP without answer.
+# Unconfirmed, only one side has sent: TCP that began before the balancer and was picked up; UDP without answer.
 PICKUP = "pickup"
 UDP_UNREPLIED = "udp-unreplied"
 
 # Also the order in which their lists are searched for expired flows.
 STATES = (SYN_SENT, SYN_RECEIVED, ESTABLISHED, CLOSING, UDP, PICKUP, UDP_UNREPLIED)
-# Those that count for a server: neither over nor unconfirmed.
+# States that count as active: neither over nor unconfirmed.
 ACTIVE = frozenset({SYN_SENT, SYN_RECEIVED, ESTABLISHED, UDP})
 
-# Who spoke last: nobody yet, the client, who waits for the server, the server; or the flow is over.
+# Phase of a flow: no data yet; the client has sent a request; the server is answering; the flow is over.
 FRESH, ASKED, ANSWERING, OVER = "fresh", "asked", "answering", "over"

@@ -1,5 +1,5 @@
 """
-The flow table: who talks to which server, found from either end, bounded in size and in age.
+The flow table: which client talks to which server, found from either side, bounded in size and in age.
 
 Stage "flow lookup" of the walk. An entry is known by two keys: what a client's packet shows, and what a server's
 packet shows. One list per state keeps entries roughly in order of last use, so that the oldest is at its
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from lb.backends.python import measure
 from lb.backends.python.counters import Counters
 from lb.backends.python.entry import Entry, ForwardKey, ReplyKey
-from lb.backends.python.exports import Ends
+from lb.backends.python.exports import FlowExports
 from lb.backends.python.flow_states import (
     CLOSING,
     ESTABLISHED,
@@ -24,14 +24,14 @@ from lb.backends.python.flow_states import (
     UDP,
     UDP_UNREPLIED,
 )
-from lb.backends.python.view import View
+from lb.backends.python.forwarding_state import ForwardingState
 from lb.model.snapshot import Timeouts
 
 # Flows removed before a frame, and per tick (rule 2).
 EXPIRY_PER_FRAME = 4
 EXPIRY_PER_TICK = 64
 RELINK_NS = 10**9
-# Why an entry was removed, where its packets did not say how the flow ended.
+# How a flow ended, by the event of its removal, unless its packets told.
 ENDED_BY_EVENT = {
     "flow_expired": "expired",
     "flow_orphaned": "orphaned",
@@ -68,7 +68,7 @@ class FlowTable:
     def __init__(self, capacity: int, counters: Counters) -> None:
         self.capacity = capacity
         self.counters = counters
-        self.ends = Ends()
+        self.exports = FlowExports()
         self.by_forward: dict[ForwardKey, Entry] = {}
         self.by_reply: dict[ReplyKey, Entry] = {}
         # Insertion order is list order: the head is the first key.
@@ -78,7 +78,7 @@ class FlowTable:
         return len(self.by_forward)
 
     def has(self, entry: Entry) -> bool:
-        """Tell whether an entry is in the table still."""
+        """Tell whether an entry is still in the table."""
         return self.by_forward.get(entry.forward_key) is entry
 
     def insert(self, entry: Entry) -> None:
@@ -86,7 +86,7 @@ class FlowTable:
         self.by_forward[entry.forward_key] = entry
         self.by_reply[entry.reply_key] = entry
         self.lists[entry.state][entry] = None
-        self.ends.begin(entry, entry.last_seen_ns)
+        self.exports.begin(entry, entry.last_seen_ns)
         self.counters.event("flow_created")
         self.counters.services[entry.service].flows_created += 1
         server = self.counters.servers[entry.server]
@@ -108,7 +108,7 @@ class FlowTable:
         self.counters.stored[entry.server] -= 1
         self.counters.stored_of_service[entry.service] -= 1
         self.counters.event(event)
-        self.ends.end(entry, how_ended(entry, event))
+        self.exports.end(entry, how_ended(entry, event))
 
     def set_state(self, entry: Entry, state: str, now_ns: int) -> None:
         """Change the state of an entry. A new one puts it at the tail of that state's list."""
@@ -123,8 +123,8 @@ class FlowTable:
 
     def touch(self, entry: Entry, now_ns: int) -> None:
         """
-        Note that a packet of the flow passed. Moving it in its list once a second is order enough, and spares most
-        packets the move.
+        Record that a packet of the flow passed. The entry moves in its list once a second at most: order enough, and
+        most packets are spared the move.
         """
         entry.last_seen_ns = now_ns
         if now_ns - entry.linked_ns >= RELINK_NS:
@@ -135,11 +135,11 @@ class FlowTable:
         """Tell whether an entry has been idle for its timeout."""
         return now_ns - entry.last_seen_ns >= timeout_ns(timeouts, entry.state)
 
-    def why_dead(self, entry: Entry, view: View, now_ns: int) -> str | None:
-        """Return the event with which an entry is to be removed, `flow_expired` or `flow_orphaned`; None: it lives."""
-        if self.is_expired(entry, view.snapshot.timeouts, now_ns):
+    def why_dead(self, entry: Entry, forwarding: ForwardingState, now_ns: int) -> str | None:
+        """Return the event to remove an entry with, `flow_expired` or `flow_orphaned`; None: it is alive."""
+        if self.is_expired(entry, forwarding.snapshot.timeouts, now_ns):
             return "flow_expired"
-        if entry.server not in view.servers or entry.service not in view.services:
+        if entry.server not in forwarding.servers or entry.service not in forwarding.services:
             return "flow_orphaned"
         return None
 
@@ -172,7 +172,7 @@ class FlowTable:
         Evict one entry if the table is full (behaviour 7).
 
         Returns:
-            Whether there is room. What a server has answered and was heard of lately stays: a newcomer is unanswered.
+            Whether there is room. Flows that a server has answered and that are not idle stay.
         """
         if not self.is_full:
             return True
@@ -182,7 +182,7 @@ class FlowTable:
         return victim is not None
 
     def victim(self, timeouts: Timeouts, now_ns: int) -> tuple[Entry, str] | None:
-        """Return the flow that goes first, and the event: unconfirmed ones, handshakes, what is over, the idlest."""
+        """Return the flow to evict and the event: unconfirmed flows, handshakes, closing flows, then the idlest."""
         floor = timeouts.idle_floor_ns
         handshake_floor = min(floor, timeouts.half_open_ns // 10)
         order: tuple[tuple[tuple[str, ...], int, str], ...] = (

@@ -1,9 +1,9 @@
 """
-The limit on packets we make ourselves (RFC 1812 4.3.2.8, RFC 4443 2.4 f): token buckets, each kept as one instant, one
-per kind of packet, so that a flood that asks for one kind starves no other.
+The rate limit of packets that the balancer makes (RFC 1812 4.3.2.8, RFC 4443 2.4 f): one token bucket per kind of
+packet, so that a flood that provokes one kind starves no other.
 
-Asked last by `pipeline`, when everything else about an answer is settled. The form is the generic cell rate algorithm:
-`tat` is when the bucket will be full again, so neither a token count nor a refill is needed.
+Applied last, when an answer is about to be sent. The form is the generic cell rate algorithm: a bucket is the time at
+which it will be full again, so neither a token count nor a refill is needed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-The packet loop: frames from the sockets through the pipeline and out again, on a thread of its own.
+The packet loop: a thread that reads frames from the sockets, processes them and sends the results.
 
-First and last step of the walk (`rx -> ... -> tx`), and the only place of this backend that reads a clock or a socket.
-The control thread's calls are carried out between two batches: both hold the same lock. Sockets are opened and tuned
-in `lb.net.sockets`, read and written by `lb.net.frames`.
+First and last step of the walk (`rx -> ... -> tx`), and the only module of this backend that reads a clock or a socket.
+Calls of the control thread run between two batches: both hold the same lock. `lb.net.sockets` opens and tunes the
+sockets, `lb.net.frames` reads and writes them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from lb.backends.callbacks import Questions, start_answering
+from lb.backends.callbacks import CallbackChannel, start_answering
 from lb.backends.python.next_hop import Output
 from lb.backends.python.pauses import Histogram
 from lb.backends.python.pipeline import process, tick
-from lb.backends.python.state import State
+from lb.backends.python.tables import Tables
 from lb.errors import LbError
 from lb.net.frames import OFFLOAD_HEADER, IoCounters, receive, try_send
 from lb.packet.parse import Packet
@@ -29,31 +29,31 @@ from lb.packet.parse import Packet
 BATCH = 64
 TICK_NS = 100_000_000
 MILLISECOND_NS = 1_000_000
-# What may wait for a full socket, per interface; the rest is dropped.
+# Limits of the backlog of a full socket, per interface; frames beyond are dropped.
 BACKLOG_FRAMES = 1024
 BACKLOG_BYTES = 1 << 20
-# Frames sent from it between two looks at the sockets.
+# Frames sent from the backlog between two polls.
 BACKLOG_BATCH = 32
-# How often a full socket is tried: the kernel tells that it has room only when it is half empty.
+# How often a full socket is tried: the kernel reports room only when the socket is half empty.
 FULL_POLL_MS = 1
 
 
 class CallLock:
     """
-    Lets one caller at a time into the data path; others wait.
+    A lock for calls into the data path.
 
-    A policy's `ask` function runs within a call: one that calls the data path itself would wait for itself for ever,
-    and is refused instead.
+    A policy's `ask` function runs within a call. One that calls the data path would wait for itself for ever, so such
+    a call raises LbError.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.owner: int | None = None
-        # What the packet loop waited for it since the loop looked last.
+        # Nanoseconds that the packet loop has waited for the lock in this round.
         self.waited_ns = 0
 
     def enter_timed(self) -> None:
-        """Enter as the packet loop does: what it waits for others is noted."""
+        """Acquire the lock for the packet loop, and add the time that took to `waited_ns`."""
         if self.lock.acquire(blocking=False):
             self.owner = threading.get_ident()
             return
@@ -78,7 +78,7 @@ class Backlog:
 
     Args:
         sock: the socket.
-        counters: gets what there is no room for.
+        counters: gets the frames for which there is no room.
     """
 
     def __init__(self, sock: socket.socket, counters: IoCounters) -> None:
@@ -91,7 +91,7 @@ class Backlog:
         return bool(self.frames)
 
     def send(self, output: Output) -> None:
-        """Send a frame behind those that wait, or let it wait; what is beyond the limits is dropped and counted."""
+        """Send a frame, or queue it behind those that wait; beyond the limits it is dropped and counted."""
         if not self.frames and try_send(self.sock, output.frame, output.offload, self.counters):
             return
         len_bytes = self.len_bytes + OFFLOAD_HEADER.size + len(output.frame)
@@ -102,7 +102,7 @@ class Backlog:
         self.len_bytes = len_bytes
 
     def drain(self) -> None:
-        """Send some of the frames that wait, as far as the socket has room."""
+        """Send queued frames, as far as the socket has room, `BACKLOG_BATCH` at most."""
         for _ in range(min(BACKLOG_BATCH, len(self.frames))):
             output = self.frames[0]
             if not try_send(self.sock, output.frame, output.offload, self.counters):
@@ -112,7 +112,7 @@ class Backlog:
 
 
 def duplicate(descriptor: int) -> socket.socket:
-    """Return a socket of our own over a descriptor of somebody else's. Raise OSError when it is none."""
+    """Return a socket over a copy of the caller's descriptor. Raise OSError when it is not a socket."""
     os.fstat(descriptor)
     theirs = socket.socket(fileno=descriptor)
     try:
@@ -126,15 +126,15 @@ class PacketLoop:
     Moves packets while it runs.
 
     Args:
-        state: of the data path.
+        tables: of the data path.
         lock: held for each batch, and by the control thread for each of its calls.
     """
 
-    def __init__(self, state: State, lock: CallLock) -> None:
-        self.state = state
+    def __init__(self, tables: Tables, lock: CallLock) -> None:
+        self.tables = tables
         self.lock = lock
         self.io = IoCounters()
-        # How long the loop looked away from its sockets; the part of it in which it waited for calls of other threads.
+        # Time between two polls of the sockets; and the part of it spent waiting for calls of other threads.
         self.pauses = Histogram()
         self.control = Histogram()
         self.sockets: list[socket.socket] = []
@@ -144,8 +144,8 @@ class PacketLoop:
         self.thread: threading.Thread | None = None
         self.stopping = False
         self.failure: Exception | None = None
-        self.asked = 0
-        self.questions = Questions(lambda: None)
+        self.hops_asked = 0
+        self.callbacks = CallbackChannel(lambda: None)
 
     def start(self, sockets: Sequence[int], notify_fd: int) -> None:
         """
@@ -173,9 +173,9 @@ class PacketLoop:
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.stopping = False
         self.failure = None
-        self.questions = Questions(self.wake)
-        start_answering(self.questions)
-        self.state.placement.questions = self.questions
+        self.callbacks = CallbackChannel(self.wake)
+        start_answering(self.callbacks)
+        self.tables.picker.callbacks = self.callbacks
         self.thread = threading.Thread(target=self.run, name="lb-packets", daemon=True)
         self.thread.start()
 
@@ -192,9 +192,9 @@ class PacketLoop:
         os.eventfd_write(self.wake_fd, 1)
         self.thread.join()
         self.thread = None
-        self.state.placement.questions = None
-        # Before the eventfd goes: an answer that is still to come wakes nobody.
-        self.questions.close()
+        self.tables.picker.callbacks = None
+        # Before the eventfd is closed: a late answer must not write to it.
+        self.callbacks.close()
         os.close(self.wake_fd)
         for each in self.sockets:
             each.close()
@@ -206,10 +206,10 @@ class PacketLoop:
             raise LbError(f"the packet loop failed: {self.failure!r}") from self.failure
 
     def run(self) -> None:
-        """Move packets until told to stop. A failure is kept for `stop`, and told at once."""
+        """Move packets until stopped. A failure is kept for `stop`, and signalled at once."""
         try:
             self.serve()
-        except Exception as failure:  # packets never raise; a broken socket or a fault of ours does
+        except Exception as failure:  # packets never raise; a broken socket or an internal error does
             self.failure = failure
             os.eventfd_write(self.notify_fd, 1)
 
@@ -233,34 +233,34 @@ class PacketLoop:
                 backlog.drain()
             if self.hear_answers() or time.monotonic_ns() >= tick_at:
                 self.tick()
-                # While more flows are due than a tick removes, the next one comes after the next look at the sockets.
-                tick_at = time.monotonic_ns() + (0 if self.state.is_behind else TICK_NS)
+                # While more flows are due than a tick removes, the next tick follows the next poll.
+                tick_at = time.monotonic_ns() + (0 if self.tables.is_behind else TICK_NS)
             self.tell_news()
             self.note_pause(time.monotonic_ns() - looked_ns)
 
     def wait_ms(self, tick_at: int) -> int:
         """Return how long to wait for frames at most."""
-        dues = [each.due_ns for each in self.state.placement.asking.held]
+        dues = [each.due_ns for each in self.tables.picker.held.packets]
         wait_ms = max(0, min([tick_at, *dues]) - time.monotonic_ns()) // MILLISECOND_NS
         return min(wait_ms, FULL_POLL_MS) if any(self.backlogs) else wait_ms
 
     def wake(self) -> None:
-        """Let the loop look at what other threads have for it."""
+        """Wake the loop from its poll."""
         os.eventfd_write(self.wake_fd, 1)
 
     def hear_answers(self) -> bool:
-        """Take the answers that have come. Tell whether a packet may go on that waited for one, or waits no longer."""
-        asking = self.state.placement.asking
-        if not asking.held:
-            self.questions.take_answers()
+        """Take the policy's answers. Tell whether a held packet may continue: answered, or past its deadline."""
+        held = self.tables.picker.held
+        if not held.packets:
+            self.callbacks.take_answers()
             return False
         with self.alone():
-            for ticket, answer in self.questions.take_answers():
-                asking.answer(ticket, answer)
-        return asking.is_due(time.monotonic_ns())
+            for ticket, answer in self.callbacks.take_answers():
+                held.answer(ticket, answer)
+        return held.is_due(time.monotonic_ns())
 
     def note_pause(self, ns: int) -> None:
-        """Note how long a round took, and what of it was waiting for other threads' calls."""
+        """Record how long a round took, and how much of it was spent waiting for other threads' calls."""
         self.pauses.record(ns)
         if self.lock.waited_ns:
             self.control.record(self.lock.waited_ns)
@@ -268,7 +268,7 @@ class PacketLoop:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Have the data path for a batch."""
+        """Hold the data path's lock for a batch."""
         self.lock.enter_timed()
         try:
             yield
@@ -276,24 +276,24 @@ class PacketLoop:
             self.lock.__exit__()
 
     def move_batch(self, interface: int) -> None:
-        """Process what one socket has, `BATCH` frames at most so that no interface starves another."""
+        """Process the frames of one socket, `BATCH` at most so that no interface starves another."""
         with self.alone():
             for _ in range(BATCH):
                 received = receive(self.sockets[interface], self.io)
                 if received is None:
                     return
                 frame, offload = received
-                process(self.state, Packet(frame, interface, offload), time.monotonic_ns())
-                self.send_all(self.state.out)
+                process(self.tables, Packet(frame, interface, offload), time.monotonic_ns())
+                self.send_all(self.tables.out)
 
     def tick(self) -> None:
         """Expire and release what is due."""
         with self.alone():
-            tick(self.state, time.monotonic_ns())
-            self.send_all(self.state.out)
+            tick(self.tables, time.monotonic_ns())
+            self.send_all(self.tables.out)
 
     def send_all(self, outputs: list[Output]) -> None:
-        """Send frames through their interfaces, without waiting; what cannot be sent is counted in `io`."""
+        """Send frames through their interfaces without waiting; failures are counted in `io`."""
         for output in outputs:
             if output.interface < len(self.backlogs):
                 self.backlogs[output.interface].send(output)
@@ -301,7 +301,7 @@ class PacketLoop:
                 self.io.tx_errors += 1
 
     def tell_news(self) -> None:
-        """Wake the control thread when packets wait for a neighbour that nobody was asked for yet."""
-        if self.state.waiting.asked != self.asked:
-            self.asked = self.state.waiting.asked
+        """Wake the control thread when there are new neighbours to resolve."""
+        if self.tables.waiting.asked != self.hops_asked:
+            self.hops_asked = self.tables.waiting.asked
             os.eventfd_write(self.notify_fd, 1)

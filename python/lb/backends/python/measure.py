@@ -1,8 +1,8 @@
 """
-What servers are like, seen from between them and their clients (`docs/datapath.md` rule 16): how long they take to
-connect and to answer, what they have left to do, what they fail at.
+Passive measurements of servers (`docs/datapath.md` rule 16): how long they take to connect and to answer, requests in
+progress, failures.
 
-Beside the TCP rules (`tcp.py`), after them. Sums, counts and gauges per server; time is an argument.
+Runs after the TCP rules (`connection.py`). Sums, counts and gauges per server; time is an argument.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ LONGEST_NS = (1 << 40) - 1
 STAMP_SHIFT = 10
 STAMP_MASK = (1 << 30) - 1
 
-# Of a pause in the middle of an answer, no more than this counts: longer ones are a server's that has nothing to say.
+# The most that counts of a pause within an answer: in longer ones the server has nothing to send.
 LONGEST_PAUSE_NS = 1 << 30
 
 
 @dataclass(slots=True)
 class Timing:
-    """A time that was measured again and again; `peak_ns` rises at once and falls slowly."""
+    """Count, sum and peak-decay average of a measured time; `peak_ns` rises at once and falls slowly."""
 
     count: int = 0
     sum_ns: int = 0
@@ -66,7 +66,7 @@ class Measures:
     progress_at_ns: int = 0
 
     def stalled_ns(self, now_ns: int) -> int:
-        """Return the nanoseconds for which somebody has waited and the server sent nothing, until now."""
+        """Return the nanoseconds since the server last sent data, while a client waits for it; else 0."""
         return max(0, now_ns - self.progress_at_ns) if self.waiting_flows else 0
 
     def begin_waiting(self, active: int, now_ns: int) -> None:

@@ -1,9 +1,9 @@
 """
-Where a packet goes next: routes, neighbours, and the packets that wait for one.
+Next hops: routes, neighbours, and the packets that wait for a neighbour.
 
-Last stage but one of the walk (`docs/datapath.md` rule 11). The tables are the kernel's, learned on the control side;
-nothing is resolved here, only asked for: `take_unresolved` says whom. What waits is finished but for the destination
-MAC.
+Last stage but one of the walk (`docs/datapath.md` rule 11). Routes and neighbours are the kernel's, read on the control
+side. Nothing is resolved here: `take_unresolved` returns the neighbours that the control side is to resolve. A waiting
+packet is complete but for its destination MAC.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from lb.backends.python.view import View
+from lb.backends.python.forwarding_state import ForwardingState
 from lb.model.snapshot import Address, NextHops, Route
 from lb.packet.offload import Offload
 
@@ -31,7 +31,7 @@ class Output(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """The next hop of a packet. `address`: 4 or 16 bytes, to be asked for while `mac` is None. `mtu`: bytes of IP."""
+    """The next hop of a packet. `address`: 4 or 16 bytes, to be resolved while `mac` is None. `mtu`: bytes of IP."""
 
     interface: int
     address: bytes
@@ -44,17 +44,17 @@ class HopTable:
     Routes and neighbours, ready to be looked up.
 
     Args:
-        view: tells the interfaces; routes through others are left out.
+        forwarding: tells the interfaces; routes through others are left out.
         next_hops: what the kernel knows.
     """
 
-    def __init__(self, view: View, next_hops: NextHops) -> None:
-        self.view = view
+    def __init__(self, forwarding: ForwardingState, next_hops: NextHops) -> None:
+        self.forwarding = forwarding
         self.neighbours = {(each.interface, each.address.packed): each.mac for each in next_hops.neighbours}
         # (address bytes, prefix length) -> network number -> route.
         self.prefixes: dict[tuple[int, int], dict[int, Route]] = {}
         for route in next_hops.routes:
-            if route.interface < len(view.interfaces):
+            if route.interface < len(forwarding.interfaces):
                 size, length = len(route.prefix.network_address.packed), route.prefix.prefixlen
                 networks = self.prefixes.setdefault((size, length), {})
                 networks.setdefault(int(route.prefix.network_address) >> (size * 8 - length), route)
@@ -71,7 +71,7 @@ class HopTable:
         return None
 
     def to_address(self, address: bytes) -> Hop | None:
-        """Return the hop on the way to an address; None: no route."""
+        """Return the next hop to an address; None: no route."""
         route = self.route(address)
         if route is None:
             return None
@@ -79,30 +79,30 @@ class HopTable:
         return Hop(route.interface, hop, self.neighbours.get((route.interface, hop)), self.mtu(route))
 
     def to_server(self, number: int) -> Hop | None:
-        """Return the hop on the way to the server with an id. A configured MAC makes it a neighbour by decree."""
-        server = self.view.servers[number]
+        """Return the next hop to the server with an id; the server itself when its MAC is configured."""
+        server = self.forwarding.servers[number]
         if server.mac is None:
             return self.to_address(server.address.packed)
         route = self.route(server.address.packed)
         if route is None:
-            return Hop(0, server.address.packed, server.mac, self.view.interfaces[0].mtu)
+            return Hop(0, server.address.packed, server.mac, self.forwarding.interfaces[0].mtu)
         return Hop(route.interface, server.address.packed, server.mac, self.mtu(route))
 
-    def to_last_hop(self, last_hop: tuple[int, bytes] | None, client: bytes) -> Hop | None:
-        """Return the hop back to a client: where its packets came from, else by route."""
-        if last_hop is None or last_hop[0] >= len(self.view.interfaces):
+    def reply_next_hop(self, ingress: tuple[int, bytes] | None, client: bytes) -> Hop | None:
+        """Return the next hop to a client: its ingress neighbour (interface id, MAC) if known, else by route."""
+        if ingress is None or ingress[0] >= len(self.forwarding.interfaces):
             return self.to_address(client)
-        interface, mac = last_hop
-        return Hop(interface, client, mac, self.view.interfaces[interface].mtu)
+        interface, mac = ingress
+        return Hop(interface, client, mac, self.forwarding.interfaces[interface].mtu)
 
     def mtu(self, route: Route) -> int:
         """Return the MTU of a route: its own or its interface's, whichever is smaller."""
-        mtu = self.view.interfaces[route.interface].mtu
+        mtu = self.forwarding.interfaces[route.interface].mtu
         return mtu if route.mtu is None else min(mtu, route.mtu)
 
 
 class Waited(NamedTuple):
-    """A packet that waits: one frame or several fragments, and what its sender is told if that is in vain."""
+    """A packet that waits: one frame or several fragments, and the ICMP error sent if the neighbour does not answer."""
 
     frames: list[Output]
     notice: Output | None
@@ -111,8 +111,8 @@ class Waited(NamedTuple):
 @dataclass(slots=True)
 class WaitingHop:
     """
-    A neighbour that is not known yet, and the packets that wait for it. `failed`: it has not answered in time, and
-    nothing waits; `asked_again`: it is asked for once more. `since_ns`: when it was first asked for, or failed.
+    A neighbour that is not known yet, and the packets that wait for it. `failed`: it did not answer in time, and
+    nothing waits; `asked_again`: it is being resolved once more. `since_ns`: when resolution began, or failed.
     """
 
     since_ns: int
@@ -163,7 +163,7 @@ class Waiting:
         return True
 
     def ask(self, key: tuple[int, bytes]) -> None:
-        """Have a hop asked for."""
+        """Add a hop to those to be resolved."""
         self.unresolved[key] = None
         self.asked += 1
 
@@ -181,12 +181,12 @@ class Waiting:
         return True
 
     def remove(self, key: tuple[int, bytes]) -> WaitingHop:
-        """Take out a hop; it is not to be asked for any more."""
+        """Take out a hop; it is not to be resolved any more."""
         self.unresolved.pop(key, None)
         return self.hops.pop(key)
 
     def expire(self, now_ns: int) -> list[Waited]:
-        """Give up what has waited too long and return it; their neighbours have failed, for as long again."""
+        """Return the packets that waited too long; their neighbours count as failed, for as long again."""
         given_up: list[Waited] = []
         for key, waiting in list(self.hops.items()):
             if now_ns - waiting.since_ns < WAITING_NS:

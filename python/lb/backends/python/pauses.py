@@ -1,8 +1,8 @@
 """
-How long the packet loop looked away from its sockets: a histogram, as `rust/core/src/io/pauses.rs`.
+Pauses of the packet loop: a histogram of the time between two polls of its sockets, as `rust/core/src/io/pauses.rs`.
 
-One value per round of the loop, from the end of a wait to the next look at the sockets: the longest time that a frame
-was held up which came just after a look. Waiting for frames is no pause: a frame ends it.
+One value per round of the loop, from the end of a poll to the start of the next: how long a frame waits that arrives
+just after a poll. Waiting for frames is not a pause: a frame ends it.
 """
 
 from __future__ import annotations

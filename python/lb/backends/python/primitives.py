@@ -17,7 +17,7 @@ from lb.packet.parse import parse as parse_frame
 
 def require_number(value: int, bits: int) -> int:
     """
-    Return a number that fits into so many unsigned bits.
+    Return a number that fits into a number of unsigned bits.
 
     Raises:
         TypeError: it is no integer.

@@ -1,15 +1,14 @@
 """
-The packets we make ourselves: ARP and neighbour answers, echo, ICMP errors, RST, and the announcements at start.
+Packets that the balancer makes: ARP and neighbour answers, echo, ICMP errors, RST, and the announcements at start.
 
-Reached from any stage that answers instead of forwarding (`docs/datapath.md` rules 4, 10, 12). Every byte is set here;
-nothing of an old buffer leaves the machine. Whether an answer may be sent, and the rate limit, are decided in
-`pipeline`.
+Used by every stage that answers instead of forwarding (`docs/datapath.md` rules 4, 10, 12). Every byte is set here, so
+that no old buffer leaks. `send` decides whether an answer may be sent, and applies the rate limit.
 """
 
 from __future__ import annotations
 
+from lb.backends.python.forwarding_state import ForwardingState
 from lb.backends.python.next_hop import Output
-from lb.backends.python.view import View
 from lb.model.snapshot import Snapshot
 from lb.packet import ethernet, icmp, ipv4, ipv6, tcp
 from lb.packet.arp import REPLY, REQUEST, Arp, arp_message
@@ -20,12 +19,14 @@ ERROR_TOS = 0xC0  # internetwork control, RFC 1812 4.3.2.5
 UNSPECIFIED = bytes(16)
 
 
-def back(view: View, packet: Packet, payload: bytes, ethertype: int, destination_mac: bytes | None = None) -> Output:
+def frame_to_sender(
+    forwarding: ForwardingState, packet: Packet, payload: bytes, ethertype: int, destination_mac: bytes | None = None
+) -> Output:
     """
-    Wrap a payload in a frame to whoever sent a packet, through the interface and with the VLAN tags it came in by.
+    Wrap a payload in a frame to the sender of a packet, through the packet's interface and with its VLAN tags.
 
     Args:
-        view: gives our MAC.
+        forwarding: has our MAC.
         packet: the packet that is answered.
         payload: what follows the Ethernet header.
         ethertype: of the payload.
@@ -34,33 +35,35 @@ def back(view: View, packet: Packet, payload: bytes, ethertype: int, destination
     Returns:
         The frame.
     """
-    mac = view.interfaces[packet.interface].mac
+    mac = forwarding.interfaces[packet.interface].mac
     header = ethernet.ethernet_header(destination_mac or packet.source_mac, mac, ethertype, packet.tags)
     return Output(packet.interface, header + payload, None)
 
 
-def arp_reply(view: View, packet: Packet, request: Arp) -> Output:
+def arp_reply(forwarding: ForwardingState, packet: Packet, request: Arp) -> Output:
     """Answer an ARP request for a VIP."""
-    mac = view.interfaces[packet.interface].mac
+    mac = forwarding.interfaces[packet.interface].mac
     message = arp_message(Arp(REPLY, mac, request.target, request.sender_mac, request.sender))
-    return back(view, packet, message, ethernet.ETHERTYPE_ARP)
+    return frame_to_sender(forwarding, packet, message, ethernet.ETHERTYPE_ARP)
 
 
-def advertisement(view: View, packet: Packet, vip: bytes) -> Output:
+def advertisement(forwarding: ForwardingState, packet: Packet, vip: bytes) -> Output:
     """
     Answer a neighbour solicitation for a VIP; one without a source, a duplicate address check, is answered to all
     nodes.
     """
-    mac = view.interfaces[packet.interface].mac
+    mac = forwarding.interfaces[packet.interface].mac
     if packet.source == UNSPECIFIED:
-        return back(
-            view,
+        return frame_to_sender(
+            forwarding,
             packet,
             advertisement_packet(vip, ipv6.ALL_NODES, mac, icmp.OVERRIDE),
             packet.ethertype,
             ethernet.ALL_NODES,
         )
-    return back(view, packet, advertisement_packet(vip, packet.source, mac, icmp.SOLICITED_OVERRIDE), packet.ethertype)
+    return frame_to_sender(
+        forwarding, packet, advertisement_packet(vip, packet.source, mac, icmp.SOLICITED_OVERRIDE), packet.ethertype
+    )
 
 
 def advertisement_packet(vip: bytes, destination: bytes, mac: bytes, flags: int) -> bytes:
@@ -76,21 +79,21 @@ def ip_packet(source: bytes, destination: bytes, protocol: int, payload: bytes, 
     return ipv6.ipv6_packet(source, destination, protocol, payload)
 
 
-def echo_reply(view: View, packet: Packet) -> Output:
+def echo_reply(forwarding: ForwardingState, packet: Packet) -> Output:
     """Answer an echo request to a VIP with the bytes it brought."""
     vip, client = packet.destination, packet.source
     rest = packet.frame[packet.l4 + 4 : packet.end]
     message = icmp.icmp_message(vip, client, (icmp.ECHO_REPLY[len(vip)], 0), rest)
-    return back(view, packet, ip_packet(vip, client, packet.protocol, message), packet.ethertype)
+    return frame_to_sender(forwarding, packet, ip_packet(vip, client, packet.protocol, message), packet.ethertype)
 
 
-def icmp_error(view: View, packet: Packet, source: bytes, kind: tuple[int, int], field: int) -> Output:
+def icmp_error(forwarding: ForwardingState, packet: Packet, source: bytes, kind: tuple[int, int], field: int) -> Output:
     """
-    Tell the sender of a packet what became of it, quoting the packet as it came in (RFC 792, RFC 1812 4.3.2, RFC 4443
-    2.4).
+    Build an ICMP error to the sender of a packet, which quotes the packet as received (RFC 792, RFC 1812 4.3.2, RFC
+    4443 2.4).
 
     Args:
-        view: gives our MAC.
+        forwarding: has our MAC.
         packet: the packet.
         source: our address, of the packet's family.
         kind: type and code.
@@ -104,24 +107,26 @@ def icmp_error(view: View, packet: Packet, source: bytes, kind: tuple[int, int],
     quote = packet.frame[packet.l3 : packet.end][: icmp.MAX_PACKET_BYTES[family] - headers]
     message = icmp.icmp_message(source, packet.source, kind, field.to_bytes(4, "big") + quote)
     protocol = icmp.PROTOCOL[family]
-    return back(view, packet, ip_packet(source, packet.source, protocol, message, ERROR_TOS), packet.ethertype)
+    return frame_to_sender(
+        forwarding, packet, ip_packet(source, packet.source, protocol, message, ERROR_TOS), packet.ethertype
+    )
 
 
-def tcp_reset(view: View, packet: Packet, seg: Segment) -> Output:
+def tcp_reset(forwarding: ForwardingState, packet: Packet, seg: Segment) -> Output:
     """Refuse a TCP segment to a VIP with the numbers its sender expects (RFC 9293 3.10.7.1)."""
     vip, client = packet.destination, packet.source
     ports = (packet.destination_port, packet.source_port)
     seq, ack = (seg.ack, None) if seg.has(tcp.ACK) else (0, seg.end)
     payload = tcp.reset_segment(vip, client, ports, seq, ack)
-    return back(view, packet, ip_packet(vip, client, tcp.PROTOCOL, payload), packet.ethertype)
+    return frame_to_sender(forwarding, packet, ip_packet(vip, client, tcp.PROTOCOL, payload), packet.ethertype)
 
 
 def frames_for_announcement(snapshot: Snapshot) -> list[tuple[int, bytes]]:
     """
-    Build what tells every neighbour at start that the VIPs are at our MACs.
+    Build the frames that announce the VIPs at our MACs to all neighbours, sent at start.
 
     Args:
-        snapshot: gives the VIPs, and the interfaces; only those with `announce` are used.
+        snapshot: has the VIPs and the interfaces; only those with `announce` are used.
 
     Returns:
         (interface id, frame): gratuitous ARP requests (RFC 5227 2.3) and unsolicited neighbour advertisements (RFC

@@ -1,8 +1,8 @@
 """
-Resetting the flows of a server: both ends learn at once that it is over (`docs/datapath.md` rule 15).
+Resetting the flows of a server: client and server get a RST at once (`docs/datapath.md` rule 15).
 
-Not part of a packet's walk: the control side asks for it when a server is down or is cut off. Frames wait for the next
-tick, which sends them.
+Not part of a packet's walk: the control side asks for it when a server is down or disabled with `--reset`. The next
+tick sends the frames.
 """
 
 from __future__ import annotations
@@ -13,77 +13,77 @@ from lb.backends.python.entry import Entry
 from lb.backends.python.flow_states import CLOSING, UDP, UDP_UNREPLIED
 from lb.backends.python.next_hop import Hop, Output
 from lb.backends.python.reply import ip_packet
-from lb.backends.python.state import State
+from lb.backends.python.tables import Tables
 from lb.model.verdict import Direction
 from lb.packet import ethernet, tcp
 
 OTHER: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}
 
 
-def reset_flows(state: State, server: int, entries: Sequence[Entry], now_ns: int) -> int:
+def reset_flows(tables: Tables, server: int, entries: Sequence[Entry], now_ns: int) -> int:
     """
     Remove flows of a server, and make the resets for their ends.
 
     Args:
-        state: of the data path.
+        tables: of the data path.
         server: its id.
-        entries: the flows to remove; those that are gone or dead by now, or another server's, are left out.
-        now_ns: tells which flows are dead already.
+        entries: the flows to remove; those removed or expired by now, or of another server, are left out.
+        now_ns: monotonic nanoseconds.
 
     Returns:
         How many were removed.
     """
-    table, view = state.table, state.view
+    table, forwarding = tables.flows, tables.forwarding
     removed = 0
     for entry in entries:
-        if entry.server != server or not table.has(entry) or table.why_dead(entry, view, now_ns) is not None:
+        if entry.server != server or not table.has(entry) or table.why_dead(entry, forwarding, now_ns) is not None:
             continue
         if entry.state not in (UDP, UDP_UNREPLIED, CLOSING) and not entry.tagged:
-            state.pending.extend(resets(state, entry))
+            tables.pending.extend(resets(tables, entry))
         table.remove(entry, "flow_reset")
         removed += 1
     return removed
 
 
-def resets(state: State, entry: Entry) -> list[Output]:
+def resets(tables: Tables, entry: Entry) -> list[Output]:
     """Make the resets of one flow: to its client, then to its server."""
-    service, server = state.view.services[entry.service], state.view.servers[entry.server]
+    service, server = tables.forwarding.services[entry.service], tables.forwarding.servers[entry.server]
     client = (entry.client, entry.client_port)
     vip, real = (service.address.packed, service.port), (server.address.packed, server.port)
-    to_client = state.hops.to_last_hop(entry.last_hop, entry.client)
-    to_server = state.hops.to_server(entry.server)
+    to_client = tables.hops.reply_next_hop(entry.ingress, entry.client)
+    to_server = tables.hops.to_server(entry.server)
     return [
-        *frames(state, to_client, vip, client, numbers(entry, "reply") or [0], acknowledged(entry, "reply")),
-        *frames(state, to_server, client, real, numbers(entry, "forward"), acknowledged(entry, "forward")),
+        *frames(tables, to_client, vip, client, numbers(entry, "reply") or [0], acknowledged(entry, "reply")),
+        *frames(tables, to_server, client, real, numbers(entry, "forward"), acknowledged(entry, "forward")),
     ]
 
 
 def numbers(entry: Entry, direction: Direction) -> list[int]:
-    """Return the sequence numbers that the receiving end may expect: the peer's next, and what it acknowledged."""
+    """Return the sequence numbers that the receiver may expect: the peer's next, and the last one acknowledged."""
     known = (entry.latest_snd_nxt(direction), entry.rcv_nxt[OTHER[direction]])
     return list(dict.fromkeys(number for number in known if number is not None))
 
 
 def acknowledged(entry: Entry, direction: Direction) -> int | None:
-    """Return what a segment in this direction acknowledges, as far as it is known."""
+    """Return the number that a segment in this direction acknowledges, None when unknown."""
     sent = entry.latest_snd_nxt(OTHER[direction])
     return entry.rcv_nxt[direction] if sent is None else sent
 
 
 def frames(
-    state: State,
+    tables: Tables,
     hop: Hop | None,
     source: tuple[bytes, int],
     destination: tuple[bytes, int],
     seqs: list[int],
     ack: int | None,
 ) -> list[Output]:
-    """Make a reset from one (address, port) to another for each sequence number; none without a way."""
+    """Make a RST from one (address, port) to another for each sequence number; none without a next hop."""
     if hop is None or hop.mac is None:
         return []
     is_v4 = len(source[0]) == len(bytes(4))
     ethertype = ethernet.ETHERTYPE_IPV4 if is_v4 else ethernet.ETHERTYPE_IPV6
-    header = ethernet.ethernet_header(hop.mac, state.view.interfaces[hop.interface].mac, ethertype)
+    header = ethernet.ethernet_header(hop.mac, tables.forwarding.interfaces[hop.interface].mac, ethertype)
     ports = (source[1], destination[1])
     segments = [tcp.reset_segment(source[0], destination[0], ports, seq, ack) for seq in seqs]
     packets = [ip_packet(source[0], destination[0], tcp.PROTOCOL, segment) for segment in segments]

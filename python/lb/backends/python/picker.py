@@ -1,10 +1,9 @@
 """
-Placement: which server gets a new flow, as the service's plan says.
+The picker: gives a new flow its server, as the service's plan says.
 
 Stage "miss: plan -> server" of the walk (`docs/datapath.md` rule 8, "Selectors"). A plan is a selector and a table of
-slots; policies made it, and nothing else of them is known here. What a selector remembers lives in `Placement`: the
-counters of `counter`, the turns of `least`, the state of the random draws, and whom a loop asks. A server that cannot
-take the flow is passed over (behaviour 37).
+slots, made by a policy. `Picker` keeps what selectors remember: the rounds of `counter` and `least`, the random draws,
+the held packets of `ask`. A server that is not eligible for the flow is passed over (behaviour 37).
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias
 
-from lb.backends.callbacks import Questions, call
+from lb.backends.callbacks import CallbackChannel, call
 from lb.backends.python.counters import Counters
 from lb.backends.python.entry import Entry
-from lb.backends.python.held import LIMIT as ASKED_LIMIT
-from lb.backends.python.held import Asking
-from lb.backends.python.view import View
+from lb.backends.python.forwarding_state import ForwardingState
+from lb.backends.python.held import LIMIT as HELD_LIMIT
+from lb.backends.python.held import HeldPackets
 from lb.model.snapshot import Plan, Selector
 from lb.packet import udp
 from lb.packet.hashing import MASK, flow_hash, source_hash
 
-# Slots looked at in order before the plan's servers are gone through one by one, and servers that one placement tries.
+# Slots tried in order before the plan's servers are tried one by one, and servers tried for one flow.
 MOST_SLOTS = 1024
 MOST_TRIED = 1024
-# What a server of weight 1 moves back in the order of turns when `least` chooses it; one of weight w: TURN // w.
-TURN = 1 << 40
+# How far a server of weight 1 moves back in the round when `least` picks it; one of weight w moves ROUND // w.
+ROUND = 1 << 40
 
 
-class Newcomer(NamedTuple):
-    """A flow that looks for a server. Addresses: 4 or 16 bytes. `opens`: its packet opens a TCP connection."""
+class NewFlow(NamedTuple):
+    """A flow that needs a server. Addresses: 4 or 16 bytes. `opens`: its packet opens a TCP connection."""
 
     service: int
     client: bytes
@@ -61,8 +60,8 @@ class SplitMix64:
 
 class Fit(NamedTuple):
     """
-    Whether a server takes a flow. `refused`: the drop reason if it does not. `dead`: a flow that is over and in the
-    way: to be removed.
+    Whether a server is eligible for a flow. `refused`: the drop reason if not. `dead`: the entry of a flow that is
+    over, to be removed first.
     """
 
     refused: str | None = None
@@ -71,8 +70,8 @@ class Fit(NamedTuple):
 
 class Choice(NamedTuple):
     """
-    What a placement came to: a server, and the entry to be removed before; or none, and if there were some that do not
-    take the flow, the first one that was tried and its drop reason.
+    The result of a placement: a server, with the entry to be removed first; or none, with the first server that was
+    refused and its drop reason, if there was one.
     """
 
     server: int | None = None
@@ -82,25 +81,25 @@ class Choice(NamedTuple):
 
 class Attempt:
     """
-    One placement under way.
+    One placement in progress.
 
     Args:
-        view: the servers.
-        flow: the newcomer.
-        fit: tells whether a server takes it.
+        forwarding: has the servers.
+        flow: the new flow.
+        fit: tells whether a server is eligible.
     """
 
-    def __init__(self, view: View, flow: Newcomer, fit: Callable[[int], Fit]) -> None:
-        self.view = view
+    def __init__(self, forwarding: ForwardingState, flow: NewFlow, fit: Callable[[int], Fit]) -> None:
+        self.forwarding = forwarding
         self.flow = flow
         self.fit = fit
-        # Reason by server, in the order of trying.
+        # Drop reason by refused server, in the order tried.
         self.tried: dict[int, str] = {}
         self.dead: Entry | None = None
 
     def takes(self, server: int) -> bool:
-        """Tell whether a server takes the flow. It is noted if it is in the snapshot and does not."""
-        if server in self.tried or server not in self.view.servers:
+        """Tell whether a server is eligible for the flow; remember the reason if not."""
+        if server in self.tried or server not in self.forwarding.servers:
             return False
         refused, dead = self.fit(server)
         if refused is None:
@@ -111,10 +110,10 @@ class Attempt:
 
     def servers(self, plan: Plan) -> list[int]:
         """Return the servers that a plan names, each once, in the order of their first slots."""
-        return list(dict.fromkeys(slot for slot in plan.slots if slot in self.view.servers))
+        return list(dict.fromkeys(slot for slot in plan.slots if slot in self.forwarding.servers))
 
     def from_slot(self, plan: Plan, slot: int) -> tuple[int | None, int]:
-        """Return the first server that takes the flow, from a slot on, and how many slots were passed over for it."""
+        """Return the first eligible server from a slot on, and the number of slots passed over."""
         if self.takes(plan.slots[slot]):
             return plan.slots[slot], 0
         servers = self.servers(plan)
@@ -128,39 +127,39 @@ class Attempt:
         return None, 0
 
     def following(self, plan: Plan, slot: int, servers: list[int]) -> Iterator[tuple[int, int]]:
-        """Yield the slots after one in order, going round, each with its distance; then all servers of the plan."""
+        """Yield the slots after one, wrapping around, each with its distance; then all servers of the plan."""
         slots = plan.slots
         for passed in range(1, min(len(slots), MOST_SLOTS)):
             yield passed, slots[(slot + passed) % len(slots)]
         yield from ((0, server) for server in servers)
 
 
-Picker: TypeAlias = Callable[[Plan, Attempt], int | None]
+Pick: TypeAlias = Callable[[Plan, Attempt], int | None]
 
 
-class Placement:
+class Picker:
     """
-    Picks servers.
+    Picks a server for each new flow.
 
     Args:
-        seed: starts the random draws.
-        counters: tells the active flows of each server, gets `ask_fallback`.
-        first_turn: where the turns of `counter` and `least` start.
+        seed: of the random draws.
+        counters: has the active flows of each server, gets the event `ask_fallback`.
+        first_round: the number at which the rounds of `counter` and `least` start.
     """
 
-    def __init__(self, seed: int, counters: Counters, first_turn: int = 0) -> None:
+    def __init__(self, seed: int, counters: Counters, first_round: int = 0) -> None:
         self.counters = counters
-        self.first_turn = first_turn
+        self.first_round = first_round
         self.random = SplitMix64(seed)
-        self.questions: Questions | None = None
-        self.asking = Asking()
-        # By service id: the number of the next turn of `counter`, the turn that `least` took last; by server id: its
-        # turn in `least`.
-        self.turns: defaultdict[int, int] = defaultdict(lambda: first_turn)
+        self.callbacks: CallbackChannel | None = None
+        self.held = HeldPackets()
+        # By service id: the next number of `counter`, and how far `least` has come in its round; by server id: when
+        # `least` may pick the server again.
+        self.rounds: defaultdict[int, int] = defaultdict(lambda: first_round)
         self.clocks: defaultdict[int, int] = defaultdict(int)
-        self.server_turns: defaultdict[int, int] = defaultdict(int)
-        self.pickers: dict[Selector, Picker] = {
-            "counter": self.by_turn,
+        self.server_rounds: defaultdict[int, int] = defaultdict(int)
+        self.pickers: dict[Selector, Pick] = {
+            "counter": self.by_round,
             "random": self.by_chance,
             "hash-source": self.by_source,
             "hash-flow": self.by_flow,
@@ -169,45 +168,45 @@ class Placement:
             "ask": self.ask,
         }
 
-    def select(self, view: View, plan: Plan, flow: Newcomer, fit: Callable[[int], Fit]) -> Choice:
+    def select(self, forwarding: ForwardingState, plan: Plan, flow: NewFlow, fit: Callable[[int], Fit]) -> Choice:
         """
         Pick a server.
 
         Args:
-            view: the servers.
+            forwarding: has the servers.
             plan: of the flow's service.
-            flow: the newcomer.
-            fit: tells whether a server takes it; asked once about each.
+            flow: the new flow.
+            fit: tells whether a server is eligible; called once per server.
 
         Returns:
-            What it came to; no server too when the packet has to wait for an answer (`asking.wait`).
+            The choice; also without a server while the packet is to be held for an answer (`held.wait`).
         """
-        attempt = Attempt(view, flow, fit)
+        attempt = Attempt(forwarding, flow, fit)
         server = self.pick(plan, attempt)
         if server is None:
             return Choice(refused=next(iter(attempt.tried.items()), None))
         return Choice(server, attempt.dead)
 
-    def hashed(self, view: View, plan: Plan, flow: Newcomer) -> int | None:
-        """Return the server of the slot that a hash selector gives a flow, whatever is in the way there."""
+    def hashed(self, forwarding: ForwardingState, plan: Plan, flow: NewFlow) -> int | None:
+        """Return the server of the slot that a hash selector gives a flow, without any test of eligibility."""
         chosen: list[int] = []
 
         def note(server: int) -> Fit:
             chosen.append(server)
             return Fit()
 
-        self.pick(plan, Attempt(view, flow, note))
+        self.pick(plan, Attempt(forwarding, flow, note))
         return chosen[0] if chosen else None
 
     def pick(self, plan: Plan, attempt: Attempt) -> int | None:
-        """Return the first server in the order of the plan's selector that takes the flow."""
+        """Return the first eligible server in the order of the plan's selector."""
         return self.pickers[plan.selector](plan, attempt) if plan.slots else None
 
-    def by_turn(self, plan: Plan, attempt: Attempt) -> int | None:
-        """Pick the next slot. The turn goes on after the slot that was taken."""
+    def by_round(self, plan: Plan, attempt: Attempt) -> int | None:
+        """Pick the next slot of the round, which continues after the slot that was picked."""
         service = attempt.flow.service
-        server, passed = attempt.from_slot(plan, self.turns[service] % len(plan.slots))
-        self.turns[service] = (self.turns[service] + passed + 1) & MASK
+        server, passed = attempt.from_slot(plan, self.rounds[service] % len(plan.slots))
+        self.rounds[service] = (self.rounds[service] + passed + 1) & MASK
         return server
 
     def by_chance(self, plan: Plan, attempt: Attempt) -> int | None:
@@ -216,57 +215,57 @@ class Placement:
 
     def by_source(self, plan: Plan, attempt: Attempt) -> int | None:
         """Pick the slot of the client's address."""
-        number = source_hash(attempt.view.snapshot.seed, attempt.flow.client)
+        number = source_hash(attempt.forwarding.snapshot.seed, attempt.flow.client)
         return attempt.from_slot(plan, number % len(plan.slots))[0]
 
     def by_flow(self, plan: Plan, attempt: Attempt) -> int | None:
         """Pick the slot of the 5-tuple."""
-        flow, seed = attempt.flow, attempt.view.snapshot.seed
+        flow, seed = attempt.flow, attempt.forwarding.snapshot.seed
         number = flow_hash(seed, flow.client, flow.vip, flow.client_port, flow.vip_port, flow.protocol)
         return attempt.from_slot(plan, number % len(plan.slots))[0]
 
     def least(self, plan: Plan, attempt: Attempt) -> int | None:
-        """Pick the least loaded server; equal ones take turns."""
-        view, service = attempt.view, attempt.flow.service
+        """Pick the least loaded server; equal ones round-robin."""
+        forwarding, service = attempt.forwarding, attempt.flow.service
         servers = attempt.servers(plan)
-        start = self.first_turn % max(len(servers), 1)
+        start = self.first_round % max(len(servers), 1)
         left = servers[start:] + servers[:start]
         while left and len(attempt.tried) < MOST_TRIED:
-            server = self.least_loaded(view, left, servers)
+            server = self.least_loaded(forwarding, left, servers)
             if attempt.takes(server):
-                self.clocks[service] = max(self.server_turns[server], self.clocks[service])
-                self.server_turns[server] = self.clocks[service] + TURN // weight(view, server)
+                self.clocks[service] = max(self.server_rounds[server], self.clocks[service])
+                self.server_rounds[server] = self.clocks[service] + ROUND // weight(forwarding, server)
                 return server
             left.remove(server)
         return None
 
-    def next_turn(self, view: View, service: int) -> int:
-        """Return the number of a service's next turn; where it places by `least`, the first slot of the next server."""
-        plan = view.services[service].plan if service in view.services else None
+    def next_round(self, forwarding: ForwardingState, service: int) -> int:
+        """Return a service's next number of `counter`; with the selector `least`, the first slot of the next server."""
+        plan = forwarding.services[service].plan if service in forwarding.services else None
         while plan is not None and plan.selector == "ask":
             plan = plan.fallback
-        servers = [] if plan is None else list(dict.fromkeys(slot for slot in plan.slots if slot in view.servers))
+        servers = [] if plan is None else list(dict.fromkeys(slot for slot in plan.slots if slot in forwarding.servers))
         if plan is None or plan.selector != "least" or not servers:
-            return self.turns.get(service, self.first_turn)
-        start = self.first_turn % len(servers)
-        return plan.slots.index(self.least_loaded(view, servers[start:] + servers[:start], servers))
+            return self.rounds.get(service, self.first_round)
+        start = self.first_round % len(servers)
+        return plan.slots.index(self.least_loaded(forwarding, servers[start:] + servers[:start], servers))
 
-    def least_loaded(self, view: View, left: list[int], servers: list[int]) -> int:
+    def least_loaded(self, forwarding: ForwardingState, left: list[int], servers: list[int]) -> int:
         """
-        Return the one of the servers left that is to get the next flow.
+        Return the server of `left` that gets the next flow.
 
-        While there are fewer active flows than servers, those without any take turns. The first of equals.
+        While there are fewer active flows than servers, those without any round-robin. The first of equals.
         """
         if sum(self.active(server) for server in servers) < len(servers):
             idle = [server for server in left if not self.active(server)]
             if idle:
-                return min(idle, key=lambda server: self.server_turns[server])
+                return min(idle, key=lambda server: self.server_rounds[server])
         best, *others = left
         for server in others:
             # (active + 1) / weight, multiplied crosswise: exact where division would round.
-            ours = (self.active(server) + 1) * weight(view, best)
-            theirs = (self.active(best) + 1) * weight(view, server)
-            if (ours, self.server_turns[server]) < (theirs, self.server_turns[best]):
+            ours = (self.active(server) + 1) * weight(forwarding, best)
+            theirs = (self.active(best) + 1) * weight(forwarding, server)
+            if (ours, self.server_rounds[server]) < (theirs, self.server_rounds[best]):
                 best = server
         return best
 
@@ -277,12 +276,12 @@ class Placement:
         second = (first + 1 + self.random.draw() % max(count - 1, 1)) % count
         return attempt.from_slot(plan, second if self.is_cheaper(plan, second, first, attempt.flow) else first)[0]
 
-    def is_cheaper(self, plan: Plan, index: int, first: int, flow: Newcomer) -> bool:
+    def is_cheaper(self, plan: Plan, index: int, first: int, flow: NewFlow) -> bool:
         """
         Tell whether one more flow costs less on a slot than on one that was drawn before it.
 
-        Of two servers that seem idle none does where flows may never count, over UDP: as they are drawn they have them
-        by weight.
+        Never of two idle servers over UDP, where one-way flows do not count as active: the draws alone follow the
+        weights then.
         """
         is_idle = not any(self.active(plan.slots[slot]) for slot in (index, first))
         return not (is_idle and flow.protocol == udp.PROTOCOL) and self.cost(plan, index) < self.cost(plan, first)
@@ -294,19 +293,19 @@ class Placement:
 
     def ask(self, plan: Plan, attempt: Attempt) -> int | None:
         """
-        Ask the user's policy; without a usable answer the fall-back plan decides. Where the server that is answered, or
-        those of the fall-back plan, do not take the flow: the slots in order.
+        Ask the user's policy; without a usable answer the fall-back plan decides. If none of these servers is eligible,
+        the slots are tried in order.
         """
-        view = attempt.view
+        forwarding = attempt.forwarding
         slots: dict[str, int] = {}
         names: list[str] = []
         for slot in plan.slots:
-            server = view.servers.get(slot)
+            server = forwarding.servers.get(slot)
             names.append(server.name if server else "")
             if server:
                 slots.setdefault(names[-1], slot)
-        answer = self.answer(view, plan, attempt.flow, names)
-        if self.asking.wait is not None:
+        answer = self.answer(forwarding, plan, attempt.flow, names)
+        if self.held.wait is not None:
             return None
         if answer is None or answer not in slots:
             self.counters.event("ask_fallback")
@@ -317,29 +316,29 @@ class Placement:
             return attempt.from_slot(plan, 0)[0]
         return chosen
 
-    def answer(self, view: View, plan: Plan, flow: Newcomer, names: list[str]) -> str | None:
+    def answer(self, forwarding: ForwardingState, plan: Plan, flow: NewFlow, names: list[str]) -> str | None:
         """
-        Ask the user's function: here and now offline, through `questions` while a loop runs. Then the packet waits, if
-        `asking.wait` is set.
+        Return the answer of the user's function: called directly offline, through `callbacks` while a loop runs. With
+        `held.wait` set the packet is to be held, and there is no answer yet.
         """
-        if view.snapshot.ask is None:
+        if forwarding.snapshot.ask is None:
             return None
-        service, client = view.services[flow.service].name, str(ip_address(flow.client))
-        question = (view.snapshot.ask, service, client, flow.client_port, tuple(names))
-        if self.questions is None:
+        service, client = forwarding.services[flow.service].name, str(ip_address(flow.client))
+        question = (forwarding.snapshot.ask, service, client, flow.client_port, tuple(names))
+        if self.callbacks is None:
             return call(*question)
-        asking, asked = self.asking, (flow.service, flow.client, flow.client_port)
-        if (answered := asking.take_answered(asked)) is not None:
+        held, asked = self.held, (flow.service, flow.client, flow.client_port)
+        if (answered := held.take_answered(asked)) is not None:
             return answered[0]
-        if not asking.may_wait or len(asking.held) >= ASKED_LIMIT:
+        if not held.may_wait or len(held.packets) >= HELD_LIMIT:
             return None
-        if (first := asking.first(asked)) is not None:
-            asking.wait = first.ticket, first.due_ns
+        if (first := held.first(asked)) is not None:
+            held.wait = first.ticket, first.due_ns
             return None
         due_ns = time.monotonic_ns() + plan.deadline_ns
-        asking.tickets += 1
-        if self.questions.post(asking.tickets, question, due_ns):
-            asking.wait = asking.tickets, due_ns
+        held.tickets += 1
+        if self.callbacks.post(held.tickets, question, due_ns):
+            held.wait = held.tickets, due_ns
         return None
 
     def active(self, server: int) -> int:
@@ -347,7 +346,7 @@ class Placement:
         return self.counters.servers[server].flows_active
 
 
-def weight(view: View, server: int) -> int:
+def weight(forwarding: ForwardingState, server: int) -> int:
     """Return the weight of a server for comparisons: 0 counts as 1."""
-    found = view.servers.get(server)
+    found = forwarding.servers.get(server)
     return found.weight or 1 if found else 1

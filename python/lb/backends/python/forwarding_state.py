@@ -1,8 +1,7 @@
 """
-A snapshot as packets see it: addresses as bytes, and the tables that answer a packet's questions with one look.
+The forwarding state: a snapshot compiled for lookups, with addresses as bytes and one table per question.
 
-Made once per `publish`; between then and the next it never changes. What each field of a snapshot means is said in
-`lb.model.snapshot`.
+Built once per `publish` and never changed afterwards. `lb.model.snapshot` says what each field of a snapshot means.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from lb.packet import tcp, udp
 
 PROTOCOLS = {"tcp": tcp.PROTOCOL, "udp": udp.PROTOCOL}
 
-# (address, port, protocol): where a service listens, or a server does.
+# (address, port, protocol) of a service or a server.
 Socket: TypeAlias = tuple[bytes, int, int]
 
 
-class View:
+class ForwardingState:
     """
-    Tables over one snapshot.
+    Lookup tables over one snapshot.
 
     Args:
         snapshot: the compiled state of one generation.
@@ -29,7 +28,7 @@ class View:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.interfaces: tuple[Interface, ...] = snapshot.interfaces
-        # By id, what was removed left out. A server without its service is no server.
+        # By id, without removed ones. A server whose service was removed is left out too.
         self.services: dict[int, Service] = {i: each for i, each in enumerate(snapshot.services) if each is not None}
         self.servers: dict[int, Server] = {
             i: each for i, each in enumerate(snapshot.servers) if each is not None and each.service in self.services
@@ -44,7 +43,7 @@ class View:
         self.vips = {address for address, _, _ in self.services_by_socket}
         for number, server in self.servers.items():
             self.add_server(number, server)
-        # Endpoints whose server's packets may be of a flow that a hash would place.
+        # Endpoints whose packets may belong to a flow that a hash selector would place.
         self.guarded_endpoints = frozenset(
             endpoint
             for endpoint, sharing in self.services_by_endpoint.items()
@@ -55,7 +54,7 @@ class View:
         self.all_broadcasts = frozenset().union(*self.broadcasts)
 
     def add_server(self, number: int, server: Server) -> None:
-        """Enter a server in the tables."""
+        """Add a server to the tables."""
         address = server.address.packed
         protocol = PROTOCOLS[self.services[server.service].protocol]
         self.endpoints[address, server.port, protocol] = server.endpoint
@@ -70,11 +69,11 @@ class View:
         return f"{self.services[self.servers[server].service].name}/{self.servers[server].name}"
 
     def announces(self, interface: int, address: bytes) -> bool:
-        """Tell whether an address is a VIP that is answered for on an interface."""
+        """Tell whether ARP and ND requests for an address on an interface are answered: it is a VIP announced there."""
         return self.interfaces[interface].announce and address in self.vips
 
     def own_address(self, interface: int, family_bytes: int) -> bytes | None:
-        """Return the first address of a family: of the interface if it has one, else of any."""
+        """Return our first address of a family: the interface's if it has one, else that of any interface."""
         for candidate in (self.interfaces[interface], *self.interfaces):
             for address in candidate.addresses:
                 if len(address.packed) == family_bytes:

@@ -7,36 +7,37 @@ the server may answer its SYNs, as one with SYN cookies does; only a whole hands
 side acknowledging the other's SYN, is left out: that looks like any other. A guess may find room in both windows, the
 larger they are the more often: such a one ends nothing, hides no true end, and makes no number that the next guess can
 use.
+
+The segments are tens of thousands, so `packets` makes and reads them, which test_differential.py holds against scapy.
 """
 
 from __future__ import annotations
 
 import random
+from ipaddress import ip_address
 from typing import Literal, NamedTuple
 
 from helpers import (
     CLIENT,
+    CLIENT_MAC,
     CLIENT_PORT,
     PROPERTY,
     ROUTER_MAC,
     ROUTER_MAC_1,
+    SERVER_MACS,
     SERVER_PORT,
     SERVERS,
     VIP,
     WEB_PORT,
     Box,
-    from_client,
-    from_server,
+    mac_bytes,
     make_snapshot,
-    only_frame,
-    request,
-    response,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import IP, TCP
-from scapy.layers.l2 import Ether
-from scapy.packet import Raw
+
+import packets
+from lb.backends.base import Result
 
 ADVERSARY_MAC = "aa:aa:aa:00:00:66"
 FLAGS = ("A", "PA", "R", "RA", "S", "SA", "FA", "FPA", "P", "UA", "SEC", "RP")
@@ -65,6 +66,49 @@ FORGED = st.builds(
     Forged, st.sampled_from(FLAGS), NUMBERS, NUMBERS, st.sampled_from((0, 1, 65535)), *(st.booleans(),) * 3
 )
 FAR = st.tuples(st.sampled_from(FAR_GUESSES), st.sampled_from((0, 1, 1460, -1)))
+
+
+class Segment(NamedTuple):
+    """A TCP segment between two addresses with ports. `flags`: letters as scapy has them."""
+
+    source: tuple[str, int]
+    target: tuple[str, int]
+    flags: str
+    seq: int
+    ack: int
+    data: bytes = b""
+    window: int = 8192
+    options: bytes = b""
+
+    def frame(self, source_mac: str, target_mac: str = ROUTER_MAC) -> bytes:
+        """Make its frame."""
+        source, target = (ip_address(address).packed for address, _ in (self.source, self.target))
+        bits = sum(1 << "FSRPAUEC".index(letter) for letter in self.flags)
+        ports = self.source[1], self.target[1]
+        numbers = self.seq % 2**32, self.ack % 2**32
+        segment = packets.tcp(source, target, *ports, *numbers, bits, self.data, self.options, self.window)
+        packet = packets.ip4(source, target, packets.TCP, segment, ident=1)
+        return packets.ether(mac_bytes(target_mac), mac_bytes(source_mac), packet)
+
+
+def ends(by_client: bool, index: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return where a segment of a side comes from and goes to; `index`: of the server."""
+    client = (CLIENT, CLIENT_PORT)
+    return (client, (VIP, WEB_PORT)) if by_client else ((SERVERS[index], SERVER_PORT["tcp"]), client)
+
+
+def server_mac(index: int) -> str:
+    return SERVER_MACS[31 + index]
+
+
+def only_packet(result: Result) -> tuple[str, str, str, str]:
+    """Return where the one packet that a result sends leaves: interface, MAC, source, target; its checksums tested."""
+    [(interface, frame)] = result.out
+    seen = packets.look(frame)
+    assert seen is not None
+    assert seen.header_ok
+    assert packets.l4_right(seen)
+    return interface, frame[:6].hex(":"), str(ip_address(seen.src)), str(ip_address(seen.dst))
 
 
 class Conversation:
@@ -101,20 +145,19 @@ class Conversation:
     def say(self, by_client: bool, flags: str, data: bytes = b"") -> tuple[str, str, str]:
         """Send a segment with the true numbers; return where it left: interface, MAC, address."""
         seq, ack = (self.client, self.server) if by_client else (self.server, self.client)
-        ack = ack if "A" in flags else 0
-        segment = (request if by_client else response)(flags, seq, ack, data)
-        segment[TCP].window = self.window
-        if self.shift is not None and "S" in flags:
-            segment[TCP].options = [("NOP", None), ("WScale", self.shift)]
+        scale = b"\x01\x03\x03" + bytes([self.shift]) if self.shift is not None and "S" in flags else b""
+        segment = Segment(
+            *ends(by_client, self.index), flags, seq, ack if "A" in flags else 0, data, self.window, scale
+        )
+        result = self.box.send(segment.frame(CLIENT_MAC if by_client else server_mac(self.index)))
+        end = (seq + len(data) + ("S" in flags) + ("F" in flags)) % 2**32
         if by_client:
-            result = self.box.send(from_client(segment))
-            self.client = (self.client + len(data) + ("S" in flags) + ("F" in flags)) % 2**32
+            self.client = end
         else:
-            result = self.box.send(from_server(segment, self.index))
-            self.server = (self.server + len(data) + ("S" in flags) + ("F" in flags)) % 2**32
-        sent = only_frame(result)
-        assert by_client or sent[IP].src == VIP, "no server is seen"
-        return result.out[0][0], sent.dst, sent[IP].dst
+            self.server = end
+        interface, mac, source, target = only_packet(result)
+        assert by_client or source == VIP, "no server is seen"
+        return interface, mac, target
 
     def begin(self, half_closed: bool) -> None:
         """Open it, and let the server have its say."""
@@ -144,9 +187,8 @@ class Conversation:
     def hashed(self) -> int:
         """Let servers speak in turn; return the index of the one that the hash names."""
         for index in range(len(SERVERS)):
-            segment = response("A", self.server, self.client)
-            segment[TCP].window = self.window
-            if self.box.send(from_server(segment, index)).verdict == "forward":
+            segment = Segment(*ends(False, index), "A", self.server, self.client, window=self.window)
+            if self.box.send(segment.frame(server_mac(index))).verdict == "forward":
                 return index
         raise AssertionError("the hash names none")
 
@@ -157,29 +199,18 @@ class Conversation:
     def near(self, flags: str, by_client: bool, seq: int, ack: int, data: bytes = b"") -> None:
         """Send a segment of the adversary in the name of a side, with numbers so far from what was sent so far."""
         own, other = (self.client, self.server) if by_client else (self.server, self.client)
-        segment = (request if by_client else response)(flags, (own + seq) % 2**32, (other + ack) % 2**32, data)
-        if by_client:
-            frame = from_client(segment)
-            frame.src = ADVERSARY_MAC
-        else:
-            frame = from_server(segment, self.index)
-        self.box.send(frame)
+        segment = Segment(*ends(by_client, self.index), flags, own + seq, other + ack, data)
+        self.box.send(segment.frame(ADVERSARY_MAC if by_client else server_mac(self.index)))
 
     def forge(self, forged: Forged, *, straight: bool = False) -> None:
         """Send a segment of the adversary, to the service or straight to the server."""
         seq, ack = (sum(number) % 2**32 for number in (forged.seq, forged.ack))
         server = SERVERS[self.index], SERVER_PORT["tcp"]
         client, target = (CLIENT, CLIENT_PORT), server if straight else (VIP, WEB_PORT)
-        (source, sport), (destination, dport) = (server, client) if forged.as_server else (client, target)
+        way = (server, client) if forged.as_server else (client, target)
         interface = 0 if forged.beside else 1
-        layer = TCP(sport=sport, dport=dport, flags=forged.flags, seq=seq, ack=ack, window=forged.window) / Raw(
-            b"x" * forged.data
-        )
-        frame = (
-            Ether(src=ADVERSARY_MAC, dst=(ROUTER_MAC, ROUTER_MAC_1)[interface])
-            / IP(src=source, dst=destination)
-            / layer
-        )
+        segment = Segment(*way, forged.flags, seq, ack, b"x" * forged.data, forged.window)
+        frame = segment.frame(ADVERSARY_MAC, (ROUTER_MAC, ROUTER_MAC_1)[interface])
         self.box.send(frame, interface=interface)
         if "S" in forged.flags and not straight:
             self.syns.append((forged.as_server, seq))
@@ -200,8 +231,8 @@ class Conversation:
         """Let the server answer the SYNs in the client's name, as one does that remembers none."""
         for number, (as_server, seq) in enumerate(self.syns):
             if not as_server:
-                cookie = response("SA", (self.server + 7919 * (number + 1)) % 2**32, (seq + 1) % 2**32)
-                assert only_frame(self.box.send(from_server(cookie, self.index)))[IP].src == VIP
+                cookie = Segment(*ends(False, self.index), "SA", self.server + 7919 * (number + 1), seq + 1)
+                assert only_packet(self.box.send(cookie.frame(server_mac(self.index))))[2] == VIP
 
     def seen(self) -> tuple[str, str, float]:
         """State, server, idle time."""

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use flowlb_core::datapath::Offload;
+use flowlb_core::base::{Mac, Offload};
 use flowlb_core::io::Poll;
 use flowlb_core::snapshot::{
-    AskFunction, Interface, Mac, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server,
-    Service, Snapshot, Timeouts,
+    AskFunction, Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service,
+    Snapshot, Timeouts,
 };
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};

@@ -9,14 +9,16 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flowlb_core::base::{Offload, address_number};
 use flowlb_core::datapath::{
-    DataPath as Core, FlowPage, FlowQuery, FlowSearch, Offload, Reading, ServerReset,
+    DataPath as Core, FlowPage, FlowQuery, FlowSearch, Reading, ServerReset,
 };
 use flowlb_core::flow::ends::Ends;
-use flowlb_core::flow::tcp::State;
-use flowlb_core::io::{IoCounters, LoopError, Poll, Worker, require_open, require_socket};
+use flowlb_core::flow::state::FlowState;
+use flowlb_core::io::{IoCounters, LoopError, Poll, Worker};
 use flowlb_core::snapshot::{NextHops, Snapshot};
-use flowlb_core::wire::address_number;
+use flowlb_core::sys::process::require_open;
+use flowlb_core::sys::socket::require_socket;
 use flowlb_core::world::World;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -585,8 +587,10 @@ impl Drop for DataPath {
 }
 
 /// The state that a flow is listed with.
-fn flow_state(name: &str) -> PyResult<State> {
-    let found = State::ALL.into_iter().find(|state| state.name() == name);
+fn flow_state(name: &str) -> PyResult<FlowState> {
+    let found = FlowState::ALL
+        .into_iter()
+        .find(|state| state.name() == name);
     found.ok_or_else(|| PyValueError::new_err(format!("state: {name:?} is none of a flow")))
 }
 

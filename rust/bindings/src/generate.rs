@@ -3,8 +3,8 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use flowlb_core::io::flood as floods;
-use flowlb_core::io::generator::{self, Generated, GeneratorError, Load};
+use flowlb_loadgen::flood as floods;
+use flowlb_loadgen::generator::{self, Generated, GeneratorError, Load};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 

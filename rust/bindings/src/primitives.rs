@@ -90,7 +90,7 @@ pub fn source_hash(seed: Number<u64>, client: &[u8]) -> PyResult<u64> {
 pub fn parse<'py>(py: Python<'py>, frame: &[u8]) -> PyResult<Bound<'py, PyTuple>> {
     let headers: Headers = flowlb_core::parse::parse(frame);
     let link = (
-        headers.reason.map(flowlb_core::verdict::Reason::name),
+        headers.reason.map(flowlb_core::base::Reason::name),
         headers.ethertype,
     )
         .into_pyobject(py)?;

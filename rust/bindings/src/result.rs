@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use flowlb_core::datapath::{DataPath, Offload, Outcome, Output};
+use flowlb_core::base::{Direction, Offload, Output, Verdict};
+use flowlb_core::datapath::{DataPath, Outcome};
 use flowlb_core::snapshot::Snapshot;
-use flowlb_core::verdict::{Direction, Verdict};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

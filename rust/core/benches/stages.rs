@@ -11,16 +11,15 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use flowlb_core::base::{Frame, Offload, Verdict, address_number, map_v4};
 use flowlb_core::counters::Counters;
-use flowlb_core::datapath::{Frame, Offload};
 use flowlb_core::flow::hash::{flow_hash, siphash13_words};
+use flowlb_core::flow::state::FlowState;
 use flowlb_core::flow::table::{Entry, Table};
-use flowlb_core::flow::tcp::State;
 use flowlb_core::parse::parse;
 use flowlb_core::plan::{Chooser, Fit, SplitMix64, Tried};
 use flowlb_core::snapshot::{Protocol, Selector};
-use flowlb_core::verdict::Verdict;
-use flowlb_core::wire::{address_number, checksum, map_v4};
+use flowlb_core::wire::checksum;
 use flowlb_core::world::World;
 
 mod scene;
@@ -60,7 +59,13 @@ fn stateless(criterion: &mut Criterion) {
 /// A flow as it is stored when its first datagram comes.
 fn entry(flow: u32) -> Entry {
     let (address, port) = scene::client(flow);
-    Entry::new(map_v4(address.to_bits()), port, (0, 0, 0), State::Udp, 0)
+    Entry::new(
+        map_v4(address.to_bits()),
+        port,
+        (0, 0, 0),
+        FlowState::Udp,
+        0,
+    )
 }
 
 fn table(capacity: u32) -> Table {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::datapath::Offload;
+use crate::base::Offload;
 
 /// Packets that may wait for an answer, all flows together. The flow of one more is placed by the fall-back.
 const MOST: usize = 64;

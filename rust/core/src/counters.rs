@@ -1,56 +1,16 @@
 //! What happened, in numbers (rule 13). Indexed by enum and by id: counting is one addition, names are made only when someone asks.
 
+use crate::base::EVENT_NAMES;
+use crate::base::Event;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::base::{Direction, Reason, Verdict};
 use crate::datapath::{CounterReport, Traffic};
 use crate::flow::measure::Measures;
 use crate::least::Loads;
 use crate::snapshot::Snapshot;
-use crate::verdict::{Direction, Reason, Verdict};
 use crate::world::World;
-
-/// What happened to a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "docs/datapath.md says when each happens")]
-pub enum Event {
-    FlowHit,
-    FlowMiss,
-    FlowCreated,
-    FlowExpired,
-    FlowClosed,
-    FlowReused,
-    FlowOrphaned,
-    FlowEvictedUnconfirmed,
-    FlowEvictedHalfOpen,
-    FlowEvictedClosing,
-    FlowEvictedIdle,
-    FlowStateless,
-    FlowReset,
-    FlowMoved,
-    DirectEvicted,
-    AskFallback,
-}
-
-/// Names of the events, in the order of [`Event`].
-pub const EVENT_NAMES: [&str; 16] = [
-    "flow_hit",
-    "flow_miss",
-    "flow_created",
-    "flow_expired",
-    "flow_closed",
-    "flow_reused",
-    "flow_orphaned",
-    "flow_evicted_unconfirmed",
-    "flow_evicted_half_open",
-    "flow_evicted_closing",
-    "flow_evicted_idle",
-    "flow_stateless",
-    "flow_reset",
-    "flow_moved",
-    "direct_evicted",
-    "ask_fallback",
-];
 
 const REASONS: usize = Reason::ALL.len();
 /// Room for so many ids is reserved at the start, as addresses without memory behind them: growing up to there moves nothing.
@@ -419,16 +379,6 @@ impl Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn event_names_follow_declaration() {
-        assert_eq!(EVENT_NAMES[Event::FlowHit as usize], "flow_hit");
-        assert_eq!(
-            EVENT_NAMES[Event::FlowEvictedIdle as usize],
-            "flow_evicted_idle"
-        );
-        assert_eq!(EVENT_NAMES[Event::AskFallback as usize], "ask_fallback");
-    }
 
     #[test]
     fn retire_waits_for_the_last_entry_and_starts_from_zero() {

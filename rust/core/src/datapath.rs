@@ -3,11 +3,16 @@
 mod listing;
 mod reading;
 
+use crate::base::Frame;
+use crate::base::Offload;
+use crate::base::Output;
+use crate::base::Sent;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::asking::Asking;
+use crate::base::{Direction, Verdict, address_number, number_address};
 use crate::counters::{Counters, grow_part};
 use crate::direct::DirectConnections;
 use crate::flow::ends::{Ends, FlowEnd};
@@ -22,55 +27,10 @@ use crate::pipeline::read::{self, Content, Ingress};
 use crate::pipeline::{self, Found, Stage, Walk};
 use crate::plan::{SplitMix64, Tried};
 use crate::snapshot::{NextHops, Plan, Selector, Snapshot, Timeouts};
-use crate::verdict::{Direction, Verdict};
-use crate::wire::{address_number, number_address};
 use crate::world::World;
 
 pub use listing::{FlowPage, FlowQuery, FlowSearch, ServerReset};
 pub use reading::Reading;
-
-/// Work the sender left to the network card: `struct virtio_net_hdr`, in host order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names of virtio 1.2, 5.1.6")]
-pub struct Offload {
-    pub flags: u8,
-    pub gso_type: u8,
-    pub hdr_len: u16,
-    pub gso_size: u16,
-    pub csum_start: u16,
-    pub csum_offset: u16,
-}
-
-/// The frame that came in, rewritten in place, is to be sent: its first `len` bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// Interface id.
-    pub interface: u32,
-    /// Bytes of the frame.
-    pub len: usize,
-    /// What the kernel still has to do.
-    pub offload: Offload,
-}
-
-/// A frame of its own to send: answers, fragments, frames that waited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Output {
-    /// Interface id.
-    pub interface: u32,
-    /// A whole Ethernet frame.
-    pub frame: Vec<u8>,
-    /// What the kernel still has to do.
-    pub offload: Offload,
-}
-
-/// A frame that came in, with what its sender left to the network card.
-#[derive(Debug, Default)]
-pub struct Frame<'a> {
-    /// Rewritten in place.
-    pub bytes: &'a mut [u8],
-    /// What is left to do.
-    pub offload: Offload,
-}
 
 /// Takes what comes of a batch, packet by packet.
 pub trait Sink {

@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 
+use crate::base::Direction;
 use crate::flow::Key;
-use crate::flow::tcp::Segment;
 use crate::snapshot::Timeouts;
-use crate::verdict::Direction;
+use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
 
 /// Records at most, whatever the flow table holds.

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::base::Direction;
 use crate::flow::Key;
 use crate::packet::Meta;
-use crate::verdict::Direction;
 use crate::wire::{checksum, ipv4};
 
 /// Datagrams whose fragments may pass or wait.
@@ -520,7 +520,7 @@ fn fragment(header: &[u8], data: &[u8], flags_offset: u16) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::map_v4;
+    use crate::base::map_v4;
     use proptest::prelude::*;
 
     /// (start, end, last)

@@ -23,33 +23,36 @@
 
 #![deny(unsafe_code)]
 
-pub mod datapath;
-pub(crate) mod pipeline;
+pub mod base;
+pub mod sys;
 
-pub mod packet;
-pub mod parse;
 pub mod wire;
 
-pub mod places;
-pub mod snapshot;
-pub mod world;
+pub mod parse;
 
-pub mod fragment;
+pub mod packet;
+
+pub mod snapshot;
 
 pub mod flow;
 
 pub mod asking;
 pub mod direct;
+pub mod fragment;
+pub mod limit;
+pub mod next_hop;
+pub mod reply;
+pub mod rewrite;
+
+pub mod places;
+pub mod world;
+
+pub mod counters;
 pub mod least;
 pub mod plan;
 
-pub mod next_hop;
-pub mod rewrite;
+pub(crate) mod pipeline;
 
-pub mod limit;
-pub mod reply;
+pub mod datapath;
 
 pub mod io;
-
-pub mod counters;
-pub mod verdict;

@@ -5,11 +5,9 @@
 
 use std::collections::VecDeque;
 
-use crate::datapath::Output;
-use crate::snapshot::{Mac, NextHops, Route};
-use crate::wire::ethernet::MacNumber;
-use crate::wire::{address_number, is_v4};
-use crate::world::{FixedMap, Port};
+use crate::base::{FixedMap, Mac, MacNumber, Output, address_number, is_v4};
+use crate::snapshot::{NextHops, Route};
+use crate::world::Port;
 
 /// One step on a packet's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -433,7 +431,7 @@ mod tests {
         vec![Output {
             interface: 0,
             frame: vec![mark; 14],
-            offload: crate::datapath::Offload::default(),
+            offload: crate::base::Offload::default(),
         }]
     }
 

@@ -5,10 +5,10 @@
 //! written, with loads of other widths than the stores before them, and wait for these. Everything found here fits the frame: later stages follow offsets without checking them again, except where the frame
 //! itself says otherwise.
 
-use crate::flow::tcp::{MOST_SCALE, NO_SCALE, Segment};
-use crate::verdict::Reason;
+use crate::base::{Reason, is_v4};
 use crate::wire::ethernet::{self, ethertype};
-use crate::wire::{checksum, ipv4, ipv6, is_v4, protocol, tcp, udp};
+use crate::wire::segment::{MOST_SCALE, NO_SCALE, Segment};
+use crate::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
 
 const MOST_TAGS: usize = 2;
 

@@ -3,8 +3,8 @@
 //! Every packet asks this about both of its addresses, and most addresses that packets bring are in no configuration: those cost one load from the index,
 //! which is kept nearly empty for that. The index is not keyed: what is in it comes from the configuration, so no client can make its chains longer.
 
-use crate::wire::is_v4;
-use crate::world::{FixedMap, Listener, Role};
+use crate::base::{FixedMap, is_v4};
+use crate::world::{Listener, Role};
 
 /// Slots of the index per address, at least.
 const SPARSENESS: usize = 8;
@@ -183,7 +183,7 @@ pub fn socket(port: u16, protocol: u8) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::map_v4;
+    use crate::base::map_v4;
     use proptest::prelude::*;
 
     proptest! {

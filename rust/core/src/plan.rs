@@ -5,12 +5,11 @@
 use std::sync::Arc;
 
 use crate::asking::{Asking, Step};
-use crate::counters::{Counters, Event};
+use crate::base::{Event, FixedMap, Reason, number_address};
+use crate::counters::Counters;
 use crate::flow::hash;
 use crate::snapshot::{Answer, Names, Plan, Protocol, Question, Selector, Snapshot};
-use crate::verdict::Reason;
-use crate::wire::number_address;
-use crate::world::{FixedMap, World};
+use crate::world::World;
 
 /// `SplitMix64` (Steele, Lea, Flood 2014).
 #[derive(Clone, Copy, Debug)]
@@ -397,7 +396,7 @@ fn placement_hash(
         return Some(hash::source_hash(seed, &address));
     }
     let facts = world.service(service)?;
-    let vip = crate::wire::address_number(facts.address).to_be_bytes();
+    let vip = crate::base::address_number(facts.address).to_be_bytes();
     Some(hash::flow_hash(
         seed,
         &address,
@@ -510,7 +509,7 @@ mod tests {
                 tried: &mut self.tried,
                 fit: &fit,
                 service: 0,
-                client: (crate::wire::map_v4(9), client_port),
+                client: (crate::base::map_v4(9), client_port),
             }
             .select(plan, named)
         }

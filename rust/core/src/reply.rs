@@ -3,11 +3,11 @@
 //! Each goes back to the MAC its cause came from, through the same interface, under the same VLAN tags. Every byte is written: buffers start as zeros, and only
 //! what is quoted comes from elsewhere. Whether a reply may be made at all is the pipeline's question, not asked here.
 
-use crate::flow::tcp::Segment;
+use crate::base::{Mac, is_v4};
 use crate::parse::Link;
-use crate::snapshot::Mac;
-use crate::wire::tcp::flag;
-use crate::wire::{arp, checksum, ethernet, icmp, ipv4, ipv6, is_v4, protocol, tcp};
+use crate::wire::segment::Segment;
+use crate::wire::tcp::{self, flag};
+use crate::wire::{arp, checksum, ethernet, icmp, ipv4, ipv6, protocol};
 
 /// RFC 1812 4.3.2.3: as much of the packet as fits 576 bytes.
 const MOST_ERROR_V4: usize = 576;
@@ -232,7 +232,7 @@ fn ip_packet(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::map_v4;
+    use crate::base::map_v4;
 
     const LINK: Link = Link {
         ethertype: 0x0800,

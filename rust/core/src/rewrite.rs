@@ -181,7 +181,8 @@ fn rewrite_quoted_addresses(header: &mut [u8], v4: bool, translation: &Translati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{checksum, map_v4};
+    use crate::base::map_v4;
+    use crate::wire::checksum;
     use proptest::prelude::*;
 
     const CLIENT: u128 = map_v4(0xc633_6407);

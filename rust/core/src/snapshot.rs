@@ -2,11 +2,9 @@
 //!
 //! The mirror of `python/lb/model/snapshot.py`, which says what each field means. Ids are positions; `None` marks a removed thing.
 
+use crate::base::Mac;
 use std::net::IpAddr;
 use std::sync::Arc;
-
-/// A 48-bit link-layer address.
-pub type Mac = [u8; 6];
 
 /// Names of servers, one per slot of a plan; empty for one that is not in the snapshot.
 pub type Names = Arc<[Arc<str>]>;

@@ -2,55 +2,17 @@
 //!
 //! Rebuilt as a whole when a snapshot or next hops are published; no packet changes it. What packets change is in [`crate::datapath`]'s state.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use crate::base::FixedMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::flow::tcp::State;
+use crate::base::{Mac, address_number};
+use crate::flow::state::FlowState;
 use crate::next_hop::{Hop, Routing};
 use crate::places::{Place, Places, socket};
 use crate::plan::PlanServers;
 use crate::rewrite::{End, Translation};
-use crate::snapshot::{Interface, Mac, NextHops, Selector, Server, Service, Snapshot};
-use crate::wire::address_number;
-
-/// A map whose keys come from the configuration: packets only look things up, so no client can fill its buckets.
-pub type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
-
-/// A fast hasher without a key: multiply and fold.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FoldHasher(u64);
-
-impl FoldHasher {
-    #[inline(always)]
-    fn mix(&mut self, word: u64) {
-        let product = u128::from(self.0 ^ word ^ 0x2d35_8dcc_aa6c_78a5) * 0x9e37_79b9_7f4a_7c15;
-        self.0 = (product >> 64) as u64 ^ product as u64;
-    }
-}
-
-impl Hasher for FoldHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.mix(u64::from_ne_bytes(word));
-        }
-    }
-    #[inline(always)]
-    fn write_u32(&mut self, word: u32) {
-        self.mix(u64::from(word));
-    }
-    #[inline(always)]
-    fn write_u128(&mut self, word: u128) {
-        self.mix((word >> 64) as u64 ^ (word as u64).rotate_left(32));
-    }
-    #[inline(always)]
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
+use crate::snapshot::{Interface, NextHops, Selector, Server, Service, Snapshot};
 
 /// What an address is to us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,7 +82,7 @@ pub struct World {
     /// By service id.
     plan_servers: Vec<PlanServers>,
     /// By state.
-    timeouts: [u64; State::ALL.len()],
+    timeouts: [u64; FlowState::ALL.len()],
     next_hops: Arc<NextHops>,
     routing: Routing,
 }
@@ -141,11 +103,13 @@ impl World {
                 .collect(),
             hash_services: FixedMap::default(),
             plan_servers: Vec::new(),
-            timeouts: State::ALL.map(|state| match state {
-                State::SynSent | State::SynReceived | State::Pickup => timeouts.half_open_ns,
-                State::Established => timeouts.established_ns,
-                State::Closing => timeouts.closing_ns,
-                State::Udp | State::UdpUnreplied => timeouts.udp_ns,
+            timeouts: FlowState::ALL.map(|state| match state {
+                FlowState::SynSent | FlowState::SynReceived | FlowState::Pickup => {
+                    timeouts.half_open_ns
+                }
+                FlowState::Established => timeouts.established_ns,
+                FlowState::Closing => timeouts.closing_ns,
+                FlowState::Udp | FlowState::UdpUnreplied => timeouts.udp_ns,
             }),
             next_hops: Arc::default(),
             routing: Routing::default(),
@@ -245,7 +209,7 @@ impl World {
     /// The idle timeout of a state, nanoseconds.
     #[inline(always)]
     #[must_use]
-    pub fn timeout(&self, state: State) -> u64 {
+    pub fn timeout(&self, state: FlowState) -> u64 {
         self.timeouts[state as usize]
     }
 
@@ -394,7 +358,7 @@ fn port(interface: &Interface) -> Port {
 fn directed_broadcast(address: IpAddr, prefix_len: u8) -> Option<u128> {
     let IpAddr::V4(v4) = address else { return None };
     let host_bits = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
-    (prefix_len <= 30).then(|| crate::wire::map_v4(v4.to_bits() | host_bits))
+    (prefix_len <= 30).then(|| crate::base::map_v4(v4.to_bits() | host_bits))
 }
 
 /// `None` for a server without its service, or of another family than its VIP: neither can be translated to.
@@ -420,8 +384,8 @@ fn server_facts(snapshot: &Snapshot, server: &Server) -> Option<ServerFacts> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::base::{map_v4, number_address};
     use crate::snapshot::{Neighbour, Plan, Protocol, Route};
-    use crate::wire::{map_v4, number_address};
 
     const OURS: u32 = 0xc612_0101;
     const BROADCAST: u32 = 0xc612_01ff;

@@ -15,13 +15,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlb_core::datapath::{DataPath, Offload, Output};
+use flowlb_core::base::{Offload, Output, Verdict};
+use flowlb_core::datapath::DataPath;
 use flowlb_core::plan::SplitMix64;
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,
 };
-use flowlb_core::verdict::Verdict;
 
 mod wire;
 

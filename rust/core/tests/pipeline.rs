@@ -3,14 +3,12 @@
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
-use flowlb_core::datapath::{
-    DataPath, FlowQuery, FlowSearch, Frame, Offload, Outcome, Output, ServerReset, Sink,
-};
+use flowlb_core::base::{Direction, Frame, Offload, Output, Reason, Verdict};
+use flowlb_core::datapath::{DataPath, FlowQuery, FlowSearch, Outcome, ServerReset, Sink};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,
 };
-use flowlb_core::verdict::{Direction, Reason, Verdict};
 use flowlb_core::wire::{checksum, icmp};
 use flowlb_core::world::World;
 use proptest::prelude::*;

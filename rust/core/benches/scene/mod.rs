@@ -4,12 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlb_core::datapath::{DataPath, Frame, Offload, Outcome, Output, Sink};
+use flowlb_core::base::{Frame, Offload, Output, Verdict};
+use flowlb_core::datapath::{DataPath, Outcome, Sink};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,
 };
-use flowlb_core::verdict::Verdict;
 use flowlb_core::wire::checksum;
 
 pub const FRAME_LEN: usize = 60;

@@ -5,7 +5,7 @@
 //! or go meanwhile may be found or not.
 
 use super::{DataPath, FlowInfo, flow_info};
-use crate::flow::tcp::State;
+use crate::flow::state::FlowState;
 use crate::flow::{Key, Side};
 use crate::pipeline::{Found, Walk};
 
@@ -24,7 +24,7 @@ pub struct FlowQuery {
     /// Server ids.
     pub servers: Option<Vec<u32>>,
     /// Where they stand.
-    pub state: Option<State>,
+    pub state: Option<FlowState>,
     /// Flows left out at the beginning.
     pub offset: usize,
     /// Flows listed at most.

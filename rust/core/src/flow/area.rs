@@ -2,14 +2,14 @@
 //! offline.
 //!
 //! Nothing in it is a pointer, so it can be dumped, inspected and taken over by a successor. Today it is anonymous memory; one backed by a `memfd` can
-//! take its place in [`crate::io::memory`] without the table noticing.
+//! take its place in [`crate::sys::memory`] without the table noticing.
 
 use std::ops::Range;
 
 use crate::datapath::DataPathError;
-use crate::io::memory::Memory;
+use crate::sys::memory::Memory;
 
-pub use crate::io::memory::Line;
+pub use crate::sys::memory::Line;
 
 /// Fixed-size memory in cache lines.
 pub struct Area(Memory);

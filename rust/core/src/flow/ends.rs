@@ -2,10 +2,9 @@
 //!
 //! When flows began is kept beside the table, by entry number, and only while somebody wants to know: a flow costs no more memory otherwise.
 
+use super::state::FlowState;
 use super::table::{Entry, Table};
-use super::tcp::State;
-use crate::counters::Event;
-use crate::verdict::Direction;
+use crate::base::{Direction, Event};
 
 /// When a flow began is not known: it began before anybody asked.
 const UNKNOWN: u64 = u64::MAX;
@@ -115,7 +114,7 @@ impl Ends {
 
 /// How a flow ended: what its packets said, else why it was removed.
 fn how(entry: &Entry, event: Event) -> &'static str {
-    if entry.state() == State::Closing {
+    if entry.state() == FlowState::Closing {
         return if entry.has_both_fins() {
             "closed"
         } else {

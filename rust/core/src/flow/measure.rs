@@ -4,9 +4,11 @@
 //! Sums, counts and gauges per server, changed when something changes about a flow: most packets of a flow only compare a few numbers that the TCP rules
 //! have at hand. What is kept per flow is four bytes: a stamp and a phase.
 
+use super::state::FlowState;
 use super::table::Flow;
-use super::tcp::{Segment, State, is_later};
-use crate::verdict::Direction;
+use crate::base::{Direction, is_later};
+use crate::flow::state::Phase;
+use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
 
 /// A peak is forgotten, but for what samples since then say, after this long: 8.6 s.
@@ -19,32 +21,6 @@ const STAMP_MASK: u32 = (1 << 30) - 1;
 
 /// Of a pause in the middle of an answer, no more than this counts: longer ones are a server's that has nothing to say.
 const LONGEST_PAUSE_NS: u64 = 1 << 30;
-
-/// Who spoke last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// Nobody yet.
-    Fresh,
-    /// The client has sent data: it waits for the server's.
-    Asked,
-    /// The server has.
-    Answering,
-    /// The flow is over.
-    Over,
-}
-
-impl Phase {
-    /// From the low bits of what an entry keeps.
-    pub(super) const fn from_bits(bits: u32) -> Self {
-        match bits & 3 {
-            0 => Phase::Fresh,
-            1 => Phase::Asked,
-            2 => Phase::Answering,
-            _ => Phase::Over,
-        }
-    }
-}
 
 /// The stamp of an instant.
 const fn stamp(now: u64) -> u32 {
@@ -134,7 +110,7 @@ impl Measures {
 /// A flow as it was before a segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Before {
-    state: State,
+    state: FlowState,
     in_flight: u32,
     /// The end of what each side is known to have sent.
     seen: [Option<u32>; 2],
@@ -157,7 +133,7 @@ impl Before {
     #[must_use]
     pub fn of_plain(flow: &Flow) -> Self {
         Self {
-            state: State::Established,
+            state: FlowState::Established,
             in_flight: flow.in_flight_plain(),
             seen: [Direction::Forward, Direction::Reply].map(|side| Some(flow.side(side).snd_nxt)),
         }
@@ -166,7 +142,7 @@ impl Before {
     /// Where it stood.
     #[inline(always)]
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> FlowState {
         self.state
     }
 }
@@ -178,7 +154,7 @@ pub fn follow(
     before: &Before,
     direction: Direction,
     segment: &Segment,
-    (state, active): (State, u64),
+    (state, active): (FlowState, u64),
     now: u64,
 ) {
     follow_in_flight(measures, flow.in_flight(), before);
@@ -187,7 +163,7 @@ pub fn follow(
     } else if segment.has_data() {
         follow_data(measures, flow, before, (direction, segment), active, now);
     }
-    if state == State::Closing {
+    if state == FlowState::Closing {
         leave(measures, flow);
     }
 }
@@ -224,18 +200,20 @@ fn follow_control(
     before: &Before,
     direction: Direction,
     segment: &Segment,
-    state: State,
+    state: FlowState,
     now: u64,
 ) {
     match (before.state, direction) {
-        (State::SynSent, Direction::Reply) if state == State::SynReceived => {
+        (FlowState::SynSent, Direction::Reply) if state == FlowState::SynReceived => {
             measures.connect.add(waited(flow, now), now);
         }
-        (State::SynSent, Direction::Forward) if segment.is_opening() => {
+        (FlowState::SynSent, Direction::Forward) if segment.is_opening() => {
             measures.syn_retransmitted += 1;
             begin(flow, now);
         }
-        (State::SynSent | State::SynReceived, Direction::Reply) if state == State::Closing => {
+        (FlowState::SynSent | FlowState::SynReceived, Direction::Reply)
+            if state == FlowState::Closing =>
+        {
             measures.refused += 1;
         }
         _ => {}

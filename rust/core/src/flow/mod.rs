@@ -3,16 +3,14 @@
 //! [`Key`] names one direction of a flow, [`hash`] mixes it, [`table`] finds its [`table::Entry`], [`tcp`] moves the entry from state to state, [`ends`] keeps how flows ended. No clock is
 //! read here: the time is an argument. Which server a new flow gets is decided in [`crate::plan`].
 
-use crate::wire::is_v4;
+use crate::base::is_v4;
 use hash::siphash13_words;
-
-pub use last_hop::LastHop;
 
 pub mod area;
 pub mod ends;
 pub mod hash;
-mod last_hop;
 pub mod measure;
+pub mod state;
 pub mod table;
 pub mod tcp;
 

@@ -13,13 +13,13 @@
 use std::ops::Range;
 
 use super::area::{Area, Line};
-use super::measure::Phase;
-use super::tcp::{Side as TcpSide, State, is_between};
-use super::{Key, LastHop, Side};
+use super::state::{FlowState, Phase};
+use super::tcp::Side as TcpSide;
+use super::{Key, Side};
+use crate::base::{Direction, LastHop, is_between};
 use crate::datapath::DataPathError;
-use crate::io::lanes::{LANES, equal_lanes};
-use crate::io::prefetch::prefetch;
-use crate::verdict::Direction;
+use crate::sys::lanes::{LANES, equal_lanes};
+use crate::sys::prefetch::prefetch;
 
 /// Most flows a table can be made for: slot numbers must fit 32 bits.
 pub const MOST_FLOWS: u64 = 1 << 28;
@@ -147,7 +147,7 @@ impl Entry {
         client: u128,
         client_port: u16,
         ids: (u32, u32, u32),
-        state: State,
+        state: FlowState,
         now: u64,
     ) -> Self {
         let (service, server, endpoint) = ids;
@@ -174,13 +174,13 @@ impl Entry {
     /// Where the flow stands.
     #[inline]
     #[must_use]
-    pub fn state(&self) -> State {
-        State::from_byte(self.state)
+    pub fn state(&self) -> FlowState {
+        FlowState::from_byte(self.state)
     }
 
     /// Set where the flow stands, without moving it between lists: [`Table::touch`] does that.
     #[inline]
-    pub fn set_state(&mut self, state: State) {
+    pub fn set_state(&mut self, state: FlowState) {
         self.state = state as u8;
     }
 
@@ -235,7 +235,7 @@ impl Entry {
     /// Refresh it, if a packet at `now` after which it has `state` leaves it in its place. `false`: nothing was done, that is [`Table::touch`]'s work.
     #[inline(always)]
     #[must_use]
-    pub fn refresh(&mut self, state: State, now: u64) -> bool {
+    pub fn refresh(&mut self, state: FlowState, now: u64) -> bool {
         let lag = self.lag_at(now);
         let stays = self.state == state as u8 && lag < RELINK_NS;
         if stays {
@@ -298,7 +298,7 @@ impl<'a> Flow<'a> {
     /// Where the flow stands.
     #[inline]
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> FlowState {
         self.entry.state()
     }
 
@@ -351,7 +351,7 @@ impl<'a> Flow<'a> {
     #[must_use]
     pub fn latest_snd_nxt(&self, direction: Direction) -> Option<u32> {
         let retries = direction == Direction::Forward
-            && self.state() == State::SynSent
+            && self.state() == FlowState::SynSent
             && self.side(direction).has_syn_again();
         if retries {
             return Some(self.side(Direction::Reply).rcv_nxt);
@@ -372,7 +372,7 @@ impl<'a> Flow<'a> {
     #[must_use]
     pub fn expected_of(&self, direction: Direction) -> Option<u32> {
         let receiver = direction.other();
-        let opening = self.state() == State::SynReceived && receiver == Direction::Forward;
+        let opening = self.state() == FlowState::SynReceived && receiver == Direction::Forward;
         (opening || self.knows_rcv_nxt(receiver)).then_some(self.side(receiver).rcv_nxt)
     }
 
@@ -388,7 +388,7 @@ impl<'a> Flow<'a> {
     pub fn has_gap(&self, direction: Direction) -> bool {
         let side = self.side(direction);
         // Before both SYNs were seen nothing was.
-        self.state() != State::SynSent && (side.has_fin_ahead() || side.has_data_ahead())
+        self.state() != FlowState::SynSent && (side.has_fin_ahead() || side.has_data_ahead())
     }
 
     /// The end of what a side is known to have sent without a gap.
@@ -428,7 +428,7 @@ impl<'a> Flow<'a> {
     }
 
     /// Note the first SYN of a client, at which its flow begins.
-    pub fn begin(&mut self, segment: &super::tcp::Segment) {
+    pub fn begin(&mut self, segment: &crate::wire::segment::Segment) {
         let number = segment.sequence.wrapping_add(1);
         self.set_syn(number);
         self.set_snd_nxt(Direction::Forward, segment.end);
@@ -452,7 +452,7 @@ impl<'a> Flow<'a> {
     /// The sequence number after the client's first SYN, or after the one that the server has acknowledged alone, while the client has answered nothing.
     #[must_use]
     pub fn first_syn(&self) -> Option<u32> {
-        let kept = self.state() == State::SynSent && !self.knows_rcv_nxt(Direction::Forward);
+        let kept = self.state() == FlowState::SynSent && !self.knows_rcv_nxt(Direction::Forward);
         kept.then_some(self.side(Direction::Forward).rcv_nxt)
     }
 
@@ -460,8 +460,8 @@ impl<'a> Flow<'a> {
     #[must_use]
     pub fn answers_syn(&self, number: u32) -> bool {
         match self.state() {
-            State::SynSent => self.answers_first_syn(number) || self.answers_syn_again(number),
-            State::SynReceived => self.rcv_nxt(Direction::Reply) == Some(number),
+            FlowState::SynSent => self.answers_first_syn(number) || self.answers_syn_again(number),
+            FlowState::SynReceived => self.rcv_nxt(Direction::Reply) == Some(number),
             _ => false,
         }
     }
@@ -477,7 +477,7 @@ impl<'a> Flow<'a> {
     #[must_use]
     pub(super) fn answers_syn_again(&self, number: u32) -> bool {
         let end = match self.state() {
-            State::SynSent => self.side(Direction::Reply).rcv_nxt,
+            FlowState::SynSent => self.side(Direction::Reply).rcv_nxt,
             _ => self.syn(),
         };
         let [client, server] = &self.annex.sides;
@@ -584,7 +584,7 @@ struct Header {
 
 /// Room for a list per state.
 const LISTS: usize = 8;
-const _: () = assert!(State::ALL.len() <= LISTS);
+const _: () = assert!(FlowState::ALL.len() <= LISTS);
 const _: () = assert!(size_of::<Header>() % size_of::<Line>() == 0);
 
 /// Where the index starts.
@@ -870,7 +870,7 @@ impl Table {
 
     /// Refresh an entry that has `state` from now on, and move it in or between lists as its state and age ask for. [`Entry::refresh`] does it for most.
     #[inline(never)]
-    pub fn touch(&mut self, number: u32, state: State, now: u64, timeout: u64) {
+    pub fn touch(&mut self, number: u32, state: FlowState, now: u64, timeout: u64) {
         let entry = self.entry_mut(number);
         let from = entry.state();
         let lag = entry.lag_at(now);
@@ -888,7 +888,7 @@ impl Table {
 
     /// The oldest entry of a state.
     #[must_use]
-    pub fn head(&self, state: State) -> Option<u32> {
+    pub fn head(&self, state: FlowState) -> Option<u32> {
         present(self.header().heads[state as usize])
     }
 
@@ -915,7 +915,7 @@ impl Table {
 
     /// The numbers of all entries, in no useful order.
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
-        State::ALL.into_iter().flat_map(move |state| {
+        FlowState::ALL.into_iter().flat_map(move |state| {
             std::iter::successors(self.head(state), |&number| {
                 present(self.annex(number).following)
             })
@@ -1012,7 +1012,7 @@ impl Table {
         touched
     }
 
-    fn link(&mut self, number: u32, state: State) {
+    fn link(&mut self, number: u32, state: FlowState) {
         let tail = self.header().tails[state as usize];
         let annex = self.annex_mut(number);
         annex.previous = tail;
@@ -1024,7 +1024,7 @@ impl Table {
         self.header_mut().tails[state as usize] = number;
     }
 
-    fn unlink(&mut self, number: u32, state: State) {
+    fn unlink(&mut self, number: u32, state: FlowState) {
         let Annex {
             previous,
             following,

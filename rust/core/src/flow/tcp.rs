@@ -10,181 +10,15 @@
 //! before what the other side has acknowledged.
 
 use super::table::Flow;
-use crate::verdict::{Direction, Reason};
+use crate::base::is_between;
+use crate::base::is_later;
+use crate::base::later;
+use crate::base::{Direction, Reason};
+use crate::flow::state::FlowState;
+use crate::wire::segment::MOST_SCALE;
+use crate::wire::segment::NO_SCALE;
+use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
-
-/// Where a flow stands. Each state has a timeout and a list of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum State {
-    /// The client's SYN was seen.
-    SynSent,
-    /// The server has acknowledged it.
-    SynReceived,
-    /// Each side has acknowledged the other's SYN.
-    Established,
-    /// Both FINs, or a reset that was believed.
-    Closing,
-    /// UDP that the server has answered.
-    Udp,
-    /// A TCP flow that began before us, placed again by a hash. Unconfirmed: one side alone has spoken.
-    Pickup,
-    /// UDP that the server has not answered. Unconfirmed.
-    UdpUnreplied,
-}
-
-impl State {
-    /// All, by the byte that stands for each, and in the order in which their lists are searched for expired flows.
-    pub const ALL: [State; 7] = [
-        State::SynSent,
-        State::SynReceived,
-        State::Established,
-        State::Closing,
-        State::Udp,
-        State::Pickup,
-        State::UdpUnreplied,
-    ];
-
-    /// Whether a flow in it counts for its server: it is neither over nor unconfirmed.
-    #[inline]
-    #[must_use]
-    pub const fn is_active(self) -> bool {
-        !matches!(self, State::Closing | State::Pickup | State::UdpUnreplied)
-    }
-
-    /// Whether it is one of UDP.
-    #[inline]
-    #[must_use]
-    pub const fn is_udp(self) -> bool {
-        matches!(self, State::Udp | State::UdpUnreplied)
-    }
-
-    /// The name people see.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            State::SynSent => "syn-sent",
-            State::SynReceived => "syn-received",
-            State::Established => "established",
-            State::Closing => "closing",
-            State::Udp => "udp",
-            State::Pickup => "pickup",
-            State::UdpUnreplied => "udp-unreplied",
-        }
-    }
-
-    /// From the byte an entry keeps. Unknown bytes, which we never write, are read as `Closing`: the safest to lose.
-    #[inline]
-    #[must_use]
-    pub const fn from_byte(byte: u8) -> Self {
-        // By a look, not a match: which one it is cannot be foretold.
-        const BY_BYTE: [State; 8] = {
-            let mut states = [State::Closing; 8];
-            let mut at = 0;
-            while at < State::ALL.len() {
-                states[at] = State::ALL[at];
-                at += 1;
-            }
-            states
-        };
-        BY_BYTE[byte as usize % BY_BYTE.len()]
-    }
-}
-
-/// What the state machine reads from one TCP segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Sequence number.
-    pub sequence: u32,
-    /// Acknowledgement number; means something only with ACK.
-    pub acknowledgement: u32,
-    /// Sequence number after this segment: SYN and FIN count one each.
-    pub end: u32,
-    /// Window, as the header has it.
-    pub window: u16,
-    /// Control bits.
-    pub flags: u8,
-    /// Window scale that a SYN offers (RFC 7323 2.2), at most [`MOST_SCALE`]; [`NO_SCALE`] when it offers none, and in any other segment.
-    pub scale: u8,
-}
-
-/// No window scale option.
-pub const NO_SCALE: u8 = u8::MAX;
-/// The largest shift there is (RFC 7323 2.3): a larger one counts as this.
-pub const MOST_SCALE: u8 = 14;
-
-impl Segment {
-    /// Make one of `payload_len` bytes of data.
-    #[inline]
-    #[must_use]
-    pub const fn new(sequence: u32, acknowledgement: u32, flags: u8, payload_len: usize) -> Self {
-        let control = (flags & flag::SYN != 0) as u32 + (flags & flag::FIN != 0) as u32;
-        let end = sequence
-            .wrapping_add(payload_len as u32)
-            .wrapping_add(control);
-        Self {
-            sequence,
-            acknowledgement,
-            end,
-            window: 0,
-            flags,
-            scale: NO_SCALE,
-        }
-    }
-
-    /// The same with a window and, for a SYN, the scale it offers.
-    #[inline]
-    #[must_use]
-    pub const fn with_window(self, window: u16, scale: u8) -> Self {
-        Self {
-            window,
-            scale,
-            ..self
-        }
-    }
-
-    /// Whether a control bit is set.
-    #[inline]
-    #[must_use]
-    pub const fn has(&self, bit: u8) -> bool {
-        self.flags & bit != 0
-    }
-
-    /// Whether it carries data.
-    #[inline(always)]
-    #[must_use]
-    pub const fn has_data(&self) -> bool {
-        let control = (self.has(flag::SYN)) as u32 + (self.has(flag::FIN)) as u32;
-        self.end.wrapping_sub(self.sequence) != control
-    }
-
-    /// A first SYN: the start of a connection.
-    #[inline]
-    #[must_use]
-    pub const fn is_opening(&self) -> bool {
-        self.has(flag::SYN) && !self.has(flag::ACK)
-    }
-
-    /// A segment from the middle of a connection: it may be placed by a hash alone, and stored.
-    #[inline]
-    #[must_use]
-    pub const fn is_midstream(&self) -> bool {
-        self.flags & (flag::ACK | flag::SYN | flag::RST | flag::FIN) == flag::ACK
-    }
-
-    /// A segment from the end of a connection: it may be placed by a hash alone, and leaves no entry.
-    #[inline]
-    #[must_use]
-    pub const fn is_ending(&self) -> bool {
-        self.flags & (flag::RST | flag::FIN) != 0
-    }
-
-    /// The sequence number after the SYN of a segment that has one: what its receiver acknowledges at least.
-    #[inline]
-    const fn after_syn(&self) -> u32 {
-        self.sequence.wrapping_add(1)
-    }
-}
 
 /// What is known of one side of a TCP connection. 12 bytes, plain data. Which numbers are known stands in the entry's marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -392,7 +226,7 @@ impl Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Where the flow stands now.
-    pub state: State,
+    pub state: FlowState,
     /// Whether the segment is believed: it tells where its client is, and it is measured.
     pub believed: bool,
     /// Whether it refreshes the flow, too.
@@ -404,7 +238,7 @@ pub struct Step {
 impl Step {
     /// What a segment does that is believed.
     #[must_use]
-    pub const fn believed(state: State) -> Self {
+    pub const fn believed(state: FlowState) -> Self {
         Self {
             state,
             believed: true,
@@ -415,7 +249,7 @@ impl Step {
 
     /// What a segment does that is handed on only.
     #[must_use]
-    pub const fn unbelieved(state: State) -> Self {
+    pub const fn unbelieved(state: FlowState) -> Self {
         Self {
             state,
             believed: false,
@@ -434,7 +268,7 @@ pub fn is_plain(flow: &Flow, segment: &Segment) -> bool {
     const UNUSUAL: u8 = note::FIN_AHEAD | note::DATA_AHEAD | note::UNHEARD;
     let noted = flow.side(Direction::Forward).flags & UNUSUAL
         | flow.side(Direction::Reply).flags & (UNUSUAL | note::SYN_AGAIN);
-    segment.flags & CONTROL == flag::ACK && flow.state() == State::Established && noted == 0
+    segment.flags & CONTROL == flag::ACK && flow.state() == FlowState::Established && noted == 0
 }
 
 /// [`follow`] for a plain segment, which changes no state. Says whether it is believed.
@@ -466,25 +300,6 @@ const fn within(number: u32, base: u32, window: u32) -> bool {
     number.wrapping_sub(base).wrapping_add(reach) <= 2 * reach
 }
 
-/// The later of two sequence numbers, by signed difference.
-#[inline(always)]
-const fn later(known: u32, new: u32) -> u32 {
-    if is_later(new, known) { new } else { known }
-}
-
-/// Whether a sequence number is after another, by signed difference; the one half around is not.
-#[inline(always)]
-#[allow(clippy::cast_possible_wrap, reason = "the sign is the point")]
-pub(super) const fn is_later(new: u32, known: u32) -> bool {
-    new.wrapping_sub(known) as i32 > 0
-}
-
-/// Whether a number lies between two others, both included: `first` is not after `last`.
-#[inline(always)]
-pub(super) const fn is_between(number: u32, first: u32, last: u32) -> bool {
-    number.wrapping_sub(first) <= last.wrapping_sub(first)
-}
-
 /// Judge a segment of a known flow, and let it change what it may. It is no first SYN of a closing flow: that one is a new flow.
 ///
 /// # Errors
@@ -510,9 +325,9 @@ pub fn follow(flow: &mut Flow, direction: Direction, segment: &Segment) -> Resul
         return Ok(restart(flow, segment));
     }
     Ok(match (state, direction) {
-        (State::SynSent, _) => follow_early_ack(flow, direction, segment),
-        (State::SynReceived, Direction::Forward) => follow_third(flow, segment),
-        (State::Pickup, _) => follow_pickup(flow, direction, segment),
+        (FlowState::SynSent, _) => follow_early_ack(flow, direction, segment),
+        (FlowState::SynReceived, Direction::Forward) => follow_third(flow, segment),
+        (FlowState::Pickup, _) => follow_pickup(flow, direction, segment),
         _ => follow_known(flow, direction, segment),
     })
 }
@@ -525,24 +340,24 @@ fn follow_reset(flow: &Flow, direction: Direction, segment: &Segment) -> Result<
         && segment.has(flag::ACK)
         && match state {
             // Of SYNs that nobody has answered only the first is the client's for sure.
-            State::SynSent => flow.answers_first_syn(segment.acknowledgement),
+            FlowState::SynSent => flow.answers_first_syn(segment.acknowledgement),
             _ => flow.answers_syn(segment.acknowledgement),
         };
     // Of a server that has acknowledged nothing, no number can be told from a guess.
-    let opening = state == State::SynSent;
+    let opening = state == FlowState::SynSent;
     let unheard = opening && direction == Direction::Reply;
     let expected = flow.expected_of(direction);
     // Behind data that is not acknowledged yet its end is as good.
     let exact = [expected, flow.sent_for_sure(direction), flow.first_syn()];
     if answers || exact.contains(&Some(sequence)) && !unheard {
-        return Ok(Step::believed(State::Closing));
+        return Ok(Step::believed(FlowState::Closing));
     }
     let base = expected.or(flow.snd_nxt(direction));
     let window = flow.side(direction.other()).window();
     let inside = base.is_some_and(|base| sequence.wrapping_sub(base) <= window);
     // A server may know a connection that the client and we have forgotten: it answers the SYN by an ACK, and the client that by a RST at a number that only
     // they know (RFC 9293 3.5.1). What is over has nothing to lose.
-    let passes = (opening || inside) && !unheard || state == State::Closing;
+    let passes = (opening || inside) && !unheard || state == FlowState::Closing;
     if passes || ends_another(flow, direction, segment) {
         return Ok(Step::unbelieved(state));
     }
@@ -565,9 +380,9 @@ fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step 
     let state = flow.state();
     let number = segment.after_syn();
     match (state, direction) {
-        (State::SynSent, Direction::Forward) => return follow_syn_again(flow, segment),
-        (State::SynSent, Direction::Reply) => follow_crossing_syn(flow, segment),
-        (State::SynReceived | State::Established, Direction::Forward)
+        (FlowState::SynSent, Direction::Forward) => return follow_syn_again(flow, segment),
+        (FlowState::SynSent, Direction::Reply) => follow_crossing_syn(flow, segment),
+        (FlowState::SynReceived | FlowState::Established, Direction::Forward)
             if flow.expected_of(direction) != Some(number) =>
         {
             flow.set_syn(number);
@@ -604,7 +419,7 @@ fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Step {
         client.offer(segment);
         return Step {
             believed: true,
-            ..Step::unbelieved(State::SynSent)
+            ..Step::unbelieved(FlowState::SynSent)
         };
     }
     if !flow.knows_rcv_nxt(Direction::Forward) && !flow.knows_rcv_nxt(Direction::Reply) {
@@ -620,7 +435,7 @@ fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Step {
         flow.side_mut(Direction::Forward)
             .remember_syn(segment.scale);
     }
-    Step::unbelieved(State::SynSent)
+    Step::unbelieved(FlowState::SynSent)
 }
 
 /// One of the client's SYNs was answered: its numbers, window and scale count from now on, and those of the other are forgotten.
@@ -642,12 +457,12 @@ fn follow_syn_ack(flow: &mut Flow, segment: &Segment) -> Step {
     let state = flow.state();
     let number = segment.acknowledgement;
     match state {
-        State::SynSent if flow.answers_syn(number) => open(flow, segment),
-        State::SynReceived if flow.answers_syn(number) => {
+        FlowState::SynSent if flow.answers_syn(number) => open(flow, segment),
+        FlowState::SynReceived if flow.answers_syn(number) => {
             answer_again(flow, segment);
             Step::believed(state)
         }
-        State::SynReceived | State::Established => {
+        FlowState::SynReceived | FlowState::Established => {
             note_answer(flow, segment);
             Step::unbelieved(state)
         }
@@ -668,8 +483,10 @@ fn note_answer(flow: &mut Flow, segment: &Segment) {
 
 /// Whether the server has answered another SYN than the one that counts, and the client may acknowledge that still.
 fn has_answer(flow: &Flow) -> bool {
-    matches!(flow.state(), State::SynReceived | State::Established)
-        && flow.side(Direction::Reply).has_syn_again()
+    matches!(
+        flow.state(),
+        FlowState::SynReceived | FlowState::Established
+    ) && flow.side(Direction::Reply).has_syn_again()
 }
 
 /// The server answers the SYN again. The same answer says nothing new; of another the client acknowledges no number of the one before.
@@ -705,10 +522,10 @@ fn open(flow: &mut Flow, segment: &Segment) -> Step {
     flow.side_mut(Direction::Reply).offer(segment);
     settle_scales(flow);
     if acknowledged {
-        return Step::believed(State::Established);
+        return Step::believed(FlowState::Established);
     }
     flow.expect_rcv_nxt(Direction::Forward, segment.after_syn());
-    Step::believed(State::SynReceived)
+    Step::believed(FlowState::SynReceived)
 }
 
 /// Both SYNs were seen: windows are scaled if both offered it (RFC 7323 2.2).
@@ -734,7 +551,7 @@ fn restart(flow: &mut Flow, segment: &Segment) -> Step {
     settle_scales(flow);
     Step {
         restarted: true,
-        ..note_segment(flow, Direction::Forward, segment, State::Established)
+        ..note_segment(flow, Direction::Forward, segment, FlowState::Established)
     }
 }
 
@@ -747,36 +564,36 @@ fn follow_crossed_syn_ack(flow: &mut Flow, segment: &Segment) -> Step {
     if !repeats || !acknowledges {
         return Step::unbelieved(state);
     }
-    if state == State::SynSent {
+    if state == FlowState::SynSent {
         choose_syn(flow, segment.after_syn());
     }
     let snd_nxt = later(flow.side(Direction::Forward).snd_nxt, segment.end);
     flow.set_snd_nxt(Direction::Forward, snd_nxt);
     flow.set_rcv_nxt(Direction::Forward, segment.acknowledgement);
-    if state == State::SynReceived {
-        return Step::believed(State::Established);
+    if state == FlowState::SynReceived {
+        return Step::believed(FlowState::Established);
     }
     flow.set_syn(segment.after_syn());
     flow.side_mut(Direction::Forward).offer(segment);
     if flow.knows_rcv_nxt(Direction::Reply) {
         settle_scales(flow);
-        return Step::believed(State::Established);
+        return Step::believed(FlowState::Established);
     }
-    Step::believed(State::SynSent)
+    Step::believed(FlowState::SynSent)
 }
 
 /// An ACK while the server has not answered the SYN by one of its own: the server's may acknowledge the SYN alone (a split handshake).
 fn follow_early_ack(flow: &mut Flow, direction: Direction, segment: &Segment) -> Step {
     if direction == Direction::Forward || !flow.answers_syn(segment.acknowledgement) {
-        return Step::unbelieved(State::SynSent);
+        return Step::unbelieved(FlowState::SynSent);
     }
     choose_syn(flow, segment.acknowledgement);
     flow.set_rcv_nxt(Direction::Reply, segment.acknowledgement);
     if flow.knows_rcv_nxt(Direction::Forward) {
         settle_scales(flow);
-        return Step::believed(State::Established);
+        return Step::believed(FlowState::Established);
     }
-    Step::believed(State::SynSent)
+    Step::believed(FlowState::SynSent)
 }
 
 /// The client's answer to the SYN+ACK: the third segment of a handshake. It acknowledges the server's SYN, and at most what has followed it.
@@ -788,13 +605,13 @@ fn follow_third(flow: &mut Flow, segment: &Segment) -> Step {
     let fits = within(segment.sequence, server.rcv_nxt, server.window())
         && is_between(segment.acknowledgement, expected, server.snd_nxt);
     if !fits {
-        return Step::unbelieved(State::SynReceived);
+        return Step::unbelieved(FlowState::SynReceived);
     }
     flow.set_rcv_nxt(Direction::Forward, segment.acknowledgement);
     // It is this SYN that is the client's own.
     flow.side_mut(Direction::Forward).forget_syn();
     flow.side_mut(Direction::Reply).forget_syn();
-    note_segment(flow, Direction::Forward, segment, State::Established)
+    note_segment(flow, Direction::Forward, segment, FlowState::Established)
 }
 
 /// A segment that a flow is picked up from, or one more of the side that spoke first: nobody has vouched for it. A server's window counts as its numbers do; a
@@ -819,7 +636,7 @@ fn follow_pickup(flow: &mut Flow, direction: Direction, segment: &Segment) -> St
         if segment.is_midstream() {
             pick_up(flow, direction, segment);
         }
-        return Step::unbelieved(State::Pickup);
+        return Step::unbelieved(FlowState::Pickup);
     }
     let (client, server) = if direction == Direction::Reply {
         (segment.acknowledgement, segment.sequence)
@@ -827,13 +644,13 @@ fn follow_pickup(flow: &mut Flow, direction: Direction, segment: &Segment) -> St
         let server = flow.side(Direction::Reply);
         (server.rcv_nxt, server.snd_nxt)
     } else {
-        return Step::unbelieved(State::Pickup);
+        return Step::unbelieved(FlowState::Pickup);
     };
     flow.set_snd_nxt(Direction::Forward, client);
     flow.set_rcv_nxt(Direction::Reply, client);
     flow.set_snd_nxt(Direction::Reply, server);
     flow.set_rcv_nxt(Direction::Forward, server);
-    note_segment(flow, direction, segment, State::Established)
+    note_segment(flow, direction, segment, FlowState::Established)
 }
 
 /// A segment of a flow whose numbers are known.
@@ -872,8 +689,8 @@ fn is_believed(flow: &Flow, direction: Direction, segment: &Segment) -> bool {
 pub fn is_exact(flow: &Flow, segment: &Segment) -> bool {
     match flow.state() {
         // What is believed there repeats the client's number.
-        State::SynSent => return true,
-        State::Pickup => return false,
+        FlowState::SynSent => return true,
+        FlowState::Pickup => return false,
         _ if has_answer(flow) && segment.acknowledgement == flow.syn() => return true,
         _ => {}
     }
@@ -891,11 +708,16 @@ pub fn is_exact(flow: &Flow, segment: &Segment) -> bool {
 }
 
 /// Take the numbers of a segment that is believed, and see whether the flow is over: both FINs, each in sequence or acknowledged.
-fn note_segment(flow: &mut Flow, direction: Direction, segment: &Segment, state: State) -> Step {
+fn note_segment(
+    flow: &mut Flow,
+    direction: Direction,
+    segment: &Segment,
+    state: FlowState,
+) -> Step {
     note_sent(flow, direction, segment);
     note_acknowledged(flow, direction, segment);
     if flow.has_both_fins() {
-        return Step::believed(State::Closing);
+        return Step::believed(FlowState::Closing);
     }
     Step::believed(state)
 }

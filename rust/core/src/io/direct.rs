@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::mapping::Mapping;
-use super::sys;
+use crate::sys::mapping::Mapping;
+use crate::sys::socket;
+use crate::sys::xdp;
 
 /// Room for one frame: one of 1500 bytes, at a power of two.
 pub const CHUNK_LEN: usize = 2048;
@@ -91,7 +92,7 @@ impl Ring {
 fn bind(fd: RawFd, interface: u32) -> io::Result<()> {
     let mut waits_left = BIND_WAITS;
     loop {
-        match sys::bind_xdp(fd, interface) {
+        match xdp::bind_xdp(fd, interface) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && waits_left > 0 => {
                 waits_left -= 1;
                 thread::sleep(BIND_WAIT);
@@ -119,8 +120,8 @@ impl Sender {
     /// The two are in different network namespaces; the packet socket is bound to no interface; the kernel refuses it for this interface (another program has
     /// it); the memory may not be pinned; the socket was used before.
     pub fn new(fd: RawFd, packet_socket: RawFd) -> io::Result<Self> {
-        let interface = sys::bound_interface(packet_socket)?;
-        let home = |fd| sys::get_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
+        let interface = socket::bound_interface(packet_socket)?;
+        let home = |fd| socket::get_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
         if home(fd)? != home(packet_socket)? {
             let reason = "the packet socket is in another network namespace";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
@@ -134,15 +135,15 @@ impl Sender {
             flags: 0,
             tx_metadata_len: 0,
         };
-        sys::set_option(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &area)?;
+        socket::set_option(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &area)?;
         for ring in [
             libc::XDP_UMEM_FILL_RING,
             libc::XDP_UMEM_COMPLETION_RING,
             libc::XDP_TX_RING,
         ] {
-            sys::set_option(fd, libc::SOL_XDP, ring, &CHUNKS)?;
+            socket::set_option(fd, libc::SOL_XDP, ring, &CHUNKS)?;
         }
-        let [_, to_send, _, done] = sys::xdp_offsets(fd)?;
+        let [_, to_send, _, done] = xdp::xdp_offsets(fd)?;
         let sender = Self {
             to_send: Ring::map(
                 fd,
@@ -198,7 +199,7 @@ impl Sender {
         let mut left = TRIES;
         while before != last && left > 0 {
             // An error is about a frame or the moment; whether frames left shows in the ring.
-            let _ = sys::kick(self.fd);
+            let _ = xdp::kick(self.fd);
             let now = self.to_send.consumer().load(Ordering::Acquire);
             left = if now == before { left - 1 } else { TRIES };
             before = now;

@@ -1,7 +1,7 @@
 //! What precedes a frame on a packet socket: `struct virtio_net_hdr` (virtio 1.2, 5.1.6) in host order, and the VLAN tag that the kernel took
 //! out and tells in a control message (`PACKET_AUXDATA`, `linux/if_packet.h`). Pure bytes: no system call here.
 
-use crate::datapath::Offload;
+use crate::base::Offload;
 
 /// Bytes of the offload header.
 pub const OFFLOAD_HEADER_LEN: usize = 10;

@@ -6,21 +6,14 @@
 //! and tuning sockets (Python), a ring for sending (frames that a receiver has not read yet would be overwritten), fan-out to several threads.
 
 mod direct;
-pub mod flood;
-pub mod generator;
 pub mod header;
-pub mod lanes;
-mod mapping;
-pub mod memory;
 pub mod packet_socket;
 pub mod patience;
 pub mod pauses;
-pub mod prefetch;
 mod ring;
-mod sys;
 pub mod worker;
 
 pub use packet_socket::{IoCounters, IoReport, LoopReport};
 pub use patience::Poll;
-pub use sys::{require_open, require_socket};
+
 pub use worker::{LoopError, Worker};

@@ -14,8 +14,8 @@ use super::direct::{self, Sender};
 use super::header::{self, OFFLOAD_HEADER_LEN, VLAN_TAG_LEN};
 use super::pauses::{Histogram, HistogramReport};
 use super::ring::{Ring, Slot};
-use super::sys::{self, MAX_MESSAGES, RxBuffer};
-use crate::datapath::{Frame, Offload, Output, Sent};
+use crate::base::{Frame, Offload, Output, Sent};
+use crate::sys::socket::{self, MAX_MESSAGES, RxBuffer};
 
 /// The largest IP packet with an Ethernet header and a tag left in the frame. Only BIG TCP, off by default, makes larger ones: counted, not forwarded.
 const MAX_FRAME_LEN: usize = 14 + 4 + 65535;
@@ -230,7 +230,7 @@ impl Batch {
         let mut filled = 0;
         // One call gives all that there are, unless one in between cannot be given.
         while filled < most {
-            match sys::receive(fd, &mut self.buffers[filled..most]) {
+            match socket::receive(fd, &mut self.buffers[filled..most]) {
                 Ok(count) if most == BATCH => return Ok(filled + count),
                 Ok(count) => filled += count,
                 Err(error)
@@ -623,7 +623,7 @@ fn send_all<'a, T>(
     let mut done = 0;
     while done < queue.len() {
         let chunk = &queue[done..queue.len().min(done + MAX_MESSAGES)];
-        let error = match sys::send(fd, chunk.iter().map(&pieces)) {
+        let error = match socket::send(fd, chunk.iter().map(&pieces)) {
             Ok(count) => {
                 done += count;
                 continue;

@@ -12,8 +12,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::header::{TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VLAN_TAG_LEN, tag_bytes};
-use super::mapping::Mapping;
-use super::sys;
+use crate::sys::mapping::Mapping;
+use crate::sys::socket;
 
 /// Bytes per slot: a frame of 1500 bytes and the kernel's header, at a power of two.
 const SLOT_LEN: usize = 2048;
@@ -96,15 +96,15 @@ impl Ring {
     /// # Errors
     /// As setsockopt(2) and mmap(2): it is no packet socket, has a ring, or memory is short. Then it has none.
     pub fn new(fd: RawFd) -> io::Result<Self> {
-        sys::set_option(fd, SOL_PACKET, PACKET_VERSION, &TPACKET_V2)?;
-        sys::set_option(fd, SOL_PACKET, PACKET_COPY_THRESH, &1u32)?;
+        socket::set_option(fd, SOL_PACKET, PACKET_VERSION, &TPACKET_V2)?;
+        socket::set_option(fd, SOL_PACKET, PACKET_COPY_THRESH, &1u32)?;
         let request = Request {
             block_len: BLOCK_LEN as u32,
             blocks: (RING_LEN / BLOCK_LEN) as u32,
             slot_len: SLOT_LEN as u32,
             slots: SLOTS as u32,
         };
-        sys::set_option(fd, SOL_PACKET, PACKET_RX_RING, &request)?;
+        socket::set_option(fd, SOL_PACKET, PACKET_RX_RING, &request)?;
         match Mapping::shared(fd, 0, RING_LEN) {
             Ok(memory) => Ok(Self {
                 fd,
@@ -115,7 +115,7 @@ impl Ring {
                 was_idle: false,
             }),
             Err(error) => {
-                let _ = sys::set_option(fd, SOL_PACKET, PACKET_RX_RING, &Request::default());
+                let _ = socket::set_option(fd, SOL_PACKET, PACKET_RX_RING, &Request::default());
                 Err(error)
             }
         }
@@ -226,7 +226,7 @@ impl Ring {
             self.was_idle = false;
             return (0, false);
         }
-        let counts = sys::get_option::<[u32; 2]>(self.fd, SOL_PACKET, PACKET_STATISTICS);
+        let counts = socket::get_option::<[u32; 2]>(self.fd, SOL_PACKET, PACKET_STATISTICS);
         let drops = counts.map_or(0, |[_frames, drops]| drops);
         let was_idle = std::mem::replace(&mut self.was_idle, true);
         (u64::from(drops), was_idle && drops > 0)
@@ -239,6 +239,6 @@ impl Drop for Ring {
         // The kernel keeps a ring that is mapped.
         self.memory = None;
         // It fails when the descriptor is closed: then the ring is gone too.
-        let _ = sys::set_option(self.fd, SOL_PACKET, PACKET_RX_RING, &Request::default());
+        let _ = socket::set_option(self.fd, SOL_PACKET, PACKET_RX_RING, &Request::default());
     }
 }

@@ -17,8 +17,9 @@ use libc::pollfd;
 
 use super::packet_socket::{BATCH, Batch, IoCounters, Outbox, Port};
 use super::patience::{Patience, Poll};
-use super::sys;
-use crate::datapath::{DataPath, Frame, Outcome, Output, Sink};
+use crate::base::{Frame, Output};
+use crate::datapath::{DataPath, Outcome, Sink};
+use crate::sys::process;
 
 /// The longest time without a tick.
 const TICK_NS: u64 = 100_000_000;
@@ -145,7 +146,7 @@ impl Worker {
         direct: &[(usize, RawFd)],
         counters: Arc<IoCounters>,
     ) -> Result<Self, (Box<DataPath>, io::Error)> {
-        let wake = match sys::eventfd() {
+        let wake = match process::eventfd() {
             Ok(wake) => wake,
             Err(error) => return Err((datapath, error)),
         };
@@ -291,11 +292,11 @@ impl PacketLoop {
             notify_fd,
             shared,
             counters,
-            ticked_ns: sys::monotonic_ns(),
-            watched_ns: sys::monotonic_ns(),
+            ticked_ns: process::monotonic_ns(),
+            watched_ns: process::monotonic_ns(),
             patience: Patience::new(poll),
             told_unresolved: false,
-            looked_ns: sys::monotonic_ns(),
+            looked_ns: process::monotonic_ns(),
             has_commands: false,
             is_behind: false,
         }
@@ -319,7 +320,7 @@ impl PacketLoop {
         reason = "it came in this box and goes back in it"
     )]
     fn run(mut self, mut datapath: Box<DataPath>) -> Box<DataPath> {
-        sys::block_signals();
+        process::block_signals();
         // After a panic the data path is only read (counters, flows) and dropped: what it left half done harms nobody.
         let ended = match catch_unwind(AssertUnwindSafe(|| self.forward(&mut datapath))) {
             Ok(Ok(())) => LoopError::Stopped,
@@ -341,14 +342,14 @@ impl PacketLoop {
     }
 
     fn forward(&mut self, datapath: &mut DataPath) -> io::Result<()> {
-        self.looked_ns = sys::monotonic_ns();
+        self.looked_ns = process::monotonic_ns();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let count = self.forward_ready(datapath)?;
             if self.outbox.has_backlog() {
                 self.outbox.drain(&self.ports, &self.counters);
             }
             let asked = self.is_asked() && self.run_commands(datapath);
-            let mut now_ns = sys::monotonic_ns();
+            let mut now_ns = process::monotonic_ns();
             // A command may have made hops known: their packets need not wait for the next tick.
             let is_due = asked
                 || self.is_behind
@@ -365,7 +366,7 @@ impl PacketLoop {
                 self.watch(now_ns);
             }
             if is_due || watches {
-                now_ns = sys::monotonic_ns();
+                now_ns = process::monotonic_ns();
             }
             self.counters
                 .pauses
@@ -384,7 +385,7 @@ impl PacketLoop {
     fn rest(&mut self, now_ns: u64, due_ns: Option<u64>) -> io::Result<()> {
         if self.patience.looks_on(now_ns) {
             (0..PAUSES).for_each(|_| hint::spin_loop());
-            self.looked_ns = sys::monotonic_ns();
+            self.looked_ns = process::monotonic_ns();
             self.patience.paused(now_ns, self.looked_ns);
             return Ok(());
         }
@@ -403,8 +404,8 @@ impl PacketLoop {
             let writable = if is_blocked { libc::POLLOUT } else { 0 };
             self.polls[interface].events = libc::POLLIN | writable;
         }
-        sys::poll(&mut self.polls, timeout_ms)?;
-        self.looked_ns = sys::monotonic_ns();
+        process::poll(&mut self.polls, timeout_ms)?;
+        self.looked_ns = process::monotonic_ns();
         Ok(())
     }
 
@@ -437,7 +438,7 @@ impl PacketLoop {
             self.batch.finish(port);
             return Ok(0);
         }
-        let now_ns = sys::monotonic_ns();
+        let now_ns = process::monotonic_ns();
         let mut frames: [Frame; BATCH] = std::array::from_fn(|_| Frame::default());
         for (place, frame) in frames.iter_mut().zip(self.batch.frames_mut(port)) {
             *place = frame;
@@ -463,7 +464,7 @@ impl PacketLoop {
         let mut count = [0; 8];
         // Reading sets the eventfd to 0, or finds it so. Commands come before it is told, so none is missed.
         let _ = (&self.shared.wake).read(&mut count);
-        let began_ns = sys::monotonic_ns();
+        let began_ns = process::monotonic_ns();
         let mut now_ns = began_ns;
         let mut has_run = false;
         self.has_commands = loop {
@@ -477,7 +478,7 @@ impl PacketLoop {
                 NextCommand::Later => break true,
             }
             has_run = true;
-            now_ns = sys::monotonic_ns();
+            now_ns = process::monotonic_ns();
         };
         if has_run {
             self.counters.control.record(now_ns - began_ns);
@@ -513,7 +514,7 @@ impl PacketLoop {
 
     fn notify(&self) {
         // A reader that is gone, or a full counter, is no reason to stop forwarding.
-        let _ = sys::eventfd_add(self.notify_fd);
+        let _ = process::eventfd_add(self.notify_fd);
     }
 }
 
@@ -550,7 +551,7 @@ mod tests {
 
     use super::super::header::{OFFLOAD_HEADER_LEN, encode};
     use super::*;
-    use crate::datapath::Offload;
+    use crate::base::Offload;
     use crate::snapshot::{
         Interface, NextHops, Plan, Protocol, Selector, Server, Service, Snapshot, Timeouts,
     };
@@ -657,7 +658,7 @@ mod tests {
         }
         let mut datapath = Box::new(DataPath::new(16, [7; 16], 1).unwrap());
         datapath.publish(snapshot());
-        let news = sys::eventfd().unwrap();
+        let news = process::eventfd().unwrap();
         let counters = Arc::new(IoCounters::default());
         let sockets = [port0.as_raw_fd(), port1.as_raw_fd()];
         let worker = Worker::start(
@@ -695,7 +696,7 @@ mod tests {
             events: libc::POLLIN,
             revents: 0,
         }];
-        sys::poll(&mut fds, 5000).unwrap() == 1
+        process::poll(&mut fds, 5000).unwrap() == 1
     }
 
     #[test]
@@ -722,7 +723,7 @@ mod tests {
         assert_eq!(
             scene
                 .worker
-                .call(|datapath| datapath.flows(sys::monotonic_ns()).len()),
+                .call(|datapath| datapath.flows(process::monotonic_ns()).len()),
             Ok(1)
         );
     }
@@ -738,8 +739,8 @@ mod tests {
                 scene.worker.call(move |_| {
                     begun.send(()).unwrap();
                     wait.recv().unwrap();
-                    let until = sys::monotonic_ns() + COMMANDS_NS;
-                    while sys::monotonic_ns() < until {
+                    let until = process::monotonic_ns() + COMMANDS_NS;
+                    while process::monotonic_ns() < until {
                         hint::spin_loop();
                     }
                 })
@@ -747,9 +748,9 @@ mod tests {
             has_begun.recv_timeout(DEADLINE).unwrap();
             let second =
                 scope.spawn(|| scene.worker.call(|datapath| datapath.counters().rx_packets));
-            let deadline = sys::monotonic_ns() + DEADLINE.as_nanos() as u64;
+            let deadline = process::monotonic_ns() + DEADLINE.as_nanos() as u64;
             while scene.worker.shared.queue().commands.is_empty() {
-                assert!(sys::monotonic_ns() < deadline);
+                assert!(process::monotonic_ns() < deadline);
             }
             send(&scene.wires[1], &request());
             go.send(()).unwrap();
@@ -825,7 +826,7 @@ mod tests {
     fn loop_over_a_file_that_is_no_socket_fails_and_tells() {
         let (mut datapath, news) = (
             Box::new(DataPath::new(16, [7; 16], 1).unwrap()),
-            sys::eventfd().unwrap(),
+            process::eventfd().unwrap(),
         );
         datapath.publish(snapshot());
         let file = File::open("/dev/null").unwrap();

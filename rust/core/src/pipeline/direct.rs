@@ -2,12 +2,11 @@
 
 use super::flows::{flow_key, forget};
 use super::{Stage, Walk};
-use crate::counters::Event;
-use crate::flow::tcp::State as FlowState;
+use crate::base::{Event, Reason};
+use crate::flow::state::FlowState;
 use crate::flow::{Key, Side};
 use crate::packet::{Meta, Packet};
 use crate::parse::{self, Transport};
-use crate::verdict::Reason;
 use crate::wire::protocol;
 use crate::world::World;
 

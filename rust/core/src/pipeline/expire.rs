@@ -1,12 +1,11 @@
 //! What time takes away, before each frame and at each tick: rule 2.
 
 use super::flows::forget;
-use crate::counters::Event;
-use crate::datapath::{Output, State};
-use crate::flow::tcp::State as FlowState;
+use crate::base::{Event, Output, Reason, Verdict};
+use crate::datapath::State;
+use crate::flow::state::FlowState;
 use crate::limit::Kind;
 use crate::next_hop::Waited;
-use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet;
 use crate::world::World;
 

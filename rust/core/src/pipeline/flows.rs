@@ -2,18 +2,19 @@
 
 use super::direct::is_guarded;
 use super::{Departure, Stage, Walk};
-use crate::counters::Event;
+use crate::base::{Direction, Event, LastHop, Reason, Verdict};
 use crate::datapath::State;
 use crate::direct::DirectConnections;
 use crate::flow::measure::{self, Before};
+use crate::flow::state::FlowState;
 use crate::flow::table::{Entry, Table};
-use crate::flow::tcp::{self, Segment, State as FlowState, Step};
-use crate::flow::{Key, LastHop, Side};
+use crate::flow::tcp::{self, Step};
+use crate::flow::{Key, Side};
 use crate::limit;
 use crate::packet::{Meta, Packet, Target};
 use crate::parse::Transport;
 use crate::plan::{Choice, Chooser, Fit, hashed};
-use crate::verdict::{Direction, Reason, Verdict};
+use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
 use crate::world::{ServerFacts, World, is_hash};
 

@@ -3,11 +3,10 @@
 use super::expire::count_drops;
 use super::ip::Ends;
 use super::{Departure, Stage, Walk, read};
-use crate::datapath::Output;
+use crate::base::{Output, Reason, Verdict};
 use crate::fragment::{Action, DatagramKey, Fate, Held, Misfit, Piece};
 use crate::packet::{Meta, Packet};
 use crate::parse::{self, Fragment, Ip};
-use crate::verdict::{Reason, Verdict};
 use crate::wire::{icmp, protocol};
 use crate::world::World;
 

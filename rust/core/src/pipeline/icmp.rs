@@ -2,15 +2,13 @@
 
 use super::direct::is_guarded;
 use super::{Departure, Stage, Walk};
-use crate::flow::{Key, LastHop, Side};
-use crate::limit;
+use crate::base::{Direction, LastHop, Reason, Verdict};
+use crate::flow::{Key, Side};
 use crate::packet::{Meta, Packet};
 use crate::parse::{Fragment, Ip};
-use crate::reply;
-use crate::rewrite;
-use crate::verdict::{Direction, Reason, Verdict};
 use crate::wire::icmp::{self, Kind};
 use crate::wire::{checksum, ipv4, ipv6, protocol};
+use crate::{limit, reply, rewrite};
 
 /// RFC 792: at least this much of the quoted L4 header is there.
 const LEAST_QUOTED: usize = 8;

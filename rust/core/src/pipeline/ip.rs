@@ -1,11 +1,10 @@
 //! May a packet with these addresses be routed at all: rule 5.2 to 5.7 (RFC 1812 5.3.7, behaviour 16 and 18).
 
 use super::Stage;
+use crate::base::{Reason, Verdict, is_v4};
 use crate::packet::Meta;
 use crate::parse::Ip;
 use crate::places::Place;
-use crate::verdict::{Reason, Verdict};
-use crate::wire::is_v4;
 use crate::world::{Role, World};
 
 /// What is known of a packet's addresses.
@@ -145,7 +144,7 @@ const fn is_martian_destination(v4: bool, destination: u128) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{address_number, map_v4};
+    use crate::base::{address_number, map_v4};
     use std::net::IpAddr;
 
     /// No rule is passed over: what is let through at once, the rules in their order let through too, whatever the addresses are to us.

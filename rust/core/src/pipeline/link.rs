@@ -1,14 +1,11 @@
 //! Is the frame for us, and what does it carry: rules 3 and 4.
 
 use super::{Stage, Walk};
-use crate::datapath::{Offload, Output};
-use crate::flow::LastHop;
+use crate::base::{LastHop, Mac, MacNumber, Offload, Output, Reason, Verdict, map_v4};
 use crate::packet::Meta;
 use crate::reply;
-use crate::snapshot::Mac;
-use crate::verdict::{Reason, Verdict};
-use crate::wire::ethernet::{self, MacNumber, ethertype};
-use crate::wire::{arp, icmp, map_v4, protocol};
+use crate::wire::ethernet::{self, ethertype};
+use crate::wire::{arp, icmp, protocol};
 use crate::world::World;
 
 /// Where frames come in: what is asked about every frame of a batch, looked up once.

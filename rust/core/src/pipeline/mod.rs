@@ -18,12 +18,11 @@ mod send;
 pub(crate) use expire::{PER_FRAME, PER_TICK, expire, release};
 pub(crate) use flows::is_expired;
 
-use crate::datapath::{Offload, Outcome, Output, Sent, State};
+use crate::base::{Direction, Offload, Output, Reason, Sent, Verdict};
+use crate::datapath::{Outcome, State};
 use crate::flow::Key;
 use crate::packet::{Meta, Packet, Target};
-use crate::verdict::{Direction, Reason, Verdict};
 use crate::world::World;
-
 use read::Content;
 
 /// What a stage gives: something to go on with, or the packet's verdict.
@@ -61,13 +60,6 @@ impl Departure {
             len: meta.ip.end,
             offload,
         })
-    }
-}
-
-impl From<Reason> for Verdict {
-    /// A reason by itself is that of a drop.
-    fn from(reason: Reason) -> Self {
-        Verdict::Drop(reason)
     }
 }
 

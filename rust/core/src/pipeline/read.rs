@@ -4,16 +4,14 @@ use super::Stage;
 use super::flows::flow_key;
 use super::ip::{Ends, check_addresses};
 use super::link::{accept_frame, is_solicitation};
-
-pub(crate) use super::link::Ingress;
-
-use crate::datapath::Offload;
+use crate::base::{Offload, Reason, gso};
 use crate::flow::table::Table;
-use crate::packet::{Meta, Target, gso};
+use crate::packet::{Meta, Target};
 use crate::parse;
-use crate::verdict::Reason;
 use crate::wire::{icmp, protocol, tcp, udp};
 use crate::world::World;
+
+pub(crate) use super::link::Ingress;
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug)]

@@ -2,16 +2,13 @@
 
 use super::Walk;
 use super::flows::{forget, is_expired};
-use crate::counters::Event;
-use crate::datapath::{Offload, Output};
+use crate::base::{Direction, Event, Offload, Output, address_number, is_v4};
+use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
-use crate::flow::tcp::State;
 use crate::next_hop::Hop;
 use crate::reply::reset_packet;
-use crate::verdict::Direction;
 use crate::wire::ethernet::{self, ethertype};
 use crate::wire::tcp::flag;
-use crate::wire::{address_number, is_v4};
 
 /// An address and a port.
 type Socket = (u128, u16);
@@ -24,7 +21,7 @@ impl Walk<'_> {
         if !is_one || is_expired(self.world, entry, self.now) {
             return false;
         }
-        let is_silent = entry.state().is_udp() || entry.state() == State::Closing;
+        let is_silent = entry.state().is_udp() || entry.state() == FlowState::Closing;
         if !is_silent && !entry.is_tagged() {
             self.reset_ends(number);
         }

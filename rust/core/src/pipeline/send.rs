@@ -4,20 +4,16 @@
 
 use super::icmp::rewrite_error;
 use super::{Departure, Stage, Walk};
-use crate::datapath::{Offload, Output};
-use crate::flow::LastHop;
-use crate::fragment;
-use crate::limit;
+use crate::base::{Direction, LastHop, Offload, Output, Reason, Verdict, gso};
 use crate::next_hop::{Hop, Room};
-use crate::packet::{Meta, Packet, gso};
+use crate::packet::{Meta, Packet};
 use crate::parse::{Ip, Transport};
-use crate::reply;
 use crate::rewrite::{End, L4Checksum, Translation, rewrite_ip, rewrite_transport};
-use crate::verdict::{Direction, Reason, Verdict};
 use crate::wire::icmp::{self, Kind, message};
 use crate::wire::tcp::{self, flag};
 use crate::wire::{checksum, ethernet, ipv4, protocol, udp};
 use crate::world::ServerFacts;
+use crate::{fragment, limit, reply};
 
 /// How a packet fits its way.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::borrow::{Borrow, BorrowMut};
 
 use super::{fields16, view};
-use crate::snapshot::Mac;
+use crate::base::Mac;
 
 view!(
     /// A request or a reply.

@@ -85,7 +85,7 @@ pub fn pseudo_header(source: u128, destination: u128, protocol: u8, len: usize) 
 
 fn address_sum(address: u128) -> u64 {
     let bytes = address.to_be_bytes();
-    let from = if super::is_v4(address) { 12 } else { 0 };
+    let from = if crate::base::is_v4(address) { 12 } else { 0 };
     u64::from(sum(&bytes[from..]))
 }
 
@@ -173,8 +173,8 @@ mod tests {
     /// behaviour 12: after this DNAT the UDP sum is 0 (and is sent as FFFF by the rewrite stage).
     #[test]
     fn delta_dnat_vector_gives_zero() {
-        let vip = super::super::map_v4(0xcb00_710a);
-        let server = super::super::map_v4(0x0a00_000b);
+        let vip = crate::base::map_v4(0xcb00_710a);
+        let server = crate::base::map_v4(0x0a00_000b);
         let delta = Delta::default().address(vip, server).word(53, 5353);
         assert_eq!(delta.apply(0xe2b3), 0x0000);
     }

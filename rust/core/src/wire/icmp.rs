@@ -3,7 +3,7 @@
 use std::borrow::{Borrow, BorrowMut};
 
 use super::{checksum, fields16, protocol, view};
-use crate::snapshot::Mac;
+use crate::base::Mac;
 
 view!(
     /// Type, code, checksum, and four bytes whose meaning depends on the type.
@@ -70,7 +70,7 @@ pub const fn protocol_of(v4: bool) -> u8 {
 #[must_use]
 pub fn message_checksum(source: u128, destination: u128, message: &[u8]) -> u16 {
     let sum = u64::from(checksum::sum(message));
-    let pseudo = if super::is_v4(destination) {
+    let pseudo = if crate::base::is_v4(destination) {
         0
     } else {
         checksum::pseudo_header(source, destination, protocol::ICMPV6, message.len())
@@ -166,7 +166,7 @@ mod tests {
     fn message_checksum_filled_in_verifies() {
         for (source, destination) in [
             (1u128 << 90, 2u128 << 90),
-            (super::super::map_v4(1), super::super::map_v4(2)),
+            (crate::base::map_v4(1), crate::base::map_v4(2)),
         ] {
             let mut message = vec![8, 0, 0, 0, 1, 2, 3, 4, 5];
             let right = message_checksum(source, destination, &message);

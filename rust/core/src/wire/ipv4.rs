@@ -3,7 +3,7 @@
 use std::borrow::{Borrow, BorrowMut};
 
 use super::{checksum, fields16, view};
-use crate::verdict::Reason;
+use crate::base::Reason;
 
 view!(
     /// The fixed header. Options follow it, up to `header_len`.
@@ -80,14 +80,14 @@ impl<B: Borrow<[u8; LEN]>> Header<B> {
     #[inline]
     #[must_use]
     pub fn source(&self) -> u128 {
-        super::map_v4(super::get32::<LEN>(&self.0, 12))
+        crate::base::map_v4(super::get32::<LEN>(&self.0, 12))
     }
 
     /// Destination, as a number (IPv4-mapped).
     #[inline]
     #[must_use]
     pub fn destination(&self) -> u128 {
-        super::map_v4(super::get32::<LEN>(&self.0, 16))
+        crate::base::map_v4(super::get32::<LEN>(&self.0, 16))
     }
 }
 
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn own_header_written_reads_back() {
         let mut bytes = [0xaau8; LEN];
-        let (source, destination) = (super::super::map_v4(1), super::super::map_v4(2));
+        let (source, destination) = (crate::base::map_v4(1), crate::base::map_v4(2));
         Header::new_mut(&mut bytes)
             .unwrap()
             .set_own(0xc0, 99, 6, source, destination);

@@ -3,7 +3,7 @@
 use std::borrow::{Borrow, BorrowMut};
 
 use super::{fields16, view};
-use crate::verdict::Reason;
+use crate::base::Reason;
 
 view!(
     /// The fixed header. Extension headers follow it.

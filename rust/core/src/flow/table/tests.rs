@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 
 fn flow(client: u16) -> Entry {
-    Entry::new(u128::from(client), client, (7, 3, 9), State::SynSent, 0)
+    Entry::new(u128::from(client), client, (7, 3, 9), FlowState::SynSent, 0)
 }
 
 fn table(capacity: u64) -> Table {
@@ -52,19 +52,22 @@ fn find_after_insert_by_both_keys() {
 fn touch_within_a_second_keeps_place_and_later_moves_to_tail() {
     let mut table = table(4);
     let [first, second] = [1, 2].map(|client| table.insert(flow(client), 30));
-    table.touch(first, State::SynSent, RELINK_NS - 1, 30);
-    assert_eq!(table.head(State::SynSent), Some(first));
-    table.touch(first, State::SynSent, RELINK_NS, 30);
-    assert_eq!(table.head(State::SynSent), Some(second));
+    table.touch(first, FlowState::SynSent, RELINK_NS - 1, 30);
+    assert_eq!(table.head(FlowState::SynSent), Some(first));
+    table.touch(first, FlowState::SynSent, RELINK_NS, 30);
+    assert_eq!(table.head(FlowState::SynSent), Some(second));
 }
 
 #[test]
 fn touch_new_state_moves_between_lists() {
     let mut table = table(4);
     let number = table.insert(flow(1), 30);
-    table.touch(number, State::Established, 1, 30);
+    table.touch(number, FlowState::Established, 1, 30);
     assert_eq!(
-        (table.head(State::SynSent), table.head(State::Established)),
+        (
+            table.head(FlowState::SynSent),
+            table.head(FlowState::Established)
+        ),
         (None, Some(number))
     );
 }
@@ -104,12 +107,12 @@ proptest! {
     #[test]
     fn table_any_steps_equals_map(steps in proptest::collection::vec(step(), 1..300), key: [u8; 16]) {
         let mut table = Table::new(16, key).unwrap();
-        let mut model: HashMap<u16, (u32, State)> = HashMap::new();
+        let mut model: HashMap<u16, (u32, FlowState)> = HashMap::new();
         for (now, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Insert(client) if !model.contains_key(&client) && !table.is_full() => {
                     let number = table.insert(flow(client), 30);
-                    model.insert(client, (number, State::SynSent));
+                    model.insert(client, (number, FlowState::SynSent));
                 }
                 Step::Remove(client) => {
                     if let Some((number, _)) = model.remove(&client) {
@@ -118,7 +121,7 @@ proptest! {
                 }
                 Step::Touch(client, state) => {
                     if let Some((number, kept)) = model.get_mut(&client) {
-                        *kept = State::from_byte(state);
+                        *kept = FlowState::from_byte(state);
                         table.touch(*number, *kept, now as u64 * RELINK_NS / 2, 30);
                     }
                 }

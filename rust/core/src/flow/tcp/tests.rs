@@ -4,7 +4,7 @@ use super::*;
 use crate::flow::table::{Annex, Cold, Entry};
 use crate::plan::SplitMix64;
 use Direction::{Forward, Reply};
-use State::{Closing, Established, Pickup, SynReceived, SynSent};
+use FlowState::{Closing, Established, Pickup, SynReceived, SynSent};
 
 const SYN: u8 = flag::SYN;
 const ACK: u8 = flag::ACK;
@@ -43,7 +43,7 @@ impl Scene {
         Flow::new(&mut self.entry, &mut self.annex, &mut self.cold)
     }
 
-    fn new(state: State) -> Self {
+    fn new(state: FlowState) -> Self {
         let mut scene = Self::default();
         scene.entry.set_state(state);
         scene
@@ -73,7 +73,7 @@ impl Scene {
     }
 
     /// Take segments that are not dropped; the state after each.
-    fn run(&mut self, steps: &[Step5]) -> Vec<State> {
+    fn run(&mut self, steps: &[Step5]) -> Vec<FlowState> {
         let state = |&step| self.take(step).expect("it is handed on").state;
         steps.iter().map(state).collect()
     }

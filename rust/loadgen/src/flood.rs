@@ -1,7 +1,7 @@
 //! Packets faster than a socket can send them: the kernel makes them itself, by a small program that it runs over and over (`BPF_PROG_TEST_RUN` with
 //! live frames, Linux 5.18).
 //!
-//! For measurements only, as [`generator`](super::generator), whose load it sends: a packet costs about a third of one from a socket, so that the
+//! For measurements only, as [`generator`](crate::generator), whose load it sends: a packet costs about a third of one from a socket, so that the
 //! generator is not what limits a packet rate. The program is assembled here. The kernel recycles the pages of frames, with what receivers wrote into
 //! them, so it writes the whole frame each time. Needs `CAP_BPF`, `CAP_NET_ADMIN`, and at the other end of a veth NAPI (`ethtool -K DEV gro on`).
 //! Left out: pace.
@@ -9,8 +9,9 @@
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use super::generator::{Generated, GeneratorError, Load, Template};
-use super::sys;
+use flowlb_core::sys::bpf;
+
+use crate::generator::{Generated, GeneratorError, Load, Template};
 
 /// Frames of the first call, which tells how many the rest of the time is good for. Each call begins and ends with waits of the kernel, tens of
 /// milliseconds together, in which nothing is sent: with calls of 32 768 frames that was half of the time.
@@ -59,14 +60,14 @@ const fn instruction(code: u8, to: u8, from: u8, offset: u16, immediate: u32) ->
 /// The template or the number of flows does not fit, the caller lacks the capabilities, or the kernel the feature.
 pub fn flood(interface: u32, load: &Load<'_>) -> Result<Generated, GeneratorError> {
     let template = Template::new(load.template, load.flows)?;
-    let program = sys::load_xdp(&assemble(&template, interface))?;
+    let program = bpf::load_xdp(&assemble(&template, interface))?;
     let start = Instant::now();
     let mut sent = 0u64;
     let mut next = FIRST_FRAMES;
     while sent < load.packets && start.elapsed() < load.duration {
         let count = u32::try_from(load.packets - sent).unwrap_or(next).min(next);
         let called = Instant::now();
-        sys::run_xdp_live(program.as_raw_fd(), load.template, count)?;
+        bpf::run_xdp_live(program.as_raw_fd(), load.template, count)?;
         sent += u64::from(count);
         let left = load.duration.saturating_sub(start.elapsed());
         let good_for = f64::from(count) * left.as_secs_f64() / called.elapsed().as_secs_f64();

@@ -8,11 +8,11 @@ use std::os::fd::RawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flowlb_core::io::header::OFFLOAD_HEADER_LEN;
+use flowlb_core::sys::process;
+use flowlb_core::sys::socket::{self, MAX_MESSAGES};
+use flowlb_core::wire::checksum;
 use thiserror::Error;
-
-use super::header::OFFLOAD_HEADER_LEN;
-use super::sys::{self, MAX_MESSAGES};
-use crate::wire::checksum;
 
 const PORT_AT: usize = 34;
 const UDP_AT: usize = 34;
@@ -104,14 +104,14 @@ fn early(rate: Option<f64>, sent: u64, elapsed: Duration) -> Option<Duration> {
 
 /// Send a batch; 0 when the socket stayed full.
 fn send(fd: RawFd, batch: &[Vec<u8>]) -> io::Result<usize> {
-    match sys::send(fd, batch.iter().map(|frame| (&NO_OFFLOAD[..], &frame[..]))) {
+    match socket::send(fd, batch.iter().map(|frame| (&NO_OFFLOAD[..], &frame[..]))) {
         Err(error) if is_full(&error) => {
             let mut poll = [libc::pollfd {
                 fd,
                 events: libc::POLLOUT,
                 revents: 0,
             }];
-            sys::poll(&mut poll, FULL_WAIT_MS)?;
+            process::poll(&mut poll, FULL_WAIT_MS)?;
             Ok(0)
         }
         other => other,
@@ -124,7 +124,7 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// A checked template.
-pub(super) struct Template<'a> {
+pub(crate) struct Template<'a> {
     /// The frame.
     pub frame: &'a [u8],
     /// Source ports to use.

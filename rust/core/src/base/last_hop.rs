@@ -1,6 +1,6 @@
 //! Where a flow's client is, as its packets say.
 
-use crate::wire::ethernet::MacNumber;
+use super::mac::MacNumber;
 
 /// An interface's id that means "no last hop known".
 const NO_INTERFACE: u64 = 0xffff;

@@ -130,6 +130,13 @@ impl Verdict {
     }
 }
 
+impl From<Reason> for Verdict {
+    /// A reason by itself is that of a drop.
+    fn from(reason: Reason) -> Self {
+        Verdict::Drop(reason)
+    }
+}
+
 /// Which way a packet of a flow goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {

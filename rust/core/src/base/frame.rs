@@ -1,0 +1,34 @@
+//! Frames as they cross the border of the data path: in, rewritten in place, and out.
+
+use super::offload::Offload;
+
+/// The frame that came in, rewritten in place, is to be sent: its first `len` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Interface id.
+    pub interface: u32,
+    /// Bytes of the frame.
+    pub len: usize,
+    /// What the kernel still has to do.
+    pub offload: Offload,
+}
+
+/// A frame of its own to send: answers, fragments, frames that waited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Interface id.
+    pub interface: u32,
+    /// A whole Ethernet frame.
+    pub frame: Vec<u8>,
+    /// What the kernel still has to do.
+    pub offload: Offload,
+}
+
+/// A frame that came in, with what its sender left to the network card.
+#[derive(Debug, Default)]
+pub struct Frame<'a> {
+    /// Rewritten in place.
+    pub bytes: &'a mut [u8],
+    /// What is left to do.
+    pub offload: Offload,
+}

@@ -1,0 +1,21 @@
+//! The words that every layer speaks: identities, addresses, times, numbers, frames, verdicts. Depends on nothing else here.
+
+mod event;
+mod fixed_map;
+mod frame;
+mod ip;
+mod last_hop;
+mod mac;
+mod offload;
+mod seq;
+mod verdict;
+
+pub use event::{EVENT_NAMES, Event};
+pub use fixed_map::{FixedMap, FoldHasher};
+pub use frame::{Frame, Output, Sent};
+pub use ip::{address_number, is_v4, map_v4, number_address};
+pub use last_hop::LastHop;
+pub use mac::{Mac, MacNumber};
+pub use offload::{Offload, gso};
+pub use seq::{is_between, is_later, later};
+pub use verdict::{Direction, Reason, Verdict};

@@ -1,0 +1,105 @@
+//! Small programs that the kernel runs for us: bpf(2).
+#![allow(unsafe_code, reason = "system calls")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{FromRawFd, RawFd};
+
+use libc::c_int;
+
+use super::check::check;
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 2;
+/// What we know of `union bpf_attr` (linux/bpf.h), for loading a program.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoad {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// The same, for running one.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramRun {
+    program: u32,
+    answer: u32,
+    data_len: u32,
+    data_out_len: u32,
+    data: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_len: u32,
+    context_out_len: u32,
+    context: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch: u32,
+    padding: u32,
+}
+
+/// Load an XDP program. It ends with its descriptor.
+///
+/// # Errors
+/// As bpf(2): `EPERM` without the capabilities, `EINVAL` or `EACCES` when the verifier refuses it.
+pub fn load_xdp(instructions: &[u64]) -> io::Result<File> {
+    let load = ProgramLoad {
+        kind: BPF_PROG_TYPE_XDP,
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"MIT".as_ptr() as u64,
+        ..ProgramLoad::default()
+    };
+    // SAFETY: the attributes live in this frame and have the length given; the instructions are borrowed for the call with their true number, the
+    // license is a string with its end. The kernel copies them.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_LOAD,
+            &raw const load,
+            size_of::<ProgramLoad>(),
+        )
+    };
+    let fd = fd as RawFd;
+    check(fd)?;
+    // SAFETY: the kernel just gave this descriptor to us; nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Run an XDP program on frames that the kernel makes and really sends where the program says.
+///
+/// # Errors
+/// As bpf(2): `EINVAL` before Linux 5.18, `EINTR` on a signal.
+pub fn run_xdp_live(program: RawFd, frame: &[u8], repeat: u32) -> io::Result<()> {
+    let mut run = ProgramRun {
+        program: u32::try_from(program).unwrap_or(u32::MAX),
+        data_len: frame.len() as u32,
+        data: frame.as_ptr() as u64,
+        repeat,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        ..ProgramRun::default()
+    };
+    // SAFETY: the attributes live in this frame and have the length given; the frame is borrowed for the call with its true length, and only read. The kernel writes its answer into the
+    // attributes.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            &raw mut run,
+            size_of::<ProgramRun>(),
+        )
+    };
+    check(answer as c_int).map(|_| ())
+}

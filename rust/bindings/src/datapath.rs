@@ -15,11 +15,11 @@ use flowlb_core::datapath::{
 };
 use flowlb_core::flow::ends::Ends;
 use flowlb_core::flow::state::FlowState;
+use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::io::{IoCounters, LoopError, Poll, Worker};
 use flowlb_core::snapshot::{NextHops, Snapshot};
 use flowlb_core::sys::process::require_open;
 use flowlb_core::sys::socket::require_socket;
-use flowlb_core::world::World;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -47,7 +47,7 @@ pub struct DataPath {
     names: Mutex<Arc<Names>>,
     asker: Asker,
     io: Arc<IoCounters>,
-    /// Held while a world is compiled and swapped: what it is compiled of must not change meanwhile. Never waited for with the GIL.
+    /// Held while a forwarding is compiled and swapped: what it is compiled of must not change meanwhile. Never waited for with the GIL.
     publishing: Mutex<()>,
 }
 
@@ -150,7 +150,7 @@ impl DataPath {
         }
     }
 
-    /// Compile a world and swap to it. While the loop runs, its thread only makes room and swaps; the old world is dropped on this one.
+    /// Compile a forwarding and swap to it. While the loop runs, its thread only makes room and swaps; the old forwarding is dropped on this one.
     fn compile(&self, py: Python<'_>, source: Source) -> PyResult<()> {
         match self.access(py)? {
             Access::Offline(mut taken) => {
@@ -172,7 +172,7 @@ impl DataPath {
     /// The flows that a search finds: how many, and its page of them.
     fn search(&self, py: Python<'_>, search: FlowSearch) -> PyResult<(usize, FlowPage)> {
         let search = self.in_slices(py, search, FlowSearch::settle, |search, core| {
-            search.look(core)
+            core.look(search)
         })?;
         Ok(py.detach(|| search.page()))
     }
@@ -185,41 +185,44 @@ impl DataPath {
         now_ns: u64,
     ) -> PyResult<(usize, Bound<'py, PyList>)> {
         let (total, page) = self.search(py, FlowSearch::new(query, now_ns))?;
-        let page = self.in_slices(py, page, |_| (), |page, core| page.read(core))?;
+        let page = self.in_slices(py, page, |_| (), |page, core| core.read_rows(page))?;
         let rows = report::flows(py, &page.into_rows(), &self.names())?;
         Ok((total, rows))
     }
 
     /// The counters, with what was measured where that is asked for.
     fn read(&self, py: Python<'_>, measures: bool) -> PyResult<Reading> {
-        let reading = self.with(py, move |core| Reading::new(core, measures))?;
+        let reading = self.with(py, move |core| core.reading(measures))?;
         self.in_slices(py, reading, Reading::settle, |reading, core| {
-            reading.copy(core)
+            core.copy_some(reading)
         })
     }
 }
 
 fn swap_world(worker: &Worker, source: Source) -> Result<(), LoopError> {
     let (snapshot, next_hops) = worker.call(|core| core.sources())?;
-    let mut world = Box::new(match source {
-        Source::Snapshot(snapshot) => World::new(snapshot, next_hops),
-        Source::NextHops(next_hops) => World::new(snapshot, next_hops),
+    let mut forwarding = Box::new(match source {
+        Source::Snapshot(snapshot) => ForwardingState::new(snapshot, next_hops),
+        Source::NextHops(next_hops) => ForwardingState::new(snapshot, next_hops),
     });
-    let (services, servers) = (world.snapshot.services.len(), world.snapshot.servers.len());
+    let (services, servers) = (
+        forwarding.snapshot.services.len(),
+        forwarding.snapshot.servers.len(),
+    );
     while !worker.call(move |core| core.make_room(services, servers))? {}
     let mut is_ready = false;
     while !is_ready {
-        (world, is_ready) = worker.call(move |core| {
-            let is_ready = core.prepare(&world);
-            (world, is_ready)
+        (forwarding, is_ready) = worker.call(move |core| {
+            let is_ready = core.prepare(&forwarding);
+            (forwarding, is_ready)
         })?;
     }
-    let before = worker.call(move |core| core.swap(world))?;
+    let before = worker.call(move |core| core.swap(forwarding))?;
     drop(before);
     Ok(())
 }
 
-/// What a world is compiled of: a new snapshot with the next hops there are, or the other way round.
+/// What a forwarding is compiled of: a new snapshot with the next hops there are, or the other way round.
 enum Source {
     Snapshot(Snapshot),
     NextHops(NextHops),
@@ -367,7 +370,7 @@ impl DataPath {
         let search = ServerReset::search(server.0, limit.0, now_ns);
         let (_, page) = self.search(py, search)?;
         let reset = ServerReset::new(server.0, page);
-        let reset = self.in_slices(py, reset, |_| (), ServerReset::reset)?;
+        let reset = self.in_slices(py, reset, |_| (), |reset, core| core.reset_some(reset))?;
         Ok(reset.removed())
     }
 
@@ -384,14 +387,7 @@ impl DataPath {
     }
 
     fn flows<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyList>> {
-        let all = FlowQuery {
-            client: None,
-            servers: None,
-            state: None,
-            offset: 0,
-            limit: usize::MAX,
-        };
-        Ok(self.list(py, all, now_ns)?.1)
+        Ok(self.list(py, FlowQuery::all(), now_ns)?.1)
     }
 
     #[pyo3(signature = (now_ns, offset, limit, client=None, servers=None, state=None))]

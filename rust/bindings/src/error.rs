@@ -2,7 +2,7 @@
 
 use std::io;
 
-use flowlb_core::datapath::DataPathError;
+use flowlb_core::flow::table::TableError;
 use flowlb_core::io::LoopError;
 use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
@@ -24,10 +24,10 @@ pub fn lb_error(py: Python<'_>, message: impl Into<String>) -> PyErr {
     raise(py, "LbError", message.into())
 }
 
-pub fn datapath_error(py: Python<'_>, error: &DataPathError) -> PyErr {
+pub fn datapath_error(py: Python<'_>, error: &TableError) -> PyErr {
     let name = match error {
-        DataPathError::Capacity(_) => "LbError",
-        DataPathError::Memory { .. } => "BackendError",
+        TableError::Capacity(_) => "LbError",
+        TableError::Memory { .. } => "BackendError",
     };
     raise(py, name, error.to_string())
 }

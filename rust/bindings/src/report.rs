@@ -1,7 +1,8 @@
 //! Counters and flows as Python sees them: plain dicts and named tuples (`docs/datapath.md` rule 13).
 
 use flowlb_core::base::number_address;
-use flowlb_core::datapath::{CounterReport, FlowInfo, Measured, Traffic};
+use flowlb_core::counters::{CounterReport, Measured, Traffic};
+use flowlb_core::datapath::FlowInfo;
 use flowlb_core::flow::ends::FlowEnd;
 use flowlb_core::io::pauses::{BOUNDS_NS, HistogramReport};
 use flowlb_core::io::{IoReport, LoopReport};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use flowlb_core::base::{Direction, Offload, Output, Verdict};
-use flowlb_core::datapath::{DataPath, Outcome};
+use flowlb_core::base::{Direction, Offload, Outcome, Output, Verdict};
+use flowlb_core::datapath::DataPath;
 use flowlb_core::snapshot::Snapshot;
 use pyo3::intern;
 use pyo3::prelude::*;

@@ -11,16 +11,16 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use flowlb_core::base::{Frame, Offload, Verdict, address_number, map_v4};
+use flowlb_core::base::{Frame, Offload, SplitMix64, Verdict, address_number, map_v4};
 use flowlb_core::counters::Counters;
 use flowlb_core::flow::hash::{flow_hash, siphash13_words};
 use flowlb_core::flow::state::FlowState;
 use flowlb_core::flow::table::{Entry, Table};
+use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::parse::parse;
-use flowlb_core::plan::{Chooser, Fit, SplitMix64, Tried};
+use flowlb_core::plan::{Eligibility, Picker, Tried};
 use flowlb_core::snapshot::{Protocol, Selector};
 use flowlb_core::wire::checksum;
-use flowlb_core::world::World;
 
 mod scene;
 use scene::{ACK, FRAME_LEN, HASH_KEY, Scene};
@@ -144,30 +144,30 @@ fn selectors(criterion: &mut Criterion) {
     for (name, selector) in selectors {
         let mut group = criterion.benchmark_group(format!("selector/{name}"));
         for servers in [3, 100, 10_000] {
-            let world = World::new(
+            let forwarding = ForwardingState::new(
                 scene::snapshot(selector, servers, Protocol::Udp),
                 scene::next_hops(servers),
             );
             let mut counters = Counters::default();
             counters.grow(1, servers as usize);
-            counters.follow(&world, 0);
+            counters.follow(&forwarding, 0);
             let (mut random, mut rotation) = (SplitMix64::new(1), 0);
             let mut tried = Tried::default();
-            let named = world.plan_servers(0).expect("the one service");
-            let plan = &world.service(0).expect("the one service").plan;
+            let named = forwarding.plan_servers(0).expect("the one service");
+            let plan = &forwarding.service(0).expect("the one service").plan;
             group.bench_function(servers.to_string(), |b| {
                 b.iter(|| {
                     let client = (address_number(scene::VIP.into()), black_box(1));
                     let (counters, random, rotation) = (&mut counters, &mut random, &mut rotation);
                     let service = 0;
-                    Chooser {
+                    Picker {
                         asking: &mut flowlb_core::asking::Asking::default(),
-                        world: &world,
+                        forwarding: &forwarding,
                         counters,
                         random,
                         rotation,
                         tried: &mut tried,
-                        fit: &|_| Fit::Free,
+                        eligibility: &|_| Eligibility::Free,
                         service,
                         client,
                     }
@@ -182,14 +182,14 @@ fn selectors(criterion: &mut Criterion) {
 /// What a plan with `least` takes on the packet thread when it is published, in parts: its servers in order again.
 fn least_order(criterion: &mut Criterion) {
     for servers in [100, 10_000] {
-        let world = World::new(
+        let forwarding = ForwardingState::new(
             scene::snapshot(Selector::Least, servers, Protocol::Udp),
             scene::next_hops(servers),
         );
         let mut counters = Counters::default();
         counters.grow(1, servers as usize);
         criterion.bench_function(&format!("least-order/{servers}"), |b| {
-            b.iter(|| counters.follow(black_box(&world), 0));
+            b.iter(|| counters.follow(black_box(&forwarding), 0));
         });
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::base::Direction;
-use crate::flow::Key;
+use crate::flow::key::Key;
 use crate::snapshot::Timeouts;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
@@ -270,7 +270,7 @@ fn answers_syn(segment: &Segment) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Side;
+    use crate::flow::key::KeySide;
     use proptest::prelude::*;
 
     const TIMEOUTS: Timeouts = Timeouts {
@@ -285,7 +285,7 @@ mod tests {
         Key {
             client: 7,
             client_port: port,
-            side: Side::Endpoint(1),
+            side: KeySide::Endpoint(1),
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::Direction;
-use crate::flow::Key;
+use crate::flow::key::Key;
 use crate::packet::Meta;
 use crate::wire::{checksum, ipv4};
 

@@ -10,9 +10,8 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::plan::PlanServers;
+use crate::forwarding::{ForwardingState, PlanServers};
 use crate::snapshot::{Plan, Selector, Snapshot};
-use crate::world::World;
 
 /// What a server of weight 1 moves back in the order of turns when it is chosen; one of weight w moves `TURN / w`.
 pub const TURN: u128 = 1 << 40;
@@ -267,20 +266,25 @@ pub struct Loads {
 impl Loads {
     /// Prepare to follow a snapshot: some steps per call, so that no packet waits for long. Says whether all is ready. `first`: where the order of turns
     /// starts, in servers; `active`: by server id.
-    pub fn prepare(&mut self, world: &World, first: u64, active: impl Fn(u32) -> u64) -> bool {
+    pub fn prepare(
+        &mut self,
+        forwarding: &ForwardingState,
+        first: u64,
+        active: impl Fn(u32) -> u64,
+    ) -> bool {
         let begun = self.next.as_ref();
-        if !begun.is_some_and(|next| Arc::ptr_eq(&next.snapshot, &world.snapshot)) {
-            self.begin(&world.snapshot);
+        if !begun.is_some_and(|next| Arc::ptr_eq(&next.snapshot, &forwarding.snapshot)) {
+            self.begin(&forwarding.snapshot);
         }
-        let services = world.snapshot.services.len() as u32;
+        let services = forwarding.snapshot.services.len() as u32;
         let mut steps = STEPS;
         while let Some(id) = self.service_to_seat().filter(|&id| id < services) {
-            let plan = world.service(id).map(|service| &service.plan);
-            let named = plan.and_then(|plan| least_of(plan, world.plan_servers(id)?));
+            let plan = forwarding.service(id).map(|service| &service.plan);
+            let named = plan.and_then(|plan| least_of(plan, forwarding.plan_servers(id)?));
             let servers = named.map_or(&[][..], |named| &named.servers);
             let row = |server| Row {
                 server,
-                weight: world.server(server).map_or(1, |facts| facts.weight),
+                weight: forwarding.server(server).map_or(1, |facts| facts.weight),
                 active: active(server),
                 turn: 0,
                 is_passed_over: false,
@@ -293,8 +297,13 @@ impl Loads {
     }
 
     /// Follow a snapshot, after what is left to prepare for it. Turns stay with their servers.
-    pub fn follow(&mut self, world: &World, first: u64, active: impl Fn(u32) -> u64) {
-        while !self.prepare(world, first, &active) {}
+    pub fn follow(
+        &mut self,
+        forwarding: &ForwardingState,
+        first: u64,
+        active: impl Fn(u32) -> u64,
+    ) {
+        while !self.prepare(forwarding, first, &active) {}
         self.switch();
     }
 
@@ -457,14 +466,13 @@ fn least_of<'a>(plan: &Plan, named: &'a PlanServers) -> Option<&'a PlanServers> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::empty_snapshot;
     use proptest::prelude::*;
 
     fn begin(loads: &mut Loads, servers: usize) {
         let snapshot = Snapshot {
             services: vec![None],
             servers: vec![None; servers],
-            ..empty_snapshot()
+            ..Snapshot::empty()
         };
         loads.begin(&Arc::new(snapshot));
     }

@@ -6,7 +6,7 @@
 //! the walk with the packet's [`verdict`]:
 //!
 //! 1. [`wire`] says what the bytes of each header mean; [`parse`] reads them layer by layer, and refuses what is malformed.
-//! 2. The addresses are judged, and the destination compared with what the snapshot offers: [`world`] is the [`snapshot`], compiled for such questions, [`places`] its addresses.
+//! 2. The addresses are judged, and the destination compared with what the snapshot offers: [`forwarding`] is the [`snapshot`], compiled for such questions, [`places`] its addresses.
 //! 3. [`fragment`] keeps the pieces of a datagram together.
 //! 4. [`flow`] finds the packet's flow and moves its state on.
 //! 5. On a miss, [`plan`] picks a server that takes the flow: the only place where a policy meets a packet. [`least`] keeps servers in order of load,
@@ -44,8 +44,7 @@ pub mod next_hop;
 pub mod reply;
 pub mod rewrite;
 
-pub mod places;
-pub mod world;
+pub mod forwarding;
 
 pub mod counters;
 pub mod least;

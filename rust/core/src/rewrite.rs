@@ -3,8 +3,10 @@
 //! What an address and a port change add to a checksum does not depend on the packet, nor does a TTL that is one less: so both are worked out once per server
 //! ([`Translation`]); a packet costs two additions and two folds. Bytes after the L4 header never change here.
 
+use crate::packet::Packet;
 use crate::parse::Ip;
 use crate::wire::checksum::Delta;
+use crate::wire::icmp;
 use crate::wire::{ipv4, ipv6, protocol, tcp, udp};
 
 /// Which address of a packet changes.
@@ -50,7 +52,7 @@ impl Translation {
         }
     }
 
-    /// The same change at the other end: in the packet that an ICMP error quotes, source and destination are swapped.
+    /// The same change at the other end: in the packet inside an ICMP error, source and destination are swapped.
     #[must_use]
     pub fn swapped(mut self) -> Self {
         self.end = match self.end {
@@ -108,7 +110,7 @@ pub fn rewrite_ip(packet: &mut [u8], v4: bool, translation: Option<&Translation>
     }
 }
 
-/// Change a port and the checksum of TCP or UDP. `segment` starts at the L4 header. A checksum that is not there (a quoted header may be cut) is left alone.
+/// Change a port and the checksum of TCP or UDP. `segment` starts at the L4 header. A checksum that is not there (an inner header may be cut) is left alone.
 #[inline(always)]
 pub fn rewrite_transport(
     segment: &mut [u8],
@@ -147,17 +149,17 @@ pub fn rewrite_transport(
     field.copy_from_slice(&new.to_be_bytes());
 }
 
-/// Change address and port in the packet that an ICMP error quotes: its own header checksum and its L4 checksum follow, its TTL stays.
-pub fn rewrite_quoted(packet: &mut [u8], inner: &Ip, translation: &Translation) {
+/// Change address and port in the packet inside an ICMP error: its own header checksum and its L4 checksum follow, its TTL stays.
+pub fn rewrite_inner(packet: &mut [u8], inner: &Ip, translation: &Translation) {
     if let Some(header) = packet.get_mut(inner.l3..) {
-        rewrite_quoted_addresses(header, inner.v4, translation);
+        rewrite_inner_addresses(header, inner.v4, translation);
     }
     if let Some(segment) = packet.get_mut(inner.l4..inner.end) {
         rewrite_transport(segment, inner.protocol, L4Checksum::Whole, translation);
     }
 }
 
-fn rewrite_quoted_addresses(header: &mut [u8], v4: bool, translation: &Translation) {
+fn rewrite_inner_addresses(header: &mut [u8], v4: bool, translation: &Translation) {
     if v4 {
         let Some(mut header) = ipv4::Header::new_mut(header) else {
             return;
@@ -176,6 +178,41 @@ fn rewrite_quoted_addresses(header: &mut [u8], v4: bool, translation: &Translati
         End::Source => header.set_source(translation.address),
         End::Destination => header.set_destination(translation.address),
     }
+}
+
+/// Change addresses and ports of an error (`outer`) and of the packet inside it, lower its TTL, and compute its checksum anew.
+pub fn rewrite_icmp_error(
+    packet: &mut Packet,
+    inner: &Ip,
+    translation: &Translation,
+    outer: &Translation,
+) {
+    let v4 = packet.meta.ip.v4;
+    rewrite_ip(packet.ip_bytes_mut(), v4, Some(outer));
+    rewrite_inner(packet.l4_bytes_mut(), inner, &translation.swapped());
+    // For ICMPv6 the new addresses are part of the sum; for ICMP only the family counts.
+    let Ip {
+        source,
+        destination,
+        ..
+    } = packet.meta.ip;
+    let (source, destination) = if v4 {
+        (source, destination)
+    } else {
+        outer_addresses(packet.ip_bytes())
+    };
+    let message = packet.l4_bytes_mut();
+    if let Some(mut header) = icmp::Header::new_mut(message) {
+        header.set_checksum(0);
+    }
+    let sum = icmp::message_checksum(source, destination, message);
+    if let Some(mut header) = icmp::Header::new_mut(message) {
+        header.set_checksum(sum);
+    }
+}
+
+fn outer_addresses(packet: &[u8]) -> (u128, u128) {
+    ipv6::Header::new(packet).map_or((0, 0), |header| (header.source(), header.destination()))
 }
 
 #[cfg(test)]
@@ -214,7 +251,7 @@ mod tests {
         assert_eq!(segment[6..], [0, 0]);
     }
 
-    /// A quoted header cut to 8 bytes has ports but no TCP checksum.
+    /// An inner header cut to 8 bytes has ports but no TCP checksum.
     #[test]
     fn rewrite_transport_cut_tcp_changes_port_only() {
         let mut segment = [0x9c, 0x40, 0, 53, 1, 2, 3, 4];

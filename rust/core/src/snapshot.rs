@@ -167,6 +167,31 @@ pub struct Snapshot {
     pub ask: Option<AskFunction>,
 }
 
+impl Snapshot {
+    /// What a data path has before anything was published: no interface, so no frame is for us.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            generation: 0,
+            seed: 0,
+            interfaces: Vec::new(),
+            services: Vec::new(),
+            servers: Vec::new(),
+            forward_transit: false,
+            answer_echo: false,
+            icmp_rate: 0,
+            timeouts: Timeouts {
+                half_open_ns: 0,
+                established_ns: 0,
+                closing_ns: 0,
+                udp_ns: 0,
+                idle_floor_ns: 0,
+            },
+            ask: None,
+        }
+    }
+}
+
 /// A way to a prefix.
 #[derive(Clone, Debug)]
 pub struct Route {

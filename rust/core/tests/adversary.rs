@@ -15,9 +15,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlb_core::base::{Offload, Output, Verdict};
+use flowlb_core::base::{Offload, Output, SplitMix64, Verdict};
 use flowlb_core::datapath::DataPath;
-use flowlb_core::plan::SplitMix64;
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,

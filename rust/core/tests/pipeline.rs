@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
-use flowlb_core::base::{Direction, Frame, Offload, Output, Reason, Verdict};
-use flowlb_core::datapath::{DataPath, FlowQuery, FlowSearch, Outcome, ServerReset, Sink};
+use flowlb_core::base::{Direction, Frame, Offload, Outcome, Output, Reason, Verdict};
+use flowlb_core::datapath::{DataPath, FlowQuery, FlowSearch, ServerReset, Sink};
+use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,
 };
 use flowlb_core::wire::{checksum, icmp};
-use flowlb_core::world::World;
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -428,7 +428,7 @@ fn search_in_slices_lists_what_stays_exactly_once() {
     };
     let mut search = FlowSearch::new(query, SECOND);
     let mut slices = 1;
-    while !search.look(&path) {
+    while !path.look(&mut search) {
         slices += 1;
         search.settle();
         // One goes, another comes, in its place or at the end.
@@ -439,7 +439,7 @@ fn search_in_slices_lists_what_stays_exactly_once() {
     let (_, mut page) = search.page();
     // And one more before its row is read.
     path.reset_flows(1, 1, SECOND);
-    while !page.read(&path) {}
+    while !path.read_rows(&mut page) {}
     let ports: Vec<u16> = page.into_rows().iter().map(|row| row.client_port).collect();
     let staying: Vec<u16> = ports.iter().copied().filter(|&port| port <= 4500).collect();
     assert_eq!(staying, (4..=4500).collect::<Vec<u16>>());
@@ -454,11 +454,11 @@ fn reset_in_slices_resets_each_flow_once() {
         process(&mut path, &syn, 0);
     }
     let mut search = ServerReset::search(0, usize::MAX, 1);
-    while !search.look(&path) {
+    while !path.look(&mut search) {
         search.settle();
     }
     let mut reset = ServerReset::new(0, search.page().1);
-    assert!(!reset.reset(&mut path));
+    assert!(!path.reset_some(&mut reset));
     assert_eq!(reset.removed(), 8);
     let mut extra = Vec::new();
     path.tick(1, &mut extra);
@@ -468,12 +468,12 @@ fn reset_in_slices_resets_each_flow_once() {
         "what a slice made leaves before the next one"
     );
     assert_eq!(path.reset_flows(0, 4, 1), 4);
-    while !reset.reset(&mut path) {}
+    while !path.reset_some(&mut reset) {}
     assert_eq!((reset.removed(), path.flows(1).len()), (46, 0));
     assert_accounted(&path);
 }
 
-/// behaviour 39: rooms are made some at a time, and a world is swapped to whole; the one before it comes back.
+/// behaviour 39: rooms are made some at a time, and a forwarding is swapped to whole; the one before it comes back.
 #[test]
 fn publication_in_parts_is_one_swap() {
     let mut path = data_path(8);
@@ -481,14 +481,14 @@ fn publication_in_parts_is_one_swap() {
     larger.generation = 9;
     larger.servers.resize(1000, None);
     let (before, next_hops) = path.sources();
-    let world = Box::new(World::new(larger, next_hops));
+    let forwarding = Box::new(ForwardingState::new(larger, next_hops));
     let mut parts = 1;
-    while !path.make_room(world.snapshot.services.len(), 1000) {
+    while !path.make_room(forwarding.snapshot.services.len(), 1000) {
         parts += 1;
         assert_eq!(path.snapshot().generation, before.generation);
     }
     assert!(parts > 1, "room for 1000 servers is made in parts");
-    let old = path.swap(world);
+    let old = path.swap(forwarding);
     assert_eq!(
         (old.snapshot.generation, path.snapshot().generation),
         (before.generation, 9)

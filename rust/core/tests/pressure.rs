@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use flowlb_core::base::{Offload, Verdict};
+use flowlb_core::base::{Offload, SplitMix64, Verdict};
 use flowlb_core::datapath::{DataPath, FlowInfo};
-use flowlb_core::plan::SplitMix64;
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,

@@ -4,8 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlb_core::base::{Frame, Offload, Output, Verdict};
-use flowlb_core::datapath::{DataPath, Outcome, Sink};
+use flowlb_core::base::{Frame, Offload, Outcome, Output, Verdict};
+use flowlb_core::datapath::{DataPath, Sink};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
     Timeouts,

@@ -1,6 +1,7 @@
 //! Frames as they cross the border of the data path: in, rewritten in place, and out.
 
 use super::offload::Offload;
+use super::verdict::{Direction, Verdict};
 
 /// The frame that came in, rewritten in place, is to be sent: its first `len` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,4 +32,15 @@ pub struct Frame<'a> {
     pub bytes: &'a mut [u8],
     /// What is left to do.
     pub offload: Offload,
+}
+
+/// What became of one frame. When `sent` is set it goes out before the outputs appended by the same call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "docs/datapath.md rule 1 defines each")]
+pub struct Outcome {
+    pub verdict: Verdict,
+    pub direction: Option<Direction>,
+    pub service: Option<u32>,
+    pub server: Option<u32>,
+    pub sent: Option<Sent>,
 }

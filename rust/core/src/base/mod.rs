@@ -7,15 +7,17 @@ mod ip;
 mod last_hop;
 mod mac;
 mod offload;
+mod random;
 mod seq;
 mod verdict;
 
 pub use event::{EVENT_NAMES, Event};
 pub use fixed_map::{FixedMap, FoldHasher};
-pub use frame::{Frame, Output, Sent};
+pub use frame::{Frame, Outcome, Output, Sent};
 pub use ip::{address_number, is_v4, map_v4, number_address};
 pub use last_hop::LastHop;
 pub use mac::{Mac, MacNumber};
 pub use offload::{Offload, gso};
+pub use random::SplitMix64;
 pub use seq::{is_between, is_later, later};
 pub use verdict::{Direction, Reason, Verdict};

@@ -6,6 +6,7 @@
 
 use super::state::FlowState;
 use super::table::Flow;
+use super::transition::Transition;
 use crate::base::{Direction, is_later};
 use crate::flow::state::Phase;
 use crate::wire::segment::Segment;
@@ -110,7 +111,6 @@ impl Measures {
 /// A flow as it was before a segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Before {
-    state: FlowState,
     in_flight: u32,
     /// The end of what each side is known to have sent.
     seen: [Option<u32>; 2],
@@ -122,7 +122,6 @@ impl Before {
     #[must_use]
     pub fn of(flow: &Flow) -> Self {
         Self {
-            state: flow.state(),
             in_flight: flow.in_flight(),
             seen: [Direction::Forward, Direction::Reply].map(|side| flow.seen(side)),
         }
@@ -133,55 +132,50 @@ impl Before {
     #[must_use]
     pub fn of_plain(flow: &Flow) -> Self {
         Self {
-            state: FlowState::Established,
             in_flight: flow.in_flight_plain(),
             seen: [Direction::Forward, Direction::Reply].map(|side| Some(flow.side(side).snd_nxt)),
         }
     }
-
-    /// Where it stood.
-    #[inline(always)]
-    #[must_use]
-    pub fn state(&self) -> FlowState {
-        self.state
-    }
 }
 
-/// Note what a segment tells that is believed. The flow has advanced to `state` by it; it was not closing before. `active`: the server's active flows.
+/// A believed segment, and when it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// What it says.
+    pub segment: &'a Segment,
+    /// Active flows of the server.
+    pub active: u64,
+    /// Nanoseconds.
+    pub now: u64,
+}
+
+/// Note what a segment tells that is believed. The flow, which was not closing before, was advanced by it.
 pub fn follow(
     measures: &mut Measures,
     flow: &mut Flow,
     before: &Before,
-    direction: Direction,
-    segment: &Segment,
-    (state, active): (FlowState, u64),
-    now: u64,
+    observed: Observed,
+    transition: Transition,
 ) {
     follow_in_flight(measures, flow.in_flight(), before);
-    if segment.flags & (flag::SYN | flag::RST) != 0 {
-        follow_control(measures, flow, before, direction, segment, state, now);
-    } else if segment.has_data() {
-        follow_data(measures, flow, before, (direction, segment), active, now);
+    if observed.segment.flags & (flag::SYN | flag::RST) != 0 {
+        follow_control(measures, flow, observed, transition);
+    } else if observed.segment.has_data() {
+        follow_data(measures, flow, before, observed);
     }
-    if state == FlowState::Closing {
+    if transition.closes() {
         leave(measures, flow);
     }
 }
 
 /// [`follow`] for a plain segment, `before` as [`Before::of_plain`] makes it.
 #[inline(always)]
-pub fn follow_plain(
-    measures: &mut Measures,
-    flow: &mut Flow,
-    before: &Before,
-    direction: Direction,
-    segment: &Segment,
-    active: u64,
-    now: u64,
-) {
+pub fn follow_plain(measures: &mut Measures, flow: &mut Flow, before: &Before, observed: Observed) {
     follow_in_flight(measures, flow.in_flight_plain(), before);
-    if segment.has_data() {
-        follow_data(measures, flow, before, (direction, segment), active, now);
+    if observed.segment.has_data() {
+        follow_data(measures, flow, before, observed);
     }
 }
 
@@ -197,23 +191,19 @@ fn follow_in_flight(measures: &mut Measures, in_flight: u32, before: &Before) {
 fn follow_control(
     measures: &mut Measures,
     flow: &mut Flow,
-    before: &Before,
-    direction: Direction,
-    segment: &Segment,
-    state: FlowState,
-    now: u64,
+    observed: Observed,
+    transition: Transition,
 ) {
-    match (before.state, direction) {
-        (FlowState::SynSent, Direction::Reply) if state == FlowState::SynReceived => {
+    let now = observed.now;
+    match (transition.from, observed.direction, transition.to) {
+        (FlowState::SynSent, Direction::Reply, FlowState::SynReceived) => {
             measures.connect.add(waited(flow, now), now);
         }
-        (FlowState::SynSent, Direction::Forward) if segment.is_opening() => {
+        (FlowState::SynSent, Direction::Forward, _) if observed.segment.is_opening() => {
             measures.syn_retransmitted += 1;
             begin(flow, now);
         }
-        (FlowState::SynSent | FlowState::SynReceived, Direction::Reply)
-            if state == FlowState::Closing =>
-        {
+        (FlowState::SynSent | FlowState::SynReceived, Direction::Reply, FlowState::Closing) => {
             measures.refused += 1;
         }
         _ => {}
@@ -221,14 +211,13 @@ fn follow_control(
 }
 
 #[inline(always)]
-fn follow_data(
-    measures: &mut Measures,
-    flow: &mut Flow,
-    before: &Before,
-    (direction, segment): (Direction, &Segment),
-    active: u64,
-    now: u64,
-) {
+fn follow_data(measures: &mut Measures, flow: &mut Flow, before: &Before, observed: Observed) {
+    let Observed {
+        direction,
+        segment,
+        active,
+        now,
+    } = observed;
     let seen = before.seen[direction as usize];
     let again = seen.is_some_and(|seen| !is_later(segment.end, seen));
     match (direction, flow.phase()) {

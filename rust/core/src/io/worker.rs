@@ -17,8 +17,8 @@ use libc::pollfd;
 
 use super::packet_socket::{BATCH, Batch, IoCounters, Outbox, Port};
 use super::patience::{Patience, Poll};
-use crate::base::{Frame, Output};
-use crate::datapath::{DataPath, Outcome, Sink};
+use crate::base::{Frame, Outcome, Output};
+use crate::datapath::{DataPath, Sink};
 use crate::sys::process;
 
 /// The longest time without a tick.

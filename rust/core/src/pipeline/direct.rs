@@ -1,14 +1,15 @@
 //! Connections straight to a server, past the services: what is remembered of them, so that their answers pass (rule 9.1).
 
-use super::flows::{flow_key, forget};
-use super::{Stage, Walk};
+use super::evict::forget;
+use super::keys::flow_key;
+use super::walk::{Stage, Walk};
 use crate::base::{Event, Reason};
+use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
-use crate::flow::{Key, Side};
 use crate::packet::{Meta, Packet};
 use crate::parse::{self, Transport};
+use crate::pipeline::keys::is_guarded;
 use crate::wire::protocol;
-use crate::world::World;
 
 impl Walk<'_> {
     /// Remember a transit packet to a server's endpoint; refuse one that the server could not tell from a flow of ours.
@@ -24,9 +25,9 @@ impl Walk<'_> {
             let event = dead.or_else(|| (closing && opens).then_some(Event::FlowReused));
             forget(self.state, number, Some(event.ok_or(Reason::FlowConflict)?));
         }
-        let timeouts = &self.world.snapshot.timeouts;
+        let timeouts = &self.forwarding.snapshot.timeouts;
         let segment = transport.segment.as_ref();
-        let guarded = is_guarded(self.world, &key);
+        let guarded = is_guarded(self.forwarding, &key);
         let direct = &mut self.state.direct;
         if direct.ask(&key, segment, guarded, timeouts, self.now) {
             self.state.counters.event(Event::DirectEvicted);
@@ -39,9 +40,9 @@ impl Walk<'_> {
         let Some(key) = flow_key(meta) else {
             return false;
         };
-        let timeouts = &self.world.snapshot.timeouts;
+        let timeouts = &self.forwarding.snapshot.timeouts;
         let segment = meta.transport.segment.as_ref();
-        let guarded = is_guarded(self.world, &key);
+        let guarded = is_guarded(self.forwarding, &key);
         let direct = &mut self.state.direct;
         direct.answer(&key, segment, guarded, timeouts, self.now)
     }
@@ -49,7 +50,7 @@ impl Walk<'_> {
     /// What the answers to a transit packet will be found by: TCP or UDP to a server's endpoint, whole or a first fragment.
     fn direct_key(&self, packet: &Packet) -> Option<(Key, Transport)> {
         let ip = &packet.meta.ip;
-        let place = self.world.place(ip.v4, ip.destination);
+        let place = self.forwarding.local_address(ip.v4, ip.destination);
         place?.role.server?;
         if !matches!(ip.protocol, protocol::TCP | protocol::UDP) {
             return None;
@@ -58,18 +59,13 @@ impl Walk<'_> {
         let partial = packet.meta.offload.is_partial();
         let is_read = parse::transport(packet.frame, ip, partial, &mut transport);
         let listener = self
-            .world
-            .listener(place, transport.destination_port, ip.protocol);
+            .forwarding
+            .socket_role(place, transport.destination_port, ip.protocol);
         let key = Key {
             client: ip.source,
             client_port: transport.source_port,
-            side: Side::Endpoint(listener.endpoint?),
+            side: KeySide::Endpoint(listener.endpoint?),
         };
         (is_read == Ok(true)).then_some((key, transport))
     }
-}
-
-/// Whether a server's packets of this key may be of a flow that a hash would place. What a client has sent straight to the server counts for less then.
-pub(super) fn is_guarded(world: &World, key: &Key) -> bool {
-    matches!(key.side, Side::Endpoint(endpoint) if !world.hash_services(endpoint).is_empty())
 }

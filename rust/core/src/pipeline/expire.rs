@@ -1,13 +1,13 @@
 //! What time takes away, before each frame and at each tick: rule 2.
 
-use super::flows::forget;
+use super::evict::forget;
+use super::state::PathState;
 use crate::base::{Event, Output, Reason, Verdict};
-use crate::datapath::State;
 use crate::flow::state::FlowState;
+use crate::forwarding::ForwardingState;
 use crate::limit::Kind;
 use crate::next_hop::Waited;
 use crate::wire::ethernet;
-use crate::world::World;
 
 /// Flows removed before a frame, and datagrams in fragments: a batch of frames must not take long when many are due. What is left the ticks remove.
 pub(crate) const PER_FRAME: usize = 4;
@@ -18,18 +18,18 @@ const FREED: usize = 4;
 
 /// Remove what is over: flows and datagrams in fragments, `most` at most of either, and waiting packets.
 #[inline(always)]
-pub(crate) fn expire(world: &World, state: &mut State, now: u64, most: usize) {
+pub(crate) fn expire(forwarding: &ForwardingState, state: &mut PathState, now: u64, most: usize) {
     if state.table.may_have_expired(now) {
-        expire_flows(world, state, now, most);
+        expire_flows(forwarding, state, now, most);
     }
     if !state.fragments.is_empty() || !state.waiting.is_empty() {
-        expire_held(world, state, now, most);
+        expire_held(forwarding, state, now, most);
         state.fragments.free(most * FREED);
     }
 }
 
 #[inline(never)]
-fn expire_held(world: &World, state: &mut State, now: u64, most: usize) {
+fn expire_held(forwarding: &ForwardingState, state: &mut PathState, now: u64, most: usize) {
     for _ in 0..most {
         let Some(held) = state.fragments.expire(now) else {
             break;
@@ -38,19 +38,25 @@ fn expire_held(world: &World, state: &mut State, now: u64, most: usize) {
     }
     while let Some(waited) = state.waiting.expire(now) {
         for packet in waited {
-            let verdict = give_up(world, state, packet, now);
+            let verdict = give_up(forwarding, state, packet, now);
             state.counters.verdict(verdict);
         }
     }
 }
 
 /// A packet has waited in vain: a client is told, at the next tick, if the rate allows it.
-fn give_up(world: &World, state: &mut State, packet: Waited, now: u64) -> Verdict {
+fn give_up(
+    forwarding: &ForwardingState,
+    state: &mut PathState,
+    packet: Waited,
+    now: u64,
+) -> Verdict {
     let notice = packet.notice;
-    let Some(notice) = notice.filter(|notice| world.port(notice.interface).is_some()) else {
+    let Some(notice) = notice.filter(|notice| forwarding.interface(notice.interface).is_some())
+    else {
         return Reason::NeighbourTimeout.into();
     };
-    let rate = world.snapshot.icmp_rate;
+    let rate = forwarding.snapshot.icmp_rate;
     if !state.limiter.take(Kind::Unreachable, rate, now) {
         return Reason::RateLimited.into();
     }
@@ -59,17 +65,21 @@ fn give_up(world: &World, state: &mut State, packet: Waited, now: u64) -> Verdic
 }
 
 /// Send the packets whose neighbour is known by now, in order.
-pub(crate) fn release(world: &World, state: &mut State, extra: &mut Vec<Output>) {
+pub(crate) fn release(
+    forwarding: &ForwardingState,
+    state: &mut PathState,
+    extra: &mut Vec<Output>,
+) {
     let resolve = |interface, address| {
-        world
-            .port(interface)
-            .and_then(|_| world.neighbour(interface, address))
+        forwarding
+            .interface(interface)
+            .and_then(|_| forwarding.neighbour(interface, address))
     };
     for (mac, frames) in state.waiting.release(resolve) {
         state.counters.verdict(Verdict::Forward);
         for mut output in frames {
-            if let Some((mut header, port)) =
-                ethernet::Frame::new_mut(&mut output.frame).zip(world.port(output.interface))
+            if let Some((mut header, port)) = ethernet::Frame::new_mut(&mut output.frame)
+                .zip(forwarding.interface(output.interface))
             {
                 header.set_destination(mac);
                 header.set_source(port.mac);
@@ -80,11 +90,11 @@ pub(crate) fn release(world: &World, state: &mut State, extra: &mut Vec<Output>)
     }
 }
 
-fn expire_flows(world: &World, state: &mut State, now: u64, most: usize) {
+fn expire_flows(forwarding: &ForwardingState, state: &mut PathState, now: u64, most: usize) {
     let mut left = most;
     let mut due = u64::MAX;
     for list in FlowState::ALL {
-        let timeout = world.timeout(list);
+        let timeout = forwarding.timeout(list);
         while let Some(head) = state.table.head(list) {
             let last_seen = state.table.entry(head).last_seen;
             if now.saturating_sub(last_seen) < timeout {
@@ -101,6 +111,6 @@ fn expire_flows(world: &World, state: &mut State, now: u64, most: usize) {
     state.table.set_due(due);
 }
 
-pub(super) fn count_drops(state: &mut State, reason: Reason, packets: usize) {
+pub(super) fn count_drops(state: &mut PathState, reason: Reason, packets: usize) {
     state.counters.drops(reason, packets);
 }

@@ -1,14 +1,15 @@
 //! Pieces of a datagram: the first decides, the others follow or wait: rule 6.
 
+use super::addresses::Ends;
 use super::expire::count_drops;
-use super::ip::Ends;
-use super::{Departure, Stage, Walk, read};
+use super::read;
+use super::walk::{Departure, Stage, Walk};
 use crate::base::{Output, Reason, Verdict};
+use crate::forwarding::ForwardingState;
 use crate::fragment::{Action, DatagramKey, Fate, Held, Misfit, Piece};
 use crate::packet::{Meta, Packet};
 use crate::parse::{self, Fragment, Ip};
 use crate::wire::{icmp, protocol};
-use crate::world::World;
 
 /// Most bytes of an IP datagram.
 const MOST_BYTES: usize = 65535;
@@ -24,8 +25,8 @@ impl Walk<'_> {
         if offload.is_partial() || offload.gso().is_some() {
             return Err(Reason::BadOffload.into());
         }
-        let to_vip = self.world.role(ip.v4, ip.destination).vip;
-        if !to_vip && self.world.role(ip.v4, ip.source).server.is_none() {
+        let to_vip = self.forwarding.role(ip.v4, ip.destination).vip;
+        if !to_vip && self.forwarding.role(ip.v4, ip.source).server.is_none() {
             return self.transit(packet);
         }
         if fragment.protocol == icmp::protocol_of(ip.v4) {
@@ -80,7 +81,7 @@ impl Walk<'_> {
         if fate == Fate::Refused {
             return Err(Reason::FragmentRefused.into());
         }
-        if is_orphaned(self.world, fate) {
+        if is_orphaned(self.forwarding, fate) {
             self.refuse_held(key, Reason::FragmentRefused);
             return Err(Reason::FragmentRefused.into());
         }
@@ -139,17 +140,17 @@ impl Walk<'_> {
     /// The first fragment has the L4 header: from there on it is like a whole packet.
     fn first_fragment_read(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let mut meta = *packet.meta;
-        let ends = Ends::of(self.world, &meta.ip);
-        read::l4(self.world, packet.frame, &mut meta, ends)?;
+        let ends = Ends::of(self.forwarding, &meta.ip);
+        read::l4(self.forwarding, packet.frame, &mut meta, ends)?;
         read::hash(&self.state.table, &mut meta);
-        self.hand_on(&mut Packet {
+        self.dispatch(&mut Packet {
             frame: packet.frame,
             meta: &meta,
         })
     }
 
     fn decided_action(&self) -> Action {
-        let found = self.found;
+        let found = self.matched;
         match (
             found.direction,
             found.service,
@@ -175,9 +176,9 @@ impl Walk<'_> {
             ..
         } = *action
         {
-            self.found.direction = Some(direction);
-            self.found.service = Some(service);
-            self.found.server = Some(server);
+            self.matched.direction = Some(direction);
+            self.matched.service = Some(service);
+            self.matched.server = Some(server);
         }
         self.later_fragment(packet, action)
     }
@@ -222,7 +223,7 @@ impl Walk<'_> {
         self.state.counters.server_packet(server, direction, len);
         let flow = self.peek(&reply_key);
         let last_hop = flow.map(|number| self.state.table.entry(number).last_hop());
-        let facts = self.world.server(server).ok_or(Reason::NoServer)?;
+        let facts = self.forwarding.server(server).ok_or(Reason::NoServer)?;
         self.send_translated(packet, direction, facts, last_hop)
     }
 
@@ -247,12 +248,12 @@ fn checked_piece(ip: &Ip, fragment: Fragment) -> Stage<Piece> {
 }
 
 /// Whether what the first fragment was translated for has left the snapshot.
-fn is_orphaned(world: &World, fate: Fate) -> bool {
+fn is_orphaned(forwarding: &ForwardingState, fate: Fate) -> bool {
     let Fate::Decided(Action::Translate {
         service, server, ..
     }) = fate
     else {
         return false;
     };
-    world.service(service).is_none() || world.server(server).is_none()
+    forwarding.service(service).is_none() || forwarding.server(server).is_none()
 }

@@ -1,86 +1,35 @@
 //! The stages in order: `rx -> parse -> classify -> flow lookup -> (miss: plan -> server) -> rewrite -> next hop -> tx`.
 //!
-//! A walk has two halves. [`read`] goes from the wire to the packet's target: it looks at the frame and the world and changes nothing, so a whole batch can
+//! A walk has two halves. [`read`] goes from the wire to the packet's target: it looks at the frame and the forwarding and changes nothing, so a whole batch can
 //! be read before the first of its packets is acted upon. [`Walk::run`] then acts. Each stage is a file of this folder; it gives a way to go on, or the
 //! packet's verdict as an error: there is no third outcome. `docs/datapath.md` numbers the rules.
 
+mod addresses;
+mod answer;
 mod direct;
+mod ethernet;
+mod evict;
 mod expire;
-mod flows;
 mod fragments;
+mod hit;
 mod icmp;
-mod ip;
-mod link;
+mod keys;
+mod lookup;
 pub(crate) mod read;
 mod reset;
+mod schedule;
 mod send;
+pub(crate) mod state;
+pub(crate) mod walk;
 
+pub(crate) use evict::is_living;
 pub(crate) use expire::{PER_FRAME, PER_TICK, expire, release};
-pub(crate) use flows::is_expired;
 
-use crate::base::{Direction, Offload, Output, Reason, Sent, Verdict};
-use crate::datapath::{Outcome, State};
-use crate::flow::Key;
+use crate::base::{Outcome, Reason, Verdict};
 use crate::packet::{Meta, Packet, Target};
-use crate::world::World;
+
 use read::Content;
-
-/// What a stage gives: something to go on with, or the packet's verdict.
-pub(crate) type Stage<T> = Result<T, Verdict>;
-
-/// How a forwarded packet leaves.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Departure {
-    /// As it is, rewritten in place.
-    Whole {
-        /// Interface id.
-        interface: u32,
-        /// Bytes of data per segment, for a GSO frame.
-        gso_size: u16,
-    },
-    /// In frames of its own.
-    Pieces,
-}
-
-impl Departure {
-    fn sent(self, meta: &Meta) -> Option<Sent> {
-        let Departure::Whole {
-            interface,
-            gso_size,
-        } = self
-        else {
-            return None;
-        };
-        let offload = Offload {
-            gso_size,
-            ..meta.offload
-        };
-        Some(Sent {
-            interface,
-            len: meta.ip.end,
-            offload,
-        })
-    }
-}
-
-/// The flow a packet was matched to, as far as it is known: the outcome tells it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Found {
-    pub direction: Option<Direction>,
-    pub service: Option<u32>,
-    pub server: Option<u32>,
-    /// Finds the flow again, for later fragments.
-    pub reply_key: Option<Key>,
-}
-
-/// One packet's walk: what it may read, what it may change, where frames of our own go, and the time.
-pub(crate) struct Walk<'a> {
-    pub world: &'a World,
-    pub state: &'a mut State,
-    pub extra: &'a mut Vec<Output>,
-    pub now: u64,
-    pub found: Found,
-}
+use walk::{Departure, Stage, Walk};
 
 /// Process one frame: rule 1. `read` is what [`read::frame`] gave for it, with `meta`.
 #[inline(always)]
@@ -91,7 +40,7 @@ pub(crate) fn process(
     read: Stage<Content>,
 ) -> Outcome {
     walk.state.counters.received(frame.len());
-    expire(walk.world, walk.state, walk.now, PER_FRAME);
+    expire(walk.forwarding, walk.state, walk.now, PER_FRAME);
     act(walk, frame, meta, read)
 }
 
@@ -122,9 +71,9 @@ fn act(walk: &mut Walk, frame: &mut [u8], meta: &Meta, read: Stage<Content>) -> 
     }
     Outcome {
         verdict,
-        direction: walk.found.direction,
-        service: walk.found.service,
-        server: walk.found.server,
+        direction: walk.matched.direction,
+        service: walk.matched.service,
+        server: walk.matched.server,
         sent,
     }
 }
@@ -134,7 +83,7 @@ impl Walk<'_> {
     #[inline(always)]
     fn run(&mut self, frame: &mut [u8], meta: &Meta, read: Stage<Content>) -> Stage<Departure> {
         if let Ok(Content::Packet) = read {
-            return self.hand_on(&mut Packet { frame, meta });
+            return self.dispatch(&mut Packet { frame, meta });
         }
         self.run_other(frame, meta, read?)
     }
@@ -150,19 +99,19 @@ impl Walk<'_> {
 
     /// Whole packets and first fragments, once they were read to their L4 header: rules 7 to 12.
     #[inline(always)]
-    fn hand_on(&mut self, packet: &mut Packet) -> Stage<Departure> {
+    fn dispatch(&mut self, packet: &mut Packet) -> Stage<Departure> {
         if let Target::Service(service) = packet.meta.target {
-            return self.forward(packet, service);
+            return self.from_client(packet, service);
         }
         if let Target::Endpoint(endpoint) = packet.meta.target {
-            return self.reply(packet, endpoint);
+            return self.from_server(packet, endpoint);
         }
-        self.hand_on_other(packet)
+        self.dispatch_other(packet)
     }
 
     /// What is of no flow. A function of its own: with a third branch beside those of flows the compiler makes a jump table of them.
     #[inline(never)]
-    fn hand_on_other(&mut self, packet: &mut Packet) -> Stage<Departure> {
+    fn dispatch_other(&mut self, packet: &mut Packet) -> Stage<Departure> {
         match packet.meta.target {
             Target::Icmp { to_vip } => self.icmp(packet, to_vip),
             _ => self.transit(packet),
@@ -172,7 +121,7 @@ impl Walk<'_> {
     /// Packets of no service: rule 9.
     #[inline(never)]
     fn transit(&mut self, packet: &mut Packet) -> Stage<Departure> {
-        if !self.world.snapshot.forward_transit {
+        if !self.forwarding.snapshot.forward_transit {
             return Err(Reason::Transit.into());
         }
         self.check_ttl(packet)?;

@@ -1,17 +1,17 @@
-//! From the wire to the packet's target: rules 3 to 5 and 7. Looks at the frame and the world; changes nothing, answers nothing.
+//! From the wire to the packet's target: rules 3 to 5 and 7. Looks at the frame and the forwarding; changes nothing, answers nothing.
 
-use super::Stage;
-use super::flows::flow_key;
-use super::ip::{Ends, check_addresses};
-use super::link::{accept_frame, is_solicitation};
+use super::addresses::{Ends, check_addresses};
+use super::ethernet::{accept_frame, is_solicitation};
+use super::keys::flow_key;
+use super::walk::Stage;
 use crate::base::{Offload, Reason, gso};
 use crate::flow::table::Table;
+use crate::forwarding::ForwardingState;
 use crate::packet::{Meta, Target};
 use crate::parse;
 use crate::wire::{icmp, protocol, tcp, udp};
-use crate::world::World;
 
-pub(crate) use super::link::Ingress;
+pub(crate) use super::ethernet::Ingress;
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ pub(crate) enum Content {
 /// Read a frame into `meta`. Nothing else is written: what is left there from an earlier frame means nothing.
 #[inline(always)]
 pub(crate) fn frame(
-    world: &World,
+    forwarding: &ForwardingState,
     ingress: &Ingress,
     frame: &[u8],
     offload: Offload,
@@ -40,12 +40,12 @@ pub(crate) fn frame(
     accept_frame(ingress, frame, meta)?;
     let is_plain = parse::plain_ipv4(frame, &mut meta.link, &mut meta.ip);
     if !is_plain {
-        if let Some(content) = in_layers(world, frame, meta)? {
+        if let Some(content) = in_layers(forwarding, frame, meta)? {
             return Ok(content);
         }
     }
-    let ends = Ends::of(world, &meta.ip);
-    check_addresses(world, meta, ends)?;
+    let ends = Ends::of(forwarding, &meta.ip);
+    check_addresses(forwarding, meta, ends)?;
     if !is_plain {
         parse::inner_headers(frame, &mut meta.ip)?;
         meta.payload = meta.ip.l4;
@@ -53,31 +53,40 @@ pub(crate) fn frame(
             return Ok(Content::Fragment);
         }
     }
-    l4(world, frame, meta, ends)?;
+    l4(forwarding, frame, meta, ends)?;
     Ok(Content::Packet)
 }
 
 /// What has tags, options or another header than IPv4's: layer by layer. `None`: IP, to be read on.
 #[inline(never)]
-fn in_layers(world: &World, frame: &[u8], meta: &mut Meta) -> Stage<Option<Content>> {
+fn in_layers(
+    forwarding: &ForwardingState,
+    frame: &[u8],
+    meta: &mut Meta,
+) -> Stage<Option<Content>> {
     meta.link = parse::link(frame, |_| ())?;
     if !parse::ip(frame, meta.link, &mut meta.ip)? {
         return Ok(Some(Content::NotIp));
     }
-    let asks = is_solicitation(world, frame, meta);
+    let asks = is_solicitation(forwarding, frame, meta);
     Ok(asks.then_some(Content::Solicitation))
 }
 
 /// Read the L4 header of a whole packet or a first fragment, and see whose it is: rule 7.
 #[inline(always)]
-pub(super) fn l4(world: &World, frame: &[u8], meta: &mut Meta, ends: Ends) -> Stage<()> {
+pub(super) fn l4(
+    forwarding: &ForwardingState,
+    frame: &[u8],
+    meta: &mut Meta,
+    ends: Ends,
+) -> Stage<()> {
     let partial = meta.offload.is_partial();
     if !parse::transport(frame, &meta.ip, partial, &mut meta.transport)? {
         return without_ports(meta, ends.to_vip());
     }
     check_offload(meta, true)?;
     meta.payload = meta.transport.payload;
-    set_target(world, meta, ends)
+    set_target(forwarding, meta, ends)
 }
 
 /// The target of what is neither TCP nor UDP: rule 7, A, C and D.
@@ -109,15 +118,16 @@ pub(crate) fn hash(table: &Table, meta: &mut Meta) -> bool {
 
 /// TCP and UDP, by destination, then by source: rule 7, A, B and D.
 #[inline(always)]
-fn set_target(world: &World, meta: &mut Meta, ends: Ends) -> Stage<()> {
+fn set_target(forwarding: &ForwardingState, meta: &mut Meta, ends: Ends) -> Stage<()> {
     let (protocol, transport) = (meta.ip.protocol, &meta.transport);
     if ends.to_vip() {
-        let listener = world.listener(ends.destination, transport.destination_port, protocol);
+        let listener =
+            forwarding.socket_role(ends.destination, transport.destination_port, protocol);
         let service = listener.service.ok_or(Reason::NoService)?;
         meta.target = Target::Service(service);
         return Ok(());
     }
-    let listener = world.listener(ends.source, transport.source_port, protocol);
+    let listener = forwarding.socket_role(ends.source, transport.source_port, protocol);
     meta.target = match listener.endpoint {
         Some(endpoint) => Target::Endpoint(endpoint),
         None => Target::Transit,

@@ -1,7 +1,7 @@
 //! Resetting the flows of a server: rule 15. No packet asks for it: the control side does, when a server is down or is cut off.
 
-use super::Walk;
-use super::flows::{forget, is_expired};
+use super::evict::{forget, is_expired};
+use super::walk::Walk;
 use crate::base::{Direction, Event, Offload, Output, address_number, is_v4};
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
@@ -17,8 +17,8 @@ impl Walk<'_> {
     /// Remove a flow if it lives and is one of this server, and append the resets for its ends. Says whether it did.
     pub(crate) fn reset_flow(&mut self, server: u32, number: u32) -> bool {
         let entry = self.state.table.entry(number);
-        let is_one = entry.server == server && self.world.server(server).is_some();
-        if !is_one || is_expired(self.world, entry, self.now) {
+        let is_one = entry.server == server && self.forwarding.server(server).is_some();
+        if !is_one || is_expired(self.forwarding, entry, self.now) {
             return false;
         }
         let is_silent = entry.state().is_udp() || entry.state() == FlowState::Closing;
@@ -37,18 +37,19 @@ impl Walk<'_> {
             Numbers::of(&flow, Direction::Reply),
             Numbers::of(&flow, Direction::Forward),
         );
-        let world = self.world;
-        let (Some(service), Some(facts)) =
-            (world.service(entry.service), world.server(entry.server))
-        else {
+        let forwarding = self.forwarding;
+        let (Some(service), Some(facts)) = (
+            forwarding.service(entry.service),
+            forwarding.server(entry.server),
+        ) else {
             return;
         };
-        let Some(Some(real)) = world.snapshot.servers.get(entry.server as usize) else {
+        let Some(Some(real)) = forwarding.snapshot.servers.get(entry.server as usize) else {
             return;
         };
         let client = (entry.client(), entry.client_port);
         let vip = (address_number(service.address), service.port);
-        if let Ok(hop) = self.way_back(client.0, Some(entry.last_hop())) {
+        if let Ok(hop) = self.reply_next_hop(client.0, Some(entry.last_hop())) {
             let numbers = to_client.sequences(Some(0));
             self.reset(&hop, vip, client, numbers, to_client.acknowledgement);
         }
@@ -68,7 +69,7 @@ impl Walk<'_> {
         numbers: [Option<u32>; 2],
         acknowledgement: Option<u32>,
     ) {
-        let (Some(mac), Some(port)) = (hop.mac, self.world.port(hop.interface)) else {
+        let (Some(mac), Some(port)) = (hop.mac, self.forwarding.interface(hop.interface)) else {
             return;
         };
         let kind = if is_v4(from.0) {

@@ -2,18 +2,18 @@
 //!
 //! Translation changes no length, so the way out is tested first and the packet rewritten last: what an ICMP error quotes is still the packet that came.
 
-use super::icmp::rewrite_error;
-use super::{Departure, Stage, Walk};
+use super::walk::{Departure, Stage, Walk};
 use crate::base::{Direction, LastHop, Offload, Output, Reason, Verdict, gso};
+use crate::forwarding::ServerFacts;
 use crate::next_hop::{Hop, Room};
 use crate::packet::{Meta, Packet};
-use crate::parse::{Ip, Transport};
+use crate::parse::Ip;
+use crate::rewrite::rewrite_icmp_error;
 use crate::rewrite::{End, L4Checksum, Translation, rewrite_ip, rewrite_transport};
-use crate::wire::icmp::{self, Kind, message};
-use crate::wire::tcp::{self, flag};
+use crate::wire::icmp::message;
+use crate::wire::tcp::{self};
 use crate::wire::{checksum, ethernet, ipv4, protocol, udp};
-use crate::world::ServerFacts;
-use crate::{fragment, limit, reply};
+use crate::{fragment, limit};
 
 /// How a packet fits its way.
 #[derive(Clone, Copy)]
@@ -36,13 +36,13 @@ impl Walk<'_> {
         } else {
             message::TIME_EXCEEDED_V6
         };
-        Err(self.complain(packet, Reason::TtlExceeded, kind, 0))
+        Err(self.send_icmp_error(packet, Reason::TtlExceeded, kind, 0))
     }
 
     /// Send a packet of no flow on.
     pub(super) fn send_transit(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let hop = self
-            .world
+            .forwarding
             .route(packet.meta.ip.destination)
             .ok_or(Reason::NoRoute)?;
         let fit = self.fit(packet, &hop)?;
@@ -67,7 +67,7 @@ impl Walk<'_> {
                 None => Err(self.no_route(packet)),
             };
         }
-        match self.hop_back(packet.meta.ip.destination, last_hop) {
+        match self.ingress_hop(packet.meta.ip.destination, last_hop) {
             Some(hop) => self.send_by(packet, &hop, &facts.reply),
             None => self.send_back_by_route(packet, &facts.reply),
         }
@@ -81,7 +81,7 @@ impl Walk<'_> {
         packet: &mut Packet,
         translation: &Translation,
     ) -> Stage<Departure> {
-        let hop = self.way_back(packet.meta.ip.destination, None)?;
+        let hop = self.reply_next_hop(packet.meta.ip.destination, None)?;
         self.send_by(packet, &hop, translation)
     }
 
@@ -120,18 +120,6 @@ impl Walk<'_> {
         }
     }
 
-    /// There is no route to a client's server: rule 11.4.
-    #[cold]
-    fn no_route(&mut self, packet: &Packet) -> Verdict {
-        let kind = if packet.meta.ip.v4 {
-            message::HOST_UNREACHABLE_V4
-        } else {
-            message::NO_ROUTE_V6
-        };
-        let vip = packet.meta.ip.destination;
-        self.error_from(packet, vip, Reason::NoRoute, kind, 0)
-    }
-
     /// Rewrite a packet and send it by its hop.
     #[inline(always)]
     fn send_by(
@@ -160,18 +148,18 @@ impl Walk<'_> {
     }
 
     /// To the client as its packets came, else by route.
-    pub(super) fn way_back(&self, client: u128, last_hop: Option<LastHop>) -> Stage<Hop> {
-        let hop = self.hop_back(client, last_hop);
+    pub(super) fn reply_next_hop(&self, client: u128, last_hop: Option<LastHop>) -> Stage<Hop> {
+        let hop = self.ingress_hop(client, last_hop);
         Ok(hop
-            .or_else(|| self.world.route(client))
+            .or_else(|| self.forwarding.route(client))
             .ok_or(Reason::NoRoute)?)
     }
 
     /// To the client as its packets came.
     #[inline(always)]
-    fn hop_back(&self, client: u128, last_hop: Option<LastHop>) -> Option<Hop> {
+    fn ingress_hop(&self, client: u128, last_hop: Option<LastHop>) -> Option<Hop> {
         let last_hop = last_hop?;
-        let port = self.world.port(last_hop.interface())?;
+        let port = self.forwarding.interface(last_hop.interface())?;
         Some(Hop {
             interface: last_hop.interface(),
             address: client,
@@ -183,21 +171,21 @@ impl Walk<'_> {
 
     /// Send an ICMP error about a flow to the end that caused it.
     #[inline(never)]
-    pub(super) fn send_error(
+    pub(super) fn forward_icmp_error(
         &mut self,
         packet: &mut Packet,
-        quoted: &Ip,
+        inner: &Ip,
         direction: Direction,
         server: u32,
         last_hop: Option<LastHop>,
     ) -> Stage<Departure> {
-        let world = self.world;
-        let facts = world.server(server).ok_or(Reason::NoServer)?;
+        let forwarding = self.forwarding;
+        let facts = forwarding.server(server).ok_or(Reason::NoServer)?;
         let (hop, translation) = if direction == Direction::Forward {
             (facts.hop.ok_or(Reason::NoRoute)?, &facts.forward)
         } else {
             let client = packet.meta.ip.destination;
-            (self.way_back(client, last_hop)?, &facts.reply)
+            (self.reply_next_hop(client, last_hop)?, &facts.reply)
         };
         let fit = self.fit(packet, &hop)?;
         let source = packet.meta.ip.source;
@@ -207,7 +195,7 @@ impl Walk<'_> {
             // A router behind us made it: nothing of our inside is told (RFC 5508 REQ-5c).
             Translation::new(End::Source, (source, 0), (translation.address, 0))
         };
-        rewrite_error(packet, quoted, translation, &outer);
+        rewrite_icmp_error(packet, inner, translation, &outer);
         self.transmit(packet, &hop, fit)
     }
 
@@ -301,176 +289,6 @@ impl Walk<'_> {
             Reason::NeighbourUnresolved.into()
         }
     }
-
-    #[cold]
-    fn too_big(&mut self, packet: &Packet, mtu: u32) -> Verdict {
-        if packet.meta.ip.v4 {
-            let rest = mtu & 0xffff;
-            return self.complain(
-                packet,
-                Reason::TooBig,
-                message::FRAGMENTATION_NEEDED_V4,
-                rest,
-            );
-        }
-        self.complain(packet, Reason::TooBig, message::PACKET_TOO_BIG_V6, mtu)
-    }
-
-    /// Answer with an ICMP error from our own address; where none may be sent the packet is dropped for the same reason.
-    #[cold]
-    fn complain(&mut self, packet: &Packet, reason: Reason, kind: (u8, u8), rest: u32) -> Verdict {
-        let Ip {
-            v4, destination, ..
-        } = packet.meta.ip;
-        let vip = self.world.role(v4, destination).vip.then_some(destination);
-        match self.world.own_address(packet.meta.interface, v4).or(vip) {
-            Some(own) => self.error_from(packet, own, reason, kind, rest),
-            None => reason.into(),
-        }
-    }
-
-    /// Answer with an ICMP error from `own`, if one may be sent.
-    fn error_from(
-        &mut self,
-        packet: &Packet,
-        own: u128,
-        reason: Reason,
-        kind: (u8, u8),
-        rest: u32,
-    ) -> Verdict {
-        let bucket = match reason {
-            Reason::TtlExceeded => limit::Kind::TimeExceeded,
-            Reason::TooBig => limit::Kind::TooBig,
-            _ => limit::Kind::Unreachable,
-        };
-        if !self.may_answer(packet) {
-            return reason.into();
-        }
-        if !self.take_token(bucket) {
-            return Reason::RateLimited.into();
-        }
-        let answer = self.icmp_error(packet, own, kind, rest);
-        self.extra.extend(answer);
-        Verdict::Reply(reason)
-    }
-
-    /// An ICMP error from `own` about a packet; `None` where none may be sent. Takes no token.
-    fn icmp_error(&self, packet: &Packet, own: u128, kind: (u8, u8), rest: u32) -> Option<Output> {
-        let Meta {
-            interface,
-            link,
-            ip,
-            ..
-        } = *packet.meta;
-        let port = self
-            .world
-            .port(interface)
-            .filter(|_| self.may_answer(packet))?;
-        let frame = reply::icmp_error(
-            packet.frame,
-            link,
-            port.mac,
-            (own, ip.source),
-            (kind, rest),
-            packet.ip_bytes(),
-        );
-        Some(Output {
-            interface,
-            frame,
-            offload: Offload::default(),
-        })
-    }
-
-    /// Whether a packet may be answered by an error at all (RFC 1812 4.3.2.7, RFC 4443 2.4 e).
-    fn may_answer(&self, packet: &Packet) -> bool {
-        let Meta {
-            interface,
-            ip,
-            to_group,
-            ..
-        } = *packet.meta;
-        let is_known = self.world.port(interface).is_some();
-        is_known && !to_group && !ip.is_later_fragment() && !is_icmp_error(packet)
-    }
-
-    /// No server: a reset, or port unreachable, from the VIP.
-    pub(super) fn refuse(&mut self, packet: &Packet, transport: &Transport) -> Verdict {
-        if transport.segment.is_some() {
-            return self.answer_reset(packet, transport, Reason::NoServer, limit::Kind::Reset);
-        }
-        let kind = if packet.meta.ip.v4 {
-            message::PORT_UNREACHABLE_V4
-        } else {
-            message::PORT_UNREACHABLE_V6
-        };
-        let vip = packet.meta.ip.destination;
-        self.error_from(packet, vip, Reason::NoServer, kind, 0)
-    }
-
-    /// A client's new flow could not be placed, for the reason of `verdict`: a reset if `on_no_server` says so, else ICMP "administratively prohibited", from
-    /// the VIP (rule 8, *Refused*). Any other verdict stays.
-    #[cold]
-    pub(super) fn refuse_newcomer(
-        &mut self,
-        packet: &Packet,
-        transport: &Transport,
-        service: u32,
-        verdict: Verdict,
-    ) -> Verdict {
-        let Verdict::Drop(reason @ (Reason::Hairpin | Reason::FlowConflict | Reason::TableFull)) =
-            verdict
-        else {
-            return verdict;
-        };
-        let service = self.world.service(service);
-        let resets = service.is_some_and(|service| service.reset_without_server);
-        if resets && transport.segment.is_some() {
-            return self.answer_reset(packet, transport, reason, limit::Kind::Reset);
-        }
-        let kind = if packet.meta.ip.v4 {
-            message::PROHIBITED_V4
-        } else {
-            message::PROHIBITED_V6
-        };
-        let vip = packet.meta.ip.destination;
-        self.error_from(packet, vip, reason, kind, 0)
-    }
-
-    /// Answer a TCP segment with a reset that its sender believes (RFC 9293 3.10.7.1), from the address it was for; drop for the same reason what is no TCP
-    /// or a reset itself. `kind`: whose token it takes.
-    pub(super) fn answer_reset(
-        &mut self,
-        packet: &Packet,
-        transport: &Transport,
-        reason: Reason,
-        kind: limit::Kind,
-    ) -> Verdict {
-        let Meta {
-            interface,
-            link,
-            ip,
-            ..
-        } = *packet.meta;
-        let segment = transport.segment.filter(|one| !one.has(flag::RST));
-        let Some((segment, port)) = segment.zip(self.world.port(interface)) else {
-            return reason.into();
-        };
-        if !self.take_token(kind) {
-            return Reason::RateLimited.into();
-        }
-        let from = (ip.destination, transport.destination_port);
-        let to = (ip.source, transport.source_port);
-        let frame = reply::reset(packet.frame, link, port.mac, from, to, &segment);
-        self.answer(interface, frame);
-        Verdict::Reply(reason)
-    }
-
-    /// One packet of our own, if the rate of its kind allows it.
-    pub(super) fn take_token(&mut self, kind: limit::Kind) -> bool {
-        self.state
-            .limiter
-            .take(kind, self.world.snapshot.icmp_rate, self.now)
-    }
 }
 
 fn dont_fragment(packet: &Packet) -> bool {
@@ -480,18 +298,6 @@ fn dont_fragment(packet: &Packet) -> bool {
 
 fn ipv4_header_len(packet: &Packet) -> usize {
     ipv4::Header::new(packet.ip_bytes()).map_or(ipv4::LEN, |header| header.header_len())
-}
-
-/// Whether the packet is an ICMP error or redirect: no error is ever sent about one.
-fn is_icmp_error(packet: &Packet) -> bool {
-    let Ip { v4, protocol, .. } = packet.meta.ip;
-    let message_type = packet
-        .l4_bytes()
-        .first()
-        .filter(|_| protocol == icmp::protocol_of(v4));
-    message_type.is_some_and(|&message_type| {
-        matches!(icmp::kind(v4, message_type), Kind::Error | Kind::Redirect)
-    })
 }
 
 /// The frames of a packet that must be cut. A checksum left to the network card is finished first: it covers the whole.

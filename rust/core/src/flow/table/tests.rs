@@ -1,6 +1,8 @@
 //! What the flow table must hold to, against a plain map and by hand.
 
+use super::entry::RELINK_NS;
 use super::*;
+use crate::flow::state::FlowState;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -16,7 +18,7 @@ fn table(capacity: u64) -> Table {
 fn new_capacity_out_of_range_is_refused() {
     for capacity in [0, MOST_FLOWS + 1, u64::MAX] {
         assert!(
-            matches!(Table::new(capacity, [0; 16]), Err(DataPathError::Capacity(c)) if c == capacity)
+            matches!(Table::new(capacity, [0; 16]), Err(TableError::Capacity(c)) if c == capacity)
         );
     }
 }
@@ -25,7 +27,7 @@ fn new_capacity_out_of_range_is_refused() {
 #[test]
 fn new_area_is_128_bytes_per_flow() {
     assert_eq!(
-        size_of_val(table(1000).area.lines()),
+        size_of_val(table(1000).arena.lines()),
         1000 * 128 + HEADER_LINES * size_of::<Line>()
     );
 }

@@ -1,8 +1,9 @@
 //! What each kind of segment may change.
 
 use super::*;
-use crate::flow::table::{Annex, Cold, Entry};
-use crate::plan::SplitMix64;
+use crate::base::{SplitMix64, is_later, later};
+use crate::flow::table::{Entry, FlowCold, FlowRare};
+use crate::wire::segment::{MOST_SCALE, NO_SCALE};
 use Direction::{Forward, Reply};
 use FlowState::{Closing, Established, Pickup, SynReceived, SynSent};
 
@@ -17,7 +18,7 @@ const FIN_ACK: u8 = FIN | ACK;
 type Step5 = (Direction, u8, u32, u32, usize);
 
 /// As the pipeline does it. What is plain must be judged alike by both.
-fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Step, Reason> {
+fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Transition, Reason> {
     if !is_plain(flow, segment) {
         return follow(flow, direction, segment);
     }
@@ -26,7 +27,7 @@ fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Ste
     let after = [*flow.side(Forward), *flow.side(Reply)];
     (*flow.side_mut(Forward), *flow.side_mut(Reply)) = (sides[0], sides[1]);
     let step = follow(flow, direction, segment)?;
-    assert_eq!((step.believed, step.state), (believed, Established));
+    assert_eq!((step.is_believed, step.to), (believed, Established));
     assert_eq!([*flow.side(Forward), *flow.side(Reply)], after);
     Ok(step)
 }
@@ -34,8 +35,8 @@ fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Ste
 #[derive(Clone, Copy, Default)]
 struct Scene {
     entry: Entry,
-    annex: Annex,
-    cold: Cold,
+    annex: FlowCold,
+    cold: FlowRare,
 }
 
 impl Scene {
@@ -65,21 +66,24 @@ impl Scene {
         scene
     }
 
-    fn take(&mut self, (direction, flags, sequence, ack, len): Step5) -> Result<Step, Reason> {
+    fn take(
+        &mut self,
+        (direction, flags, sequence, ack, len): Step5,
+    ) -> Result<Transition, Reason> {
         let segment = Segment::new(sequence, ack, flags, len).with_window(1000, NO_SCALE);
         let step = judge(&mut self.flow(), direction, &segment)?;
-        self.entry.set_state(step.state);
+        self.entry.set_state(step.to);
         Ok(step)
     }
 
     /// Take segments that are not dropped; the state after each.
     fn run(&mut self, steps: &[Step5]) -> Vec<FlowState> {
-        let state = |&step| self.take(step).expect("it is handed on").state;
+        let state = |&step| self.take(step).expect("it is forwarded").to;
         steps.iter().map(state).collect()
     }
 
     fn believes(&mut self, step: Step5) -> bool {
-        self.take(step).is_ok_and(|step| step.believed)
+        self.take(step).is_ok_and(|step| step.is_believed)
     }
 }
 
@@ -184,7 +188,7 @@ fn follow_reset_table() {
         let mut scene = Scene::established();
         scene.run(&[(Forward, ACK, 101, 501, 10)]);
         let step = scene.take((direction, flags, sequence, ack, 0));
-        let step = step.map(|step| (step.state, step.believed));
+        let step = step.map(|step| (step.to, step.is_believed));
         assert_eq!(step, expected, "{direction:?} {sequence}");
     }
 }
@@ -219,7 +223,7 @@ fn follow_guesses_change_nothing() {
             let mut scene = Scene::established();
             let before = (*scene.flow().side(Forward), *scene.flow().side(Reply));
             let step = scene.take((Forward, flags, guess, 0x6000_0000, 0)).unwrap();
-            assert_eq!((step.state, step.believed), (Established, false));
+            assert_eq!((step.to, step.is_believed), (Established, false));
             let after = (*scene.flow().side(Forward), *scene.flow().side(Reply));
             if flags & SYN == 0 {
                 assert_eq!(before, after);
@@ -240,7 +244,7 @@ fn follow_scaled_window_table() {
             scene.flow().begin(&syn);
             let answer = Segment::new(500, 101, SYN_ACK, 0).with_window(1000, scale);
             let step = follow(&mut scene.flow(), Reply, &answer).unwrap();
-            scene.entry.set_state(step.state);
+            scene.entry.set_state(step.to);
             scene.run(&[(Forward, ACK, 101, 501, 0), (Reply, ACK, 501, 101, 0)]);
             scene
         };
@@ -310,7 +314,7 @@ fn follow_new_incarnation_restarts_numbers() {
     assert!(scene.believes((Reply, ACK, 501, 108, 0)));
     assert!(!scene.believes((Forward, ACK, 0x4000_0001, 0x7000_0000, 0)));
     let step = scene.take((Forward, ACK, 0x4000_0001, 0x7000_0001, 10));
-    assert!(step.is_ok_and(|step| step.restarted && step.state == Established));
+    assert!(step.is_ok_and(|step| step.restarts && step.to == Established));
     assert!(scene.take((Forward, RST, 108, 0, 0)).is_err());
     assert!(scene.believes((Reply, RST, 0x7000_0001, 0, 0)));
 }
@@ -348,7 +352,7 @@ fn follow_refusal_of_syn_again_is_handed_on() {
         assert!(scene.take(refusal).is_err());
         scene.run(&[(Forward, SYN, 7000, 0, 0)]);
         let state = scene.entry.state();
-        assert_eq!(scene.take(refusal), Ok(Step::unbelieved(state)));
+        assert_eq!(scene.take(refusal), Ok(Transition::unbelieved(state)));
     }
 }
 
@@ -548,7 +552,7 @@ fn follow_guess_leaves_unknown_window_unknown() {
         scene.run(&[(Reply, ACK, 9000, 5000, 10)]);
         let forged = Segment::new(5000, 9000u32.wrapping_add(guess), ACK, 0);
         let step = judge(&mut scene.flow(), Forward, &forged).unwrap();
-        assert_eq!(step.believed, guess.cast_signed() < 0);
+        assert_eq!(step.is_believed, guess.cast_signed() < 0);
         assert_eq!(scene.flow().side(Forward).window(), 1 << 30);
         assert!(scene.believes((Reply, ACK, 9010, 5000, 2000)), "{guess}");
         assert!(scene.believes((Forward, ACK, 5000, 11010, 5)), "{guess}");
@@ -583,7 +587,7 @@ fn follow_forged_syn_widens_no_window() {
         judge(&mut scene.flow(), Forward, &forged).unwrap();
         assert_eq!(scene.flow().side(Forward).window(), 4000);
         let step = judge(&mut scene.flow(), Reply, &answer(ack)).unwrap();
-        assert_eq!(step.state, SynReceived);
+        assert_eq!(step.to, SynReceived);
         scene.flow().side(Forward).window()
     };
     assert_eq!(opened(101), 1000);

@@ -5,10 +5,14 @@
 //! written, with loads of other widths than the stores before them, and wait for these. Everything found here fits the frame: later stages follow offsets without checking them again, except where the frame
 //! itself says otherwise.
 
+mod inner;
+
 use crate::base::{Reason, is_v4};
 use crate::wire::ethernet::{self, ethertype};
 use crate::wire::segment::{MOST_SCALE, NO_SCALE, Segment};
 use crate::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
+
+pub use inner::{InnerPacket, inner_destination, inner_packet};
 
 const MOST_TAGS: usize = 2;
 

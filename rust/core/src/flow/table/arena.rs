@@ -1,4 +1,4 @@
-//! The one memory area behind the flow table: cache lines, allocated once. The kernel gives zeroed pages as they are first used, or all at once where that is asked for: before packets flow, but not in tests and
+//! The one memory arena behind the flow table: cache lines, allocated once. The kernel gives zeroed pages as they are first used, or all at once where that is asked for: before packets flow, but not in tests and
 //! offline.
 //!
 //! Nothing in it is a pointer, so it can be dumped, inspected and taken over by a successor. Today it is anonymous memory; one backed by a `memfd` can
@@ -6,23 +6,38 @@
 
 use std::ops::Range;
 
-use crate::datapath::DataPathError;
 use crate::sys::memory::Memory;
 
 pub use crate::sys::memory::Line;
 
-/// Fixed-size memory in cache lines.
-pub struct Area(Memory);
+/// The flow table could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// Capacity 0 or beyond what 32-bit entry numbers can hold.
+    #[error("flow table capacity {0} is not in 1..=268435456")]
+    Capacity(u64),
+    /// The kernel refused the memory.
+    #[error("flow table of {bytes} bytes could not be allocated: {source}")]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+}
 
-impl Area {
+/// Fixed-size memory in cache lines.
+pub struct Arena(Memory);
+
+impl Arena {
     /// Allocate `lines` zeroed cache lines.
     ///
     /// # Errors
     /// `Memory` when there is not that much.
-    pub fn new(lines: usize) -> Result<Self, DataPathError> {
+    pub fn new(lines: usize) -> Result<Self, TableError> {
         Memory::new(lines)
             .map(Self)
-            .map_err(|source| DataPathError::Memory {
+            .map_err(|source| TableError::Memory {
                 bytes: lines.saturating_mul(size_of::<Line>()),
                 source,
             })
@@ -32,11 +47,11 @@ impl Area {
     ///
     /// # Errors
     /// `Memory` when there is not that much.
-    pub fn populate(&mut self) -> Result<(), DataPathError> {
+    pub fn populate(&mut self) -> Result<(), TableError> {
         let bytes = size_of_val(self.lines());
         self.0
             .populate()
-            .map_err(|source| DataPathError::Memory { bytes, source })
+            .map_err(|source| TableError::Memory { bytes, source })
     }
 
     /// Bytes of some of its lines that the process has by now; 0 when the kernel does not tell. The first line begins a page.

@@ -1,12 +1,12 @@
 //! Is the frame for us, and what does it carry: rules 3 and 4.
 
-use super::{Stage, Walk};
-use crate::base::{LastHop, Mac, MacNumber, Offload, Output, Reason, Verdict, map_v4};
+use super::walk::{Stage, Walk};
+use crate::base::{LastHop, Mac, MacNumber, Reason, Verdict, map_v4};
+use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
 use crate::reply;
 use crate::wire::ethernet::{self, ethertype};
 use crate::wire::{arp, icmp, protocol};
-use crate::world::World;
 
 /// Where frames come in: what is asked about every frame of a batch, looked up once.
 #[derive(Clone, Copy)]
@@ -21,8 +21,8 @@ pub(crate) struct Ingress {
 
 impl Ingress {
     /// Look the interface up.
-    pub(crate) fn new(world: &World, interface: u32) -> Self {
-        let mac = world.port(interface).map(|port| port.mac.into());
+    pub(crate) fn new(forwarding: &ForwardingState, interface: u32) -> Self {
+        let mac = forwarding.interface(interface).map(|port| port.mac.into());
         let last_hop = LastHop::by(interface);
         Self {
             interface,
@@ -54,27 +54,34 @@ pub(super) fn accept_frame(ingress: &Ingress, frame: &[u8], meta: &mut Meta) -> 
 
 /// Rule 5.1: whether this is a neighbour solicitation for a VIP that we answer for.
 #[inline(always)]
-pub(super) fn is_solicitation(world: &World, frame: &[u8], meta: &Meta) -> bool {
+pub(super) fn is_solicitation(forwarding: &ForwardingState, frame: &[u8], meta: &Meta) -> bool {
     let ip = &meta.ip;
     let may_be = !ip.v4 && ip.protocol == protocol::ICMPV6 && ip.ttl == 255;
-    may_be && solicitation(world, frame, meta).is_some()
+    may_be && solicitation(forwarding, frame, meta).is_some()
 }
 
 /// The MAC to tell and the VIP it is told for.
 #[cold]
-fn solicitation(world: &World, frame: &[u8], meta: &Meta) -> Option<(Mac, u128)> {
+fn solicitation(forwarding: &ForwardingState, frame: &[u8], meta: &Meta) -> Option<(Mac, u128)> {
     let ip = &meta.ip;
     let message = frame.get(ip.l4..ip.end).unwrap_or_default();
     let target = icmp::solicitation_target(message)?;
-    let mac = announcing_mac(world, meta.interface, false, target)?;
+    let mac = announcing_mac(forwarding, meta.interface, false, target)?;
     let is_right = icmp::message_checksum(ip.source, ip.destination, message) == 0;
     is_right.then_some((mac, target))
 }
 
 /// Our MAC, when that interface answers for that VIP.
-fn announcing_mac(world: &World, interface: u32, v4: bool, target: u128) -> Option<Mac> {
-    let port = world.port(interface).filter(|port| port.announce)?;
-    world.role(v4, target).vip.then_some(port.mac)
+fn announcing_mac(
+    forwarding: &ForwardingState,
+    interface: u32,
+    v4: bool,
+    target: u128,
+) -> Option<Mac> {
+    let port = forwarding
+        .interface(interface)
+        .filter(|port| port.announce)?;
+    forwarding.role(v4, target).vip.then_some(port.mac)
 }
 
 impl Walk<'_> {
@@ -91,7 +98,7 @@ impl Walk<'_> {
         let Some(request) = request else {
             return Reason::BadArp.into();
         };
-        let mac = announcing_mac(self.world, interface, true, map_v4(request.target()));
+        let mac = announcing_mac(self.forwarding, interface, true, map_v4(request.target()));
         let Some(mac) = mac.filter(|_| request.operation() == arp::operation::REQUEST) else {
             return Verdict::Pass;
         };
@@ -101,20 +108,11 @@ impl Walk<'_> {
 
     /// Rule 4: answer what [`is_solicitation`] saw.
     pub(super) fn neighbour_advertisement(&mut self, frame: &[u8], meta: &Meta) -> Verdict {
-        if let Some((mac, target)) = solicitation(self.world, frame, meta) {
+        if let Some((mac, target)) = solicitation(self.forwarding, frame, meta) {
             let frame =
                 reply::neighbour_advertisement(frame, meta.link, mac, meta.ip.source, target);
             self.answer(meta.interface, frame);
         }
         Verdict::Reply(Reason::Nd)
-    }
-
-    /// Send a frame of our own.
-    pub(super) fn answer(&mut self, interface: u32, frame: Vec<u8>) {
-        self.extra.push(Output {
-            interface,
-            frame,
-            offload: Offload::default(),
-        });
     }
 }

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use super::{CounterReport, DataPath, Measured, TableUse};
-use crate::counters::Counters;
+use crate::counters::{CounterReport, Counters, Measured, TableUse};
+use crate::pipeline::state::PathState;
 use crate::snapshot::{Server, Snapshot};
 
 /// Ids that one slice copies: some tens of KiB.
@@ -24,15 +24,15 @@ pub struct Reading {
 impl Reading {
     /// Begin with the totals. `measures`: with what was measured of each server.
     #[must_use]
-    pub fn new(path: &DataPath, measures: bool) -> Self {
-        let table = &path.state.table;
+    pub(super) fn new(snapshot: &Arc<Snapshot>, state: &PathState, measures: bool) -> Self {
+        let table = &state.table;
         Self {
-            counters: path.state.counters.totals(),
+            counters: state.counters.totals(),
             table: TableUse {
                 entries: table.len(),
                 capacity: table.capacity() as u64,
             },
-            snapshot: Arc::clone(&path.world.snapshot),
+            snapshot: Arc::clone(snapshot),
             measures,
             next: 0,
         }
@@ -51,11 +51,10 @@ impl Reading {
     }
 
     /// Copy the next slice. Says whether it was the last one.
-    pub fn copy(&mut self, path: &DataPath) -> bool {
+    pub(super) fn copy(&mut self, counters: &Counters) -> bool {
         let ids = self.next..self.next + IDS;
         self.next = ids.end;
-        self.counters
-            .copy_part(&path.state.counters, ids, self.measures);
+        self.counters.copy_part(counters, ids, self.measures);
         let Snapshot {
             services, servers, ..
         } = &*self.snapshot;
@@ -67,7 +66,7 @@ impl Reading {
     pub fn report(&self) -> CounterReport {
         CounterReport {
             table: self.table,
-            ..self.counters.report_of(&self.snapshot)
+            ..self.counters.report(&self.snapshot)
         }
     }
 
@@ -85,26 +84,5 @@ impl Reading {
         };
         let servers = self.snapshot.servers.iter();
         servers.enumerate().map(measured).collect()
-    }
-}
-
-impl DataPath {
-    /// All counters at once.
-    #[must_use]
-    pub fn counters(&self) -> CounterReport {
-        self.read(false).report()
-    }
-
-    /// What is known of each server by id, until `now`, at once; `None` for those that are not in the snapshot.
-    #[must_use]
-    pub fn measurements(&self, now_ns: u64) -> Vec<Option<Measured>> {
-        self.read(true).measurements(now_ns)
-    }
-
-    fn read(&self, measures: bool) -> Reading {
-        let mut reading = Reading::new(self, measures);
-        reading.settle();
-        while !reading.copy(self) {}
-        reading
     }
 }

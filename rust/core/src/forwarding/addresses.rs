@@ -4,7 +4,28 @@
 //! which is kept nearly empty for that. The index is not keyed: what is in it comes from the configuration, so no client can make its chains longer.
 
 use crate::base::{FixedMap, is_v4};
-use crate::world::{Listener, Role};
+
+/// What an address is to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    /// A service listens on it.
+    pub vip: bool,
+    /// One of our interfaces has it.
+    pub own: bool,
+    /// It is the directed broadcast of a prefix of one of our interfaces.
+    pub broadcast: bool,
+    /// The server with this address, the one with the lowest id.
+    pub server: Option<u32>,
+}
+
+/// Who listens on an (address, port, protocol).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketRole {
+    /// The service whose VIP and port it is.
+    pub service: Option<u32>,
+    /// The endpoint, when it is a server's.
+    pub endpoint: Option<u32>,
+}
 
 /// Slots of the index per address, at least.
 const SPARSENESS: usize = 8;
@@ -12,9 +33,9 @@ const FEWEST_SLOTS: usize = 1024;
 
 /// A configured address.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct LocalAddress {
     address: u128,
-    /// The next place with the same slot, counted from 1; 0: none.
+    /// The next local with the same slot, counted from 1; 0: none.
     next: u32,
     /// What it is to us.
     pub role: Role,
@@ -24,11 +45,11 @@ pub struct Place {
     /// The interface that packets from there must come in by; `None`: any.
     pub home: Option<u32>,
     /// One of its sockets, mostly the only one, at hand.
-    first: (u32, Listener),
+    first: (u32, SocketRole),
     has_more: bool,
 }
 
-impl Place {
+impl LocalAddress {
     /// Whether a packet may come from there, by that interface.
     #[inline(always)]
     #[must_use]
@@ -46,49 +67,49 @@ impl Place {
 
 /// All configured addresses.
 #[derive(Default)]
-pub struct Places {
-    /// The place that a hash stands for, counted from 1; 0: none. A power of two of them.
+pub struct LocalAddresses {
+    /// The local that a hash stands for, counted from 1; 0: none. A power of two of them.
     index: Vec<u32>,
     /// What this shift leaves of a hash's 64 bits is its slot.
     shift: u32,
-    known: Vec<Place>,
-    listeners: FixedMap<(u128, u32), Listener>,
+    known: Vec<LocalAddress>,
+    sockets: FixedMap<(u128, u32), SocketRole>,
 }
 
-impl Places {
+impl LocalAddresses {
     /// Compile.
     #[must_use]
-    pub fn new(roles: FixedMap<u128, Role>, listeners: FixedMap<(u128, u32), Listener>) -> Self {
+    pub fn new(roles: FixedMap<u128, Role>, sockets: FixedMap<(u128, u32), SocketRole>) -> Self {
         let slots = (roles.len() * SPARSENESS)
             .max(FEWEST_SLOTS)
             .next_power_of_two();
-        let mut places = Self {
+        let mut addresses = Self {
             index: vec![0; slots],
             shift: u64::BITS - slots.trailing_zeros(),
             known: Vec::with_capacity(roles.len()),
-            listeners: FixedMap::default(),
+            sockets: FixedMap::default(),
         };
         for (address, role) in roles {
-            places.add(address, role);
+            addresses.add(address, role);
         }
-        for (&(address, socket), &listener) in &listeners {
-            places.add_listener(address, socket, listener);
+        for (&(address, socket), &role) in &sockets {
+            addresses.add_socket(address, socket, role);
         }
-        places.listeners = listeners;
-        places
+        addresses.sockets = sockets;
+        addresses
     }
 
     /// Note where packets of servers come in: `home` says it of a server.
     pub fn set_homes(&mut self, home: impl Fn(u32) -> Option<u32>) {
-        for place in &mut self.known {
-            place.home = place.role.server.and_then(&home);
+        for local in &mut self.known {
+            local.home = local.role.server.and_then(&home);
         }
     }
 
     /// What an address of that family is to us; all of IPv4's are mapped. An IPv6 address that looks like a mapped IPv4 one is nothing to us.
     #[inline(always)]
     #[must_use]
-    pub fn at(&self, v4: bool, address: u128) -> Option<&Place> {
+    pub fn at(&self, v4: bool, address: u128) -> Option<&LocalAddress> {
         if v4 {
             self.find(address)
         } else {
@@ -97,7 +118,7 @@ impl Places {
     }
 
     #[inline(never)]
-    fn at_v6(&self, address: u128) -> Option<&Place> {
+    fn at_v6(&self, address: u128) -> Option<&LocalAddress> {
         if is_v4(address) {
             return None;
         }
@@ -105,30 +126,30 @@ impl Places {
     }
 
     #[inline(always)]
-    fn find(&self, address: u128) -> Option<&Place> {
+    fn find(&self, address: u128) -> Option<&LocalAddress> {
         let mut number = *self.index.get(self.slot(address))?;
         loop {
-            // 0, "none", wraps around to a place that there is not.
-            let place = self.known.get(number.wrapping_sub(1) as usize)?;
-            if place.address == address {
-                return Some(place);
+            // 0, "none", wraps around to a local that there is not.
+            let local = self.known.get(number.wrapping_sub(1) as usize)?;
+            if local.address == address {
+                return Some(local);
             }
-            number = place.next;
+            number = local.next;
         }
     }
 
-    /// Who listens on a socket of a place: see [`socket`].
+    /// Who listens on a socket of a local: see [`socket`].
     #[inline(always)]
     #[must_use]
-    pub fn listener(&self, place: &Place, socket: u32) -> Listener {
-        if place.first.0 == socket {
-            return place.first.1;
+    pub fn socket_role(&self, local: &LocalAddress, socket: u32) -> SocketRole {
+        if local.first.0 == socket {
+            return local.first.1;
         }
-        if !place.has_more {
-            return Listener::default();
+        if !local.has_more {
+            return SocketRole::default();
         }
-        let key = (place.address, socket);
-        self.listeners.get(&key).copied().unwrap_or_default()
+        let key = (local.address, socket);
+        self.sockets.get(&key).copied().unwrap_or_default()
     }
 
     #[inline(always)]
@@ -140,32 +161,32 @@ impl Places {
 
     fn add(&mut self, address: u128, role: Role) {
         let slot = self.slot(address);
-        self.known.push(Place {
+        self.known.push(LocalAddress {
             address,
             next: self.index[slot],
             role,
             sends: !(role.vip || role.own || role.broadcast),
             receives: !role.broadcast && (role.vip || !role.own),
             home: None,
-            first: (NO_SOCKET, Listener::default()),
+            first: (NO_SOCKET, SocketRole::default()),
             has_more: false,
         });
         self.index[slot] = self.known.len() as u32;
     }
 
-    fn add_listener(&mut self, address: u128, socket: u32, listener: Listener) {
+    fn add_socket(&mut self, address: u128, socket: u32, role: SocketRole) {
         let slot = self.slot(address);
         let mut number = self.index[slot];
-        while let Some(place) = self.known.get_mut(number.wrapping_sub(1) as usize) {
-            if place.address == address {
-                if place.first.0 == NO_SOCKET {
-                    place.first = (socket, listener);
+        while let Some(local) = self.known.get_mut(number.wrapping_sub(1) as usize) {
+            if local.address == address {
+                if local.first.0 == NO_SOCKET {
+                    local.first = (socket, role);
                 } else {
-                    place.has_more = true;
+                    local.has_more = true;
                 }
                 return;
             }
-            number = place.next;
+            number = local.next;
         }
     }
 }
@@ -191,32 +212,32 @@ mod tests {
         #[test]
         fn places_any_configuration_equals_maps(
             addresses in proptest::collection::hash_set(0u32..4000, 0..2000),
-            sockets in proptest::collection::vec((any::<prop::sample::Index>(), 0u16..5), 0..100),
+            listening in proptest::collection::vec((any::<prop::sample::Index>(), 0u16..5), 0..100),
             asked in proptest::collection::vec((0u32..4000, 0u16..5), 100),
         ) {
             let role = |address: u32| Role { vip: true, server: Some(address), ..Role::default() };
             let roles: FixedMap<u128, Role> = addresses.iter().map(|&address| (map_v4(address), role(address))).collect();
-            let mut listeners = FixedMap::<(u128, u32), Listener>::default();
-            for (id, (index, port)) in sockets.iter().enumerate().filter(|_| !addresses.is_empty()) {
+            let mut sockets = FixedMap::<(u128, u32), SocketRole>::default();
+            for (id, (index, port)) in listening.iter().enumerate().filter(|_| !addresses.is_empty()) {
                 let address = *addresses.iter().nth(index.index(addresses.len())).unwrap();
-                listeners.entry((map_v4(address), socket(*port, 6))).or_default().service = Some(id as u32);
+                sockets.entry((map_v4(address), socket(*port, 6))).or_default().service = Some(id as u32);
             }
-            let places = Places::new(roles.clone(), listeners.clone());
+            let addresses = LocalAddresses::new(roles.clone(), sockets.clone());
             for (address, port) in asked {
                 let address = map_v4(address);
-                let found = places.at(true, address);
-                prop_assert_eq!(found.map(|place| place.role), roles.get(&address).copied());
-                let listener = found.map(|place| places.listener(place, socket(port, 6)));
-                prop_assert_eq!(listener.unwrap_or_default(), listeners.get(&(address, socket(port, 6))).copied().unwrap_or_default());
-                prop_assert!(places.at(false, address).is_none());
+                let found = addresses.at(true, address);
+                prop_assert_eq!(found.map(|local| local.role), roles.get(&address).copied());
+                let role = found.map(|local| addresses.socket_role(local, socket(port, 6)));
+                prop_assert_eq!(role.unwrap_or_default(), sockets.get(&(address, socket(port, 6))).copied().unwrap_or_default());
+                prop_assert!(addresses.at(false, address).is_none());
             }
         }
     }
 
     #[test]
     fn places_none_configured_finds_nothing() {
-        let places = Places::new(FixedMap::default(), FixedMap::default());
-        assert!(places.at(true, map_v4(1)).is_none());
-        assert!(places.at(false, 1).is_none());
+        let addresses = LocalAddresses::new(FixedMap::default(), FixedMap::default());
+        assert!(addresses.at(true, map_v4(1)).is_none());
+        assert!(addresses.at(false, 1).is_none());
     }
 }

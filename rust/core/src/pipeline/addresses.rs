@@ -1,26 +1,25 @@
 //! May a packet with these addresses be routed at all: rule 5.2 to 5.7 (RFC 1812 5.3.7, behaviour 16 and 18).
 
-use super::Stage;
+use super::walk::Stage;
 use crate::base::{Reason, Verdict, is_v4};
+use crate::forwarding::{ForwardingState, LocalAddress, Role};
 use crate::packet::Meta;
 use crate::parse::Ip;
-use crate::places::Place;
-use crate::world::{Role, World};
 
 /// What is known of a packet's addresses.
 #[derive(Clone, Copy)]
 pub(super) struct Ends<'a> {
-    pub source: Option<&'a Place>,
-    pub destination: Option<&'a Place>,
+    pub source: Option<&'a LocalAddress>,
+    pub destination: Option<&'a LocalAddress>,
 }
 
 impl<'a> Ends<'a> {
     /// Look both up.
     #[inline(always)]
-    pub(super) fn of(world: &'a World, ip: &Ip) -> Self {
+    pub(super) fn of(forwarding: &'a ForwardingState, ip: &Ip) -> Self {
         Self {
-            source: world.place(ip.v4, ip.source),
-            destination: world.place(ip.v4, ip.destination),
+            source: forwarding.local_address(ip.v4, ip.source),
+            destination: forwarding.local_address(ip.v4, ip.destination),
         }
     }
 
@@ -33,7 +32,7 @@ impl<'a> Ends<'a> {
 
 /// Refuse what may not be routed. Nearly every packet has nothing about it that any of the rules could mean: they are gone through for the others only.
 #[inline(always)]
-pub(super) fn check_addresses(world: &World, meta: &Meta, ends: Ends) -> Stage<()> {
+pub(super) fn check_addresses(forwarding: &ForwardingState, meta: &Meta, ends: Ends) -> Stage<()> {
     let Ip {
         v4,
         source,
@@ -47,17 +46,17 @@ pub(super) fn check_addresses(world: &World, meta: &Meta, ends: Ends) -> Stage<(
     let may_pass = ends
         .source
         .is_none_or(|place| place.may_send(meta.interface))
-        && ends.destination.is_none_or(Place::may_receive);
+        && ends.destination.is_none_or(LocalAddress::may_receive);
     if is_plain && may_pass {
         return Ok(());
     }
-    check_one_by_one(world, meta, ends)
+    check_one_by_one(forwarding, meta, ends)
 }
 
 /// The order is that of the rule: what is the host's affair passes before anything is dropped.
 #[cold]
 #[inline(never)]
-fn check_one_by_one(world: &World, meta: &Meta, ends: Ends) -> Stage<()> {
+fn check_one_by_one(forwarding: &ForwardingState, meta: &Meta, ends: Ends) -> Stage<()> {
     let interface = meta.interface;
     let Ip {
         v4,
@@ -65,10 +64,10 @@ fn check_one_by_one(world: &World, meta: &Meta, ends: Ends) -> Stage<()> {
         destination,
         ..
     } = meta.ip;
-    let role = |place: Option<&Place>| place.map_or_else(Role::default, |place| place.role);
+    let role = |place: Option<&LocalAddress>| place.map_or_else(Role::default, |place| place.role);
     let source_role = role(ends.source);
     let destination_role = role(ends.destination);
-    let directed = destination_role.broadcast && world.is_broadcast_of(interface, destination);
+    let directed = destination_role.broadcast && forwarding.is_broadcast_of(interface, destination);
     if directed || is_for_host(v4, destination) {
         return Err(Verdict::Pass);
     }
@@ -152,8 +151,8 @@ mod tests {
     fn check_addresses_at_once_equals_one_by_one() {
         let first_bytes = 0..=255u32;
         let own = |first: u32| first << 24 | 0x0012_0101;
-        let world = crate::world::tests::world_of_roles();
-        let configured = crate::world::tests::ADDRESSES.map(|address| (true, map_v4(address)));
+        let forwarding = crate::forwarding::tests::world_of_roles();
+        let configured = crate::forwarding::tests::ADDRESSES.map(|address| (true, map_v4(address)));
         let others = first_bytes.map(|first| (true, map_v4(own(first))));
         let v6 = [0u128, 1, 2, 0xfe80 << 112, 0xff02 << 112, map_v4(own(20))]
             .map(|address| (false, address));
@@ -164,10 +163,10 @@ mod tests {
                 for (interface, to_group) in [(0, false), (1, false), (0, true)] {
                     (meta.ip.v4, meta.ip.source, meta.ip.destination) = (v4, source, destination);
                     (meta.interface, meta.to_group) = (interface, to_group);
-                    let ends = Ends::of(&world, &meta.ip);
+                    let ends = Ends::of(&forwarding, &meta.ip);
                     assert_eq!(
-                        check_addresses(&world, &meta, ends),
-                        check_one_by_one(&world, &meta, ends)
+                        check_addresses(&forwarding, &meta, ends),
+                        check_one_by_one(&forwarding, &meta, ends)
                     );
                 }
             }

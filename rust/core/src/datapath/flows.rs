@@ -4,10 +4,16 @@
 //! is left to the thread that asked. A flow stays in its place as long as it lives, so one that is there all the while is found exactly once; those that come
 //! or go meanwhile may be found or not.
 
-use super::{DataPath, FlowInfo, flow_info};
+use std::net::IpAddr;
+
+use crate::base::{Direction, Output, number_address};
+use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
-use crate::flow::{Key, Side};
-use crate::pipeline::{Found, Walk};
+use crate::flow::table::Table;
+use crate::forwarding::ForwardingState;
+use crate::pipeline::is_living;
+use crate::pipeline::state::PathState;
+use crate::pipeline::walk::Walk;
 
 /// Places of the table that one slice looks at: 128 KiB, read in order.
 const PLACES: u32 = 2048;
@@ -31,6 +37,20 @@ pub struct FlowQuery {
     pub limit: usize,
 }
 
+impl FlowQuery {
+    /// All flows there are.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self {
+            client: None,
+            servers: None,
+            state: None,
+            offset: 0,
+            limit: usize::MAX,
+        }
+    }
+}
+
 /// A flow that was found, in the order of lists: by client, client port, service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Listed {
@@ -46,7 +66,7 @@ impl Listed {
         Key {
             client: self.client,
             client_port: self.client_port,
-            side: Side::Service(self.service),
+            side: KeySide::Service(self.service),
         }
     }
 }
@@ -79,13 +99,12 @@ impl FlowSearch {
     }
 
     /// Look at the next slice of the table. Says whether it was the last one.
-    pub fn look(&mut self, path: &DataPath) -> bool {
-        let table = &path.state.table;
+    pub(super) fn look(&mut self, forwarding: &ForwardingState, table: &Table) -> bool {
         let places = self.place..self.place.saturating_add(PLACES);
         self.place = places.end;
         let (numbers, end) = table.numbers_in(places);
         for number in numbers {
-            if self.fits(path, number) {
+            if self.fits(forwarding, table, number) {
                 let entry = table.entry(number);
                 self.total += 1;
                 self.found.push(Listed {
@@ -99,13 +118,13 @@ impl FlowSearch {
         self.place >= end
     }
 
-    fn fits(&self, path: &DataPath, number: u32) -> bool {
-        let (entry, query) = (path.state.table.entry(number), &self.query);
+    fn fits(&self, forwarding: &ForwardingState, table: &Table, number: u32) -> bool {
+        let (entry, query) = (table.entry(number), &self.query);
         let is_marked = |marks: &Vec<bool>| marks.get(entry.server as usize) == Some(&true);
         query.client.is_none_or(|client| entry.client() == client)
             && query.state.is_none_or(|state| entry.state() == state)
             && self.marks.as_ref().is_none_or(is_marked)
-            && path.is_living(number, self.now_ns)
+            && is_living(forwarding, entry, self.now_ns)
     }
 
     /// Between two slices, where no packet waits: forget what is beyond the page, and have memory for the next slice.
@@ -149,12 +168,13 @@ pub struct FlowPage {
 
 impl FlowPage {
     /// Read some of its rows, of flows that are there still. Says whether these were the last ones.
-    pub fn read(&mut self, path: &DataPath) -> bool {
-        let table = &path.state.table;
+    pub(super) fn read(&mut self, forwarding: &ForwardingState, table: &Table) -> bool {
         let end = (self.next + ROWS).min(self.listed.len());
         for listed in &self.listed[self.next..end] {
             let (number, now_ns) = (listed.number, self.now_ns);
-            if table.holds(number, &listed.key()) && path.is_living(number, now_ns) {
+            if table.holds(number, &listed.key())
+                && is_living(forwarding, table.entry(number), now_ns)
+            {
                 self.rows.push(flow_info(table, number, now_ns));
             }
         }
@@ -181,11 +201,9 @@ impl ServerReset {
     #[must_use]
     pub fn search(server: u32, limit: usize, now_ns: u64) -> FlowSearch {
         let query = FlowQuery {
-            client: None,
             servers: Some(vec![server]),
-            state: None,
-            offset: 0,
             limit,
+            ..FlowQuery::all()
         };
         FlowSearch::new(query, now_ns)
     }
@@ -201,7 +219,12 @@ impl ServerReset {
     }
 
     /// Reset some more of the flows, those that are there still; both ends of each learn at the next tick. Says whether these were the last ones.
-    pub fn reset(&mut self, path: &mut DataPath) -> bool {
+    pub(super) fn reset(
+        &mut self,
+        forwarding: &ForwardingState,
+        state: &mut PathState,
+        extra: &mut Vec<Output>,
+    ) -> bool {
         let FlowPage {
             listed,
             next,
@@ -210,8 +233,9 @@ impl ServerReset {
         } = &mut self.page;
         let end = (*next + RESETS).min(listed.len());
         for listed in &listed[*next..end] {
-            if path.state.table.holds(listed.number, &listed.key()) {
-                self.removed += usize::from(path.reset_flow(self.server, listed.number, *now_ns));
+            if state.table.holds(listed.number, &listed.key()) {
+                let mut walk = Walk::new(forwarding, state, extra, *now_ns);
+                self.removed += usize::from(walk.reset_flow(self.server, listed.number));
             }
         }
         *next = end;
@@ -225,50 +249,6 @@ impl ServerReset {
     }
 }
 
-impl DataPath {
-    /// How many unexpired entries fit a query, and its page of them, sorted by (client, client port, service), addresses compared as 16 bytes. All at once:
-    /// where packets wait, go through [`FlowSearch`] and [`FlowPage`] in slices.
-    #[must_use]
-    pub fn find_flows(&self, query: &FlowQuery, now_ns: u64) -> (usize, Vec<FlowInfo>) {
-        let mut search = FlowSearch::new(query.clone(), now_ns);
-        while !search.look(self) {
-            search.settle();
-        }
-        let (total, mut page) = search.page();
-        while !page.read(self) {}
-        (total, page.into_rows())
-    }
-
-    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15). Returns how many. All at once: where packets wait,
-    /// go through [`ServerReset`] in slices.
-    pub fn reset_flows(&mut self, server: u32, limit: usize, now_ns: u64) -> usize {
-        let mut search = ServerReset::search(server, limit, now_ns);
-        while !search.look(self) {
-            search.settle();
-        }
-        let mut reset = ServerReset::new(server, search.page().1);
-        while !reset.reset(self) {}
-        reset.removed()
-    }
-
-    fn reset_flow(&mut self, server: u32, number: u32, now_ns: u64) -> bool {
-        let Self {
-            world,
-            state,
-            pending,
-            ..
-        } = self;
-        let mut walk = Walk {
-            world,
-            state,
-            extra: pending,
-            now: now_ns,
-            found: Found::default(),
-        };
-        walk.reset_flow(server, number)
-    }
-}
-
 /// A mark per id.
 fn marked(ids: &[u32]) -> Vec<bool> {
     let most = ids.iter().max().map_or(0, |&id| id as usize + 1);
@@ -277,4 +257,32 @@ fn marked(ids: &[u32]) -> Vec<bool> {
         marks[id as usize] = true;
     }
     marks
+}
+
+/// One entry of the flow table, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of python/lb/backends/base.py Flow")]
+pub struct FlowInfo {
+    pub client: IpAddr,
+    pub client_port: u16,
+    pub service: u32,
+    pub server: u32,
+    pub state: &'static str,
+    pub idle_ns: u64,
+    pub bytes_forward: u64,
+    pub bytes_reply: u64,
+}
+
+pub(super) fn flow_info(table: &Table, number: u32, now_ns: u64) -> FlowInfo {
+    let entry = table.entry(number);
+    FlowInfo {
+        client: number_address(entry.client()),
+        client_port: entry.client_port,
+        service: entry.service,
+        server: entry.server,
+        state: entry.state().name(),
+        idle_ns: now_ns.saturating_sub(entry.last_seen),
+        bytes_forward: table.bytes(number, Direction::Forward),
+        bytes_reply: table.bytes(number, Direction::Reply),
+    }
 }

@@ -1,16 +1,16 @@
 //! What happened, in numbers (rule 13). Indexed by enum and by id: counting is one addition, names are made only when someone asks.
 
-use crate::base::EVENT_NAMES;
-use crate::base::Event;
-use std::collections::BTreeMap;
+mod by_name;
+mod report;
+
 use std::ops::Range;
 
-use crate::base::{Direction, Reason, Verdict};
-use crate::datapath::{CounterReport, Traffic};
+use crate::base::{Direction, EVENT_NAMES, Event, Reason, Verdict};
 use crate::flow::measure::Measures;
+use crate::forwarding::ForwardingState;
 use crate::least::Loads;
-use crate::snapshot::Snapshot;
-use crate::world::World;
+
+pub use report::{CounterReport, Measured, TableUse, Traffic};
 
 const REASONS: usize = Reason::ALL.len();
 /// Room for so many ids is reserved at the start, as addresses without memory behind them: growing up to there moves nothing.
@@ -114,17 +114,17 @@ impl Counters {
     }
 
     /// Prepare to follow another snapshot, some of it per call. Says whether all is ready. `first`: where the turns of `least` start.
-    pub fn prepare(&mut self, world: &World, first: u64) -> bool {
+    pub fn prepare(&mut self, forwarding: &ForwardingState, first: u64) -> bool {
         let Self { servers, loads, .. } = self;
         let active = |id: u32| servers.get(id as usize).map_or(0, |each| each.flows_active);
-        loads.prepare(world, first, active)
+        loads.prepare(forwarding, first, active)
     }
 
     /// Follow it.
-    pub fn follow(&mut self, world: &World, first: u64) {
+    pub fn follow(&mut self, forwarding: &ForwardingState, first: u64) {
         let Self { servers, loads, .. } = self;
         let active = |id: u32| servers.get(id as usize).map_or(0, |each| each.flows_active);
-        loads.follow(world, first, active);
+        loads.follow(forwarding, first, active);
     }
 
     /// Count a frame that came in.
@@ -275,74 +275,6 @@ impl Counters {
             .get(server as usize)
             .map_or(0, |traffic| traffic.flows_active)
     }
-
-    /// All counters by name, those of services and servers that `world` has.
-    #[must_use]
-    pub fn report(&self, world: &World) -> CounterReport {
-        self.report_of(&world.snapshot)
-    }
-
-    /// All counters by name, those of services and servers that a snapshot has.
-    #[must_use]
-    pub fn report_of(&self, snapshot: &Snapshot) -> CounterReport {
-        let mut services: Vec<_> = (0..snapshot.services.len())
-            .map(|id| {
-                snapshot.services[id]
-                    .as_ref()
-                    .map(|_| self.services.get(id).copied().unwrap_or_default())
-            })
-            .collect();
-        let servers: Vec<_> = (0..snapshot.servers.len())
-            .map(|id| {
-                snapshot.servers[id]
-                    .as_ref()
-                    .map(|_| self.servers.get(id).copied().unwrap_or_default())
-            })
-            .collect();
-        for (server, traffic) in snapshot
-            .servers
-            .iter()
-            .flatten()
-            .zip(servers.iter().flatten())
-        {
-            if let Some(Some(service)) = services.get_mut(server.service as usize) {
-                service.flows_active += traffic.flows_active;
-            }
-        }
-        CounterReport {
-            rx_packets: self.rx.0,
-            rx_bytes: self.rx.1,
-            tx_packets: self.tx.0,
-            tx_bytes: self.tx.1,
-            verdicts: self.verdicts_by_name(),
-            events: EVENT_NAMES.into_iter().zip(self.events).collect(),
-            services,
-            servers,
-            ..CounterReport::default()
-        }
-    }
-
-    fn verdicts_by_name(&self) -> BTreeMap<String, u64> {
-        let plain = [
-            ("forward".to_owned(), self.forward),
-            ("pass".to_owned(), self.pass),
-        ];
-        let kinds = [
-            ("drop", &self.drop),
-            ("reply", &self.reply),
-            ("hold", &self.hold),
-        ];
-        let reasoned = kinds.into_iter().flat_map(|(kind, counts)| {
-            Reason::ALL
-                .iter()
-                .map(move |&reason| (format!("{kind}.{}", reason.name()), counts[reason as usize]))
-        });
-        plain
-            .into_iter()
-            .chain(reasoned)
-            .filter(|&(_, count)| count > 0)
-            .collect()
-    }
 }
 
 /// Lengthen by [`GROWTH`] at most, towards `len`. Says whether it is as long.
@@ -361,24 +293,10 @@ fn reserve<T: Clone + Default>(items: &mut Vec<T>, more: usize) {
     items.truncate(len);
 }
 
-impl Traffic {
-    fn add(&mut self, direction: Direction, bytes: usize) {
-        match direction {
-            Direction::Forward => {
-                self.packets_forward += 1;
-                self.bytes_forward += bytes as u64;
-            }
-            Direction::Reply => {
-                self.packets_reply += 1;
-                self.bytes_reply += bytes as u64;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn retire_waits_for_the_last_entry_and_starts_from_zero() {
@@ -401,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_by_name_leaves_out_what_did_not_happen() {
+    pub(super) fn verdicts_by_name_leaves_out_what_did_not_happen() {
         let mut counters = Counters::default();
         counters.verdict(Verdict::Drop(Reason::TooBig));
         counters.verdict(Verdict::Reply(Reason::TooBig));

@@ -1,0 +1,217 @@
+//! The flow table: a fixed number of entries, found by either direction's key, expired and evicted through a list per state.
+//!
+//! One [`Arena`] holds everything: a header, an index of buckets, then 64 bytes per flow that every packet of it needs ([`Entry`]), then 32 that TCP and lists
+//! need ([`FlowCold`]), then 8 that hardly any packet needs ([`FlowRare`]). Three slots of the index per flow for its two keys keep it at most two thirds full, so a
+//! flow costs 64 + 32 + 8 + 24 = 128 bytes, all included.
+//! The arena has no pointer in it: entries name each other by number. A lookup touches two cache lines: a bucket and an entry are one each.
+//!
+//! Index: a bucket is 8 slots, a slot holds (hash, entry + 1), a key's home bucket is `hash * buckets >> 32`. What finds its home full goes to the next bucket
+//! with room; so all buckets between an entry's home and its place are full, and a search ends at the first bucket with room. Removal fetches back what may
+//! stand nearer to its home instead of leaving tombstones, so lookups never slow down with age. Lists: an entry moves to its list's tail at most once per
+//! second; so a list is ordered by `linked`, and roughly by `last_seen`, at the cost of almost no writes per packet.
+
+mod arena;
+mod bucket;
+mod entry;
+mod flow;
+mod header;
+mod index;
+mod lists;
+mod parts;
+
+use std::ops::Range;
+
+use crate::flow::key::Key;
+
+use arena::{Arena, Line};
+use bucket::{Bucket, SLOTS};
+use header::{HEADER_LINES, LISTS, MAGIC, TableHeader, VERSION};
+
+pub use arena::TableError;
+pub use entry::{Entry, FlowCold, FlowRare};
+pub use flow::Flow;
+
+/// No entry.
+const NONE: u32 = u32::MAX;
+/// Most flows a table can be made for: slot numbers must fit 32 bits.
+pub const MOST_FLOWS: u64 = 1 << 28;
+
+/// Cache lines of its memory that are asked about at once: 32 MiB, at a byte per page.
+const MEMORY_PART: usize = 1 << 19;
+
+/// The table. See the module's description.
+pub struct Table {
+    arena: Arena,
+    /// Copies of constants in the header, at hand.
+    buckets: u32,
+    capacity: u32,
+    /// Where entries, colds and cold parts start, in lines.
+    entries_at: usize,
+    cold_from: usize,
+    rare_from: usize,
+    hash_key: [u64; 2],
+    /// A time before which no head can have expired: lets most packets skip the look at the heads.
+    due: u64,
+}
+
+impl Table {
+    /// Make an empty table.
+    ///
+    /// # Errors
+    /// `Capacity` unless it is in 1..=2^28, `Memory`.
+    pub fn new(capacity: u64, hash_key: [u8; 16]) -> Result<Self, TableError> {
+        let flows = u32::try_from(capacity)
+            .ok()
+            .filter(|&flows| flows >= 1 && capacity <= MOST_FLOWS);
+        let flows = flows.ok_or(TableError::Capacity(capacity))?;
+        let buckets = (flows * 3).div_ceil(SLOTS as u32);
+        let entries_at = HEADER_LINES + buckets as usize;
+        let cold_from = entries_at + flows as usize;
+        let rare_from = cold_from + (flows as usize).div_ceil(2);
+        let arena = Arena::new(rare_from + (flows as usize).div_ceil(8))?;
+        let key = u128::from_le_bytes(hash_key);
+        let hash_key = [key as u64, (key >> 64) as u64];
+        let mut table = Self {
+            arena,
+            buckets,
+            capacity: flows,
+            entries_at,
+            cold_from,
+            rare_from,
+            hash_key,
+            due: 0,
+        };
+        *table.header_mut() = TableHeader {
+            magic: MAGIC,
+            version: VERSION,
+            bytes: (HEADER_LINES * size_of::<Line>()) as u32,
+            bucket_bytes: size_of::<Bucket>() as u32,
+            entry_bytes: size_of::<Entry>() as u32,
+            cold_bytes: size_of::<FlowCold>() as u32,
+            rare_bytes: size_of::<FlowRare>() as u32,
+            buckets: u64::from(buckets),
+            capacity,
+            hash_key,
+            generation: 0,
+            live: 0,
+            touched: 0,
+            free: NONE,
+            heads: [NONE; LISTS],
+            tails: [NONE; LISTS],
+            spare: [0; 5],
+        };
+        Ok(table)
+    }
+
+    /// Have all of its memory now: before packets flow, not while they do.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn populate(&mut self) -> Result<(), TableError> {
+        self.arena.populate()
+    }
+
+    /// Bytes of it that are promised, everything included, and of these resident by now: of the lines from `from` on that one call can ask about, and where the
+    /// next call has to begin.
+    #[must_use]
+    pub fn memory_part(&self, from: usize) -> ((u64, u64), Option<usize>) {
+        let until = (from + MEMORY_PART).min(self.arena.lines().len());
+        let promised = ((until - from) * size_of::<Line>()) as u64;
+        let next = (until < self.arena.lines().len()).then_some(until);
+        ((promised, self.arena.resident_bytes(from..until)), next)
+    }
+
+    /// Note the generation of the snapshot that ids belong to from now on, and that timeouts may have changed.
+    pub fn set_generation(&mut self, generation: u64) {
+        self.header_mut().generation = generation;
+        self.due = 0;
+    }
+
+    /// Entries in use.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.header().live
+    }
+
+    /// Entries it has room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// Whether no entry is in use.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the next insertion needs a removal first.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len() >= u64::from(self.capacity)
+    }
+
+    /// Whether an entry has this key. No entry that was removed has one: its port is 0.
+    #[inline]
+    #[must_use]
+    pub fn holds(&self, number: u32, key: &Key) -> bool {
+        self.entry(number).matches(key)
+    }
+
+    /// Store a flow at the tail of its list. The table must not be full, and neither of its keys in it.
+    pub fn insert(&mut self, entry: Entry, timeout: u64) -> u32 {
+        let number = self.take_free();
+        *self.entry_mut(number) = entry;
+        *self.cold_mut(number) = FlowCold::default();
+        *self.rare_mut(number) = FlowRare::default();
+        self.insert_slot(self.hash(&entry.forward_key()), number);
+        self.insert_slot(self.hash(&entry.reply_key()), number);
+        self.link(number, entry.state());
+        self.header_mut().live += 1;
+        self.due = self.due.min(entry.last_seen.saturating_add(timeout));
+        number
+    }
+
+    /// Remove an entry, and return what it was.
+    pub fn remove(&mut self, number: u32) -> Entry {
+        let entry = *self.entry(number);
+        self.remove_slot(self.hash(&entry.forward_key()), number);
+        self.remove_slot(self.hash(&entry.reply_key()), number);
+        self.unlink(number, entry.state());
+        *self.entry_mut(number) = Entry::default();
+        *self.cold_mut(number) = FlowCold {
+            following: self.header().free,
+            ..FlowCold::default()
+        };
+        let header = self.header_mut();
+        header.free = number;
+        header.live -= 1;
+        entry
+    }
+
+    /// The numbers of the entries in some places, in their order; and the place after the last one of the table.
+    pub fn numbers_in(&self, places: Range<u32>) -> (impl Iterator<Item = u32>, u32) {
+        let end = self.header().touched;
+        // A removed entry has port 0, which no flow has.
+        let numbers = (places.start..places.end.min(end))
+            .filter(|&number| self.entry(number).client_port != 0);
+        (numbers, end)
+    }
+
+    fn take_free(&mut self) -> u32 {
+        let (free, touched) = (self.header().free, self.header().touched);
+        if let Some(number) = present(free) {
+            self.header_mut().free = self.cold(number).following;
+            return number;
+        }
+        self.header_mut().touched += 1;
+        touched
+    }
+}
+
+fn present(number: u32) -> Option<u32> {
+    (number != NONE).then_some(number)
+}
+
+#[cfg(test)]
+mod tests;

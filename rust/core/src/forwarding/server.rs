@@ -1,0 +1,50 @@
+//! What a packet of a flow needs to know about its server.
+
+use crate::base::address_number;
+use crate::next_hop::Hop;
+use crate::rewrite::{End, Translation};
+use crate::snapshot::{Server, Snapshot};
+
+/// What a packet of a flow needs to know about its server.
+#[derive(Clone, Debug)]
+pub struct ServerFacts {
+    /// Its real address.
+    pub address: u128,
+    /// Id of its service.
+    pub service: u32,
+    /// Id of (address, port, protocol).
+    pub endpoint: u32,
+    /// Weight in comparisons, at least 1.
+    pub weight: u64,
+    /// Its UDP flows are placed anew with their next packet from the client.
+    pub moves_udp: bool,
+    /// VIP to server.
+    pub forward: Translation,
+    /// Server to VIP.
+    pub reply: Translation,
+    /// The way there; `None` when there is no route.
+    pub hop: Option<Hop>,
+}
+
+impl ServerFacts {
+    /// `None` for a server without its service, or of another family than its VIP: neither can be translated to.
+    /// Compile.
+    pub fn of(snapshot: &Snapshot, server: &Server) -> Option<Self> {
+        let service = snapshot.services.get(server.service as usize)?.as_ref()?;
+        if service.address.is_ipv4() != server.address.is_ipv4() {
+            return None;
+        }
+        let vip = (address_number(service.address), service.port);
+        let real = (address_number(server.address), server.port);
+        Some(Self {
+            address: real.0,
+            service: server.service,
+            endpoint: server.endpoint,
+            weight: u64::from(server.weight).max(1),
+            moves_udp: server.moves_udp,
+            forward: Translation::new(End::Destination, vip, real),
+            reply: Translation::new(End::Source, real, vip),
+            hop: None,
+        })
+    }
+}

@@ -1,0 +1,63 @@
+//! The interfaces of a snapshot, as packets ask about them.
+
+use std::net::IpAddr;
+
+use crate::base::{Mac, address_number, map_v4};
+use crate::snapshot;
+
+/// An interface of ours.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its link-layer address.
+    pub mac: Mac,
+    /// Bytes of IP packet.
+    pub mtu: u32,
+    /// Answers for the VIPs.
+    pub announce: bool,
+    first_v4: Option<u128>,
+    first_v6: Option<u128>,
+    broadcasts: Vec<u128>,
+}
+
+impl Interface {
+    /// Compile.
+    #[must_use]
+    pub fn of(interface: &snapshot::Interface) -> Self {
+        let first = |v4: bool| {
+            let of_family = |(address, _): &&(IpAddr, u8)| address.is_ipv4() == v4;
+            let found = interface.addresses.iter().find(of_family);
+            found.map(|(address, _)| address_number(*address))
+        };
+        let broadcasts = interface.addresses.iter();
+        Self {
+            mac: interface.mac,
+            mtu: interface.mtu,
+            announce: interface.announce,
+            first_v4: first(true),
+            first_v6: first(false),
+            broadcasts: broadcasts
+                .filter_map(|&(address, len)| directed_broadcast(address, len))
+                .collect(),
+        }
+    }
+
+    /// Its first address of a family.
+    #[must_use]
+    pub fn first_address(&self, v4: bool) -> Option<u128> {
+        if v4 { self.first_v4 } else { self.first_v6 }
+    }
+
+    /// Whether an address is the directed broadcast of one of its prefixes.
+    #[must_use]
+    pub fn has_broadcast(&self, address: u128) -> bool {
+        self.broadcasts.contains(&address)
+    }
+}
+
+/// The directed broadcast of a prefix; `None` where there is none.
+#[must_use]
+pub fn directed_broadcast(address: IpAddr, prefix_len: u8) -> Option<u128> {
+    let IpAddr::V4(v4) = address else { return None };
+    let host_bits = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
+    (prefix_len <= 30).then(|| map_v4(v4.to_bits() | host_bits))
+}

@@ -1,0 +1,200 @@
+//! A packet of a known flow: what it changes there, and on to the other end.
+
+use super::keys::reply_key;
+use super::lookup::FlowRef;
+use super::state::PathState;
+use super::walk::{Departure, Stage, Walk};
+use crate::base::{Direction, Event, LastHop};
+use crate::flow::measure::{self, Before, Observed};
+use crate::flow::state::FlowState;
+use crate::flow::tcp;
+use crate::flow::transition::Transition;
+use crate::forwarding::ServerFacts;
+use crate::packet::{Meta, Packet};
+use crate::wire::segment::Segment;
+
+impl Walk<'_> {
+    #[inline(always)]
+    pub(super) fn hit(
+        &mut self,
+        packet: &mut Packet,
+        live: &FlowRef,
+        direction: Direction,
+    ) -> Stage<Departure> {
+        let meta = packet.meta;
+        let FlowRef {
+            number,
+            server,
+            facts,
+            last_hop,
+            ..
+        } = *live;
+        self.matched.server = Some(server);
+        let moves = direction == Direction::Forward && meta.last_hop != last_hop;
+        let may_move = moves && self.tells_way(live, meta);
+        let transition = match &meta.transport.segment {
+            Some(segment) => self.follow_tcp((number, server), direction, segment)?,
+            None => self.follow_udp(live, direction),
+        };
+        if may_move && transition.is_believed {
+            let entry = self.state.table.entry_mut(number);
+            entry.set_last_hop(meta.last_hop);
+        }
+        self.count(number, direction, meta.ip.total_len() as u32, transition);
+        self.translate(packet, direction, (server, facts), Some(last_hop))
+    }
+
+    /// Let a segment of TCP change what it may, and measure it.
+    #[inline(always)]
+    fn follow_tcp(
+        &mut self,
+        (number, server): (u32, u32),
+        direction: Direction,
+        segment: &Segment,
+    ) -> Stage<Transition> {
+        let PathState {
+            table, counters, ..
+        } = &mut *self.state;
+        let mut flow = table.flow_mut(number);
+        if !tcp::is_plain(&flow, segment) {
+            return self.follow_tcp_in_full((number, server), direction, segment);
+        }
+        let before = Before::of_plain(&flow);
+        if !tcp::follow_plain(&mut flow, direction, segment) {
+            return Ok(Transition::unbelieved(FlowState::Established));
+        }
+        let active = counters.active(server);
+        if let Some(measures) = counters.measures_mut(server) {
+            let observed = Observed {
+                direction,
+                segment,
+                active,
+                now: self.now,
+            };
+            measure::follow_plain(measures, &mut flow, &before, observed);
+        }
+        Ok(Transition::believed(
+            FlowState::Established,
+            FlowState::Established,
+        ))
+    }
+
+    /// The same for a segment that may change the flow's state.
+    fn follow_tcp_in_full(
+        &mut self,
+        (number, server): (u32, u32),
+        direction: Direction,
+        segment: &Segment,
+    ) -> Stage<Transition> {
+        let PathState {
+            table, counters, ..
+        } = &mut *self.state;
+        let mut flow = table.flow_mut(number);
+        let mut before = Before::of(&flow);
+        let transition = tcp::follow(&mut flow, direction, segment)?;
+        if !transition.is_believed || transition.from == FlowState::Closing {
+            return Ok(transition);
+        }
+        if transition.becomes_active() {
+            counters.flow_active(server);
+        }
+        if transition.from.is_active() || transition.to.is_active() {
+            let active = counters.active(server);
+            if let Some(measures) = counters.measures_mut(server) {
+                if transition.restarts {
+                    measure::restart(measures, &mut flow, &mut before);
+                }
+                let observed = Observed {
+                    direction,
+                    segment,
+                    active,
+                    now: self.now,
+                };
+                measure::follow(measures, &mut flow, &before, observed, transition);
+            }
+        }
+        if transition.closes() {
+            counters.event(Event::FlowClosed);
+        }
+        if transition.becomes_inactive() {
+            counters.flow_inactive(server);
+        }
+        Ok(transition)
+    }
+
+    /// What a datagram of a known flow changes. What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
+    #[inline(always)]
+    fn follow_udp(&mut self, live: &FlowRef, direction: Direction) -> Transition {
+        if direction == Direction::Forward {
+            return Transition::believed(live.state, live.state);
+        }
+        if live.facts.moves_udp {
+            return Transition::unbelieved(live.state);
+        }
+        let transition = Transition::believed(live.state, FlowState::Udp);
+        if transition.becomes_active() {
+            self.state.counters.flow_active(live.server);
+        }
+        transition
+    }
+
+    /// Count a packet on its flow, and refresh that if the packet does.
+    #[inline(always)]
+    fn count(&mut self, number: u32, direction: Direction, len: u32, transition: Transition) {
+        let table = &mut self.state.table;
+        let entry = table.entry_mut(number);
+        let carries = entry.count_bytes(direction, len);
+        if transition.refreshes && !entry.refresh(transition.to, self.now) {
+            let timeout = self.forwarding.timeout(transition.to);
+            table.touch(number, transition.to, self.now, timeout);
+        }
+        if carries {
+            table.carry_bytes(number, direction);
+        }
+    }
+
+    /// Whether a client's packet, which comes another way than those before, may tell where the client is, if it is believed (behaviour 28): from the interface
+    /// that they came to; from another one only if its numbers are exact, or if the client is routed to there. Nothing vouches for a datagram.
+    #[cold]
+    #[inline(never)]
+    fn tells_way(&mut self, live: &FlowRef, meta: &Meta) -> bool {
+        let segment = meta.transport.segment;
+        live.last_hop.interface() == meta.interface
+            || segment.is_some_and(|segment| {
+                tcp::is_exact(&self.state.table.flow_mut(live.number), &segment)
+            })
+            || self.leads_to_client(live, meta)
+    }
+
+    /// Whether a client may have come to another interface than the one that is known.
+    fn leads_to_client(&self, live: &FlowRef, meta: &Meta) -> bool {
+        let heard_before = self
+            .forwarding
+            .interface(live.last_hop.interface())
+            .is_some();
+        !heard_before
+            || self
+                .forwarding
+                .route(meta.ip.source)
+                .is_some_and(|hop| hop.interface == meta.interface)
+    }
+
+    /// Count, then rewrite and send. `last_hop`: where the client's packets came from, if that is known.
+    #[inline(always)]
+    pub(super) fn translate(
+        &mut self,
+        packet: &mut Packet,
+        direction: Direction,
+        (server, facts): (u32, &ServerFacts),
+        last_hop: Option<LastHop>,
+    ) -> Stage<Departure> {
+        let len = packet.meta.ip.total_len();
+        let counters = &mut self.state.counters;
+        counters.service_packet(facts.service, direction, len);
+        counters.server_packet(server, direction, len);
+        if packet.meta.ip.fragment.is_some() {
+            self.matched.reply_key = Some(reply_key(packet.meta, direction, facts.endpoint));
+        }
+        self.send_translated(packet, direction, facts, last_hop)
+    }
+}

@@ -1,0 +1,358 @@
+//! Placing a flow that is not known yet: rule 8, *Place*.
+
+use super::evict::{forget, is_expired};
+use super::keys::is_guarded;
+use super::state::PathState;
+use super::walk::{Departure, Stage, Walk};
+use crate::base::{Direction, Event, Reason, Verdict};
+use crate::direct::DirectConnections;
+use crate::flow::key::{Key, KeySide};
+use crate::flow::measure;
+use crate::flow::state::FlowState;
+use crate::flow::table::{Entry, Table};
+use crate::flow::tcp;
+use crate::forwarding::{ForwardingState, ServerFacts, is_hash};
+use crate::limit;
+use crate::packet::Packet;
+use crate::parse::Transport;
+use crate::plan::{Choice, Eligibility, Picker, hashed};
+use crate::wire::segment::Segment;
+use crate::wire::tcp::flag;
+
+/// A client's side of a flow that is to be placed.
+#[derive(Clone, Copy)]
+struct NewFlow {
+    direction: Direction,
+    client: u128,
+    client_port: u16,
+    service: u32,
+    /// Whether its packet opens a connection.
+    opens: bool,
+}
+
+impl NewFlow {
+    fn key(&self, side: KeySide) -> Key {
+        Key {
+            client: self.client,
+            client_port: self.client_port,
+            side,
+        }
+    }
+}
+
+impl Walk<'_> {
+    #[inline(never)]
+    pub(super) fn miss_forward(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        service: u32,
+    ) -> Stage<Departure> {
+        let forwarding = self.forwarding;
+        let plan = &forwarding.service(service).ok_or(Reason::NoService)?.plan;
+        let hash = is_hash(plan.selector);
+        let stores = match &transport.segment {
+            None => true,
+            Some(segment) => segment.is_opening() || (segment.is_midstream() && hash),
+        };
+        if !(stores || hash && self.may_pass(transport)) {
+            return Err(self.no_flow(packet, transport, service));
+        }
+        let new_flow = NewFlow {
+            direction: Direction::Forward,
+            client: packet.meta.ip.source,
+            client_port: transport.source_port,
+            service,
+            opens: transport
+                .segment
+                .is_some_and(|segment| segment.is_opening()),
+        };
+        self.state.asking.begin(packet.meta.ip.fragment.is_none());
+        let choice = self.select(&new_flow, stores);
+        if let Some(wait) = self.state.asking.take_wait() {
+            let (interface, offload) = (packet.meta.interface, packet.meta.offload);
+            let (asking, now) = (&mut self.state.asking, self.now);
+            asking.hold(wait, packet.frame, interface, offload, now);
+            return Err(Verdict::Hold(Reason::Ask));
+        }
+        let result = match choice {
+            Choice::Server { server, dead } => {
+                self.place(packet, transport, &new_flow, (server, dead), stores)
+            }
+            Choice::Refused(server, reason) => {
+                self.matched.server = Some(server);
+                Err(reason.into())
+            }
+            Choice::NoServer if !stores => Err(self.no_flow(packet, transport, service)),
+            Choice::NoServer => Err(self.no_server(packet, transport, service)),
+        };
+        match result {
+            Err(verdict) if stores => {
+                Err(self.refuse_new_flow(packet, transport, service, verdict))
+            }
+            result => result,
+        }
+    }
+
+    /// A server's packet of a flow we do not know may be of one that a hash would have placed there (behaviour 2).
+    #[inline(never)]
+    pub(super) fn miss_reply(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        endpoint: u32,
+    ) -> Stage<Departure> {
+        if self.answers_directly(packet.meta) {
+            return self.send_transit(packet);
+        }
+        let stores = transport.segment.as_ref().is_none_or(Segment::is_midstream);
+        let forwarding = self.forwarding;
+        let services = if stores || self.may_pass(transport) {
+            forwarding.hash_services(endpoint)
+        } else {
+            &[]
+        };
+        for &service in services {
+            let new_flow = NewFlow {
+                direction: Direction::Reply,
+                client: packet.meta.ip.destination,
+                client_port: transport.destination_port,
+                service,
+                opens: false,
+            };
+            let Choice::Server { server, dead } = self.select(&new_flow, stores) else {
+                continue;
+            };
+            let is_sender = |facts: &ServerFacts| facts.endpoint == endpoint;
+            if forwarding.server(server).is_some_and(is_sender) {
+                return self.place(packet, transport, &new_flow, (server, dead), stores);
+            }
+        }
+        Err(Reason::NoFlow.into())
+    }
+
+    /// Whether a segment that stores no flow may be placed by a hash: the end of a connection that began before us, and all of one that a full table could
+    /// not store: it must be able to open and to close.
+    fn may_pass(&self, transport: &Transport) -> bool {
+        let ends = transport.segment.is_some_and(|segment| segment.is_ending());
+        ends || self.state.table.is_full()
+    }
+
+    fn select(&mut self, new_flow: &NewFlow, stores: bool) -> Choice {
+        let (forwarding, now) = (self.forwarding, self.now);
+        let service = new_flow.service;
+        let PathState {
+            table,
+            direct,
+            counters,
+            random,
+            rotation,
+            asking,
+            tried,
+            ..
+        } = &mut *self.state;
+        let known = forwarding
+            .service(service)
+            .zip(forwarding.plan_servers(service));
+        let rotation = rotation.get_mut(service as usize);
+        let Some(((service, named), rotation)) = known.zip(rotation) else {
+            return Choice::NoServer;
+        };
+        let eligibility =
+            |server: u32| eligibility(forwarding, (table, direct), new_flow, server, stores, now);
+        Picker {
+            forwarding,
+            counters,
+            random,
+            rotation,
+            asking,
+            tried,
+            eligibility: &eligibility,
+            service: new_flow.service,
+            client: (new_flow.client, new_flow.client_port),
+        }
+        .select(&service.plan, named)
+    }
+
+    /// The server that a hash gives a client's flow; `None` where the service's plan has no hash selector. Changes nothing.
+    pub(super) fn hash_choice(&self, service: u32, client: (u128, u16)) -> Option<u32> {
+        let plan = &self.forwarding.service(service)?.plan;
+        if !is_hash(plan.selector) {
+            return None;
+        }
+        hashed(self.forwarding, service, client, plan)
+    }
+
+    /// Rule 8, *Place*, from 2 on. Without `stores`: in passing.
+    fn place(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        new_flow: &NewFlow,
+        (server, dead): (u32, Option<u32>),
+        stores: bool,
+    ) -> Stage<Departure> {
+        self.matched.service = Some(new_flow.service);
+        self.matched.direction = Some(new_flow.direction);
+        self.matched.server = Some(server);
+        let forwarding = self.forwarding;
+        let facts = forwarding.server(server).ok_or(Reason::NoServer)?;
+        if let Some(number) = dead {
+            let event = self.live(number).err().unwrap_or(Event::FlowReused);
+            forget(self.state, number, Some(event));
+        }
+        if new_flow.direction == Direction::Reply {
+            self.clear_key(&new_flow.key(KeySide::Service(new_flow.service)), stores)?;
+        }
+        if stores && self.make_room() {
+            // What is left there is closing, or was never answered: the flow takes its place.
+            let key = new_flow.key(KeySide::Endpoint(facts.endpoint));
+            self.state.direct.remove(&key);
+            self.insert(packet, transport, new_flow, (server, facts.endpoint));
+        } else if forwarding
+            .service(new_flow.service)
+            .is_some_and(|service| is_hash(service.plan.selector))
+        {
+            self.state.counters.event(Event::FlowStateless);
+        } else {
+            return Err(Reason::TableFull.into());
+        }
+        // Whoever is answered here was not heard of before: the way to a client is looked up.
+        self.translate(packet, new_flow.direction, (server, facts), None)
+    }
+
+    /// Make sure that no flow has this key, by removing a dead one where that is allowed.
+    fn clear_key(&mut self, key: &Key, removes: bool) -> Stage<()> {
+        let Some(number) = self.state.table.find(key) else {
+            return Ok(());
+        };
+        if !removes {
+            return Err(Reason::FlowConflict.into());
+        }
+        let closing = self.state.table.entry(number).state() == FlowState::Closing;
+        let event = self
+            .live(number)
+            .err()
+            .or_else(|| closing.then_some(Event::FlowReused));
+        let event = event.ok_or(Reason::FlowConflict)?;
+        forget(self.state, number, Some(event));
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        packet: &Packet,
+        transport: &Transport,
+        new_flow: &NewFlow,
+        ids: (u32, u32),
+    ) {
+        let NewFlow {
+            direction,
+            client,
+            client_port,
+            service,
+            ..
+        } = *new_flow;
+        let (server, endpoint) = ids;
+        let state = match &transport.segment {
+            None => FlowState::UdpUnreplied,
+            Some(segment) if segment.is_opening() => FlowState::SynSent,
+            Some(_) => FlowState::Pickup,
+        };
+        let mut entry = Entry::new(
+            client,
+            client_port,
+            (service, server, endpoint),
+            state,
+            self.now,
+        );
+        if direction == Direction::Forward {
+            entry.set_last_hop(packet.meta.last_hop);
+        }
+        if packet.is_tagged() {
+            entry.mark_tagged();
+        }
+        // A packet has fewer bytes than 2^32: the first one of a flow carries nothing.
+        let _ = entry.count_bytes(direction, packet.meta.ip.total_len() as u32);
+        let table = &mut self.state.table;
+        let number = table.insert(entry, self.forwarding.timeout(state));
+        if let Some(segment) = &transport.segment {
+            let mut flow = table.flow_mut(number);
+            if state == FlowState::SynSent {
+                flow.begin(segment);
+                measure::begin(&mut flow, self.now);
+            } else {
+                tcp::pick_up(&mut flow, direction, segment);
+            }
+        }
+        self.state.ends.begin(number, self.now);
+        self.state.counters.flow_created(service, server);
+        if state.is_active() {
+            self.state.counters.flow_active(server);
+        }
+    }
+
+    /// A segment of no flow: dropped, or answered by a RST where the service says so, so that a client whose flow is gone learns at once (behaviour 2).
+    fn no_flow(&mut self, packet: &Packet, transport: &Transport, service: u32) -> Verdict {
+        let answers = self
+            .forwarding
+            .service(service)
+            .is_some_and(|service| service.reset_without_flow);
+        match &transport.segment {
+            Some(segment) if answers && segment.has(flag::ACK) => {
+                self.answer_reset(packet, transport, Reason::NoFlow, limit::Kind::NoFlow)
+            }
+            _ => Reason::NoFlow.into(),
+        }
+    }
+
+    /// Rule 8, *Place*, 1: nobody is there.
+    fn no_server(&mut self, packet: &Packet, transport: &Transport, service: u32) -> Verdict {
+        if self
+            .forwarding
+            .service(service)
+            .is_some_and(|service| service.reset_without_server)
+        {
+            return self.refuse(packet, transport);
+        }
+        Reason::NoServer.into()
+    }
+}
+
+/// Whether a server takes a flow: it is not the client itself, and no flow or direct connection of the client has its endpoint and this port. An entry that is
+/// over makes room, where entries may be removed: not in passing.
+fn eligibility(
+    forwarding: &ForwardingState,
+    (table, direct): (&Table, &DirectConnections),
+    new_flow: &NewFlow,
+    server: u32,
+    stores: bool,
+    now: u64,
+) -> Eligibility {
+    let Some(facts) = forwarding.server(server) else {
+        return Eligibility::Free;
+    };
+    if new_flow.client == facts.address {
+        return Eligibility::Refused(Reason::Hairpin);
+    }
+    let key = new_flow.key(KeySide::Endpoint(facts.endpoint));
+    // A SYN straight to the server may be anybody's: it turns no connection away that is there.
+    let guarded = !new_flow.opens && is_guarded(forwarding, &key);
+    if direct.occupies(&key, guarded, &forwarding.snapshot.timeouts, now) {
+        return Eligibility::Refused(Reason::FlowConflict);
+    }
+    let Some(number) = table.find(&key) else {
+        return Eligibility::Free;
+    };
+    let entry = table.entry(number);
+    // The very flow that a server's packet is matched to: it has its server.
+    if new_flow.direction == Direction::Reply && entry.service == new_flow.service {
+        return Eligibility::Free;
+    }
+    let is_dead = is_expired(forwarding, entry, now) || forwarding.server(entry.server).is_none();
+    if stores && (is_dead || entry.state() == FlowState::Closing) {
+        Eligibility::Dead(number)
+    } else {
+        Eligibility::Refused(Reason::FlowConflict)
+    }
+}

@@ -5,6 +5,7 @@
 //! `ask` on that thread needs it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,7 @@ use flowlb_core::datapath::{
 use flowlb_core::flow::ends::Ends;
 use flowlb_core::flow::state::FlowState;
 use flowlb_core::forwarding::ForwardingState;
-use flowlb_core::io::{IoCounters, LoopError, Poll, Worker};
+use flowlb_core::io::{Interface, IoCounters, LoopError, LoopOptions, Poll, Worker};
 use flowlb_core::snapshot::{NextHops, Snapshot};
 use flowlb_core::sys::process::require_open;
 use flowlb_core::sys::socket::require_socket;
@@ -236,6 +237,28 @@ fn call<T: Send + 'static>(
 ) -> PyResult<T> {
     py.detach(|| worker.call(action))
         .map_err(|error| error::loop_error(py, &error))
+}
+
+/// The interfaces of a loop, in order of their ids: a socket each, and a direct way out for some.
+fn loop_interfaces(
+    sockets: &[RawFd],
+    direct: &BTreeMap<usize, RawFd>,
+) -> io::Result<Vec<Interface>> {
+    let with_direct = |(id, &socket): (usize, &RawFd)| {
+        let interface = Interface::new(socket);
+        let Some(&xdp_socket) = direct.get(&id) else {
+            return Ok(interface);
+        };
+        interface.with_direct(xdp_socket).map_err(|error| {
+            let reason = format!("frames cannot be sent directly from interface {id}: {error}");
+            io::Error::new(error.kind(), reason)
+        })
+    };
+    sockets.iter().enumerate().map(with_direct).collect()
+}
+
+fn not_started(py: Python<'_>, failure: &io::Error) -> PyErr {
+    error::lb_error(py, format!("the packet loop could not start: {failure}"))
 }
 
 fn busy(py: Python<'_>) -> PyErr {
@@ -493,12 +516,8 @@ impl DataPath {
         direct: BTreeMap<usize, RawFd>,
     ) -> PyResult<()> {
         let poll = poll.map_or(Ok(Poll::default()), convert::poll)?;
-        let interfaces: Vec<_> = direct.keys().copied().collect();
-        let direct: Vec<_> = direct.into_iter().collect();
-        if interfaces
-            .iter()
-            .any(|&interface| interface >= sockets.len())
-        {
+        if direct.keys().any(|&interface| interface >= sockets.len()) {
+            let interfaces: Vec<_> = direct.keys().collect();
             return Err(PyValueError::new_err(format!(
                 "direct: {interfaces:?} are not all below {}",
                 sockets.len()
@@ -516,6 +535,13 @@ impl DataPath {
                 .map_err(|failure| error::datapath_error(py, &failure))?,
             Access::Running(_) => return Err(error::lb_error(py, "the packet loop runs already")),
         }
+        let interfaces =
+            loop_interfaces(&sockets, &direct).map_err(|failure| not_started(py, &failure))?;
+        let options = LoopOptions {
+            notify_fd,
+            poll,
+            counters: Arc::clone(&self.io),
+        };
         let mut mode = lock(&self.mode);
         let core = match std::mem::replace(&mut *mode, Mode::Busy) {
             Mode::Offline(core) => core,
@@ -524,17 +550,9 @@ impl DataPath {
                 return Err(busy(py));
             }
         };
-        let started = self.asker.go_live(|| {
-            Worker::start(
-                core,
-                &sockets,
-                notify_fd,
-                poll,
-                &direct,
-                Arc::clone(&self.io),
-            )
-            .map(Arc::new)
-        });
+        let started = self
+            .asker
+            .go_live(|| Worker::start(core, interfaces, options).map(Arc::new));
         match started {
             Ok(worker) => {
                 *mode = Mode::Running(worker);
@@ -542,10 +560,7 @@ impl DataPath {
             }
             Err((core, failure)) => {
                 *mode = Mode::Offline(core);
-                Err(error::lb_error(
-                    py,
-                    format!("the packet loop could not start: {failure}"),
-                ))
+                Err(not_started(py, &failure))
             }
         }
     }

@@ -29,6 +29,7 @@ pub struct ServerFacts {
 impl ServerFacts {
     /// `None` for a server without its service, or of another family than its VIP: neither can be translated to.
     /// Compile.
+    #[must_use]
     pub fn of(snapshot: &Snapshot, server: &Server) -> Option<Self> {
         let service = snapshot.services.get(server.service as usize)?.as_ref()?;
         if service.address.is_ipv4() != server.address.is_ipv4() {

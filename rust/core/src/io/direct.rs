@@ -45,12 +45,12 @@ struct Offsets {
 }
 
 /// A ring of [`CHUNKS`] entries.
-struct Ring {
+struct XdpRing {
     memory: Mapping,
     offsets: Offsets,
 }
 
-impl Ring {
+impl XdpRing {
     fn map(
         fd: RawFd,
         page: i64,
@@ -106,8 +106,8 @@ fn bind(fd: RawFd, interface: u32) -> io::Result<()> {
 pub struct Sender {
     /// Python's: open until the loop has stopped.
     fd: RawFd,
-    to_send: Ring,
-    done: Ring,
+    to_send: XdpRing,
+    done: XdpRing,
     chunks: Mapping,
     /// Chunks that hold no frame on its way.
     free: Vec<u64>,
@@ -127,7 +127,7 @@ impl Sender {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
         let chunks = Mapping::private(CHUNKS as usize * CHUNK_LEN)?;
-        let area = libc::xdp_umem_reg {
+        let umem = libc::xdp_umem_reg {
             addr: chunks.at(0).as_ptr() as u64,
             len: (CHUNKS as usize * CHUNK_LEN) as u64,
             chunk_size: CHUNK_LEN as u32,
@@ -135,7 +135,7 @@ impl Sender {
             flags: 0,
             tx_metadata_len: 0,
         };
-        socket::set_option(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &area)?;
+        socket::set_option(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &umem)?;
         for ring in [
             libc::XDP_UMEM_FILL_RING,
             libc::XDP_UMEM_COMPLETION_RING,
@@ -145,13 +145,13 @@ impl Sender {
         }
         let [_, to_send, _, done] = xdp::xdp_offsets(fd)?;
         let sender = Self {
-            to_send: Ring::map(
+            to_send: XdpRing::map(
                 fd,
                 libc::XDP_PGOFF_TX_RING,
                 size_of::<Descriptor>(),
                 &to_send,
             )?,
-            done: Ring::map(fd, DONE_PAGE, size_of::<u64>(), &done)?,
+            done: XdpRing::map(fd, DONE_PAGE, size_of::<u64>(), &done)?,
             fd,
             chunks,
             free: (0..u64::from(CHUNKS))

@@ -5,15 +5,23 @@
 //! `unsafe`: the system calls in `sys`, the ring, the flow table's memory in [`memory`], [`prefetch`](fn@prefetch::prefetch) and [`lanes`]. Left out: opening
 //! and tuning sockets (Python), a ring for sending (frames that a receiver has not read yet would be overwritten), fan-out to several threads.
 
+mod backlog;
+mod batch;
+mod busy_poll;
+mod counters;
 mod direct;
 pub mod header;
-pub mod packet_socket;
-pub mod patience;
+mod interface;
+mod outbox;
+mod packet_loop;
 pub mod pauses;
+mod queue;
 mod ring;
-pub mod worker;
+mod worker;
 
-pub use packet_socket::{IoCounters, IoReport, LoopReport};
-pub use patience::Poll;
-
-pub use worker::{LoopError, Worker};
+pub use busy_poll::Poll;
+pub use counters::{IoCounters, IoReport, LoopReport};
+pub use interface::Interface;
+pub use packet_loop::LoopOptions;
+pub use queue::LoopError;
+pub use worker::Worker;

@@ -49,7 +49,7 @@ struct Request {
 /// The beginning of `struct tpacket2_hdr`, but for the status.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Header {
+struct SlotHeader {
     len: u32,
     snaplen: u32,
     mac: u16,
@@ -76,7 +76,7 @@ pub struct Slot {
 }
 
 /// A mapped receive ring.
-pub struct Ring {
+pub struct RxRing {
     fd: RawFd,
     /// Taken away only by `drop`.
     memory: Option<Mapping>,
@@ -84,13 +84,13 @@ pub struct Ring {
     head: usize,
     /// Slots from `head` on that were taken.
     taken: usize,
-    /// Whether slots were given back since the last [`Ring::watch`].
+    /// Whether slots were given back since the last [`RxRing::watch`].
     has_moved: bool,
     /// Whether nothing came between the last two.
     was_idle: bool,
 }
 
-impl Ring {
+impl RxRing {
     /// Give a packet socket a ring and map it. The socket must have its offload header switched on already, and forgets what is queued.
     ///
     /// # Errors
@@ -160,7 +160,7 @@ impl Ring {
         // SAFETY: the rest of the header follows the status, within the slot.
         let place = unsafe { self.at(number).byte_add(size_of::<u32>()) };
         // SAFETY: the slot is ours until it is given back: nobody writes to it. Plain integers, aligned to 4 bytes as they need.
-        let header: Header = unsafe { place.cast().read() };
+        let header: SlotHeader = unsafe { place.cast().read() };
         let start = usize::from(header.mac).saturating_sub(SLOT_HEADER_LEN);
         let is_queued = status & TP_STATUS_COPY != 0;
         let tag = (status & TP_STATUS_VLAN_VALID != 0).then(|| {
@@ -233,7 +233,7 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl Drop for RxRing {
     /// The socket is as it was: frames come by its queue.
     fn drop(&mut self) {
         // The kernel keeps a ring that is mapped.

@@ -1,6 +1,6 @@
 //! The packet inside an ICMP error: rule 10.4.
 
-use super::{Fragment, Ip};
+use super::ip::{Fragment, Ip};
 use crate::base::Reason;
 use crate::wire::icmp::{self, Kind};
 use crate::wire::{checksum, ipv4, ipv6, protocol};
@@ -20,6 +20,9 @@ pub struct InnerPacket {
 }
 
 /// Read the packet in an error message: rule 10.4.
+///
+/// # Errors
+/// `IcmpInner`, `IcmpAboutIcmp`, `IcmpNoFlow`.
 pub fn inner_packet(v4: bool, message: &[u8]) -> Result<InnerPacket, Reason> {
     let ip = if v4 {
         inner_v4(message)?
@@ -107,6 +110,7 @@ fn inner_v6(message: &[u8]) -> Result<Ip, Reason> {
 }
 
 /// The destination of an inner packet that cannot be read otherwise: only its fixed header must be there.
+#[must_use]
 pub fn inner_destination(v4: bool, message: &[u8]) -> Option<u128> {
     let packet = message.get(icmp::LEN..)?;
     if v4 {

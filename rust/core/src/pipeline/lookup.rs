@@ -23,7 +23,7 @@ pub(super) struct FlowRef<'a> {
 impl<'a> Walk<'a> {
     /// A packet from a client to a service.
     #[inline(always)]
-    pub(super) fn from_client(&mut self, packet: &mut Packet, service: u32) -> Stage<Departure> {
+    pub(super) fn client_packet(&mut self, packet: &mut Packet, service: u32) -> Stage<Departure> {
         let transport = &packet.meta.transport;
         self.matched.service = Some(service);
         self.matched.direction = Some(Direction::Forward);
@@ -39,7 +39,7 @@ impl<'a> Walk<'a> {
 
     /// A packet from a server.
     #[inline(always)]
-    pub(super) fn from_server(&mut self, packet: &mut Packet, endpoint: u32) -> Stage<Departure> {
+    pub(super) fn server_packet(&mut self, packet: &mut Packet, endpoint: u32) -> Stage<Departure> {
         let transport = &packet.meta.transport;
         self.check_ttl(packet)?;
         match self.lookup(packet.meta) {

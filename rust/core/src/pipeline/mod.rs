@@ -101,10 +101,10 @@ impl Walk<'_> {
     #[inline(always)]
     fn dispatch(&mut self, packet: &mut Packet) -> Stage<Departure> {
         if let Target::Service(service) = packet.meta.target {
-            return self.from_client(packet, service);
+            return self.client_packet(packet, service);
         }
         if let Target::Endpoint(endpoint) = packet.meta.target {
-            return self.from_server(packet, endpoint);
+            return self.server_packet(packet, endpoint);
         }
         self.dispatch_other(packet)
     }

@@ -47,6 +47,7 @@ impl Mapping {
     /// # Panics
     /// It lies outside.
     #[inline]
+    #[must_use]
     pub fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset < self.len, "offset {offset} of {}", self.len);
         // SAFETY: the line above: within the mapping.

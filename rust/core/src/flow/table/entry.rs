@@ -55,9 +55,9 @@ pub struct FlowRare {
     pub(super) bytes: [u16; 2],
 }
 
-/// ColdLine are kept in pairs.
+/// Cold halves are kept in pairs.
 pub(super) type ColdLine = [FlowCold; 2];
-/// And the cold parts in eights.
+/// And what hardly any packet needs in eights.
 pub(super) type RareLine = [FlowRare; 8];
 
 const _: () = assert!(size_of::<Entry>() == size_of::<Line>());

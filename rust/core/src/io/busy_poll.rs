@@ -29,7 +29,7 @@ pub enum Poll {
 
 /// Decides it.
 #[derive(Debug)]
-pub struct Patience {
+pub struct BusyPoll {
     poll: Poll,
     /// When the last frame was found.
     found_ns: u64,
@@ -40,7 +40,7 @@ pub struct Patience {
     held_until_ns: u64,
 }
 
-impl Patience {
+impl BusyPoll {
     /// Start without a frame.
     #[must_use]
     pub fn new(poll: Poll) -> Self {
@@ -79,7 +79,7 @@ impl Patience {
     }
 
     /// Nothing was found: whether to look again instead of sleeping.
-    pub fn looks_on(&mut self, now_ns: u64) -> bool {
+    pub fn keeps_polling(&mut self, now_ns: u64) -> bool {
         match self.poll {
             Poll::Busy => return true,
             Poll::Sleep => return false,
@@ -100,14 +100,14 @@ mod tests {
     const MILLISECOND: u64 = 1_000_000;
 
     /// Frames every `gap_ns`: how long each was looked for.
-    fn looked_ns(patience: &mut Patience, start_ns: u64, gap_ns: u64, frames: u64) -> Vec<u64> {
+    fn looked_ns(busy_poll: &mut BusyPoll, start_ns: u64, gap_ns: u64, frames: u64) -> Vec<u64> {
         (0..frames)
             .map(|number| {
                 let at = start_ns + number * gap_ns;
-                patience.found(at);
+                busy_poll.found(at);
                 (0..gap_ns)
                     .step_by(1000)
-                    .take_while(|&after| patience.looks_on(at + after))
+                    .take_while(|&after| busy_poll.keeps_polling(at + after))
                     .count() as u64
                     * 1000
             })
@@ -116,48 +116,51 @@ mod tests {
 
     #[test]
     fn adaptive_looks_until_the_next_frame_while_frames_are_close() {
-        let mut patience = Patience::new(Poll::Adaptive);
+        let mut busy_poll = BusyPoll::new(Poll::Adaptive);
         assert_eq!(
-            looked_ns(&mut patience, MILLISECOND, 50_000, 100),
+            looked_ns(&mut busy_poll, MILLISECOND, 50_000, 100),
             [50_000; 100]
         );
     }
 
     #[test]
     fn adaptive_leaves_it_after_misses_in_a_row_and_begins_again_with_a_short_gap() {
-        let mut patience = Patience::new(Poll::Adaptive);
-        let looked = looked_ns(&mut patience, MILLISECOND, MILLISECOND, 20);
+        let mut busy_poll = BusyPoll::new(Poll::Adaptive);
+        let looked = looked_ns(&mut busy_poll, MILLISECOND, MILLISECOND, 20);
         assert_eq!(looked[..8], [LOOK_NS; 8]);
         assert_eq!(looked[8..], [0; 12]);
-        let looked = looked_ns(&mut patience, 21 * MILLISECOND, 50_000, 3);
+        let looked = looked_ns(&mut busy_poll, 21 * MILLISECOND, 50_000, 3);
         assert_eq!(looked, [0, 50_000, 50_000]);
     }
 
     #[test]
     fn adaptive_without_frames_never_looks() {
-        assert!(!Patience::new(Poll::Adaptive).looks_on(MILLISECOND));
+        assert!(!BusyPoll::new(Poll::Adaptive).keeps_polling(MILLISECOND));
     }
 
     #[test]
     fn adaptive_leaves_it_for_a_while_when_others_want_the_core() {
-        let mut patience = Patience::new(Poll::Adaptive);
-        patience.found(MILLISECOND);
-        patience.paused(MILLISECOND, MILLISECOND + PAUSE_NS);
-        assert!(patience.looks_on(MILLISECOND + PAUSE_NS));
-        patience.paused(MILLISECOND, 4 * MILLISECOND);
-        assert!(!patience.looks_on(4 * MILLISECOND));
-        assert_eq!(looked_ns(&mut patience, 5 * MILLISECOND, 50_000, 3), [0; 3]);
-        let looked = looked_ns(&mut patience, 104 * MILLISECOND, 50_000, 3);
+        let mut busy_poll = BusyPoll::new(Poll::Adaptive);
+        busy_poll.found(MILLISECOND);
+        busy_poll.paused(MILLISECOND, MILLISECOND + PAUSE_NS);
+        assert!(busy_poll.keeps_polling(MILLISECOND + PAUSE_NS));
+        busy_poll.paused(MILLISECOND, 4 * MILLISECOND);
+        assert!(!busy_poll.keeps_polling(4 * MILLISECOND));
+        assert_eq!(
+            looked_ns(&mut busy_poll, 5 * MILLISECOND, 50_000, 3),
+            [0; 3]
+        );
+        let looked = looked_ns(&mut busy_poll, 104 * MILLISECOND, 50_000, 3);
         assert_eq!(looked, [50_000; 3]);
     }
 
     #[test]
     fn sleep_never_looks_and_busy_always() {
         for (poll, looks) in [(Poll::Sleep, false), (Poll::Busy, true)] {
-            let mut patience = Patience::new(poll);
-            patience.found(MILLISECOND);
-            assert_eq!(patience.looks_on(MILLISECOND + 1), looks);
-            assert_eq!(patience.looks_on(1000 * MILLISECOND), looks);
+            let mut busy_poll = BusyPoll::new(poll);
+            busy_poll.found(MILLISECOND);
+            assert_eq!(busy_poll.keeps_polling(MILLISECOND + 1), looks);
+            assert_eq!(busy_poll.keeps_polling(1000 * MILLISECOND), looks);
         }
     }
 }

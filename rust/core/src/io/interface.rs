@@ -1,0 +1,58 @@
+//! An interface as the loop has it: its packet socket, its receive ring when it could have one, and its direct way out when it is given one.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use super::counters::{IoCounters, add_one};
+use super::direct::Sender;
+use super::ring::RxRing;
+
+/// A packet socket, with its receive ring when it could have one.
+pub struct Interface {
+    pub(super) fd: RawFd,
+    pub(super) ring: Option<RxRing>,
+    /// For frames with nothing left to do, where they may pass by queue disciplines.
+    pub(super) direct: Option<Sender>,
+}
+
+impl Interface {
+    /// Use a socket. One that can have no ring (no packet socket, no memory) is read by system calls.
+    #[must_use]
+    pub fn new(fd: RawFd) -> Self {
+        Self {
+            fd,
+            ring: RxRing::new(fd).ok(),
+            direct: None,
+        }
+    }
+
+    /// The same, with frames that are finished handed straight to the driver by a fresh `AF_XDP` socket.
+    ///
+    /// # Errors
+    /// As [`Sender::new`].
+    pub fn with_direct(mut self, xdp_socket: RawFd) -> io::Result<Self> {
+        self.direct = Some(Sender::new(xdp_socket, self.fd)?);
+        Ok(self)
+    }
+
+    /// Whether a frame waits. Without a ring only a receive can tell.
+    #[must_use]
+    pub fn may_be_ready(&self) -> bool {
+        self.ring.as_ref().is_none_or(RxRing::is_ready)
+    }
+
+    /// Give the ring up when it has stopped: frames come by system calls from now on. Have frames sent that the driver did not take. To be called now and then.
+    pub fn watch(&mut self, counters: &IoCounters) {
+        if let Some(sender) = &mut self.direct {
+            sender.resume();
+        }
+        let Some(ring) = &mut self.ring else { return };
+        let (drops, has_stopped) = ring.watch();
+        counters.rx_dropped.fetch_add(drops, Ordering::Relaxed);
+        if has_stopped {
+            add_one(&counters.rx_errors);
+            self.ring = None;
+        }
+    }
+}

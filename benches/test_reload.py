@@ -18,7 +18,7 @@ import pytest
 
 import workload as w
 from lb.config import parse
-from lb.control.controller import Steering
+from lb.control.controller import Controller
 from lb.model.snapshot import Interface, Snapshot
 
 SECTION = "reload"
@@ -65,11 +65,11 @@ def test_reload(benchmark: Any, module: ModuleType, services: int, policy: str) 
     """The reload of 10 000 servers."""
     target = Published(module)
     texts = [configuration(services, policy, weight) for weight in WEIGHTS]
-    steering = Steering(parse(texts[1]), INTERFACES, target)
-    steering.start()
+    controller = Controller(parse(texts[1]), INTERFACES, target)
+    controller.start()
 
     def reload(text: str) -> Sequence[str]:
-        return steering.reload(parse(text))
+        return controller.reload(parse(text))
 
     changed = reload(texts[0])
     assert len(changed) == sum(1 for number in range(SERVERS) if number % (SERVERS // services) % 3 == 0)

@@ -16,7 +16,8 @@ from typing import Any
 import lb.backends
 from lb.backends.base import DataPath, Flow, Result
 from lb.compiler.compile import Compiler, offline_interfaces, offline_next_hops, seed_of
-from lb.compiler.spec import Desired, ServerIdentity, with_config, without_leavers
+from lb.compiler.edits import with_config, without_removed
+from lb.compiler.spec import ServerIdentity, Spec
 from lb.config import Config, load
 from lb.fields.types import parse_mac, plain_address
 from lb.model.clock import Clock, ManualClock
@@ -45,8 +46,8 @@ class Balancer:
         self._seed = seed_of(config) if seed is None else seed
         self._compiler = Compiler()
         self._neighbours: dict[tuple[int, Address], bytes] = {}
-        self._desired = Desired(config)
-        self.snapshot = self._compile(self._desired)
+        self._spec = Spec(config)
+        self.snapshot = self._compile(self._spec)
         self._data_path: DataPath = implementation.DataPath(
             config.flows.capacity, secrets.token_bytes(HASH_KEY_BYTES), self._seed
         )
@@ -153,19 +154,19 @@ class Balancer:
         """
         loaded = config if isinstance(config, Config) else load(config)
         require_same_interfaces(self.config, loaded)
-        desired = with_config(without_leavers(self._desired, self._idle_leavers()), loaded)
-        snapshot = self._compile(desired)
-        self.config, self._desired = loaded, desired
+        spec = with_config(without_removed(self._spec, self._idle_removed()), loaded)
+        snapshot = self._compile(spec)
+        self.config, self._spec = loaded, spec
         self._publish(snapshot)
 
-    def _idle_leavers(self) -> set[ServerIdentity]:
-        """Return the servers that left before and have no flow any more."""
-        ids = self._compiler.server_ids(leaver.identity for leaver in self._desired.leaving)
+    def _idle_removed(self) -> set[ServerIdentity]:
+        """Return the removed servers that have no flow any more."""
+        ids = self._compiler.server_ids(removed.identity for removed in self._spec.removed_servers)
         active = self._data_path.active_flows(list(ids.values()))
         return {identity for identity, flows in zip(ids, active, strict=True) if not flows}
 
-    def _compile(self, desired: Desired) -> Snapshot:
-        return self._compiler.compile(desired, offline_interfaces(desired.config), self._seed)
+    def _compile(self, spec: Spec) -> Snapshot:
+        return self._compiler.compile(spec, offline_interfaces(spec.config), self._seed)
 
     def _publish(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot

@@ -1,4 +1,4 @@
-"""Steering on real hosts: what operators do, and what clients and servers notice of it."""
+"""Controller on real hosts: what operators do, and what clients and servers notice of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from churn import balancing, churn, configuration, control_of, echo, open_flows, placements
 from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, echo_once, running_testbed, wait_until
 
-from lb.control.api import listener as admin
 from lb.control.api.client import change, fetch
+from lb.control.connections import MAX_CONNECTIONS
 from lb.lab.testbed.bed import Testbed
 from lb.lab.testbed.topology import ROUTER
 
@@ -137,7 +137,7 @@ def test_hostile_clients_of_the_admin_socket_are_not_noticed_by_packets(
 
     with ExitStack() as stack:
         stack.callback(ending.set)
-        for _ in range(admin.MAX_CONNECTIONS - 2):
+        for _ in range(MAX_CONNECTIONS - 2):
             slow = stack.enter_context(socket.socket(socket.AF_UNIX))
             slow.connect(str(control))
             slow.sendall(b"GET /status HT")

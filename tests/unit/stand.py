@@ -1,4 +1,4 @@
-"""A balancer without sockets and interfaces behind a real admin API: real steering, a real data path, a real file."""
+"""A balancer without sockets and interfaces behind a real admin API: controller, data path and file are real."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import lb.backends
+from lb.backends.base import Flow
 from lb.config import load
+from lb.control.api.explainer import Explainer
 from lb.control.api.handlers import Api
-from lb.control.api.listener import Admin
-from lb.control.api.status import Facts
+from lb.control.api.listener import Listener
 from lb.control.changes import Changes
-from lb.control.controller import Preview, Steering
+from lb.control.controller import Controller
+from lb.control.outcome import Preview
 from lb.control.tasks import Supervisor
+from lb.control.telemetry.facts import Facts
 from lb.errors import LbError
-from lb.model.snapshot import Interface, Neighbour, NextHops, Route, Snapshot
+from lb.model.snapshot import Address, Interface, Neighbour, NextHops, Route, Snapshot
 from packets import ether, ip4, tcp, udp
 
 CONFIG = """\
@@ -57,7 +60,7 @@ VIP = ip_address("198.18.1.100").packed
 
 class Stand:
     """
-    What the API needs of a daemon.
+    What the API needs of a running balancer: it plays runtime and reloader.
 
     Args:
         folder: gets the configuration file and the control socket.
@@ -70,10 +73,11 @@ class Stand:
         self.control = folder / "lb.sock"
         self.data_path = lb.backends.load(backend).DataPath(1000, bytes(16), 1)
         hosts = [Neighbour(0, ip_address(f"198.18.1.{n}"), bytes.fromhex(f"aaaaaa0000{n}")) for n in range(31, 40)]
-        self.steering = Steering(load(self.path), (INTERFACE,), self)
-        self.steering.start()
-        self.changes = Changes(self.steering, Supervisor())
-        self.data_path.set_next_hops(NextHops((Route(INTERFACE.addresses[0].network, 0),), tuple(hosts)))
+        self.controller = Controller(load(self.path), (INTERFACE,), self)
+        self.controller.start()
+        self.changes = Changes(self.controller, Supervisor())
+        self.next_hops = NextHops((Route(INTERFACE.addresses[0].network, 0),), tuple(hosts))
+        self.data_path.set_next_hops(self.next_hops)
 
     def publish(self, snapshot: Snapshot) -> None:
         self.data_path.publish(snapshot)
@@ -84,14 +88,24 @@ class Stand:
     def counters(self) -> dict[str, Any]:
         return self.data_path.counters()
 
+    def find_flows(self, *filters: Any) -> tuple[int, list[Flow]]:
+        return self.data_path.find_flows(time.monotonic_ns(), *filters)
+
+    def peek(self, service: int, client: Address, port: int) -> tuple[Flow | None, int]:
+        return self.data_path.peek(service, client, port, time.monotonic_ns())
+
+    def api(self) -> Api:
+        explainer = Explainer(self.controller, self, lambda: self.next_hops)
+        return Api(self.controller, self.changes, self, self, self.facts, explainer)
+
     def facts(self) -> Facts:
         return Facts("1", 1, "test", str(self.path), 1.0, None)
 
     async def reload(self, deadline_s: float | None = None) -> list[str]:
-        return self.steering.reload(load(self.path))
+        return self.controller.reload(load(self.path))
 
     async def preview(self, deadline_s: float | None = None) -> Preview:
-        return self.steering.preview(load(self.path))
+        return self.controller.preview(load(self.path))
 
     def open(self, client: str, port: int, service: str = "video") -> str:
         """Open a flow, and return the name of its server."""
@@ -112,13 +126,13 @@ def serving(stand: Stand) -> Iterator[None]:
 
     async def serve() -> None:
         supervisor = Supervisor()
-        stand.changes = Changes(stand.steering, supervisor)
+        stand.changes = Changes(stand.controller, supervisor)
         stand.changes.start()
-        admin = Admin(stand.control, Api(cast(Any, stand)).answers())
-        await admin.start()
+        listener = Listener(stand.control, stand.api().handlers())
+        await listener.start()
         ready.set()
         await stopped.wait()
-        await admin.stop()
+        await listener.stop()
         await supervisor.stop()
         await stand.changes.close()
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lb import config
-from lb.control.controller import Steering
-from lb.control.replanning import IDLE_NS, Recent, Replanner
+from lb.control.controller import Controller
+from lb.control.measurement_timer import IDLE_NS, MeasurementTimer, Recent
 from lb.model.snapshot import Snapshot
 from lb.policies import Plan, ServerView, make
 from lb.policies.adaptive import MAX_SLOTS, WORST, Adaptive, slot_counts, stepped
@@ -175,10 +175,10 @@ class Host:
         raise AssertionError("nothing is reset here")
 
 
-def steered(text: str = CONFIG) -> tuple[Host, Steering, Any]:
+def steered(text: str = CONFIG) -> tuple[Host, Controller, Any]:
     host = Host()
-    steering = Steering(config.parse(text), (), host)
-    return host, steering, Replanner(steering)
+    controller = Controller(config.parse(text), (), host)
+    return host, controller, MeasurementTimer(lambda: controller.config)
 
 
 def test_replanner_service_is_due_at_its_interval() -> None:
@@ -193,16 +193,16 @@ def test_replanner_service_is_due_at_its_interval() -> None:
 
 def test_replanner_nobody_wants_it_looks_again_later() -> None:
     """A reload may bring a policy that does."""
-    _, steering, replanner = steered(CONFIG.replace("adaptive", "static").replace(', interval = "200ms"', ""))
+    _, controller, replanner = steered(CONFIG.replace("adaptive", "static").replace(', interval = "200ms"', ""))
     assert (replanner.due(0), replanner.wait_s(0)) == ([], IDLE_NS / S)
-    steering.reload(config.parse(CONFIG))
+    controller.reload(config.parse(CONFIG))
     assert replanner.due(0) == []
     assert replanner.due(200 * MS) == ["video"]
 
 
 def test_replanner_publishes_what_changed_only() -> None:
     """A plan that stays the same costs nothing."""
-    host, steering, replanner = steered()
+    host, controller, replanner = steered()
     quick = {"flows_created": 50, "requests": 50, "requests_active": 50, "first_bytes": 50, "bytes_reply": 10**7}
     now = 0
     for step in range(3):
@@ -212,7 +212,7 @@ def test_replanner_publishes_what_changed_only() -> None:
             "a": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * S),
             "b": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * 8 * S),
         }
-        steering.replan_all(replanner.measured(["video", "gone"], now, {"video": measured}))
+        controller.replan_all(replanner.measured(["video", "gone"], now, {"video": measured}))
     assert len(host.published) == 1
     plan = host.published[0].services[0].plan  # type: ignore[union-attr]
     assert Counter(plan.slots)[0] > 4 * Counter(plan.slots)[1]

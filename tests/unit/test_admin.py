@@ -1,4 +1,4 @@
-"""The admin API's door: bounded in every direction, errors as JSON; behaviour 35."""
+"""The listener of the admin API: bounded in every direction, errors as JSON; behaviour 35."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lb.control.api import listener as admin
 from lb.control.api.client import change, fetch
-from lb.control.api.listener import Admin
+from lb.control.api.listener import MAX_BODY_BYTES, Listener
+from lb.control.connections import MAX_CONNECTIONS
 from lb.errors import (
     ConfigError,
     DaemonError,
@@ -30,9 +30,9 @@ from lb.errors import (
 DEADLINE_S = 20.0
 
 
-async def echo(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer with what was asked."""
-    return {"asked": dict(asked)}
+async def echo(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer with the parameters."""
+    return {"asked": dict(params)}
 
 
 def failing(error: Exception) -> Callable[[Mapping[str, Any]], Awaitable[Any]]:
@@ -43,10 +43,10 @@ def failing(error: Exception) -> Callable[[Mapping[str, Any]], Awaitable[Any]]:
 
 
 @contextlib.asynccontextmanager
-async def door(path: Path, connection_s: float = DEADLINE_S, **errors: Exception) -> AsyncIterator[Admin]:
-    answers: dict[Any, Any] = {("GET", "/echo"): echo, ("POST", "/echo"): echo}
-    answers |= {("GET", f"/{name}"): failing(error) for name, error in errors.items()}
-    opened = Admin(path, answers, connection_s)
+async def listening(path: Path, connection_s: float = DEADLINE_S, **errors: Exception) -> AsyncIterator[Listener]:
+    handlers: dict[Any, Any] = {("GET", "/echo"): echo, ("POST", "/echo"): echo}
+    handlers |= {("GET", f"/{name}"): failing(error) for name, error in errors.items()}
+    opened = Listener(path, handlers, connection_s)
     await opened.start()
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -55,12 +55,12 @@ async def door(path: Path, connection_s: float = DEADLINE_S, **errors: Exception
         await opened.stop()
 
 
-def test_door_answers_get_and_post_then_leaves_nothing(tmp_path: Path) -> None:
+def test_listener_answers_get_and_post_then_leaves_nothing(tmp_path: Path) -> None:
     """Behaviour 35: mode 0660, reads by GET, changes by POST; the socket is gone afterwards."""
     path = tmp_path / "deep" / "lb.sock"
 
     async def scenario() -> None:
-        async with door(path):
+        async with listening(path):
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             assert await asyncio.to_thread(fetch, path, "/echo", limit=3) == {"asked": {"limit": "3"}}
             assert await asyncio.to_thread(change, path, "/echo", {"reset": True}) == {"asked": {"reset": True}}
@@ -80,11 +80,11 @@ def test_door_answers_get_and_post_then_leaves_nothing(tmp_path: Path) -> None:
         (LbError("the loop has failed"), 1),
     ],
 )
-def test_door_errors_keep_their_words_and_exit_codes(tmp_path: Path, error: LbError, code: int) -> None:
+def test_listener_errors_keep_their_words_and_exit_codes(tmp_path: Path, error: LbError, code: int) -> None:
     """What the balancer says is what the command says, and ends with."""
 
     async def scenario() -> None:
-        async with door(tmp_path / "lb.sock", broken=error) as opened:
+        async with listening(tmp_path / "lb.sock", broken=error) as opened:
             with pytest.raises(RemoteError) as caught:
                 await asyncio.to_thread(fetch, opened.path, "/broken")
             assert (str(caught.value), caught.value.exit_code) == (str(error), code)
@@ -92,12 +92,12 @@ def test_door_errors_keep_their_words_and_exit_codes(tmp_path: Path, error: LbEr
     asyncio.run(scenario())
 
 
-def test_door_fault_of_ours_is_no_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_listener_fault_of_ours_is_no_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An exception nobody expected is an answer and a log entry."""
 
     async def scenario() -> None:
-        async with door(tmp_path / "lb.sock", broken=ZeroDivisionError("ours")) as opened:
-            with pytest.raises(RemoteError, match="this is a fault of lb"):
+        async with listening(tmp_path / "lb.sock", broken=ZeroDivisionError("ours")) as opened:
+            with pytest.raises(RemoteError, match="internal error; see the log"):
                 await asyncio.to_thread(fetch, opened.path, "/broken")
             assert await asyncio.to_thread(fetch, opened.path, "/echo") == {"asked": {}}
 
@@ -106,11 +106,11 @@ def test_door_fault_of_ours_is_no_end(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize(("resource", "what"), [("/no", "Not Found"), ("/echo/../x", "Not Found")])
-def test_door_unknown_resource_is_no_balancer_of_this_version(tmp_path: Path, resource: str, what: str) -> None:
+def test_listener_unknown_resource_is_no_balancer_of_this_version(tmp_path: Path, resource: str, what: str) -> None:
     """A resource that is not there: exit code 5, as for no balancer at all."""
 
     async def scenario() -> None:
-        async with door(tmp_path / "lb.sock") as opened:
+        async with listening(tmp_path / "lb.sock") as opened:
             with pytest.raises(RemoteError, match=what) as caught:
                 await asyncio.to_thread(fetch, opened.path, resource)
             assert caught.value.exit_code == DaemonError.exit_code
@@ -154,11 +154,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("parts", HOSTILE.values(), ids=HOSTILE)
-def test_door_oversized_or_nonsense_is_refused(tmp_path: Path, parts: list[bytes]) -> None:
+def test_listener_oversized_or_nonsense_is_refused(tmp_path: Path, parts: list[bytes]) -> None:
     """Lines, headers and bodies are bounded; whatever comes, the next client is served."""
 
     async def scenario() -> None:
-        async with door(tmp_path / "lb.sock") as opened:
+        async with listening(tmp_path / "lb.sock") as opened:
             status, _ = await speak(opened.path, *parts)
             assert status in (0, 400, 405, 413)
             assert await asyncio.to_thread(fetch, opened.path, "/echo") == {"asked": {}}
@@ -167,22 +167,22 @@ def test_door_oversized_or_nonsense_is_refused(tmp_path: Path, parts: list[bytes
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /ec", POST + b"Content-Length: 9\r\n\r\n{"], ids=["none", "line", "body"])
-def test_door_slow_client_is_cut_off(tmp_path: Path, sent: bytes) -> None:
+def test_listener_slow_client_is_cut_off(tmp_path: Path, sent: bytes) -> None:
     """Who does not say what it wants loses its connection: it would hold a place for ever."""
 
     async def scenario() -> None:
-        async with door(tmp_path / "lb.sock", connection_s=0.2) as opened:
+        async with listening(tmp_path / "lb.sock", connection_s=0.2) as opened:
             assert await speak(opened.path, sent) == (0, b"")
             assert not opened.connections
 
     asyncio.run(scenario())
 
 
-def test_door_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
+def test_listener_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     """An answer that nobody takes is given up."""
 
     async def scenario() -> None:
-        async with door(tmp_path / "lb.sock", connection_s=0.3) as opened:
+        async with listening(tmp_path / "lb.sock", connection_s=0.3) as opened:
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 sock.connect(str(opened.path))
@@ -198,13 +198,13 @@ def test_door_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_door_too_many_connections_are_refused(tmp_path: Path) -> None:
+def test_listener_too_many_connections_are_refused(tmp_path: Path) -> None:
     """Clients that hold all places do not keep the balancer from serving once they are gone."""
 
     async def scenario() -> None:
-        async with door(tmp_path / "lb.sock") as opened:
-            held = [await asyncio.open_unix_connection(opened.path) for _ in range(admin.MAX_CONNECTIONS)]
-            while len(opened.connections) < admin.MAX_CONNECTIONS:
+        async with listening(tmp_path / "lb.sock") as opened:
+            held = [await asyncio.open_unix_connection(opened.path) for _ in range(MAX_CONNECTIONS)]
+            while len(opened.connections) < MAX_CONNECTIONS:
                 await asyncio.sleep(0.01)
             assert await speak(opened.path, b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n") == (0, b"")
             for _, writer in held:
@@ -216,16 +216,16 @@ def test_door_too_many_connections_are_refused(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_door_compressed_body_is_not_unpacked(tmp_path: Path) -> None:
+def test_listener_compressed_body_is_not_unpacked(tmp_path: Path) -> None:
     """A small body that unpacks to a huge one stays small."""
     import gzip
 
     bomb = gzip.compress(json.dumps({"a": "b" * 10_000_000}).encode())
-    assert len(bomb) < admin.MAX_BODY_BYTES
+    assert len(bomb) < MAX_BODY_BYTES
     head = POST + b"Content-Encoding: gzip\r\nContent-Length: " + str(len(bomb)).encode() + b"\r\n\r\n"
 
     async def scenario() -> None:
-        async with door(tmp_path / "lb.sock") as opened:
+        async with listening(tmp_path / "lb.sock") as opened:
             assert (await speak(opened.path, head, bomb))[0] == 400
 
     asyncio.run(scenario())

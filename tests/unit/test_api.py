@@ -29,10 +29,10 @@ def server_of(stand: Stand, service: str, name: str) -> dict[str, Any]:
 
 def refused(stand: Stand, resource: str, **arguments: object) -> tuple[str, int]:
     """Return what the balancer says to a change that it refuses, and the exit code."""
-    generation = stand.steering.generation
+    generation = stand.controller.generation
     with pytest.raises(RemoteError) as caught:
         change(stand.control, resource, arguments)
-    assert stand.steering.generation == generation
+    assert stand.controller.generation == generation
     return str(caught.value), caught.value.exit_code
 
 
@@ -41,7 +41,7 @@ def refused(stand: Stand, resource: str, **arguments: object) -> tuple[str, int]
 )
 def test_state_commands_change_the_state(stand: Stand, resource: str, state: str) -> None:
     """A server's state is what the operator says, and a second time nothing changes."""
-    stand.steering.set_state("video", "server2", "disabled" if state != "disabled" else "draining")
+    stand.controller.set_state("video", "server2", "disabled" if state != "disabled" else "draining")
     answer = change(stand.control, resource, {"service": "video", "server": "server2"})
     assert answer == {"generation": 3, "changed": True}
     assert server_of(stand, "video", "server2")["state"] == state
@@ -189,17 +189,17 @@ def test_status_counts_and_rates(stand: Stand) -> None:
 
 def test_config_dump_is_a_configuration(stand: Stand) -> None:
     """What is dumped can be read again, and says what the operator changed."""
-    stand.steering.set_state("video", "server2", "draining")
-    stand.steering.remove("dns", "ns1")
+    stand.controller.set_state("video", "server2", "draining")
+    stand.controller.remove("dns", "ns1")
     dumped = fetch(stand.control, "/config")
-    assert dump_config(Config.model_validate(dumped["config"])) == dump_config(stand.steering.config)
+    assert dump_config(Config.model_validate(dumped["config"])) == dump_config(stand.controller.config)
     assert dumped["changes"] == {"video/server2": {"state": "draining", "weight": None}}
     assert (dumped["added"], dumped["removed"]) == ({}, ["dns/ns1"])
 
 
 def test_history_tells_what_happened_and_why(stand: Stand) -> None:
     """The last changes, with their reason."""
-    stand.steering.set_health("video", "server1", up=False, reason="3 checks failed")
+    stand.controller.set_health("video", "server1", up=False, reason="3 checks failed")
     change(stand.control, "/drain", {"service": "video", "server": "server2"})
     told = [(event["what"], event["change"], event["reason"]) for event in fetch(stand.control, "/history")]
     assert told == [
@@ -215,7 +215,7 @@ def test_reload_dry_run_tells_and_changes_nothing(stand: Stand) -> None:
     (move,) = answer["moves"]
     assert move["service"] == "video"
     assert move["share"] == move["forced"] == pytest.approx(0.5, abs=0.02)
-    assert stand.steering.generation == 1
+    assert stand.controller.generation == 1
     done = change(stand.control, "/reload", {})
     assert (done["diff"], done["generation"]) == (answer["diff"], 2)
 

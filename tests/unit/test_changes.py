@@ -8,12 +8,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from test_steering import Recorder, config, extra, names, server, steer
+from test_controller import Recorder, config, extra, names, server, start_controller
 
 from lb.compiler.spec import ServerKey
 from lb.control import changes
-from lb.control.changes import Changes, SerialThread
-from lb.control.controller import ConditionUpdate, Outcome, Steering
+from lb.control.changes import Changes
+from lb.control.controller import Controller
+from lb.control.outcome import HealthUpdate, Outcome
+from lb.control.serial import SerialThread
 from lb.control.tasks import Supervisor
 from lb.errors import LbError, UnderWayError, UnknownNameError
 from lb.model.snapshot import Snapshot
@@ -45,14 +47,14 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(bounded())
 
 
-def queue(servers: int = 3, tick_s: float = 0.0) -> tuple[Changes, Steering, Held, Supervisor]:
+def queue(servers: int = 3, tick_s: float = 0.0) -> tuple[Changes, Controller, Held, Supervisor]:
     """Make a queue whose first snapshot is published."""
-    steering, _ = steer(config(*(server(number + 1) for number in range(servers))))
+    controller, _ = start_controller(config(*(server(number + 1) for number in range(servers))))
     held, supervisor = Held(), Supervisor()
-    steering._target = held
-    queued = Changes(steering, supervisor, tick_s)
+    controller._publisher = held
+    queued = Changes(controller, supervisor, tick_s)
     queued.start()
-    return queued, steering, held, supervisor
+    return queued, controller, held, supervisor
 
 
 async def entered(held: Held) -> None:
@@ -63,19 +65,19 @@ def test_make_loop_runs_on_while_a_publication_takes_its_time() -> None:
     """Nothing blocks the loop: while one change is being published, others are asked for, and then made together."""
 
     async def scenario() -> None:
-        queued, steering, held, supervisor = queue()
-        first = asyncio.create_task(queued.make(lambda: steering.set_weight("video", "server1", 2)))
+        queued, controller, held, supervisor = queue()
+        first = asyncio.create_task(queued.make(lambda: controller.set_weight("video", "server1", 2)))
         await entered(held)
         others = [
             asyncio.create_task(queued.make(change))
             for change in (
-                lambda: steering.set_weight("video", "server2", 3),
-                lambda: steering.set_weight("video", "nope", 3),
-                lambda: steering.add("video", extra(7)),
+                lambda: controller.set_weight("video", "server2", 3),
+                lambda: controller.set_weight("video", "nope", 3),
+                lambda: controller.add("video", extra(7)),
             )
         ]
         await asyncio.sleep(0)
-        assert steering.generation == 1
+        assert controller.generation == 1
         held.gate.set()
         assert (await first).generation == 2
         outcomes = [await other for other in others]
@@ -94,22 +96,22 @@ def test_request_many_at_once_are_one_publication_per_tick() -> None:
     """What checks say while a publication is under way becomes one more, however much; requests do not pile up."""
 
     async def scenario() -> None:
-        queued, steering, held, supervisor = queue(3)
-        verdicts: dict[ServerKey, ConditionUpdate] = {}
+        queued, controller, held, supervisor = queue(3)
+        verdicts: dict[ServerKey, HealthUpdate] = {}
         outcomes: list[Outcome] = []
         finished = asyncio.Event()
 
         def prepare() -> Callable[[], object]:
             nonlocal verdicts
             taken, verdicts = verdicts, {}
-            return lambda: steering.update_conditions(taken)
+            return lambda: controller.update_health(taken)
 
         def done(outcome: Outcome) -> None:
             outcomes.append(outcome)
             finished.set()
 
         def say(name: str, part: float) -> None:
-            verdicts[ServerKey("video", name)] = ConditionUpdate(ramp=part)
+            verdicts[ServerKey("video", name)] = HealthUpdate(ramp=part)
             queued.request("conditions", prepare, done)
 
         say("server1", 0.5)
@@ -122,10 +124,10 @@ def test_request_many_at_once_are_one_publication_per_tick() -> None:
             finished.clear()
             await finished.wait()
         assert [each.generation for each in outcomes] == [2, 3]
-        assert {key.server: each.ramp for key, each in steering.desired.conditions.items()} == {
+        assert {key.server: each.ramp for key, each in controller.spec.health.items()} == {
             "server1": 0.5, "server3": 0.5
         }  # fmt: skip
-        assert steering.publications == 2
+        assert controller.publications == 2
         await supervisor.stop()
         await queued.close()
 
@@ -136,16 +138,16 @@ def test_make_urgent_change_does_not_wait_for_the_tick() -> None:
     """A command is made at once, and takes along what waits for the next tick, which comes before it."""
 
     async def scenario() -> None:
-        queued, steering, held, supervisor = queue(3, tick_s=3600.0)
+        queued, controller, held, supervisor = queue(3, tick_s=3600.0)
         held.gate.set()
         first: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        queued.request("a", lambda: lambda: steering.set_ramp("video", "server1", 0.5), first.set_result)
+        queued.request("a", lambda: lambda: controller.set_ramp("video", "server1", 0.5), first.set_result)
         await first
         second: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        queued.request("a", lambda: lambda: steering.set_ramp("video", "server1", 1.0), second.set_result)
-        outcome = await queued.make(lambda: steering.set_state("video", "server3", "draining"))
+        queued.request("a", lambda: lambda: controller.set_ramp("video", "server1", 1.0), second.set_result)
+        outcome = await queued.make(lambda: controller.set_state("video", "server3", "draining"))
         assert outcome.generation == (await second).generation == 3
-        assert names(steering.snapshot) == ["server1", "server2"]
+        assert names(controller.snapshot) == ["server1", "server2"]
         await supervisor.stop()
         await queued.close()
 
@@ -157,17 +159,17 @@ def test_make_stuck_publication_has_a_deadline_and_the_process_may_end(caplog: p
     caplog.set_level("INFO")
 
     async def scenario() -> None:
-        queued, steering, held, supervisor = queue()
-        begun = asyncio.create_task(queued.make(lambda: steering.set_weight("video", "server1", 2), deadline_s=0.2))
+        queued, controller, held, supervisor = queue()
+        begun = asyncio.create_task(queued.make(lambda: controller.set_weight("video", "server1", 2), deadline_s=0.2))
         await entered(held)
         with pytest.raises(LbError, match="was given up: the one before it has been under way"):
-            await queued.make(lambda: steering.set_weight("video", "server2", 9), deadline_s=0.01)
+            await queued.make(lambda: controller.set_weight("video", "server2", 9), deadline_s=0.01)
         with pytest.raises(UnderWayError, match="still under way"):
             await begun
         held.gate.set()
-        outcome = await queued.make(lambda: steering.set_weight("video", "server3", 4))
+        outcome = await queued.make(lambda: controller.set_weight("video", "server3", 4))
         assert outcome.generation == 3
-        assert [each.weight for each in steering.services()[0].servers] == [2, 1, 4]
+        assert [each.weight for each in controller.services()[0].servers] == [2, 1, 4]
         assert "the change that took so long is made: generation 2" in caplog.text
         await supervisor.stop()
         await queued.close()
@@ -179,15 +181,15 @@ def test_close_change_that_never_returns_is_left_alone(monkeypatch: pytest.Monke
     """The end waits for a change that is under way, and not for ever."""
 
     async def scenario() -> None:
-        queued, steering, held, supervisor = queue()
-        stuck = asyncio.create_task(queued.make(lambda: steering.set_weight("video", "server1", 2)))
+        queued, controller, held, supervisor = queue()
+        stuck = asyncio.create_task(queued.make(lambda: controller.set_weight("video", "server1", 2)))
         await entered(held)
         await supervisor.stop()
         await queued.close()
         with pytest.raises(asyncio.CancelledError):
             await stuck
         with pytest.raises(LbError, match="is stopping"):
-            await queued.make(lambda: steering.set_weight("video", "server1", 2))
+            await queued.make(lambda: controller.set_weight("video", "server1", 2))
         held.gate.set()
 
     monkeypatch.setattr(changes, "CLOSE_S", 0.01)
@@ -198,19 +200,19 @@ def test_work_fault_in_the_queue_itself_reaches_its_callers_and_the_supervisor()
     """An exception that is no change's own: its callers learn it, it is counted, and the next change is made."""
 
     async def scenario() -> None:
-        queued, steering, held, supervisor = queue()
+        queued, controller, held, supervisor = queue()
         held.gate.set()
-        real = steering.apply
+        real = controller.apply
 
         def broken(_: object) -> list[Outcome]:
-            steering.apply = real  # type: ignore[method-assign]
+            controller.apply = real  # type: ignore[method-assign]
             raise ZeroDivisionError("a fault")
 
-        steering.apply = broken  # type: ignore[method-assign]
+        controller.apply = broken  # type: ignore[method-assign]
         with pytest.raises(ZeroDivisionError):
-            (await queued.make(lambda: steering.set_weight("video", "server1", 2))).result()
+            (await queued.make(lambda: controller.set_weight("video", "server1", 2))).result()
         assert supervisor.states()["changes"].failures == 1
-        assert (await queued.make(lambda: steering.set_weight("video", "server1", 2))).changed
+        assert (await queued.make(lambda: controller.set_weight("video", "server1", 2))).changed
         await supervisor.stop()
         await queued.close()
 

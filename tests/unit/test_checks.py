@@ -1,4 +1,4 @@
-"""Checks and steering together: whom is asked, and what the answers do. What asks is a double; time stands still."""
+"""Checks and controller together: whom is asked, and what the answers do. What asks is a double; time stands still."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from lb.config import Config, parse
 from lb.control.changes import Done, Prepare
-from lb.control.controller import Steering
+from lb.control.controller import Controller
 from lb.control.health import checks as lb_checks
 from lb.control.health import slices as pace
 from lb.control.health.checks import RAMP_TICK_S, Checks
-from lb.control.health.prober import OnResult, ServerKey, Target
+from lb.control.health.prober import Key, OnResult, Target
 from lb.control.tasks import Supervisor
 from lb.errors import LbError
 from lb.model.clock import ManualClock
@@ -38,28 +38,28 @@ def config(health: str = CHECK, addresses: tuple[int, ...] = (31, 32, 33, 34)) -
 class AtOnce:
     """A queue of changes that makes each at once."""
 
-    def __init__(self, steering: Steering) -> None:
-        self._steering = steering
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
 
     def request(self, name: str, prepare: Prepare, done: Done) -> None:
-        (outcome,) = self._steering.apply([prepare()])
+        (outcome,) = self._controller.apply([prepare()])
         done(outcome)
 
 
 class Host:
-    """What steering and checks run on: it keeps what is published and who is to be asked."""
+    """What controller and checks run on: it keeps what is published and who is to be asked."""
 
     def __init__(self, loaded: Config) -> None:
         self.clock = ManualClock()
         self.reset: list[int] = []
         self.failure: LbError | None = None
-        self.targets: dict[ServerKey, Target] = {}
+        self.targets: dict[Key, Target] = {}
         # Whose checks were changed, in this order.
-        self.told: list[ServerKey] = []
-        self.steering = Steering(loaded, INTERFACES, self)
+        self.told: list[Key] = []
+        self.controller = Controller(loaded, INTERFACES, self)
         self.supervisor = Supervisor()
-        self.checks = Checks(self.steering, AtOnce(self.steering), self.supervisor, self.clock.now_ns, self.asker)
-        self.steering.listen(self.checks.follow)
+        self.checks = Checks(self.controller, AtOnce(self.controller), self.supervisor, self.clock.now_ns, self.asker)
+        self.controller.listen(self.checks.follow)
 
     async def settle(self) -> None:
         """Let the checks follow."""
@@ -78,11 +78,11 @@ class Host:
     def asker(self, on_result: OnResult) -> Host:
         return self
 
-    def watch(self, key: ServerKey, target: Target) -> None:
+    def watch(self, key: Key, target: Target) -> None:
         self.targets[key] = target
         self.told.append(key)
 
-    def drop(self, key: ServerKey) -> None:
+    def drop(self, key: Key) -> None:
         del self.targets[key]
         self.told.append(key)
 
@@ -92,19 +92,19 @@ class Host:
     async def stop(self) -> None:
         self.targets = {}
 
-    def fail(self, key: ServerKey, times: int) -> None:
+    def fail(self, key: Key, times: int) -> None:
         for _ in range(times):
             self.clock.advance(1)
             self.checks.on_result(key, "connection refused")
 
     def shares(self) -> dict[str, int]:
         """Return how many slots each server has in the plan that is published."""
-        (service,) = (service for service in self.steering.snapshot.services if service)
-        names = [server.name for slot in service.plan.slots if (server := self.steering.snapshot.servers[slot])]
+        (service,) = (service for service in self.controller.snapshot.services if service)
+        names = [server.name for slot in service.plan.slots if (server := self.controller.snapshot.servers[slot])]
         return {name: names.count(name) for name in names}
 
     def health(self) -> dict[str, str]:
-        return {server.name: server.health for service in self.steering.services() for server in service.servers}
+        return {server.name: server.health for service in self.controller.services() for server in service.servers}
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -128,7 +128,7 @@ def test_failed_checks_new_flows_avoid_the_server() -> None:
         assert host.health()["server1"] == "up"
         host.fail(ONE, 1)
         assert host.shares() == {"server2": 1, "server3": 1, "server4": 1}
-        event = host.steering.history[-1]
+        event = host.controller.history[-1]
         assert (event.what, event.change, event.reason) == ("video/server1", "down", "connection refused")
         assert host.checks.last_failure(*ONE) == "connection refused"
         assert host.reset == [0]
@@ -145,7 +145,7 @@ def test_failures_of_clients_hasten_the_verdict() -> None:
     async def scenario() -> None:
         host = await started(config())
         host.fail(ONE, 1)
-        host.checks.on_clients(ONE, "3 connects refused")
+        host.checks.on_passive_failure(ONE, "3 connects refused")
         assert host.health()["server1"] == "down"
 
     run(scenario)
@@ -191,7 +191,7 @@ def test_reload_same_server_keeps_its_health() -> None:
     async def scenario() -> None:
         host = await started(config())
         host.fail(ONE, 2)
-        host.steering.reload(config('health = { check = "http", path = "/ready" }'))
+        host.controller.reload(config('health = { check = "http", path = "/ready" }'))
         await host.settle()
         assert host.health()["server1"] == "down"
         assert host.targets[ONE].url == "http://198.18.1.31:80/ready"
@@ -206,7 +206,7 @@ def test_reload_other_address_starts_anew() -> None:
         host = await started(config())
         host.fail(ONE, 2)
         host.fail(TWO, 1)
-        host.steering.reload(config(addresses=(41, 42, 33, 34)))
+        host.controller.reload(config(addresses=(41, 42, 33, 34)))
         await host.settle()
         assert set(host.health().values()) == {"up"}
         host.fail(TWO, 1)
@@ -221,7 +221,7 @@ def test_reload_without_health_servers_are_up() -> None:
     async def scenario() -> None:
         host = await started(config())
         host.fail(ONE, 2)
-        host.steering.reload(config(""))
+        host.controller.reload(config(""))
         await host.settle()
         assert host.targets == {}
         assert set(host.health().values()) == {"up"}
@@ -237,8 +237,8 @@ def test_servers_that_come_and_go_are_followed() -> None:
     async def scenario() -> None:
         host = await started(config())
         extra = config(addresses=(51,)).services[0].servers[0].model_copy(update={"name": "server9"})
-        host.steering.add("video", extra)
-        host.steering.remove("video", "server1")
+        host.controller.add("video", extra)
+        host.controller.remove("video", "server1")
         await host.settle()
         assert {server for _, server in host.targets} == {"server2", "server3", "server4", "server9"}
         host.fail(("video", "server9"), 2)
@@ -253,8 +253,10 @@ def test_server_removed_and_added_back_together_stays_down() -> None:
     async def scenario() -> None:
         host = await started(config())
         host.fail(ONE, 2)
-        (found,) = (each for each in host.steering.config.services[0].servers if each.name == ONE[1])
-        outcomes = host.steering.apply([lambda: host.steering.remove(*ONE), lambda: host.steering.add(ONE[0], found)])
+        (found,) = (each for each in host.controller.config.services[0].servers if each.name == ONE[1])
+        outcomes = host.controller.apply(
+            [lambda: host.controller.remove(*ONE), lambda: host.controller.add(ONE[0], found)]
+        )
         assert [outcome.error for outcome in outcomes] == [None, None]
         await host.settle()
         assert host.health()["server1"] == "down"
@@ -303,7 +305,7 @@ def test_reload_changes_the_cap_on_checks() -> None:
         host = await started(config())
         assert host.concurrency == 512
         loaded = config().model_copy(update={"check_concurrency": 7})
-        host.steering.reload(loaded)
+        host.controller.reload(loaded)
         await host.settle()
         assert host.concurrency == 7
 
@@ -316,11 +318,11 @@ def test_one_change_touches_one_check() -> None:
     async def scenario() -> None:
         host = await started(config())
         extra = config(addresses=(51,)).services[0].servers[0].model_copy(update={"name": "server9"})
-        changes: list[tuple[Callable[[], object], list[ServerKey]]] = [
-            (lambda: host.steering.add("video", extra), [("video", "server9")]),
-            (lambda: host.steering.set_weight(*TWO, 7), []),
-            (lambda: host.steering.remove(*ONE), [ONE]),
-            (lambda: host.steering.reload(config(addresses=(31, 32, 43, 34))), [ONE, THREE, ("video", "server9")]),
+        changes: list[tuple[Callable[[], object], list[Key]]] = [
+            (lambda: host.controller.add("video", extra), [("video", "server9")]),
+            (lambda: host.controller.set_weight(*TWO, 7), []),
+            (lambda: host.controller.remove(*ONE), [ONE]),
+            (lambda: host.controller.reload(config(addresses=(31, 32, 43, 34))), [ONE, THREE, ("video", "server9")]),
         ]
         for change, told in changes:
             host.told.clear()
@@ -349,7 +351,7 @@ def test_follow_lets_others_have_the_loop(monkeypatch: pytest.MonkeyPatch) -> No
         await host.settle()
         assert (len(host.targets), turns >= 50) == (50, True)
         turns = 0
-        host.steering.reload(config(""))
+        host.controller.reload(config(""))
         await host.settle()
         assert (len(host.targets), turns >= 50) == (0, True)
         others.cancel()
@@ -364,7 +366,7 @@ def test_follow_that_raises_begins_anew() -> None:
     async def scenario() -> None:
         host, watch = Host(config()), Host.watch
 
-        def fail(key: ServerKey, target: Target) -> None:
+        def fail(key: Key, target: Target) -> None:
             host.watch = functools.partial(watch, host)  # type: ignore[method-assign]
             raise KeyError("a fault")
 
@@ -384,7 +386,7 @@ def test_server_that_is_gone_leaves_nothing_behind() -> None:
         host = await started(config(SLOW))
         host.fail(ONE, 1)
         host.checks.on_result(ONE, None)
-        host.steering.reload(config("", (31,)))
+        host.controller.reload(config("", (31,)))
         await host.settle()
         checks = host.checks
         kept = (checks.results, checks.changes, checks._targets, checks._health, checks._last_failure, checks._ramping)

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from lb.compiler.spec import HEALTHY, NO_WISH, Condition, Desired, ServerKey, Wish
+from lb.compiler.spec import HEALTHY, NO_OVERRIDE, HealthStatus, Override, ServerKey, Spec
 from lb.config import parse
 from lb.control.api.client import fetch
 from lb.control.api.listener import bind_socket
 from lb.control.api.paths import default_control_path
 from lb.control.api.render import SERVER_COLUMNS, Output, print_flows, print_status
-from lb.control.api.status import Facts, build_status
+from lb.control.api.status import build_status
 from lb.control.tasks import RECENT_S, TaskState
 from lb.control.telemetry import rates
+from lb.control.telemetry.facts import Facts
 from lb.control.telemetry.rates import RateMeter, Rates, rates_between
 from lb.errors import DaemonError, LbError
 from lb.model.snapshot import Interface, Snapshot
@@ -64,7 +65,7 @@ FACTS = Facts("1.2", 77, "rust", "/etc/lb.toml", 3725.5, None)
 
 def test_build_status_brings_what_is_wanted_known_and_counted_together() -> None:
     """The status has every documented key; a service without traffic shows zeros."""
-    status = build_status(FACTS, Desired(CONFIG), SNAPSHOT, COUNTERS, RATES)
+    status = build_status(FACTS, Spec(CONFIG), SNAPSHOT, COUNTERS, RATES)
     assert {key: status[key] for key in ("version", "pid", "backend", "generation", "config", "uptime_s")} == {
         "version": "1.2", "pid": 77, "backend": "rust", "generation": 4, "config": "/etc/lb.toml", "uptime_s": 3725.5
     }  # fmt: skip
@@ -85,19 +86,19 @@ def test_build_status_brings_what_is_wanted_known_and_counted_together() -> None
 
 
 @pytest.mark.parametrize(
-    ("wish", "condition", "notes"),
+    ("override", "health", "notes"),
     [
-        (Wish("draining", None, "drained by operator"), HEALTHY, ["drained by operator"]),
-        (Wish(None, 7), HEALTHY, ["weight 3 in the file"]),
-        (NO_WISH, Condition("down", 1.0, "3 checks failed"), ["down: 3 checks failed"]),
-        (NO_WISH, Condition("up", 0.25), ["slow start: 25% of its weight"]),
+        (Override("draining", None, "drained by operator"), HEALTHY, ["drained by operator"]),
+        (Override(None, 7), HEALTHY, ["weight 3 in the file"]),
+        (NO_OVERRIDE, HealthStatus("down", 1.0, "3 checks failed"), ["down: 3 checks failed"]),
+        (NO_OVERRIDE, HealthStatus("up", 0.25), ["slow start: 25% of its weight"]),
     ],
 )
-def test_build_status_notes_say_why(wish: Wish, condition: Condition, notes: list[str]) -> None:
+def test_build_status_notes_say_why(override: Override, health: HealthStatus, notes: list[str]) -> None:
     """Whatever is not as the file says has its reason."""
     key = ServerKey("video", "server1")
-    desired = Desired(CONFIG, wishes={key: wish}, conditions={key: condition})
-    status = build_status(FACTS, desired, SNAPSHOT, COUNTERS, RATES)
+    spec = Spec(CONFIG, overrides={key: override}, health={key: health})
+    status = build_status(FACTS, spec, SNAPSHOT, COUNTERS, RATES)
     assert status["services"][0]["servers"][0]["notes"] == notes
 
 
@@ -113,7 +114,7 @@ def test_rates_between_two_looks() -> None:
 def shown(facts: Facts, output: Output) -> str:
     """Return what `lb status` prints."""
     text = io.StringIO()
-    print_status(build_status(facts, Desired(CONFIG), SNAPSHOT, COUNTERS, RATES), output, text)
+    print_status(build_status(facts, Spec(CONFIG), SNAPSHOT, COUNTERS, RATES), output, text)
     return text.getvalue()
 
 

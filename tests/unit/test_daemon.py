@@ -1,4 +1,4 @@
-"""The daemon's background tasks and reloads, without sockets: what fails goes on, reloads are one at a time."""
+"""Background tasks and reloads of the daemon, without sockets: tasks survive failures, reloads are one at a time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ from typing import Any, cast
 
 import pytest
 
+import lb.backends
 from lb.config import Config
-from lb.control import daemon as daemon_module
-from lb.control import recycle
+from lb.control import housekeeping, recycle
+from lb.control import reload as reload_module
 from lb.control.api.client import CHANGE_TIMEOUT_S
-from lb.control.api.listener import CONNECTION_S
 from lb.control.changes import ANSWER_S, Changes
-from lb.control.controller import Steering
-from lb.control.daemon import Daemon, as_it_runs, load_config
+from lb.control.connections import CONNECTION_S
+from lb.control.controller import Controller
+from lb.control.health.checks import Checks
+from lb.control.housekeeping import Housekeeping
+from lb.control.interfaces import InterfaceFollower
+from lb.control.preparation import Prepared
+from lb.control.reload import Reloader, ReloadRecord, as_it_runs, load_config
+from lb.control.runtime import Runtime
+from lb.control.seed import with_seed
+from lb.control.tasks import Supervisor
+from lb.control.telemetry.sampler import Sampler
 from lb.errors import ConfigError, LbError, UnderWayError
 from lb.model.snapshot import Interface, Snapshot
 
@@ -107,17 +116,13 @@ class Metrics:
 class FlowLog:
     """Writes nothing."""
 
+    missed = 0
+
     def __init__(self) -> None:
         self.wanted: list[bool] = []
 
-    def follow(self, wanted: bool) -> None:
-        self.wanted.append(wanted)
-
-
-class Target:
-    def __init__(self, path: DataPath, owner: Daemon) -> None:
-        self.publish = path.publish
-        self.reset_flows = owner.reset_flows
+    def follow(self, is_on: bool) -> None:
+        self.wanted.append(is_on)
 
 
 @pytest.fixture
@@ -128,21 +133,69 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def run(file: Path, scenario: Callable[[Daemon, DataPath], Coroutine[Any, Any, None]]) -> None:
-    """Run a scenario with a daemon whose changes are made, and which has no socket."""
+class Parts:
+    """
+    The parts of a daemon that have tasks of their own, around a data path and a kernel that are played.
+
+    Args:
+        file: the configuration.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.path, self.kernel, self.metrics, self.flow_log = DataPath(), Kernel(), Metrics(), FlowLog()
+        self.supervisor, self.failures = Supervisor(), list[Exception]()
+        start = with_seed(load_config(file), 1)
+        sources = cast(Any, self.kernel)
+        backend = lb.backends.load("python")
+        self.runtime = Runtime(start, backend, Prepared(), sources, self.supervisor, self.failures.append)
+        self.runtime._data_path = cast(Any, self.path)
+        self.publisher = Unguarded(self.path, self.runtime)
+        self.controller = Controller(start, INTERFACES, self.publisher)
+        self.changes = Changes(self.controller, self.supervisor)
+        self.housekeeping = Housekeeping(self.controller, self.changes, self.runtime)
+        self.interfaces = InterfaceFollower(self.controller, self.changes, self.supervisor, self.failures.append)
+        self.record = ReloadRecord()
+        self.reloader = Reloader(
+            file,
+            start,
+            self.controller,
+            self.changes,
+            self.kernel,
+            self.metrics,
+            self.flow_log,
+            self.supervisor,
+            self.record,
+        )
+        self.sampler = Sampler(
+            "python",
+            file,
+            self.runtime,
+            self.controller,
+            Checks(self.controller, self.changes, self.supervisor),
+            self.flow_log,
+            self.record,
+            self.supervisor.states,
+            lambda: (self.interfaces.trouble,),
+        )
+
+
+class Unguarded:
+    """Publishes to a data path without a host guard."""
+
+    def __init__(self, path: DataPath, runtime: Runtime) -> None:
+        self.publish = path.publish
+        self.reset_flows = runtime.reset_flows
+
+
+def run(file: Path, scenario: Callable[[Parts], Coroutine[Any, Any, None]]) -> None:
+    """Run a scenario with parts whose changes are made."""
 
     async def bounded() -> None:
-        made, path = Daemon(file, "python"), DataPath()
-        made._loop = asyncio.get_running_loop()
-        made.data_path = cast(Any, path)
-        made._kernel = cast(Any, Kernel())
-        made.metrics, made.flow_log = cast(Any, Metrics()), cast(Any, FlowLog())
-        made.steering = Steering(made.start_config, INTERFACES, Target(path, made))
-        made.changes = Changes(made.steering, made.supervisor)
+        made = Parts(file)
         made.changes.start()
         try:
             async with asyncio.timeout(DEADLINE_S):
-                await scenario(made, path)
+                await scenario(made)
         finally:
             await made.supervisor.stop()
             await made.changes.close()
@@ -157,56 +210,56 @@ async def until(condition: Callable[[], object]) -> None:
 
 def test_sweep_that_raises_runs_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that left is forgotten although looking at its flows failed; the failure is counted and shown."""
-    monkeypatch.setattr(daemon_module, "SWEEP_S", 0.001)
+    monkeypatch.setattr(housekeeping, "SWEEP_S", 0.001)
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
-        path.faults["active_flows"] = [KeyError("servers")]
-        (await made.changes.make(lambda: made.steering.remove("video", "server2"))).result()
-        made.supervisor.run("sweep", made._sweep)
-        await until(lambda: not made.steering.leaving())
-        assert made.steering.snapshot.servers[1] is None
+    async def scenario(made: Parts) -> None:
+        made.path.faults["active_flows"] = [KeyError("servers")]
+        (await made.changes.make(lambda: made.controller.remove("video", "server2"))).result()
+        made.supervisor.run("sweep", made.housekeeping.sweep)
+        await until(lambda: not made.controller.removed_servers())
+        assert made.controller.snapshot.servers[1] is None
         state = made.supervisor.states()["sweep"]
         assert (state.failures, state.restarts, state.last_error) == (1, 1, "KeyError: 'servers'")
-        assert made.facts().tasks["sweep"] == state
+        assert made.sampler.facts().tasks["sweep"] == state
 
     run(file, scenario)
 
 
 def test_sweep_releases_the_ids_of_a_service_that_is_gone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that has another port now leaves no slot behind, nor do its servers; a failure only delays that."""
-    monkeypatch.setattr(daemon_module, "SWEEP_S", 0.001)
+    monkeypatch.setattr(housekeeping, "SWEEP_S", 0.001)
     monkeypatch.setattr(recycle, "QUARANTINE_NS", 0)
 
-    async def move(made: Daemon, port: int) -> list[int | None]:
+    async def move(made: Parts, port: int) -> list[int | None]:
         file.write_text(CONFIG.replace("9876", str(port)))
-        await made.reload()
-        return [found and found.port for found in made.steering.snapshot.services]
+        await made.reloader.reload()
+        return [found and found.port for found in made.controller.snapshot.services]
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
-        path.faults["retire_services"] = [LbError("no answer")]
-        made.supervisor.run("sweep", made._sweep)
+    async def scenario(made: Parts) -> None:
+        made.path.faults["retire_services"] = [LbError("no answer")]
+        made.supervisor.run("sweep", made.housekeeping.sweep)
         assert await move(made, 9877) == [9876, 9877]
         await until(lambda: 9876 not in ports(made))
-        await until(lambda: not (made.steering.absent("service") or made.steering.absent("server")))
+        await until(lambda: not (made.controller.absent("service") or made.controller.absent("server")))
         assert made.supervisor.states()["sweep"].failures == 1
         assert await move(made, 9878) == [9878, 9877]
-        assert len(made.steering.snapshot.servers) == 4
+        assert len(made.controller.snapshot.servers) == 4
 
     run(file, scenario)
 
 
-def ports(made: Daemon) -> list[int]:
+def ports(made: Parts) -> list[int]:
     """Return the ports of the services in the snapshot."""
-    return [found.port for found in made.steering.snapshot.services if found is not None]
+    return [found.port for found in made.controller.snapshot.services if found is not None]
 
 
 def test_replan_that_raises_runs_again(file: Path) -> None:
     """Adaptive policies plan on after a failure."""
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
-        path.faults["measurements"] = [LbError("no answer")]
-        made.supervisor.run("replan", made._replan)
-        await until(lambda: path.measured >= 3)
+    async def scenario(made: Parts) -> None:
+        made.path.faults["measurements"] = [LbError("no answer")]
+        made.supervisor.run("replan", made.housekeeping.replan)
+        await until(lambda: made.path.measured >= 3)
         assert made.supervisor.states()["replan"].failures == 1
 
     run(file, scenario)
@@ -215,12 +268,12 @@ def test_replan_that_raises_runs_again(file: Path) -> None:
 def test_reset_flows_that_raises_is_tried_again(file: Path) -> None:
     """Behaviour 8: clients of a server that is down learn it, if not at the first try."""
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
-        path.faults["reset_flows"] = [LbError("busy")]
-        made.reset_flows(0)
+    async def scenario(made: Parts) -> None:
+        made.path.faults["reset_flows"] = [LbError("busy")]
+        made.runtime.reset_flows(0)
         await until(lambda: made.supervisor.states().get("reset of flows") is not None)
         await until(lambda: made.supervisor.states()["reset of flows"].restarts == 1)
-        assert not path.faults["reset_flows"]
+        assert not made.path.faults["reset_flows"]
 
     run(file, scenario)
 
@@ -228,19 +281,19 @@ def test_reset_flows_that_raises_is_tried_again(file: Path) -> None:
 def test_reloads_at_once_are_one_after_the_other(file: Path) -> None:
     """SIGHUP and the API together: the second reads the file when the first is done, whatever the first waits for."""
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
+    async def scenario(made: Parts) -> None:
         order: list[str] = []
-        gate, real = asyncio.Event(), made._kernel.read_interfaces
+        gate, real = asyncio.Event(), made.kernel.read_interfaces
 
         async def read_interfaces() -> tuple[Interface, ...]:
             order.append("interfaces")
             await gate.wait()
             return await real()
 
-        made._kernel.read_interfaces = read_interfaces  # type: ignore[method-assign]
-        made.request_reload()
-        second = asyncio.create_task(made.reload())
-        dry = asyncio.create_task(made.preview())
+        made.kernel.read_interfaces = read_interfaces  # type: ignore[method-assign]
+        made.reloader.request()
+        second = asyncio.create_task(made.reloader.reload())
+        dry = asyncio.create_task(made.reloader.preview())
         await until(lambda: order)
         file.write_text(CONFIG.replace("9876", "80").replace("[flows]", "flow_log = true\n[flows]"))
         for _ in range(20):
@@ -253,8 +306,8 @@ def test_reloads_at_once_are_one_after_the_other(file: Path) -> None:
             "~ service video: 198.18.1.100:9876/tcp -> 198.18.1.100:80/tcp: old flows go on",
         ]
         assert (await dry).diff == []
-        assert [event.change for event in made.steering.history] == ["reloaded", "reloaded"]
-        assert cast(Any, made.flow_log).wanted == [False, True]
+        assert [event.change for event in made.controller.history] == ["reloaded", "reloaded"]
+        assert made.flow_log.wanted == [False, True]
 
     run(file, scenario)
 
@@ -262,7 +315,7 @@ def test_reloads_at_once_are_one_after_the_other(file: Path) -> None:
 def test_reload_metrics_port_that_cannot_be_had_fails_the_answer(file: Path) -> None:
     """Behaviour 29: nothing of the file is applied then, and the status says why."""
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
+    async def scenario(made: Parts) -> None:
         @asynccontextmanager
         async def refuse(where: object) -> Any:
             raise LbError("metrics: cannot listen")
@@ -271,16 +324,16 @@ def test_reload_metrics_port_that_cannot_be_had_fails_the_answer(file: Path) -> 
         made.metrics.moving = refuse  # type: ignore[method-assign]
         file.write_text(CONFIG.replace("9876", "80"))
         with pytest.raises(LbError, match="cannot listen"):
-            await made.reload()
-        assert (made.steering.generation, path.published) == (1, [])
-        assert made.last_reload_error == "metrics: cannot listen"
+            await made.reloader.reload()
+        assert (made.controller.generation, made.path.published) == (1, [])
+        assert made.record.last_error == "metrics: cannot listen"
 
     run(file, scenario)
 
 
 def test_reload_policy_file_that_hangs_has_a_deadline(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that never ends when it is run keeps neither the loop nor later reloads."""
-    monkeypatch.setattr(daemon_module, "READ_DEADLINE_S", 0.05)
+    monkeypatch.setattr(reload_module, "READ_DEADLINE_S", 0.05)
     gate = threading.Event()
 
     def hang(path: Path) -> Any:
@@ -288,13 +341,13 @@ def test_reload_policy_file_that_hangs_has_a_deadline(file: Path, monkeypatch: p
             gate.wait(DEADLINE_S)
         return load_config(path)
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
-        monkeypatch.setattr(daemon_module, "load_config", hang)
+    async def scenario(made: Parts) -> None:
+        monkeypatch.setattr(reload_module, "load_config", hang)
         with pytest.raises(ConfigError, match=r"not read within 0\.05 s"):
-            await made.reload()
+            await made.reloader.reload()
         gate.set()
-        monkeypatch.setattr(daemon_module, "READ_DEADLINE_S", DEADLINE_S)
-        assert await made.reload() == []
+        monkeypatch.setattr(reload_module, "READ_DEADLINE_S", DEADLINE_S)
+        assert await made.reloader.reload() == []
 
     run(file, scenario)
 
@@ -318,7 +371,7 @@ class Mine:
 def test_reload_policy_file_with_another_text_is_told(file: Path) -> None:
     """Behaviour 29: same name, same options, other policy: the diff says so, dry or not; a touched file is no news."""
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
+    async def scenario(made: Parts) -> None:
         policy = file.with_name("mine.py")
 
         def write(text: str) -> None:
@@ -327,17 +380,17 @@ def test_reload_policy_file_with_another_text_is_told(file: Path) -> None:
 
         write(POLICY)
         file.write_text(CONFIG.replace('{ name = "adaptive", interval = "10ms" }', '"./mine.py:Mine"'))
-        await made.reload()
+        await made.reloader.reload()
         write(POLICY)
-        assert await made.reload() == []
+        assert await made.reloader.reload() == []
         write(POLICY.replace("servers, measurements)", "servers[:1], measurements)"))
         line = "~ service video: policy ./mine.py:Mine: its file has changed"
-        assert (await made.preview()).diff == [line]
-        assert await made.reload() == [line]
-        found = made.snapshot.services[0]
+        assert (await made.reloader.preview()).diff == [line]
+        assert await made.reloader.reload() == [line]
+        found = made.controller.snapshot.services[0]
         assert found is not None
         assert found.plan.slots == (0,)
-        assert await made.reload() == []
+        assert await made.reloader.reload() == []
 
     run(file, scenario)
 
@@ -345,14 +398,14 @@ def test_reload_policy_file_with_another_text_is_told(file: Path) -> None:
 class Slow:
     """What surrounds a reload, written down; the publication waits for `gate`."""
 
-    def __init__(self, made: Daemon, path: DataPath) -> None:
+    def __init__(self, made: Parts) -> None:
         self.gate, self.failure = threading.Event(), cast(LbError | None, None)
         self.metrics: list[str] = []
         self.ports: list[int] = []
-        made.steering._target.publish = self.publish  # type: ignore[method-assign]
+        made.publisher.publish = self.publish
         made.metrics.moving = self.moving  # type: ignore[method-assign]
-        made._kernel.configure = self.configure  # type: ignore[method-assign]
-        self._path = path
+        made.kernel.configure = self.configure  # type: ignore[method-assign]
+        self._path = made.path
 
     def publish(self, snapshot: Snapshot) -> None:
         assert self.gate.wait(DEADLINE_S)
@@ -381,22 +434,22 @@ def slow_reload(file: Path) -> None:
 def test_reload_that_outlasts_its_answer_is_carried_through_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour 29: its caller hears that it is under way; all of it happens when it ends, and the next one waits."""
     closed: list[Config] = []
-    monkeypatch.setattr(daemon_module, "close_policies", lambda unused, used: closed.append(unused))
+    monkeypatch.setattr(reload_module, "close_policies", lambda unused, used: closed.append(unused))
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
-        slow = Slow(made, path)
+    async def scenario(made: Parts) -> None:
+        slow = Slow(made)
         slow_reload(file)
-        with pytest.raises(UnderWayError, match=r"still under way after 0\.05 s and goes on"):
-            await made.reload(0.05)
-        assert (made.reloads, slow.metrics, cast(Any, made.flow_log).wanted) == ({}, ["both"], [])
-        for ask in (made.reload, made.preview):
+        with pytest.raises(UnderWayError, match=r"still under way after 0\.5 s and goes on"):
+            await made.reloader.reload(0.5)
+        assert (made.record.counts, slow.metrics, made.flow_log.wanted) == ({}, ["both"], [])
+        for ask in (made.reloader.reload, made.reloader.preview):
             with pytest.raises(LbError, match="was given up: another one has been under way"):
                 await ask(0.01)
-        next_one = asyncio.create_task(made.reload())
+        next_one = asyncio.create_task(made.reloader.reload())
         slow.gate.set()
         assert await next_one == []
-        assert (made.reloads, made.last_reload_error, ports(made)) == ({"success": 2}, None, [9876, 80])
-        assert (slow.metrics, cast(Any, made.flow_log).wanted) == (["both", "new"] * 2, [True, True])
+        assert (made.record.counts, made.record.last_error, ports(made)) == ({"success": 2}, None, [9876, 80])
+        assert (slow.metrics, made.flow_log.wanted) == (["both", "new"] * 2, [True, True])
         assert (slow.ports, closed) == ([80, 80], [])
 
     run(file, scenario)
@@ -405,17 +458,17 @@ def test_reload_that_outlasts_its_answer_is_carried_through_whole(file: Path, mo
 def test_reload_that_fails_after_its_answer_is_taken_back_whole(file: Path) -> None:
     """Behaviour 29: nothing of it stays, and the status says why."""
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
-        slow = Slow(made, path)
+    async def scenario(made: Parts) -> None:
+        slow = Slow(made)
         slow.failure = LbError("nft: no")
         slow_reload(file)
         with pytest.raises(UnderWayError):
-            await made.reload(0.05)
+            await made.reloader.reload(0.5)
         slow.gate.set()
-        await until(lambda: made.reloads)
-        assert (made.reloads, made.last_reload_error) == ({"failure": 1}, "nft: no")
+        await until(lambda: made.record.counts)
+        assert (made.record.counts, made.record.last_error) == ({"failure": 1}, "nft: no")
         assert (slow.metrics, slow.ports) == (["both", "old"], [80, 9876])
-        assert (made.steering.generation, made.config.flow_log, cast(Any, made.flow_log).wanted) == (1, False, [])
+        assert (made.controller.generation, made.controller.config.flow_log, made.flow_log.wanted) == (1, False, [])
 
     run(file, scenario)
 
@@ -423,17 +476,17 @@ def test_reload_that_fails_after_its_answer_is_taken_back_whole(file: Path) -> N
 def test_reload_fault_of_ours_is_taken_back_and_told(file: Path) -> None:
     """An exception that nobody foresaw is a failed reload like any other."""
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
-        slow = Slow(made, path)
+    async def scenario(made: Parts) -> None:
+        slow = Slow(made)
 
         async def fail() -> tuple[Interface, ...]:
             raise ZeroDivisionError("a fault")
 
-        made._kernel.read_interfaces = fail  # type: ignore[method-assign]
+        made.kernel.read_interfaces = fail  # type: ignore[method-assign]
         slow_reload(file)
         with pytest.raises(ZeroDivisionError):
-            await made.reload()
-        assert (made.last_reload_error, slow.ports) == ("ZeroDivisionError('a fault')", [80, 9876])
+            await made.reloader.reload()
+        assert (made.record.last_error, slow.ports) == ("ZeroDivisionError('a fault')", [80, 9876])
         assert made.supervisor.states()["reload"].failures == 0
 
     run(file, scenario)
@@ -442,22 +495,22 @@ def test_reload_fault_of_ours_is_taken_back_and_told(file: Path) -> None:
 def test_interfaces_change_waits_for_a_slow_change_and_is_followed(file: Path) -> None:
     """Nobody would tell it again: it is made when its turn comes, however late."""
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
-        slow = Slow(made, path)
+    async def scenario(made: Parts) -> None:
+        slow = Slow(made)
         with pytest.raises(UnderWayError):
-            await made.changes.make(lambda: made.steering.set_weight("video", "server1", 2), 0.05)
-        made._on_interfaces((replace(INTERFACES[0], mtu=1400),))
+            await made.changes.make(lambda: made.controller.set_weight("video", "server1", 2), 0.5)
+        made.interfaces.on_change((replace(INTERFACES[0], mtu=1400),))
         await asyncio.sleep(0)
         slow.gate.set()
-        await until(lambda: made.snapshot.interfaces[0].mtu == 1400)
+        await until(lambda: made.controller.snapshot.interfaces[0].mtu == 1400)
         assert made.supervisor.states()["interfaces"].failures == 0
 
     run(file, scenario)
 
 
-def test_answers_come_before_the_door_closes() -> None:
-    """What is said after that nobody hears; and reading, which has a deadline of its own, is told apart."""
-    assert daemon_module.READ_DEADLINE_S < ANSWER_S < min(CONNECTION_S, CHANGE_TIMEOUT_S)
+def test_answers_come_before_connections_are_closed() -> None:
+    """A later answer would reach no client; reading has a deadline and a message of its own."""
+    assert reload_module.READ_DEADLINE_S < ANSWER_S < min(CONNECTION_S, CHANGE_TIMEOUT_S)
 
 
 class Guard:
@@ -479,16 +532,16 @@ class Guard:
 def test_publish_after_the_end_leaves_nothing_on_the_host(file: Path) -> None:
     """Behaviour 32: a change that was left alone at the stop makes no table after it is removed."""
 
-    async def scenario(made: Daemon, path: DataPath) -> None:
+    async def scenario(made: Parts) -> None:
         guard = Guard()
-        made._guard = cast(Any, guard)
-        late = asyncio.create_task(asyncio.to_thread(made.publish, made.snapshot))
+        made.runtime._guard = cast(Any, guard)
+        late = asyncio.create_task(asyncio.to_thread(made.runtime.publish, made.controller.snapshot))
         await asyncio.to_thread(guard.entered.wait, DEADLINE_S)
-        end = asyncio.create_task(asyncio.to_thread(made._release_host))
+        end = asyncio.create_task(asyncio.to_thread(made.runtime.release_host))
         guard.gate.set()
         await asyncio.gather(late, end)
         with pytest.raises(LbError, match="is stopping"):
-            made.publish(made.snapshot)
-        assert (guard.done, len(path.published)) == (["apply", "remove"], 1)
+            made.runtime.publish(made.controller.snapshot)
+        assert (guard.done, len(made.path.published)) == (["apply", "remove"], 1)
 
     run(file, scenario)

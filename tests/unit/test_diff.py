@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lb.compiler.compile import Compiler, offline_interfaces
-from lb.compiler.spec import Desired, ServerKey, Wish, with_config, with_wish
+from lb.compiler.edits import with_config, with_override
+from lb.compiler.spec import Override, ServerKey, Spec
 from lb.config import (
     Config,
     FlowsConfig,
@@ -20,7 +21,7 @@ from lb.config import (
     parse,
 )
 from lb.control.diff import RESTART, diff
-from lb.control.forecast import moves
+from lb.control.forecast import remap_forecasts
 from lb.control.seed import with_seed
 from lb.model.snapshot import Interface
 
@@ -58,7 +59,7 @@ protocol = "udp"
 
 def test_diff_seed_shown_as_it_runs() -> None:
     """A file that sets a seed takes the place of the one that was drawn; one without keeps the one that runs."""
-    running = Desired(with_seed(parse(BASE), 9))
+    running = Spec(with_seed(parse(BASE), 9))
     assert diff(running, with_config(running, with_seed(parse("seed = 7\n" + BASE), 9))) == [
         "~ seed: 9 -> 7: random draws keep theirs until a restart"
     ]
@@ -117,13 +118,13 @@ def test_diff_seed_shown_as_it_runs() -> None:
 )  # fmt: skip
 def test_diff_says_what_a_reload_changes(old: str, new: str, lines: list[str]) -> None:
     """One line per change, nothing else."""
-    before = Desired(with_seed(parse(BASE), 1))
+    before = Spec(with_seed(parse(BASE), 1))
     assert diff(before, with_config(before, with_seed(parse(BASE.replace(old, new)), 1))) == lines
 
 
 def test_diff_services_that_come_and_go() -> None:
     """A whole service, with its servers."""
-    before, after = Desired(parse(BASE)), Desired(parse(BASE + DNS))
+    before, after = Spec(parse(BASE)), Spec(parse(BASE + DNS))
     assert diff(before, after) == [
         "+ service dns  [2001:db8::100]:53/udp",
         "+ dns/ns1  [2001:db8::31]:5353, weight 3, draining",
@@ -133,7 +134,9 @@ def test_diff_services_that_come_and_go() -> None:
 
 def test_diff_says_what_the_operator_keeps() -> None:
     """What stays although the file says otherwise is no surprise."""
-    before = with_wish(Desired(parse(BASE)), ServerKey("video", "server2"), Wish("draining", 5, "drained by operator"))
+    before = with_override(
+        Spec(parse(BASE)), ServerKey("video", "server2"), Override("draining", 5, "drained by operator")
+    )
     assert diff(before, with_config(before, parse(BASE))) == [
         "= video/server2: weight 5 stays, set by operator (the file says 1)",
         "= video/server2: draining stays, drained by operator (the file says active)",
@@ -247,7 +250,7 @@ def test_every_key_of_a_configuration_has_another_value_here() -> None:
 @pytest.mark.parametrize(("table", "key"), list(OTHER))
 def test_diff_each_key_is_applied_or_announced(table: str, key: str) -> None:
     """Behaviour 29: what a reload changes is in the diff; it reaches the snapshot, or the line says that it waits."""
-    before, after = Desired(document()), Desired(document(table, key, OTHER[table, key]))
+    before, after = Spec(document()), Spec(document(table, key, OTHER[table, key]))
     lines = diff(before, with_config(before, after.config))
     assert lines
     waits = [line for line in lines if line.endswith(RESTART)]
@@ -266,7 +269,7 @@ def test_diff_each_key_is_applied_or_announced(table: str, key: str) -> None:
 def test_diff_restart_is_said_again_at_each_reload_until_it_is_undone(table: str, key: str) -> None:
     """What waits for a restart is compared with what runs, not with the file before."""
     running, changed = document(), document(table, key, OTHER[table, key])
-    before = Desired(changed)
+    before = Spec(changed)
     again = diff(before, with_config(before, changed), running)
     assert [line.endswith(f": {RESTART}") for line in again] == [True]
     assert diff(before, with_config(before, running), running) == []
@@ -291,7 +294,7 @@ def test_moves_of_a_hash_are_counted(policy: str, version: int) -> None:
     compiler = Compiler()
     before = compiler.compile(many(10, policy, version), INTERFACES)
     after = compiler.draft(many(10, policy, version, s3='state = "draining"'), INTERFACES)
-    (move,) = moves(before, after)
+    (move,) = remap_forecasts(before, after)
     assert move.share is not None
     assert move.forced == pytest.approx(0.1, abs=0.02)
     assert move.forced <= move.share <= 1
@@ -303,7 +306,7 @@ def test_moves_of_a_turn_cannot_be_told() -> None:
     """For policies without a hash no number would mean anything: that is said."""
     compiler = Compiler()
     before = compiler.compile(many(3, "round-robin"), INTERFACES)
-    (move,) = moves(before, compiler.draft(many(4, "round-robin"), INTERFACES))
+    (move,) = remap_forecasts(before, compiler.draft(many(4, "round-robin"), INTERFACES))
     assert move.share is None
     assert "placed by counter, not by a hash" in move.line()
 
@@ -312,12 +315,12 @@ def test_moves_nothing_when_the_plan_stays() -> None:
     """An equal plan is no line."""
     compiler = Compiler()
     before = compiler.compile(many(3, "maglev"), INTERFACES)
-    assert moves(before, compiler.draft(many(3, "maglev"), INTERFACES)) == []
+    assert remap_forecasts(before, compiler.draft(many(3, "maglev"), INTERFACES)) == []
 
 
 def test_moves_all_when_no_server_is_left() -> None:
     """A plan without a server takes every client its server."""
     compiler = Compiler()
     before = compiler.compile(many(1, "maglev"), INTERFACES)
-    (move,) = moves(before, compiler.draft(many(1, "maglev", s1="weight = 0"), INTERFACES))
+    (move,) = remap_forecasts(before, compiler.draft(many(1, "maglev", s1="weight = 0"), INTERFACES))
     assert (move.share, move.forced) == (1.0, 1.0)

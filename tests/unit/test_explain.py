@@ -18,7 +18,8 @@ from scapy.layers.l2 import Ether
 
 from lb.backends.base import DataPath
 from lb.balancer import Balancer
-from lb.compiler.spec import Condition, Desired, ServerKey, Wish, with_condition, with_wish
+from lb.compiler.edits import with_health, with_override
+from lb.compiler.spec import HealthStatus, Override, ServerKey, Spec
 from lb.config import Config, parse
 from lb.errors import LbError, RequestError, UnknownNameError
 from lb.explain.placement import Endpoint, Known, Question, explain, known_from, parse_endpoint
@@ -97,7 +98,7 @@ def known_of(balancer: Balancer, question: Question) -> Known:
     )
     flow, turn = path.peek(number, question.client.address, question.client.port, balancer.clock.now_ns())
     active = {name: each["flows_active"] for name, each in balancer.counters()["servers"].items()}
-    return Known(Desired(balancer.config), balancer.snapshot, known_from(balancer.config).next_hops, active, flow, turn)
+    return Known(Spec(balancer.config), balancer.snapshot, known_from(balancer.config).next_hops, active, flow, turn)
 
 
 @pytest.mark.parametrize("policy", ["static", "round-robin", "least-connections", "source-hash", "maglev"])
@@ -138,17 +139,17 @@ def test_explain_headers_are_those_of_the_packet_that_leaves(backend: str, vip: 
 
 def test_explain_servers_each_in_or_out_with_its_reason() -> None:
     """Drained by the file or by the operator, down and why, weight 0: each is said."""
-    desired = with_condition(Desired(config()), ServerKey("video", "server2"), Condition("down", reason="refused"))
+    spec = with_health(Spec(config()), ServerKey("video", "server2"), HealthStatus("down", reason="refused"))
     known = known_from(config())
-    answer = explain(ask("198.18.1.21:1", "198.18.1.100:9876"), Known(desired, known.snapshot, known.next_hops, {}))
+    answer = explain(ask("198.18.1.21:1", "198.18.1.100:9876"), Known(spec, known.snapshot, known.next_hops, {}))
     assert [(server["name"], server["candidate"], server["why"]) for server in answer["servers"]] == [
         ("server1", True, "takes new flows"),
         ("server2", False, "down: refused"),
         ("server3", False, "draining, by the configuration"),
     ]
-    desired = with_wish(desired, ServerKey("video", "server1"), Wish(state="disabled"))
-    desired = with_wish(desired, ServerKey("video", "server3"), Wish(state="active", weight=0))
-    answer = explain(ask("198.18.1.21:1", "198.18.1.100:9876"), Known(desired, known.snapshot, known.next_hops, {}))
+    spec = with_override(spec, ServerKey("video", "server1"), Override(state="disabled"))
+    spec = with_override(spec, ServerKey("video", "server3"), Override(state="active", weight=0))
+    answer = explain(ask("198.18.1.21:1", "198.18.1.100:9876"), Known(spec, known.snapshot, known.next_hops, {}))
     assert [server["why"] for server in answer["servers"]] == [
         "disabled, by the operator", "down: refused", "weight 0",
     ]  # fmt: skip
@@ -185,7 +186,7 @@ def test_explain_two_choices_chances_are_exact(active: tuple[int, int], scores: 
     services = (type(service)(service.name, service.address, service.port, service.protocol, plan),)
     snapshot = type(known.snapshot)(1, 1, known.snapshot.interfaces, services, known.snapshot.servers[:3])
     load = {"video/server1": active[0], "video/server2": active[1]}
-    answer = explain(ask("198.18.1.21:1", "198.18.1.100:9876"), Known(known.desired, snapshot, known.next_hops, load))
+    answer = explain(ask("198.18.1.21:1", "198.18.1.100:9876"), Known(known.spec, snapshot, known.next_hops, load))
     wins = {"server1": 0, "server2": 0}
     cost = [(active[slot] + 1) * (scores[index] if scores else 1) for index, slot in enumerate(plan.slots)]
     for first, second in itertools.permutations(range(4), 2):

@@ -46,7 +46,7 @@ def test_find_flows_filters_count_before_the_page_is_cut(stand: Stand) -> None:
     instant = time.monotonic_ns()
     everything = stand.data_path.flows(instant)
     client = ip_address(CLIENTS[1])
-    ids = {server.name: number for number, server in enumerate(stand.steering.snapshot.servers) if server}
+    ids = {server.name: number for number, server in enumerate(stand.controller.snapshot.servers) if server}
     for asked, wanted in (
         ({"client": client}, [row for row in everything if row.client == CLIENTS[1]]),
         ({"servers": [ids["server1"], ids["ns1"]]}, [row for row in everything if row.server in ("server1", "ns1")]),

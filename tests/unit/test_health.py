@@ -104,7 +104,7 @@ def test_failures_of_clients_and_checks_together_no_cap() -> None:
         clock.advance(INTERVAL_S)
         for name in names:
             health.checked(name, REFUSED, clock.now_ns())
-            health.failed_for_clients(name, "2 connects refused", clock.now_ns())
+            health.failed_passive_check(name, "2 connects refused", clock.now_ns())
     assert [health.health(name) for name in names] == ["down"] * 3
 
 
@@ -114,7 +114,7 @@ def test_failures_of_clients_while_checks_pass_no_transition() -> None:
     for _ in range(20):
         clock.advance(INTERVAL_S)
         assert health.checked("server1", None, clock.now_ns()) is None
-        assert health.failed_for_clients("server1", "1 connect unanswered", clock.now_ns()) is None
+        assert health.failed_passive_check("server1", "1 connect unanswered", clock.now_ns()) is None
 
 
 def test_slow_start_weight_grows_linearly() -> None:

@@ -17,7 +17,8 @@ from helpers import START, make_datapath
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lb.compiler.spec import Condition, Desired, ServerKey, services, with_condition, without_server
+from lb.compiler.edits import with_health, without_server
+from lb.compiler.spec import HealthStatus, ServerKey, Spec, services
 from lb.config import MetricsConfig, parse
 from lb.control.tasks import TaskState
 from lb.control.telemetry.metrics import DEFINITIONS, Metrics, Sample
@@ -63,7 +64,7 @@ MEASURES = {
     "refused": 3, "unanswered": 5, "syn_retransmitted": 6, "retransmitted": 7, "flows_created": 5, "flows_active": 2,
     "bytes_reply": 4000,
 }  # fmt: skip
-DOWN = with_condition(Desired(CONFIG), ServerKey("video", "server3"), Condition("down", 0.25))
+DOWN = with_health(Spec(CONFIG), ServerKey("video", "server3"), HealthStatus("down", 0.25))
 SAMPLE = Sample(
     version="1.2",
     backend="rust",
@@ -144,7 +145,7 @@ def test_scrape_of_a_data_path_has_every_series_but_those_of_checks(backend: str
     """What a backend counts and measures, under the names it has: nothing that a metric needs is missing."""
     path = make_datapath(backend)
     counters = {**path.counters(), "io": {**path.counters()["io"], "rx_dropped": 0}}
-    present = services(Desired(CONFIG))
+    present = services(Spec(CONFIG))
     sample = replace(SAMPLE, services=present, counters=counters, measured=path.measurements(START))
     named = {re.sub("_(sum|count|bucket)$", "", name) for name in scrape(sample)}
     assert {name for name in DEFINITIONS if name not in named} == {
@@ -200,7 +201,7 @@ def test_scrape_reloads_and_what_runs() -> None:
 
 def test_scrape_leaving_server_is_there_but_not_counted_as_a_server() -> None:
     """A server that left and still has flows keeps its series until they end."""
-    sample = replace(SAMPLE, services=services(without_server(Desired(CONFIG), ServerKey("video", "server1"))))
+    sample = replace(SAMPLE, services=services(without_server(Spec(CONFIG), ServerKey("video", "server1"))))
     assert value("lb_service_servers", sample, service="video") == 2
     assert value("lb_server_flows_active", sample, service="video", server="server1") == 2
 

@@ -53,7 +53,7 @@ def test_commands_change_the_balancer(stand: Stand) -> None:
         "video/server9 is added\n",
         "dns/ns1 is removed\n",
     ]
-    now = {server.name: (server.weight, server.state) for server in stand.steering.services()[0].servers}
+    now = {server.name: (server.weight, server.state) for server in stand.controller.services()[0].servers}
     assert now == {"server1": (5, "active"), "server2": (1, "disabled"), "server9": (2, "active")}
 
 
@@ -79,7 +79,7 @@ def test_wrong_use_exit_2_and_says_what_is_right(stand: Stand, command: str, cod
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert stand.steering.generation == 1
+    assert stand.controller.generation == 1
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_reload_broken_file_exit_3_with_its_place(stand: Stand) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert f"{stand.path}:6:1: service[0].prot: unknown key" in done.stderr
     assert 'did you mean "port"?' in done.stderr
-    assert stand.steering.generation == 1
+    assert stand.controller.generation == 1
 
 
 def test_status_and_flows_in_three_forms(stand: Stand) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lb.control.daemon import load_config
+from lb.control.reload import load_config
 from lb.errors import ConfigError
 
 CONFIG = """\

@@ -15,7 +15,7 @@ from aiohttp import web
 from lb.config import HealthConfig
 from lb.control.health import prober as prober_module
 from lb.control.health.http_check import request
-from lb.control.health.prober import Prober, ServerKey, Slots, Target
+from lb.control.health.prober import Key, Prober, Slots, Target
 from lb.control.tasks import Supervisor
 
 DEADLINE_S = 20.0
@@ -284,12 +284,12 @@ def test_follow_checks_each_target_until_it_goes() -> None:
     """Results come per server, again and again; those of a target that was removed end, the others go on."""
 
     async def scenario() -> None:
-        results: asyncio.Queue[tuple[ServerKey, str | None]] = asyncio.Queue()
+        results: asyncio.Queue[tuple[Key, str | None]] = asyncio.Queue()
         prober = Prober(lambda key, failure: results.put_nowait((key, failure)), seed=1)
         port, other = free_port(), ("video", "server2")
         quick = {"interval": "20ms", "timeout": "20ms"}
 
-        async def wait_for(key: ServerKey, times: int) -> None:
+        async def wait_for(key: Key, times: int) -> None:
             async with asyncio.timeout(DEADLINE_S):
                 while times:
                     times -= (await results.get())[0] == key
@@ -315,10 +315,10 @@ def test_follow_result_that_cannot_be_taken_ends_no_checks() -> None:
     """An exception in the handling of a result is noted; this server's checks and those of others go on."""
 
     async def scenario() -> None:
-        supervisor, results = Supervisor(), Counter[ServerKey]()
+        supervisor, results = Supervisor(), Counter[Key]()
         enough, other = asyncio.Event(), ("video", "server2")
 
-        def on_result(key: ServerKey, failure: str | None) -> None:
+        def on_result(key: Key, failure: str | None) -> None:
             results[key] += 1
             if min(results[KEY], results[other]) >= 3:
                 enough.set()
@@ -340,7 +340,7 @@ def test_follow_shared_endpoint_is_checked_once_for_all() -> None:
     """The same address, port and check in several services is one check; how often one has to fail is no part of it."""
 
     async def scenario() -> None:
-        results: asyncio.Queue[ServerKey] = asyncio.Queue()
+        results: asyncio.Queue[Key] = asyncio.Queue()
         prober, checks, port = Prober(lambda key, failure: results.put_nowait(key)), 0, free_port()
         real = prober.check
 

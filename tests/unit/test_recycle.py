@@ -23,12 +23,13 @@ from helpers import (
     request,
     response,
 )
-from test_steering import config, extra, present, server, steer
+from test_controller import config, extra, present, server, start_controller
 
 from lb.backends.sharded import in_all
 from lb.compiler.compile import IdKind
-from lb.control.controller import Steering, Target
+from lb.control.controller import Controller
 from lb.control.recycle import QUARANTINE_NS, Recycler
+from lb.control.transactions import Publisher
 from lb.model.snapshot import Plan, Snapshot
 
 CYCLES = 300
@@ -85,67 +86,67 @@ def test_retire_servers_closing_and_udp_entries_keep_the_id(backend: str) -> Non
     assert box.path.retire_servers([3]) == [3]
 
 
-def sweep(steering: Steering) -> None:
+def sweep(controller: Controller) -> None:
     """Forget what is leaving, and release what is absent, as if no flow referred to it."""
-    steering.forget(steering.leaving())
+    controller.forget(controller.removed_servers())
     for kind in get_args(IdKind):
-        steering.release(kind, steering.absent(kind))
+        controller.release(kind, controller.absent(kind))
 
 
 def test_add_and_remove_many_times_leaves_few_slots() -> None:
     """Without reuse every server that ever was keeps a slot in every table."""
-    steering, _ = steer(config(server(1), server(2)))
+    controller, _ = start_controller(config(server(1), server(2)))
     for number in range(CYCLES):
-        steering.add("video", extra(3 + number % 50, port=9000 + number))
-        steering.remove("video", f"server{3 + number % 50}")
-        sweep(steering)
-    assert [found.name for found in present(steering.snapshot)] == ["server1", "server2"]
-    assert len(steering.snapshot.servers) <= 3
-    steering.add("video", extra(9, port=1))
-    assert len(steering.snapshot.servers) <= 3
-    endpoints = [found.endpoint for found in present(steering.snapshot)]
+        controller.add("video", extra(3 + number % 50, port=9000 + number))
+        controller.remove("video", f"server{3 + number % 50}")
+        sweep(controller)
+    assert [found.name for found in present(controller.snapshot)] == ["server1", "server2"]
+    assert len(controller.snapshot.servers) <= 3
+    controller.add("video", extra(9, port=1))
+    assert len(controller.snapshot.servers) <= 3
+    endpoints = [found.endpoint for found in present(controller.snapshot)]
     assert (len(endpoints), len(set(endpoints))) == (3, 3)
 
 
 def test_release_endpoint_keeps_its_number() -> None:
     """A direct connection may refer to it: nobody else may have it, and its owner has it again."""
-    steering, _ = steer(config(server(1), server(2)))
-    steering.add("video", extra(3))
-    first = present(steering.snapshot)[-1]
-    steering.remove("video", "server3")
-    sweep(steering)
-    steering.add("video", extra(4))
-    other = present(steering.snapshot)[-1]
-    assert steering.snapshot.servers.index(other) == 2
+    controller, _ = start_controller(config(server(1), server(2)))
+    controller.add("video", extra(3))
+    first = present(controller.snapshot)[-1]
+    controller.remove("video", "server3")
+    sweep(controller)
+    controller.add("video", extra(4))
+    other = present(controller.snapshot)[-1]
+    assert controller.snapshot.servers.index(other) == 2
     assert other.endpoint != first.endpoint
-    steering.add("video", extra(3))
-    again = present(steering.snapshot)[-1]
+    controller.add("video", extra(3))
+    again = present(controller.snapshot)[-1]
     assert (again.name, again.endpoint) == ("server3", first.endpoint)
 
 
 def test_release_id_that_is_in_use_again_is_left_alone() -> None:
     """Between the data path's word and the release the server may have come back, and have gone again."""
-    steering, _ = steer(config(server(1), server(2)))
-    steering.remove("video", "server2")
-    steering.forget(steering.leaving())
-    asked = steering.absent("server")
-    steering.add("video", extra(2))
-    steering.release("server", asked)
-    assert [found and found.name for found in steering.snapshot.servers] == ["server1", "server2"]
-    steering.remove("video", "server2")
-    steering.forget(steering.leaving())
-    steering.release("server", asked)
-    steering.add("video", extra(7))
-    assert [found and found.name for found in steering.snapshot.servers] == ["server1", None, "server7"]
+    controller, _ = start_controller(config(server(1), server(2)))
+    controller.remove("video", "server2")
+    controller.forget(controller.removed_servers())
+    asked = controller.absent("server")
+    controller.add("video", extra(2))
+    controller.release("server", asked)
+    assert [found and found.name for found in controller.snapshot.servers] == ["server1", "server2"]
+    controller.remove("video", "server2")
+    controller.forget(controller.removed_servers())
+    controller.release("server", asked)
+    controller.add("video", extra(7))
+    assert [found and found.name for found in controller.snapshot.servers] == ["server1", None, "server7"]
 
 
 def test_preview_takes_no_ids() -> None:
     """What was only looked at leaves no trace."""
-    steering, _ = steer(config(server(1)))
+    controller, _ = start_controller(config(server(1)))
     for number in range(2, 50):
-        steering.preview(config(server(1), server(number)))
-    steering.add("video", extra(60))
-    assert [found and found.name for found in steering.snapshot.servers] == ["server1", "server60"]
+        controller.preview(config(server(1), server(number)))
+    controller.add("video", extra(60))
+    assert [found and found.name for found in controller.snapshot.servers] == ["server1", "server60"]
 
 
 def test_recycler_waits_until_fragments_are_forgotten() -> None:
@@ -260,59 +261,59 @@ def test_in_all_id_that_one_worker_holds_is_left_out() -> None:
 
 def test_service_added_and_removed_many_times_by_reload_leaves_few_slots() -> None:
     """Without reuse every service that ever was keeps a slot, and its plan."""
-    steering, _ = steer(config(server(1)))
+    controller, _ = start_controller(config(server(1)))
     sizes = set()
     for number in range(CYCLES):
-        steering.reload(config(server(1), port=1000 + number))
-        sizes.add(len(steering.snapshot.services))
-        sweep(steering)
-    assert len(steering.snapshot.services) <= 2
-    assert len(steering.snapshot.servers) <= 2
+        controller.reload(config(server(1), port=1000 + number))
+        sizes.add(len(controller.snapshot.services))
+        sweep(controller)
+    assert len(controller.snapshot.services) <= 2
+    assert len(controller.snapshot.servers) <= 2
     assert max(sizes) <= 3
-    assert len(steering._compiler._plans) <= 2
+    assert len(controller._compiler._plans) <= 2
 
 
 def test_service_id_is_kept_while_its_servers_are_leaving() -> None:
     """Flows of a removed service that drain keep what they mean: no other has its id, and it has it again."""
-    steering, _ = steer(config(server(1)))
-    steering.reload(config(server(1), port=1))
+    controller, _ = start_controller(config(server(1)))
+    controller.reload(config(server(1), port=1))
     for kind in get_args(IdKind):
-        steering.release(kind, steering.absent(kind))
-    steering.reload(config(server(1), port=2))
-    assert [found and found.port for found in steering.snapshot.services] == [9876, 1, 2]
-    steering.reload(config(server(1)))
-    assert [found and found.port for found in steering.snapshot.services] == [9876, 1, 2]
-    assert [found and found.service for found in steering.snapshot.servers] == [0, 1, 2]
+        controller.release(kind, controller.absent(kind))
+    controller.reload(config(server(1), port=2))
+    assert [found and found.port for found in controller.snapshot.services] == [9876, 1, 2]
+    controller.reload(config(server(1)))
+    assert [found and found.port for found in controller.snapshot.services] == [9876, 1, 2]
+    assert [found and found.service for found in controller.snapshot.servers] == [0, 1, 2]
 
 
 def test_reload_without_a_service_forgets_what_was_measured_of_it() -> None:
     """Names that are gone keep nothing."""
-    steering, _ = steer(config(server(1)))
-    steering.replan("video", {})
-    steering.reload(config(server(1)))
-    assert list(steering._measurements) == ["video"]
+    controller, _ = start_controller(config(server(1)))
+    controller.replan("video", {})
+    controller.reload(config(server(1)))
+    assert list(controller._measurements) == ["video"]
     after = config(server(1))
     renamed = after.services[0].model_copy(update={"name": "other"})
-    steering.reload(after.model_copy(update={"services": (renamed,)}))
-    assert [found and found.name for found in steering.snapshot.services] == ["other"]
-    assert list(steering._measurements) == []
+    controller.reload(after.model_copy(update={"services": (renamed,)}))
+    assert [found and found.name for found in controller.snapshot.services] == ["other"]
+    assert list(controller._measurements) == []
 
 
 def test_service_of_every_reload_leaves_few_slots_and_flows_go_on(backend: str) -> None:
     """Behaviour 6, 8: 1000 services come and go; a flow of the first one, which is leaving, keeps its server."""
     box = Box(backend)
-    steering = Steering(config(server(1)), make_interfaces(1500), cast(Target, box.path))
-    steering.start()
+    controller = Controller(config(server(1)), make_interfaces(1500), cast(Publisher, box.path))
+    controller.start()
     assert open_flow(box, index=0) == 0
     for number in range(1000):
-        steering.reload(config(server(1), port=1000 + number))
-        leaving = steering.leaving()
-        active = box.path.active_flows(list(leaving.values()))
-        steering.forget([identity for identity, flows in zip(leaving, active, strict=True) if not flows])
-        steering.release("server", free(steering.absent("server"), box.path.retire_servers))
-        steering.release("service", free(steering.absent("service"), box.path.retire_services))
-    assert len(steering.snapshot.services) <= 3
-    assert len(steering.snapshot.servers) <= 3
+        controller.reload(config(server(1), port=1000 + number))
+        removed = controller.removed_servers()
+        active = box.path.active_flows(list(removed.values()))
+        controller.forget([identity for identity, flows in zip(removed, active, strict=True) if not flows])
+        controller.release("server", free(controller.absent("server"), box.path.retire_servers))
+        controller.release("service", free(controller.absent("service"), box.path.retire_services))
+    assert len(controller.snapshot.services) <= 3
+    assert len(controller.snapshot.servers) <= 3
     result = box.send(from_client(request("A", 1001, 5001)))
     assert (result.verdict, result.service, result.server) == ("forward", "video@198.18.1.100:9876", "server1")
     assert box.counters()["services"]["video@198.18.1.100:9876"]["flows_active"] == 1

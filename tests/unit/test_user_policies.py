@@ -18,7 +18,8 @@ from helpers import from_client, request
 
 import lb
 from lb import config, policies
-from lb.control.controller import Steering, close_policies
+from lb.control.controller import Controller
+from lb.control.policy_threads import close_policies
 from lb.errors import LbError, PolicyError
 from lb.policies import NewFlow, OptionsError, Plan, ServerView, UserPolicy
 from lb.policies import executor as caller
@@ -299,19 +300,19 @@ def test_reloads_leave_one_thread_per_policy_in_use(folder: Path, wait_for_threa
             raise AssertionError
 
     broken = False
-    steering = Steering(config.inspect(text, "x", folder).config, (), Target())
+    controller = Controller(config.inspect(text, "x", folder).config, (), Target())
     wait_for_threads(1)
     for _ in range(20):
-        steering.reload(config.inspect(text, "x", folder).config)
-        steering.preview(config.inspect(text, "x", folder).config)
+        controller.reload(config.inspect(text, "x", folder).config)
+        controller.preview(config.inspect(text, "x", folder).config)
         broken = True
         refused = config.inspect(text, "x", folder).config
         with pytest.raises(LbError):
-            steering.reload(refused)
-        close_policies(refused, steering.config)
+            controller.reload(refused)
+        close_policies(refused, controller.config)
         broken = False
     wait_for_threads(1)
-    close_policies(steering.config, config.inspect(text.replace("./mine.py:Last", "random"), "x", folder).config)
+    close_policies(controller.config, config.inspect(text.replace("./mine.py:Last", "random"), "x", folder).config)
     wait_for_threads(0)
 
 

@@ -36,7 +36,7 @@ def explain(
         enter_config(config)
         answer = answer_to(question, known_from(load(config)))
     else:
-        from lb.control.api.explainer import ask
+        from lb.control.api.ask import ask
 
         answer = ask(question, control)
     typer.echo(json.dumps(answer, indent=2) + "\n" if output == "json" else render(answer), nl=False)

@@ -50,6 +50,6 @@ def run(
     path = config or Path("lb.toml")
     if not path.exists():
         raise typer.BadParameter(f"{path}: no such file; `lb init` writes one, `lb run --testbed` needs none")
-    from lb.control.daemon import run as run_daemon
+    from lb.control.process import run as run_daemon
 
     run_daemon(path, backend, control, log_format, user)

@@ -1,21 +1,20 @@
 """
 Compile a configuration into the snapshot that backends work from.
 
-Control side of the walk: `config -> desired -> policy -> plan -> snapshot`. The compiler remembers which id it gave to
-which service, server and endpoint, so that the same thing keeps its id across reloads and a flow keeps its server
-(behaviour 6 and 29). Nothing here looks at the machine: what the interfaces have is an argument.
+Control side of the walk: `config -> spec -> policy -> plan -> snapshot`. The compiler remembers the ids of services,
+servers and endpoints, so that each keeps its id across reloads and a flow keeps its server (behaviour 6 and 29).
+Nothing here reads the machine: the addresses and MACs of the interfaces are an argument.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import heapq
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from lb.compiler.spec import Desired, ServerIdentity, ServerNow, ServiceIdentity, ServiceNow, services
+from lb.compiler.ids import Ids
+from lb.compiler.spec import EffectiveServer, EffectiveService, ServerIdentity, ServiceIdentity, Spec, services
 from lb.config import Config, InterfaceConfig
 from lb.errors import ConfigError
 from lb.fields.types import format_mac
@@ -34,86 +33,43 @@ from lb.model.snapshot import (
 from lb.policies import Measurements, UserPolicy
 
 DEFAULT_MTU_BYTES = 1500
-# Of a configuration without a seed, where none was drawn: offline, the same input gives the same output.
+# Seed of a configuration without one, when none was drawn: offline, the same input gives the same output.
 OFFLINE_SEED = 1
 
 NOTHING_MEASURED: Mapping[str, Measurements] = {}
 
-# What ids are recycled of.
+# Kinds of ids that are recycled.
 IdKind: TypeAlias = Literal["server", "service"]
 
-_ServerRow: TypeAlias = tuple[int, ServerNow]
-
-
-@dataclass
-class _Ids:
-    """
-    Gives each key a number of its own, the same one every time. Another key gets a number only after it was released;
-    the smallest first, so that tables stay short. `free`: a heap of those below `size` that no key has; `fresh`: the
-    keys that got a number since `settle`.
-    """
-
-    numbers: dict[Hashable, int] = field(default_factory=dict)
-    free: list[int] = field(default_factory=list)
-    size: int = 0
-    fresh: list[Hashable] = field(default_factory=list)
-
-    def of(self, key: Hashable) -> int:
-        number = self.numbers.get(key)
-        if number is None:
-            number = heapq.heappop(self.free) if self.free else self.size
-            self.numbers[key] = number
-            self.size = max(self.size, number + 1)
-            self.fresh.append(key)
-        return number
-
-    def settle(self) -> None:
-        """Leave the numbers that were given so far to their keys."""
-        self.fresh.clear()
-
-    def undo(self) -> None:
-        """Release the numbers that were given since `settle`."""
-        if self.fresh:
-            gone = frozenset(self.fresh)
-            self.keep(lambda key, _: key not in gone)
-            self.fresh.clear()
-
-    def keep(self, is_kept: Callable[[Hashable, int], bool]) -> None:
-        """Release all numbers but those of the keys that are kept."""
-        self.numbers = {key: number for key, number in self.numbers.items() if is_kept(key, number)}
-        self.size = max(self.numbers.values(), default=-1) + 1
-        self.free = sorted(set(range(self.size)) - set(self.numbers.values()))
-
-    def __len__(self) -> int:
-        return self.size
+_ServerRow: TypeAlias = tuple[int, EffectiveServer]
 
 
 class Compiler:
     """Makes the snapshots of one process, one generation after the other."""
 
     def __init__(self) -> None:
-        self._services = _Ids()
-        self._servers = _Ids()
-        self._endpoints = _Ids()
+        self._services = Ids()
+        self._servers = Ids()
+        self._endpoints = Ids()
         self._generation = 0
         self._is_trial = False
-        # Policies of ours are pure: the same question has the same answer. Most changes concern one service of many.
+        # Built-in policies are pure: the same input gives the same plan. Most changes concern one service of many.
         self._plans: dict[ServiceIdentity, tuple[object, Plan]] = {}
 
     def compile(
         self,
-        config: Config | Desired,
+        config: Config | Spec,
         interfaces: Sequence[Interface],
         seed: int | None = None,
         measurements: Mapping[str, Measurements] = NOTHING_MEASURED,
     ) -> Snapshot:
         """
-        Make the next snapshot.
+        Return the next snapshot.
 
         Args:
-            config: a validated configuration, or one with what is wanted and known beyond it.
-            interfaces: what its interfaces have, in its order.
-            seed: takes the place of the configuration's.
+            config: a validated configuration, or a spec.
+            interfaces: MAC, MTU and addresses of its interfaces, in its order.
+            seed: instead of that of the configuration.
             measurements: by service name, for the policies.
 
         Raises:
@@ -129,7 +85,7 @@ class Compiler:
         return snapshot
 
     def undo(self) -> None:
-        """Take back the ids that were given for the last snapshot, which is not published after all."""
+        """Release the ids that were given for the last snapshot, because it is not published."""
         if self._services.fresh:
             gone = frozenset(self._services.fresh)
             self._plans = {key: plan for key, plan in self._plans.items() if key not in gone}
@@ -138,7 +94,7 @@ class Compiler:
 
     @contextlib.contextmanager
     def trial(self) -> Iterator[None]:
-        """Have the drafts of the block agree about ids, and take none for good."""
+        """Let the drafts of the block share their new ids, and release these at its end."""
         if self._is_trial:
             yield
             return
@@ -152,50 +108,57 @@ class Compiler:
 
     def draft(
         self,
-        config: Config | Desired,
+        config: Config | Spec,
         interfaces: Sequence[Interface],
         seed: int | None = None,
         measurements: Mapping[str, Measurements] = NOTHING_MEASURED,
     ) -> Snapshot:
-        """Make what `compile` would make, to look at: its generation and its new ids will be another's too."""
+        """Return what `compile` would return, for a preview: its generation and new ids are given again later."""
         with self.trial():
             return self._make(config, interfaces, seed, measurements)
 
     def _make(
         self,
-        config: Config | Desired,
+        config: Config | Spec,
         interfaces: Sequence[Interface],
         seed: int | None,
         measurements: Mapping[str, Measurements],
     ) -> Snapshot:
-        desired = config if isinstance(config, Desired) else Desired(config)
-        present = services(desired)
+        spec = config if isinstance(config, Spec) else Spec(config)
+        present = services(spec)
         require_distinct(present, interfaces)
-        service_table: dict[int, Service] = {}
-        server_table: dict[int, Server] = {}
-        choosers: dict[str, AskFunction] = {}
-        for entry in present:
-            rows = self._rows(entry)
-            service_id = self._services.of(entry.identity)
-            service_table[service_id] = _service(entry, self._plan(entry, rows, measurements.get(entry.name, {})))
-            server_table.update(self._compile_servers(entry, service_id, rows))
-            choosers.update(_chooser(entry, rows))
-        facts = desired.config
+        services_by_id, servers_by_id, pickers = self._tables_of(present, measurements)
+        facts = spec.config
         return Snapshot(
             generation=self._generation + 1,
             seed=seed_of(facts) if seed is None else seed,
             interfaces=tuple(interfaces),
-            services=tuple(service_table.get(number) for number in range(len(self._services))),
-            servers=tuple(server_table.get(number) for number in range(len(self._servers))),
+            services=tuple(services_by_id.get(number) for number in range(len(self._services))),
+            servers=tuple(servers_by_id.get(number) for number in range(len(self._servers))),
             transit=facts.transit,
             answer_echo=facts.answer_echo,
             icmp_rate=facts.icmp_rate,
             timeouts=facts.flows.timeouts(),
-            ask=functools.partial(_ask, choosers) if choosers else None,
+            ask=functools.partial(_ask, pickers) if pickers else None,
         )
 
-    def would_change(self, service: ServiceNow, measurements: Measurements, snapshot: Snapshot) -> bool:
-        """Tell whether a service's policy plans otherwise now than what a snapshot of this compiler has."""
+    def _tables_of(
+        self, present: Iterable[EffectiveService], measurements: Mapping[str, Measurements]
+    ) -> tuple[dict[int, Service], dict[int, Server], dict[str, AskFunction]]:
+        """Return services and servers by id, and the pickers by service name."""
+        services_by_id: dict[int, Service] = {}
+        servers_by_id: dict[int, Server] = {}
+        pickers: dict[str, AskFunction] = {}
+        for entry in present:
+            rows = self._rows(entry)
+            service_id = self._services.of(entry.identity)
+            services_by_id[service_id] = _service(entry, self._plan(entry, rows, measurements.get(entry.name, {})))
+            servers_by_id.update(self._compile_servers(entry, service_id, rows))
+            pickers.update(_picker(entry, rows))
+        return services_by_id, servers_by_id, pickers
+
+    def would_change(self, service: EffectiveService, measurements: Measurements, snapshot: Snapshot) -> bool:
+        """Return whether the policy of a service makes another plan now than the one in a snapshot of this compiler."""
         number = self._services.numbers.get(service.identity)
         published = None if number is None else snapshot.services[number]
         if published is None:
@@ -204,7 +167,7 @@ class Compiler:
             return published.plan != self._plan(service, self._rows(service), measurements)
 
     def server_id(self, identity: ServerIdentity) -> int | None:
-        """Return the id of a server; None: no snapshot in use has it, and no flow refers to it."""
+        """Return the id of a server; None: it has none."""
         return self._servers.numbers.get(identity)
 
     def server_ids(self, identities: Iterable[ServerIdentity]) -> dict[ServerIdentity, int]:
@@ -218,11 +181,11 @@ class Compiler:
 
     def release(self, kind: IdKind, ids: Collection[int]) -> None:
         """
-        Let others have the ids of servers or services that are gone for good. Endpoints keep theirs: a direct
-        connection may refer to one (`docs/datapath.md` rule 9.1), and an id is all that one costs.
+        Release the ids of servers or services that are gone for good. Endpoints keep their ids: a direct connection may
+        refer to one (`docs/datapath.md` rule 9.1), and an id is all that an endpoint costs.
 
         Args:
-            kind: what they are of.
+            kind: of the ids.
             ids: those that no snapshot in use has and no flow refers to; their counters have been retired.
         """
         gone = frozenset(ids)
@@ -230,35 +193,35 @@ class Compiler:
         if kind == "service":
             self._plans = {key: plan for key, plan in self._plans.items() if key in self._services.numbers}
 
-    def _table(self, kind: IdKind) -> _Ids:
+    def _table(self, kind: IdKind) -> Ids:
         return self._servers if kind == "server" else self._services
 
-    def _tables(self) -> tuple[_Ids, ...]:
+    def _tables(self) -> tuple[Ids, ...]:
         return self._services, self._servers, self._endpoints
 
     def _settle(self) -> None:
         for ids in self._tables():
             ids.settle()
 
-    def _rows(self, entry: ServiceNow) -> list[_ServerRow]:
+    def _rows(self, entry: EffectiveService) -> list[_ServerRow]:
         identity = entry.identity
         return [(self._servers.of((identity, row.config.address, row.config.port)), row) for row in entry.servers]
 
-    def _plan(self, entry: ServiceNow, rows: Sequence[_ServerRow], measurements: Measurements) -> Plan:
-        """Return a service's plan: the one of last time if nothing that the policy sees has changed."""
+    def _plan(self, entry: EffectiveService, rows: Sequence[_ServerRow], measurements: Measurements) -> Plan:
+        """Return the plan of a service: the previous one if nothing that the policy sees has changed."""
         policy, views = entry.config.policy.make(), entry.views(server_id for server_id, _ in rows)
         if isinstance(policy, UserPolicy):
-            # It may remember things, or have changed on disk.
+            # A user's policy may keep state, or have changed on disk.
             return policy.plan(entry.name, views, measurements)
-        question = (entry.name, entry.config.policy, views, measurements)
+        inputs = (entry.name, entry.config.policy, views, measurements)
         known, plan = self._plans.get(entry.identity) or (None, None)
-        if plan is None or known != question:
+        if plan is None or known != inputs:
             plan = policy.plan(entry.name, views, measurements)
-            self._plans[entry.identity] = (question, plan)
+            self._plans[entry.identity] = (inputs, plan)
         return plan
 
     def _compile_servers(
-        self, entry: ServiceNow, service_id: int, rows: Sequence[_ServerRow]
+        self, entry: EffectiveService, service_id: int, rows: Sequence[_ServerRow]
     ) -> Iterable[tuple[int, Server]]:
         for (server_id, row), weight in zip(rows, entry.weights(), strict=True):
             facts = row.config
@@ -270,32 +233,32 @@ class Compiler:
 
 
 def seed_of(config: Config) -> int:
-    """Return the seed that a configuration has, or the one of offline work."""
+    """Return the seed of a configuration, or that of offline work."""
     return OFFLINE_SEED if config.seed is None else config.seed
 
 
-def _service(entry: ServiceNow, plan: Plan) -> Service:
+def _service(entry: EffectiveService, plan: Plan) -> Service:
     facts = entry.config
     answers = (facts.on_no_server, facts.on_no_flow)
     return Service(entry.name, facts.address, facts.port, facts.protocol, plan, *answers)
 
 
-def _chooser(entry: ServiceNow, rows: Sequence[_ServerRow]) -> dict[str, AskFunction]:
-    """Return what is asked about each new flow of a service, by its name, if its policy wants to be."""
+def _picker(entry: EffectiveService, rows: Sequence[_ServerRow]) -> dict[str, AskFunction]:
+    """Return the picker of a service by its name, if its policy picks the server of each new flow itself."""
     policy = entry.config.policy.make()
     if not (isinstance(policy, UserPolicy) and policy.asks):
         return {}
     return {entry.name: policy.chooser(entry.name, entry.views(server_id for server_id, _ in rows))}
 
 
-def _ask(choosers: Mapping[str, AskFunction], service: str, client: str, port: int, names: Sequence[str]) -> str | None:
-    return choosers[service](service, client, port, names)
+def _ask(pickers: Mapping[str, AskFunction], service: str, client: str, port: int, names: Sequence[str]) -> str | None:
+    return pickers[service](service, client, port, names)
 
 
-def require_distinct(services: Iterable[ServiceNow], interfaces: Iterable[Interface]) -> None:
+def require_distinct(services: Iterable[EffectiveService], interfaces: Iterable[Interface]) -> None:
     """
-    Raise ConfigError when a VIP or server has an address of an interface: the host would answer in the balancer's
-    place.
+    Raise ConfigError when a VIP or server has an address of an interface: the host would answer instead of the
+    balancer.
     """
     owners = {address.ip: interface.name for interface in interfaces for address in interface.addresses}
     problems = [
@@ -308,7 +271,7 @@ def require_distinct(services: Iterable[ServiceNow], interfaces: Iterable[Interf
         raise ConfigError(problems)
 
 
-def _named_addresses(service: ServiceNow) -> Iterable[tuple[str, Address]]:
+def _named_addresses(service: EffectiveService) -> Iterable[tuple[str, Address]]:
     yield f"VIP of service {service.name}", service.config.address
     for server in service.servers:
         yield f"server {service.name}/{server.name}", server.config.address
@@ -316,10 +279,10 @@ def _named_addresses(service: ServiceNow) -> Iterable[tuple[str, Address]]:
 
 def offline_interfaces(config: Config) -> tuple[Interface, ...]:
     """
-    Return the interfaces as the configuration describes them, for work without sockets.
+    Return the interfaces as the configuration describes them, for use without sockets.
 
     Raises:
-        ConfigError: an interface has no `mac`: offline there is no kernel to ask.
+        ConfigError: an interface has no `mac`, which offline no kernel can tell.
     """
     missing = [entry.name for entry in config.interfaces if entry.mac is None]
     if missing:

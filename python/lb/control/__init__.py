@@ -1,4 +1,5 @@
 """
-The control side: the running balancer (`daemon`), what it tells (`status`, `admin`), and how commands ask it
-(`client`).
+The control side: the running balancer (`process`, `daemon`), its data path (`runtime`), changes (`controller`,
+`changes`, `reload`), background work (`tasks`, `housekeeping`, `health`), figures (`telemetry`) and the admin API
+(`api`).
 """

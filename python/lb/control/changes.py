@@ -1,9 +1,9 @@
 """
 One queue for all changes of a running balancer: they are made in order, on a thread of their own, together.
 
-The control walk's narrow place: compiling, a user's `plan`, nft and the publication take their time here, and never on
-the asyncio loop. Changes that come while others are made wait, and become one publication (`Steering.apply`). What an
-operator or a reload asks for goes at once, and takes along what waits; what checks and timers say is gathered, so that
+All changes pass through it: compiling, a user's `plan`, nft and the publication run here, and never on the asyncio
+loop. Changes that come while others are made wait, and become one publication (`Controller.apply`). Changes by the
+operator and reloads are made at once, together with those that wait. Changes by checks and timers are gathered, so that
 hundreds of servers that recover together cost one publication per TICK_S and not one each. Belongs to one asyncio loop.
 """
 
@@ -12,29 +12,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias
 
-from lb.control.controller import Change, Outcome, Steering
+from lb.control.outcome import Change, Outcome
+from lb.control.serial import SerialThread
 from lb.control.tasks import Supervisor
+from lb.control.transactions import Transactions
 from lb.errors import LbError, UnderWayError
 
-# Between two publications of what checks and timers say, at least; and this many times what the last one took, so that
-# large configurations leave most of the time to others.
+# Shortest time between two publications of changes by checks and timers; and this many times what the last one took, so
+# that large configurations leave most of the time to others.
 TICK_S = 0.1
 TICK_SHARE = 3.0
-# How long an operator waits for an answer: less than the door of the admin API keeps a connection.
+# How long an operator waits for an answer: less than the admin API keeps a connection.
 ANSWER_S = 25.0
-# How long the end waits for the change under way.
+# How long the stop waits for the change under way.
 CLOSE_S = 5.0
 TASK = "changes"
 
-Result = TypeVar("Result")
-# Called on the loop when its turn has come, so that what it is made of is as fresh as can be.
+# Called on the loop just before the change is made, so that it is made from the latest values.
 Prepare: TypeAlias = Callable[[], Change]
 Done: TypeAlias = Callable[[Outcome], None]
 
@@ -42,22 +40,22 @@ log = logging.getLogger(__name__)
 
 
 class Requests(Protocol):
-    """What checks and timers need to know of the queue."""
+    """The part of the queue that checks and timers use."""
 
     def request(self, name: str, prepare: Prepare, done: Done) -> None:
         """
         Have a change made at the next tick.
 
         Args:
-            name: a request of the same name that waits already is the same request.
-            prepare: returns the change; called when its turn has come.
-            done: gets what became of it.
+            name: a second request of a name that waits already is dropped.
+            prepare: returns the change; called just before it is made.
+            done: gets the outcome.
         """
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A change that waits. `future`: of what becomes of it; `prepare` returns it."""
+    """A change that waits. `prepare` returns it; `future`: of its outcome."""
 
     prepare: Prepare
     future: asyncio.Future[Outcome]
@@ -70,13 +68,13 @@ class Changes:
     The queue.
 
     Args:
-        steering: makes the changes.
+        controller: makes the changes.
         supervisor: keeps the queue running.
-        tick_s: seconds between two publications of what is not urgent.
+        tick_s: seconds between two publications of changes that are not urgent.
     """
 
-    def __init__(self, steering: Steering, supervisor: Supervisor, tick_s: float = TICK_S) -> None:
-        self._steering = steering
+    def __init__(self, controller: Transactions, supervisor: Supervisor, tick_s: float = TICK_S) -> None:
+        self._controller = controller
         self._supervisor = supervisor
         self._tick_s = tick_s
         self._waiting: list[_Waiting] = []
@@ -87,11 +85,11 @@ class Changes:
         self._thread = SerialThread("lb-changes")
 
     def start(self) -> None:
-        """Begin to make changes. What was asked for before is made now."""
+        """Begin to make changes, those first that were requested before."""
         self._supervisor.run(TASK, self._work)
 
     async def close(self) -> None:
-        """Fail what still waits and what comes, and wait for the change that is under way, though not for ever."""
+        """Cancel the changes that wait, refuse new ones, and wait up to CLOSE_S for the one that is under way."""
         self._is_closed = True
         for each in self._take():
             each.future.cancel()
@@ -100,18 +98,15 @@ class Changes:
 
     async def make(self, change: Change, deadline_s: float | None = None) -> Outcome:
         """
-        Make a change now, with all that wait; they come before it.
+        Make a change now, after all that wait, and return its outcome; `Outcome.result` raises its error.
 
         Args:
-            change: a call of a method of `Steering`; called on the queue's thread, twice when others fail with it.
+            change: a call of a method of `Controller`; called on the queue's thread, twice when others fail with it.
             deadline_s: how long to wait; None: until it is made.
 
-        Returns:
-            What became of it; `Outcome.result` raises its error.
-
         Raises:
-            LbError: its turn had not come in time, and it will not be made.
-            UnderWayError: it has begun, and is carried through; how it ends goes to the log.
+            LbError: it was not begun in time, and will not be made.
+            UnderWayError: it has begun, and goes on; how it ends goes to the log.
         """
         if self._is_closed:
             raise LbError("the balancer is stopping")
@@ -161,7 +156,7 @@ class Changes:
             await self._make_all(self._take())
 
     async def _gather(self) -> None:
-        """Wait for the next tick, unless something is urgent."""
+        """Wait for the next tick, unless a change is urgent."""
         delay_s = self._not_before_s - asyncio.get_running_loop().time()
         if delay_s > 0:
             with contextlib.suppress(TimeoutError):
@@ -173,10 +168,10 @@ class Changes:
         began_s = loop.time()
         try:
             changes = [self._prepared(each) for each in taken]
-            outcomes = await self._thread.run(lambda: self._steering.apply(changes))
+            outcomes = await self._thread.run(lambda: self._controller.apply(changes))
         except Exception as error:
-            # Nobody waits for ever, and the supervisor hears of it.
-            outcomes = [Outcome(self._steering.generation, error=error)] * len(taken)
+            # No caller waits for ever, and the supervisor notes the error.
+            outcomes = [Outcome(self._controller.generation, error=error)] * len(taken)
             self._supervisor.note(TASK, error)
         except asyncio.CancelledError:
             for each in taken:
@@ -189,7 +184,7 @@ class Changes:
         self._not_before_s = began_s + max(self._tick_s, TICK_SHARE * took_s)
 
     def _prepared(self, waiting: _Waiting) -> Change:
-        """Return a change; what goes wrong while it is prepared is its error."""
+        """Return a change; an exception while it is prepared is its error."""
         try:
             return waiting.prepare()
         except Exception as error:
@@ -202,7 +197,7 @@ class Changes:
 
 
 def _log_late(future: asyncio.Future[Outcome]) -> None:
-    """Log what became of a change whose caller is gone."""
+    """Log the outcome of a change whose caller has stopped waiting."""
     if future.cancelled():
         return
     outcome = future.result()
@@ -210,45 +205,3 @@ def _log_late(future: asyncio.Future[Outcome]) -> None:
         log.info("the change that took so long is made: generation %d", outcome.generation)
     else:
         log.error("the change that took so long could not be made: %s", outcome.error)
-
-
-class SerialThread:
-    """
-    Runs functions one after the other on a daemon thread of its own, so that a stuck one does not keep the process from
-    ending. `name`: of the thread, for debuggers. The thread starts with the first call, and has the capabilities that
-    its caller has then.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    async def run(self, function: Callable[[], Result]) -> Result:
-        """Return what a function returns, or raise what it raises. Belongs to one asyncio loop."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-            self._thread.start()
-        job: Future[Result] = Future()
-        self._jobs.put((job, function))
-        return await asyncio.wrap_future(job)
-
-    async def close(self, deadline_s: float) -> bool:
-        """Let the thread end after what it does now; tell whether it has within the deadline, in seconds."""
-        if self._thread is None:
-            return True
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join, deadline_s)
-        return not self._thread.is_alive()
-
-    def _serve(self) -> None:
-        while (work := self._jobs.get()) is not None:
-            job, function = work
-            if not job.set_running_or_notify_cancel():
-                continue
-            try:
-                job.set_result(function())
-            except Exception as error:
-                job.set_exception(error)
-            except BaseException as error:  # SystemExit of user code ends nothing here
-                job.set_exception(RuntimeError(repr(error)))

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lb.compiler.spec import NO_WISH, Desired, ServerKey, ServerNow, ServiceNow, services
+from lb.compiler.spec import NO_OVERRIDE, EffectiveServer, EffectiveService, ServerKey, Spec, services
 from lb.config import Config, MetricsConfig, ServiceConfig
 from lb.fields.types import format_duration, format_mac
 from lb.policies import UserPolicy
@@ -28,7 +28,7 @@ OFF = "off"
 SEED_NOTE = "random draws keep theirs until a restart"
 
 
-def diff(before: Desired, after: Desired, running: Config | None = None) -> list[str]:
+def diff(before: Spec, after: Spec, running: Config | None = None) -> list[str]:
     """
     Return what is different, in the order of the configuration; nothing when nothing is.
 
@@ -38,8 +38,8 @@ def diff(before: Desired, after: Desired, running: Config | None = None) -> list
         running: the configuration of the start, which keys that wait for a restart are compared with; None: that of
             `before`.
     """
-    old = {service.name: service for service in services(before) if not service.leaving}
-    new = {service.name: service for service in services(after) if not service.leaving}
+    old = {service.name: service for service in services(before) if not service.is_removed}
+    new = {service.name: service for service in services(after) if not service.is_removed}
     lines = list(_settings(before.config, after.config, before.config if running is None else running))
     for name, service in new.items():
         if name in old:
@@ -93,7 +93,7 @@ def _metrics(before: MetricsConfig | None, after: MetricsConfig | None) -> Itera
         yield f"~ metrics: {one} -> {two}"
 
 
-def _service(before: ServiceNow, after: ServiceNow, desired: Desired) -> Iterator[str]:
+def _service(before: EffectiveService, after: EffectiveService, spec: Spec) -> Iterator[str]:
     name = after.name
     if before.identity != after.identity:
         yield f"~ service {name}: {_where(before)} -> {_where(after)}: old flows go on"
@@ -102,11 +102,11 @@ def _service(before: ServiceNow, after: ServiceNow, desired: Desired) -> Iterato
             yield f"~ service {name}: {what} {one} -> {two}"
     if before.config.policy.name == after.config.policy.name and _digest(before) != _digest(after):
         yield f"~ service {name}: policy {after.config.policy.name}: its file has changed"
-    old = {server.name: server for server in before.servers if not server.leaving}
-    new = {server.name: server for server in after.servers if not server.leaving}
+    old = {server.name: server for server in before.servers if not server.is_removed}
+    new = {server.name: server for server in after.servers if not server.is_removed}
     for server in new.values():
         if server.name in old:
-            yield from _server(name, old[server.name], server, desired)
+            yield from _server(name, old[server.name], server, spec)
         else:
             yield _added(name, server)
     for server in old.values():
@@ -146,13 +146,13 @@ def _policy(service: ServiceConfig) -> str:
     return f"{service.policy.name}{f' ({options})' if options else ''}"
 
 
-def _digest(service: ServiceNow) -> str:
+def _digest(service: EffectiveService) -> str:
     """Return what stands for the text of the policy's file; empty where there is none."""
     policy = service.config.policy.policy
     return policy.digest if isinstance(policy, UserPolicy) else ""
 
 
-def _server(service: str, before: ServerNow, after: ServerNow, desired: Desired) -> Iterator[str]:
+def _server(service: str, before: EffectiveServer, after: EffectiveServer, spec: Spec) -> Iterator[str]:
     name = f"{service}/{after.name}"
     if _address(before) != _address(after):
         yield f"~ {name}: {_address(before)} -> {_address(after)}: old flows go on"
@@ -162,27 +162,27 @@ def _server(service: str, before: ServerNow, after: ServerNow, desired: Desired)
         yield f"~ {name}: weight {before.weight} -> {after.weight}"
     if before.state != after.state:
         yield f"~ {name}: {before.state} -> {after.state}"
-    wish = desired.wishes.get(ServerKey(service, after.name), NO_WISH)
-    if wish.weight is not None and wish.weight != after.config.weight:
-        yield f"= {name}: weight {wish.weight} stays, set by operator (the file says {after.config.weight})"
-    if wish.state is not None and wish.state != after.config.state:
-        yield f"= {name}: {wish.state} stays, {wish.reason} (the file says {after.config.state})"
+    override = spec.overrides.get(ServerKey(service, after.name), NO_OVERRIDE)
+    if override.weight is not None and override.weight != after.config.weight:
+        yield f"= {name}: weight {override.weight} stays, set by operator (the file says {after.config.weight})"
+    if override.state is not None and override.state != after.config.state:
+        yield f"= {name}: {override.state} stays, {override.reason} (the file says {after.config.state})"
 
 
-def _mac(server: ServerNow) -> str:
+def _mac(server: EffectiveServer) -> str:
     return "unset" if server.config.mac is None else format_mac(server.config.mac)
 
 
-def _added(service: str, server: ServerNow) -> str:
+def _added(service: str, server: EffectiveServer) -> str:
     state = "" if server.state == "active" else f", {server.state}"
     return f"+ {service}/{server.name}  {_address(server)}, weight {server.weight}{state}"
 
 
-def _address(server: ServerNow) -> str:
+def _address(server: EffectiveServer) -> str:
     return _socket(str(server.config.address), server.config.port)
 
 
-def _where(service: ServiceNow) -> str:
+def _where(service: EffectiveService) -> str:
     return f"{_socket(str(service.config.address), service.config.port)}/{service.config.protocol}"
 
 

@@ -1,9 +1,9 @@
 """
-How long servers have been draining, and whose time is over (behaviour 8).
+How long servers have been draining, and which have drained for their time (behaviour 8).
 
-A flow of a draining server goes on until it ends. A UDP flow whose sender never pauses has no end of its own, so there
-is a deadline: the service's `drain_timeout`, 60 s by default over UDP. A frozen value, so that what is staged can be
-given up; time is an argument.
+Flows of a draining server continue until they end. A UDP flow whose sender never pauses does not end by itself, so
+there is a deadline: the `drain_timeout` of the service, 60 s by default over UDP. A frozen value, so that what is
+staged can be given up; time is an argument.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from lb.compiler.spec import Draining, ServerIdentity
 
 @dataclass(frozen=True, slots=True)
 class Drains:
-    """Since when each server has been draining. A reload that leaves it draining changes nothing."""
+    """Since when each server has been draining. A reload that leaves a server draining does not restart its time."""
 
     since_ns: Mapping[ServerIdentity, int] = field(default_factory=dict)
 
     def followed(self, draining: Iterable[Draining], now_ns: int) -> Drains:
-        """Return the same with the servers that are draining now. One that was active in between starts anew."""
+        """Return the drains with the servers that drain now. A server that was active in between starts anew."""
         return Drains({each.identity: self.since_ns.get(each.identity, now_ns) for each in draining})
 
     def overdue(self, draining: Iterable[Draining], now_ns: int) -> list[Draining]:
         """
-        Return those whose time is over.
+        Return the servers whose `drain_timeout` is over.
 
         Args:
-            draining: as `followed` was told.
+            draining: as `followed` was given.
             now_ns: of a monotonic clock.
         """
         return [

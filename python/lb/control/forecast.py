@@ -1,9 +1,9 @@
 """
-How many flows would go elsewhere under another plan: what `lb reload --dry-run` foretells.
+The remap forecast: which share of new flows another plan would place on another server (`lb reload --dry-run`).
 
-Flows that exist never move. What can be foretold is where *new* flows of the same clients would go: for plans that
-place by a hash that is worth knowing (caches, mid-stream packets after a restart), for those that take turns or draw it
-is not, and we say so. Pure: clients are drawn from a fixed seed, so that the same question gets the same answer.
+Flows that exist never move. The forecast is about *new* flows of the same clients. It matters for plans that place by a
+hash (caches, pickups after a restart); plans that place by rounds or at random give a client no server of its own, and
+the forecast says so. Pure: clients are drawn from a fixed seed, so that the same plans give the same forecast.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ NETWORK_V6 = 0x20010DB8 << 96
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class RemapForecast:
     """
-    What becomes of a service's new flows. `share`: of clients that would get another server, in 0..1, None when that
-    cannot be said; `forced`: of clients whose server takes no flows any more; `why`: in words, when it cannot be said.
+    Where new flows of a service would go. `share`: of clients that would get another server, in 0..1, None when that
+    is unknown; `forced`: of clients whose server takes no new flows any more; `why`: in words, why it is unknown.
     """
 
     service: str
@@ -36,7 +36,7 @@ class Move:
     why: str = ""
 
     def line(self) -> str:
-        """Return it for people."""
+        """Return the forecast as a sentence."""
         if self.share is None:
             return f"service {self.service}: {self.why}"
         return (
@@ -45,27 +45,27 @@ class Move:
         )
 
 
-def moves(before: Snapshot, after: Snapshot) -> list[Move]:
-    """Return what becomes of each service that is in both snapshots (of one compiler) with different plans."""
+def remap_forecasts(before: Snapshot, after: Snapshot) -> list[RemapForecast]:
+    """Return a forecast for each service that is in both snapshots (of one compiler) with different plans."""
     return [
-        _move(before, after, old, new)
+        _forecast(before, after, old, new)
         for old, new in zip(before.services, after.services, strict=False)
         if old is not None and new is not None and (old.plan, before.seed) != (new.plan, after.seed)
     ]
 
 
-def _move(before: Snapshot, after: Snapshot, old: Service, new: Service) -> Move:
+def _forecast(before: Snapshot, after: Snapshot, old: Service, new: Service) -> RemapForecast:
     for service in (old, new):
         if service.plan.selector not in HASH_SELECTORS:
             why = f"its flows are placed by {service.plan.selector}, not by a hash: a client has no server of its own"
-            return Move(new.name, None, why=f"{why}; existing flows stay")
+            return RemapForecast(new.name, None, why=f"{why}; existing flows stay")
     if not old.plan.slots or not new.plan.slots:
-        return Move(new.name, 1.0, 1.0 if old.plan.slots else 0.0)
-    takers = frozenset(new.plan.slots)
+        return RemapForecast(new.name, 1.0, 1.0 if old.plan.slots else 0.0)
+    eligible = frozenset(new.plan.slots)
     pairs = list(zip(_servers(old, before.seed), _servers(new, after.seed), strict=True))
     moved = sum(one != two for one, two in pairs)
-    forced = sum(one not in takers for one, _ in pairs)
-    return Move(new.name, moved / SAMPLE, forced / SAMPLE)
+    forced = sum(one not in eligible for one, _ in pairs)
+    return RemapForecast(new.name, moved / SAMPLE, forced / SAMPLE)
 
 
 def _servers(service: Service, seed: int) -> Iterator[int]:

@@ -1,10 +1,10 @@
 """
-What `lb run` does while it still has all its rights: before any thread, and before any code of the user's.
+The part of `lb run` that needs rights, before they are given up: before any thread, and before any code of the user.
 
-Reading a configuration runs the policies that it names. So it is looked at first without that, for the names of the
-interfaces; the packet sockets are made, still bound to nothing, and a broker is started for what needs rights later
-(`lb.privileges.broker`); then the rights go (`lb.privileges.drop`). Mistakes in the configuration are told when it is
-read properly, afterwards.
+Reading a configuration runs the policies that it names. So only its interfaces are read first, as plain TOML; the
+packet sockets are made, not bound to any interface yet, and a broker is started for what needs rights later
+(`lb.privileges.broker`); then the rights are dropped (`lb.privileges.drop`). Mistakes in the configuration are reported
+when it is read in full, afterwards.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from lb.privileges import trust
 from lb.privileges.broker import Broker
 from lb.privileges.drop import Notice, drop_privileges
 
-# Interfaces for which sockets are made; more in one configuration is a mistake.
+# Most interfaces that sockets are made for; a configuration with more is a mistake.
 MOST_INTERFACES = 256
 
 
 @dataclass
 class Prepared:
     """
-    What was made with all rights.
+    What was made while this process had all its rights.
 
     Args:
-        packet, direct: sockets that are bound to nothing, for packets and for handing frames to drivers.
-        broker: binds the control socket; None: this process does so itself.
-        notice: what the log should say about the user this process has become.
+        packet, direct: unbound sockets, for packets and for handing frames to drivers.
+        broker: binds the control socket; None: this process binds it itself.
+        notice: a log line about the user that this process runs as; None: none.
     """
 
     packet: list[socket.socket] = field(default_factory=list)
@@ -64,11 +64,11 @@ class Prepared:
 @contextmanager
 def prepared(config: Path, control: Path, user: str | None) -> Iterator[Prepared]:
     """
-    Make what needs rights, give them up, and undo the rest at the end of the block.
+    Make what needs rights, and drop them; close what was made at the end of the block.
 
     Args:
-        config: of the configuration.
-        control: where the control socket is to be.
+        config: path of the configuration.
+        control: path of the control socket.
         user: as for `lb.privileges.drop.drop_privileges`.
 
     Raises:
@@ -104,7 +104,7 @@ def _open_sockets(made: Prepared, outline: dict[str, Any]) -> None:
 
 
 def _outline(config: Path) -> dict[str, Any]:
-    """Return a configuration as TOML has it; empty when it has mistakes, which its reader tells."""
+    """Return a configuration as plain TOML; empty when it has mistakes, which are reported later."""
     try:
         with trust.open_file(config) as file:
             return tomllib.load(file)

@@ -1,10 +1,10 @@
 """
-Background tasks that survive their own faults: each is watched, and started again when it fails.
+Background tasks that survive their own exceptions: each is watched, and started again when it fails.
 
-Control side of the walk, below everything that runs beside it (health checks, replanning, the sweep, the kernel's
-events, the flow log). An exception in one of them goes to the log with its traceback, is counted, and shows in
-`lb status` and in the metrics; the task starts again after a delay that doubles while it keeps failing. Belongs to one
-asyncio loop; `note` may be called from any thread.
+Lowest part of the control side: health checks, the measurement timer, the sweep, the kernel's events and the flow log
+all run as such tasks. An exception in one of them goes to the log with its traceback, is counted, and shows in `lb
+status` and in the metrics; the task starts again after a delay that doubles while it keeps failing. Belongs to one
+asyncio loop; `note` and `call_on` may be called from any thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-# Delay before the first restart, and the longest one; each is shortened by up to JITTER of itself.
+# Delay before the first restart, and the longest delay; each is shortened by up to this share of itself.
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 30.0
 JITTER = 0.5
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class TaskState:
     """
-    How a background task has fared. `failures`: exceptions so far; `restarts`: how often it was started again;
-    `last_error`: the last exception, in one line; `last_failure_at`: Unix time of it in seconds, None when there was
+    The state of a background task. `failures`: exceptions so far; `restarts`: how often it was started again;
+    `last_error`: the last exception, in one line; `last_failure_at`: its Unix time in seconds. None when there was
     none.
     """
 
@@ -47,7 +47,7 @@ class TaskState:
     last_failure_at: float | None = None
 
     def is_recent(self, now: float) -> bool:
-        """Tell whether it failed within the last hour. `now`: Unix time in seconds."""
+        """Return whether it failed within the last hour. `now`: Unix time in seconds."""
         return self.last_failure_at is not None and now - self.last_failure_at <= RECENT_S
 
 
@@ -76,8 +76,8 @@ class Supervisor:
 
     def run(self, name: str, job: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """
-        Run a job until it returns, and start it again whenever it raises: a `CancelledError`, too, unless the task was
-        cancelled.
+        Run a job until it returns, and start it again whenever it raises; also after a `CancelledError`, unless the
+        task itself was cancelled.
 
         Args:
             name: of the task, in the log, the status and the metrics; from a fixed set.
@@ -89,21 +89,21 @@ class Supervisor:
         return self._start(name, self._keep_running(name, job))
 
     def spawn(self, name: str, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine once. An exception is noted as those of `run`; it is not started again."""
+        """Run a coroutine once. An exception is noted as with `run`, and it is not started again."""
         task = self._start(name, self._run_once(name, job))
-        # Cancelled before it began, it would be said to be forgotten.
+        # When it is cancelled before it began, Python would warn that it was never awaited.
         task.add_done_callback(lambda _: job.close())
         return task
 
     def attend(self, name: str, job: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-        """Run a coroutine once, whose result and exceptions are its caller's; it ends with the others at the stop."""
+        """Run a coroutine once; its caller awaits the result or exception. `stop` ends it with the other tasks."""
         task = self._start(name, job)
-        # A caller may be gone: what he would have been told is no error of the loop.
+        # When the caller has stopped waiting, the exception is no error of the loop.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
     def note(self, name: str, error: BaseException) -> None:
-        """Log and count an exception of a task that goes on in spite of it. From any thread."""
+        """Log and count an exception of a task that continues. From any thread."""
         log.error("background task %s failed: %r", name, error, exc_info=error)
         with self._lock:
             state = self._states.get(name, TaskState())
@@ -112,26 +112,26 @@ class Supervisor:
 
     @contextlib.contextmanager
     def guard(self, name: str) -> Iterator[None]:
-        """Note an exception of the block under a task's name, and go on."""
+        """Note an exception of the block under the name of a task, and continue."""
         try:
             yield
         except Exception as error:
             self.note(name, error)
 
     def states(self) -> dict[str, TaskState]:
-        """Return how each task has fared, by name: those that run, and those that have failed."""
+        """Return the state of each task by name: of those that run, and of those that have failed."""
         with self._lock:
             return dict(sorted(self._states.items()))
 
     async def stop(self) -> None:
-        """Cancel all tasks and wait for their ends."""
+        """Cancel all tasks and wait until they have ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def watch_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Note what callbacks of a loop raise, under the name `event loop`."""
+        """Note exceptions in callbacks of a loop, under the name `event loop`."""
 
         def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             error = context.get("exception")
@@ -166,18 +166,18 @@ class Supervisor:
         await self._succeeds(name, lambda: job)
 
     async def _succeeds(self, name: str, job: Callable[[], Awaitable[None]]) -> bool:
-        """Run a job once and tell whether it returned; what it raised instead is noted. Ends when it is cancelled."""
+        """Run a job once and return whether it returned; an exception is noted. Ends when it is cancelled."""
         try:
             await job()
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
-            # Not of this task: of something that the job waited for.
+            # Not this task was cancelled, but something that the job waited for.
             self.note(name, error)
         except Exception as error:
             self.note(name, error)
             if _is_cancelled():
-                # It was told to end and failed at that. Started again it would never end: a task is cancelled once.
+                # It was cancelled and failed while ending. Started again it would never end: a task is cancelled once.
                 raise asyncio.CancelledError from error
         else:
             return True
@@ -189,7 +189,13 @@ class Supervisor:
             self._states[name] = TaskState(state.failures, state.restarts + 1, state.last_error, state.last_failure_at)
 
 
+def call_on(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    """Have a function called by a loop, from any thread. Does nothing when the loop is closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
+
+
 def _is_cancelled() -> bool:
-    """Tell whether the current task was cancelled from outside."""
+    """Return whether the current task was cancelled from outside."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

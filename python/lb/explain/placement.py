@@ -19,7 +19,7 @@ from lb.backends.base import Flow
 from lb.backends.python.forwarding_state import PROTOCOLS, ForwardingState, is_martian_source
 from lb.backends.python.next_hop import Hop, HopTable
 from lb.compiler.compile import Compiler, connected_routes
-from lb.compiler.spec import Desired, ServerKey, ServerNow, services
+from lb.compiler.spec import EffectiveServer, ServerKey, Spec, services
 from lb.config import Config
 from lb.errors import RequestError, UnknownNameError
 from lb.fields.types import format_mac, plain_address
@@ -58,14 +58,14 @@ class Known:
     What an answer is made of.
 
     Args:
-        desired: what is wanted: states, health, reasons.
+        spec: configuration, overrides and health.
         snapshot, next_hops: what packets are handled by.
         active: active flows by `SERVICE/SERVER`.
         flow: of the client, if it has one. turn: of the service. Both belong to one question.
         is_running: whether all this comes from a running balancer.
     """
 
-    desired: Desired
+    spec: Spec
     snapshot: Snapshot
     next_hops: NextHops
     active: Mapping[str, int]
@@ -173,7 +173,7 @@ def explain(question: Question, known: Known) -> dict[str, Any]:
             "address": str(service.address),
             "port": service.port,
             "protocol": service.protocol,
-            "policy": _policy_name(known.desired, service),
+            "policy": _policy_name(known.spec, service),
         },
         "flow": None if known.flow is None else known.flow._asdict(),
         "servers": list(_servers(known, service)),
@@ -185,8 +185,8 @@ def explain(question: Question, known: Known) -> dict[str, Any]:
     }
 
 
-def _policy_name(desired: Desired, service: Service) -> str:
-    found = (each.config.policy.name for each in services(desired) if each.name == service.name)
+def _policy_name(spec: Spec, service: Service) -> str:
+    found = (each.config.policy.name for each in services(spec) if each.name == service.name)
     return next(found, "none: the service is leaving")
 
 
@@ -215,11 +215,11 @@ def _refusal(question: Question, forwarding: ForwardingState) -> tuple[str, str]
 
 def _servers(known: Known, service: Service) -> Iterator[dict[str, Any]]:
     slots = Counter(_slot_names(known.snapshot, service.plan))
-    for each in services(known.desired):
+    for each in services(known.spec):
         if each.name != service.name:
             continue
         for server in each.servers:
-            reason = _why_out(known.desired, service.name, server)
+            reason = _why_out(known.spec, service.name, server)
             count = slots.get(server.name, 0)
             if reason is None and not count:
                 reason = "the policy gives it no slot"
@@ -239,18 +239,18 @@ def _servers(known: Known, service: Service) -> Iterator[dict[str, Any]]:
             }
 
 
-def _why_out(desired: Desired, service: str, server: ServerNow) -> str | None:
+def _why_out(spec: Spec, service: str, server: EffectiveServer) -> str | None:
     """Return why a server takes no new flows; None: it takes them."""
     key = ServerKey(service, server.name)
-    if server.leaving:
+    if server.is_removed:
         return "removed: it is kept until its flows have ended"
     if server.state != "active":
-        wish = desired.wishes.get(key)
-        by = "by the operator" if wish is not None and wish.state is not None else "by the configuration"
+        override = spec.overrides.get(key)
+        by = "by the operator" if override is not None and override.state is not None else "by the configuration"
         return f"{server.state}, {by}"
     if server.health == "down":
-        condition = desired.conditions.get(key)
-        return f"down: {condition.reason}" if condition is not None and condition.reason else "down"
+        status = spec.health.get(key)
+        return f"down: {status.reason}" if status is not None and status.reason else "down"
     if server.weight == 0:
         return "weight 0"
     return None
@@ -412,7 +412,7 @@ def _notes(known: Known, service: Service, choice: Mapping[str, Any], hop: Hop |
     """Yield what else a reader should know."""
     if not known.is_running:
         yield "from the configuration alone: flows, turns, health and neighbours are those of a fresh start"
-        if known.desired.config.seed is None and service.plan.selector.startswith("hash"):
+        if known.spec.config.seed is None and service.plan.selector.startswith("hash"):
             yield "the configuration has no seed: `lb run` draws one at start, and its hashes differ from these"
     if choice["reason"] == "no_server":
         answers = {"tcp": "a TCP RST", "udp": "ICMP port unreachable"}
@@ -444,7 +444,7 @@ def known_from(config: Config) -> Known:
         Interface(entry.name, entry.mac or bytes(6), entry.mtu or DEFAULT_MTU_BYTES, entry.addresses or ())
         for entry in config.interfaces
     )
-    desired = Desired(config)
-    snapshot = Compiler().compile(desired, interfaces)
+    spec = Spec(config)
+    snapshot = Compiler().compile(spec, interfaces)
     routes = connected_routes(interfaces)
-    return Known(desired, snapshot, NextHops(routes), {}, is_running=False)
+    return Known(spec, snapshot, NextHops(routes), {}, is_running=False)

@@ -1,5 +1,6 @@
 """
-Talk to the running balancer: HTTP over its UNIX socket, by the standard library alone, so that `lb status` is fast.
+Requests to the running balancer: HTTP over its UNIX socket, with the standard library alone, so that `lb status` is
+fast.
 
 Resources and their arguments are in `docs/control.md`. `fetch` reads, `change` changes.
 """
@@ -17,9 +18,9 @@ from urllib.parse import urlencode
 from lb.errors import DaemonError, LbError, RemoteError
 
 TIMEOUT_S = 5.0
-# Reading, checking and compiling the largest configuration.
+# Long enough to read, check and compile the largest configuration.
 CHANGE_TIMEOUT_S = 30.0
-# Far beyond any status; a peer that sends more is no balancer.
+# Far more than any status; a peer that sends more is no balancer.
 MAX_BODY_BYTES = 256 * 1024 * 1024
 
 
@@ -37,37 +38,37 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def fetch(path: Path, resource: str, **query: str | int) -> Any:
     """
-    Return what the running balancer says.
+    Return the answer of the running balancer to a GET.
 
     Args:
         path: of its control socket.
         resource: such as `/status`.
-        query: arguments of the resource.
+        query: parameters of the resource.
 
     Raises:
-        DaemonError: nothing listens there, it may not be reached, or what answers is no balancer.
-        RemoteError: the balancer refused, and says why.
+        DaemonError: no process listens there, access is denied, or the answer is not that of a balancer.
+        RemoteError: the balancer refused; the message says why.
     """
-    return _ask(path, "GET", f"{resource}?{urlencode(query)}" if query else resource, None, TIMEOUT_S)
+    return _request(path, "GET", f"{resource}?{urlencode(query)}" if query else resource, None, TIMEOUT_S)
 
 
 def change(path: Path, resource: str, arguments: Mapping[str, Any]) -> Any:
     """
-    Change the running balancer, and return what it says.
+    Change the running balancer, and return its answer to a POST.
 
     Args:
         path: of its control socket.
         resource: such as `/drain`.
-        arguments: what JSON can hold.
+        arguments: parameters of the resource, of types that JSON has.
 
     Raises:
         DaemonError: as `fetch`.
         RemoteError: as `fetch`; nothing has changed.
     """
-    return _ask(path, "POST", resource, json.dumps(arguments).encode(), CHANGE_TIMEOUT_S)
+    return _request(path, "POST", resource, json.dumps(arguments).encode(), CHANGE_TIMEOUT_S)
 
 
-def _ask(path: Path, method: str, resource: str, body: bytes | None, timeout_s: float) -> Any:
+def _request(path: Path, method: str, resource: str, body: bytes | None, timeout_s: float) -> Any:
     connection = _UnixConnection(path, timeout_s)
     try:
         connection.request(method, resource, body)
@@ -91,7 +92,7 @@ def _ask(path: Path, method: str, resource: str, body: bytes | None, timeout_s: 
 
 
 def _refusal(path: Path, resource: str, status: int, content: Any) -> LbError:
-    """Return the error that the balancer's refusal is here: its words, its exit code."""
+    """Return the refusal of the balancer as an error: its message, its exit code."""
     if (
         isinstance(content, dict)
         and isinstance(content.get("error"), str)

@@ -1,76 +1,60 @@
-"""`lb explain` of a running balancer: both ends of `GET /explain?client=ADDRESS:PORT&vip=ADDRESS:PORT`."""
+"""`GET /explain?client=ADDRESS:PORT&vip=ADDRESS:PORT`, the balancer's side: `lb.control.api.ask` is the other."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
-from lb.control.api.client import fetch
-from lb.control.api.paths import default_control_path
+from lb.control.api.sources import DataPathQueries
+from lb.control.controller import Controller
 from lb.errors import RequestError
 from lb.explain.placement import Known, Protocol, Question, explain, find_service, parse_endpoint
+from lb.model.snapshot import NextHops
 
-if TYPE_CHECKING:
-    from lb.control.daemon import Daemon
-
-RESOURCE = "/explain"
 PROTOCOLS = ("tcp", "udp")
 
 
-def ask(question: Question, control: Path | None = None) -> dict[str, Any]:
+class Explainer:
     """
-    Ask the running balancer.
+    Explains where flows of a running balancer go.
 
     Args:
-        question: about a flow.
-        control: its control socket; None: where it is by default.
-
-    Raises:
-        UnknownNameError, RequestError: as `lb.explain.placement.find_service`.
-        DaemonError: no balancer answers.
+        controller: has spec and snapshot.
+        data_path: has flows and counters.
+        next_hops: returns the current routes and neighbours.
     """
-    query = {"client": str(question.client), "vip": str(question.vip)}
-    if question.protocol is not None:
-        query["protocol"] = question.protocol
-    answer: dict[str, Any] = fetch(control or default_control_path(), RESOURCE, **query)
-    return answer
 
+    def __init__(self, controller: Controller, data_path: DataPathQueries, next_hops: Callable[[], NextHops]) -> None:
+        self._controller = controller
+        self._data_path = data_path
+        self._next_hops = next_hops
 
-class Explainer:
-    """Answers for a running balancer."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-
-    async def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def answer(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Return the answer to a query.
+        Return the explanation for the parameters of a request.
 
         Raises:
-            RequestError: the query is wrong.
+            RequestError: a parameter is wrong.
             UnknownNameError: there is no such service.
         """
-        unknown = sorted(set(asked) - {"client", "vip", "protocol"})
-        protocol = asked.get("protocol")
-        if unknown or "client" not in asked or "vip" not in asked or protocol not in (None, *PROTOCOLS):
+        unknown = sorted(set(params) - {"client", "vip", "protocol"})
+        protocol = params.get("protocol")
+        if unknown or "client" not in params or "vip" not in params or protocol not in (None, *PROTOCOLS):
             raise RequestError("explain takes client=ADDRESS:PORT, vip=ADDRESS:PORT and protocol=tcp or udp")
-        client, vip = parse_endpoint(str(asked["client"])), parse_endpoint(str(asked["vip"]))
+        client, vip = parse_endpoint(str(params["client"])), parse_endpoint(str(params["vip"]))
         question = Question(client, vip, cast(Protocol | None, protocol))
         return await asyncio.to_thread(self._explain, question)
 
     def _explain(self, question: Question) -> dict[str, Any]:
-        steering, data_path = self._daemon.steering, self._daemon.data_path
-        snapshot, desired = steering.snapshot, steering.desired
+        snapshot, spec = self._controller.snapshot, self._controller.spec
         number, _ = find_service(snapshot, question)
-        flow, turn = data_path.peek(number, question.client.address, question.client.port, time.monotonic_ns())
-        servers = data_path.counters()["servers"]
+        flow, turn = self._data_path.peek(number, question.client.address, question.client.port)
+        servers = self._data_path.counters()["servers"]
         known = Known(
-            desired=desired,
+            spec=spec,
             snapshot=snapshot,
-            next_hops=self._daemon.next_hops,
+            next_hops=self._next_hops(),
             active={name: traffic["flows_active"] for name, traffic in servers.items()},
             flow=flow,
             turn=turn,

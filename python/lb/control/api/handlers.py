@@ -1,9 +1,9 @@
 """
-The admin API: what can be asked of a running balancer, and what can be changed.
+The resources of the admin API: what can be read from a running balancer, and what can be changed.
 
-`lb.control.api.listener` is its door (HTTP over a UNIX socket), `docs/control.md` its reference. Reads by GET with a
-query, changes by POST with a JSON object. Everything runs on the daemon's asyncio loop; what takes long (listing flows,
-reading a file) goes through threads. Changes all go through `lb.control.controller`.
+`lb.control.api.listener` serves them (HTTP over a UNIX socket), `docs/control.md` is the reference. Reads are GETs with
+a query, changes are POSTs with a JSON object. Handlers run on the asyncio loop of the daemon; what takes long (listing
+flows, building the status) runs in threads. All changes go through `lb.control.controller`.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lb.compiler.spec import ServerNow, ServiceNow
+from lb.compiler.spec import EffectiveServer, EffectiveService
 from lb.config import dump_config, parse_server, parse_weight
-from lb.control.api.explainer import RESOURCE, Explainer
-from lb.control.api.listener import Answer, Method
+from lb.control.api.explainer import Explainer
+from lb.control.api.listener import Handler, Method
+from lb.control.api.paths import EXPLAIN
+from lb.control.api.sources import DataPathQueries, Reloads
 from lb.control.api.status import build_status, describe_server
-from lb.control.changes import ANSWER_S
-from lb.control.controller import Change
+from lb.control.changes import ANSWER_S, Changes
+from lb.control.controller import Controller
+from lb.control.outcome import Change
+from lb.control.telemetry.facts import Facts
 from lb.control.telemetry.rates import RateMeter
 from lb.errors import RequestError, UnknownNameError
 from lb.fields.types import plain_address
 from lb.model.snapshot import Address
 from lb.policies.base import State
-
-if TYPE_CHECKING:
-    from lb.control.daemon import Daemon
 
 DEFAULT_FLOWS = 1000
 MAX_FLOWS = 100_000
@@ -46,15 +46,33 @@ class Api:
     The resources of the admin API.
 
     Args:
-        daemon: the running balancer.
+        controller: has spec, snapshot and history; makes the changes.
+        changes: the queue of changes.
+        data_path: has flows and counters.
+        reloads: of the configuration.
+        facts: returns what the status begins with.
+        explainer: answers `/explain`.
     """
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-        self._meter = RateMeter(lambda: asyncio.to_thread(daemon.counters))
+    def __init__(
+        self,
+        controller: Controller,
+        changes: Changes,
+        data_path: DataPathQueries,
+        reloads: Reloads,
+        facts: Callable[[], Facts],
+        explainer: Explainer,
+    ) -> None:
+        self._controller = controller
+        self._changes = changes
+        self._data_path = data_path
+        self._reloads = reloads
+        self._facts = facts
+        self._explainer = explainer
+        self._meter = RateMeter(lambda: asyncio.to_thread(data_path.counters))
 
-    def answers(self) -> dict[tuple[Method, str], Answer]:
-        """Return what answers to each method and resource."""
+    def handlers(self) -> dict[tuple[Method, str], Handler]:
+        """Return the handler of each method and resource."""
         return {
             ("GET", "/status"): self.status,
             ("GET", "/server"): self.server,
@@ -62,7 +80,7 @@ class Api:
             ("GET", "/counters"): self.counters,
             ("GET", "/config"): self.config,
             ("GET", "/history"): self.history,
-            ("GET", RESOURCE): Explainer(self._daemon).answer,
+            ("GET", EXPLAIN): self._explainer.answer,
             ("POST", "/drain"): self._setter("draining"),
             ("POST", "/enable"): self._setter("active"),
             ("POST", "/disable"): self._setter("disabled"),
@@ -73,52 +91,50 @@ class Api:
         }
 
     async def status(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all that `lb status` shows."""
+        """Return the status, as `lb status` shows it."""
         counters, rates = await self._meter.read()
-        steering = self._daemon.steering
-        # On a thread: of 10 000 servers it takes longer than health checks should wait.
-        return await asyncio.to_thread(
-            build_status, self._daemon.facts(), steering.desired, steering.snapshot, counters, rates
-        )
+        spec, snapshot = self._controller.spec, self._controller.snapshot
+        # In a thread: of 10 000 servers it takes longer than health checks should wait.
+        return await asyncio.to_thread(build_status, self._facts(), spec, snapshot, counters, rates)
 
-    async def server(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Return one server, `service` and `server` by name; one that is leaving too."""
-        service, server = self._find(_name(asked, "service"), _name(asked, "server"))
+    async def server(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return one server, `service` and `server` by name; also a removed one."""
+        service, server = self._find(_name(params, "service"), _name(params, "server"))
         counters, rates = await self._meter.read()
-        return describe_server(service.name, server, self._daemon.steering.desired, counters, rates)
+        return describe_server(service.name, server, self._controller.spec, counters, rates)
 
-    def _find(self, service: str, server: str) -> tuple[ServiceNow, ServerNow]:
-        """Return a server as it is now; one that takes flows before one of the same name that is leaving."""
-        for each in self._daemon.steering.services():
+    def _find(self, service: str, server: str) -> tuple[EffectiveService, EffectiveServer]:
+        """Return a server by name; a present one before a removed one of the same name."""
+        for each in self._controller.services():
             if each.name == service:
                 for one in each.servers:
                     if one.name == server:
                         return each, one
         raise UnknownNameError(f"there is no server {service}/{server}")
 
-    async def flows(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Return flows: those that fit the filters, `limit` of them from `offset` on, and how many there are in all."""
-        limit = min(_number(asked, "limit", DEFAULT_FLOWS), MAX_FLOWS)
-        offset = _number(asked, "offset", 0)
-        unknown = set(asked) - {*FLOW_FILTERS, "limit", "offset"}
+    async def flows(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `limit` of the flows that match the filters, from `offset` on, and how many match in all."""
+        limit = min(_number(params, "limit", DEFAULT_FLOWS), MAX_FLOWS)
+        offset = _number(params, "offset", 0)
+        unknown = set(params) - {*FLOW_FILTERS, "limit", "offset"}
         if unknown:
             raise RequestError(f"flows have no {', '.join(sorted(unknown))}: filter by {', '.join(FLOW_FILTERS)}")
-        client = _address(str(asked["client"])) if "client" in asked else None
-        state = _state(str(asked["state"])) if "state" in asked else None
-        servers = self._server_ids(asked.get("service"), asked.get("server"))
-        find = functools.partial(self._daemon.data_path.find_flows, time.monotonic_ns(), offset, limit)
+        client = _address(str(params["client"])) if "client" in params else None
+        state = _state(str(params["state"])) if "state" in params else None
+        servers = self._server_ids(params.get("service"), params.get("server"))
+        find = functools.partial(self._data_path.find_flows, offset, limit, client, servers, state)
 
         def answer() -> dict[str, Any]:
-            total, page = find(client, servers, state)
+            total, page = find()
             return {"total": total, "offset": offset, "flows": [flow._asdict() for flow in page]}
 
         return await asyncio.to_thread(answer)
 
     def _server_ids(self, service: str | None, server: str | None) -> list[int] | None:
-        """Return the ids of the servers with these names; None: any."""
+        """Return the ids of the servers with these names; None: of any server."""
         if service is None and server is None:
             return None
-        snapshot = self._daemon.steering.snapshot
+        snapshot = self._controller.snapshot
         names = [None if entry is None else entry.name for entry in snapshot.services]
         ids = [
             number
@@ -132,97 +148,100 @@ class Api:
         return ids
 
     async def counters(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the data path's counters."""
-        return await asyncio.to_thread(self._daemon.counters)
+        """Return the counters of the data path."""
+        return await asyncio.to_thread(self._data_path.counters)
 
     async def config(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the configuration as the file said, and what the operator has changed since."""
-        desired = self._daemon.steering.desired
+        """Return the configuration as it was last read, and what the operator has changed since."""
+        spec = self._controller.spec
         return {
-            "config": await asyncio.to_thread(dump_config, desired.config),
-            "changes": {str(key): {"state": wish.state, "weight": wish.weight} for key, wish in desired.wishes.items()},
-            "added": {
-                service: [server.name for server in servers] for service, servers in desired.added.items() if servers
+            "config": await asyncio.to_thread(dump_config, spec.config),
+            "changes": {
+                str(key): {"state": override.state, "weight": override.weight}
+                for key, override in spec.overrides.items()
             },
-            "removed": sorted(str(key) for key in desired.removed),
+            "added": {
+                service: [server.name for server in servers] for service, servers in spec.added.items() if servers
+            },
+            "removed": sorted(str(key) for key in spec.withdrawn),
         }
 
     async def history(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the last changes, the oldest first."""
-        return [asdict(event) for event in self._daemon.steering.history]
+        return [asdict(event) for event in self._controller.history]
 
-    def _setter(self, state: State) -> Answer:
-        async def set_state(asked: Mapping[str, Any]) -> dict[str, Any]:
-            _require_only(asked, "service", "server", "reset")
-            service, server = _name(asked, "service"), _name(asked, "server")
-            reset = _flag(asked, "reset")
-            return await self._changed(lambda: self._daemon.steering.set_state(service, server, state, reset=reset))
+    def _setter(self, state: State) -> Handler:
+        async def set_state(params: Mapping[str, Any]) -> dict[str, Any]:
+            _require_only(params, "service", "server", "reset")
+            service, server = _name(params, "service"), _name(params, "server")
+            reset = _flag(params, "reset")
+            return await self._changed(lambda: self._controller.set_state(service, server, state, reset=reset))
 
         return set_state
 
-    async def weight(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def weight(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Set the `weight` of a server."""
-        _require_only(asked, "service", "server", "weight")
-        service, server, weight = _name(asked, "service"), _name(asked, "server"), parse_weight(asked.get("weight"))
-        return await self._changed(lambda: self._daemon.steering.set_weight(service, server, weight))
+        _require_only(params, "service", "server", "weight")
+        service, server, weight = _name(params, "service"), _name(params, "server"), parse_weight(params.get("weight"))
+        return await self._changed(lambda: self._controller.set_weight(service, server, weight))
 
-    async def add(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def add(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Add a server: `server` holds the keys of a [[service.server]]."""
-        _require_only(asked, "service", "server")
-        service, server = _name(asked, "service"), parse_server(asked.get("server"))
-        return await self._changed(lambda: self._daemon.steering.add(service, server))
+        _require_only(params, "service", "server")
+        service, server = _name(params, "service"), parse_server(params.get("server"))
+        return await self._changed(lambda: self._controller.add(service, server))
 
-    async def remove(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def remove(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Remove a server."""
-        _require_only(asked, "service", "server", "reset")
-        service, server = _name(asked, "service"), _name(asked, "server")
-        reset = _flag(asked, "reset")
-        return await self._changed(lambda: self._daemon.steering.remove(service, server, reset=reset))
+        _require_only(params, "service", "server", "reset")
+        service, server = _name(params, "service"), _name(params, "server")
+        reset = _flag(params, "reset")
+        return await self._changed(lambda: self._controller.remove(service, server, reset=reset))
 
     async def _changed(self, change: Change) -> dict[str, Any]:
-        """Make a change, and tell whether it was one."""
-        outcome = await self._daemon.changes.make(change, ANSWER_S)
+        """Make a change, and return the generation and whether anything changed."""
+        outcome = await self._changes.make(change, ANSWER_S)
         outcome.result()
         return {"generation": outcome.generation, "changed": outcome.changed}
 
-    async def reload(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Read the configuration again; with `dry_run`, only tell what that would do."""
-        _require_only(asked, "dry_run")
-        if _flag(asked, "dry_run"):
-            preview = await self._daemon.preview(ANSWER_S)
-            lines = [move.line() for move in preview.moves]
+    async def reload(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the configuration again; with `dry_run`, only return what that would do."""
+        _require_only(params, "dry_run")
+        if _flag(params, "dry_run"):
+            preview = await self._reloads.preview(ANSWER_S)
+            lines = [forecast.line() for forecast in preview.forecasts]
             return {
                 "dry_run": True,
                 "diff": preview.diff,
-                "moves": [asdict(move) for move in preview.moves],
+                "moves": [asdict(forecast) for forecast in preview.forecasts],
                 "lines": lines,
             }
-        changes = await self._daemon.reload(ANSWER_S)
-        return {"dry_run": False, "diff": changes, "generation": self._daemon.steering.generation}
+        changes = await self._reloads.reload(ANSWER_S)
+        return {"dry_run": False, "diff": changes, "generation": self._controller.generation}
 
 
-def _require_only(asked: Mapping[str, Any], *names: str) -> None:
-    if unknown := sorted(set(asked) - set(names)):
+def _require_only(params: Mapping[str, Any], *names: str) -> None:
+    if unknown := sorted(set(params) - set(names)):
         raise RequestError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(names)}")
 
 
-def _name(asked: Mapping[str, Any], key: str) -> str:
-    value = asked.get(key)
+def _name(params: Mapping[str, Any], key: str) -> str:
+    value = params.get(key)
     if not isinstance(value, str) or not value:
         raise RequestError(f"{key}: a name is needed")
     return value
 
 
-def _flag(asked: Mapping[str, Any], key: str) -> bool:
-    value = asked.get(key, False)
+def _flag(params: Mapping[str, Any], key: str) -> bool:
+    value = params.get(key, False)
     if not isinstance(value, bool):
         raise RequestError(f"{key}: true or false is needed")
     return value
 
 
-def _number(asked: Mapping[str, Any], key: str, default: int) -> int:
-    """Return a number of a query; 0 for one below. Raise RequestError when it is none, or more than any table holds."""
-    text = str(asked.get(key, default))
+def _number(params: Mapping[str, Any], key: str, default: int) -> int:
+    """Return a number of a query, at least 0. Raise RequestError when it is none, or more than any table holds."""
+    text = str(params.get(key, default))
     if NUMBER.fullmatch(text) is None:
         raise RequestError(f"{key}: {text[:60]!r} is not a number")
     if int(text) > MAX_NUMBER:

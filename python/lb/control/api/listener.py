@@ -1,10 +1,10 @@
 """
-The admin API's door: HTTP on a UNIX socket, mode 0660 (behaviour 35). What is behind it is in
+The listener of the admin API: HTTP on a UNIX socket, mode 0660 (behaviour 35). The resources are in
 `lb.control.api.handlers`.
 
-It belongs to the daemon's asyncio loop, never to the packets' thread. Everything a client may send is bounded: request
-line, headers, body, connections at a time, and the life of a connection, so that slow, oversized and hostile clients
-are cut off. Errors are JSON: `{"error": one line, "exit_code": what the command line ends with}`.
+It belongs to the asyncio loop of the daemon, never to the packet thread. Everything that a client may send is bounded:
+the body here, the rest in `lb.control.connections`. Errors are JSON: `{"error": one line, "exit_code": what the command
+line ends with}`.
 """
 
 from __future__ import annotations
@@ -18,25 +18,19 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
 from aiohttp import web
 
+from lb.control.connections import CONNECTION_S, SHUTDOWN_S, Connection
 from lb.errors import ConfigError, DaemonError, LbError, RefusedError, RequestError, UnderWayError, UnknownNameError
 
 SOCKET_MODE = 0o660
-MAX_LINE_BYTES = 4096
-MAX_HEADER_BYTES = 4096
-MAX_HEADERS = 32
 MAX_BODY_BYTES = 64 * 1024
-MAX_CONNECTIONS = 32
-# How long a connection may live, whatever happens on it: far more than any answer takes.
-CONNECTION_S = 30.0
-SHUTDOWN_S = 0.2
 
 Method = Literal["GET", "POST"]
-# From what the client asks for (the query of a GET, the JSON object of a POST) to what JSON can hold.
-Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
+# From the parameters of a request (the query of a GET, the JSON object of a POST) to a value for JSON.
+Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 log = logging.getLogger(__name__)
 
@@ -50,72 +44,28 @@ STATUS_OF_ERROR: Mapping[type[LbError], int] = {
 }
 
 
-class Door(Protocol):
-    """Who lets connections in. `connection_s`: how long one may live."""
-
-    connections: set[Connection]
-    connection_s: float
-
-
-class Connection(web.RequestHandler):
-    """A client's connection, with an end: aiohttp itself waits for ever for a header to be complete."""
-
-    __slots__ = ("_deadline", "_door")
-
-    def __init__(self, door: Door, manager: web.Server) -> None:
-        super().__init__(
-            manager,
-            loop=asyncio.get_running_loop(),
-            # None is what its own runner passes for "no log"; its annotation does not say so.
-            access_log=cast(Any, None),
-            max_line_size=MAX_LINE_BYTES,
-            max_headers=MAX_HEADERS,
-            max_field_size=MAX_HEADER_BYTES,
-            auto_decompress=False,
-        )
-        self._door = door
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let a client in, with a deadline, or cut it off when there are too many."""
-        assert isinstance(transport, asyncio.Transport)
-        super().connection_made(transport)
-        if len(self._door.connections) >= MAX_CONNECTIONS:
-            transport.abort()
-            return
-        self._door.connections.add(self)
-        self._deadline = asyncio.get_running_loop().call_later(self._door.connection_s, transport.abort)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget a client."""
-        self._door.connections.discard(self)
-        if self._deadline is not None:
-            self._deadline.cancel()
-        super().connection_lost(exc)
-
-
-class Admin:
+class Listener:
     """
-    The server on the control socket.
+    The HTTP server on the control socket.
 
     Args:
         path: of the socket.
-        answers: by method and resource.
-        connection_s: how long a connection may live.
-        bind: gives the socket; None: `bind_socket`.
+        handlers: by method and resource.
+        connection_s: the longest life of a connection.
+        bind: returns the socket, bound; None: `bind_socket`.
     """
 
     def __init__(
         self,
         path: Path,
-        answers: Mapping[tuple[Method, str], Answer],
+        handlers: Mapping[tuple[Method, str], Handler],
         connection_s: float = CONNECTION_S,
         bind: Callable[[Path], socket.socket] | None = None,
     ) -> None:
         self.path = path
         self.connection_s = connection_s
         self.connections: set[Connection] = set()
-        self._answers = answers
+        self._handlers = handlers
         self._bind = bind or bind_socket
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
@@ -129,12 +79,12 @@ class Admin:
             LbError: another balancer listens there, or the socket cannot be made.
         """
         sock = self._bind(self.path)
-        # Bound by root where we may not look: then its broker removes it.
+        # Bound by root in a folder that we may not read: then its broker removes it.
         with contextlib.suppress(PermissionError):
             self._inode = self.path.stat().st_ino
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
-        for (method, resource), answer in self._answers.items():
-            app.router.add_route(method, resource, _handler(method, answer))
+        for (method, resource), handler in self._handlers.items():
+            app.router.add_route(method, resource, _route(method, handler))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
         manager = self._runner.server
@@ -155,10 +105,10 @@ class Admin:
                     self.path.unlink()
 
 
-def _handler(method: Method, answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _route(method: Method, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
-        arguments = request.query if method == "GET" else await _body(request)
-        content = await answer(arguments)
+        params = request.query if method == "GET" else await _body(request)
+        content = await handler(params)
         return web.json_response(text=await asyncio.to_thread(dumps, content))
 
     return handle
@@ -170,7 +120,7 @@ def dumps(content: Any) -> str:
 
 
 async def _body(request: web.Request) -> Mapping[str, Any]:
-    """Return the JSON object a request brings; nothing at all is an empty one."""
+    """Return the JSON object in the body of a request; of an empty body, an empty one."""
     text = await request.read()
     try:
         content = json.loads(text) if text else {}
@@ -195,9 +145,9 @@ async def _errors_as_json(
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:
-        # The operator's wrong turn must not be the balancer's end; it is our fault, and goes to the log whole.
+        # A request must not end the balancer; the error is ours, and goes to the log with its traceback.
         log.exception("%s %s failed", request.method, request.path)
-        return _error(500, "this is a fault of lb: its log says more", LbError.exit_code)
+        return _error(500, "internal error; see the log", LbError.exit_code)
 
 
 def _error(status: int, message: str, exit_code: int) -> web.Response:
@@ -231,7 +181,7 @@ def bind_socket(path: Path) -> socket.socket:
 def _bind(sock: socket.socket, path: Path) -> None:
     if path.is_socket() and not _is_alive(path):
         path.unlink()
-    # Created closed, opened by chmod: nobody gets in between.
+    # Created without permissions, opened by chmod: no other process can connect in between.
     before = os.umask(0o777)
     try:
         sock.bind(str(path))

@@ -1,4 +1,4 @@
-"""Where the control socket is, unless a command is told otherwise."""
+"""Where the control socket is, unless a command is told otherwise; and the resource of `lb explain`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 ENVIRONMENT = "LB_CONTROL"
+EXPLAIN = "/explain"
 
 
 def default_control_path() -> Path:

@@ -77,7 +77,7 @@ def print_status(status: dict[str, Any], output: Output, stream: IO[str] | None 
 
 
 def print_flows(answer: dict[str, Any], output: Output, stream: IO[str] | None = None) -> None:
-    """Print a page of flows. A table ends with how many there are in all."""
+    """Print a page of flows. A table ends with the total number of flows."""
     stream = stream or sys.stdout
     if output == "json":
         stream.write(json.dumps(answer, indent=2) + "\n")
@@ -94,7 +94,7 @@ def print_flows(answer: dict[str, Any], output: Output, stream: IO[str] | None =
 
 
 def console_for(stream: IO[str]) -> Console:
-    """Return what prints tables to a stream: wide enough for anything when no person looks at it."""
+    """Return a console for tables on a stream; when that is no terminal, it is wide enough for any line."""
     return Console(
         file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=not stream.isatty()
     )
@@ -116,7 +116,7 @@ def _table(columns: Sequence[str], rows: _Rows) -> Table:
 
 
 def _server_rows(service: dict[str, Any]) -> list[list[str]]:
-    """Return a row per server; a service without one gets a row of its own."""
+    """Return a row per server, and one for a service without servers."""
     if not service["servers"]:
         return [[service["name"], "-", "-", "-", "-", "-", "0", "0", "0", "0", "0", "0", "0", "no server"]]
     return [

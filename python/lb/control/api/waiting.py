@@ -17,16 +17,13 @@ POLL_S = 0.25
 
 def wait_until_empty(path: Path, service: str, server: str, timeout_s: float) -> int:
     """
-    Wait until a server has no active flows, or is gone.
+    Wait until a server has no active flows, or is gone; return the number of flows left, 0 unless it timed out.
 
     Args:
         path: of the control socket.
         service: its name.
         server: its name.
         timeout_s: how long to wait.
-
-    Returns:
-        How many it has at the end: 0, or more at the deadline.
     """
     deadline = time.monotonic() + timeout_s
     left = most = flows_left(path, service, server)
@@ -47,7 +44,7 @@ def wait_until_empty(path: Path, service: str, server: str, timeout_s: float) ->
 
 
 def flows_left(path: Path, service: str, server: str) -> int:
-    """Return a server's active flows; 0 for one that is gone."""
+    """Return the number of active flows of a server; 0 when it is gone."""
     try:
         return int(fetch(path, "/server", service=service, server=server)["flows_active"])
     except RemoteError as error:

@@ -1,8 +1,8 @@
 """
-Health checks of a running balancer: whom to ask, what the answers mean, and telling the steering (behaviour 30).
+Health checks of a running balancer: which servers are checked, and what follows from the results (behaviour 30).
 
-Control side of the walk: `lb.control.health.prober` asks, `lb.control.health.judge` judges, `lb.control.controller`
-acts. Belongs to the daemon's asyncio loop.
+Control side of the walk: `lb.control.health.prober` makes the checks, `lb.control.health.judge` turns results into
+verdicts, `lb.control.controller` publishes them. Belongs to the asyncio loop of the daemon.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from lb.compiler.spec import HEALTHY, Desired, wanted
-from lb.compiler.spec import ServerKey as Name
+from lb.compiler.spec import HEALTHY, ServerKey, Spec, present_servers
 from lb.config import HealthConfig
 from lb.control.changes import Requests
-from lb.control.controller import Change, ConditionUpdate, Outcome, Steering
+from lb.control.controller import Controller
 from lb.control.health.judge import RAMP_STEPS, Rules, ServiceHealth, Transition
-from lb.control.health.passive import ClientSigns, Measured
-from lb.control.health.prober import OnResult, Prober, ServerKey, Target
+from lb.control.health.passive import Measured, PassiveChecks
+from lb.control.health.prober import Key, OnResult, Prober, Target
 from lb.control.health.slices import Pace
+from lb.control.outcome import Change, HealthUpdate, Outcome
 from lb.control.tasks import Supervisor
 from lb.errors import LbError
 
-# Between two looks at servers that start slowly.
+# Between two steps of a slow start.
 RAMP_TICK_S = 0.1
-# Between two looks at what clients met, at least.
-SIGNS_S = 1.0
-# After a change that could not be made: before it is tried again.
+# Between two passive checks, at least.
+PASSIVE_S = 1.0
+# Before a change that failed is tried again.
 RETRY_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
-class Asker(Protocol):
-    """Asks servers: `lb.control.health.prober.Prober`."""
+class Checker(Protocol):
+    """What makes the checks: `lb.control.health.prober.Prober`."""
 
-    def watch(self, key: ServerKey, target: Target) -> None:
-        """Check a server from now on; in this way, if it was checked before."""
+    def watch(self, key: Key, target: Target) -> None:
+        """Check a server from now on; if it is checked already, in this way."""
 
-    def drop(self, key: ServerKey) -> None:
-        """Check a server no more."""
+    def drop(self, key: Key) -> None:
+        """Stop checking a server."""
 
     def limit(self, concurrency: int) -> None:
-        """Have so many checks under way at a time, at most."""
+        """Bound the number of checks that are under way at a time."""
 
     async def stop(self) -> None:
         """End all checks."""
@@ -55,81 +55,81 @@ class Asker(Protocol):
 
 class Checks:
     """
-    Checks the servers of all services that say how.
+    The checks of all services that have a `health` table.
 
     Args:
-        steering: says which servers there are.
-        changes: carries out what the checks find.
-        supervisor: keeps the tasks here running.
+        controller: has the servers, and takes health updates.
+        changes: the queue of changes.
+        supervisor: runs the tasks.
         now_ns: a monotonic clock.
-        prober: makes what asks the servers; None: real checks.
-        measure: returns what the data path measured; called in a thread. None: nobody measures.
+        prober: makes what checks the servers; None: `Prober`.
+        measure: returns the measurements of the data path; called in a thread. None: no passive checks.
 
-    `results`, `changes`: how many checks and changes of health there were, by (service, server, `success` or `failure`)
-    and by (service, server, health).
+    `results`, `changes`: numbers of checks and of changes of health, by (service, server, `success` or `failure`) and
+    by (service, server, health).
     """
 
     def __init__(
         self,
-        steering: Steering,
+        controller: Controller,
         changes: Requests,
         supervisor: Supervisor,
         now_ns: Callable[[], int] = time.monotonic_ns,
-        prober: Callable[[OnResult], Asker] | None = None,
+        prober: Callable[[OnResult], Checker] | None = None,
         measure: Callable[[], Measured] | None = None,
     ) -> None:
-        self._steering = steering
+        self._controller = controller
         self._changes = changes
         self._supervisor = supervisor
         self._now_ns = now_ns
         self._prober = Prober(self.on_result, supervisor) if prober is None else prober(self.on_result)
-        # What is to be said about servers, until it is taken for a publication.
-        self._updates: dict[Name, ConditionUpdate] = {}
-        self._targets: dict[ServerKey, Target] = {}
+        # Health updates that wait for a publication.
+        self._updates: dict[ServerKey, HealthUpdate] = {}
+        self._targets: dict[Key, Target] = {}
         self._health: dict[str, ServiceHealth] = {}
         self.results: Counter[tuple[str, str, str]] = Counter()
         self.changes: Counter[tuple[str, str, str]] = Counter()
-        self._last_failure: dict[ServerKey, str | None] = {}
-        # Servers that start slowly, with the step that was told last.
-        self._ramping: dict[ServerKey, int] = {}
+        self._last_failure: dict[Key, str | None] = {}
+        # Servers in their slow start, with the step that was published last.
+        self._ramping: dict[Key, int] = {}
         self._ramp_task: asyncio.Task[None] | None = None
         self._followed: tuple[object, ...] = ()
         self._news = asyncio.Event()
         self._follow_task: asyncio.Task[None] | None = None
         self._measure = measure
-        self._signs = ClientSigns()
-        self._signs_at_ns: dict[str, int] = {}
-        self._signs_task: asyncio.Task[None] | None = None
+        self._passive = PassiveChecks()
+        self._passive_at_ns: dict[str, int] = {}
+        self._passive_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin. `follow` is to be called after every change of the steering from now on."""
+        """Begin. Call `follow` after every publication from now on."""
         self._follow_task = self._supervisor.run("checked servers", self._follow)
         if self._measure is not None:
-            self._signs_task = self._supervisor.run("passive health", self._watch_signs)
+            self._passive_task = self._supervisor.run("passive health", self._check_passively)
 
     async def stop(self) -> None:
-        """End all checks; the servers stay as they are."""
-        for task in (self._follow_task, self._ramp_task, self._signs_task):
+        """End all checks; the health of the servers stays."""
+        for task in (self._follow_task, self._ramp_task, self._passive_task):
             if task is not None:
                 task.cancel()
         await self._prober.stop()
 
     @property
     def late(self) -> int:
-        """How many checks began later than they should have."""
+        """The number of checks that began late."""
         return self._prober.late if isinstance(self._prober, Prober) else 0
 
     def follow(self) -> None:
-        """Check the servers that there are now, soon. Those that are no different keep what is known of them."""
+        """Check the present servers from now on, soon. Servers that are the same keep their health."""
         self._news.set()
 
     @property
     def is_current(self) -> bool:
-        """Whether the servers that there are now are the ones that are checked."""
-        return _all_same(_wanted(self._steering.desired), self._followed)
+        """Whether the present servers are the ones that are checked."""
+        return _all_same(_servers_of(self._controller.spec), self._followed)
 
     async def _follow(self) -> None:
-        # By what is, not by what was told: after a failure it begins anew.
+        # Compared with what is checked, so that it begins anew after a failure.
         while True:
             self._news.clear()
             if self.is_current:
@@ -138,29 +138,29 @@ class Checks:
                 await self._follow_servers()
 
     async def _follow_servers(self) -> None:
-        """Check all servers that there are now, and no others, with pauses in which others have the loop."""
-        desired, pace = self._steering.desired, Pace()
-        self._prober.limit(desired.config.check_concurrency)
-        present: set[ServerKey] = set()
-        for service in desired.config.services:
+        """Check the present servers and no others, in slices."""
+        spec, pace = self._controller.spec, Pace()
+        self._prober.limit(spec.config.check_concurrency)
+        present: set[Key] = set()
+        for service in spec.config.services:
             if service.health is None:
                 continue
             rules = rules_of(service.health)
             self._health.setdefault(service.name, ServiceHealth(rules)).rules = rules
-            for server in wanted(desired, service):
+            for server in present_servers(spec, service):
                 key = (service.name, server.name)
                 present.add(key)
                 self._check(key, Target(server.address, service.health.port or server.port, service.health))
                 await pace.keep()
         for key in self._targets.keys() - present:
-            self._check_no_more(key)
+            self._stop_checking(key)
             await pace.keep()
         for gone in self._health.keys() - {service for service, _ in present}:
             self._forget_service(gone)
-        self._followed = _wanted(desired)
+        self._followed = _servers_of(spec)
 
-    def _check(self, key: ServerKey, target: Target) -> None:
-        """Check a server as its service says now."""
+    def _check(self, key: Key, target: Target) -> None:
+        """Check a server as its service is configured now."""
         before = self._targets.get(key)
         if before is not None and not _same_server(before, target):
             self._forget(key)
@@ -171,7 +171,7 @@ class Checks:
         if self._health[key[0]].health(key[1]) == "down" and self._is_up(key):
             self._repeat(key)
 
-    def _check_no_more(self, key: ServerKey) -> None:
+    def _stop_checking(self, key: Key) -> None:
         self._prober.drop(key)
         self._forget(key)
         for outcome in ("success", "failure"):
@@ -180,35 +180,35 @@ class Checks:
             self.changes.pop((*key, health), None)
         del self._targets[key]
 
-    def _forget(self, key: ServerKey) -> None:
-        """Forget what was found out about a machine that has a server's name no more."""
+    def _forget(self, key: Key) -> None:
+        """Forget the health of a machine that a server name no longer belongs to."""
         self._health[key[0]].forget(key[1])
         self._last_failure.pop(key, None)
         self._ramping.pop(key, None)
-        self._updates.pop(Name(*key), None)
+        self._updates.pop(ServerKey(*key), None)
         self._release(key)
 
     def _forget_service(self, service: str) -> None:
         del self._health[service]
-        self._signs_at_ns.pop(service, None)
-        self._signs.forget(service)
+        self._passive_at_ns.pop(service, None)
+        self._passive.forget(service)
 
-    def _is_up(self, key: ServerKey) -> bool:
-        """Tell whether the steering takes a server for up."""
-        return self._steering.desired.conditions.get(Name(*key), HEALTHY).health == "up"
+    def _is_up(self, key: Key) -> bool:
+        """Return whether a server is up in the published spec."""
+        return self._controller.spec.health.get(ServerKey(*key), HEALTHY).health == "up"
 
-    def _repeat(self, key: ServerKey) -> None:
-        """Say once more that a server is down: it was removed and added back in one publication, and that was lost."""
-        self._update(key, ConditionUpdate("down", reason=self._last_failure.get(key) or "checks failed"))
+    def _repeat(self, key: Key) -> None:
+        """Publish again that a server is down: removed and added back in one publication, it has lost its health."""
+        self._update(key, HealthUpdate("down", reason=self._last_failure.get(key) or "checks failed"))
 
-    def _release(self, key: ServerKey) -> None:
-        """Let a server that is checked no more, or is another one now, be up: nobody says otherwise."""
-        if self._steering.desired.conditions.get(Name(*key), HEALTHY) != HEALTHY:
+    def _release(self, key: Key) -> None:
+        """Let a server be up that is not checked any more, or is another machine now."""
+        if self._controller.spec.health.get(ServerKey(*key), HEALTHY) != HEALTHY:
             self._tell(key, Transition(key[1], "up", "not checked any more"))
-            self._update(key, ConditionUpdate(ramp=1.0))
+            self._update(key, HealthUpdate(ramp=1.0))
 
-    def on_result(self, key: ServerKey, failure: str | None) -> None:
-        """Take in the result of a check. `failure`: what went wrong; None: it passed."""
+    def on_result(self, key: Key, failure: str | None) -> None:
+        """Handle the result of a check. `failure`: what went wrong; None: it passed."""
         health = self._health.get(key[0])
         if health is None or key not in self._targets:
             return
@@ -216,57 +216,57 @@ class Checks:
         self.results[(*key, "failure" if failure else "success")] += 1
         self._act(key, health.checked(key[1], failure, self._now_ns()))
 
-    async def _watch_signs(self) -> None:
-        """Look what clients met, of each service once per interval of its checks."""
+    async def _check_passively(self) -> None:
+        """Check all services passively, each once per interval of its checks."""
         measure = self._measure
         while measure is not None:
-            await asyncio.sleep(SIGNS_S)
+            await asyncio.sleep(PASSIVE_S)
             now_ns = self._now_ns()
             due = [name for name, health in self._health.items() if self._is_due(name, health, now_ns)]
             if not due:
                 continue
-            # A data path that fails is told, and acted upon, elsewhere.
+            # A failure of the data path is handled where it runs.
             with contextlib.suppress(LbError):
                 for key, failure in await asyncio.to_thread(self._look, measure, due):
-                    self.on_clients(key, failure)
+                    self.on_passive_failure(key, failure)
 
-    def _look(self, measure: Callable[[], Measured], services: list[str]) -> list[tuple[ServerKey, str]]:
-        return list(self._signs.look(measure(), services))
+    def _look(self, measure: Callable[[], Measured], services: list[str]) -> list[tuple[Key, str]]:
+        return list(self._passive.look(measure(), services))
 
     def _is_due(self, service: str, health: ServiceHealth, now_ns: int) -> bool:
-        """Tell whether a service is to be looked at, and note that it is."""
-        if now_ns - self._signs_at_ns.get(service, 0) < health.rules.interval_ns:
+        """Return whether it is time for the passive checks of a service, and note that they are made."""
+        if now_ns - self._passive_at_ns.get(service, 0) < health.rules.interval_ns:
             return False
-        self._signs_at_ns[service] = now_ns
+        self._passive_at_ns[service] = now_ns
         return True
 
-    def on_clients(self, key: ServerKey, failure: str) -> None:
-        """Take in that clients' connects to a server failed, and none succeeded, since the last call."""
+    def on_passive_failure(self, key: Key, failure: str) -> None:
+        """Handle that clients' connects to a server failed since the last call, and none succeeded."""
         health = self._health.get(key[0])
         if health is not None and key in self._targets:
-            self._act(key, health.failed_for_clients(key[1], failure, self._now_ns()))
+            self._act(key, health.failed_passive_check(key[1], failure, self._now_ns()))
 
     def last_failure(self, service: str, server: str) -> str | None:
         """Return why the last check of a server failed; None: it passed, or there was none."""
         return self._last_failure.get((service, server))
 
-    def _act(self, key: ServerKey, transition: Transition | None) -> None:
+    def _act(self, key: Key, transition: Transition | None) -> None:
         if transition is None:
             return
         if transition.health == "up" and self._targets[key].health.slow_start is not None:
-            # Nothing was told so far.
+            # No step was published so far.
             self._ramping[key] = 0
             self._step(key)
             self._start_ramps()
         self._tell(key, transition)
 
-    def _tell(self, key: ServerKey, transition: Transition) -> None:
+    def _tell(self, key: Key, transition: Transition) -> None:
         self.changes[(*key, transition.health)] += 1
         log.log(
             logging.WARNING if transition.health == "down" else logging.INFO,
             "%s/%s is %s: %s", *key, transition.health, transition.why,
         )  # fmt: skip
-        self._update(key, ConditionUpdate(transition.health, reason=transition.why))
+        self._update(key, HealthUpdate(transition.health, reason=transition.why))
 
     def _start_ramps(self) -> None:
         if self._ramp_task is None or self._ramp_task.done():
@@ -280,60 +280,60 @@ class Checks:
                 self._step(key)
                 await pace.keep()
 
-    def _step(self, key: ServerKey) -> None:
-        """Give a server that starts slowly the part of its weight that is its due by now, if it has not got that."""
-        health, told = self._health.get(key[0]), self._ramping.get(key)
+    def _step(self, key: Key) -> None:
+        """Publish the part of its weight that a server in its slow start has by now, if that is a new step."""
+        health, published = self._health.get(key[0]), self._ramping.get(key)
         step = RAMP_STEPS if health is None else health.ramp_step(key[1], self._now_ns())
-        if told is None or step == told:
+        if published is None or step == published:
             return
         if step == RAMP_STEPS:
             del self._ramping[key]
         else:
             self._ramping[key] = step
         if health is not None:
-            self._update(key, ConditionUpdate(ramp=step / RAMP_STEPS))
+            self._update(key, HealthUpdate(ramp=step / RAMP_STEPS))
 
-    def _update(self, key: ServerKey, update: ConditionUpdate) -> None:
-        """Have the next publication say this about a server, beside what it says about others."""
-        name = Name(*key)
-        self._updates[name] = _merged(self._updates.get(name, ConditionUpdate()), update)
+    def _update(self, key: Key, update: HealthUpdate) -> None:
+        """Add a health update to the next publication."""
+        name = ServerKey(*key)
+        self._updates[name] = _merged(self._updates.get(name, HealthUpdate()), update)
         self._request()
 
     def _request(self) -> None:
-        taken: dict[Name, ConditionUpdate] = {}
+        taken: dict[ServerKey, HealthUpdate] = {}
 
         def prepare() -> Change:
             nonlocal taken
             taken, self._updates = self._updates, {}
-            return lambda: self._steering.update_conditions(taken)
+            return lambda: self._controller.update_health(taken)
 
-        self._changes.request("conditions", prepare, lambda outcome: self._on_published(taken, outcome))
+        self._changes.request("health", prepare, lambda outcome: self._on_published(taken, outcome))
 
-    def _on_published(self, taken: Mapping[Name, ConditionUpdate], outcome: Outcome) -> None:
-        """Say again later what could not be published; what has come meanwhile is newer."""
+    def _on_published(self, taken: Mapping[ServerKey, HealthUpdate], outcome: Outcome) -> None:
+        """Request again later what could not be published; updates that came meanwhile are newer."""
         if outcome.error is None:
             return
         log.error("the health of %d servers could not be followed, trying again: %s", len(taken), outcome.error)
         for name, update in taken.items():
             if tuple(name) in self._targets:
-                self._updates[name] = _merged(update, self._updates.get(name, ConditionUpdate()))
+                self._updates[name] = _merged(update, self._updates.get(name, HealthUpdate()))
         if self._updates:
             asyncio.get_running_loop().call_later(RETRY_S, self._request)
 
 
-def _merged(before: ConditionUpdate, after: ConditionUpdate) -> ConditionUpdate:
-    """Return two updates of one server as one."""
+def _merged(before: HealthUpdate, after: HealthUpdate) -> HealthUpdate:
+    """Return two updates of a server as one."""
     is_verdict = after.health is not None
-    return ConditionUpdate(
+    return HealthUpdate(
         health=after.health if is_verdict else before.health,
         ramp=before.ramp if after.ramp is None else after.ramp,
         reason=after.reason if is_verdict else before.reason,
     )
 
 
-def _wanted(desired: Desired) -> tuple[object, ...]:
-    """Return what says which servers there are: the same objects while there are the same servers."""
-    return desired.config, desired.added, desired.removed
+def _servers_of(spec: Spec) -> tuple[object, ...]:
+    """Return what the present servers follow from: the same objects while they are the same servers."""
+    return spec.config, spec.added, spec.withdrawn
 
 
 def _all_same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
@@ -341,10 +341,10 @@ def _all_same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
 
 
 def rules_of(health: HealthConfig) -> Rules:
-    """Return how results become verdicts, as a configuration says."""
+    """Return the rules of a `health` table."""
     return Rules(health.interval, health.fall, health.rise, health.slow_start or 0)
 
 
 def _same_server(one: Target, other: Target | None) -> bool:
-    """Tell whether two targets are the same socket: what was found out about it holds, however it is asked now."""
+    """Return whether two targets are the same endpoint: its health stays, even if the check is another."""
     return other is not None and (one.address, one.port) == (other.address, other.port)

@@ -1,9 +1,9 @@
 """
-The HTTP of a health check: one GET, and of its answer the head alone.
+The HTTP of a health check: one GET, and the head of the answer.
 
-Control side, used by `lb.control.health.prober`. It is written out here because a client library puts requests into its
-own words: `//`, `..`, `%2f` and a bare `?` would not arrive as the configuration has them. The head is read up to its
-end, bounded; the body is not read (RFC 9112: 2.1 message format, 4 status line, and RFC 9110 15.2: interim answers).
+Control side, used by `lb.control.health.prober`. It is written out here because a client library normalises requests:
+`//`, `..`, `%2f` and a bare `?` would not arrive as the configuration has them. The head is read up to its end,
+bounded; the body is not read (RFC 9112: 2.1 message format, 4 status line, and RFC 9110 15.2: interim answers).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ USER_AGENT = "flowlb-health"
 MAX_HEAD_BYTES = 64 * 1024
 READ_BYTES = 4096
 HTTP_PORT = 80
-# What is shown of an answer that is not HTTP.
+# How much of an answer that is not HTTP is shown.
 SHOWN_BYTES = 40
 NAME = b"HTTP/1."
 STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?:[ \t][^\r\n]*)?")
@@ -27,11 +27,11 @@ HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
 class AnswerError(ValueError):
-    """What a server answered is not what it should; the message says what it is, in one line."""
+    """The answer of a server is not HTTP, incomplete or too long; the message says so in one line."""
 
 
 class Head:
-    """What has come of an answer's head so far: `data`; and before it interim answers of `interim_bytes`."""
+    """The head of an answer as received so far. `data`: its bytes; `interim_bytes`: of interim answers before it."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -80,17 +80,17 @@ def request(address: Address, port: int, path: str) -> bytes:
 
 async def get_status(address: Address, port: int, path: str, head: Head) -> int:
     """
-    Ask for a path and return the status of the answer.
+    Request a path and return the status of the answer.
 
     Args:
         address: of the server.
         port: of the server.
         path: printable ASCII without blanks (`lb.fields.types.parse_url_path`).
-        head: takes what comes, so that a caller who gives up knows what there was.
+        head: collects the answer, so that a caller that gives up knows how much there was.
 
     Raises:
         OSError: no connection, or it broke.
-        AnswerError: what came is not HTTP, ends early or is too long.
+        AnswerError: the answer is not HTTP, ends early or is too long.
     """
     reader, writer = await asyncio.open_connection(str(address), port)
     try:

@@ -1,11 +1,11 @@
 """
 Which servers are up: check results in, steady verdicts out (behaviour 30).
 
-Control side of the walk; pure: time is an argument and nothing here knows a socket (`lb.control.health.prober` does). A
-server is `up` until `fall` failures in a row, `down` until `rise` successes in a row, so results that alternate change
-nothing. Failures that clients met (connects refused or unanswered) count like failed checks. Checks alone never take
-out more than half of a service's servers within one interval: a broken checker must not empty a service at once. A
-server that came back gets its weight little by little.
+Control side of the walk; pure: time is an argument, and sockets are in `lb.control.health.prober`. A server is `up`
+until `fall` failures in a row, `down` until `rise` successes in a row, so results that alternate change nothing.
+Failures of passive checks (clients' connects refused or unanswered) count like failed checks. Active checks alone never
+take out more than half of the servers of a service within one interval: a broken checker must not empty a service at
+once. A server that came back gets its weight little by little.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Transition:
 
 @dataclass(slots=True)
 class _Server:
-    """What is known of one server. `streak`: results in a row that speak against `health`."""
+    """The state of one server. `streak`: results in a row that contradict `health`."""
 
     health: Health = "up"
     streak: int = 0
-    seen_by_clients: bool = False
+    failed_passively: bool = False
     came_up_ns: int | None = None
 
 
 class ServiceHealth:
     """
-    The health of one service's servers.
+    The health of the servers of one service.
 
     Args:
         rules: of the service.
@@ -65,50 +65,47 @@ class ServiceHealth:
             self.know(server)
 
     def know(self, server: str) -> None:
-        """Know a server from now on: one that is new is up."""
+        """Keep the health of a server from now on; a new one is up."""
         self._servers.setdefault(server, _Server())
 
     def forget(self, server: str) -> None:
-        """Know nothing of a server any more."""
+        """Drop the health of a server."""
         self._servers.pop(server, None)
 
     def health(self, server: str) -> Health:
-        """Return the health of a server; one that is not known is up."""
+        """Return the health of a server; an unknown one is up."""
         found = self._servers.get(server)
         return found.health if found else "up"
 
     def checked(self, server: str, failure: str | None, now_ns: int) -> Transition | None:
         """
-        Take in the result of one check.
+        Note the result of one active check, and return the change of health that follows, or None.
 
         Args:
-            server: its name; one that is not known is ignored.
+            server: its name; an unknown one is ignored.
             failure: what went wrong; None: it passed.
             now_ns: monotonic nanoseconds.
-
-        Returns:
-            The change of health that follows, if one does.
         """
-        return self._note(server, failure, now_ns, by_client=False)
+        return self._note(server, failure, now_ns, passive=False)
 
-    def failed_for_clients(self, server: str, failure: str, now_ns: int) -> Transition | None:
+    def failed_passive_check(self, server: str, failure: str, now_ns: int) -> Transition | None:
         """
-        Take in that since the last call clients' connects were refused or unanswered, and none succeeded.
+        Note that clients' connects were refused or unanswered since the last call, and none succeeded.
 
-        Arguments, result: as `checked`. The removal cap does not hold for what clients have confirmed.
+        Arguments and result as `checked`. The removal cap does not hold for failures that clients have confirmed.
         """
-        return self._note(server, failure, now_ns, by_client=True)
+        return self._note(server, failure, now_ns, passive=True)
 
-    def _note(self, name: str, failure: str | None, now_ns: int, *, by_client: bool) -> Transition | None:
+    def _note(self, name: str, failure: str | None, now_ns: int, *, passive: bool) -> Transition | None:
         server = self._servers.get(name)
         if server is None:
             return None
         passed = failure is None
         if passed == (server.health == "up"):
-            server.streak, server.seen_by_clients = 0, False
+            server.streak, server.failed_passively = 0, False
             return None
         server.streak += 1
-        server.seen_by_clients |= by_client
+        server.failed_passively |= passive
         if server.health == "down":
             return self._raise(name, server, now_ns) if server.streak >= self.rules.rise else None
         if server.streak < self.rules.fall or not self._may_take_out(server, now_ns):
@@ -122,13 +119,13 @@ class ServiceHealth:
         return Transition(name, "up", "checks pass")
 
     def _may_take_out(self, server: _Server, now_ns: int) -> bool:
-        """Tell whether the removal cap leaves room. Of a lone server there is no half: it may go."""
+        """Return whether the removal cap allows it. A single server may be taken out: it has no half."""
         self._taken_out_ns = [then for then in self._taken_out_ns if now_ns - then < self.rules.interval_ns]
-        return server.seen_by_clients or len(self._taken_out_ns) < max(1, len(self._servers) // 2)
+        return server.failed_passively or len(self._taken_out_ns) < max(1, len(self._servers) // 2)
 
     def ramp_step(self, server: str, now_ns: int) -> int:
         """
-        Return which share of its weight a server has by now, in steps of 1 / RAMP_STEPS: RAMP_STEPS is all of it.
+        Return the share of its weight that a server has by now, in steps of 1 / RAMP_STEPS: RAMP_STEPS is all of it.
 
         It grows linearly from one step, at the moment the server came up, over `slow_start_ns`.
         """

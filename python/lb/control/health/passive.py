@@ -1,8 +1,8 @@
 """
-Signs of failing servers that clients meet before any check does: connects refused, or unanswered (behaviour 30).
+Passive health checks: clients' connects that a server refuses or does not answer (behaviour 30).
 
-Pure: what the data path measured goes in, what went wrong since the last look comes out. One look at a server yields at
-most one failure, and none when a connect succeeded as well.
+They find a failing server before an active check does. Pure: measurements of the data path go in, failures since the
+last look come out. One look at a server yields at most one failure, and none when a connect succeeded as well.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ class _Seen(NamedTuple):
     unanswered: int
 
 
-class ClientSigns:
-    """Remembers what was measured at the last look."""
+class PassiveChecks:
+    """Compares the measurements with those of the last look."""
 
     def __init__(self) -> None:
-        # By service and server; of servers that were there at the last look.
+        # By service and server, of the last look.
         self._seen: dict[str, dict[str, _Seen]] = {}
 
     def look(self, measured: Measured, services: Iterable[str]) -> Iterator[tuple[tuple[str, str], str]]:
         """
-        Yield ((service, server), what went wrong) for servers that only failed clients since the last look.
+        Yield ((service, server), failure in words) for servers at which connects failed since the last look, and none
+        succeeded.
 
         Args:
             measured: by the data path, until now.
-            services: names of those to look at; others are left for a later look.
+            services: names of the services to look at; others are left for a later look.
         """
         for service in services:
             seen, kept = self._seen.get(service, {}), dict[str, _Seen]()
             for server, measures in measured.get(service, {}).items():
-                # A SYN sent again is the first that is seen of a server which does not answer.
+                # A SYN that is sent again is the first sign of a server that does not answer.
                 silent = measures["unanswered"] + measures["syn_retransmitted"]
                 now = _Seen(measures["connects"], measures["refused"], silent)
                 before = seen.get(server)
@@ -49,13 +50,13 @@ class ClientSigns:
             self._seen[service] = kept
 
     def forget(self, service: str) -> None:
-        """Remember nothing of a service any more."""
+        """Forget the measurements of a service."""
         self._seen.pop(service, None)
 
 
 def _failure(before: _Seen, now: _Seen) -> str | None:
     connects, refused, unanswered = (new - old for new, old in zip(now, before, strict=True))
-    # Below 0: another server has the name now.
+    # Below 0: the name belongs to another server now.
     if connects != 0 or min(refused, unanswered) < 0:
         return None
     if refused:

@@ -1,14 +1,14 @@
 """
-Ask servers whether they work: TCP connects and HTTP requests, at jittered intervals (behaviour 30).
+Active health checks: TCP connects and HTTP requests, at jittered intervals (behaviour 30).
 
-Control side of the walk; results go to whoever gave the callback (`lb.control.health.judge` judges them). Checks go to
-the server's own address through the kernel's routes, never to a VIP: the balancer's data path passes their answers to
-the host. Intervals run from start to start and jitter only shortens them, so `fall` failures are in after `fall x
-interval + timeout` at the latest. What a server sends back is read up to its headers, bounded.
+Control side of the walk; results go to a callback (`lb.control.health.judge` turns them into verdicts). Checks go to
+the address of the server through the kernel's routes, never to a VIP: the data path passes their answers to the host.
+Intervals run from start to start and jitter only shortens them, so `fall` failures are in after `fall x interval +
+timeout` at the latest. The answer of a server is read up to the end of its headers, bounded.
 
-An endpoint that several services check in the same way is checked once, for all of them. At most so many checks are
-under way at a time; one that begins more than a tenth of its interval after it was due is *late*, and counted: too many
-were under way, or the loop was held up.
+An endpoint that several services check in the same way is checked once, for all of them. The number of checks that are
+under way at a time is bounded; a check that begins more than a tenth of its interval after it was due is *late*, and
+counted: too many were under way, or the loop was held up.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from lb.model.snapshot import Address
 NS_PER_S = 10**9
 # An interval is shortened by up to this share of itself, so that checks of many servers do not stay in step.
 JITTER = 0.2
-# A check that begins this share of its interval after it was due is late.
+# A check is late when it begins more than this share of its interval after it was due.
 LATE = 0.1
 TASK = "health checks"
 
 # (service name, server name)
-ServerKey: TypeAlias = tuple[str, str]
-# Called with a key and what went wrong; None: the check passed.
-OnResult: TypeAlias = Callable[[ServerKey, str | None], None]
+Key: TypeAlias = tuple[str, str]
+# Called with a key and the failure; None: the check passed.
+OnResult: TypeAlias = Callable[[Key, str | None], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is checked, and how. `port`: the one that the check asks."""
+    """What is checked, and how. `port`: that of the check, which may differ from that of the server."""
 
     address: Address
     port: int
@@ -52,28 +52,28 @@ class Target:
 
     @property
     def question(self) -> Hashable:
-        """All that a check does: targets with the same one need one check. How results become verdicts is no part."""
+        """All that a check does: targets with the same value share one check. Rules of verdicts are no part of it."""
         how = self.health
         return self.address, self.port, how.check, how.path, how.expect, how.interval, how.timeout
 
     @property
     def url(self) -> str:
-        """What a check over HTTP asks for."""
+        """The URL that a check over HTTP requests."""
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"http://{host}:{self.port}{self.health.path}"
 
 
 @dataclass(slots=True)
 class _Watched:
-    """An endpoint that is checked. `keys`: the servers that it is; `task`: checks it."""
+    """An endpoint that is checked. `keys`: of its servers; `task`: makes the checks."""
 
     target: Target
-    keys: list[ServerKey] = field(default_factory=list)
+    keys: list[Key] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
 
 class Slots:
-    """A bound on what is under way at a time, first come, first served. `limit` may change at any time."""
+    """A bound on the work that is under way at a time, first come, first served. The limit may change at any time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -81,7 +81,7 @@ class Slots:
         self._queue: deque[asyncio.Future[None]] = deque()
 
     def resize(self, limit: int) -> None:
-        """Change the limit. What is under way goes on."""
+        """Change the limit. Work that is under way continues."""
         self._limit = limit
         self._admit()
 
@@ -92,7 +92,7 @@ class Slots:
         try:
             await mine
         except asyncio.CancelledError:
-            # Admitted and cancelled at once: the place goes to the next.
+            # Admitted and cancelled at once: the slot goes to the next.
             if mine.done() and not mine.cancelled():
                 self._release()
             raise
@@ -117,11 +117,11 @@ class Prober:
     Checks any number of servers; belongs to one asyncio loop.
 
     Args:
-        on_result: gets every result, on the loop's thread. What it raises is noted, and the checks go on.
-        supervisor: keeps the checks running; None: one of its own.
+        on_result: gets every result, on the loop's thread. An exception of it is noted, and the checks go on.
+        supervisor: runs the checks; None: one of its own.
         seed: of the jitter; None: from the system.
 
-    `late`: how many checks began late, because too many were under way or the loop was held up.
+    `late`: the number of checks that began late, because too many were under way or the loop was held up.
     """
 
     def __init__(self, on_result: OnResult, supervisor: Supervisor | None = None, seed: int | None = None) -> None:
@@ -129,23 +129,23 @@ class Prober:
         self._supervisor = supervisor or Supervisor()
         self._random = random.Random(seed)
         self._watched: dict[Hashable, _Watched] = {}
-        self._questions: dict[ServerKey, Hashable] = {}
+        self._questions: dict[Key, Hashable] = {}
         self._slots = Slots(DEFAULT_CHECK_CONCURRENCY)
         self.late = 0
 
     def limit(self, concurrency: int) -> None:
-        """Have so many checks under way at a time, at most."""
+        """Bound the number of checks that are under way at a time."""
         self._slots.resize(concurrency)
 
-    def follow(self, targets: Mapping[ServerKey, Target]) -> None:
-        """Check these from now on, and no others."""
+    def follow(self, targets: Mapping[Key, Target]) -> None:
+        """Check these servers from now on, and no others."""
         for key, target in targets.items():
             self.watch(key, target)
         for key in self._questions.keys() - targets.keys():
             self.drop(key)
 
-    def watch(self, key: ServerKey, target: Target) -> None:
-        """Check a server from now on. The check of one that is no different goes on undisturbed."""
+    def watch(self, key: Key, target: Target) -> None:
+        """Check a server from now on. If it is checked in this way already, nothing changes."""
         question = target.question
         if self._questions.get(key) == question:
             return
@@ -156,8 +156,8 @@ class Prober:
         self.drop(key)
         self._questions[key] = question
 
-    def drop(self, key: ServerKey) -> None:
-        """Check a server no more. An endpoint that nobody else has is asked no more."""
+    def drop(self, key: Key) -> None:
+        """Stop checking a server, and its endpoint unless other servers share it."""
         question = self._questions.pop(key, None)
         watched = self._watched.get(question)
         if watched is None:
@@ -190,23 +190,23 @@ class Prober:
                 with self._supervisor.guard(TASK):
                     failure = await self.check(target)
                     self._tell(watched, failure)
-                # Jitter may make it due before a slow server's time is over: the next begins after that.
+                # Jitter may make it due before the timeout of a slow server: the next one begins after that.
                 over = min(loop.time(), start + timeout_s)
                 due = max(start + interval_s * self._random.uniform(1 - JITTER, 1), over)
 
     def _tell(self, watched: _Watched, failure: str | None) -> None:
-        """Give a result to every server of an endpoint; one that cannot take it keeps it from no other."""
+        """Give a result to every server of an endpoint; an exception in one does not keep it from the others."""
         for key in tuple(watched.keys):
             with self._supervisor.guard(TASK):
                 self._on_result(key, failure)
 
     async def check(self, target: Target) -> str | None:
-        """Check once; return what went wrong, or None."""
+        """Check once, and return what went wrong, or None."""
         timeout_s = target.health.timeout / NS_PER_S
         head = Head()
         try:
             async with asyncio.timeout(timeout_s):
-                return await (ask(target, head) if target.health.check == "http" else connect(target))
+                return await (request_status(target, head) if target.health.check == "http" else connect(target))
         except TimeoutError:
             what = "only a part of an answer" if head.data else "no answer"
             return f"{what} from {target.address} port {target.port} within {timeout_s:g} s"
@@ -214,13 +214,13 @@ class Prober:
             return f"{target.address} port {target.port}: {_reason(error)}"
 
 
-async def ask(target: Target, head: Head) -> str | None:
+async def request_status(target: Target, head: Head) -> str | None:
     """
-    Ask a target over HTTP; return what is wrong with its answer, or None. `head`: takes what comes.
+    Send an HTTP request to a target, and return what is wrong with its answer, or None. `head`: collects the answer.
 
     Raises:
         OSError: no connection, or it broke.
-        AnswerError: the answer is not one of HTTP.
+        AnswerError: the answer is not HTTP.
     """
     status = await get_status(target.address, target.port, target.health.path, head)
     low, high = target.health.expect
@@ -231,7 +231,7 @@ async def ask(target: Target, head: Head) -> str | None:
 
 
 async def connect(target: Target) -> None:
-    """Connect to a target and hang up. Raise OSError when that fails."""
+    """Connect to a target and close the connection. Raise OSError when that fails."""
     _, writer = await asyncio.open_connection(str(target.address), target.port)
     writer.close()
     with contextlib.suppress(OSError):
@@ -239,7 +239,7 @@ async def connect(target: Target) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong in a few words, without addresses that the caller adds."""
+    """Return an error in a few words, without the address, which the caller adds."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     number = getattr(cause, "errno", None)
     if isinstance(cause, OSError) and number:

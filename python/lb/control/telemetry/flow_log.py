@@ -1,8 +1,8 @@
 """
-One line in the log for each flow that is over, while the configuration says `flow_log = true`.
+The flow log: one line for each flow that is over, while the configuration has `flow_log = true`.
 
-The data path keeps the ends in bounded memory, off the packets' way; here they are taken on a timer and written by a
-thread. What found no room is counted and said.
+The data path keeps flow exports in bounded memory; here they are taken on a timer and written by a thread. Exports that
+found no room are counted and logged.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
-from lb.backends.base import DataPath, FlowEnd
+from lb.backends.base import FlowEnd
 from lb.control.tasks import Supervisor
 from lb.errors import LbError
 
-# Ends kept between two takings: at 100 bytes each, some 7 MB at the very most.
+# Exports kept between two readings: at 100 bytes each, 7 MB at most.
 MOST_ENDS = 65_536
 PERIOD_S = 0.5
 NS_PER_S = 10**9
@@ -27,26 +27,44 @@ log = logging.getLogger("lb.flows")
 own_log = logging.getLogger(__name__)
 
 
-class FlowLog:
-    """Writes how flows end. Belongs to one asyncio loop. `missed`: ends that found no room, so far."""
+class FlowExports(Protocol):
+    """The flow exports of the data path: `lb.control.runtime.Runtime`."""
 
-    def __init__(self, data_path: DataPath, supervisor: Supervisor | None = None) -> None:
+    def keep_flow_ends(self, most: int) -> None:
+        """Keep up to `most` exports from now on; 0: none."""
+
+    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+        """Return the exports since the last call, and how many found no room."""
+
+
+class FlowLog:
+    """
+    Writes how flows end. Belongs to one asyncio loop.
+
+    Args:
+        exports: of the data path.
+        supervisor: runs the timer; None: one of its own.
+
+    `missed`: exports that found no room, so far.
+    """
+
+    def __init__(self, exports: FlowExports, supervisor: Supervisor | None = None) -> None:
         self.missed = 0
-        self._data_path = data_path
+        self._exports = exports
         self._supervisor = supervisor or Supervisor()
         self._task: asyncio.Task[None] | None = None
 
-    def follow(self, wanted: bool) -> None:
-        """Write from now on, or no more."""
-        if wanted == (self._task is not None):
+    def follow(self, is_on: bool) -> None:
+        """Write from now on, or stop writing."""
+        if is_on == (self._task is not None):
             return
-        self._data_path.keep_flow_ends(MOST_ENDS if wanted else 0)
+        self._exports.keep_flow_ends(MOST_ENDS if is_on else 0)
         if self._task is not None:
             self._task.cancel()
-        self._task = self._supervisor.run("flow log", self._run) if wanted else None
+        self._task = self._supervisor.run("flow log", self._run) if is_on else None
 
     async def stop(self) -> None:
-        """Write what is there, and no more after that."""
+        """Write the exports that there are, and stop."""
         if self._task is None:
             return
         self._task.cancel()
@@ -58,12 +76,12 @@ class FlowLog:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(PERIOD_S)
-            # A data path that fails is told, and acted upon, elsewhere.
+            # A failure of the data path is handled where it runs.
             with contextlib.suppress(LbError):
                 await asyncio.to_thread(self._write)
 
     def _write(self) -> None:
-        ends, missed = self._data_path.take_flow_ends()
+        ends, missed = self._exports.take_flow_ends()
         write(ends, time.time(), time.monotonic_ns())
         if missed:
             self.missed += missed
@@ -72,12 +90,12 @@ class FlowLog:
 
 def write(ends: Iterable[FlowEnd], now: float, now_ns: int) -> None:
     """
-    Write a line for each end.
+    Write a line for each export.
 
     Args:
-        ends: of flows.
+        ends: exports.
         now: Unix time in seconds.
-        now_ns: the same instant as the data path's monotonic clock has it.
+        now_ns: the same instant on the monotonic clock of the data path.
     """
     for end in ends:
         facts = describe(end, now - (now_ns - end.last_seen_ns) / NS_PER_S)
@@ -85,7 +103,7 @@ def write(ends: Iterable[FlowEnd], now: float, now_ns: int) -> None:
 
 
 def describe(end: FlowEnd, last_seen: float) -> dict[str, Any]:
-    """Return what is known about the end of a flow. `last_seen`: Unix time of its last packet in seconds."""
+    """Return the fields of an export for JSON. `last_seen`: Unix time of the last packet in seconds."""
     began_ns = end.began_ns
     return {
         "event": "flow_end",
@@ -103,7 +121,7 @@ def describe(end: FlowEnd, last_seen: float) -> dict[str, Any]:
 
 
 def sentence(end: FlowEnd, duration_s: float | None) -> str:
-    """Return the end of a flow as a line of text."""
+    """Return an export as a line of text."""
     client = f"[{end.client}]" if ":" in end.client else end.client
     lasted = "a time unknown" if duration_s is None else f"{duration_s:.3f} s"
     return (

@@ -1,4 +1,4 @@
-"""The balancer's log on stderr: lines of text for people, or of JSON for programs. Keys and secrets are never in it."""
+"""The log of the balancer on stderr: text for people, or JSON for programs. Keys and secrets are never in it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def start_logging(form: LogFormat = "text") -> None:
-    """Write this package's log to stderr from now on, from INFO up; that of others from WARNING up."""
+    """Write the log of this package to stderr from now on, from INFO up; that of others from WARNING up."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT_FORMAT))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

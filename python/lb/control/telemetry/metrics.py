@@ -1,9 +1,9 @@
 """
-What the balancer measures, for Prometheus: HTTP on an address and port of the configuration's, path `/metrics`.
+The metrics of the balancer for Prometheus; `lb.control.telemetry.metrics_server` serves them.
 
-Names follow Prometheus' naming guide: one unit per metric, in the name; counts end in `_total`. Labels are services,
-servers, reasons and the like: never a client, never a flow, so that their number is bounded by the configuration.
-`DEFINITIONS` is the whole list. Nothing is kept here: each scrape asks for a `Sample` and turns it into families.
+Names follow the Prometheus naming guide: one unit per metric, in the name; counts end in `_total`. Labels are services,
+servers, reasons and the like, never a client or a flow, so that their number is bounded by the configuration.
+`DEFINITIONS` is the whole list. Nothing is stored here: each scrape takes a `Sample` and turns it into families.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lb.compiler.spec import ServerNow, ServiceNow
+from lb.compiler.spec import EffectiveServer, EffectiveService
 from lb.control.tasks import TaskState
 from lb.model.verdict import DROP_REASONS, EVENTS, HOLD_REASONS, REPLY_REASONS
 from lb.net.host import NOT_GUARDED, GuardState
@@ -98,9 +98,9 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_server_packets_total": Definition("counter", "Packets of a server.", (*_SERVER, "direction")),
     "lb_server_bytes_total": Definition("counter", "IP bytes of a server.", (*_SERVER, "direction")),
     "lb_server_connect_seconds": Definition("summary", "From a client's SYN to a server's SYN/ACK.", _SERVER),
-    "lb_server_connect_peak_seconds": Definition("gauge", "The same: rises at once, falls slowly.", _SERVER),
+    "lb_server_connect_peak_seconds": Definition("gauge", "Peak-decay average of the connect time.", _SERVER),
     "lb_server_first_byte_seconds": Definition("summary", "From a request to the first byte of its answer.", _SERVER),
-    "lb_server_first_byte_peak_seconds": Definition("gauge", "The same: rises at once, falls slowly.", _SERVER),
+    "lb_server_first_byte_peak_seconds": Definition("gauge", "Peak-decay average of the first-byte time.", _SERVER),
     "lb_server_requests_total": Definition(
         "counter", "Requests to a server, as the data of clients shows them.", _SERVER
     ),
@@ -119,21 +119,21 @@ DEFINITIONS: dict[str, Definition] = {
 @dataclass(frozen=True, slots=True)
 class Sample:
     """
-    All that the metrics are made of, at one instant.
+    What the metrics are made of, at one instant.
 
     Args:
         started_at, reloaded_at: Unix time in seconds.
-        reloads: how many by result, `success` and `failure`. last_reload_ok: of the last one; True before the first.
-        services: as `Steering.services` gives them.
-        counters: as the data path gives them.
-        measured: by the data path, by service and server name.
-        checks, changes: how many by (service, server, result or health).
-        flow_log_missed: ends of flows that found no room.
-        host_guard: how the host's kernel is kept from the services' packets.
-        tasks: how the background tasks have fared, by name.
+        reloads: numbers by result, `success` and `failure`. last_reload_ok: of the last one; True before the first.
+        services: as `Controller.services` returns them.
+        counters: of the data path.
+        measured: measurements of the data path, by service and server name.
+        checks, changes: numbers by (service, server, result or health).
+        flow_log_missed: flow exports that found no room.
+        host_guard: how the services' packets are kept from the host's kernel.
+        tasks: the state of the background tasks, by name.
         checks_late: health checks that began late.
-        publications: how often a snapshot was published.
-        stuck_threads: left alone in calls of users' policies.
+        publications: snapshots that were published after the first.
+        stuck_threads: threads that hang in calls of users' policies.
     """
 
     version: str
@@ -143,7 +143,7 @@ class Sample:
     generation: int
     reloads: Mapping[str, int]
     last_reload_ok: bool
-    services: tuple[ServiceNow, ...]
+    services: tuple[EffectiveService, ...]
     counters: Mapping[str, Any]
     measured: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     checks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
@@ -179,7 +179,7 @@ class Metrics(Collector):
     Makes the families of a scrape.
 
     Args:
-        sample: gives what they are made of.
+        sample: returns what they are made of.
     """
 
     def __init__(self, sample: Callable[[], Sample]) -> None:
@@ -190,7 +190,7 @@ class Metrics(Collector):
         families = {name: _family(name, definition) for name, definition in DEFINITIONS.items()}
         seen: set[tuple[str, tuple[str, ...]]] = set()
         for name, labels, value in rows(self._sample()):
-            # Servers that left may share a name; a series twice would make the whole scrape invalid.
+            # Removed servers may share a name; a series twice would make the whole scrape invalid.
             if (name, labels) in seen:
                 continue
             seen.add((name, labels))
@@ -277,7 +277,7 @@ def _packet_rows(counters: Mapping[str, Any]) -> Iterator[Row]:
     )
     for verdict, name, known in reasons:
         for reason in known:
-            # At 0 too: a rate over a series that appears with its first event never sees that event.
+            # Also at 0: a rate over a series that appears with its first event never sees that event.
             yield f"{name}_total", (reason,), verdicts.get(f"{verdict}.{reason}", 0)
     for kind, count in counters["io"].items():
         yield "lb_io_drops_total", (kind,), count
@@ -296,14 +296,14 @@ def _pause_rows(pauses: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _buckets(histogram: Mapping[str, Any]) -> Buckets:
-    """Return a histogram of nanoseconds as Prometheus has them: in seconds, each bucket with those below it."""
+    """Return a histogram of nanoseconds in the form of Prometheus: seconds, each bucket with those below it."""
     names = ("+Inf" if bound == "inf" else str(int(bound) / NS_PER_S) for bound in histogram["buckets"])
     counts = list(zip(names, accumulate(histogram["buckets"].values()), strict=True))
     return Buckets(counts, histogram["sum_ns"] / NS_PER_S)
 
 
-def _service_rows(service: ServiceNow, counters: Mapping[str, Any]) -> Iterator[Row]:
-    present = [server for server in service.servers if not server.leaving]
+def _service_rows(service: EffectiveService, counters: Mapping[str, Any]) -> Iterator[Row]:
+    present = [server for server in service.servers if not server.is_removed]
     available = [server for server in present if takes_flows(server)]
     yield "lb_service_servers", (service.name,), len(present)
     yield "lb_service_servers_available", (service.name,), len(available)
@@ -335,13 +335,13 @@ def _measured_rows(labels: tuple[str, str], measures: Mapping[str, int]) -> Iter
         yield "lb_server_retransmitted_packets_total", (*labels, kind), measures[name]
 
 
-def takes_flows(server: ServerNow) -> bool:
-    """Tell whether new flows may be placed on a server."""
+def takes_flows(server: EffectiveServer) -> bool:
+    """Return whether new flows may be placed on a server."""
     return server.state == "active" and server.health == "up" and server.weight > 0
 
 
 def _traffic_rows(prefix: str, labels: tuple[str, ...], traffic: Mapping[str, int] | None) -> Iterator[Row]:
-    """Yield what passed. `traffic`: None for what is not in the data path any more."""
+    """Yield the traffic counters of a service or server. `traffic`: None when the data path has none any more."""
     if traffic is None:
         return
     yield f"{prefix}_flows_active", labels, traffic["flows_active"]

@@ -1,8 +1,9 @@
 """
-The page that Prometheus reads: `GET /metrics` on the address and port of the configuration's `[metrics]`.
+The page that Prometheus reads: `GET /metrics` on the address and port of `[metrics]` in the configuration.
 
-It belongs to the daemon's asyncio loop and follows the configuration; a scrape is made in a thread, one at a time,
-because asking the data path takes a while. Slow, oversized and too many clients are cut off as on the control socket.
+It belongs to the asyncio loop of the daemon and follows the configuration; a scrape is made in a thread, one at a time,
+because reading the data path takes a while. Slow, oversized and too many clients are cut off as on the control socket
+(`lb.control.connections`).
 """
 
 from __future__ import annotations
@@ -18,51 +19,50 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from lb.config import MetricsConfig
-from lb.control.api.listener import CONNECTION_S, Connection
+from lb.control.connections import CONNECTION_S, SHUTDOWN_S, Connection
 from lb.control.telemetry.metrics import Metrics, Sample
 from lb.errors import LbError
 
 PATH = "/metrics"
-SHUTDOWN_S = 0.2
 BACKLOG = 16
 
 log = logging.getLogger(__name__)
 
 
 class _Listening(NamedTuple):
-    """A place where metrics are served."""
+    """An address at which metrics are served."""
 
     where: MetricsConfig
     server: asyncio.Server
     runner: web.AppRunner
 
     async def close(self) -> None:
-        """Serve there no more. Does nothing when that is so already."""
+        """Stop serving there. Does nothing when it has stopped already."""
         self.server.close()
         await self.runner.cleanup()
 
 
 class MetricsServer:
     """
-    Serves the metrics while the configuration wants them.
+    Serves the metrics while the configuration has `[metrics]`.
 
     Args:
-        sample: gives what a scrape is made of; called in a thread.
+        sample: returns what a scrape is made of; called in a thread.
     """
 
     def __init__(self, sample: Callable[[], Sample]) -> None:
         self._registry = Metrics(sample).registry()
-        self._turn = asyncio.Lock()
+        self._one_scrape = asyncio.Lock()
         self.connections: set[Connection] = set()
         self.connection_s = CONNECTION_S
         self._listening: _Listening | None = None
 
     async def follow(self, where: MetricsConfig | None) -> None:
         """
-        Serve there from now on; None: nowhere. Does nothing when that is no change.
+        Serve at this address from now on; None: nowhere. Does nothing when that is no change.
 
         Raises:
-            LbError: the address or port cannot be had; then they are served where they were.
+            LbError: the address or port is not available; then they are served where they were.
         """
         async with self.moving(where):
             pass
@@ -70,11 +70,11 @@ class MetricsServer:
     @contextlib.asynccontextmanager
     async def moving(self, where: MetricsConfig | None) -> AsyncIterator[None]:
         """
-        Listen there for the block, beside the place that there is; serve there alone once the block has succeeded, and
-        as before when it has not.
+        Listen at this address for the block, beside the present one; serve there alone once the block has succeeded,
+        and as before when it has failed.
 
         Raises:
-            LbError: the address or port cannot be had; the block does not run.
+            LbError: the address or port is not available; the block does not run.
         """
         if where == self._where:
             yield
@@ -95,7 +95,7 @@ class MetricsServer:
             log.info("metrics: http://%s%s", _host_port(where), PATH)
 
     async def _again(self, before: _Listening) -> _Listening | None:
-        """Return what served before, listening; None, and noted, when its port has been taken meanwhile."""
+        """Return the previous server, listening; None, and logged, when its port has been taken meanwhile."""
         if before.server.is_serving():
             return before
         try:
@@ -130,13 +130,13 @@ class MetricsServer:
         return _Listening(where, server, runner)
 
     async def stop(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         listening, self._listening = self._listening, None
         await _close(listening)
 
     async def _answer(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        async with self._turn:
+        async with self._one_scrape:
             try:
                 text = await asyncio.to_thread(encode, self._registry)
             except LbError as error:

@@ -1,9 +1,9 @@
 """
-How fast counters grow, per service and server: from two looks at them.
+Rates of counters per service and server, from two readings of them.
 
-Nothing is sampled while nobody asks: an idle balancer stays idle. The look that a question takes is kept as an earlier
-look for those that follow, whoever asks them: the last few are kept, some time apart, so that several readers, however
-often each asks, measure over about a second and none shortens another's. When there is none of use, a second look
+Counters are read only on request: an idle balancer stays idle. Each reading is kept as an earlier reading for the
+requests that follow, of any client: the last few are kept, some time apart, so that several clients, however often each
+asks, measure over about a second and none shortens the window of another. When no kept reading fits, a second one
 follows shortly.
 """
 
@@ -16,11 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# An earlier look is of use between these ages; younger ones tell too little, older ones tell of another time.
+# Ages of an earlier reading that fits; rates from younger ones are too coarse, from older ones out of date.
 MIN_AGE_S, MAX_AGE_S = 0.2, 10.0
-# Looks are kept this far apart, so many of them; of those of use, the one nearest to this age is compared with.
+# Readings are kept at least this far apart, up to this number; the one nearest to the best age is compared with.
 APART_S, KEPT, BEST_AGE_S = 0.4, 4, 1.0
-# What is kept of a look, per name: a look at 10 000 servers has many more numbers.
+# The counters that are kept of a reading, per name: a reading of 10 000 servers has many more.
 RATES = {
     "flows_per_s": ("flows_created",),
     "packets_per_s": ("packets_forward", "packets_reply"),
@@ -38,7 +38,7 @@ class Rates:
 
 
 def rates_between(before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -> Rates:
-    """Return the rates between two looks at the counters."""
+    """Return the rates between two readings of the counters."""
     return Rates(
         _grown(before["services"], after["services"], seconds), _grown(before["servers"], after["servers"], seconds)
     )
@@ -51,7 +51,7 @@ def _grown(
 
 
 def _rates(before: Mapping[str, int], after: Mapping[str, int], seconds: float) -> dict[str, float]:
-    # A server that came back under its name may have counted less: that is no negative rate.
+    # The counters of a server that was removed and added again start at 0: that is no negative rate.
     return {
         name: round(max(0, sum(after[key] - before.get(key, 0) for key in keys)) / seconds, 1)
         for name, keys in RATES.items()
@@ -59,7 +59,7 @@ def _rates(before: Mapping[str, int], after: Mapping[str, int], seconds: float) 
 
 
 def kept(counters: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
-    """Return what rates are made of."""
+    """Return the counters that rates are computed from."""
     return {
         what: {name: {key: traffic[key] for key in COUNTED} for name, traffic in counters[what].items()}
         for what in ("services", "servers")
@@ -68,10 +68,10 @@ def kept(counters: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
 
 class RateMeter:
     """
-    Gives counters and rates to those who ask.
+    Reads counters and rates.
 
     Args:
-        counters: reads the data path's counters.
+        counters: reads the counters of the data path.
         now: returns seconds of a monotonic clock.
         sleep: waits.
     """
@@ -85,10 +85,10 @@ class RateMeter:
         self._counters = counters
         self._now = now
         self._sleep = sleep
-        self._looks: deque[tuple[float, dict[str, Any]]] = deque(maxlen=KEPT)
+        self._readings: deque[tuple[float, dict[str, Any]]] = deque(maxlen=KEPT)
 
     async def read(self) -> tuple[dict[str, Any], Rates]:
-        """Return the counters now, and the rates since an earlier look."""
+        """Return the counters now, and the rates since an earlier reading."""
         now_s, counters = self._now(), await self._counters()
         earlier = self._earlier(now_s)
         if earlier is None:
@@ -100,10 +100,10 @@ class RateMeter:
         return counters, rates_between(earlier[1], counters, now_s - earlier[0])
 
     def _earlier(self, now_s: float) -> tuple[float, dict[str, Any]] | None:
-        """Return the look to compare with."""
-        of_use = [look for look in self._looks if MIN_AGE_S <= now_s - look[0] <= MAX_AGE_S]
-        return min(of_use, key=lambda look: abs(now_s - look[0] - BEST_AGE_S), default=None)
+        """Return the reading to compare with."""
+        fitting = [reading for reading in self._readings if MIN_AGE_S <= now_s - reading[0] <= MAX_AGE_S]
+        return min(fitting, key=lambda reading: abs(now_s - reading[0] - BEST_AGE_S), default=None)
 
     def _keep(self, now_s: float, counters: Mapping[str, Any]) -> None:
-        if not self._looks or now_s - self._looks[-1][0] >= APART_S:
-            self._looks.append((now_s, kept(counters)))
+        if not self._readings or now_s - self._readings[-1][0] >= APART_S:
+            self._readings.append((now_s, kept(counters)))

@@ -6,11 +6,12 @@ from ipaddress import ip_address
 from typing import cast
 
 from helpers import Box, from_client, make_interfaces, open_flow, request
-from test_steering import config, extra, server
+from test_controller import config, extra, server
 
 from lb.compiler.spec import ServerIdentity
-from lb.control.controller import Steering, Target
-from lb.control.removed import Leavers
+from lb.control.controller import Controller
+from lb.control.removed import RemovedServers
+from lb.control.transactions import Publisher
 
 IDENTITY: ServerIdentity = ((ip_address("198.18.1.100"), 9876, "tcp"), ip_address("198.18.1.31"), 8031)
 CLOSING_NS = 100
@@ -18,10 +19,10 @@ CLOSING_NS = 100
 
 def test_leaver_with_flows_is_kept_and_then_for_the_closing_time() -> None:
     """Behaviour 8: flows go on; the last packets of a closing one still find their way."""
-    leavers = Leavers()
+    removed = RemovedServers()
 
     def gone(flows: int, now_ns: int) -> bool:
-        return IDENTITY in leavers.gone({IDENTITY: flows}, CLOSING_NS, now_ns)
+        return IDENTITY in removed.gone({IDENTITY: flows}, CLOSING_NS, now_ns)
 
     assert [gone(2, 0), gone(0, 50), gone(0, 149), gone(0, 150)] == [False, False, False, True]
     assert [gone(1, 200), gone(0, 210), gone(0, 300), gone(0, 310)] == [False, False, False, True]
@@ -29,31 +30,31 @@ def test_leaver_with_flows_is_kept_and_then_for_the_closing_time() -> None:
 
 def test_leaver_that_came_back_starts_anew() -> None:
     """Time without flows counts from when it left, not from an earlier leave."""
-    leavers = Leavers()
-    assert leavers.gone({IDENTITY: 0}, CLOSING_NS, 0) == set()
-    assert leavers.gone({}, CLOSING_NS, 50) == set()
-    assert leavers.gone({IDENTITY: 0}, CLOSING_NS, 120) == set()
-    assert leavers.gone({IDENTITY: 0}, CLOSING_NS, 220) == {IDENTITY}
+    removed = RemovedServers()
+    assert removed.gone({IDENTITY: 0}, CLOSING_NS, 0) == set()
+    assert removed.gone({}, CLOSING_NS, 50) == set()
+    assert removed.gone({IDENTITY: 0}, CLOSING_NS, 120) == set()
+    assert removed.gone({IDENTITY: 0}, CLOSING_NS, 220) == {IDENTITY}
 
 
 def test_leaving_servers_of_one_name_are_judged_one_by_one(backend: str) -> None:
     """Behaviour 6, 8: a flow of a server that left lives on when another of its name has left without any."""
     box = Box(backend)
-    steering = Steering(config(server(1)), make_interfaces(1500), cast(Target, box.path))
-    steering.start()
+    controller = Controller(config(server(1)), make_interfaces(1500), cast(Publisher, box.path))
+    controller.start()
     assert open_flow(box, index=0) == 0
-    steering.add("video", extra(2))
-    steering.remove("video", "server1")
+    controller.add("video", extra(2))
+    controller.remove("video", "server1")
     for octet in (38, 39):
-        steering.add("video", extra(1, address=f"198.18.1.{octet}"))
-        steering.remove("video", "server1")
-    leaving = steering.leaving()
-    active = box.path.active_flows(list(leaving.values()))
+        controller.add("video", extra(1, address=f"198.18.1.{octet}"))
+        controller.remove("video", "server1")
+    removed_servers = controller.removed_servers()
+    active = box.path.active_flows(list(removed_servers.values()))
     assert active == [1, 0, 0]
-    flows = dict(zip(leaving, active, strict=True))
-    leavers = Leavers()
-    assert leavers.gone(flows, CLOSING_NS, 0) == set()
-    steering.forget(leavers.gone(flows, CLOSING_NS, CLOSING_NS))
+    flows = dict(zip(removed_servers, active, strict=True))
+    removed = RemovedServers()
+    assert removed.gone(flows, CLOSING_NS, 0) == set()
+    controller.forget(removed.gone(flows, CLOSING_NS, CLOSING_NS))
     assert box.send(from_client(request("A", 1001, 5001))).server == "server1"
 
 

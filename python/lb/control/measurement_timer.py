@@ -1,23 +1,24 @@
 """
-The timer of policies that look at measurements: each plans anew at its own interval, and what has changed is published.
+The timer of policies that plan from measurements: each plans anew at its own interval.
 
-Beside the control walk: `measurements -> policy -> plan -> snapshot`. The data path counts without end; here the counts
-become what a policy wants to know: what happened lately. Time is an argument; `lb.control.daemon` has the clock.
+Part of the control walk: `measurements -> policy -> plan -> snapshot`. The counts of the data path only grow; here they
+become what happened recently, which is what policies plan from. Time is an argument; `lb.control.housekeeping` has the
+clock.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from lb.control.controller import Steering
+from lb.config import Config
 from lb.policies.base import Measurements
 
-# What happened longer ago than this counts for little: e-fold.
+# Time constant of the decay: what happened this long ago counts 1/e.
 MEMORY_S = 10.0
-# How often to look whether a reload has brought a policy that wants a timer.
+# How often to look for a policy with an interval that a reload has brought.
 IDLE_NS = 10**9
 FAILURES = ("refused", "unanswered", "failed")
 
@@ -27,7 +28,7 @@ Counts: TypeAlias = Mapping[str, Mapping[str, int]]
 
 @dataclass(slots=True)
 class Recent:
-    """Keeps what happened lately to one service's servers."""
+    """The recent counts of the servers of one service."""
 
     at_ns: int | None = None
     before: dict[str, Mapping[str, int]] = field(default_factory=dict)
@@ -35,7 +36,7 @@ class Recent:
 
     def update(self, now_ns: int, counts: Counts) -> dict[str, dict[str, float]]:
         """
-        Return the counts, and beside them what of them is recent: sums in which older things count for less.
+        Return the counts, and beside them the recent ones: sums in which older events count for less.
 
         Args:
             now_ns: monotonic nanoseconds, when the counts were taken.
@@ -52,7 +53,7 @@ class Recent:
 
 
 def changes(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, float]:
-    """Return what happened to a server between two looks at its counts; nothing when it is another one by now."""
+    """Return the growth of a server's counts; zeros when the name belongs to another server by now."""
     if now["flows_created"] < before["flows_created"]:
         before = now
     change = {key: now[key] - before[key] for key in now}
@@ -67,27 +68,27 @@ def changes(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, floa
     }
 
 
-class Replanner:
+class MeasurementTimer:
     """
-    Tells which policies of a balancer want to plan anew, each at its interval, and from what.
+    Tells which policies are to plan anew, each at its interval, and from what.
 
     Args:
-        steering: knows the services.
+        config: returns the current configuration.
     """
 
-    def __init__(self, steering: Steering) -> None:
-        self._steering = steering
+    def __init__(self, config: Callable[[], Config]) -> None:
+        self._config = config
         self._known: tuple[object, dict[str, int]] | None = None
         self._recent: dict[str, Recent] = {}
         self._due_ns: dict[str, int] = {}
 
     def wait_s(self, now_ns: int) -> float:
-        """Return the seconds until the next policy wants to plan."""
+        """Return the seconds until the next policy is due."""
         due = [self._due_ns.get(name, now_ns + interval) for name, interval in self._intervals().items()]
         return max(0, min(due, default=now_ns + IDLE_NS) - now_ns) / 1e9
 
     def due(self, now_ns: int) -> list[str]:
-        """Return the services whose policies want to plan by now; one that is new here does after its interval."""
+        """Return the services whose policies are due now; a new one is due after its interval."""
         intervals = self._intervals()
         self._recent = {name: self._recent.get(name, Recent()) for name in intervals}
         self._due_ns = {name: self._due_ns.get(name, now_ns + interval) for name, interval in intervals.items()}
@@ -97,12 +98,12 @@ class Replanner:
 
     def measured(self, services: list[str], now_ns: int, counts: Mapping[str, Counts]) -> dict[str, Measurements]:
         """
-        Return what the policies of services plan from.
+        Return the measurements that the policies of services plan from.
 
         Args:
             services: names that `due` returned.
-            now_ns: when it was measured.
-            counts: what the data path counted, by service.
+            now_ns: the time of the measurements.
+            counts: measurements of the data path, by service.
         """
         present = self._intervals()
         return {
@@ -112,8 +113,8 @@ class Replanner:
         }
 
     def _intervals(self) -> dict[str, int]:
-        config = self._steering.config
+        config = self._config()
         if self._known is None or self._known[0] is not config:
-            wanted = ((service.name, service.policy.make().interval_ns) for service in config.services)
-            self._known = config, {name: interval for name, interval in wanted if interval is not None}
+            intervals = ((service.name, service.policy.make().interval_ns) for service in config.services)
+            self._known = config, {name: interval for name, interval in intervals if interval is not None}
         return self._known[1]

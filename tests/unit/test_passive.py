@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers import Box, from_client, from_server, open_flow, request, response
 
-from lb.control.health.passive import ClientSigns
+from lb.control.health.passive import PassiveChecks
 
 KEY = ("web", "server1")
 
@@ -31,25 +31,25 @@ def test_look_failures_without_a_success_are_a_sign(
     before: tuple[int, ...], after: tuple[int, ...], failure: str | None
 ) -> None:
     """What counts is what happened since the last look; one connect that succeeded clears the server."""
-    signs = ClientSigns()
-    assert list(signs.look(measured(*before), ["web"])) == []
-    assert list(signs.look(measured(*after), ["web"])) == ([(KEY, failure)] if failure else [])
+    checks = PassiveChecks()
+    assert list(checks.look(measured(*before), ["web"])) == []
+    assert list(checks.look(measured(*after), ["web"])) == ([(KEY, failure)] if failure else [])
 
 
 def test_look_services_not_asked_about_wait() -> None:
     """A service whose turn has not come loses nothing: its failures are there at its next look."""
-    signs = ClientSigns()
-    list(signs.look(measured(0, 0, 0), ["web"]))
-    assert list(signs.look(measured(0, 1, 0), ["other"])) == []
-    assert list(signs.look(measured(0, 2, 0), ["web"])) == [(KEY, "clients' connects refused: 2")]
+    checks = PassiveChecks()
+    list(checks.look(measured(0, 0, 0), ["web"]))
+    assert list(checks.look(measured(0, 1, 0), ["other"])) == []
+    assert list(checks.look(measured(0, 2, 0), ["web"])) == [(KEY, "clients' connects refused: 2")]
 
 
 def test_look_at_a_data_path_refused_and_silent(backend: str) -> None:
     """What a backend measures is what is looked at: a RST to a SYN, and a SYN that is sent again."""
-    box, signs = Box(backend), ClientSigns()
+    box, checks = Box(backend), PassiveChecks()
 
     def look() -> list[tuple[tuple[str, str], str]]:
-        return list(signs.look(box.path.measurements(box.now), ["web"]))
+        return list(checks.look(box.path.measurements(box.now), ["web"]))
 
     assert look() == []
     assert open_flow(box, port=1) == 0

@@ -1,0 +1,321 @@
+"""
+The data path of the running balancer, with what surrounds it: claimed interfaces, sockets, host guard, packet loop.
+
+Below the control walk: snapshots come in (`publish`), counters, measurements and flows go out. All use that the daemon
+makes of a data path is here. A runtime knows no configuration file and no API. Belongs to one asyncio loop; `publish`,
+`reset_flows` and the queries may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+from lb.backends import Backend
+from lb.backends.base import DataPath, Flow, FlowEnd
+from lb.backends.python.reply import frames_for_announcement
+from lb.backends.sharded import Sharded
+from lb.balancer import HASH_KEY_BYTES
+from lb.compiler.compile import IdKind
+from lb.config import Config
+from lb.control.tasks import Supervisor, call_on
+from lb.errors import LbError
+from lb.model.snapshot import Address, NextHops, Snapshot
+from lb.net.frames import IoCounters, send
+from lb.net.host import GuardState, HostGuard
+from lb.net.shard import program
+from lb.net.sockets import (
+    claim_interface,
+    hear_multicast,
+    open_packet_socket,
+    read_interface,
+    require_room,
+    take_drops,
+)
+
+# More flows than any table holds: the data path itself resets them some at a time, with packets in between.
+ALL_FLOWS = 2**32 - 1
+MIB = 1 << 20
+
+
+class Neighbours(Protocol):
+    """The kernel's neighbour table: `lb.net.kernel.Kernel`."""
+
+    def use(self, addresses: Iterable[Address]) -> None:
+        """Keep the next hops of these addresses resolved from now on."""
+
+    def resolve(self, interface: int, hop: Address) -> Coroutine[Any, Any, None]:
+        """Have the kernel resolve a neighbour."""
+
+
+class SocketSource(Protocol):
+    """Sockets that were made while this process had all its rights: `lb.control.preparation.Prepared`."""
+
+    def take_packet(self) -> socket.socket | None:
+        """Return a packet socket, which the caller closes; None when there is none."""
+
+    def take_direct(self, interface_name: str) -> socket.socket:
+        """Return a socket for handing frames to a driver, which the caller closes."""
+
+
+class Runtime:
+    """
+    Runs the data path. The context managers nest: `claimed`, `opened`, then `running`.
+
+    Args:
+        config: of the start; what it says about interfaces, workers, flow table and polling holds until a restart.
+        backend: makes the data path.
+        made: sockets that are open already.
+        neighbours: keeps the next hops of servers resolved.
+        supervisor: runs resolutions and resets.
+        fail: ends the balancer with an error; called from any thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        made: SocketSource,
+        neighbours: Neighbours,
+        supervisor: Supervisor,
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._made = made
+        self._neighbours = neighbours
+        self._supervisor = supervisor
+        self._fail = fail
+        self._loop = asyncio.get_running_loop()
+        self._data_path: DataPath
+        self._sockets: list[socket.socket] = []
+        # By position of their packet socket: descriptors for handing frames to drivers.
+        self._direct: dict[int, int] = {}
+        self._guard = HostGuard()
+        # Held while the guard is applied: after the end it must not be.
+        self._host_lock = threading.Lock()
+        self._is_over = False
+        self._announced: object = None
+        self._rx_dropped = 0
+        # Counters are read by several threads, and the kernel's count starts anew with each reading.
+        self._drops_lock = threading.Lock()
+        self.started_at_s = time.monotonic()
+
+    # Start and stop.
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other balancers off the interfaces. Raise InterfaceError when one is claimed already."""
+        with ExitStack() as stack:
+            for entry in self._config.interfaces:
+                stack.enter_context(claim_interface(entry.name))
+            yield
+
+    @contextmanager
+    def opened(self, first: Snapshot) -> Iterator[None]:
+        """
+        Open the sockets and make the data path; at the end, free the host's kernel and close the sockets.
+
+        Args:
+            first: the snapshot that will be published first.
+
+        Raises:
+            LbError: a socket cannot be opened, or the data path cannot be made.
+        """
+        with ExitStack() as stack:
+            # All sockets of the first worker, then all of the next.
+            for _ in range(self._config.workers):
+                self._open_sockets(first, stack)
+            stack.callback(self.release_host)
+            self._data_path = self._make_data_path(first.seed)
+            yield
+
+    def _open_sockets(self, first: Snapshot, stack: ExitStack) -> None:
+        """Open the sockets of one worker, one per interface."""
+        for entry, interface in zip(self._config.interfaces, first.interfaces, strict=True):
+            # A MAC of our own choice is not the card's: it would filter our frames out.
+            foreign_mac = entry.mac is not None and entry.mac != read_interface(entry.name).mac
+            direct = entry.transmit == "direct"
+            muted = self._config.workers > 1
+            sock = open_packet_socket(
+                interface.name, promiscuous=foreign_mac, direct=direct, muted=muted, made=self._made.take_packet()
+            )
+            if direct:
+                by = stack.enter_context(contextlib.closing(self._made.take_direct(interface.name)))
+                self._direct[len(self._sockets)] = by.fileno()
+            self._sockets.append(stack.enter_context(contextlib.closing(sock)))
+
+    def _make_data_path(self, seed: int) -> DataPath:
+        workers, capacity, key = self._config.workers, self._config.flows.capacity, secrets.token_bytes(HASH_KEY_BYTES)
+        make = self._backend.DataPath
+        if workers == 1:
+            return make(capacity, key, seed)
+        return Sharded(make, workers, capacity, key, seed)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let packets flow until the end of the block. Raise LbError when the loop cannot start."""
+        with ExitStack() as stack:
+            notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            stack.callback(os.close, notify_fd)
+            descriptors = [sock.fileno() for sock in self._sockets]
+            self._data_path.start(descriptors, notify_fd, self._config.poll, self._direct)
+            self.started_at_s = time.monotonic()
+            stack.callback(self._stop)
+            self._loop.add_reader(notify_fd, self._on_notify, notify_fd)
+            stack.callback(self._loop.remove_reader, notify_fd)
+            yield
+
+    def _stop(self) -> None:
+        self._guarded(self._data_path.stop)
+
+    def release_host(self) -> None:
+        """Remove the host guard; a change that is still under way does not put it back."""
+        with self._host_lock:
+            self._is_over = True
+        self._guard.remove()
+
+    async def watch_guard(self) -> None:
+        """Put the host guard back whenever another program removes it."""
+        await self._guard.watch()
+
+    def _on_notify(self, notify_fd: int) -> None:
+        """Have the neighbours resolved that packets wait for; notice a failure of the data path."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(notify_fd)
+        try:
+            unresolved = self._data_path.take_unresolved()
+        except LbError as error:
+            self._fail(error)
+            return
+        for interface, hop in unresolved:
+            self._supervisor.spawn("neighbours", self._neighbours.resolve(interface, hop))
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """Call the data path or a socket; a failure of these ends the balancer."""
+        try:
+            call()
+        except LbError as error:
+            self._fail(error)
+
+    # What goes in.
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """
+        Swap to a snapshot: `lb.control.transactions.Publisher`.
+
+        Raises:
+            LbError: the host guard cannot be applied, the kernel cannot tell so many VIPs apart, or the balancer is
+                stopping; nothing has changed then.
+        """
+        if (workers := self._config.workers) > 1:
+            require_room(program(snapshot.vips(), workers, 0))
+        with self._host_lock:
+            if self._is_over:
+                raise LbError("the balancer is stopping")
+            self._guard.apply(snapshot)
+        self._guarded(functools.partial(self._data_path.publish, snapshot))
+        # The MACs of the other servers are in the configuration.
+        servers = (server for server in snapshot.servers if server is not None and server.mac is None)
+        self._neighbours.use(server.address for server in servers)
+        # Not for every new weight: only where there is news for the neighbours.
+        if self._announced is not None and self._announced != _announced(snapshot):
+            self.announce(snapshot)
+
+    def set_next_hops(self, next_hops: NextHops) -> None:
+        """Swap to other routes and neighbours."""
+        self._guarded(functools.partial(self._data_path.set_next_hops, next_hops))
+
+    def announce(self, snapshot: Snapshot) -> None:
+        """Announce the VIPs to the neighbours, on interfaces with `announce`, and receive their questions there."""
+        # The first worker's sockets: a membership of a socket is one of its interface, for all workers.
+        for sock, interface in zip(self._sockets[: len(snapshot.interfaces)], snapshot.interfaces, strict=True):
+            if interface.announce:
+                self._guarded(functools.partial(hear_multicast, sock, interface.name))
+        self._announced = _announced(snapshot)
+        counters = IoCounters()
+        for number, frame in frames_for_announcement(snapshot):
+            send(self._sockets[number], frame, None, counters)
+
+    def reset_flows(self, server: int) -> None:
+        """Begin to reset every flow of the server with this id, a part at a time: packets pass in between."""
+        job = functools.partial(self._reset_flows, server)
+        call_on(self._loop, lambda: self._supervisor.run("reset of flows", job))
+
+    async def _reset_flows(self, server: int) -> None:
+        await asyncio.to_thread(lambda: self._data_path.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
+
+    def retire(self, kind: IdKind, ids: Sequence[int]) -> list[int]:
+        """Return the ids of servers or services that no flow refers to, and forget their counters."""
+        path = self._data_path
+        return path.retire_servers(ids) if kind == "server" else path.retire_services(ids)
+
+    def keep_flow_ends(self, most: int) -> None:
+        """Keep up to `most` flow exports from now on; 0: none."""
+        self._data_path.keep_flow_ends(most)
+
+    # What goes out.
+
+    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+        """Return the flow exports since the last call, and how many found no room."""
+        return self._data_path.take_flow_ends()
+
+    def active_flows(self, servers: Sequence[int]) -> list[int]:
+        """Return the number of active flows of each server. `servers`: their ids."""
+        return self._data_path.active_flows(servers)
+
+    def find_flows(
+        self, offset: int, limit: int, client: Address | None, servers: Sequence[int] | None, state: str | None
+    ) -> tuple[int, list[Flow]]:
+        """Return how many flows match, and `limit` of them from `offset` on. None matches any value."""
+        return self._data_path.find_flows(time.monotonic_ns(), offset, limit, client, servers, state)
+
+    def peek(self, service: int, client: Address, port: int) -> tuple[Flow | None, int]:
+        """Return the flow of a client if it has one, and the round-robin position of the service (by id)."""
+        return self._data_path.peek(service, client, port, time.monotonic_ns())
+
+    def measurements(self, now_ns: int | None = None) -> dict[str, dict[str, dict[str, int]]]:
+        """Return what was measured about each server, by service and server name. `now_ns`: default: now."""
+        return self._data_path.measurements(time.monotonic_ns() if now_ns is None else now_ns)
+
+    def counters(self) -> dict[str, Any]:
+        """Return all counters; `io.rx_dropped` includes what the kernel dropped before the data path could see it."""
+        with self._drops_lock:
+            self._rx_dropped += sum(take_drops(sock) for sock in self._sockets)
+            dropped = self._rx_dropped
+        counters = self._data_path.counters()
+        dropped += counters["io"]["rx_dropped"]
+        return {**counters, "io": {**counters["io"], "rx_dropped": dropped}}
+
+    def guard_state(self) -> GuardState:
+        """Return how the services' packets are kept from the host's kernel."""
+        return self._guard.state()
+
+    def describe(self) -> str:
+        """Return the backend and the number of workers, for a log line."""
+        workers = self._config.workers
+        return self._backend.NAME if workers == 1 else f"{self._backend.NAME} with {workers} workers"
+
+    def describe_memory(self) -> str | None:
+        """Return the size of the flow table, for a log line; None where the backend has no fixed size."""
+        memory = self._data_path.memory()
+        if memory is None:
+            return None
+        promised, resident = memory
+        capacity = self._config.flows.capacity
+        size = f"{promised / MIB:.1f} MiB promised, {resident / MIB:.1f} MiB resident"
+        return f"flow table: {capacity} flows of {promised / capacity:.1f} bytes, {size}"
+
+
+def _announced(snapshot: Snapshot) -> object:
+    """Return all that neighbours are told: equal when there is no news for them."""
+    return snapshot.interfaces, snapshot.vips()

@@ -94,6 +94,10 @@ soak: env ## Keep a balancer under mixed load, in namespaces, as root: memory, d
 vectors: env ## Rebuild tests/vectors/*.json with scapy
 	$(BIN)/python tests/vectors/build.py
 
+.PHONY: docs
+docs: env ## Write docs/configuration.md from the keys that the code declares
+	$(BIN)/python -m lb.config.reference docs/configuration.md
+
 .PHONY: bench
 bench: env ## Run the benches (never in parallel), keep their figures; then measure this machine in namespaces
 	@mkdir -p .benchmarks

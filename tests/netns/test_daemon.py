@@ -21,9 +21,9 @@ import pytest
 from pair import DEADLINE_S, Pair, running_pair, wait_until, write_config
 
 from lb.backends.python.loop import PacketLoop
+from lb.config.model import SEED_NOTE
 from lb.control.api.client import change, fetch
 from lb.control.daemon import Daemon
-from lb.control.diff import SEED_NOTE
 from lb.errors import LbError
 from lb.lab.testbed import isolation
 

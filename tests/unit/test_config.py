@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import tomllib
+import typing
+from collections.abc import Container
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,14 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from lb import config
-from lb.config.template import TEMPLATE, write_template
+from lb.config import reference
+from lb.config.template import template, write_template
 from lb.config.toml.locator import locate
 from lb.config.toml.problem import dotted
 from lb.errors import ConfigError, LbError
-from lb.policies import user
+from lb.fields.key import keys_of, tables_of
+from lb.fields.schema import kind, properties_of
+from lb.policies import POLICIES, user
 from lb.policies.adaptive import Adaptive
 
 GOOD = """\
@@ -145,6 +151,8 @@ MISTAKES = [
     ("port = 9876", "port = 9876 8", ["8:13: Expected newline or end of document after a statement"]),
 ]  # fmt: skip
 
+TABLES = {"": config.Config, **tables_of(config.Config)}
+
 
 def first_lines(problems: list[str]) -> list[str]:
     return [block.partition("\n")[0].removeprefix("lb.toml:") for block in problems]
@@ -207,8 +215,7 @@ def test_every_duration_of_the_configuration_has_a_minimum() -> None:
 
 def durations_of(model: type) -> list[str]:
     """Return the fields of a model that take a duration, as its schema describes them."""
-    schema = TypeAdapter(model).json_schema()["properties"]
-    return [name for name, field in schema.items() if "a duration in" in json.dumps(field)]
+    return [name for name, schema in properties_of(model).items() if kind(schema) == "duration"]
 
 
 def test_inspect_mistake_shows_line_caret_and_hint() -> None:
@@ -259,22 +266,25 @@ def test_inspect_many_mistakes_all_reported_in_file_order() -> None:
 @pytest.mark.parametrize(
     ("addition", "expected"),
     [
-        ('[[interface]]\nname = "eth0"', '15:8: interface[1].name: interface "eth0" is taken already'),
+        (
+            '[[interface]]\nname = "eth0"',
+            '15:8: interface[1].name: duplicate interface "eth0", first defined at lb.toml:2',
+        ),
         (
             '[[service]]\nname = "video"\naddress = "198.18.1.101"\nport = 1\nserver = []',
-            '15:8: service[1].name: service name "video" is taken already',
+            '15:8: service[1].name: duplicate service name "video", first defined at lb.toml:6',
         ),
         (
             '[[service]]\nname = "other"\naddress = "198.18.1.100"\nport = 9876\nserver = []',
-            "16:11: service[1].address: 198.18.1.100 port 9876/tcp is taken already",
+            "16:11: service[1].address: duplicate listener 198.18.1.100:9876/tcp, first defined at lb.toml:7",
         ),
         (
             '  [[service.server]]\n  name = "server1"\n  address = "198.18.1.32"\n  port = 1',
-            '15:10: service[0].server[1].name: server name "server1" is taken already',
+            '15:10: service[0].server[1].name: duplicate server name "server1", first defined at lb.toml:11',
         ),
         (
             '  [[service.server]]\n  name = "server2"\n  address = "198.18.1.31"\n  port = 8031',
-            "16:13: service[0].server[1].address: 198.18.1.31 port 8031 is taken already",
+            "16:13: service[0].server[1].address: duplicate server 198.18.1.31:8031, first defined at lb.toml:12",
         ),
     ],
 )
@@ -378,16 +388,53 @@ def test_template_as_written_is_valid(tmp_path: Path) -> None:
     """What `lb init` writes passes, commented keys taken in too, and shows the real defaults."""
     write_template(tmp_path / "lb.toml", overwrite=False)
     plain = config.load(tmp_path / "lb.toml")
-    uncommented = "\n".join(
-        line.replace("# ", "", 1) if line.lstrip().startswith("# ") and (" = " in line or "# [" in line) else line
-        for line in TEMPLATE.splitlines()[3:]
-    )
-    full = config.parse(uncommented)
+    lines = template().split("\n")
+    full = config.parse(taken_in(lines, range(len(lines))))
     assert full.flows == plain.flows
     assert (full.backend, full.transit, full.seed, full.icmp_rate) == ("auto", "drop", 1, 1000)
     assert full.services[0].policy == plain.services[0].policy
     with pytest.raises(LbError, match="--force"):
         write_template(tmp_path / "lb.toml", overwrite=False)
+
+
+# A commented key or header of the template.
+COMMENTED = re.compile(r"( *)# (?=\w+ = |\[)")
+
+
+def taken_in(lines: list[str], numbers: Container[int]) -> str:
+    """Return the template with some of its commented lines taken in."""
+    return "\n".join(
+        COMMENTED.sub(r"\1", line, count=1) if number in numbers else line for number, line in enumerate(lines)
+    )
+
+
+def test_template_each_commented_key_alone_is_valid() -> None:
+    """Any key may be taken in by itself: of a table that is commented too, with its header and what it must have."""
+    lines = template().split("\n")
+    header: set[int] = set()
+    taken = 0
+    for number, line in enumerate(lines):
+        if line == "" or line.lstrip().startswith("[["):
+            header = set()
+        elif COMMENTED.match(line):
+            if (table := re.match(r" *# \[(?:\w+\.)?(\w+)\]", line)) is not None:
+                required = sum(declared.required for declared in keys_of(TABLES[table[1]]))
+                header = set(range(number, number + 1 + required))
+            report = config.inspect(taken_in(lines, {*header, number}), "lb.toml")
+            assert report.problems == [], line
+            taken += 1
+    keys = [declared for model in TABLES.values() for declared in keys_of(model) if declared.table is None]
+    assert taken == len([declared for declared in keys if not declared.required]) + len(
+        ("[flows]", "[metrics]", "[service.health]", "check")
+    )
+
+
+def test_template_lines_are_short_and_aligned() -> None:
+    """Comments stand below each other, and no line is wider than a screen of 120 columns."""
+    lines = template().split("\n")
+    assert max(map(len, lines)) < 120
+    beside = [re.search(r"(?<=\S)( +)# ", line[2:]) for line in lines[4:]]
+    assert len({match.end() for match in beside if match}) == 1
 
 
 def test_several_workers_neither_send_directly_nor_serve_any_number_of_vips() -> None:
@@ -417,6 +464,43 @@ def test_schema_names_every_key_and_refuses_others() -> None:
     assert schema["required"] == ["interface", "service"]
     assert schema["$defs"]["ServerConfig"]["properties"]["port"]["maximum"] == 65535
     json.dumps(schema)
+
+
+def test_every_key_is_declared_whole() -> None:
+    """Each key of each table, and each option of a policy, has a description, a value to show, and a reload mode."""
+    for model in (*TABLES.values(), *POLICIES.values(), user.Settings):
+        keys = {declared.name: declared for declared in keys_of(model)}
+        assert list(keys) == list(properties_of(model)), model
+        for name, schema in properties_of(model).items():
+            key = keys[name].key
+            assert re.fullmatch(r"[A-Za-z].{3,}[^.]", key.description), (model, name)
+            assert keys[name].table is not None or {"default", "examples"} & schema.keys(), (model, name)
+            assert schema.get("x-reload") == key.reload, (model, name)
+            assert keys[name].required or "default" in schema or key.unset or keys[name].table, (model, name)
+
+
+def test_every_example_is_accepted() -> None:
+    """What the schema and the page show as an example is valid for its key, and within its range."""
+    for model in (*TABLES.values(), *POLICIES.values(), user.Settings):
+        for declared in keys_of(model):
+            if declared.key.example is not None:
+                kind_of = typing.get_type_hints(model, include_extras=True)[declared.attribute]
+                TypeAdapter(kind_of).validate_python(declared.key.example)
+
+
+def test_schema_says_what_each_key_does_and_offers_the_options_of_policies() -> None:
+    """Editors show a description for every key, and complete the options of policies too."""
+    schema = config.schema()
+    tables = [schema, *schema["$defs"].values()]
+    assert all(key["description"] for table in tables for key in table["properties"].values())
+    policy = schema["$defs"]["ServiceConfig"]["properties"]["policy"]["anyOf"][1]["properties"]
+    assert {"name", "table_size", "server", "interval", "deadline", "fallback"} == set(policy)
+
+
+def test_reference_page_is_what_the_models_declare() -> None:
+    """`docs/configuration.md` is made from the code: `make docs` writes it."""
+    path = Path(__file__).parents[2] / reference.PAGE
+    assert path.read_text(encoding="utf-8") == reference.page()
 
 
 TRICKY = '''\
@@ -467,7 +551,7 @@ def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def test_locate_any_document_knows_every_path() -> None:
     """Whatever tomllib found has a place."""
-    for source in (TRICKY, GOOD, TEMPLATE):
+    for source in (TRICKY, GOOD, template()):
         found = locate(source)
         assert set(paths_of(tomllib.loads(source))) <= set(found.keys)
 

@@ -8,16 +8,21 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainSerializer,
     StrictBool,
     ValidationInfo,
     WithJsonSchema,
 )
+from pydantic_core import CoreSchema
 
-from lb.config.rules import DEFAULT_CHECK_INTERVAL, DEFAULT_CHECK_TIMEOUT
 from lb.config.toml.document import Table
+from lb.fields.key import key
+from lb.fields.schema import KIND, properties_of
 from lb.fields.types import (
     Capacity,
     CheckTime,
@@ -39,21 +44,23 @@ from lb.fields.types import (
     UrlPath,
     Weight,
     Workers,
-    duration,
+    format_duration,
+    format_endpoint,
     invalid,
     show,
     type_name,
 )
 from lb.model.snapshot import Timeouts
-from lb.policies import NAMES, State, make
+from lb.policies import NAMES, POLICIES, State, make
 from lb.policies.base import Policy
+from lb.policies.loader import is_file
+from lb.policies.user import Settings as UserSettings
 
 DEFAULT_FILE = "lb.toml"
-DEFAULT_CAPACITY = 262_144
-DEFAULT_ICMP_RATE = 1000
-DEFAULT_METRICS_PORT = 9464
-# Health checks under way at a time: each holds a socket, and many processes may have 1 024 of them.
+# Each check holds a socket, and many processes may have 1 024 of them.
 DEFAULT_CHECK_CONCURRENCY = 512
+SEED_NOTE = "random draws keep theirs until a restart"
+KERNELS = "the kernel's; `lb replay` needs it written"
 # A UDP flow whose sender never pauses has no end of its own.
 UDP_DRAIN_TIMEOUT_NS = 60 * 10**9
 DEFAULT_POLICY = "round-robin"
@@ -63,8 +70,10 @@ HERE = pathlib.Path()
 BACKENDS = ("auto", "rust", "python")
 
 
-class PolicyConfig(Table):
+class PolicyConfig(BaseModel):
     """How a service's flows are placed. `options`: of the policy; `base`: the folder that its file is found from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     options: Mapping[str, Any] = Field(default_factory=dict)
@@ -75,23 +84,29 @@ class PolicyConfig(Table):
         """The policy object: one for as long as this configuration is in use, so that it may remember things."""
         return make(self.name, self.options, self.base)
 
+    def shown(self) -> str:
+        """Return the name with its options, for people."""
+        options = " ".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}{f' ({options})' if options else ''}"
+
     def make(self) -> Policy:
         """Return the policy object."""
         return self.policy
 
 
 def _parse_policy(value: object, info: ValidationInfo) -> PolicyConfig:
-    base = (info.context or {}).get("base", HERE)
     hint = 'a name, or a table: policy = { name = "static", server = "server1" }'
     if isinstance(value, PolicyConfig):
         return value
     if isinstance(value, str):
-        return PolicyConfig(name=value, base=base)
+        value = {"name": value}
     if not isinstance(value, dict):
         raise invalid(f"{show(value)} is {type_name(value)}, not a string or a table", hint)
     if not isinstance(value.get("name"), str):
         raise invalid("the policy has no name", hint)
     options = {key: option for key, option in value.items() if key != "name"}
+    # Policies by name are the same wherever the file is.
+    base = (info.context or {}).get("base", HERE) if is_file(value["name"]) else HERE
     return PolicyConfig(name=value["name"], options=options, base=base)
 
 
@@ -103,20 +118,25 @@ def _parse_backend(value: object) -> str:
     return str(value)
 
 
-# Editors offer the names; a policy of one's own may have any.
-_POLICY_NAME_SCHEMA = {"anyOf": [{"enum": NAMES}, {"type": "string", "description": "FILE.py:CLASS"}]}
-_POLICY_SCHEMA = {
-    "anyOf": [
-        _POLICY_NAME_SCHEMA,
-        {"type": "object", "properties": {"name": _POLICY_NAME_SCHEMA}, "required": ["name"]},
-    ],
-    "default": DEFAULT_POLICY,
-}
+class _PolicySchema:
+    """The JSON Schema of a policy, made when it is asked for: it needs those of all options."""
+
+    def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return a schema by which editors offer names and options; a policy of one's own may have any."""
+        name = {"anyOf": [{"enum": NAMES}, {"type": "string", "description": "FILE.py:CLASS"}]}
+        options: dict[str, Any] = {}
+        models: tuple[type, ...] = (UserSettings, *POLICIES.values())
+        for policy in models:
+            options.update(properties_of(policy))
+        table = {"type": "object", "properties": {"name": name, **options}, "required": ["name"]}
+        return {"anyOf": [name, table], KIND: "name or table"}
+
+
 PolicyField: TypeAlias = Annotated[
     PolicyConfig,
     BeforeValidator(_parse_policy),
     PlainSerializer(lambda policy: {"name": policy.name, **policy.options}),
-    WithJsonSchema(_POLICY_SCHEMA),
+    _PolicySchema(),
 ]
 BackendField: TypeAlias = Annotated[
     str, BeforeValidator(_parse_backend), WithJsonSchema({"type": "string", "enum": list(BACKENDS)})
@@ -124,50 +144,75 @@ BackendField: TypeAlias = Annotated[
 
 
 class ServerConfig(Table):
-    """A real machine behind a service. `mac`: 6 bytes, or None: the kernel's neighbour table is asked."""
+    """A server of a service: where it listens, and its share of new flows."""
 
-    name: Name
-    address: HostAddress
-    port: Port
-    weight: Weight = 1
-    mac: MacAddress | None = None
-    state: State = "active"
+    name: Name = key("Name in commands, tables and metrics, unique in its service", example="server1")
+    address: HostAddress = key("Address of the server, of the VIP's IP version", example="198.18.1.31")
+    port: Port = key("Port that it listens on", example=8031)
+    weight: Weight = key("Share of new flows; 0: none", default=1)
+    mac: MacAddress | None = key(
+        "MAC address of the server", default=None, example="aa:aa:aa:00:00:31", unset="the kernel's neighbour table"
+    )
+    state: State = key("Operator state; draining and disabled servers get no new flows", default="active")
 
 
 class HealthConfig(Table):
-    """
-    How a service's servers are checked. `expect`: HTTP status codes that pass, from and to. `port`: None: the server's
-    own. `slow_start`: how long a server that came back takes to get its whole weight; None: it has it at once.
-    """
+    """How the servers of a service are checked."""
 
-    check: Literal["tcp", "http"]
-    path: UrlPath = "/"
-    expect: Expect = Field(default=DEFAULT_EXPECT, validate_default=True)
-    port: Port | None = None
-    interval: CheckTime = duration(DEFAULT_CHECK_INTERVAL)
-    timeout: CheckTime = duration(DEFAULT_CHECK_TIMEOUT)
-    fall: Count = 3
-    rise: Count = 2
-    slow_start: RampTime | None = None
+    check: Literal["tcp", "http"] = key("A connect alone, or a GET request over it", example="http")
+    path: UrlPath = key("Path of the request (http)", default="/")
+    expect: Expect = key("Status codes that pass (http)", default=DEFAULT_EXPECT)
+    port: Port | None = key("Port to check", default=None, example=8080, unset="the server's own")
+    interval: CheckTime = key("Time from one check to the next", default="1s")
+    timeout: CheckTime = key("Time that a check may take, at most the interval", default="500ms")
+    fall: Count = key("Failed checks in a row after which a server is down", default=3)
+    rise: Count = key("Passed checks in a row after which a server is up again", default=2)
+    slow_start: RampTime | None = key(
+        "Time in which the weight of a server that came back rises to its whole",
+        default=None,
+        example="30s",
+        unset="whole at once",
+    )
+
+
+def _shown_health(service: ServiceConfig) -> str:
+    return "unchecked" if service.health is None else f"checked ({service.health.check})"
+
+
+def _shown_drain_timeout(service: ServiceConfig) -> str:
+    timeout_ns = service.drain_timeout_ns
+    return "none" if timeout_ns is None else format_duration(timeout_ns)
 
 
 class ServiceConfig(Table):
-    """
-    A VIP, port and protocol, with a policy and servers. `drain_timeout`: how long the flows of a server that takes no
-    new ones may go on; None: 60 s over UDP, over TCP until they end.
-    """
+    """A VIP, port and protocol, with a policy and servers."""
 
-    name: Name
-    address: HostAddress
-    port: Port
-    protocol: Literal["tcp", "udp"] = "tcp"
-    policy: PolicyField = PolicyConfig(name=DEFAULT_POLICY)
-    on_no_server: Literal["reset", "drop"] = "reset"
-    on_no_flow: Literal["reset", "drop"] = "drop"
-    on_server_down: Literal["reset", "keep"] = "reset"
-    drain_timeout: FlowTimeout | None = None
-    health: HealthConfig | None = None
-    servers: tuple[ServerConfig, ...] = Field(default=(), alias="server")
+    name: Name = key("Name in commands, tables and metrics", example="video")
+    address: HostAddress = key("The VIP, IPv4 or IPv6: an address that no host has", example="198.18.1.100")
+    port: Port = key("Port of the VIP", example=9876)
+    protocol: Literal["tcp", "udp"] = key("Transport protocol", default="tcp")
+    policy: PolicyField = key(
+        "Policy that places new flows: its name, or a table of name and options",
+        default=DEFAULT_POLICY,
+        example={"name": "maglev", "table_size": 65537},
+        shown=lambda service: service.policy.shown(),
+    )
+    on_no_server: Literal["reset", "drop"] = key("What a client gets when no server is available", default="reset")
+    on_no_flow: Literal["reset", "drop"] = key("What a client gets for TCP of an unknown flow", default="drop")
+    on_server_down: Literal["reset", "keep"] = key("What the flows of a server get when it goes down", default="reset")
+    drain_timeout: FlowTimeout | None = key(
+        "Time after which flows leave a draining server: UDP flows move to another one, TCP flows are reset",
+        default=None,
+        example="60s",
+        unset=f"{UDP_DRAIN_TIMEOUT_NS // 10**9}s over UDP, over TCP until they end",
+        shown=_shown_drain_timeout,
+    )
+    health: HealthConfig | None = key(
+        "Health checks of the servers; without this table there are none", default=None, shown=_shown_health
+    )
+    servers: tuple[ServerConfig, ...] = key(
+        "The servers; without any, every new flow is refused", default=(), alias="server"
+    )
 
     @property
     def drain_timeout_ns(self) -> int | None:
@@ -178,25 +223,35 @@ class ServiceConfig(Table):
 
 
 class InterfaceConfig(Table):
-    """A network interface. What is None is read from the kernel at start; offline there is no kernel to ask."""
+    """A network interface. What is left out is read from the kernel at start; offline there is no kernel to ask."""
 
-    name: InterfaceName
-    announce: StrictBool = False
-    mac: MacAddress | None = None
-    addresses: tuple[PrefixedAddress, ...] | None = None
-    mtu: Mtu | None = None
-    transmit: Literal["queue", "direct"] = "queue"
+    name: InterfaceName = key(
+        "Name of the interface; one is enough: in and out through the same wire", example="eth0", reload="restart"
+    )
+    announce: StrictBool = key("Answer ARP and neighbour solicitations for the VIPs", default=False)
+    mac: MacAddress | None = key(
+        "MAC address to use", default=None, example="aa:aa:aa:00:00:01", unset=KERNELS, reload="restart"
+    )
+    addresses: tuple[PrefixedAddress, ...] | None = key(
+        "Addresses of this host", default=None, example=["198.18.1.1/24"], unset=KERNELS
+    )
+    mtu: Mtu | None = key("Largest IP packet", default=None, example=1500, unset=KERNELS)
+    transmit: Literal["queue", "direct"] = key(
+        "direct (backend rust): straight to the driver, faster, past traffic shaping and tcpdump",
+        default="queue",
+        reload="restart",
+    )
 
 
 class FlowsConfig(Table):
-    """The flow table. `capacity`: flows it holds; the rest: idle times, such as "30s", after which one may go."""
+    """The flow table: its size, and the idle times after which a flow is forgotten."""
 
-    capacity: Capacity = DEFAULT_CAPACITY
-    half_open: FlowTimeout = duration("30s")
-    established: FlowTimeout = duration("7440s")
-    closing: FlowTimeout = duration("120s")
-    udp: FlowTimeout = duration("300s")
-    idle_floor: FlowTimeout = duration("60s")
+    capacity: Capacity = key("Flows remembered at once; the start takes the memory", default=262_144, reload="restart")
+    half_open: FlowTimeout = key("Idle time of TCP flows before they are established", default="30s")
+    established: FlowTimeout = key("Idle time of established TCP flows", default="7440s")
+    closing: FlowTimeout = key("Idle time of TCP flows that both sides have closed", default="120s")
+    udp: FlowTimeout = key("Idle time of UDP flows; RFC 4787 asks for 120s or more", default="300s")
+    idle_floor: FlowTimeout = key("Flows idle for less than this are never given up for new ones", default="60s")
 
     def timeouts(self) -> Timeouts:
         """Return the idle times as a snapshot carries them."""
@@ -206,27 +261,52 @@ class FlowsConfig(Table):
 class MetricsConfig(Table):
     """Where Prometheus reads the metrics."""
 
-    address: ListenAddress = Field(default="127.0.0.1", validate_default=True)
-    port: Port = DEFAULT_METRICS_PORT
+    address: ListenAddress = key("Address to listen on", default="127.0.0.1")
+    port: Port = key("TCP port to listen on", default=9464)
+
+
+def _shown_metrics(config: Config) -> str:
+    return "off" if config.metrics is None else format_endpoint(config.metrics.address, config.metrics.port)
 
 
 class Config(Table):
     """
-    A whole configuration. `seed`: of placement; None: `lb run` draws one at start, offline work takes a fixed one
-    (`lb.compiler.compile.OFFLINE_SEED`). `check_concurrency`: health checks under way at a time, of all services
-    together.
+    A whole configuration. `seed`: None: `lb run` draws one at start, offline work takes a fixed one
+    (`lb.compiler.compile.OFFLINE_SEED`).
     """
 
-    backend: BackendField = "auto"
-    transit: Literal["drop", "forward"] = "drop"
-    seed: Seed | None = None
-    answer_echo: StrictBool = False
-    icmp_rate: IcmpRate = DEFAULT_ICMP_RATE
-    poll: Literal["adaptive", "busy", "sleep"] = "adaptive"
-    workers: Workers = 1
-    flows: FlowsConfig = FlowsConfig()
-    check_concurrency: Concurrency = DEFAULT_CHECK_CONCURRENCY
-    flow_log: StrictBool = False
-    metrics: MetricsConfig | None = None
-    interfaces: tuple[InterfaceConfig, ...] = Field(alias="interface")
-    services: tuple[ServiceConfig, ...] = Field(alias="service")
+    backend: BackendField = key("Data path; auto: the fastest available", default="auto", reload="restart")
+    transit: Literal["drop", "forward"] = key(
+        "Packets of no service: drop them, or route them on as a router would", default="drop"
+    )
+    seed: Seed | None = key(
+        "Seed of placement: the same on balancers that must agree, and where flows must survive a restart "
+        "(maglev, source-hash)",
+        default=None,
+        example=1,
+        unset="drawn at start, shown in the log and by `lb status`",
+        note=SEED_NOTE,
+    )
+    answer_echo: StrictBool = key("Answer pings to a VIP", default=False)
+    icmp_rate: IcmpRate = key("ICMP and RST packets that the balancer itself may send, of each kind", default=1000)
+    poll: Literal["adaptive", "busy", "sleep"] = key(
+        "While no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one core for the "
+        "lowest latency), or sleep at once (sleep); backend rust",
+        default="adaptive",
+        reload="restart",
+    )
+    workers: Workers = key(
+        "Packet loops, each on a core of its own, with the flows of its share of the clients",
+        default=1,
+        reload="restart",
+    )
+    flows: FlowsConfig = key("The flow table", default=FlowsConfig())
+    check_concurrency: Concurrency = key(
+        "Health checks under way at a time, of all services together", default=DEFAULT_CHECK_CONCURRENCY
+    )
+    flow_log: StrictBool = key("Log a line for each flow that ends", default=False)
+    metrics: MetricsConfig | None = key(
+        "Serve metrics for Prometheus; without this table they are not served", default=None, shown=_shown_metrics
+    )
+    interfaces: tuple[InterfaceConfig, ...] = key("The network interfaces", alias="interface", reload="restart")
+    services: tuple[ServiceConfig, ...] = key("The services", alias="service")

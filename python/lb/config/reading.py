@@ -9,33 +9,19 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from lb.config.model import (
-    HERE,
-    Config,
-    FlowsConfig,
-    HealthConfig,
-    InterfaceConfig,
-    MetricsConfig,
-    ServerConfig,
-    ServiceConfig,
-)
+from lb.config.model import HERE, Config, ServerConfig
 from lb.config.rules import check, missing_array
 from lb.config.toml.document import Report, TomlFile, require
 from lb.config.toml.problem import Problem, dotted
 from lb.errors import RequestError
+from lb.fields.schema import schema_of
 from lb.fields.types import Weight
 
-_SERVER = TomlFile(model=ServerConfig, tables={}, check=lambda _, __: ())
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_SERVER = TomlFile(model=ServerConfig, check=lambda _, __: ())
 _FORMAT = TomlFile(
     model=Config,
-    tables={
-        "interface": InterfaceConfig,
-        "service": ServiceConfig,
-        "server": ServerConfig,
-        "flows": FlowsConfig,
-        "health": HealthConfig,
-        "metrics": MetricsConfig,
-    },
     check=check,
     missing=lambda key: missing_array(key) if key in ("interface", "service") else None,
     array_hints={"interface": "[[interface]]", "service": "[[service]]", "server": "[[service.server]]"},
@@ -127,5 +113,4 @@ def parse_weight(value: object) -> int:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the configuration."""
-    document = Config.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document, "title": "flowlb configuration"}
+    return {"$schema": DIALECT, **schema_of(Config), "title": "flowlb configuration"}

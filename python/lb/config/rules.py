@@ -14,11 +14,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from lb.config.model import HealthConfig
 from lb.config.toml.locator import Path
 from lb.config.toml.problem import Problem, dotted
+from lb.fields.key import default_of
 from lb.fields.types import (
     CheckTime,
     FlowTimeout,
+    format_endpoint,
     parse_address,
     parse_interface_address,
     parse_listen_address,
@@ -32,8 +35,7 @@ from lb.policies.registry import is_users
 # RFC 4787 REQ-5: a NAT's UDP timeout must not be shorter.
 MIN_UDP_TIMEOUT_NS = 120 * 10**9
 HERE = pathlib.Path()
-DEFAULT_CHECK_INTERVAL = "1s"
-DEFAULT_CHECK_TIMEOUT = "500ms"
+CHECK_TIMES = ("interval", "timeout")
 _check_time = TypeAdapter[int](CheckTime).validate_python
 _flow_timeout = TypeAdapter[int](FlowTimeout).validate_python
 
@@ -96,7 +98,7 @@ def _duplicates(entries: Iterable[tuple[Path, object, str]]) -> Iterator[Problem
         if value is None:
             continue
         if value in seen:
-            yield Problem(path, f"{what} is taken already", f"by {dotted(seen[value])}")
+            yield Problem(path, f"duplicate {what}", first=seen[value])
         seen.setdefault(value, path)
 
 
@@ -109,7 +111,7 @@ def _check_names(document: Mapping[str, Any]) -> Iterator[Problem]:
         servers = _tables(service, "server", path)
         yield from _duplicates(_named(servers, "server name"))
         yield from _duplicates(
-            ((*server_path, "address"), _endpoint(server), f"{server.get('address')} port {server.get('port')}")
+            ((*server_path, "address"), _endpoint(server), f"server {_shown_endpoint(server)}")
             for server_path, server in servers
         )
 
@@ -124,7 +126,11 @@ def _listening(services: Iterable[tuple[Path, Mapping[str, Any]]]) -> Iterator[t
     for path, service in services:
         endpoint, protocol = _endpoint(service), service.get("protocol", "tcp")
         value = None if endpoint is None else (*endpoint, str(protocol))
-        yield (*path, "address"), value, f"{service.get('address')} port {service.get('port')}/{protocol}"
+        yield (*path, "address"), value, f"listener {_shown_endpoint(service)}/{protocol}"
+
+
+def _shown_endpoint(table: Mapping[str, Any]) -> str:
+    return format_endpoint(table.get("address"), table.get("port"))
 
 
 def _endpoint(table: Mapping[str, Any]) -> tuple[Address, int] | None:
@@ -265,8 +271,9 @@ def _check_health(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:
     health = service.get("health")
     if not isinstance(health, dict):
         return
-    interval_ns = _valid(_check_time, health.get("interval", DEFAULT_CHECK_INTERVAL))
-    timeout_ns = _valid(_check_time, health.get("timeout", DEFAULT_CHECK_TIMEOUT))
+    interval_ns, timeout_ns = (
+        _valid(_check_time, health.get(key, default_of(HealthConfig, key))) for key in CHECK_TIMES
+    )
     if interval_ns is not None and timeout_ns is not None and timeout_ns > interval_ns:
         hint = "a check must be over when the next one is due"
         key = "timeout" if "timeout" in health else "interval"

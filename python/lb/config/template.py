@@ -1,78 +1,112 @@
-"""The configuration that `lb init` writes: every key, with its default and what it means."""
+"""The configuration that `lb init` writes: every key, with its default and what it means, as the model declares it."""
 
 from __future__ import annotations
 
 import os
 import pathlib
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
+from lb.config.model import Config
 from lb.errors import LbError
+from lb.fields.key import Declared, keys_of
+from lb.fields.schema import choices, properties_of, toml, unit, value_range
 
-TEMPLATE = """\
+HEAD = """\
 # flowlb configuration. `lb check` validates it, `lb config schema` prints its JSON Schema.
 # Durations carry a unit: "500ms", "30s", "2h". Commented keys show their defaults.
-
-# backend = "auto"          # auto | rust | python
-# transit = "drop"          # packets of no service: drop | forward (route them on, as a router would)
-# seed = 1                  # of placement; the same on balancers that must agree, and where flows must survive a
-                            #   restart (maglev, source-hash). Without: drawn at start; the log and `lb status` show it
-# answer_echo = false       # answer pings to a VIP
-# icmp_rate = 1000          # ICMP and RST packets that the balancer itself may send per second, of each kind
-# poll = "adaptive"         # while no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one
-                            #   core for the lowest latency), or sleep at once (sleep); read at start, by backend rust
-# workers = 1               # packet loops, each on a core of its own, with the flows of its share of the clients;
-                            #   read at start
-
-# check_concurrency = 512   # health checks under way at a time, of all services together
-# flow_log = false          # a line in the log for each flow that is over
-
-# [metrics]                 # serve them for Prometheus; without this table they are not served
-# address = "127.0.0.1"
-# port = 9464
-
-# [flows]
-# capacity = 262144         # flows remembered at once; the memory is taken at start
-# half_open = "30s"         # idle time (from 1s) after which a flow is forgotten: TCP before it is established,
-# established = "7440s"     #   while it is,
-# closing = "120s"          #   and after both sides closed it
-# udp = "300s"
-# idle_floor = "60s"        # flows idle for less than this are never given up for new ones
-
-[[interface]]               # one is enough: in and out through the same wire
-name = "eth0"
-# announce = false          # answer ARP and neighbour solicitations for the VIPs
-# mac = "aa:aa:aa:00:00:01" # mac, addresses and mtu are read from the kernel; `lb replay` needs them written
-# addresses = ["198.18.1.1/24"]
-# mtu = 1500
-# transmit = "queue"        # direct (backend rust): to the driver, faster, past traffic shaping and tcpdump
-
-[[service]]
-name = "video"
-address = "198.18.1.100"    # the VIP, IPv4 or IPv6: an address that no host has
-port = 9876
-# protocol = "tcp"          # tcp | udp
-# policy = "round-robin"    # or least-connections, maglev, ... or { name = "maglev", table_size = 65537 }
-# on_no_server = "reset"    # what a client gets when no server is available: reset | drop
-# on_no_flow = "drop"       # what a client gets for TCP of a flow that is not known: reset | drop
-# health = { check = "http", path = "/", expect = "200-399", interval = "1s", timeout = "500ms", fall = 3, rise = 2 }
-                            # or by connects alone, check tcp; keys port and slow_start too. Without: no checks
-                            # interval and timeout: from 10ms to 24h, slow_start from 100ms to 24h
-# on_server_down = "reset"  # what the flows of a server get when checks say it is down: reset | keep
-# drain_timeout = "60s"     # how long a draining server keeps its flows: then UDP flows move to another one, and TCP
-                            #   flows are reset. Default: udp 60s, tcp until they end
-
-  [[service.server]]
-  name = "server1"
-  address = "198.18.1.31"
-  port = 8031
-  # weight = 1              # 0..65535, the share of new flows; 0: none
-  # state = "active"        # active | draining | disabled (the last two: no new flows)
-  # mac = "aa:aa:aa:00:00:31" # else the kernel's neighbour table is asked
-
-  [[service.server]]
-  name = "server2"
-  address = "198.18.1.32"
-  port = 8032
+# A change takes effect with `lb reload`; where "restart" is said, with the next start.
 """
+WIDTH = 119
+NO_BREAK = "\u00a0"
+# A second element of an array shows how it goes on: only what it must have.
+MORE: Mapping[str, Mapping[str, Any]] = {"server": {"name": "server2", "address": "198.18.1.32", "port": 8032}}
+
+
+class _Row(NamedTuple):
+    """A line of the template. `text`: what TOML reads, once `#` is taken away; empty: a blank line."""
+
+    text: str
+    comment: str = ""
+
+
+def template() -> str:
+    """Return the template."""
+    rows = list(_keys(Config, ""))
+    column = max(len(row.text) for row in rows) + 2
+    lines = (line for row in rows for line in _aligned(row, column))
+    return "\n".join([HEAD, *lines, ""])
+
+
+def _keys(model: type[BaseModel], path: str, *, is_optional: bool = False) -> Iterator[_Row]:
+    """
+    Yield the keys of a table, then the tables in it: what follows a table's header belongs to that.
+
+    Args:
+        model: of the table.
+        path: its name; empty: the whole file.
+        is_optional: it is not there by default, and so are its keys.
+    """
+    for declared in keys_of(model):
+        if declared.table is None:
+            yield _assignment(model, declared, _indent(path), is_optional=is_optional)
+    for declared in keys_of(model):
+        if declared.table is not None:
+            yield from _table(declared.table, declared, f"{path}.{declared.name}".lstrip("."))
+
+
+def _indent(path: str) -> str:
+    return "  " * path.count(".")
+
+
+def _table(table: type[BaseModel], declared: Declared, path: str) -> Iterator[_Row]:
+    indent = _indent(path)
+    header = f"{indent}[[{path}]]" if declared.is_array else f"{indent}# [{path}]"
+    yield _Row("")
+    yield _Row(header, declared.key.description)
+    yield from _keys(table, path, is_optional=not declared.is_array)
+    if declared.name in MORE:
+        yield _Row("")
+        yield _Row(header)
+        yield from (_Row(f"{indent}{name} = {toml(value)}") for name, value in MORE[declared.name].items())
+
+
+def _assignment(model: type[BaseModel], declared: Declared, indent: str, *, is_optional: bool) -> _Row:
+    schema = properties_of(model)[declared.name]
+    value = schema.get("default", declared.key.example)
+    mark = "" if declared.required and not is_optional else "# "
+    return _Row(f"{indent}{mark}{declared.name} = {toml(value)}", _comment(declared, schema))
+
+
+def _comment(declared: Declared, schema: Mapping[str, Any]) -> str:
+    """Return what is said about a key: what it does, what it may be, when it takes effect, what holds without it."""
+    limits = " | ".join(choices(schema)) or f"{value_range(schema)} {unit(schema)}".strip()
+    restart = "restart" if declared.key.reload == "restart" else ""
+    brackets = ", ".join(filter(None, (limits, restart)))
+    other = declared.key.example if "default" in schema else None
+    parts = (
+        declared.key.description + (f" ({_unbroken(brackets)})" if brackets else ""),
+        f"or {_unbroken(toml(other))}" if other is not None else "",
+        f"default: {declared.key.unset}" if declared.key.unset else "",
+        declared.key.note,
+    )
+    return "; ".join(filter(None, parts))
+
+
+def _unbroken(text: str) -> str:
+    """Return a text that is not broken over lines."""
+    return text.replace(" ", NO_BREAK)
+
+
+def _aligned(row: _Row, column: int) -> Iterable[str]:
+    """Return a row with its comment beside it, from a column on, continued below where it is too long."""
+    if not row.comment:
+        return [row.text]
+    first, *rest = (line.replace(NO_BREAK, " ") for line in textwrap.wrap(row.comment, WIDTH - column - 4))
+    return [f"{row.text:{column}}# {first}", *(f"{'':{column}}#   {line}" for line in rest)]
 
 
 def write_template(path: pathlib.Path, *, overwrite: bool) -> None:
@@ -85,7 +119,7 @@ def write_template(path: pathlib.Path, *, overwrite: bool) -> None:
     try:
         # Whatever the umask: a file that its group can write is not believed (`lb.privileges.trust`).
         with open(path, "w" if overwrite else "x", encoding="utf-8", opener=_open_0644) as file:
-            file.write(TEMPLATE)
+            file.write(template())
     except FileExistsError:
         raise LbError(f"{path} is there already: --force overwrites it") from None
     except OSError as error:

@@ -14,9 +14,10 @@ from decimal import Decimal
 from ipaddress import IPv6Address, ip_address, ip_interface
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from lb.fields.schema import FORM, KIND, RANGE, UNIT
 from lb.model.limits import MOST_WORKERS
 from lb.model.snapshot import Address, InterfaceAddress
 
@@ -38,6 +39,7 @@ INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[^\s/:\x00-\x1f]{1,15}")
 MAX_INTERFACE_NAME_BYTES = 15
 INTERFACE_NAME_HINT = f"as `ip link` shows it, at most {MAX_INTERFACE_NAME_BYTES} bytes"
 STATUS_RANGE = re.compile(r"([0-9]{3})(?:-([0-9]{3}))?")
+MIN_STATUS, MAX_STATUS = 100, 599
 EXPECT_HINT = 'a status such as 200, or a range: "200-399"'
 # It is sent as it is written: what a request line cannot hold (RFC 9112 3.2; a fragment, "#", too) is refused here.
 URL_PATH = re.compile(r"/[!\"$-~]{0,1023}")
@@ -204,6 +206,12 @@ def format_mac(mac: bytes) -> str:
     return mac.hex(":")
 
 
+def format_endpoint(address: object, port: object) -> str:
+    """Return an address and a port as people write them: `198.18.1.100:80`, `[2001:db8::1]:80`."""
+    text = str(address)
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+
+
 def format_duration(duration_ns: int) -> str:
     """Return a duration as a configuration has it, in the largest unit that needs no fraction."""
     largest_first = sorted(NS_PER_UNIT.items(), key=lambda unit: -unit[1])
@@ -223,7 +231,7 @@ def parse_expect(value: object) -> tuple[int, int]:
         value = str(value)
     match = STATUS_RANGE.fullmatch(require_string(value, EXPECT_HINT))
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not 100 <= low <= high <= 599:
+    if not MIN_STATUS <= low <= high <= MAX_STATUS:
         raise invalid(f"{show(value)} is no HTTP status or range of them", EXPECT_HINT)
     return low, high
 
@@ -269,47 +277,48 @@ def in_range(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
-def integer(low: int, high: int) -> tuple[BeforeValidator, WithJsonSchema]:
-    """Return what makes an `Annotated[int, ...]` a field for integers from `low` to `high`."""
-    return BeforeValidator(in_range(low, high)), WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
+def integer(low: int, high: int, unit: str = "") -> tuple[BeforeValidator, WithJsonSchema]:
+    """Return what makes an `Annotated[int, ...]` a field for integers from `low` to `high`. `unit`: what they count."""
+    schema: dict[str, Any] = {"type": "integer", "minimum": low, "maximum": high}
+    return BeforeValidator(in_range(low, high)), WithJsonSchema(schema | ({UNIT: unit} if unit else {}))
 
 
-def _text(parse: Callable[[object], Any], description: str) -> tuple[BeforeValidator, WithJsonSchema]:
-    return BeforeValidator(parse), WithJsonSchema({"type": "string", "description": description})
+def _text(parse: Callable[[object], Any], kind: str = "string", **more: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    """Return the validator and the JSON Schema of a value that is written as text. `more`: keywords of its schema."""
+    return BeforeValidator(parse), WithJsonSchema({"type": "string", KIND: kind, **more})
 
 
 def timespan(low: str, high: str) -> tuple[BeforeValidator, WithJsonSchema, PlainSerializer]:
     """Return what makes an `Annotated[int, ...]` a field for durations from `low` to `high`, in nanoseconds."""
     low_ns, high_ns = parse_duration(low, 1), parse_duration(high)
     parse = functools.partial(parse_duration, low_ns=low_ns, high_ns=high_ns)
-    described = f"a duration in {low}..{high}: {DURATION_HINT}"
-    return *_text(parse, described), PlainSerializer(format_duration, when_used="json")
-
-
-def duration(default: str) -> Any:
-    """Return a field for a duration; its default is written, and shown in the schema, as in a configuration."""
-    return Field(default=default, validate_default=True)
+    words = {"pattern": f"^{DURATION.pattern}$", RANGE: f"{low}..{high}"}
+    return *_text(parse, "duration", **words), PlainSerializer(format_duration, when_used="json")
 
 
 Seed = Annotated[int, *integer(0, 2**64 - 1)]
 Port = Annotated[int, *integer(1, 65535)]
 Weight = Annotated[int, *integer(0, 65535)]
-IcmpRate = Annotated[int, *integer(0, 1_000_000)]
+IcmpRate = Annotated[int, *integer(0, 1_000_000, "packets/s")]
 Workers = Annotated[int, *integer(1, MOST_WORKERS)]
 Count = Annotated[int, *integer(1, 100)]
 Concurrency = Annotated[int, *integer(1, 65_536)]
-Capacity = Annotated[int, *integer(1, 2**28)]
+Capacity = Annotated[int, *integer(1, 2**28, "flows")]
 # From the smallest that every IPv4 link carries (RFC 791) to the largest IP packet.
 MIN_MTU_BYTES, MAX_MTU_BYTES = 68, 65535
-Mtu = Annotated[int, *integer(MIN_MTU_BYTES, MAX_MTU_BYTES)]
+Mtu = Annotated[int, *integer(MIN_MTU_BYTES, MAX_MTU_BYTES, "bytes")]
 parse_mtu = in_range(MIN_MTU_BYTES, MAX_MTU_BYTES)
-Name = Annotated[str, *_text(matching(NAME, NAME_HINT), NAME_HINT)]
-InterfaceName = Annotated[str, *_text(parse_interface_name, INTERFACE_NAME_HINT)]
-ListenAddress = Annotated[Address, *_text(parse_listen_address, "an IPv4 or IPv6 address of this machine")]
-HostAddress = Annotated[Address, *_text(parse_address, "an IPv4 or IPv6 unicast address")]
-PrefixedAddress = Annotated[InterfaceAddress, *_text(parse_interface_address, "an address with its prefix length")]
-Text = Annotated[str, *_text(functools.partial(require_string, hint="a string"), "any text")]
-MacAddress = Annotated[bytes, *_text(parse_mac, MAC_HINT), PlainSerializer(format_mac, when_used="json")]
+Name = Annotated[str, *_text(matching(NAME, NAME_HINT), "name", **{FORM: NAME_HINT})]
+InterfaceName = Annotated[str, *_text(parse_interface_name, "name", **{FORM: INTERFACE_NAME_HINT})]
+ListenAddress = Annotated[Address, *_text(parse_listen_address, "address", **{FORM: "IPv4 or IPv6, of this machine"})]
+HostAddress = Annotated[Address, *_text(parse_address, "address", **{FORM: "IPv4 or IPv6, unicast"})]
+PrefixedAddress = Annotated[
+    InterfaceAddress, *_text(parse_interface_address, "address", **{FORM: "IPv4 or IPv6, with its prefix length"})
+]
+Text = Annotated[str, *_text(functools.partial(require_string, hint="a string"))]
+MacAddress = Annotated[
+    bytes, *_text(parse_mac, "MAC address", **{FORM: "unicast"}), PlainSerializer(format_mac, when_used="json")
+]
 # What each kind of duration may be: the one place. Shorter ones would keep the machine busy with nothing else.
 Duration = Annotated[int, *timespan("1ms", "8784h")]
 # Idle times of flows: what is forgotten sooner than a segment is sent again is never remembered at all.
@@ -320,12 +329,19 @@ RampTime = Annotated[int, *timespan("100ms", "24h")]
 PlanInterval = Annotated[int, *timespan("10ms", "24h")]
 # New flows wait for it.
 AskDeadline = Annotated[int, *timespan("100us", "1s")]
-UrlPath = Annotated[str, *_text(parse_url_path, URL_PATH_HINT)]
+UrlPath = Annotated[str, *_text(parse_url_path, **{FORM: URL_PATH_HINT})]
 Expect = Annotated[
     tuple[int, int],
     BeforeValidator(parse_expect),
     PlainSerializer(format_expect, when_used="json"),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 100, "maximum": 599}, {"type": "string"}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer", "minimum": MIN_STATUS, "maximum": MAX_STATUS}, {"type": "string"}],
+            KIND: "HTTP status",
+            RANGE: f"{MIN_STATUS}..{MAX_STATUS}",
+            FORM: EXPECT_HINT,
+        }
+    ),
 ]
 
 __all__ = [
@@ -354,7 +370,8 @@ __all__ = [
     "UrlPath",
     "Weight",
     "Workers",
-    "duration",
+    "format_duration",
+    "format_endpoint",
     "format_mac",
     "integer",
     "invalid",

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import ClassVar
 
+from lb.fields.key import option
 from lb.fields.types import PlanInterval
 from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, ServerView, takers
@@ -46,10 +47,10 @@ FAILING = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Adaptive(BuiltIn):
-    """Place flows where they will be done first. `interval`: how often measurements are looked at."""
+    """Place flows where they will be done first."""
 
     name: ClassVar[str] = "adaptive"
-    interval: PlanInterval = INTERVAL_NS
+    interval: PlanInterval = option("Time from one look at the measurements to the next", default=INTERVAL_NS)
 
     @property
     def interval_ns(self) -> int | None:

@@ -18,6 +18,7 @@ from functools import lru_cache
 from itertools import cycle, islice
 from typing import Annotated, ClassVar
 
+from lb.fields.key import option
 from lb.fields.types import integer
 from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, takers
@@ -27,15 +28,16 @@ from lb.policies.slots import interleave, reduce_weights
 DEFAULT_TABLE_SIZE = 65537
 MAX_TABLE_SIZE = 2**24
 
-TableSize = Annotated[int, *integer(2, MAX_TABLE_SIZE)]
+TableSize = Annotated[int, *integer(2, MAX_TABLE_SIZE, "slots")]
+TABLE_SIZE = "Size of the hash table, a prime; above 100 slots per server, shares are within 1 %"
 
 
 @dataclass(frozen=True, slots=True)
 class Maglev(BuiltIn):
-    """Place flows by a hash of the 5-tuple. `table_size`: slots, a prime; above 100 x servers for shares within 1 %."""
+    """Place flows by a hash of the 5-tuple."""
 
     name: ClassVar[str] = "maglev"
-    table_size: TableSize = DEFAULT_TABLE_SIZE
+    table_size: TableSize = option(TABLE_SIZE, default=DEFAULT_TABLE_SIZE)
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """Return a plan whose slots are the whole table."""

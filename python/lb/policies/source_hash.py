@@ -10,17 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lb.fields.key import option
 from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView
-from lb.policies.maglev import DEFAULT_TABLE_SIZE, TableSize, table_problems, table_slots
+from lb.policies.maglev import DEFAULT_TABLE_SIZE, TABLE_SIZE, TableSize, table_problems, table_slots
 
 
 @dataclass(frozen=True, slots=True)
 class SourceHash(BuiltIn):
-    """Place flows by a hash of the client's address. `table_size`: slots, a prime."""
+    """Place flows by a hash of the client's address."""
 
     name: ClassVar[str] = "source-hash"
-    table_size: TableSize = DEFAULT_TABLE_SIZE
+    table_size: TableSize = option(TABLE_SIZE, default=DEFAULT_TABLE_SIZE)
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """Return a plan whose slots are the whole table."""

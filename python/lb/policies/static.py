@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lb.fields.key import option
 from lb.fields.types import Text
 from lb.model.snapshot import Plan
 from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, takers
@@ -19,10 +20,12 @@ from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, t
 
 @dataclass(frozen=True, slots=True)
 class Static(BuiltIn):
-    """Place every flow on one server. `server`: its name; None: the first that takes flows."""
+    """Place every flow on one server."""
 
     name: ClassVar[str] = "static"
-    server: Text | None = None
+    server: Text | None = option(
+        "Name of the server", default=None, example="server1", unset="the first that takes flows"
+    )
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """Return a plan of at most one slot."""

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lb.errors import PolicyError
+from lb.fields.key import keys_of, option
 from lb.fields.types import AskDeadline, PlanInterval, Text
 from lb.model.snapshot import ASK_DEADLINE_NS, SELECTORS, AskFunction, Plan
 from lb.policies.base import Measurements, NewFlow, OptionProblem, Policy, ServerView, takers
@@ -28,21 +29,20 @@ from lb.policies.loader import describe
 INTERVAL_NS = 10**9
 PLAN_DEADLINE_S = 1.0
 MAX_PLAN_SLOTS = 2**24
-SETTINGS = ("deadline", "fallback", "interval")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """
-    The options that every policy of one's own has. `deadline`: what `choose` has to answer in; `interval`: how often
-    `plan` is called when nothing changes; `fallback`: the policy that decides when it does not.
-    """
+    """The options that every policy of one's own has."""
 
-    deadline: AskDeadline = ASK_DEADLINE_NS
-    interval: PlanInterval = INTERVAL_NS
-    fallback: Text = "round-robin"
+    deadline: AskDeadline = option("Time in which `choose` must answer; new flows wait for it", default=ASK_DEADLINE_NS)
+    interval: PlanInterval = option("Time between calls of `plan` while nothing changes", default=INTERVAL_NS)
+    fallback: Text = option("Policy that decides when this one gives no answer", default="round-robin")
+
+
+SETTINGS = tuple(sorted(declared.name for declared in keys_of(Settings)))
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from lb.config.toml.excerpt import block
 from lb.config.toml.locator import START, Locator, Path, Position, locate
 from lb.config.toml.problem import Problem, dotted
 from lb.errors import ConfigError
+from lb.fields.key import tables_of
 from lb.fields.types import CUSTOM_ERROR, show, type_name
 from lb.privileges.trust import open_file
 
@@ -65,14 +66,12 @@ class TomlFile(Generic[Model]):
 
     Args:
         model: of the whole file.
-        tables: the models of tables below it, by the key that holds them.
         check: yields problems between fields, from the raw document and the folder that relative paths start from.
         missing: the problem of a required key of the whole file that is not there, where there is more to say.
         array_hints: how an array of tables is written, by its key.
     """
 
     model: type[Model]
-    tables: Mapping[str, type[BaseModel]]
     check: Callable[[Mapping[str, Any], pathlib.Path], Iterable[Problem]]
     missing: Callable[[str], Problem | None] | None = None
     array_hints: Mapping[str, str] = field(default_factory=dict)
@@ -131,6 +130,8 @@ class TomlFile(Generic[Model]):
         ):
             warning = "warning: " if problem.severity == "warning" else ""
             message = f"{warning}{dotted(problem.path)}: {problem.message}"
+            if problem.first is not None:
+                message += f", first defined at {name}:{locator.value(problem.first).line}"
             blocks[problem.severity].append(block(name, source, *position, message, problem.hint))
         return Report(None if blocks["error"] else config, blocks["error"], blocks["warning"])
 
@@ -179,7 +180,8 @@ class TomlFile(Generic[Model]):
 
     def _model(self, path: Path) -> type[BaseModel]:
         """Return the model of the table at a path."""
-        known = [self.tables[part] for part in path if isinstance(part, str) and part in self.tables]
+        tables = tables_of(self.model)
+        known = [tables[part] for part in path if isinstance(part, str) and part in tables]
         return known[-1] if known else self.model
 
 

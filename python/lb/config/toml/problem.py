@@ -15,6 +15,7 @@ class Problem:
 
     Args:
         path: of the key it is about. at: whether it points at the key or at its value.
+        first: of an earlier key that it contradicts: the message tells its line.
         severity: a warning does not keep the configuration from being used.
     """
 
@@ -23,6 +24,7 @@ class Problem:
     hint: str = ""
     at: Literal["key", "value"] = "value"
     severity: Literal["error", "warning"] = "error"
+    first: Path | None = None
 
 
 def dotted(path: Path) -> str:

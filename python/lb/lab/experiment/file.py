@@ -14,14 +14,15 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo
+from pydantic import BeforeValidator, StrictBool, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from lb.config import unprivileged
 from lb.config.toml.document import Report, Table, TomlFile, require
 from lb.config.toml.problem import Problem
 from lb.errors import ConfigError
-from lb.fields.types import Duration, Name, Weight, duration, in_range, invalid, require_string, show, type_name
+from lb.fields.key import key
+from lb.fields.types import Duration, Name, Weight, integer, invalid, require_string, show, type_name
 from lb.lab.loadgen import lines
 from lb.lab.loadgen.lines import Load
 from lb.lab.loadgen.plan import Options, parse_arrival
@@ -95,34 +96,34 @@ def optionless() -> list[str]:
 
 
 class ServerEntry(Table):
-    """A server of the testbed. `bandwidth`: bits per second it may send at; None: as fast as it can."""
+    """A server of the testbed. `bandwidth`: in bits per second."""
 
-    bandwidth: Annotated[float, BeforeValidator(_parse_bandwidth)] | None = None
-    weight: Weight = 1
+    bandwidth: Annotated[float, BeforeValidator(_parse_bandwidth)] | None = key(
+        "Rate at which it may send", default=None, example="40 Mbit/s", unset="as fast as it can"
+    )
+    weight: Weight = key("Share of new flows; 0: none", default=1)
 
 
 class LoadEntry(Table):
-    """
-    One load that every policy gets.
+    """One load that every policy gets: in a file or in lines, played as the options of `lb loadgen` say."""
 
-    Args:
-        name: in tables and pictures.
-        file: a `.load` file, from the experiment's own directory; or
-        lines: the lines themselves.
-        clients: so many client hosts play it.
-        arrival, adaptive, new_connection, timeout, chunk_duration, repeat: as the options of `lb loadgen`.
-    """
-
-    name: Name
-    file: str | None = None
-    lines: str | None = None
-    clients: Annotated[int, BeforeValidator(in_range(1, 5))] = 5
-    arrival: Annotated[float, BeforeValidator(_parse_arrival)] | None = None
-    adaptive: StrictBool = False
-    new_connection: StrictBool = True
-    timeout: Duration = duration("10s")
-    chunk_duration: Duration = duration("4s")
-    repeat: Annotated[int, BeforeValidator(in_range(1, 1000))] = 1
+    name: Name = key("Name in tables and pictures", example="short")
+    file: str | None = key(
+        "A load file, from the experiment's own directory", default=None, example="short.load", unset="`lines`"
+    )
+    lines: str | None = key("The lines of the load themselves", default=None, example="1 x GET /", unset="`file`")
+    clients: Annotated[int, *integer(1, 5)] = key("Number of client hosts that play it", default=5)
+    arrival: Annotated[float, BeforeValidator(_parse_arrival)] | None = key(
+        "Fetches per second of all clients together, in an open loop",
+        default=None,
+        example="poisson:20",
+        unset="each line waits for its answers",
+    )
+    adaptive: StrictBool = key("Each line is a player that buffers and switches bitrates", default=False)
+    new_connection: StrictBool = key("Each fetch gets a connection of its own", default=True)
+    timeout: Duration = key("Time of one fetch, from its start to its last byte", default="10s")
+    chunk_duration: Duration = key("Video in a chunk; only players ask", default="4s")
+    repeat: Annotated[int, *integer(1, 1000)] = key("How often each client plays the load", default=1)
 
     def options(self, seed: int) -> Options:
         """Return how it is played."""
@@ -140,38 +141,29 @@ class LoadEntry(Table):
 class Expectation(Table):
     """That a policy's figure is at most so many times the baseline's."""
 
-    policy: str
-    load: str
-    figure: Literal["mean", "p50", "p95", "p99", "failures", "stalls", "stalled"]
-    at_most: Annotated[float, BeforeValidator(_positive)]
+    policy: str = key("Policy whose figure it is", example="adaptive")
+    load: str = key("Name of the load", example="short")
+    figure: Literal["mean", "p50", "p95", "p99", "failures", "stalls", "stalled"] = key("The figure", example="mean")
+    at_most: Annotated[float, BeforeValidator(_positive)] = key("Times the baseline's figure", example=1.05)
 
 
 class Experiment(Table):
-    """
-    A whole experiment.
+    """A whole experiment."""
 
-    Args:
-        title, about: what it is, and what it should show.
-        baseline: the policy that others are compared with.
-        policies: names, or tables of a name and options.
-        turns: how often each policy gets each load.
-        seed: of placement, and of open loops.
-        health: how servers are checked; None: they are not.
-        servers: the testbed's, by name.
-    """
-
-    title: str
-    about: str = ""
-    baseline: str = "round-robin"
-    policies: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_parse_policies)] = Field(
-        default=ALL, validate_default=True
+    title: str = key("What it is", example="One slow server of three")
+    about: str = key("What it should show", default="")
+    baseline: str = key("The policy that others are compared with", default="round-robin")
+    policies: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_parse_policies)] = key(
+        "Names of policies, or tables of a name and options", default=ALL
     )
-    turns: Annotated[int, BeforeValidator(in_range(1, 1000))] = 3
-    seed: Annotated[int, BeforeValidator(in_range(0, 2**63 - 1))] = 1
-    health: dict[str, Any] | None = None
-    servers: dict[str, ServerEntry] = Field(default_factory=dict, alias="server")
-    loads: tuple[LoadEntry, ...] = Field(alias="load")
-    expectations: tuple[Expectation, ...] = Field(default=(), alias="expect")
+    turns: Annotated[int, *integer(1, 1000)] = key("How often each policy gets each load", default=3)
+    seed: Annotated[int, *integer(0, 2**63 - 1)] = key("Seed of placement, and of open loops", default=1)
+    health: dict[str, Any] | None = key(
+        "Health checks, as a service of the configuration has them", default=None, unset="no checks"
+    )
+    servers: dict[str, ServerEntry] = key("Servers of the testbed, by name", default={}, alias="server")
+    loads: tuple[LoadEntry, ...] = key("The loads", alias="load")
+    expectations: tuple[Expectation, ...] = key("What is expected of policies", default=(), alias="expect")
 
     def weights(self) -> dict[str, float]:
         """Return the servers' weights by name."""
@@ -316,7 +308,6 @@ def _missing(key: str) -> Problem | None:
 
 _FORMAT = TomlFile(
     model=Experiment,
-    tables={"server": ServerEntry, "load": LoadEntry, "expect": Expectation},
     check=_check,
     missing=_missing,
     array_hints={"load": "[[load]]", "expect": "[[expect]]"},

@@ -10,20 +10,13 @@ import pytest
 from lb.compiler.compile import Compiler, offline_interfaces
 from lb.compiler.edits import with_config, with_override
 from lb.compiler.spec import Override, ServerKey, Spec
-from lb.config import (
-    Config,
-    FlowsConfig,
-    HealthConfig,
-    InterfaceConfig,
-    MetricsConfig,
-    ServerConfig,
-    ServiceConfig,
-    parse,
-)
-from lb.control.diff import RESTART, diff
+from lb.config import Config, parse
+from lb.control.controller import Controller
+from lb.control.diff import diff
 from lb.control.forecast import remap_forecasts
 from lb.control.seed import with_seed
-from lb.model.snapshot import Interface
+from lb.fields.key import RESTART, keys_of, tables_of
+from lb.model.snapshot import Interface, Snapshot
 
 INTERFACES = (Interface("eth0", bytes(6), 1500),)
 BASE = """\
@@ -194,20 +187,10 @@ OTHER: dict[tuple[str, str], Any] = {
     ("server", "mac"): "aa:aa:aa:00:00:39",
     ("server", "state"): "draining",
 }
-MODELS = {
-    "": Config,
-    "flows": FlowsConfig,
-    "metrics": MetricsConfig,
-    "interface": InterfaceConfig,
-    "service": ServiceConfig,
-    "health": HealthConfig,
-    "server": ServerConfig,
-}
+MODELS = {"": Config, **tables_of(Config)}
+KEYS = {(table, declared.name): declared for table, model in MODELS.items() for declared in keys_of(model)}
 # Keys that are tables, and an interface's name: another one is refused.
-TABLE_KEYS = {
-    ("", "flows"), ("", "metrics"), ("", "interface"), ("", "service"), ("interface", "name"), ("service", "health"),
-    ("service", "server"),
-}  # fmt: skip
+TABLE_KEYS = {*(where for where, declared in KEYS.items() if declared.table is not None), ("interface", "name")}
 # Applied by others than the snapshot: `lb.control.daemon`, `lb.control.health.checks` and `lb.control.drains`.
 OUTSIDE_SNAPSHOT = {
     ("", "flow_log"), ("", "check_concurrency"), ("service", "on_server_down"), ("service", "drain_timeout"),
@@ -241,31 +224,55 @@ def document(table: str = "", key: str = "", value: object = None) -> Config:
 
 def test_every_key_of_a_configuration_has_another_value_here() -> None:
     """A new key cannot be forgotten: it needs a value in OTHER, and so a line in the diff."""
-    keys = {
-        (table, field.alias or name) for table, model in MODELS.items() for name, field in model.model_fields.items()
-    }
-    assert set(OTHER) == keys - TABLE_KEYS
+    assert set(OTHER) == KEYS.keys() - TABLE_KEYS
 
 
 @pytest.mark.parametrize(("table", "key"), list(OTHER))
 def test_diff_each_key_is_applied_or_announced(table: str, key: str) -> None:
     """Behaviour 29: what a reload changes is in the diff; it reaches the snapshot, or the line says that it waits."""
+    waits = KEYS[table, key].key.reload == "restart"
     before, after = Spec(document()), Spec(document(table, key, OTHER[table, key]))
     lines = diff(before, with_config(before, after.config))
     assert lines
-    waits = [line for line in lines if line.endswith(RESTART)]
-    assert len(waits) in (0, len(lines))
-    if waits or table in ("metrics", "health") or (table, key) in OUTSIDE_SNAPSHOT:
+    assert [line.endswith(f": {RESTART}") for line in lines] == [waits] * len(lines)
+    if table in ("metrics", "health") or (table, key) in OUTSIDE_SNAPSHOT | {("interface", "mac")}:
         return
     compiler = Compiler()
     interfaces = [offline_interfaces(each.config) for each in (before, after)]
     drafts = [compiler.draft(each, own) for each, own in zip((before, after), interfaces, strict=True)]
-    assert drafts[0] != drafts[1]
+    assert (drafts[0] == drafts[1]) is waits
 
 
-@pytest.mark.parametrize(
-    ("table", "key"), [("", "workers"), ("", "poll"), ("", "backend"), ("flows", "capacity"), ("interface", "mac")]
-)
+class Taker:
+    """Takes what is published."""
+
+    def __init__(self) -> None:
+        self.generations: list[int] = []
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.generations.append(snapshot.generation)
+
+    def reset_flows(self, server: int) -> None:
+        raise AssertionError(f"flows of server {server} are reset")
+
+
+LIVE = [where for where in OTHER if KEYS[where].key.reload == "live"]
+
+
+@pytest.mark.parametrize(("table", "key"), LIVE)
+def test_reload_live_key_is_in_use_at_once(table: str, key: str) -> None:
+    """What needs no restart is part of what the running balancer works by: snapshot, checks, drains, logs, metrics."""
+    taker, after = Taker(), document(table, key, OTHER[table, key])
+    controller = Controller(document(), offline_interfaces(document()), taker)
+    controller.start()
+    lines = controller.reload(after, offline_interfaces(after))
+    assert lines
+    assert not any(RESTART in line for line in lines)
+    assert controller.spec.config == after
+    assert taker.generations == [1, 2]
+
+
+@pytest.mark.parametrize(("table", "key"), [where for where in OTHER if where not in LIVE])
 def test_diff_restart_is_said_again_at_each_reload_until_it_is_undone(table: str, key: str) -> None:
     """What waits for a restart is compared with what runs, not with the file before."""
     running, changed = document(), document(table, key, OTHER[table, key])

@@ -219,6 +219,24 @@ def test_print_status_csv_one_row_per_server() -> None:
     assert lines[1] == "video,server1,[2001:db8::31]:8031,3,active,up,2,5,30,4300,1,15,2150,"
 
 
+def test_print_status_scaled_for_people() -> None:
+    """Large numbers of the table are scaled, small ones exact; CSV stays raw."""
+    counters = COUNTERS | {"rx_packets": 12_900, "rx_bytes": 54 * 2**20}
+    speed = {"flows_per_s": 1.0, "packets_per_s": 12_900.0, "bytes_per_s": 150e6}
+    fast = Rates({"video": speed}, {"video/server1": speed})
+    forms = {}
+    for output in ("table", "csv"):
+        text = io.StringIO()
+        print_status(build_status(FACTS, Desired(CONFIG), SNAPSHOT, counters, fast), output, text, scaled=True)
+        forms[output] = text.getvalue()
+    (row,) = [line.split() for line in forms["table"].splitlines() if "server1" in line]
+    assert row[6:] == ["2", "5", "30", "4300", "B", "1", "12.9", "k", "143.1", "MiB"]
+    assert "received 12.9 k packets, 54.0 MiB; sent 30 packets, 4900 B" in forms["table"]
+    assert (
+        forms["csv"].splitlines()[1] == "video,server1,[2001:db8::31]:8031,3,active,up,2,5,30,4300,1,12900,150000000,"
+    )
+
+
 def test_print_flows_table_csv_json() -> None:
     """A page of flows, in three forms."""
     flow = {

@@ -165,7 +165,7 @@ def test_explain_user_policy_is_not_asked(tmp_path: Path) -> None:
     assert (answer["plan"]["selector"], choice["server"], choice["verdict"]) == ("ask", None, "forward")
     assert choice["asked"] == ["server1", "server2"]
     assert choice["chances"] == {"server1": 1.0}
-    assert "choice      what the user's policy says; without an answer: server1" in render(answer).splitlines()
+    assert "choice      as the user's policy answers; without an answer: server1" in render(answer).splitlines()
 
 
 def test_explain_random_gives_the_chances() -> None:

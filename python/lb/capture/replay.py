@@ -30,6 +30,7 @@ from lb.errors import CaptureError, ConfigError
 from lb.fields.types import martian, parse_interface_address, parse_mac, parse_mtu
 from lb.model.clock import ManualClock
 from lb.model.snapshot import Address, Interface
+from lb.model.units import count
 from lb.packet.headers import Headers
 from lb.packet.offload import Offload
 
@@ -349,27 +350,29 @@ def _endpoint(raw: bytes, port: int) -> str:
 
 def summary(run: Replay) -> str:
     """Return what a finished replay did, for people: some lines."""
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(run.verdicts.items())) or "none"
-    lines = [f"{sum(run.verdicts.values())} packets by backend {run.balancer.backend}: {counts}"]
-    drops = {name: count for name, count in run.balancer.counters()["verdicts"].items() if name.startswith("drop.")}
+    counts = ", ".join(f"{count(times)} {verdict}" for verdict, times in sorted(run.verdicts.items())) or "none"
+    lines = [f"{count(sum(run.verdicts.values()))} packets by backend {run.balancer.backend}: {counts}"]
+    verdicts = run.balancer.counters()["verdicts"]
+    drops = {name: times for name, times in verdicts.items() if name.startswith("drop.")}
     if drops:
-        lines.append("dropped: " + ", ".join(f"{name[5:]} {count}" for name, count in sorted(drops.items())))
+        lines.append("dropped: " + ", ".join(f"{name[5:]} {count(times)}" for name, times in sorted(drops.items())))
     if run.own:
-        lines.append(f"{run.own} packets of the balancer itself were skipped")
+        lines.append(f"{count(run.own)} packets of the balancer itself were skipped")
     if run.cut:
-        lines.append(f"{run.cut} packets were cut short by the capture (snap length) and count as truncated")
+        lines.append(f"{count(run.cut)} packets were cut short by the capture (snap length) and count as truncated")
     lines += _checksum_lines(run)
     if run.ends_early is not None:
-        lines.append(f"warning: {run.ends_early}; what comes before it was replayed")
+        lines.append(f"warning: {run.ends_early}; the packets before it were replayed")
     return "\n".join(lines)
 
 
 def _checksum_lines(run: Replay) -> Iterator[str]:
     """Yield what a summary says about checksums that a network card was to compute."""
     done = "were computed" if run.fix_checksums else "--fix-checksums computes them"
-    if count := run.unfinished["ip"]:
+    if packets := run.unfinished["ip"]:
         what = "" if run.fix_checksums else ", and count as ip_checksum"
-        yield f"{count} packets have an IPv4 header checksum of 0, left to the network card (offload){what}: {done}"
-    if count := run.unfinished["l4"]:
+        text = "have an IPv4 header checksum of 0, left to the network card (offload)"
+        yield f"{count(packets)} packets {text}{what}: {done}"
+    if packets := run.unfinished["l4"]:
         what = "" if run.fix_checksums else ", and leave with a wrong one"
-        yield f"{count} packets have a TCP or UDP checksum left to the network card (offload){what}: {done}"
+        yield f"{count(packets)} packets have a TCP or UDP checksum left to the network card (offload){what}: {done}"

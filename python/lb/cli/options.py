@@ -9,11 +9,12 @@ import typer
 
 BackendOption: TypeAlias = Annotated[
     Literal["auto", "rust", "python"],
-    typer.Option(help="What processes the packets; auto: what the configuration says, else the fastest there is."),
+    typer.Option(help="Data path; auto: the configured one, else the fastest available."),
 ]
 ControlOption: TypeAlias = Annotated[
     Path | None, typer.Option("--control", help="The balancer's control socket.", envvar="LB_CONTROL")
 ]
+BytesOption: TypeAlias = Annotated[bool, typer.Option("--bytes", help="Show raw numbers, not 12.9 k or 54.0 MiB.")]
 OutputOption: TypeAlias = Annotated[
     Literal["table", "json", "csv"], typer.Option("-o", "--output", help="table | json | csv")
 ]

@@ -1,4 +1,4 @@
-"""`lb status` and `lb flows`: what the running balancer says about itself."""
+"""`lb status` and `lb flows`: the state of the running balancer."""
 
 from __future__ import annotations
 
@@ -6,34 +6,39 @@ from typing import Annotated
 
 import typer
 
-from lb.cli.options import ControlOption, OutputOption
+from lb.cli.options import BytesOption, ControlOption, OutputOption
 
 
-def status(output: OutputOption = "table", control: ControlOption = None) -> None:
-    """Show the running balancer: services, servers with state and health, flows, rates, counters."""
+def status(output: OutputOption = "table", raw: BytesOption = False, control: ControlOption = None) -> None:
+    """
+    Show the running balancer's services and servers.
+
+    Each with state, health, flows and rates; and the counters of the data path.
+    """
     from lb.control.api.client import fetch
     from lb.control.api.paths import default_control_path
     from lb.control.api.render import print_status
 
-    print_status(fetch(control or default_control_path(), "/status"), output)
+    print_status(fetch(control or default_control_path(), "/status"), output, scaled=not raw)
 
 
 def flows(
-    client: Annotated[str | None, typer.Option(help="Only those of this client's address.")] = None,
-    service: Annotated[str | None, typer.Option(help="Only those of this service.")] = None,
-    server: Annotated[str | None, typer.Option(help="Only those of this server: NAME, or SERVICE/NAME.")] = None,
+    client: Annotated[str | None, typer.Option(help="Only flows of this client address.")] = None,
+    service: Annotated[str | None, typer.Option(help="Only flows of this service.")] = None,
+    server: Annotated[str | None, typer.Option(help="Only flows of this server: NAME or SERVICE/NAME.")] = None,
     state: Annotated[
         str | None,
         typer.Option(
-            help="Only those in this state: syn-sent, syn-received, established, closing, udp, pickup, udp-unreplied."
+            help="Only flows in this state: syn-sent, syn-received, established, closing, udp, pickup, udp-unreplied."
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Show so many at most.", min=1, max=100_000)] = 1000,
-    offset: Annotated[int, typer.Option(help="Leave out so many at the beginning.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Maximum number of flows to show.", min=1, max=100_000)] = 1000,
+    offset: Annotated[int, typer.Option(help="Number of flows to skip.", min=0)] = 0,
     output: OutputOption = "table",
+    raw: BytesOption = False,
     control: ControlOption = None,
 ) -> None:
-    """List the flows of the running balancer, ordered by client."""
+    """List the running balancer's flows, ordered by client."""
     from lb.control.api.client import fetch
     from lb.control.api.paths import default_control_path
     from lb.control.api.render import print_flows
@@ -42,4 +47,5 @@ def flows(
         service, _, server = server.partition("/")
     filters = {"client": client, "service": service, "server": server, "state": state}
     given = {key: value for key, value in filters.items() if value is not None}
-    print_flows(fetch(control or default_control_path(), "/flows", limit=limit, offset=offset, **given), output)
+    answer = fetch(control or default_control_path(), "/flows", limit=limit, offset=offset, **given)
+    print_flows(answer, output, scaled=not raw)

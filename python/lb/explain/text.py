@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lb.model.units import byte_count
+
 UNKNOWN = "?"
 SERVER_COLUMNS = ("", "server", "address", "weight", "state", "health", "active", "slots", "why")
 HEADER_ROWS = (
@@ -48,7 +50,7 @@ def _flow(flow: Mapping[str, Any] | None) -> str:
         return "none yet"
     return (
         f"{flow['state']} on {flow['server']}, idle for {flow['idle_s']:.1f} s, "
-        f"{flow['bytes_forward']} bytes forward, {flow['bytes_reply']} bytes reply"
+        f"{byte_count(flow['bytes_forward'])} forward, {byte_count(flow['bytes_reply'])} reply"
     )
 
 
@@ -65,7 +67,7 @@ def _choice(choice: Mapping[str, Any]) -> str:
     ranked = sorted(choice["chances"].items(), key=lambda pair: -pair[1])
     shares = ", ".join(name if share == 1 else f"{name} {share:.1%}" for name, share in ranked)
     if choice["asked"]:
-        return f"what the user's policy says; without an answer: {shares or 'nobody'}"
+        return f"as the user's policy answers; without an answer: {shares or 'no server'}"
     return shares
 
 

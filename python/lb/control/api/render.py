@@ -1,8 +1,9 @@
 """
 Status and flows for people and programs: a table, JSON or CSV.
 
-JSON is what the balancer said, CSV one row per server or flow with the same cells as the table. Tables are drawn by
-`rich`; without a terminal they are plain, as wide as they need to be, and never cut.
+JSON is what the balancer said, CSV one row per server or flow with the columns of the table. Tables have scaled numbers
+unless raw ones are asked for, and are drawn by `rich`; without a terminal they are plain, as wide as they need to be,
+and never cut.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from lb.model.units import byte_count, count
 
 Output: TypeAlias = Literal["table", "json", "csv"]
 
@@ -59,10 +62,13 @@ PLAIN_WIDTH = 10_000
 _Rows: TypeAlias = Sequence[Sequence[str]]
 
 
-def print_status(status: dict[str, Any], output: Output, stream: IO[str] | None = None) -> None:
-    """Print a status. CSV: one row per server."""
+def print_status(
+    status: dict[str, Any], output: Output, stream: IO[str] | None = None, *, scaled: bool = False
+) -> None:
+    """Print a status. CSV: one row per server. `scaled`: numbers of tables are scaled."""
     stream = stream or sys.stdout
-    rows = [row for service in status["services"] for row in _server_rows(service)]
+    scaled = scaled and output == "table"
+    rows = [row for service in status["services"] for row in _server_rows(service, scaled)]
     if output == "json":
         stream.write(json.dumps(status, indent=2) + "\n")
     elif output == "csv":
@@ -72,17 +78,18 @@ def print_status(status: dict[str, Any], output: Output, stream: IO[str] | None 
         for line in [*_head(status), *_services(status), ""]:
             console.print(Text(line))
         console.print(_table(SERVER_COLUMNS, rows))
-        for line in ["", *_tail(status["counters"])]:
+        for line in ["", *_tail(status["counters"], scaled)]:
             console.print(Text(line))
 
 
-def print_flows(answer: dict[str, Any], output: Output, stream: IO[str] | None = None) -> None:
-    """Print a page of flows. A table ends with the total number of flows."""
+def print_flows(answer: dict[str, Any], output: Output, stream: IO[str] | None = None, *, scaled: bool = False) -> None:
+    """Print a page of flows. A table ends with the total. `scaled`: numbers of tables are scaled."""
     stream = stream or sys.stdout
     if output == "json":
         stream.write(json.dumps(answer, indent=2) + "\n")
         return
-    rows = [[_flow_cell(flow, column) for column in FLOW_COLUMNS] for flow in answer["flows"]]
+    scaled = scaled and output == "table"
+    rows = [[_flow_cell(flow, column, scaled) for column in FLOW_COLUMNS] for flow in answer["flows"]]
     if output == "csv":
         _print_csv(FLOW_COLUMNS, rows, stream)
         return
@@ -115,8 +122,8 @@ def _table(columns: Sequence[str], rows: _Rows) -> Table:
     return table
 
 
-def _server_rows(service: dict[str, Any]) -> list[list[str]]:
-    """Return a row per server, and one for a service without servers."""
+def _server_rows(service: dict[str, Any], scaled: bool) -> list[list[str]]:
+    """Return a row per server; a service without one gets a row of its own."""
     if not service["servers"]:
         return [[service["name"], "-", "-", "-", "-", "-", "0", "0", "0", "0", "0", "0", "0", "no server"]]
     return [
@@ -127,7 +134,7 @@ def _server_rows(service: dict[str, Any]) -> list[list[str]]:
             str(server["weight"]),
             "leaving" if server["leaving"] else server["state"],
             server["health"],
-            *_traffic(server),
+            *_traffic(server, scaled),
             "; ".join(server["notes"]),
         ]
         for server in service["servers"]
@@ -139,16 +146,20 @@ def _endpoint(entry: dict[str, Any]) -> str:
     return f"{address}:{entry['port']}"
 
 
-def _traffic(entry: dict[str, Any]) -> list[str]:
+def _traffic(entry: dict[str, Any], scaled: bool) -> list[str]:
     packets = entry["packets_forward"] + entry["packets_reply"]
     total_bytes = entry["bytes_forward"] + entry["bytes_reply"]
     counts = (entry["flows_active"], entry["flows_created"], packets, total_bytes)
-    rates = (entry["flows_per_s"], entry["packets_per_s"], entry["bytes_per_s"])
-    return [*(str(count) for count in counts), *(f"{rate:.0f}" for rate in rates)]
+    rates = tuple(round(entry[name]) for name in ("flows_per_s", "packets_per_s", "bytes_per_s"))
+    if not scaled:
+        return [str(number) for number in (*counts, *rates)]
+    return [*map(count, counts[:3]), byte_count(counts[3]), *map(count, rates[:2]), byte_count(rates[2])]
 
 
-def _flow_cell(flow: dict[str, Any], column: str) -> str:
-    return f"{flow[column]:.1f}" if column == "idle_s" else str(flow[column])
+def _flow_cell(flow: dict[str, Any], column: str, scaled: bool) -> str:
+    if column == "idle_s":
+        return f"{flow[column]:.1f}"
+    return byte_count(flow[column]) if scaled and column.startswith("bytes_") else str(flow[column])
 
 
 def _head(status: dict[str, Any]) -> list[str]:
@@ -184,14 +195,16 @@ def _services(status: dict[str, Any]) -> list[str]:
     ]
 
 
-def _tail(counters: dict[str, Any]) -> list[str]:
+def _tail(counters: dict[str, Any], scaled: bool) -> list[str]:
+    number = count if scaled else str
+    total = byte_count if scaled else "{} bytes".format
     lines = [
-        f"received {counters['rx_packets']} packets, {counters['rx_bytes']} bytes; "
-        f"sent {counters['tx_packets']} packets, {counters['tx_bytes']} bytes"
+        f"received {number(counters['rx_packets'])} packets, {total(counters['rx_bytes'])}; "
+        f"sent {number(counters['tx_packets'])} packets, {total(counters['tx_bytes'])}"
     ]
     verdicts = sorted(counters["verdicts"].items(), key=lambda pair: (-pair[1], pair[0]))
     if verdicts:
-        lines.append("verdicts: " + ", ".join(f"{name} {count}" for name, count in verdicts))
-    if troubles := [f"{name} {count}" for name, count in counters.get("io", {}).items() if count]:
+        lines.append("verdicts: " + ", ".join(f"{name} {number(times)}" for name, times in verdicts))
+    if troubles := [f"{name} {number(times)}" for name, times in counters.get("io", {}).items() if times]:
         lines.append("on the wire: " + ", ".join(troubles))
     return lines

@@ -28,6 +28,7 @@ from lb.lab.loadgen.table import milliseconds
 from lb.lab.pictures import page
 from lb.lab.testbed.bed import Testbed
 from lb.lab.testbed.live import stoppable
+from lb.model.units import count
 
 DEFAULT_PREFIX = "lb-exp-"
 
@@ -196,7 +197,7 @@ def _progress(title: str, steps: int) -> Iterator[Watcher]:
 def _line(step: Step, turn: Turn) -> str:
     figures = figure(turn.fetches, turn.playbacks)
     latency, players = figures.total.response, figures.players
-    words = [f"{figures.total.fetches} fetches", f"{figures.total.failures} failures"]
+    words = [f"{count(figures.total.fetches)} fetches", f"{count(figures.total.failures)} failures"]
     if latency is not None:
         words += [f"mean {milliseconds(latency.mean_s)}", f"p95 {milliseconds(latency.p95_s)}"]
     if players is not None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lb.lab.experiment.result import Entry, Result, Verdict
 from lb.lab.loadgen.table import WIDTH, milliseconds
+from lb.model.units import count
 
 HOLDS = {True: "holds", False: "does not hold", None: "not judged"}
 
@@ -28,7 +29,7 @@ def show(results: Sequence[Result]) -> None:
 def columns(entry: Entry) -> dict[str, str]:
     """Return what is known of a policy and a load, by the name of the column."""
     total, players = entry.figures.total, entry.figures.players
-    found = {"fetches": str(total.fetches), "failures": str(total.failures)}
+    found = {"fetches": count(total.fetches), "failures": count(total.failures)}
     for name in ("mean", "p50", "p95", "p99"):
         value = entry.values[name]
         found[name] = "-" if value is None else milliseconds(value)

@@ -10,13 +10,14 @@ from rich.table import Table
 
 from lb.lab.loadgen.figures import Figures, Group, Latency, Players
 from lb.lab.loadgen.records import NO_SERVER
+from lb.model.units import count
 
-# Tables keep their columns whole whatever the terminal is; this one fits 80 columns.
+# Tables keep their columns whole on any terminal; this one fits 80 columns.
 WIDTH = 180
 NOBODY = "no answer"
 LATENCIES = ("mean", "p50", "p95", "p99", "max")
 _HEAD = ("fetches", "failed", "share")
-_TAIL = ("mean", "p50", "p95", "p99 ms", "Mbit/s")
+_TAIL = ("mean", "p50", "p95", "p99 ms", "bit/s")
 
 
 def show(figures: Figures, wanted: Mapping[str, float] | None = None) -> None:
@@ -41,11 +42,11 @@ def _table(figures: Figures, wanted: Mapping[str, float] | None) -> Table:
 
     def add(group: Group, want: str) -> None:
         name = escape(group.name) if group.name != NO_SERVER else NOBODY
-        counts = (str(group.fetches), str(group.failures), f"{group.share:.1%}", *([want] if wanted else []))
+        counts = (count(group.fetches), count(group.failures), f"{group.share:.1%}", *([want] if wanted else []))
         latency = group.latency
         times = () if latency is None else (latency.mean_s, latency.p50_s, latency.p95_s, latency.p99_s)
         cells = [three_digits(value * 1000) for value in times] or ["-"] * 4
-        table.add_row(name, *counts, *cells, three_digits(group.bits_per_s / 1e6))
+        table.add_row(name, *counts, *cells, count(group.bits_per_s))
 
     add(figures.total, "")
     for server in figures.servers:
@@ -65,8 +66,9 @@ def latency_cells(latency: Latency | None) -> tuple[str, ...]:
 
 def remarks(figures: Figures) -> list[str]:
     """Return what the tables do not hold, a line each."""
-    lines = [f"{figures.total.fetches} fetches, {figures.total.failures} failures in {figures.duration_s:.2f} s:"]
-    lines[0] += f" {figures.rate_hz:.1f} fetches/s, {bit_rate(figures.total.bits_per_s)}"
+    total = figures.total
+    lines = [f"{count(total.fetches)} fetches, {count(total.failures)} failures in {figures.duration_s:.2f} s:"]
+    lines[0] += f" {count(figures.rate_hz, ' fetches/s')}, {bit_rate(total.bits_per_s)}"
     if figures.fairness is not None:
         lines[0] += f", fairness {figures.fairness:.3f}"
     if figures.total.response is not None:
@@ -104,10 +106,5 @@ def three_digits(value: float) -> str:
 
 
 def bit_rate(bits_per_s: float) -> str:
-    """Return a rate with its unit."""
-    for limit, name in ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s")):
-        if bits_per_s >= limit:
-            return (
-                f"{bits_per_s / limit:.3g} {name}" if bits_per_s < 1000 * limit else f"{bits_per_s / limit:.0f} {name}"
-            )
-    return f"{bits_per_s:.0f} bit/s"
+    """Return a bit rate, scaled: `1.2 Gbit/s`."""
+    return count(bits_per_s, "bit/s")

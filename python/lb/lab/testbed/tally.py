@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lb.lab.loadgen.records import Fetch, Record
+from lb.model.units import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,15 +69,15 @@ class Tally:
         for service in status["services"]:
             for server in service["servers"]:
                 flows[server["name"]] += server["flows_created"]
-        for name, count in flows.items():
-            self.servers.setdefault(name, ServerTally()).flows = count
+        for name, created in flows.items():
+            self.servers.setdefault(name, ServerTally()).flows = created
         counters = status["counters"]
         verdicts: dict[str, int] = counters["verdicts"]
         self.balancer = {
             "received": counters["rx_packets"],
             "forwarded": verdicts.get("forward", 0),
-            "replied": sum(count for name, count in verdicts.items() if name.startswith("reply.")),
-            "dropped": sum(count for name, count in verdicts.items() if name.startswith("drop.")),
+            "replied": sum(times for name, times in verdicts.items() if name.startswith("reply.")),
+            "dropped": sum(times for name, times in verdicts.items() if name.startswith("drop.")),
         }
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
@@ -85,22 +86,23 @@ class Tally:
         return [
             (
                 name,
-                str(each.fetches),
+                count(each.fetches),
                 f"{each.fetches / total:.1%}" if total else "-",
                 f"{each.mean_ms:.1f}",
-                str(each.flows),
+                count(each.flows),
             )
             for name, each in sorted(self.servers.items())
         ]
 
     def line(self, elapsed_s: float) -> str:
         """Return the state as one line."""
-        servers = "  ".join(f"{name} {each.fetches}" for name, each in sorted(self.servers.items()))
-        return f"{elapsed_s:5.1f} s  {servers}  failures {self.failures}  mean {self.mean_ms:.1f} ms  {self.packets()}"
+        servers = "  ".join(f"{name} {count(each.fetches)}" for name, each in sorted(self.servers.items()))
+        failures = f"failures {count(self.failures)}"
+        return f"{elapsed_s:5.1f} s  {servers}  {failures}  mean {self.mean_ms:.1f} ms  {self.packets()}"
 
     def packets(self) -> str:
         """Return the balancer's packet counts as text."""
-        return "packets " + (", ".join(f"{count} {name}" for name, count in self.balancer.items()) or "unknown")
+        return "packets " + (", ".join(f"{count(times)} {name}" for name, times in self.balancer.items()) or "unknown")
 
 
 COLUMNS = ("server", "fetches", "share", "mean ms", "flows")
@@ -115,7 +117,7 @@ def plain_table(tally: Tally) -> str:
 
 def footer(tally: Tally) -> list[str]:
     """Return what stands below the table."""
-    failures = f"{tally.fetches} fetches, {tally.failures} failures"
+    failures = f"{count(tally.fetches)} fetches, {count(tally.failures)} failures"
     return [failures + (f" (last: {tally.last_failure})" if tally.failures else ""), tally.packets()]
 
 

@@ -7,23 +7,23 @@ The exceptions of flowlb, in one tree. Packets never raise: they get verdicts.
     |   +-- InterfaceError   4: an interface is unknown, down, or taken by another `lb run`
     +-- BackendError         4: the chosen backend cannot be used
     +-- DaemonError          5: no running balancer answers
-    +-- RemoteError          the running balancer refused: its words, its exit code
+    +-- RemoteError          the running balancer refused: its message, its exit code
     +-- UnknownNameError     2: there is no service or server of that name
     +-- RequestError         2: the arguments of a command are wrong
-    +-- RefusedError         2: a command cannot be carried out as things are
-    +-- UnderWayError        6: a change takes longer than its caller waits, and goes on
-    +-- PolicyError          1: a policy of one's own cannot be loaded, or does not do what a policy must
+    +-- RefusedError         2: a command does not apply now, as adding a server whose name exists
+    +-- UnderWayError        6: a change takes longer than its caller waits, and continues
+    +-- PolicyError          1: a user's policy cannot be loaded, or breaks a rule for policies
     +-- CaptureError         1: a capture file cannot be read or written
     +-- TestbedError         1: the testbed could not be built or is not there
 
-Each message is one line: what was wrong, the value, what is allowed or how to mend it.
+Each message is one line: what is wrong, where or with which value, and what to do.
 """
 
 from __future__ import annotations
 
 
 class LbError(Exception):
-    """Something that flowlb was asked to do could not be done."""
+    """An operation of flowlb failed."""
 
     exit_code = 1
 
@@ -39,7 +39,7 @@ class ConfigError(LbError):
 
 
 class PrivilegeError(LbError):
-    """A capability or a kernel feature that the call needs is missing."""
+    """A capability or kernel feature is missing."""
 
     exit_code = 4
 
@@ -49,7 +49,7 @@ class InterfaceError(PrivilegeError):
 
 
 class BackendError(LbError):
-    """The chosen backend is not there or not usable."""
+    """The chosen backend is not installed or not usable."""
 
     exit_code = 4
 
@@ -62,11 +62,11 @@ class DaemonError(LbError):
 
 class RemoteError(LbError):
     """
-    The running balancer refused what a command asked for.
+    The running balancer refused a command.
 
     Args:
-        message: its words.
-        exit_code: what the command ends with.
+        message: of the balancer.
+        exit_code: of the command.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -81,25 +81,25 @@ class UnknownNameError(LbError):
 
 
 class RequestError(LbError):
-    """What a command was given is not what it needs."""
+    """The arguments of a command are wrong."""
 
     exit_code = 2
 
 
 class RefusedError(LbError):
-    """A change cannot be made as things are, such as adding a server whose name is taken."""
+    """A change does not apply in the current state, such as adding a server whose name exists."""
 
     exit_code = 2
 
 
 class UnderWayError(LbError):
-    """A change has begun and takes longer than its caller waits. It is carried through all the same."""
+    """A change takes longer than its caller waits. It continues and completes."""
 
     exit_code = 6
 
 
 class PolicyError(LbError):
-    """A policy of one's own cannot be loaded, or does not do what a policy must."""
+    """A user's policy cannot be loaded, or breaks a rule for policies."""
 
 
 class CaptureError(LbError):

@@ -249,7 +249,7 @@ def test_doctor_server_gone_fails(bed: Testbed, small: Path) -> None:
         code, found = findings(bed, small)
         assert code == 1
         assert found["server answers", "fail"]
-        assert "does not answer ARP" in found["way to the server", "fail"][0]["message"]
+        assert "does not answer ARP" in found["server route", "fail"][0]["message"]
 
 
 def sent_to_server1(balancer: RunningBalancer) -> int:
@@ -269,12 +269,12 @@ def test_doctor_server_that_answers_past_the_balancer_fails(bed: Testbed, backen
                 wait_until(lambda: sent_to_server1(balancer) >= 3, "the client has tried often enough")
             code, found = findings(bed, small)
             assert code == 1
-            (finding,) = found["way back", "fail"]
+            (finding,) = found["return path", "fail"]
             assert "none back" in finding["message"]
             assert finding["fix"] == "on server1: `ip route replace 198.18.1.0/24 via 198.18.1.1`"
         assert echo_once(bed, "client1") == b"greeting"
         code, found = findings(bed, small)
-        assert ("way back", "fail") not in found
+        assert ("return path", "fail") not in found
         assert found["one balancer", "pass"]
     finally:
         balancer.stop()

@@ -59,7 +59,7 @@ def test_number_in_digits_of_another_script_is_wrong_usage(arguments: tuple[str,
     """Python reads such digits as numbers; no other program would."""
     done = lb(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"lb: {arguments[-1]}: numbers are written with the digits 0 to 9\n"
+    assert done.stderr == f"lb: {arguments[-1]}: write numbers with the digits 0 to 9\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

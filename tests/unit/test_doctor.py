@@ -85,37 +85,37 @@ def test_healthy_host_every_check_passes() -> None:
 
 # (the facts, the check, its level, what the message and the fix must say)
 FAULTS = {
-    "no capability": (replace(HEALTHY, capabilities=1 << 12), "privileges", "fail", "CAP_NET_RAW missing", "sudo lb run"),
+    "no capability": (replace(HEALTHY, capabilities=1 << 12), "privileges", "fail", "no CAP_NET_RAW", "sudo lb run"),
     "old kernel": (replace(HEALTHY, kernel=(4, 19)), "kernel", "fail", "Linux 4.19", "upgrade to Linux 4.20"),
     "file open": (replace(HEALTHY, file_faults=(Fault("/etc/lb.toml can be written by others (mode 0666)", "chmod go-w /etc/lb.toml"),)), "configuration", "fail", "written by others", "chmod go-w /etc/lb.toml"),
     "big frames": (changed(big_tcp=BigTcp("eth0", False, {"gro_max_size": 200000})), "frame size", "fail", "gro_max_size 200000", "ip link set dev eth0 gro_max_size 65536"),
     "big frames of the peer": (changed(big_tcp=BigTcp("veth7", True, {"gso_max_size": 200000})), "frame size", "fail", "its peer veth7", "ip link set dev veth7 gso_max_size 65536"),
-    "big frames came": (replace(HEALTHY, status=status(counters={"rx_packets": 9, "verdicts": {}, "io": {"rx_truncated": 4}})), "frame size", "fail", "4 frames were larger", "gso_max_size 65536"),
-    "guard gone": (changed(claimed=True, guard="none"), "kernel stays out", "fail", "another program removed it", "log of lb run"),
+    "big frames came": (replace(HEALTHY, status=status(counters={"rx_packets": 9, "verdicts": {}, "io": {"rx_truncated": 4}})), "frame size", "fail", "4 frames larger", "gso_max_size 65536"),
+    "guard gone": (changed(claimed=True, guard="none"), "kernel stays out", "fail", "another program removed the rules", "log of `lb run`"),
     "no interface": (changed(missing="there is no interface 'eth0' here"), "interface", "fail", "no interface 'eth0'", "ip link"),
     "interface down": (changed(up=False), "interface", "fail", "eth0 is down", "ip link set eth0 up"),
     "no address": (changed(addresses=()), "interface", "warn", "eth0 has no address", "ip addr add"),
     "claimed": (replace(changed(claimed=True), status=None), "one balancer", "fail", "another balancer", "--control"),
     "large receive offload": (changed(lro=True), "offloads", "fail", "large receive offload", "ethtool -K eth0 lro off"),
-    "guard in trouble": (replace(HEALTHY, status=status(host_guard={"means": None, "trouble": "nft: busy", "repairs": 1})), "kernel stays out", "fail", "nft: busy", "log of lb run"),
+    "guard in trouble": (replace(HEALTHY, status=status(host_guard={"means": None, "trouble": "nft: busy", "repairs": 1})), "kernel stays out", "fail", "nft: busy", "log of `lb run`"),
     "forwarding": (changed(forwards=(4, 6)), "kernel stays out", "warn", "nftables drops", "sysctl -w net.ipv4.ip_forward=0 && sysctl -w net.ipv6"),
-    "forwarding, no nft": (replace(changed(forwards=(4,)), has_nft=False), "kernel stays out", "fail", "un-translated copies", "sysctl -w net.ipv4.ip_forward=0"),
+    "forwarding, no nft": (replace(changed(forwards=(4,)), has_nft=False), "kernel stays out", "fail", "untranslated copies", "sysctl -w net.ipv4.ip_forward=0"),
     "strict rp_filter": (changed(rp_filter=1), "rp_filter", "warn", "strict", "sysctl -w net.ipv4.conf.eth0.rp_filter=2"),
     "egress hook": (replace(HEALTHY, hooks=(Hook("netdev", "t", "c", "egress", "accept", ("eth0",)),)), "packet filter", "warn", "netdev t c", "nft list chain netdev t c"),
     "input policy": (replace(HEALTHY, hooks=(Hook("inet", "f", "in", "input", "drop"),)), "packet filter", "warn", "health checks", "nft list chain inet f in"),
     "VIP here": (replace(HEALTHY, addresses={"lo": (ip_interface("198.18.1.100/32"),)}), "VIP conflict", "fail", "address of lo", "ip addr del 198.18.1.100 dev lo"),
-    "VIP elsewhere": (replace(HEALTHY, owners={VIP: "aa:aa:aa:00:00:99"}), "VIP conflict", "fail", "another host, aa:aa:aa:00:00:99", "take 198.18.1.100 off"),
-    "nobody comes": (replace(HEALTHY, status=status(services=[])), "clients come", "warn", "ask for it by ARP", "ip route replace 198.18.1.100 via 198.18.1.1"),
-    "no route": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way(None)}), "way to the server", "fail", "no route", "ip route add 198.18.2.31"),
-    "other way": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("wlan0")}), "way to the server", "fail", "through wlan0", 'name = "wlan0"'),
-    "neighbour": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", neighbour="failed")}), "way to the server", "fail", "does not answer ARP", "ip neigh show 198.18.2.31"),
-    "gateway": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", "198.18.2.9", neighbour="failed")}), "way to the server", "fail", "198.18.2.9 does not answer", "ip neigh show 198.18.2.9"),
+    "VIP elsewhere": (replace(HEALTHY, owners={VIP: "aa:aa:aa:00:00:99"}), "VIP conflict", "fail", "another host, aa:aa:aa:00:00:99", "remove 198.18.1.100 from"),
+    "no client comes": (replace(HEALTHY, status=status(services=[])), "clients come", "warn", "ARP requests of hosts on eth0", "ip route replace 198.18.1.100 via 198.18.1.1"),
+    "no route": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way(None)}), "server route", "fail", "no route", "ip route add 198.18.2.31"),
+    "other way": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("wlan0")}), "server route", "fail", "through wlan0", 'name = "wlan0"'),
+    "neighbour": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", neighbour="failed")}), "server route", "fail", "does not answer ARP", "ip neigh show 198.18.2.31"),
+    "gateway": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", "198.18.2.9", neighbour="failed")}), "server route", "fail", "198.18.2.9 does not answer", "ip neigh show 198.18.2.9"),
     "refused": (replace(HEALTHY, answers={(SERVER1, 8031): Answer("connection refused")}), "server answers", "fail", "port 8031: connection refused", "on server1: `ss -ltn 'sport = :8031'`"),
-    "route mtu": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", mtu=1400)}), "MTU", "warn", "packets of 1500 bytes come in, 1400 fit", "ip link set eth1 mtu 1400"),
-    "server mtu": (replace(HEALTHY, answers={(SERVER1, 8031): Answer(segment_bytes=1348)}), "MTU", "warn", "1400 fit", "path MTU discovery"),
+    "route mtu": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", mtu=1400)}), "MTU", "warn", "packets of 1500 bytes come in, its path has an MTU of 1400", "ip link set eth1 mtu 1400"),
+    "server mtu": (replace(HEALTHY, answers={(SERVER1, 8031): Answer(segment_bytes=1348)}), "MTU", "warn", "MTU of 1400", "path MTU discovery"),
     "trouble": (replace(HEALTHY, status=status(trouble="eth0 is down")), "running", "fail", "eth0 is down", "ip link"),
     "bad reload": (replace(HEALTHY, status=status(last_reload_error="lb.toml:3:1: unknown key")), "running", "warn", "unknown key", "lb check /etc/lb.toml"),
-    "not looked": (replace(HEALTHY, blind=("packet filter rules: nft: denied",)), "could not look", "warn", "nft: denied", "as root"),
+    "not checked": (replace(HEALTHY, blind=("packet filter rules: nft: denied",)), "not checked", "warn", "nft: denied", "as root"),
 }  # fmt: skip
 
 
@@ -132,10 +132,10 @@ def test_fault_is_found_with_what_fixes_it(name: str) -> None:
 
 @pytest.mark.parametrize(("sent", "back", "level"), [(50, 40, None), (3, 0, "fail"), (2, 0, None), (0, 0, None)])
 def test_server_that_never_answers_through_here_fails(sent: int, back: int, level: str | None) -> None:
-    """The way back: packets went to the server and none returned, though it has had time to answer."""
+    """The return path: packets went to the server and none returned, though it has had time to answer."""
     rows = [{"name": "server1", "packets_forward": sent, "packets_reply": back}, {"name": "server2", **TRAFFIC}]
     facts = replace(HEALTHY, status=status(services=[{"name": "video", **TRAFFIC, "servers": rows}]))
-    found = [finding for finding in troubles(facts) if finding.check == "way back"]
+    found = [finding for finding in troubles(facts) if finding.check == "return path"]
     assert [finding.level for finding in found] == ([level] if level else [])
     assert not found or found[0].fix == "on server1: `ip route replace CLIENTS via 198.18.2.1`"
 
@@ -146,7 +146,7 @@ def test_service_of_one_direction_does_not_fail(protocol: str, level: str) -> No
     text = CONFIG.replace("port = 9876\n", f'port = 9876\nprotocol = "{protocol}"\n')
     rows = [{"name": name, "packets_forward": 5000, "packets_reply": 0} for name in ("server1", "server2")]
     facts = replace(HEALTHY, status=status(services=[{"name": "video", **TRAFFIC, "servers": rows}]))
-    found = [finding for finding in examine(parse(text), facts) if finding.check == "way back"]
+    found = [finding for finding in examine(parse(text), facts) if finding.check == "return path"]
     assert [finding.level for finding in found] == [level, level]
 
 
@@ -155,7 +155,7 @@ def test_servers_and_clients_on_one_link_are_warned_of() -> None:
     text = CONFIG.replace("198.18.2.3", "198.18.1.3")
     near = {ip_address(f"198.18.1.3{number}"): Way("eth0", neighbour="reachable") for number in (1, 2)}
     facts = replace(HEALTHY, ways=near, answers={}, status=status(services=[]))
-    found = [finding for finding in troubles(facts, text) if finding.check == "way back"]
+    found = [finding for finding in troubles(facts, text) if finding.check == "return path"]
     assert [finding.level for finding in found] == ["warn", "warn"]
     assert found[0].fix == "on server1: `ip route replace 198.18.1.0/24 via 198.18.1.1`"
 
@@ -170,7 +170,7 @@ def test_drops_are_told_with_what_they_mean() -> None:
     found = troubles(replace(HEALTHY, status=status(counters=counters)))
     assert [finding.message for finding in found] == [
         "290 of 1000 packets were dropped as no_flow",
-        "12 frames found no room in the socket's queue: the packets come faster than they are handled",
+        "12 frames did not fit the socket's queue: packets come faster than they are processed",
     ]
     assert "both directions" in str(found[0].fix)
 

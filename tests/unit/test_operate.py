@@ -66,7 +66,7 @@ def test_commands_change_the_balancer(stand: Stand) -> None:
             2,
             "lb: there is no server video/sever1; did you mean video/server1 or video/server2?\n",
         ),
-        ("enable server2", 2, "'server2': SERVICE/SERVER is needed, such as video/server2"),
+        ("enable server2", 2, "'server2' is not SERVICE/SERVER, such as video/server2"),
         ("weight video/server1 70000", 2, "less than or equal to 65535"),
         ("drain video/server1 --wait --timeout 60", 2, '"60" is not a duration'),
         ("add video/x 198.18.1.300 1", 2, "lb: server.address: \"198.18.1.300\" is not an IP address"),

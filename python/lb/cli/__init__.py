@@ -1,9 +1,9 @@
 """
-The command `lb`: one module per command, no logic in any of them.
+The command `lb`: one module per command, without logic.
 
-Errors become one line on stderr and an exit code here and nowhere else: 0 fine, 1 run-time failure, 2 usage, 3
-invalid configuration, 4 missing privilege or kernel feature, 5 no running balancer. Data goes to stdout, everything
-for people to stderr. Command modules import what is heavy inside their functions, so that `lb --help` answers within
+Errors become one line on stderr and an exit code here and nowhere else: 0 success, 1 run-time failure, 2 usage, 3
+invalid configuration, 4 missing privilege or kernel feature, 5 no running balancer. Data goes to stdout, messages for
+people go to stderr. Command modules import heavy packages inside their functions, so that `lb --help` answers within
 0.3 s.
 """
 
@@ -40,7 +40,7 @@ from lb.errors import ConfigError, LbError
 
 app = typer.Typer(
     name="lb",
-    help="A flow-level L4 load balancer: one virtual address, many servers, untouched clients and servers.",
+    help="A flow-level L4 load balancer: one virtual address, many servers, clients and servers unchanged.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -86,7 +86,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error.")] = False,
     version: Annotated[  # noqa: ARG001 - the callback acts on it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -97,7 +97,7 @@ def _main(
 def main() -> None:
     """Run the command line and exit the process with its exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the locale cannot show is no reason to fail.
+        # Names that the locale cannot encode are escaped.
         sys.stdout.reconfigure(errors="backslashreplace")
     _require_ascii_digits(sys.argv[1:])
     try:
@@ -114,20 +114,20 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
-        _fail(f"lb: this is a fault of lb: {error!r}; `lb --debug` shows where", LbError.exit_code)
+        _fail(f"lb: internal error: {error!r}; `lb --debug` shows a traceback", LbError.exit_code)
 
 
 def _require_ascii_digits(arguments: Sequence[str]) -> None:
-    """End the process when a number is written in digits of another script: int() takes them, nothing else does."""
-    # What follows "--" is another program's.
+    """End the process when a number has digits of another script: int() accepts them, other programs do not."""
+    # The arguments after "--" belong to another program.
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for argument in ours:
         if (number := NUMBER.fullmatch(argument)) and not number[1].isascii():
-            _fail(f"lb: {argument}: numbers are written with the digits 0 to 9", USAGE)
+            _fail(f"lb: {argument}: write numbers with the digits 0 to 9", USAGE)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    """End the process; inside an `except` clause."""
+    """Print a message and end the process; called inside an `except` clause."""
     if _options["debug"]:
         traceback.print_exc()
     if message:
@@ -136,6 +136,6 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 
 def _drop_output() -> None:
-    """Let what could not be written go: the interpreter would try again, and complain, when it ends."""
+    """Drop unwritten output: the interpreter would try to write it again at exit, and print an error."""
     if sys.stdout is not None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process

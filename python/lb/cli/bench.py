@@ -1,4 +1,4 @@
-"""`lb bench`: measure this machine, peers side by side. The work is in `lb.lab.bench.command`."""
+"""`lb bench`: compare the balancer with its peers on this machine. The work is in `lb.lab.bench.command`."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ import typer
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="One short turn of everything: within a minute.")] = False,
-    turns: Annotated[int | None, typer.Option(help="Turns of each contestant. Default: 3.", min=1, max=1000)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One short turn of each measure: under a minute.")] = False,
+    turns: Annotated[int | None, typer.Option(help="Turns per contestant. Default: 3.", min=1, max=1000)] = None,
     only: Annotated[
-        str | None, typer.Option(help="Measures, with commas: keepalive,connections,bulk,packets,latency,memory,idle")
+        str | None,
+        typer.Option(
+            help="Measures, separated by commas: keepalive, connections, bulk, packets, latency, memory, idle"
+        ),
     ] = None,
     contestants: Annotated[
-        str | None, typer.Option(help="Who takes part, with commas: routing,nft,haproxy,python,rust,direct")
+        str | None, typer.Option(help="Contestants, separated by commas: routing, nft, haproxy, python, rust, direct")
     ] = None,
     twice: Annotated[
-        str | None, typer.Option("--aa", help="Compare one contestant with itself: the noise of a run.")
+        str | None, typer.Option("--aa", help="Compare this contestant with itself, to see the noise.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the order of the turns. Default: drawn.", min=0, max=2**63 - 1)
+        int | None, typer.Option(help="Seed of the order of turns. Default: random.", min=0, max=2**63 - 1)
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all values here.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all values to this file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report with charts to this file.")] = None,
     output: Annotated[Literal["table", "json"], typer.Option("-o", "--output", help="table | json")] = "table",
-    prefix: Annotated[str, typer.Option(help="Start of the namespaces' names.")] = "lb-bench-",
+    prefix: Annotated[str, typer.Option(help="Prefix of the namespaces' names.")] = "lb-bench-",
 ) -> None:
     """
-    Measure this machine in namespaces of its own: plain routing, nft, HAProxy and the backends take turns.
+    Compare routing, nft, HAProxy and the backends here.
 
-    Nothing is left behind. Figures hold for this machine only; ratios are the headline.
+    They take turns in network namespaces, which are removed afterwards. Figures hold for this machine only: compare
+    their ratios.
     """
     from lb.lab.bench import command
 
@@ -42,7 +46,7 @@ def bench(
             raise typer.BadParameter(str(error), param_hint=f"--{option}") from error
 
     if twice is not None and contestants is not None:
-        raise typer.BadParameter("it names the contestant itself", param_hint="--aa with --contestants")
+        raise typer.BadParameter("--aa names the only contestant: leave out --contestants", param_hint="--aa")
     chosen = named("contestants", contestants, command.CONTESTANTS)
     if twice is not None:
         try:

@@ -8,8 +8,12 @@ from typing import Annotated
 import typer
 
 
-def check(file: Annotated[Path, typer.Argument(help="The configuration.", exists=True, dir_okay=False)]) -> None:
-    """Validate a configuration: all errors at once, each with its place and a hint. Needs no root."""
+def check(file: Annotated[Path, typer.Argument(help="Configuration file.", exists=True, dir_okay=False)]) -> None:
+    """
+    Validate a configuration; show all errors at once.
+
+    Each error comes with its line and a hint. Root is not needed.
+    """
     from lb.config import read
     from lb.config.unprivileged import enter_config
     from lb.errors import ConfigError

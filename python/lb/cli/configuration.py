@@ -1,15 +1,15 @@
-"""`lb config schema`: what a configuration may hold, for editors."""
+"""`lb config schema`: the JSON Schema of the configuration, for editors."""
 
 from __future__ import annotations
 
 import typer
 
-app = typer.Typer(help="About configuration files.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Tools for configuration files.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def _group() -> None:
-    """Keep `schema` a command of its own: a Typer with a single command would swallow its name."""
+    """Make `schema` a subcommand: a Typer with a single command would drop its name."""
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`lb doctor`: what on this host would keep packets from flowing, and what fixes it."""
+"""`lb doctor`: find what keeps packets from flowing on this host, and how to fix it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import typer
 def doctor(
     config: Annotated[
         Path | None,
-        typer.Option("-c", "--config", exists=True, dir_okay=False, help="Default: what runs here, else lb.toml."),
+        typer.Option(
+            "-c", "--config", exists=True, dir_okay=False, help="Default: that of the running balancer, else lb.toml."
+        ),
     ] = None,
     probe: Annotated[
-        bool, typer.Option("--probe/--no-probe", help="Connect to the servers, and ask whether another host has a VIP.")
+        bool, typer.Option("--probe/--no-probe", help="Connect to the servers; ask other hosts for the VIPs.")
     ] = True,
     output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="text | json")] = "text",
     control: Annotated[Path | None, typer.Option(help="The balancer's control socket.", envvar="LB_CONTROL")] = None,
 ) -> None:
     """
-    Look for what keeps packets from flowing; say what fixes it. Changes nothing.
+    Check this host for problems; show how to fix them.
 
-    Works with a balancer that runs here, and with a configuration alone. Exits with 1 when something fails.
+    Changes nothing. Works with the running balancer, or with a configuration alone. Exits with 1 when a check fails.
     """
     from lb.config import outline
     from lb.config.model import DEFAULT_FILE
@@ -39,11 +41,11 @@ def doctor(
         status = None
     path = config or Path(status["config"] if status is not None else DEFAULT_FILE)
     if not path.exists():
-        raise typer.BadParameter(f"no balancer answers here, and there is no {path}: -c names a configuration")
+        raise typer.BadParameter(f"no balancer answers, and {path} does not exist: name a configuration with -c")
     try:
         loaded = load(path)
     except UntrustedConfigError:
-        # Among the findings; none of its policies is run.
+        # The findings say so; none of its policies is run.
         loaded = require(outline(path))
     findings = examine(loaded, gather(loaded, path, status, probe=probe))
     typer.echo(render(findings, output), nl=False)

@@ -1,4 +1,4 @@
-"""`lb experiment run`: policies over the same load, compared. The work is in `lb.lab.experiment.command`."""
+"""`lb experiment run`: compare policies under the same load. The work is in `lb.lab.experiment.command`."""
 
 from __future__ import annotations
 
@@ -9,34 +9,40 @@ import typer
 
 from lb.cli.options import BackendOption
 
-app = typer.Typer(no_args_is_help=True, help="Experiments: policies over the same load, in turns, in one report.")
+app = typer.Typer(no_args_is_help=True, help="Compare policies under the same load.")
 DEFAULT_REPORT, DEFAULT_JSON = Path("experiments.html"), Path("experiments.json")
 
 
 @app.callback()
 def _group() -> None:
-    """Keep `run` a command of its own, although there is no other."""
+    """Make `run` a subcommand: a Typer with a single command would drop its name."""
 
 
 @app.command()
 def run(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False)],
-    report: Annotated[Path, typer.Option(metavar="FILE", help="The page.", dir_okay=False)] = DEFAULT_REPORT,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Experiment files.", exists=True, dir_okay=False)
+    ],
+    report: Annotated[
+        Path, typer.Option(metavar="FILE", help="HTML report to write.", dir_okay=False)
+    ] = DEFAULT_REPORT,
     json_file: Annotated[
-        Path, typer.Option("--json", metavar="FILE", help="The figures.", dir_okay=False)
+        Path, typer.Option("--json", metavar="FILE", help="JSON file to write.", dir_okay=False)
     ] = DEFAULT_JSON,
-    quick: Annotated[bool, typer.Option("--quick", help="One turn of shorter loads: within 90 s.")] = False,
-    turns: Annotated[int | None, typer.Option(help="Instead of what the file says.", min=1, max=1000)] = None,
-    only: Annotated[str | None, typer.Option(help="Policies, with commas; the baseline comes along.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One turn of shorter loads: under 90 s.")] = False,
+    turns: Annotated[int | None, typer.Option(help="Turns per policy. Default: the file's.", min=1, max=1000)] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Policies to run, separated by commas; the baseline always runs.")
+    ] = None,
     backend: BackendOption = "auto",
     output: Annotated[Literal["table", "json"], typer.Option("-o", "--output", help="table | json")] = "table",
-    prefix: Annotated[str, typer.Option(help="Start of the namespaces' names.")] = "lb-exp-",
+    prefix: Annotated[str, typer.Option(help="Prefix of the namespaces' names.")] = "lb-exp-",
 ) -> None:
     """
-    Run experiments in a testbed of their own, and compare the policies.
+    Run experiments in a new testbed; compare the policies.
 
-    Ends with 1 when something that the file expects does not hold. Ctrl-C keeps the runs that were complete, and ends
-    with 130. Nothing is left behind.
+    Exits with 1 when an expectation of the file does not hold. Ctrl-C keeps the complete runs and exits with 130. The
+    testbed is removed afterwards.
     """
     from lb.cli.testbed import require_prefix
     from lb.lab.experiment import command

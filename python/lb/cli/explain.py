@@ -1,4 +1,4 @@
-"""`lb explain CLIENT:PORT VIP:PORT`: why a flow goes where it goes."""
+"""`lb explain CLIENT:PORT VIP:PORT`: show which server a flow gets, and why."""
 
 from __future__ import annotations
 
@@ -9,19 +9,29 @@ import typer
 
 
 def explain(
-    client: Annotated[str, typer.Argument(help="ADDRESS:PORT of the client: 198.18.1.21:40000, [2001:db8::21]:40000.")],
-    vip: Annotated[str, typer.Argument(metavar="VIP", help="ADDRESS:PORT of the service.")],
+    client: Annotated[str, typer.Argument(help="Client, as 198.18.1.21:40000 or [2001:db8::21]:40000.")],
+    vip: Annotated[str, typer.Argument(metavar="VIP", help="Service, as 198.18.1.100:80.")],
     config: Annotated[
         Path | None,
-        typer.Option("-c", "--config", exists=True, dir_okay=False, help="Answer from a file, not from what runs."),
+        typer.Option(
+            "-c",
+            "--config",
+            exists=True,
+            dir_okay=False,
+            help="Explain a configuration instead of the running balancer.",
+        ),
     ] = None,
     protocol: Annotated[
-        Literal["tcp", "udp"] | None, typer.Option(help="Default: whichever has a service there, TCP first.")
+        Literal["tcp", "udp"] | None, typer.Option(help="Default: tcp if it has a service there, else udp.")
     ] = None,
     output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="text | json")] = "text",
     control: Annotated[Path | None, typer.Option(help="The balancer's control socket.", envvar="LB_CONTROL")] = None,
 ) -> None:
-    """Show why a flow goes where it goes: service, servers, plan, choice, next hop, headers. Changes nothing."""
+    """
+    Show which server a flow gets, and why.
+
+    Shows the service, its servers, the plan, the choice, the next hop and the headers. Changes nothing.
+    """
     import json
 
     from lb.explain.placement import Question, known_from, parse_endpoint

@@ -9,8 +9,8 @@ import typer
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="Where to write it.", dir_okay=False)] = Path("lb.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file when it is there.")] = False,
+    file: Annotated[Path, typer.Argument(help="File to write.", dir_okay=False)] = Path("lb.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a commented configuration to start from."""
     from lb.config.template import write_template

@@ -8,67 +8,69 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 import typer
 
 RepeatOption: TypeAlias = Annotated[
-    int, typer.Option(help="Each client plays the file so often, one after the other.", min=1, max=1_000_000)
+    int, typer.Option(help="Times that each client plays the file.", min=1, max=1_000_000)
 ]
 ArrivalOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="poisson:RATE",
-        help="Open loop: RATE fetches per second of all clients together, however long they take.",
+        help="Open loop: RATE fetches per second, all clients together.",
     ),
 ]
 NewConnectionOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--new-connection/--keep-alive",
-        help="A new connection for each chunk, or one HTTP session per line, as the course's program had.",
+        help="One connection per chunk, or one HTTP session per line.",
     ),
 ]
 AdaptiveOption: TypeAlias = Annotated[
-    bool, typer.Option("--adaptive", help="Each line is a player: it buffers, and switches bitrates up to enum_size.")
+    bool, typer.Option("--adaptive", help="Play each line as a video player: buffer, switch bitrates up to enum_size.")
 ]
-TimeoutOption: TypeAlias = Annotated[float, typer.Option(help="Seconds that a fetch may take.", min=0.001, max=86400)]
-RetriesOption: TypeAlias = Annotated[int, typer.Option(help="Try a failed fetch so often again.", min=0, max=1000)]
-SeedOption: TypeAlias = Annotated[int, typer.Option(help="Of the open loop's intended starts.", min=0)]
+TimeoutOption: TypeAlias = Annotated[float, typer.Option(help="Timeout of a fetch, seconds.", min=0.001, max=86400)]
+RetriesOption: TypeAlias = Annotated[int, typer.Option(help="Retries per failed fetch.", min=0, max=1000)]
+SeedOption: TypeAlias = Annotated[int, typer.Option(help="Seed of the open loop's start times.", min=0)]
 EchoOption: TypeAlias = Annotated[
-    bool, typer.Option("--echo", help="The service is echo, not the web: exchange a greeting.")
+    bool, typer.Option("--echo", help="Exchange a greeting with an echo service instead of HTTP.")
 ]
 ChunkOption: TypeAlias = Annotated[
-    float, typer.Option("--chunk-duration", help="Seconds of video in a chunk, for --adaptive.", min=0.01, max=3600)
+    float, typer.Option("--chunk-duration", help="Seconds of video per chunk, for --adaptive.", min=0.01, max=3600)
 ]
-VerboseOption: TypeAlias = Annotated[bool, typer.Option("-v", "--verbose", help="Tell of every fetch.")]
+VerboseOption: TypeAlias = Annotated[bool, typer.Option("-v", "--verbose", help="Print every fetch.")]
 LogOption: TypeAlias = Annotated[
-    Path | None, typer.Option("-l", "--log", metavar="LOG", help="Append starts and mean times of the lines here.")
+    Path | None,
+    typer.Option("-l", "--log", metavar="LOG", help="Append start and mean time of each line to this file."),
 ]
 JsonOption: TypeAlias = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write figures and fetches.", dir_okay=False)
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the figures and all fetches as JSON.", dir_okay=False),
 ]
 CsvOption: TypeAlias = Annotated[
-    Path | None, typer.Option("--csv", metavar="FILE", help="Write the fetches.", dir_okay=False)
+    Path | None, typer.Option("--csv", metavar="FILE", help="Write all fetches as CSV.", dir_okay=False)
 ]
 ReportOption: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write a page with pictures.", dir_okay=False)
+    Path | None, typer.Option(metavar="FILE", help="Write an HTML report with charts.", dir_okay=False)
 ]
 WantOption: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="SERVER=WEIGHT,...", help="What the policy wants, to compare shares with.")
+    str | None, typer.Option(metavar="SERVER=WEIGHT,...", help="Target weights, to compare the shares with.")
 ]
 ConfigOption: TypeAlias = Annotated[
     Path | None,
-    typer.Option("-c", "--config", exists=True, dir_okay=False, help="Take what is wanted from a configuration."),
+    typer.Option("-c", "--config", exists=True, dir_okay=False, help="Take the target weights from a configuration."),
 ]
 ControlOption: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Take what is wanted from the balancer behind this control socket.")
+    Path | None, typer.Option(help="Take the target weights from the balancer at this socket.")
 ]
 OutputOption: TypeAlias = Annotated[Literal["table", "json"], typer.Option("-o", "--output", help="table | json")]
 
 
 def loadgen(
     file: Annotated[
-        Path, typer.Option("-e", "--events", metavar="FILE", help="The load.", exists=True, dir_okay=False)
+        Path, typer.Option("-e", "--events", metavar="FILE", help="Load file.", exists=True, dir_okay=False)
     ],
     verbose: VerboseOption = False,
     log: LogOption = None,
-    clients: Annotated[int, typer.Option(help="So many clients play the file.", min=1, max=10_000)] = 1,
+    clients: Annotated[int, typer.Option(help="Number of clients.", min=1, max=10_000)] = 1,
     repeat: RepeatOption = 1,
     arrival: ArrivalOption = None,
     new_connection: NewConnectionOption = False,
@@ -87,9 +89,9 @@ def loadgen(
     output: OutputOption = "table",
 ) -> None:
     """
-    Fetch chunks as a load file says, and show what came of it.
+    Fetch chunks as a load file says; show the results.
 
-    A line is: start_time vip vport enum_size interval chunk_num. Ends with 1 when no fetch succeeded.
+    A line of the file is: start_time vip vport enum_size interval chunk_num. Exits with 1 when no fetch succeeded.
     """
     from lb.lab.loadgen import command
     from lb.lab.loadgen.outcome import Wishes
@@ -111,18 +113,19 @@ def loadgen(
 
 
 def parse_arrival(text: str | None, adaptive: bool) -> float | None:
-    """Return the rate of an open loop; None: there is none. Anything else is wrong usage."""
+    """Return the rate of the open loop, fetches per second; None without one. Raise BadParameter for wrong text."""
     from lb.lab.loadgen.plan import parse_arrival as parse
 
     if text is None:
         return None
     if adaptive:
-        raise typer.BadParameter("a player asks when its buffer has room: not with --adaptive", param_hint="--arrival")
+        message = "an adaptive player fetches when its buffer has room: leave out --arrival or --adaptive"
+        raise typer.BadParameter(message, param_hint="--arrival")
     return cast(float, _usage("--arrival", parse, text))
 
 
 def parse_want(text: str | None) -> dict[str, float] | None:
-    """Return weights by server; None: not given. Anything else is wrong usage."""
+    """Return the target weights by server; None when not given. Raise BadParameter for wrong text."""
     from lb.lab.loadgen.wanted import parse
 
     return None if text is None else cast(dict[str, float], _usage("--want", parse, text))

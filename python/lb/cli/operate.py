@@ -1,4 +1,4 @@
-"""`lb drain | enable | disable | weight | add | remove | reload`: the operator's hand on the running balancer."""
+"""`lb drain | enable | disable | weight | add | remove | reload`: change the running balancer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import typer
 
 from lb.cli.options import ControlOption
 
-ServerArgument = Annotated[str, typer.Argument(metavar="SERVICE/SERVER", help="Such as video/server2.")]
-ResetOption = Annotated[bool, typer.Option("--reset", "--force", help="End its flows: clients and server get a RST.")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it has no active flows; 1 at the deadline.")]
-TimeoutOption = Annotated[str, typer.Option("--timeout", help="How long to wait: 500ms, 60s, 2h.")]
+ServerArgument = Annotated[str, typer.Argument(metavar="SERVICE/SERVER", help="Server, as video/server2.")]
+ResetOption = Annotated[bool, typer.Option("--reset", "--force", help="Reset its flows: client and server get a RST.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until drained; exit 1 on timeout.")]
+TimeoutOption = Annotated[str, typer.Option("--timeout", help="Timeout of --wait: 500ms, 60s, 2h.")]
 
 DEFAULT_TIMEOUT = "60s"
 
@@ -23,7 +23,7 @@ def drain(
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
     control: ControlOption = None,
 ) -> None:
-    """Let a server finish: no new flows, those it has go on."""
+    """Drain a server: no new flows, existing ones continue."""
     path = _path(control)
     deadline_s = _seconds(timeout)
     _tell(_change(path, "/drain", server), f"{server} is draining", f"{server} was draining already")
@@ -32,19 +32,23 @@ def drain(
 
 
 def enable(server: ServerArgument, control: ControlOption = None) -> None:
-    """Let a server take new flows again."""
+    """Enable a server: it gets new flows again."""
     _tell(_change(_path(control), "/enable", server), f"{server} is active", f"{server} was active already")
 
 
 def disable(server: ServerArgument, reset: ResetOption = False, control: ControlOption = None) -> None:
-    """Take a server out: no new flows, whatever its health. Those it has go on, unless --reset."""
+    """
+    Disable a server: no new flows, even while healthy.
+
+    Existing flows continue, unless --reset is given.
+    """
     answer = _change(_path(control), "/disable", server, reset=reset)
     _tell(answer, f"{server} is disabled", f"{server} was disabled already")
 
 
 def weight(
     server: ServerArgument,
-    weight: Annotated[int, typer.Argument(help="Its share among the servers; 0: no new flows.", min=0, max=65535)],
+    weight: Annotated[int, typer.Argument(help="Weight among the servers; 0: no new flows.", min=0, max=65535)],
     control: ControlOption = None,
 ) -> None:
     """Set the weight of a server."""
@@ -54,13 +58,17 @@ def weight(
 
 def add(
     server: ServerArgument,
-    address: Annotated[str, typer.Argument(help="Its IP address.")],
-    port: Annotated[int, typer.Argument(help="Its port.", min=1, max=65535)],
-    weight: Annotated[int, typer.Option(help="Its share among the servers.", min=0, max=65535)] = 1,
-    mac: Annotated[str | None, typer.Option(help="Its MAC. Default: the kernel is asked.")] = None,
+    address: Annotated[str, typer.Argument(help="IP address of the server.")],
+    port: Annotated[int, typer.Argument(help="Port of the server.", min=1, max=65535)],
+    weight: Annotated[int, typer.Option(help="Weight among the servers.", min=0, max=65535)] = 1,
+    mac: Annotated[str | None, typer.Option(help="MAC address of the server. Default: resolved by the kernel.")] = None,
     control: ControlOption = None,
 ) -> None:
-    """Add a server to a service. The file does not change: the next reload makes the list that of the file again."""
+    """
+    Add a server to a service, until the next reload.
+
+    The configuration file does not change; the next reload restores its list of servers.
+    """
     from lb.control.api.client import change
 
     service, name = _split(server)
@@ -78,7 +86,12 @@ def remove(
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
     control: ControlOption = None,
 ) -> None:
-    """Remove a server. Its flows go on until they end, unless --reset. The next reload brings it back if listed."""
+    """
+    Remove a server from a service, until the next reload.
+
+    Existing flows continue until they end, unless --reset is given. The configuration file does not change: the next
+    reload adds the server again if it is listed.
+    """
     path = _path(control)
     deadline_s = _seconds(timeout)
     _change(path, "/remove", server, reset=reset)
@@ -88,10 +101,14 @@ def remove(
 
 
 def reload(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would change.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")] = False,
     control: ControlOption = None,
 ) -> None:
-    """Read the configuration again. A broken one changes nothing. Prints what changed."""
+    """
+    Reload the configuration; print what changed.
+
+    An invalid configuration changes nothing.
+    """
     from lb.control.api.client import change
 
     answer = change(_path(control), "/reload", {"dry_run": dry_run})
@@ -116,7 +133,7 @@ def _split(name: str) -> tuple[str, str]:
     """Return service and server of SERVICE/SERVER."""
     service, slash, server = name.partition("/")
     if not (service and slash and server):
-        raise typer.BadParameter(f"{name!r}: SERVICE/SERVER is needed, such as video/server2")
+        raise typer.BadParameter(f"{name!r} is not SERVICE/SERVER, such as video/server2")
     return service, server
 
 
@@ -141,7 +158,7 @@ def _tell(answer: Any, done: str, nothing: str) -> None:
 
 
 def _wait(path: Path, name: str, timeout_s: float) -> None:
-    """Show the flows that are left; end with 1 at the deadline."""
+    """Wait until a server has no active flows and say so; exit with 1 at the deadline."""
     from lb.control.api.waiting import wait_until_empty
 
     left = wait_until_empty(path, *_split(name), timeout_s)

@@ -1,4 +1,4 @@
-"""`lb policy list|check`: the policies there are, and whether one of your own does what a policy must."""
+"""`lb policy list|check`: list the policies; test a user's policy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="List the policies; check one of your own.", no_args_is_help=True)
+app = typer.Typer(help="List the policies; test your own.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_policies() -> None:
-    """List the policies: those of lb, then those of installed packages. docs/policies.md says what each is for."""
+    """
+    List the policies that can be configured.
+
+    Those of lb come first, then those of installed packages. docs/policies.md describes them.
+    """
     from lb.policies import NAMES
     from lb.policies.loader import installed_names
 
@@ -20,20 +24,22 @@ def list_policies() -> None:
 
 @app.command("check")
 def check(
-    policy: Annotated[str, typer.Argument(help="FILE.py:CLASS, or a name.")],
+    policy: Annotated[str, typer.Argument(help="Policy, as FILE.py:CLASS or a name.")],
     option: Annotated[
-        list[str] | None, typer.Option(help='An option of the policy, as in TOML: size=3, name="x".')
+        list[str] | None, typer.Option(help='Option of the policy, as in TOML: size=3, name="x"; repeatable.')
     ] = None,
-    servers: Annotated[int, typer.Option(min=3, max=1000, help="Servers to share among.")] = 10,
-    flows: Annotated[int, typer.Option(min=100, max=1_000_000, help="Flows that arrive.")] = 10_000,
-    share_error: Annotated[float, typer.Option(help="Largest relative error of a share; 0: any.")] = 0.15,
+    servers: Annotated[int, typer.Option(min=3, max=1000, help="Number of servers.")] = 10,
+    flows: Annotated[int, typer.Option(min=100, max=1_000_000, help="Number of flows.")] = 10_000,
+    share_error: Annotated[float, typer.Option(help="Largest relative error of a server's share; 0: any.")] = 0.15,
     remapping: Annotated[
-        float | None, typer.Option(help="Part of flows that may move needlessly when a server leaves.")
+        float | None, typer.Option(help="Largest part of flows that move needlessly when a server leaves.")
     ] = None,
 ) -> None:
     """
-    Check a policy: that it picks no server that is drained or down, places alike each time, shares by weight, moves few
-    flows when a server leaves, and neither fails nor takes too long. Exit code 1: it does not.
+    Test whether a policy does what a policy must.
+
+    It must pick only eligible servers, place flows alike each time, share by weight, move few flows when a server
+    leaves, and answer in time without errors. Exits with 1 when it does not.
     """
     from lb.config.unprivileged import enter_policy
     from lb.errors import PolicyError

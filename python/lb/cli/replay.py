@@ -1,4 +1,4 @@
-"""`lb replay IN.pcap -c FILE`: run a capture through a backend, offline."""
+"""`lb replay IN.pcap -c FILE`: process a capture offline."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from lb.cli.options import BackendOption
 
 def replay(
     capture: Annotated[Path, typer.Argument(help="A pcap or pcapng file.", exists=True, dir_okay=False)],
-    config: Annotated[Path, typer.Option("-c", "--config", help="The configuration.", exists=True, dir_okay=False)],
-    write: Annotated[Path | None, typer.Option("--write", help="Write the frames that leave to this pcap.")] = None,
+    config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file.", exists=True, dir_okay=False)],
+    write: Annotated[Path | None, typer.Option("--write", help="Write the sent frames to this pcap file.")] = None,
     output: Annotated[Literal["table", "json"], typer.Option("-o", "--output", help="table | json")] = "table",
-    interface: Annotated[str | None, typer.Option(help="Where the packets came in. Default: the first.")] = None,
+    interface: Annotated[
+        str | None, typer.Option(help="Interface that the packets came in by. Default: the first.")
+    ] = None,
     backend: BackendOption = "auto",
-    mac: Annotated[str | None, typer.Option(help="The interface's MAC address, if the file has none.")] = None,
-    address: Annotated[list[str] | None, typer.Option(help="An address of it with prefix length; repeatable.")] = None,
-    mtu: Annotated[int | None, typer.Option(help="Its MTU in bytes, if the file has none.")] = None,
+    mac: Annotated[str | None, typer.Option(help="MAC address of the interface, if not configured.")] = None,
+    address: Annotated[
+        list[str] | None, typer.Option(help="Address of the interface, with prefix length; repeatable.")
+    ] = None,
+    mtu: Annotated[int | None, typer.Option(help="MTU of the interface in bytes, if not configured.")] = None,
     fix_checksums: Annotated[
-        bool, typer.Option("--fix-checksums", help="Compute checksums of IPv4, TCP and UDP first.")
+        bool, typer.Option("--fix-checksums", help="First compute the checksums of IPv4, TCP and UDP.")
     ] = False,
 ) -> None:
     """
-    Run a capture through a backend, offline.
+    Process a capture offline; show each packet's verdict.
 
-    One line per packet on stdout, then a summary on stderr. Reads pcap and pcapng of Ethernet, Linux cooked (tcpdump -i
-    any) and raw IP. A capture that ends inside a packet is replayed up to there, with a warning. Ends with 1, after the
-    summary, when the capture is damaged.
+    Prints one line per packet on stdout, then a summary on stderr. Reads pcap and pcapng of Ethernet, Linux cooked
+    (tcpdump -i any) and raw IP. A capture that ends inside a packet is replayed up to there, with a warning. Exits with
+    1, after the summary, when the capture is damaged.
     """
     from lb.capture.replay import Opened, Replay, format_json, format_table, header, summary, with_interface
     from lb.config import load

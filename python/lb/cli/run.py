@@ -18,28 +18,30 @@ def run(
             "--config",
             exists=True,
             dir_okay=False,
-            help="The configuration. Default: lb.toml; with --testbed: video and echo on the testbed's servers.",
+            help="Configuration file. Default: lb.toml; with --testbed: video and echo on the testbed's servers.",
         ),
     ] = None,
     backend: BackendOption = "auto",
-    control: Annotated[Path | None, typer.Option(help="Where to put the control socket.", envvar="LB_CONTROL")] = None,
-    log_format: Annotated[Literal["text", "json"], typer.Option("--log-format", help="Of the log on stderr.")] = "text",
+    control: Annotated[Path | None, typer.Option(help="Path of the control socket.", envvar="LB_CONTROL")] = None,
+    log_format: Annotated[Literal["text", "json"], typer.Option("--log-format", help="Format of the log.")] = "text",
     user: Annotated[
         str | None,
         typer.Option(
             help="User to run as, when started by root.", envvar="LB_USER", show_default="flowlb, else nobody"
         ),
     ] = None,
-    testbed: Annotated[bool, typer.Option("--testbed", help="Build a network in namespaces and run in it.")] = False,
-    duration: Annotated[float | None, typer.Option(help="With --testbed: stop after so many seconds.", min=0.1)] = None,
+    testbed: Annotated[
+        bool, typer.Option("--testbed", help="Run in a testbed of network namespaces, with load.")
+    ] = False,
+    duration: Annotated[float | None, typer.Option(help="With --testbed: seconds to run.", min=0.1)] = None,
 ) -> None:
     """
     Run the balancer in the foreground.
 
-    SIGTERM and Ctrl-C stop it, SIGHUP reloads the configuration.
+    SIGTERM and Ctrl-C stop it; SIGHUP reloads the configuration.
     """
     if testbed and log_format != "text":
-        raise typer.BadParameter("--log-format is of a balancer of your own, without --testbed")
+        raise typer.BadParameter("--log-format cannot be used with --testbed: leave one of them out")
     if testbed:
         from lb.cli.testbed import run_in_testbed
 
@@ -49,7 +51,7 @@ def run(
         raise typer.BadParameter("--duration needs --testbed")
     path = config or Path("lb.toml")
     if not path.exists():
-        raise typer.BadParameter(f"{path}: no such file; `lb init` writes one, `lb run --testbed` needs none")
+        raise typer.BadParameter(f"{path} does not exist: `lb init` writes it, `lb run --testbed` needs none")
     from lb.control.process import run as run_daemon
 
     run_daemon(path, backend, control, log_format, user)

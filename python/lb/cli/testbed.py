@@ -1,7 +1,7 @@
 """
-The commands `lb testbed up|down|status|exec|load`: arguments in, text out.
+The commands `lb testbed up|down|status|exec|load`: arguments and printing.
 
-The work is in `lb.lab.testbed.manage`; nothing here decides anything.
+The work is in `lb.lab.testbed.manage`.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from lb.errors import TestbedError
 if TYPE_CHECKING:
     from lb.lab.testbed.manage import Status
 
-app = typer.Typer(no_args_is_help=True, help="The testbed: 5 clients, a router and 3 servers in network namespaces.")
+app = typer.Typer(no_args_is_help=True, help="Manage a test network in namespaces on this machine.")
 
 PREFIX_VARIABLE = "LB_TESTBED_PREFIX"
 
 
 def require_prefix(prefix: str) -> str:
-    """Return a prefix that namespaces may have; any other is a usage error."""
+    """Return a valid prefix of namespace names. Raise BadParameter for any other."""
     from lb.lab.testbed.state import Place
 
     try:
@@ -62,7 +62,7 @@ PrefixOption = Annotated[
     typer.Option(
         envvar=PREFIX_VARIABLE,
         callback=require_prefix,
-        help="Start of the namespaces' names: testbeds with different ones live side by side.",
+        help="Prefix of the namespaces' names; each prefix is a separate testbed.",
     ),
 ]
 _DEFAULT_PREFIX = "lb-"
@@ -76,7 +76,7 @@ class Switch(StrEnum):
 
 
 class Format(StrEnum):
-    """How to print."""
+    """Output format."""
 
     TABLE = "table"
     JSON = "json"
@@ -86,11 +86,15 @@ class Format(StrEnum):
 def up(
     offloads: Annotated[
         Switch,
-        typer.Option(help="Checksum and segmentation offloads of the links; off: only what a real wire carries."),
+        typer.Option(help="Checksum and segmentation offloads of the links; off: frames as on a real wire."),
     ] = Switch.ON,
     prefix: PrefixOption = _DEFAULT_PREFIX,
 ) -> None:
-    """Build the testbed and keep it until `lb testbed down`. Needs no root where user namespaces are allowed."""
+    """
+    Build the testbed; it stays until `lb testbed down`.
+
+    It has 5 clients, a router and 3 servers. Root is not needed where user namespaces are allowed.
+    """
     from lb.lab.testbed import manage
 
     _print_status(manage.up(prefix, offloads is Switch.ON), sys.stderr)
@@ -100,7 +104,7 @@ def up(
 
 @app.command()
 def down(prefix: PrefixOption = _DEFAULT_PREFIX) -> None:
-    """End the testbed and remove all of it, also what a killed one left behind."""
+    """Remove the testbed, also one whose process was killed."""
     from lb.lab.testbed import manage
 
     was_there = manage.down(prefix)
@@ -109,10 +113,10 @@ def down(prefix: PrefixOption = _DEFAULT_PREFIX) -> None:
 
 @app.command()
 def status(
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.TABLE,
+    output: Annotated[Format, typer.Option("--output", "-o", help="table | json")] = Format.TABLE,
     prefix: PrefixOption = _DEFAULT_PREFIX,
 ) -> None:
-    """Show what there is: hosts, addresses, programs, and which web server runs."""
+    """Show the testbed's hosts, addresses and programs."""
     from dataclasses import asdict
 
     from lb.lab.testbed import manage
@@ -130,11 +134,11 @@ def status(
     options_metavar="[--prefix TEXT]",
 )
 def execute(
-    host: Annotated[str, typer.Argument(help="router, client1 to client5, server1 to server3, or switch.")],
-    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after `--`.")],
+    host: Annotated[str, typer.Argument(help="Host: router, client1 to client5, server1 to server3, or switch.")],
+    command: Annotated[list[str], typer.Argument(help="Program and arguments, after `--`.")],
     prefix: PrefixOption = _DEFAULT_PREFIX,
 ) -> None:
-    """Run a program in a host. Its exit status becomes this command's."""
+    """Run a program in a host; exit with its status."""
     from lb.lab.testbed import manage
 
     manage.execute(host, command[1:] if command[0] == "--" else command, prefix)
@@ -142,10 +146,10 @@ def execute(
 
 @app.command("load")
 def load(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The load.", exists=True, dir_okay=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Load file.", exists=True, dir_okay=False)],
     verbose: VerboseOption = False,
     log: LogOption = None,
-    clients: Annotated[int, typer.Option(help="So many client hosts play the file.", min=1, max=5)] = 5,
+    clients: Annotated[int, typer.Option(help="Number of client hosts.", min=1, max=5)] = 5,
     repeat: RepeatOption = 1,
     arrival: ArrivalOption = None,
     new_connection: NewConnectionOption = False,
@@ -165,9 +169,9 @@ def load(
     prefix: PrefixOption = _DEFAULT_PREFIX,
 ) -> None:
     """
-    Play a load file from the client hosts, one process each, and show what came of it as one.
+    Play a load file from the client hosts; show the results.
 
-    The testbed must be up, and a balancer must run in its router. Ends with 1 when no fetch succeeded.
+    The testbed must be up, and a balancer must run in its router. Exits with 1 when no fetch succeeded.
     """
     from lb.lab.loadgen.outcome import Wishes
     from lb.lab.loadgen.plan import Options
@@ -192,13 +196,13 @@ def run_in_testbed(
     config: Path | None, backend: str, duration_s: float | None = None, control: Path | None = None
 ) -> None:
     """
-    Do `lb run --testbed`, and exit with its status.
+    Run `lb run --testbed` and exit with its status.
 
     Args:
         config: the balancer's configuration; None: the embedded one.
         backend: as `lb run --backend`.
         duration_s: seconds of load; None: until Ctrl-C.
-        control: where to put the control socket; None: among the testbed's own files.
+        control: path of the control socket; None: in the testbed's state directory.
     """
     from lb.lab.testbed import live
 
@@ -210,7 +214,7 @@ def _print_status(found: Status, stream: TextIO) -> None:
     """Print a table for people."""
     print(f"testbed: {found.condition}", file=stream)
     if found.condition == "left over":
-        print("Its owner was killed; `lb testbed down` or the next `up` removes what is left.", file=stream)
+        print("Its owner was killed: `lb testbed down` or the next `up` removes the rest.", file=stream)
     lines = [(name, text) for name, text in found.facts.items()]
     if found.condition == "up":
         lines.append(

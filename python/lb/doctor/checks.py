@@ -1,9 +1,7 @@
 """
-What `lb doctor` makes of what it saw: each check says pass, warn or fail, and how to fix it. Pure: facts in, findings
-out.
+The checks of `lb doctor`: each says pass, warn or fail, and how to fix it. Pure: facts in, findings out.
 
-*fail*: packets do not flow, or not all of them, until it is fixed. *warn*: it may be meant so, or matters only to
-some.
+*fail*: some or all packets do not flow until it is fixed. *warn*: it may be intended, or matters only in some networks.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from typing import Any, Literal
 from lb.config import Config, ServerConfig, ServiceConfig
 from lb.doctor.facts import CAP_NET_ADMIN, CAP_NET_RAW, Facts, Link
 from lb.model.snapshot import Address
+from lb.model.units import count
 from lb.net.host import SYSCTLS
 
 Level = Literal["pass", "warn", "fail"]
@@ -23,26 +22,26 @@ OLDEST_KERNEL = (4, 20)
 # A TCP segment is this much smaller than the packet that carries it: 20 bytes of TCP, 12 of its timestamps, and IP.
 TCP_BYTES, IP_BYTES = 32, {4: 20, 6: 40}
 STRICT_RP_FILTER = 1
-# A server that got so many packets and never sent one back does not find the way back.
+# A server that got this many packets and sent none back has no return route through here.
 SILENT_PACKETS = 3
 # Reasons that make up less of the received packets than this are noise.
 NOTABLE_SHARE = 0.01
 DROP_HINTS = {
-    "no_flow": "answers or data of connections that this balancer never saw begin: do both directions come this way?",
-    "no_service": "clients ask for a port that no service has: `lb explain CLIENT:PORT VIP:PORT`",
-    "transit": 'this host is used as a router: transit = "forward" passes such packets on',
-    "no_route": "a server or client is nowhere: `ip route`",
-    "neighbour_timeout": "a host does not answer ARP or neighbour discovery: is it up, and on that link?",
-    "neighbour_unresolved": "a host does not answer ARP or neighbour discovery: is it up, and on that link?",
+    "no_flow": "the balancer did not see these connections begin: route both directions through this host",
+    "no_service": "clients connect to a port that has no service: check it with `lb explain CLIENT:PORT VIP:PORT`",
+    "transit": 'hosts use this host as a router: set transit = "forward" to route their packets',
+    "no_route": "there is no route to a server or client: check `ip route`",
+    "neighbour_timeout": "a host does not answer ARP or neighbour discovery: check that it is up and on that link",
+    "neighbour_unresolved": "a host does not answer ARP or neighbour discovery: check that it is up and on that link",
     "table_full": "the flow table is full: raise flows.capacity and restart",
-    "rate_limited": "more errors to send than icmp_rate allows",
-    "spoofed_server": "a server's packets come by another interface than the way to it: check the cabling and routes",
-    "no_server": "no server takes new flows: `lb status`",
-    "too_big": "packets that must not be cut are larger than the way out: ICMP tells their senders",
-    "hairpin": "a server is a client of its own service",
-    "flow_conflict": "two services share a server and port, and a client uses the same port for both",
+    "rate_limited": "icmp_rate allows fewer errors than are due: raise it if their senders need them",
+    "spoofed_server": "a server's packets come in by another interface than its route: check cabling and routes",
+    "no_server": "no server takes new flows: check `lb status`",
+    "too_big": "packets that must not be fragmented exceed the MTU of the next hop: let ICMP reach their senders",
+    "hairpin": "a server is a client of its own service: let it connect to a server's address",
+    "flow_conflict": "two services share a server and port, and a client uses one source port for both: separate them",
 }
-# Reasons that are as bad when the client was told by an ICMP error or a RST.
+# Reasons that count also as a reply: the client got an ICMP error or a RST.
 REFUSALS = frozenset(
     {"hairpin", "flow_conflict", "table_full", "no_route", "neighbour_timeout", "neighbour_unresolved"}
 )
@@ -50,7 +49,7 @@ REFUSALS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. `fix`: the command or change that fixes it; None where there is nothing to fix."""
+    """The result of one check. `fix`: the command or change that fixes it; None when there is nothing to fix."""
 
     check: str
     level: Level
@@ -62,24 +61,24 @@ Check = Callable[[Config, Facts], Iterator[Finding]]
 
 
 def examine(config: Config, facts: Facts) -> list[Finding]:
-    """Return every finding, in the order in which a packet would meet the trouble."""
+    """Return all findings, in the order in which a packet would meet the faults."""
     findings = [finding for check in CHECKS for finding in check(config, facts)]
-    return [*findings, *(Finding("could not look", "warn", each, "run as root, on this host") for each in facts.blind)]
+    return [*findings, *(Finding("not checked", "warn", each, "run as root, on this host") for each in facts.blind)]
 
 
 def check_capabilities(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether packets may be read and the kernel asked."""
+    """Check the capabilities to read packets and query the kernel."""
     names = {CAP_NET_RAW: "CAP_NET_RAW", CAP_NET_ADMIN: "CAP_NET_ADMIN"}
     missing = [name for number, name in names.items() if not facts.capabilities >> number & 1]
     if not missing:
-        yield Finding("privileges", "pass", "CAP_NET_RAW and CAP_NET_ADMIN are there")
+        yield Finding("privileges", "pass", "CAP_NET_RAW and CAP_NET_ADMIN are available")
         return
-    fix = "run as root: `sudo lb run -c FILE`, or without privileges in a network of its own: `lb run --testbed`"
-    yield Finding("privileges", "fail", f"{' and '.join(missing)} missing: packets cannot be read", fix)
+    fix = "run as root: `sudo lb run -c FILE`; or run in a testbed without root: `lb run --testbed`"
+    yield Finding("privileges", "fail", f"no {' and no '.join(missing)}: `lb` cannot read packets", fix)
 
 
 def check_kernel(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether the kernel has what packet sockets need."""
+    """Check that the kernel has the packet socket features that `lb run` needs."""
     version, oldest = (".".join(map(str, pair)) for pair in (facts.kernel, OLDEST_KERNEL))
     if facts.kernel < OLDEST_KERNEL:
         fix = f"upgrade to Linux {oldest} or newer"
@@ -89,7 +88,7 @@ def check_kernel(_: Config, facts: Facts) -> Iterator[Finding]:
 
 
 def check_file(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether only those who should can change the configuration and the policies that it names."""
+    """Check that only root and its owner can change the configuration and its policies."""
     for fault in facts.file_faults:
         yield Finding("configuration", "fail", fault.message, fault.fix)
     if not facts.file_faults:
@@ -98,7 +97,7 @@ def check_file(_: Config, facts: Facts) -> Iterator[Finding]:
 
 
 def check_links(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether the interfaces are there, up and have addresses."""
+    """Check that the interfaces exist, are up and have addresses."""
     for link in facts.links.values():
         if link.missing is not None:
             yield Finding(
@@ -107,7 +106,7 @@ def check_links(_: Config, facts: Facts) -> Iterator[Finding]:
         elif not link.up:
             yield Finding("interface", "fail", f"{link.name} is down", f"ip link set {link.name} up")
         elif not link.addresses:
-            message = f"{link.name} has no address: it cannot ask for neighbours, nor send ICMP errors"
+            message = f"{link.name} has no address: it cannot resolve neighbours or send ICMP errors"
             yield Finding("interface", "warn", message, f"ip addr add ADDRESS/LENGTH dev {link.name}")
         else:
             where = ", ".join(map(str, link.addresses))
@@ -115,29 +114,29 @@ def check_links(_: Config, facts: Facts) -> Iterator[Finding]:
 
 
 def check_claims(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether another balancer works on an interface."""
+    """Check that no other balancer uses an interface."""
     ours = {interface["name"] for interface in (facts.status or {}).get("interfaces", ())}
     for link in usable(facts):
         if link.claimed and link.name in ours:
             pid = (facts.status or {}).get("pid")
-            yield Finding("one balancer", "pass", f"{link.name}: the balancer that answers here (pid {pid}) runs on it")
+            yield Finding("one balancer", "pass", f"{link.name}: used by the running balancer (pid {pid})")
         elif link.claimed:
-            message = f"{link.name}: another balancer runs on it, and does not answer here"
+            message = f"{link.name}: another balancer uses it, and does not answer on this control socket"
             yield Finding("one balancer", "fail", message, "stop it, or name its socket: `lb doctor --control SOCKET`")
         else:
             yield Finding("one balancer", "pass", f"{link.name} is free")
 
 
 def check_vips_not_here(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether a host has a VIP: then it answers in our place."""
+    """Check that no host has a VIP as its own address: it would answer instead of the balancer."""
     for vip in vips(config):
         owners = [name for name, rows in facts.addresses.items() if any(row.ip == vip for row in rows)]
         for name in owners:
-            message = f"{vip} is an address of {name}: this host answers in the balancer's place"
+            message = f"{vip} is an address of {name}: this host answers instead of the balancer"
             yield Finding("VIP conflict", "fail", message, f"ip addr del {vip} dev {name}")
         if facts.owners and vip in facts.owners:
-            message = f"{vip} is in use by another host, {facts.owners[vip]}: clients may find that one"
-            yield Finding("VIP conflict", "fail", message, f"take {vip} off that host, or choose another VIP")
+            message = f"{vip} is in use by another host, {facts.owners[vip]}: clients may reach that host instead"
+            yield Finding("VIP conflict", "fail", message, f"remove {vip} from that host, or choose another VIP")
         elif not owners:
             yield Finding("VIP conflict", "pass", f"none: {vip} is on no interface here" + _probed(vip, facts))
 
@@ -148,23 +147,23 @@ def _probed(vip: Address, facts: Facts) -> str:
 
 
 def check_vips_found(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether clients' packets come here at all."""
+    """Check that clients' packets reach this host: by announcement or by route."""
     announced = {entry.name for entry in config.interfaces if entry.announce}
     for vip in vips(config):
         names = [service.name for service in config.services if service.address == vip]
         seen = sum(_traffic(facts, name).get("packets_forward", 0) for name in names)
         on_link = [link for link in usable(facts) if any(vip in each.network for each in link.addresses)]
         if seen:
-            yield Finding("clients come", "pass", f"{vip}: {seen} packets from clients so far")
+            yield Finding("clients come", "pass", f"{vip}: {count(seen)} packets from clients so far")
         elif any(link.name in announced for link in on_link):
             yield Finding("clients come", "pass", f"{vip} is announced")
         elif on_link:
             asked = "ARP" if vip.version == 4 else "neighbour discovery"
-            message = f"{vip}: hosts on {on_link[0].name} that ask for it by {asked} get no answer"
+            message = f"{vip}: {asked} requests of hosts on {on_link[0].name} get no answer"
             fix = f"announce = true under [[interface]] {on_link[0].name}, or on the clients: {_route(vip, facts)}"
             yield Finding("clients come", "warn", message, fix)
         else:
-            message = f"{vip} is in no prefix of this host: it must be routed here"
+            message = f"{vip} is in no prefix of this host: clients need a route to it through this host"
             yield Finding("clients come", "warn", message, f"on the clients' router: {_route(vip, facts)}")
 
 
@@ -173,14 +172,14 @@ def _route(vip: Address, facts: Facts) -> str:
 
 
 def _own_address(near: Address, facts: Facts) -> str:
-    """Return an address of this host of the same family, of the same prefix if there is one."""
+    """Return an address of this host of the same family, in the same prefix if there is one."""
     mine = [each for link in usable(facts) for each in link.addresses if each.version == near.version]
     mine.sort(key=lambda each: near not in each.network)
     return str(mine[0].ip) if mine else "THIS-HOST"
 
 
 def check_forwarding(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether the kernel answers the services' packets, or sends un-translated copies of them on."""
+    """Check that the kernel neither answers the services' packets nor forwards untranslated copies."""
     yield from _guard_trouble(facts)
     for link in usable(facts):
         off = " && ".join(f"sysctl -w {SYSCTLS[version]}=0" for version in link.forwards)
@@ -188,15 +187,11 @@ def check_forwarding(config: Config, facts: Facts) -> Iterator[Finding]:
             message = f'{link.name}: the kernel forwards, and transit = "forward" too: packets would be sent twice'
             yield Finding("kernel stays out", "fail", message, f'{off}, or transit = "drop"')
         elif link.claimed and link.guard == "none":
-            message = (
-                f"{link.name}: a balancer runs, but nothing keeps the kernel from the services' packets: "
-                "another program removed it"
-            )
-            yield Finding("kernel stays out", "fail", message, "see the log of lb run, which puts it back; restart it")
+            message = f"{link.name}: another program removed the rules that keep the kernel from the services' packets"
+            fix = "see the log of `lb run`, which restores them; or restart it"
+            yield Finding("kernel stays out", "fail", message, fix)
         elif link.forwards and not facts.has_nft:
-            message = (
-                f"{link.name}: the kernel forwards un-translated copies, and nft is not there to keep it from that"
-            )
+            message = f"{link.name}: the kernel forwards untranslated copies, and nft is not installed to prevent it"
             yield Finding("kernel stays out", "fail", message, off)
         elif link.forwards:
             message = (
@@ -209,11 +204,11 @@ def check_forwarding(config: Config, facts: Facts) -> Iterator[Finding]:
 
 
 def _guard_trouble(facts: Facts) -> Iterator[Finding]:
-    """Whether a balancer that runs has told that it cannot keep the kernel out."""
+    """Yield a finding when the running balancer says that it cannot keep the kernel out."""
     guard = (facts.status or {}).get("host_guard") or {}
     if guard.get("trouble"):
-        message = f"the services' packets are not kept from this host's kernel: {guard['trouble']}"
-        yield Finding("kernel stays out", "fail", message, "see the log of lb run, which goes on trying")
+        message = f"this host's kernel still sees the services' packets: {guard['trouble']}"
+        yield Finding("kernel stays out", "fail", message, "see the log of `lb run`, which tries again")
 
 
 def _silence(link: Link) -> str:
@@ -224,7 +219,7 @@ def _silence(link: Link) -> str:
 
 
 def check_big_tcp(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether frames come that are larger than packet sockets take."""
+    """Check that no frames exceed 64 KiB, the limit of packet sockets."""
     found = False
     for link in usable(facts):
         if link.big_tcp is not None:
@@ -233,56 +228,56 @@ def check_big_tcp(_: Config, facts: Facts) -> Iterator[Finding]:
     counters = (facts.status or {}).get("counters", {}).get("io", {})
     if lost := counters.get("rx_truncated", 0):
         found = True
-        message = f"{lost} frames were larger than 64 KiB (BIG TCP) and dropped"
+        message = f"{count(lost)} frames larger than 64 KiB (BIG TCP) were dropped"
         fix = "on the hosts that send them: `ip link set dev DEVICE gso_max_size 65536 gso_ipv4_max_size 65536`"
         yield Finding("frame size", "fail", message, fix)
     if not found:
-        yield Finding("frame size", "pass", "no frames larger than 64 KiB are made here")
+        yield Finding("frame size", "pass", "no interface makes frames larger than 64 KiB")
 
 
 def check_rp_filter(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether answers to health checks may come by another way."""
+    """Check whether reverse-path filtering drops answers to health checks."""
     strict = [link for link in usable(facts) if link.rp_filter == STRICT_RP_FILTER]
     for link in strict if len(facts.links) > 1 else ():
-        message = f"{link.name}: rp_filter is strict: answers to health checks that come another way are dropped"
+        message = f"{link.name}: strict rp_filter drops answers to health checks that come in by another interface"
         yield Finding("rp_filter", "warn", message, f"sysctl -w net.ipv4.conf.{link.name}.rp_filter=2")
     if not strict or len(facts.links) == 1:
         yield Finding("rp_filter", "pass", "ok: reverse-path filtering drops nothing here")
 
 
 def check_offloads(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether a card merges packets that cannot be taken apart."""
+    """Check that no network card merges packets by large receive offload."""
     for link in usable(facts):
         if link.lro:
-            message = f"{link.name}: large receive offload merges packets that cannot be taken apart again"
+            message = f"{link.name}: large receive offload merges packets, which cannot be undone"
             yield Finding("offloads", "fail", message, f"ethtool -K {link.name} lro off")
         else:
-            yield Finding("offloads", "pass", f"{link.name}: its offloads are handled")
+            yield Finding("offloads", "pass", f"{link.name}: all its offloads are supported")
 
 
 def check_ways(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether the kernel knows a way to each server, through an interface of ours."""
+    """Check that the kernel has a route to each server through a configured interface."""
     for address, (server, _) in by_address(config).items():
         way, name = facts.ways.get(address), f"{server.name} ({address})"
         if way is None or way.interface is None:
             fix = f"`ip route add {address} dev INTERFACE`, or via GATEWAY"
-            yield Finding("way to the server", "fail", f"{name}: no route leads there", fix)
+            yield Finding("server route", "fail", f"{name}: there is no route to it", fix)
         elif way.interface not in facts.links:
-            message = f"{name}: the way there leads through {way.interface}, which is not configured"
+            message = f"{name}: its route goes through {way.interface}, which is not configured"
             fix = f'add [[interface]] name = "{way.interface}", or a route through {", ".join(facts.links)}'
-            yield Finding("way to the server", "fail", message, fix)
+            yield Finding("server route", "fail", message, fix)
         elif way.neighbour in ("failed", "incomplete") and server.mac is None:
             hop = way.gateway or address
             message = f"{name}: {hop} does not answer {'ARP' if address.version == 4 else 'neighbour discovery'}"
-            fix = f"is it up, and on the link of {way.interface}? `ip neigh show {hop}`, `ping -c1 {hop}`"
-            yield Finding("way to the server", "fail", message, fix)
+            fix = f"check that it is up and on the link of {way.interface}: `ip neigh show {hop}`, `ping -c1 {hop}`"
+            yield Finding("server route", "fail", message, fix)
         else:
             hop = f" via {way.gateway}" if way.gateway else ""
-            yield Finding("way to the server", "pass", f"{name}:{hop} through {way.interface}")
+            yield Finding("server route", "pass", f"{name}:{hop} through {way.interface}")
 
 
 def check_answers(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether each server accepts connections, as seen from here."""
+    """Check that each TCP server accepts connections from this host."""
     for service, server in servers(config):
         answer = facts.answers.get((server.address, server.port))
         if answer is None or service.protocol != "tcp":
@@ -291,12 +286,12 @@ def check_answers(config: Config, facts: Facts) -> Iterator[Finding]:
         if answer.failure is None:
             yield Finding("server answers", "pass", f"{name}: {where} accepts connections")
             continue
-        fix = f"on {server.name}: `ss -ltn 'sport = :{server.port}'`, and its packet filter"
+        fix = f"on {server.name}: `ss -ltn 'sport = :{server.port}'`; check its packet filter"
         yield Finding("server answers", "fail", f"{name}: {where}: {answer.failure}", fix)
 
 
 def check_mtu(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether what fits in at one end fits out at the other."""
+    """Check that packets as large as clients may send fit the path to each server."""
     largest = max((link.mtu for link in usable(facts)), default=0)
     narrow = 0
     for address, (server, services) in by_address(config).items():
@@ -310,15 +305,15 @@ def check_mtu(config: Config, facts: Facts) -> Iterator[Finding]:
         mtu = min([link.mtu, way.mtu or link.mtu, *announced])
         if mtu < largest:
             narrow += 1
-            message = f"{server.name} ({address}): packets of {largest} bytes come in, {mtu} fit on the way there"
+            message = f"{server.name} ({address}): packets of {largest} bytes come in, its path has an MTU of {mtu}"
             fix = f"`ip link set {link.name} mtu {mtu}` on all hosts, or let ICMP pass: path MTU discovery needs it"
             yield Finding("MTU", "warn", message, fix)
     if not narrow:
-        yield Finding("MTU", "pass", f"{largest} bytes all the way" if largest else "no interface to look at")
+        yield Finding("MTU", "pass", f"{largest} bytes to all servers" if largest else "no interface is up")
 
 
 def check_return(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether servers send their answers back through here: seen in what the running balancer counted."""
+    """Check by the running balancer's counters that servers send their answers back through this host."""
     for address, (server, services) in by_address(config).items():
         name = f"{server.name} ({address})"
         sent, back = _packets(address, services, facts)
@@ -326,17 +321,17 @@ def check_return(config: Config, facts: Facts) -> Iterator[Finding]:
         shared = _shared_network(address, services, facts)
         via = f"on {server.name}: `ip route replace {shared or 'CLIENTS'} via {_own_address(address, facts)}`"
         if back:
-            yield Finding("way back", "pass", f"{name}: {sent} packets there, {back} back")
+            yield Finding("return path", "pass", f"{name}: {count(sent)} packets sent to it, {count(back)} back")
         elif sent and not tcp_sent:
-            # Syslog, flow exports and their like are never answered.
-            message = f"{name}: {sent} UDP packets there, none back, which is right for services of one direction"
-            yield Finding("way back", "pass", message)
+            # Syslog or flow exports are never answered.
+            message = f"{name}: {count(sent)} UDP packets sent to it, none back, as in one-way services"
+            yield Finding("return path", "pass", message)
         elif tcp_sent >= SILENT_PACKETS:
-            message = f"{name}: {tcp_sent} packets there, none back: its answers to clients do not come this way"
-            yield Finding("way back", "fail", message, via)
+            message = f"{name}: {count(tcp_sent)} packets sent to it, none back: its answers bypass this host"
+            yield Finding("return path", "fail", message, via)
         elif shared is not None:
-            message = f"{name}: clients on its own link get its answers directly, unless it sends them here"
-            yield Finding("way back", "warn", message, via)
+            message = f"{name}: it answers clients on its own link directly, unless it has a route through this host"
+            yield Finding("return path", "warn", message, via)
 
 
 def _packets(address: Address, services: list[ServiceConfig], facts: Facts) -> tuple[int, int]:
@@ -361,7 +356,7 @@ def _shared_network(address: Address, services: list[ServiceConfig], facts: Fact
 
 
 def check_filters(_: Config, facts: Facts) -> Iterator[Finding]:
-    """Whether packet filter rules could take packets away. Packet sockets see frames before the usual hooks."""
+    """Check for packet filter rules that may drop packets. Packet sockets see frames before the usual hooks."""
     found = False
     for hook in facts.hooks or ():
         where = f"nftables {hook.family} {hook.table} {hook.chain}"
@@ -372,23 +367,19 @@ def check_filters(_: Config, facts: Facts) -> Iterator[Finding]:
             yield Finding("packet filter", "warn", message, show)
         elif hook.hook in ("input", "output") and hook.policy == "drop":
             found = True
-            message = (
-                f"{where} drops what it does not list: health checks of this host among it, but no packets of services"
-            )
-            yield Finding(
-                "packet filter", "warn", message, f"{show}; let connections of this host and their answers pass"
-            )
+            message = f"{where} drops by default: it may drop health checks, but no packets of services"
+            fix = f"{show}; accept this host's connections to the servers and their answers"
+            yield Finding("packet filter", "warn", message, fix)
     if facts.hooks is not None and not found:
-        yield Finding("packet filter", "pass", "no rule can take the balancer's packets away")
+        yield Finding("packet filter", "pass", "no rule can drop the balancer's packets")
 
 
 def check_running(_: Config, facts: Facts) -> Iterator[Finding]:
-    """What the running balancer itself says."""
+    """Report the running balancer's own state."""
     status = facts.status
     if status is None:
-        yield Finding(
-            "running", "warn", "no balancer answers here: what only traffic shows was not looked at", "lb run"
-        )
+        message = "no balancer answers: checks that need traffic were skipped"
+        yield Finding("running", "warn", message, "start it: `lb run -c FILE`")
         return
     trouble, error = status.get("trouble"), status.get("last_reload_error")
     if trouble:
@@ -404,22 +395,25 @@ def check_running(_: Config, facts: Facts) -> Iterator[Finding]:
 def _drops(counters: dict[str, Any]) -> Iterator[Finding]:
     received = counters["rx_packets"]
     lost: Counter[tuple[str, str]] = Counter()
-    for name, count in counters["verdicts"].items():
+    for name, times in counters["verdicts"].items():
         verdict, _, reason = name.partition(".")
         if verdict == "drop" and reason in DROP_HINTS:
-            lost["dropped", reason] += count
+            lost["dropped", reason] += times
         elif verdict == "reply" and reason in REFUSALS:
-            lost["refused", reason] += count
-    for (what, reason), count in lost.most_common():
-        if count >= SILENT_PACKETS and count / received >= NOTABLE_SHARE:
-            yield Finding("drops", "warn", f"{count} of {received} packets were {what} as {reason}", DROP_HINTS[reason])
-    if lost := counters.get("io", {}).get("rx_dropped", 0):
-        message = f"{lost} frames found no room in the socket's queue: the packets come faster than they are handled"
+            lost["refused", reason] += times
+    for (what, reason), packets in lost.most_common():
+        if packets >= SILENT_PACKETS and packets / received >= NOTABLE_SHARE:
+            message = f"{count(packets)} of {count(received)} packets were {what} as {reason}"
+            yield Finding("drops", "warn", message, DROP_HINTS[reason])
+    if overflow := counters.get("io", {}).get("rx_dropped", 0):
+        message = (
+            f"{count(overflow)} frames did not fit the socket's queue: packets come faster than they are processed"
+        )
         yield Finding("drops", "warn", message, "use --backend rust, or spread the load over more machines")
 
 
 def usable(facts: Facts) -> list[Link]:
-    """Return the configured interfaces that are there and up."""
+    """Return the configured interfaces that exist and are up."""
     return [link for link in facts.links.values() if link.missing is None and link.up]
 
 
@@ -444,7 +438,7 @@ def by_address(config: Config) -> dict[Address, tuple[ServerConfig, list[Service
 
 
 def _traffic(facts: Facts, service: str, server: str | None = None) -> dict[str, Any]:
-    """Return what the running balancer counted for a service or server; empty when it says nothing."""
+    """Return the running balancer's counters of a service or server; empty when there are none."""
     for entry in (facts.status or {}).get("services", ()):
         if entry["name"] == service:
             found = [entry] if server is None else [each for each in entry["servers"] if each["name"] == server]

@@ -137,12 +137,12 @@ def _user_namespace_hint(error: OSError) -> str:
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
         ),
     }
-    mend = "run as root, with CAP_NET_ADMIN and CAP_SYS_ADMIN"
+    fix = "run as root, with CAP_NET_ADMIN and CAP_SYS_ADMIN"
     for path, (bad, command) in knobs.items():
         with suppress(OSError):
             if Path(path).read_text().strip() == bad:
-                mend = f"run as root, or allow them: {command}"
-    return f"the testbed needs root or unprivileged user namespaces, and neither is there ({error.strerror}): {mend}"
+                fix = f"run as root, or allow them: {command}"
+    return f"the testbed needs root or unprivileged user namespaces, and has neither ({error.strerror}); fix: {fix}"
 
 
 def join_namespaces_of(pid: int) -> None:

@@ -41,7 +41,8 @@ test-quick: ## Run the tests that need neither root nor a network, Rust and Pyth
 
 .PHONY: test-rust
 test-rust: ## Run the tests of the Rust crates
-	env -u MAKEFLAGS -u MFLAGS cargo test --locked --workspace --quiet
+	@# The benches have none, and criterion with thirty crates more to compile; `make lint` checks them.
+	env -u MAKEFLAGS -u MFLAGS cargo test --locked --workspace --exclude flowlb-benches --quiet
 
 .PHONY: test-unit
 test-unit: env ## Run the tests that need neither root nor a network: vectors, differential, units
@@ -112,7 +113,7 @@ bench-report: ## Write the kept figures into docs/performance.md and docs/benche
 
 .PHONY: bench-core
 bench-core: ## Run the criterion benches of every stage of rust/core, one core (never in parallel)
-	cargo bench --locked -p flowlb-core --bench stages
+	cargo bench --locked -p flowlb-benches
 
 .PHONY: www
 www: ## Make the website with its video in build/www (ffmpeg)

@@ -4,7 +4,7 @@ The single stages that both backends offer one by one: parse, checksum, checksum
     python -m pytest -p no:xdist benches/test_stages.py
 
 Each is called from Python, once per frame or word, over 1 000 flows in pseudo-random order. For `rust` that is mostly
-the border: what a stage costs without it is measured by criterion inside `rust/core`.
+the border: what a stage costs without it is measured by criterion in `rust/benches`.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ def test_print_status_scaled_for_people() -> None:
     forms = {}
     for output in ("table", "csv"):
         text = io.StringIO()
-        print_status(build_status(FACTS, Desired(CONFIG), SNAPSHOT, counters, fast), output, text, scaled=True)
+        print_status(build_status(FACTS, Spec(CONFIG), SNAPSHOT, counters, fast), output, text, scaled=True)
         forms[output] = text.getvalue()
     (row,) = [line.split() for line in forms["table"].splitlines() if "server1" in line]
     assert row[6:] == ["2", "5", "30", "4300", "B", "1", "12.9", "k", "143.1", "MiB"]

@@ -81,7 +81,7 @@ def test_plan_failing_fast_attracts_nothing() -> None:
 
 
 def test_plan_one_failure_is_no_proof_and_all_failing_is_nobodys_fault() -> None:
-    """A single failure excludes nobody; nor do failures of everybody."""
+    """A single failure excludes no server; nor do failures of all servers."""
     one = {"recent_flows": 1, "recent_failures": 1}
     assert Adaptive().plan("video", SERVERS, dict.fromkeys("c", one)) == EQUAL
     assert (
@@ -90,7 +90,7 @@ def test_plan_one_failure_is_no_proof_and_all_failing_is_nobodys_fault() -> None
 
 
 def test_plan_stalled_server_is_avoided_before_it_answers() -> None:
-    """Somebody waits and nothing comes: that shows at once."""
+    """A client that waits for a first byte shows at once."""
     _, scores = planned(doing(), doing(), doing(stalled_ns=2e9))
     assert scores[2] > 8 * scores[0]
     _, scores = planned(doing(), doing(), {"stalled_ns": 2e9})

@@ -81,7 +81,7 @@ def test_listener_answers_get_and_post_then_leaves_nothing(tmp_path: Path) -> No
     ],
 )
 def test_listener_errors_keep_their_words_and_exit_codes(tmp_path: Path, error: LbError, code: int) -> None:
-    """What the balancer says is what the command says, and ends with."""
+    """The command has the message and the exit code of the balancer's error."""
 
     async def scenario() -> None:
         async with listening(tmp_path / "lb.sock", broken=error) as opened:
@@ -93,7 +93,7 @@ def test_listener_errors_keep_their_words_and_exit_codes(tmp_path: Path, error: 
 
 
 def test_listener_fault_of_ours_is_no_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An exception nobody expected is an answer and a log entry."""
+    """An unexpected exception is an answer and a log entry."""
 
     async def scenario() -> None:
         async with listening(tmp_path / "lb.sock", broken=ZeroDivisionError("ours")) as opened:
@@ -179,7 +179,7 @@ def test_listener_slow_client_is_cut_off(tmp_path: Path, sent: bytes) -> None:
 
 
 def test_listener_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
-    """An answer that nobody takes is given up."""
+    """An answer that the client does not read is given up."""
 
     async def scenario() -> None:
         async with listening(tmp_path / "lb.sock", connection_s=0.3) as opened:

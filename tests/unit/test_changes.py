@@ -62,7 +62,7 @@ async def entered(held: Held) -> None:
 
 
 def test_make_loop_runs_on_while_a_publication_takes_its_time() -> None:
-    """Nothing blocks the loop: while one change is being published, others are asked for, and then made together."""
+    """Nothing blocks the loop: changes that come while one is being published are made together afterwards."""
 
     async def scenario() -> None:
         queued, controller, held, supervisor = queue()
@@ -155,7 +155,7 @@ def test_make_urgent_change_does_not_wait_for_the_tick() -> None:
 
 
 def test_make_stuck_publication_has_a_deadline_and_the_process_may_end(caplog: pytest.LogCaptureFixture) -> None:
-    """What has not begun in time is given up for good; what has is said to be under way; nobody hangs."""
+    """A change that has not begun in time is given up; one that has is reported as under way; no caller hangs."""
     caplog.set_level("INFO")
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Checks and controller together: whom is asked, and what the answers do. What asks is a double; time stands still."""
+"""Checks and controller together: which servers are checked, and what results do. Prober and clock are doubles."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class AtOnce:
 
 
 class Host:
-    """What controller and checks run on: it keeps what is published and who is to be asked."""
+    """Publisher and prober of controller and checks: it records what is published and which servers are checked."""
 
     def __init__(self, loaded: Config) -> None:
         self.clock = ManualClock()
@@ -140,7 +140,7 @@ def test_failed_checks_new_flows_avoid_the_server() -> None:
 
 
 def test_failures_of_clients_hasten_the_verdict() -> None:
-    """Passive signs count like failed checks."""
+    """Passive checks count like failed active checks."""
 
     async def scenario() -> None:
         host = await started(config())
@@ -186,7 +186,7 @@ def test_slow_start_server_that_falls_again_is_out() -> None:
 
 
 def test_reload_same_server_keeps_its_health() -> None:
-    """A reload that changes how servers are asked changes nothing about what is known of them."""
+    """A reload that changes how servers are checked does not change their health."""
 
     async def scenario() -> None:
         host = await started(config())
@@ -216,7 +216,7 @@ def test_reload_other_address_starts_anew() -> None:
 
 
 def test_reload_without_health_servers_are_up() -> None:
-    """When nobody checks any more, nobody says that a server is down."""
+    """Without checks, no server is down."""
 
     async def scenario() -> None:
         host = await started(config())
@@ -334,7 +334,7 @@ def test_one_change_touches_one_check() -> None:
 
 
 def test_follow_lets_others_have_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10 000 servers that come, ramp or go hold nobody up: others have their turns in between."""
+    """10 000 servers that come, ramp or go do not hold up the loop: other tasks run in between."""
     monkeypatch.setattr(pace, "SLICE_S", 0.0)
 
     async def scenario() -> None:

@@ -95,7 +95,7 @@ def test_build_status_brings_what_is_wanted_known_and_counted_together() -> None
     ],
 )
 def test_build_status_notes_say_why(override: Override, health: HealthStatus, notes: list[str]) -> None:
-    """Whatever is not as the file says has its reason."""
+    """Each difference from the file has a note with its reason."""
     key = ServerKey("video", "server1")
     spec = Spec(CONFIG, overrides={key: override}, health={key: health})
     status = build_status(FACTS, spec, SNAPSHOT, COUNTERS, RATES)
@@ -144,7 +144,7 @@ def test_print_status_table_for_people() -> None:
 
 
 def test_print_status_host_guard_in_trouble_shows() -> None:
-    """Behaviour 41: that the host's kernel is not kept out is said, with the reason, to people and programs."""
+    """Behaviour 41: trouble of the host guard shows with its reason, in the table and in JSON."""
     facts = replace(FACTS, host_guard=GuardState(None, "nft: busy", 3))
     line = "trouble: the services' packets are not kept from this host's kernel: nft: busy"
     assert line in shown(facts, "table").splitlines()
@@ -263,7 +263,7 @@ def test_bind_socket_stale_file_replaced_live_one_refused(tmp_path: Path) -> Non
 
 
 def test_bind_socket_other_file_never_removed(tmp_path: Path) -> None:
-    """A file that is no socket is somebody's: it stays."""
+    """A file that is no socket belongs to another program: it stays."""
     (tmp_path / "lb.sock").write_text("mine")
     with pytest.raises(LbError):
         bind_socket(tmp_path / "lb.sock")
@@ -272,7 +272,7 @@ def test_bind_socket_other_file_never_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", b"SSH-2.0\r\n"])
 def test_fetch_nonsense_daemon_error(tmp_path: Path, answer: bytes) -> None:
-    """Whoever answers something else is no balancer."""
+    """A peer that answers something else is no balancer."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "x.sock"))
         server.listen()

@@ -56,7 +56,7 @@ port = 8031
 
 
 class Recorder:
-    """Takes what controller publishes; fails when told to."""
+    """Records what the controller publishes; fails when `failure` is set."""
 
     def __init__(self) -> None:
         self.published: list[Snapshot] = []
@@ -106,7 +106,7 @@ def named(controller: Controller, name: str) -> int:
 
 
 def test_start_publishes_what_the_file_says() -> None:
-    """The first snapshot is generation 1, with every server in turn."""
+    """The first snapshot is generation 1, with every server in the plan."""
     controller, recorder = start_controller(config(server(1), server(2, "weight = 2")))
     assert [snapshot.generation for snapshot in recorder.published] == [1]
     assert sorted(names(controller.snapshot)) == ["server1", "server2", "server2"]
@@ -137,7 +137,7 @@ def test_set_state_same_again_publishes_nothing() -> None:
 
 
 def test_set_state_enable_overrides_the_file() -> None:
-    """A server that the file has drained can be enabled, and says so."""
+    """A server that the file has drained can be enabled."""
     controller, _ = start_controller(config(server(1), server(2, 'state = "draining"')))
     controller.set_state("video", "server2", "active")
     assert sorted(names(controller.snapshot)) == ["server1", "server2"]
@@ -319,7 +319,7 @@ def test_reload_keeps_the_operators_state_and_weight() -> None:
 
 
 def test_reload_file_that_changes_the_value_is_heard() -> None:
-    """Whoever spoke last is heard: a weight that the file itself changes takes the place of the operator's."""
+    """The latest change wins: a weight that the file itself changes replaces the operator's."""
     controller, _ = start_controller(config(server(1), server(2)))
     controller.set_weight("video", "server1", 4)
     controller.set_state("video", "server1", "draining")
@@ -364,7 +364,7 @@ def test_reload_without_a_service_its_flows_go_on() -> None:
 
 
 def test_reload_address_in_two_roles_ends_the_old_flows() -> None:
-    """A leaving server whose address is a VIP now cannot be kept: the file wins."""
+    """A removed server whose address is a VIP now cannot be kept: the file wins."""
     controller, _ = start_controller(config(server(1), server(2)))
     controller.reload(config(server(1), vip="198.18.1.32"))
     assert removed_names(controller) == ["server1"]
@@ -479,7 +479,7 @@ def test_apply_publication_that_always_fails_changes_nothing() -> None:
 
 
 def test_update_conditions_of_many_servers_is_one_publication() -> None:
-    """Verdicts and ramps of any number of servers; those that are gone are told, the others are followed."""
+    """Verdicts and ramps of any number of servers; unknown servers are returned, the others are updated."""
     controller, recorder = start_controller(config(server(1), server(2), server(3)))
     gone = controller.update_health(
         {
@@ -730,7 +730,7 @@ def test_apply_drain_and_enable_together_leave_no_drain(undone: bool) -> None:
 
 
 def test_apply_preview_after_add_and_reset_resets_the_right_server() -> None:
-    """A dry run between others takes and releases no id: the reset that was asked for before is of the same server."""
+    """A dry run between other changes takes and releases no id: a reset before it is of the same server."""
     controller, recorder = start_controller(config(server(1), server(2)))
     make_all(
         controller,

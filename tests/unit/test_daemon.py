@@ -56,7 +56,7 @@ policy = { name = "adaptive", interval = "10ms" }
 
 
 class DataPath:
-    """Takes snapshots; raises what it is told to, once."""
+    """Takes snapshots; raises each of `faults` once."""
 
     def __init__(self) -> None:
         self.faults: dict[str, list[Exception]] = {}
@@ -353,7 +353,7 @@ def test_reload_policy_file_that_hangs_has_a_deadline(file: Path, monkeypatch: p
 
 
 def test_as_it_runs_keeps_the_macs_of_the_start(file: Path) -> None:
-    """A MAC of one's own needs a socket that hears it: that is opened at the start."""
+    """A configured MAC needs a promiscuous socket, which is opened at the start."""
     running = load_config(file)
     file.write_text(CONFIG.replace('name = "eth0"', 'name = "eth0"\nmac = "aa:aa:aa:00:00:77"\nmtu = 1400'))
     entry = as_it_runs(load_config(file), running).interfaces[0]
@@ -369,7 +369,7 @@ class Mine:
 
 
 def test_reload_policy_file_with_another_text_is_told(file: Path) -> None:
-    """Behaviour 29: same name, same options, other policy: the diff says so, dry or not; a touched file is no news."""
+    """Behaviour 29: a policy file with another text is in the diff, dry or not; a touched file is not."""
 
     async def scenario(made: Parts) -> None:
         policy = file.with_name("mine.py")
@@ -474,7 +474,7 @@ def test_reload_that_fails_after_its_answer_is_taken_back_whole(file: Path) -> N
 
 
 def test_reload_fault_of_ours_is_taken_back_and_told(file: Path) -> None:
-    """An exception that nobody foresaw is a failed reload like any other."""
+    """An unexpected exception is a failed reload like any other."""
 
     async def scenario(made: Parts) -> None:
         slow = Slow(made)
@@ -493,7 +493,7 @@ def test_reload_fault_of_ours_is_taken_back_and_told(file: Path) -> None:
 
 
 def test_interfaces_change_waits_for_a_slow_change_and_is_followed(file: Path) -> None:
-    """Nobody would tell it again: it is made when its turn comes, however late."""
+    """The kernel does not report it again: it is published after the change under way, however late."""
 
     async def scenario(made: Parts) -> None:
         slow = Slow(made)

@@ -191,7 +191,7 @@ MODELS = {"": Config, **tables_of(Config)}
 KEYS = {(table, declared.name): declared for table, model in MODELS.items() for declared in keys_of(model)}
 # Keys that are tables, and an interface's name: another one is refused.
 TABLE_KEYS = {*(where for where, declared in KEYS.items() if declared.table is not None), ("interface", "name")}
-# Applied by others than the snapshot: `lb.control.daemon`, `lb.control.health.checks` and `lb.control.drains`.
+# Applied by others than the snapshot: `lb.control.reload`, `lb.control.health.checks` and `lb.control.drains`.
 OUTSIDE_SNAPSHOT = {
     ("", "flow_log"), ("", "check_concurrency"), ("service", "on_server_down"), ("service", "drain_timeout"),
 }  # fmt: skip

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from stand import Stand
+from served import ServedBalancer
 
 from lb.backends.base import Flow
 
@@ -17,9 +17,9 @@ LATER_NS = 10**15
 
 
 @pytest.fixture
-def stand(backend: str, tmp_path: Path) -> Stand:
+def served(backend: str, tmp_path: Path) -> ServedBalancer:
     """Give a table with 60 flows, made in no order."""
-    made = Stand(tmp_path, backend)
+    made = ServedBalancer(tmp_path, backend)
     rows = [(client, port) for client in CLIENTS for port in range(40000, 40020)]
     random.Random(1).shuffle(rows)
     for client, port in rows:
@@ -34,19 +34,19 @@ def names(rows: list[Flow]) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("offset", "limit"), [(0, 60), (0, 1), (0, 7), (13, 20), (59, 1), (60, 5), (99, 5), (5, 0), (0, 2**63)]
 )
-def test_find_flows_page_is_a_slice_of_all(stand: Stand, offset: int, limit: int) -> None:
+def test_find_flows_page_is_a_slice_of_all(served: ServedBalancer, offset: int, limit: int) -> None:
     """Whatever the page, it is that part of the whole list, and the total is the whole's."""
     instant = time.monotonic_ns()
-    total, page = stand.data_path.find_flows(instant, offset, limit)
-    assert (total, names(page)) == (60, names(stand.data_path.flows(instant))[offset : offset + limit])
+    total, page = served.data_path.find_flows(instant, offset, limit)
+    assert (total, names(page)) == (60, names(served.data_path.flows(instant))[offset : offset + limit])
 
 
-def test_find_flows_filters_count_before_the_page_is_cut(stand: Stand) -> None:
+def test_find_flows_filters_count_before_the_page_is_cut(served: ServedBalancer) -> None:
     """Client, servers and state; each alone and all together."""
     instant = time.monotonic_ns()
-    everything = stand.data_path.flows(instant)
+    everything = served.data_path.flows(instant)
     client = ip_address(CLIENTS[1])
-    ids = {server.name: number for number, server in enumerate(stand.controller.snapshot.servers) if server}
+    ids = {server.name: number for number, server in enumerate(served.controller.snapshot.servers) if server}
     for asked, wanted in (
         ({"client": client}, [row for row in everything if row.client == CLIENTS[1]]),
         ({"servers": [ids["server1"], ids["ns1"]]}, [row for row in everything if row.server in ("server1", "ns1")]),
@@ -59,16 +59,16 @@ def test_find_flows_filters_count_before_the_page_is_cut(stand: Stand) -> None:
             [row for row in everything if (row.client, row.server) == (CLIENTS[1], "server2")],
         ),
     ):
-        total, page = stand.data_path.find_flows(instant, 2, 5, **asked)  # type: ignore[arg-type]
+        total, page = served.data_path.find_flows(instant, 2, 5, **asked)  # type: ignore[arg-type]
         assert (total, names(page)) == (len(wanted), names(wanted)[2:7])
 
 
-def test_find_flows_expired_ones_are_not_there(stand: Stand) -> None:
+def test_find_flows_expired_ones_are_not_there(served: ServedBalancer) -> None:
     """What is over is neither listed nor counted, also before it is removed."""
-    assert stand.data_path.find_flows(time.monotonic_ns() + LATER_NS, 0, 10) == (0, [])
+    assert served.data_path.find_flows(time.monotonic_ns() + LATER_NS, 0, 10) == (0, [])
 
 
-def test_find_flows_unknown_state_is_an_error(stand: Stand) -> None:
+def test_find_flows_unknown_state_is_an_error(served: ServedBalancer) -> None:
     """A state that no flow has is a mistake, not an empty list."""
     with pytest.raises(ValueError, match="is none of a flow"):
-        stand.data_path.find_flows(time.monotonic_ns(), 0, 1, state="open")
+        served.data_path.find_flows(time.monotonic_ns(), 0, 1, state="open")

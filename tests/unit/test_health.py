@@ -131,7 +131,7 @@ def test_slow_start_weight_grows_linearly() -> None:
 
 
 def test_know_server_keeps_health_new_one_is_up() -> None:
-    """A reload changes the health of nobody who stays, and a server that went and came back starts anew."""
+    """A reload keeps the health of servers that stay; a server that was removed and came back starts as new."""
     health, clock = ServiceHealth(RULES, ["server1", "server2"]), ManualClock()
     check_all(health, clock, "---")
     for name in ("server1", "server3"):

@@ -37,7 +37,7 @@ def test_look_failures_without_a_success_are_a_sign(
 
 
 def test_look_services_not_asked_about_wait() -> None:
-    """A service whose turn has not come loses nothing: its failures are there at its next look."""
+    """A service that is not looked at loses nothing: its failures show at its next look."""
     checks = PassiveChecks()
     list(checks.look(measured(0, 0, 0), ["web"]))
     assert list(checks.look(measured(0, 1, 0), ["other"])) == []

@@ -1,4 +1,4 @@
-"""Checks of real servers on the loopback: what passes, what fails and how that is said."""
+"""Checks of real servers on the loopback: what passes, what fails, and with which message."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def check(asked: Target) -> str | None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on: it was ours a moment ago."""
+    """Return a port without a listener: it was ours a moment ago."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
@@ -98,7 +98,7 @@ def test_tcp_check_listening_server_passes() -> None:
 
 @pytest.mark.parametrize("kind", ["tcp", "http"])
 def test_check_closed_port_fails_with_reason(kind: str) -> None:
-    """Refused is said as refused, with the address."""
+    """A refused connect is reported as refused, with the address."""
     port = free_port()
     assert asyncio.run(check(target(port, kind))) == f"127.0.0.1 port {port}: connection refused"
 
@@ -198,7 +198,7 @@ def test_http_check_unusual_answer_passes(answer: bytes) -> None:
 
 
 async def ask_raw(answer: bytes, **options: object) -> tuple[str | None, int]:
-    """Check a server that gives this answer to whatever it is asked, and hangs up; return the result and its port."""
+    """Check a server that gives this answer to any request, and closes; return the result and its port."""
 
     async def talk(reader: asyncio.StreamReader) -> bytes:
         await reader.readuntil(b"\r\n\r\n")
@@ -209,7 +209,7 @@ async def ask_raw(answer: bytes, **options: object) -> tuple[str | None, int]:
 
 
 def test_http_check_answer_that_stops_halfway_times_out_as_such() -> None:
-    """A server that begins an answer and goes silent is told from one that says nothing."""
+    """A server that begins an answer and goes silent is distinguished from one that sends nothing."""
 
     async def scenario() -> tuple[str | None, int]:
         done = asyncio.Event()
@@ -251,7 +251,7 @@ def test_http_check_answer_that_stops_halfway_times_out_as_such() -> None:
     ],
 )
 def test_http_check_path_arrives_byte_for_byte(path: str) -> None:
-    """What the configuration says is what the server is asked for: nothing is normalised or quoted anew."""
+    """The configured path is requested byte for byte: nothing is normalised or quoted again."""
 
     async def scenario() -> list[bytes]:
         lines: list[bytes] = []
@@ -276,7 +276,7 @@ def test_request_names_host_as_a_url_would() -> None:
 
 
 def test_target_url_brackets_ipv6() -> None:
-    """An IPv6 server is asked by a valid URL."""
+    """An IPv6 server is requested with a valid URL."""
     assert target(80, "http", "2001:db8::31", path="/x").url == "http://[2001:db8::31]:80/x"
 
 
@@ -365,7 +365,7 @@ def test_follow_shared_endpoint_is_checked_once_for_all() -> None:
 
 
 def test_limit_caps_what_is_under_way_and_counts_what_is_late() -> None:
-    """No more checks at a time than allowed; what waits longer than a tenth of its interval is late, and still made."""
+    """Checks at a time are bounded; a check that waits longer than a tenth of its interval is late, but made."""
 
     async def scenario() -> None:
         prober, under_way, most, port = Prober(lambda key, failure: None), 0, 0, free_port()
@@ -443,7 +443,7 @@ def test_check_that_begins_after_it_was_due_is_late(held_s: float, answers_after
 
 
 def test_slots_cancelled_waiter_loses_no_place() -> None:
-    """One that is cancelled while it waits, or just when it is admitted, keeps nobody out."""
+    """A check that is cancelled while it waits, or just when it is admitted, does not keep its slot."""
 
     async def scenario() -> None:
         slots, entered = Slots(1), []

@@ -68,7 +68,7 @@ def test_retire_servers_entry_of_any_kind_keeps_the_id(backend: str) -> None:
 
 
 def test_retire_servers_closing_and_udp_entries_keep_the_id(backend: str) -> None:
-    """Entries that count for nobody are entries."""
+    """Entries that count for no server are entries too."""
     box = Box(backend)
     open_flow(box, index=0)
     box.send(from_client(request("R", 1001)))
@@ -87,7 +87,7 @@ def test_retire_servers_closing_and_udp_entries_keep_the_id(backend: str) -> Non
 
 
 def sweep(controller: Controller) -> None:
-    """Forget what is leaving, and release what is absent, as if no flow referred to it."""
+    """Forget removed servers, and release absent ids, as if no flow referred to them."""
     controller.forget(controller.removed_servers())
     for kind in get_args(IdKind):
         controller.release(kind, controller.absent(kind))
@@ -109,7 +109,7 @@ def test_add_and_remove_many_times_leaves_few_slots() -> None:
 
 
 def test_release_endpoint_keeps_its_number() -> None:
-    """A direct connection may refer to it: nobody else may have it, and its owner has it again."""
+    """A direct connection may refer to it: no other endpoint may have it, and its owner has it again."""
     controller, _ = start_controller(config(server(1), server(2)))
     controller.add("video", extra(3))
     first = present(controller.snapshot)[-1]
@@ -150,7 +150,7 @@ def test_preview_takes_no_ids() -> None:
 
 
 def test_recycler_waits_until_fragments_are_forgotten() -> None:
-    """An id is asked about after the quarantine; one that was in use meanwhile starts over."""
+    """An id is due after the quarantine; one that was in use meanwhile starts over."""
     recycler = Recycler()
     assert recycler.due({4: 7}, 0) == {}
     assert recycler.due({4: 7}, QUARANTINE_NS - 1) == {}
@@ -184,7 +184,7 @@ def without_service(snapshot: Snapshot, number: int) -> Snapshot:
 
 
 def test_retire_services_entry_of_any_kind_keeps_the_id(backend: str) -> None:
-    """An orphaned flow holds its service's id until it has expired; the next owner starts from zero, turns too."""
+    """An orphaned flow holds the id of its service until it has expired; the next owner starts from zero."""
     box = Box(backend)
     first = make_snapshot()
     assert open_flow(box, index=0) == 0
@@ -207,7 +207,7 @@ def test_retire_services_entry_of_any_kind_keeps_the_id(backend: str) -> None:
 
 
 def test_retire_services_flow_that_comes_back_in_time_goes_on(backend: str) -> None:
-    """An id that was asked for in vain is the old owner's: with it, its flows and counts are there again."""
+    """An id that could not be retired stays with its owner: with it, flows and counts are there again."""
     box = Box(backend)
     first = make_snapshot()
     assert open_flow(box, index=0) == 0
@@ -235,12 +235,12 @@ def test_retire_services_counts_what_was_evicted_or_reset(backend: str, answered
 
 
 def test_retire_services_order_of_least_begins_anew(backend: str) -> None:
-    """A service that takes an id over has the turns of a new one, as on a fresh data path."""
+    """A service that takes over an id starts its rounds as on a fresh data path."""
     choices = []
     for used in (True, False):
         box = Box(backend, make_snapshot("least"))
         if used:
-            # Others than at the end have had their turns.
+            # Its rounds are at another position than those of a new service.
             for port in (100, 101, 102, 103):
                 box.send(from_client(request(port=port)))
                 box.send(from_client(request("R", 1001, port=port)))
@@ -300,7 +300,7 @@ def test_reload_without_a_service_forgets_what_was_measured_of_it() -> None:
 
 
 def test_service_of_every_reload_leaves_few_slots_and_flows_go_on(backend: str) -> None:
-    """Behaviour 6, 8: 1000 services come and go; a flow of the first one, which is leaving, keeps its server."""
+    """Behaviour 6, 8: 1000 services come and go; a flow of the first one, which is removed, keeps its server."""
     box = Box(backend)
     controller = Controller(config(server(1)), make_interfaces(1500), cast(Publisher, box.path))
     controller.start()

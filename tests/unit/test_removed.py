@@ -1,4 +1,4 @@
-"""Servers that left: kept while they have flows, and a little longer."""
+"""Removed servers: kept while they have flows, and a little longer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ IDENTITY: ServerIdentity = ((ip_address("198.18.1.100"), 9876, "tcp"), ip_addres
 CLOSING_NS = 100
 
 
-def test_leaver_with_flows_is_kept_and_then_for_the_closing_time() -> None:
-    """Behaviour 8: flows go on; the last packets of a closing one still find their way."""
+def test_removed_server_with_flows_is_kept_and_then_for_the_closing_time() -> None:
+    """Behaviour 8: flows continue; the last packets of a closing one still reach the server."""
     removed = RemovedServers()
 
     def gone(flows: int, now_ns: int) -> bool:
@@ -28,8 +28,8 @@ def test_leaver_with_flows_is_kept_and_then_for_the_closing_time() -> None:
     assert [gone(1, 200), gone(0, 210), gone(0, 300), gone(0, 310)] == [False, False, False, True]
 
 
-def test_leaver_that_came_back_starts_anew() -> None:
-    """Time without flows counts from when it left, not from an earlier leave."""
+def test_removed_server_that_came_back_starts_anew() -> None:
+    """Time without flows counts from the last removal, not from an earlier one."""
     removed = RemovedServers()
     assert removed.gone({IDENTITY: 0}, CLOSING_NS, 0) == set()
     assert removed.gone({}, CLOSING_NS, 50) == set()
@@ -37,8 +37,8 @@ def test_leaver_that_came_back_starts_anew() -> None:
     assert removed.gone({IDENTITY: 0}, CLOSING_NS, 220) == {IDENTITY}
 
 
-def test_leaving_servers_of_one_name_are_judged_one_by_one(backend: str) -> None:
-    """Behaviour 6, 8: a flow of a server that left lives on when another of its name has left without any."""
+def test_removed_servers_of_one_name_are_judged_one_by_one(backend: str) -> None:
+    """Behaviour 6, 8: a flow of a removed server continues when another removed server of its name has none."""
     box = Box(backend)
     controller = Controller(config(server(1)), make_interfaces(1500), cast(Publisher, box.path))
     controller.start()
@@ -59,7 +59,7 @@ def test_leaving_servers_of_one_name_are_judged_one_by_one(backend: str) -> None
 
 
 def test_active_flows_unknown_server_has_none(backend: str) -> None:
-    """An id that no snapshot has had counts for nothing, and asking makes no room for it."""
+    """An id that no snapshot has had has no flows, and the query makes no room for it."""
     box = Box(backend)
     open_flow(box, index=0)
     assert box.path.active_flows([7, 0, 2**32 - 1]) == [0, 1, 0]

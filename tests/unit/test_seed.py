@@ -1,4 +1,4 @@
-"""The seed of placement: the file's, or one that a run draws; and what is said of it."""
+"""The seed of placement: that of the file, or one that a run draws; and the log line about it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_balancer_without_seed_is_deterministic_offline(backend: str) -> None:
 
 @pytest.mark.parametrize(("policy", "told"), [("maglev", True), ("source-hash", True), ("random", False)])
 def test_describe_drawn_says_when_to_write_it(policy: str, told: bool) -> None:
-    """Where a hash places flows, a restart with another seed moves them: that is said with the seed."""
+    """Where a hash places flows, a restart with another seed moves them: the log line says so."""
     line = describe_drawn(parse(CONFIG.replace("maglev", policy)), 77)
     assert line.startswith("seed 77, drawn at start")
     assert ("write seed = 77" in line) is told

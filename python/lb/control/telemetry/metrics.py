@@ -45,11 +45,13 @@ class Definition(NamedTuple):
 
 _SERVER = ("service", "server")
 DEFINITIONS: dict[str, Definition] = {
-    "lb_build_info": Definition("gauge", "Always 1; what runs is in the labels.", ("version", "backend")),
+    "lb_build_info": Definition("gauge", "Always 1; version and backend are in the labels.", ("version", "backend")),
     "lb_start_time_seconds": Definition("gauge", "Unix time at which packets began to flow."),
-    "lb_config_generation": Definition("gauge", "Number of the snapshot that packets are handled by."),
+    "lb_config_generation": Definition("gauge", "Generation of the published snapshot."),
     "lb_config_last_reload_successful": Definition("gauge", "Whether the last reload of the configuration succeeded."),
-    "lb_config_last_reload_success_timestamp_seconds": Definition("gauge", "Unix time of the last one that did."),
+    "lb_config_last_reload_success_timestamp_seconds": Definition(
+        "gauge", "Unix time of the last reload that succeeded."
+    ),
     "lb_reloads_total": Definition("counter", "Reloads of the configuration.", ("result",)),
     "lb_task_failures_total": Definition("counter", "Exceptions in background tasks.", ("task",)),
     "lb_task_restarts_total": Definition("counter", "Background tasks that were started again.", ("task",)),
@@ -57,28 +59,28 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_health_checks_late_total": Definition(
         "counter", "Health checks that began late: too many were under way, or lb was held up."
     ),
-    "lb_policy_threads_stuck": Definition("gauge", "Threads left alone in calls of users' policies."),
+    "lb_policy_threads_stuck": Definition("gauge", "Threads that hang in calls of users' policies."),
     "lb_receive_packets_total": Definition("counter", "Frames received."),
     "lb_receive_bytes_total": Definition("counter", "Bytes of frames received."),
     "lb_transmit_packets_total": Definition("counter", "Frames sent."),
     "lb_transmit_bytes_total": Definition("counter", "Bytes of frames sent."),
-    "lb_verdicts_total": Definition("counter", "What became of frames.", ("verdict",)),
+    "lb_verdicts_total": Definition("counter", "Frames, by verdict.", ("verdict",)),
     "lb_drops_total": Definition("counter", "Frames dropped, by reason.", ("reason",)),
     "lb_replies_total": Definition("counter", "Frames that the balancer answered itself, by reason.", ("reason",)),
-    "lb_holds_total": Definition("counter", "Frames that had to wait, by what for.", ("reason",)),
-    "lb_io_drops_total": Definition("counter", "Frames lost on the balancer's sockets, by how.", ("kind",)),
-    "lb_loop_pause_seconds": Definition("histogram", "How long the packet loop looked away from its sockets."),
-    "lb_loop_pause_max_seconds": Definition("gauge", "The longest of these since the start."),
-    "lb_loop_control_seconds": Definition("histogram", "The part of it that commands of the control side took."),
-    "lb_flow_events_total": Definition("counter", "What happened in the flow table.", ("event",)),
+    "lb_holds_total": Definition("counter", "Frames that had to wait, by reason.", ("reason",)),
+    "lb_io_drops_total": Definition("counter", "Frames lost on the sockets, by kind.", ("kind",)),
+    "lb_loop_pause_seconds": Definition("histogram", "Time that the packet loop spent away from its sockets."),
+    "lb_loop_pause_max_seconds": Definition("gauge", "Longest pause of the packet loop since the start."),
+    "lb_loop_control_seconds": Definition("histogram", "Part of the pauses that control commands took."),
+    "lb_flow_events_total": Definition("counter", "Events in the flow table.", ("event",)),
     "lb_flow_table_flows": Definition("gauge", "Flows in the table, closing ones included."),
     "lb_flow_table_capacity_flows": Definition("gauge", "Flows that the table holds at most."),
-    "lb_flow_log_missed_total": Definition("counter", "Ends of flows that found no room on their way to the log."),
+    "lb_flow_log_missed_total": Definition("counter", "Flow exports that found no room on the way to the log."),
     "lb_host_guard_repairs_total": Definition(
-        "counter", "Times that what keeps the services' packets from the host's kernel was gone, and put back."
+        "counter", "Times that the host guard had been changed and was restored."
     ),
     "lb_host_guard_active": Definition(
-        "gauge", "Whether the services' packets are kept from the host's kernel, as far as that is needed."
+        "gauge", "Whether the host guard keeps the services' packets from the host's kernel."
     ),
     "lb_ask_fallbacks_total": Definition("counter", "New flows that a user's policy gave no usable answer for."),
     "lb_service_flows_active": Definition("gauge", "Flows of a service that are not closing.", ("service",)),
@@ -104,13 +106,17 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_server_requests_total": Definition(
         "counter", "Requests to a server, as the data of clients shows them.", _SERVER
     ),
-    "lb_server_answer_seconds_total": Definition("counter", "Time a server took for its answers, added up.", _SERVER),
+    "lb_server_answer_seconds_total": Definition("counter", "Total time of a server's answers.", _SERVER),
     "lb_server_waiting_flows": Definition("gauge", "Flows that wait for a server's first byte.", _SERVER),
-    "lb_server_stalled_seconds": Definition("gauge", "How long flows have waited with no byte from a server.", _SERVER),
-    "lb_server_in_flight_bytes": Definition("gauge", "Sent by a server and not yet acknowledged.", _SERVER),
-    "lb_server_connects_failed_total": Definition("counter", "Connects without success, by how.", (*_SERVER, "reason")),
+    "lb_server_stalled_seconds": Definition(
+        "gauge", "Time that flows have waited without a byte from a server.", _SERVER
+    ),
+    "lb_server_in_flight_bytes": Definition(
+        "gauge", "Bytes that a server has sent and the client has not acknowledged.", _SERVER
+    ),
+    "lb_server_connects_failed_total": Definition("counter", "Failed connects, by reason.", (*_SERVER, "reason")),
     "lb_server_requests_failed_total": Definition("counter", "Flows that ended with a request unanswered.", _SERVER),
-    "lb_server_retransmitted_packets_total": Definition("counter", "Packets sent again.", (*_SERVER, "kind")),
+    "lb_server_retransmitted_packets_total": Definition("counter", "Retransmitted packets.", (*_SERVER, "kind")),
     "lb_server_health_checks_total": Definition("counter", "Health checks of a server.", (*_SERVER, "result")),
     "lb_server_health_changes_total": Definition("counter", "Changes of a server's health.", (*_SERVER, "health")),
 }

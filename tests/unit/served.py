@@ -58,7 +58,7 @@ CLIENT_MAC = bytes.fromhex("aaaaaa000021")
 VIP = ip_address("198.18.1.100").packed
 
 
-class Stand:
+class ServedBalancer:
     """
     What the API needs of a running balancer: it plays runtime and reloader.
 
@@ -119,22 +119,22 @@ class Stand:
 
 
 @contextlib.contextmanager
-def serving(stand: Stand) -> Iterator[None]:
-    """Serve the stand's API on its socket, on a thread of its own."""
+def serving(served: ServedBalancer) -> Iterator[None]:
+    """Serve the API on its socket, on a thread."""
     ready, loop = threading.Event(), asyncio.new_event_loop()
     stopped = asyncio.Event()
 
     async def serve() -> None:
         supervisor = Supervisor()
-        stand.changes = Changes(stand.controller, supervisor)
-        stand.changes.start()
-        listener = Listener(stand.control, stand.api().handlers())
+        served.changes = Changes(served.controller, supervisor)
+        served.changes.start()
+        listener = Listener(served.control, served.api().handlers())
         await listener.start()
         ready.set()
         await stopped.wait()
         await listener.stop()
         await supervisor.stop()
-        await stand.changes.close()
+        await served.changes.close()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()

@@ -1,5 +1,5 @@
 """
-Controller under load: long echo flows stay open while servers are drained, added, removed and re-weighted and the
+Changes under load: long echo flows stay open while servers are drained, added, removed and re-weighted and the
 configuration is reloaded, again and again. Nothing may break, nothing may move (behaviour 6, 8, 29).
 
     python tests/netns/churn.py --flows 2000 --rounds 1000        # `make soak-control`

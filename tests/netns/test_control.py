@@ -1,4 +1,4 @@
-"""Controller on real hosts: what operators do, and what clients and servers notice of it."""
+"""The operator's commands on real hosts: what they do, and what clients and servers notice of them."""
 
 from __future__ import annotations
 

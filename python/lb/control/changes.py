@@ -44,7 +44,7 @@ class Requests(Protocol):
 
     def request(self, name: str, prepare: Prepare, done: Done) -> None:
         """
-        Have a change made at the next tick.
+        Queue a change for the next tick.
 
         Args:
             name: a second request of a name that waits already is dropped.
@@ -126,7 +126,7 @@ class Changes:
             ) from None
 
     def request(self, name: str, prepare: Prepare, done: Done) -> None:
-        """Have a change made at the next tick, as `Requests.request`."""
+        """Queue a change for the next tick, as `Requests.request`."""
         if any(each.name == name for each in self._waiting):
             return
         waiting = self._put(_Waiting(prepare, self._future(), urgent=False, name=name))

@@ -84,7 +84,7 @@ class Controller(Transactions):
 
     def replan(self, service: str, measurements: Measurements) -> bool:
         """
-        Let the policy of a service plan anew, from what was measured. Nothing is published when its plan is the same.
+        Replan a service from measurements. Nothing is published when its plan is the same.
 
         Returns:
             Whether a new plan was published.
@@ -98,7 +98,7 @@ class Controller(Transactions):
 
     def replan_all(self, measured: Mapping[str, Measurements]) -> list[str]:
         """
-        Let the policies of services plan anew, with one publication at most.
+        Replan services from measurements, with one publication at most.
 
         Args:
             measured: what was measured, by service; services that do not exist any more are left out.
@@ -156,7 +156,7 @@ class Controller(Transactions):
 
     def release(self, kind: IdKind, retired: Mapping[int, int]) -> None:
         """
-        Let other servers or services have ids. Nothing is published.
+        Release ids, so that other servers or services can have them. Nothing is published.
 
         Args:
             kind: of the ids.
@@ -255,6 +255,6 @@ class Controller(Transactions):
         return self._compiler.draft(spec, stage.interfaces, measurements=stage.measurements)
 
     def _has_news(self, stage: Stage) -> bool:
-        """Tell whether a stage has anything that is not published."""
+        """Return whether a stage has anything that is not published."""
         published = (self.spec, self._interfaces, self._measurements)
         return (stage.spec, stage.interfaces, stage.measurements) != published

@@ -65,7 +65,7 @@ class Housekeeping:
             await self._forget(removed)
 
     async def _recycle(self, kind: IdKind, recycler: Recycler) -> None:
-        """Let new servers or services have the ids of those that are gone for good."""
+        """Release the ids of servers or services that are gone for good."""
         if due := recycler.due(self._controller.absent(kind), time.monotonic_ns()):
             retired = await asyncio.to_thread(self._flows.retire, kind, list(due))
             free = {number: due[number] for number in retired}
@@ -80,7 +80,7 @@ class Housekeeping:
                 (await self._changes.make(functools.partial(self._controller.forget, gone))).result()
 
     async def replan(self) -> None:
-        """Let policies that plan from measurements plan anew, each at its interval."""
+        """Replan the services whose policies plan from measurements, each at its interval."""
         timer = MeasurementTimer(lambda: self._controller.config)
         while True:
             if due := timer.due(now_ns := time.monotonic_ns()):

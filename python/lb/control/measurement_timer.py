@@ -70,7 +70,7 @@ def changes(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, floa
 
 class MeasurementTimer:
     """
-    Tells which policies are to plan anew, each at its interval, and from what.
+    Tells when policies are to plan anew, each at its interval, and from which measurements.
 
     Args:
         config: returns the current configuration.

@@ -51,7 +51,7 @@ class InterfaceSource(Protocol):
         """Return the interfaces as they are now. Raise LbError when one is down or gone."""
 
     def refresh(self) -> Coroutine[Any, Any, None]:
-        """Have the next hops of all servers resolved."""
+        """Resolve the next hops of all servers."""
 
 
 class MetricsAddress(Protocol):

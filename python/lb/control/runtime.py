@@ -54,7 +54,7 @@ class Neighbours(Protocol):
         """Keep the next hops of these addresses resolved from now on."""
 
     def resolve(self, interface: int, hop: Address) -> Coroutine[Any, Any, None]:
-        """Have the kernel resolve a neighbour."""
+        """Make the kernel resolve a neighbour."""
 
 
 class SocketSource(Protocol):
@@ -163,7 +163,7 @@ class Runtime:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let packets flow until the end of the block. Raise LbError when the loop cannot start."""
+        """Run the packet loop until the end of the block. Raise LbError when it cannot start."""
         with ExitStack() as stack:
             notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, notify_fd)
@@ -189,7 +189,7 @@ class Runtime:
         await self._guard.watch()
 
     def _on_notify(self, notify_fd: int) -> None:
-        """Have the neighbours resolved that packets wait for; notice a failure of the data path."""
+        """Resolve the neighbours that packets wait for; notice a failure of the data path."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(notify_fd)
         try:

@@ -73,7 +73,7 @@ class Stage:
             self.spec = with_overdue(self.spec, overdue)
 
     def reset(self, owner: EffectiveService, server: EffectiveServer) -> None:
-        """Have the flows of a server reset. It keeps its id until it is forgotten."""
+        """Stage a reset of the flows of a server. It keeps its id until it is forgotten."""
         self.resets.append(server_identity(owner.config, server.config))
 
     def services(self) -> tuple[EffectiveService, ...]:

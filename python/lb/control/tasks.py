@@ -190,7 +190,7 @@ class Supervisor:
 
 
 def call_on(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
-    """Have a function called by a loop, from any thread. Does nothing when the loop is closed."""
+    """Call a function on a loop, from any thread. Does nothing when the loop is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(call)
 

@@ -37,7 +37,7 @@ class Publisher(Protocol):
         """Swap to a snapshot. Raise LbError, with nothing changed, when that is impossible."""
 
     def reset_flows(self, server: int) -> None:
-        """Begin to reset every flow of the server with this id: its clients learn at once."""
+        """Begin to reset every flow of the server with this id: its clients get a RST."""
 
 
 class Transactions:
@@ -107,7 +107,7 @@ class Transactions:
         return known[1]
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called after each publication, on the thread that made it."""
+        """Register a function that is called after each publication, on the thread that made it."""
         self._listeners.append(listener)
 
     # How changes are made.
@@ -156,7 +156,7 @@ class Transactions:
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Stage]:
-        """Give the stage of the changes under way; without one, a new one, published when the block ends."""
+        """Yield the stage of the changes under way; without one, a new one, published when the block ends."""
         if self._stage is not None:
             yield self._stage
             return

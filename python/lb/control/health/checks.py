@@ -202,7 +202,7 @@ class Checks:
         self._update(key, HealthUpdate("down", reason=self._last_failure.get(key) or "checks failed"))
 
     def _release(self, key: Key) -> None:
-        """Let a server be up that is not checked any more, or is another machine now."""
+        """Mark a server up that is not checked any more, or is another machine now."""
         if self._controller.spec.health.get(ServerKey(*key), HEALTHY) != HEALTHY:
             self._tell(key, Transition(key[1], "up", "not checked any more"))
             self._update(key, HealthUpdate(ramp=1.0))

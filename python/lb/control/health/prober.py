@@ -195,7 +195,7 @@ class Prober:
                 due = max(start + interval_s * self._random.uniform(1 - JITTER, 1), over)
 
     def _tell(self, watched: _Watched, failure: str | None) -> None:
-        """Give a result to every server of an endpoint; an exception in one does not keep it from the others."""
+        """Pass a result to every server of an endpoint; an exception in one does not keep it from the others."""
         for key in tuple(watched.keys):
             with self._supervisor.guard(TASK):
                 self._on_result(key, failure)

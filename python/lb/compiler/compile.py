@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias
+from dataclasses import fields
+from typing import Any, Literal, TypeAlias
 
 from lb.compiler.ids import Ids
 from lb.compiler.spec import EffectiveServer, EffectiveService, ServerIdentity, ServiceIdentity, Spec, services
-from lb.config import Config, InterfaceConfig
+from lb.config import Config, InterfaceConfig, ServiceConfig
 from lb.errors import ConfigError
+from lb.fields.key import keys_of
 from lb.fields.types import format_mac
 from lb.model.snapshot import (
     Address,
@@ -35,6 +37,9 @@ from lb.policies import Measurements, UserPolicy
 DEFAULT_MTU_BYTES = 1500
 # Seed of a configuration without one, when none was drawn: offline, the same input gives the same output.
 OFFLINE_SEED = 1
+
+# Keys that a snapshot has otherwise than the configuration: a seed may be drawn, and who left may have another name.
+MADE = frozenset({"seed", "name"})
 
 NOTHING_MEASURED: Mapping[str, Measurements] = {}
 
@@ -128,18 +133,15 @@ class Compiler:
         present = services(spec)
         require_distinct(present, interfaces)
         services_by_id, servers_by_id, pickers = self._tables_of(present, measurements)
-        facts = spec.config
         return Snapshot(
             generation=self._generation + 1,
-            seed=seed_of(facts) if seed is None else seed,
+            seed=seed_of(desired.config) if seed is None else seed,
             interfaces=tuple(interfaces),
             services=tuple(services_by_id.get(number) for number in range(len(self._services))),
             servers=tuple(servers_by_id.get(number) for number in range(len(self._servers))),
-            transit=facts.transit,
-            answer_echo=facts.answer_echo,
-            icmp_rate=facts.icmp_rate,
-            timeouts=facts.flows.timeouts(),
+            timeouts=spec.config.flows.timeouts(),
             ask=functools.partial(_ask, pickers) if pickers else None,
+            **_values(spec.config, _OF_ALL),
         )
 
     def _tables_of(
@@ -238,9 +240,21 @@ def seed_of(config: Config) -> int:
 
 
 def _service(entry: EffectiveService, plan: Plan) -> Service:
-    facts = entry.config
-    answers = (facts.on_no_server, facts.on_no_flow)
-    return Service(entry.name, facts.address, facts.port, facts.protocol, plan, *answers)
+    return Service(name=entry.name, plan=plan, **_values(entry.config, _OF_SERVICE))
+
+
+def _same_keys(part: type[Snapshot | Service], table: type[Config | ServiceConfig]) -> tuple[str, ...]:
+    """Return the keys that a part of a snapshot has as its configuration has them: those of the same name."""
+    keys = {declared.attribute for declared in keys_of(table) if declared.table is None} - MADE
+    return tuple(field.name for field in fields(part) if field.name in keys)
+
+
+_OF_ALL = _same_keys(Snapshot, Config)
+_OF_SERVICE = _same_keys(Service, ServiceConfig)
+
+
+def _values(config: Config | ServiceConfig, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in names}
 
 
 def _picker(entry: EffectiveService, rows: Sequence[_ServerRow]) -> dict[str, AskFunction]:

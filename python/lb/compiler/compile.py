@@ -135,7 +135,7 @@ class Compiler:
         services_by_id, servers_by_id, pickers = self._tables_of(present, measurements)
         return Snapshot(
             generation=self._generation + 1,
-            seed=seed_of(desired.config) if seed is None else seed,
+            seed=seed_of(spec.config) if seed is None else seed,
             interfaces=tuple(interfaces),
             services=tuple(services_by_id.get(number) for number in range(len(self._services))),
             servers=tuple(servers_by_id.get(number) for number in range(len(self._servers))),

@@ -75,3 +75,11 @@ def test_imported_sees_every_form_of_import() -> None:
     """The test above is worth as much as what it sees."""
     source = "import a.b, c as d\nfrom e.f import g\nfrom . import h\ndef i():\n    import j\n"
     assert sorted(imported(source)) == ["a", "c", "e", "j"]
+
+
+def test_files_to_touch_exist() -> None:
+    """CONTRIBUTING.md names no file that is gone or has moved."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where to add")[2].partition("\n## ")[0]
+    paths = re.findall(r"`((?:python|rust|docs|tests)/[\w./]+)`|\]\(([\w./]+)\)", text)
+    assert len(paths) > 20
+    assert [path for pair in paths if not (ROOT / (path := "".join(pair))).exists()] == []

@@ -337,7 +337,7 @@ def test_inspect_announce_without_vip_in_prefix_warned() -> None:
     source = GOOD.replace('name = "eth0"', 'name = "eth0"\nannounce = true').replace("198.18.1.100", "203.0.113.9")
     report = config.inspect(source, "lb.toml")
     assert first_lines(report.warnings) == [
-        "3:1: warning: interface[0].announce: no VIP lies in a prefix of this interface: nobody there asks for one"
+        "3:1: warning: interface[0].announce: no VIP lies in a prefix of this interface, so no neighbour asks for one"
     ]
 
 

@@ -41,7 +41,7 @@ _flow_timeout = TypeAdapter[int](FlowTimeout).validate_python
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Assigned:
     """A valid address in the configuration, and who has it."""
 
     path: Path
@@ -140,34 +140,34 @@ def _endpoint(table: Mapping[str, Any]) -> tuple[Address, int] | None:
 
 def _check_addresses(document: Mapping[str, Any]) -> Iterator[Problem]:
     services = _tables(document, "service")
-    vips = list(_places(services, "service"))
+    vips = list(_assigned(services, "service"))
     servers = [
-        place
+        entry
         for path, service in services
-        for place in _places(_tables(service, "server", path), f"service {show(service.get('name'))}: server")
+        for entry in _assigned(_tables(service, "server", path), f"service {show(service.get('name'))}: server")
     ]
     own = dict(_interface_addresses(document))
     own_addresses = {interface.ip: path for path, interface in own.items()}
-    vip_owners = {place.address: place.owner for place in vips}
-    for place in vips + servers:
-        if place.address in own_addresses:
+    vip_owners = {entry.address: entry.owner for entry in vips}
+    for entry in vips + servers:
+        if entry.address in own_addresses:
             yield Problem(
-                place.path,
-                f"{place.address} is an address of the balancer itself",
-                f"see {dotted(own_addresses[place.address])}; VIPs and servers need addresses of their own",
+                entry.path,
+                f"{entry.address} is an address of the balancer itself",
+                f"see {dotted(own_addresses[entry.address])}; VIPs and servers need addresses of their own",
             )
-        yield from _check_subnet(place, own.values())
-    for place in servers:
-        if place.address in vip_owners:
-            owner = vip_owners[place.address]
-            yield Problem(place.path, f"{place.address} is the VIP of {owner}", "a server has a real address")
-    yield from _check_announce(document, [place.address for place in vips])
+        yield from _check_subnet(entry, own.values())
+    for entry in servers:
+        if entry.address in vip_owners:
+            owner = vip_owners[entry.address]
+            yield Problem(entry.path, f"{entry.address} is the VIP of {owner}", "a server has a real address")
+    yield from _check_announce(document, [entry.address for entry in vips])
 
 
-def _places(tables: Iterable[tuple[Path, Mapping[str, Any]]], what: str) -> Iterator[_Place]:
+def _assigned(tables: Iterable[tuple[Path, Mapping[str, Any]]], what: str) -> Iterator[_Assigned]:
     for path, table in tables:
         if (address := _valid(parse_address, table.get("address"))) is not None:
-            yield _Place((*path, "address"), address, f"{what} {show(table.get('name'))}")
+            yield _Assigned((*path, "address"), address, f"{what} {show(table.get('name'))}")
 
 
 def _interface_addresses(document: Mapping[str, Any]) -> Iterator[tuple[Path, InterfaceAddress]]:
@@ -178,10 +178,10 @@ def _interface_addresses(document: Mapping[str, Any]) -> Iterator[tuple[Path, In
                 yield (*path, "addresses", number), address
 
 
-def _check_subnet(place: _Place, interfaces: Iterable[InterfaceAddress]) -> Iterator[Problem]:
+def _check_subnet(entry: _Assigned, interfaces: Iterable[InterfaceAddress]) -> Iterator[Problem]:
     """Yield a problem when an address is the broadcast or network address of a prefix: such packets never arrive."""
-    if (why := unusable_in(place.address, [interface.network for interface in interfaces])) is not None:
-        yield Problem(place.path, f"{place.address} is {why}", "a host's address")
+    if (why := unusable_in(entry.address, [interface.network for interface in interfaces])) is not None:
+        yield Problem(entry.path, f"{entry.address} is {why}", "a host's address")
 
 
 def unusable_in(address: Address, prefixes: Iterable[Network]) -> str | None:
@@ -206,7 +206,7 @@ def _check_announce(document: Mapping[str, Any], vips: list[Address]) -> Iterato
         if not any(vip in network for vip in vips for network in networks):
             yield Problem(
                 (*path, "announce"),
-                "no VIP lies in a prefix of this interface: nobody there asks for one",
+                "no VIP lies in a prefix of this interface, so no neighbour asks for one",
                 "leave announce out, and route the VIPs to this host",
                 at="key",
                 severity="warning",
@@ -227,13 +227,13 @@ def _check_metrics(document: Mapping[str, Any]) -> Iterator[Problem]:
     address = _valid(parse_listen_address, metrics.get("address")) if isinstance(metrics, dict) else None
     # A socket on ::ffff:a.b.c.d is one on a.b.c.d.
     address = getattr(address, "ipv4_mapped", None) or address
-    vips = {place.address: place.owner for place in _places(_tables(document, "service"), "service")}
+    vips = {entry.address: entry.owner for entry in _assigned(_tables(document, "service"), "service")}
     if address in vips:
         hint = "packets to a VIP never reach this host's own sockets: an address of an interface, or 127.0.0.1"
         yield Problem(("metrics", "address"), f"{address} is the VIP of {vips[address]}", hint)
         return
     if address is not None and not address.is_loopback:
-        hint = "whoever reaches this address can read the metrics: they name services and servers"
+        hint = "other hosts can read the metrics there, with the names of services and servers"
         yield Problem(("metrics", "address"), f"{address} is no loopback address", hint, severity="warning")
 
 
@@ -246,7 +246,7 @@ def _check_workers(document: Mapping[str, Any]) -> Iterator[Problem]:
         if interface.get("transmit") == "direct":
             hint = 'transmit = "queue", or workers = 1'
             yield Problem((*path, "transmit"), "frames go straight to the driver from one worker only", hint)
-    if len({place.address for place in _places(_tables(document, "service"), "service")}) > MOST_VIPS:
+    if len({entry.address for entry in _assigned(_tables(document, "service"), "service")}) > MOST_VIPS:
         yield Problem(("workers",), f"several workers serve at most {MOST_VIPS} VIPs", "workers = 1")
 
 

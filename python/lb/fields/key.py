@@ -97,20 +97,13 @@ def key(description: str, *, default: Any = REQUIRED, alias: str | None = None, 
         alias: its name in files, where Python's is another.
         more: as of `Key`.
     """
-    reads_default = isinstance(default, str)
-    return Field(
-        default, alias=alias, validate_default=reads_default, json_schema_extra=_extra(Key(description, **more))
-    )
+    declared: Any = Key(description, **more)
+    return Field(default, alias=alias, validate_default=isinstance(default, str), json_schema_extra=declared)
 
 
 def option(description: str, *, default: Any = dataclasses.MISSING, **more: Any) -> Any:
     """Return a field of a dataclass for an option of a policy. Arguments as of `key`; the default is a parsed value."""
     return dataclasses.field(default=default, metadata={"json_schema_extra": Key(description, **more)})
-
-
-def _extra(declared: Key) -> Any:
-    """Return a key's declaration as pydantic takes it: as what completes a JSON Schema."""
-    return declared
 
 
 def keys_of(model: type) -> tuple[Declared, ...]:

@@ -13,7 +13,7 @@ def block(name: str, source: str, line: int, column: int, message: str, hint: st
         line: from 1.
         column: from 1, in characters.
         message: what is wrong.
-        hint: how to mend it; empty when there is nothing to say.
+        hint: how to fix it; empty when there is nothing to say.
     """
     lines = source.split("\n")
     text = lines[line - 1] if line <= len(lines) else ""

@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 SCRIPTS := setup.sh docker/host.sh www/make-video.sh apache2/httpd scripts/prerequisites.sh
 SOURCES := $(shell git ls-files pyproject.toml Cargo.toml Cargo.lock rust python scripts 2>/dev/null)
 
-# Without root a process of tests moves into a user namespace of its own, which one with threads may not.
-TWO_AT_A_TIME := $(if $(filter 0,$(shell id -u)),-n 2 --dist loadfile --benchmark-disable)
+# Tests side by side. Those in namespaces wait, too: two at a time leave a fifth of two cores unused, three nothing. Without
+# root a process of tests moves into a user namespace of its own, which one with threads may not: one at a time.
+AT_ONCE := --dist worksteal --benchmark-disable -n
+NETNS_AT_ONCE := $(if $(filter 0,$(shell id -u)),$(AT_ONCE) 3)
 
 .DEFAULT_GOAL := help
 
@@ -23,16 +25,18 @@ prerequisites: ## Check for Python, Rust and a linker; install what is missing w
 $(VENV)/.installed: $(SOURCES)
 	@scripts/prerequisites.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@# Without make's own settings: cargo would look for its job server.
+	env -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
 	@touch $@
 
 .PHONY: env
 env: $(VENV)/.installed ## Make the environment in .venv and install the package into it
 
 .PHONY: test
-test: env ## Run all tests: Rust, Python without root, real hosts in namespaces and containers
-	@# The image is built beside what needs no quiet; the hosts in namespaces have the machine for themselves.
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-docker test-quick
+test: prerequisites ## Run all tests: Rust, Python without root, real hosts in namespaces and containers
+	@# What compiles on one core, or waits for packages, beside something else; the hosts in namespaces have the machine.
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target env test-rust
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-docker test-unit
 	$(MAKE) --no-print-directory test-netns
 
 .PHONY: test-quick
@@ -46,12 +50,12 @@ test-rust: ## Run the tests of the Rust crates
 
 .PHONY: test-unit
 test-unit: env ## Run the tests that need neither root nor a network: vectors, differential, units
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit $(AT_ONCE) 2
 
 .PHONY: test-netns
-test-netns: env ## Run the tests on real hosts in network namespaces: most two at a time, then those that load the machine
-	$(BIN)/python -m pytest tests/netns -m "not slow" $(TWO_AT_A_TIME)
-	$(BIN)/python -m pytest tests/netns -m slow
+test-netns: env ## Run the tests on real hosts in network namespaces: three at a time, then those that want to be alone
+	$(BIN)/python -m pytest tests/netns -m "not alone" $(NETNS_AT_ONCE)
+	$(BIN)/python -m pytest tests/netns -m alone
 
 .PHONY: test-docker
 test-docker: env ## Run the tests of the Docker testbed: one build of the image, nine containers

@@ -246,6 +246,7 @@ def held_up(run: Run) -> dict[float, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_half_of_a_thousand_servers_recover_at_once_under_load(pair: Pair, tmp_path: Path) -> None:
     """
     Behaviour 30 and 39: no check is late, no task fails, a publication per tick tells of all of them, every fetch is

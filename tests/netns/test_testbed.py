@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import select
@@ -88,6 +89,7 @@ def _command_lines() -> list[str]:
     return lines
 
 
+@functools.cache
 def _unprivileged_python() -> tuple[str, str] | None:
     """Find an interpreter that an unprivileged user can start, of this version, with what the package needs."""
     paths = [str(PACKAGE), sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]]

@@ -1,5 +1,7 @@
 //! A batch of frames: all are read first, what their flows need is fetched together, then each is acted upon.
 
+use std::ops::ControlFlow::Continue;
+
 use crate::base::{Frame, Offload, Outcome, Output};
 use crate::flow::table::Table;
 use crate::forwarding::ForwardingState;
@@ -22,7 +24,7 @@ struct Ahead {
 impl Ahead {
     const EMPTY: Self = Self {
         meta: Meta::EMPTY,
-        read: Ok(Content::NotIp),
+        read: Continue(Content::NotIp),
     };
 
     /// Read a frame into this place. Says whether a flow will be looked up for it.
@@ -37,8 +39,8 @@ impl Ahead {
     ) -> bool {
         self.meta.guess = None;
         match read::frame(forwarding, ingress, frame, offload, &mut self.meta) {
-            Ok(Content::Packet) => {
-                self.read = Ok(Content::Packet);
+            Continue(Content::Packet) => {
+                self.read = Continue(Content::Packet);
                 read::hash(table, &mut self.meta)
             }
             other => {

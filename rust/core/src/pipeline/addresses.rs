@@ -1,5 +1,7 @@
 //! May a packet with these addresses be routed at all: rule 5.2 to 5.7 (RFC 1812 5.3.7, behaviour 16 and 18).
 
+use std::ops::ControlFlow::{Break, Continue};
+
 use super::walk::Stage;
 use crate::base::{Reason, Verdict, is_v4};
 use crate::forwarding::{ForwardingState, LocalAddress, Role};
@@ -48,7 +50,7 @@ pub(super) fn check_addresses(forwarding: &ForwardingState, meta: &Meta, ends: E
         .is_none_or(|place| place.may_send(meta.interface))
         && ends.destination.is_none_or(LocalAddress::may_receive);
     if is_plain && may_pass {
-        return Ok(());
+        return Continue(());
     }
     check_one_by_one(forwarding, meta, ends)
 }
@@ -69,26 +71,26 @@ fn check_one_by_one(forwarding: &ForwardingState, meta: &Meta, ends: Ends) -> St
     let destination_role = role(ends.destination);
     let directed = destination_role.broadcast && forwarding.is_broadcast_of(interface, destination);
     if directed || is_for_host(v4, destination) {
-        return Err(Verdict::Pass);
+        return Break(Verdict::Pass);
     }
     if meta.to_group {
-        return Err(Reason::L2Broadcast.into());
+        return Break(Reason::L2Broadcast.into());
     }
     if is_martian_source(v4, source) || source_role.vip || source_role.own || source_role.broadcast
     {
-        return Err(Reason::MartianSource.into());
+        return Break(Reason::MartianSource.into());
     }
     if is_martian_destination(v4, destination) {
-        return Err(Reason::MartianDestination.into());
+        return Break(Reason::MartianDestination.into());
     }
     if destination_role.own && !destination_role.vip {
-        return Err(Verdict::Pass);
+        return Break(Verdict::Pass);
     }
     let home = ends.source.and_then(|place| place.home);
     if home.is_some_and(|home| home != interface) {
-        return Err(Reason::SpoofedServer.into());
+        return Break(Reason::SpoofedServer.into());
     }
-    Ok(())
+    Continue(())
 }
 
 /// By the first byte of an IPv4 address: whether it is neither a martian, nor the host's affair.

@@ -1,8 +1,10 @@
 //! Connections straight to a server, past the services: what is remembered of them, so that their answers pass (rule 9.1).
 
+use std::ops::ControlFlow::Continue;
+
 use super::evict::forget;
 use super::keys::flow_key;
-use super::walk::{Stage, Walk};
+use super::walk::{OrDrop, Stage, Walk};
 use crate::base::{Event, Reason};
 use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
@@ -15,7 +17,7 @@ impl Walk<'_> {
     /// Remember a transit packet to a server's endpoint; refuse one that the server could not tell from a flow of ours.
     pub(super) fn note_direct(&mut self, packet: &Packet) -> Stage<()> {
         let Some((key, transport)) = self.direct_key(packet) else {
-            return Ok(());
+            return Continue(());
         };
         if let Some(number) = self.state.table.find(&key) {
             // What else may be anybody's: a flow that is over would lose its last segments.
@@ -23,7 +25,11 @@ impl Walk<'_> {
             let closing = self.state.table.entry(number).state() == FlowState::Closing;
             let dead = self.death(number);
             let event = dead.or_else(|| (closing && opens).then_some(Event::FlowReused));
-            forget(self.state, number, Some(event.ok_or(Reason::FlowConflict)?));
+            forget(
+                self.state,
+                number,
+                Some(event.or_drop(Reason::FlowConflict)?),
+            );
         }
         let timeouts = &self.forwarding.snapshot.timeouts;
         let segment = transport.segment.as_ref();
@@ -32,7 +38,7 @@ impl Walk<'_> {
         if direct.ask(&key, segment, guarded, timeouts, self.now) {
             self.state.counters.event(Event::DirectEvicted);
         }
-        Ok(())
+        Continue(())
     }
 
     /// Whether a server's packet of no flow answers a client that spoke to it directly.

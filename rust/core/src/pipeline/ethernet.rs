@@ -1,6 +1,8 @@
 //! Is the frame for us, and what does it carry: rules 3 and 4.
 
-use super::walk::{Stage, Walk};
+use std::ops::ControlFlow::{Break, Continue};
+
+use super::walk::{OrDrop, Stage, Walk};
 use crate::base::{LastHop, Mac, MacNumber, Reason, Verdict, map_v4};
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
@@ -35,21 +37,21 @@ impl Ingress {
 /// Rule 3, up to the tags.
 #[inline(always)]
 pub(super) fn accept_frame(ingress: &Ingress, frame: &[u8], meta: &mut Meta) -> Stage<()> {
-    let ours = ingress.mac.ok_or(Reason::NotForUs)?;
-    let header = ethernet::Frame::new(frame).ok_or(Reason::FrameTruncated)?;
+    let ours = ingress.mac.or_drop(Reason::NotForUs)?;
+    let header = ethernet::Frame::new(frame).or_drop(Reason::FrameTruncated)?;
     let (source, destination) = (header.source_number(), header.destination_number());
     if source == ours {
-        return Err(Reason::OwnFrame.into());
+        return Break(Reason::OwnFrame.into());
     }
     if source.is_group() {
-        return Err(Reason::BadSourceMac.into());
+        return Break(Reason::BadSourceMac.into());
     }
     meta.to_group = destination.is_group();
     if destination != ours && !meta.to_group {
-        return Err(Reason::NotForUs.into());
+        return Break(Reason::NotForUs.into());
     }
     meta.last_hop = ingress.last_hop.with_mac(source);
-    Ok(())
+    Continue(())
 }
 
 /// Rule 5.1: whether this is a neighbour solicitation for a VIP that we answer for.

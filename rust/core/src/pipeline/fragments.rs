@@ -1,9 +1,11 @@
 //! Pieces of a datagram: the first decides, the others follow or wait: rule 6.
 
+use std::ops::ControlFlow::{Break, Continue};
+
 use super::addresses::Ends;
 use super::expire::count_drops;
 use super::read;
-use super::walk::{Departure, Stage, Walk};
+use super::walk::{Departure, DropErrors, OrDrop, Stage, Walk};
 use crate::base::{Output, Reason, Verdict};
 use crate::forwarding::ForwardingState;
 use crate::fragment::{Action, DatagramKey, Fate, Held, Misfit, Piece};
@@ -23,24 +25,24 @@ impl Walk<'_> {
             return self.first_fragment_read(packet);
         };
         if offload.is_partial() || offload.gso().is_some() {
-            return Err(Reason::BadOffload.into());
+            return Break(Reason::BadOffload.into());
         }
         let to_vip = self.forwarding.role(ip.v4, ip.destination).vip;
         if !to_vip && self.forwarding.role(ip.v4, ip.source).server.is_none() {
             return self.transit(packet);
         }
         if fragment.protocol == icmp::protocol_of(ip.v4) {
-            return Err(Reason::IcmpFragment.into());
+            return Break(Reason::IcmpFragment.into());
         }
         if !matches!(fragment.protocol, protocol::TCP | protocol::UDP) {
             return if to_vip {
-                Err(Reason::L4Protocol.into())
+                Break(Reason::L4Protocol.into())
             } else {
                 self.transit(packet)
             };
         }
         let piece = checked_piece(&ip, fragment)?;
-        parse::tiny_fragment(packet.frame, &ip)?;
+        parse::tiny_fragment(packet.frame, &ip).drop_errors()?;
         let key = DatagramKey {
             source: ip.source,
             destination: ip.destination,
@@ -68,30 +70,30 @@ impl Walk<'_> {
                 self.state.fragments.add(key, piece);
                 self.attributed_fragment(packet, &action)
             }
-            _ => Err(self.hold(packet, key, piece)),
+            _ => Break(self.hold(packet, key, piece)),
         }
     }
 
     /// Rule 6.6 to 6.8: what is decided for a datagram, if one more piece of it may come.
     fn check_piece(&mut self, key: &DatagramKey, piece: Piece) -> Stage<Fate> {
         let Some(entry) = self.state.fragments.get(key) else {
-            return Ok(Fate::Unknown);
+            return Continue(Fate::Unknown);
         };
         let (fate, checked) = (entry.fate, entry.pieces.check(piece));
         if fate == Fate::Refused {
-            return Err(Reason::FragmentRefused.into());
+            return Break(Reason::FragmentRefused.into());
         }
         if is_orphaned(self.forwarding, fate) {
             self.refuse_held(key, Reason::FragmentRefused);
-            return Err(Reason::FragmentRefused.into());
+            return Break(Reason::FragmentRefused.into());
         }
         match checked {
-            Ok(()) => Ok(fate),
-            Err(Misfit::Duplicate) => Err(Reason::FragmentDuplicate.into()),
-            Err(Misfit::TooMany) => Err(Reason::FragmentLimit.into()),
+            Ok(()) => Continue(fate),
+            Err(Misfit::Duplicate) => Break(Reason::FragmentDuplicate.into()),
+            Err(Misfit::TooMany) => Break(Reason::FragmentLimit.into()),
             Err(Misfit::Overlap) => {
                 self.refuse_held(key, Reason::FragmentOverlap);
-                Err(Reason::FragmentOverlap.into())
+                Break(Reason::FragmentOverlap.into())
             }
         }
     }
@@ -123,7 +125,10 @@ impl Walk<'_> {
         piece: Piece,
     ) -> Stage<Departure> {
         let result = self.first_fragment_read(packet);
-        if !matches!(result, Ok(_) | Err(Verdict::Hold(Reason::Neighbour))) {
+        if !matches!(
+            result,
+            Continue(_) | Break(Verdict::Hold(Reason::Neighbour))
+        ) {
             self.refuse_held(key, Reason::FragmentRefused);
             return result;
         }
@@ -190,7 +195,7 @@ impl Walk<'_> {
             meta: &held.meta,
         };
         let verdict = match self.later_fragment(&mut packet, action) {
-            Ok(departure) => {
+            Continue(departure) => {
                 if let Some(sent) = departure.sent(&held.meta) {
                     let frame = held.frame[..sent.len].to_vec();
                     self.extra.push(Output {
@@ -201,7 +206,7 @@ impl Walk<'_> {
                 }
                 Verdict::Forward
             }
-            Err(verdict) => verdict,
+            Break(verdict) => verdict,
         };
         self.state.counters.verdict(verdict);
     }
@@ -223,7 +228,7 @@ impl Walk<'_> {
         self.state.counters.server_packet(server, direction, len);
         let flow = self.peek(&reply_key);
         let last_hop = flow.map(|number| self.state.table.entry(number).last_hop());
-        let facts = self.forwarding.server(server).ok_or(Reason::NoServer)?;
+        let facts = self.forwarding.server(server).or_drop(Reason::NoServer)?;
         self.send_translated(packet, direction, facts, last_hop)
     }
 
@@ -238,9 +243,9 @@ fn checked_piece(ip: &Ip, fragment: Fragment) -> Stage<Piece> {
     let len = ip.end - ip.l4;
     let end = fragment.offset as usize + len;
     if end > MOST_BYTES || len == 0 || (fragment.more && len % 8 != 0) {
-        return Err(Reason::FragmentLength.into());
+        return Break(Reason::FragmentLength.into());
     }
-    Ok(Piece {
+    Continue(Piece {
         start: fragment.offset,
         end: end as u32,
         last: !fragment.more,

@@ -1,9 +1,11 @@
 //! A packet of a known flow: what it changes there, and on to the other end.
 
+use std::ops::ControlFlow::Continue;
+
 use super::keys::reply_key;
 use super::lookup::FlowRef;
 use super::state::PathState;
-use super::walk::{Departure, Stage, Walk};
+use super::walk::{Departure, DropErrors, Stage, Walk};
 use crate::base::{Direction, Event, LastHop};
 use crate::flow::measure::{self, Before, Observed};
 use crate::flow::state::FlowState;
@@ -18,7 +20,7 @@ impl Walk<'_> {
     pub(super) fn hit(
         &mut self,
         packet: &mut Packet,
-        live: &FlowRef,
+        known: &FlowRef,
         direction: Direction,
     ) -> Stage<Departure> {
         let meta = packet.meta;
@@ -28,13 +30,13 @@ impl Walk<'_> {
             facts,
             last_hop,
             ..
-        } = *live;
+        } = *known;
         self.matched.server = Some(server);
         let moves = direction == Direction::Forward && meta.last_hop != last_hop;
-        let may_move = moves && self.tells_way(live, meta);
+        let may_move = moves && self.tells_way(known, meta);
         let transition = match &meta.transport.segment {
             Some(segment) => self.follow_tcp((number, server), direction, segment)?,
-            None => self.follow_udp(live, direction),
+            None => self.follow_udp(known, direction),
         };
         if may_move && transition.is_believed {
             let entry = self.state.table.entry_mut(number);
@@ -61,7 +63,7 @@ impl Walk<'_> {
         }
         let before = Before::of_plain(&flow);
         if !tcp::follow_plain(&mut flow, direction, segment) {
-            return Ok(Transition::unbelieved(FlowState::Established));
+            return Continue(Transition::unbelieved(FlowState::Established));
         }
         let active = counters.active(server);
         if let Some(measures) = counters.measures_mut(server) {
@@ -73,7 +75,7 @@ impl Walk<'_> {
             };
             measure::follow_plain(measures, &mut flow, &before, observed);
         }
-        Ok(Transition::believed(
+        Continue(Transition::believed(
             FlowState::Established,
             FlowState::Established,
         ))
@@ -91,9 +93,9 @@ impl Walk<'_> {
         } = &mut *self.state;
         let mut flow = table.flow_mut(number);
         let mut before = Before::of(&flow);
-        let transition = tcp::follow(&mut flow, direction, segment)?;
+        let transition = tcp::follow(&mut flow, direction, segment).drop_errors()?;
         if !transition.is_believed || transition.from == FlowState::Closing {
-            return Ok(transition);
+            return Continue(transition);
         }
         if transition.becomes_active() {
             counters.flow_active(server);
@@ -119,21 +121,21 @@ impl Walk<'_> {
         if transition.becomes_inactive() {
             counters.flow_inactive(server);
         }
-        Ok(transition)
+        Continue(transition)
     }
 
     /// What a datagram of a known flow changes. What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
     #[inline(always)]
-    fn follow_udp(&mut self, live: &FlowRef, direction: Direction) -> Transition {
+    fn follow_udp(&mut self, known: &FlowRef, direction: Direction) -> Transition {
         if direction == Direction::Forward {
-            return Transition::believed(live.state, live.state);
+            return Transition::believed(known.state, known.state);
         }
-        if live.facts.moves_udp {
-            return Transition::unbelieved(live.state);
+        if known.facts.moves_udp {
+            return Transition::unbelieved(known.state);
         }
-        let transition = Transition::believed(live.state, FlowState::Udp);
+        let transition = Transition::believed(known.state, FlowState::Udp);
         if transition.becomes_active() {
-            self.state.counters.flow_active(live.server);
+            self.state.counters.flow_active(known.server);
         }
         transition
     }
@@ -157,20 +159,20 @@ impl Walk<'_> {
     /// that they came to; from another one only if its numbers are exact, or if the client is routed to there. Nothing vouches for a datagram.
     #[cold]
     #[inline(never)]
-    fn tells_way(&mut self, live: &FlowRef, meta: &Meta) -> bool {
+    fn tells_way(&mut self, known: &FlowRef, meta: &Meta) -> bool {
         let segment = meta.transport.segment;
-        live.last_hop.interface() == meta.interface
+        known.last_hop.interface() == meta.interface
             || segment.is_some_and(|segment| {
-                tcp::is_exact(&self.state.table.flow_mut(live.number), &segment)
+                tcp::is_exact(&self.state.table.flow_mut(known.number), &segment)
             })
-            || self.leads_to_client(live, meta)
+            || self.leads_to_client(known, meta)
     }
 
     /// Whether a client may have come to another interface than the one that is known.
-    fn leads_to_client(&self, live: &FlowRef, meta: &Meta) -> bool {
+    fn leads_to_client(&self, known: &FlowRef, meta: &Meta) -> bool {
         let heard_before = self
             .forwarding
-            .interface(live.last_hop.interface())
+            .interface(known.last_hop.interface())
             .is_some();
         !heard_before
             || self

@@ -1,7 +1,9 @@
 //! Control messages: pings to a VIP, and errors about our flows, translated with the packet they quote (rule 10, RFC 5508, RFC 7915 for what IPv6 needs).
 
+use std::ops::ControlFlow::{Break, Continue};
+
 use super::keys::is_guarded;
-use super::walk::{Departure, Stage, Walk};
+use super::walk::{Departure, DropErrors, OrDrop, Stage, Walk};
 use crate::base::{Direction, LastHop, Reason, Verdict};
 use crate::flow::key::{Key, KeySide};
 use crate::packet::{Meta, Packet};
@@ -36,23 +38,23 @@ impl Walk<'_> {
         let Ip {
             v4, destination, ..
         } = packet.meta.ip;
-        let header = icmp::Header::new(packet.l4_bytes()).ok_or(Reason::L4Truncated)?;
+        let header = icmp::Header::new(packet.l4_bytes()).or_drop(Reason::L4Truncated)?;
         let kind = icmp::kind(v4, header.message_type());
         if to_vip {
             check_checksum(packet)?;
             return match kind {
-                Kind::EchoRequest => Err(self.echo(packet)),
-                Kind::Redirect => Err(Reason::IcmpRedirect.into()),
-                Kind::Other => Err(Reason::IcmpType.into()),
+                Kind::EchoRequest => Break(self.echo(packet)),
+                Kind::Redirect => Break(Reason::IcmpRedirect.into()),
+                Kind::Other => Break(Reason::IcmpType.into()),
                 Kind::Error => self.error_to_vip(packet),
             };
         }
         match kind {
             Kind::EchoRequest if self.forwarding.role(v4, destination).server.is_some() => {
-                Err(Reason::ServerEcho.into())
+                Break(Reason::ServerEcho.into())
             }
             Kind::EchoRequest | Kind::Other => self.transit(packet),
-            Kind::Redirect => Err(Reason::IcmpRedirect.into()),
+            Kind::Redirect => Break(Reason::IcmpRedirect.into()),
             Kind::Error => self.error_past_us(packet),
         }
     }
@@ -81,7 +83,7 @@ impl Walk<'_> {
 
     /// An error about a packet that a server sent through us: it quotes the VIP as its source.
     fn error_to_vip(&mut self, packet: &mut Packet) -> Stage<Departure> {
-        let inner = inner_packet(packet.meta.ip.v4, packet.l4_bytes())?;
+        let inner = inner_packet(packet.meta.ip.v4, packet.l4_bytes()).drop_errors()?;
         let Ip {
             v4,
             source,
@@ -90,19 +92,19 @@ impl Walk<'_> {
             ..
         } = inner.ip;
         if source != packet.meta.ip.destination {
-            return Err(Reason::IcmpInner.into());
+            return Break(Reason::IcmpInner.into());
         }
         let vip = self.forwarding.local_address(v4, source);
         let service = self
             .forwarding
             .socket_role(vip, inner.source_port, protocol)
             .service;
-        let service = service.ok_or(Reason::IcmpNoFlow)?;
+        let service = service.or_drop(Reason::IcmpNoFlow)?;
         let client = (destination, inner.destination_port);
         let flow = self
             .stored_flow(client, KeySide::Service(service))
             .or_else(|| self.hashed_flow_to_vip(client, service))
-            .ok_or(Reason::IcmpNoFlow)?;
+            .or_drop(Reason::IcmpNoFlow)?;
         self.translate_error(packet, &inner, &flow, Direction::Forward)
     }
 
@@ -116,7 +118,7 @@ impl Walk<'_> {
                 let about_server =
                     about.is_some_and(|address| self.forwarding.role(v4, address).server.is_some());
                 return if about_server {
-                    Err(reason.into())
+                    Break(reason.into())
                 } else {
                     self.transit(packet)
                 };
@@ -137,7 +139,7 @@ impl Walk<'_> {
         };
         check_checksum(packet)?;
         if packet.meta.ip.destination != inner_source {
-            return Err(Reason::IcmpInner.into());
+            return Break(Reason::IcmpInner.into());
         }
         let client = (inner_source, inner.source_port);
         let key = key_of(client, KeySide::Endpoint(endpoint));
@@ -150,7 +152,7 @@ impl Walk<'_> {
         let flow = self
             .stored_flow(client, KeySide::Endpoint(endpoint))
             .or_else(|| self.hashed_flow_of_endpoint(client, endpoint))
-            .ok_or(Reason::IcmpNoFlow)?;
+            .or_drop(Reason::IcmpNoFlow)?;
         self.translate_error(packet, &inner, &flow, Direction::Reply)
     }
 
@@ -230,8 +232,8 @@ fn check_checksum(packet: &Packet) -> Stage<()> {
     } = packet.meta.ip;
     let right = icmp::message_checksum(source, destination, packet.l4_bytes()) == 0;
     if right {
-        Ok(())
+        Continue(())
     } else {
-        Err(Reason::IcmpChecksum.into())
+        Break(Reason::IcmpChecksum.into())
     }
 }

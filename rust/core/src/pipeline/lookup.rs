@@ -1,5 +1,7 @@
 //! Finding a packet's flow: rule 8.
 
+use std::ops::ControlFlow::{self, Break, Continue};
+
 use super::evict::{forget, is_expired};
 use super::keys::flow_key;
 use super::walk::{Departure, Stage, Walk};
@@ -10,13 +12,18 @@ use crate::forwarding::ServerFacts;
 use crate::packet::{Meta, Packet};
 use crate::parse::Transport;
 
-/// A flow that lives: its entry's number, where it stands, its server's id, what is known of the server, and where the client's packets came from.
+/// A flow that lives.
 #[derive(Clone, Copy)]
 pub(super) struct FlowRef<'a> {
+    /// Of its entry.
     pub number: u32,
+    /// Where it stands.
     pub state: FlowState,
+    /// Server id.
     pub server: u32,
+    /// What is known of the server.
     pub facts: &'a ServerFacts,
+    /// Where the client's packets come from.
     pub last_hop: LastHop,
 }
 
@@ -28,11 +35,11 @@ impl<'a> Walk<'a> {
         self.matched.service = Some(service);
         self.matched.direction = Some(Direction::Forward);
         self.check_ttl(packet)?;
-        if let Some(live) = self.lookup(packet.meta) {
-            let Some(event) = starts_anew(&live, transport) else {
-                return self.hit(packet, &live, Direction::Forward);
+        if let Some(flow) = self.lookup(packet.meta) {
+            let Some(event) = starts_anew(&flow, transport) else {
+                return self.hit(packet, &flow, Direction::Forward);
             };
-            forget(self.state, live.number, Some(event));
+            forget(self.state, flow.number, Some(event));
         }
         self.miss_forward(packet, transport, service)
     }
@@ -43,16 +50,16 @@ impl<'a> Walk<'a> {
         let transport = &packet.meta.transport;
         self.check_ttl(packet)?;
         match self.lookup(packet.meta) {
-            Some(live) => {
-                self.matched.service = Some(live.facts.service);
+            Some(flow) => {
+                self.matched.service = Some(flow.facts.service);
                 self.matched.direction = Some(Direction::Reply);
-                self.hit(packet, &live, Direction::Reply)
+                self.hit(packet, &flow, Direction::Reply)
             }
             None => self.miss_reply(packet, transport, endpoint),
         }
     }
 
-    /// The live entry of a packet's flow, and its server. What is expired or has lost its server is removed: a miss.
+    /// The living entry of a packet's flow, and its server. What is expired or has lost its server is removed: a miss.
     #[inline(always)]
     fn lookup(&mut self, meta: &Meta) -> Option<FlowRef<'a>> {
         let key = flow_key(meta)?;
@@ -61,39 +68,41 @@ impl<'a> Walk<'a> {
             Some(number) if table.holds(number, &key) => Some(number),
             _ => table.find_hashed(&key, meta.hash),
         };
-        let live = found.and_then(|number| match self.live(number) {
-            Ok(live) => Some(live),
-            Err(event) => {
+        let flow = found.and_then(|number| match self.living(number) {
+            Continue(flow) => Some(flow),
+            Break(event) => {
                 forget(self.state, number, Some(event));
                 None
             }
         });
-        self.state.counters.event(if live.is_some() {
+        self.state.counters.event(if flow.is_some() {
             Event::FlowHit
         } else {
             Event::FlowMiss
         });
-        live
+        flow
     }
 
-    /// The live entry of a key, without an event and without removing what is dead.
+    /// The living entry of a key, without an event and without removing what is dead.
     pub(super) fn peek(&self, key: &Key) -> Option<u32> {
         self.state
             .table
             .find(key)
-            .filter(|&number| self.live(number).is_ok())
+            .filter(|&number| self.living(number).is_continue())
     }
 
     /// An entry that lives; else why it is dead.
     #[inline(always)]
-    pub(super) fn live(&self, number: u32) -> Result<FlowRef<'a>, Event> {
+    pub(super) fn living(&self, number: u32) -> ControlFlow<Event, FlowRef<'a>> {
         let entry = self.state.table.entry(number);
         if is_expired(self.forwarding, entry, self.now) {
-            return Err(Event::FlowExpired);
+            return Break(Event::FlowExpired);
         }
         let server = entry.server;
-        let facts = self.forwarding.server(server).ok_or(Event::FlowOrphaned)?;
-        Ok(FlowRef {
+        let Some(facts) = self.forwarding.server(server) else {
+            return Break(Event::FlowOrphaned);
+        };
+        Continue(FlowRef {
             number,
             state: entry.state(),
             server,
@@ -104,17 +113,17 @@ impl<'a> Walk<'a> {
 
     /// Why an entry is dead: it has expired, or its server has left. `None`: it lives.
     pub(super) fn death(&self, number: u32) -> Option<Event> {
-        self.live(number).err()
+        self.living(number).break_value()
     }
 }
 
 /// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (behaviour 6); a UDP flow leaves a server that was removed,
 /// or drained for its time, with the next datagram (behaviour 8).
 #[inline(always)]
-fn starts_anew(live: &FlowRef, transport: &Transport) -> Option<Event> {
+fn starts_anew(flow: &FlowRef, transport: &Transport) -> Option<Event> {
     let Some(segment) = &transport.segment else {
-        return live.facts.moves_udp.then_some(Event::FlowMoved);
+        return flow.facts.moves_udp.then_some(Event::FlowMoved);
     };
-    let is_reused = segment.is_opening() && live.state == FlowState::Closing;
+    let is_reused = segment.is_opening() && flow.state == FlowState::Closing;
     is_reused.then_some(Event::FlowReused)
 }

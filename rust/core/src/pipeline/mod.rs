@@ -25,6 +25,8 @@ pub(crate) mod walk;
 pub(crate) use evict::is_living;
 pub(crate) use expire::{PER_FRAME, PER_TICK, expire, release};
 
+use std::ops::ControlFlow::{Break, Continue};
+
 use crate::base::{Outcome, Reason, Verdict};
 use crate::packet::{Meta, Packet, Target};
 
@@ -59,8 +61,8 @@ pub(crate) fn resume(
 fn act(walk: &mut Walk, frame: &mut [u8], meta: &Meta, read: Stage<Content>) -> Outcome {
     let already_there = walk.extra.len();
     let (verdict, sent) = match walk.run(frame, meta, read) {
-        Ok(departure) => (Verdict::Forward, departure.sent(meta)),
-        Err(verdict) => (verdict, None),
+        Continue(departure) => (Verdict::Forward, departure.sent(meta)),
+        Break(verdict) => (verdict, None),
     };
     walk.state.counters.verdict(verdict);
     if let Some(sent) = &sent {
@@ -82,7 +84,7 @@ impl Walk<'_> {
     /// What was read, acted upon. Packets of flows first, by comparisons that are foretold right: a jump through a table is not.
     #[inline(always)]
     fn run(&mut self, frame: &mut [u8], meta: &Meta, read: Stage<Content>) -> Stage<Departure> {
-        if let Ok(Content::Packet) = read {
+        if let Continue(Content::Packet) = read {
             return self.dispatch(&mut Packet { frame, meta });
         }
         self.run_other(frame, meta, read?)
@@ -92,8 +94,8 @@ impl Walk<'_> {
     fn run_other(&mut self, frame: &mut [u8], meta: &Meta, content: Content) -> Stage<Departure> {
         match content {
             Content::Packet | Content::Fragment => self.fragment(&mut Packet { frame, meta }),
-            Content::NotIp => Err(self.not_ip(frame, meta)),
-            Content::Solicitation => Err(self.neighbour_advertisement(frame, meta)),
+            Content::NotIp => Break(self.not_ip(frame, meta)),
+            Content::Solicitation => Break(self.neighbour_advertisement(frame, meta)),
         }
     }
 
@@ -122,7 +124,7 @@ impl Walk<'_> {
     #[inline(never)]
     fn transit(&mut self, packet: &mut Packet) -> Stage<Departure> {
         if !self.forwarding.snapshot.forward_transit {
-            return Err(Reason::Transit.into());
+            return Break(Reason::Transit.into());
         }
         self.check_ttl(packet)?;
         self.note_direct(packet)?;

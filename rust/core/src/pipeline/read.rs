@@ -1,9 +1,11 @@
 //! From the wire to the packet's target: rules 3 to 5 and 7. Looks at the frame and the forwarding; changes nothing, answers nothing.
 
+use std::ops::ControlFlow::{Break, Continue};
+
 use super::addresses::{Ends, check_addresses};
 use super::ethernet::{accept_frame, is_solicitation};
 use super::keys::flow_key;
-use super::walk::Stage;
+use super::walk::{DropErrors, OrDrop, Stage};
 use crate::base::{Offload, Reason, gso};
 use crate::flow::table::Table;
 use crate::forwarding::ForwardingState;
@@ -41,20 +43,20 @@ pub(crate) fn frame(
     let is_plain = parse::plain_ipv4(frame, &mut meta.link, &mut meta.ip);
     if !is_plain {
         if let Some(content) = in_layers(forwarding, frame, meta)? {
-            return Ok(content);
+            return Continue(content);
         }
     }
     let ends = Ends::of(forwarding, &meta.ip);
     check_addresses(forwarding, meta, ends)?;
     if !is_plain {
-        parse::inner_headers(frame, &mut meta.ip)?;
+        parse::inner_headers(frame, &mut meta.ip).drop_errors()?;
         meta.payload = meta.ip.l4;
         if meta.ip.fragment.is_some() {
-            return Ok(Content::Fragment);
+            return Continue(Content::Fragment);
         }
     }
     l4(forwarding, frame, meta, ends)?;
-    Ok(Content::Packet)
+    Continue(Content::Packet)
 }
 
 /// What has tags, options or another header than IPv4's: layer by layer. `None`: IP, to be read on.
@@ -64,12 +66,12 @@ fn in_layers(
     frame: &[u8],
     meta: &mut Meta,
 ) -> Stage<Option<Content>> {
-    meta.link = parse::link(frame, |_| ())?;
-    if !parse::ip(frame, meta.link, &mut meta.ip)? {
-        return Ok(Some(Content::NotIp));
+    meta.link = parse::link(frame, |_| ()).drop_errors()?;
+    if !parse::ip(frame, meta.link, &mut meta.ip).drop_errors()? {
+        return Continue(Some(Content::NotIp));
     }
     let asks = is_solicitation(forwarding, frame, meta);
-    Ok(asks.then_some(Content::Solicitation))
+    Continue(asks.then_some(Content::Solicitation))
 }
 
 /// Read the L4 header of a whole packet or a first fragment, and see whose it is: rule 7.
@@ -81,7 +83,7 @@ pub(super) fn l4(
     ends: Ends,
 ) -> Stage<()> {
     let partial = meta.offload.is_partial();
-    if !parse::transport(frame, &meta.ip, partial, &mut meta.transport)? {
+    if !parse::transport(frame, &meta.ip, partial, &mut meta.transport).drop_errors()? {
         return without_ports(meta, ends.to_vip());
     }
     check_offload(meta, true)?;
@@ -95,15 +97,15 @@ fn without_ports(meta: &mut Meta, to_vip: bool) -> Stage<()> {
     meta.payload = meta.ip.l4;
     let is_icmp = meta.ip.protocol == icmp::protocol_of(meta.ip.v4);
     if is_icmp && meta.ip.end.saturating_sub(meta.ip.l4) < icmp::LEN {
-        return Err(Reason::L4Truncated.into());
+        return Break(Reason::L4Truncated.into());
     }
     check_offload(meta, false)?;
     meta.target = match (is_icmp, to_vip) {
         (true, _) => Target::Icmp { to_vip },
-        (false, true) => return Err(Reason::L4Protocol.into()),
+        (false, true) => return Break(Reason::L4Protocol.into()),
         (false, false) => Target::Transit,
     };
-    Ok(())
+    Continue(())
 }
 
 /// Hash the key of the packet's flow, if it can have one: the only time that this is done for the packet. Returns whether it can.
@@ -123,23 +125,23 @@ fn set_target(forwarding: &ForwardingState, meta: &mut Meta, ends: Ends) -> Stag
     if ends.to_vip() {
         let listener =
             forwarding.socket_role(ends.destination, transport.destination_port, protocol);
-        let service = listener.service.ok_or(Reason::NoService)?;
+        let service = listener.service.or_drop(Reason::NoService)?;
         meta.target = Target::Service(service);
-        return Ok(());
+        return Continue(());
     }
     let listener = forwarding.socket_role(ends.source, transport.source_port, protocol);
     meta.target = match listener.endpoint {
         Some(endpoint) => Target::Endpoint(endpoint),
         None => Target::Transit,
     };
-    Ok(())
+    Continue(())
 }
 
 /// Whether the work left to the network card is what such a packet can have: rule 7.
 #[inline(always)]
 fn check_offload(meta: &Meta, has_transport: bool) -> Stage<()> {
     if !meta.offload.is_partial() && meta.offload.gso().is_none() {
-        return Ok(());
+        return Continue(());
     }
     check_work_left(meta, has_transport)
 }
@@ -147,7 +149,7 @@ fn check_offload(meta: &Meta, has_transport: bool) -> Stage<()> {
 fn check_work_left(meta: &Meta, has_transport: bool) -> Stage<()> {
     let Meta { ip, offload, .. } = meta;
     if !has_transport {
-        return Err(Reason::BadOffload.into());
+        return Break(Reason::BadOffload.into());
     }
     let checksum_at = if ip.protocol == protocol::TCP {
         tcp::CHECKSUM_AT
@@ -159,7 +161,7 @@ fn check_work_left(meta: &Meta, has_transport: bool) -> Stage<()> {
         usize::from(offload.csum_offset),
     );
     if offload.is_partial() && places != (ip.l4, checksum_at) {
-        return Err(Reason::BadOffload.into());
+        return Break(Reason::BadOffload.into());
     }
     let fits = match offload.gso() {
         None => true,
@@ -169,8 +171,8 @@ fn check_work_left(meta: &Meta, has_transport: bool) -> Stage<()> {
         Some(_) => false,
     };
     if fits && (offload.gso().is_none() || offload.gso_size > 0) {
-        Ok(())
+        Continue(())
     } else {
-        Err(Reason::BadOffload.into())
+        Break(Reason::BadOffload.into())
     }
 }

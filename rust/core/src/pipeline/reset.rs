@@ -49,7 +49,7 @@ impl Walk<'_> {
         };
         let client = (entry.client(), entry.client_port);
         let vip = (address_number(service.address), service.port);
-        if let Ok(hop) = self.reply_next_hop(client.0, Some(entry.last_hop())) {
+        if let Some(hop) = self.reply_next_hop(client.0, Some(entry.last_hop())) {
             let numbers = to_client.sequences(Some(0));
             self.reset(&hop, vip, client, numbers, to_client.acknowledgement);
         }

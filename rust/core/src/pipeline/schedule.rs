@@ -1,9 +1,11 @@
 //! Placing a flow that is not known yet: rule 8, *Place*.
 
+use std::ops::ControlFlow::{Break, Continue};
+
 use super::evict::{forget, is_expired};
 use super::keys::is_guarded;
 use super::state::PathState;
-use super::walk::{Departure, Stage, Walk};
+use super::walk::{Departure, OrDrop, Stage, Walk};
 use crate::base::{Direction, Event, Reason, Verdict};
 use crate::direct::DirectConnections;
 use crate::flow::key::{Key, KeySide};
@@ -49,14 +51,14 @@ impl Walk<'_> {
         service: u32,
     ) -> Stage<Departure> {
         let forwarding = self.forwarding;
-        let plan = &forwarding.service(service).ok_or(Reason::NoService)?.plan;
+        let plan = &forwarding.service(service).or_drop(Reason::NoService)?.plan;
         let hash = is_hash(plan.selector);
         let stores = match &transport.segment {
             None => true,
             Some(segment) => segment.is_opening() || (segment.is_midstream() && hash),
         };
         if !(stores || hash && self.may_pass(transport)) {
-            return Err(self.no_flow(packet, transport, service));
+            return Break(self.no_flow(packet, transport, service));
         }
         let new_flow = NewFlow {
             direction: Direction::Forward,
@@ -73,7 +75,7 @@ impl Walk<'_> {
             let (interface, offload) = (packet.meta.interface, packet.meta.offload);
             let (asking, now) = (&mut self.state.asking, self.now);
             asking.hold(wait, packet.frame, interface, offload, now);
-            return Err(Verdict::Hold(Reason::Ask));
+            return Break(Verdict::Hold(Reason::Ask));
         }
         let result = match choice {
             Choice::Server { server, dead } => {
@@ -81,14 +83,14 @@ impl Walk<'_> {
             }
             Choice::Refused(server, reason) => {
                 self.matched.server = Some(server);
-                Err(reason.into())
+                Break(reason.into())
             }
-            Choice::NoServer if !stores => Err(self.no_flow(packet, transport, service)),
-            Choice::NoServer => Err(self.no_server(packet, transport, service)),
+            Choice::NoServer if !stores => Break(self.no_flow(packet, transport, service)),
+            Choice::NoServer => Break(self.no_server(packet, transport, service)),
         };
         match result {
-            Err(verdict) if stores => {
-                Err(self.refuse_new_flow(packet, transport, service, verdict))
+            Break(verdict) if stores => {
+                Break(self.refuse_new_flow(packet, transport, service, verdict))
             }
             result => result,
         }
@@ -128,7 +130,7 @@ impl Walk<'_> {
                 return self.place(packet, transport, &new_flow, (server, dead), stores);
             }
         }
-        Err(Reason::NoFlow.into())
+        Break(Reason::NoFlow.into())
     }
 
     /// Whether a segment that stores no flow may be placed by a hash: the end of a connection that began before us, and all of one that a full table could
@@ -196,9 +198,9 @@ impl Walk<'_> {
         self.matched.direction = Some(new_flow.direction);
         self.matched.server = Some(server);
         let forwarding = self.forwarding;
-        let facts = forwarding.server(server).ok_or(Reason::NoServer)?;
+        let facts = forwarding.server(server).or_drop(Reason::NoServer)?;
         if let Some(number) = dead {
-            let event = self.live(number).err().unwrap_or(Event::FlowReused);
+            let event = self.death(number).unwrap_or(Event::FlowReused);
             forget(self.state, number, Some(event));
         }
         if new_flow.direction == Direction::Reply {
@@ -215,7 +217,7 @@ impl Walk<'_> {
         {
             self.state.counters.event(Event::FlowStateless);
         } else {
-            return Err(Reason::TableFull.into());
+            return Break(Reason::TableFull.into());
         }
         // Whoever is answered here was not heard of before: the way to a client is looked up.
         self.translate(packet, new_flow.direction, (server, facts), None)
@@ -224,19 +226,18 @@ impl Walk<'_> {
     /// Make sure that no flow has this key, by removing a dead one where that is allowed.
     fn clear_key(&mut self, key: &Key, removes: bool) -> Stage<()> {
         let Some(number) = self.state.table.find(key) else {
-            return Ok(());
+            return Continue(());
         };
         if !removes {
-            return Err(Reason::FlowConflict.into());
+            return Break(Reason::FlowConflict.into());
         }
         let closing = self.state.table.entry(number).state() == FlowState::Closing;
         let event = self
-            .live(number)
-            .err()
+            .death(number)
             .or_else(|| closing.then_some(Event::FlowReused));
-        let event = event.ok_or(Reason::FlowConflict)?;
+        let event = event.or_drop(Reason::FlowConflict)?;
         forget(self.state, number, Some(event));
-        Ok(())
+        Continue(())
     }
 
     fn insert(

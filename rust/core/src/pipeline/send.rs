@@ -2,7 +2,9 @@
 //!
 //! Translation changes no length, so the way out is tested first and the packet rewritten last: what an ICMP error quotes is still the packet that came.
 
-use super::walk::{Departure, Stage, Walk};
+use std::ops::ControlFlow::{Break, Continue};
+
+use super::walk::{Departure, OrDrop, Stage, Walk};
 use crate::base::{Direction, LastHop, Offload, Output, Reason, Verdict, gso};
 use crate::forwarding::ServerFacts;
 use crate::next_hop::{Hop, Room};
@@ -29,14 +31,14 @@ impl Walk<'_> {
     #[inline(always)]
     pub(super) fn check_ttl(&mut self, packet: &Packet) -> Stage<()> {
         if packet.meta.ip.ttl > 1 {
-            return Ok(());
+            return Continue(());
         }
         let kind = if packet.meta.ip.v4 {
             message::TIME_EXCEEDED_V4
         } else {
             message::TIME_EXCEEDED_V6
         };
-        Err(self.send_icmp_error(packet, Reason::TtlExceeded, kind, 0))
+        Break(self.send_icmp_error(packet, Reason::TtlExceeded, kind, 0))
     }
 
     /// Send a packet of no flow on.
@@ -44,7 +46,7 @@ impl Walk<'_> {
         let hop = self
             .forwarding
             .route(packet.meta.ip.destination)
-            .ok_or(Reason::NoRoute)?;
+            .or_drop(Reason::NoRoute)?;
         let fit = self.fit(packet, &hop)?;
         let v4 = packet.meta.ip.v4;
         rewrite_ip(packet.ip_bytes_mut(), v4, None);
@@ -64,7 +66,7 @@ impl Walk<'_> {
             return match &facts.hop {
                 Some(hop) if hop.mac.is_some() => self.send_by(packet, hop, &facts.forward),
                 Some(hop) => self.send_unresolved(packet, hop, &facts.forward),
-                None => Err(self.no_route(packet)),
+                None => Break(self.no_route(packet)),
             };
         }
         match self.ingress_hop(packet.meta.ip.destination, last_hop) {
@@ -81,7 +83,9 @@ impl Walk<'_> {
         packet: &mut Packet,
         translation: &Translation,
     ) -> Stage<Departure> {
-        let hop = self.reply_next_hop(packet.meta.ip.destination, None)?;
+        let hop = self
+            .reply_next_hop(packet.meta.ip.destination, None)
+            .or_drop(Reason::NoRoute)?;
         self.send_by(packet, &hop, translation)
     }
 
@@ -105,16 +109,16 @@ impl Walk<'_> {
         let notice = (room != Room::Full).then(|| self.icmp_error(packet, vip, kind, 0));
         let result = self.send_by(packet, hop, translation);
         match (result, notice.flatten()) {
-            (Err(Verdict::Hold(Reason::Neighbour)), notice) => {
+            (Break(Verdict::Hold(Reason::Neighbour)), notice) => {
                 self.state.waiting.set_notice(hop, notice);
                 result
             }
-            (Err(Verdict::Drop(reason @ Reason::NeighbourUnresolved)), Some(notice)) => {
+            (Break(Verdict::Drop(reason @ Reason::NeighbourUnresolved)), Some(notice)) => {
                 if !self.take_token(limit::Kind::Unreachable) {
-                    return Err(Reason::RateLimited.into());
+                    return Break(Reason::RateLimited.into());
                 }
                 self.extra.push(notice);
-                Err(Verdict::Reply(reason))
+                Break(Verdict::Reply(reason))
             }
             _ => result,
         }
@@ -148,11 +152,9 @@ impl Walk<'_> {
     }
 
     /// To the client as its packets came, else by route.
-    pub(super) fn reply_next_hop(&self, client: u128, last_hop: Option<LastHop>) -> Stage<Hop> {
+    pub(super) fn reply_next_hop(&self, client: u128, last_hop: Option<LastHop>) -> Option<Hop> {
         let hop = self.ingress_hop(client, last_hop);
-        Ok(hop
-            .or_else(|| self.forwarding.route(client))
-            .ok_or(Reason::NoRoute)?)
+        hop.or_else(|| self.forwarding.route(client))
     }
 
     /// To the client as its packets came.
@@ -180,12 +182,16 @@ impl Walk<'_> {
         last_hop: Option<LastHop>,
     ) -> Stage<Departure> {
         let forwarding = self.forwarding;
-        let facts = forwarding.server(server).ok_or(Reason::NoServer)?;
+        let facts = forwarding.server(server).or_drop(Reason::NoServer)?;
         let (hop, translation) = if direction == Direction::Forward {
-            (facts.hop.ok_or(Reason::NoRoute)?, &facts.forward)
+            (facts.hop.or_drop(Reason::NoRoute)?, &facts.forward)
         } else {
             let client = packet.meta.ip.destination;
-            (self.reply_next_hop(client, last_hop)?, &facts.reply)
+            (
+                self.reply_next_hop(client, last_hop)
+                    .or_drop(Reason::NoRoute)?,
+                &facts.reply,
+            )
         };
         let fit = self.fit(packet, &hop)?;
         let source = packet.meta.ip.source;
@@ -203,11 +209,11 @@ impl Walk<'_> {
     #[inline(always)]
     fn fit(&mut self, packet: &Packet, hop: &Hop) -> Stage<Fit> {
         if packet.is_tagged() && hop.interface != packet.meta.interface {
-            return Err(Reason::Vlan.into());
+            return Break(Reason::Vlan.into());
         }
         let offload = &packet.meta.offload;
         if offload.gso().is_none() && packet.meta.ip.total_len() <= hop.mtu as usize {
-            return Ok(Fit::Whole(offload.gso_size));
+            return Continue(Fit::Whole(offload.gso_size));
         }
         self.fit_large(packet, hop)
     }
@@ -228,22 +234,22 @@ impl Walk<'_> {
             None => ip.total_len(),
         };
         if len <= mtu {
-            return Ok(Fit::Whole(gso_size));
+            return Continue(Fit::Whole(gso_size));
         }
         if !ip.v4 || dont_fragment(packet) || offload.gso() == Some(gso::UDP_L4) {
-            return Err(self.too_big(packet, hop.mtu));
+            return Break(self.too_big(packet, hop.mtu));
         }
         if offload.gso().is_some() {
             let room = mtu
                 .checked_sub(header_len)
                 .filter(|&room| room > 0)
-                .ok_or(Reason::TooBig)?;
-            return Ok(Fit::Whole(room as u16));
+                .or_drop(Reason::TooBig)?;
+            return Continue(Fit::Whole(room as u16));
         }
         if mtu < ipv4_header_len(packet) + 8 {
-            return Err(Reason::TooBig.into());
+            return Break(Reason::TooBig.into());
         }
-        Ok(Fit::Cut(mtu))
+        Continue(Fit::Cut(mtu))
     }
 
     /// Hand the rewritten packet to its hop, or let it wait for the hop's address.
@@ -261,12 +267,12 @@ impl Walk<'_> {
             Fit::Cut(_) => Departure::Pieces,
         };
         if hop.mac.is_none() {
-            return Err(self.wait(packet, hop, fit, departure));
+            return Break(self.wait(packet, hop, fit, departure));
         }
         if let Fit::Cut(mtu) = fit {
             self.extra.extend(pieces(packet, interface, mtu));
         }
-        Ok(departure)
+        Continue(departure)
     }
 
     /// The hop's address is not known: the packet waits for it.

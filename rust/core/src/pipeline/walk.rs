@@ -1,13 +1,47 @@
 //! One packet's walk: what the stages share.
 
+use std::ops::ControlFlow;
+
 use super::state::PathState;
-use crate::base::{Direction, Offload, Output, Sent, Verdict};
+use crate::base::{Direction, Offload, Output, Reason, Sent, Verdict};
 use crate::flow::key::Key;
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
 
-/// What a stage gives: something to go on with, or the packet's verdict.
-pub(crate) type Stage<T> = Result<T, Verdict>;
+/// What a stage gives: something to go on with, or the verdict that ends the walk. Being answered, held or left to the host is no error, so this is no `Result`.
+pub(crate) type Stage<T> = ControlFlow<Verdict, T>;
+
+/// Go on with what there is, or end the walk by a drop.
+pub(crate) trait OrDrop<T> {
+    /// Drop for this reason where there is nothing.
+    fn or_drop(self, reason: Reason) -> Stage<T>;
+}
+
+impl<T> OrDrop<T> for Option<T> {
+    #[inline(always)]
+    fn or_drop(self, reason: Reason) -> Stage<T> {
+        match self {
+            Some(value) => ControlFlow::Continue(value),
+            None => ControlFlow::Break(reason.into()),
+        }
+    }
+}
+
+/// Go on with what was read, or end the walk by a drop.
+pub(crate) trait DropErrors<T> {
+    /// Drop for the reason of the error.
+    fn drop_errors(self) -> Stage<T>;
+}
+
+impl<T> DropErrors<T> for Result<T, Reason> {
+    #[inline(always)]
+    fn drop_errors(self) -> Stage<T> {
+        match self {
+            Ok(value) => ControlFlow::Continue(value),
+            Err(reason) => ControlFlow::Break(reason.into()),
+        }
+    }
+}
 
 /// How a forwarded packet leaves.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@
 //! which did ask for it may pass: this is what remembers that. It is a record of who spoke to whom, not a flow: nothing is translated, and no number is
 //! checked. Bounded: the record that was used least recently makes room.
 
+use crate::base::SeqNumber;
 use std::collections::HashMap;
 
 use crate::base::Direction;
@@ -263,7 +264,7 @@ impl DirectConnections {
 
 /// Whether a segment answers a SYN: it accepts or, with the number that such a reset has (RFC 9293 3.5.2), refuses it.
 fn answers_syn(segment: &Segment) -> bool {
-    let refuses = segment.has(flag::RST) && segment.sequence == 0;
+    let refuses = segment.has(flag::RST) && segment.sequence == SeqNumber::ZERO;
     segment.has(flag::ACK) && (segment.has(flag::SYN) || refuses)
 }
 
@@ -332,7 +333,7 @@ mod tests {
     #[test]
     fn record_timeout_follows_what_was_seen() {
         let mut direct = DirectConnections::new(4);
-        let segment = |flags| Segment::new(0, 0, flags, 0);
+        let segment = |flags| Segment::new(SeqNumber::ZERO, SeqNumber::ZERO, flags, 0);
         let lives_until = |direct: &DirectConnections| {
             (0..100)
                 .take_while(|&now| direct.knows(&key(1), false, &TIMEOUTS, now))

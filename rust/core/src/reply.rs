@@ -3,6 +3,7 @@
 //! Each goes back to the MAC its cause came from, through the same interface, under the same VLAN tags. Every byte is written: buffers start as zeros, and only
 //! what is quoted comes from elsewhere. Whether a reply may be made at all is the pipeline's question, not asked here.
 
+use crate::base::SeqNumber;
 use crate::base::{Mac, is_v4};
 use crate::parse::Link;
 use crate::wire::segment::Segment;
@@ -150,9 +151,9 @@ pub fn reset(
     segment: &Segment,
 ) -> Vec<u8> {
     let (sequence, acknowledgement, flags) = if segment.has(flag::ACK) {
-        (segment.acknowledgement, 0, flag::RST)
+        (segment.acknowledgement, SeqNumber::ZERO, flag::RST)
     } else {
-        (0, segment.end, flag::RST | flag::ACK)
+        (SeqNumber::ZERO, segment.end, flag::RST | flag::ACK)
     };
     let packet = reset_packet(from, to, sequence, (flags, acknowledgement));
     frame_back(cause, link, mac, None, &packet)
@@ -163,8 +164,8 @@ pub fn reset(
 pub fn reset_packet(
     from: (u128, u16),
     to: (u128, u16),
-    sequence: u32,
-    (flags, acknowledgement): (u8, u32),
+    sequence: SeqNumber,
+    (flags, acknowledgement): (u8, SeqNumber),
 ) -> Vec<u8> {
     let mut bytes = [0; tcp::LEN];
     if let Some(mut header) = tcp::Header::new_mut(&mut bytes) {
@@ -281,10 +282,13 @@ mod tests {
     fn reset_table() {
         let cases = [
             (
-                Segment::new(100, 0, flag::SYN, 0),
+                Segment::new(100.into(), SeqNumber::ZERO, flag::SYN, 0),
                 (0, 101, flag::RST | flag::ACK),
             ),
-            (Segment::new(100, 900, flag::ACK, 5), (900, 0, flag::RST)),
+            (
+                Segment::new(100.into(), 900.into(), flag::ACK, 5),
+                (900, 0, flag::RST),
+            ),
         ];
         for (segment, expected) in cases {
             let frame = reset(
@@ -297,7 +301,11 @@ mod tests {
             );
             let header = tcp::Header::new(&frame[38..]).unwrap();
             assert_eq!(
-                (header.sequence(), header.acknowledgement(), header.flags()),
+                (
+                    header.sequence().get(),
+                    header.acknowledgement().get(),
+                    header.flags()
+                ),
                 expected
             );
             assert_eq!(

@@ -19,5 +19,5 @@ pub use last_hop::LastHop;
 pub use mac::{Mac, MacNumber};
 pub use offload::{Offload, gso};
 pub use random::SplitMix64;
-pub use seq::{is_between, is_later, later};
+pub use seq::SeqNumber;
 pub use verdict::{Direction, Reason, Verdict};

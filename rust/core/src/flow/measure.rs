@@ -7,7 +7,7 @@
 use super::state::FlowState;
 use super::table::Flow;
 use super::transition::Transition;
-use crate::base::{Direction, is_later};
+use crate::base::{Direction, SeqNumber};
 use crate::flow::state::Phase;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
@@ -113,7 +113,7 @@ impl Measures {
 pub struct Before {
     in_flight: u32,
     /// The end of what each side is known to have sent.
-    seen: [Option<u32>; 2],
+    seen: [Option<SeqNumber>; 2],
 }
 
 impl Before {
@@ -219,7 +219,7 @@ fn follow_data(measures: &mut Measures, flow: &mut Flow, before: &Before, observ
         now,
     } = observed;
     let seen = before.seen[direction as usize];
-    let again = seen.is_some_and(|seen| !is_later(segment.end, seen));
+    let again = seen.is_some_and(|seen| !segment.end.is_after(seen));
     match (direction, flow.phase()) {
         (Direction::Reply, _) if again => measures.retransmitted += 1,
         (Direction::Reply, phase) => answer(measures, flow, phase, now),

@@ -2,6 +2,7 @@
 
 use super::evict::{forget, is_expired};
 use super::walk::Walk;
+use crate::base::SeqNumber;
 use crate::base::{Direction, Event, Offload, Output, address_number, is_v4};
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
@@ -50,7 +51,7 @@ impl Walk<'_> {
         let client = (entry.client(), entry.client_port);
         let vip = (address_number(service.address), service.port);
         if let Some(hop) = self.reply_next_hop(client.0, Some(entry.last_hop())) {
-            let numbers = to_client.sequences(Some(0));
+            let numbers = to_client.sequences(Some(SeqNumber::ZERO));
             self.reset(&hop, vip, client, numbers, to_client.acknowledgement);
         }
         if let Some(hop) = facts.hop {
@@ -66,8 +67,8 @@ impl Walk<'_> {
         hop: &Hop,
         from: Socket,
         to: Socket,
-        numbers: [Option<u32>; 2],
-        acknowledgement: Option<u32>,
+        numbers: [Option<SeqNumber>; 2],
+        acknowledgement: Option<SeqNumber>,
     ) {
         let (Some(mac), Some(port)) = (hop.mac, self.forwarding.interface(hop.interface)) else {
             return;
@@ -77,8 +78,9 @@ impl Walk<'_> {
         } else {
             ethertype::IPV6
         };
-        let acknowledged =
-            acknowledgement.map_or((flag::RST, 0), |number| (flag::RST | flag::ACK, number));
+        let acknowledged = acknowledgement.map_or((flag::RST, SeqNumber::ZERO), |number| {
+            (flag::RST | flag::ACK, number)
+        });
         for sequence in numbers.into_iter().flatten() {
             let mut frame = ethernet::header(mac.into(), port.mac, kind).to_vec();
             frame.extend_from_slice(&reset_packet(from, to, sequence, acknowledged));
@@ -94,11 +96,11 @@ impl Walk<'_> {
 /// What a reset in one direction has to say.
 struct Numbers {
     /// What its side sends next, as far as is known.
-    snd_nxt: Option<u32>,
+    snd_nxt: Option<SeqNumber>,
     /// What the other side has acknowledged.
-    acknowledged: Option<u32>,
+    acknowledged: Option<SeqNumber>,
     /// What it acknowledges itself.
-    acknowledgement: Option<u32>,
+    acknowledgement: Option<SeqNumber>,
 }
 
 impl Numbers {
@@ -112,7 +114,7 @@ impl Numbers {
     }
 
     /// The sequence numbers that the receiving end may expect. `unknown`: when there is none.
-    fn sequences(&self, unknown: Option<u32>) -> [Option<u32>; 2] {
+    fn sequences(&self, unknown: Option<SeqNumber>) -> [Option<SeqNumber>; 2] {
         let second = self
             .acknowledged
             .filter(|&number| Some(number) != self.snd_nxt);

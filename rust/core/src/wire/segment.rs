@@ -1,16 +1,17 @@
 //! One TCP segment, as far as a balancer reads it (RFC 9293 3.1, RFC 7323 2).
 
 use super::tcp::flag;
+use crate::base::SeqNumber;
 
 /// What the state machine reads from one TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Sequence number.
-    pub sequence: u32,
+    pub sequence: SeqNumber,
     /// Acknowledgement number; means something only with ACK.
-    pub acknowledgement: u32,
+    pub acknowledgement: SeqNumber,
     /// Sequence number after this segment: SYN and FIN count one each.
-    pub end: u32,
+    pub end: SeqNumber,
     /// Window, as the header has it.
     pub window: u16,
     /// Control bits.
@@ -28,11 +29,14 @@ impl Segment {
     /// Make one of `payload_len` bytes of data.
     #[inline]
     #[must_use]
-    pub const fn new(sequence: u32, acknowledgement: u32, flags: u8, payload_len: usize) -> Self {
+    pub const fn new(
+        sequence: SeqNumber,
+        acknowledgement: SeqNumber,
+        flags: u8,
+        payload_len: usize,
+    ) -> Self {
         let control = (flags & flag::SYN != 0) as u32 + (flags & flag::FIN != 0) as u32;
-        let end = sequence
-            .wrapping_add(payload_len as u32)
-            .wrapping_add(control);
+        let end = sequence.plus(payload_len as u32).plus(control);
         Self {
             sequence,
             acknowledgement,
@@ -66,7 +70,7 @@ impl Segment {
     #[must_use]
     pub const fn has_data(&self) -> bool {
         let control = (self.has(flag::SYN)) as u32 + (self.has(flag::FIN)) as u32;
-        self.end.wrapping_sub(self.sequence) != control
+        self.end.since(self.sequence) != control
     }
 
     /// A first SYN: the start of a connection.
@@ -93,7 +97,7 @@ impl Segment {
     /// The sequence number after the SYN of a segment that has one: what its receiver acknowledges at least.
     #[inline]
     #[must_use]
-    pub const fn after_syn(&self) -> u32 {
-        self.sequence.wrapping_add(1)
+    pub const fn after_syn(&self) -> SeqNumber {
+        self.sequence.plus(1)
     }
 }

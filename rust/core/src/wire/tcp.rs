@@ -3,6 +3,7 @@
 use std::borrow::{Borrow, BorrowMut};
 
 use super::{fields16, view};
+use crate::base::SeqNumber;
 
 view!(
     /// The fixed header. Options follow it, up to `header_len`.
@@ -40,15 +41,15 @@ impl<B: Borrow<[u8; LEN]>> Header<B> {
     /// Sequence number of the first byte.
     #[inline]
     #[must_use]
-    pub fn sequence(&self) -> u32 {
-        super::get32::<LEN>(&self.0, 4)
+    pub fn sequence(&self) -> SeqNumber {
+        SeqNumber::new(super::get32::<LEN>(&self.0, 4))
     }
 
     /// Next sequence number expected from the other side.
     #[inline]
     #[must_use]
-    pub fn acknowledgement(&self) -> u32 {
-        super::get32::<LEN>(&self.0, 8)
+    pub fn acknowledgement(&self) -> SeqNumber {
+        SeqNumber::new(super::get32::<LEN>(&self.0, 8))
     }
 
     /// Bytes of the header with its options, as claimed: 0 to 60.
@@ -68,11 +69,17 @@ impl<B: Borrow<[u8; LEN]>> Header<B> {
 
 impl<B: BorrowMut<[u8; LEN]>> Header<B> {
     /// Write every byte of a header without options, data, window or checksum.
-    pub fn set_own(&mut self, ports: (u16, u16), sequence: u32, acknowledgement: u32, flags: u8) {
+    pub fn set_own(
+        &mut self,
+        ports: (u16, u16),
+        sequence: SeqNumber,
+        acknowledgement: SeqNumber,
+        flags: u8,
+    ) {
         self.set_source_port(ports.0);
         self.set_destination_port(ports.1);
-        super::set32::<LEN>(&mut self.0, 4, sequence);
-        super::set32::<LEN>(&mut self.0, 8, acknowledgement);
+        super::set32::<LEN>(&mut self.0, 4, sequence.get());
+        super::set32::<LEN>(&mut self.0, 8, acknowledgement.get());
         self.0.borrow_mut()[12] = 5 << 4;
         self.0.borrow_mut()[13] = flags;
         self.set_window(0);
@@ -135,12 +142,18 @@ mod tests {
     #[test]
     fn own_header_written_reads_back() {
         let mut bytes = [0xaau8; LEN];
-        Header::new_mut(&mut bytes)
-            .unwrap()
-            .set_own((1, 2), 3, 4, flag::RST | flag::ACK);
+        Header::new_mut(&mut bytes).unwrap().set_own(
+            (1, 2),
+            3.into(),
+            4.into(),
+            flag::RST | flag::ACK,
+        );
         let header = Header::new(&bytes).unwrap();
         assert_eq!((header.source_port(), header.destination_port()), (1, 2));
-        assert_eq!((header.sequence(), header.acknowledgement()), (3, 4));
+        assert_eq!(
+            (header.sequence(), header.acknowledgement()),
+            (3.into(), 4.into())
+        );
         assert_eq!(
             (
                 header.header_len(),

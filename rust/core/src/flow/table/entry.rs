@@ -1,7 +1,7 @@
 //! What is stored of a flow, in three parts by how often packets need it: plain data without pointers.
 
 use super::arena::Line;
-use crate::base::{Direction, LastHop};
+use crate::base::{Direction, LastHop, SeqNumber};
 use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
 use crate::flow::tcp::side::TcpSide;
@@ -50,7 +50,7 @@ pub struct FlowCold {
 #[repr(C)]
 pub struct FlowRare {
     /// The sequence number after the client's last SYN, or after the server's that has answered it.
-    pub(super) syn: u32,
+    pub(super) syn: SeqNumber,
     /// IP bytes per direction: the high parts. 2^48 bytes are counted.
     pub(super) bytes: [u16; 2],
 }

@@ -1,7 +1,7 @@
 //! A flow as the TCP state machine and the measurements see it: its three parts put together.
 
 use super::entry::{Entry, FlowCold, FlowRare, mark};
-use crate::base::{Direction, is_between};
+use crate::base::{Direction, SeqNumber};
 use crate::flow::state::{FlowState, Phase};
 use crate::flow::tcp::side::TcpSide;
 use crate::wire::segment::Segment;
@@ -66,14 +66,14 @@ impl<'a> Flow<'a> {
     /// What a side sends next, if that is known.
     #[inline]
     #[must_use]
-    pub fn snd_nxt(&self, direction: Direction) -> Option<u32> {
+    pub fn snd_nxt(&self, direction: Direction) -> Option<SeqNumber> {
         self.knows_snd_nxt(direction)
             .then_some(self.side(direction).snd_nxt)
     }
 
     /// What a side sends next by the last that was heard of it, for what is believed of nobody: a client in `SynSent` may have begun another attempt.
     #[must_use]
-    pub fn latest_snd_nxt(&self, direction: Direction) -> Option<u32> {
+    pub fn latest_snd_nxt(&self, direction: Direction) -> Option<SeqNumber> {
         let retries = direction == Direction::Forward
             && self.state() == FlowState::SynSent
             && self.side(direction).has_syn_again();
@@ -86,7 +86,7 @@ impl<'a> Flow<'a> {
     /// What a side has acknowledged, if that is known.
     #[inline]
     #[must_use]
-    pub fn rcv_nxt(&self, direction: Direction) -> Option<u32> {
+    pub fn rcv_nxt(&self, direction: Direction) -> Option<SeqNumber> {
         self.knows_rcv_nxt(direction)
             .then_some(self.side(direction).rcv_nxt)
     }
@@ -94,7 +94,7 @@ impl<'a> Flow<'a> {
     /// The number that the receiver of a direction waits for: what it has acknowledged, or what follows a SYN that it is sure to acknowledge.
     #[inline]
     #[must_use]
-    pub fn expected_of(&self, direction: Direction) -> Option<u32> {
+    pub fn expected_of(&self, direction: Direction) -> Option<SeqNumber> {
         let receiver = direction.other();
         let opening = self.state() == FlowState::SynReceived && receiver == Direction::Forward;
         (opening || self.knows_rcv_nxt(receiver)).then_some(self.side(receiver).rcv_nxt)
@@ -102,7 +102,7 @@ impl<'a> Flow<'a> {
 
     /// The end of what a side has sent without a gap, where that is no guess: nobody has vouched for a pickup's numbers, and what is ahead may be forged.
     #[must_use]
-    pub fn sent_for_sure(&self, direction: Direction) -> Option<u32> {
+    pub fn sent_for_sure(&self, direction: Direction) -> Option<SeqNumber> {
         let sure = self.entry.is_active() && !self.has_gap(direction);
         self.snd_nxt(direction).filter(|_| sure)
     }
@@ -117,7 +117,7 @@ impl<'a> Flow<'a> {
 
     /// The end of what a side is known to have sent without a gap.
     #[must_use]
-    pub fn seen(&self, direction: Direction) -> Option<u32> {
+    pub fn seen(&self, direction: Direction) -> Option<SeqNumber> {
         if self.has_gap(direction) {
             self.expected_of(direction)
         } else {
@@ -127,20 +127,20 @@ impl<'a> Flow<'a> {
 
     /// Note what a side sends next.
     #[inline]
-    pub fn set_snd_nxt(&mut self, direction: Direction, number: u32) {
+    pub fn set_snd_nxt(&mut self, direction: Direction, number: SeqNumber) {
         self.side_mut(direction).snd_nxt = number;
         self.entry.marks |= mark::SND_NXT << direction as u8;
     }
 
     /// Note what a side has acknowledged.
     #[inline]
-    pub fn set_rcv_nxt(&mut self, direction: Direction, number: u32) {
+    pub fn set_rcv_nxt(&mut self, direction: Direction, number: SeqNumber) {
         self.side_mut(direction).rcv_nxt = number;
         self.entry.marks |= mark::RCV_NXT << direction as u8;
     }
 
     /// Note what a side is going to acknowledge: it has not yet.
-    pub fn expect_rcv_nxt(&mut self, direction: Direction, number: u32) {
+    pub fn expect_rcv_nxt(&mut self, direction: Direction, number: SeqNumber) {
         self.side_mut(direction).rcv_nxt = number;
         self.entry.marks &= !(mark::RCV_NXT << direction as u8);
     }
@@ -153,7 +153,7 @@ impl<'a> Flow<'a> {
 
     /// Note the first SYN of a client, at which its flow begins.
     pub fn begin(&mut self, segment: &Segment) {
-        let number = segment.sequence.wrapping_add(1);
+        let number = segment.after_syn();
         self.set_syn(number);
         self.set_snd_nxt(Direction::Forward, segment.end);
         self.expect_rcv_nxt(Direction::Forward, number);
@@ -163,26 +163,26 @@ impl<'a> Flow<'a> {
     /// The sequence number after the client's last SYN, or after the server's that has answered it while another counts.
     #[inline]
     #[must_use]
-    pub fn syn(&self) -> u32 {
+    pub fn syn(&self) -> SeqNumber {
         self.rare.syn
     }
 
     /// Note a SYN of the client, or the server's that answers it.
     #[inline]
-    pub fn set_syn(&mut self, number: u32) {
+    pub fn set_syn(&mut self, number: SeqNumber) {
         self.rare.syn = number;
     }
 
     /// The sequence number after the client's first SYN, or after the one that the server has acknowledged alone, while the client has answered nothing.
     #[must_use]
-    pub fn first_syn(&self) -> Option<u32> {
+    pub fn first_syn(&self) -> Option<SeqNumber> {
         let kept = self.state() == FlowState::SynSent && !self.knows_rcv_nxt(Direction::Forward);
         kept.then_some(self.side(Direction::Forward).rcv_nxt)
     }
 
     /// Whether a number acknowledges the SYN of a handshake that is under way: the client's first, its last, or data sent with it (RFC 7413).
     #[must_use]
-    pub fn answers_syn(&self, number: u32) -> bool {
+    pub fn answers_syn(&self, number: SeqNumber) -> bool {
         match self.state() {
             FlowState::SynSent => self.answers_first_syn(number) || self.answers_syn_again(number),
             FlowState::SynReceived => self.rcv_nxt(Direction::Reply) == Some(number),
@@ -192,21 +192,21 @@ impl<'a> Flow<'a> {
 
     /// Whether a number acknowledges the SYN of a client in `SynSent` that is its own for sure.
     #[must_use]
-    pub fn answers_first_syn(&self, number: u32) -> bool {
+    pub fn answers_first_syn(&self, number: SeqNumber) -> bool {
         let first = self.first_syn().unwrap_or(self.syn());
-        is_between(number, first, self.side(Direction::Forward).snd_nxt)
+        number.is_between(first, self.side(Direction::Forward).snd_nxt)
     }
 
     /// Whether a number acknowledges another SYN than the one that counts, or in `SynSent` than the first: it may be anybody's.
     #[must_use]
-    pub fn answers_syn_again(&self, number: u32) -> bool {
+    pub fn answers_syn_again(&self, number: SeqNumber) -> bool {
         let end = match self.state() {
             FlowState::SynSent => self.side(Direction::Reply).rcv_nxt,
             _ => self.syn(),
         };
         let [client, server] = &self.cold.sides;
         let open = client.has_syn_again() && !server.has_syn_again();
-        open && is_between(number, self.syn(), end)
+        open && number.is_between(self.syn(), end)
     }
 
     /// Whether the server has answered another SYN than the one that counts, and the client may acknowledge that still.
@@ -231,7 +231,7 @@ impl<'a> Flow<'a> {
     pub fn in_flight(&self) -> u32 {
         const KNOWN: u8 = mark::SND_NXT << Direction::Reply as u8 | mark::RCV_NXT;
         let [client, server] = &self.cold.sides;
-        let left = server.snd_nxt.wrapping_sub(client.rcv_nxt);
+        let left = server.snd_nxt.since(client.rcv_nxt);
         if self.entry.marks & KNOWN == KNOWN && left < 1 << 31 {
             left
         } else {
@@ -244,7 +244,7 @@ impl<'a> Flow<'a> {
     #[must_use]
     pub fn in_flight_plain(&self) -> u32 {
         let [client, server] = &self.cold.sides;
-        let left = server.snd_nxt.wrapping_sub(client.rcv_nxt);
+        let left = server.snd_nxt.since(client.rcv_nxt);
         debug_assert_eq!(left, self.in_flight());
         left
     }

@@ -2,7 +2,7 @@
 
 use super::judge::is_believed;
 use super::side::note;
-use crate::base::{Direction, is_between, is_later, later};
+use crate::base::{Direction, SeqNumber};
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::flow::transition::Transition;
@@ -46,20 +46,25 @@ pub(super) fn note_sent(flow: &mut Flow, direction: Direction, segment: &Segment
 }
 
 /// Note a FIN: it counts in sequence.
-pub(super) fn note_fin(flow: &mut Flow, direction: Direction, begins: u32, segment: &Segment) {
+pub(super) fn note_fin(
+    flow: &mut Flow,
+    direction: Direction,
+    begins: SeqNumber,
+    segment: &Segment,
+) {
     let side = flow.side_mut(direction);
     let ahead = side.has_fin_ahead();
     // Where the data behind what is ahead ends is not known.
     let has_gap = ahead || side.has_data_ahead();
     let contiguous = if has_gap { begins } else { side.snd_nxt };
-    if is_between(segment.sequence, begins, contiguous) {
+    if segment.sequence.is_between(begins, contiguous) {
         side.flags &= !(note::FIN_AHEAD | note::DATA_AHEAD);
-        side.snd_nxt = later(contiguous, segment.end);
+        side.snd_nxt = contiguous.later(segment.end);
         flow.mark_fin(direction);
         return;
     }
     // Of several the first in order: a forged one would have to hit what is not acknowledged to hide the true one, and is overtaken by it else.
-    let counts = is_later(segment.end, begins) && (!ahead || is_later(side.snd_nxt, segment.end));
+    let counts = segment.end.is_after(begins) && (!ahead || side.snd_nxt.is_after(segment.end));
     if counts && !flow.has_fin(direction) {
         let side = flow.side_mut(direction);
         side.flags = side.flags & !note::DATA_AHEAD | note::FIN_AHEAD;
@@ -74,15 +79,15 @@ pub(super) fn note_acknowledged(flow: &mut Flow, direction: Direction, segment: 
     // A guess that found room in the unknown window tells nothing about it.
     let exact = expected
         .zip(sent)
-        .is_some_and(|(expected, sent)| is_between(number, expected, sent));
+        .is_some_and(|(expected, sent)| number.is_between(expected, sent));
     let side = flow.side_mut(direction);
     if exact || !side.is_unheard() {
         side.hear(segment.window);
     }
     let known = flow.rcv_nxt(direction);
-    let rcv_nxt = known.map_or(number, |known| later(known, number));
+    let rcv_nxt = known.map_or(number, |known| known.later(number));
     flow.set_rcv_nxt(direction, rcv_nxt);
-    if sent.is_none_or(|sent| is_later(sent, rcv_nxt)) {
+    if sent.is_none_or(|sent| sent.is_after(rcv_nxt)) {
         return;
     }
     if flow.side(other).has_fin_ahead() {

@@ -3,7 +3,7 @@
 use super::data::note_segment;
 use super::judge::within;
 use super::side::{TcpSide, note};
-use crate::base::{Direction, is_between, later};
+use crate::base::{Direction, SeqNumber};
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::flow::transition::Transition;
@@ -48,7 +48,7 @@ pub(super) fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Transition
     let number = segment.after_syn();
     if flow.first_syn() == Some(number) {
         let client = flow.side_mut(Direction::Forward);
-        client.snd_nxt = later(client.snd_nxt, segment.end);
+        client.snd_nxt = client.snd_nxt.later(segment.end);
         client.forget_syn();
         client.offer(segment);
         return Transition {
@@ -60,7 +60,7 @@ pub(super) fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Transition
         let repeats = flow.side(Direction::Forward).has_syn_again() && flow.syn() == number;
         let known = flow.side(Direction::Reply).rcv_nxt;
         let end = if repeats {
-            later(known, segment.end)
+            known.later(segment.end)
         } else {
             segment.end
         };
@@ -73,7 +73,7 @@ pub(super) fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Transition
 }
 
 /// One of the client's SYNs was answered: its numbers, window and scale count from now on, and those of the other are forgotten.
-pub(super) fn choose_syn(flow: &mut Flow, number: u32) {
+pub(super) fn choose_syn(flow: &mut Flow, number: SeqNumber) {
     if !flow.answers_first_syn(number) {
         let (first, end) = (flow.syn(), flow.side(Direction::Reply).rcv_nxt);
         let client = flow.side_mut(Direction::Forward);
@@ -193,7 +193,7 @@ pub(super) fn follow_crossed_syn_ack(flow: &mut Flow, segment: &Segment) -> Tran
     if state == FlowState::SynSent {
         choose_syn(flow, segment.after_syn());
     }
-    let snd_nxt = later(flow.side(Direction::Forward).snd_nxt, segment.end);
+    let snd_nxt = flow.side(Direction::Forward).snd_nxt.later(segment.end);
     flow.set_snd_nxt(Direction::Forward, snd_nxt);
     flow.set_rcv_nxt(Direction::Forward, segment.acknowledgement);
     if state == FlowState::SynReceived {
@@ -233,7 +233,7 @@ pub(super) fn follow_third(flow: &mut Flow, segment: &Segment) -> Transition {
         flow.side(Direction::Forward).rcv_nxt,
     );
     let fits = within(segment.sequence, server.rcv_nxt, server.window())
-        && is_between(segment.acknowledgement, expected, server.snd_nxt);
+        && segment.acknowledgement.is_between(expected, server.snd_nxt);
     if !fits {
         return Transition::unbelieved(FlowState::SynReceived);
     }

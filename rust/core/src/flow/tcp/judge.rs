@@ -1,6 +1,6 @@
 //! What is believed of a segment: it fits what the other side has vouched for.
 
-use crate::base::{Direction, is_between};
+use crate::base::{Direction, SeqNumber};
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::wire::segment::Segment;
@@ -8,19 +8,19 @@ use crate::wire::segment::Segment;
 /// Whether a number acknowledges what was sent, from a window, and one, before what was acknowledged last: nobody acknowledges what was not sent (RFC 5961 5).
 #[inline(always)]
 pub(super) const fn acknowledges(
-    number: u32,
-    (acknowledged, sent): (u32, u32),
+    number: SeqNumber,
+    (acknowledged, sent): (SeqNumber, SeqNumber),
     window: u32,
 ) -> bool {
-    let reach = sent.wrapping_sub(acknowledged).wrapping_add(window + 1);
-    sent.wrapping_sub(number) <= reach
+    let reach = sent.since(acknowledged).wrapping_add(window + 1);
+    sent.since(number) <= reach
 }
 
 /// Whether a number is at most a window, and one for SYN, FIN or a probe (RFC 1122 4.2.3.6), away from another.
 #[inline(always)]
-pub(super) const fn within(number: u32, base: u32, window: u32) -> bool {
+pub(super) const fn within(number: SeqNumber, base: SeqNumber, window: u32) -> bool {
     let reach = window + 1;
-    number.wrapping_sub(base).wrapping_add(reach) <= 2 * reach
+    number.since(base).wrapping_add(reach) <= 2 * reach
 }
 
 /// Whether a segment with ACK, and without SYN and RST, fits what the other side has vouched for.
@@ -59,10 +59,10 @@ pub fn is_exact(flow: &Flow, segment: &Segment) -> bool {
     let ends = flow.seen(Direction::Forward).or(begins);
     let acknowledged = flow.expected_of(Direction::Reply);
     let sent = flow.snd_nxt(Direction::Reply);
-    let is_between = |number, first: Option<u32>, last: Option<u32>| {
+    let is_between = |number: SeqNumber, first: Option<SeqNumber>, last: Option<SeqNumber>| {
         first
             .zip(last)
-            .is_some_and(|(first, last)| is_between(number, first, last))
+            .is_some_and(|(first, last)| number.is_between(first, last))
     };
     is_between(segment.sequence, begins, ends)
         && is_between(segment.acknowledgement, acknowledged, sent)

@@ -2,7 +2,7 @@
 
 use super::judge::{acknowledges, within};
 use super::side::note;
-use crate::base::{Direction, later};
+use crate::base::Direction;
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::wire::segment::Segment;
@@ -29,7 +29,7 @@ pub fn follow_plain(flow: &mut Flow, direction: Direction, segment: &Segment) ->
         & acknowledges(number, (side.rcv_nxt, other.snd_nxt), side.window());
     if fits {
         side.note_end(other.rcv_nxt, segment);
-        side.rcv_nxt = later(side.rcv_nxt, number);
+        side.rcv_nxt = side.rcv_nxt.later(number);
         side.advertise(segment.window);
     }
     fits

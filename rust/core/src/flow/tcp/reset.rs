@@ -33,7 +33,7 @@ pub(super) fn follow_reset(
     }
     let base = expected.or(flow.snd_nxt(direction));
     let window = flow.side(direction.other()).window();
-    let inside = base.is_some_and(|base| sequence.wrapping_sub(base) <= window);
+    let inside = base.is_some_and(|base| sequence.since(base) <= window);
     // A server may know a connection that the client and we have forgotten: it answers the SYN by an ACK, and the client that by a RST at a number that only
     // they know (RFC 9293 3.5.1). What is over has nothing to lose.
     let passes = (opening || inside) && !unheard || state == FlowState::Closing;

@@ -1,6 +1,6 @@
 //! What is known of one side of a TCP connection: its numbers, its window, and what is noted for later.
 
-use crate::base::{is_between, is_later, later};
+use crate::base::SeqNumber;
 use crate::wire::segment::{MOST_SCALE, NO_SCALE, Segment};
 
 /// What is known of one side of a TCP connection. 12 bytes, plain data. Which numbers are known stands in the entry's marks.
@@ -9,11 +9,11 @@ use crate::wire::segment::{MOST_SCALE, NO_SCALE, Segment};
 pub struct TcpSide {
     /// The sequence number after what the side is believed to have sent (SND.NXT): without a gap, but while data ahead is noted. While a FIN ahead is noted:
     /// the number after that one.
-    pub snd_nxt: u32,
+    pub snd_nxt: SeqNumber,
     /// The number it acknowledged last: what it expects next (RCV.NXT). Before it has acknowledged anything: on the client's side, in `SynSent` the number
     /// after its first SYN, in `SynReceived` the number after the server's, which it is expected to acknowledge; on the server's side, in `SynSent` the number
     /// after the client's last SYN and its data, if that is another than the first.
-    pub rcv_nxt: u32,
+    pub rcv_nxt: SeqNumber,
     /// The largest window it has advertised, before scaling.
     pub(super) window: u16,
     /// How far that is shifted.
@@ -56,8 +56,8 @@ impl Default for TcpSide {
 impl TcpSide {
     /// Nothing advertised yet, in a connection whose SYNs are seen.
     pub(super) const UNSCALED: Self = Self {
-        snd_nxt: 0,
-        rcv_nxt: 0,
+        snd_nxt: SeqNumber::ZERO,
+        rcv_nxt: SeqNumber::ZERO,
         window: 0,
         scale: 0,
         flags: 0,
@@ -176,9 +176,9 @@ impl TcpSide {
 
     /// Note the end of a segment without FIN that is believed, where the other side waits for `begins`.
     #[inline(always)]
-    pub(super) fn note_end(&mut self, begins: u32, segment: &Segment) {
-        if is_between(segment.sequence, begins, self.snd_nxt) & !self.has_data_ahead() {
-            self.snd_nxt = later(self.snd_nxt, segment.end);
+    pub(super) fn note_end(&mut self, begins: SeqNumber, segment: &Segment) {
+        if segment.sequence.is_between(begins, self.snd_nxt) & !self.has_data_ahead() {
+            self.snd_nxt = self.snd_nxt.later(segment.end);
         } else {
             self.note_end_ahead(begins, segment);
         }
@@ -186,11 +186,11 @@ impl TcpSide {
 
     /// The same where there is a gap, or will be: what does not start where the other side waits, or in what follows that, may be a guess.
     #[cold]
-    pub(super) fn note_end_ahead(&mut self, begins: u32, segment: &Segment) {
-        if segment.sequence == begins && !is_later(self.snd_nxt, segment.end) {
+    pub(super) fn note_end_ahead(&mut self, begins: SeqNumber, segment: &Segment) {
+        if segment.sequence == begins && !self.snd_nxt.is_after(segment.end) {
             self.close_gap();
             self.snd_nxt = segment.end;
-        } else if is_later(segment.end, self.snd_nxt) {
+        } else if segment.end.is_after(self.snd_nxt) {
             self.flags |= note::DATA_AHEAD;
             self.snd_nxt = segment.end;
         }

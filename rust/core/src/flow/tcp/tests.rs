@@ -1,7 +1,7 @@
 //! What each kind of segment may change.
 
 use super::*;
-use crate::base::{SplitMix64, is_later, later};
+use crate::base::SplitMix64;
 use crate::flow::table::{Entry, FlowCold, FlowRare};
 use crate::wire::segment::{MOST_SCALE, NO_SCALE};
 use Direction::{Forward, Reply};
@@ -16,6 +16,11 @@ const FIN_ACK: u8 = FIN | ACK;
 
 /// (direction, control bits, sequence, acknowledgement, bytes of data)
 type Step5 = (Direction, u8, u32, u32, usize);
+
+/// A segment without a window.
+fn segment(sequence: u32, acknowledgement: u32, flags: u8, len: usize) -> Segment {
+    Segment::new(sequence.into(), acknowledgement.into(), flags, len)
+}
 
 /// As the pipeline does it. What is plain must be judged alike by both.
 fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Transition, Reason> {
@@ -53,7 +58,7 @@ impl Scene {
     /// The client's SYN: 100.
     fn opened() -> Self {
         let mut scene = Self::new(SynSent);
-        let syn = Segment::new(100, 0, SYN, 0).with_window(1000, NO_SCALE);
+        let syn = segment(100, 0, SYN, 0).with_window(1000, NO_SCALE);
         scene.flow().begin(&syn);
         scene
     }
@@ -70,7 +75,7 @@ impl Scene {
         &mut self,
         (direction, flags, sequence, ack, len): Step5,
     ) -> Result<Transition, Reason> {
-        let segment = Segment::new(sequence, ack, flags, len).with_window(1000, NO_SCALE);
+        let segment = segment(sequence, ack, flags, len).with_window(1000, NO_SCALE);
         let step = judge(&mut self.flow(), direction, &segment)?;
         self.entry.set_state(step.to);
         Ok(step)
@@ -240,9 +245,9 @@ fn follow_scaled_window_table() {
     for (scale, reach) in [(NO_SCALE, 1000), (2, 4000), (MOST_SCALE, 1000 << 14)] {
         let opened = || {
             let mut scene = Scene::new(SynSent);
-            let syn = Segment::new(100, 0, SYN, 0).with_window(1000, scale);
+            let syn = segment(100, 0, SYN, 0).with_window(1000, scale);
             scene.flow().begin(&syn);
-            let answer = Segment::new(500, 101, SYN_ACK, 0).with_window(1000, scale);
+            let answer = segment(500, 101, SYN_ACK, 0).with_window(1000, scale);
             let step = follow(&mut scene.flow(), Reply, &answer).unwrap();
             scene.entry.set_state(step.to);
             scene.run(&[(Forward, ACK, 101, 501, 0), (Reply, ACK, 501, 101, 0)]);
@@ -269,13 +274,13 @@ fn follow_scaled_window_table() {
 #[test]
 fn follow_scale_of_one_side_is_none() {
     let mut scene = Scene::new(SynSent);
-    let syn = Segment::new(100, 0, SYN, 0).with_window(1001, 2);
+    let syn = segment(100, 0, SYN, 0).with_window(1001, 2);
     scene.flow().begin(&syn);
     scene.run(&[(Reply, SYN_ACK, 500, 101, 0)]);
     assert_eq!(scene.flow().side(Forward).window(), 1001);
     let mut both = Scene::new(SynSent);
     both.flow().begin(&syn);
-    let answer = Segment::new(500, 101, SYN_ACK, 0).with_window(999, 3);
+    let answer = segment(500, 101, SYN_ACK, 0).with_window(999, 3);
     follow(&mut both.flow(), Reply, &answer).unwrap();
     let windows = [Forward, Reply].map(|side| both.flow().side(side).window());
     assert_eq!(windows, [1004, 1000], "rounded up to what can be said");
@@ -325,7 +330,7 @@ fn follow_cookie_counts_once_acknowledged() {
     let (forged, cookie) = ((Forward, SYN, 7000, 0, 0), (Reply, SYN_ACK, 900, 7001, 0));
     let (own, answer) = ((Forward, SYN, 100, 0, 0), (Reply, SYN_ACK, 500, 101, 0));
     let mut begun = Scene::new(SynSent);
-    begun.flow().begin(&Segment::new(7000, 0, SYN, 0));
+    begun.flow().begin(&segment(7000, 0, SYN, 0));
     let orders: [(Scene, &[Step5]); 5] = [
         (Scene::opened(), &[answer, forged, cookie]),
         (Scene::opened(), &[forged, answer, cookie]),
@@ -361,8 +366,8 @@ fn follow_refusal_of_syn_again_is_handed_on() {
 fn follow_pickup_is_confirmed_by_the_other_side() {
     let picked = |direction| {
         let mut scene = Scene::new(Pickup);
-        scene.flow().set_snd_nxt(direction, 5000);
-        scene.flow().set_rcv_nxt(direction, 9000);
+        scene.flow().set_snd_nxt(direction, 5000.into());
+        scene.flow().set_rcv_nxt(direction, 9000.into());
         scene
     };
     let mut client = picked(Forward);
@@ -412,7 +417,7 @@ fn follow_data_beyond_gap_counts_once_acknowledged() {
     scene.run(&[(Forward, ACK, 111, 501, 10)]);
     assert!(!scene.believes((Reply, ACK, 501, 132, 0)));
     assert!(scene.believes((Reply, ACK, 501, 131, 0)));
-    assert_eq!(scene.flow().snd_nxt(Forward), Some(131));
+    assert_eq!(scene.flow().snd_nxt(Forward), Some(131.into()));
     assert!(scene.believes((Forward, RST, 131, 0, 0)));
 }
 
@@ -523,8 +528,8 @@ fn follow_unknown_scale_counts_as_the_largest() {
     const REACH: u32 = 1000 << MOST_SCALE;
     let confirmed = || {
         let mut scene = Scene::new(Pickup);
-        scene.flow().set_snd_nxt(Forward, 5000);
-        scene.flow().set_rcv_nxt(Forward, 9000);
+        scene.flow().set_snd_nxt(Forward, 5000.into());
+        scene.flow().set_rcv_nxt(Forward, 9000.into());
         assert_eq!(scene.flow().side(Forward).window(), 1 << 30);
         scene.run(&[(Reply, ACK, 9000, 5000, 10)]);
         scene
@@ -547,10 +552,10 @@ fn follow_unknown_scale_counts_as_the_largest() {
 fn follow_guess_leaves_unknown_window_unknown() {
     for guess in [1 << 29, 1 << 20, 0u32.wrapping_sub(1 << 29)] {
         let mut scene = Scene::new(Pickup);
-        scene.flow().set_snd_nxt(Forward, 5000);
-        scene.flow().set_rcv_nxt(Forward, 9000);
+        scene.flow().set_snd_nxt(Forward, 5000.into());
+        scene.flow().set_rcv_nxt(Forward, 9000.into());
         scene.run(&[(Reply, ACK, 9000, 5000, 10)]);
-        let forged = Segment::new(5000, 9000u32.wrapping_add(guess), ACK, 0);
+        let forged = segment(5000, 9000u32.wrapping_add(guess), ACK, 0);
         let step = judge(&mut scene.flow(), Forward, &forged).unwrap();
         assert_eq!(step.is_believed, guess.cast_signed() < 0);
         assert_eq!(scene.flow().side(Forward).window(), 1 << 30);
@@ -563,8 +568,8 @@ fn follow_guess_leaves_unknown_window_unknown() {
 #[test]
 fn follow_client_that_confirms_vouches_for_no_number() {
     let mut scene = Scene::new(Pickup);
-    scene.flow().set_snd_nxt(Reply, 9000);
-    scene.flow().set_rcv_nxt(Reply, 5000);
+    scene.flow().set_snd_nxt(Reply, 9000.into());
+    scene.flow().set_rcv_nxt(Reply, 5000.into());
     let guess = 5000 + (1 << 28);
     assert!(scene.believes((Forward, FIN_ACK, guess, 9000, 7)));
     assert_eq!(scene.entry.state(), Established);
@@ -578,11 +583,11 @@ fn follow_client_that_confirms_vouches_for_no_number() {
 /// behaviour 5: of the client's SYNs only the one that the server answers tells its window and its scale.
 #[test]
 fn follow_forged_syn_widens_no_window() {
-    let forged = Segment::new(7000, 0, SYN, 0).with_window(u16::MAX, MOST_SCALE);
-    let answer = |ack| Segment::new(500, ack, SYN_ACK, 0).with_window(1000, 1);
+    let forged = segment(7000, 0, SYN, 0).with_window(u16::MAX, MOST_SCALE);
+    let answer = |ack| segment(500, ack, SYN_ACK, 0).with_window(1000, 1);
     let opened = |ack| {
         let mut scene = Scene::new(SynSent);
-        let syn = Segment::new(100, 0, SYN, 0).with_window(1000, 2);
+        let syn = segment(100, 0, SYN, 0).with_window(1000, 2);
         scene.flow().begin(&syn);
         judge(&mut scene.flow(), Forward, &forged).unwrap();
         assert_eq!(scene.flow().side(Forward).window(), 4000);
@@ -604,7 +609,7 @@ fn follow_forged_syn_widens_no_window() {
 #[test]
 fn follow_forged_syn_hides_no_data_of_the_first() {
     let mut scene = Scene::new(SynSent);
-    scene.flow().begin(&Segment::new(100, 0, SYN, 10));
+    scene.flow().begin(&segment(100, 0, SYN, 10));
     scene.run(&[(Forward, SYN, 7000, 0, 20)]);
     assert!(scene.believes((Forward, SYN, 100, 0, 10)));
     scene.run(&[(Forward, SYN, 7000, 0, 20), (Forward, SYN, 7000, 0, 0)]);
@@ -651,7 +656,7 @@ fn follow_any_segments_keep_numbers_in_order() {
         let mut scene = begun[number % 3];
         if number % 3 == 2 {
             let first = [Forward, Reply][draw(2) as usize];
-            pick_up(&mut scene.flow(), first, &Segment::new(100, 500, ACK, 1));
+            pick_up(&mut scene.flow(), first, &segment(100, 500, ACK, 1));
         }
         for _ in 0..24 {
             let direction = [Forward, Reply][draw(2) as usize];
@@ -667,7 +672,7 @@ fn follow_any_segments_keep_numbers_in_order() {
             let flow = scene.flow();
             for side in [Forward, Reply] {
                 let numbers = flow.expected_of(side).zip(flow.snd_nxt(side));
-                let in_order = numbers.is_none_or(|(expected, sent)| !is_later(expected, sent));
+                let in_order = numbers.is_none_or(|(expected, sent)| !expected.is_after(sent));
                 assert!(
                     in_order || !flow.state().is_active(),
                     "{number} {numbers:?}"
@@ -675,11 +680,4 @@ fn follow_any_segments_keep_numbers_in_order() {
             }
         }
     }
-}
-
-#[test]
-fn later_wraps_around() {
-    assert_eq!(later(u32::MAX, 3), 3);
-    assert_eq!(later(3, u32::MAX), 3);
-    assert_eq!(later(3, 3 + (1 << 31)), 3);
 }

@@ -14,7 +14,7 @@ use flowlb_core::base::{Offload, address_number};
 use flowlb_core::datapath::{
     DataPath as Core, FlowPage, FlowQuery, FlowSearch, Reading, ServerReset,
 };
-use flowlb_core::flow::ends::Ends;
+use flowlb_core::flow::exports::FlowExports;
 use flowlb_core::flow::state::FlowState;
 use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::io::{Interface, IoCounters, LoopError, LoopOptions, Poll, Worker};
@@ -284,7 +284,7 @@ impl DataPath {
         })?;
         let mut core = Core::new(capacity.0, hash_key, seed.0)
             .map_err(|error| error::datapath_error(py, &error))?;
-        core.start_turns_at(first_turn.0);
+        core.start_rounds_at(first_turn.0);
         Ok(Self {
             mode: Mutex::new(Mode::Offline(Box::new(core))),
             names: Mutex::default(),
@@ -491,14 +491,14 @@ impl DataPath {
     fn keep_flow_ends(&self, py: Python<'_>, most: Number<usize>) -> PyResult<()> {
         let capacity = self.with(py, |core| core.capacity())?;
         let room = if most.0 == 0 { 0 } else { capacity };
-        let room = py.detach(|| Ends::room(room));
-        let unused = self.with(py, move |core| core.keep_flow_ends(most.0, room))?;
+        let room = py.detach(|| FlowExports::room(room));
+        let unused = self.with(py, move |core| core.keep_flow_exports(most.0, room))?;
         py.detach(|| drop(unused));
         Ok(())
     }
 
     fn take_flow_ends<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyList>, u64)> {
-        let (ends, missed) = self.with(py, Core::take_flow_ends)?;
+        let (ends, missed) = self.with(py, Core::take_flow_exports)?;
         Ok((report::flow_ends(py, &ends, &self.names())?, missed))
     }
 

@@ -3,7 +3,7 @@
 use flowlb_core::base::number_address;
 use flowlb_core::counters::{CounterReport, Measured, Traffic};
 use flowlb_core::datapath::FlowInfo;
-use flowlb_core::flow::ends::FlowEnd;
+use flowlb_core::flow::exports::FlowExport;
 use flowlb_core::io::pauses::{BOUNDS_NS, HistogramReport};
 use flowlb_core::io::{IoReport, LoopReport};
 use pyo3::prelude::*;
@@ -187,7 +187,7 @@ pub fn flows<'py>(
 /// A list of `lb.backends.base.FlowEnd`.
 pub fn flow_ends<'py>(
     py: Python<'py>,
-    ends: &[FlowEnd],
+    ends: &[FlowExport],
     names: &Names,
 ) -> PyResult<Bound<'py, PyList>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();

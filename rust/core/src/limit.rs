@@ -28,7 +28,7 @@ impl TokenBucket {
 /// A kind of packet that we make ourselves. Each has a bucket of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum AnswerKind {
     /// ICMP time exceeded.
     TimeExceeded,
     /// ICMP fragmentation needed, packet too big: path-MTU discovery depends on it.
@@ -45,11 +45,11 @@ pub enum Kind {
 
 /// The buckets of all kinds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Limiter([TokenBucket; Kind::NoFlow as usize + 1]);
+pub struct Limiter([TokenBucket; AnswerKind::NoFlow as usize + 1]);
 
 impl Limiter {
     /// Take a token of one kind; `false` when there is none. `rate`: tokens per second of each kind.
-    pub fn take(&mut self, kind: Kind, rate: u32, now: u64) -> bool {
+    pub fn take(&mut self, kind: AnswerKind, rate: u32, now: u64) -> bool {
         self.0[kind as usize].take(rate, now)
     }
 }
@@ -74,13 +74,13 @@ mod tests {
     #[test]
     fn limiter_each_kind_has_its_own_bucket() {
         let mut limiter = Limiter::default();
-        while limiter.take(Kind::Echo, 10, 0) {}
+        while limiter.take(AnswerKind::Echo, 10, 0) {}
         for kind in [
-            Kind::TimeExceeded,
-            Kind::TooBig,
-            Kind::Unreachable,
-            Kind::Reset,
-            Kind::NoFlow,
+            AnswerKind::TimeExceeded,
+            AnswerKind::TooBig,
+            AnswerKind::Unreachable,
+            AnswerKind::Reset,
+            AnswerKind::NoFlow,
         ] {
             assert!((0..10).all(|_| limiter.take(kind, 10, 0)), "{kind:?}");
             assert!(!limiter.take(kind, 10, 0), "{kind:?}");

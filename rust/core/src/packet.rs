@@ -1,7 +1,7 @@
 //! One packet on its way through the pipeline: the frame, rewritten in place, and what the stages found in it.
 
-use crate::base::{LastHop, Offload};
-use crate::parse::{Ip, Link, Transport};
+use crate::base::{IngressNeighbour, Offload};
+use crate::parse::{IpHeader, L2Header, Transport};
 use crate::wire::ethernet;
 
 /// Whose packet it is: rule 7. Said of whole packets and of first fragments.
@@ -29,13 +29,13 @@ pub struct Meta {
     /// Work left to the network card.
     pub offload: Offload,
     /// Source MAC it came with, and the interface.
-    pub last_hop: LastHop,
+    pub ingress: IngressNeighbour,
     /// Whether it came to a multicast or broadcast MAC.
     pub to_group: bool,
     /// Ethernet header and tags.
-    pub link: Link,
+    pub l2: L2Header,
     /// IP header(s), as they came.
-    pub ip: Ip,
+    pub ip: IpHeader,
     /// Offset of the TCP or UDP data; the L4 offset for other protocols.
     pub payload: usize,
     /// Whose it is.
@@ -53,13 +53,13 @@ impl Meta {
     pub const EMPTY: Self = Self {
         interface: 0,
         offload: Offload::NONE,
-        last_hop: LastHop::NONE,
+        ingress: IngressNeighbour::NONE,
         to_group: false,
-        link: Link {
+        l2: L2Header {
             ethertype: 0,
             l3: 0,
         },
-        ip: Ip::EMPTY,
+        ip: IpHeader::EMPTY,
         payload: 0,
         target: Target::Transit,
         transport: Transport::EMPTY,
@@ -80,7 +80,7 @@ impl Packet<'_> {
     /// Whether VLAN tags travel with it.
     #[must_use]
     pub fn is_tagged(&self) -> bool {
-        self.meta.link.l3 > ethernet::LEN
+        self.meta.l2.l3 > ethernet::LEN
     }
 
     /// The IP packet, without padding.

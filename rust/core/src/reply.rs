@@ -5,7 +5,7 @@
 
 use crate::base::SeqNumber;
 use crate::base::{Mac, is_v4};
-use crate::parse::Link;
+use crate::parse::L2Header;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::{self, flag};
 use crate::wire::{arp, checksum, ethernet, icmp, ipv4, ipv6, protocol};
@@ -20,9 +20,9 @@ const NEIGHBOUR_HOP_LIMIT: u8 = 255;
 const HOP_LIMIT: u8 = 64;
 
 /// A frame's Ethernet header and tags, turned around: `body` follows.
-fn frame_back(cause: &[u8], link: Link, from: Mac, to: Option<Mac>, body: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(link.l3 + body.len());
-    frame.extend_from_slice(cause.get(..link.l3).unwrap_or_default());
+fn frame_back(cause: &[u8], l2: L2Header, from: Mac, to: Option<Mac>, body: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(l2.l3 + body.len());
+    frame.extend_from_slice(cause.get(..l2.l3).unwrap_or_default());
     if let Some(mut header) = ethernet::Frame::new_mut(&mut frame) {
         header.set_destination(to.unwrap_or_else(|| source_of(cause)));
         header.set_source(from);
@@ -39,7 +39,7 @@ fn source_of(cause: &[u8]) -> Mac {
 #[must_use]
 pub fn arp_reply(
     cause: &[u8],
-    link: Link,
+    l2: L2Header,
     mac: Mac,
     request: &arp::Arp<&[u8; arp::LEN]>,
 ) -> Vec<u8> {
@@ -50,14 +50,14 @@ pub fn arp_reply(
             (request.sender_mac(), request.sender()),
         );
     }
-    frame_back(cause, link, mac, None, &body)
+    frame_back(cause, l2, mac, None, &body)
 }
 
 /// The answer to a neighbour solicitation for `target` from `source`. To the unspecified address it goes to all nodes (RFC 4861 7.2.4).
 #[must_use]
 pub fn neighbour_advertisement(
     cause: &[u8],
-    link: Link,
+    l2: L2Header,
     mac: Mac,
     source: u128,
     target: u128,
@@ -86,14 +86,14 @@ pub fn neighbour_advertisement(
         target,
         to,
     );
-    frame_back(cause, link, mac, to_mac, &packet)
+    frame_back(cause, l2, mac, to_mac, &packet)
 }
 
 /// The answer to an echo request: the bytes after its checksum, sent back from the VIP.
 #[must_use]
 pub fn echo_reply(
     cause: &[u8],
-    link: Link,
+    l2: L2Header,
     mac: Mac,
     (vip, client): (u128, u128),
     request: &[u8],
@@ -115,14 +115,14 @@ pub fn echo_reply(
         vip,
         client,
     );
-    frame_back(cause, link, mac, None, &packet)
+    frame_back(cause, l2, mac, None, &packet)
 }
 
 /// An ICMP error from `own` to `to` that quotes `packet`. `kind`: type and code; `rest`: the four bytes after the checksum.
 #[must_use]
 pub fn icmp_error(
     cause: &[u8],
-    link: Link,
+    l2: L2Header,
     mac: Mac,
     (own, to): (u128, u128),
     (kind, rest): ((u8, u8), u32),
@@ -137,14 +137,14 @@ pub fn icmp_error(
     let quoted = &packet[..packet.len().min(most)];
     let message = icmp_message(kind, rest, quoted, own, to);
     let packet = ip_packet(&message, icmp::protocol_of(v4), (tos, HOP_LIMIT), own, to);
-    frame_back(cause, link, mac, None, &packet)
+    frame_back(cause, l2, mac, None, &packet)
 }
 
 /// A reset from (VIP, port) to (client, port) that answers `segment`.
 #[must_use]
 pub fn reset(
     cause: &[u8],
-    link: Link,
+    l2: L2Header,
     mac: Mac,
     from: (u128, u16),
     to: (u128, u16),
@@ -156,7 +156,7 @@ pub fn reset(
         (SeqNumber::ZERO, segment.end, flag::RST | flag::ACK)
     };
     let packet = reset_packet(from, to, sequence, (flags, acknowledgement));
-    frame_back(cause, link, mac, None, &packet)
+    frame_back(cause, l2, mac, None, &packet)
 }
 
 /// The IP packet of a reset from (address, port) to (address, port). `flags`: RST, or RST and ACK with what is acknowledged.
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::base::map_v4;
 
-    const LINK: Link = Link {
+    const L2: L2Header = L2Header {
         ethertype: 0x0800,
         l3: 18,
     };
@@ -245,14 +245,7 @@ mod tests {
     #[test]
     fn icmp_error_long_packet_is_quoted_up_to_576() {
         let kind = (icmp::message::FRAGMENTATION_NEEDED_V4, 1400);
-        let frame = icmp_error(
-            &CAUSE,
-            LINK,
-            [2; 6],
-            (map_v4(1), map_v4(2)),
-            kind,
-            &[7; 1500],
-        );
+        let frame = icmp_error(&CAUSE, L2, [2; 6], (map_v4(1), map_v4(2)), kind, &[7; 1500]);
         assert_eq!(frame.len(), 18 + 576);
         assert_eq!(
             frame[..18],
@@ -272,7 +265,7 @@ mod tests {
     #[test]
     fn icmp_error_v6_long_packet_is_quoted_up_to_1280() {
         let kind = (icmp::message::PACKET_TOO_BIG_V6, 1280);
-        let frame = icmp_error(&CAUSE, LINK, [2; 6], (5 << 100, 6 << 100), kind, &[7; 1500]);
+        let frame = icmp_error(&CAUSE, L2, [2; 6], (5 << 100, 6 << 100), kind, &[7; 1500]);
         assert_eq!(frame.len(), 18 + 1280);
         assert_eq!(icmp::message_checksum(5 << 100, 6 << 100, &frame[58..]), 0);
     }
@@ -293,7 +286,7 @@ mod tests {
         for (segment, expected) in cases {
             let frame = reset(
                 &CAUSE,
-                LINK,
+                L2,
                 [2; 6],
                 (map_v4(1), 80),
                 (map_v4(2), 4000),

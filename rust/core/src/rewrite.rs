@@ -4,14 +4,14 @@
 //! ([`Translation`]); a packet costs two additions and two folds. Bytes after the L4 header never change here.
 
 use crate::packet::Packet;
-use crate::parse::Ip;
+use crate::parse::IpHeader;
 use crate::wire::checksum::Delta;
 use crate::wire::icmp;
 use crate::wire::{ipv4, ipv6, protocol, tcp, udp};
 
 /// Which address of a packet changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum AddressField {
     /// Of packets that come from a server.
     Source,
     /// Of packets that go to a server.
@@ -22,7 +22,7 @@ pub enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// Which address changes.
-    pub end: End,
+    pub field: AddressField,
     /// Its new value.
     pub address: u128,
     /// The new port beside it.
@@ -40,10 +40,10 @@ const TTL_LOWERED: Delta = Delta::ZERO.word(1 << 8, 0);
 impl Translation {
     /// Change `old` to `new`, each (address, port).
     #[must_use]
-    pub fn new(end: End, old: (u128, u16), new: (u128, u16)) -> Self {
+    pub fn new(field: AddressField, old: (u128, u16), new: (u128, u16)) -> Self {
         let addresses = Delta::default().address(old.0, new.0);
         Self {
-            end,
+            field,
             address: new.0,
             port: new.1,
             addresses,
@@ -55,9 +55,9 @@ impl Translation {
     /// The same change at the other end: in the packet inside an ICMP error, source and destination are swapped.
     #[must_use]
     pub fn swapped(mut self) -> Self {
-        self.end = match self.end {
-            End::Source => End::Destination,
-            End::Destination => End::Source,
+        self.field = match self.field {
+            AddressField::Source => AddressField::Destination,
+            AddressField::Destination => AddressField::Source,
         };
         self
     }
@@ -83,9 +83,9 @@ pub fn rewrite_ip(packet: &mut [u8], v4: bool, translation: Option<&Translation>
         let mut delta = TTL_LOWERED;
         if let Some(translation) = translation {
             delta = translation.header;
-            match translation.end {
-                End::Source => header.set_source(translation.address),
-                End::Destination => header.set_destination(translation.address),
+            match translation.field {
+                AddressField::Source => header.set_source(translation.address),
+                AddressField::Destination => header.set_destination(translation.address),
             }
         }
         header.set_checksum(delta.apply(header.checksum()));
@@ -97,12 +97,12 @@ pub fn rewrite_ip(packet: &mut [u8], v4: bool, translation: Option<&Translation>
     header.set_hop_limit(header.hop_limit().wrapping_sub(1));
     match translation {
         Some(Translation {
-            end: End::Source,
+            field: AddressField::Source,
             address,
             ..
         }) => header.set_source(*address),
         Some(Translation {
-            end: End::Destination,
+            field: AddressField::Destination,
             address,
             ..
         }) => header.set_destination(*address),
@@ -118,9 +118,9 @@ pub fn rewrite_transport(
     checksum: L4Checksum,
     translation: &Translation,
 ) {
-    let port_at = match translation.end {
-        End::Source => 0,
-        End::Destination => 2,
+    let port_at = match translation.field {
+        AddressField::Source => 0,
+        AddressField::Destination => 2,
     };
     if let Some(port) = segment.get_mut(port_at..port_at + 2) {
         port.copy_from_slice(&translation.port.to_be_bytes());
@@ -150,7 +150,7 @@ pub fn rewrite_transport(
 }
 
 /// Change address and port in the packet inside an ICMP error: its own header checksum and its L4 checksum follow, its TTL stays.
-pub fn rewrite_inner(packet: &mut [u8], inner: &Ip, translation: &Translation) {
+pub fn rewrite_inner(packet: &mut [u8], inner: &IpHeader, translation: &Translation) {
     if let Some(header) = packet.get_mut(inner.l3..) {
         rewrite_inner_addresses(header, inner.v4, translation);
     }
@@ -164,9 +164,9 @@ fn rewrite_inner_addresses(header: &mut [u8], v4: bool, translation: &Translatio
         let Some(mut header) = ipv4::Header::new_mut(header) else {
             return;
         };
-        match translation.end {
-            End::Source => header.set_source(translation.address),
-            End::Destination => header.set_destination(translation.address),
+        match translation.field {
+            AddressField::Source => header.set_source(translation.address),
+            AddressField::Destination => header.set_destination(translation.address),
         }
         header.set_checksum(translation.addresses.apply(header.checksum()));
         return;
@@ -174,16 +174,16 @@ fn rewrite_inner_addresses(header: &mut [u8], v4: bool, translation: &Translatio
     let Some(mut header) = ipv6::Header::new_mut(header) else {
         return;
     };
-    match translation.end {
-        End::Source => header.set_source(translation.address),
-        End::Destination => header.set_destination(translation.address),
+    match translation.field {
+        AddressField::Source => header.set_source(translation.address),
+        AddressField::Destination => header.set_destination(translation.address),
     }
 }
 
 /// Change addresses and ports of an error (`outer`) and of the packet inside it, lower its TTL, and compute its checksum anew.
 pub fn rewrite_icmp_error(
     packet: &mut Packet,
-    inner: &Ip,
+    inner: &IpHeader,
     translation: &Translation,
     outer: &Translation,
 ) {
@@ -191,7 +191,7 @@ pub fn rewrite_icmp_error(
     rewrite_ip(packet.ip_bytes_mut(), v4, Some(outer));
     rewrite_inner(packet.l4_bytes_mut(), inner, &translation.swapped());
     // For ICMPv6 the new addresses are part of the sum; for ICMP only the family counts.
-    let Ip {
+    let IpHeader {
         source,
         destination,
         ..
@@ -227,7 +227,7 @@ mod tests {
     const SERVER: u128 = map_v4(0x0a00_000b);
 
     fn dnat() -> Translation {
-        Translation::new(End::Destination, (VIP, 53), (SERVER, 5353))
+        Translation::new(AddressField::Destination, (VIP, 53), (SERVER, 5353))
     }
 
     /// behaviour 12: 198.51.100.7:40000 -> 203.0.113.10:53, payload 1A 6B, checksum E2B3; after DNAT to 10.0.0.11:5353 the sum is 0 -> FFFF.
@@ -272,7 +272,7 @@ mod tests {
                 !checksum::fold(checksum::pseudo_header(client, destination, 6, len) + u64::from(checksum::sum(&copy)))
             };
             let partial = |destination| checksum::fold(checksum::pseudo_header(client, destination, 6, len));
-            let translation = Translation::new(End::Destination, old, new);
+            let translation = Translation::new(AddressField::Destination, old, new);
 
             let wrong = right(old.0, &segment).wrapping_add(error);
             segment[16..18].copy_from_slice(&wrong.to_be_bytes());
@@ -300,7 +300,7 @@ mod tests {
             let before = packet;
             rewrite_ip(&mut packet, true, Some(&dnat()));
             prop_assert_eq!(checksum::sum(&packet), 0xffff);
-            rewrite_ip(&mut packet, true, Some(&Translation::new(End::Destination, (SERVER, 5353), (VIP, 53))));
+            rewrite_ip(&mut packet, true, Some(&Translation::new(AddressField::Destination, (SERVER, 5353), (VIP, 53))));
             prop_assert_eq!(checksum::sum(&packet), 0xffff);
             prop_assert_eq!(&packet[12..], &before[12..]);
             prop_assert_eq!(packet[8], ttl - 2);

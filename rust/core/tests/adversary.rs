@@ -7,7 +7,7 @@
 //!
 //! One thing is left out: who speaks for both sides may play a handshake of its own, in which each side acknowledges the other's SYN. It looks like any other.
 //!
-//! A guess may find room in both windows, the larger they are the more often: such a one may move the idle timer and the last hop. But it ends nothing, it
+//! A guess may find room in both windows, the larger they are the more often: such a one may move the idle timer and the ingress neighbour. But it ends nothing, it
 //! keeps no true end from being seen, and what it says makes no number that the next guess can use: one that acknowledges what was not sent says nothing. These
 //! are drawn with a look at the numbers, so that all of them fit.
 //!

@@ -113,7 +113,7 @@ impl Counters {
         }
     }
 
-    /// Prepare to follow another snapshot, some of it per call. Says whether all is ready. `first`: where the turns of `least` start.
+    /// Prepare to follow another snapshot, some of it per call. Says whether all is ready. `first`: where the rounds of `least` start.
     pub fn prepare(&mut self, forwarding: &ForwardingState, first: u64) -> bool {
         let Self { servers, loads, .. } = self;
         let active = |id: u32| servers.get(id as usize).map_or(0, |each| each.flows_active);
@@ -244,7 +244,7 @@ impl Counters {
         {
             (*traffic, *measures) = Default::default();
         }
-        self.loads.forget_turn(server);
+        self.loads.forget_round(server);
         true
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::base::{Frame, Offload, Outcome, Output, address_number, number_address};
 use crate::counters::{CounterReport, Measured, grow_part};
-use crate::flow::ends::{Ends, FlowEnd};
+use crate::flow::exports::{FlowExport, FlowExports};
 use crate::flow::key::{Key, KeySide};
 use crate::flow::table::{Table, TableError};
 use crate::forwarding::ForwardingState;
@@ -35,7 +35,7 @@ pub struct DataPath {
     /// What rule 15 made between two ticks.
     pending: Vec<Output>,
     /// Where rotations start.
-    first_turn: u64,
+    first_round: u64,
 }
 
 impl DataPath {
@@ -51,13 +51,13 @@ impl DataPath {
             state: Box::new(PathState::new(table, seed)),
             ahead: LookAhead::default(),
             pending: Vec::new(),
-            first_turn: 0,
+            first_round: 0,
         })
     }
 
-    /// Let the turns of `counter` and `least` start here, for services that come from now on: workers beside each other start apart.
-    pub fn start_turns_at(&mut self, first_turn: u64) {
-        self.first_turn = first_turn;
+    /// Let the rounds of `counter` and `least` start here, for services that come from now on: workers beside each other start apart.
+    pub fn start_rounds_at(&mut self, first_round: u64) {
+        self.first_round = first_round;
     }
 
     /// Have all memory of the flow table now, instead of page by page as flows come: a loop asks for it before its first packet.
@@ -110,7 +110,7 @@ impl DataPath {
     /// swapped to then.
     #[must_use]
     pub fn make_room(&mut self, services: usize, servers: usize) -> bool {
-        let has_rotation = grow_part(&mut self.state.rotation, services, self.first_turn);
+        let has_rotation = grow_part(&mut self.state.rotation, services, self.first_round);
         self.state.counters.grow_part(services, servers) && has_rotation
     }
 
@@ -118,7 +118,7 @@ impl DataPath {
     #[must_use]
     pub fn prepare(&mut self, forwarding: &ForwardingState) -> bool {
         Arc::ptr_eq(&forwarding.snapshot, &self.forwarding.snapshot)
-            || self.state.counters.prepare(forwarding, self.first_turn)
+            || self.state.counters.prepare(forwarding, self.first_round)
     }
 
     /// Swap to another forwarding, after what is left to prepare for it. Returns the one before it: to be dropped where no packet waits.
@@ -134,7 +134,7 @@ impl DataPath {
         // Other next hops alone change nothing about who is placed where.
         if !Arc::ptr_eq(&forwarding.snapshot, &self.forwarding.snapshot) {
             direct.prepare(forwarding.snapshot.forward_transit);
-            counters.follow(&forwarding, self.first_turn);
+            counters.follow(&forwarding, self.first_round);
         }
         std::mem::replace(&mut self.forwarding, forwarding)
     }
@@ -241,7 +241,7 @@ impl DataPath {
             .collect()
     }
 
-    /// The same for services: their counters and turns begin anew (rule 13).
+    /// The same for services: their counters and rounds begin anew (rule 13).
     pub fn retire_services(&mut self, services: &[u32]) -> Vec<u32> {
         let Self {
             forwarding, state, ..
@@ -252,8 +252,8 @@ impl DataPath {
             .filter(|&service| state.counters.retire_service(service))
             .collect();
         for &service in &retired {
-            if let Some(turn) = state.rotation.get_mut(service as usize) {
-                *turn = self.first_turn;
+            if let Some(round) = state.rotation.get_mut(service as usize) {
+                *round = self.first_round;
             }
         }
         retired
@@ -341,7 +341,7 @@ impl DataPath {
         reading
     }
 
-    /// What there is to know before a packet of a client comes to a service: its flow, if it has a living one, and the service's next turn. Changes nothing.
+    /// What there is to know before a packet of a client comes to a service: its flow, if it has a living one, and the service's next round. Changes nothing.
     #[must_use]
     pub fn peek(
         &self,
@@ -360,11 +360,11 @@ impl DataPath {
             .find(&key)
             .filter(|&number| is_living(&self.forwarding, table.entry(number), now_ns));
         let flow = flow.map(|number| flow_info(table, number, now_ns));
-        (flow, self.next_turn(service))
+        (flow, self.next_round(service))
     }
 
-    /// The number of a service's next turn; where it places by `least`, the first slot of the server that is next.
-    fn next_turn(&self, service: u32) -> u64 {
+    /// The number of a service's next round; where it places by `least`, the first slot of the server that is next.
+    fn next_round(&self, service: u32) -> u64 {
         let slots = self
             .forwarding
             .service(service)
@@ -373,15 +373,15 @@ impl DataPath {
         let slot = slots
             .zip(next)
             .and_then(|(slots, server)| slots.iter().position(|&slot| slot == server));
-        let turn = self.state.rotation.get(service as usize).copied();
-        slot.map_or_else(|| turn.unwrap_or(self.first_turn), |slot| slot as u64)
+        let round = self.state.rotation.get(service as usize).copied();
+        slot.map_or_else(|| round.unwrap_or(self.first_round), |slot| slot as u64)
     }
 
-    /// Keep how flows end: up to `most` of them between two calls of `take_flow_ends`. 0: none. `room`: of [`Ends::room`] for the table's capacity, made where
+    /// Keep how flows end: up to `most` of them between two calls of `take_flow_exports`. 0: none. `room`: of [`FlowExports::room`] for the table's capacity, made where
     /// no packet waits; empty when `most` is 0. Returns what is to be dropped there.
     #[must_use]
-    pub fn keep_flow_ends(&mut self, most: usize, room: Vec<u64>) -> Ends {
-        self.state.ends.keep(most, room)
+    pub fn keep_flow_exports(&mut self, most: usize, room: Vec<u64>) -> FlowExports {
+        self.state.exports.keep(most, room)
     }
 
     /// Flows that the table can hold.
@@ -391,8 +391,8 @@ impl DataPath {
     }
 
     /// The flows that ended since the last call, in that order, and the number of those that found no room.
-    pub fn take_flow_ends(&mut self) -> (Vec<FlowEnd>, u64) {
-        self.state.ends.take()
+    pub fn take_flow_exports(&mut self) -> (Vec<FlowExport>, u64) {
+        self.state.exports.take()
     }
 
     /// Hops to resolve that were not returned before. One that timed out meanwhile is not returned.

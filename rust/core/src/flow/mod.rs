@@ -3,7 +3,7 @@
 //! [`Key`] names one direction of a flow, [`hash`] mixes it, [`table`] finds its [`table::Entry`], [`tcp`] moves the entry from state to state, [`ends`] keeps how flows ended. No clock is
 //! read here: the time is an argument. Which server a new flow gets is decided in [`crate::plan`].
 
-pub mod ends;
+pub mod exports;
 pub mod hash;
 pub mod key;
 pub mod measure;

@@ -2,7 +2,7 @@
 
 use crate::base::address_number;
 use crate::next_hop::Hop;
-use crate::rewrite::{End, Translation};
+use crate::rewrite::{AddressField, Translation};
 use crate::snapshot::{Server, Snapshot};
 
 /// What a packet of a flow needs to know about its server.
@@ -43,8 +43,8 @@ impl ServerFacts {
             endpoint: server.endpoint,
             weight: u64::from(server.weight).max(1),
             moves_udp: server.moves_udp,
-            forward: Translation::new(End::Destination, vip, real),
-            reply: Translation::new(End::Source, real, vip),
+            forward: Translation::new(AddressField::Destination, vip, real),
+            reply: Translation::new(AddressField::Source, real, vip),
             hop: None,
         })
     }

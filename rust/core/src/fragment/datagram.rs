@@ -33,7 +33,7 @@ pub enum Action {
         service: u32,
         /// Server id.
         server: u32,
-        /// Finds the flow's last hop.
+        /// Finds the flow's ingress neighbour.
         reply_key: Key,
     },
 }

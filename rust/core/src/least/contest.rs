@@ -1,13 +1,13 @@
 //! The servers of a service in two orders: by load, and by whose round it is.
 
-use super::tournament::{ByLoad, ByTurn, Row, Tournament};
+use super::tournament::{ByLoad, ByRound, Row, Tournament};
 
 /// The servers of one service.
 #[derive(Clone, Debug)]
 pub(super) struct Contest {
     pub rows: Vec<Row>,
     pub by_load: Tournament<ByLoad>,
-    pub by_turn: Tournament<ByTurn>,
+    pub by_round: Tournament<ByRound>,
     pub active: u64,
     pub passed_over: Vec<u32>,
 }
@@ -17,7 +17,7 @@ impl Contest {
         Self {
             rows: Vec::new(),
             by_load: Tournament::new(),
-            by_turn: Tournament::new(),
+            by_round: Tournament::new(),
             active: 0,
             passed_over: Vec::new(),
         }
@@ -26,7 +26,7 @@ impl Contest {
     pub fn clear(&mut self) {
         self.rows.clear();
         self.by_load.clear();
-        self.by_turn.clear();
+        self.by_round.clear();
         self.active = 0;
         self.passed_over.clear();
     }
@@ -39,13 +39,13 @@ impl Contest {
     /// Play the matches, once all rows are there. Says whether all were played.
     pub fn play(&mut self, steps: &mut usize) -> bool {
         self.by_load.play(&self.rows, steps);
-        self.by_turn.play(&self.rows, steps);
-        self.by_load.played_from.max(self.by_turn.played_from) == 1
+        self.by_round.play(&self.rows, steps);
+        self.by_load.played_from.max(self.by_round.played_from) == 1
     }
 
     pub fn best(&self) -> Option<&Row> {
         if self.active < self.rows.len() as u64 {
-            let next = self.by_turn.best(&self.rows);
+            let next = self.by_round.best(&self.rows);
             if let Some(row) = next.filter(|row| row.active == 0 && !row.is_passed_over) {
                 return Some(row);
             }
@@ -61,7 +61,7 @@ impl Contest {
         change(row);
         self.active = self.active + row.active - before;
         self.by_load.update(&self.rows, position);
-        self.by_turn.update(&self.rows, position);
+        self.by_round.update(&self.rows, position);
     }
 }
 
@@ -94,8 +94,8 @@ impl Contests {
         }
     }
 
-    pub fn turn(&mut self, server: u32) -> Option<u128> {
+    pub fn round(&mut self, server: u32) -> Option<u128> {
         let (contest, position) = self.seat_of(server)?;
-        Some(contest.rows[position as usize].turn)
+        Some(contest.rows[position as usize].round)
     }
 }

@@ -7,8 +7,8 @@ use super::tournament::Row;
 use crate::forwarding::{ForwardingState, PlanServers};
 use crate::snapshot::{Plan, Selector, Snapshot};
 
-/// What a server of weight 1 moves back in the order of turns when it is chosen; one of weight w moves `TURN / w`.
-pub const TURN: u128 = 1 << 40;
+/// What a server of weight 1 moves back in the order of rounds when it is chosen; one of weight w moves `ROUND / w`.
+pub const ROUND: u128 = 1 << 40;
 /// Rows and matches of one call of [`Loads::prepare`]: some 10 us.
 const STEPS: usize = 1024;
 
@@ -28,14 +28,14 @@ pub struct Loads {
     next: Option<Preparation>,
     /// Those before the last snapshot, for their memory.
     spare: Contests,
-    /// The turn that was taken last, by service id.
+    /// The round that was taken last, by service id.
     clocks: Vec<u128>,
     /// By server id, of those that have no seat just now.
-    turns: Vec<u128>,
+    rounds: Vec<u128>,
 }
 
 impl Loads {
-    /// Prepare to follow a snapshot: some steps per call, so that no packet waits for long. Says whether all is ready. `first`: where the order of turns
+    /// Prepare to follow a snapshot: some steps per call, so that no packet waits for long. Says whether all is ready. `first`: where the order of rounds
     /// starts, in servers; `active`: by server id.
     pub fn prepare(
         &mut self,
@@ -57,7 +57,7 @@ impl Loads {
                 server,
                 weight: forwarding.server(server).map_or(1, |facts| facts.weight),
                 active: active(server),
-                turn: 0,
+                round: 0,
                 is_passed_over: false,
             };
             if !self.seat(servers, first, row, &mut steps) {
@@ -102,8 +102,8 @@ impl Loads {
         }
     }
 
-    /// Note that a server was chosen: its next turn comes after those of the others, the sooner the more weight it has.
-    pub fn take_turn(&mut self, server: u32) {
+    /// Note that a server was chosen: its next round comes after those of the others, the sooner the more weight it has.
+    pub fn take_round(&mut self, server: u32) {
         let Some((service, position)) = self.now.seats.get(server as usize).copied().flatten()
         else {
             return;
@@ -112,21 +112,21 @@ impl Loads {
             return;
         };
         let row = &contest.rows[position as usize];
-        let clock = row.turn.max(self.clocks[service as usize]);
-        let turn = clock + TURN / u128::from(row.weight);
+        let clock = row.round.max(self.clocks[service as usize]);
+        let round = clock + ROUND / u128::from(row.weight);
         self.clocks[service as usize] = clock;
-        self.set(server, |row| row.turn = turn);
+        self.set(server, |row| row.round = round);
     }
 
-    /// Begin anew with the turn of a server that no plan has.
-    pub fn forget_turn(&mut self, server: u32) {
-        if let Some(turn) = self.turns.get_mut(server as usize) {
-            *turn = 0;
+    /// Begin anew with the round of a server that no plan has.
+    pub fn forget_round(&mut self, server: u32) {
+        if let Some(round) = self.rounds.get_mut(server as usize) {
+            *round = 0;
         }
-        self.set(server, |row| row.turn = 0);
+        self.set(server, |row| row.round = 0);
     }
 
-    /// Begin anew with the order of turns of a service that no snapshot has.
+    /// Begin anew with the order of rounds of a service that no snapshot has.
     pub fn forget_clock(&mut self, service: u32) {
         if let Some(clock) = self.clocks.get_mut(service as usize) {
             *clock = 0;
@@ -153,9 +153,9 @@ impl Loads {
     /// Begin to prepare for a snapshot.
     fn begin(&mut self, snapshot: &Arc<Snapshot>) {
         let services = snapshot.services.len().max(self.clocks.len());
-        let servers = snapshot.servers.len().max(self.turns.len());
+        let servers = snapshot.servers.len().max(self.rounds.len());
         self.clocks.resize(services, 0);
-        self.turns.resize(servers, 0);
+        self.rounds.resize(servers, 0);
         let unused = self.next.take().map(|next| next.contests);
         let mut contests = unused.unwrap_or_else(|| std::mem::take(&mut self.spare));
         contests.make_room(services, servers);
@@ -171,7 +171,7 @@ impl Loads {
         self.next.as_ref().map(|next| next.service)
     }
 
-    /// Go on with the service whose turn it is in what is prepared: seat its servers in order, from `first` on, then play the matches. Says whether that is
+    /// Go on with the service whose round it is in what is prepared: seat its servers in order, from `first` on, then play the matches. Says whether that is
     /// done; `steps` are left then.
     fn seat(
         &mut self,
@@ -197,11 +197,11 @@ impl Loads {
         while contest.rows.len() < servers.len() && *steps > 0 {
             let position = contest.rows.len();
             let server = servers[(start + position) % servers.len()];
-            let kept = self.turns.get(server as usize).copied();
-            let turn = self.now.turn(server).or(kept).unwrap_or_default();
+            let kept = self.rounds.get(server as usize).copied();
+            let round = self.now.round(server).or(kept).unwrap_or_default();
             seats[server as usize] = Some((service, position as u32));
             contest.push(Row {
-                turn,
+                round,
                 ..row(server)
             });
             *steps -= 1;
@@ -219,7 +219,7 @@ impl Loads {
             return;
         };
         for row in self.now.of.iter().flatten().flat_map(|each| &each.rows) {
-            self.turns[row.server as usize] = row.turn;
+            self.rounds[row.server as usize] = row.round;
         }
         self.spare = std::mem::replace(&mut self.now, next.contests);
     }

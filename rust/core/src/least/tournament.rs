@@ -12,7 +12,7 @@ pub(super) struct Row {
     pub server: u32,
     pub weight: u64,
     pub active: u64,
-    pub turn: u128,
+    pub round: u128,
     /// It was looked at in this placement and does not take the flow.
     pub is_passed_over: bool,
 }
@@ -23,7 +23,7 @@ pub(super) trait Order {
     fn precedes(one: &Row, other: &Row) -> bool;
 }
 
-/// (active + 1) / weight, compared without dividing; equal ones take turns.
+/// (active + 1) / weight, compared without dividing; equal ones take rounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ByLoad;
 
@@ -36,20 +36,20 @@ impl Order for ByLoad {
         // Both fit: a table has fewer than 2^32 flows, a weight 32 bits.
         let ours = (one.active + 1) * other.weight;
         let theirs = (other.active + 1) * one.weight;
-        ours < theirs || ours == theirs && one.turn < other.turn
+        ours < theirs || ours == theirs && one.round < other.round
     }
 }
 
-/// Those without a flow first, in order of their turn.
+/// Those without a flow first, in order of their round.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ByTurn;
+pub(super) struct ByRound;
 
-impl Order for ByTurn {
+impl Order for ByRound {
     #[inline(always)]
     fn precedes(one: &Row, other: &Row) -> bool {
         let key = |row: &Row| u8::from(row.is_passed_over) << 1 | u8::from(row.active > 0);
         let (ours, theirs) = (key(one), key(other));
-        ours < theirs || ours == theirs && one.turn < other.turn
+        ours < theirs || ours == theirs && one.round < other.round
     }
 }
 

@@ -10,7 +10,7 @@ const MOST_PER_HOP: usize = 3;
 /// Neighbours that may be waited for, those that failed included.
 const MOST_HOPS: usize = 256;
 /// How long a packet waits. A neighbour that has not answered by then has failed, and counts as failed for as long again.
-const PATIENCE_NS: u64 = 3_000_000_000;
+const WAIT_NS: u64 = 3_000_000_000;
 
 /// A packet that waits for a neighbour.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct Waited {
 
 /// How far the resolution of a neighbour has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum Resolution {
     /// Packets wait for the answer.
     Asked,
     /// There was none, and nothing waits.
@@ -36,9 +36,9 @@ enum Phase {
 struct Unresolved {
     interface: u32,
     address: u128,
-    /// When its phase began.
+    /// When its resolution began.
     since: u64,
-    phase: Phase,
+    resolution: Resolution,
     packets: Vec<Waited>,
 }
 
@@ -53,7 +53,7 @@ pub enum Room {
     Failed,
 }
 
-/// All waiting packets, the hop whose phase is oldest first. There are few hops, so they are searched in order.
+/// All waiting packets, the hop whose resolution is oldest first. There are few hops, so they are searched in order.
 #[derive(Default)]
 pub struct Waiting {
     hops: VecDeque<Unresolved>,
@@ -66,7 +66,7 @@ impl Waiting {
     #[must_use]
     pub fn room(&self, hop: &Hop) -> Room {
         match self.hops.iter().find(|entry| entry.is(hop)) {
-            Some(entry) if entry.phase != Phase::Asked => Room::Failed,
+            Some(entry) if entry.resolution != Resolution::Asked => Room::Failed,
             Some(entry) if entry.packets.len() >= MOST_PER_HOP => Room::Full,
             None if self.hops.len() >= MOST_HOPS && self.oldest_failed().is_none() => Room::Full,
             _ => Room::Waits,
@@ -93,12 +93,12 @@ impl Waiting {
                     interface: hop.interface,
                     address: hop.address,
                     since: now,
-                    phase: Phase::Asked,
+                    resolution: Resolution::Asked,
                     packets: vec![packet],
                 });
             }
-            (Room::Failed, Some(entry)) if entry.phase == Phase::Failed => {
-                entry.phase = Phase::AskedAgain;
+            (Room::Failed, Some(entry)) if entry.resolution == Resolution::Failed => {
+                entry.resolution = Resolution::AskedAgain;
                 self.unreported.push(name);
             }
             _ => {}
@@ -117,14 +117,14 @@ impl Waiting {
     /// Give up the oldest hop if its time is over: the packets that waited for it. One that failed is forgotten.
     pub fn expire(&mut self, now: u64) -> Option<Vec<Waited>> {
         let oldest = self.hops.front()?;
-        if now.saturating_sub(oldest.since) < PATIENCE_NS {
+        if now.saturating_sub(oldest.since) < WAIT_NS {
             return None;
         }
-        let was_asked = oldest.phase == Phase::Asked;
+        let was_asked = oldest.resolution == Resolution::Asked;
         let mut hop = self.remove(0)?;
         let packets = std::mem::take(&mut hop.packets);
         if was_asked {
-            (hop.phase, hop.since) = (Phase::Failed, now);
+            (hop.resolution, hop.since) = (Resolution::Failed, now);
             self.hops.push_back(hop);
         }
         Some(packets)
@@ -173,7 +173,9 @@ impl Waiting {
     }
 
     fn oldest_failed(&self) -> Option<usize> {
-        self.hops.iter().position(|hop| hop.phase != Phase::Asked)
+        self.hops
+            .iter()
+            .position(|hop| hop.resolution != Resolution::Asked)
     }
 
     fn remove(&mut self, at: usize) -> Option<Unresolved> {
@@ -244,23 +246,20 @@ mod tests {
             mtu: 1500,
         };
         assert!(waiting.hold(&hop, frame(1), 0));
-        let packets = waiting.expire(PATIENCE_NS).expect("its time is over");
+        let packets = waiting.expire(WAIT_NS).expect("its time is over");
         assert_eq!((packets.len(), waiting.len()), (1, 0));
         assert_eq!(waiting.room(&hop), Room::Failed);
         assert!(!waiting.has_unreported(), "nothing waits for it");
-        assert!(
-            !waiting.hold(&hop, frame(2), PATIENCE_NS)
-                && !waiting.hold(&hop, frame(3), PATIENCE_NS)
-        );
+        assert!(!waiting.hold(&hop, frame(2), WAIT_NS) && !waiting.hold(&hop, frame(3), WAIT_NS));
         assert_eq!(waiting.take_unreported(), [(0, 5)]);
-        assert!(!waiting.hold(&hop, frame(4), PATIENCE_NS) && !waiting.has_unreported());
-        assert!(waiting.expire(2 * PATIENCE_NS - 1).is_none());
+        assert!(!waiting.hold(&hop, frame(4), WAIT_NS) && !waiting.has_unreported());
+        assert!(waiting.expire(2 * WAIT_NS - 1).is_none());
         assert!(
             waiting
-                .expire(2 * PATIENCE_NS)
+                .expire(2 * WAIT_NS)
                 .is_some_and(|packets| packets.is_empty())
         );
-        assert!(waiting.is_empty() && waiting.hold(&hop, frame(5), 2 * PATIENCE_NS));
+        assert!(waiting.is_empty() && waiting.hold(&hop, frame(5), 2 * WAIT_NS));
     }
 
     #[test]
@@ -279,12 +278,12 @@ mod tests {
                 address < 256
             );
         }
-        assert!(waiting.expire(PATIENCE_NS - 1).is_none());
+        assert!(waiting.expire(WAIT_NS - 1).is_none());
         assert_eq!(
-            waiting.expire(PATIENCE_NS).map(|packets| packets.len()),
+            waiting.expire(WAIT_NS).map(|packets| packets.len()),
             Some(1)
         );
-        assert!(waiting.expire(PATIENCE_NS).is_none());
+        assert!(waiting.expire(WAIT_NS).is_none());
         // A failed one gives its place to another.
         let hop = Hop {
             interface: 1,
@@ -293,14 +292,14 @@ mod tests {
             from: OURS.into(),
             mtu: 1500,
         };
-        assert!(waiting.hold(&hop, frame(0), PATIENCE_NS) && waiting.hops.len() == MOST_HOPS);
+        assert!(waiting.hold(&hop, frame(0), WAIT_NS) && waiting.hops.len() == MOST_HOPS);
         assert!(!waiting.hold(
             &Hop {
                 interface: 2,
                 ..hop
             },
             frame(0),
-            PATIENCE_NS
+            WAIT_NS
         ));
     }
 }

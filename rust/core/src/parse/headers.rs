@@ -1,7 +1,7 @@
 //! All layers in a row, for benches and for teaching: rule 14.
 
-use super::ip::{Ip, inner_headers, ip, tiny_fragment};
-use super::l2::link;
+use super::ip::{IpHeader, inner_headers, ip, tiny_fragment};
+use super::l2::l2;
 use super::transport::{Transport, transport};
 use crate::base::Reason;
 use crate::base::is_v4;
@@ -53,10 +53,10 @@ pub fn parse(frame: &[u8]) -> Headers {
 
 fn read_all(frame: &[u8], headers: &mut Headers) -> Result<(), Reason> {
     let vlans = &mut headers.vlans;
-    let link = link(frame, |tag| vlans.push(tag))?;
-    headers.ethertype = link.ethertype;
-    let mut found = Ip::EMPTY;
-    if !ip(frame, link, &mut found)? {
+    let l2 = l2(frame, |tag| vlans.push(tag))?;
+    headers.ethertype = l2.ethertype;
+    let mut found = IpHeader::EMPTY;
+    if !ip(frame, l2, &mut found)? {
         return Ok(());
     }
     let mut ip = found;

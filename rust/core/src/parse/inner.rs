@@ -1,6 +1,6 @@
 //! The packet inside an ICMP error: rule 10.4.
 
-use super::ip::{Fragment, Ip};
+use super::ip::{Fragment, IpHeader};
 use crate::base::Reason;
 use crate::wire::icmp::{self, Kind};
 use crate::wire::{checksum, ipv4, ipv6, protocol};
@@ -12,7 +12,7 @@ const LEAST_INNER: usize = 8;
 #[derive(Clone, Copy)]
 pub struct InnerPacket {
     /// Its IP header; what is beyond the error message is not there.
-    pub ip: Ip,
+    pub ip: IpHeader,
     /// Port it comes from.
     pub source_port: u16,
     /// Port it goes to.
@@ -53,7 +53,7 @@ pub fn inner_packet(v4: bool, message: &[u8]) -> Result<InnerPacket, Reason> {
     })
 }
 
-fn inner_v4(message: &[u8]) -> Result<Ip, Reason> {
+fn inner_v4(message: &[u8]) -> Result<IpHeader, Reason> {
     let packet = message.get(icmp::LEN..).ok_or(Reason::IcmpInner)?;
     let header = ipv4::Header::new(packet).ok_or(Reason::IcmpInner)?;
     let header_len = header.header_len();
@@ -65,7 +65,7 @@ fn inner_v4(message: &[u8]) -> Result<Ip, Reason> {
         return Err(Reason::IcmpInner);
     }
     let offset = u32::from(header.flags_offset() & ipv4::OFFSET_MASK) * 8;
-    Ok(Ip {
+    Ok(IpHeader {
         v4: true,
         source: header.source(),
         destination: header.destination(),
@@ -83,7 +83,7 @@ fn inner_v4(message: &[u8]) -> Result<Ip, Reason> {
     })
 }
 
-fn inner_v6(message: &[u8]) -> Result<Ip, Reason> {
+fn inner_v6(message: &[u8]) -> Result<IpHeader, Reason> {
     let packet = message.get(icmp::LEN..).ok_or(Reason::IcmpInner)?;
     let header = ipv6::Header::new(packet)
         .filter(|header| header.version() == 6)
@@ -91,7 +91,7 @@ fn inner_v6(message: &[u8]) -> Result<Ip, Reason> {
     let walk = ipv6::walk_extensions(header.next_header(), &packet[ipv6::LEN..])
         .map_err(|_| Reason::IcmpInner)?;
     let offset = walk.fragment.map_or(0, |fragment| fragment.offset);
-    Ok(Ip {
+    Ok(IpHeader {
         v4: false,
         source: header.source(),
         destination: header.destination(),

@@ -1,6 +1,6 @@
 //! The IP header, and the options or extension headers behind it: rules 5 and 6.5.
 
-use super::l2::Link;
+use super::l2::L2Header;
 use crate::base::Reason;
 use crate::wire::ethernet::{self, ethertype};
 use crate::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
@@ -20,7 +20,7 @@ pub struct Fragment {
 
 /// The IP header, and the options or extension headers behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ip {
+pub struct IpHeader {
     /// IPv4, else IPv6.
     pub v4: bool,
     /// As a number (IPv4-mapped).
@@ -41,7 +41,7 @@ pub struct Ip {
     pub fragment: Option<Fragment>,
 }
 
-impl Ip {
+impl IpHeader {
     /// Nothing read yet.
     pub const EMPTY: Self = Self {
         v4: false,
@@ -71,9 +71,9 @@ impl Ip {
 }
 
 /// Read what nearly every frame starts with in a few comparisons: no tags, IPv4 without options, not a fragment. `false`: it is not that, or it is malformed, and
-/// what was written means nothing; [`link`] and [`ip`], which find the same in what is accepted here, are to be asked.
+/// what was written means nothing; [`l2`] and [`ip`], which find the same in what is accepted here, are to be asked.
 #[inline(always)]
-pub fn plain_ipv4(frame: &[u8], link: &mut Link, ip: &mut Ip) -> bool {
+pub fn plain_ipv4(frame: &[u8], l2: &mut L2Header, ip: &mut IpHeader) -> bool {
     const START: usize = ethernet::LEN;
     const END: usize = START + ipv4::LEN;
     let Some(start) = frame.first_chunk::<END>() else {
@@ -91,11 +91,11 @@ pub fn plain_ipv4(frame: &[u8], link: &mut Link, ip: &mut Ip) -> bool {
     if !is_plain || !header.is_right() {
         return false;
     }
-    *link = Link {
+    *l2 = L2Header {
         ethertype: ethertype::IPV4,
         l3: START,
     };
-    *ip = Ip {
+    *ip = IpHeader {
         v4: true,
         source: header.source(),
         destination: header.destination(),
@@ -114,18 +114,18 @@ pub fn plain_ipv4(frame: &[u8], link: &mut Link, ip: &mut Ip) -> bool {
 /// # Errors
 /// `IpTruncated`, `IpVersion`, `IpHeaderLength`, `IpChecksum`, `IpTotalLength`.
 #[inline(always)]
-pub fn ip(frame: &[u8], link: Link, ip: &mut Ip) -> Result<bool, Reason> {
-    let packet = frame.get(link.l3..).unwrap_or_default();
-    match link.ethertype {
-        ethertype::IPV4 => ip_v4(packet, link.l3, ip)?,
-        ethertype::IPV6 => ip_v6(packet, link.l3, ip)?,
+pub fn ip(frame: &[u8], l2: L2Header, ip: &mut IpHeader) -> Result<bool, Reason> {
+    let packet = frame.get(l2.l3..).unwrap_or_default();
+    match l2.ethertype {
+        ethertype::IPV4 => ip_v4(packet, l2.l3, ip)?,
+        ethertype::IPV6 => ip_v6(packet, l2.l3, ip)?,
         _ => return Ok(false),
     }
     Ok(true)
 }
 
 #[inline(always)]
-fn ip_v4(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
+fn ip_v4(packet: &[u8], l3: usize, ip: &mut IpHeader) -> Result<(), Reason> {
     let header = ipv4::Header::new(packet).ok_or(Reason::IpTruncated)?;
     if header.version() != 4 {
         return Err(Reason::IpVersion);
@@ -151,7 +151,7 @@ fn ip_v4(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
     }
     let flags_offset = header.flags_offset();
     let is_fragment = flags_offset & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0;
-    *ip = Ip {
+    *ip = IpHeader {
         v4: true,
         source: header.source(),
         destination: header.destination(),
@@ -171,7 +171,7 @@ fn ip_v4(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
 }
 
 #[inline]
-fn ip_v6(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
+fn ip_v6(packet: &[u8], l3: usize, ip: &mut IpHeader) -> Result<(), Reason> {
     let header = ipv6::Header::new(packet).ok_or(Reason::IpTruncated)?;
     if header.version() != 6 {
         return Err(Reason::IpVersion);
@@ -180,7 +180,7 @@ fn ip_v6(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
     if total_len > packet.len() {
         return Err(Reason::IpTruncated);
     }
-    *ip = Ip {
+    *ip = IpHeader {
         v4: false,
         source: header.source(),
         destination: header.destination(),
@@ -199,7 +199,7 @@ fn ip_v6(packet: &[u8], l3: usize, ip: &mut Ip) -> Result<(), Reason> {
 /// # Errors
 /// `IpOptions`, `SourceRoute`; `ExtHeader`, `ExtHeaderLimit`, `RoutingHeader`, `IpTruncated`.
 #[inline(never)]
-pub fn inner_headers(frame: &[u8], ip: &mut Ip) -> Result<(), Reason> {
+pub fn inner_headers(frame: &[u8], ip: &mut IpHeader) -> Result<(), Reason> {
     if ip.v4 {
         return ipv4::check_options(frame.get(ip.l3 + ipv4::LEN..ip.l4).unwrap_or_default());
     }
@@ -222,7 +222,7 @@ pub fn inner_headers(frame: &[u8], ip: &mut Ip) -> Result<(), Reason> {
 ///
 /// # Errors
 /// `FragmentTiny`, `TcpDataOffset`.
-pub fn tiny_fragment(frame: &[u8], ip: &Ip) -> Result<(), Reason> {
+pub fn tiny_fragment(frame: &[u8], ip: &IpHeader) -> Result<(), Reason> {
     let Some(fragment) = ip.fragment else {
         return Ok(());
     };

@@ -7,7 +7,7 @@ const MOST_TAGS: usize = 2;
 
 /// The Ethernet header and its tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct L2Header {
     /// After the tags.
     pub ethertype: u16,
     /// Offset of what follows.
@@ -19,25 +19,25 @@ pub struct Link {
 /// # Errors
 /// `FrameTruncated`, `VlanDepth`.
 #[inline(always)]
-pub fn link(frame: &[u8], mut on_tag: impl FnMut(u16)) -> Result<Link, Reason> {
+pub fn l2(frame: &[u8], mut on_tag: impl FnMut(u16)) -> Result<L2Header, Reason> {
     let header = ethernet::Frame::new(frame).ok_or(Reason::FrameTruncated)?;
-    let mut link = Link {
+    let mut l2 = L2Header {
         ethertype: header.ethertype(),
         l3: ethernet::LEN,
     };
     let mut tags = 0;
-    while ethernet::is_tag(link.ethertype) {
+    while ethernet::is_tag(l2.ethertype) {
         if tags == MOST_TAGS {
             return Err(Reason::VlanDepth);
         }
         let tag = frame
-            .get(link.l3..)
+            .get(l2.l3..)
             .and_then(<[u8]>::first_chunk::<{ ethernet::TAG_LEN }>);
         let &[high, low, type_high, type_low] = tag.ok_or(Reason::FrameTruncated)?;
         on_tag(u16::from_be_bytes([high, low]));
-        link.ethertype = u16::from_be_bytes([type_high, type_low]);
-        link.l3 += ethernet::TAG_LEN;
+        l2.ethertype = u16::from_be_bytes([type_high, type_low]);
+        l2.l3 += ethernet::TAG_LEN;
         tags += 1;
     }
-    Ok(link)
+    Ok(l2)
 }

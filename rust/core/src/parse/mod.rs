@@ -13,6 +13,6 @@ mod transport;
 
 pub use headers::{Headers, parse};
 pub use inner::{InnerPacket, inner_destination, inner_packet};
-pub use ip::{Fragment, Ip, inner_headers, ip, plain_ipv4, tiny_fragment};
-pub use l2::{Link, link};
+pub use ip::{Fragment, IpHeader, inner_headers, ip, plain_ipv4, tiny_fragment};
+pub use l2::{L2Header, l2};
 pub use transport::{Transport, transport};

@@ -1,6 +1,6 @@
 //! The TCP or UDP header: rule 7.
 
-use super::ip::Ip;
+use super::ip::IpHeader;
 use crate::base::Reason;
 use crate::wire::segment::{MOST_SCALE, NO_SCALE, Segment};
 use crate::wire::{protocol, tcp, udp};
@@ -36,7 +36,7 @@ impl Transport {
 #[inline(always)]
 pub fn transport(
     frame: &[u8],
-    ip: &Ip,
+    ip: &IpHeader,
     partial: bool,
     transport: &mut Transport,
 ) -> Result<bool, Reason> {
@@ -59,7 +59,7 @@ pub fn transport(
 }
 
 #[inline(always)]
-fn transport_tcp(bytes: &[u8], ip: &Ip, transport: &mut Transport) -> Result<(), Reason> {
+fn transport_tcp(bytes: &[u8], ip: &IpHeader, transport: &mut Transport) -> Result<(), Reason> {
     let header = tcp::Header::new(bytes).ok_or(Reason::L4Truncated)?;
     let header_len = header.header_len();
     if header_len < tcp::LEN || header_len > bytes.len() {
@@ -96,7 +96,7 @@ fn transport_tcp(bytes: &[u8], ip: &Ip, transport: &mut Transport) -> Result<(),
 #[inline(always)]
 fn transport_udp(
     bytes: &[u8],
-    ip: &Ip,
+    ip: &IpHeader,
     partial: bool,
     transport: &mut Transport,
 ) -> Result<(), Reason> {

@@ -6,19 +6,19 @@ use super::walk::Stage;
 use crate::base::{Reason, Verdict, is_v4};
 use crate::forwarding::{ForwardingState, LocalAddress, Role};
 use crate::packet::Meta;
-use crate::parse::Ip;
+use crate::parse::IpHeader;
 
 /// What is known of a packet's addresses.
 #[derive(Clone, Copy)]
-pub(super) struct Ends<'a> {
+pub(super) struct AddressPair<'a> {
     pub source: Option<&'a LocalAddress>,
     pub destination: Option<&'a LocalAddress>,
 }
 
-impl<'a> Ends<'a> {
+impl<'a> AddressPair<'a> {
     /// Look both up.
     #[inline(always)]
-    pub(super) fn of(forwarding: &'a ForwardingState, ip: &Ip) -> Self {
+    pub(super) fn of(forwarding: &'a ForwardingState, ip: &IpHeader) -> Self {
         Self {
             source: forwarding.local_address(ip.v4, ip.source),
             destination: forwarding.local_address(ip.v4, ip.destination),
@@ -34,8 +34,12 @@ impl<'a> Ends<'a> {
 
 /// Refuse what may not be routed. Nearly every packet has nothing about it that any of the rules could mean: they are gone through for the others only.
 #[inline(always)]
-pub(super) fn check_addresses(forwarding: &ForwardingState, meta: &Meta, ends: Ends) -> Stage<()> {
-    let Ip {
+pub(super) fn check_addresses(
+    forwarding: &ForwardingState,
+    meta: &Meta,
+    pair: AddressPair,
+) -> Stage<()> {
+    let IpHeader {
         v4,
         source,
         destination,
@@ -45,30 +49,30 @@ pub(super) fn check_addresses(forwarding: &ForwardingState, meta: &Meta, ends: E
         && !meta.to_group
         && IS_UNICAST[usize::from(first_byte(source))]
         && IS_UNICAST[usize::from(first_byte(destination))];
-    let may_pass = ends
+    let may_pass = pair
         .source
         .is_none_or(|place| place.may_send(meta.interface))
-        && ends.destination.is_none_or(LocalAddress::may_receive);
+        && pair.destination.is_none_or(LocalAddress::may_receive);
     if is_plain && may_pass {
         return Continue(());
     }
-    check_one_by_one(forwarding, meta, ends)
+    check_one_by_one(forwarding, meta, pair)
 }
 
 /// The order is that of the rule: what is the host's affair passes before anything is dropped.
 #[cold]
 #[inline(never)]
-fn check_one_by_one(forwarding: &ForwardingState, meta: &Meta, ends: Ends) -> Stage<()> {
+fn check_one_by_one(forwarding: &ForwardingState, meta: &Meta, pair: AddressPair) -> Stage<()> {
     let interface = meta.interface;
-    let Ip {
+    let IpHeader {
         v4,
         source,
         destination,
         ..
     } = meta.ip;
     let role = |place: Option<&LocalAddress>| place.map_or_else(Role::default, |place| place.role);
-    let source_role = role(ends.source);
-    let destination_role = role(ends.destination);
+    let source_role = role(pair.source);
+    let destination_role = role(pair.destination);
     let directed = destination_role.broadcast && forwarding.is_broadcast_of(interface, destination);
     if directed || is_for_host(v4, destination) {
         return Break(Verdict::Pass);
@@ -86,7 +90,7 @@ fn check_one_by_one(forwarding: &ForwardingState, meta: &Meta, ends: Ends) -> St
     if destination_role.own && !destination_role.vip {
         return Break(Verdict::Pass);
     }
-    let home = ends.source.and_then(|place| place.home);
+    let home = pair.source.and_then(|place| place.home);
     if home.is_some_and(|home| home != interface) {
         return Break(Reason::SpoofedServer.into());
     }
@@ -165,10 +169,10 @@ mod tests {
                 for (interface, to_group) in [(0, false), (1, false), (0, true)] {
                     (meta.ip.v4, meta.ip.source, meta.ip.destination) = (v4, source, destination);
                     (meta.interface, meta.to_group) = (interface, to_group);
-                    let ends = Ends::of(&forwarding, &meta.ip);
+                    let pair = AddressPair::of(&forwarding, &meta.ip);
                     assert_eq!(
-                        check_addresses(&forwarding, &meta, ends),
-                        check_one_by_one(&forwarding, &meta, ends)
+                        check_addresses(&forwarding, &meta, pair),
+                        check_one_by_one(&forwarding, &meta, pair)
                     );
                 }
             }

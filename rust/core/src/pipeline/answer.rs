@@ -4,7 +4,7 @@ use super::walk::Walk;
 use crate::base::{Offload, Output, Reason, Verdict};
 use crate::limit;
 use crate::packet::{Meta, Packet};
-use crate::parse::{Ip, Transport};
+use crate::parse::{IpHeader, Transport};
 use crate::reply;
 use crate::wire::icmp::{self, Kind, message};
 use crate::wire::tcp::flag;
@@ -45,7 +45,7 @@ impl Walk<'_> {
         kind: (u8, u8),
         rest: u32,
     ) -> Verdict {
-        let Ip {
+        let IpHeader {
             v4, destination, ..
         } = packet.meta.ip;
         let vip = self
@@ -73,9 +73,9 @@ impl Walk<'_> {
         rest: u32,
     ) -> Verdict {
         let bucket = match reason {
-            Reason::TtlExceeded => limit::Kind::TimeExceeded,
-            Reason::TooBig => limit::Kind::TooBig,
-            _ => limit::Kind::Unreachable,
+            Reason::TtlExceeded => limit::AnswerKind::TimeExceeded,
+            Reason::TooBig => limit::AnswerKind::TooBig,
+            _ => limit::AnswerKind::Unreachable,
         };
         if !self.may_answer(packet) {
             return reason.into();
@@ -97,10 +97,7 @@ impl Walk<'_> {
         rest: u32,
     ) -> Option<Output> {
         let Meta {
-            interface,
-            link,
-            ip,
-            ..
+            interface, l2, ip, ..
         } = *packet.meta;
         let port = self
             .forwarding
@@ -108,7 +105,7 @@ impl Walk<'_> {
             .filter(|_| self.may_answer(packet))?;
         let frame = reply::icmp_error(
             packet.frame,
-            link,
+            l2,
             port.mac,
             (own, ip.source),
             (kind, rest),
@@ -136,7 +133,12 @@ impl Walk<'_> {
     /// No server: a reset, or port unreachable, from the VIP.
     pub(super) fn refuse(&mut self, packet: &Packet, transport: &Transport) -> Verdict {
         if transport.segment.is_some() {
-            return self.answer_reset(packet, transport, Reason::NoServer, limit::Kind::Reset);
+            return self.answer_reset(
+                packet,
+                transport,
+                Reason::NoServer,
+                limit::AnswerKind::Reset,
+            );
         }
         let kind = if packet.meta.ip.v4 {
             message::PORT_UNREACHABLE_V4
@@ -165,7 +167,7 @@ impl Walk<'_> {
         let service = self.forwarding.service(service);
         let resets = service.is_some_and(|service| service.reset_without_server);
         if resets && transport.segment.is_some() {
-            return self.answer_reset(packet, transport, reason, limit::Kind::Reset);
+            return self.answer_reset(packet, transport, reason, limit::AnswerKind::Reset);
         }
         let kind = if packet.meta.ip.v4 {
             message::PROHIBITED_V4
@@ -183,13 +185,10 @@ impl Walk<'_> {
         packet: &Packet,
         transport: &Transport,
         reason: Reason,
-        kind: limit::Kind,
+        kind: limit::AnswerKind,
     ) -> Verdict {
         let Meta {
-            interface,
-            link,
-            ip,
-            ..
+            interface, l2, ip, ..
         } = *packet.meta;
         let segment = transport.segment.filter(|one| !one.has(flag::RST));
         let Some((segment, port)) = segment.zip(self.forwarding.interface(interface)) else {
@@ -200,13 +199,13 @@ impl Walk<'_> {
         }
         let from = (ip.destination, transport.destination_port);
         let to = (ip.source, transport.source_port);
-        let frame = reply::reset(packet.frame, link, port.mac, from, to, &segment);
+        let frame = reply::reset(packet.frame, l2, port.mac, from, to, &segment);
         self.answer(interface, frame);
         Verdict::Reply(reason)
     }
 
     /// One packet of our own, if the rate of its kind allows it.
-    pub(super) fn take_token(&mut self, kind: limit::Kind) -> bool {
+    pub(super) fn take_token(&mut self, kind: limit::AnswerKind) -> bool {
         self.state
             .limiter
             .take(kind, self.forwarding.snapshot.icmp_rate, self.now)
@@ -224,7 +223,7 @@ impl Walk<'_> {
 
 /// Whether the packet is an ICMP error or redirect: no error is ever sent about one.
 fn is_icmp_error(packet: &Packet) -> bool {
-    let Ip { v4, protocol, .. } = packet.meta.ip;
+    let IpHeader { v4, protocol, .. } = packet.meta.ip;
     let message_type = packet
         .l4_bytes()
         .first()

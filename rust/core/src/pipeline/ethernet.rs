@@ -3,7 +3,7 @@
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::walk::{OrDrop, Stage, Walk};
-use crate::base::{LastHop, Mac, MacNumber, Reason, Verdict, map_v4};
+use crate::base::{IngressNeighbour, Mac, MacNumber, Reason, Verdict, map_v4};
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
 use crate::reply;
@@ -17,19 +17,19 @@ pub(crate) struct Ingress {
     pub interface: u32,
     /// Its MAC; `None` when there is no such interface.
     mac: Option<MacNumber>,
-    /// What its packets' last hops have in common.
-    last_hop: LastHop,
+    /// What its packets' ingress neighbours have in common.
+    neighbour: IngressNeighbour,
 }
 
 impl Ingress {
     /// Look the interface up.
     pub(crate) fn new(forwarding: &ForwardingState, interface: u32) -> Self {
         let mac = forwarding.interface(interface).map(|port| port.mac.into());
-        let last_hop = LastHop::by(interface);
+        let neighbour = IngressNeighbour::on(interface);
         Self {
             interface,
             mac,
-            last_hop,
+            neighbour,
         }
     }
 }
@@ -50,7 +50,7 @@ pub(super) fn accept_frame(ingress: &Ingress, frame: &[u8], meta: &mut Meta) -> 
     if destination != ours && !meta.to_group {
         return Break(Reason::NotForUs.into());
     }
-    meta.last_hop = ingress.last_hop.with_mac(source);
+    meta.ingress = ingress.neighbour.with_mac(source);
     Continue(())
 }
 
@@ -89,12 +89,12 @@ fn announcing_mac(
 impl Walk<'_> {
     /// Rule 3.5: ARP is looked at, anything else is the host's affair.
     pub(super) fn not_ip(&mut self, frame: &[u8], meta: &Meta) -> Verdict {
-        let (interface, link) = (meta.interface, meta.link);
-        if link.ethertype != ethertype::ARP {
+        let (interface, l2) = (meta.interface, meta.l2);
+        if l2.ethertype != ethertype::ARP {
             return Verdict::Pass;
         }
         let request = frame
-            .get(link.l3..)
+            .get(l2.l3..)
             .and_then(arp::Arp::new)
             .filter(arp::Arp::is_ethernet_ipv4);
         let Some(request) = request else {
@@ -104,15 +104,14 @@ impl Walk<'_> {
         let Some(mac) = mac.filter(|_| request.operation() == arp::operation::REQUEST) else {
             return Verdict::Pass;
         };
-        self.answer(interface, reply::arp_reply(frame, link, mac, &request));
+        self.answer(interface, reply::arp_reply(frame, l2, mac, &request));
         Verdict::Reply(Reason::Arp)
     }
 
     /// Rule 4: answer what [`is_solicitation`] saw.
     pub(super) fn neighbour_advertisement(&mut self, frame: &[u8], meta: &Meta) -> Verdict {
         if let Some((mac, target)) = solicitation(self.forwarding, frame, meta) {
-            let frame =
-                reply::neighbour_advertisement(frame, meta.link, mac, meta.ip.source, target);
+            let frame = reply::neighbour_advertisement(frame, meta.l2, mac, meta.ip.source, target);
             self.answer(meta.interface, frame);
         }
         Verdict::Reply(Reason::Nd)

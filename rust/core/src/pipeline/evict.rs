@@ -61,7 +61,7 @@ impl Walk<'_> {
 /// Remove an entry, with the event that says why, and keep the active count right.
 pub(super) fn forget(state: &mut PathState, number: u32, event: Option<Event>) {
     if let Some(event) = event {
-        state.ends.end(&state.table, number, event);
+        state.exports.end(&state.table, number, event);
     }
     let entry = *state.table.entry(number);
     if entry.is_active() {

@@ -5,7 +5,7 @@ use super::state::PathState;
 use crate::base::{Event, Output, Reason, Verdict};
 use crate::flow::state::FlowState;
 use crate::forwarding::ForwardingState;
-use crate::limit::Kind;
+use crate::limit::AnswerKind;
 use crate::next_hop::Waited;
 use crate::wire::ethernet;
 
@@ -57,7 +57,7 @@ fn give_up(
         return Reason::NeighbourTimeout.into();
     };
     let rate = forwarding.snapshot.icmp_rate;
-    if !state.limiter.take(Kind::Unreachable, rate, now) {
+    if !state.limiter.take(AnswerKind::Unreachable, rate, now) {
         return Reason::RateLimited.into();
     }
     state.answers.push(notice);

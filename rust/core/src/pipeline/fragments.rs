@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow::{Break, Continue};
 
-use super::addresses::Ends;
+use super::addresses::AddressPair;
 use super::expire::count_drops;
 use super::read;
 use super::walk::{Departure, DropErrors, OrDrop, Stage, Walk};
@@ -10,7 +10,7 @@ use crate::base::{Output, Reason, Verdict};
 use crate::forwarding::ForwardingState;
 use crate::fragment::{Action, DatagramKey, Fate, Held, Misfit, Piece};
 use crate::packet::{Meta, Packet};
-use crate::parse::{self, Fragment, Ip};
+use crate::parse::{self, Fragment, IpHeader};
 use crate::wire::{icmp, protocol};
 
 /// Most bytes of an IP datagram.
@@ -145,8 +145,8 @@ impl Walk<'_> {
     /// The first fragment has the L4 header: from there on it is like a whole packet.
     fn first_fragment_read(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let mut meta = *packet.meta;
-        let ends = Ends::of(self.forwarding, &meta.ip);
-        read::l4(self.forwarding, packet.frame, &mut meta, ends)?;
+        let pair = AddressPair::of(self.forwarding, &meta.ip);
+        read::l4(self.forwarding, packet.frame, &mut meta, pair)?;
         read::hash(&self.state.table, &mut meta);
         self.dispatch(&mut Packet {
             frame: packet.frame,
@@ -227,9 +227,9 @@ impl Walk<'_> {
         self.state.counters.service_packet(service, direction, len);
         self.state.counters.server_packet(server, direction, len);
         let flow = self.peek(&reply_key);
-        let last_hop = flow.map(|number| self.state.table.entry(number).last_hop());
+        let ingress = flow.map(|number| self.state.table.entry(number).ingress());
         let facts = self.forwarding.server(server).or_drop(Reason::NoServer)?;
-        self.send_translated(packet, direction, facts, last_hop)
+        self.send_translated(packet, direction, facts, ingress)
     }
 
     fn refuse_held(&mut self, key: &DatagramKey, reason: Reason) {
@@ -239,7 +239,7 @@ impl Walk<'_> {
 }
 
 /// Rule 6.4: the bytes of the datagram that the fragment holds.
-fn checked_piece(ip: &Ip, fragment: Fragment) -> Stage<Piece> {
+fn checked_piece(ip: &IpHeader, fragment: Fragment) -> Stage<Piece> {
     let len = ip.end - ip.l4;
     let end = fragment.offset as usize + len;
     if end > MOST_BYTES || len == 0 || (fragment.more && len % 8 != 0) {

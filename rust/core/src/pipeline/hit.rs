@@ -6,7 +6,7 @@ use super::keys::reply_key;
 use super::lookup::FlowRef;
 use super::state::PathState;
 use super::walk::{Departure, DropErrors, Stage, Walk};
-use crate::base::{Direction, Event, LastHop};
+use crate::base::{Direction, Event, IngressNeighbour};
 use crate::flow::measure::{self, Before, Observed};
 use crate::flow::state::FlowState;
 use crate::flow::tcp;
@@ -28,11 +28,11 @@ impl Walk<'_> {
             number,
             server,
             facts,
-            last_hop,
+            ingress,
             ..
         } = *known;
         self.matched.server = Some(server);
-        let moves = direction == Direction::Forward && meta.last_hop != last_hop;
+        let moves = direction == Direction::Forward && meta.ingress != ingress;
         let may_move = moves && self.tells_way(known, meta);
         let transition = match &meta.transport.segment {
             Some(segment) => self.follow_tcp((number, server), direction, segment)?,
@@ -40,10 +40,10 @@ impl Walk<'_> {
         };
         if may_move && transition.is_believed {
             let entry = self.state.table.entry_mut(number);
-            entry.set_last_hop(meta.last_hop);
+            entry.set_ingress(meta.ingress);
         }
         self.count(number, direction, meta.ip.total_len() as u32, transition);
-        self.translate(packet, direction, (server, facts), Some(last_hop))
+        self.translate(packet, direction, (server, facts), Some(ingress))
     }
 
     /// Let a segment of TCP change what it may, and measure it.
@@ -161,7 +161,7 @@ impl Walk<'_> {
     #[inline(never)]
     fn tells_way(&mut self, known: &FlowRef, meta: &Meta) -> bool {
         let segment = meta.transport.segment;
-        known.last_hop.interface() == meta.interface
+        known.ingress.interface() == meta.interface
             || segment.is_some_and(|segment| {
                 tcp::is_exact(&self.state.table.flow_mut(known.number), &segment)
             })
@@ -172,7 +172,7 @@ impl Walk<'_> {
     fn leads_to_client(&self, known: &FlowRef, meta: &Meta) -> bool {
         let heard_before = self
             .forwarding
-            .interface(known.last_hop.interface())
+            .interface(known.ingress.interface())
             .is_some();
         !heard_before
             || self
@@ -181,14 +181,14 @@ impl Walk<'_> {
                 .is_some_and(|hop| hop.interface == meta.interface)
     }
 
-    /// Count, then rewrite and send. `last_hop`: where the client's packets came from, if that is known.
+    /// Count, then rewrite and send. `ingress`: where the client's packets came from, if that is known.
     #[inline(always)]
     pub(super) fn translate(
         &mut self,
         packet: &mut Packet,
         direction: Direction,
         (server, facts): (u32, &ServerFacts),
-        last_hop: Option<LastHop>,
+        ingress: Option<IngressNeighbour>,
     ) -> Stage<Departure> {
         let len = packet.meta.ip.total_len();
         let counters = &mut self.state.counters;
@@ -197,6 +197,6 @@ impl Walk<'_> {
         if packet.meta.ip.fragment.is_some() {
             self.matched.reply_key = Some(reply_key(packet.meta, direction, facts.endpoint));
         }
-        self.send_translated(packet, direction, facts, last_hop)
+        self.send_translated(packet, direction, facts, ingress)
     }
 }

@@ -4,11 +4,11 @@ use std::ops::ControlFlow::{Break, Continue};
 
 use super::keys::is_guarded;
 use super::walk::{Departure, DropErrors, OrDrop, Stage, Walk};
-use crate::base::{Direction, LastHop, Reason, Verdict};
+use crate::base::{Direction, IngressNeighbour, Reason, Verdict};
 use crate::flow::key::{Key, KeySide};
 use crate::packet::{Meta, Packet};
 use crate::parse::InnerPacket;
-use crate::parse::Ip;
+use crate::parse::IpHeader;
 use crate::parse::inner_destination;
 use crate::parse::inner_packet;
 use crate::wire::icmp::{self, Kind};
@@ -20,7 +20,7 @@ struct Flow {
     service: u32,
     server: u32,
     /// Where the client's packets came from, if that is known.
-    last_hop: Option<LastHop>,
+    ingress: Option<IngressNeighbour>,
 }
 
 fn key_of((client, client_port): (u128, u16), side: KeySide) -> Key {
@@ -35,7 +35,7 @@ impl Walk<'_> {
     /// Rule 10. `packet` is whole: fragments never come here.
     #[inline(never)]
     pub(super) fn icmp(&mut self, packet: &mut Packet, to_vip: bool) -> Stage<Departure> {
-        let Ip {
+        let IpHeader {
             v4, destination, ..
         } = packet.meta.ip;
         let header = icmp::Header::new(packet.l4_bytes()).or_drop(Reason::L4Truncated)?;
@@ -64,19 +64,16 @@ impl Walk<'_> {
             return Reason::VipEcho.into();
         }
         let Meta {
-            interface,
-            link,
-            ip,
-            ..
+            interface, l2, ip, ..
         } = *packet.meta;
         let Some(port) = self.forwarding.interface(interface) else {
             return Reason::VipEcho.into();
         };
-        if !self.take_token(limit::Kind::Echo) {
+        if !self.take_token(limit::AnswerKind::Echo) {
             return Reason::RateLimited.into();
         }
         let ends = (ip.destination, ip.source);
-        let frame = reply::echo_reply(packet.frame, link, port.mac, ends, packet.l4_bytes());
+        let frame = reply::echo_reply(packet.frame, l2, port.mac, ends, packet.l4_bytes());
         self.answer(interface, frame);
         Verdict::Reply(Reason::Echo)
     }
@@ -84,7 +81,7 @@ impl Walk<'_> {
     /// An error about a packet that a server sent through us: it quotes the VIP as its source.
     fn error_to_vip(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let inner = inner_packet(packet.meta.ip.v4, packet.l4_bytes()).drop_errors()?;
-        let Ip {
+        let IpHeader {
             v4,
             source,
             destination,
@@ -124,7 +121,7 @@ impl Walk<'_> {
                 };
             }
         };
-        let Ip {
+        let IpHeader {
             source: inner_source,
             destination,
             protocol,
@@ -163,7 +160,7 @@ impl Walk<'_> {
         Some(Flow {
             service: entry.service,
             server: entry.server,
-            last_hop: Some(entry.last_hop()),
+            ingress: Some(entry.ingress()),
         })
     }
 
@@ -179,7 +176,7 @@ impl Walk<'_> {
         Some(Flow {
             service,
             server,
-            last_hop: None,
+            ingress: None,
         })
     }
 
@@ -195,7 +192,7 @@ impl Walk<'_> {
             (fits && elsewhere.is_none()).then_some(Flow {
                 service,
                 server,
-                last_hop: None,
+                ingress: None,
             })
         })
     }
@@ -211,7 +208,7 @@ impl Walk<'_> {
         let Flow {
             service,
             server,
-            last_hop,
+            ingress,
         } = *flow;
         self.matched.direction = Some(direction);
         self.matched.service = Some(service);
@@ -220,12 +217,12 @@ impl Walk<'_> {
         self.state
             .counters
             .server_packet(server, direction, packet.meta.ip.total_len());
-        self.forward_icmp_error(packet, &inner.ip, direction, server, last_hop)
+        self.forward_icmp_error(packet, &inner.ip, direction, server, ingress)
     }
 }
 
 fn check_checksum(packet: &Packet) -> Stage<()> {
-    let Ip {
+    let IpHeader {
         source,
         destination,
         ..

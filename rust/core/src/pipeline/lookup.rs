@@ -5,7 +5,7 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use super::evict::{forget, is_expired};
 use super::keys::flow_key;
 use super::walk::{Departure, Stage, Walk};
-use crate::base::{Direction, Event, LastHop};
+use crate::base::{Direction, Event, IngressNeighbour};
 use crate::flow::key::Key;
 use crate::flow::state::FlowState;
 use crate::forwarding::ServerFacts;
@@ -24,7 +24,7 @@ pub(super) struct FlowRef<'a> {
     /// What is known of the server.
     pub facts: &'a ServerFacts,
     /// Where the client's packets come from.
-    pub last_hop: LastHop,
+    pub ingress: IngressNeighbour,
 }
 
 impl<'a> Walk<'a> {
@@ -107,7 +107,7 @@ impl<'a> Walk<'a> {
             state: entry.state(),
             server,
             facts,
-            last_hop: entry.last_hop(),
+            ingress: entry.ingress(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow::{Break, Continue};
 
-use super::addresses::{Ends, check_addresses};
+use super::addresses::{AddressPair, check_addresses};
 use super::ethernet::{accept_frame, is_solicitation};
 use super::keys::flow_key;
 use super::walk::{DropErrors, OrDrop, Stage};
@@ -40,14 +40,14 @@ pub(crate) fn frame(
     meta.interface = ingress.interface;
     meta.offload = offload.onward();
     accept_frame(ingress, frame, meta)?;
-    let is_plain = parse::plain_ipv4(frame, &mut meta.link, &mut meta.ip);
+    let is_plain = parse::plain_ipv4(frame, &mut meta.l2, &mut meta.ip);
     if !is_plain {
         if let Some(content) = in_layers(forwarding, frame, meta)? {
             return Continue(content);
         }
     }
-    let ends = Ends::of(forwarding, &meta.ip);
-    check_addresses(forwarding, meta, ends)?;
+    let pair = AddressPair::of(forwarding, &meta.ip);
+    check_addresses(forwarding, meta, pair)?;
     if !is_plain {
         parse::inner_headers(frame, &mut meta.ip).drop_errors()?;
         meta.payload = meta.ip.l4;
@@ -55,7 +55,7 @@ pub(crate) fn frame(
             return Continue(Content::Fragment);
         }
     }
-    l4(forwarding, frame, meta, ends)?;
+    l4(forwarding, frame, meta, pair)?;
     Continue(Content::Packet)
 }
 
@@ -66,8 +66,8 @@ fn in_layers(
     frame: &[u8],
     meta: &mut Meta,
 ) -> Stage<Option<Content>> {
-    meta.link = parse::link(frame, |_| ()).drop_errors()?;
-    if !parse::ip(frame, meta.link, &mut meta.ip).drop_errors()? {
+    meta.l2 = parse::l2(frame, |_| ()).drop_errors()?;
+    if !parse::ip(frame, meta.l2, &mut meta.ip).drop_errors()? {
         return Continue(Some(Content::NotIp));
     }
     let asks = is_solicitation(forwarding, frame, meta);
@@ -80,15 +80,15 @@ pub(super) fn l4(
     forwarding: &ForwardingState,
     frame: &[u8],
     meta: &mut Meta,
-    ends: Ends,
+    pair: AddressPair,
 ) -> Stage<()> {
     let partial = meta.offload.is_partial();
     if !parse::transport(frame, &meta.ip, partial, &mut meta.transport).drop_errors()? {
-        return without_ports(meta, ends.to_vip());
+        return without_ports(meta, pair.to_vip());
     }
     check_offload(meta, true)?;
     meta.payload = meta.transport.payload;
-    set_target(forwarding, meta, ends)
+    set_target(forwarding, meta, pair)
 }
 
 /// The target of what is neither TCP nor UDP: rule 7, A, C and D.
@@ -120,16 +120,16 @@ pub(crate) fn hash(table: &Table, meta: &mut Meta) -> bool {
 
 /// TCP and UDP, by destination, then by source: rule 7, A, B and D.
 #[inline(always)]
-fn set_target(forwarding: &ForwardingState, meta: &mut Meta, ends: Ends) -> Stage<()> {
+fn set_target(forwarding: &ForwardingState, meta: &mut Meta, pair: AddressPair) -> Stage<()> {
     let (protocol, transport) = (meta.ip.protocol, &meta.transport);
-    if ends.to_vip() {
+    if pair.to_vip() {
         let listener =
-            forwarding.socket_role(ends.destination, transport.destination_port, protocol);
+            forwarding.socket_role(pair.destination, transport.destination_port, protocol);
         let service = listener.service.or_drop(Reason::NoService)?;
         meta.target = Target::Service(service);
         return Continue(());
     }
-    let listener = forwarding.socket_role(ends.source, transport.source_port, protocol);
+    let listener = forwarding.socket_role(pair.source, transport.source_port, protocol);
     meta.target = match listener.endpoint {
         Some(endpoint) => Target::Endpoint(endpoint),
         None => Target::Transit,

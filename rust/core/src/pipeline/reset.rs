@@ -50,7 +50,7 @@ impl Walk<'_> {
         };
         let client = (entry.client(), entry.client_port);
         let vip = (address_number(service.address), service.port);
-        if let Some(hop) = self.reply_next_hop(client.0, Some(entry.last_hop())) {
+        if let Some(hop) = self.reply_next_hop(client.0, Some(entry.ingress())) {
             let numbers = to_client.sequences(Some(SeqNumber::ZERO));
             self.reset(&hop, vip, client, numbers, to_client.acknowledgement);
         }

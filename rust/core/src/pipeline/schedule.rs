@@ -55,9 +55,9 @@ impl Walk<'_> {
         let hash = is_hash(plan.selector);
         let stores = match &transport.segment {
             None => true,
-            Some(segment) => segment.is_opening() || (segment.is_midstream() && hash),
+            Some(segment) => segment.is_opening() || (segment.can_pick_up() && hash),
         };
-        if !(stores || hash && self.may_pass(transport)) {
+        if !(stores || hash && self.may_be_stateless(transport)) {
             return Break(self.no_flow(packet, transport, service));
         }
         let new_flow = NewFlow {
@@ -107,9 +107,9 @@ impl Walk<'_> {
         if self.answers_directly(packet.meta) {
             return self.send_transit(packet);
         }
-        let stores = transport.segment.as_ref().is_none_or(Segment::is_midstream);
+        let stores = transport.segment.as_ref().is_none_or(Segment::can_pick_up);
         let forwarding = self.forwarding;
-        let services = if stores || self.may_pass(transport) {
+        let services = if stores || self.may_be_stateless(transport) {
             forwarding.hash_services(endpoint)
         } else {
             &[]
@@ -135,7 +135,7 @@ impl Walk<'_> {
 
     /// Whether a segment that stores no flow may be placed by a hash: the end of a connection that began before us, and all of one that a full table could
     /// not store: it must be able to open and to close.
-    fn may_pass(&self, transport: &Transport) -> bool {
+    fn may_be_stateless(&self, transport: &Transport) -> bool {
         let ends = transport.segment.is_some_and(|segment| segment.is_ending());
         ends || self.state.table.is_full()
     }
@@ -185,7 +185,7 @@ impl Walk<'_> {
         hashed(self.forwarding, service, client, plan)
     }
 
-    /// Rule 8, *Place*, from 2 on. Without `stores`: in passing.
+    /// Rule 8, *Place*, from 2 on. Without `stores`: stateless.
     fn place(
         &mut self,
         packet: &mut Packet,
@@ -268,7 +268,7 @@ impl Walk<'_> {
             self.now,
         );
         if direction == Direction::Forward {
-            entry.set_last_hop(packet.meta.last_hop);
+            entry.set_ingress(packet.meta.ingress);
         }
         if packet.is_tagged() {
             entry.mark_tagged();
@@ -286,7 +286,7 @@ impl Walk<'_> {
                 tcp::pick_up(&mut flow, direction, segment);
             }
         }
-        self.state.ends.begin(number, self.now);
+        self.state.exports.begin(number, self.now);
         self.state.counters.flow_created(service, server);
         if state.is_active() {
             self.state.counters.flow_active(server);
@@ -301,7 +301,7 @@ impl Walk<'_> {
             .is_some_and(|service| service.reset_without_flow);
         match &transport.segment {
             Some(segment) if answers && segment.has(flag::ACK) => {
-                self.answer_reset(packet, transport, Reason::NoFlow, limit::Kind::NoFlow)
+                self.answer_reset(packet, transport, Reason::NoFlow, limit::AnswerKind::NoFlow)
             }
             _ => Reason::NoFlow.into(),
         }
@@ -321,7 +321,7 @@ impl Walk<'_> {
 }
 
 /// Whether a server takes a flow: it is not the client itself, and no flow or direct connection of the client has its endpoint and this port. An entry that is
-/// over makes room, where entries may be removed: not in passing.
+/// over makes room, where entries may be removed: not stateless.
 fn eligibility(
     forwarding: &ForwardingState,
     (table, direct): (&Table, &DirectConnections),

@@ -5,13 +5,13 @@
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::walk::{Departure, OrDrop, Stage, Walk};
-use crate::base::{Direction, LastHop, Offload, Output, Reason, Verdict, gso};
+use crate::base::{Direction, IngressNeighbour, Offload, Output, Reason, Verdict, gso};
 use crate::forwarding::ServerFacts;
 use crate::next_hop::{Hop, Room};
 use crate::packet::{Meta, Packet};
-use crate::parse::Ip;
+use crate::parse::IpHeader;
 use crate::rewrite::rewrite_icmp_error;
-use crate::rewrite::{End, L4Checksum, Translation, rewrite_ip, rewrite_transport};
+use crate::rewrite::{AddressField, L4Checksum, Translation, rewrite_ip, rewrite_transport};
 use crate::wire::icmp::message;
 use crate::wire::tcp::{self};
 use crate::wire::{checksum, ethernet, ipv4, protocol, udp};
@@ -53,14 +53,14 @@ impl Walk<'_> {
         self.transmit(packet, &hop, fit)
     }
 
-    /// Send a packet of a flow to its other end: rule 11.2. `last_hop`: where the client's packets came from, if that is known.
+    /// Send a packet of a flow to its other end: rule 11.2. `ingress`: where the client's packets came from, if that is known.
     #[inline(always)]
     pub(super) fn send_translated(
         &mut self,
         packet: &mut Packet,
         direction: Direction,
         facts: &ServerFacts,
-        last_hop: Option<LastHop>,
+        ingress: Option<IngressNeighbour>,
     ) -> Stage<Departure> {
         if direction == Direction::Forward {
             return match &facts.hop {
@@ -69,7 +69,7 @@ impl Walk<'_> {
                 None => Break(self.no_route(packet)),
             };
         }
-        match self.ingress_hop(packet.meta.ip.destination, last_hop) {
+        match self.ingress_hop(packet.meta.ip.destination, ingress) {
             Some(hop) => self.send_by(packet, &hop, &facts.reply),
             None => self.send_back_by_route(packet, &facts.reply),
         }
@@ -114,7 +114,7 @@ impl Walk<'_> {
                 result
             }
             (Break(Verdict::Drop(reason @ Reason::NeighbourUnresolved)), Some(notice)) => {
-                if !self.take_token(limit::Kind::Unreachable) {
+                if !self.take_token(limit::AnswerKind::Unreachable) {
                     return Break(Reason::RateLimited.into());
                 }
                 self.extra.push(notice);
@@ -152,20 +152,24 @@ impl Walk<'_> {
     }
 
     /// To the client as its packets came, else by route.
-    pub(super) fn reply_next_hop(&self, client: u128, last_hop: Option<LastHop>) -> Option<Hop> {
-        let hop = self.ingress_hop(client, last_hop);
+    pub(super) fn reply_next_hop(
+        &self,
+        client: u128,
+        ingress: Option<IngressNeighbour>,
+    ) -> Option<Hop> {
+        let hop = self.ingress_hop(client, ingress);
         hop.or_else(|| self.forwarding.route(client))
     }
 
     /// To the client as its packets came.
     #[inline(always)]
-    fn ingress_hop(&self, client: u128, last_hop: Option<LastHop>) -> Option<Hop> {
-        let last_hop = last_hop?;
-        let port = self.forwarding.interface(last_hop.interface())?;
+    fn ingress_hop(&self, client: u128, ingress: Option<IngressNeighbour>) -> Option<Hop> {
+        let ingress = ingress?;
+        let port = self.forwarding.interface(ingress.interface())?;
         Some(Hop {
-            interface: last_hop.interface(),
+            interface: ingress.interface(),
             address: client,
-            mac: Some(last_hop.mac()),
+            mac: Some(ingress.mac()),
             from: port.mac.into(),
             mtu: port.mtu,
         })
@@ -176,10 +180,10 @@ impl Walk<'_> {
     pub(super) fn forward_icmp_error(
         &mut self,
         packet: &mut Packet,
-        inner: &Ip,
+        inner: &IpHeader,
         direction: Direction,
         server: u32,
-        last_hop: Option<LastHop>,
+        ingress: Option<IngressNeighbour>,
     ) -> Stage<Departure> {
         let forwarding = self.forwarding;
         let facts = forwarding.server(server).or_drop(Reason::NoServer)?;
@@ -188,7 +192,7 @@ impl Walk<'_> {
         } else {
             let client = packet.meta.ip.destination;
             (
-                self.reply_next_hop(client, last_hop)
+                self.reply_next_hop(client, ingress)
                     .or_drop(Reason::NoRoute)?,
                 &facts.reply,
             )
@@ -199,7 +203,7 @@ impl Walk<'_> {
             *translation
         } else {
             // A router behind us made it: nothing of our inside is told (RFC 5508 REQ-5c).
-            Translation::new(End::Source, (source, 0), (translation.address, 0))
+            Translation::new(AddressField::Source, (source, 0), (translation.address, 0))
         };
         rewrite_icmp_error(packet, inner, translation, &outer);
         self.transmit(packet, &hop, fit)
@@ -311,11 +315,11 @@ fn pieces(packet: &mut Packet, interface: u32, mtu: usize) -> Vec<Output> {
     if packet.meta.offload.is_partial() {
         finish_checksum(packet);
     }
-    let link = &packet.frame[..packet.meta.ip.l3];
+    let l2 = &packet.frame[..packet.meta.ip.l3];
     let cut = fragment::cut(packet.ip_bytes(), mtu).into_iter();
     cut.map(|piece| Output {
         interface,
-        frame: [link, &piece].concat(),
+        frame: [l2, &piece].concat(),
         offload: Offload::default(),
     })
     .collect()

@@ -4,7 +4,7 @@ use crate::asking::Asking;
 use crate::base::{Output, SplitMix64};
 use crate::counters::Counters;
 use crate::direct::DirectConnections;
-use crate::flow::ends::Ends;
+use crate::flow::exports::FlowExports;
 use crate::flow::table::Table;
 use crate::fragment::Fragments;
 use crate::limit::Limiter;
@@ -14,7 +14,7 @@ use crate::plan::Tried;
 /// What packets change: everything that lives across calls but the snapshot.
 pub struct PathState {
     pub table: Table,
-    pub ends: Ends,
+    pub exports: FlowExports,
     pub fragments: Fragments,
     pub waiting: Waiting,
     pub asking: Asking,
@@ -38,7 +38,7 @@ impl PathState {
         Self {
             direct: DirectConnections::new(table.capacity()),
             table,
-            ends: Ends::default(),
+            exports: FlowExports::default(),
             fragments: Fragments::default(),
             waiting: Waiting::default(),
             asking: Asking::default(),

@@ -170,7 +170,7 @@ impl Picker<'_> {
         }
         self.counters.loads.restore(self.service);
         if let Some(server) = chosen {
-            self.counters.loads.take_turn(server);
+            self.counters.loads.take_round(server);
         }
         chosen
     }

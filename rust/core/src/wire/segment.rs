@@ -83,7 +83,7 @@ impl Segment {
     /// A segment from the middle of a connection: it may be placed by a hash alone, and stored.
     #[inline]
     #[must_use]
-    pub const fn is_midstream(&self) -> bool {
+    pub const fn can_pick_up(&self) -> bool {
         self.flags & (flag::ACK | flag::SYN | flag::RST | flag::FIN) == flag::ACK
     }
 

@@ -1,7 +1,7 @@
 //! What is stored of a flow, in three parts by how often packets need it: plain data without pointers.
 
 use super::arena::Line;
-use crate::base::{Direction, LastHop, SeqNumber};
+use crate::base::{Direction, IngressNeighbour, SeqNumber};
 use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
 use crate::flow::tcp::side::TcpSide;
@@ -32,8 +32,8 @@ pub struct Entry {
     pub(super) bytes: [u32; 2],
     /// What is measured of it: the low two bits a phase, the rest a stamp.
     pub(super) measured: u32,
-    /// Where the last forward packet came from: the bits of a [`LastHop`].
-    pub(super) last_hop: u64,
+    /// Where the last forward packet came from: the bits of a [`IngressNeighbour`].
+    pub(super) ingress: u64,
 }
 
 /// Beside the entry: its place in its list, and what is known of both sides' TCP. 32 bytes, plain data.
@@ -92,7 +92,7 @@ impl Entry {
             server,
             endpoint,
             last_seen: now,
-            last_hop: LastHop::NONE.bits(),
+            ingress: IngressNeighbour::NONE.bits(),
             ..Self::default()
         }
     }
@@ -119,15 +119,15 @@ impl Entry {
 
     /// Note where a forward packet came from.
     #[inline(always)]
-    pub fn set_last_hop(&mut self, last_hop: LastHop) {
-        self.last_hop = last_hop.bits();
+    pub fn set_ingress(&mut self, ingress: IngressNeighbour) {
+        self.ingress = ingress.bits();
     }
 
     /// Where the last forward packet came from.
     #[inline(always)]
     #[must_use]
-    pub fn last_hop(&self) -> LastHop {
-        LastHop::from_bits(self.last_hop)
+    pub fn ingress(&self) -> IngressNeighbour {
+        IngressNeighbour::from_bits(self.ingress)
     }
 
     /// How long ago it was put at its list's tail.

@@ -2,7 +2,7 @@
 //!
 //! The addresses and ports of a connection are no secret; its sequence numbers are. So a segment is *believed* only where it fits what the other side has
 //! vouched for: it starts within the window that the other side's acknowledgements opened, and acknowledges what its own window let the other side send.
-//! Only a believed segment moves numbers, state, idle timer and last hop; any other is handed on to the endpoint, which judges by the same numbers, and
+//! Only a believed segment moves numbers, state, idle timer and ingress neighbour; any other is handed on to the endpoint, which judges by the same numbers, and
 //! changes nothing here. Data is never dropped for its numbers.
 //!
 //! A window has room for guesses. So what ends a flow must be *exact*: a reset where the other side waits for it, or at the end of what was sent without a

@@ -31,7 +31,7 @@ pub(super) fn follow_pickup(
         Direction::Reply
     };
     if direction == first {
-        if segment.is_midstream() {
+        if segment.can_pick_up() {
             pick_up(flow, direction, segment);
         }
         return Transition::unbelieved(FlowState::Pickup);

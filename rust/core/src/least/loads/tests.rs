@@ -20,7 +20,7 @@ fn seat(loads: &mut Loads, weights: &[u64], active: &[u64], mut steps: usize) ->
         server,
         weight: weights[server as usize],
         active: active[server as usize],
-        turn: 0,
+        round: 0,
         is_passed_over: false,
     };
     loads.seat(&servers, 1, row, &mut steps)
@@ -31,7 +31,7 @@ fn reference(rows: &[Row]) -> Option<u32> {
     let total: u64 = rows.iter().map(|row| row.active).sum();
     let left = || rows.iter().filter(|row| !row.is_passed_over);
     let idle = left().filter(|row| row.active == 0 && total < rows.len() as u64);
-    let by_turn = idle.min_by_key(|row| row.turn);
+    let by_round = idle.min_by_key(|row| row.round);
     let by_load = left().reduce(|best, row| {
         if ByLoad::precedes(row, best) {
             row
@@ -39,7 +39,7 @@ fn reference(rows: &[Row]) -> Option<u32> {
             best
         }
     });
-    by_turn.or(by_load).map(|row| row.server)
+    by_round.or(by_load).map(|row| row.server)
 }
 
 proptest! {
@@ -65,7 +65,7 @@ proptest! {
                     active[server] = number;
                     loads.change(server as u32, number);
                 }
-                2 => loads.take_turn(server as u32),
+                2 => loads.take_round(server as u32),
                 3 => {
                     loads.pass_over(server as u32);
                     prop_assert_eq!(loads.best(0), reference(&loads.contest(0).unwrap().rows));
@@ -75,9 +75,9 @@ proptest! {
                 _ if loads.next.is_none() => begin(&mut loads, active.len()),
                 _ => {
                     if seat(&mut loads, &weights[1], &active, number as usize * 5) {
-                        let turns: Vec<_> = (0..active.len()).map(|id| loads.now.turn(id as u32)).collect();
+                        let rounds: Vec<_> = (0..active.len()).map(|id| loads.now.round(id as u32)).collect();
                         loads.switch();
-                        prop_assert_eq!(turns, (0..active.len()).map(|id| loads.now.turn(id as u32)).collect::<Vec<_>>());
+                        prop_assert_eq!(rounds, (0..active.len()).map(|id| loads.now.round(id as u32)).collect::<Vec<_>>());
                         weights.swap(0, 1);
                     }
                 }
@@ -94,7 +94,7 @@ proptest! {
 fn best_of_an_unknown_service_is_none() {
     let mut loads = Loads::default();
     loads.change(3, 1);
-    loads.take_turn(3);
+    loads.take_round(3);
     loads.pass_over(3);
     loads.restore(3);
     assert_eq!(loads.best(3), None);

@@ -1,7 +1,7 @@
 //! What is read from frames, and which are refused.
 
 use super::*;
-use crate::parse::{Link, plain_ipv4};
+use crate::parse::{L2Header, plain_ipv4};
 use crate::wire::checksum;
 use crate::wire::ethernet::ethertype;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
@@ -120,11 +120,11 @@ proptest! {
             frame[24..26].copy_from_slice(&right.to_be_bytes());
         }
         frame.truncate(frame.len().max(len));
-        let (mut short, mut long) = (Link { ethertype: 0, l3: 0 }, Ip::EMPTY);
+        let (mut short, mut long) = (L2Header { ethertype: 0, l3: 0 }, IpHeader::EMPTY);
         if plain_ipv4(&frame, &mut short, &mut long) {
-            let mut layers = Ip::EMPTY;
-            let link = link(&frame, |_| ()).unwrap();
-            prop_assert_eq!((short, ip(&frame, link, &mut layers)), (link, Ok(true)));
+            let mut layers = IpHeader::EMPTY;
+            let l2 = l2(&frame, |_| ()).unwrap();
+            prop_assert_eq!((short, ip(&frame, l2, &mut layers)), (l2, Ok(true)));
             prop_assert_eq!((long, inner_headers(&frame, &mut layers)), (layers, Ok(())));
         } else {
             let headers = parse(&frame);

@@ -2,23 +2,23 @@
 
 use super::mac::MacNumber;
 
-/// An interface's id that means "no last hop known".
+/// An interface's id that means "no ingress neighbour known".
 const NO_INTERFACE: u64 = 0xffff;
 const MAC_BITS: u32 = 48;
 
 /// Where a packet came from: its source MAC, and the interface it came in by, whose id is no interface's where nothing is known. One number, so that one
 /// comparison says whether two packets came the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LastHop(u64);
+pub struct IngressNeighbour(u64);
 
-impl LastHop {
+impl IngressNeighbour {
     /// Nothing known.
     pub const NONE: Self = Self(NO_INTERFACE << MAC_BITS);
 
     /// An interface, and no MAC yet.
     #[inline(always)]
     #[must_use]
-    pub fn by(interface: u32) -> Self {
+    pub fn on(interface: u32) -> Self {
         Self(u64::from(interface).min(NO_INTERFACE) << MAC_BITS)
     }
 
@@ -65,9 +65,9 @@ mod tests {
     #[test]
     fn last_hop_of_an_interface_and_a_mac_gives_both_back() {
         let mac = MacNumber::from([2, 0, 0, 0, 0, 0x21]);
-        let hop = LastHop::by(7).with_mac(mac);
+        let hop = IngressNeighbour::on(7).with_mac(mac);
         assert_eq!((hop.interface(), hop.mac()), (7, mac));
-        assert_eq!(LastHop::from_bits(hop.bits()), hop);
-        assert_eq!(LastHop::by(u32::MAX), LastHop::NONE);
+        assert_eq!(IngressNeighbour::from_bits(hop.bits()), hop);
+        assert_eq!(IngressNeighbour::on(u32::MAX), IngressNeighbour::NONE);
     }
 }

@@ -11,7 +11,7 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// One flow that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowEnd {
+pub struct FlowExport {
     /// The client's address.
     pub client: u128,
     /// The client's port.
@@ -34,14 +34,14 @@ pub struct FlowEnd {
 
 /// The flows that ended since somebody last asked. Made off.
 #[derive(Debug, Default)]
-pub struct Ends {
+pub struct FlowExports {
     most: usize,
     began: Vec<u64>,
-    kept: Vec<FlowEnd>,
+    kept: Vec<FlowExport>,
     missed: u64,
 }
 
-impl Ends {
+impl FlowExports {
     /// What a table of `capacity` flows needs for keeping when they began.
     #[must_use]
     pub fn room(capacity: usize) -> Vec<u64> {
@@ -90,7 +90,7 @@ impl Ends {
         }
         let entry = table.entry(number);
         let began = self.began.get(number as usize).copied();
-        self.kept.push(FlowEnd {
+        self.kept.push(FlowExport {
             client: entry.client(),
             client_port: entry.client_port,
             service: entry.service,
@@ -104,7 +104,7 @@ impl Ends {
     }
 
     /// Take what is there, in the order of the ends, and the number of those that found no room since the last call.
-    pub fn take(&mut self) -> (Vec<FlowEnd>, u64) {
+    pub fn take(&mut self) -> (Vec<FlowExport>, u64) {
         (
             std::mem::take(&mut self.kept),
             std::mem::take(&mut self.missed),

@@ -1,7 +1,8 @@
 //! Every stage of the packet's walk by itself, then the whole of it: `cargo bench -p flowlb-benches`, one core.
 //!
-//! The names are those of the Python benches, so that the difference between the two is the cost of the border. Packets of the whole pipeline are made
-//! between the timed pieces, a batch at a time, as a socket would leave them: in the cache.
+//! The names are those of the Python benches, so that the difference between the two is the cost of the border.
+//! Packets of the whole pipeline are made between the timed pieces, a batch at a time, as a socket would leave
+//! them: in the cache.
 #![allow(
     missing_docs,
     reason = "criterion's macro makes a public function without any"

@@ -1,4 +1,5 @@
-//! What the benches work on: a balancer between two interfaces, and clients that send 60-byte frames to its VIP, over UDP or TCP.
+//! What the benches work on: a balancer between two interfaces, and clients that send 60-byte frames to its VIP,
+//! over UDP or TCP.
 //!
 //! Nothing random is drawn while the clock runs, and nothing differs from run to run: seeds and keys are fixed.
 
@@ -16,7 +17,8 @@ pub const FRAME_LEN: usize = 60;
 pub const HASH_KEY: [u8; 16] = [7; 16];
 pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 100);
 pub const VIP_PORT: u16 = 53;
-/// One packet each microsecond: the rate a worker is to reach, so flows move within their lists as often as they do in service.
+/// One packet each microsecond: the rate a worker is to reach, so flows move within their lists as often as they do
+/// in service.
 pub const PACKET_NS: u64 = 1000;
 
 /// What a packet of a flow that stands has set.
@@ -55,7 +57,7 @@ fn interface(id: u8, address: Ipv4Addr) -> Interface {
     }
 }
 
-/// One service whose plan has a slot for each of so many servers.
+/// One service whose plan has a slot for each of `servers` servers.
 pub fn snapshot(selector: Selector, servers: u32, protocol: Protocol) -> Snapshot {
     let server = |id: u32| Server {
         name: format!("server{id}"),
@@ -125,7 +127,8 @@ pub fn next_hops(servers: u32) -> NextHops {
     }
 }
 
-/// Bytes of IP header, L4 header and data, the checksums in place (that of L4 is as good as any: it is updated, never verified).
+/// Bytes of IP header, L4 header and data, the checksums in place (that of L4 is as good as any: it is updated,
+/// never verified).
 fn frame(
     macs: [[u8; 6]; 2],
     ends: [(Ipv4Addr, u16); 2],
@@ -149,7 +152,8 @@ fn frame(
     frame
 }
 
-/// The rest of a TCP header, with 6 bytes behind it: both sides begin at 0, so what is neither SYN nor answer to one has 1 and 1, and the largest window.
+/// The rest of a TCP header, with 6 bytes behind it: both sides begin at 0, so what is neither SYN nor answer to
+/// one has 1 and 1, and the largest window.
 fn write_tcp(frame: &mut [u8; FRAME_LEN], flags: u8) {
     let sequence = u32::from(flags & SYN == 0);
     let acknowledgement = u32::from(flags & ACK != 0);

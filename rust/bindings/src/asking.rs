@@ -1,6 +1,8 @@
-//! Asking the user's policy from the packet loop without waiting for it: the other half of `python/lb/backends/callbacks.py`, which says why.
+//! Asking the user's policy from the packet loop without waiting for it: the other half of
+//! `python/lb/backends/callbacks.py`, which says why.
 //!
-//! The loop's thread takes neither the GIL nor a lock here: it leaves its question in a channel and goes on, and the answer comes as a command of the loop.
+//! The loop's thread takes neither the GIL nor a lock here: it leaves its question in a channel and continues, and
+//! the answer comes as a command of the loop.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -83,7 +85,8 @@ impl Default for Asker {
 }
 
 impl Drop for Asker {
-    /// Let the thread that answers end. Not while the interpreter does: the thread would want the GIL, and waits as well as it ends.
+    /// Let the thread that answers end. Not while the interpreter does: the thread would want the GIL, and waits as
+    /// well as it ends.
     fn drop(&mut self) {
         if Python::try_attach(|_| ()).is_some() {
             // It fails when the thread has ended.
@@ -147,7 +150,8 @@ impl Asker {
     }
 }
 
-/// Call the user's function here and now. Any failure of it is "no answer": the plan's fall-back decides, an event counts it.
+/// Call the user's function here and now. Any failure of it is "no answer": the plan's fall-back decides, an event
+/// counts it.
 fn call(function: &Function, question: &Question<'_>) -> Option<String> {
     Python::attach(|py| {
         let client = question.client.to_string();
@@ -223,7 +227,8 @@ impl Questions {
 
 #[pymethods]
 impl Questions {
-    /// Wait for a question, without the GIL: (function, service, client, client port, candidate names). None: there will be none any more.
+    /// Wait for a question, without the GIL: (function, service, client, client port, candidate names). None: there
+    /// will be none any more.
     #[expect(
         clippy::type_complexity,
         reason = "it is the tuple that Python's half names Question"

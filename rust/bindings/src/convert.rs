@@ -1,4 +1,5 @@
-//! From the dataclasses of `python/lb/model/snapshot.py` to the structs of the data path, by attribute. Errors name class and field.
+//! From the dataclasses of `python/lb/model/snapshot.py` to the structs of the data path, by attribute. Errors name
+//! class and field.
 
 use std::net::IpAddr;
 

@@ -1,8 +1,9 @@
-//! The `DataPath` of `python/lb/backends/base.py`: owns the data path, or the packet loop that owns it while it runs.
+//! The `DataPath` of `python/lb/backends/base.py`: owns the data path, or the packet loop that owns it while it
+//! runs.
 //!
-//! Offline, a call takes the data path out of its cell for as long as it lasts, so that a call from within an `ask` policy or from a second
-//! thread meets an error instead of a dead lock. While the loop runs, calls are carried out by its thread, and the GIL is released meanwhile: an
-//! `ask` on that thread needs it.
+//! Offline, a call takes the data path out of its cell for as long as it lasts, so that a call from within an `ask`
+//! policy or from a second thread meets an error instead of a dead lock. While the loop runs, its thread runs the
+//! calls, and the GIL is released meanwhile: an `ask` on that thread needs it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -48,7 +49,8 @@ pub struct DataPath {
     names: Mutex<Arc<Names>>,
     asker: Asker,
     io: Arc<IoCounters>,
-    /// Held while a forwarding is compiled and swapped: what it is compiled of must not change meanwhile. Never waited for with the GIL.
+    /// Held while a forwarding is compiled and swapped: what it is compiled of must not change meanwhile. Never
+    /// waited for with the GIL.
     publishing: Mutex<()>,
 }
 
@@ -88,7 +90,7 @@ impl DataPath {
         Arc::clone(&lock(&self.names))
     }
 
-    /// Find out who has the data path, and take it when nobody does.
+    /// Find out who has the data path, and take it when it is free.
     fn access(&self, py: Python<'_>) -> PyResult<Access<'_>> {
         let mut mode = lock(&self.mode);
         match std::mem::replace(&mut *mode, Mode::Busy) {
@@ -104,7 +106,7 @@ impl DataPath {
         }
     }
 
-    /// Carry something out on the data path, wherever it is.
+    /// Run something on the data path, wherever it is.
     fn with<T: Send + 'static>(
         &self,
         py: Python<'_>,
@@ -116,8 +118,8 @@ impl DataPath {
         }
     }
 
-    /// Carry something out in slices, until one says that it was the last: while the loop runs, packets pass in between, and `between` is done on this thread,
-    /// before each slice.
+    /// Run something in slices, until one says that it was the last: while the loop runs, packets pass in between,
+    /// and `between` is done on this thread, before each slice.
     fn in_slices<T: Send + 'static>(
         &self,
         py: Python<'_>,
@@ -151,7 +153,8 @@ impl DataPath {
         }
     }
 
-    /// Compile a forwarding and swap to it. While the loop runs, its thread only makes room and swaps; the old forwarding is dropped on this one.
+    /// Compile a forwarding and swap to it. While the loop runs, its thread only makes room and swaps; the old
+    /// forwarding is dropped on this one.
     fn compile(&self, py: Python<'_>, source: Source) -> PyResult<()> {
         match self.access(py)? {
             Access::Offline(mut taken) => {
@@ -229,7 +232,7 @@ enum Source {
     NextHops(NextHops),
 }
 
-/// Let the loop's thread carry something out.
+/// Let the loop's thread run something.
 fn call<T: Send + 'static>(
     py: Python<'_>,
     worker: &Worker,
@@ -588,7 +591,7 @@ impl DataPath {
 }
 
 impl Drop for DataPath {
-    /// Join a loop that nobody stopped without the GIL: an `ask` on its thread may be waiting for it.
+    /// Join a loop that was not stopped, without the GIL: an `ask` on its thread may be waiting for it.
     fn drop(&mut self) {
         let mode = std::mem::replace(&mut *lock(&self.mode), Mode::Busy);
         if let Mode::Running(worker) = mode {

@@ -1,4 +1,5 @@
-//! Where errors cross: those of the crates below become the exceptions of `lb.errors`, so that both backends raise the same types.
+//! Where errors cross: those of the crates below become the exceptions of `lb.errors`, so that both backends raise
+//! the same types.
 
 use std::io;
 
@@ -49,7 +50,8 @@ pub fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
     }
 }
 
-/// A number that Python gives. One that does not fit is a wrong value: `ValueError`, where `PyO3` alone would say `OverflowError`.
+/// A number that Python gives. One that does not fit is a wrong value: `ValueError`, where `PyO3` alone would say
+/// `OverflowError`.
 #[derive(Clone, Copy)]
 pub struct Number<T>(pub T);
 

@@ -1,7 +1,10 @@
-//! `lb._core`: the `PyO3` border. Conversion and GIL handling only: every decision about a packet is in `flowlb-core`.
+//! `lb._core`: the `PyO3` border. Conversion and GIL handling only: every decision about a packet is in
+//! `flowlb-core`.
 //!
-//! [`convert`] reads the control side's dataclasses, [`datapath`] owns the data path (or the loop that owns it), [`result`] and [`report`] are what comes
-//! back, [`asking`] how the loop asks a user's policy, [`primitives`] the single stages, [`generate`] the load of measurements. Signatures and docstrings for Python are in `python/lb/_core.pyi`.
+//! [`convert`] reads the control side's dataclasses, [`datapath`] owns the data path (or the loop that owns it),
+//! [`result`] and [`report`] are what comes back, [`asking`] how the loop asks a user's policy, [`primitives`] the
+//! single stages, [`generate`] the load of measurements. Signatures and docstrings for Python are in
+//! `python/lb/_core.pyi`.
 
 mod asking;
 mod convert;

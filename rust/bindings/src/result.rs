@@ -1,4 +1,5 @@
-//! What became of one frame, as Python sees it: the data path's outcome as it is, turned into Python objects only when asked.
+//! What became of one frame, as Python sees it: the data path's outcome as it is, turned into Python objects only
+//! when asked.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
-//! First packets of flows that a user's policy is being asked about (rule 8, `ask`): they wait as they came in, and packets of others pass.
+//! First packets of flows that a user's policy is being asked about (rule 8, `ask`): they wait as they came in, and
+//! packets of others pass.
 //!
-//! Only while packets come from sockets: offline the answer is there when the question returns. What is asked has a deadline; without an answer by then the
-//! plan's fall-back decides. Pure: time is an argument.
+//! Only while packets come from sockets: offline the answer is there when the question returns. What is asked has a
+//! deadline; without an answer by then the plan's fall-back decides. Pure: time is an argument.
 
 use std::collections::VecDeque;
 
@@ -52,7 +53,7 @@ pub struct Wait {
 pub struct Asking {
     held: VecDeque<AskedPacket>,
     tickets: u64,
-    /// Of the packet that goes on just now.
+    /// The answer for the packet that is being placed.
     answered: Option<(AskedFlow, Option<String>)>,
     may_wait: bool,
     wait: Option<Wait>,

@@ -1,8 +1,9 @@
 //! Connections that clients make straight to a server's address and port, past the services (rule 9.1).
 //!
-//! A server's packet that belongs to no flow is dropped, so that no client sees a server's address that it did not ask for. One that answers a client
-//! which did ask for it may pass: this is what remembers that. It is a record of who spoke to whom, not a flow: nothing is translated, and no number is
-//! checked. Bounded: the record that was used least recently makes room.
+//! A server's packet that belongs to no flow is dropped, so that no client sees a server's address that it did not
+//! ask for. One that answers a client which did ask for it may pass: this is what remembers that. It is a record of
+//! who spoke to whom, not a flow: nothing is translated, and no number is checked. Bounded: the record that was
+//! used least recently makes room.
 
 use crate::base::SeqNumber;
 use std::collections::HashMap;
@@ -105,7 +106,8 @@ impl DirectConnections {
         }
     }
 
-    /// Whether there is a record that stands in the way of a flow with this key: one that lives, counts and is not closing.
+    /// Whether there is a record that stands in the way of a flow with this key: one that lives, counts and is not
+    /// closing.
     #[must_use]
     pub fn occupies(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: u64) -> bool {
         self.living(key, guarded, timeouts, now)
@@ -123,8 +125,9 @@ impl DirectConnections {
         (!record.is_expired(timeouts, now) && record.counts(guarded)).then_some(record)
     }
 
-    /// Note a client's packet to a server. A reset makes no record, and where the key is `guarded` neither does any other segment but a SYN: it may be of a flow
-    /// that a hash would place. Returns whether another record had to go for it.
+    /// Note a client's packet to a server. A reset makes no record, and where the key is `guarded` neither does any
+    /// other segment but a SYN: it may be of a flow that a hash would place. Returns whether another record had to
+    /// go for it.
     pub fn ask(
         &mut self,
         key: &Key,
@@ -158,8 +161,9 @@ impl DirectConnections {
         is_full
     }
 
-    /// Note a server's packet. Returns whether it answers a client that asked for it. Where the key is `guarded`, only an answer to a SYN makes a record count:
-    /// anybody may have sent that SYN, and anything else may be of a flow that a hash would place.
+    /// Note a server's packet. Returns whether it answers a client that asked for it. Where the key is `guarded`,
+    /// only an answer to a SYN makes a record count: that SYN may be forged, and anything else may be of a flow
+    /// that a hash would place.
     pub fn answer(
         &mut self,
         key: &Key,
@@ -262,7 +266,8 @@ impl DirectConnections {
     }
 }
 
-/// Whether a segment answers a SYN: it accepts or, with the number that such a reset has (RFC 9293 3.5.2), refuses it.
+/// Whether a segment answers a SYN: it accepts or, with the number that such a reset has (RFC 9293 3.5.2), refuses
+/// it.
 fn answers_syn(segment: &Segment) -> bool {
     let refuses = segment.has(flag::RST) && segment.sequence == SeqNumber::ZERO;
     segment.has(flag::ACK) && (segment.has(flag::SYN) || refuses)

@@ -1,5 +1,5 @@
-//! Token buckets for the packets we make ourselves (rule 12, behaviour 27), one per kind of packet, so that a flood that asks for one kind starves no other.
-//! A bucket is one number: the theoretical arrival time (GCRA).
+//! Token buckets for the packets we make ourselves (rule 12, behaviour 27), one per kind of packet, so that a flood
+//! that asks for one kind starves no other. A bucket is one number: the theoretical arrival time (GCRA).
 
 const SECOND_NS: u64 = 1_000_000_000;
 

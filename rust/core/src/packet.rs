@@ -16,12 +16,12 @@ pub enum Target {
         /// To a VIP.
         to_vip: bool,
     },
-    /// Nobody's we know.
+    /// Of no service and no server.
     Transit,
 }
 
-/// What is known of a packet beside its bytes. Filled field by field where it lies and passed by reference from there on: copied right after it was
-/// written, the copy would wait for stores of other widths to reach the cache.
+/// What is known of a packet beside its bytes. Filled field by field where it lies and passed by reference from
+/// there on: copied right after it was written, the copy would wait for stores of other widths to reach the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
     /// Id of the interface it came in by.

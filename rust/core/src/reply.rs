@@ -1,7 +1,9 @@
-//! Packets we make: ARP and neighbour answers, echo replies, ICMP errors (RFC 792, RFC 4443, RFC 1812 4.3.2), resets (RFC 9293 3.10.7.1).
+//! Packets we make: ARP and neighbour answers, echo replies, ICMP errors (RFC 792, RFC 4443, RFC 1812 4.3.2),
+//! resets (RFC 9293 3.10.7.1).
 //!
-//! Each goes back to the MAC its cause came from, through the same interface, under the same VLAN tags. Every byte is written: buffers start as zeros, and only
-//! what is quoted comes from elsewhere. Whether a reply may be made at all is the pipeline's question, not asked here.
+//! Each goes back to the MAC its cause came from, through the same interface, under the same VLAN tags. Every byte
+//! is written: buffers start as zeros, and only what is quoted comes from elsewhere. Whether a reply may be made at
+//! all is the pipeline's question, not asked here.
 
 use crate::base::SeqNumber;
 use crate::base::{Mac, is_v4};
@@ -53,7 +55,8 @@ pub fn arp_reply(
     frame_back(cause, l2, mac, None, &body)
 }
 
-/// The answer to a neighbour solicitation for `target` from `source`. To the unspecified address it goes to all nodes (RFC 4861 7.2.4).
+/// The answer to a neighbour solicitation for `target` from `source`. To the unspecified address it goes to all
+/// nodes (RFC 4861 7.2.4).
 #[must_use]
 pub fn neighbour_advertisement(
     cause: &[u8],
@@ -118,7 +121,8 @@ pub fn echo_reply(
     frame_back(cause, l2, mac, None, &packet)
 }
 
-/// An ICMP error from `own` to `to` that quotes `packet`. `kind`: type and code; `rest`: the four bytes after the checksum.
+/// An ICMP error from `own` to `to` that quotes `packet`. `kind`: type and code; `rest`: the four bytes after the
+/// checksum.
 #[must_use]
 pub fn icmp_error(
     cause: &[u8],
@@ -159,7 +163,8 @@ pub fn reset(
     frame_back(cause, l2, mac, None, &packet)
 }
 
-/// The IP packet of a reset from (address, port) to (address, port). `flags`: RST, or RST and ACK with what is acknowledged.
+/// The IP packet of a reset from (address, port) to (address, port). `flags`: RST, or RST and ACK with what is
+/// acknowledged.
 #[must_use]
 pub fn reset_packet(
     from: (u128, u16),

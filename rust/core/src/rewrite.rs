@@ -1,7 +1,9 @@
-//! Changing a packet in place: addresses, ports, TTL, and the checksums that cover them (rule 8, *Translate*; RFC 1624, RFC 768).
+//! Changing a packet in place: addresses, ports, TTL, and the checksums that cover them (rule 8, *Translate*; RFC
+//! 1624, RFC 768).
 //!
-//! What an address and a port change add to a checksum does not depend on the packet, nor does a TTL that is one less: so both are worked out once per server
-//! ([`Translation`]); a packet costs two additions and two folds. Bytes after the L4 header never change here.
+//! What an address and a port change add to a checksum does not depend on the packet, nor does a TTL that is one
+//! less: so both are worked out once per server ([`Translation`]); a packet costs two additions and two folds.
+//! Bytes after the L4 header never change here.
 
 use crate::packet::Packet;
 use crate::parse::IpHeader;
@@ -34,7 +36,8 @@ pub struct Translation {
     transport: Delta,
 }
 
-/// What it adds to the header's checksum that the TTL is one less. It is the upper byte of its word, so the difference is the same for all.
+/// What it adds to the header's checksum that the TTL is one less. It is the upper byte of its word, so the
+/// difference is the same for all.
 const TTL_LOWERED: Delta = Delta::ZERO.word(1 << 8, 0);
 
 impl Translation {
@@ -110,7 +113,8 @@ pub fn rewrite_ip(packet: &mut [u8], v4: bool, translation: Option<&Translation>
     }
 }
 
-/// Change a port and the checksum of TCP or UDP. `segment` starts at the L4 header. A checksum that is not there (an inner header may be cut) is left alone.
+/// Change a port and the checksum of TCP or UDP. `segment` starts at the L4 header. A checksum that is not there
+/// (an inner header may be cut) is left alone.
 #[inline(always)]
 pub fn rewrite_transport(
     segment: &mut [u8],
@@ -149,7 +153,8 @@ pub fn rewrite_transport(
     field.copy_from_slice(&new.to_be_bytes());
 }
 
-/// Change address and port in the packet inside an ICMP error: its own header checksum and its L4 checksum follow, its TTL stays.
+/// Change address and port in the packet inside an ICMP error: its own header checksum and its L4 checksum follow,
+/// its TTL stays.
 pub fn rewrite_inner(packet: &mut [u8], inner: &IpHeader, translation: &Translation) {
     if let Some(header) = packet.get_mut(inner.l3..) {
         rewrite_inner_addresses(header, inner.v4, translation);
@@ -180,7 +185,8 @@ fn rewrite_inner_addresses(header: &mut [u8], v4: bool, translation: &Translatio
     }
 }
 
-/// Change addresses and ports of an error (`outer`) and of the packet inside it, lower its TTL, and compute its checksum anew.
+/// Change addresses and ports of an error (`outer`) and of the packet inside it, lower its TTL, and compute its
+/// checksum anew.
 pub fn rewrite_icmp_error(
     packet: &mut Packet,
     inner: &IpHeader,
@@ -230,7 +236,8 @@ mod tests {
         Translation::new(AddressField::Destination, (VIP, 53), (SERVER, 5353))
     }
 
-    /// behaviour 12: 198.51.100.7:40000 -> 203.0.113.10:53, payload 1A 6B, checksum E2B3; after DNAT to 10.0.0.11:5353 the sum is 0 -> FFFF.
+    /// behaviour 12: 198.51.100.7:40000 -> 203.0.113.10:53, payload 1A 6B, checksum E2B3; after DNAT to
+    /// 10.0.0.11:5353 the sum is 0 -> FFFF.
     #[test]
     fn rewrite_transport_udp_result_zero_is_sent_as_ffff() {
         let mut segment = [0x9c, 0x40, 0, 53, 0, 10, 0xe2, 0xb3, 0x1a, 0x6b];
@@ -260,7 +267,8 @@ mod tests {
     }
 
     proptest! {
-        /// behaviour 12, 13: the update equals a full recomputation, finished or partial, wrong ones stay as wrong as they were.
+        /// behaviour 12, 13: the update equals a full recomputation, finished or partial, wrong ones stay as wrong
+        /// as they were.
         #[test]
         fn rewrite_transport_tcp_equals_recomputation(client: u32, old: (u32, u16), new: (u32, u16), mut segment in proptest::collection::vec(any::<u8>(), 20..60), error: u16) {
             let (client, old, new) = (map_v4(client), (map_v4(old.0), old.1), (map_v4(new.0), new.1));

@@ -1,6 +1,7 @@
 //! What the data path is given: the immutable, compiled state of one generation, and the next hops.
 //!
-//! The mirror of `python/lb/model/snapshot.py`, which says what each field means. Ids are positions; `None` marks a removed thing.
+//! The mirror of `python/lb/model/snapshot.py`, which says what each field means. Ids are positions; `None` marks a
+//! removed thing.
 
 use crate::base::Mac;
 use std::net::IpAddr;

@@ -1,15 +1,20 @@
-//! behaviour 5, 28: a sender off the path who knows the addresses and ports of a conversation, but none of its numbers, changes nothing about it.
+//! behaviour 5, 28: a sender off the path who knows the addresses and ports of a conversation, but none of its
+//! numbers, changes nothing about it.
 //!
-//! Each conversation is at some point of its life when an adversary sends any sequence of segments into it: in the client's name, from another interface and
-//! another MAC, in the server's name from where no server is and from where the servers are, and straight to the server. The server may answer the SYNs among
-//! them as one with SYN cookies does. Its numbers are drawn without a look at the conversation's. Afterwards the flow's state, server and idle time are what
-//! they were, its replies leave where they left before, and what the two ends send next passes to where it went before, in the service's name.
+//! Each conversation is at some point of its life when an adversary sends any sequence of segments into it: in the
+//! client's name, from another interface and another MAC, in the server's name from where no server is and from
+//! where the servers are, and straight to the server. The server may answer the SYNs among them as one with SYN
+//! cookies does. Its numbers are drawn without a look at the conversation's. Afterwards the flow's state, server
+//! and idle time are what they were, its replies leave where they left before, and what the two ends send next
+//! passes to where it went before, in the service's name.
 //!
-//! One thing is left out: who speaks for both sides may play a handshake of its own, in which each side acknowledges the other's SYN. It looks like any other.
+//! One thing is left out: who speaks for both sides may play a handshake of its own, in which each side
+//! acknowledges the other's SYN. It looks like any other.
 //!
-//! A guess may find room in both windows, the larger they are the more often: such a one may move the idle timer and the ingress neighbour. But it ends nothing, it
-//! keeps no true end from being seen, and what it says makes no number that the next guess can use: one that acknowledges what was not sent says nothing. These
-//! are drawn with a look at the numbers, so that all of them fit.
+//! A guess may find room in both windows, the larger they are the more often: such a one may move the idle timer
+//! and the ingress neighbour. But it ends nothing, it keeps no true end from being seen, and what it says makes no
+//! number that the next guess can use: one that acknowledges what was not sent says nothing. These are drawn with a
+//! look at the numbers, so that all of them fit.
 //!
 //! `FLOWLB_CONVERSATIONS`: how many; 100 000 by default.
 
@@ -305,7 +310,8 @@ impl Conversation {
         self.say(false, ACK, 0);
     }
 
-    /// From the handshake, or from before us, to some point in the middle. Says which side has finished: whether it is the client.
+    /// From the handshake, or from before us, to some point in the middle. Says which side has finished: whether it
+    /// is the client.
     fn begin(&mut self) -> Option<bool> {
         self.draw_numbers();
         if self.is_hashed && self.draw(2) == 0 {
@@ -385,7 +391,8 @@ impl Conversation {
             && fits(wire.numbers.1, self.next[1 - side], self.reach(side))
     }
 
-    /// Whether a segment answers a SYN of the adversary in the other side's name: before the server has spoken one is enough to open, later two.
+    /// Whether a segment answers a SYN of the adversary in the other side's name: before the server has spoken one
+    /// is enough to open, later two.
     fn plays_both(&self, wire: &Wire, sent: &[Wire]) -> bool {
         let answers = |syn: &Wire| {
             let offset = wire.numbers.1.wrapping_sub(syn.numbers.0).wrapping_sub(1);
@@ -524,7 +531,8 @@ impl Conversation {
         );
     }
 
-    /// Check that guesses that fit, each of which begins where the one before would have led, lead nowhere: both ends are believed still.
+    /// Check that guesses that fit, each of which begins where the one before would have led, lead nowhere: both
+    /// ends are believed still.
     fn check_chain(&mut self) {
         let finished = self.begin();
         self.say(false, ACK, 0);

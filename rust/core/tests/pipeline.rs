@@ -1,4 +1,5 @@
-//! The whole data path from outside: random and mutated frames, flows there and back, time passing. Single rules are shown by `tests/vectors`.
+//! The whole data path from outside: random and mutated frames, flows there and back, time passing. Single rules
+//! are shown by `tests/vectors`.
 
 use std::net::IpAddr;
 
@@ -348,7 +349,8 @@ fn table_full_evicts_in_order() {
     assert_eq!(evicted.map(count), [1, 1, 0, 1, 1]);
 }
 
-/// behaviour 8, rule 15: as many of a server's flows as asked, in order; both ends learn at the next tick, of UDP nobody does.
+/// behaviour 8, rule 15: as many of a server's flows as asked, in order; both ends learn at the next tick, of UDP
+/// neither does.
 #[test]
 fn flows_of_a_server_are_reset_in_order() {
     let mut path = data_path(8);
@@ -410,7 +412,8 @@ fn find_flows_page_is_a_slice() {
     assert_eq!(page(9, 9, None), (7, vec![]));
 }
 
-/// behaviour 39: flows come and go between two slices of a search; those that are there all the while are listed once each.
+/// behaviour 39: flows come and go between two slices of a search; those that are there all the while are listed
+/// once each.
 #[test]
 fn search_in_slices_lists_what_stays_exactly_once() {
     const FLOWS: u16 = 5000;
@@ -445,7 +448,8 @@ fn search_in_slices_lists_what_stays_exactly_once() {
     assert_eq!(staying, (4..=4500).collect::<Vec<u16>>());
 }
 
-/// behaviour 39: the flows of a server are found by one walk over the table, and reset some at a time, in order; what went meanwhile is left alone.
+/// behaviour 39: the flows of a server are found by one walk over the table, and reset some at a time, in order;
+/// what went meanwhile is left alone.
 #[test]
 fn reset_in_slices_resets_each_flow_once() {
     let mut path = data_path(100);
@@ -496,7 +500,7 @@ fn publication_in_parts_is_one_swap() {
     assert_eq!(path.counters().servers.len(), 1000);
 }
 
-/// behaviour 39: a tick removes so many of the flows that are due, and says that more are.
+/// behaviour 39: a tick removes a bounded number of the flows that are due, and says that more are.
 #[test]
 fn tick_that_leaves_flows_says_that_it_is_behind() {
     let mut path = data_path(100);

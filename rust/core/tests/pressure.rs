@@ -1,5 +1,6 @@
-//! behaviour 7: a table at its capacity. Arrivals of all kinds, in any order: whatever goes, no flow that a server has answered and that was heard of lately goes
-//! for one that has not been answered; unconfirmed flows go first; each entry is found by both of its keys; what counts as active is what is.
+//! behaviour 7: a table at its capacity. Arrivals of all kinds, in any order: whatever goes, no flow that a server
+//! has answered and that was heard of lately goes for one that has not been answered; unconfirmed flows go first;
+//! each entry is found by both of its keys; what counts as active is what is.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -115,7 +116,8 @@ struct Model {
     path: DataPath,
     random: SplitMix64,
     now: u64,
-    /// The services that packets come for, and one of how many is of a new flow: without UDP and pickups none is unconfirmed.
+    /// The services that packets come for, and one of how many is of a new flow: without UDP and pickups none is
+    /// unconfirmed.
     services: &'static [u32],
     newcomers: u64,
     /// What each side of a flow sends next: the client, the server.

@@ -1,10 +1,11 @@
-//! Packets faster than a socket can send them: the kernel makes them itself, by a small program that it runs over and over (`BPF_PROG_TEST_RUN` with
-//! live frames, Linux 5.18).
+//! Packets faster than a socket can send them: the kernel makes them itself, by a small program that it runs over
+//! and over (`BPF_PROG_TEST_RUN` with live frames, Linux 5.18).
 //!
-//! For measurements only, as [`generator`](crate::generator), whose load it sends: a packet costs about a third of one from a socket, so that the
-//! generator is not what limits a packet rate. The program is assembled here. The kernel recycles the pages of frames, with what receivers wrote into
-//! them, so it writes the whole frame each time. Needs `CAP_BPF`, `CAP_NET_ADMIN`, and at the other end of a veth NAPI (`ethtool -K DEV gro on`).
-//! Left out: pace.
+//! For measurements only, as [`generator`](crate::generator), whose load it sends: a packet costs about a third of
+//! one from a socket, so that the generator is not what limits a packet rate. The program is assembled here. The
+//! kernel recycles the pages of frames, with what receivers wrote into them, so it writes the whole frame each
+//! time. Needs `CAP_BPF`, `CAP_NET_ADMIN`, and at the other end of a veth NAPI (`ethtool -K DEV gro on`). Left out:
+//! pace.
 
 use std::os::fd::AsRawFd;
 use std::time::Instant;
@@ -13,8 +14,9 @@ use flowlb_core::sys::bpf;
 
 use crate::generator::{Generated, GeneratorError, Load, Template};
 
-/// Frames of the first call, which tells how many the rest of the time is good for. Each call begins and ends with waits of the kernel, tens of
-/// milliseconds together, in which nothing is sent: with calls of 32 768 frames that was half of the time.
+/// Frames of the first call, which tells how many the rest of the time is good for. Each call begins and ends with
+/// waits of the kernel, tens of milliseconds together, in which nothing is sent: with calls of 32 768 frames that
+/// was half of the time.
 const FIRST_FRAMES: u32 = 1 << 14;
 /// Frames of any call: some seconds' worth, after which the clock is looked at.
 const MOST_FRAMES: u32 = 1 << 22;
@@ -53,8 +55,8 @@ const fn instruction(code: u8, to: u8, from: u8, offset: u16, immediate: u32) ->
         | (immediate as u64) << 32
 }
 
-/// Send out of an interface of the calling thread's network namespace, as fast as possible; the source port of each frame is drawn at random. `load.rate`
-/// is not looked at.
+/// Send out of an interface of the calling thread's network namespace, as fast as possible; the source port of each
+/// frame is drawn at random. `load.rate` is not looked at.
 ///
 /// # Errors
 /// The template or the number of flows does not fit, the caller lacks the capabilities, or the kernel the feature.

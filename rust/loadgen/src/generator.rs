@@ -1,7 +1,9 @@
-//! A packet generator for measurements: one UDP frame, many source ports, as fast as one thread can send or at a given pace.
+//! A packet generator for measurements: one UDP frame, many source ports, as fast as one thread can send or at a
+//! given pace.
 //!
-//! It stands before the packet walk, on another host. Every frame is made before the clock starts, with a right checksum (RFC 768), so that sending is
-//! all that is timed. Bounded in count and in time. Left out: replies, latency, protocols other than UDP over IPv4.
+//! It stands before the packet walk, on another host. Every frame is made before the clock starts, with a right
+//! checksum (RFC 768), so that sending is all that is timed. Bounded in count and in time. Left out: replies,
+//! latency, protocols other than UDP over IPv4.
 
 use std::io;
 use std::os::fd::RawFd;

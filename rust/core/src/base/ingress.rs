@@ -6,8 +6,8 @@ use super::mac::MacNumber;
 const NO_INTERFACE: u64 = 0xffff;
 const MAC_BITS: u32 = 48;
 
-/// Where a packet came from: its source MAC, and the interface it came in by, whose id is no interface's where nothing is known. One number, so that one
-/// comparison says whether two packets came the same way.
+/// Where a packet came from: its source MAC, and the interface it came in by, whose id is no interface's where
+/// nothing is known. One number, so that one comparison says whether two packets came the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IngressNeighbour(u64);
 

@@ -29,7 +29,8 @@ pub const fn map_v4(bits: u32) -> u128 {
     MAPPED | bits as u128
 }
 
-/// Whether the number lies in `::ffff:0:0/96`. IPv6 packets from or to that prefix are martians, so inside the balancer it means IPv4.
+/// Whether the number lies in `::ffff:0:0/96`. IPv6 packets from or to that prefix are martians, so inside the
+/// balancer it means IPv4.
 #[inline(always)]
 #[must_use]
 pub const fn is_v4(number: u128) -> bool {

@@ -1,4 +1,5 @@
-//! The words that every layer speaks: identities, addresses, times, numbers, frames, verdicts. Depends on nothing else here.
+//! The words that every layer speaks: identities, addresses, times, numbers, frames, verdicts. Depends on nothing
+//! else here.
 
 mod event;
 mod fixed_map;

@@ -51,7 +51,7 @@ impl Offload {
         }
     }
 
-    /// What is handed on: only the flag we know; nothing at all where there is no work left.
+    /// What is passed on with the packet: only the flag we know; nothing at all where there is no work left.
     #[inline(always)]
     #[must_use]
     pub const fn onward(self) -> Self {

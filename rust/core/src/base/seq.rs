@@ -1,6 +1,7 @@
 //! Sequence numbers, compared as they wrap around (RFC 9293 3.4).
 
-/// A TCP sequence number. There is no order among all of them: which of two is later says the signed difference, so it is asked by name and not by `<`.
+/// A TCP sequence number. There is no order among all of them: which of two is later says the signed difference, so
+/// it is asked by name and not by `<`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
 pub struct SeqNumber(u32);
@@ -23,7 +24,7 @@ impl SeqNumber {
         self.0
     }
 
-    /// The number so many bytes on.
+    /// The number `bytes` further.
     #[inline(always)]
     #[must_use]
     pub const fn plus(self, bytes: u32) -> Self {

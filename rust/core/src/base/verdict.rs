@@ -1,5 +1,5 @@
-//! Verdicts and reasons: what becomes of a packet. Every packet ends with exactly one verdict; every drop has one reason.
-//! The names are those of `python/lb/backends/base.py` and `docs/datapath.md`.
+//! Verdicts and reasons: what becomes of a packet. Every packet ends with exactly one verdict; every drop has one
+//! reason. The names are those of `python/lb/backends/base.py` and `docs/datapath.md`.
 
 /// Why a packet was dropped, answered or held. The order is the order of the stages that give them.
 macro_rules! reasons {

@@ -1,4 +1,5 @@
-//! What happened, in numbers (rule 13). Indexed by enum and by id: counting is one addition, names are made only when someone asks.
+//! What happened, in numbers (rule 13). Indexed by enum and by id: counting is one addition, names are made only
+//! when someone asks.
 
 mod by_name;
 mod report;
@@ -13,7 +14,8 @@ use crate::least::Loads;
 pub use report::{CounterReport, Measured, TableUse, Traffic};
 
 const REASONS: usize = Reason::ALL.len();
-/// Room for so many ids is reserved at the start, as addresses without memory behind them: growing up to there moves nothing.
+/// Room for this many ids is reserved at the start, as addresses without memory behind them: growing up to there
+/// moves nothing.
 const RESERVED_IDS: usize = 1 << 16;
 /// Ids that one call makes room for: a few pages of memory, which the kernel zeroes as they are first touched.
 const GROWTH: usize = 128;
@@ -67,7 +69,8 @@ impl Counters {
         while !self.grow_part(services, servers) {}
     }
 
-    /// Make room for some more of the ids of a snapshot, so many that no packet waits for long. Says whether there is room for all.
+    /// Make room for some more of the ids of a snapshot, few enough that no packet waits for long. Says whether
+    /// there is room for all.
     pub fn grow_part(&mut self, services: usize, servers: usize) -> bool {
         let has_services = grow_part(&mut self.services, services, Traffic::default());
         let has_servers = grow_part(&mut self.servers, servers, Traffic::default());
@@ -104,7 +107,7 @@ impl Counters {
         }
     }
 
-    /// Have memory for so many ids more, all of it now.
+    /// Have memory for `ids` more ids, all of it now.
     pub fn reserve(&mut self, ids: usize, measures: bool) {
         reserve(&mut self.services, ids);
         reserve(&mut self.servers, ids);
@@ -113,7 +116,8 @@ impl Counters {
         }
     }
 
-    /// Prepare to follow another snapshot, some of it per call. Says whether all is ready. `first`: where the rounds of `least` start.
+    /// Prepare to follow another snapshot, some of it per call. Says whether all is ready. `first`: where the
+    /// rounds of `least` start.
     pub fn prepare(&mut self, forwarding: &ForwardingState, first: u64) -> bool {
         let Self { servers, loads, .. } = self;
         let active = |id: u32| servers.get(id as usize).map_or(0, |each| each.flows_active);

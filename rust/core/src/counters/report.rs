@@ -51,7 +51,7 @@ pub struct Measured {
     pub traffic: Traffic,
     /// What was measured of it.
     pub measures: Measures,
-    /// Nanoseconds for which somebody has waited and it sent nothing.
+    /// Nanoseconds for which clients have waited while it sent nothing.
     pub stalled_ns: u64,
 }
 

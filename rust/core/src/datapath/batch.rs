@@ -11,7 +11,8 @@ use crate::pipeline::read::{self, Content, Ingress};
 use crate::pipeline::state::PathState;
 use crate::pipeline::walk::{Stage, Walk};
 
-/// Frames that are read before the first of them is acted upon: enough to keep all of a core's line fill buffers busy.
+/// Frames that are read before the first of them is acted upon: enough to keep all of a core's line fill buffers
+/// busy.
 const LOOK_AHEAD: usize = 64;
 
 /// A frame that was read and waits to be acted upon.
@@ -113,8 +114,9 @@ impl LookAhead {
         }
     }
 
-    /// Read frames, and fetch what acting upon them will need: buckets of the index, then entries, then their cold halves, then those of their neighbours in
-    /// the list. Each step only asks for memory, and uses what the step before asked for.
+    /// Read frames, and fetch what acting upon them will need: buckets of the index, then entries, then their cold
+    /// halves, then those of their neighbours in the list. Each step only asks for memory, and uses what the step
+    /// before asked for.
     fn read(
         &mut self,
         forwarding: &ForwardingState,

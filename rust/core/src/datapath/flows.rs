@@ -1,8 +1,9 @@
 //! The flow table for people, a page at a time: what `lb flows` shows; and the flows of one server, to be reset.
 //!
-//! Packets do not wait for it: the table is looked at in slices of a fixed number of places, with packets in between. Gathering, sorting and choosing a page
-//! is left to the thread that asked. A flow stays in its place as long as it lives, so one that is there all the while is found exactly once; those that come
-//! or go meanwhile may be found or not.
+//! Packets do not wait for it: the table is looked at in slices of a fixed number of places, with packets in
+//! between. Gathering, sorting and choosing a page is left to the thread that asked. A flow stays in its place as
+//! long as it lives, so one that is there all the while is found exactly once; those that come or go meanwhile may
+//! be found or not.
 
 use std::net::IpAddr;
 
@@ -19,10 +20,12 @@ use crate::pipeline::walk::Walk;
 const PLACES: u32 = 2048;
 /// Rows that one slice makes: each is read at random.
 const ROWS: usize = 128;
-/// Flows that one slice resets. Each is removed, and up to four frames are made and sent for it: sending takes most of the time.
+/// Flows that one slice resets. Each is removed, and up to four frames are made and sent for it: sending takes most
+/// of the time.
 const RESETS: usize = 8;
 
-/// Which flows to list: those of a client, of some servers, in a state; `None`: any. Of these, `limit` from `offset` on.
+/// Which flows to list: those of a client, of some servers, in a state; `None`: any. Of these, `limit` from
+/// `offset` on.
 #[derive(Clone, Debug)]
 pub struct FlowQuery {
     /// The client's address, 16 bytes (IPv4-mapped).
@@ -218,7 +221,8 @@ impl ServerReset {
         }
     }
 
-    /// Reset some more of the flows, those that are there still; both ends of each learn at the next tick. Says whether these were the last ones.
+    /// Reset some more of the flows, those that are there still; both ends of each learn at the next tick. Says
+    /// whether these were the last ones.
     pub(super) fn reset(
         &mut self,
         forwarding: &ForwardingState,

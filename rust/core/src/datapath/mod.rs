@@ -1,6 +1,7 @@
 //! The data path as its callers see it: state that lives across packets, and the calls that change it.
 //!
-//! A thin face: [`batch`] takes packets through the pipeline, [`flows`] and [`report`] tell the control side what there is.
+//! A thin face: [`batch`] takes packets through the pipeline, [`flows`] and [`report`] tell the control side what
+//! there is.
 
 mod batch;
 mod flows;
@@ -39,8 +40,8 @@ pub struct DataPath {
 }
 
 impl DataPath {
-    /// Make a data path with an empty flow table of `capacity` flows, keyed by `hash_key`; `seed` starts the random draws. Everything drops as
-    /// `not_for_us` until a snapshot is published.
+    /// Make a data path with an empty flow table of `capacity` flows, keyed by `hash_key`; `seed` starts the random
+    /// draws. Everything drops as `not_for_us` until a snapshot is published.
     ///
     /// # Errors
     /// `Capacity`, `Memory`.
@@ -55,12 +56,14 @@ impl DataPath {
         })
     }
 
-    /// Let the rounds of `counter` and `least` start here, for services that come from now on: workers beside each other start apart.
+    /// Let the rounds of `counter` and `least` start here, for services that come from now on: workers beside each
+    /// other start apart.
     pub fn start_rounds_at(&mut self, first_round: u64) {
         self.first_round = first_round;
     }
 
-    /// Have all memory of the flow table now, instead of page by page as flows come: a loop asks for it before its first packet.
+    /// Have all memory of the flow table now, instead of page by page as flows come: a loop asks for it before its
+    /// first packet.
     ///
     /// # Errors
     /// `Memory` when there is not that much.
@@ -81,14 +84,15 @@ impl DataPath {
         total
     }
 
-    /// [`Self::memory`] of a part from a place on, and where the next one begins: asking the kernel about gigabytes takes milliseconds.
+    /// [`Self::memory`] of a part from a place on, and where the next one begins: asking the kernel about gigabytes
+    /// takes milliseconds.
     #[must_use]
     pub fn memory_part(&self, from: usize) -> ((u64, u64), Option<usize>) {
         self.state.table.memory_part(from)
     }
 
-    /// Swap to a new snapshot. Flows stay. Where packets must not wait meanwhile, do the parts apart: [`Self::sources`], [`ForwardingState::new`], [`Self::make_room`],
-    /// [`Self::prepare`], [`Self::swap`].
+    /// Swap to a new snapshot. Flows stay. Where packets must not wait meanwhile, do the parts apart:
+    /// [`Self::sources`], [`ForwardingState::new`], [`Self::make_room`], [`Self::prepare`], [`Self::swap`].
     pub fn publish(&mut self, snapshot: impl Into<Arc<Snapshot>>) {
         let forwarding = ForwardingState::new(snapshot, Arc::clone(self.forwarding.next_hops()));
         let (services, servers) = (
@@ -106,8 +110,8 @@ impl DataPath {
         (Arc::clone(&self.forwarding.snapshot), next_hops)
     }
 
-    /// Make room for what is kept per service and server, some of it per call. Says whether there is room for all of a snapshot with so many ids: it can be
-    /// swapped to then.
+    /// Make room for what is kept per service and server, some of it per call. Says whether there is room for all
+    /// of a snapshot with these numbers of ids: it can be swapped to then.
     #[must_use]
     pub fn make_room(&mut self, services: usize, servers: usize) -> bool {
         let has_rotation = grow_part(&mut self.state.rotation, services, self.first_round);
@@ -121,7 +125,8 @@ impl DataPath {
             || self.state.counters.prepare(forwarding, self.first_round)
     }
 
-    /// Swap to another forwarding, after what is left to prepare for it. Returns the one before it: to be dropped where no packet waits.
+    /// Swap to another forwarding, after what is left to prepare for it. Returns the one before it: to be dropped
+    /// where no packet waits.
     #[must_use]
     pub fn swap(&mut self, forwarding: Box<ForwardingState>) -> Box<ForwardingState> {
         let PathState {
@@ -165,8 +170,8 @@ impl DataPath {
         self.ahead.process(engine, frame, arrival, extra)
     }
 
-    /// Process frames of one interface in place, in order. What comes of it is the same as of calls of `process`; what their flows need from memory is fetched
-    /// together before the first is acted upon.
+    /// Process frames of one interface in place, in order. What comes of it is the same as of calls of `process`;
+    /// what their flows need from memory is fetched together before the first is acted upon.
     pub fn process_batch(
         &mut self,
         frames: &mut [Frame<'_>],
@@ -182,7 +187,8 @@ impl DataPath {
         self.ahead.process_batch(engine, frames, arrival, sink);
     }
 
-    /// Expire and release what is due. Of flows and fragments one call removes, and frees, a bounded number: [`Self::is_behind`] says whether more are due.
+    /// Expire and release what is due. Of flows and fragments one call removes, and frees, a bounded number:
+    /// [`Self::is_behind`] says whether more are due.
     pub fn tick(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
         let Self {
             forwarding, state, ..
@@ -198,8 +204,8 @@ impl DataPath {
         }
     }
 
-    /// Tell what was answered to the question with this ticket; `None`: nothing usable. Its packets go on with the next tick. Nothing happens when they have
-    /// gone on already.
+    /// Tell what was answered to the question with this ticket; `None`: nothing usable. Its packets go on with the
+    /// next tick. Nothing happens when they have gone on already.
     pub fn answer(&mut self, ticket: u64, answer: Option<&str>) {
         self.state.asking.answer(ticket, answer);
     }
@@ -229,8 +235,8 @@ impl DataPath {
         servers.iter().map(|&id| counters.active(id)).collect()
     }
 
-    /// Begin anew with the servers of these ids that the snapshot does not have and no entry refers to: their counters and measurements are 0 (rule 13).
-    /// Returns those.
+    /// Begin anew with the servers of these ids that the snapshot does not have and no entry refers to: their
+    /// counters and measurements are 0 (rule 13). Returns those.
     pub fn retire_servers(&mut self, servers: &[u32]) -> Vec<u32> {
         let Self {
             forwarding, state, ..
@@ -275,8 +281,9 @@ impl DataPath {
         page.read(&self.forwarding, &self.state.table)
     }
 
-    /// How many unexpired entries fit a query, and its page of them, sorted by (client, client port, service), addresses compared as 16 bytes. All at once:
-    /// where packets wait, go through [`Self::look`] and [`Self::read_rows`] in slices.
+    /// How many unexpired entries fit a query, and its page of them, sorted by (client, client port, service),
+    /// addresses compared as 16 bytes. All at once: where packets wait, go through [`Self::look`] and
+    /// [`Self::read_rows`] in slices.
     #[must_use]
     pub fn find_flows(&self, query: &FlowQuery, now_ns: u64) -> (usize, Vec<FlowInfo>) {
         let mut search = FlowSearch::new(query.clone(), now_ns);
@@ -288,7 +295,8 @@ impl DataPath {
         (total, page.into_rows())
     }
 
-    /// Reset some more of the flows of a server, those that are there still; both ends of each learn at the next tick. Says whether these were the last ones.
+    /// Reset some more of the flows of a server, those that are there still; both ends of each learn at the next
+    /// tick. Says whether these were the last ones.
     pub fn reset_some(&mut self, reset: &mut ServerReset) -> bool {
         let Self {
             forwarding,
@@ -299,8 +307,8 @@ impl DataPath {
         reset.reset(forwarding, state, pending)
     }
 
-    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15). Returns how many. All at once: where packets wait,
-    /// go through [`Self::reset_some`] in slices.
+    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15). Returns
+    /// how many. All at once: where packets wait, go through [`Self::reset_some`] in slices.
     pub fn reset_flows(&mut self, server: u32, limit: usize, now_ns: u64) -> usize {
         let mut search = ServerReset::search(server, limit, now_ns);
         while !self.look(&mut search) {
@@ -341,7 +349,8 @@ impl DataPath {
         reading
     }
 
-    /// What there is to know before a packet of a client comes to a service: its flow, if it has a living one, and the service's next round. Changes nothing.
+    /// What there is to know before a packet of a client comes to a service: its flow, if it has a living one, and
+    /// the service's next round. Changes nothing.
     #[must_use]
     pub fn peek(
         &self,
@@ -377,8 +386,9 @@ impl DataPath {
         slot.map_or_else(|| round.unwrap_or(self.first_round), |slot| slot as u64)
     }
 
-    /// Keep how flows end: up to `most` of them between two calls of `take_flow_exports`. 0: none. `room`: of [`FlowExports::room`] for the table's capacity, made where
-    /// no packet waits; empty when `most` is 0. Returns what is to be dropped there.
+    /// Keep how flows end: up to `most` of them between two calls of `take_flow_exports`. 0: none. `room`: of
+    /// [`FlowExports::room`] for the table's capacity, made where no packet waits; empty when `most` is 0. Returns
+    /// what is to be dropped there.
     #[must_use]
     pub fn keep_flow_exports(&mut self, most: usize, room: Vec<u64>) -> FlowExports {
         self.state.exports.keep(most, room)
@@ -410,7 +420,8 @@ impl DataPath {
         self.state.waiting.has_unreported()
     }
 
-    /// Packets without a final verdict yet: fragments that wait for their first, packets that wait for a neighbour or an answer.
+    /// Packets without a final verdict yet: fragments that wait for their first, packets that wait for a neighbour
+    /// or an answer.
     #[must_use]
     pub fn held(&self) -> usize {
         self.state.fragments.held() + self.state.waiting.len() + self.state.asking.len()

@@ -1,7 +1,8 @@
-//! Counters and measurements for the control side, copied in slices with packets in between, and put together where no packet waits.
+//! Counters and measurements for the control side, copied in slices with packets in between, and put together where
+//! no packet waits.
 //!
-//! The totals are of one instant, and so are the numbers of any one server; with more servers than one slice copies, theirs are of instants that follow one
-//! another.
+//! The totals are of one instant, and so are the numbers of any one server; with more servers than one slice
+//! copies, theirs are of instants that follow one another.
 
 use std::sync::Arc;
 
@@ -70,7 +71,8 @@ impl Reading {
         }
     }
 
-    /// What is known of each server by id, until `now`: its counters and measures; `None` for those that are not in the snapshot.
+    /// What is known of each server by id, until `now`: its counters and measures; `None` for those that are not in
+    /// the snapshot.
     #[must_use]
     pub fn measurements(&self, now_ns: u64) -> Vec<Option<Measured>> {
         let measured = |(id, server): (usize, &Option<Server>)| {

@@ -1,12 +1,14 @@
-//! How flows ended, kept for whoever asked (`docs/datapath.md` rule 13): bounded, and written only when a flow begins or ends.
+//! How flows ended, kept for the control side when it asks for them (`docs/datapath.md` rule 13): bounded, and
+//! written only when a flow begins or ends.
 //!
-//! When flows began is kept beside the table, by entry number, and only while somebody wants to know: a flow costs no more memory otherwise.
+//! When flows began is kept beside the table, by entry number, and only while exports are on: a flow costs no more
+//! memory otherwise.
 
 use super::state::FlowState;
 use super::table::{Entry, Table};
 use crate::base::{Direction, Event};
 
-/// When a flow began is not known: it began before anybody asked.
+/// When a flow began is not known: it began before exports were switched on.
 const UNKNOWN: u64 = u64::MAX;
 
 /// One flow that is over.
@@ -32,7 +34,7 @@ pub struct FlowExport {
     pub bytes_reply: u64,
 }
 
-/// The flows that ended since somebody last asked. Made off.
+/// The flows that ended since they were last taken. Off at first.
 #[derive(Debug, Default)]
 pub struct FlowExports {
     most: usize,
@@ -48,8 +50,8 @@ impl FlowExports {
         vec![UNKNOWN; capacity]
     }
 
-    /// Keep up to `most` ends between two calls of [`Self::take`], in a table that `room` was made for. 0: none, and forget what was kept. Returns what is not
-    /// needed any more: giving gigabytes back is left to the caller.
+    /// Keep up to `most` ends between two calls of [`Self::take`], in a table that `room` was made for. 0: none,
+    /// and forget what was kept. Returns what is not needed any more: giving gigabytes back is left to the caller.
     #[must_use]
     pub fn keep(&mut self, most: usize, room: Vec<u64>) -> Self {
         let unused = Self {

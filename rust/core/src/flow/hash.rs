@@ -1,7 +1,8 @@
 //! `SipHash` (Aumasson and Bernstein, 2012): the keyed hash behind the flow table (1-3) and behind placement (2-4).
 //!
-//! Clients choose their addresses and ports, so an unkeyed hash would let them choose where their entries go. The table's key is drawn at start and never
-//! shown. Placement uses the configured seed, so that several balancers, and both backends, choose alike; its vectors are in `tests/vectors`.
+//! Clients choose their addresses and ports, so an unkeyed hash would let them choose where their entries go. The
+//! table's key is drawn at start and never shown. Placement uses the configured seed, so that several balancers,
+//! and both backends, choose alike; its vectors are in `tests/vectors`.
 
 /// The second half of the placement key: "flowlb-1".
 const PLACEMENT_KEY: u64 = 0x666c_6f77_6c62_2d31;
@@ -69,7 +70,8 @@ pub fn siphash<const C: usize, const D: usize>(key: [u64; 2], bytes: &[u8]) -> u
     state.finish::<D>()
 }
 
-/// SipHash-1-3 of bytes that are given as the hash takes them in: in little-endian words, the last of which has the number of bytes in its top byte.
+/// SipHash-1-3 of bytes that are given as the hash takes them in: in little-endian words, the last of which has the
+/// number of bytes in its top byte.
 #[inline(always)]
 #[must_use]
 pub fn siphash13_words<const N: usize>(key: [u64; 2], words: [u64; N]) -> u64 {
@@ -80,7 +82,8 @@ pub fn siphash13_words<const N: usize>(key: [u64; 2], words: [u64; N]) -> u64 {
     state.finish::<3>()
 }
 
-/// The hash of the `hash-flow` selector: SipHash-2-4 of client, VIP (16 bytes each, IPv4-mapped), their ports (big-endian) and the protocol.
+/// The hash of the `hash-flow` selector: SipHash-2-4 of client, VIP (16 bytes each, IPv4-mapped), their ports
+/// (big-endian) and the protocol.
 #[must_use]
 pub fn flow_hash(
     seed: u64,

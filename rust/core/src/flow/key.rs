@@ -3,7 +3,8 @@
 use super::hash::siphash13_words;
 use crate::base::is_v4;
 
-/// What a packet of a flow is looked up by. The same client may talk to one server through two services, so the two directions have keys of their own.
+/// What a packet of a flow is looked up by. The same client may talk to one server through two services, so the two
+/// directions have keys of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The client's address.
@@ -24,8 +25,9 @@ pub enum KeySide {
 }
 
 impl Key {
-    /// The flow table's hash of it: of the client's address, in as many bytes as its family needs, the id, the port, and a byte that says which id it is. So an
-    /// IPv4 key fits two words, and costs two rounds less than three words and a length would.
+    /// The flow table's hash of it: of the client's address, in as many bytes as its family needs, the id, the
+    /// port, and a byte that says which id it is. So an IPv4 key fits two words, and costs two rounds less than
+    /// three words and a length would.
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, hash_key: [u64; 2]) -> u64 {

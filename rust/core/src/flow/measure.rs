@@ -1,8 +1,8 @@
-//! What servers are like, seen from between them and their clients (`docs/datapath.md` rule 16): how long they take to connect and to answer, what they
-//! have left to do, what they fail at.
+//! What servers are like, seen from between them and their clients (`docs/datapath.md` rule 16): how long they take
+//! to connect and to answer, what they have left to do, what they fail at.
 //!
-//! Sums, counts and gauges per server, changed when something changes about a flow: most packets of a flow only compare a few numbers that the TCP rules
-//! have at hand. What is kept per flow is four bytes: a stamp and a phase.
+//! Sums, counts and gauges per server, changed when something changes about a flow: most packets of a flow only
+//! compare a few numbers that the TCP rules have at hand. What is kept per flow is four bytes: a stamp and a phase.
 
 use super::state::FlowState;
 use super::table::Flow;
@@ -20,7 +20,8 @@ const LONGEST_NS: u64 = (1 << 40) - 1;
 const STAMP_SHIFT: u32 = 10;
 const STAMP_MASK: u32 = (1 << 30) - 1;
 
-/// Of a pause in the middle of an answer, no more than this counts: longer ones are a server's that has nothing to say.
+/// Of a pause in the middle of an answer, no more than this counts: longer ones are a server's that has nothing to
+/// say.
 const LONGEST_PAUSE_NS: u64 = 1 << 30;
 
 /// The stamp of an instant.
@@ -28,7 +29,8 @@ const fn stamp(now: u64) -> u32 {
     (now >> STAMP_SHIFT) as u32 & STAMP_MASK
 }
 
-/// A time that was measured again and again: how often, how long in all, and a smoothed value that rises at once and falls slowly.
+/// A time that was measured again and again: how often, how long in all, and a smoothed value that rises at once
+/// and falls slowly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// Samples.
@@ -69,7 +71,7 @@ pub struct Measures {
     pub retransmitted: u64,
     /// SYNs answered by RST.
     pub refused: u64,
-    /// Flows whose SYN nobody ever answered.
+    /// Flows whose SYN was never answered.
     pub unanswered: u64,
     /// Flows that ended while a request had no answer.
     pub failed: u64,
@@ -88,7 +90,7 @@ pub struct Measures {
 }
 
 impl Measures {
-    /// Nanoseconds for which somebody has waited and the server sent nothing, until `now`.
+    /// Nanoseconds for which clients have waited while the server sent nothing, until `now`.
     #[must_use]
     pub fn stalled_ns(&self, now: u64) -> u64 {
         if self.waiting_flows > 0 {
@@ -282,7 +284,7 @@ pub fn leave(measures: &mut Measures, flow: &mut Flow) {
         .wrapping_sub(u64::from(flow.in_flight()));
 }
 
-/// Note that a flow whose SYN nobody answered has timed out.
+/// Note that a flow whose SYN had no answer has timed out.
 pub fn time_out(measures: &mut Measures) {
     measures.unanswered += 1;
 }

@@ -1,7 +1,8 @@
 //! Flows: who talks to which server, and how far they have come.
 //!
-//! [`Key`] names one direction of a flow, [`hash`] mixes it, [`table`] finds its [`table::Entry`], [`tcp`] moves the entry from state to state, [`ends`] keeps how flows ended. No clock is
-//! read here: the time is an argument. Which server a new flow gets is decided in [`crate::plan`].
+//! [`Key`] names one direction of a flow, [`hash`] mixes it, [`table`] finds its [`table::Entry`], [`tcp`] moves
+//! the entry from state to state, [`ends`] keeps how flows ended. No clock is read here: the time is an argument.
+//! Which server a new flow gets is decided in [`crate::plan`].
 
 pub mod exports;
 pub mod hash;

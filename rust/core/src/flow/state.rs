@@ -85,7 +85,7 @@ impl FlowState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// Nobody yet.
+    /// Neither side yet.
     Fresh,
     /// The client has sent data: it waits for the server's.
     Asked,

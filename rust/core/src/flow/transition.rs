@@ -1,4 +1,5 @@
-//! What a packet does to the flow it belongs to: the one answer that counters, measurements, the table and the ingress neighbour go by.
+//! What a packet does to the flow it belongs to: the one answer that counters, measurements, the table and the
+//! ingress neighbour go by.
 
 use crate::flow::state::FlowState;
 

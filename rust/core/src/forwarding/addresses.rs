@@ -1,7 +1,8 @@
 //! What each configured address is to us, in one look: its role, and who listens there.
 //!
-//! Every packet asks this about both of its addresses, and most addresses that packets bring are in no configuration: those cost one load from the index,
-//! which is kept nearly empty for that. The index is not keyed: what is in it comes from the configuration, so no client can make its chains longer.
+//! Every packet asks this about both of its addresses, and most addresses that packets bring are in no
+//! configuration: those cost one load from the index, which is kept nearly empty for that. The index is not keyed:
+//! what is in it comes from the configuration, so no client can make its chains longer.
 
 use crate::base::{FixedMap, is_v4};
 
@@ -106,7 +107,8 @@ impl LocalAddresses {
         }
     }
 
-    /// What an address of that family is to us; all of IPv4's are mapped. An IPv6 address that looks like a mapped IPv4 one is nothing to us.
+    /// What an address of that family is to us; all of IPv4's are mapped. An IPv6 address that looks like a mapped
+    /// IPv4 one is nothing to us.
     #[inline(always)]
     #[must_use]
     pub fn at(&self, v4: bool, address: u128) -> Option<&LocalAddress> {
@@ -154,7 +156,8 @@ impl LocalAddresses {
 
     #[inline(always)]
     fn slot(&self, address: u128) -> usize {
-        // One multiplication, of which the upper bits depend on all lower ones: enough for what the configuration names.
+        // One multiplication, of which the upper bits depend on all lower ones: enough for what the configuration
+        // names.
         let folded = (address >> 64) as u64 ^ (address as u64);
         (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
     }

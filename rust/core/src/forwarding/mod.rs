@@ -1,6 +1,8 @@
-//! The snapshot as the pipeline reads it: names gone, every question a packet asks answered by one look into a map or an array.
+//! The snapshot as the pipeline reads it: names gone, every question a packet asks answered by one look into a map
+//! or an array.
 //!
-//! Rebuilt as a whole when a snapshot or next hops are published; no packet changes it. What packets change is [`crate::pipeline`]'s state.
+//! Rebuilt as a whole when a snapshot or next hops are published; no packet changes it. What packets change is
+//! [`crate::pipeline`]'s state.
 
 mod addresses;
 mod gather;
@@ -22,7 +24,8 @@ use gather::Addresses;
 
 /// Everything the pipeline reads.
 pub struct ForwardingState {
-    /// As it was published: plans, timeouts, and names for those who ask. Shared, so that a forwarding can be compiled of it again elsewhere.
+    /// As it was published: plans, timeouts, and names for those who ask. Shared, so that a forwarding can be
+    /// compiled of it again elsewhere.
     pub snapshot: Arc<Snapshot>,
     interfaces: Vec<Interface>,
     addresses: LocalAddresses,
@@ -244,7 +247,8 @@ pub(crate) mod tests {
     pub(crate) const ADDRESSES: [u32; 6] = [OURS, BROADCAST, VIP, SERVER, OWN_VIP, 0xc612_0115];
     const OWN_VIP: u32 = 0x0a00_0001;
 
-    /// Two interfaces; the server is behind the second. The first one's own address is also a VIP of a second service.
+    /// Two interfaces; the server is behind the second. The first one's own address is also a VIP of a second
+    /// service.
     pub(crate) fn world_of_roles() -> ForwardingState {
         let address = |bits| number_address(map_v4(bits));
         let interface = |addresses| Interface {

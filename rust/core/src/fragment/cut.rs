@@ -2,7 +2,8 @@
 
 use crate::wire::{checksum, ipv4};
 
-/// Cut an IPv4 packet into fragments of at most `mtu` bytes. It must be longer than that, without DF, and `mtu` leave room for its header and 8 bytes.
+/// Cut an IPv4 packet into fragments of at most `mtu` bytes. It must be longer than that, without DF, and `mtu`
+/// leave room for its header and 8 bytes.
 #[must_use]
 pub fn cut(packet: &[u8], mtu: usize) -> Vec<Vec<u8>> {
     let Some(header) = ipv4::Header::new(packet) else {
@@ -84,7 +85,8 @@ mod tests {
     }
 
     proptest! {
-        /// Put together again, the pieces are the packet; each fits, has a right checksum, and all but the last have data in units of 8.
+        /// Put together again, the pieces are the packet; each fits, has a right checksum, and all but the last
+        /// have data in units of 8.
         #[test]
         fn cut_any_packet_joins_back(data in proptest::collection::vec(any::<u8>(), 100..400), mtu in 28usize..110, more: bool, offset in 0u16..100) {
             let flags_offset = offset | if more { ipv4::MORE_FRAGMENTS } else { 0 };

@@ -1,5 +1,6 @@
-//! All datagrams in pieces. Everything is bounded: entries, pieces, held bytes, time; and no source address has more than an eighth of entries or bytes, so a
-//! flood from one address costs only that address. Nothing here scans all entries.
+//! All datagrams in pieces. Everything is bounded: entries, pieces, held bytes, time; and no source address has
+//! more than an eighth of entries or bytes, so a flood from one address costs only that address. Nothing here scans
+//! all entries.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +30,8 @@ pub struct Fragments {
     refused: BTreeMap<u64, DatagramKey>,
     sequence: u64,
     held_bytes: usize,
-    /// Fragments that were given up, whose memory is to be freed: many may be given up at once, and each takes its time.
+    /// Fragments that were given up, whose memory is to be freed: many may be given up at once, and each takes its
+    /// time.
     given_up: Vec<Vec<Held>>,
 }
 
@@ -47,8 +49,8 @@ impl Fragments {
         }
     }
 
-    /// Make room for a frame of a datagram: waiting datagrams of its source, or of all, go, the oldest first. Says whether there is room, and how many held
-    /// fragments that gave up.
+    /// Make room for a frame of a datagram: waiting datagrams of its source, or of all, go, the oldest first. Says
+    /// whether there is room, and how many held fragments that gave up.
     pub fn make_room(&mut self, key: &DatagramKey, bytes: usize) -> (bool, usize) {
         let mut given_up = 0;
         loop {
@@ -68,7 +70,8 @@ impl Fragments {
         }
     }
 
-    /// Hold a fragment, whose piece was checked and for which there is room, until its first one comes. Says how many others that gave up.
+    /// Hold a fragment, whose piece was checked and for which there is room, until its first one comes. Says how
+    /// many others that gave up.
     pub fn hold(&mut self, key: &DatagramKey, piece: Piece, held: Held, now: u64) -> usize {
         let given_up = self.open(key, Fate::Unknown, now);
         let bytes = held.frame.len();
@@ -82,7 +85,8 @@ impl Fragments {
         given_up
     }
 
-    /// Decide a datagram's fate by its first fragment, whose piece was checked. Gives the fragments that waited for it, and how many of others were given up.
+    /// Decide a datagram's fate by its first fragment, whose piece was checked. Gives the fragments that waited for
+    /// it, and how many of others were given up.
     pub fn decide(
         &mut self,
         key: &DatagramKey,
@@ -122,7 +126,8 @@ impl Fragments {
         }
     }
 
-    /// Forget the oldest datagram if its time is over, of those that are refused only when no other's is: how many fragments were held for it.
+    /// Forget the oldest datagram if its time is over, of those that are refused only when no other's is: how many
+    /// fragments were held for it.
     pub fn expire(&mut self, now: u64) -> Option<usize> {
         let key = self.oldest_over(now)?;
         Some(self.forget(&key))
@@ -205,7 +210,8 @@ impl Fragments {
             .sum()
     }
 
-    /// Make the entry of a datagram that has none. Where there is no room its source's oldest goes, or the oldest of all: how many fragments that gave up.
+    /// Make the entry of a datagram that has none. Where there is no room its source's oldest goes, or the oldest
+    /// of all: how many fragments that gave up.
     fn open(&mut self, key: &DatagramKey, fate: Fate, now: u64) -> usize {
         if self.datagrams.contains_key(key) {
             return 0;

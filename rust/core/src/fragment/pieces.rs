@@ -101,7 +101,8 @@ mod tests {
         Ok(pieces)
     }
 
-    /// behaviour 19: overlapping fragments, data beyond the end, and two ends are refused; an exact copy is told apart.
+    /// behaviour 19: overlapping fragments, data beyond the end, and two ends are refused; an exact copy is told
+    /// apart.
     #[test]
     fn pieces_table() {
         let complete = |all: &[Row]| pieces(all).map(|pieces| pieces.is_complete());

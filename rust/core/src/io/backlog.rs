@@ -6,8 +6,9 @@ use std::os::fd::RawFd;
 use super::counters::{IoCounters, add_one};
 use crate::sys::socket::{self, MAX_MESSAGES};
 
-/// What may wait for a full socket, per interface, beside what its buffer and the interface's queue hold (4 MiB and more): enough for what comes until the loop
-/// tries again, little enough to be copied while other interfaces wait. A router drops what comes beyond.
+/// What may wait for a full socket, per interface, beside what its buffer and the interface's queue hold (4 MiB and
+/// more): enough for what comes until the loop tries again, little enough to be copied while other interfaces wait.
+/// A router drops what comes beyond.
 pub(super) const BACKLOG_FRAMES: usize = 1024;
 
 pub(super) const BACKLOG_BYTES: usize = 1 << 20;
@@ -42,8 +43,9 @@ impl Backlog {
     }
 }
 
-/// Send a queue in order, without waiting. Returns how many are done with; the socket is full at the next one. A frame that the kernel refuses is skipped; one
-/// that finds the interface's queue full is dropped there, as it is for any router.
+/// Send a queue in order, without waiting. Returns how many are done with; the socket is full at the next one. A
+/// frame that the kernel refuses is skipped; one that finds the interface's queue full is dropped there, as it is
+/// for any router.
 pub(super) fn send_all<'a, T>(
     fd: RawFd,
     queue: &'a [T],

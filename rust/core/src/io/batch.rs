@@ -1,5 +1,5 @@
-//! A batch of frames from a packet socket (`PACKET_VNET_HDR`, packet(7)), received into buffers that were made once, or left in the ring's slots; they are
-//! processed there, in place.
+//! A batch of frames from a packet socket (`PACKET_VNET_HDR`, packet(7)), received into buffers that were made
+//! once, or left in the ring's slots; they are processed there, in place.
 
 use std::io;
 use std::ops::Range;
@@ -12,11 +12,12 @@ use super::ring::{RxRing, Slot};
 use crate::base::{Frame, Offload};
 use crate::sys::socket::{self, MAX_MESSAGES, RxBuffer};
 
-/// The largest IP packet with an Ethernet header and a tag left in the frame. Only BIG TCP, off by default, makes larger ones: counted, not forwarded.
+/// The largest IP packet with an Ethernet header and a tag left in the frame. Only BIG TCP, off by default, makes
+/// larger ones: counted, not forwarded.
 pub(super) const MAX_FRAME_LEN: usize = 14 + 4 + 65535;
 
-/// Frames per batch. Bulk transfers over veth ran equally fast with 8 to 64 (within the noise of the measurement): this is enough to make the
-/// system calls cheap for small frames, and keeps the buffers at 2 MiB.
+/// Frames per batch. Bulk transfers over veth ran equally fast with 8 to 64 (within the noise of the measurement):
+/// this is enough to make the system calls cheap for small frames, and keeps the buffers at 2 MiB.
 pub const BATCH: usize = MAX_MESSAGES;
 
 /// Where a received message is.
@@ -26,7 +27,8 @@ enum Space {
     Buffer(usize),
 }
 
-/// One received frame: where it is in its space, and what is left to do for it. [`OFFLOAD_HEADER_LEN`] free bytes precede it.
+/// One received frame: where it is in its space, and what is left to do for it. [`OFFLOAD_HEADER_LEN`] free bytes
+/// precede it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Received {
     space: Space,
@@ -57,8 +59,8 @@ impl Batch {
         }
     }
 
-    /// Receive what waits at a interface, at most one batch, over the frames of the last call. Returns the number of usable frames. The batch belongs to
-    /// this interface until it is finished ([`Batch::finish`]).
+    /// Receive what waits at a interface, at most one batch, over the frames of the last call. Returns the number
+    /// of usable frames. The batch belongs to this interface until it is finished ([`Batch::finish`]).
     ///
     /// # Errors
     /// Only when the descriptor is no usable socket; other errors are counted.
@@ -227,8 +229,9 @@ fn new_buffer() -> RxBuffer {
     }
 }
 
-/// Errors that no waiting mends: the descriptor is not a socket of ours. `EINVAL` is none of them: the kernel gives it for one frame, which it takes off
-/// the queue, whose segmentation an offload header cannot name (UDP fragments of a virtual machine, SCTP).
+/// Errors that waiting does not cure: the descriptor is not a socket of ours. `EINVAL` is none of them: the kernel
+/// gives it for one frame, which it takes off the queue, whose segmentation an offload header cannot name (UDP
+/// fragments of a virtual machine, SCTP).
 fn is_fatal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -258,7 +261,8 @@ fn finish_slot(index: usize, slot: Slot, space: &mut [u8]) -> Option<Received> {
     finish(Space::Slot(index), space, slot.start..slot.end, slot.tag)
 }
 
-/// Read the offload header that precedes a frame, and put its VLAN tag back: over the header, for which there is room before it.
+/// Read the offload header that precedes a frame, and put its VLAN tag back: over the header, for which there is
+/// room before it.
 fn finish(
     place: Space,
     space: &mut [u8],

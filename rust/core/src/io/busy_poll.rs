@@ -1,18 +1,20 @@
 //! When a loop that found nothing looks again at once, and when it sleeps.
 //!
-//! Sleeping and being woken costs more than a packet: in a virtual machine the core is given up and must be called back. A packet is often followed by
-//! another within microseconds (a handshake, a request and its answer), so it pays to keep looking for a little while. Where that was in vain several times
-//! in a row, it is left until a sleep turns out to have been short. Where others want the core (the loop was interrupted between two looks), it is left
-//! for longer: they need the time, and a sleeper is woken before them. Giving way between looks (`sched_yield`) is no cure: Linux 6.18 puts who does so behind
-//! the others for milliseconds, and thousands of frames found no room meanwhile. Pure: time is an argument.
+//! Sleeping and being woken costs more than a packet: in a virtual machine the core is given up and must be called
+//! back. A packet is often followed by another within microseconds (a handshake, a request and its answer), so it
+//! pays to keep looking for a little while. Where that was in vain several times in a row, it is left until a sleep
+//! turns out to have been short. Where others want the core (the loop was interrupted between two looks), it is
+//! left for longer: they need the time, and a sleeper is woken before them. Giving way between looks
+//! (`sched_yield`) is no cure: Linux 6.18 puts who does so behind the others for milliseconds, and thousands of
+//! frames found no room meanwhile. Pure: time is an argument.
 
 /// How long a look is kept up after the last frame. Most answers of a server on the same network come within it.
 const LOOK_NS: u64 = 100_000;
 /// Looks in vain, one after the other, before it is left.
 const MOST_MISSES: u32 = 8;
-/// Two looks lie closer together when nobody else wants the core.
+/// Two looks lie closer together when no other thread wants the core.
 const PAUSE_NS: u64 = 20_000;
-/// How long it is left when somebody does.
+/// How long polling stops when another does.
 const HOLD_NS: u64 = 100_000_000;
 
 /// What the configuration says.

@@ -14,7 +14,7 @@ pub struct IoCounters {
     pub(super) tx_errors: AtomicU64,
     /// How long the loop looked away from its sockets, whatever the cause.
     pub(super) pauses: Histogram,
-    /// The part of that in which it carried out commands of the control side, of the rounds that had any.
+    /// The part of that in which it ran commands of the control side, of the rounds that had any.
     pub(super) control: Histogram,
 }
 
@@ -32,7 +32,8 @@ pub struct LoopReport {
 pub struct IoReport {
     /// Frames larger than the buffer: not forwarded.
     pub rx_truncated: u64,
-    /// Failed receives: the interface went down, or a frame came whose offload cannot be told (with it a ring ends too).
+    /// Failed receives: the interface went down, or a frame came whose offload cannot be told (with it a ring ends
+    /// too).
     pub rx_errors: u64,
     /// Frames that found no room before they were read, as far as the loop asked the kernel for them.
     pub rx_dropped: u64,

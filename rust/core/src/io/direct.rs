@@ -1,8 +1,10 @@
-//! Frames handed straight to an interface's driver: the sending half of an `AF_XDP` socket (the kernel's `af_xdp.rst`), in copy mode.
+//! Frames handed straight to an interface's driver: the sending half of an `AF_XDP` socket (the kernel's
+//! `af_xdp.rst`), in copy mode.
 //!
-//! For frames with nothing left to do for the card, where the interface is set to `transmit = "direct"`. One system call sends a batch, and each frame
-//! passes by what the packet socket goes through: queue disciplines, packet sockets that watch (tcpdump), a look at its headers. Needs no program on the
-//! interface and changes nothing there. The kernel copies a frame before the call returns. Left out: receiving, zero copy, segmentation.
+//! For frames with nothing left to do for the card, where the interface is set to `transmit = "direct"`. One system
+//! call sends a batch, and each frame passes by what the packet socket goes through: queue disciplines, packet
+//! sockets that watch (tcpdump), a look at its headers. Needs no program on the interface and changes nothing
+//! there. The kernel copies a frame before the call returns. Left out: receiving, zero copy, segmentation.
 #![allow(unsafe_code, reason = "memory shared with the kernel")]
 
 use std::io;
@@ -67,7 +69,8 @@ impl XdpRing {
     }
 
     fn counter(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: the kernel put a 32-bit counter there, aligned, mapped while `self` lives; both sides access it atomically only.
+        // SAFETY: the kernel put a 32-bit counter there, aligned, mapped while `self` lives; both sides access it
+        // atomically only.
         unsafe { AtomicU32::from_ptr(self.memory.at(offset).as_ptr().cast()) }
     }
 
@@ -88,7 +91,8 @@ impl XdpRing {
     }
 }
 
-/// Bind the socket. The kernel frees a queue some time after the socket that had it was closed: a balancer that starts again waits for that.
+/// Bind the socket. The kernel frees a queue some time after the socket that had it was closed: a balancer that
+/// starts again waits for that.
 fn bind(fd: RawFd, interface: u32) -> io::Result<()> {
     let mut waits_left = BIND_WAITS;
     loop {
@@ -117,8 +121,8 @@ impl Sender {
     /// Make one of a fresh `AF_XDP` socket, for the interface that a packet socket is bound to.
     ///
     /// # Errors
-    /// The two are in different network namespaces; the packet socket is bound to no interface; the kernel refuses it for this interface (another program has
-    /// it); the memory may not be pinned; the socket was used before.
+    /// The two are in different network namespaces; the packet socket is bound to no interface; the kernel refuses
+    /// it for this interface (another program has it); the memory may not be pinned; the socket was used before.
     pub fn new(fd: RawFd, packet_socket: RawFd) -> io::Result<Self> {
         let interface = socket::bound_interface(packet_socket)?;
         let home = |fd| socket::get_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
@@ -192,8 +196,9 @@ impl Sender {
         count as usize
     }
 
-    /// Let the kernel send up to entry `last`, 32 frames per call. What it does not take now (the interface is down, the driver's queue full) leaves with the next
-    /// ones, or when [`Self::resume`] is called: nothing is waited for.
+    /// Let the kernel send up to entry `last`, 32 frames per call. What it does not take now (the interface is
+    /// down, the driver's queue full) leaves with the next ones, or when [`Self::resume`] is called: nothing is
+    /// waited for.
     fn kick(&self, last: u32) {
         let mut before = self.to_send.consumer().load(Ordering::Acquire);
         let mut left = TRIES;

@@ -1,5 +1,6 @@
-//! What precedes a frame on a packet socket: `struct virtio_net_hdr` (virtio 1.2, 5.1.6) in host order, and the VLAN tag that the kernel took
-//! out and tells in a control message (`PACKET_AUXDATA`, `linux/if_packet.h`). Pure bytes: no system call here.
+//! What precedes a frame on a packet socket: `struct virtio_net_hdr` (virtio 1.2, 5.1.6) in host order, and the
+//! VLAN tag that the kernel took out and tells in a control message (`PACKET_AUXDATA`, `linux/if_packet.h`). Pure
+//! bytes: no system call here.
 
 use crate::base::Offload;
 
@@ -57,7 +58,8 @@ pub fn encode(offload: Offload) -> [u8; OFFLOAD_HEADER_LEN] {
     header
 }
 
-/// Move the offsets of an offload behind a tag that was put back: they count from the start of the frame; 0 means "not given".
+/// Move the offsets of an offload behind a tag that was put back: they count from the start of the frame; 0 means
+/// "not given".
 #[must_use]
 pub fn behind_tag(mut offload: Offload) -> Offload {
     if offload.hdr_len != 0 {
@@ -117,8 +119,9 @@ pub fn tag_bytes(tci: u16, tpid: Option<u16>) -> [u8; VLAN_TAG_LEN] {
     [tpid_high, tpid_low, tci_high, tci_low]
 }
 
-/// Put a tag behind the two addresses. `space` holds [`VLAN_TAG_LEN`] free bytes, then the frame; afterwards the whole of it is the frame. Only the 12
-/// address bytes move. A frame too short to have both addresses gets no tag: `false`.
+/// Put a tag behind the two addresses. `space` holds [`VLAN_TAG_LEN`] free bytes, then the frame; afterwards the
+/// whole of it is the frame. Only the 12 address bytes move. A frame too short to have both addresses gets no tag:
+/// `false`.
 pub fn insert_tag(space: &mut [u8], tag: [u8; VLAN_TAG_LEN]) -> bool {
     if space.len() < VLAN_TAG_LEN + ADDRESSES_LEN {
         return false;

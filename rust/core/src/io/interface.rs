@@ -1,4 +1,5 @@
-//! An interface as the loop has it: its packet socket, its receive ring when it could have one, and its direct way out when it is given one.
+//! An interface as the loop has it: its packet socket, its receive ring when it could have one, and its direct way
+//! out when it is given one.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -42,7 +43,8 @@ impl Interface {
         self.ring.as_ref().is_none_or(RxRing::is_ready)
     }
 
-    /// Give the ring up when it has stopped: frames come by system calls from now on. Have frames sent that the driver did not take. To be called now and then.
+    /// Give the ring up when it has stopped: frames come by system calls from now on. Have frames sent that the
+    /// driver did not take. To be called now and then.
     pub fn watch(&mut self, counters: &IoCounters) {
         if let Some(sender) = &mut self.direct {
             sender.resume();

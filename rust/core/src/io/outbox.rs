@@ -1,5 +1,6 @@
-//! What is to be sent, per interface and in order. It refers to the frames of the batch it was collected from, and is flushed before they are used again.
-//! No error stops the loop unless the socket itself is unusable: what is lost is counted.
+//! What is to be sent, per interface and in order. It refers to the frames of the batch it was collected from, and
+//! is flushed before they are used again. No error stops the loop unless the socket itself is unusable: what is
+//! lost is counted.
 
 use std::os::fd::RawFd;
 
@@ -43,7 +44,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Make an empty one for so many interfaces.
+    /// Make an empty one for `interfaces` interfaces.
     #[must_use]
     pub fn new(interfaces: usize) -> Self {
         Self {
@@ -119,7 +120,8 @@ impl Outbox {
         }
     }
 
-    /// Send everything that is queued, or keep it for a socket that is full, and forget it. Nothing is waited for (behaviour 40). `batch` is the one that was collected from, of the interface at `source`.
+    /// Send everything that is queued, or keep it for a socket that is full, and forget it. Nothing is waited for
+    /// (behaviour 40). `batch` is the one that was collected from, of the interface at `source`.
     pub fn flush(
         &mut self,
         batch: &mut Batch,
@@ -172,8 +174,8 @@ fn pieces<'a>(
     }
 }
 
-/// Send a queue in order: frames with nothing left to do straight to the driver, as far as there is room, the others through the packet socket. Returns how
-/// many are done with; the socket is full at the next one.
+/// Send a queue in order: frames with nothing left to do straight to the driver, as far as there is room, the
+/// others through the packet socket. Returns how many are done with; the socket is full at the next one.
 fn send_directly<'a>(
     sender: &mut Sender,
     fd: RawFd,
@@ -311,7 +313,8 @@ mod tests {
         );
     }
 
-    /// behaviour 40: what finds the socket full waits, in order, while another interface sends; nothing is lost or overtaken.
+    /// behaviour 40: what finds the socket full waits, in order, while another interface sends; nothing is lost or
+    /// overtaken.
     #[test]
     fn outbox_full_way_out_keeps_frames_in_order_and_holds_up_no_other() {
         let ((full, seen_late), (free, seen)) = (pair(), pair());

@@ -1,5 +1,6 @@
-//! The packet loop: waits for any socket, receives a batch, has each frame processed in place, sends what comes of it; then the next socket. Between two
-//! batches it runs what the control thread asked for, so that no lock is on the packets' way. Time is read once per batch.
+//! The packet loop: waits for any socket, receives a batch, has each frame processed in place, sends what comes of
+//! it; then the next socket. Between two batches it runs what the control thread asked for, so that no lock is on
+//! the packets' way. Time is read once per batch.
 
 use std::hint;
 use std::io::{self, Read};
@@ -41,8 +42,8 @@ const FULL_POLL_MS: i32 = 1;
 /// Between two looks: below a microsecond.
 const PAUSES: usize = 8;
 
-/// Commands are begun for so long between two looks at the sockets; those left have their turn after the next one. Each must be short by itself: what is long
-/// is asked for in parts by its caller.
+/// Commands are begun for so long between two looks at the sockets; those left have their turn after the next one.
+/// Each must be short by itself: what is long is asked for in parts by its caller.
 pub(super) const COMMANDS_NS: u64 = 50_000;
 
 /// What a loop is told at its start, beside its interfaces.
@@ -114,7 +115,8 @@ impl PacketLoop {
     )]
     pub fn run(mut self, mut datapath: Box<DataPath>) -> Box<DataPath> {
         process::block_signals();
-        // After a panic the data path is only read (counters, flows) and dropped: what it left half done harms nobody.
+        // After a panic the data path is only read (counters, flows) and dropped: what it left half done does no
+        // harm.
         let ended = match catch_unwind(AssertUnwindSafe(|| self.forward(&mut datapath))) {
             Ok(Ok(())) => LoopError::Stopped,
             Ok(Err(error)) => LoopError::Failed(error.to_string()),
@@ -174,7 +176,8 @@ impl PacketLoop {
         Ok(())
     }
 
-    /// Nothing was found: look again in a moment, or sleep until something comes, or until a packet that waits for an answer is due.
+    /// Nothing was found: look again in a moment, or sleep until something comes, or until a packet that waits for
+    /// an answer is due.
     fn rest(&mut self, now_ns: u64, due_ns: Option<u64>) -> io::Result<()> {
         if self.busy_poll.keeps_polling(now_ns) {
             (0..PAUSES).for_each(|_| hint::spin_loop());
@@ -247,7 +250,8 @@ impl PacketLoop {
         Ok(count)
     }
 
-    /// Run queued commands, for as long as [`COMMANDS_NS`] says; those that come meanwhile wake the next round. Says whether there were any.
+    /// Run queued commands, for as long as [`COMMANDS_NS`] says; those that come meanwhile wake the next round.
+    /// Says whether there were any.
     fn run_commands(&mut self, datapath: &mut DataPath) -> bool {
         let mut count = [0; 8];
         // Reading sets the eventfd to 0, or finds it so. Commands come before it is told, so none is missed.

@@ -1,7 +1,8 @@
 //! How long the packet loop looked away from its sockets: a histogram that the loop writes and anyone reads.
 //!
-//! One value per round of the loop, from a look at the sockets (or the end of a sleep) to the next look: the longest time that a frame which came just after
-//! a look was held up. Sleeping is no pause: a frame ends it. What the machine does with the thread meanwhile (it was not scheduled) counts.
+//! One value per round of the loop, from a look at the sockets (or the end of a sleep) to the next look: the
+//! longest time that a frame which came just after a look was held up. Sleeping is no pause: a frame ends it. What
+//! the machine does with the thread meanwhile (it was not scheduled) counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,7 +43,8 @@ pub struct HistogramReport {
 }
 
 impl Histogram {
-    /// Add a value. Only one thread may: its loads and stores are apart, which spares it the price of atomic additions.
+    /// Add a value. Only one thread may: its loads and stores are apart, which spares it the price of atomic
+    /// additions.
     #[inline]
     pub fn record(&self, ns: u64) {
         let at = BOUNDS_NS.iter().position(|&bound| ns <= bound);

@@ -69,7 +69,8 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next command, when there is one and no caller is just leaving one: the loop never waits for a caller that was interrupted there.
+    /// The next command, when there is one and no caller is just leaving one: the loop never waits for a caller
+    /// that was interrupted there.
     pub fn try_next(&self) -> NextCommand {
         let mut queue = match self.queue.try_lock() {
             Ok(queue) => queue,

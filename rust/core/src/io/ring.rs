@@ -1,9 +1,10 @@
-//! The receive ring of a packet socket: memory that the kernel fills with frames while we read them, without a system call (`PACKET_RX_RING`,
-//! `TPACKET_V2`, packet(7) and the kernel's `packet_mmap.rst`).
+//! The receive ring of a packet socket: memory that the kernel fills with frames while we read them, without a
+//! system call (`PACKET_RX_RING`, `TPACKET_V2`, packet(7) and the kernel's `packet_mmap.rst`).
 //!
-//! Slots are of one size and filled in order. Small enough to hold an Ethernet frame, not a segment of 64 KiB: a longer frame's slot is marked
-//! [`Slot::is_queued`], and the frame itself waits, in the same order, in the socket's queue. `TPACKET_V3` has slots of any length, but hands over a
-//! lone packet only when a timer of a millisecond ends. Frames are processed in their slots and sent from there; then the slots go back.
+//! Slots are of one size and filled in order. Small enough to hold an Ethernet frame, not a segment of 64 KiB: a
+//! longer frame's slot is marked [`Slot::is_queued`], and the frame itself waits, in the same order, in the
+//! socket's queue. `TPACKET_V3` has slots of any length, but hands over a lone packet only when a timer of a
+//! millisecond ends. Frames are processed in their slots and sent from there; then the slots go back.
 #![allow(unsafe_code, reason = "memory shared with the kernel")]
 
 use std::io;
@@ -91,7 +92,8 @@ pub struct RxRing {
 }
 
 impl RxRing {
-    /// Give a packet socket a ring and map it. The socket must have its offload header switched on already, and forgets what is queued.
+    /// Give a packet socket a ring and map it. The socket must have its offload header switched on already, and
+    /// forgets what is queued.
     ///
     /// # Errors
     /// As setsockopt(2) and mmap(2): it is no packet socket, has a ring, or memory is short. Then it has none.
@@ -127,7 +129,8 @@ impl RxRing {
         self.is_filled(self.head + self.taken)
     }
 
-    /// Take the filled slots that come next, `most` at most; those taken before must have been given back. Returns how many.
+    /// Take the filled slots that come next, `most` at most; those taken before must have been given back. Returns
+    /// how many.
     pub fn take(&mut self, most: usize) -> usize {
         debug_assert_eq!(self.taken, 0);
         self.taken = (0..most)
@@ -147,7 +150,8 @@ impl RxRing {
     }
 
     fn status(&self, number: usize) -> &AtomicU32 {
-        // SAFETY: a slot begins with its status, aligned to 16 bytes, mapped while `self` lives; we and the kernel access it atomically only.
+        // SAFETY: a slot begins with its status, aligned to 16 bytes, mapped while `self` lives; we and the kernel
+        // access it atomically only.
         unsafe { AtomicU32::from_ptr(self.at(number).as_ptr().cast()) }
     }
 
@@ -159,7 +163,8 @@ impl RxRing {
         let status = self.status(number).load(Ordering::Relaxed);
         // SAFETY: the rest of the header follows the status, within the slot.
         let place = unsafe { self.at(number).byte_add(size_of::<u32>()) };
-        // SAFETY: the slot is ours until it is given back: nobody writes to it. Plain integers, aligned to 4 bytes as they need.
+        // SAFETY: the slot is ours until it is given back: the kernel does not write to it. Plain integers, aligned
+        // to 4 bytes as they need.
         let header: SlotHeader = unsafe { place.cast().read() };
         let start = usize::from(header.mac).saturating_sub(SLOT_HEADER_LEN);
         let is_queued = status & TP_STATUS_COPY != 0;
@@ -181,7 +186,8 @@ impl RxRing {
         (0..self.taken).map(|index| {
             // SAFETY: the header lies within the slot.
             let start = unsafe { self.at(self.head + index).byte_add(SLOT_HEADER_LEN) };
-            // SAFETY: these bytes of the slot are mapped, ours until the slot is given back (which needs `self` mutably), and no two slots overlap: `taken` is below SLOTS.
+            // SAFETY: these bytes of the slot are mapped, ours until the slot is given back (which needs `self`
+            // mutably), and no two slots overlap: `taken` is below SLOTS.
             unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), SLOT_LEN - SLOT_HEADER_LEN) }
         })
     }
@@ -217,10 +223,12 @@ impl RxRing {
         self.taken = 0;
     }
 
-    /// Find out whether the ring has stopped. Returns the frames that found no room since somebody asked last, and whether there was room all the time.
+    /// Find out whether the ring has stopped. Returns the frames that found no room since the last call, and
+    /// whether there was room all the time.
     ///
-    /// When the kernel meets a frame whose segmentation no offload header can name, it drops it but keeps the slot marked as being filled (seen in Linux
-    /// 6.18), and every frame after it: such a ring never moves again. So frames that were dropped between two looks at an empty ring tell it.
+    /// When the kernel meets a frame whose segmentation no offload header can name, it drops it but keeps the slot
+    /// marked as being filled (seen in Linux 6.18), and every frame after it: such a ring never moves again. So
+    /// frames that were dropped between two looks at an empty ring tell it.
     pub fn watch(&mut self) -> (u64, bool) {
         if std::mem::take(&mut self.has_moved) || self.is_ready() {
             self.was_idle = false;

@@ -19,7 +19,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Start the loop over the interfaces of a snapshot, in order of their ids. Their descriptors, and that of `options`, stay open until it has stopped.
+    /// Start the loop over the interfaces of a snapshot, in order of their ids. Their descriptors, and that of
+    /// `options`, stay open until it has stopped.
     ///
     /// # Errors
     /// The eventfd or the thread could not be made; the data path comes back with the error.
@@ -65,7 +66,7 @@ impl Worker {
         }
     }
 
-    /// Carry something out between two batches and wait for its answer.
+    /// Run something between two batches and wait for its answer.
     ///
     /// # Errors
     /// The loop has ended, or the call came from the loop's own thread.
@@ -78,7 +79,7 @@ impl Worker {
         }
         let (sender, receiver) = mpsc::sync_channel(1);
         let command: Command = Box::new(move |datapath| {
-            // Nobody waits for the answer when the caller's thread is gone.
+            // No thread waits for the answer when the caller's is gone.
             let _ = sender.send(action(datapath));
         });
         {
@@ -89,12 +90,13 @@ impl Worker {
             queue.commands.push_back(command);
         }
         self.shared.wake();
-        // The sender is dropped unused only when the loop ends. After a panic that is while the stack unwinds, before the loop can say how it ended.
+        // The sender is dropped unused only when the loop ends. After a panic that is while the stack unwinds,
+        // before the loop can say how it ended.
         receiver.recv().map_err(|_| self.shared.wait_for_end())
     }
 
-    /// Stop the loop, wait for its thread, and take the data path back. The second value says whether the loop had failed. `None`: it was taken
-    /// already.
+    /// Stop the loop, wait for its thread, and take the data path back. The second value says whether the loop had
+    /// failed. `None`: it was taken already.
     pub fn stop(&self) -> Option<(Box<DataPath>, Result<(), LoopError>)> {
         let thread = self
             .thread

@@ -75,7 +75,7 @@ pub(super) struct Contests {
 }
 
 impl Contests {
-    /// Empty, with room for so many ids.
+    /// Empty, with room for these numbers of ids.
     pub fn make_room(&mut self, services: usize, servers: usize) {
         self.of.resize(services, None);
         self.seats.fill(None);

@@ -35,8 +35,8 @@ pub struct Loads {
 }
 
 impl Loads {
-    /// Prepare to follow a snapshot: some steps per call, so that no packet waits for long. Says whether all is ready. `first`: where the order of rounds
-    /// starts, in servers; `active`: by server id.
+    /// Prepare to follow a snapshot: some steps per call, so that no packet waits for long. Says whether all is
+    /// ready. `first`: where the order of rounds starts, in servers; `active`: by server id.
     pub fn prepare(
         &mut self,
         forwarding: &ForwardingState,
@@ -102,7 +102,8 @@ impl Loads {
         }
     }
 
-    /// Note that a server was chosen: its next round comes after those of the others, the sooner the more weight it has.
+    /// Note that a server was chosen: its next round comes after those of the others, the sooner the more weight it
+    /// has.
     pub fn take_round(&mut self, server: u32) {
         let Some((service, position)) = self.now.seats.get(server as usize).copied().flatten()
         else {
@@ -171,8 +172,8 @@ impl Loads {
         self.next.as_ref().map(|next| next.service)
     }
 
-    /// Go on with the service whose round it is in what is prepared: seat its servers in order, from `first` on, then play the matches. Says whether that is
-    /// done; `steps` are left then.
+    /// Go on with the service whose round it is in what is prepared: seat its servers in order, from `first` on,
+    /// then play the matches. Says whether that is done; `steps` are left then.
     fn seat(
         &mut self,
         servers: &[u32],

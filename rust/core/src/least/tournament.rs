@@ -1,5 +1,6 @@
-//! A tournament tree over the servers of a plan: a leaf is a server, an inner node the better one of its two children, so the root is the best of all, and a
-//! change plays only the matches on the way from its leaf to the root.
+//! A tournament tree over the servers of a plan: a leaf is a server, an inner node the better one of its two
+//! children, so the root is the best of all, and a change plays only the matches on the way from its leaf to the
+//! root.
 
 use std::marker::PhantomData;
 

@@ -1,4 +1,5 @@
-//! Packets that wait for a neighbour's link-layer address, and the neighbours that are to be asked for. Asking the kernel is the control side's work.
+//! Packets that wait for a neighbour's link-layer address, and the neighbours that are to be asked for. Asking the
+//! kernel is the control side's work.
 
 use std::collections::VecDeque;
 
@@ -9,7 +10,8 @@ use crate::base::{Mac, Output};
 const MOST_PER_HOP: usize = 3;
 /// Neighbours that may be waited for, those that failed included.
 const MOST_HOPS: usize = 256;
-/// How long a packet waits. A neighbour that has not answered by then has failed, and counts as failed for as long again.
+/// How long a packet waits. A neighbour that has not answered by then has failed, and counts as failed for as long
+/// again.
 const WAIT_NS: u64 = 3_000_000_000;
 
 /// A packet that waits for a neighbour.

@@ -70,8 +70,9 @@ impl IpHeader {
     }
 }
 
-/// Read what nearly every frame starts with in a few comparisons: no tags, IPv4 without options, not a fragment. `false`: it is not that, or it is malformed, and
-/// what was written means nothing; [`l2`] and [`ip`], which find the same in what is accepted here, are to be asked.
+/// Read what nearly every frame starts with in a few comparisons: no tags, IPv4 without options, not a fragment.
+/// `false`: it is not that, or it is malformed, and what was written means nothing; [`l2`] and [`ip`], which find
+/// the same in what is accepted here, are to be asked.
 #[inline(always)]
 pub fn plain_ipv4(frame: &[u8], l2: &mut L2Header, ip: &mut IpHeader) -> bool {
     const START: usize = ethernet::LEN;

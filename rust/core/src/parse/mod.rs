@@ -1,9 +1,11 @@
-//! From a frame to what its headers say, one layer at a time: rules 3, 5, 6.5 and 7 as far as they need neither snapshot nor state.
+//! From a frame to what its headers say, one layer at a time: rules 3, 5, 6.5 and 7 as far as they need neither
+//! snapshot nor state.
 //!
-//! Each function reads one layer and gives the reason when it is malformed. The pipeline calls them with its own tests in between; [`parse`] calls them in a
-//! row, for benches and for teaching. They write what they find where it stays, and are inlined: a returned struct would be copied by its caller right after it was
-//! written, with loads of other widths than the stores before them, and wait for these. Everything found here fits the frame: later stages follow offsets without checking them again, except where the frame
-//! itself says otherwise.
+//! Each function reads one layer and gives the reason when it is malformed. The pipeline calls them with its own
+//! tests in between; [`parse`] calls them in a row, for benches and for teaching. They write what they find where
+//! it stays, and are inlined: a returned struct would be copied by its caller right after it was written, with
+//! loads of other widths than the stores before them, and wait for these. Everything found here fits the frame:
+//! later stages follow offsets without checking them again, except where the frame itself says otherwise.
 
 mod headers;
 mod inner;

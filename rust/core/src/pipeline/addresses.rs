@@ -32,7 +32,8 @@ impl<'a> AddressPair<'a> {
     }
 }
 
-/// Refuse what may not be routed. Nearly every packet has nothing about it that any of the rules could mean: they are gone through for the others only.
+/// Refuse what may not be routed. Nearly every packet has nothing about it that any of the rules could mean: they
+/// are gone through for the others only.
 #[inline(always)]
 pub(super) fn check_addresses(
     forwarding: &ForwardingState,
@@ -152,7 +153,8 @@ mod tests {
     use crate::base::{address_number, map_v4};
     use std::net::IpAddr;
 
-    /// No rule is passed over: what is let through at once, the rules in their order let through too, whatever the addresses are to us.
+    /// No rule is passed over: what is let through at once, the rules in their order let through too, whatever the
+    /// addresses are to us.
     #[test]
     fn check_addresses_at_once_equals_one_by_one() {
         let first_bytes = 0..=255u32;

@@ -36,7 +36,8 @@ impl Walk<'_> {
         self.send_icmp_error(packet, Reason::TooBig, message::PACKET_TOO_BIG_V6, mtu)
     }
 
-    /// Answer with an ICMP error from our own address; where none may be sent the packet is dropped for the same reason.
+    /// Answer with an ICMP error from our own address; where none may be sent the packet is dropped for the same
+    /// reason.
     #[cold]
     pub(super) fn send_icmp_error(
         &mut self,
@@ -149,8 +150,8 @@ impl Walk<'_> {
         self.icmp_error_from(packet, vip, Reason::NoServer, kind, 0)
     }
 
-    /// A client's new flow could not be placed, for the reason of `verdict`: a reset if `on_no_server` says so, else ICMP "administratively prohibited", from
-    /// the VIP (rule 8, *Refused*). Any other verdict stays.
+    /// A client's new flow could not be placed, for the reason of `verdict`: a reset if `on_no_server` says so,
+    /// else ICMP "administratively prohibited", from the VIP (rule 8, *Refused*). Any other verdict stays.
     #[cold]
     pub(super) fn refuse_new_flow(
         &mut self,
@@ -178,8 +179,8 @@ impl Walk<'_> {
         self.icmp_error_from(packet, vip, reason, kind, 0)
     }
 
-    /// Answer a TCP segment with a reset that its sender believes (RFC 9293 3.10.7.1), from the address it was for; drop for the same reason what is no TCP
-    /// or a reset itself. `kind`: whose token it takes.
+    /// Answer a TCP segment with a reset that its sender believes (RFC 9293 3.10.7.1), from the address it was for;
+    /// drop for the same reason what is no TCP or a reset itself. `kind`: whose token it takes.
     pub(super) fn answer_reset(
         &mut self,
         packet: &Packet,

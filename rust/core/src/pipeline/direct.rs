@@ -1,4 +1,5 @@
-//! Connections straight to a server, past the services: what is remembered of them, so that their answers pass (rule 9.1).
+//! Connections straight to a server, past the services: what is remembered of them, so that their answers pass
+//! (rule 9.1).
 
 use std::ops::ControlFlow::Continue;
 
@@ -14,13 +15,14 @@ use crate::pipeline::keys::is_guarded;
 use crate::wire::protocol;
 
 impl Walk<'_> {
-    /// Remember a transit packet to a server's endpoint; refuse one that the server could not tell from a flow of ours.
+    /// Remember a transit packet to a server's endpoint; refuse one that the server could not tell from a flow of
+    /// ours.
     pub(super) fn note_direct(&mut self, packet: &Packet) -> Stage<()> {
         let Some((key, transport)) = self.direct_key(packet) else {
             return Continue(());
         };
         if let Some(number) = self.state.table.find(&key) {
-            // What else may be anybody's: a flow that is over would lose its last segments.
+            // Any other segment may be forged: a flow that is over would lose its last segments.
             let opens = transport.segment.is_none_or(|segment| segment.is_opening());
             let closing = self.state.table.entry(number).state() == FlowState::Closing;
             let dead = self.death(number);
@@ -53,7 +55,8 @@ impl Walk<'_> {
         direct.answer(&key, segment, guarded, timeouts, self.now)
     }
 
-    /// What the answers to a transit packet will be found by: TCP or UDP to a server's endpoint, whole or a first fragment.
+    /// What the answers to a transit packet will be found by: TCP or UDP to a server's endpoint, whole or a first
+    /// fragment.
     fn direct_key(&self, packet: &Packet) -> Option<(Key, Transport)> {
         let ip = &packet.meta.ip;
         let place = self.forwarding.local_address(ip.v4, ip.destination);

@@ -21,8 +21,9 @@ impl Walk<'_> {
         true
     }
 
-    /// The flow that goes first when another needs its place: unconfirmed ones, then handshakes, then what is over, then the longest idle. What a server has
-    /// answered and was heard of lately stays: a `new_flow` has not been answered yet.
+    /// The flow that goes first when another needs its place: unconfirmed ones, then handshakes, then what is over,
+    /// then the longest idle. What a server has answered and was heard of lately stays: a `new_flow` has not been
+    /// answered yet.
     fn victim(&self) -> Option<(u32, Event)> {
         let table = &self.state.table;
         let timeouts = &self.forwarding.snapshot.timeouts;

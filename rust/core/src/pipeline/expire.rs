@@ -9,11 +9,13 @@ use crate::limit::AnswerKind;
 use crate::next_hop::Waited;
 use crate::wire::ethernet;
 
-/// Flows removed before a frame, and datagrams in fragments: a batch of frames must not take long when many are due. What is left the ticks remove.
+/// Flows removed before a frame, and datagrams in fragments: a batch of frames must not take long when many are
+/// due. What is left the ticks remove.
 pub(crate) const PER_FRAME: usize = 4;
 /// Removed per tick: some tens of microseconds. A loop that is behind ticks again after its next look at the sockets.
 pub(crate) const PER_TICK: usize = 64;
-/// Fragments that were given up and are freed then, per flow that may be removed: each takes about a tenth of the time.
+/// Fragments that were given up and are freed then, per flow that may be removed: each takes about a tenth of the
+/// time.
 const FREED: usize = 4;
 
 /// Remove what is over: flows and datagrams in fragments, `most` at most of either, and waiting packets.

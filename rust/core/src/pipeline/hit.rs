@@ -124,7 +124,8 @@ impl Walk<'_> {
         Continue(transition)
     }
 
-    /// What a datagram of a known flow changes. What only its server keeps up ends when the server leaves: its answers pass, and do not refresh it.
+    /// What a datagram of a known flow changes. What only its server keeps up ends when the server leaves: its
+    /// answers pass, and do not refresh it.
     #[inline(always)]
     fn follow_udp(&mut self, known: &FlowRef, direction: Direction) -> Transition {
         if direction == Direction::Forward {
@@ -155,8 +156,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether a client's packet, which comes another way than those before, may tell where the client is, if it is believed (behaviour 28): from the interface
-    /// that they came to; from another one only if its numbers are exact, or if the client is routed to there. Nothing vouches for a datagram.
+    /// Whether a client's packet, which comes another way than those before, may tell where the client is, if it is
+    /// believed (behaviour 28): from the interface that they came to; from another one only if its numbers are
+    /// exact, or if the client is routed to there. Nothing vouches for a datagram.
     #[cold]
     #[inline(never)]
     fn tells_way(&mut self, known: &FlowRef, meta: &Meta) -> bool {

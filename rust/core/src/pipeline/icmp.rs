@@ -1,4 +1,5 @@
-//! Control messages: pings to a VIP, and errors about our flows, translated with the packet they quote (rule 10, RFC 5508, RFC 7915 for what IPv6 needs).
+//! Control messages: pings to a VIP, and errors about our flows, translated with the packet they quote (rule 10,
+//! RFC 5508, RFC 7915 for what IPv6 needs).
 
 use std::ops::ControlFlow::{Break, Continue};
 
@@ -164,7 +165,8 @@ impl Walk<'_> {
         })
     }
 
-    /// The flow that a client has with a hash service, when there is no entry of it: what follows a restart must not lose path-MTU discovery.
+    /// The flow that a client has with a hash service, when there is no entry of it: what follows a restart must
+    /// not lose path-MTU discovery.
     fn hashed_flow_to_vip(&mut self, client: (u128, u16), service: u32) -> Option<Flow> {
         let server = self.hash_choice(service, client)?;
         let facts = self.forwarding.server(server)?;
@@ -180,7 +182,8 @@ impl Walk<'_> {
         })
     }
 
-    /// The same from a server's side: the first hash service that would have placed the client there, and has no entry that says otherwise.
+    /// The same from a server's side: the first hash service that would have placed the client there, and has no
+    /// entry that says otherwise.
     fn hashed_flow_of_endpoint(&mut self, client: (u128, u16), endpoint: u32) -> Option<Flow> {
         let forwarding = self.forwarding;
         let mut services = forwarding.hash_services(endpoint).iter();

@@ -38,7 +38,8 @@ pub(super) fn reply_key(meta: &Meta, direction: Direction, endpoint: u32) -> Key
     }
 }
 
-/// Whether a server's packets of this key may be of a flow that a hash would place. What a client has sent straight to the server counts for less then.
+/// Whether a server's packets of this key may be of a flow that a hash would place. What a client has sent straight
+/// to the server counts for less then.
 pub(super) fn is_guarded(forwarding: &ForwardingState, key: &Key) -> bool {
     matches!(key.side, KeySide::Endpoint(endpoint) if !forwarding.hash_services(endpoint).is_empty())
 }

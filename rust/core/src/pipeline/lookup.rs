@@ -59,7 +59,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The living entry of a packet's flow, and its server. What is expired or has lost its server is removed: a miss.
+    /// The living entry of a packet's flow, and its server. What is expired or has lost its server is removed: a
+    /// miss.
     #[inline(always)]
     fn lookup(&mut self, meta: &Meta) -> Option<FlowRef<'a>> {
         let key = flow_key(meta)?;
@@ -117,8 +118,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (behaviour 6); a UDP flow leaves a server that was removed,
-/// or drained for its time, with the next datagram (behaviour 8).
+/// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (behaviour 6); a UDP
+/// flow leaves a server that was removed, or drained for its time, with the next datagram (behaviour 8).
 #[inline(always)]
 fn starts_anew(flow: &FlowRef, transport: &Transport) -> Option<Event> {
     let Some(segment) = &transport.segment else {

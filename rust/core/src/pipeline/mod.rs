@@ -1,8 +1,10 @@
-//! The stages in order: `rx -> parse -> classify -> flow lookup -> (miss: plan -> server) -> rewrite -> next hop -> tx`.
+//! The stages in order:
+//! `rx -> parse -> classify -> flow lookup -> (miss: plan -> server) -> rewrite -> next hop -> tx`.
 //!
-//! A walk has two halves. [`read`] goes from the wire to the packet's target: it looks at the frame and the forwarding and changes nothing, so a whole batch can
-//! be read before the first of its packets is acted upon. [`Walk::run`] then acts. Each stage is a file of this folder; it gives a way to go on, or the
-//! packet's verdict as an error: there is no third outcome. `docs/datapath.md` numbers the rules.
+//! A walk has two halves. [`read`] goes from the wire to the packet's target: it looks at the frame and the
+//! forwarding and changes nothing, so a whole batch can be read before the first of its packets is acted upon.
+//! [`Walk::run`] then acts. Each stage is a file of this folder; it gives what comes next, or the packet's verdict
+//! as an error: there is no third outcome. `docs/datapath.md` numbers the rules.
 
 mod addresses;
 mod answer;
@@ -81,7 +83,8 @@ fn act(walk: &mut Walk, frame: &mut [u8], meta: &Meta, read: Stage<Content>) -> 
 }
 
 impl Walk<'_> {
-    /// What was read, acted upon. Packets of flows first, by comparisons that are foretold right: a jump through a table is not.
+    /// What was read, acted upon. Packets of flows first, by comparisons that are foretold right: a jump through a
+    /// table is not.
     #[inline(always)]
     fn run(&mut self, frame: &mut [u8], meta: &Meta, read: Stage<Content>) -> Stage<Departure> {
         if let Continue(Content::Packet) = read {
@@ -111,7 +114,8 @@ impl Walk<'_> {
         self.dispatch_other(packet)
     }
 
-    /// What is of no flow. A function of its own: with a third branch beside those of flows the compiler makes a jump table of them.
+    /// What is of no flow. A function of its own: with a third branch beside those of flows the compiler makes a
+    /// jump table of them.
     #[inline(never)]
     fn dispatch_other(&mut self, packet: &mut Packet) -> Stage<Departure> {
         match packet.meta.target {

@@ -1,4 +1,5 @@
-//! From the wire to the packet's target: rules 3 to 5 and 7. Looks at the frame and the forwarding; changes nothing, answers nothing.
+//! From the wire to the packet's target: rules 3 to 5 and 7. Looks at the frame and the forwarding; changes
+//! nothing, answers nothing.
 
 use std::ops::ControlFlow::{Break, Continue};
 
@@ -108,7 +109,8 @@ fn without_ports(meta: &mut Meta, to_vip: bool) -> Stage<()> {
     Continue(())
 }
 
-/// Hash the key of the packet's flow, if it can have one: the only time that this is done for the packet. Returns whether it can.
+/// Hash the key of the packet's flow, if it can have one: the only time that this is done for the packet. Returns
+/// whether it can.
 #[inline(always)]
 pub(crate) fn hash(table: &Table, meta: &mut Meta) -> bool {
     let Some(key) = flow_key(meta) else {

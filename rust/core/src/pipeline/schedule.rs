@@ -133,8 +133,8 @@ impl Walk<'_> {
         Break(Reason::NoFlow.into())
     }
 
-    /// Whether a segment that stores no flow may be placed by a hash: the end of a connection that began before us, and all of one that a full table could
-    /// not store: it must be able to open and to close.
+    /// Whether a segment that stores no flow may be placed by a hash: the end of a connection that began before us,
+    /// and all of one that a full table could not store: it must be able to open and to close.
     fn may_be_stateless(&self, transport: &Transport) -> bool {
         let ends = transport.segment.is_some_and(|segment| segment.is_ending());
         ends || self.state.table.is_full()
@@ -176,7 +176,8 @@ impl Walk<'_> {
         .select(&service.plan, named)
     }
 
-    /// The server that a hash gives a client's flow; `None` where the service's plan has no hash selector. Changes nothing.
+    /// The server that a hash gives a client's flow; `None` where the service's plan has no hash selector. Changes
+    /// nothing.
     pub(super) fn hash_choice(&self, service: u32, client: (u128, u16)) -> Option<u32> {
         let plan = &self.forwarding.service(service)?.plan;
         if !is_hash(plan.selector) {
@@ -219,7 +220,7 @@ impl Walk<'_> {
         } else {
             return Break(Reason::TableFull.into());
         }
-        // Whoever is answered here was not heard of before: the way to a client is looked up.
+        // The client was not heard of before: its next hop is looked up.
         self.translate(packet, new_flow.direction, (server, facts), None)
     }
 
@@ -293,7 +294,8 @@ impl Walk<'_> {
         }
     }
 
-    /// A segment of no flow: dropped, or answered by a RST where the service says so, so that a client whose flow is gone learns at once (behaviour 2).
+    /// A segment of no flow: dropped, or answered by a RST where the service says so, so that a client whose flow
+    /// is gone learns at once (behaviour 2).
     fn no_flow(&mut self, packet: &Packet, transport: &Transport, service: u32) -> Verdict {
         let answers = self
             .forwarding
@@ -307,7 +309,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Rule 8, *Place*, 1: nobody is there.
+    /// Rule 8, *Place*, 1: no server is available.
     fn no_server(&mut self, packet: &Packet, transport: &Transport, service: u32) -> Verdict {
         if self
             .forwarding
@@ -320,8 +322,8 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a server takes a flow: it is not the client itself, and no flow or direct connection of the client has its endpoint and this port. An entry that is
-/// over makes room, where entries may be removed: not stateless.
+/// Whether a server takes a flow: it is not the client itself, and no flow or direct connection of the client has
+/// its endpoint and this port. An entry that is over makes room, where entries may be removed: not stateless.
 fn eligibility(
     forwarding: &ForwardingState,
     (table, direct): (&Table, &DirectConnections),
@@ -337,7 +339,7 @@ fn eligibility(
         return Eligibility::Refused(Reason::Hairpin);
     }
     let key = new_flow.key(KeySide::Endpoint(facts.endpoint));
-    // A SYN straight to the server may be anybody's: it turns no connection away that is there.
+    // A SYN straight to the server may be forged: it turns no connection away that is there.
     let guarded = !new_flow.opens && is_guarded(forwarding, &key);
     if direct.occupies(&key, guarded, &forwarding.snapshot.timeouts, now) {
         return Eligibility::Refused(Reason::FlowConflict);

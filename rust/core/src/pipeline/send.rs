@@ -1,6 +1,7 @@
 //! The way out: TTL, next hop, MTU, the answers when one of them fails, and the rewrite itself: rules 11 and 12.
 //!
-//! Translation changes no length, so the way out is tested first and the packet rewritten last: what an ICMP error quotes is still the packet that came.
+//! Translation changes no length, so the way out is tested first and the packet rewritten last: what an ICMP error
+//! quotes is still the packet that came.
 
 use std::ops::ControlFlow::{Break, Continue};
 
@@ -20,7 +21,7 @@ use crate::{fragment, limit};
 /// How a packet fits its way.
 #[derive(Clone, Copy)]
 enum Fit {
-    /// In one frame; a GSO frame with so many bytes of data per segment.
+    /// In one frame; the bytes of data per segment of a GSO frame.
     Whole(u16),
     /// In fragments of at most that many bytes.
     Cut(usize),
@@ -53,7 +54,8 @@ impl Walk<'_> {
         self.transmit(packet, &hop, fit)
     }
 
-    /// Send a packet of a flow to its other end: rule 11.2. `ingress`: where the client's packets came from, if that is known.
+    /// Send a packet of a flow to its other end: rule 11.2. `ingress`: where the client's packets came from, if
+    /// that is known.
     #[inline(always)]
     pub(super) fn send_translated(
         &mut self,
@@ -89,7 +91,8 @@ impl Walk<'_> {
         self.send_by(packet, &hop, translation)
     }
 
-    /// A client's packet whose server's neighbour is not known waits for it, if it may; its sender is told when that is in vain: rule 11.3 and 11.4.
+    /// A client's packet whose server's neighbour is not known waits for it, if it may; its sender is told when
+    /// that is in vain: rule 11.3 and 11.4.
     #[cold]
     #[inline(never)]
     fn send_unresolved(
@@ -310,7 +313,8 @@ fn ipv4_header_len(packet: &Packet) -> usize {
     ipv4::Header::new(packet.ip_bytes()).map_or(ipv4::LEN, |header| header.header_len())
 }
 
-/// The frames of a packet that must be cut. A checksum left to the network card is finished first: it covers the whole.
+/// The frames of a packet that must be cut. A checksum left to the network card is finished first: it covers the
+/// whole.
 fn pieces(packet: &mut Packet, interface: u32, mtu: usize) -> Vec<Output> {
     if packet.meta.offload.is_partial() {
         finish_checksum(packet);

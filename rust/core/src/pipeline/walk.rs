@@ -8,7 +8,8 @@ use crate::flow::key::Key;
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
 
-/// What a stage gives: something to go on with, or the verdict that ends the walk. Being answered, held or left to the host is no error, so this is no `Result`.
+/// What a stage gives: something to go on with, or the verdict that ends the walk. Being answered, held or left to
+/// the host is no error, so this is no `Result`.
 pub(crate) type Stage<T> = ControlFlow<Verdict, T>;
 
 /// Go on with what there is, or end the walk by a drop.

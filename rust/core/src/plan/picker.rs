@@ -8,7 +8,8 @@ use crate::counters::Counters;
 use crate::forwarding::{ForwardingState, PlanServers};
 use crate::snapshot::{Answer, Plan, Protocol, Question, Selector};
 
-/// Slots looked at in order before the plan's servers are gone through one by one, and servers that one placement tries: both bound what a packet can cost.
+/// Slots looked at in order before the plan's servers are gone through one by one, and servers that one placement
+/// tries: both bound what a packet can cost.
 const MOST_SLOTS: usize = 1024;
 const MOST_TRIED: usize = 1024;
 
@@ -35,7 +36,8 @@ pub struct Picker<'a> {
 }
 
 impl Picker<'_> {
-    /// Pick a server that is in the snapshot and takes the flow; or the packet has to wait for an answer ([`Asking::take_wait`]). `named`: the plan's.
+    /// Pick a server that is in the snapshot and takes the flow; or the packet has to wait for an answer
+    /// ([`Asking::take_wait`]). `named`: the plan's.
     pub fn select(&mut self, plan: &Plan, named: &PlanServers) -> Choice {
         self.tried.begin();
         if let Some(server) = self.pick(plan, named) {
@@ -118,7 +120,8 @@ impl Picker<'_> {
         self.pass_over(plan, named, slot, untried)
     }
 
-    /// The slots after that one in order, going round; beyond `MOST_SLOTS`, the plan's servers in the order of their first slots.
+    /// The slots after that one in order, going round; beyond `MOST_SLOTS`, the plan's servers in the order of
+    /// their first slots.
     #[cold]
     fn pass_over(
         &mut self,
@@ -175,8 +178,8 @@ impl Picker<'_> {
         chosen
     }
 
-    /// Whether one more flow costs less on a slot than on one that was drawn before it. Of two servers that seem idle none does where flows may never count,
-    /// over UDP: as they are drawn they have them by weight.
+    /// Whether one more flow costs less on a slot than on one that was drawn before it. Of two servers that seem
+    /// idle none does where flows may never count, over UDP: as they are drawn they have them by weight.
     fn is_cheaper(&self, plan: &Plan, slot: usize, first: usize) -> bool {
         let active = |slot: usize| self.counters.active(plan.slots[slot]);
         let score = |slot: usize| plan.scores.get(slot).copied().unwrap_or(1);
@@ -187,7 +190,8 @@ impl Picker<'_> {
         !(is_idle && is_udp) && cost(slot) < cost(first)
     }
 
-    /// The server that is answered, else what the fall-back plan picks; where those do not take the flow, the slots in order.
+    /// The server that is answered, else what the fall-back plan picks; where those do not take the flow, the slots
+    /// in order.
     fn ask(&mut self, plan: &Plan, named: &PlanServers) -> Option<u32> {
         match self.answer(plan, named) {
             Some(server) if self.is_eligible(server) => return Some(server),

@@ -62,8 +62,8 @@ pub fn load_xdp(instructions: &[u64]) -> io::Result<File> {
         license: c"MIT".as_ptr() as u64,
         ..ProgramLoad::default()
     };
-    // SAFETY: the attributes live in this frame and have the length given; the instructions are borrowed for the call with their true number, the
-    // license is a string with its end. The kernel copies them.
+    // SAFETY: the attributes live in this frame and have the length given; the instructions are borrowed for the
+    // call with their true number, the license is a string with its end. The kernel copies them.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -74,7 +74,7 @@ pub fn load_xdp(instructions: &[u64]) -> io::Result<File> {
     };
     let fd = fd as RawFd;
     check(fd)?;
-    // SAFETY: the kernel just gave this descriptor to us; nobody else knows it.
+    // SAFETY: the kernel just gave this descriptor to us; nothing else knows it.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
@@ -91,8 +91,8 @@ pub fn run_xdp_live(program: RawFd, frame: &[u8], repeat: u32) -> io::Result<()>
         flags: BPF_F_TEST_XDP_LIVE_FRAMES,
         ..ProgramRun::default()
     };
-    // SAFETY: the attributes live in this frame and have the length given; the frame is borrowed for the call with its true length, and only read. The kernel writes its answer into the
-    // attributes.
+    // SAFETY: the attributes live in this frame and have the length given; the frame is borrowed for the call with
+    // its true length, and only read. The kernel writes its answer into the attributes.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_bpf,

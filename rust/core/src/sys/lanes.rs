@@ -1,4 +1,5 @@
-//! Eight numbers compared with one at once, for the buckets of the flow table: vector instructions that every `x86_64` has, and the same in plain Rust.
+//! Eight numbers compared with one at once, for the buckets of the flow table: vector instructions that every
+//! `x86_64` has, and the same in plain Rust.
 //!
 //! The compiler makes 30 instructions of the plain form, and of these ten. It is asked twice per packet of a flow.
 #![allow(unsafe_code, reason = "vector instructions are intrinsics")]

@@ -1,7 +1,8 @@
 //! Zeroed memory straight from the kernel, in huge pages where it gives them.
 //!
-//! A flow table of millions of flows is read at random: with pages of 4 KiB nearly every packet would also miss the processor's page cache (TLB), and each miss
-//! costs a walk through tables that are themselves not in the cache. Left out: locking and NUMA placement.
+//! A flow table of millions of flows is read at random: with pages of 4 KiB nearly every packet would also miss the
+//! processor's page cache (TLB), and each miss costs a walk through tables that are themselves not in the cache.
+//! Left out: locking and NUMA placement.
 #![allow(unsafe_code, reason = "mmap(2), madvise(2), mincore(2)")]
 
 use std::hint::black_box;
@@ -35,7 +36,8 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Map `lines` cache lines, at least one. From the size of a huge page on, they start at the bounds of one, and huge pages are asked for.
+    /// Map `lines` cache lines, at least one. From the size of a huge page on, they start at the bounds of one, and
+    /// huge pages are asked for.
     ///
     /// # Errors
     /// As mmap(2).
@@ -72,18 +74,20 @@ impl Memory {
     #[inline(always)]
     #[must_use]
     pub fn lines(&self) -> &[Line] {
-        // SAFETY: `start` is aligned to a page, and `lines` lines from it on are mapped, zeroed by the kernel, for as long as `self` lives.
+        // SAFETY: `start` is aligned to a page, and `lines` lines from it on are mapped, zeroed by the kernel, for
+        // as long as `self` lives.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.lines) }
     }
 
     /// All lines, for writing.
     #[inline(always)]
     pub fn lines_mut(&mut self) -> &mut [Line] {
-        // SAFETY: as in `lines`; `self` is borrowed mutably, and nobody else has the address.
+        // SAFETY: as in `lines`; `self` is borrowed mutably, and nothing else has the address.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.lines) }
     }
 
-    /// Have every page now, so that no packet waits for one, and lack of memory shows at the start instead of in service.
+    /// Have every page now, so that no packet waits for one, and lack of memory shows at the start instead of in
+    /// service.
     ///
     /// # Errors
     /// `OutOfMemory` when the system says that there is less; else as madvise(2).

@@ -1,4 +1,5 @@
-//! What the processor and the kernel are asked for, each behind a safe function: memory, vector instructions, prefetching, system calls.
+//! What the processor and the kernel are asked for, each behind a safe function: memory, vector instructions,
+//! prefetching, system calls.
 //!
 //! With [`crate::io`], which shares memory with the kernel, the only place with `unsafe`.
 

@@ -46,7 +46,7 @@ pub fn eventfd() -> io::Result<File> {
     // SAFETY: no pointers.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
     check(fd)?;
-    // SAFETY: the kernel just gave this descriptor to us; nobody else knows it.
+    // SAFETY: the kernel just gave this descriptor to us; nothing else knows it.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
@@ -72,7 +72,8 @@ pub fn monotonic_ns() -> u64 {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the pointer is to a local struct of the right type. CLOCK_MONOTONIC exists on every Linux: the call cannot fail.
+    // SAFETY: the pointer is to a local struct of the right type. CLOCK_MONOTONIC exists on every Linux: the call
+    // cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }

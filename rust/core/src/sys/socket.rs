@@ -1,7 +1,7 @@
 //! Messages and options of sockets, one thin safe function for each system call; errors are `std::io::Error`.
 //!
-//! Descriptors are plain numbers: Python owns the sockets. A stale number is no memory fault, only `EBADF` or another file, and the owner promises to keep it
-//! open until the loop has stopped.
+//! Descriptors are plain numbers: Python owns the sockets. A stale number is no memory fault, only `EBADF` or
+//! another file, and the owner promises to keep it open until the loop has stopped.
 #![allow(unsafe_code, reason = "system calls")]
 
 use std::io;
@@ -33,7 +33,8 @@ pub struct RxBuffer {
 }
 
 fn no_message() -> mmsghdr {
-    // SAFETY: mmsghdr is a plain C struct of integers and pointers; all zero bytes are valid (null pointers, zero lengths).
+    // SAFETY: mmsghdr is a plain C struct of integers and pointers; all zero bytes are valid (null pointers, zero
+    // lengths).
     unsafe { std::mem::zeroed() }
 }
 
@@ -61,8 +62,8 @@ pub fn receive(fd: RawFd, buffers: &mut [RxBuffer]) -> io::Result<usize> {
         message.msg_hdr.msg_control = buffer.control.as_mut_ptr().cast();
         message.msg_hdr.msg_controllen = size_of_val(&buffer.control) as _;
     }
-    // SAFETY: the first `count` messages point to vectors, control arrays and spaces that live in this frame or in `buffers`, which is
-    // borrowed for the call, with their true lengths. The kernel writes nowhere else.
+    // SAFETY: the first `count` messages point to vectors, control arrays and spaces that live in this frame or in
+    // `buffers`, which is borrowed for the call, with their true lengths. The kernel writes nowhere else.
     let answer = unsafe {
         libc::recvmmsg(
             fd,
@@ -81,8 +82,8 @@ pub fn receive(fd: RawFd, buffers: &mut [RxBuffer]) -> io::Result<usize> {
     Ok(received)
 }
 
-/// Send up to [`MAX_MESSAGES`] messages without waiting; each is an offload header and a frame, in two pieces of which the second may be empty. Returns
-/// how many the kernel took, at least one.
+/// Send up to [`MAX_MESSAGES`] messages without waiting; each is an offload header and a frame, in two pieces of
+/// which the second may be empty. Returns how many the kernel took, at least one.
 ///
 /// # Errors
 /// As sendmmsg(2), about the first message: the others were not looked at.
@@ -103,8 +104,8 @@ pub fn send<'a>(
         message.msg_hdr.msg_iovlen = if second.is_empty() { 1 } else { 2 };
         count += 1;
     }
-    // SAFETY: the first `count` messages point to vectors in this frame and to pieces borrowed for 'a, which outlives the call, with their
-    // true lengths. sendmmsg only reads them, though the C types are not const.
+    // SAFETY: the first `count` messages point to vectors in this frame and to pieces borrowed for 'a, which
+    // outlives the call, with their true lengths. sendmmsg only reads them, though the C types are not const.
     let answer =
         unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
     check(answer)
@@ -148,7 +149,8 @@ pub fn set_option<T>(fd: RawFd, level: c_int, option: c_int, value: &T) -> io::R
 pub fn get_option<T: Pod>(fd: RawFd, level: c_int, option: c_int) -> io::Result<T> {
     let mut value = T::zeroed();
     let mut len = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes into a local value of that size; any bytes are a value of plain integers.
+    // SAFETY: the kernel writes at most `len` bytes into a local value of that size; any bytes are a value of plain
+    // integers.
     let answer =
         unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut len) };
     check(answer).map(|_| value)

@@ -29,7 +29,7 @@ pub fn xdp_offsets(fd: RawFd) -> io::Result<[libc::xdp_ring_offset; 4]> {
 /// Bind an `AF_XDP` socket to the first queue of an interface, in copy mode.
 ///
 /// # Errors
-/// As bind(2): `EBUSY` when somebody else has the queue.
+/// As bind(2): `EBUSY` when another program has the queue.
 pub fn bind_xdp(fd: RawFd, interface: u32) -> io::Result<()> {
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,

@@ -1,4 +1,5 @@
-//! ARP for IPv4 over Ethernet (RFC 826). Other hardware or protocols are not read: [`Arp::is_ethernet_ipv4`] tells them apart.
+//! ARP for IPv4 over Ethernet (RFC 826). Other hardware or protocols are not read: [`Arp::is_ethernet_ipv4`] tells
+//! them apart.
 
 use std::borrow::{Borrow, BorrowMut};
 

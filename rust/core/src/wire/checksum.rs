@@ -1,10 +1,11 @@
 //! The Internet checksum: RFC 1071 in full, RFC 1624 for updates.
 //!
-//! A one's-complement sum does not care where a word stands, only whether it is at an even offset, and its bytes may be swapped before or after
-//! adding. So [`sum`] adds eight bytes at a time in the machine's own order and swaps once at the end.
+//! A one's-complement sum does not care where a word stands, only whether it is at an even offset, and its bytes
+//! may be swapped before or after adding. So [`sum`] adds eight bytes at a time in the machine's own order and
+//! swaps once at the end.
 //!
-//! Updates follow equation 3 of RFC 1624, `HC' = ~(~HC + ~m + m')`: a wrong checksum stays wrong by the same amount, it is never repaired.
-//! Equation 4 (subtraction) is not used: it can give 0xFFFF where eqn 3 gives 0x0000.
+//! Updates follow equation 3 of RFC 1624, `HC' = ~(~HC + ~m + m')`: a wrong checksum stays wrong by the same
+//! amount, it is never repaired. Equation 4 (subtraction) is not used: it can give 0xFFFF where eqn 3 gives 0x0000.
 
 /// Fold a sum of 16-bit words until no carry is left. Zero only for zero.
 #[inline]
@@ -18,7 +19,8 @@ pub const fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// The same for a sum that fits 32 bits: a number and its halves swapped, added, have the sum of the halves, and its carry, in the upper half.
+/// The same for a sum that fits 32 bits: a number and its halves swapped, added, have the sum of the halves, and
+/// its carry, in the upper half.
 #[inline(always)]
 #[must_use]
 const fn fold32(sum: u32) -> u16 {
@@ -72,8 +74,8 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(!checksum as u64 + !old as u64 + new as u64)
 }
 
-/// The sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1) of `len` bytes of `protocol`, unfolded. IPv4 and IPv6 give what their RFCs ask for: the
-/// constant part of a mapped address is left out.
+/// The sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1) of `len` bytes of `protocol`, unfolded. IPv4 and IPv6
+/// give what their RFCs ask for: the constant part of a mapped address is left out.
 #[must_use]
 pub fn pseudo_header(source: u128, destination: u128, protocol: u8, len: usize) -> u64 {
     address_sum(source)
@@ -89,7 +91,8 @@ fn address_sum(address: u128) -> u64 {
     u64::from(sum(&bytes[from..]))
 }
 
-/// What changed words add to a checksum: the sum of `~m + m'` over the words that differ, folded. Zero only when none differs.
+/// What changed words add to a checksum: the sum of `~m + m'` over the words that differ, folded. Zero only when
+/// none differs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta(u16);
 

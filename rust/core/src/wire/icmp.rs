@@ -1,4 +1,5 @@
-//! ICMP (RFC 792), `ICMPv6` (RFC 4443) and neighbour discovery (RFC 4861): types, and the first 8 bytes all messages share.
+//! ICMP (RFC 792), `ICMPv6` (RFC 4443) and neighbour discovery (RFC 4861): types, and the first 8 bytes all
+//! messages share.
 
 use std::borrow::{Borrow, BorrowMut};
 
@@ -66,7 +67,8 @@ pub const fn protocol_of(v4: bool) -> u8 {
     if v4 { protocol::ICMP } else { protocol::ICMPV6 }
 }
 
-/// The checksum over a whole message: with a pseudo-header for `ICMPv6` only. 0 when the message holds its own right checksum.
+/// The checksum over a whole message: with a pseudo-header for `ICMPv6` only. 0 when the message holds its own
+/// right checksum.
 #[must_use]
 pub fn message_checksum(source: u128, destination: u128, message: &[u8]) -> u16 {
     let sum = u64::from(checksum::sum(message));
@@ -108,7 +110,8 @@ impl<B: BorrowMut<[u8; LEN]>> Header<B> {
     }
 }
 
-/// The address a neighbour solicitation asks about; `None` when it is not a valid one (type, code 0, length). The checksum is the caller's.
+/// The address a neighbour solicitation asks about; `None` when it is not a valid one (type, code 0, length). The
+/// checksum is the caller's.
 #[must_use]
 pub fn solicitation_target(message: &[u8]) -> Option<u128> {
     let fixed = message.first_chunk::<SOLICITATION_LEN>()?;
@@ -116,7 +119,8 @@ pub fn solicitation_target(message: &[u8]) -> Option<u128> {
     (fixed[0] == NEIGHBOUR_SOLICITATION && fixed[1] == 0).then_some(u128::from_be_bytes(*target))
 }
 
-/// The bytes of a neighbour advertisement after its 8-byte header: target, and the option with its link-layer address.
+/// The bytes of a neighbour advertisement after its 8-byte header: target, and the option with its link-layer
+/// address.
 #[must_use]
 pub fn advertisement_body(target: u128, mac: Mac) -> [u8; ADVERTISEMENT_LEN - LEN] {
     let mut body = [0; ADVERTISEMENT_LEN - LEN];

@@ -132,11 +132,12 @@ pub struct Extensions {
     pub fragment: Option<FragmentHeader>,
 }
 
-/// Walk the extension headers in `payload`, from the one the fixed header names. After a later fragment's header what follows is data.
+/// Walk the extension headers in `payload`, from the one the fixed header names. After a later fragment's header
+/// what follows is data.
 ///
 /// # Errors
-/// At each header in this order: `ExtHeaderLimit` for the ninth; `ExtHeader` for hop-by-hop options that are not first, or a second fragment header;
-/// `IpTruncated` when it does not fit; `RoutingHeader` for type 0 (RFC 5095).
+/// At each header in this order: `ExtHeaderLimit` for the ninth; `ExtHeader` for hop-by-hop options that are not
+/// first, or a second fragment header; `IpTruncated` when it does not fit; `RoutingHeader` for type 0 (RFC 5095).
 pub fn walk_extensions(first: u8, payload: &[u8]) -> Result<Extensions, Reason> {
     let mut walk = Extensions {
         protocol: first,

@@ -1,13 +1,15 @@
 //! Packet formats: what the bytes of each header mean.
 //!
-//! Two levels, the same in every file. Here: a *view* over exactly the bytes of one fixed header, with a getter per field and, over mutable
-//! bytes, a setter. One level up, [`crate::parse`] walks a frame from view to view and keeps what later stages need.
+//! Two levels, the same in every file. Here: a *view* over exactly the bytes of one fixed header, with a getter per
+//! field and, over mutable bytes, a setter. One level up, [`crate::parse`] walks a frame from view to view and
+//! keeps what later stages need.
 //!
-//! A view is a reference to an array, made from a slice with `first_chunk`. That is the only length check: once it has given an array, no getter and no
-//! setter can panic, whatever the bytes are. What a field *claims* (a length, an offset) is not checked here; `parse` does that before anyone
-//! follows it.
+//! A view is a reference to an array, made from a slice with `first_chunk`. That is the only length check: once it
+//! has given an array, no getter and no setter can panic, whatever the bytes are. What a field *claims* (a length,
+//! an offset) is not checked here; `parse` does that before anyone follows it.
 //!
-//! Numbers are host order outside this module. Addresses are `u128`, IPv4 as `::ffff:a.b.c.d`, so that one path serves both families.
+//! Numbers are host order outside this module. Addresses are `u128`, IPv4 as `::ffff:a.b.c.d`, so that one path
+//! serves both families.
 
 use std::borrow::{Borrow, BorrowMut};
 

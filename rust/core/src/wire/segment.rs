@@ -16,7 +16,8 @@ pub struct Segment {
     pub window: u16,
     /// Control bits.
     pub flags: u8,
-    /// Window scale that a SYN offers (RFC 7323 2.2), at most [`MOST_SCALE`]; [`NO_SCALE`] when it offers none, and in any other segment.
+    /// Window scale that a SYN offers (RFC 7323 2.2), at most [`MOST_SCALE`]; [`NO_SCALE`] when it offers none, and
+    /// in any other segment.
     pub scale: u8,
 }
 

@@ -1,4 +1,5 @@
-//! TCP (RFC 9293): the fixed header. Options are never changed: they pass byte-equal. Of a SYN the window scale is read.
+//! TCP (RFC 9293): the fixed header. Options are never changed: they pass byte-equal. Of a SYN the window scale is
+//! read.
 
 use std::borrow::{Borrow, BorrowMut};
 
@@ -98,8 +99,8 @@ pub const fn is_nonsense(flags: u8) -> bool {
     syn_with || six == 0 || fin_without_ack
 }
 
-/// The shift that a window scale option among these option bytes offers (RFC 7323 2.2), as it stands there. `None`: there is none, or an option before it is
-/// malformed.
+/// The shift that a window scale option among these option bytes offers (RFC 7323 2.2), as it stands there. `None`:
+/// there is none, or an option before it is malformed.
 #[must_use]
 pub fn window_scale(mut options: &[u8]) -> Option<u8> {
     const END: u8 = 0;

@@ -1,4 +1,5 @@
-//! UDP (RFC 768). A checksum of 0 means none: a computed 0 is sent as 0xFFFF, and a 0 that came stays 0 (IPv4; IPv6 forbids it).
+//! UDP (RFC 768). A checksum of 0 means none: a computed 0 is sent as 0xFFFF, and a 0 that came stays 0 (IPv4; IPv6
+//! forbids it).
 
 use super::{fields16, view};
 

@@ -1,8 +1,8 @@
-//! The one memory arena behind the flow table: cache lines, allocated once. The kernel gives zeroed pages as they are first used, or all at once where that is asked for: before packets flow, but not in tests and
-//! offline.
+//! The one memory arena behind the flow table: cache lines, allocated once. The kernel gives zeroed pages as they
+//! are first used, or all at once where that is asked for: before packets flow, but not in tests and offline.
 //!
-//! Nothing in it is a pointer, so it can be dumped, inspected and taken over by a successor. Today it is anonymous memory; one backed by a `memfd` can
-//! take its place in [`crate::sys::memory`] without the table noticing.
+//! Nothing in it is a pointer, so it can be dumped, inspected and taken over by a successor. Today it is anonymous
+//! memory; one backed by a `memfd` can take its place in [`crate::sys::memory`] without the table noticing.
 
 use std::ops::Range;
 
@@ -54,7 +54,8 @@ impl Arena {
             .map_err(|source| TableError::Memory { bytes, source })
     }
 
-    /// Bytes of some of its lines that the process has by now; 0 when the kernel does not tell. The first line begins a page.
+    /// Bytes of some of its lines that the process has by now; 0 when the kernel does not tell. The first line
+    /// begins a page.
     #[must_use]
     pub fn resident_bytes(&self, lines: Range<usize>) -> u64 {
         self.0.resident_bytes(lines).unwrap_or(0)

@@ -6,7 +6,8 @@ use crate::sys::lanes::{LANES, equal_lanes};
 /// Slots per bucket.
 pub(super) const SLOTS: usize = LANES;
 
-/// A cache line of the index. The hashes are side by side, so that a handful of vector instructions compares them all.
+/// A cache line of the index. The hashes are side by side, so that a handful of vector instructions compares them
+/// all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Bucket {
@@ -18,7 +19,8 @@ pub(super) struct Bucket {
 const _: () = assert!(size_of::<Bucket>() == size_of::<Line>());
 
 impl Bucket {
-    /// A bit per slot that holds this hash, or did so before it became empty. All are compared, without a branch: which slot it is cannot be foretold.
+    /// A bit per slot that holds this hash, or did so before it became empty. All are compared, without a branch:
+    /// which slot it is cannot be foretold.
     #[inline(always)]
     pub fn slots_with(&self, hash: u32) -> u32 {
         equal_lanes(&self.hashes, hash)

@@ -64,7 +64,8 @@ const _: () = assert!(size_of::<Entry>() == size_of::<Line>());
 const _: () = assert!(size_of::<ColdLine>() == size_of::<Line>());
 const _: () = assert!(size_of::<RareLine>() == size_of::<Line>());
 
-/// What `Entry::marks` holds: FIN seen, SND.NXT known, RCV.NXT known; each for both directions. And whether the first frame had a VLAN tag.
+/// What `Entry::marks` holds: FIN seen, SND.NXT known, RCV.NXT known; each for both directions. And whether the
+/// first frame had a VLAN tag.
 pub(super) mod mark {
     pub const FIN: u8 = 0x01;
     pub const SND_NXT: u8 = 0x04;
@@ -165,7 +166,8 @@ impl Entry {
         carry
     }
 
-    /// Refresh it, if a packet at `now` after which it has `state` leaves it in its place. `false`: nothing was done, that is [`Table::touch`]'s work.
+    /// Refresh it, if a packet at `now` after which it has `state` leaves it in its place. `false`: nothing was
+    /// done, that is [`Table::touch`]'s work.
     #[inline(always)]
     #[must_use]
     pub fn refresh(&mut self, state: FlowState, now: u64) -> bool {

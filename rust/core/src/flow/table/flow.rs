@@ -71,7 +71,8 @@ impl<'a> Flow<'a> {
             .then_some(self.side(direction).snd_nxt)
     }
 
-    /// What a side sends next by the last that was heard of it, for what is believed of nobody: a client in `SynSent` may have begun another attempt.
+    /// What a side sends next by the last that was heard of it, where nothing is believed yet: a client in
+    /// `SynSent` may have begun another attempt.
     #[must_use]
     pub fn latest_snd_nxt(&self, direction: Direction) -> Option<SeqNumber> {
         let retries = direction == Direction::Forward
@@ -91,7 +92,8 @@ impl<'a> Flow<'a> {
             .then_some(self.side(direction).rcv_nxt)
     }
 
-    /// The number that the receiver of a direction waits for: what it has acknowledged, or what follows a SYN that it is sure to acknowledge.
+    /// The number that the receiver of a direction waits for: what it has acknowledged, or what follows a SYN that
+    /// it is sure to acknowledge.
     #[inline]
     #[must_use]
     pub fn expected_of(&self, direction: Direction) -> Option<SeqNumber> {
@@ -100,7 +102,8 @@ impl<'a> Flow<'a> {
         (opening || self.knows_rcv_nxt(receiver)).then_some(self.side(receiver).rcv_nxt)
     }
 
-    /// The end of what a side has sent without a gap, where that is no guess: nobody has vouched for a pickup's numbers, and what is ahead may be forged.
+    /// The end of what a side has sent without a gap, where that is no guess: the numbers of a pickup are not
+    /// confirmed, and what is ahead may be forged.
     #[must_use]
     pub fn sent_for_sure(&self, direction: Direction) -> Option<SeqNumber> {
         let sure = self.entry.is_active() && !self.has_gap(direction);
@@ -160,7 +163,8 @@ impl<'a> Flow<'a> {
         self.side_mut(Direction::Forward).offer(segment);
     }
 
-    /// The sequence number after the client's last SYN, or after the server's that has answered it while another counts.
+    /// The sequence number after the client's last SYN, or after the server's that has answered it while another
+    /// counts.
     #[inline]
     #[must_use]
     pub fn syn(&self) -> SeqNumber {
@@ -173,14 +177,16 @@ impl<'a> Flow<'a> {
         self.rare.syn = number;
     }
 
-    /// The sequence number after the client's first SYN, or after the one that the server has acknowledged alone, while the client has answered nothing.
+    /// The sequence number after the client's first SYN, or after the one that the server has acknowledged alone,
+    /// while the client has answered nothing.
     #[must_use]
     pub fn first_syn(&self) -> Option<SeqNumber> {
         let kept = self.state() == FlowState::SynSent && !self.knows_rcv_nxt(Direction::Forward);
         kept.then_some(self.side(Direction::Forward).rcv_nxt)
     }
 
-    /// Whether a number acknowledges the SYN of a handshake that is under way: the client's first, its last, or data sent with it (RFC 7413).
+    /// Whether a number acknowledges the SYN of a handshake that is under way: the client's first, its last, or
+    /// data sent with it (RFC 7413).
     #[must_use]
     pub fn answers_syn(&self, number: SeqNumber) -> bool {
         match self.state() {
@@ -197,7 +203,8 @@ impl<'a> Flow<'a> {
         number.is_between(first, self.side(Direction::Forward).snd_nxt)
     }
 
-    /// Whether a number acknowledges another SYN than the one that counts, or in `SynSent` than the first: it may be anybody's.
+    /// Whether a number acknowledges another SYN than the one that counts, or in `SynSent` than the first: it may
+    /// be forged.
     #[must_use]
     pub fn answers_syn_again(&self, number: SeqNumber) -> bool {
         let end = match self.state() {
@@ -209,7 +216,8 @@ impl<'a> Flow<'a> {
         open && number.is_between(self.syn(), end)
     }
 
-    /// Whether the server has answered another SYN than the one that counts, and the client may acknowledge that still.
+    /// Whether the server has answered another SYN than the one that counts, and the client may acknowledge that
+    /// still.
     #[must_use]
     pub fn has_answer(&self) -> bool {
         matches!(

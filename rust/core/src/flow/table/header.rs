@@ -1,4 +1,5 @@
-//! What the arena begins with, so that whoever maps it can make sense of the rest: a successor of this process, or the kernel program.
+//! What the arena begins with, so that a program that maps it can make sense of the rest: a successor of this
+//! process, or the kernel program.
 
 use super::arena::Line;
 use crate::flow::state::FlowState;

@@ -93,7 +93,8 @@ impl Table {
         }
     }
 
-    /// Empty the slot of (hash, number). If that makes room in a full bucket, fetch back what had to go further for want of it; and so on.
+    /// Empty the slot of (hash, number). If that makes room in a full bucket, fetch back what had to go further for
+    /// want of it; and so on.
     pub(super) fn remove_slot(&mut self, hash: u32, number: u32) {
         let mut hole = self.home(hash);
         let mut slot = loop {
@@ -122,7 +123,8 @@ impl Table {
         (0..SLOTS).find(|&slot| bucket.hashes[slot] == hash && bucket.number(slot) == Some(number))
     }
 
-    /// A slot of bucket `at`, with its hash and entry number, that may stand in bucket `hole` before it: its home lies not after `hole`, in cyclic distance.
+    /// A slot of bucket `at`, with its hash and entry number, that may stand in bucket `hole` before it: its home
+    /// lies not after `hole`, in cyclic distance.
     fn displaced(&self, at: u32, hole: u32) -> Option<(usize, u32, u32)> {
         let (bucket, back) = (self.bucket(at), self.distance(hole, at));
         (0..SLOTS).find_map(|slot| {

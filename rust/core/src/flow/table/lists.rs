@@ -5,7 +5,8 @@ use super::{NONE, Table, present};
 use crate::flow::state::FlowState;
 
 impl Table {
-    /// Refresh an entry that has `state` from now on, and move it in or between lists as its state and age ask for. [`Entry::refresh`] does it for most.
+    /// Refresh an entry that has `state` from now on, and move it in or between lists as its state and age ask for.
+    /// [`Entry::refresh`] does it for most.
     #[inline(never)]
     pub fn touch(&mut self, number: u32, state: FlowState, now: u64, timeout: u64) {
         let entry = self.entry_mut(number);

@@ -1,14 +1,18 @@
-//! The flow table: a fixed number of entries, found by either direction's key, expired and evicted through a list per state.
+//! The flow table: a fixed number of entries, found by either direction's key, expired and evicted through a list
+//! per state.
 //!
-//! One [`Arena`] holds everything: a header, an index of buckets, then 64 bytes per flow that every packet of it needs ([`Entry`]), then 32 that TCP and lists
-//! need ([`FlowCold`]), then 8 that hardly any packet needs ([`FlowRare`]). Three slots of the index per flow for its two keys keep it at most two thirds full, so a
-//! flow costs 64 + 32 + 8 + 24 = 128 bytes, all included.
-//! The arena has no pointer in it: entries name each other by number. A lookup touches two cache lines: a bucket and an entry are one each.
+//! One [`Arena`] holds everything: a header, an index of buckets, then 64 bytes per flow that every packet of it
+//! needs ([`Entry`]), then 32 that TCP and lists need ([`FlowCold`]), then 8 that hardly any packet needs
+//! ([`FlowRare`]). Three slots of the index per flow for its two keys keep it at most two thirds full, so a flow
+//! costs 64 + 32 + 8 + 24 = 128 bytes, all included. The arena has no pointer in it: entries name each other by
+//! number. A lookup touches two cache lines: a bucket and an entry are one each.
 //!
-//! Index: a bucket is 8 slots, a slot holds (hash, entry + 1), a key's home bucket is `hash * buckets >> 32`. What finds its home full goes to the next bucket
-//! with room; so all buckets between an entry's home and its place are full, and a search ends at the first bucket with room. Removal fetches back what may
-//! stand nearer to its home instead of leaving tombstones, so lookups never slow down with age. Lists: an entry moves to its list's tail at most once per
-//! second; so a list is ordered by `linked`, and roughly by `last_seen`, at the cost of almost no writes per packet.
+//! Index: a bucket is 8 slots, a slot holds (hash, entry + 1), a key's home bucket is `hash * buckets >> 32`. What
+//! finds its home full goes to the next bucket with room; so all buckets between an entry's home and its place are
+//! full, and a search ends at the first bucket with room. Removal fetches back what may stand nearer to its home
+//! instead of leaving tombstones, so lookups never slow down with age. Lists: an entry moves to its list's tail at
+//! most once per second; so a list is ordered by `linked`, and roughly by `last_seen`, at the cost of almost no
+//! writes per packet.
 
 mod arena;
 mod bucket;
@@ -111,8 +115,8 @@ impl Table {
         self.arena.populate()
     }
 
-    /// Bytes of it that are promised, everything included, and of these resident by now: of the lines from `from` on that one call can ask about, and where the
-    /// next call has to begin.
+    /// Bytes of it that are promised, everything included, and of these resident by now: of the lines from `from`
+    /// on that one call can ask about, and where the next call has to begin.
     #[must_use]
     pub fn memory_part(&self, from: usize) -> ((u64, u64), Option<usize>) {
         let until = (from + MEMORY_PART).min(self.arena.lines().len());

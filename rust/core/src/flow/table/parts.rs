@@ -63,7 +63,8 @@ impl Table {
         u64::from(self.rare(number).bytes[at]) << 32 | u64::from(self.entry(number).bytes[at])
     }
 
-    /// Fetch the cold of an entry that is there, if a packet at `now` will need it: every packet of TCP does, and every one that moves its entry.
+    /// Fetch the cold of an entry that is there, if a packet at `now` will need it: every packet of TCP does, and
+    /// every one that moves its entry.
     #[inline]
     #[must_use]
     pub fn prefetch_cold(&self, number: u32, now: u64) -> bool {

@@ -105,7 +105,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Backward shift, free list and lists against a `HashMap`. A small table is almost always nearly full, so runs are long and wrap around.
+    /// Backward shift, free list and lists against a `HashMap`. A small table is almost always nearly full, so runs
+    /// are long and wrap around.
     #[test]
     fn table_any_steps_equals_map(steps in proptest::collection::vec(step(), 1..300), key: [u8; 16]) {
         let mut table = Table::new(16, key).unwrap();

@@ -1,4 +1,5 @@
-//! Segments of a flow whose numbers are known: what they add to what was sent and acknowledged, and when the flow is over.
+//! Segments of a flow whose numbers are known: what they add to what was sent and acknowledged, and when the flow
+//! is over.
 
 use super::judge::is_believed;
 use super::side::note;
@@ -18,7 +19,8 @@ pub(super) fn follow_known(flow: &mut Flow, direction: Direction, segment: &Segm
     note_segment(flow, direction, segment, state)
 }
 
-/// Take the numbers of a segment that is believed, and see whether the flow is over: both FINs, each in sequence or acknowledged.
+/// Take the numbers of a segment that is believed, and see whether the flow is over: both FINs, each in sequence or
+/// acknowledged.
 pub(super) fn note_segment(
     flow: &mut Flow,
     direction: Direction,
@@ -63,7 +65,8 @@ pub(super) fn note_fin(
         flow.mark_fin(direction);
         return;
     }
-    // Of several the first in order: a forged one would have to hit what is not acknowledged to hide the true one, and is overtaken by it else.
+    // Of several the first in order: a forged one would have to hit what is not acknowledged to hide the true one,
+    // and is overtaken by it else.
     let counts = segment.end.is_after(begins) && (!ahead || side.snd_nxt.is_after(segment.end));
     if counts && !flow.has_fin(direction) {
         let side = flow.side_mut(direction);

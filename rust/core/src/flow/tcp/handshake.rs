@@ -9,7 +9,8 @@ use crate::flow::table::Flow;
 use crate::flow::transition::Transition;
 use crate::wire::segment::Segment;
 
-/// SYN without ACK. It refreshes nothing: nobody has vouched for it. One that repeats the number of the first is its sender's.
+/// SYN without ACK. It refreshes nothing: neither side has vouched for it. One that repeats the number of the first
+/// is its sender's.
 pub(super) fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segment) -> Transition {
     let state = flow.state();
     let number = segment.after_syn();
@@ -29,8 +30,8 @@ pub(super) fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segmen
     Transition::unbelieved(state)
 }
 
-/// A SYN of the server, which may cross the client's: a simultaneous or split handshake (RFC 9293 3.5, RFC 5382 REQ-2). The last counts, till the client has
-/// acknowledged one: then no other.
+/// A SYN of the server, which may cross the client's: a simultaneous or split handshake (RFC 9293 3.5, RFC 5382
+/// REQ-2). The last counts, till the client has acknowledged one: then no other.
 pub(super) fn follow_crossing_syn(flow: &mut Flow, segment: &Segment) {
     if flow.snd_nxt(Direction::Reply) != Some(segment.end) {
         if flow.knows_rcv_nxt(Direction::Forward) {
@@ -42,8 +43,8 @@ pub(super) fn follow_crossing_syn(flow: &mut Flow, segment: &Segment) {
     flow.side_mut(Direction::Reply).offer(segment);
 }
 
-/// Another SYN of a client that was not answered: the same again, or one of another connection. That may be anybody's: it is kept apart from the first, and
-/// the server's answer tells which of the two counts.
+/// Another SYN of a client that was not answered: the same again, or one of another connection. It may be forged:
+/// it is kept apart from the first, and the server's answer tells which of the two counts.
 pub(super) fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Transition {
     let number = segment.after_syn();
     if flow.first_syn() == Some(number) {
@@ -72,7 +73,8 @@ pub(super) fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Transition
     Transition::unbelieved(FlowState::SynSent)
 }
 
-/// One of the client's SYNs was answered: its numbers, window and scale count from now on, and those of the other are forgotten.
+/// One of the client's SYNs was answered: its numbers, window and scale count from now on, and those of the other
+/// are forgotten.
 pub(super) fn choose_syn(flow: &mut Flow, number: SeqNumber) {
     if !flow.answers_first_syn(number) {
         let (first, end) = (flow.syn(), flow.side(Direction::Reply).rcv_nxt);
@@ -104,8 +106,9 @@ pub(super) fn follow_syn_ack(flow: &mut Flow, segment: &Segment) -> Transition {
     }
 }
 
-/// The server answers another SYN than the one that counts. That may be of a client that has forgotten its connection, or anybody's: a server that uses SYN
-/// cookies answers each. So nothing is changed until the client acknowledges it, by a number that nobody else knows.
+/// The server answers another SYN than the one that counts. The other SYN may be of a client that has forgotten its
+/// connection, or forged: a server that uses SYN cookies answers each. So nothing is changed until the client
+/// acknowledges it, by a number that only it knows.
 pub(super) fn note_answer(flow: &mut Flow, segment: &Segment) {
     let number = segment.acknowledgement;
     let answers = flow.answers_syn_again(number) || flow.has_answer();
@@ -115,7 +118,8 @@ pub(super) fn note_answer(flow: &mut Flow, segment: &Segment) {
     }
 }
 
-/// The server answers the SYN again. The same answer says nothing new; of another the client acknowledges no number of the one before.
+/// The server answers the SYN again. The same answer says nothing new; of another the client acknowledges no number
+/// of the one before.
 pub(super) fn answer_again(flow: &mut Flow, segment: &Segment) {
     let number = segment.after_syn();
     if flow.side(Direction::Forward).rcv_nxt != number {
@@ -163,7 +167,8 @@ pub(super) fn settle_scales(flow: &mut Flow) {
     }
 }
 
-/// Another connection takes the place of the one before: the client acknowledges a SYN+ACK that it can only have seen itself. Both have forgotten that one.
+/// Another connection takes the place of the one before: the client acknowledges a SYN+ACK that it can only have
+/// seen itself. Both have forgotten that one.
 pub(super) fn restart(flow: &mut Flow, segment: &Segment) -> Transition {
     const BOTH: [Direction; 2] = [Direction::Forward, Direction::Reply];
     let sides = BOTH.map(|side| flow.side(side).renewed());
@@ -181,7 +186,8 @@ pub(super) fn restart(flow: &mut Flow, segment: &Segment) -> Transition {
     }
 }
 
-/// A SYN+ACK from the client: its SYN has crossed the server's. Believed if it repeats the client's SYN and acknowledges the server's.
+/// A SYN+ACK from the client: its SYN has crossed the server's. Believed if it repeats the client's SYN and
+/// acknowledges the server's.
 pub(super) fn follow_crossed_syn_ack(flow: &mut Flow, segment: &Segment) -> Transition {
     let state = flow.state();
     let repeats = flow.answers_syn(segment.after_syn());
@@ -208,7 +214,8 @@ pub(super) fn follow_crossed_syn_ack(flow: &mut Flow, segment: &Segment) -> Tran
     Transition::believed(flow.state(), FlowState::SynSent)
 }
 
-/// An ACK while the server has not answered the SYN by one of its own: the server's may acknowledge the SYN alone (a split handshake).
+/// An ACK while the server has not answered the SYN by one of its own: the server's may acknowledge the SYN alone
+/// (a split handshake).
 pub(super) fn follow_early_ack(
     flow: &mut Flow,
     direction: Direction,
@@ -226,7 +233,8 @@ pub(super) fn follow_early_ack(
     Transition::believed(flow.state(), FlowState::SynSent)
 }
 
-/// The client's answer to the SYN+ACK: the third segment of a handshake. It acknowledges the server's SYN, and at most what has followed it.
+/// The client's answer to the SYN+ACK: the third segment of a handshake. It acknowledges the server's SYN, and at
+/// most what has followed it.
 pub(super) fn follow_third(flow: &mut Flow, segment: &Segment) -> Transition {
     let (server, expected) = (
         flow.side(Direction::Reply),

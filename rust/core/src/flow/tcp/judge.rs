@@ -5,7 +5,8 @@ use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::wire::segment::Segment;
 
-/// Whether a number acknowledges what was sent, from a window, and one, before what was acknowledged last: nobody acknowledges what was not sent (RFC 5961 5).
+/// Whether a number acknowledges what was sent, from a window, and one, before what was acknowledged last: an
+/// endpoint acknowledges only what was sent (RFC 5961 5).
 #[inline(always)]
 pub(super) const fn acknowledges(
     number: SeqNumber,
@@ -44,8 +45,9 @@ pub(super) fn is_believed(flow: &Flow, direction: Direction, segment: &Segment) 
     is_acknowledgement && starts.is_some_and(|base| within(segment.sequence, base, other.window()))
 }
 
-/// Whether a client's segment has numbers that hardly a guess has: it begins in what the server waits for or has not acknowledged yet, and acknowledges what the
-/// server has sent last. To be asked before the segment is followed.
+/// Whether a client's segment has numbers that hardly a guess has: it begins in what the server waits for or has
+/// not acknowledged yet, and acknowledges what the server has sent last. To be asked before the segment is
+/// followed.
 #[must_use]
 pub fn is_exact(flow: &Flow, segment: &Segment) -> bool {
     match flow.state() {

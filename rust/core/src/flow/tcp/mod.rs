@@ -1,13 +1,16 @@
-//! The state of a flow, as far as a balancer must follow it (RFC 9293 3.3.2, RFC 5382, RFC 5961), and the one place that judges what a segment may change.
+//! The state of a flow, as far as a balancer must follow it (RFC 9293 3.3.2, RFC 5382, RFC 5961), and the one place
+//! that judges what a segment may change.
 //!
-//! The addresses and ports of a connection are no secret; its sequence numbers are. So a segment is *believed* only where it fits what the other side has
-//! vouched for: it starts within the window that the other side's acknowledgements opened, and acknowledges what its own window let the other side send.
-//! Only a believed segment moves numbers, state, idle timer and ingress neighbour; any other is handed on to the endpoint, which judges by the same numbers, and
-//! changes nothing here. Data is never dropped for its numbers.
+//! The addresses and ports of a connection are no secret; its sequence numbers are. So a segment is *believed* only
+//! where it fits what the other side has vouched for: it starts within the window that the other side's
+//! acknowledgements opened, and acknowledges what its own window let the other side send. Only a believed segment
+//! moves numbers, state, idle timer and ingress neighbour; any other is forwarded to the endpoint, which judges by
+//! the same numbers, and changes nothing here. Data is never dropped for its numbers.
 //!
-//! A window has room for guesses. So what ends a flow must be *exact*: a reset where the other side waits for it, or at the end of what was sent without a
-//! gap behind that; a FIN between these two, or at a number that the other side acknowledges. What was sent without a gap is [`TcpSide::snd_nxt`], and it is never
-//! before what the other side has acknowledged.
+//! A window has room for guesses. So what ends a flow must be *exact*: a reset where the other side waits for it,
+//! or at the end of what was sent without a gap behind that; a FIN between these two, or at a number that the other
+//! side acknowledges. What was sent without a gap is [`TcpSide::snd_nxt`], and it is never before what the other
+//! side has acknowledged.
 
 mod data;
 mod handshake;
@@ -35,7 +38,8 @@ use handshake::{
 use pickup::follow_pickup;
 use reset::follow_reset;
 
-/// Judge a segment of a known flow, and let it change what it may. It is no first SYN of a closing flow: that one is a new flow.
+/// Judge a segment of a known flow, and let it change what it may. It is no first SYN of a closing flow: that one
+/// is a new flow.
 ///
 /// # Errors
 /// `RstWindow` for a reset outside the window (RFC 5961 3.2); nothing has changed then.

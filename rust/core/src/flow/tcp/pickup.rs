@@ -8,8 +8,9 @@ use crate::flow::table::Flow;
 use crate::flow::transition::Transition;
 use crate::wire::segment::Segment;
 
-/// A segment that a flow is picked up from, or one more of the side that spoke first: nobody has vouched for it. A server's window counts as its numbers do; a
-/// client's may be anybody's, and one that is too narrow would keep the true segments out.
+/// A segment that a flow is picked up from, or one more of the side that spoke first: it is not confirmed yet. A
+/// server's window counts as its numbers do; a client's may be forged, and one that is too narrow would keep the
+/// true segments out.
 pub fn pick_up(flow: &mut Flow, direction: Direction, segment: &Segment) {
     flow.set_snd_nxt(direction, segment.end);
     flow.set_rcv_nxt(direction, segment.acknowledgement);
@@ -18,8 +19,8 @@ pub fn pick_up(flow: &mut Flow, direction: Direction, segment: &Segment) {
     }
 }
 
-/// A segment of a flow that was picked up. The side that spoke first may go on; an ACK of the other side confirms it. The server's numbers are taken for
-/// both sides, for a client's may be anybody's.
+/// A segment of a flow that was picked up. The side that spoke first may go on; an ACK of the other side confirms
+/// it. The server's numbers are taken for both sides, for a client's may be forged.
 pub(super) fn follow_pickup(
     flow: &mut Flow,
     direction: Direction,

@@ -8,8 +8,8 @@ use crate::flow::table::Flow;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
 
-/// Whether a segment is one of those that most packets are: of an established flow, with ACK alone, where nothing is noted ahead, each side was heard, and no other
-/// connection may begin.
+/// Whether a segment is one of those that most packets are: of an established flow, with ACK alone, where nothing
+/// is noted ahead, each side was heard, and no other connection may begin.
 #[inline(always)]
 #[must_use]
 pub fn is_plain(flow: &Flow, segment: &Segment) -> bool {

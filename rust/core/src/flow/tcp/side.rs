@@ -3,16 +3,18 @@
 use crate::base::SeqNumber;
 use crate::wire::segment::{MOST_SCALE, NO_SCALE, Segment};
 
-/// What is known of one side of a TCP connection. 12 bytes, plain data. Which numbers are known stands in the entry's marks.
+/// What is known of one side of a TCP connection. 12 bytes, plain data. Which numbers are known stands in the
+/// entry's marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct TcpSide {
-    /// The sequence number after what the side is believed to have sent (SND.NXT): without a gap, but while data ahead is noted. While a FIN ahead is noted:
-    /// the number after that one.
+    /// The sequence number after what the side is believed to have sent (SND.NXT): without a gap, but while data
+    /// ahead is noted. While a FIN ahead is noted: the number after that one.
     pub snd_nxt: SeqNumber,
-    /// The number it acknowledged last: what it expects next (RCV.NXT). Before it has acknowledged anything: on the client's side, in `SynSent` the number
-    /// after its first SYN, in `SynReceived` the number after the server's, which it is expected to acknowledge; on the server's side, in `SynSent` the number
-    /// after the client's last SYN and its data, if that is another than the first.
+    /// The number it acknowledged last: what it expects next (RCV.NXT). Before it has acknowledged anything: on the
+    /// client's side, in `SynSent` the number after its first SYN, in `SynReceived` the number after the server's,
+    /// which it is expected to acknowledge; on the server's side, in `SynSent` the number after the client's last
+    /// SYN and its data, if that is another than the first.
     pub rcv_nxt: SeqNumber,
     /// The largest window it has advertised, before scaling.
     pub(super) window: u16,
@@ -27,12 +29,14 @@ pub(super) mod note {
     pub const FIN_AHEAD: u8 = 1;
     /// Its SYN offered a window scale. Means nothing any more once both SYNs were seen.
     pub const OFFERED_SCALE: u8 = 2;
-    /// The same bit, once both SYNs were seen: data was believed that does not follow what was seen. What the other side has acknowledged is all that is sure.
-    /// A flow that was closed before both were seen may keep the first meaning: it changes nothing there, for nothing was acknowledged and what was sent ends
-    /// where the other side waits.
+    /// The same bit, once both SYNs were seen: data was believed that does not follow what was seen. What the other
+    /// side has acknowledged is all that is sure. A flow that was closed before both were seen may keep the first
+    /// meaning: it changes nothing there, for nothing was acknowledged and what was sent ends where the other side
+    /// waits.
     pub const DATA_AHEAD: u8 = OFFERED_SCALE;
-    /// Of the client: another SYN than the one that counts was seen. The flow keeps its number, and the upper four bits the scale it offers. Of the server: it
-    /// has answered that one. The flow keeps the number after its SYN instead, which the client acknowledges if it is its own, and the upper four bits likewise.
+    /// Of the client: another SYN than the one that counts was seen. The flow keeps its number, and the upper four
+    /// bits the scale it offers. Of the server: it has answered that one. The flow keeps the number after its SYN
+    /// instead, which the client acknowledges if it is its own, and the upper four bits likewise.
     pub const SYN_AGAIN: u8 = 4;
     /// Nothing is known of its window: no SYN of it was seen, and it has not been heard.
     pub const UNHEARD: u8 = 8;
@@ -161,7 +165,8 @@ impl TcpSide {
         self.flags & note::FIN_AHEAD != 0
     }
 
-    /// Whether data ahead of what was seen is noted: its end stands where the end of what was sent without a gap does else.
+    /// Whether data ahead of what was seen is noted: its end stands where the end of what was sent without a gap
+    /// does else.
     #[inline(always)]
     #[must_use]
     pub const fn has_data_ahead(&self) -> bool {
@@ -184,7 +189,8 @@ impl TcpSide {
         }
     }
 
-    /// The same where there is a gap, or will be: what does not start where the other side waits, or in what follows that, may be a guess.
+    /// The same where there is a gap, or will be: what does not start where the other side waits, or in what
+    /// follows that, may be a guess.
     #[cold]
     pub(super) fn note_end_ahead(&mut self, begins: SeqNumber, segment: &Segment) {
         if segment.sequence == begins && !self.snd_nxt.is_after(segment.end) {

@@ -120,7 +120,8 @@ fn follow_whole_connection_passes_states() {
     assert_eq!(states, expected);
 }
 
-/// behaviour 3, RFC 5382 REQ-2: both SYNs may cross, in any order in which they and their answers can pass us; a server may answer in two segments.
+/// behaviour 3, RFC 5382 REQ-2: both SYNs may cross, in any order in which they and their answers can pass us; a
+/// server may answer in two segments.
 #[test]
 fn follow_crossed_handshakes_are_established() {
     let (server_syn, client_answers) = ((Reply, SYN, 500, 0, 0), (Forward, SYN_ACK, 100, 501, 0));
@@ -156,7 +157,8 @@ fn follow_third_segment_needs_both_numbers() {
     }
 }
 
-/// behaviour 5: the client's first SYN and its last may be answered, no other number; nothing else than a SYN/ACK opens.
+/// behaviour 5: the client's first SYN and its last may be answered, no other number; nothing else than a SYN/ACK
+/// opens.
 #[test]
 fn follow_syn_ack_needs_number_of_a_syn() {
     for (ack, expected) in [
@@ -171,7 +173,7 @@ fn follow_syn_ack_needs_number_of_a_syn() {
     }
 }
 
-/// behaviour 5: a reset is believed exactly where it is waited for, handed on in the window, dropped elsewhere.
+/// behaviour 5: a reset is believed exactly where it is waited for, forwarded in the window, dropped elsewhere.
 #[test]
 fn follow_reset_table() {
     let believed = Ok((Closing, true));
@@ -262,7 +264,7 @@ fn follow_scaled_window_table() {
         ] {
             let step = (Forward, ACK, 101u32.wrapping_add(offset), 501, 0);
             assert_eq!(opened().believes(step), expected, "{scale} {offset}");
-            // Nobody acknowledges what was not sent.
+            // An endpoint acknowledges only what was sent.
             let expected = expected && offset.cast_signed() <= 0;
             let step = (Forward, ACK, 101, 501u32.wrapping_add(offset), 0);
             assert_eq!(opened().believes(step), expected, "{scale} {offset}");
@@ -307,7 +309,8 @@ fn follow_fins_close_in_sequence_or_acknowledged() {
     assert_eq!(states, [Established, Established]);
 }
 
-/// behaviour 5: a SYN inside an established flow and its SYN/ACK change nothing; the numbers begin anew when the client acknowledges that.
+/// behaviour 5: a SYN inside an established flow and its SYN/ACK change nothing; the numbers begin anew when the
+/// client acknowledges that.
 #[test]
 fn follow_new_incarnation_restarts_numbers() {
     let mut scene = Scene::established();
@@ -324,7 +327,8 @@ fn follow_new_incarnation_restarts_numbers() {
     assert!(scene.believes((Reply, RST, 0x7000_0001, 0, 0)));
 }
 
-/// behaviour 3, 5: a server with SYN cookies answers every SYN; whichever came first, the one that the client acknowledges counts.
+/// behaviour 3, 5: a server with SYN cookies answers every SYN; whichever came first, the one that the client
+/// acknowledges counts.
 #[test]
 fn follow_cookie_counts_once_acknowledged() {
     let (forged, cookie) = ((Forward, SYN, 7000, 0, 0), (Reply, SYN_ACK, 900, 7001, 0));
@@ -347,7 +351,7 @@ fn follow_cookie_counts_once_acknowledged() {
     }
 }
 
-/// behaviour 5: a refusal of another SYN than the one that counts is handed on and closes nothing.
+/// behaviour 5: a refusal of another SYN than the one that counts is forwarded and closes nothing.
 #[test]
 fn follow_refusal_of_syn_again_is_handed_on() {
     let mut received = Scene::opened();
@@ -381,7 +385,8 @@ fn follow_pickup_is_confirmed_by_the_other_side() {
     assert_eq!(server.entry.state(), Established);
 }
 
-/// behaviour 3, 5: an abort right behind data that the other side has not acknowledged is as good as one where it acknowledged.
+/// behaviour 3, 5: an abort right behind data that the other side has not acknowledged is as good as one where it
+/// acknowledged.
 #[test]
 fn follow_reset_behind_data_without_acknowledgement_is_believed() {
     for numbers in [[101, 111], [102, 112]] {
@@ -427,7 +432,8 @@ fn follow_losses_before_us_leave_both_ends_believed() {
     let mut scene = Scene::established();
     let (mut acknowledged, mut sent) = (501, 501);
     for round in 0..50 {
-        // Of ten segments two were lost before us. The client acknowledges up to the first, then up to the second, then all.
+        // Of ten segments two were lost before us. The client acknowledges up to the first, then up to the second,
+        // then all.
         for number in 0..10 {
             let is_lost = number == 2 || number == 5;
             assert!(
@@ -471,7 +477,8 @@ fn follow_fin_behind_what_was_acknowledged_is_none() {
     assert_eq!(scene.run(&[(Forward, FIN_ACK, 601, 502, 0)]), [Closing]);
 }
 
-/// behaviour 3, 5: of FINs beyond a gap the first in order counts, at its own number: a forged one neither counts nor hides the true one.
+/// behaviour 3, 5: of FINs beyond a gap the first in order counts, at its own number: a forged one neither counts
+/// nor hides the true one.
 #[test]
 fn follow_forged_fin_ahead_is_forgotten() {
     let forged = (Forward, FIN_ACK, 401, 501, 0);
@@ -522,7 +529,8 @@ fn follow_fin_again_changes_nothing() {
     assert_eq!(scene.run(&[(Reply, FIN_ACK, 501, 102, 0)]), [Closing]);
 }
 
-/// behaviour 5: a window of unknown scale reaches as far as the largest scale lets it, and that of a side that was not heard 2^30.
+/// behaviour 5: a window of unknown scale reaches as far as the largest scale lets it, and that of a side that was
+/// not heard 2^30.
 #[test]
 fn follow_unknown_scale_counts_as_the_largest() {
     const REACH: u32 = 1000 << MOST_SCALE;
@@ -547,7 +555,8 @@ fn follow_unknown_scale_counts_as_the_largest() {
     }
 }
 
-/// behaviour 5: a guess into the window of a side that was not heard tells nothing of its window: neither wider nor too narrow.
+/// behaviour 5: a guess into the window of a side that was not heard tells nothing of its window: neither wider nor
+/// too narrow.
 #[test]
 fn follow_guess_leaves_unknown_window_unknown() {
     for guess in [1 << 29, 1 << 20, 0u32.wrapping_sub(1 << 29)] {
@@ -564,7 +573,7 @@ fn follow_guess_leaves_unknown_window_unknown() {
     }
 }
 
-/// behaviour 2, 5: a client that confirms a pickup may be anybody: the numbers are its server's.
+/// behaviour 2, 5: a client that confirms a pickup may be forged: its server's numbers are taken.
 #[test]
 fn follow_client_that_confirms_vouches_for_no_number() {
     let mut scene = Scene::new(Pickup);
@@ -618,7 +627,8 @@ fn follow_forged_syn_hides_no_data_of_the_first() {
     assert_eq!(other.run(&[(Reply, SYN_ACK, 500, 7021, 0)]), [SynReceived]);
 }
 
-/// behaviour 5: a server's SYN that nobody has answered makes no number that a reset is believed at, nor one that crosses an answered one.
+/// behaviour 5: a server's SYN without an answer makes no number that a reset is believed at, nor one that crosses
+/// an answered one.
 #[test]
 fn follow_forged_syn_of_server_makes_no_number() {
     let forged = (Reply, SYN, 0x7000_0000, 0, 0);
@@ -645,7 +655,8 @@ fn follow_syn_ack_again_leaves_fin_ahead() {
     assert_eq!(scene.run(&[(Forward, ACK, 102, 602, 0)]), [Closing]);
 }
 
-/// behaviour 5: whatever comes, no number is before what the other side has acknowledged, and what is plain is judged alike by both.
+/// behaviour 5: whatever comes, no number is before what the other side has acknowledged, and what is plain is
+/// judged alike by both.
 #[test]
 fn follow_any_segments_keep_numbers_in_order() {
     const FLAGS: [u8; 8] = [ACK, ACK, ACK, FIN_ACK, SYN, SYN_ACK, RST, FIN_ACK];

@@ -23,7 +23,8 @@ fn key(source: u128, identification: u32) -> DatagramKey {
     }
 }
 
-/// Hold a fragment with so many bytes of frame as its datagram's next piece: whether it was held, and how many others were given up.
+/// Hold a fragment with a frame of `bytes` bytes as its datagram's next piece: whether it was held, and how many
+/// others were given up.
 fn hold(fragments: &mut Fragments, key: &DatagramKey, bytes: usize, now: u64) -> (bool, usize) {
     let seen = fragments
         .get(key)
@@ -164,7 +165,8 @@ fn arrival_bytes() -> impl Strategy<Value = usize> {
 proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
 
-        /// behaviour 19: whatever comes in whatever order, bounds hold, also those of each source, and every held fragment is accounted for once.
+        /// behaviour 19: whatever comes in whatever order, bounds hold, also those of each source, and every held
+        /// fragment is accounted for once.
         #[test]
         fn fragments_any_arrivals_stay_within_bounds(
 arrivals in proptest::collection::vec((0u8..20, 0u128..12, 0u32..3000, arrival_bytes(), 0u64..30), 1500..2500),

@@ -13,7 +13,7 @@ fn begin(loads: &mut Loads, servers: usize) {
     loads.begin(&Arc::new(snapshot));
 }
 
-/// Seat servers, so many steps of it.
+/// Seat servers, in `steps` steps at most.
 fn seat(loads: &mut Loads, weights: &[u64], active: &[u64], mut steps: usize) -> bool {
     let servers: Vec<u32> = (0..weights.len() as u32).collect();
     let row = |server: u32| Row {

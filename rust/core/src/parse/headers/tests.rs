@@ -106,7 +106,8 @@ proptest! {
         let _ = parse(&frame);
     }
 
-    /// The short way finds what the long one finds, or nothing; a frame that any byte was changed in is mostly refused by both.
+    /// The short way finds what the long one finds, or nothing; a frame that any byte was changed in is mostly
+    /// refused by both.
     #[test]
     fn plain_ipv4_what_it_accepts_equals_layers(payload in proptest::collection::vec(any::<u8>(), 0..40), padding in 0usize..20, changes in proptest::collection::vec((12usize..36, any::<u8>()), 0..3), mend: bool, len in 0usize..100) {
         let mut frame = udp_v4(&payload);

@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use flowlb_core::base::{Frame, Offload, SplitMix64, Verdict, address_number, map_v4};
+use flowlb_core::base::{Frame, Ip, Offload, SplitMix64, Verdict};
 use flowlb_core::counters::Counters;
 use flowlb_core::flow::hash::{flow_hash, siphash13_words};
 use flowlb_core::flow::state::FlowState;
@@ -61,7 +61,7 @@ fn stateless(criterion: &mut Criterion) {
 fn entry(flow: u32) -> Entry {
     let (address, port) = scene::client(flow);
     Entry::new(
-        map_v4(address.to_bits()),
+        Ip::from_v4(address.to_bits()),
         port,
         (0, 0, 0),
         FlowState::Udp,
@@ -158,7 +158,7 @@ fn selectors(criterion: &mut Criterion) {
             let plan = &forwarding.service(0).expect("the one service").plan;
             group.bench_function(servers.to_string(), |b| {
                 b.iter(|| {
-                    let client = (address_number(scene::VIP.into()), black_box(1));
+                    let client = (Ip::from_v4(scene::VIP.to_bits()), black_box(1));
                     let (counters, random, rotation) = (&mut counters, &mut random, &mut rotation);
                     let service = 0;
                     Picker {

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowlb_core::base::{Offload, address_number};
+use flowlb_core::base::{Ip, Offload};
 use flowlb_core::datapath::{
     DataPath as Core, FlowPage, FlowQuery, FlowSearch, Reading, ServerReset,
 };
@@ -429,7 +429,7 @@ impl DataPath {
         state: Option<&str>,
     ) -> PyResult<(usize, Bound<'py, PyList>)> {
         let query = FlowQuery {
-            client: client.map(address_number),
+            client: client.map(Ip::from),
             servers,
             state: state.map(flow_state).transpose()?,
             offset: offset.0,

@@ -1,6 +1,7 @@
 //! Counters and flows as Python sees them: plain dicts and named tuples (`docs/datapath.md` rule 13).
 
-use flowlb_core::base::number_address;
+use std::net::IpAddr;
+
 use flowlb_core::counters::{CounterReport, Measured, Traffic};
 use flowlb_core::datapath::FlowInfo;
 use flowlb_core::flow::exports::FlowExport;
@@ -195,7 +196,7 @@ pub fn flow_ends<'py>(
     let list = PyList::empty(py);
     for end in ends {
         list.append(class.call1((
-            number_address(end.client).to_string(),
+            IpAddr::from(end.client).to_string(),
             end.client_port,
             name_of(py, &names.services, Some(end.service)),
             name_of(py, &names.servers, Some(end.server)),

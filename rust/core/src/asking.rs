@@ -4,6 +4,7 @@
 //! Only while packets come from sockets: offline the answer is there when the question returns. What is asked has a
 //! deadline; without an answer by then the plan's fall-back decides. Pure: time is an argument.
 
+use crate::base::Ip;
 use std::collections::VecDeque;
 
 use crate::base::Offload;
@@ -12,7 +13,7 @@ use crate::base::Offload;
 const MOST: usize = 64;
 
 /// A flow that is to be placed: its service's id, the client's address and port.
-pub type AskedFlow = (u32, u128, u16);
+pub type AskedFlow = (u32, Ip, u16);
 
 /// A packet that waits, as it came in.
 pub struct AskedPacket {

@@ -276,6 +276,7 @@ fn answers_syn(segment: &Segment) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Ip;
     use crate::flow::key::KeySide;
     use proptest::prelude::*;
 
@@ -289,7 +290,7 @@ mod tests {
 
     fn key(port: u16) -> Key {
         Key {
-            client: 7,
+            client: Ip::from_bits(7),
             client_port: port,
             side: KeySide::Endpoint(1),
         }

@@ -6,7 +6,7 @@
 //! all is the pipeline's question, not asked here.
 
 use crate::base::SeqNumber;
-use crate::base::{Mac, is_v4};
+use crate::base::{Ip, Mac};
 use crate::parse::L2Header;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::{self, flag};
@@ -62,14 +62,14 @@ pub fn neighbour_advertisement(
     cause: &[u8],
     l2: L2Header,
     mac: Mac,
-    source: u128,
-    target: u128,
+    source: Ip,
+    target: Ip,
 ) -> Vec<u8> {
     const SOLICITED_OVERRIDE: u32 = 0x6000_0000;
     const OVERRIDE: u32 = 0x2000_0000;
-    const ALL_NODES: u128 = 0xff02_0000_0000_0000_0000_0000_0000_0001;
+    const ALL_NODES: Ip = Ip::from_bits(0xff02_0000_0000_0000_0000_0000_0000_0001);
     const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
-    let (to, to_mac, flags) = if source == 0 {
+    let (to, to_mac, flags) = if source == Ip::UNSPECIFIED {
         (ALL_NODES, Some(ALL_NODES_MAC), OVERRIDE)
     } else {
         (source, None, SOLICITED_OVERRIDE)
@@ -98,10 +98,10 @@ pub fn echo_reply(
     cause: &[u8],
     l2: L2Header,
     mac: Mac,
-    (vip, client): (u128, u128),
+    (vip, client): (Ip, Ip),
     request: &[u8],
 ) -> Vec<u8> {
-    let kind = if is_v4(vip) {
+    let kind = if vip.is_v4() {
         icmp::message::ECHO_REPLY_V4
     } else {
         icmp::message::ECHO_REPLY_V6
@@ -113,7 +113,7 @@ pub fn echo_reply(
     let message = icmp_message(kind, u32::from_be_bytes([a, b, c, d]), data, vip, client);
     let packet = ip_packet(
         &message,
-        icmp::protocol_of(is_v4(vip)),
+        icmp::protocol_of(vip.is_v4()),
         (0, HOP_LIMIT),
         vip,
         client,
@@ -128,11 +128,11 @@ pub fn icmp_error(
     cause: &[u8],
     l2: L2Header,
     mac: Mac,
-    (own, to): (u128, u128),
+    (own, to): (Ip, Ip),
     (kind, rest): ((u8, u8), u32),
     packet: &[u8],
 ) -> Vec<u8> {
-    let v4 = is_v4(own);
+    let v4 = own.is_v4();
     let (most, tos) = if v4 {
         (MOST_ERROR_V4 - ipv4::LEN - icmp::LEN, ERROR_TOS)
     } else {
@@ -150,8 +150,8 @@ pub fn reset(
     cause: &[u8],
     l2: L2Header,
     mac: Mac,
-    from: (u128, u16),
-    to: (u128, u16),
+    from: (Ip, u16),
+    to: (Ip, u16),
     segment: &Segment,
 ) -> Vec<u8> {
     let (sequence, acknowledgement, flags) = if segment.has(flag::ACK) {
@@ -167,8 +167,8 @@ pub fn reset(
 /// acknowledged.
 #[must_use]
 pub fn reset_packet(
-    from: (u128, u16),
-    to: (u128, u16),
+    from: (Ip, u16),
+    to: (Ip, u16),
     sequence: SeqNumber,
     (flags, acknowledgement): (u8, SeqNumber),
 ) -> Vec<u8> {
@@ -184,13 +184,7 @@ pub fn reset_packet(
     ip_packet(&bytes, protocol::TCP, (0, HOP_LIMIT), from.0, to.0)
 }
 
-fn icmp_message(
-    kind: (u8, u8),
-    rest: u32,
-    data: &[u8],
-    source: u128,
-    destination: u128,
-) -> Vec<u8> {
+fn icmp_message(kind: (u8, u8), rest: u32, data: &[u8], source: Ip, destination: Ip) -> Vec<u8> {
     let mut message = vec![0; icmp::LEN];
     message.extend_from_slice(data);
     if let Some(mut header) = icmp::Header::new_mut(&mut message) {
@@ -208,11 +202,11 @@ fn ip_packet(
     payload: &[u8],
     number: u8,
     (tos, hop_limit): (u8, u8),
-    source: u128,
-    destination: u128,
+    source: Ip,
+    destination: Ip,
 ) -> Vec<u8> {
     let len = payload.len() as u16;
-    let mut packet = if is_v4(source) {
+    let mut packet = if source.is_v4() {
         let mut packet = vec![0; ipv4::LEN];
         if let Some(mut header) = ipv4::Header::new_mut(&mut packet) {
             header.set_own(
@@ -238,7 +232,7 @@ fn ip_packet(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::map_v4;
+    use crate::base::Ip;
 
     const L2: L2Header = L2Header {
         ethertype: 0x0800,
@@ -250,7 +244,14 @@ mod tests {
     #[test]
     fn icmp_error_long_packet_is_quoted_up_to_576() {
         let kind = (icmp::message::FRAGMENTATION_NEEDED_V4, 1400);
-        let frame = icmp_error(&CAUSE, L2, [2; 6], (map_v4(1), map_v4(2)), kind, &[7; 1500]);
+        let frame = icmp_error(
+            &CAUSE,
+            L2,
+            [2; 6],
+            (Ip::from_v4(1), Ip::from_v4(2)),
+            kind,
+            &[7; 1500],
+        );
         assert_eq!(frame.len(), 18 + 576);
         assert_eq!(
             frame[..18],
@@ -270,9 +271,23 @@ mod tests {
     #[test]
     fn icmp_error_v6_long_packet_is_quoted_up_to_1280() {
         let kind = (icmp::message::PACKET_TOO_BIG_V6, 1280);
-        let frame = icmp_error(&CAUSE, L2, [2; 6], (5 << 100, 6 << 100), kind, &[7; 1500]);
+        let frame = icmp_error(
+            &CAUSE,
+            L2,
+            [2; 6],
+            (Ip::from_bits(5 << 100), Ip::from_bits(6 << 100)),
+            kind,
+            &[7; 1500],
+        );
         assert_eq!(frame.len(), 18 + 1280);
-        assert_eq!(icmp::message_checksum(5 << 100, 6 << 100, &frame[58..]), 0);
+        assert_eq!(
+            icmp::message_checksum(
+                Ip::from_bits(5 << 100),
+                Ip::from_bits(6 << 100),
+                &frame[58..]
+            ),
+            0
+        );
     }
 
     /// behaviour 9: the numbers of a reset are those the peer will believe.
@@ -293,8 +308,8 @@ mod tests {
                 &CAUSE,
                 L2,
                 [2; 6],
-                (map_v4(1), 80),
-                (map_v4(2), 4000),
+                (Ip::from_v4(1), 80),
+                (Ip::from_v4(2), 4000),
                 &segment,
             );
             let header = tcp::Header::new(&frame[38..]).unwrap();
@@ -314,7 +329,7 @@ mod tests {
                 ),
                 (80, 4000, 0)
             );
-            let sum = checksum::pseudo_header(map_v4(1), map_v4(2), 6, 20)
+            let sum = checksum::pseudo_header(Ip::from_v4(1), Ip::from_v4(2), 6, 20)
                 + u64::from(checksum::sum(&frame[38..]));
             assert_eq!(checksum::fold(sum), 0xffff);
         }

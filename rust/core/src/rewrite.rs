@@ -5,6 +5,7 @@
 //! less: so both are worked out once per server ([`Translation`]); a packet costs two additions and two folds.
 //! Bytes after the L4 header never change here.
 
+use crate::base::Ip;
 use crate::packet::Packet;
 use crate::parse::IpHeader;
 use crate::wire::checksum::Delta;
@@ -26,7 +27,7 @@ pub struct Translation {
     /// Which address changes.
     pub field: AddressField,
     /// Its new value.
-    pub address: u128,
+    pub address: Ip,
     /// The new port beside it.
     pub port: u16,
     addresses: Delta,
@@ -43,7 +44,7 @@ const TTL_LOWERED: Delta = Delta::ZERO.word(1 << 8, 0);
 impl Translation {
     /// Change `old` to `new`, each (address, port).
     #[must_use]
-    pub fn new(field: AddressField, old: (u128, u16), new: (u128, u16)) -> Self {
+    pub fn new(field: AddressField, old: (Ip, u16), new: (Ip, u16)) -> Self {
         let addresses = Delta::default().address(old.0, new.0);
         Self {
             field,
@@ -217,20 +218,22 @@ pub fn rewrite_icmp_error(
     }
 }
 
-fn outer_addresses(packet: &[u8]) -> (u128, u128) {
-    ipv6::Header::new(packet).map_or((0, 0), |header| (header.source(), header.destination()))
+fn outer_addresses(packet: &[u8]) -> (Ip, Ip) {
+    ipv6::Header::new(packet).map_or((Ip::UNSPECIFIED, Ip::UNSPECIFIED), |header| {
+        (header.source(), header.destination())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::map_v4;
+    use crate::base::Ip;
     use crate::wire::checksum;
     use proptest::prelude::*;
 
-    const CLIENT: u128 = map_v4(0xc633_6407);
-    const VIP: u128 = map_v4(0xcb00_710a);
-    const SERVER: u128 = map_v4(0x0a00_000b);
+    const CLIENT: Ip = Ip::from_v4(0xc633_6407);
+    const VIP: Ip = Ip::from_v4(0xcb00_710a);
+    const SERVER: Ip = Ip::from_v4(0x0a00_000b);
 
     fn dnat() -> Translation {
         Translation::new(AddressField::Destination, (VIP, 53), (SERVER, 5353))
@@ -271,10 +274,10 @@ mod tests {
         /// as they were.
         #[test]
         fn rewrite_transport_tcp_equals_recomputation(client: u32, old: (u32, u16), new: (u32, u16), mut segment in proptest::collection::vec(any::<u8>(), 20..60), error: u16) {
-            let (client, old, new) = (map_v4(client), (map_v4(old.0), old.1), (map_v4(new.0), new.1));
+            let (client, old, new) = (Ip::from_v4(client), (Ip::from_v4(old.0), old.1), (Ip::from_v4(new.0), new.1));
             segment[2..4].copy_from_slice(&old.1.to_be_bytes());
             let len = segment.len();
-            let right = |destination: u128, segment: &[u8]| {
+            let right = |destination: Ip, segment: &[u8]| {
                 let mut copy = segment.to_vec();
                 copy[16..18].fill(0);
                 !checksum::fold(checksum::pseudo_header(client, destination, 6, len) + u64::from(checksum::sum(&copy)))
@@ -300,7 +303,7 @@ mod tests {
         #[test]
         fn rewrite_ip_there_and_back_restores_addresses(source: u32, ttl in 3u8..) {
             let mut packet = [0u8; 20];
-            ipv4::Header::new_mut(&mut packet).unwrap().set_own(0, 20, 6, map_v4(source), VIP);
+            ipv4::Header::new_mut(&mut packet).unwrap().set_own(0, 20, 6, Ip::from_v4(source), VIP);
             packet[8] = ttl;
             packet[10..12].fill(0);
             let sum = checksum::checksum(&packet);

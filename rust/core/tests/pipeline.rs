@@ -1,6 +1,7 @@
 //! The whole data path from outside: random and mutated frames, flows there and back, time passing. Single rules
 //! are shown by `tests/vectors`.
 
+use flowlb_core::base::Ip;
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
@@ -234,7 +235,7 @@ fn assert_checksums(frame: &[u8]) {
             mapped[10..12].fill(0xff);
         }
         mapped[16 - bytes.len()..].copy_from_slice(bytes);
-        u128::from_be_bytes(mapped)
+        Ip::from_be_bytes(mapped)
     };
     let (source, destination) = (number(&headers.source), number(&headers.destination));
     let l4 = &frame[headers.l4_offset..headers.l3_offset + headers.total_len];

@@ -16,7 +16,7 @@ pub use event::{EVENT_NAMES, Event};
 pub use fixed_map::{FixedMap, FoldHasher};
 pub use frame::{Frame, Outcome, Output, Sent};
 pub use ingress::IngressNeighbour;
-pub use ip::{address_number, is_v4, map_v4, number_address};
+pub use ip::Ip;
 pub use mac::{Mac, MacNumber};
 pub use offload::{Offload, gso};
 pub use random::SplitMix64;

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use crate::base::{Direction, Output, number_address};
+use crate::base::{Direction, Ip, Output};
 use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
 use crate::flow::table::Table;
@@ -29,7 +29,7 @@ const RESETS: usize = 8;
 #[derive(Clone, Debug)]
 pub struct FlowQuery {
     /// The client's address, 16 bytes (IPv4-mapped).
-    pub client: Option<u128>,
+    pub client: Option<Ip>,
     /// Server ids.
     pub servers: Option<Vec<u32>>,
     /// Where they stand.
@@ -57,7 +57,7 @@ impl FlowQuery {
 /// A flow that was found, in the order of lists: by client, client port, service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Listed {
-    client: u128,
+    client: Ip,
     client_port: u16,
     service: u32,
     /// Of its entry.
@@ -280,7 +280,7 @@ pub struct FlowInfo {
 pub(super) fn flow_info(table: &Table, number: u32, now_ns: u64) -> FlowInfo {
     let entry = table.entry(number);
     FlowInfo {
-        client: number_address(entry.client()),
+        client: IpAddr::from(entry.client()),
         client_port: entry.client_port,
         service: entry.service,
         server: entry.server,

@@ -10,7 +10,7 @@ mod report;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::base::{Frame, Offload, Outcome, Output, address_number, number_address};
+use crate::base::{Frame, Ip, Offload, Outcome, Output};
 use crate::counters::{CounterReport, Measured, grow_part};
 use crate::flow::exports::{FlowExport, FlowExports};
 use crate::flow::key::{Key, KeySide};
@@ -361,7 +361,7 @@ impl DataPath {
     ) -> (Option<FlowInfo>, u64) {
         let table = &self.state.table;
         let key = Key {
-            client: address_number(client),
+            client: Ip::from(client),
             client_port,
             side: KeySide::Service(service),
         };
@@ -410,7 +410,7 @@ impl DataPath {
         let unreported = self.state.waiting.take_unreported();
         unreported
             .into_iter()
-            .map(|(interface, address)| (interface, number_address(address)))
+            .map(|(interface, address)| (interface, IpAddr::from(address)))
             .collect()
     }
 

@@ -6,6 +6,7 @@
 
 use super::state::FlowState;
 use super::table::{Entry, Table};
+use crate::base::Ip;
 use crate::base::{Direction, Event};
 
 /// When a flow began is not known: it began before exports were switched on.
@@ -15,7 +16,7 @@ const UNKNOWN: u64 = u64::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowExport {
     /// The client's address.
-    pub client: u128,
+    pub client: Ip,
     /// The client's port.
     pub client_port: u16,
     /// Service id.

@@ -1,14 +1,14 @@
 //! What a packet's flow is looked up by.
 
 use super::hash::siphash13_words;
-use crate::base::is_v4;
+use crate::base::Ip;
 
 /// What a packet of a flow is looked up by. The same client may talk to one server through two services, so the two
 /// directions have keys of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The client's address.
-    pub client: u128,
+    pub client: Ip,
     /// The client's port.
     pub client_port: u16,
     /// What the client's side of the flow meets.
@@ -36,8 +36,8 @@ impl Key {
             KeySide::Endpoint(id) => (1, u64::from(id)),
         };
         let rest = u64::from(self.client_port) | kind << 16;
-        let (high, low) = ((self.client >> 64) as u64, self.client as u64);
-        if is_v4(self.client) {
+        let [high, low] = self.client.halves();
+        if self.client.is_v4() {
             siphash13_words(hash_key, [low & 0xffff_ffff | id << 32, rest | 11 << 56])
         } else {
             siphash13_words(hash_key, [high, low, id | rest << 32 | 23 << 56])

@@ -4,7 +4,7 @@
 //! configuration: those cost one load from the index, which is kept nearly empty for that. The index is not keyed:
 //! what is in it comes from the configuration, so no client can make its chains longer.
 
-use crate::base::{FixedMap, is_v4};
+use crate::base::{FixedMap, Ip};
 
 /// What an address is to us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ const FEWEST_SLOTS: usize = 1024;
 /// A configured address.
 #[derive(Clone, Debug)]
 pub struct LocalAddress {
-    address: u128,
+    address: Ip,
     /// The next local with the same slot, counted from 1; 0: none.
     next: u32,
     /// What it is to us.
@@ -74,13 +74,13 @@ pub struct LocalAddresses {
     /// What this shift leaves of a hash's 64 bits is its slot.
     shift: u32,
     known: Vec<LocalAddress>,
-    sockets: FixedMap<(u128, u32), SocketRole>,
+    sockets: FixedMap<(Ip, u32), SocketRole>,
 }
 
 impl LocalAddresses {
     /// Compile.
     #[must_use]
-    pub fn new(roles: FixedMap<u128, Role>, sockets: FixedMap<(u128, u32), SocketRole>) -> Self {
+    pub fn new(roles: FixedMap<Ip, Role>, sockets: FixedMap<(Ip, u32), SocketRole>) -> Self {
         let slots = (roles.len() * SPARSENESS)
             .max(FEWEST_SLOTS)
             .next_power_of_two();
@@ -111,7 +111,7 @@ impl LocalAddresses {
     /// IPv4 one is nothing to us.
     #[inline(always)]
     #[must_use]
-    pub fn at(&self, v4: bool, address: u128) -> Option<&LocalAddress> {
+    pub fn at(&self, v4: bool, address: Ip) -> Option<&LocalAddress> {
         if v4 {
             self.find(address)
         } else {
@@ -120,15 +120,15 @@ impl LocalAddresses {
     }
 
     #[inline(never)]
-    fn at_v6(&self, address: u128) -> Option<&LocalAddress> {
-        if is_v4(address) {
+    fn at_v6(&self, address: Ip) -> Option<&LocalAddress> {
+        if address.is_v4() {
             return None;
         }
         self.find(address)
     }
 
     #[inline(always)]
-    fn find(&self, address: u128) -> Option<&LocalAddress> {
+    fn find(&self, address: Ip) -> Option<&LocalAddress> {
         let mut number = *self.index.get(self.slot(address))?;
         loop {
             // 0, "none", wraps around to a local that there is not.
@@ -155,14 +155,15 @@ impl LocalAddresses {
     }
 
     #[inline(always)]
-    fn slot(&self, address: u128) -> usize {
+    fn slot(&self, address: Ip) -> usize {
         // One multiplication, of which the upper bits depend on all lower ones: enough for what the configuration
         // names.
-        let folded = (address >> 64) as u64 ^ (address as u64);
+        let [high, low] = address.halves();
+        let folded = high ^ low;
         (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
     }
 
-    fn add(&mut self, address: u128, role: Role) {
+    fn add(&mut self, address: Ip, role: Role) {
         let slot = self.slot(address);
         self.known.push(LocalAddress {
             address,
@@ -177,7 +178,7 @@ impl LocalAddresses {
         self.index[slot] = self.known.len() as u32;
     }
 
-    fn add_socket(&mut self, address: u128, socket: u32, role: SocketRole) {
+    fn add_socket(&mut self, address: Ip, socket: u32, role: SocketRole) {
         let slot = self.slot(address);
         let mut number = self.index[slot];
         while let Some(local) = self.known.get_mut(number.wrapping_sub(1) as usize) {
@@ -207,7 +208,7 @@ pub fn socket(port: u16, protocol: u8) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::map_v4;
+    use crate::base::Ip;
     use proptest::prelude::*;
 
     proptest! {
@@ -219,15 +220,15 @@ mod tests {
             asked in proptest::collection::vec((0u32..4000, 0u16..5), 100),
         ) {
             let role = |address: u32| Role { vip: true, server: Some(address), ..Role::default() };
-            let roles: FixedMap<u128, Role> = addresses.iter().map(|&address| (map_v4(address), role(address))).collect();
-            let mut sockets = FixedMap::<(u128, u32), SocketRole>::default();
+            let roles: FixedMap<Ip, Role> = addresses.iter().map(|&address| (Ip::from_v4(address), role(address))).collect();
+            let mut sockets = FixedMap::<(Ip, u32), SocketRole>::default();
             for (id, (index, port)) in listening.iter().enumerate().filter(|_| !addresses.is_empty()) {
                 let address = *addresses.iter().nth(index.index(addresses.len())).unwrap();
-                sockets.entry((map_v4(address), socket(*port, 6))).or_default().service = Some(id as u32);
+                sockets.entry((Ip::from_v4(address), socket(*port, 6))).or_default().service = Some(id as u32);
             }
             let addresses = LocalAddresses::new(roles.clone(), sockets.clone());
             for (address, port) in asked {
-                let address = map_v4(address);
+                let address = Ip::from_v4(address);
                 let found = addresses.at(true, address);
                 prop_assert_eq!(found.map(|local| local.role), roles.get(&address).copied());
                 let role = found.map(|local| addresses.socket_role(local, socket(port, 6)));
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn places_none_configured_finds_nothing() {
         let addresses = LocalAddresses::new(FixedMap::default(), FixedMap::default());
-        assert!(addresses.at(true, map_v4(1)).is_none());
-        assert!(addresses.at(false, 1).is_none());
+        assert!(addresses.at(true, Ip::from_v4(1)).is_none());
+        assert!(addresses.at(false, Ip::from_bits(1)).is_none());
     }
 }

@@ -2,15 +2,15 @@
 
 use super::addresses::{LocalAddresses, Role, SocketRole, socket};
 use super::server::ServerFacts;
-use crate::base::{FixedMap, address_number};
+use crate::base::{FixedMap, Ip};
 use crate::next_hop::directed_broadcast;
 use crate::snapshot::Snapshot;
 
 /// The configured addresses, while they are gathered.
 #[derive(Default)]
 pub(super) struct Addresses {
-    roles: FixedMap<u128, Role>,
-    listeners: FixedMap<(u128, u32), SocketRole>,
+    roles: FixedMap<Ip, Role>,
+    listeners: FixedMap<(Ip, u32), SocketRole>,
 }
 
 impl Addresses {
@@ -29,7 +29,7 @@ impl Addresses {
             .iter()
             .flat_map(|interface| &interface.addresses)
         {
-            self.roles.entry(address_number(*address)).or_default().own = true;
+            self.roles.entry(Ip::from(*address)).or_default().own = true;
             if let Some(broadcast) = directed_broadcast(*address, *prefix_len) {
                 self.roles.entry(broadcast).or_default().broadcast = true;
             }
@@ -39,7 +39,7 @@ impl Addresses {
     fn add_services(&mut self, snapshot: &Snapshot) {
         for (id, service) in snapshot.services.iter().enumerate() {
             let Some(service) = service else { continue };
-            let vip = address_number(service.address);
+            let vip = Ip::from(service.address);
             self.roles.entry(vip).or_default().vip = true;
             let listener = self
                 .listeners

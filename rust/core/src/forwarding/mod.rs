@@ -9,6 +9,7 @@ mod gather;
 mod plan_servers;
 mod server;
 
+use crate::base::Ip;
 use std::sync::Arc;
 
 use crate::base::{FixedMap, Mac};
@@ -91,13 +92,13 @@ impl ForwardingState {
     /// What is known of an address of that family, if anything is.
     #[inline(always)]
     #[must_use]
-    pub fn local_address(&self, v4: bool, address: u128) -> Option<&LocalAddress> {
+    pub fn local_address(&self, v4: bool, address: Ip) -> Option<&LocalAddress> {
         self.addresses.at(v4, address)
     }
 
     /// What an address of that family is to us.
     #[must_use]
-    pub fn role(&self, v4: bool, address: u128) -> Role {
+    pub fn role(&self, v4: bool, address: Ip) -> Role {
         self.local_address(v4, address)
             .map_or_else(Role::default, |place| place.role)
     }
@@ -159,26 +160,26 @@ impl ForwardingState {
 
     /// The way to an address.
     #[must_use]
-    pub fn route(&self, address: u128) -> Option<Hop> {
+    pub fn route(&self, address: Ip) -> Option<Hop> {
         self.routing.to(address)
     }
 
     /// The link-layer address of a neighbour.
     #[must_use]
-    pub fn neighbour(&self, interface: u32, address: u128) -> Option<Mac> {
+    pub fn neighbour(&self, interface: u32, address: Ip) -> Option<Mac> {
         self.routing.neighbour(interface, address)
     }
 
     /// Whether the address is the directed broadcast of a prefix of that interface.
     #[must_use]
-    pub fn is_broadcast_of(&self, interface: u32, address: u128) -> bool {
+    pub fn is_broadcast_of(&self, interface: u32, address: Ip) -> bool {
         self.interface(interface)
             .is_some_and(|interface| interface.has_broadcast(address))
     }
 
     /// The address we speak from: the interface's first of that family, else the first of any interface.
     #[must_use]
-    pub fn own_address(&self, interface: u32, v4: bool) -> Option<u128> {
+    pub fn own_address(&self, interface: u32, v4: bool) -> Option<Ip> {
         let first = |interface: &Interface| interface.first_address(v4);
         self.interface(interface)
             .and_then(first)
@@ -235,9 +236,10 @@ pub const fn is_hash(selector: Selector) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::base::{map_v4, number_address};
+    use crate::base::Ip;
     use crate::snapshot::{Interface, Server};
     use crate::snapshot::{Neighbour, Plan, Protocol, Route};
+    use std::net::IpAddr;
 
     const OURS: u32 = 0xc612_0101;
     const BROADCAST: u32 = 0xc612_01ff;
@@ -250,7 +252,7 @@ pub(crate) mod tests {
     /// Two interfaces; the server is behind the second. The first one's own address is also a VIP of a second
     /// service.
     pub(crate) fn world_of_roles() -> ForwardingState {
-        let address = |bits| number_address(map_v4(bits));
+        let address = |bits| IpAddr::from(Ip::from_v4(bits));
         let interface = |addresses| Interface {
             name: "eth".into(),
             mac: [2; 6],
@@ -318,7 +320,7 @@ pub(crate) mod tests {
     #[test]
     fn place_each_role_is_told_apart() {
         let forwarding = world_of_roles();
-        let role = |address| forwarding.role(true, map_v4(address));
+        let role = |address| forwarding.role(true, Ip::from_v4(address));
         let nothing = Role::default();
         assert_eq!(
             ADDRESSES.map(role),
@@ -348,11 +350,18 @@ pub(crate) mod tests {
             ]
         );
         assert_eq!(
-            forwarding.local_address(true, map_v4(SERVER)).unwrap().home,
+            forwarding
+                .local_address(true, Ip::from_v4(SERVER))
+                .unwrap()
+                .home,
             Some(1)
         );
         let listener = |address, port| {
-            forwarding.socket_role(forwarding.local_address(true, map_v4(address)), port, 17)
+            forwarding.socket_role(
+                forwarding.local_address(true, Ip::from_v4(address)),
+                port,
+                17,
+            )
         };
         assert_eq!(listener(VIP, 53).service, Some(0));
         assert_eq!(listener(SERVER, 53).endpoint, Some(0));

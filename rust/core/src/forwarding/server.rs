@@ -1,6 +1,6 @@
 //! What a packet of a flow needs to know about its server.
 
-use crate::base::address_number;
+use crate::base::Ip;
 use crate::next_hop::Hop;
 use crate::rewrite::{AddressField, Translation};
 use crate::snapshot::{Server, Snapshot};
@@ -9,7 +9,7 @@ use crate::snapshot::{Server, Snapshot};
 #[derive(Clone, Debug)]
 pub struct ServerFacts {
     /// Its real address.
-    pub address: u128,
+    pub address: Ip,
     /// Id of its service.
     pub service: u32,
     /// Id of (address, port, protocol).
@@ -35,8 +35,8 @@ impl ServerFacts {
         if service.address.is_ipv4() != server.address.is_ipv4() {
             return None;
         }
-        let vip = (address_number(service.address), service.port);
-        let real = (address_number(server.address), server.port);
+        let vip = (Ip::from(service.address), service.port);
+        let real = (Ip::from(server.address), server.port);
         Some(Self {
             address: real.0,
             service: server.service,

@@ -62,14 +62,18 @@ fn fragment(header: &[u8], data: &[u8], flags_offset: u16) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::map_v4;
+    use crate::base::Ip;
     use proptest::prelude::*;
 
     fn packet(options: &[u8], flags_offset: u16, data: &[u8]) -> Vec<u8> {
         let mut packet = vec![0; 20];
-        ipv4::Header::new_mut(&mut packet)
-            .unwrap()
-            .set_own(0, 0, 17, map_v4(1), map_v4(2));
+        ipv4::Header::new_mut(&mut packet).unwrap().set_own(
+            0,
+            0,
+            17,
+            Ip::from_v4(1),
+            Ip::from_v4(2),
+        );
         packet.extend(options);
         fragment(&packet, data, flags_offset)
     }

@@ -1,5 +1,6 @@
 //! One datagram in pieces: what is decided for it, and what waits for that.
 
+use crate::base::Ip;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pieces::Pieces;
@@ -11,9 +12,9 @@ use crate::packet::Meta;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DatagramKey {
     /// Source address.
-    pub source: u128,
+    pub source: Ip,
     /// Destination address.
-    pub destination: u128,
+    pub destination: Ip,
     /// Identification.
     pub identification: u32,
     /// L4 protocol.
@@ -74,7 +75,7 @@ pub struct Datagram {
 #[derive(Default)]
 pub(super) struct Order {
     pub(super) by_age: BTreeMap<u64, DatagramKey>,
-    pub(super) by_source: BTreeSet<(u128, u64)>,
+    pub(super) by_source: BTreeSet<(Ip, u64)>,
 }
 
 impl Order {
@@ -92,7 +93,7 @@ impl Order {
         self.by_age.first_key_value().map(|(_, &key)| key)
     }
 
-    pub(super) fn oldest_of(&self, source: u128) -> Option<DatagramKey> {
+    pub(super) fn oldest_of(&self, source: Ip) -> Option<DatagramKey> {
         let mut of_source = self.by_source.range((source, 0)..=(source, u64::MAX));
         let &(_, sequence) = of_source.next()?;
         self.by_age.get(&sequence).copied()

@@ -2,6 +2,7 @@
 //! more than an eighth of entries or bytes, so a flood from one address costs only that address. Nothing here scans
 //! all entries.
 
+use crate::base::Ip;
 use std::collections::BTreeMap;
 
 use super::datagram::{Action, Datagram, DatagramKey, Fate, Held, Order, Share};
@@ -25,7 +26,7 @@ pub struct Fragments {
     alive: Order,
     /// Those whose first fragment has not come. Each holds a fragment.
     waiting: Order,
-    shares: BTreeMap<u128, Share>,
+    shares: BTreeMap<Ip, Share>,
     /// Those that are refused, in order: they hold nothing, and take no room of others.
     refused: BTreeMap<u64, DatagramKey>,
     sequence: u64,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::base::{Mac, address_number, map_v4};
+use crate::base::{Ip, Mac};
 use crate::snapshot;
 
 /// An interface of ours.
@@ -14,9 +14,9 @@ pub struct Interface {
     pub mtu: u32,
     /// Answers for the VIPs.
     pub announce: bool,
-    first_v4: Option<u128>,
-    first_v6: Option<u128>,
-    broadcasts: Vec<u128>,
+    first_v4: Option<Ip>,
+    first_v6: Option<Ip>,
+    broadcasts: Vec<Ip>,
 }
 
 impl Interface {
@@ -26,7 +26,7 @@ impl Interface {
         let first = |v4: bool| {
             let of_family = |(address, _): &&(IpAddr, u8)| address.is_ipv4() == v4;
             let found = interface.addresses.iter().find(of_family);
-            found.map(|(address, _)| address_number(*address))
+            found.map(|(address, _)| Ip::from(*address))
         };
         let broadcasts = interface.addresses.iter();
         Self {
@@ -43,21 +43,21 @@ impl Interface {
 
     /// Its first address of a family.
     #[must_use]
-    pub fn first_address(&self, v4: bool) -> Option<u128> {
+    pub fn first_address(&self, v4: bool) -> Option<Ip> {
         if v4 { self.first_v4 } else { self.first_v6 }
     }
 
     /// Whether an address is the directed broadcast of one of its prefixes.
     #[must_use]
-    pub fn has_broadcast(&self, address: u128) -> bool {
+    pub fn has_broadcast(&self, address: Ip) -> bool {
         self.broadcasts.contains(&address)
     }
 }
 
 /// The directed broadcast of a prefix; `None` where there is none.
 #[must_use]
-pub fn directed_broadcast(address: IpAddr, prefix_len: u8) -> Option<u128> {
+pub fn directed_broadcast(address: IpAddr, prefix_len: u8) -> Option<Ip> {
     let IpAddr::V4(v4) = address else { return None };
     let host_bits = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
-    (prefix_len <= 30).then(|| map_v4(v4.to_bits() | host_bits))
+    (prefix_len <= 30).then(|| Ip::from_v4(v4.to_bits() | host_bits))
 }

@@ -1,7 +1,7 @@
 //! Routes by longest prefix, and neighbours: the mirror of the kernel's tables, published as a whole.
 
 use super::interface::Interface;
-use crate::base::{FixedMap, Mac, MacNumber, address_number, is_v4};
+use crate::base::{FixedMap, Ip, Mac, MacNumber};
 use crate::snapshot::{NextHops, Route};
 
 /// One step on a packet's way.
@@ -10,7 +10,7 @@ pub struct Hop {
     /// Interface id.
     pub interface: u32,
     /// The gateway, or the destination itself.
-    pub address: u128,
+    pub address: Ip,
     /// Its link-layer address, when known.
     pub mac: Option<MacNumber>,
     /// The link-layer address of our interface.
@@ -22,14 +22,14 @@ pub struct Hop {
 /// Routes of one prefix length.
 struct Prefixes {
     mask: u128,
-    routes: FixedMap<u128, Way>,
+    routes: FixedMap<Ip, Way>,
 }
 
 /// What a route says.
 #[derive(Clone, Copy)]
 struct Way {
     interface: u32,
-    gateway: Option<u128>,
+    gateway: Option<Ip>,
     from: MacNumber,
     mtu: u32,
 }
@@ -40,7 +40,7 @@ pub struct Routing {
     /// Longest prefixes first; IPv4, IPv6.
     v4: Vec<Prefixes>,
     v6: Vec<Prefixes>,
-    neighbours: FixedMap<(u32, u128), Mac>,
+    neighbours: FixedMap<(u32, Ip), Mac>,
 }
 
 impl Routing {
@@ -64,18 +64,18 @@ impl Routing {
                 interfaces,
             ),
             neighbours: neighbours
-                .map(|hop| ((hop.interface, address_number(hop.address)), hop.mac))
+                .map(|hop| ((hop.interface, Ip::from(hop.address)), hop.mac))
                 .collect(),
         }
     }
 
     /// The way to an address by the most specific route.
     #[must_use]
-    pub fn to(&self, address: u128) -> Option<Hop> {
-        let family = if is_v4(address) { &self.v4 } else { &self.v6 };
+    pub fn to(&self, address: Ip) -> Option<Hop> {
+        let family = if address.is_v4() { &self.v4 } else { &self.v6 };
         let mut found = family
             .iter()
-            .filter_map(|prefixes| prefixes.routes.get(&(address & prefixes.mask)));
+            .filter_map(|prefixes| prefixes.routes.get(&address.masked(prefixes.mask)));
         let &Way {
             interface,
             gateway,
@@ -96,7 +96,7 @@ impl Routing {
     #[must_use]
     pub fn to_server(
         &self,
-        address: u128,
+        address: Ip,
         mac: Option<Mac>,
         interfaces: &[Interface],
     ) -> Option<Hop> {
@@ -119,7 +119,7 @@ impl Routing {
 
     /// The link-layer address of a neighbour.
     #[must_use]
-    pub fn neighbour(&self, interface: u32, address: u128) -> Option<Mac> {
+    pub fn neighbour(&self, interface: u32, address: Ip) -> Option<Mac> {
         self.neighbours.get(&(interface, address)).copied()
     }
 }
@@ -154,10 +154,10 @@ fn prefixes<'a>(
             .mtu
             .map_or(interface.mtu, |mtu| mtu.min(interface.mtu));
         let prefixes = &mut lengths[at].1;
-        let prefix = address_number(route.prefix) & prefixes.mask;
+        let prefix = Ip::from(route.prefix).masked(prefixes.mask);
         prefixes.routes.entry(prefix).or_insert(Way {
             interface: route.interface,
-            gateway: route.gateway.map(address_number),
+            gateway: route.gateway.map(Ip::from),
             from: interface.mac.into(),
             mtu,
         });
@@ -172,8 +172,8 @@ mod tests {
     use crate::snapshot;
     use std::net::IpAddr;
 
-    fn ip(text: &str) -> u128 {
-        address_number(text.parse::<IpAddr>().unwrap())
+    fn ip(text: &str) -> Ip {
+        Ip::from(text.parse::<IpAddr>().unwrap())
     }
 
     const OURS: Mac = [2; 6];

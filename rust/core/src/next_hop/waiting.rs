@@ -1,6 +1,7 @@
 //! Packets that wait for a neighbour's link-layer address, and the neighbours that are to be asked for. Asking the
 //! kernel is the control side's work.
 
+use crate::base::Ip;
 use std::collections::VecDeque;
 
 use super::routing::Hop;
@@ -37,7 +38,7 @@ enum Resolution {
 /// A neighbour that is not known yet, and what waits for it.
 struct Unresolved {
     interface: u32,
-    address: u128,
+    address: Ip,
     /// When its resolution began.
     since: u64,
     resolution: Resolution,
@@ -60,7 +61,7 @@ pub enum Room {
 pub struct Waiting {
     hops: VecDeque<Unresolved>,
     /// Hops that are to be asked for.
-    unreported: Vec<(u32, u128)>,
+    unreported: Vec<(u32, Ip)>,
 }
 
 impl Waiting {
@@ -133,10 +134,7 @@ impl Waiting {
     }
 
     /// Take out the packets whose neighbour `resolve` knows, in order, with its address.
-    pub fn release(
-        &mut self,
-        resolve: impl Fn(u32, u128) -> Option<Mac>,
-    ) -> Vec<(Mac, Vec<Output>)> {
+    pub fn release(&mut self, resolve: impl Fn(u32, Ip) -> Option<Mac>) -> Vec<(Mac, Vec<Output>)> {
         let mut released = Vec::new();
         let Self { hops, unreported } = self;
         hops.retain_mut(|hop| {
@@ -152,7 +150,7 @@ impl Waiting {
     }
 
     /// Hops to resolve that were not returned before, as (interface, address).
-    pub fn take_unreported(&mut self) -> Vec<(u32, u128)> {
+    pub fn take_unreported(&mut self) -> Vec<(u32, Ip)> {
         std::mem::take(&mut self.unreported)
     }
 
@@ -214,7 +212,7 @@ mod tests {
         let mut waiting = Waiting::default();
         let hop = Hop {
             interface: 0,
-            address: 5,
+            address: Ip::from_bits(5),
             mac: None,
             from: OURS.into(),
             mtu: 1500,
@@ -225,7 +223,7 @@ mod tests {
         assert_eq!(held, [true, true, true, false]);
         assert_eq!(
             (waiting.take_unreported(), waiting.take_unreported()),
-            (vec![(0, 5)], vec![])
+            (vec![(0, Ip::from_bits(5))], vec![])
         );
         assert!(waiting.release(|_, _| None).is_empty());
         let marks: Vec<u8> = waiting
@@ -242,7 +240,7 @@ mod tests {
         let mut waiting = Waiting::default();
         let hop = Hop {
             interface: 0,
-            address: 5,
+            address: Ip::from_bits(5),
             mac: None,
             from: OURS.into(),
             mtu: 1500,
@@ -253,7 +251,7 @@ mod tests {
         assert_eq!(waiting.room(&hop), Room::Failed);
         assert!(!waiting.has_unreported(), "nothing waits for it");
         assert!(!waiting.hold(&hop, frame(2), WAIT_NS) && !waiting.hold(&hop, frame(3), WAIT_NS));
-        assert_eq!(waiting.take_unreported(), [(0, 5)]);
+        assert_eq!(waiting.take_unreported(), [(0, Ip::from_bits(5))]);
         assert!(!waiting.hold(&hop, frame(4), WAIT_NS) && !waiting.has_unreported());
         assert!(waiting.expire(2 * WAIT_NS - 1).is_none());
         assert!(
@@ -270,7 +268,7 @@ mod tests {
         for address in 0..300 {
             let hop = Hop {
                 interface: 0,
-                address,
+                address: Ip::from_bits(address),
                 mac: None,
                 from: OURS.into(),
                 mtu: 1500,
@@ -289,7 +287,7 @@ mod tests {
         // A failed one gives its place to another.
         let hop = Hop {
             interface: 1,
-            address: 0,
+            address: Ip::from_bits(0),
             mac: None,
             from: OURS.into(),
             mtu: 1500,

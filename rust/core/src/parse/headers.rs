@@ -3,8 +3,8 @@
 use super::ip::{IpHeader, inner_headers, ip, tiny_fragment};
 use super::l2::l2;
 use super::transport::{Transport, transport};
+use crate::base::Ip;
 use crate::base::Reason;
-use crate::base::is_v4;
 
 /// What [`parse`] reads from one frame (rule 14). Fields that were not reached are 0 or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,8 +83,8 @@ fn read_all(frame: &[u8], headers: &mut Headers) -> Result<(), Reason> {
     Ok(())
 }
 
-fn address_bytes(v4: bool, address: u128) -> Vec<u8> {
-    debug_assert!(!v4 || is_v4(address), "an IPv4 address is mapped");
+fn address_bytes(v4: bool, address: Ip) -> Vec<u8> {
+    debug_assert!(!v4 || address.is_v4(), "an IPv4 address is mapped");
     let bytes = address.to_be_bytes();
     if v4 {
         bytes[12..].to_vec()

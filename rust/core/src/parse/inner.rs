@@ -1,6 +1,7 @@
 //! The packet inside an ICMP error: rule 10.4.
 
 use super::ip::{Fragment, IpHeader};
+use crate::base::Ip;
 use crate::base::Reason;
 use crate::wire::icmp::{self, Kind};
 use crate::wire::{checksum, ipv4, ipv6, protocol};
@@ -111,7 +112,7 @@ fn inner_v6(message: &[u8]) -> Result<IpHeader, Reason> {
 
 /// The destination of an inner packet that cannot be read otherwise: only its fixed header must be there.
 #[must_use]
-pub fn inner_destination(v4: bool, message: &[u8]) -> Option<u128> {
+pub fn inner_destination(v4: bool, message: &[u8]) -> Option<Ip> {
     let packet = message.get(icmp::LEN..)?;
     if v4 {
         ipv4::Header::new(packet).map(|header| header.destination())

@@ -1,6 +1,7 @@
 //! The IP header, and the options or extension headers behind it: rules 5 and 6.5.
 
 use super::l2::L2Header;
+use crate::base::Ip;
 use crate::base::Reason;
 use crate::wire::ethernet::{self, ethertype};
 use crate::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
@@ -24,9 +25,9 @@ pub struct IpHeader {
     /// IPv4, else IPv6.
     pub v4: bool,
     /// As a number (IPv4-mapped).
-    pub source: u128,
+    pub source: Ip,
     /// As a number (IPv4-mapped).
-    pub destination: u128,
+    pub destination: Ip,
     /// TTL or hop limit.
     pub ttl: u8,
     /// The L4 protocol. Before [`inner_headers`] of IPv6: the first next header.
@@ -45,8 +46,8 @@ impl IpHeader {
     /// Nothing read yet.
     pub const EMPTY: Self = Self {
         v4: false,
-        source: 0,
-        destination: 0,
+        source: Ip::UNSPECIFIED,
+        destination: Ip::UNSPECIFIED,
         ttl: 0,
         protocol: 0,
         l3: 0,

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::walk::Stage;
-use crate::base::{Reason, Verdict, is_v4};
+use crate::base::{Ip, Reason, Verdict};
 use crate::forwarding::{ForwardingState, LocalAddress, Role};
 use crate::packet::Meta;
 use crate::parse::IpHeader;
@@ -110,47 +110,47 @@ const IS_UNICAST: [bool; 256] = {
 };
 
 /// The first byte of an IPv4 address.
-const fn first_byte(address: u128) -> u8 {
-    (address >> 24) as u8
+const fn first_byte(address: Ip) -> u8 {
+    (address.v4_bits() >> 24) as u8
 }
 
-const fn is_link_local(address: u128) -> bool {
-    address >> 118 == 0xfe80 >> 6
+const fn is_link_local(address: Ip) -> bool {
+    address.bits() >> 118 == 0xfe80 >> 6
 }
 
-const fn is_multicast(address: u128) -> bool {
-    address >> 120 == 0xff
+const fn is_multicast(address: Ip) -> bool {
+    address.bits() >> 120 == 0xff
 }
 
 /// Multicast, limited broadcast, link-local: never routed.
-const fn is_for_host(v4: bool, destination: u128) -> bool {
+const fn is_for_host(v4: bool, destination: Ip) -> bool {
     if v4 {
-        matches!(first_byte(destination), 224..=239) || destination as u32 == u32::MAX
+        matches!(first_byte(destination), 224..=239) || destination.v4_bits() == u32::MAX
     } else {
         is_multicast(destination) || is_link_local(destination)
     }
 }
 
-const fn is_martian_source(v4: bool, source: u128) -> bool {
+const fn is_martian_source(v4: bool, source: Ip) -> bool {
     if v4 {
         matches!(first_byte(source), 0 | 127 | 224..=255)
     } else {
-        source <= 1 || is_multicast(source) || is_v4(source) || is_link_local(source)
+        source.bits() <= 1 || is_multicast(source) || source.is_v4() || is_link_local(source)
     }
 }
 
-const fn is_martian_destination(v4: bool, destination: u128) -> bool {
+const fn is_martian_destination(v4: bool, destination: Ip) -> bool {
     if v4 {
         matches!(first_byte(destination), 0 | 127 | 240..=255)
     } else {
-        destination <= 1 || is_v4(destination)
+        destination.bits() <= 1 || destination.is_v4()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{address_number, map_v4};
+    use crate::base::Ip;
     use std::net::IpAddr;
 
     /// No rule is passed over: what is let through at once, the rules in their order let through too, whatever the
@@ -160,10 +160,18 @@ mod tests {
         let first_bytes = 0..=255u32;
         let own = |first: u32| first << 24 | 0x0012_0101;
         let forwarding = crate::forwarding::tests::world_of_roles();
-        let configured = crate::forwarding::tests::ADDRESSES.map(|address| (true, map_v4(address)));
-        let others = first_bytes.map(|first| (true, map_v4(own(first))));
-        let v6 = [0u128, 1, 2, 0xfe80 << 112, 0xff02 << 112, map_v4(own(20))]
-            .map(|address| (false, address));
+        let configured =
+            crate::forwarding::tests::ADDRESSES.map(|address| (true, Ip::from_v4(address)));
+        let others = first_bytes.map(|first| (true, Ip::from_v4(own(first))));
+        let v6 = [
+            0u128,
+            1,
+            2,
+            0xfe80 << 112,
+            0xff02 << 112,
+            Ip::from_v4(own(20)).bits(),
+        ]
+        .map(|bits| (false, Ip::from_bits(bits)));
         let all: Vec<_> = configured.into_iter().chain(others).chain(v6).collect();
         let mut meta = Meta::EMPTY;
         for &(v4, source) in &all {
@@ -205,7 +213,7 @@ mod tests {
         ];
         for (text, host, source, destination) in cases {
             let address: IpAddr = text.parse().unwrap();
-            let (v4, number) = (address.is_ipv4(), address_number(address));
+            let (v4, number) = (address.is_ipv4(), Ip::from(address));
             let found = (
                 is_for_host(v4, number),
                 is_martian_source(v4, number),

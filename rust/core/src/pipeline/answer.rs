@@ -1,6 +1,7 @@
 //! Answers that end a walk: ICMP errors and resets, as far as rates allow them (rule 12).
 
 use super::walk::Walk;
+use crate::base::Ip;
 use crate::base::{Offload, Output, Reason, Verdict};
 use crate::limit;
 use crate::packet::{Meta, Packet};
@@ -68,7 +69,7 @@ impl Walk<'_> {
     pub(super) fn icmp_error_from(
         &mut self,
         packet: &Packet,
-        own: u128,
+        own: Ip,
         reason: Reason,
         kind: (u8, u8),
         rest: u32,
@@ -93,7 +94,7 @@ impl Walk<'_> {
     pub(super) fn icmp_error(
         &self,
         packet: &Packet,
-        own: u128,
+        own: Ip,
         kind: (u8, u8),
         rest: u32,
     ) -> Option<Output> {

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::walk::{OrDrop, Stage, Walk};
-use crate::base::{IngressNeighbour, Mac, MacNumber, Reason, Verdict, map_v4};
+use crate::base::{IngressNeighbour, Ip, Mac, MacNumber, Reason, Verdict};
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
 use crate::reply;
@@ -64,7 +64,7 @@ pub(super) fn is_solicitation(forwarding: &ForwardingState, frame: &[u8], meta: 
 
 /// The MAC to tell and the VIP it is told for.
 #[cold]
-fn solicitation(forwarding: &ForwardingState, frame: &[u8], meta: &Meta) -> Option<(Mac, u128)> {
+fn solicitation(forwarding: &ForwardingState, frame: &[u8], meta: &Meta) -> Option<(Mac, Ip)> {
     let ip = &meta.ip;
     let message = frame.get(ip.l4..ip.end).unwrap_or_default();
     let target = icmp::solicitation_target(message)?;
@@ -78,7 +78,7 @@ fn announcing_mac(
     forwarding: &ForwardingState,
     interface: u32,
     v4: bool,
-    target: u128,
+    target: Ip,
 ) -> Option<Mac> {
     let port = forwarding
         .interface(interface)
@@ -100,7 +100,12 @@ impl Walk<'_> {
         let Some(request) = request else {
             return Reason::BadArp.into();
         };
-        let mac = announcing_mac(self.forwarding, interface, true, map_v4(request.target()));
+        let mac = announcing_mac(
+            self.forwarding,
+            interface,
+            true,
+            Ip::from_v4(request.target()),
+        );
         let Some(mac) = mac.filter(|_| request.operation() == arp::operation::REQUEST) else {
             return Verdict::Pass;
         };

@@ -1,6 +1,7 @@
 //! Control messages: pings to a VIP, and errors about our flows, translated with the packet they quote (rule 10,
 //! RFC 5508, RFC 7915 for what IPv6 needs).
 
+use crate::base::Ip;
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::keys::is_guarded;
@@ -24,7 +25,7 @@ struct Flow {
     ingress: Option<IngressNeighbour>,
 }
 
-fn key_of((client, client_port): (u128, u16), side: KeySide) -> Key {
+fn key_of((client, client_port): (Ip, u16), side: KeySide) -> Key {
     Key {
         client,
         client_port,
@@ -155,7 +156,7 @@ impl Walk<'_> {
     }
 
     /// The flow that an entry of the table says.
-    fn stored_flow(&self, client: (u128, u16), side: KeySide) -> Option<Flow> {
+    fn stored_flow(&self, client: (Ip, u16), side: KeySide) -> Option<Flow> {
         let number = self.peek(&key_of(client, side))?;
         let entry = self.state.table.entry(number);
         Some(Flow {
@@ -167,7 +168,7 @@ impl Walk<'_> {
 
     /// The flow that a client has with a hash service, when there is no entry of it: what follows a restart must
     /// not lose path-MTU discovery.
-    fn hashed_flow_to_vip(&mut self, client: (u128, u16), service: u32) -> Option<Flow> {
+    fn hashed_flow_to_vip(&mut self, client: (Ip, u16), service: u32) -> Option<Flow> {
         let server = self.hash_choice(service, client)?;
         let facts = self.forwarding.server(server)?;
         // Another service's flow may have these ports at the server: then this one would not have been placed there.
@@ -184,7 +185,7 @@ impl Walk<'_> {
 
     /// The same from a server's side: the first hash service that would have placed the client there, and has no
     /// entry that says otherwise.
-    fn hashed_flow_of_endpoint(&mut self, client: (u128, u16), endpoint: u32) -> Option<Flow> {
+    fn hashed_flow_of_endpoint(&mut self, client: (Ip, u16), endpoint: u32) -> Option<Flow> {
         let forwarding = self.forwarding;
         let mut services = forwarding.hash_services(endpoint).iter();
         services.find_map(|&service| {

@@ -4,7 +4,7 @@
 use super::evict::{forget, is_expired};
 use super::walk::Walk;
 use crate::base::SeqNumber;
-use crate::base::{Direction, Event, Offload, Output, address_number, is_v4};
+use crate::base::{Direction, Event, Ip, Offload, Output};
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::next_hop::Hop;
@@ -13,7 +13,7 @@ use crate::wire::ethernet::{self, ethertype};
 use crate::wire::tcp::flag;
 
 /// An address and a port.
-type Socket = (u128, u16);
+type Socket = (Ip, u16);
 
 impl Walk<'_> {
     /// Remove a flow if it lives and is one of this server, and append the resets for its ends. Says whether it did.
@@ -50,7 +50,7 @@ impl Walk<'_> {
             return;
         };
         let client = (entry.client(), entry.client_port);
-        let vip = (address_number(service.address), service.port);
+        let vip = (Ip::from(service.address), service.port);
         if let Some(hop) = self.reply_next_hop(client.0, Some(entry.ingress())) {
             let numbers = to_client.sequences(Some(SeqNumber::ZERO));
             self.reset(&hop, vip, client, numbers, to_client.acknowledgement);
@@ -74,7 +74,7 @@ impl Walk<'_> {
         let (Some(mac), Some(port)) = (hop.mac, self.forwarding.interface(hop.interface)) else {
             return;
         };
-        let kind = if is_v4(from.0) {
+        let kind = if from.0.is_v4() {
             ethertype::IPV4
         } else {
             ethertype::IPV6

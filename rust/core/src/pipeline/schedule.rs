@@ -1,5 +1,6 @@
 //! Placing a flow that is not known yet: rule 8, *Place*.
 
+use crate::base::Ip;
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::evict::{forget, is_expired};
@@ -25,7 +26,7 @@ use crate::wire::tcp::flag;
 #[derive(Clone, Copy)]
 struct NewFlow {
     direction: Direction,
-    client: u128,
+    client: Ip,
     client_port: u16,
     service: u32,
     /// Whether its packet opens a connection.
@@ -178,7 +179,7 @@ impl Walk<'_> {
 
     /// The server that a hash gives a client's flow; `None` where the service's plan has no hash selector. Changes
     /// nothing.
-    pub(super) fn hash_choice(&self, service: u32, client: (u128, u16)) -> Option<u32> {
+    pub(super) fn hash_choice(&self, service: u32, client: (Ip, u16)) -> Option<u32> {
         let plan = &self.forwarding.service(service)?.plan;
         if !is_hash(plan.selector) {
             return None;

@@ -3,6 +3,7 @@
 //! Translation changes no length, so the way out is tested first and the packet rewritten last: what an ICMP error
 //! quotes is still the packet that came.
 
+use crate::base::Ip;
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::walk::{Departure, OrDrop, Stage, Walk};
@@ -157,7 +158,7 @@ impl Walk<'_> {
     /// To the client as its packets came, else by route.
     pub(super) fn reply_next_hop(
         &self,
-        client: u128,
+        client: Ip,
         ingress: Option<IngressNeighbour>,
     ) -> Option<Hop> {
         let hop = self.ingress_hop(client, ingress);
@@ -166,7 +167,7 @@ impl Walk<'_> {
 
     /// To the client as its packets came.
     #[inline(always)]
-    fn ingress_hop(&self, client: u128, ingress: Option<IngressNeighbour>) -> Option<Hop> {
+    fn ingress_hop(&self, client: Ip, ingress: Option<IngressNeighbour>) -> Option<Hop> {
         let ingress = ingress?;
         let port = self.forwarding.interface(ingress.interface())?;
         Some(Hop {

@@ -3,7 +3,7 @@
 use super::choice::{Choice, Eligibility, Tried};
 use super::placement::placement_hash;
 use crate::asking::{Asking, Step};
-use crate::base::{Event, SplitMix64, number_address};
+use crate::base::{Event, Ip, SplitMix64};
 use crate::counters::Counters;
 use crate::forwarding::{ForwardingState, PlanServers};
 use crate::snapshot::{Answer, Plan, Protocol, Question, Selector};
@@ -32,7 +32,7 @@ pub struct Picker<'a> {
     /// The service to place for.
     pub service: u32,
     /// The client's (address, port).
-    pub client: (u128, u16),
+    pub client: (Ip, u16),
 }
 
 impl Picker<'_> {
@@ -220,7 +220,7 @@ impl Picker<'_> {
             Step::Answered(answer) => answer?,
             Step::Ask(ticket) => match ask(&Question {
                 service: &service.name,
-                client: number_address(self.client.0),
+                client: self.client.0.into(),
                 client_port: self.client.1,
                 candidates: &candidates.names,
                 deadline_ns: plan.deadline_ns,

@@ -1,6 +1,6 @@
 //! The hash that places a flow without any state.
 
-use crate::base::address_number;
+use crate::base::Ip;
 use crate::flow::hash;
 use crate::forwarding::ForwardingState;
 use crate::snapshot::{Plan, Selector};
@@ -11,7 +11,7 @@ use crate::snapshot::{Plan, Selector};
 pub fn hashed(
     forwarding: &ForwardingState,
     service: u32,
-    client: (u128, u16),
+    client: (Ip, u16),
     plan: &Plan,
 ) -> Option<u32> {
     let hash = placement_hash(forwarding, service, client, plan.selector)?;
@@ -24,7 +24,7 @@ pub fn hashed(
 pub(super) fn placement_hash(
     forwarding: &ForwardingState,
     service: u32,
-    client: (u128, u16),
+    client: (Ip, u16),
     selector: Selector,
 ) -> Option<u64> {
     let seed = forwarding.snapshot.seed;
@@ -33,7 +33,7 @@ pub(super) fn placement_hash(
         return Some(hash::source_hash(seed, &address));
     }
     let facts = forwarding.service(service)?;
-    let vip = address_number(facts.address).to_be_bytes();
+    let vip = Ip::from(facts.address).to_be_bytes();
     Some(hash::flow_hash(
         seed,
         &address,

@@ -7,6 +7,7 @@
 //! Updates follow equation 3 of RFC 1624, `HC' = ~(~HC + ~m + m')`: a wrong checksum stays wrong by the same
 //! amount, it is never repaired. Equation 4 (subtraction) is not used: it can give 0xFFFF where eqn 3 gives 0x0000.
 
+use crate::base::Ip;
 /// Fold a sum of 16-bit words until no carry is left. Zero only for zero.
 #[inline]
 #[must_use]
@@ -77,7 +78,7 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
 /// The sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1) of `len` bytes of `protocol`, unfolded. IPv4 and IPv6
 /// give what their RFCs ask for: the constant part of a mapped address is left out.
 #[must_use]
-pub fn pseudo_header(source: u128, destination: u128, protocol: u8, len: usize) -> u64 {
+pub fn pseudo_header(source: Ip, destination: Ip, protocol: u8, len: usize) -> u64 {
     address_sum(source)
         + address_sum(destination)
         + u64::from(protocol)
@@ -85,9 +86,9 @@ pub fn pseudo_header(source: u128, destination: u128, protocol: u8, len: usize) 
         + (len as u64 & 0xffff)
 }
 
-fn address_sum(address: u128) -> u64 {
+fn address_sum(address: Ip) -> u64 {
     let bytes = address.to_be_bytes();
-    let from = if crate::base::is_v4(address) { 12 } else { 0 };
+    let from = if address.is_v4() { 12 } else { 0 };
     u64::from(sum(&bytes[from..]))
 }
 
@@ -113,10 +114,10 @@ impl Delta {
 
     /// Count every word of an address. For IPv4 the mapped part does not differ and so does not count.
     #[must_use]
-    pub const fn address(mut self, old: u128, new: u128) -> Self {
+    pub const fn address(mut self, old: Ip, new: Ip) -> Self {
         let mut shift = 0;
         while shift < 128 {
-            self = self.word((old >> shift) as u16, (new >> shift) as u16);
+            self = self.word((old.bits() >> shift) as u16, (new.bits() >> shift) as u16);
             shift += 16;
         }
         self
@@ -176,8 +177,8 @@ mod tests {
     /// behaviour 12: after this DNAT the UDP sum is 0 (and is sent as FFFF by the rewrite stage).
     #[test]
     fn delta_dnat_vector_gives_zero() {
-        let vip = crate::base::map_v4(0xcb00_710a);
-        let server = crate::base::map_v4(0x0a00_000b);
+        let vip = Ip::from_v4(0xcb00_710a);
+        let server = Ip::from_v4(0x0a00_000b);
         let delta = Delta::default().address(vip, server).word(53, 5353);
         assert_eq!(delta.apply(0xe2b3), 0x0000);
     }

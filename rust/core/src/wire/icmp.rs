@@ -1,6 +1,7 @@
 //! ICMP (RFC 792), `ICMPv6` (RFC 4443) and neighbour discovery (RFC 4861): types, and the first 8 bytes all
 //! messages share.
 
+use crate::base::Ip;
 use std::borrow::{Borrow, BorrowMut};
 
 use super::{checksum, fields16, protocol, view};
@@ -70,9 +71,9 @@ pub const fn protocol_of(v4: bool) -> u8 {
 /// The checksum over a whole message: with a pseudo-header for `ICMPv6` only. 0 when the message holds its own
 /// right checksum.
 #[must_use]
-pub fn message_checksum(source: u128, destination: u128, message: &[u8]) -> u16 {
+pub fn message_checksum(source: Ip, destination: Ip, message: &[u8]) -> u16 {
     let sum = u64::from(checksum::sum(message));
-    let pseudo = if crate::base::is_v4(destination) {
+    let pseudo = if destination.is_v4() {
         0
     } else {
         checksum::pseudo_header(source, destination, protocol::ICMPV6, message.len())
@@ -113,16 +114,16 @@ impl<B: BorrowMut<[u8; LEN]>> Header<B> {
 /// The address a neighbour solicitation asks about; `None` when it is not a valid one (type, code 0, length). The
 /// checksum is the caller's.
 #[must_use]
-pub fn solicitation_target(message: &[u8]) -> Option<u128> {
+pub fn solicitation_target(message: &[u8]) -> Option<Ip> {
     let fixed = message.first_chunk::<SOLICITATION_LEN>()?;
     let target: &[u8; 16] = fixed.last_chunk()?;
-    (fixed[0] == NEIGHBOUR_SOLICITATION && fixed[1] == 0).then_some(u128::from_be_bytes(*target))
+    (fixed[0] == NEIGHBOUR_SOLICITATION && fixed[1] == 0).then_some(Ip::from_be_bytes(*target))
 }
 
 /// The bytes of a neighbour advertisement after its 8-byte header: target, and the option with its link-layer
 /// address.
 #[must_use]
-pub fn advertisement_body(target: u128, mac: Mac) -> [u8; ADVERTISEMENT_LEN - LEN] {
+pub fn advertisement_body(target: Ip, mac: Mac) -> [u8; ADVERTISEMENT_LEN - LEN] {
     let mut body = [0; ADVERTISEMENT_LEN - LEN];
     body[..16].copy_from_slice(&target.to_be_bytes());
     body[16..18].copy_from_slice(&[2, 1]);
@@ -169,8 +170,8 @@ mod tests {
     #[test]
     fn message_checksum_filled_in_verifies() {
         for (source, destination) in [
-            (1u128 << 90, 2u128 << 90),
-            (crate::base::map_v4(1), crate::base::map_v4(2)),
+            (Ip::from_bits(1 << 90), Ip::from_bits(2 << 90)),
+            (Ip::from_v4(1), Ip::from_v4(2)),
         ] {
             let mut message = vec![8, 0, 0, 0, 1, 2, 3, 4, 5];
             let right = message_checksum(source, destination, &message);

@@ -1,5 +1,6 @@
 //! IPv4 (RFC 791): the fixed header, its flags, and the options a router must judge (RFC 1812 5.2.2, 5.3.13).
 
+use crate::base::Ip;
 use std::borrow::{Borrow, BorrowMut};
 
 use super::{checksum, fields16, view};
@@ -79,15 +80,15 @@ impl<B: Borrow<[u8; LEN]>> Header<B> {
     /// Source, as a number (IPv4-mapped).
     #[inline]
     #[must_use]
-    pub fn source(&self) -> u128 {
-        crate::base::map_v4(super::get32::<LEN>(&self.0, 12))
+    pub fn source(&self) -> Ip {
+        Ip::from_v4(super::get32::<LEN>(&self.0, 12))
     }
 
     /// Destination, as a number (IPv4-mapped).
     #[inline]
     #[must_use]
-    pub fn destination(&self) -> u128 {
-        crate::base::map_v4(super::get32::<LEN>(&self.0, 16))
+    pub fn destination(&self) -> Ip {
+        Ip::from_v4(super::get32::<LEN>(&self.0, 16))
     }
 }
 
@@ -100,25 +101,18 @@ impl<B: BorrowMut<[u8; LEN]>> Header<B> {
 
     /// Source, from a number (IPv4-mapped).
     #[inline]
-    pub fn set_source(&mut self, address: u128) {
-        super::set32::<LEN>(&mut self.0, 12, address as u32);
+    pub fn set_source(&mut self, address: Ip) {
+        super::set32::<LEN>(&mut self.0, 12, address.v4_bits());
     }
 
     /// Destination, from a number (IPv4-mapped).
     #[inline]
-    pub fn set_destination(&mut self, address: u128) {
-        super::set32::<LEN>(&mut self.0, 16, address as u32);
+    pub fn set_destination(&mut self, address: Ip) {
+        super::set32::<LEN>(&mut self.0, 16, address.v4_bits());
     }
 
     /// Write every byte of a header without options whose packet is ours: id 0, DF, TTL 64, right checksum.
-    pub fn set_own(
-        &mut self,
-        tos: u8,
-        total_len: u16,
-        protocol: u8,
-        source: u128,
-        destination: u128,
-    ) {
+    pub fn set_own(&mut self, tos: u8, total_len: u16, protocol: u8, source: Ip, destination: Ip) {
         let bytes = self.0.borrow_mut();
         bytes[0] = 0x45;
         bytes[1] = tos;
@@ -186,7 +180,7 @@ mod tests {
     #[test]
     fn own_header_written_reads_back() {
         let mut bytes = [0xaau8; LEN];
-        let (source, destination) = (crate::base::map_v4(1), crate::base::map_v4(2));
+        let (source, destination) = (Ip::from_v4(1), Ip::from_v4(2));
         Header::new_mut(&mut bytes)
             .unwrap()
             .set_own(0xc0, 99, 6, source, destination);

@@ -1,5 +1,6 @@
 //! IPv6 (RFC 8200): the fixed header, and the walk over the extension headers a balancer must look behind.
 
+use crate::base::Ip;
 use std::borrow::{Borrow, BorrowMut};
 
 use super::{fields16, view};
@@ -51,22 +52,22 @@ impl<B: Borrow<[u8; LEN]>> Header<B> {
     /// Source.
     #[inline]
     #[must_use]
-    pub fn source(&self) -> u128 {
+    pub fn source(&self) -> Ip {
         self.address(8)
     }
 
     /// Destination.
     #[inline]
     #[must_use]
-    pub fn destination(&self) -> u128 {
+    pub fn destination(&self) -> Ip {
         self.address(24)
     }
 
     #[inline]
-    fn address(&self, at: usize) -> u128 {
+    fn address(&self, at: usize) -> Ip {
         let mut address = [0; 16];
         address.copy_from_slice(&self.0.borrow()[at..at + 16]);
-        u128::from_be_bytes(address)
+        Ip::from_be_bytes(address)
     }
 }
 
@@ -79,13 +80,13 @@ impl<B: BorrowMut<[u8; LEN]>> Header<B> {
 
     /// Source.
     #[inline]
-    pub fn set_source(&mut self, address: u128) {
+    pub fn set_source(&mut self, address: Ip) {
         self.0.borrow_mut()[8..24].copy_from_slice(&address.to_be_bytes());
     }
 
     /// Destination.
     #[inline]
-    pub fn set_destination(&mut self, address: u128) {
+    pub fn set_destination(&mut self, address: Ip) {
         self.0.borrow_mut()[24..40].copy_from_slice(&address.to_be_bytes());
     }
 
@@ -95,8 +96,8 @@ impl<B: BorrowMut<[u8; LEN]>> Header<B> {
         payload_len: u16,
         next_header: u8,
         hop_limit: u8,
-        source: u128,
-        destination: u128,
+        source: Ip,
+        destination: Ip,
     ) {
         let bytes = self.0.borrow_mut();
         bytes[..4].copy_from_slice(&[0x60, 0, 0, 0]);
@@ -215,9 +216,13 @@ mod tests {
     #[test]
     fn own_header_written_reads_back() {
         let mut bytes = [0xaau8; LEN];
-        Header::new_mut(&mut bytes)
-            .unwrap()
-            .set_own(9, 58, 255, 1 << 100, 2 << 100);
+        Header::new_mut(&mut bytes).unwrap().set_own(
+            9,
+            58,
+            255,
+            Ip::from_bits(1 << 100),
+            Ip::from_bits(2 << 100),
+        );
         let header = Header::new(&bytes).unwrap();
         assert_eq!(
             (
@@ -230,7 +235,7 @@ mod tests {
         );
         assert_eq!(
             (header.source(), header.destination()),
-            (1 << 100, 2 << 100)
+            (Ip::from_bits(1 << 100), Ip::from_bits(2 << 100))
         );
     }
 

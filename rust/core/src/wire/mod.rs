@@ -8,7 +8,7 @@
 //! has given an array, no getter and no setter can panic, whatever the bytes are. What a field *claims* (a length,
 //! an offset) is not checked here; `parse` does that before anyone follows it.
 //!
-//! Numbers are host order outside this module. Addresses are `u128`, IPv4 as `::ffff:a.b.c.d`, so that one path
+//! Numbers are host order outside this module. Addresses are [`crate::base::Ip`], IPv4 as `::ffff:a.b.c.d`, so that one path
 //! serves both families.
 
 use std::borrow::{Borrow, BorrowMut};

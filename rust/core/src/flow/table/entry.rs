@@ -1,6 +1,7 @@
 //! What is stored of a flow, in three parts by how often packets need it: plain data without pointers.
 
 use super::arena::Line;
+use crate::base::Ip;
 use crate::base::{Direction, IngressNeighbour, SeqNumber};
 use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
@@ -78,7 +79,7 @@ impl Entry {
     /// A new flow, linked nowhere yet, that no packet has been counted on.
     #[must_use]
     pub fn new(
-        client: u128,
+        client: Ip,
         client_port: u16,
         ids: (u32, u32, u32),
         state: FlowState,
@@ -86,7 +87,7 @@ impl Entry {
     ) -> Self {
         let (service, server, endpoint) = ids;
         Self {
-            client: [(client >> 64) as u64, client as u64],
+            client: client.halves(),
             client_port,
             state: state as u8,
             service,
@@ -101,8 +102,8 @@ impl Entry {
     /// The client's address.
     #[inline]
     #[must_use]
-    pub fn client(&self) -> u128 {
-        u128::from(self.client[0]) << 64 | u128::from(self.client[1])
+    pub fn client(&self) -> Ip {
+        Ip::from_halves(self.client)
     }
 
     /// Where the flow stands.

@@ -2,12 +2,19 @@
 
 use super::entry::RELINK_NS;
 use super::*;
+use crate::base::Ip;
 use crate::flow::state::FlowState;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
 fn flow(client: u16) -> Entry {
-    Entry::new(u128::from(client), client, (7, 3, 9), FlowState::SynSent, 0)
+    Entry::new(
+        Ip::from_bits(client.into()),
+        client,
+        (7, 3, 9),
+        FlowState::SynSent,
+        0,
+    )
 }
 
 fn table(capacity: u64) -> Table {

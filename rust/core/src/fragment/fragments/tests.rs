@@ -16,8 +16,8 @@ const FIRST: Piece = Piece {
 
 fn key(source: u128, identification: u32) -> DatagramKey {
     DatagramKey {
-        source,
-        destination: 1,
+        source: Ip::from_bits(source),
+        destination: Ip::from_bits(1),
         identification,
         protocol: 17,
     }
@@ -114,7 +114,7 @@ fn hold_own_share_full_drops_the_fragment() {
 
 /// What is counted beside the datagrams is what they have.
 fn check_accounts(fragments: &Fragments) -> Result<(), TestCaseError> {
-    let mut shares: BTreeMap<u128, (usize, usize)> = BTreeMap::new();
+    let mut shares: BTreeMap<Ip, (usize, usize)> = BTreeMap::new();
     let (mut alive, mut waiting) = (Vec::new(), Vec::new());
     for (key, datagram) in &fragments.datagrams {
         prop_assert_eq!(datagram.fate == Fate::Unknown, !datagram.held.is_empty());

@@ -100,7 +100,7 @@ impl Bench {
             tried: &mut self.tried,
             eligibility: &eligibility,
             service: 0,
-            client: (crate::base::map_v4(9), client_port),
+            client: (Ip::from_v4(9), client_port),
         }
         .select(plan, named)
     }

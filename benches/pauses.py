@@ -42,7 +42,7 @@ from typing import NamedTuple
 
 import lb.backends
 from lb._core import BUILD_PROFILE, checksum, generate
-from lb.backends.base import DataPath
+from lb.backends.base import AttachedInterface, DataPath
 from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot, Timeouts
 from lb.net.sockets import open_packet_socket, read_interface
 
@@ -289,8 +289,8 @@ def stage(act: str, rounds: int, options: argparse.Namespace) -> Iterator[Stage]
         notify = os.eventfd(0, os.EFD_NONBLOCK)
         opened.callback(os.close, notify)
         others = set(Path("/proc/self/task").iterdir())
-        path.start([port.fileno() for port in ports], notify)
-        opened.callback(path.stop)
+        path.attach([AttachedInterface(f"a{pair}", (port.fileno(),)) for pair, port in enumerate(ports)], notify)
+        opened.callback(path.detach)
         if options.real_time:
             for task in set(Path("/proc/self/task").iterdir()) - others:
                 os.sched_setscheduler(int(task.name), os.SCHED_FIFO, os.sched_param(1))

@@ -28,6 +28,7 @@ import pytest
 from pyroute2 import netns
 
 import lb.backends
+from attaching import attached
 from lb.backends.base import DataPath
 from lb.backends.sharded import Sharded
 from lb.errors import InterfaceError, LbError
@@ -103,6 +104,7 @@ class Router:
     notify_fd: int
     ports: list[socket.socket]
     is_direct: bool = False
+    workers: int = 1
     opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def start(self) -> None:
@@ -118,7 +120,7 @@ class Router:
             if self.is_direct:
                 fresh = [stack.enter_context(sockets.open_direct_socket("eth0")) for _ in self.ports]
                 direct = {number: sock.fileno() for number, sock in enumerate(fresh)}
-            self.data_path.start(descriptors, self.notify_fd, direct=direct)
+            self.data_path.attach(attached(descriptors, direct, self.workers), self.notify_fd)
             self.opened.enter_context(stack.pop_all())
 
     def forget_queued(self) -> None:
@@ -152,13 +154,13 @@ def router(request: pytest.FixtureRequest, wires: None) -> Iterator[Router]:
     data_path.publish(make_snapshot(facts))
     data_path.set_next_hops(make_next_hops())
     notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    router = Router(data_path, notify_fd, ports, direct)
+    router = Router(data_path, notify_fd, ports, direct, workers)
     run("ip", "-n", CLIENT, "neighbour", "flush", "all")
     router.start()
     try:
         yield router
     finally:
-        data_path.stop()
+        data_path.detach()
         os.close(notify_fd)
         router.opened.close()
         for port in ports:
@@ -269,7 +271,7 @@ def test_loop_frames_sent_directly_pass_by_who_watches_the_interface(router: Rou
 @pytest.mark.parametrize("router", ["rust-direct"], indirect=True)
 def test_loop_direct_frames_need_an_interface_of_the_same_namespace(router: Router) -> None:
     """An interface of the same number elsewhere would get them."""
-    router.data_path.stop()
+    router.data_path.detach()
     with pytest.raises(LbError, match=r"directly from interface 0: .* another network namespace"):
         router.start_from_here()
     router.start()
@@ -294,7 +296,7 @@ def test_loop_tcp_bulk_both_ways_is_byte_equal(router: Router) -> None:
 def test_loop_stopped_echo_stops_and_works_again_after_start(router: Router) -> None:
     assert echo_once() == b"PING"
     began = time.monotonic()
-    router.data_path.stop()
+    router.data_path.detach()
     stopped_s = time.monotonic() - began
     assert stopped_s < 0.2, "the contract of stop, not a speed test"
     seen = router.data_path.counters()["rx_packets"]
@@ -386,8 +388,8 @@ def test_loop_frame_whose_offload_cannot_be_told_is_counted_and_does_not_end_it(
         data_path.publish(Snapshot(1, 1, (Interface("tap0", fact.mac, fact.mtu),), (), ()))
         notify_fd = os.eventfd(0)
         stack.callback(os.close, notify_fd)
-        data_path.start([port.fileno()], notify_fd)
-        stack.callback(data_path.stop)
+        data_path.attach(attached([port.fileno()]), notify_fd)
+        stack.callback(data_path.detach)
         frame = fact.mac + bytes.fromhex("020000000002") + tagged_request()
         unfinished = frames.OFFLOAD_HEADER.pack(frames.NEEDS_CSUM, GSO_UDP, 42, 1400, 34, 6)
         machine.write(unfinished + frame + bytes(4000))

@@ -20,6 +20,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from attaching import attached
 from lb.backends.callbacks import CallbackChannel, serve
 from lb.model.snapshot import Plan, Snapshot
 from lb.net.frames import OFFLOAD_HEADER
@@ -47,7 +48,7 @@ class Wire:
         self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
         self.news = os.eventfd(0)
         self.pairs[0][1].settimeout(WAIT_S)
-        self.path.start([near.fileno() for near, _ in self.pairs], self.news)
+        self.path.attach(attached([near.fileno() for near, _ in self.pairs]), self.news)
 
     def put(self, datagram: Packet) -> None:
         """Send a client's datagram."""
@@ -70,7 +71,7 @@ class Wire:
         return int(self.path.counters()["events"]["ask_fallback"])
 
     def close(self) -> None:
-        self.path.stop()
+        self.path.detach()
         for pair in self.pairs:
             for end in pair:
                 end.close()
@@ -228,7 +229,7 @@ def test_ask_after_stop_is_called_directly(wire: Any) -> None:
         return "server2"
 
     running = wire(ask, 1)
-    running.path.stop()
+    running.path.detach()
     result = running.path.process(bytes(from_client(query())), 0, 1)
     assert (result.server, threads) == ("server2", [threading.current_thread().name])
 

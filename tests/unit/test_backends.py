@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import importlib
+import inspect
 import logging
 import os
 import socket
@@ -18,6 +19,9 @@ import pytest
 from helpers import from_client, load_backend, make_datapath, request
 
 import lb.backends
+from attaching import attached
+from lb.backends import base, sharded
+from lb.backends.base import AttachedInterface
 from lb.errors import BackendError, LbError
 
 
@@ -157,8 +161,46 @@ def test_start_with_wrong_descriptor_raises_oserror(backend: str) -> None:
             ([near.fileno()], closed, errno.EBADF),
         ):
             with pytest.raises(OSError) as raised:
-                path.start(sockets, notify_fd)
+                path.attach(attached(sockets), notify_fd)
             assert (raised.value.errno, raised.value.strerror) == (number, os.strerror(number))
-        path.start([near.fileno()], news)
-        path.stop()
+        path.attach(attached([near.fileno()]), news)
+        path.detach()
     os.close(news)
+
+
+def test_backend_capabilities_are_true(backend: str) -> None:
+    """What a backend says of itself shows in what its data path does; each aspect and measurement has its name."""
+    can = load_backend(backend).capabilities()
+    path = make_datapath(backend)
+    assert can.exact <= base.ASPECTS
+    assert set(can.polls) <= set(base.POLLS)
+    assert (path.memory() is not None) == can.promises_memory
+    assert can.offline == (path.process(bytes(from_client(request())), 0, 1).verdict == "forward")
+    measured = path.measurements(1)["web"]["server1"]
+    assert can.not_measured <= set(measured)
+
+
+@pytest.mark.parametrize("contract", [base.Engine, base.Attachment])
+def test_backend_data_path_has_every_method_of_the_contract(backend: str, contract: type) -> None:
+    """With the arguments that the contract names, in its order; so has what makes one data path of several."""
+    methods = {name: call for name, call in vars(contract).items() if inspect.isfunction(call) and name[0] != "_"}
+    assert methods
+    for name, call in methods.items():
+        expected = list(inspect.signature(call).parameters)
+        assert list(inspect.signature(getattr(load_backend(backend).DataPath, name)).parameters) == expected, name
+        assert hasattr(sharded.Sharded, name), name
+
+
+def test_sharded_capabilities_leave_out_what_workers_do_not_share(backend: str) -> None:
+    """Each worker takes turns of its own, and only the kernel can deal it frames."""
+    one = load_backend(backend).capabilities()
+    can = sharded.capabilities(one)
+    assert can.exact == one.exact - {"placement"}
+    assert not can.offline
+    path = sharded.Sharded(load_backend(backend).DataPath, 2, 16, KEY, 1)
+    with pytest.raises(LbError, match="from sockets only"):
+        path.process(b"", 0, 1)
+    port = AttachedInterface("eth0", (0, 1), direct=2)
+    assert not can.sends_directly
+    with pytest.raises(ValueError, match="one worker only"):
+        path.attach([port], 0)

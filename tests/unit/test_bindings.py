@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from attaching import attached
 from lb import _core
 from lb.backends import base, rust
+from lb.backends.base import AttachedInterface
 from lb.errors import BackendError, LbError
 from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 from lb.model.verdict import EVENTS
@@ -290,11 +292,11 @@ def test_memory_is_promised_when_made_and_resident_when_the_loop_starts(wire: An
     promised, resident = path.memory()
     assert promised - capacity * 128 in range(64, 257)
     assert resident < promised
-    path.start([port.fileno()], news)
+    path.attach(attached([port.fileno()]), news)
     try:
         assert path.memory() == (promised, promised)
     finally:
-        path.stop()
+        path.detach()
 
 
 def test_start_without_enough_memory_is_refused_and_leaves_it_offline(wire: Any) -> None:
@@ -306,14 +308,14 @@ def test_start_without_enough_memory_is_refused_and_leaves_it_offline(wire: Any)
         pytest.skip("the largest table fits this machine")
     path = _core.DataPath(largest, bytes(16), 1)
     with pytest.raises(BackendError, match=r"flow table of \d+ bytes could not be allocated: \d+ bytes are available"):
-        path.start([port.fileno()], news)
+        path.attach(attached([port.fileno()]), news)
     assert path.memory()[1] < 1 << 22
 
 
 def test_loop_calls_are_answered_while_it_runs(wire: Any) -> None:
     port, ours, news = wire
     path = make_datapath()
-    path.start([port.fileno()], news)
+    path.attach(attached([port.fileno()]), news)
     try:
         assert exchange(ours, request())[:6] == SERVER_MAC
         assert path.process(request(1024), 0, 1).verdict == "forward"
@@ -329,50 +331,50 @@ def test_loop_calls_are_answered_while_it_runs(wire: Any) -> None:
             "tx_errors": 0,
         }
     finally:
-        path.stop()
+        path.detach()
     assert path.counters()["rx_packets"] == 4
-    path.stop()
+    path.detach()
 
 
 def test_loop_started_twice_is_refused(wire: Any) -> None:
     port, _, news = wire
     path = make_datapath()
-    path.start([port.fileno()], news)
+    path.attach(attached([port.fileno()]), news)
     with pytest.raises(LbError, match="runs already"):
-        path.start([port.fileno()], news)
-    path.stop()
+        path.attach(attached([port.fileno()]), news)
+    path.detach()
 
 
 @pytest.mark.parametrize("poll", ["adaptive", "busy", "sleep"])
 def test_loop_forwards_however_it_polls(wire: Any, poll: str) -> None:
     port, ours, news = wire
     path = make_datapath()
-    path.start([port.fileno()], news, poll)
+    path.attach(attached([port.fileno()]), news, poll)
     try:
         assert exchange(ours, request())[36:38] == (5353).to_bytes(2, "big")
     finally:
-        path.stop()
+        path.detach()
 
 
 def test_loop_unknown_way_to_poll_is_refused(wire: Any) -> None:
     port, _, news = wire
     with pytest.raises(ValueError, match=r"often. is none of adaptive, busy, sleep"):
-        make_datapath().start([port.fileno()], news, "often")
-    with pytest.raises(ValueError, match=r"direct: \[1\] are not all below 1"):
-        make_datapath().start([port.fileno()], news, direct={1: 0})
+        make_datapath().attach(attached([port.fileno()]), news, "often")
+    with pytest.raises(ValueError, match="eth0: 2 sockets for one worker"):
+        make_datapath().attach([AttachedInterface("eth0", (port.fileno(), port.fileno()))], news)
 
 
 def test_loop_that_failed_tells_and_stop_raises(wire: Any) -> None:
     port, _, news = wire
     path = make_datapath()
     with Path(os.devnull).open("rb") as nothing:
-        path.start([port.fileno()], news)
+        path.attach(attached([port.fileno()]), news)
         os.dup2(nothing.fileno(), port.fileno())
         assert os.eventfd_read(news) == 1
         with pytest.raises(LbError, match="the packet loop has failed"):
             path.counters()
         with pytest.raises(LbError, match="the packet loop has failed"):
-            path.stop()
+            path.detach()
     assert path.process(request(), 0, 1).verdict == "forward", "offline calls go on"
 
 
@@ -380,7 +382,7 @@ def test_loop_nobody_stopped_ends_with_its_data_path(wire: Any) -> None:
     """An `ask` that waits for the GIL must not hang the last reference's end."""
     port, ours, news = wire
     path = make_datapath(ask_snapshot(lambda *_: "server1"))
-    path.start([port.fileno()], news)
+    path.attach(attached([port.fileno()]), news)
     ours.send(bytes(10) + request())
     del path
     assert "lb-packets" not in {task_name(task) for task in Path("/proc/self/task").iterdir()}

@@ -79,6 +79,7 @@ def test_driver_finds_shortens_and_replays_a_planted_fault(monkeypatch: pytest.M
 
     module = ModuleType("lb.backends.faulty")
     module.DataPath = Faulty  # type: ignore[attr-defined]
+    module.capabilities = python.capabilities  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lb.backends.faulty", module)
     with pytest.raises(differential.DisagreementError) as found:
         differential.run(5000, 3, ("python", "faulty"))

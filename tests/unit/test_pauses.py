@@ -30,7 +30,7 @@ def wire(backend: str) -> Iterator[Wire]:
 
 def test_loop_pauses_name_every_bucket(wire: Wire) -> None:
     """The shape is the same for both backends: every bucket is named."""
-    wire.path.stop()
+    wire.path.detach()
     names = [*map(str, PAUSE_BOUNDS_NS), "inf"]
     loop = wire.path.counters()["loop"]
     assert {name: list(part) for name, part in loop.items()} == {

@@ -31,7 +31,8 @@ from helpers import (
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from lb.backends.base import DataPath
+from attaching import attached
+from lb.backends.base import AttachedInterface, DataPath
 from lb.errors import LbError
 from lb.net.frames import OFFLOAD_HEADER
 from lb.packet.offload import Offload
@@ -48,7 +49,7 @@ class Wire:
         self.near = [pair[0] for pair in pairs]
         self.far = [pair[1] for pair in pairs]
         self.notify_fd = os.eventfd(0, os.EFD_NONBLOCK)
-        path.start([each.fileno() for each in self.near], self.notify_fd)
+        path.attach(attached([each.fileno() for each in self.near]), self.notify_fd)
 
     def put(self, frame: object, interface: int = 0, offload: Offload | None = None) -> None:
         """Let a frame arrive."""
@@ -78,7 +79,7 @@ def wire() -> Iterator[Wire]:
     """A running data path of the small world."""
     running = Wire(make_datapath("python"))
     yield running
-    running.path.stop()
+    running.path.detach()
     running.close()
 
 
@@ -138,22 +139,22 @@ def test_loop_malformed_frames_are_counted_and_it_goes_on(wire: Wire) -> None:
 def test_loop_stop_ends_the_thread_and_may_start_again(wire: Wire) -> None:
     """`stop` joins; twice is fine; a second `start` works, one while it runs is refused."""
     with pytest.raises(LbError, match="runs already"):
-        wire.path.start([], wire.notify_fd)
-    wire.path.stop()
-    wire.path.stop()
+        wire.path.attach(attached([]), wire.notify_fd)
+    wire.path.detach()
+    wire.path.detach()
     assert not [each for each in threading.enumerate() if each.name == "lb-packets"]
-    wire.path.start([each.fileno() for each in wire.near], wire.notify_fd)
+    wire.path.attach(attached([each.fileno() for each in wire.near]), wire.notify_fd)
     wire.put(from_client(query()))
     wire.get()
 
 
 def test_loop_unknown_way_to_poll_is_refused(wire: Wire) -> None:
     """As `rust` does."""
-    wire.path.stop()
+    wire.path.detach()
     with pytest.raises(ValueError, match=r"often. is none of adaptive, busy, sleep"):
-        wire.path.start([], wire.notify_fd, "often")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"direct: \[0\] are not all below 0"):
-        wire.path.start([], wire.notify_fd, direct={0: 0})
+        wire.path.attach(attached([]), wire.notify_fd, "often")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="eth0: 0 sockets for one worker"):
+        wire.path.attach([AttachedInterface("eth0", ())], wire.notify_fd)
 
 
 def test_loop_failure_is_told_and_raised_by_stop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +168,8 @@ def test_loop_failure_is_told_and_raised_by_stop(monkeypatch: pytest.MonkeyPatch
     running.put(from_client(query()))
     wait_for(running.notify_fd)
     with pytest.raises(LbError, match="broken on purpose"):
-        running.path.stop()
-    running.path.stop()
+        running.path.detach()
+    running.path.detach()
     running.close()
 
 

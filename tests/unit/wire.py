@@ -7,6 +7,7 @@ import socket
 
 from helpers import make_datapath
 
+from attaching import attached
 from lb.model.snapshot import Snapshot
 from lb.net.frames import OFFLOAD_HEADER
 
@@ -22,7 +23,7 @@ class Wire:
         self.news = os.eventfd(0)
         for _, far in self.pairs:
             far.settimeout(WAIT_S)
-        self.path.start([near.fileno() for near, _ in self.pairs], self.news)
+        self.path.attach(attached([near.fileno() for near, _ in self.pairs]), self.news)
 
     def put(self, frame: bytes, interface: int = 0) -> None:
         """Let a frame arrive."""
@@ -33,7 +34,7 @@ class Wire:
         return self.pairs[interface][1].recv(100_000)[OFFLOAD_HEADER.size :]
 
     def close(self) -> None:
-        self.path.stop()
+        self.path.detach()
         for pair in self.pairs:
             for end in pair:
                 end.close()

@@ -1,9 +1,9 @@
 """
 Backends: the implementations that process packets, and the choice among them.
 
-Each is a module with `NAME`, `DataPath` (the contract is in `base.py`) and the single stages `parse`, `checksum`,
-`checksum_update`, `flow_hash`, `source_hash`. The slow one is never chosen in silence: `auto` says so on the log,
-`rust` refuses.
+Each is a module with `NAME`, `DataPath` and `capabilities` (the contract is in `base.py`), and the single stages
+`parse`, `checksum`, `checksum_update`, `flow_hash`, `source_hash`. The slow one is never chosen in silence: `auto` says
+so on the log, `rust` refuses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib
 import logging
 from typing import Protocol, cast
 
-from lb.backends.base import DataPath
+from lb.backends.base import Capabilities, DataPath
 from lb.errors import BackendError
 from lb.packet.headers import Headers
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class MakeDataPath(Protocol):
-    """Makes a data path; arguments as in `lb.backends.base.DataPath`."""
+    """Makes a data path; arguments as in `lb.backends.base.Engine`."""
 
     def __call__(self, capacity: int, hash_key: bytes, seed: int, first_round: int = 0, /) -> DataPath:
         """Make one."""
@@ -34,6 +34,9 @@ class Backend(Protocol):
     NAME: str
 
     DataPath: MakeDataPath
+
+    def capabilities(self) -> Capabilities:
+        """Return what its data paths do as the rules say, and what they leave out."""
 
     def parse(self, frame: bytes) -> Headers:
         """Read the headers of one frame."""

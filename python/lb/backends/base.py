@@ -1,15 +1,17 @@
 """
 The contract between Python and a backend: what a data path takes, gives and promises.
 
-Every backend implements `DataPath`. Rules for packets are in `docs/datapath.md`; two backends given the same
-snapshot, seed, clock and frames give byte-identical outcomes and equal counters. Ids inside, names at the edge:
+A data path is two things. An `Engine` holds flows and does to packets what `docs/datapath.md` says: two engines given
+the same snapshot, seed, clock and frames give byte-identical outcomes and equal counters, in all that their
+`Capabilities` call exact. An `Attachment` connects an engine to interfaces, so that packets come and go without Python.
+Who only asks or publishes takes an engine; who starts and stops takes the attachment. Ids inside, names at the edge:
 outcomes and counters carry names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from lb.model.snapshot import Address, NextHops, Snapshot
@@ -17,8 +19,11 @@ from lb.model.verdict import Direction, Verdict
 from lb.packet.offload import Offload
 
 Poll: TypeAlias = Literal["adaptive", "busy", "sleep"]
-NO_DIRECT: Mapping[int, int] = MappingProxyType({})
 POLLS: tuple[Poll, ...] = ("adaptive", "busy", "sleep")
+
+# In what two backends can be compared.
+Aspect: TypeAlias = Literal["verdicts", "frames", "placement", "flows", "counters", "measurements"]
+ASPECTS: frozenset[Aspect] = frozenset({"verdicts", "frames", "placement", "flows", "counters", "measurements"})
 
 # Upper bounds of the buckets of the loop's pauses, nanoseconds; a last bucket has none (`docs/datapath.md` rule 13).
 PAUSE_BOUNDS_NS: tuple[int, ...] = (
@@ -126,15 +131,37 @@ class FlowEnd(NamedTuple):
     bytes_reply: int
 
 
-class DataPath(Protocol):
+@dataclass(frozen=True, slots=True)
+class Capabilities:
     """
-    A backend's data path. Made with (capacity, hash_key, seed, first_round=0): flows the table can hold, 16 secret
-    bytes, the u64 that seeds the random draws, and the number at which the turns of `counter` and `least` start; wrong
-    ones raise ValueError or TypeError, a capacity that no table can have LbError.
+    What a backend does as the rules say, and what it leaves out; known before a data path is made.
 
-    Not thread-safe by itself, except while a loop runs (`start`): then every method may be called from the control
-    thread and is carried out between two batches. None holds packets up for long: what takes its time is done in
-    slices, or on the calling thread (`docs/datapath.md` rule 13).
+    Args:
+        exact: the aspects in which it equals every other backend that is exact in them.
+        not_measured: the names of measurements (rule 16) that stay 0.
+        polls: the ways to wait for packets that it tells apart; it accepts the others, and waits as with the last one.
+        offline: whether `process`, `process_many` and `tick` work without an attachment.
+        sends_directly: whether frames go straight to the driver where an interface has a descriptor for that.
+        promises_memory: whether the flow table has all its memory from the start (`Engine.memory`).
+    """
+
+    exact: frozenset[Aspect] = ASPECTS
+    not_measured: frozenset[str] = frozenset()
+    polls: tuple[Poll, ...] = POLLS
+    offline: bool = True
+    sends_directly: bool = True
+    promises_memory: bool = True
+
+
+class Engine(Protocol):
+    """
+    Flows, and what becomes of packets. Made with (capacity, hash_key, seed, first_round=0): flows the table can hold,
+    16 secret bytes, the u64 that seeds the random draws, and the number at which the turns of `counter` and `least`
+    start; wrong ones raise ValueError or TypeError, a capacity that no table can have LbError.
+
+    Not thread-safe by itself, except while it is attached (`Attachment.attach`): then every method may be called from
+    the control thread and is carried out between two batches. None holds packets up for long: what takes its time is
+    done in slices, or on the calling thread (`docs/datapath.md` rule 13).
     """
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -232,36 +259,64 @@ class DataPath(Protocol):
         now. None from a backend whose table grows as flows come.
         """
 
-    def take_unresolved(self) -> list[tuple[int, Address]]:
-        """
-        Return the (interface id, address) pairs to resolve that were not returned before. Raise LbError when the loop
-        has failed.
-        """
 
-    def start(
-        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Mapping[int, int] = NO_DIRECT
-    ) -> None:
+class AttachedInterface(NamedTuple):
+    """
+    One interface to attach to. The caller keeps ownership of all descriptors and closes them after `detach`.
+
+    Args:
+        name: as the kernel has it.
+        sockets: AF_PACKET descriptors, one for each worker.
+        direct: a fresh AF_XDP descriptor, to hand finished frames straight to the driver, past queue disciplines; None:
+            they leave by the socket. Only with one worker.
+    """
+
+    name: str
+    sockets: tuple[int, ...]
+    direct: int | None = None
+
+
+def only_sockets(interfaces: Sequence[AttachedInterface]) -> list[int]:
+    """Return the socket of each interface. Raise ValueError where there is not exactly one."""
+    for interface in interfaces:
+        if len(interface.sockets) != 1:
+            raise ValueError(f"{interface.name}: {len(interface.sockets)} sockets for one worker")
+    return [interface.sockets[0] for interface in interfaces]
+
+
+class Attachment(Protocol):
+    """What connects an engine to interfaces: a packet loop, or a program in the kernel with a loop behind it."""
+
+    def attach(self, interfaces: Sequence[AttachedInterface], notify_fd: int, poll: Poll = "adaptive") -> None:
         """
-        Start the packet loop on its own thread. All memory of the flow table is resident then, where it is promised.
+        Let packets of these interfaces come to the engine. Its flow table has all its memory from then on, where that
+        is promised.
 
         Args:
-            sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership and
-            closes them after `stop`.
-            notify_fd: an eventfd the loop adds 1 to when `take_unresolved` has news, and when the loop has failed.
-            poll: what the loop does while nothing comes: look again for a while where that pays ("adaptive"), always
-            ("busy"), or sleep at once ("sleep"). `python` always sleeps at once.
-            direct: ids of interfaces whose finished frames are handed straight to the driver, past queue disciplines,
-            each with a fresh AF_XDP descriptor; the caller keeps ownership. `python` sends all frames the same way.
+            interfaces: in order of interface id.
+            notify_fd: an eventfd that 1 is added to when `take_unresolved` has news, also of a failure.
+            poll: what a packet loop does while nothing comes: look again for a while where that pays ("adaptive"),
+                always ("busy"), or sleep at once ("sleep").
 
         Raises:
-            LbError: the loop runs already, or the kernel does not let frames be sent directly.
+            LbError: it is attached already, or the kernel does not let frames be sent directly.
             BackendError: there is less memory than the flow table was promised.
-            OSError: a descriptor is not open, or one of `sockets` is no socket.
-            ValueError: `poll` is another word, or `direct` names what is no interface.
+            OSError: a descriptor is not open, or one of the sockets is no socket.
+            ValueError: `poll` is another word, or an interface has not one socket for each worker.
         """
 
-    def stop(self) -> None:
+    def detach(self) -> None:
         """
-        Stop the loop and join its thread, within 200 ms. Raise LbError when the loop had failed. Does nothing when it
-        does not run.
+        Let go of all interfaces, within 200 ms; flows stay. Raise LbError when it had failed. Does nothing when it is
+        not attached.
         """
+
+    def take_unresolved(self) -> list[tuple[int, Address]]:
+        """
+        Return the (interface id, address) pairs to resolve that were not returned before. Raise LbError when it has
+        failed.
+        """
+
+
+class DataPath(Engine, Attachment, Protocol):
+    """An engine and its attachment, as a backend makes them."""

@@ -6,6 +6,7 @@ The rules it follows are in `docs/datapath.md`, its stages in `rust/core`. Nothi
 
 from __future__ import annotations
 
+from lb.backends.base import Capabilities
 from lb.errors import BackendError
 from lb.packet.headers import Headers
 
@@ -23,9 +24,24 @@ except ImportError as broken:
         "or choose --backend python"
     ) from broken
 
-__all__ = ["NAME", "DataPath", "Result", "checksum", "checksum_update", "flow_hash", "parse", "source_hash"]
+__all__ = [
+    "NAME",
+    "DataPath",
+    "Result",
+    "capabilities",
+    "checksum",
+    "checksum_update",
+    "flow_hash",
+    "parse",
+    "source_hash",
+]
 
 NAME = "rust"
+
+
+def capabilities() -> Capabilities:
+    """Return what this backend can: everything."""
+    return Capabilities()
 
 
 def parse(frame: bytes) -> Headers:

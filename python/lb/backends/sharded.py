@@ -17,7 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import NO_DIRECT, DataPath, Flow, FlowEnd, Poll, Result
+from lb.backends.base import (
+    AttachedInterface,
+    Capabilities,
+    DataPath,
+    Flow,
+    FlowEnd,
+    Poll,
+    Result,
+    only_sockets,
+)
 from lb.errors import LbError
 from lb.model.snapshot import Address, AskFunction, NextHops, Snapshot
 from lb.net.shard import program, worker_of
@@ -175,48 +184,57 @@ class Sharded:
         """Return the (interface id, address) pairs to resolve; raise LbError when a loop has failed."""
         return list(dict.fromkeys(pair for shard in self._shards for pair in shard.take_unresolved()))
 
-    def start(
-        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Mapping[int, int] = NO_DIRECT
-    ) -> None:
+    def attach(self, interfaces: Sequence[AttachedInterface], notify_fd: int, poll: Poll = "adaptive") -> None:
         """
         Start the packet loops, each on its own thread. When one does not start, none runs.
 
         Args:
-            sockets: as for one data path, for each worker in turn: those of worker 0 in order of interface id, then
-                those of worker 1. They hear nothing before (`open_packet_socket`, `muted`).
+            interfaces: in order of interface id, each with a socket for each worker, that hears nothing before
+                (`open_packet_socket`, `muted`), and none with `direct`.
             notify_fd: an eventfd that all loops share.
             poll: what the loops do while nothing comes.
-            direct: has to be empty.
 
         Raises:
             LbError: a loop runs already, or nothing is published.
             BackendError, OSError, ValueError: as for one data path.
         """
-        if direct:
+        if any(interface.direct is not None for interface in interfaces):
             raise ValueError("direct: frames go straight to the driver from one worker only")
         if self._snapshot is None:
             raise LbError("several workers need a snapshot before they start: publish one")
-        each = len(sockets) // len(self._shards)
-        self._sockets = [sockets[number * each : (number + 1) * each] for number in range(len(self._shards))]
+        if any(len(interface.sockets) != len(self._shards) for interface in interfaces):
+            raise ValueError(f"interfaces: each needs {len(self._shards)} sockets, one for each worker")
+        shares = [[share_of(interface, number) for interface in interfaces] for number in range(len(self._shards))]
+        self._sockets = [only_sockets(share) for share in shares]
         self._deal(self._snapshot)
         try:
-            for shard, own in zip(self._shards, self._sockets, strict=True):
-                shard.start(own, notify_fd, poll)
+            for shard, share in zip(self._shards, shares, strict=True):
+                shard.attach(share, notify_fd, poll)
         except BaseException:
-            self.stop()
+            self.detach()
             raise
 
-    def stop(self) -> None:
+    def detach(self) -> None:
         """Stop all loops and join their threads. Raise LbError, of the first that had failed."""
         self._sockets = []
         failures: list[LbError] = []
         for shard in self._shards:
             try:
-                shard.stop()
+                shard.detach()
             except LbError as error:
                 failures.append(error)
         if failures:
             raise failures[0]
+
+
+def capabilities(one: Capabilities) -> Capabilities:
+    """Return what several data paths can together. Each takes turns and draws of its own: placement is not exact."""
+    return dataclasses.replace(one, exact=one.exact - {"placement"}, offline=False, sends_directly=False)
+
+
+def share_of(interface: AttachedInterface, number: int) -> AttachedInterface:
+    """Return an interface as one worker is attached to it."""
+    return interface._replace(sockets=(interface.sockets[number],))
 
 
 def part(whole: int, number: int, parts: int) -> int:

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from lb.backends import Backend
-from lb.backends.base import DataPath, Flow, FlowEnd
+from lb.backends.base import AttachedInterface, DataPath, Flow, FlowEnd
 from lb.backends.python.reply import frames_for_announcement
 from lb.backends.sharded import Sharded
 from lb.balancer import HASH_KEY_BYTES
@@ -167,16 +167,24 @@ class Runtime:
         with ExitStack() as stack:
             notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, notify_fd)
-            descriptors = [sock.fileno() for sock in self._sockets]
-            self._data_path.start(descriptors, notify_fd, self._config.poll, self._direct)
+            self._data_path.attach(self._interfaces(), notify_fd, self._config.poll)
             self.started_at_s = time.monotonic()
             stack.callback(self._stop)
             self._loop.add_reader(notify_fd, self._on_notify, notify_fd)
             stack.callback(self._loop.remove_reader, notify_fd)
             yield
 
+    def _interfaces(self) -> list[AttachedInterface]:
+        """Return the interfaces with their sockets, one for each worker."""
+        descriptors = [sock.fileno() for sock in self._sockets]
+        count = len(self._config.interfaces)
+        return [
+            AttachedInterface(entry.name, tuple(descriptors[number::count]), self._direct.get(number))
+            for number, entry in enumerate(self._config.interfaces)
+        ]
+
     def _stop(self) -> None:
-        self._guarded(self._data_path.stop)
+        self._guarded(self._data_path.detach)
 
     def release_host(self) -> None:
         """Remove the host guard; a change that is still under way does not put it back."""

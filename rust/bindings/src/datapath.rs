@@ -1,11 +1,10 @@
-//! The `DataPath` of `python/lb/backends/base.py`: owns the data path, or the packet loop that owns it while it
+//! The engine and attachment of `python/lb/backends/base.py`: owns the data path, or the packet loop that owns it while it
 //! runs.
 //!
 //! Offline, a call takes the data path out of its cell for as long as it lasts, so that a call from within an `ask`
 //! policy or from a second thread meets an error instead of a dead lock. While the loop runs, its thread runs the
 //! calls, and the GIL is released meanwhile: an `ask` on that thread needs it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -88,6 +87,36 @@ enum Access<'a> {
 impl DataPath {
     fn names(&self) -> Arc<Names> {
         Arc::clone(&lock(&self.names))
+    }
+
+    /// Give the data path to a packet loop on a thread of its own.
+    fn run(
+        &self,
+        py: Python<'_>,
+        interfaces: Vec<Interface>,
+        options: LoopOptions,
+    ) -> PyResult<()> {
+        let mut mode = lock(&self.mode);
+        let core = match std::mem::replace(&mut *mode, Mode::Busy) {
+            Mode::Offline(core) => core,
+            other => {
+                *mode = other;
+                return Err(busy(py));
+            }
+        };
+        let started = self
+            .asker
+            .go_live(|| Worker::start(core, interfaces, options).map(Arc::new));
+        match started {
+            Ok(worker) => {
+                *mode = Mode::Running(worker);
+                Ok(())
+            }
+            Err((core, failure)) => {
+                *mode = Mode::Offline(core);
+                Err(not_started(py, &failure))
+            }
+        }
     }
 
     /// Find out who has the data path, and take it when it is free.
@@ -243,13 +272,31 @@ fn call<T: Send + 'static>(
 }
 
 /// The interfaces of a loop, in order of their ids: a socket each, and a direct way out for some.
-fn loop_interfaces(
-    sockets: &[RawFd],
-    direct: &BTreeMap<usize, RawFd>,
-) -> io::Result<Vec<Interface>> {
-    let with_direct = |(id, &socket): (usize, &RawFd)| {
-        let interface = Interface::new(socket);
-        let Some(&xdp_socket) = direct.get(&id) else {
+/// `lb.backends.base.AttachedInterface`.
+#[derive(FromPyObject)]
+struct AttachedInterface {
+    name: String,
+    sockets: Vec<RawFd>,
+    direct: Option<RawFd>,
+}
+
+impl AttachedInterface {
+    /// Refuse what is not one socket: one data path is one worker.
+    fn check(&self) -> PyResult<()> {
+        if self.sockets.len() == 1 {
+            return Ok(());
+        }
+        let (name, count) = (&self.name, self.sockets.len());
+        Err(PyValueError::new_err(format!(
+            "{name}: {count} sockets for one worker"
+        )))
+    }
+}
+
+fn loop_interfaces(attached: &[AttachedInterface]) -> io::Result<Vec<Interface>> {
+    let with_direct = |(id, each): (usize, &AttachedInterface)| {
+        let interface = Interface::new(each.sockets[0]);
+        let Some(xdp_socket) = each.direct else {
             return Ok(interface);
         };
         interface.with_direct(xdp_socket).map_err(|error| {
@@ -257,7 +304,7 @@ fn loop_interfaces(
             io::Error::new(error.kind(), reason)
         })
     };
-    sockets.iter().enumerate().map(with_direct).collect()
+    attached.iter().enumerate().map(with_direct).collect()
 }
 
 fn not_started(py: Python<'_>, failure: &io::Error) -> PyErr {
@@ -274,20 +321,20 @@ fn busy(py: Python<'_>) -> PyErr {
 #[pymethods]
 impl DataPath {
     #[new]
-    #[pyo3(signature = (capacity, hash_key, seed, first_turn=Number(0)), text_signature = "(capacity, hash_key, seed, first_turn=0)")]
+    #[pyo3(signature = (capacity, hash_key, seed, first_round=Number(0)), text_signature = "(capacity, hash_key, seed, first_round=0)")]
     fn new(
         py: Python<'_>,
         capacity: Number<u64>,
         hash_key: &[u8],
         seed: Number<u64>,
-        first_turn: Number<u64>,
+        first_round: Number<u64>,
     ) -> PyResult<Self> {
         let hash_key = hash_key.try_into().map_err(|_| {
             PyValueError::new_err(format!("hash_key: {} bytes, 16 are needed", hash_key.len()))
         })?;
         let mut core = Core::new(capacity.0, hash_key, seed.0)
             .map_err(|error| error::datapath_error(py, &error))?;
-        core.start_rounds_at(first_turn.0);
+        core.start_rounds_at(first_round.0);
         Ok(Self {
             mode: Mutex::new(Mode::Offline(Box::new(core))),
             names: Mutex::default(),
@@ -509,26 +556,19 @@ impl DataPath {
         clippy::needless_pass_by_value,
         reason = "PyO3 cannot lend a slice of a list"
     )]
-    #[pyo3(signature = (sockets, notify_fd, poll=None, direct=BTreeMap::new()))]
-    fn start(
+    #[pyo3(signature = (interfaces, notify_fd, poll=None), text_signature = "($self, interfaces, notify_fd, poll=None)")]
+    fn attach(
         &self,
         py: Python<'_>,
-        sockets: Vec<RawFd>,
+        interfaces: Vec<AttachedInterface>,
         notify_fd: RawFd,
         poll: Option<&Bound<'_, PyAny>>,
-        direct: BTreeMap<usize, RawFd>,
     ) -> PyResult<()> {
         let poll = poll.map_or(Ok(Poll::default()), convert::poll)?;
-        if direct.keys().any(|&interface| interface >= sockets.len()) {
-            let interfaces: Vec<_> = direct.keys().collect();
-            return Err(PyValueError::new_err(format!(
-                "direct: {interfaces:?} are not all below {}",
-                sockets.len()
-            )));
-        }
-        sockets
+        interfaces.iter().try_for_each(AttachedInterface::check)?;
+        interfaces
             .iter()
-            .try_for_each(|&fd| require_socket(fd))
+            .try_for_each(|interface| require_socket(interface.sockets[0]))
             .and_then(|()| require_open(notify_fd))
             .map_err(|failure| error::os_error(py, &failure))?;
         // Without the GIL: zeroing gigabytes takes its time. Other calls find the data path in use meanwhile.
@@ -539,36 +579,16 @@ impl DataPath {
             Access::Running(_) => return Err(error::lb_error(py, "the packet loop runs already")),
         }
         let interfaces =
-            loop_interfaces(&sockets, &direct).map_err(|failure| not_started(py, &failure))?;
+            loop_interfaces(&interfaces).map_err(|failure| not_started(py, &failure))?;
         let options = LoopOptions {
             notify_fd,
             poll,
             counters: Arc::clone(&self.io),
         };
-        let mut mode = lock(&self.mode);
-        let core = match std::mem::replace(&mut *mode, Mode::Busy) {
-            Mode::Offline(core) => core,
-            other => {
-                *mode = other;
-                return Err(busy(py));
-            }
-        };
-        let started = self
-            .asker
-            .go_live(|| Worker::start(core, interfaces, options).map(Arc::new));
-        match started {
-            Ok(worker) => {
-                *mode = Mode::Running(worker);
-                Ok(())
-            }
-            Err((core, failure)) => {
-                *mode = Mode::Offline(core);
-                Err(not_started(py, &failure))
-            }
-        }
+        self.run(py, interfaces, options)
     }
 
-    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+    fn detach(&self, py: Python<'_>) -> PyResult<()> {
         let worker = {
             let mut mode = lock(&self.mode);
             let Mode::Running(worker) = &*mode else {

@@ -9,6 +9,7 @@ with `connection` and `measure` or `schedule` with `picker`, or `icmp_errors` or
 
 from __future__ import annotations
 
+from lb.backends.base import Capabilities
 from lb.backends.python.datapath import DataPath, Result
 from lb.backends.python.primitives import checksum, checksum_update, flow_hash, parse, source_hash
 from lb.backends.python.reply import frames_for_announcement
@@ -19,6 +20,7 @@ __all__ = [
     "NAME",
     "DataPath",
     "Result",
+    "capabilities",
     "checksum",
     "checksum_update",
     "flow_hash",
@@ -26,3 +28,8 @@ __all__ = [
     "parse",
     "source_hash",
 ]
+
+
+def capabilities() -> Capabilities:
+    """Return what this backend can: the same, without a core of its own to wait on and without promised memory."""
+    return Capabilities(polls=("sleep",), sends_directly=False, promises_memory=False)

@@ -8,12 +8,12 @@ verdicts into results.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import NO_DIRECT, POLLS, Flow, FlowEnd, Poll
+from lb.backends.base import POLLS, AttachedInterface, Flow, FlowEnd, Poll, only_sockets
 from lb.backends.python.entry import Entry
 from lb.backends.python.exports import FlowExport
 from lb.backends.python.flow_states import STATES
@@ -289,30 +289,25 @@ class DataPath:
         with self._lock:
             return self._tables.waiting.take_unresolved()
 
-    def start(
-        self, sockets: Sequence[int], notify_fd: int, poll: Poll = "adaptive", direct: Mapping[int, int] = NO_DIRECT
-    ) -> None:
+    def attach(self, interfaces: Sequence[AttachedInterface], notify_fd: int, poll: Poll = "adaptive") -> None:
         """
-        Start the packet loop on its own thread.
+        Start the packet loop on its own thread. Frames leave by the sockets alone.
 
         Args:
-            sockets: one AF_PACKET descriptor per interface, in order of interface id; the caller keeps ownership.
+            interfaces: in order of interface id; the caller keeps ownership of their descriptors.
             notify_fd: an eventfd that gets 1 added when `take_unresolved` has news, and when the loop has failed.
             poll: checked, not used: the loop sleeps at once. Looking on would keep the other threads from the GIL.
-            direct: checked, not used: all frames leave through the packet socket.
 
         Raises:
             LbError: the loop runs already.
-            OSError: a descriptor is not open, or one of `sockets` is no socket.
-            ValueError: `poll` is another word, or `direct` names what is no interface.
+            OSError: a descriptor is not open, or one of the sockets is no socket.
+            ValueError: `poll` is another word, or an interface has not one socket.
         """
         if poll not in POLLS:
             raise ValueError(f"poll: {poll!r} is none of {', '.join(POLLS)}")
-        if not set(direct) <= set(range(len(sockets))):
-            raise ValueError(f"direct: {sorted(direct)} are not all below {len(sockets)}")
-        self._loop.start(sockets, notify_fd)
+        self._loop.start(only_sockets(interfaces), notify_fd)
 
-    def stop(self) -> None:
+    def detach(self) -> None:
         """
         Stop the packet loop and join its thread. Does nothing when it does not run.
 

@@ -168,10 +168,10 @@ class HealthConfig(Table):
     fall: Count = key("Failed checks in a row after which a server is down", default=3)
     rise: Count = key("Passed checks in a row after which a server is up again", default=2)
     slow_start: RampTime | None = key(
-        "Time in which the weight of a server that came back rises to its whole",
+        "Time over which the weight of a server that came back rises to its full value",
         default=None,
         example="30s",
-        unset="whole at once",
+        unset="full weight at once",
     )
 
 
@@ -235,9 +235,9 @@ class InterfaceConfig(Table):
     addresses: tuple[PrefixedAddress, ...] | None = key(
         "Addresses of this host", default=None, example=["198.18.1.1/24"], unset=KERNELS
     )
-    mtu: Mtu | None = key("Largest IP packet", default=None, example=1500, unset=KERNELS)
+    mtu: Mtu | None = key("MTU: the largest IP packet", default=None, example=1500, unset=KERNELS)
     transmit: Literal["queue", "direct"] = key(
-        "direct (backend rust): straight to the driver, faster, past traffic shaping and tcpdump",
+        "How frames are sent; direct (backend rust): straight to the driver, faster, past traffic shaping and tcpdump",
         default="queue",
         reload="restart",
     )
@@ -246,7 +246,7 @@ class InterfaceConfig(Table):
 class FlowsConfig(Table):
     """The flow table: its size, and the idle times after which a flow is forgotten."""
 
-    capacity: Capacity = key("Flows remembered at once; the start takes the memory", default=262_144, reload="restart")
+    capacity: Capacity = key("Flows remembered at once; allocated at start", default=262_144, reload="restart")
     half_open: FlowTimeout = key("Idle time of TCP flows before they are established", default="30s")
     established: FlowTimeout = key("Idle time of established TCP flows", default="7440s")
     closing: FlowTimeout = key("Idle time of TCP flows that both sides have closed", default="120s")

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use flowlb_core::base::{Frame, Offload, Outcome, Output, Verdict};
 use flowlb_core::datapath::{DataPath, Sink};
 use flowlb_core::snapshot::{
-    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
-    Timeouts,
+    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
+    Snapshot, Timeouts,
 };
 use flowlb_core::wire::checksum;
 
@@ -94,8 +94,7 @@ pub fn snapshot(selector: Selector, servers: u32, protocol: Protocol) -> Snapsho
         })],
         servers: (0..servers).map(|id| Some(server(id))).collect(),
         forward_transit: false,
-        answer_echo: false,
-        icmp_rate: 1000,
+        settings: Settings::DEFAULT,
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,
             established_ns: 7440 * SECOND,

@@ -7,7 +7,7 @@ use flowlb_core::base::{Mac, Offload};
 use flowlb_core::io::Poll;
 use flowlb_core::snapshot::{
     AskFunction, Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service,
-    Snapshot, Timeouts,
+    Settings, Snapshot, Timeouts,
 };
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
@@ -179,6 +179,16 @@ fn timeouts(value: &Object<'_>) -> PyResult<Timeouts> {
     })
 }
 
+macro_rules! read_settings {
+    ($($(#[$meaning:meta])* $name:ident: $kind:ty = $default:expr,)*) => {
+        fn settings(value: &Object<'_>) -> PyResult<Settings> {
+            Ok(Settings { $($name: field(value, stringify!($name))?,)* })
+        }
+    };
+}
+
+flowlb_core::for_settings!(read_settings);
+
 /// Convert a `lb.model.snapshot.Snapshot`. `asker`: what its ask function is asked through.
 pub fn snapshot(value: &Object<'_>, asker: &Asker) -> PyResult<Snapshot> {
     const TRANSIT: [(&str, bool); 2] = [("drop", false), ("forward", true)];
@@ -193,8 +203,7 @@ pub fn snapshot(value: &Object<'_>, asker: &Asker) -> PyResult<Snapshot> {
             each(all, |item| optional(item, server))
         })?,
         forward_transit: field_with(value, "transit", |name| one_of(name, &TRANSIT))?,
-        answer_echo: field(value, "answer_echo")?,
-        icmp_rate: field(value, "icmp_rate")?,
+        settings: settings(value)?,
         timeouts: field_with(value, "timeouts", timeouts)?,
         ask: field_with(value, "ask", |function| {
             optional(function, |function| ask(function, asker))

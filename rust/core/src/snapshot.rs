@@ -143,6 +143,39 @@ pub struct Timeouts {
     pub idle_floor_ns: u64,
 }
 
+/// Calls a macro with the settings that hold for all packets: what each means, its type, and its default.
+///
+/// One that is added here is a field of [`Settings`], and the bindings read it from the attribute of its name: in Rust, a
+/// setting of a plain type is declared nowhere else.
+#[macro_export]
+macro_rules! for_settings {
+    ($then:ident) => {
+        $then! {
+            /// Answer echo requests to a VIP.
+            answer_echo: bool = false,
+            /// ICMP and RST packets we may make per second, of each kind.
+            icmp_rate: u32 = 1000,
+        }
+    };
+}
+
+macro_rules! declare_settings {
+    ($($(#[$meaning:meta])* $name:ident: $kind:ty = $default:expr,)*) => {
+        /// What a configuration says to all packets, whatever their service.
+        #[derive(Clone, Copy, Debug)]
+        pub struct Settings {
+            $($(#[$meaning])* pub $name: $kind,)*
+        }
+
+        impl Settings {
+            /// What holds where a configuration says nothing.
+            pub const DEFAULT: Self = Self { $($name: $default,)* };
+        }
+    };
+}
+
+for_settings!(declare_settings);
+
 /// The compiled state of one generation.
 #[derive(Clone)]
 pub struct Snapshot {
@@ -158,10 +191,8 @@ pub struct Snapshot {
     pub servers: Vec<Option<Server>>,
     /// Route packets of no service on, instead of dropping them.
     pub forward_transit: bool,
-    /// Answer echo requests to a VIP.
-    pub answer_echo: bool,
-    /// ICMP and RST packets we may make per second.
-    pub icmp_rate: u32,
+    /// What holds for all packets.
+    pub settings: Settings,
     /// Idle timeouts.
     pub timeouts: Timeouts,
     /// What the `Ask` selector asks.
@@ -179,8 +210,10 @@ impl Snapshot {
             services: Vec::new(),
             servers: Vec::new(),
             forward_transit: false,
-            answer_echo: false,
-            icmp_rate: 0,
+            settings: Settings {
+                icmp_rate: 0,
+                ..Settings::DEFAULT
+            },
             timeouts: Timeouts {
                 half_open_ns: 0,
                 established_ns: 0,

@@ -23,8 +23,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use flowlb_core::base::{Offload, Output, SplitMix64, Verdict};
 use flowlb_core::datapath::DataPath;
 use flowlb_core::snapshot::{
-    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
-    Timeouts,
+    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
+    Snapshot, Timeouts,
 };
 
 mod wire;
@@ -86,8 +86,7 @@ fn snapshot(selector: Selector, forward_transit: bool) -> Snapshot {
         services: vec![Some(service)],
         servers: vec![Some(server(0)), Some(server(1))],
         forward_transit,
-        answer_echo: false,
-        icmp_rate: 1000,
+        settings: Settings::DEFAULT,
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,
             established_ns: 7440 * SECOND,

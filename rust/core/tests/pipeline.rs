@@ -9,8 +9,8 @@ use flowlb_core::base::{Direction, Frame, Offload, Outcome, Output, Reason, Verd
 use flowlb_core::datapath::{DataPath, FlowQuery, FlowSearch, ServerReset, Sink};
 use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::snapshot::{
-    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
-    Timeouts,
+    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
+    Snapshot, Timeouts,
 };
 use flowlb_core::wire::{checksum, icmp};
 use proptest::prelude::*;
@@ -100,8 +100,10 @@ fn snapshot() -> Snapshot {
             Some(server(3, SERVER6)),
         ],
         forward_transit: true,
-        answer_echo: true,
-        icmp_rate: 1000,
+        settings: Settings {
+            answer_echo: true,
+            ..Settings::DEFAULT
+        },
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,
             established_ns: 7440 * SECOND,

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use flowlb_core::base::{Offload, SplitMix64, Verdict};
 use flowlb_core::datapath::{DataPath, FlowInfo};
 use flowlb_core::snapshot::{
-    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Snapshot,
-    Timeouts,
+    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
+    Snapshot, Timeouts,
 };
 
 mod wire;
@@ -77,8 +77,7 @@ fn snapshot() -> Snapshot {
         services: (0..SERVICES.len()).map(service).collect(),
         servers: (0..SERVICES.len()).map(server).collect(),
         forward_transit: false,
-        answer_echo: false,
-        icmp_rate: 1000,
+        settings: Settings::DEFAULT,
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,
             established_ns: 7440 * SECOND,

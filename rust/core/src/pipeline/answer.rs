@@ -210,7 +210,7 @@ impl Walk<'_> {
     pub(super) fn take_token(&mut self, kind: limit::AnswerKind) -> bool {
         self.state
             .limiter
-            .take(kind, self.forwarding.snapshot.icmp_rate, self.now)
+            .take(kind, self.forwarding.snapshot.settings.icmp_rate, self.now)
     }
 
     /// Send a frame of our own.

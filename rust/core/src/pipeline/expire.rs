@@ -58,7 +58,7 @@ fn give_up(
     else {
         return Reason::NeighbourTimeout.into();
     };
-    let rate = forwarding.snapshot.icmp_rate;
+    let rate = forwarding.snapshot.settings.icmp_rate;
     if !state.limiter.take(AnswerKind::Unreachable, rate, now) {
         return Reason::RateLimited.into();
     }

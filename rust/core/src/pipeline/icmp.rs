@@ -62,7 +62,7 @@ impl Walk<'_> {
     }
 
     fn echo(&mut self, packet: &Packet) -> Verdict {
-        if !self.forwarding.snapshot.answer_echo {
+        if !self.forwarding.snapshot.settings.answer_echo {
             return Reason::VipEcho.into();
         }
         let Meta {

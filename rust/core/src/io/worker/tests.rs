@@ -10,7 +10,7 @@ use super::*;
 use crate::base::Offload;
 use crate::io::{IoCounters, Poll};
 use crate::snapshot::{
-    Interface, NextHops, Plan, Protocol, Selector, Server, Service, Snapshot, Timeouts,
+    Interface, NextHops, Plan, Protocol, Selector, Server, Service, Settings, Snapshot, Timeouts,
 };
 use libc::pollfd;
 use std::fs::File;
@@ -68,8 +68,7 @@ fn snapshot() -> Snapshot {
             moves_udp: false,
         })],
         forward_transit: false,
-        answer_echo: false,
-        icmp_rate: 1000,
+        settings: Settings::DEFAULT,
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,
             established_ns: 7440 * SECOND,

@@ -2,7 +2,7 @@
 # The Docker testbed: builds the image from Dockerfile and launches a router, five clients and three servers.
 set -euo pipefail
 cd "$(dirname "$0")"
-exec 3>&1 # where a dry run prints, whatever becomes of a command's own output
+exec 3>&1 # where a dry run prints, also when a command's output is redirected
 
 BASE=debian:trixie-slim
 PACKAGED_BASE=flowlb-base:trixie # made by --base-from-packages
@@ -248,7 +248,7 @@ up() {
     for host in "${HOSTS[@]}"; do launch "${host%=*}" "${host#*=}"; done
     for host in "${HOSTS[@]}"; do wait_ready "$prefix${host%=*}"; done
     trap - EXIT
-    # Images that this build has replaced and nobody runs.
+    # Images that this build has replaced and no container uses.
     look image prune --force --filter label=flowlb.testbed=image >/dev/null || true
     tell "nine containers are up: docker exec -it ${prefix}client1 bash; ./setup.sh down${prefix:+ --prefix $prefix} removes them"
 }

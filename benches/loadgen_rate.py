@@ -14,16 +14,16 @@ import argparse
 import os
 import sys
 
-from lb.lab.bench import web
+from lb.lab.bench import web_server
 from lb.lab.loadgen import plan
 from lb.lab.loadgen.figures import Figures, figure
 from lb.lab.loadgen.lines import Load, LoadLine
 from lb.lab.loadgen.plan import Options
 from lb.lab.loadgen.records import Fetch
 from lb.lab.testbed import build
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import spawn_in
-from lb.lab.testbed.load import LoadClients
+from lb.lab.testbed.load_clients import LoadClients
 
 BAR_HZ, BAR_LAG_S = 2000, 0.005
 LINES = 4
@@ -54,7 +54,7 @@ def main() -> int:
     reached = True
     with Testbed(prefix="lb-rate-", servers=False) as bed:
         build.set_kernel_forwarding(bed.prefix, True)
-        web.start(bed, as_root=os.geteuid() == 0)
+        web_server.start(bed, as_root=os.geteuid() == 0)
         for name, new_connection in (("kept", False), ("new", True)):
             found = measure(bed, options.rate, options.seconds, new_connection)
             assert found.lag is not None

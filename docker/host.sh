@@ -1,6 +1,6 @@
 #!/bin/bash
 # What every container of the testbed runs: take the testbed's MAC address and routes, start Apache on a server, then stay.
-# The MAC is set here and not by the engine: old engines refuse one together with a network of one's own.
+# The MAC is set here and not by the engine: old engines refuse it together with a user-defined network.
 set -eu
 rm -f /run/testbed-ready
 
@@ -22,7 +22,7 @@ fi
 [ "$network" = 198.18.1 ] || sed -i "s/198\.18\.1\./$network./g" /etc/lb/*.toml /usr/local/bin/echo_client.py ~/loadgen/*.load
 case $HOSTNAME in
 server*)
-    # From an earlier life of this container: its number may be somebody else's by now.
+    # Left from an earlier run of this container: another process may have its number now.
     rm -f /var/log/apache2/apache.pid
     httpd -k start
     ;;

@@ -28,11 +28,11 @@ from typing import Any
 
 from lb.control.api.client import fetch
 from lb.errors import LbError
-from lb.lab.bench import web
+from lb.lab.bench import web_server
 from lb.lab.bench.measures.packets import frame
 from lb.lab.bench.run import open_ports
 from lb.lab.testbed import isolation, live
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP, VIP_PORT
 from lb.net import sockets
 from lb.net.frames import SOL_PACKET
@@ -117,7 +117,7 @@ def soak(seconds: float, backend: str) -> int:
     """Build, run, report."""
     record = Record()
     with live.stoppable(), Testbed(prefix=PREFIX, servers=False) as bed:
-        serving = web.start(bed, isolation.has_capabilities())
+        serving = web_server.start(bed, isolation.has_capabilities())
         for name in SERVERS:
             bed.spawn(name, "echo", part("echo", str(bed.topology.host(name).address), seconds + 2 * GRACE_S))
             bed.wait_listening(bed.topology.host(name), ECHO_PORT, "echo")
@@ -165,7 +165,7 @@ def write_config(bed: Testbed, weights: tuple[int, int, int]) -> Path:
 @contextmanager
 def loads(bed: Testbed, seconds: float) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Run the loads over TCP for the block, each in a host of its own."""
-    asking = [sys.executable, "-P", "-m", "lb.lab.bench.client", str(VIP), str(VIP_PORT), web.SMALL_PATH]
+    asking = [sys.executable, "-P", "-m", "lb.lab.bench.web_client", str(VIP), str(VIP_PORT), web_server.SMALL_PATH]
     asking += ["--seconds", str(seconds)]
     commands = {
         "keepalive": [*asking, "--connections", "20"],
@@ -215,7 +215,7 @@ def send_udp(bed: Testbed, sock: socket.socket, turn: int) -> int:
     """Send for a second, from source ports that the last seconds did not use. Returns the packets."""
     from lb import _core
 
-    router_mac = bed.topology.host(ROUTER).ports[0].mac
+    router_mac = bed.topology.host(ROUTER).interfaces[0].mac
     template = bytearray(frame(bed, VIP, VIP_PORT, router_mac))
     span = LAST_PORT - FIRST_PORT
     template[34:36] = (FIRST_PORT + turn * UDP_FLOWS % span).to_bytes(2, "big")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lb.policies import Measurements, Plan, ServerView, takers
+from lb.policies import Measurements, Plan, ServerView, eligible
 
 
 @dataclass
@@ -26,7 +26,7 @@ class PowerAware:
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """Return a plan over the servers in use: the fewest that carry the active flows."""
-        candidates = takers(servers)
+        candidates = eligible(servers)
         flows = sum(measures.get("flows_active", 0) for measures in measurements.values())
         count = min(max(self.open.get(service, 1), 1), max(len(candidates), 1))
         while count < len(candidates) and flows > self.room(candidates[:count]):

@@ -62,7 +62,7 @@ _MODULES = {
     "UnderWayError": "lb.errors",
     "UnknownNameError": "lb.errors",
 }
-# The stages one by one, from the best backend that is there; `lb.backends.load(name)` gives those of a chosen one.
+# The single stages of the fastest available backend; `lb.backends.load(name)` has those of a named one.
 _PRIMITIVES = ("checksum", "checksum_update", "flow_hash", "parse")
 
 __all__ = [

@@ -26,7 +26,7 @@ from lb.backends.python.counters import Counters
 from lb.backends.python.forwarding_state import ForwardingState
 from lb.backends.python.picker import Fit, NewFlow, Picker
 from lb.model.snapshot import HASH_SELECTORS, Plan, Server, Service, Snapshot
-from lb.policies import Measurements, Policy, ServerView, UserPolicy, make, takers
+from lb.policies import Measurements, Policy, ServerView, UserPolicy, eligible, make
 from lb.policies.registry import wrap
 
 FLOWS = 10_000
@@ -111,7 +111,7 @@ def examine(
         options: as in a configuration.
         base: the folder that a relative FILE starts from.
         servers: how many there are, at least 3.
-        flows: how many arrive, each from a client of its own.
+        flows: number of new flows, each from another client.
         share_error: the largest relative error allowed in the share of one of `servers` equal servers; None: any.
         remapping: the part of flows that may move needlessly; None: 3 % for hashes, any for others.
         measurements: what `plan` is given, by server name: `server0`, `server1`, ...; default: nothing.
@@ -171,7 +171,7 @@ class _Examination:
         return wrap(copy.deepcopy(self.policy), self.options)
 
     def _check_allowed(self, situation: str, views: list[ServerView], placed: Placed) -> None:
-        allowed = {server.id for server in takers(views)}
+        allowed = {server.id for server in eligible(views)}
         used = Counter(placed.servers)
         for server, count in used.items():
             if server is None and allowed:
@@ -250,7 +250,7 @@ def _snapshot(policy: Policy, plan: Plan, views: Sequence[ServerView]) -> Snapsh
     servers: list[Server | None] = [None] * (highest + 1)
     for view in views:
         servers[view.id] = Server(view.name, 0, view.id, FIRST_SERVER + view.id, 8000, view.weight)
-    ask = policy.chooser(SERVICE, views) if isinstance(policy, UserPolicy) and policy.asks else None
+    ask = policy.picker(SERVICE, views) if isinstance(policy, UserPolicy) and policy.asks else None
     service = Service(SERVICE, VIP, VIP_PORT, "tcp", plan)
     return Snapshot(1, 1, (), (service,), tuple(servers), ask=ask)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, receive_exactly, running_testbed, wait_until
 
 from lb.control.api.client import change, fetch
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import VIP
 
 ECHO_SERVER_PORT = 7000

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from realhosts import RunningBalancer, running_balancer, running_testbed
 
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 
 PURE_PYTHON = "FLOWLB_PURE_PYTHON_TESTS"
 

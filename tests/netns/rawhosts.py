@@ -22,7 +22,7 @@ from realhosts import DEADLINE_S, LISTEN_PORT, PIPE_PORT, Capture, RunningBalanc
 
 import packets
 from lb.lab.bench import programs
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, SWITCH, VIP, VIP6, Host
 from packets import ACK, FIN, RST, SYN
 
@@ -160,7 +160,7 @@ class RawEnd:
 
 
 def _mac(host: Host) -> bytes:
-    return bytes.fromhex(host.ports[0].mac.replace(":", ""))
+    return bytes.fromhex(host.interfaces[0].mac.replace(":", ""))
 
 
 @dataclass

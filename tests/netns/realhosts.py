@@ -21,7 +21,7 @@ from lb.capture.pcap import PcapWriter
 from lb.control.api.client import fetch
 from lb.errors import PrivilegeError
 from lb.lab.testbed import live
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP, VIP6, Topology
 
 DEADLINE_S = 20.0
@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEAD
 def configuration(topology: Topology) -> str:
     """Return a configuration with every kind of service the tests use, for IPv4 and IPv6."""
     router = topology.host(ROUTER)
-    more = "".join(f'[[interface]]\nname = "{port.name}"\n' for port in router.ports[1:])
+    more = "".join(f'[[interface]]\nname = "{interface.name}"\n' for interface in router.interfaces[1:])
     text = CONFIG.format(interfaces=more)
     servers = topology.of_role("server")
     kinds = (

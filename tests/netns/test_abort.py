@@ -19,7 +19,7 @@ from realhosts import (
     wait_until,
 )
 
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import VIP, VIP6
 
 # The reset, a challenge ACK and the second reset follow each other without a timer; today's other end waits for hours.

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from realhosts import DEADLINE_S, Capture, running_testbed, wait_until
 
-from lb.lab.bench import counters, load, run
+from lb.lab.bench import kernel_counters, load, run
 from lb.lab.bench.contestants import make
 from lb.lab.bench.document import Document
 from lb.lab.bench.measures import connections, packets
 from lb.lab.bench.settings import quick
 from lb.lab.testbed import isolation
-from lb.lab.testbed.state import Place, ProcessId
+from lb.lab.testbed.state_directory import ProcessId, StateDirectory
 from lb.lab.testbed.topology import ROUTER, straight_path
 
 
@@ -34,7 +34,7 @@ def leftovers(prefix: str) -> list[str]:
     """Return what is left of a run: names of namespaces, and its directory."""
     names = isolation.NETNS_DIR.iterdir() if isolation.NETNS_DIR.exists() else ()
     left = [path.name for path in names if path.name.startswith(prefix)]
-    directory = Place(prefix).directory
+    directory = StateDirectory(prefix).directory
     return left + [str(directory)] * directory.exists()
 
 
@@ -109,9 +109,9 @@ def test_bench_counters_hosts_used_twice_syns_refused(unique: str) -> None:
         for name in ("routing", "rust", "routing"):
             with make(name).work(bed, field.server) as working:
                 load.wait_answer(bed, working, load.CLOSING_CLIENT)
-                before = counters.read(bed, run.LOADED_HOSTS)
+                before = kernel_counters.read(bed, run.LOADED_HOSTS)
                 connections.measure(field, working)
-                found = counters.faults(before, counters.read(bed, run.LOADED_HOSTS))
+                found = kernel_counters.faults(before, kernel_counters.read(bed, run.LOADED_HOSTS))
                 refused += found.time_wait_refused
         assert refused > 0
 
@@ -170,7 +170,7 @@ def test_bench_killed_next_run_cleans(unique: str) -> None:
     prefix = f"{unique}e-"
     child = start(prefix, "--only", "bulk", "--contestants", "routing")
     _wait_for_figure(child)
-    state = Place(prefix).read()
+    state = StateDirectory(prefix).read()
     assert state is not None
     child.kill()
     child.communicate()

@@ -19,7 +19,7 @@ from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, echo_once
 
 from lb.control.api.client import change, fetch
 from lb.control.connections import MAX_CONNECTIONS
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER
 
 FLOWS = 200

@@ -14,7 +14,7 @@ import pytest
 from rawhosts import Conversation, conversation
 from realhosts import RunningBalancer
 
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import VIP, VIP6
 
 C, S = 1_000_000, 5_000_000

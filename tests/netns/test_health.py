@@ -20,7 +20,7 @@ from realhosts import (
     wait_until,
 )
 
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, SWITCH, VIP
 
 HEALTH = 'health = {{ check = "{check}", interval = "250ms", timeout = "250ms", fall = 3, rise = 2{more} }}'

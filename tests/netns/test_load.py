@@ -14,8 +14,8 @@ import pytest
 from realhosts import RunningBalancer, running_balancer, running_testbed, wait_until
 
 from lb.lab.testbed import build, isolation
-from lb.lab.testbed.bed import Testbed
-from lb.lab.testbed.state import Place
+from lb.lab.testbed.lifecycle import Testbed
+from lb.lab.testbed.state_directory import StateDirectory
 from lb.lab.testbed.topology import VIP, VIP6
 
 PORT = 9880
@@ -219,7 +219,7 @@ def test_experiment_stopped_keeps_complete_runs(unique: str, tmp_path: Path) -> 
 
 
 def _clients_run(prefix: str) -> bool:
-    state = Place(prefix).read()
+    state = StateDirectory(prefix).read()
     return state is not None and "client1/load" in state.processes
 
 

@@ -26,7 +26,7 @@ from realhosts import (
 )
 
 from lb.errors import LbError
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP
 
 METRICS_PORT = 9464

@@ -24,7 +24,7 @@ from realhosts import (
     running_testbed,
 )
 
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import VIP, VIP6, two_segments
 
 SERVER_MTU = 1400

@@ -25,7 +25,7 @@ from realhosts import (
 )
 
 from lb.control.api.client import change
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import VIP
 
 SECOND_VIP = "198.18.1.101"

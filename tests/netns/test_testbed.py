@@ -22,11 +22,10 @@ import pytest
 from realhosts import DEADLINE_S, running_testbed, wait_until
 
 from lb.control.api.client import fetch
-from lb.lab.testbed import bed as bed_module
-from lb.lab.testbed import build, ethtool, isolation
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed import build, ethtool, isolation, lifecycle
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import DEFAULT_CONFIG, stoppable
-from lb.lab.testbed.state import ProcessId, State, sweep
+from lb.lab.testbed.state_directory import ProcessId, State, sweep
 
 NOBODY = 65534
 PACKAGE = Path(build.__file__).parents[2]
@@ -386,7 +385,7 @@ def test_stop_signal_in_the_middle_removes_everything_first(unique: str, monkeyp
         os.kill(os.getpid(), signal.SIGTERM)
         sweep(state)
 
-    monkeypatch.setattr(bed_module, "sweep", interrupted_sweep)
+    monkeypatch.setattr(lifecycle, "sweep", interrupted_sweep)
     bed = Testbed(prefix=f"{unique}i-", servers=False)
     with pytest.raises(KeyboardInterrupt), stoppable(), bed:
         pass

@@ -30,7 +30,7 @@ from realhosts import (
     wait_until,
 )
 
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP, VIP6
 
 TRANSFER_BYTES = 50_000_000
@@ -208,7 +208,7 @@ def test_replay_of_capture_gives_live_verdicts(hosts: Testbed, balancer: Running
     after = _stop_when_complete(capture, balancer, before)
     path = hosts.directory / "replay.pcap"
     capture.write(path)
-    router = hosts.topology.host(ROUTER).ports[0]
+    router = hosts.topology.host(ROUTER).interfaces[0]
     arguments = ["-c", str(balancer.config), "--backend", balancer.backend, "-o", "json", "--mac", router.mac]
     for address in hosts.topology.interface_addresses(hosts.topology.host(ROUTER), router):
         arguments += ["--address", str(address)]
@@ -307,7 +307,7 @@ def test_forwarded_checksums_without_offloads_all_right(
             client.connect((str(vip), UDP_PORT))
             client.send(b"odd")
             assert client.recv(10) == b"odd"
-    router = bytes.fromhex(hosts.topology.host(ROUTER).ports[0].mac.replace(":", ""))
+    router = bytes.fromhex(hosts.topology.host(ROUTER).interfaces[0].mac.replace(":", ""))
     frames = [frame for capture in captures for frame in capture.stop() if frame[6:12] == router]
     packets = [frame for frame in frames if frame[12:14] in (b"\x08\x00", b"\x86\xdd")]
     assert len(packets) > 20

@@ -12,7 +12,7 @@ import pytest
 from churn import balancing, configuration, echo, placements
 from realhosts import ECHO_PORT, RunningBalancer, connect, running_testbed, wait_until
 
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import read_status
 from lb.lab.testbed.topology import ROUTER
 

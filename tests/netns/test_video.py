@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from realhosts import WEB_PORT, RunningBalancer, running_balancer, running_testbed
 
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import VIP
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")

@@ -9,7 +9,7 @@ import pytest
 from realhosts import WEB_PORT, connect, running_balancer, running_testbed
 
 from lb.lab.testbed import apache
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import VIP, VIP6
 
 CHUNK = "vod/1000Seg2-Frag7"

@@ -30,7 +30,7 @@ from realhosts import (
 )
 
 from lb.control.api.client import change, fetch
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import VIP, VIP6, two_segments
 from lb.net.shard import worker_of
 

@@ -17,11 +17,11 @@ from xml.etree import ElementTree
 import pytest
 
 from lb.errors import LbError
-from lb.lab.bench import chart, client, command, cpu, headline, report, spread, table, targets
+from lb.lab.bench import chart, command, cpu, headline, report, spread, table, targets, web_client
+from lb.lab.bench.catalogue import CONTESTANTS, MEASURES, METRICS, metric
 from lb.lab.bench.contestants import make
 from lb.lab.bench.document import Contestant, Document, MetricResult, metric_result
 from lb.lab.bench.measures import BACKENDS, LOADED, memory
-from lb.lab.bench.metrics import CONTESTANTS, MEASURES, METRICS, metric
 from lb.lab.bench.run import Run, count_steps
 from lb.lab.bench.settings import Settings, quick
 from lb.lab.pictures import axis, bars, page
@@ -396,7 +396,7 @@ HEADER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 )
 def test_split_header_parts(data: bytes, expected: tuple[int, int] | None) -> None:
     """The length it tells, and what of the body is there already."""
-    assert client.split_header(data) == expected
+    assert web_client.split_header(data) == expected
 
 
 @pytest.mark.parametrize(
@@ -404,8 +404,8 @@ def test_split_header_parts(data: bytes, expected: tuple[int, int] | None) -> No
 )
 def test_split_header_no_usable_answer_refused(data: bytes) -> None:
     """An error page is no answer."""
-    with pytest.raises(client.AnswerError):
-        client.split_header(data)
+    with pytest.raises(web_client.AnswerError):
+        web_client.split_header(data)
 
 
 @pytest.fixture
@@ -454,7 +454,7 @@ def _answer(connection: socket.socket) -> bool:
 @pytest.mark.parametrize("close", [False, True], ids=["kept", "closed"])
 def test_client_load_counts_whole_responses(web: tuple[str, int], close: bool) -> None:
     """Responses and bytes of bodies agree, on kept connections and on new ones."""
-    found = client.load(web, "/", close, 0.2, 3)
+    found = web_client.load(web, "/", close, 0.2, 3)
     assert found["responses"] > 3
     assert found["bytes"] == 5 * found["responses"]
     assert found["seconds"] >= 0.2
@@ -463,7 +463,7 @@ def test_client_load_counts_whole_responses(web: tuple[str, int], close: bool) -
 
 def test_client_paced_one_exchange_per_interval(web: tuple[str, int]) -> None:
     """A pace and a time give a number."""
-    found = client.paced(web, "/", 0.1, 100.0)
+    found = web_client.paced(web, "/", 0.1, 100.0)
     assert len(found["connect"]) == len(found["request"]) == 10
     assert all(value > 0 for name in ("connect", "request") for value in found[name])
     assert found["failed"] == 0
@@ -473,7 +473,7 @@ def test_client_nobody_listens_exit_1_with_a_line() -> None:
     """An error is a line and a status, for the bench to quote."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command_line = [sys.executable, "-m", "lb.lab.bench.client", "127.0.0.1", str(port), "/", "--seconds", "1"]
+    command_line = [sys.executable, "-m", "lb.lab.bench.web_client", "127.0.0.1", str(port), "/", "--seconds", "1"]
     done = subprocess.run(command_line, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "refused" in done.stderr

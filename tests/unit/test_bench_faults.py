@@ -13,10 +13,22 @@ from pathlib import Path
 import pytest
 
 from lb.errors import LbError
-from lb.lab.bench import chart, client, counters, headline, machine, notes, order, report, spread, table, targets
+from lb.lab.bench import (
+    chart,
+    headline,
+    kernel_counters,
+    machine,
+    notes,
+    order,
+    report,
+    spread,
+    table,
+    targets,
+    web_client,
+)
+from lb.lab.bench.catalogue import CONTESTANTS, metric
 from lb.lab.bench.document import Contestant, Document, Faults, MetricResult, metric_result, sum_faults
 from lb.lab.bench.measures import LOADED
-from lb.lab.bench.metrics import CONTESTANTS, metric
 
 NETSTAT = """TcpExt: SyncookiesSent ListenOverflows TCPTimeouts TCPSynRetrans PAWSTimewait TCPTimeWaitOverflow
 TcpExt: 0 {listen} 7 {syn} {refused} 0
@@ -31,7 +43,7 @@ Tcp: 1 -1 4 9
 
 
 def looked(syn: int = 0, refused: int = 0, listen: int = 0) -> dict[str, int]:
-    return counters.parse(NETSTAT.format(syn=syn, refused=refused, listen=listen)) | counters.parse(SNMP)
+    return kernel_counters.parse(NETSTAT.format(syn=syn, refused=refused, listen=listen)) | kernel_counters.parse(SNMP)
 
 
 def marked_result(faults: list[Faults | None]) -> MetricResult:
@@ -66,28 +78,28 @@ def test_counters_parse_groups_and_negative_values() -> None:
 def test_counters_parse_broken_pairs_refused(text: str) -> None:
     """What cannot be read is not counted as nothing."""
     with pytest.raises(LbError, match="the kernel's counters"):
-        counters.parse(text)
+        kernel_counters.parse(text)
 
 
 def test_counters_of_this_kernel_are_known() -> None:
     """This machine's own files are read, and have what marks a figure first of all."""
     for name in ("netstat", "snmp"):
-        found = counters.parse(Path("/proc/net", name).read_text())
+        found = kernel_counters.parse(Path("/proc/net", name).read_text())
         assert found
         assert name == "snmp" or "TcpExt.TCPSynRetrans" in found
 
 
 def test_faults_growth_between_two_looks_only() -> None:
     """What was counted before does not count, nor does a counter that one look lacks."""
-    found = counters.faults(looked(syn=100, refused=1), looked(syn=104, refused=1, listen=2), failed=3, slow=1)
+    found = kernel_counters.faults(looked(syn=100, refused=1), looked(syn=104, refused=1, listen=2), failed=3, slow=1)
     assert found == Faults(syn_retransmits=4, listen_overflow=2, failed=3, slow=1)
-    assert counters.faults({}, {}) == Faults()
+    assert kernel_counters.faults({}, {}) == Faults()
 
 
 @pytest.mark.parametrize(("text", "expected"), [("TCP: inuse 1 orphan 0 tw 17 alloc 2 mem 0\n", 17), ("UDP: a\n", 0)])
 def test_parse_time_wait_sockstat(text: str, expected: int) -> None:
     """The number behind `tw`, of TCP."""
-    assert counters.parse_time_wait("sockets: used 5\n" + text) == expected
+    assert kernel_counters.parse_time_wait("sockets: used 5\n" + text) == expected
 
 
 def test_faults_every_counter_is_told_or_marks() -> None:
@@ -244,30 +256,30 @@ def test_client_load_failed_requests_counted_and_load_goes_on(
     failing_web: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that ends without an answer is one failed request; answers are still counted."""
-    monkeypatch.setattr(client, "MAX_FAILED", 10**6)
-    found = client.load(failing_web, "/", True, 0.2, 1)
+    monkeypatch.setattr(web_client, "MAX_FAILED", 10**6)
+    found = web_client.load(failing_web, "/", True, 0.2, 1)
     assert found["responses"] > 1
     assert abs(found["responses"] - found["failed"]) <= 1
 
 
 def test_client_load_too_many_failures_end_it(failing_web: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that mostly fails is no contestant."""
-    monkeypatch.setattr(client, "MAX_FAILED", 3)
-    with pytest.raises((OSError, client.AnswerError)):
-        client.load(failing_web, "/", True, 10.0, 1)
+    monkeypatch.setattr(web_client, "MAX_FAILED", 3)
+    with pytest.raises((OSError, web_client.AnswerError)):
+        web_client.load(failing_web, "/", True, 10.0, 1)
 
 
 def test_client_paced_failed_exchange_counted(failing_web: tuple[str, int]) -> None:
     """An exchange that fails has no time, and counts."""
-    found = client.paced(failing_web, "/", 2.0, 10.0)
+    found = web_client.paced(failing_web, "/", 2.0, 10.0)
     assert len(found["connect"]) == len(found["request"]) == 10
     assert found["failed"] == 10
 
 
 def test_client_slow_answer_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that waits longer than the limit for its answer is slow, also when it never comes."""
-    monkeypatch.setattr(client, "SLOW_S", 0.05)
+    monkeypatch.setattr(web_client, "SLOW_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        found = client.load(silent.getsockname(), "/", False, 0.2, 2)
+        found = web_client.load(silent.getsockname(), "/", False, 0.2, 2)
     assert found["responses"] == 0
     assert found["slow"] == 2

@@ -13,7 +13,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from lb.config import Config, parse
 from lb.doctor import Finding, examine, render
-from lb.doctor.checks import CHECKS
+from lb.doctor.diagnosis import CHECKS
 from lb.doctor.facts import Facts, Hook, Link, Way, parse_hooks, parse_kernel
 from lb.doctor.wire import Answer, arp_probe, read_answer, solicitation
 from lb.net.big_tcp import BigTcp

@@ -17,7 +17,7 @@ from lb.errors import ConfigError, LbError
 from lb.lab.loadgen import document, figures, lines, plan, records, report, table, wanted
 from lb.lab.loadgen.course import CourseLog
 from lb.lab.loadgen.lines import Event, LoadLine
-from lb.lab.loadgen.outcome import Wishes
+from lb.lab.loadgen.outcome import Outputs
 from lb.lab.loadgen.plan import Options
 from lb.lab.loadgen.player import BUFFER_S, Player
 from lb.lab.loadgen.records import Fetch, LineEnded, LineStarted, Playback
@@ -437,8 +437,8 @@ def test_thinned_keeps_the_slowest() -> None:
 def test_wishes_without_directory_are_refused(tmp_path: Path) -> None:
     """A file that cannot be written is told before anything runs."""
     with pytest.raises(LbError, match="there is no directory"):
-        Wishes(json_file=tmp_path / "none" / "a.json").require()
-    Wishes(json_file=tmp_path / "a.json").require()
+        Outputs(json_file=tmp_path / "none" / "a.json").require()
+    Outputs(json_file=tmp_path / "a.json").require()
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def test_reduce_weights_any_weights_bounded_and_proportional(weights: list[int])
 def test_plan_any_servers_holds_only_takers(policy: policies.Policy, servers: list[ServerView]) -> None:
     """A draining, disabled or weightless server is never in a plan; with a taker, the plan is never empty."""
     plan = policy.plan("video", servers, {})
-    takers = {server.id for server in servers if server.state == "active" and server.weight > 0}
-    assert set(plan.slots) <= takers
-    assert bool(takers) == bool(plan.slots)
+    eligible = {server.id for server in servers if server.state == "active" and server.weight > 0}
+    assert set(plan.slots) <= eligible
+    assert bool(eligible) == bool(plan.slots)
 
 
 @given(servers=servers_strategy)

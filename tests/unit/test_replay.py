@@ -108,7 +108,7 @@ def test_replay_cut_capture_keeps_the_summary(tmp_path: Path) -> None:
     assert [packet.result.verdict for packet in run.packets()] == ["forward", "forward"]
     assert summary(run).splitlines() == [
         "2 packets by backend python: 2 forward",
-        f"warning: {path}: at byte 180: the file ends inside packet 3; what comes before it was replayed",
+        f"warning: {path}: at byte 180: the file ends inside packet 3; the packets before it were replayed",
     ]
 
 

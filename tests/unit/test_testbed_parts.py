@@ -14,9 +14,9 @@ import pytest
 from lb.config import load
 from lb.errors import TestbedError
 from lb.lab.loadgen.records import Fetch, LineStarted
-from lb.lab.testbed import content, state
+from lb.lab.testbed import content, state_directory
 from lb.lab.testbed.live import DEFAULT_CONFIG
-from lb.lab.testbed.state import Place, ProcessId, State
+from lb.lab.testbed.state_directory import Inventory, ProcessId, StateDirectory
 from lb.lab.testbed.tally import ServerTally, Tally, plain_table
 from lb.lab.testbed.topology import Topology, one_segment, two_segments
 
@@ -25,7 +25,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def test_one_segment_has_the_courses_hosts() -> None:
     """Names, addresses, MACs and web ports are those of the course."""
-    found = {host.name: (str(host.address), host.ports[0].mac) for host in one_segment().hosts}
+    found = {host.name: (str(host.address), host.interfaces[0].mac) for host in one_segment().hosts}
     expected = {"router": ("198.18.1.1", "aa:aa:aa:00:00:01")}
     expected |= {f"client{n}": (f"198.18.1.2{n}", f"aa:aa:aa:00:00:2{n}") for n in range(1, 6)}
     expected |= {f"server{n}": (f"198.18.1.3{n}", f"aa:aa:aa:00:00:3{n}") for n in range(1, 4)}
@@ -39,7 +39,7 @@ def test_hosts_send_everything_through_router(topology: Topology) -> None:
     for host in topology.hosts:
         if host.role == "router":
             continue
-        port = host.ports[0]
+        port = host.interfaces[0]
         on_link = [route.destination for route in topology.routes(host) if route.gateway is None]
         assert [str(network.network_address) for network in on_link] == [
             str(port.segment.address(1)),
@@ -55,13 +55,13 @@ def test_server_mtu_on_one_segment_is_a_route_of_the_router() -> None:
     routes = topology.routes(topology.host("router"))
     assert [route.mtu for route in routes] == [1400] * 6
     assert routes[0].destination == IPv4Network("198.18.1.31/32")
-    assert topology.host("client1").ports[0].mtu == 1500
+    assert topology.host("client1").interfaces[0].mtu == 1500
 
 
 def test_server_mtu_on_two_segments_is_the_second_links() -> None:
     """With two arms the router's second interface has the smaller MTU."""
     router = two_segments(server_mtu=1400).host("router")
-    assert [port.mtu for port in router.ports] == [1500, 1400]
+    assert [port.mtu for port in router.interfaces] == [1500, 1400]
 
 
 @pytest.mark.parametrize("taken", ["web", "echo"])
@@ -127,39 +127,39 @@ def test_stand_ins_have_the_courses_names_and_sizes(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(state, "base_directory", lambda: tmp_path / "base")
-    return Place("t-")
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDirectory:
+    monkeypatch.setattr(state_directory, "base_directory", lambda: tmp_path / "base")
+    return StateDirectory("t-")
 
 
-def test_place_second_owner_is_refused_until_release(place: Place) -> None:
+def test_state_directory_second_owner_is_refused_until_release(directory: StateDirectory) -> None:
     """One owner at a time; a release leaves no file."""
-    assert place.acquire()
-    other = Place("t-")
+    assert directory.acquire()
+    other = StateDirectory("t-")
     assert other.owned_elsewhere()
     assert not other.acquire()
-    place.release()
-    assert not place.base.exists()
+    directory.release()
+    assert not directory.base.exists()
     assert other.acquire()
     other.release()
 
 
-def test_place_state_reads_back_as_written(place: Place) -> None:
+def test_state_directory_state_reads_back_as_written(directory: StateDirectory) -> None:
     """What one process writes down another reads; damage reads as nothing."""
-    written = State("t-", "root", ProcessId.of(os.getpid()), {"t-a": 7}, {"a/b": ProcessId(1, 2)}, {"web": "none"})
-    assert place.acquire()
-    place.write(written)
-    assert Place("t-").read() == written
-    (place.directory / "state.json").write_text("{")
-    assert place.read() is None
-    place.release()
+    written = Inventory("t-", "root", ProcessId.of(os.getpid()), {"t-a": 7}, {"a/b": ProcessId(1, 2)}, {"web": "none"})
+    assert directory.acquire()
+    directory.write(written)
+    assert StateDirectory("t-").read() == written
+    (directory.directory / "state.json").write_text("{")
+    assert directory.read() is None
+    directory.release()
 
 
 @pytest.mark.parametrize("prefix", ["", "../x", "A-", "a" * 17, "1a"])
-def test_place_unsafe_prefix_is_refused(prefix: str) -> None:
+def test_state_directory_unsafe_prefix_is_refused(prefix: str) -> None:
     """A prefix becomes part of paths and names: nothing but letters, digits and dashes."""
     with pytest.raises(TestbedError, match="prefix"):
-        Place(prefix)
+        StateDirectory(prefix)
 
 
 def test_process_of_own_pid_is_alive_and_of_other_start_is_not() -> None:

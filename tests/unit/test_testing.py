@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lb import cli
-from lb.policies import POLICIES, NewFlow, Plan, ServerView, takers
+from lb.policies import POLICIES, NewFlow, Plan, ServerView, eligible
 from lb.testing import check_policy, examine
 
 FEW = 2000
@@ -70,7 +70,7 @@ class Modulo:
     """Places by a hash, and moves nearly everything when a server leaves."""
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Any) -> Plan:
-        return Plan("hash-flow", tuple(server.id for server in takers(servers)))
+        return Plan("hash-flow", tuple(server.id for server in eligible(servers)))
 
 
 class Raises:
@@ -86,14 +86,14 @@ class Nonsense:
 @pytest.mark.parametrize(
     ("policy", "problem"),
     [
-        (Everybody, "one drained: plan returned slots that are no servers which take flows: ['9']"),
+        (Everybody, "one drained: plan returned slots of servers that take no flows: ['9']"),
         (First, "shares are off by up to 900.0%, more than 15.0%"),
         (Nobody, "one drained: 100 flows found no server, though 9 take flows"),
         (Fickle, "it places the same flows otherwise when asked again"),
         (Modulo, "% of flows move needlessly when a server leaves, not 3.0%"),
         (Raises, "equal servers: LookupError: no idea (line"),
         (Nonsense, "one down: choose left 100 flows to the fall-back policy"),
-        (Nonsense, "choose returned 'nobody', none of the servers it was given"),
+        (Nonsense, "choose returned 'nobody', which is none of the given servers"),
     ],
 )
 def test_examine_faulty_policy_fault_is_named(policy: type[object], problem: str) -> None:
@@ -110,7 +110,7 @@ def test_examine_object_is_not_changed() -> None:
 
         def plan(self, service: str, servers: Sequence[ServerView], measurements: Any) -> Plan:
             self.calls += 1
-            return Plan("counter", tuple(server.id for server in takers(servers)))
+            return Plan("counter", tuple(server.id for server in eligible(servers)))
 
     policy = Counting()
     assert check_policy(policy, flows=FEW).share_error == 0

@@ -21,9 +21,8 @@ from lb import config, policies
 from lb.control.controller import Controller
 from lb.control.policy_threads import close_policies
 from lb.errors import LbError, PolicyError
-from lb.policies import NewFlow, OptionsError, Plan, ServerView, UserPolicy
-from lb.policies import executor as caller
-from lb.policies.executor import Caller
+from lb.policies import NewFlow, OptionsError, Plan, ServerView, UserPolicy, executor
+from lb.policies.executor import DeadlineExecutor
 from lb.policies.loader import load_class
 from lb.policies.registry import wrap
 from lb.policies.user import require_usable, restricted
@@ -32,14 +31,14 @@ WAIT_S = 10
 SERVERS = [ServerView(4, "a"), ServerView(5, "b", 2), ServerView(6, "c", 1, "draining")]
 MINE = """
     from dataclasses import dataclass
-    from lb.policies import Plan, takers
+    from lb.policies import Plan, eligible
 
     @dataclass
     class Last:
         count: int = 1
 
         def plan(self, service, servers, measurements):
-            return Plan("counter", tuple(server.id for server in takers(servers)[-self.count:]))
+            return Plan("counter", tuple(server.id for server in eligible(servers)[-self.count:]))
 """
 
 
@@ -79,7 +78,7 @@ def test_load_changed_file_is_run_again(folder: Path) -> None:
         ("./none.py:Last", "none.py: No such file or directory"),
         ("mine.py", 'mine.py: which class? Write "FILE.py:CLASS"'),
         ("mine.py:Lst", "mine.py has no Lst; it has: Last"),
-        ("mine.py:takers", "mine.py:takers: this is no class"),
+        ("mine.py:eligible", "mine.py:eligible: this is no class"),
         ("mine.py:Plan", "mine.py:Plan: the class has neither `plan` nor `choose`"),
         ("broken.py:X", "broken.py: line 2: invalid syntax"),
         ("raises.py:X", "raises.py: ZeroDivisionError: division by zero (line 1 of raises.py)"),
@@ -202,12 +201,12 @@ def scripted(*steps: Any) -> UserPolicy:
         (None, "plan returned NoneType, not a Plan"),
         (Plan("ask", (4,)), "the selector 'ask'"),
         (Plan("fastest", (4,)), "the selector 'fastest'"),  # type: ignore[arg-type]
-        (Plan("counter", (6,)), r"no servers which take flows: \['6'\]"),
-        (Plan("counter", ("a",)), r"no servers which take flows: \['a'\]"),  # type: ignore[arg-type]
+        (Plan("counter", (6,)), r"servers that take no flows: \['6'\]"),
+        (Plan("counter", ("a",)), r"servers that take no flows: \['a'\]"),  # type: ignore[arg-type]
         (Plan("counter", 4), "not iterable"),  # type: ignore[arg-type]
         (Plan("two-choices", (4, 5), (1,)), "1 scores for 2 slots"),
-        (Plan("two-choices", (4,), (0,)), "a score that is no whole number"),
-        (Plan("two-choices", (4,), (0.5,)), "a score that is no whole number"),  # type: ignore[arg-type]
+        (Plan("two-choices", (4,), (0,)), "a score that is not a whole number"),
+        (Plan("two-choices", (4,), (0.5,)), "a score that is not a whole number"),  # type: ignore[arg-type]
     ],
 )
 def test_plan_that_fails_last_good_one_goes_on(
@@ -244,7 +243,7 @@ def test_plan_that_hangs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = scripted(release.wait, Plan("counter", (5,)))
     assert Plan("counter", (5, 4, 5)) == policy.plan("video", SERVERS, {})
     assert Plan("counter", (5, 4, 5)) == policy.plan("video", SERVERS, {})
-    assert (policy.failures.count, policy.failures.last) == (2, "the call before has not come back yet")
+    assert (policy.failures.count, policy.failures.last) == (2, "the call before has not returned yet")
     release.set()
 
 
@@ -320,22 +319,22 @@ def test_stuck_threads_are_counted_and_bounded(
     monkeypatch: pytest.MonkeyPatch, wait_for_threads: Callable[[int], None]
 ) -> None:
     """A thread that hangs in user code cannot be ended: it is counted while it hangs, and too many start no more."""
-    monkeypatch.setattr(caller, "MAX_STUCK", 2)
+    monkeypatch.setattr(executor, "MAX_STUCK", 2)
     release = threading.Event()
-    hanging = [Caller("lb-plan hanging") for _ in range(2)]
+    hanging = [DeadlineExecutor("lb-plan hanging") for _ in range(2)]
     try:
         for each in hanging:
             with pytest.raises(PolicyError, match="no answer within"):
                 each.call(release.wait, 0.001)
             each.close()
-        assert caller.stuck_threads() == 2
-        with pytest.raises(PolicyError, match="2 calls of policies have not come back: restart lb"):
-            Caller("lb-plan more").call(lambda: 1, WAIT_S)
+        assert executor.stuck_threads() == 2
+        with pytest.raises(PolicyError, match="2 calls of policies have not returned: restart lb"):
+            DeadlineExecutor("lb-plan more").call(lambda: 1, WAIT_S)
     finally:
         release.set()
     wait_for_threads(0)
-    assert caller.stuck_threads() == 0
-    assert Caller("lb-plan more").call(lambda: 1, WAIT_S) == 1
+    assert executor.stuck_threads() == 0
+    assert DeadlineExecutor("lb-plan more").call(lambda: 1, WAIT_S) == 1
 
 
 @pytest.mark.parametrize("code", ["raise SystemExit(3)", "import sys\nclass Mine:\n    plan = sys.exit(3)"])
@@ -364,10 +363,10 @@ def test_caller_function_that_raises_timeout_itself_is_no_hang() -> None:
     def fail() -> None:
         raise TimeoutError("mine")
 
-    caller = Caller("test")
+    calls = DeadlineExecutor("test")
     with pytest.raises(TimeoutError, match="mine"):
-        caller.call(fail, WAIT_S)
-    assert caller.call(lambda: 3, WAIT_S) == 3
+        calls.call(fail, WAIT_S)
+    assert calls.call(lambda: 3, WAIT_S) == 3
 
 
 # --- choose ----------------------------------------------------------------------------------------------------------
@@ -401,7 +400,7 @@ def test_choose_answers_a_server_or_its_name(answer: object) -> None:
     chooser = Chooser(answer)
     policy = wrap(chooser, {})
     assert isinstance(policy, UserPolicy)
-    assert policy.chooser("video", SERVERS)("video", "198.18.1.21", 4000, ["a", "b"]) == "b"
+    assert policy.picker("video", SERVERS)("video", "198.18.1.21", 4000, ["a", "b"]) == "b"
     assert chooser.seen == [(NewFlow("video", "198.18.1.21", 4000), ["a", "b"])]
 
 
@@ -410,7 +409,7 @@ def test_choose_that_fails_is_counted_and_told(answer: object, caplog: pytest.Lo
     """The data path hears an exception and falls back; the log tells once."""
     policy = wrap(Chooser(answer), {})
     assert isinstance(policy, UserPolicy)
-    ask = policy.chooser("video", SERVERS)
+    ask = policy.picker("video", SERVERS)
     for _ in range(2):
         with pytest.raises((PolicyError, ValueError)):
             ask("video", "198.18.1.21", 4000, ["a", "b"])

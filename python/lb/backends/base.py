@@ -1,5 +1,5 @@
 """
-The contract between Python and a backend: what a data path takes, gives and promises.
+The contract of backends: what every data path takes, returns and guarantees.
 
 A data path is two things. An `Engine` holds flows and does to packets what `docs/datapath.md` says: two engines given
 the same snapshot, seed, clock and frames give byte-identical outcomes and equal counters, in all that their
@@ -45,15 +45,15 @@ PAUSE_BOUNDS_NS: tuple[int, ...] = (
 
 @runtime_checkable
 class Result(Protocol):
-    """What became of one frame. Attributes are read-only; results of both backends compare equal through `astuple`."""
+    """The outcome of one frame. Attributes are read-only; `astuple` makes results of both backends comparable."""
 
     @property
     def verdict(self) -> Verdict:
-        """What became of the frame."""
+        """The verdict."""
 
     @property
     def reason(self) -> str | None:
-        """Why: set for drop, reply and hold; None for forward and pass."""
+        """Why: set for drop, reply and hold, None for forward and pass."""
 
     @property
     def direction(self) -> Direction | None:
@@ -108,7 +108,7 @@ class Flow(NamedTuple):
 
 class FlowEnd(NamedTuple):
     """
-    One flow that is over.
+    One flow that ended.
 
     Args:
         ended: `closed` (both sides said FIN), `reset` (a valid RST, or ours: rule 15), `expired` (idle for its
@@ -156,11 +156,11 @@ class Capabilities:
 class Engine(Protocol):
     """
     Flows, and what becomes of packets. Made with (capacity, hash_key, seed, first_round=0): flows the table can hold,
-    16 secret bytes, the u64 that seeds the random draws, and the number at which the turns of `counter` and `least`
+    16 secret bytes, the u64 that seeds the random draws, and the number at which the rounds of `counter` and `least`
     start; wrong ones raise ValueError or TypeError, a capacity that no table can have LbError.
 
     Not thread-safe by itself, except while it is attached (`Attachment.attach`): then every method may be called from
-    the control thread and is carried out between two batches. None holds packets up for long: what takes its time is
+    the control thread and runs between two batches. None holds packets up for long: what takes its time is
     done in slices, or on the calling thread (`docs/datapath.md` rule 13).
     """
 
@@ -196,15 +196,15 @@ class Engine(Protocol):
 
     def retire_servers(self, servers: Sequence[int]) -> list[int]:
         """
-        Begin anew with the servers of these ids that the snapshot does not have and no entry refers to, whatever its
-        state: their counters and measurements are 0 (`docs/datapath.md` rule 13). Return those ids: another server may
-        have them.
+        Forget the servers with these ids that the snapshot lacks and no entry refers to, in any state: their counters
+        and measurements become 0 (`docs/datapath.md` rule 13). Return the ids forgotten, which are free for other
+        servers.
         """
 
     def retire_services(self, services: Sequence[int]) -> list[int]:
         """
-        Begin anew with the services of these ids that the snapshot does not have and no entry refers to, whatever its
-        state: their counters and turns (`docs/datapath.md` rule 13). Return those ids: another service may have them.
+        Forget the services with these ids that the snapshot lacks and no entry refers to, in any state: their counters
+        and rounds (`docs/datapath.md` rule 13). Return the ids forgotten, which are free for other services.
         """
 
     def flows(self, now_ns: int) -> list[Flow]:
@@ -242,16 +242,15 @@ class Engine(Protocol):
 
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
         """
-        Return what is known before a packet comes: the flow of a client with the service of this id, None when it has
-        none that lives, and the number of the service's next turn (selector `counter`), or the slot of the server that
-        is next (selector `least`). Changes and counts nothing.
+        Return a client's flow with the service of this id, None when there is none, and the service's next number of
+        the selector `counter`, or with `least` the slot of the next server. Changes and counts nothing.
         """
 
     def keep_flow_ends(self, most: int) -> None:
-        """Keep how flows end from now on: up to `most` of them between two calls of `take_flow_ends`. 0: none."""
+        """Export the flows that end from now on, up to `most` between two calls of `take_flow_ends`. 0: none."""
 
     def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
-        """Return the flows that ended since the last call, in that order, and how many found no room."""
+        """Return the flows that ended since the last call, in order, and the number without room."""
 
     def memory(self) -> tuple[int, int] | None:
         """

@@ -1,9 +1,9 @@
 """
-Several data paths that work side by side: each has the flows of its share of the clients (`lb.net.shard`).
+Several data paths as one: each worker has the flows of its share of the clients (`lb.net.shard`).
 
-Between the control side, which sees one data path, and the workers, each with its packet loop, its sockets and its flow
-table. A worker knows nothing of the others: frames of its clients come to it, in both directions, and no others do. So
-what a data path keeps, each of them keeps: turns, active flows, waiting packets, fragments. Here it is added up.
+The control side sees one data path. Each worker has its own packet loop, sockets and flow table, and gets all frames of
+its clients, in both directions, and no others. So each worker has its own rounds, active flows, waiting packets and
+fragments; this module adds them up.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ SEED_RANGE = 2**64
 
 class Sharded:
     """
-    A `DataPath` of several, for packets from sockets only.
+    A `DataPath` over several workers, for packets from sockets only.
 
     Args:
-        make: of a backend: makes one data path.
+        make: a backend's `DataPath`.
         workers: how many.
         capacity: flows of all together; each takes its part, rounded up.
         hash_key: 16 secret bytes, the same for all.
-        seed: starts the random draws: those of worker n with `seed` + n; turns start at n.
+        seed: of the random draws: worker n gets `seed` + n; its rounds start at n.
 
     Raises:
         LbError, BackendError, TypeError, ValueError: as `make`.
@@ -74,7 +74,7 @@ class Sharded:
             self._deal(snapshot)
 
     def _deal(self, snapshot: Snapshot) -> None:
-        """Have each worker's sockets hear the frames of its clients."""
+        """Set each worker's socket filters to the frames of its clients."""
         for number, descriptors in enumerate(self._sockets):
             mine = program(snapshot.vips(), len(self._shards), number)
             for descriptor in descriptors:
@@ -90,12 +90,12 @@ class Sharded:
             shard.set_next_hops(next_hops)
 
     def process(self, *_: object, **__: object) -> Result:
-        """Raise LbError: the kernel deals the frames."""
-        raise LbError("several workers take packets from sockets only: use one")
+        """Raise LbError: the kernel distributes frames to the workers."""
+        raise LbError("several workers take packets from sockets only: use one worker")
 
     def process_many(self, *_: object, **__: object) -> list[Result]:
-        """Raise LbError: the kernel deals the frames."""
-        raise LbError("several workers take packets from sockets only: use one")
+        """Raise LbError: the kernel distributes frames to the workers."""
+        raise LbError("several workers take packets from sockets only: use one worker")
 
     def tick(self, now_ns: int) -> list[tuple[str, bytes, Offload | None]]:
         """Expire and release what is due; return frames to send."""
@@ -114,11 +114,11 @@ class Sharded:
         return [sum(each) for each in zip(*counts, strict=True)]
 
     def retire_servers(self, servers: Sequence[int]) -> list[int]:
-        """Begin anew with servers that no worker's entry refers to. Return their ids."""
+        """Forget the servers that no worker's entry refers to; return their ids."""
         return in_all(servers, [shard.retire_servers(servers) for shard in self._shards])
 
     def retire_services(self, services: Sequence[int]) -> list[int]:
-        """Begin anew with services that no worker's entry refers to. Return their ids."""
+        """Forget the services that no worker's entry refers to; return their ids."""
         return in_all(services, [shard.retire_services(services) for shard in self._shards])
 
     def flows(self, now_ns: int) -> list[Flow]:
@@ -148,7 +148,7 @@ class Sharded:
 
     def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
         """Return what is known of each server until now, of all workers together: `docs/datapath.md` rule 16."""
-        # While a snapshot is published, some workers have it and others do not: what one of them has is there.
+        # While a snapshot is being published, only some workers have its servers: those of any worker are included.
         rows: dict[str, dict[str, list[Mapping[str, int]]]] = {}
         for shard in self._shards:
             for service, servers in shard.measurements(now_ns).items():
@@ -164,12 +164,12 @@ class Sharded:
         return self._shards[worker_of(client, len(self._shards))].peek(service, client, client_port, now_ns)
 
     def keep_flow_ends(self, most: int) -> None:
-        """Keep how flows end from now on; each worker has room for its part of `most`, rounded up."""
+        """Export the flows that end from now on; each worker has room for its part of `most`, rounded up."""
         for shard in self._shards:
             shard.keep_flow_ends(-(-most // len(self._shards)))
 
     def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
-        """Return the flows that ended since the last call, worker by worker, and how many found no room."""
+        """Return the flows that ended since the last call, worker by worker, and the number without room."""
         taken = [shard.take_flow_ends() for shard in self._shards]
         return [end for ends, _ in taken for end in ends], sum(missed for _, missed in taken)
 
@@ -238,7 +238,7 @@ def share_of(interface: AttachedInterface, number: int) -> AttachedInterface:
 
 
 def part(whole: int, number: int, parts: int) -> int:
-    """Return one of the whole numbers, as equal as can be, that together are `whole`."""
+    """Return part `number` of `whole` split into `parts` nearly equal whole numbers."""
     return whole // parts + (number < whole % parts)
 
 
@@ -263,8 +263,8 @@ def added(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
 
 def together(rows: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """
-    Return what workers measured of one server as one row: sums, the highest of the peaks, and since when nothing has
-    come from the server to any of those whose flows wait.
+    Return the workers' measurements of one server as one row: sums, the highest of the peaks, and the shortest stall of
+    the workers whose flows wait.
     """
     row = {name: sum(each[name] for each in rows) for name in rows[0]}
     for name in ("connect_peak_ns", "first_byte_peak_ns"):
@@ -274,7 +274,7 @@ def together(rows: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def one_at_a_time(ask: AskFunction) -> AskFunction:
-    """Return a question that one worker at a time may ask: a user's policy need not know of threads."""
+    """Return a function that one worker at a time calls: a user's policy need not be thread-safe."""
     lock = threading.Lock()
 
     def ask_alone(service: str, client: str, port: int, names: Sequence[str]) -> str | None:

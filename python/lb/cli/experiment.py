@@ -48,5 +48,5 @@ def run(
     from lb.lab.experiment import command
 
     names = None if only is None else tuple(name.strip() for name in only.split(","))
-    wishes = command.Wishes(report, json_file, output, turns, quick, names, backend, require_prefix(prefix))
-    raise typer.Exit(command.execute(files, wishes))
+    options = command.RunOptions(report, json_file, output, turns, quick, names, backend, require_prefix(prefix))
+    raise typer.Exit(command.execute(files, options))

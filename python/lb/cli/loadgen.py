@@ -94,7 +94,7 @@ def loadgen(
     A line of the file is: start_time vip vport enum_size interval chunk_num. Exits with 1 when no fetch succeeded.
     """
     from lb.lab.loadgen import command
-    from lb.lab.loadgen.outcome import Wishes
+    from lb.lab.loadgen.outcome import Outputs
     from lb.lab.loadgen.plan import Options
 
     options = Options(
@@ -108,8 +108,8 @@ def loadgen(
         echo=echo,
         chunk_s=chunk_duration,
     )
-    wishes = Wishes(json_file, csv_file, report, output, verbose, log)
-    raise typer.Exit(command.run(file, options, clients, wishes, parse_want(want), config, control))
+    outputs = Outputs(json_file, csv_file, report, output, verbose, log)
+    raise typer.Exit(command.run(file, options, clients, outputs, parse_want(want), config, control))
 
 
 def parse_arrival(text: str | None, adaptive: bool) -> float | None:

@@ -49,10 +49,10 @@ PREFIX_VARIABLE = "LB_TESTBED_PREFIX"
 
 def require_prefix(prefix: str) -> str:
     """Return a valid prefix of namespace names. Raise BadParameter for any other."""
-    from lb.lab.testbed.state import Place
+    from lb.lab.testbed.state_directory import StateDirectory
 
     try:
-        return Place(prefix).prefix
+        return StateDirectory(prefix).prefix
     except TestbedError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -173,9 +173,9 @@ def load(
 
     The testbed must be up, and a balancer must run in its router. Exits with 1 when no fetch succeeded.
     """
-    from lb.lab.loadgen.outcome import Wishes
+    from lb.lab.loadgen.outcome import Outputs
     from lb.lab.loadgen.plan import Options
-    from lb.lab.testbed import replay
+    from lb.lab.testbed import play
 
     options = Options(
         repeat=repeat,
@@ -188,8 +188,8 @@ def load(
         echo=echo,
         chunk_s=chunk_duration,
     )
-    wishes = Wishes(json_file, csv_file, report, output, verbose, log)
-    raise typer.Exit(replay.run(file, options, clients, wishes, parse_want(want), config, control, prefix))
+    outputs = Outputs(json_file, csv_file, report, output, verbose, log)
+    raise typer.Exit(play.run(file, options, clients, outputs, parse_want(want), config, control, prefix))
 
 
 def run_in_testbed(

@@ -262,7 +262,7 @@ def _picker(entry: EffectiveService, rows: Sequence[_ServerRow]) -> dict[str, As
     policy = entry.config.policy.make()
     if not (isinstance(policy, UserPolicy) and policy.asks):
         return {}
-    return {entry.name: policy.chooser(entry.name, entry.views(server_id for server_id, _ in rows))}
+    return {entry.name: policy.picker(entry.name, entry.views(server_id for server_id, _ in rows))}
 
 
 def _ask(pickers: Mapping[str, AskFunction], service: str, client: str, port: int, names: Sequence[str]) -> str | None:

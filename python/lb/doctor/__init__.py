@@ -1,14 +1,14 @@
 """
-`lb doctor`: what on this host would keep packets from flowing, and the command that fixes it.
+`lb doctor`: finds what keeps packets from flowing on this host, and the command that fixes it.
 
-`facts` looks at the machine, `wire` asks its neighbours, `checks` judges (pure: facts in, findings out), `report`
-tells.
+`facts` reads the machine, `wire` queries its neighbours, `diagnosis` has the checks (pure: facts in, findings out),
+`text` prints.
 """
 
 from __future__ import annotations
 
-from lb.doctor.checks import Finding, Level, examine
+from lb.doctor.diagnosis import Finding, Level, examine
 from lb.doctor.facts import Facts, gather
-from lb.doctor.report import render
+from lb.doctor.text import render
 
 __all__ = ["Facts", "Finding", "Level", "examine", "gather", "render"]

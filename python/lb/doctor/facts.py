@@ -1,8 +1,8 @@
 """
-What `lb doctor` looks at: the machine, as facts. Nothing is changed, and nothing is judged here.
+The facts that `lb doctor` reads from the machine. Nothing is changed or judged here.
 
 Read from /proc, netlink (`pyroute2`), `nft` when it is installed, the running balancer when there is one, and, unless
-told not to, from the wire (`lb.doctor.wire`). What cannot be looked at is None, with the reason in `blind`.
+told not to, from the wire (`lb.doctor.wire`). A fact that cannot be read is None, with the reason in `blind`.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Link:
 
     Args:
         missing: why it cannot be used, else None.
-        claimed: a balancer runs on it.
-        guard: what keeps the host's kernel from the services' packets just now.
-        big_tcp: limits that let frames larger than 64 KiB come; None: there are none.
+        claimed: a balancer uses it.
+        guard: what keeps the host's kernel from the services' packets now.
+        big_tcp: limits that allow frames larger than 64 KiB; None: there are none.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Hook:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """
-    All that was seen.
+    The facts.
 
     Args:
         capabilities: the effective ones of this process, as a bit mask.
@@ -102,7 +102,7 @@ class Facts:
         addresses: of all interfaces of this host, by interface name.
         ways: by server address. hooks: of nftables, None when it could not be asked.
         answers: what a TCP connect to (address, port) gave. owners: MACs that answered for a VIP; None: not asked.
-        status: of the running balancer. blind: what could not be looked at, and why.
+        status: of the running balancer. blind: facts that could not be read, and why.
     """
 
     uid: int
@@ -123,10 +123,10 @@ class Facts:
 
 def gather(config: Config, path: pathlib.Path, status: Mapping[str, Any] | None, *, probe: bool) -> Facts:
     """
-    Look at this host.
+    Return the facts of this host.
 
     Args:
-        config: what is to run here.
+        config: of the balancer for this host.
         path: of its file.
         status: of the balancer that runs here, None when none answers.
         probe: whether to ask the neighbours: connects to the servers, ARP and neighbour solicitations for the VIPs.
@@ -135,7 +135,7 @@ def gather(config: Config, path: pathlib.Path, status: Mapping[str, Any] | None,
     addresses, ways = _read_kernel(config)
     answers = wire.ask_servers(config) if probe else {}
     if probe:
-        # Again: now the kernel has tried to resolve them.
+        # Again: the kernel has tried to resolve them by now.
         addresses, ways = _read_kernel(config)
     hooks = _read_hooks(blind)
     guards = _find_guards([entry.name for entry in config.interfaces], hooks)

@@ -1,5 +1,5 @@
 """
-What `lb doctor` asks its neighbours: a few packets, bounded in number and time.
+The probes of `lb doctor`: a few packets to the neighbours, bounded in number and time.
 
 One TCP connect per server's address and port; per VIP in a prefix of an interface, two ARP probes (RFC 5227 2.1.1: with
 sender address 0, so that no cache changes) or two neighbour solicitations for duplicate address detection (RFC 4862
@@ -22,7 +22,7 @@ from lb.model.snapshot import Address, InterfaceAddress
 from lb.net.sockets import read_interface
 from lb.packet.checksum import checksum, pseudo_header_sum
 
-# A SYN that was lost is sent again after a second: one loss is no failure.
+# A lost SYN is sent again after a second: long enough for one loss.
 CONNECT_S = 2.5
 CONNECTS_AT_ONCE = 64
 PROBES = 2
@@ -36,8 +36,8 @@ NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, ICMPV6 = 135, 136, 58
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What came of a connect. `failure`: why none was made. `segment_bytes`: the largest TCP segment that may be sent
-    to the server, by what it announced and what the kernel knows of the way.
+    The result of a connect. `failure`: why it failed. `segment_bytes`: the largest TCP segment that may be sent to the
+    server, by its announced size and the kernel's route.
     """
 
     failure: str | None = None
@@ -81,17 +81,17 @@ async def _ask(address: Address, port: int) -> Answer:
 
 def find_owners(config: Config, links: Mapping[str, tuple[InterfaceAddress, ...]]) -> dict[Address, str]:
     """
-    Ask who has the VIPs, where neighbours would be asked for them.
+    Find hosts that have a VIP, on the links where neighbours would resolve it.
 
     Args:
         config: names the VIPs.
         links: interfaces that are up, with their addresses.
 
     Returns:
-        By VIP, the MAC that answered; VIPs that nobody answered for are left out.
+        By VIP, the MAC that answered; VIPs without an answer are left out.
 
     Raises:
-        OSError: packet sockets cannot be had.
+        OSError: packet sockets cannot be opened.
     """
     owners: dict[Address, str] = {}
     for name, addresses in links.items():
@@ -142,7 +142,7 @@ def solicitation(mac: bytes, target: IPv6Address) -> bytes:
 
 
 def read_answer(frame: bytes) -> tuple[Address, bytes] | None:
-    """Return who says to have an address: (the address, the MAC); None for frames that say nothing about that."""
+    """Return the address and MAC that an answer announces; None for other frames."""
     kind = frame[12:14]
     if kind == ETH_P_ARP.to_bytes(2, "big") and len(frame) >= 42 and any(frame[28:32]):
         return IPv4Address(frame[28:32]), frame[22:28]

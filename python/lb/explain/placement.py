@@ -210,7 +210,7 @@ def _refusal(question: Question, forwarding: ForwardingState) -> tuple[str, str]
     return None
 
 
-# Servers: who may be chosen, and why not.
+# Servers: which are eligible, and why the others are not.
 
 
 def _servers(known: Known, service: Service) -> Iterator[dict[str, Any]]:
@@ -243,7 +243,7 @@ def _why_out(spec: Spec, service: str, server: EffectiveServer) -> str | None:
     """Return why a server takes no new flows; None: it takes them."""
     key = ServerKey(service, server.name)
     if server.is_removed:
-        return "removed: it is kept until its flows have ended"
+        return "removed: it stays until its flows have ended"
     if server.state != "active":
         override = spec.overrides.get(key)
         by = "by the operator" if override is not None and override.state is not None else "by the configuration"
@@ -300,7 +300,7 @@ def _chances(question: Question, known: Known, service: Service, plan: Plan) -> 
 
 
 def _fixed_slot(question: Question, known: Known, service: Service, plan: Plan) -> tuple[int, str]:
-    """Return the slot of a selector that leaves nothing to chance, and how it comes to it."""
+    """Return the slot of a selector that leaves nothing to chance, and how it is computed."""
     count, seed = len(plan.slots), known.snapshot.seed
     if plan.selector == "counter":
         index = known.turn % count
@@ -324,9 +324,9 @@ def _least(known: Known, service: Service, plan: Plan) -> tuple[dict[str, float]
     if chosen is None:
         return {}, "no server takes new flows"
     total, (active, weight) = sum(each for each, _ in rows.values()), rows[chosen.name]
-    how = f"the smallest (active flows + 1) / weight just now: {active + 1} / {weight}"
+    how = f"the smallest (active flows + 1) / weight now: {active + 1} / {weight}"
     if total < len(rows) and not active:
-        how = f"{total} active flows, {len(rows)} servers: those without any take turns by weight"
+        how = f"{total} active flows, {len(rows)} servers: those without flows round-robin by weight"
     return {chosen.name: 1.0}, f"{how}; right if no other flow comes first"
 
 
@@ -342,7 +342,7 @@ def _two_choices(known: Known, service: Service, plan: Plan) -> dict[str, float]
     pairs = max(total * (total - 1), 1)
     chances: dict[str, float] = {}
     for (name, cost), slots in groups.items():
-        # Drawn first, it meets any slot but itself; the only one there is meets nobody.
+        # Drawn first, it is compared with every other slot; a single slot is compared with none.
         first = sum(other for (_, theirs), other in groups.items() if theirs >= cost) - (total > 1)
         second = sum(other for (_, theirs), other in groups.items() if theirs > cost)
         chances[name] = chances.get(name, 0.0) + slots * (first + second) / pairs
@@ -351,14 +351,14 @@ def _two_choices(known: Known, service: Service, plan: Plan) -> dict[str, float]
 
 def _ask(question: Question, known: Known, service: Service, plan: Plan) -> tuple[dict[str, float], str]:
     """Return what the fall-back plan would do."""
-    told = "the user's policy is asked when the flow comes, and not now"
+    told = "the user's policy is asked when the flow comes, not now"
     if plan.fallback is None:
         return {}, told
     chances, how = _chances(question, known, service, plan.fallback)
     return chances, f"{told}; without a usable answer in time: {how}"
 
 
-# The way out.
+# Next hop and headers.
 
 
 def _next_hop(hop: Hop, forwarding: ForwardingState) -> dict[str, Any]:
@@ -373,7 +373,7 @@ def _next_hop(hop: Hop, forwarding: ForwardingState) -> dict[str, Any]:
 def _headers(
     question: Question, service: Service, forwarding: ForwardingState, server_id: int, hop: Hop | None
 ) -> dict[str, Any]:
-    """Return what the headers of both directions say before and after; None: not known before a packet comes."""
+    """Return the headers of both directions before and after translation; None: unknown before a packet comes."""
     server, vip = forwarding.servers[server_id], Endpoint(service.address, service.port)
     real = Endpoint(server.address, server.port)
     ours = None if hop is None else _known_mac(forwarding.interfaces[hop.interface].mac)
@@ -409,15 +409,17 @@ def _header(
 
 
 def _notes(known: Known, service: Service, choice: Mapping[str, Any], hop: Hop | None) -> Iterator[str]:
-    """Yield what else a reader should know."""
+    """Yield remarks for the reader."""
     if not known.is_running:
-        yield "from the configuration alone: flows, turns, health and neighbours are those of a fresh start"
+        yield "from the configuration alone: flows, rounds, health and neighbours are those of a fresh start"
         if known.spec.config.seed is None and service.plan.selector.startswith("hash"):
             yield "the configuration has no seed: `lb run` draws one at start, and its hashes differ from these"
     if choice["reason"] == "no_server":
         answers = {"tcp": "a TCP RST", "udp": "ICMP port unreachable"}
         yield (
-            "the client gets nothing" if choice["verdict"] == "drop" else f"the client gets {answers[service.protocol]}"
+            "the client gets no answer"
+            if choice["verdict"] == "drop"
+            else f"the client gets {answers[service.protocol]}"
         )
     if choice["server"] is not None and hop is None:
         yield "no route leads to the server: the client gets ICMP host unreachable (no_route)"
@@ -425,9 +427,9 @@ def _notes(known: Known, service: Service, choice: Mapping[str, Any], hop: Hop |
         yield f"{ip_address(hop.address)} has not answered ARP or neighbour discovery: packets wait for it, 3 s at most"
     if service.protocol == "tcp" and known.flow is None and choice["verdict"] == "forward":
         if service.plan.selector in ("hash-source", "hash-flow"):
-            yield "a SYN makes the flow, and so does an ACK in mid-stream: the hash places it again"
+            yield "a SYN creates the flow, and so does any later ACK: the hash picks it up"
         else:
-            yield "only a SYN makes the flow: other TCP packets without one are dropped (no_flow)"
+            yield "only a SYN creates the flow: other TCP packets are dropped (no_flow)"
 
 
 # From a file alone.
@@ -435,7 +437,7 @@ def _notes(known: Known, service: Service, choice: Mapping[str, Any], hop: Hop |
 
 def known_from(config: Config) -> Known:
     """
-    Return what a configuration alone tells, without looking at this machine.
+    Return the facts of a configuration alone, without this machine's.
 
     Raises:
         ConfigError: a VIP or server has an address of one of its interfaces.

@@ -1,4 +1,4 @@
-"""`lb explain` for people: what `lb.explain.placement` found, as text."""
+"""The answer of `lb explain` as text for people."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
     yield f"choice      {_choice(answer['choice'])}"
     yield f"because     {answer['choice']['how']}"
     if hop := answer["next_hop"]:
-        mac = hop["mac"] or "MAC not known"
+        mac = hop["mac"] or "MAC unknown"
         yield f"next hop    {hop['address']} ({mac}) through {hop['interface']}, MTU {hop['mtu']}"
     yield ""
     yield from _table([SERVER_COLUMNS, *(_server(server) for server in answer["servers"])])

@@ -8,7 +8,7 @@ whether the host forwards or not, for forwarding may be switched on later. Packe
 nftables is missing and the host does not forward, a routing rule keeps it silent (`lb.net.silence`).
 
 The guard knows what it wants, from the snapshot, and looks at what there is: again and again while the balancer runs,
-and at once when the kernel tells of a change. What differs is made to agree, whatever did it: `nft flush ruleset`, a
+and at once when the kernel tells of a change. Any difference is repaired, with any cause: `nft flush ruleset`, a
 restart of the host's firewall, an `nft` that failed us. What was made is removed at stop (behaviour 32), and what a
 killed process left at the next start.
 """
@@ -90,7 +90,7 @@ class HostGuard:
         self._is_tidy = False
         self._silenced: tuple[str, ...] = ()
         self._is_forwarding_told = False
-        # Whether nft fails that is there, and how many looks in a row failed or found something undone.
+        # Whether an installed nft fails, and how many checks in a row failed or found something undone.
         self._is_failing = False
         self._strain = 0
 
@@ -127,7 +127,7 @@ class HostGuard:
         return GuardState(self._means, self._trouble, self._repairs)
 
     def _follow(self, wanted: Blocked, families: Sequence[int]) -> None:
-        """Want something else from now on. What cannot be had at once, the watch goes on trying to get."""
+        """Set the wanted state. What cannot be done at once, the watch keeps trying."""
         try:
             self._agree(wanted)
         except NftError as error:

@@ -216,7 +216,7 @@ class Kernel:
         Raises:
             PrivilegeError: this process may not ask.
         """
-        # Asked about an entry that somebody set by hand, the kernel makes it an ordinary one (Linux 5.16 and later).
+        # Asked about an entry that was set by hand, the kernel makes it an ordinary one (Linux 5.16 and later).
         if (interface, hop) in self._fixed:
             return
         for index, number in self._indices.items():
@@ -249,8 +249,8 @@ class Kernel:
         Args:
             on_next_hops: called with the new routes and neighbours.
             on_interfaces: called with the interfaces when one of their facts changed, before `on_next_hops`.
-            on_trouble: called with an InterfaceError while an interface is down or gone, with None when all are there,
-            and with any other error when watching has failed for good.
+            on_trouble: called with an InterfaceError while an interface is down or gone, with None when all are
+            available, and with any other error when watching has failed for good.
             tasks: starts what watches, again when it fails; None: a failure is for good.
         """
 
@@ -284,7 +284,7 @@ class Kernel:
                 self._tasks.append(tasks.run(name, guarded))
 
     async def _listen(self) -> None:
-        """Note that something changed, whatever it is. After a lost or broken stream, everything may have."""
+        """Note that something changed. After a lost or broken stream, everything may have."""
         while True:
             try:
                 async with AsyncIPRoute() as events:

@@ -2,11 +2,11 @@
 The nftables table that keeps the services' packets from the host's own IP stack.
 
 One table per balancer, `flowlb_ifN`, N being the index of its first interface. Its rules are always the same and look
-addresses up in sets, so that a change of servers is a change of elements, whatever their number. The chain hooks into
+addresses up in sets, so that a change of servers is a change of elements, of any number. The chain hooks into
 prerouting at raw priority: before routing, and after the packet sockets, which see every frame first.
 
-Each rule carries a digest of its own text as a comment, so that what `nft` lists can be compared with what is wanted,
-whatever this version of `nft` makes of the rest.
+Each rule carries a digest of its text as a comment, so that what `nft` lists can be compared with what is wanted,
+however this version of `nft` prints the rest.
 
 `nft` is run as a child process (`nftables` has no stable library interface); it needs CAP_NET_ADMIN.
 """
@@ -141,7 +141,7 @@ def blocked_by(snapshot: Snapshot) -> Blocked:
 
 
 def creation(table: str, blocked: Blocked) -> str:
-    """Return the nftables script that makes a table, in the place of one that is there already."""
+    """Return the nftables script that creates a table, or replaces an existing one."""
     lines = []
     for version, words in _FAMILIES.items():
         for name, kind in _SETS.items():

@@ -118,7 +118,7 @@ class _Maker:
         return (_op(LOAD_B, ETHERNET + 6), *_when(58, (*kind, *_when_any(ICMPV6_ERRORS, error), *source)), *source)
 
     def _require(self, size: int) -> Block:
-        """Go on when the frame has that many bytes, X apart. A load beyond its end would let no worker have it."""
+        """Continue when the frame has `size` bytes beside X. A load beyond its end would drop it for all workers."""
         return (_op(LENGTH), _op(SUB_X), Instruction(IF_NOT_LESS, 1, 0, size), *self._untold)
 
     def _deal4(self, offset: int) -> Block:
@@ -147,7 +147,7 @@ def _op(code: int, k: int = 0) -> Instruction:
 
 
 def _when(value: int, then: Block) -> Block:
-    """Do `then` when A has a value, else go on. The long way round: a conditional jump reaches 255 instructions."""
+    """Run `then` when A has a value, else continue. By a long jump: a conditional jump reaches 255 instructions."""
     return (Instruction(IF_EQUAL, 1, 0, value), _op(JUMP, len(then)), *then)
 
 
@@ -161,7 +161,7 @@ def _if_vip(vips: list[Address], offset: int, then: Block, otherwise: Block) -> 
 
 
 def _test(words: list[int], offset: int, distance: int) -> Block:
-    """Jump over `distance` instructions when these words are at an offset, else go on."""
+    """Jump over `distance` instructions when these words are at an offset, else continue."""
     found: Block = (_op(JUMP, distance),)
     for number, word in enumerate(words):
         found = (_op(LOAD_W, offset + 4 * number), Instruction(IF_EQUAL, 0, len(found), word), *found)

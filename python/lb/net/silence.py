@@ -67,7 +67,7 @@ def _change(netlink: Any, command: str, names: Iterable[str]) -> None:
 
 
 def _with_netlink(work: Callable[[Any], T]) -> T:
-    """Return what a function makes of a netlink socket, on a thread: pyroute2 runs an event loop of its own."""
+    """Return a function's result for a netlink socket, on a thread: pyroute2 runs its own event loop."""
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 

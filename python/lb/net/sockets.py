@@ -169,7 +169,7 @@ def require_room(program: Block) -> None:
             set_program(sock, program)
             set_program(sock, program)
         except OSError as error:
-            what = f"so many VIPs are too many for several workers here ({error.strerror})"
+            what = f"there are too many VIPs for several workers here ({error.strerror})"
             hint = "use workers = 1, or try `sysctl -w net.core.optmem_max=524288`"
             raise ConfigError([f"{what}: {hint}"]) from error
 

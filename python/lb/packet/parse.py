@@ -1,5 +1,5 @@
 """
-From the bytes of a frame to its headers, one layer at a time; every layer answers a drop reason, or None to go on.
+From the bytes of a frame to its headers, one layer at a time; every layer returns a drop reason, or None to continue.
 
 Second stage of the walk (`rx -> parse -> classify`). `parse` runs all layers and is exposed as a primitive; the
 pipeline calls the same layers one by one, because rules that need the snapshot stand between them (`docs/datapath.md`
@@ -203,7 +203,7 @@ def read_headers(packet: Packet) -> str | None:
 
 
 def read_ethernet(packet: Packet) -> str | None:
-    """Check that the Ethernet header is there: `frame_truncated`."""
+    """Check that the Ethernet header is complete: `frame_truncated`."""
     return "frame_truncated" if len(packet.frame) < ethernet.HEADER_BYTES else None
 
 
@@ -363,7 +363,7 @@ class ExtensionWalk:
                 self.fragment = self.at
             protocol = self.data[self.at]
             self.at += size
-            # What follows the header of a later fragment is data, whatever the header calls it.
+            # What follows the header of a later fragment is data, also when the header names a protocol.
             if self.fragment is not None and int.from_bytes(self.data[self.fragment + 2 : self.fragment + 4]) & 0xFFF8:
                 break
         self.protocol = protocol

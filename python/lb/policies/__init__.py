@@ -1,12 +1,12 @@
 """
 Policies: pure functions of a service's servers that return plans (`docs/policies.md`).
 
-What a policy of one's own needs is here: `Plan`, `ServerView`, `NewFlow`, `Measurements`; `takers` and `weighted_slots`
-help to make plans, `lb.testing` to test them.
+Users' policies import from here: `Plan`, `ServerView`, `NewFlow`, `Measurements`; `eligible` and `weighted_slots` help
+to make plans, `lb.testing` to test them. `takers` is the former name of `eligible`.
 """
 
 from lb.model.snapshot import Plan
-from lb.policies.base import Health, Measurements, NewFlow, OptionProblem, Policy, ServerView, State, takers
+from lb.policies.base import Health, Measurements, NewFlow, OptionProblem, Policy, ServerView, State, eligible, takers
 from lb.policies.registry import ALIASES, NAMES, POLICIES, OptionsError, make, problems
 from lb.policies.slots import weighted_slots
 from lb.policies.user import UserPolicy
@@ -25,6 +25,7 @@ __all__ = [
     "ServerView",
     "State",
     "UserPolicy",
+    "eligible",
     "make",
     "problems",
     "takers",

@@ -23,7 +23,7 @@ from typing import ClassVar
 from lb.fields.key import option
 from lb.fields.types import PlanInterval
 from lb.model.snapshot import Plan
-from lb.policies.base import BuiltIn, Measurements, ServerView, takers
+from lb.policies.base import BuiltIn, Measurements, ServerView, eligible
 from lb.policies.slots import reduce_weights
 from lb.policies.two_choices import UNIT
 
@@ -39,7 +39,7 @@ STEPS_PER_OCTAVE = 4
 # Servers this near to the best are as good: differences below are mostly chance.
 AS_GOOD = 0.7
 WORST = 1 / 64
-# One answer, or a quarter of a second in which somebody waited for one, is one piece of evidence.
+# One answer, or a quarter of a second of waiting for one, is one piece of evidence.
 EVIDENCE_PER_S = 4
 # More failures than this part of a server's flows: it gets none.
 FAILING = 0.5
@@ -59,7 +59,7 @@ class Adaptive(BuiltIn):
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """Return a plan that draws by weight and quality, and compares active flows per both."""
-        candidates = takers(servers)
+        candidates = eligible(servers)
         sound = [server for server in candidates if not is_failing(measurements.get(server.name, {}))] or candidates
         quality = dict(zip((server.id for server in sound), qualities(sound, measurements), strict=True))
         if all(value == 1 for value in quality.values()) and len({server.weight for server in sound}) <= 1:

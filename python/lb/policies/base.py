@@ -1,5 +1,5 @@
 """
-What a policy is: a pure function of a service's servers that returns a plan.
+The contract of policies: a policy is a pure function of a service's servers that returns a plan.
 
 Control side of the walk: `config -> policy -> plan -> snapshot`. A policy sees ids and weights, never packets, clocks
 or sockets; backends see only the plan. Options of a policy are the fields of its dataclass: the configuration's
@@ -22,8 +22,8 @@ Health: TypeAlias = Literal["up", "down"]
 @dataclass(frozen=True, slots=True)
 class ServerView:
     """
-    What a policy knows of a server. `id`: its position in the snapshot; `weight`: its share among the service's
-    servers, from 0; `state`: what the operator wants; `health`: what the checks say.
+    A server as policies see it. `id`: its position in the snapshot; `weight`: its share among the service's servers,
+    from 0; `state`: set by the operator; `health`: the verdict of the health checks.
     """
 
     id: int
@@ -34,16 +34,16 @@ class ServerView:
 
     @property
     def takes_flows(self) -> bool:
-        """Tell whether new flows may be placed on it."""
+        """Whether it is eligible for new flows: active, up, and of a weight above 0."""
         return self.state == "active" and self.health == "up" and self.weight > 0
 
 
-# By server name, then by measure; empty while nothing measures.
+# By server name, then by measure; empty when the data path measures nothing.
 Measurements: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 class NewFlow(NamedTuple):
-    """A flow that looks for a server. `client`: its address as text; `client_port`: its port."""
+    """A flow that needs a server. `client`: its address as text; `client_port`: its port."""
 
     service: str
     client: str
@@ -52,8 +52,8 @@ class NewFlow(NamedTuple):
 
 class OptionProblem(NamedTuple):
     """
-    A policy option that cannot work. `option`: its name; `message`: what is wrong; `hint`: what is allowed; `at`: what
-    to point at.
+    An invalid option of a policy. `option`: its name; `message`: what is wrong; `hint`: what is allowed; `at`: whether
+    the report points at the key or the value.
     """
 
     option: str
@@ -67,23 +67,23 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str:
-        """What the configuration calls it."""
+        """Its name in the configuration."""
 
     @property
     def interval_ns(self) -> int | None:
-        """How often it wants to plan anew, with new measurements; None: only when something changes."""
+        """How often it plans again with new measurements, nanoseconds; None: only when something changes."""
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """
-        Make the plan for a service.
+        Return the plan for a service.
 
         Args:
             service: its name.
             servers: all of its servers, in the order of the configuration.
-            measurements: what was measured about them.
+            measurements: of its servers.
 
         Returns:
-            A plan whose slots hold only servers that take flows; empty when there is none.
+            A plan whose slots hold only eligible servers; empty when there is none.
         """
 
     def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:
@@ -92,17 +92,17 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """What the policies of this package share: options are fields, and are fine unless a policy says otherwise."""
+    """Base of the built-in policies: options are fields, and valid unless a policy says otherwise."""
 
     name: ClassVar[str]
 
     @property
     def interval_ns(self) -> int | None:
-        """None: it looks at no measurements."""
+        """None: it uses no measurements."""
         return None
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
-        """Make the plan for a service, as `Policy.plan`."""
+        """Return the plan for a service, as `Policy.plan`."""
         raise NotImplementedError
 
     def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:
@@ -110,6 +110,10 @@ class BuiltIn:
         return iter(())
 
 
-def takers(servers: Sequence[ServerView]) -> list[ServerView]:
-    """Return the servers that take new flows, in order."""
+def eligible(servers: Sequence[ServerView]) -> list[ServerView]:
+    """Return the servers that new flows may be placed on, in order."""
     return [server for server in servers if server.takes_flows]
+
+
+# The former name of `eligible`, for users' policies.
+takers = eligible

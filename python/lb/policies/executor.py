@@ -1,10 +1,10 @@
 """
-Calling somebody else's code with a bound on the time: on a thread of its own, waiting no longer than a deadline.
+The deadline executor: runs users' code on a separate thread, and waits no longer than a deadline.
 
-A thread cannot be ended from outside. One that does not answer is left alone: nothing more is asked of it until it has
-answered, and it is a daemon thread, so that the process can end without it. `close` ends the thread of a caller that is
-not needed any more; while its call has not come back, the thread is *stuck*. Stuck threads are counted, and no new
-thread is started beyond MAX_STUCK of them.
+A thread cannot be ended from outside. While one does not return, nothing more is run on it; it is a daemon thread, so
+that the process can end without it. `close` ends the thread of an executor that is not needed any more; while its last
+call has not returned, the thread is *stuck*. Stuck threads are counted, and no new thread is started beyond MAX_STUCK
+of them.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from lb.errors import PolicyError
 
 Result = TypeVar("Result")
 _Job: TypeAlias = tuple["Future[Any]", Callable[[], Any]]
-# None: there will be none any more.
+# None: the executor is closed.
 _Jobs: TypeAlias = "SimpleQueue[_Job | None]"
 
-# Threads that were given up and have not come back; beyond these, user code is not called by new threads.
+# The most threads whose call has not returned; with more, no new thread is started for users' code.
 MAX_STUCK = 16
 
 _abandoned: set[Future[Any]] = set()
 
 
 def stuck_threads() -> int:
-    """Return how many threads were given up and still run a call that has not come back."""
+    """Return the number of threads of closed executors whose call has not returned."""
     for call in [call for call in _abandoned if call.done()]:
         _abandoned.discard(call)
     return len(_abandoned)
 
 
-class Caller:
-    """Calls functions, one at a time. All calls of it come from one thread. `name`: of the thread, for debuggers."""
+class DeadlineExecutor:
+    """Runs functions, one at a time, for callers on one thread. `name`: of its own thread, for debuggers."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -46,18 +46,18 @@ class Caller:
 
     def call(self, function: Callable[[], Result], deadline_s: float) -> Result:
         """
-        Call a function.
+        Run a function and return its result.
 
         Args:
-            function: takes nothing.
-            deadline_s: how long to wait for it.
+            function: without arguments.
+            deadline_s: seconds to wait for it.
 
         Raises:
-            PolicyError: it takes longer, the call before it has not come back yet, or too many threads are stuck.
+            PolicyError: it takes longer, the call before has not returned yet, or too many threads are stuck.
             Exception: what the function raises.
         """
         if self._last is not None and not self._last.done():
-            raise PolicyError("the call before has not come back yet")
+            raise PolicyError("the call before has not returned yet")
         if self._jobs is None:
             self._jobs = self._start()
         job: Future[Result] = Future()
@@ -71,7 +71,7 @@ class Caller:
             raise PolicyError(f"no answer within {deadline_s:g} s") from None
 
     def close(self) -> None:
-        """End the thread, once its call has come back. A later `call` starts another."""
+        """End the thread once its call has returned. A later `call` starts another."""
         if self._jobs is not None:
             self._jobs.put(None)
             self._jobs = None
@@ -81,9 +81,9 @@ class Caller:
 
     def _start(self) -> _Jobs:
         if (stuck := stuck_threads()) >= MAX_STUCK:
-            raise PolicyError(f"{stuck} calls of policies have not come back: restart lb to be rid of their threads")
+            raise PolicyError(f"{stuck} calls of policies have not returned: restart lb to end their threads")
         jobs: _Jobs = SimpleQueue()
-        # The thread knows the queue alone, so that a caller which nothing refers to any more ends it too.
+        # The thread refers to the queue alone, so that it also ends when its executor is garbage collected.
         threading.Thread(target=_serve, args=(jobs,), name=self._name, daemon=True).start()
         weakref.finalize(self, jobs.put, None)
         return jobs
@@ -92,14 +92,14 @@ class Caller:
 def _serve(jobs: _Jobs) -> None:
     while (work := jobs.get()) is not None:
         _answer(*work)
-        # Kept until the next call, it would keep alive what ends this thread.
+        # A reference kept until the next call would keep the executor alive.
         del work
 
 
 def _answer(job: Future[Any], function: Callable[[], Any]) -> None:
     try:
         job.set_result(function())
-    except Exception as error:  # somebody's code
+    except Exception as error:  # users' code
         job.set_exception(error)
     except BaseException as error:  # SystemExit ends nothing here
         job.set_exception(RuntimeError(repr(error)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lb.model.snapshot import Plan
-from lb.policies.base import BuiltIn, Measurements, ServerView, takers
+from lb.policies.base import BuiltIn, Measurements, ServerView, eligible
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +22,4 @@ class LeastConnections(BuiltIn):
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """Return a plan with one slot per server; the backend knows the weights."""
-        return Plan("least", tuple(server.id for server in takers(servers)))
+        return Plan("least", tuple(server.id for server in eligible(servers)))

@@ -1,5 +1,5 @@
 """
-Finding a policy class of one's own: in a file, `./mine.py:MyPolicy`, or under a name that an installed package gives it
+Loading a user's policy class: in a file, `./mine.py:MyPolicy`, or under a name that an installed package gives it
 (entry point group `lb.policies`).
 
 Control side of the walk: `config -> policy`. The file is run when the configuration is read, and again after it has
@@ -113,7 +113,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def _run(path: Path, source: bytes) -> ModuleType:
-    # A name of its own, so that it can neither hide nor be an installed module; dataclasses look it up there.
+    # A unique name, so that it can neither hide nor be an installed module; dataclasses look it up there.
     name = f"lb_policy_{hashlib.blake2b(bytes(path), digest_size=8).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar
 from lb.fields.key import option
 from lb.fields.types import integer
 from lb.model.snapshot import Plan
-from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, takers
+from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, eligible
 from lb.policies.slots import interleave, reduce_weights
 
 # The paper's small table: more than 100 slots for each of 655 servers, so that shares are within 1 %.
@@ -64,7 +64,7 @@ def table_slots(servers: Sequence[ServerView], size: int) -> tuple[int, ...]:
         servers: those that take no flows are left out.
         size: slots, a prime.
     """
-    candidates = sorted(takers(servers), key=lambda server: server.name)
+    candidates = sorted(eligible(servers), key=lambda server: server.name)
     names = tuple(server.name for server in candidates)
     table = fill(names, tuple(reduce_weights([server.weight for server in candidates])), size)
     ids = [server.id for server in candidates]

@@ -3,7 +3,7 @@ The policies by name, and what makes a policy object from a name and options.
 
 Control side of the walk: `config -> policy`. The options of a policy are the fields of its dataclass; pydantic reads
 their types, so that a wrong option is reported like any wrong value of a configuration. A name that is none of ours
-means a policy of one's own: a file (`./mine.py:MyPolicy`) or an entry point.
+means a user's policy: a file (`./mine.py:MyPolicy`) or an entry point.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CLASSES: tuple[type[BuiltIn], ...] = (
     TwoChoices,
 )
 POLICIES: dict[str, type[BuiltIn]] = {policy.name: policy for policy in _CLASSES}
-# Weights are always honoured; the field has names of its own for that.
+# Weights are always honoured; in the field those variants have their own names.
 ALIASES: dict[str, str] = {
     "weighted-least-connections": "least-connections",
     "weighted-random": "random",
@@ -135,7 +135,7 @@ def _ours(name: str) -> type[BuiltIn] | None:
 
 def wrap(policy: type[object] | object, options: Mapping[str, Any]) -> Policy:
     """
-    Make a policy of a class or an object of one's own.
+    Make a policy of a user's class or object.
 
     Args:
         policy: a class, to be made with the options, or an object that is made already.

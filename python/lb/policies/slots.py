@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 
-from lb.policies.base import ServerView, takers
+from lb.policies.base import ServerView, eligible
 
 # Weights whose reduced sum is larger are scaled down to about this sum, each to at least 1: a share is then off by at
 # most one slot in 65536.
@@ -23,7 +23,7 @@ MAX_COMPARISONS = 100_000
 
 def weighted_slots(servers: Sequence[ServerView]) -> tuple[int, ...]:
     """Return the ids of the servers that take flows, each as often as its weight says, interleaved."""
-    candidates = takers(servers)
+    candidates = eligible(servers)
     order = interleave(reduce_weights([server.weight for server in candidates]))
     return tuple(candidates[index].id for index in order)
 

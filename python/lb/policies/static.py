@@ -15,7 +15,7 @@ from typing import ClassVar
 from lb.fields.key import option
 from lb.fields.types import Text
 from lb.model.snapshot import Plan
-from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, takers
+from lb.policies.base import BuiltIn, Measurements, OptionProblem, ServerView, eligible
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Static(BuiltIn):
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
         """Return a plan of at most one slot."""
-        fitting = [server.id for server in takers(servers) if self.server in (None, server.name)]
+        fitting = [server.id for server in eligible(servers) if self.server in (None, server.name)]
         return Plan("counter", tuple(fitting[:1]))
 
     def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:

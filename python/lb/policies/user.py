@@ -1,10 +1,10 @@
 """
-A policy of one's own, kept from doing harm.
+Users' policies, isolated so that packets flow even when they fail.
 
 The user's class has `plan(service, servers, measurements) -> Plan`, or `choose(flow, servers) -> server`, or both: then
-`plan` gives what decides while `choose` has no answer. Whatever it does, packets flow: `plan` runs on a thread of its
-own with a deadline, and what it returns is checked; when it fails, the last good plan goes on, without the servers that
-take no flows any more. `choose` is called by the data path (selector `ask`), which has a deadline of its own.
+the plan decides while `choose` has no answer. `plan` runs on a separate thread with a deadline, and its result is
+checked; when it fails, the last good plan stays in use, without the servers that are no longer eligible. `choose` is
+called by the data path (selector `ask`), which has its own deadline.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lb.errors import PolicyError
 from lb.fields.key import keys_of, option
 from lb.fields.types import AskDeadline, PlanInterval, Text
 from lb.model.snapshot import ASK_DEADLINE_NS, SELECTORS, AskFunction, Plan
-from lb.policies.base import Measurements, NewFlow, OptionProblem, Policy, ServerView, takers
-from lb.policies.executor import Caller
+from lb.policies.base import Measurements, NewFlow, OptionProblem, Policy, ServerView, eligible
+from lb.policies.executor import DeadlineExecutor
 from lb.policies.loader import describe
 
 INTERVAL_NS = 10**9
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """The options that every policy of one's own has."""
+    """The options that every user's policy has."""
 
     deadline: AskDeadline = option("Time in which `choose` must answer; new flows wait for it", default=ASK_DEADLINE_NS)
     interval: PlanInterval = option("Time between calls of `plan` while nothing changes", default=INTERVAL_NS)
@@ -47,7 +47,7 @@ SETTINGS = tuple(sorted(declared.name for declared in keys_of(Settings)))
 
 @dataclass(slots=True)
 class Failures:
-    """What went wrong with a policy. `count`: calls that failed; `last`: the last one, in words."""
+    """Failures of a policy. `count`: calls that failed; `last`: the message of the last one."""
 
     count: int = 0
     last: str | None = None
@@ -55,14 +55,14 @@ class Failures:
 
 class UserPolicy:
     """
-    What the rest of the program sees of a policy of one's own.
+    A user's policy behind the interface of `Policy`.
 
     Args:
-        name: as the configuration writes it.
+        name: as in the configuration.
         user: the user's object.
-        settings: the options that are ours.
-        fallback: decides when the user's object does not.
-        digest: of the file it was loaded from; empty: of none.
+        settings: the options that lb handles.
+        fallback: decides when the user's object fails.
+        digest: of the file it was loaded from; empty without a file.
     """
 
     def __init__(self, name: str, user: object, settings: Settings, fallback: Policy, digest: str = "") -> None:
@@ -72,12 +72,12 @@ class UserPolicy:
         self.digest = digest
         self.failures = Failures()
         self._fallback = fallback
-        self._caller = Caller(f"lb-plan {name}")
+        self._executor = DeadlineExecutor(f"lb-plan {name}")
         self._good: dict[str, Plan] = {}
 
     @property
     def interval_ns(self) -> int | None:
-        """How often it plans anew; None: only when something changes."""
+        """How often it plans again, nanoseconds; None: only when something changes."""
         return self.settings.interval if self._has("plan") else None
 
     @property
@@ -90,20 +90,20 @@ class UserPolicy:
         plan = self._safe_plan(service, servers, measurements)
         if not self.asks:
             return plan
-        slots = tuple(server.id for server in takers(servers))
+        slots = tuple(server.id for server in eligible(servers))
         return Plan("ask", slots, fallback=plan, deadline_ns=self.settings.deadline)
 
     def close(self) -> None:
-        """End its thread: it is not in use any more."""
-        self._caller.close()
+        """End its thread; the policy is not used any more."""
+        self._executor.close()
 
     def problems(self, server_names: Sequence[str]) -> Iterator[OptionProblem]:
-        """Yield what the user's object says about its options, if it has a method for that."""
+        """Yield the invalid options, if the user's object has a method that checks them."""
         if self._has("problems"):
             yield from self.user.problems(server_names)  # type: ignore[attr-defined]
 
-    def chooser(self, service: str, servers: Sequence[ServerView]) -> AskFunction:
-        """Return the function that the data path asks: it calls `choose`, and raises what that raises."""
+    def picker(self, service: str, servers: Sequence[ServerView]) -> AskFunction:
+        """Return the function that the data path calls for each new flow: it calls `choose`, and raises its errors."""
         by_name = {server.name: server for server in servers}
         return functools.partial(self._choose, service, by_name)
 
@@ -115,7 +115,7 @@ class UserPolicy:
             chosen = self.user.choose(NewFlow(service, client, port), candidates)  # type: ignore[attr-defined]
             name = chosen.name if isinstance(chosen, ServerView) else chosen
             if not isinstance(name, str) or name not in names:
-                raise PolicyError(f"choose returned {chosen!r}, none of the servers it was given")
+                raise PolicyError(f"choose returned {chosen!r}, which is none of the given servers")
         except Exception as error:
             self._fail(service, error)
             raise
@@ -126,7 +126,7 @@ class UserPolicy:
             return self._fallback.plan(service, servers, measurements)
         ask = functools.partial(self.user.plan, service, list(servers), measurements)  # type: ignore[attr-defined]
         try:
-            plan = require_usable(self._caller.call(ask, PLAN_DEADLINE_S), servers)
+            plan = require_usable(self._executor.call(ask, PLAN_DEADLINE_S), servers)
         except Exception as error:
             self._fail(service, error)
             good = self._good.get(service)
@@ -148,31 +148,31 @@ class UserPolicy:
 
 def require_usable(plan: object, servers: Sequence[ServerView]) -> Plan:
     """
-    Return what a user's `plan` returned, if a backend can work with it.
+    Return the result of a user's `plan`, if a backend can use it.
 
     Raises:
-        PolicyError: it is no plan, or one that places flows where none may go.
+        PolicyError: it is no plan, or it places flows on servers that are not eligible.
     """
     if not isinstance(plan, Plan):
         raise PolicyError(f"plan returned {type(plan).__name__}, not a Plan")
     if plan.selector not in SELECTORS or plan.selector == "ask":
-        raise PolicyError(f"plan returned the selector {plan.selector!r}; `choose` is what asks")
+        raise PolicyError(f"plan returned the selector {plan.selector!r}: choose one of the others, or define `choose`")
     slots, scores = tuple(plan.slots), tuple(plan.scores)
     if len(slots) > MAX_PLAN_SLOTS:
         raise PolicyError(f"plan returned {len(slots)} slots, at most {MAX_PLAN_SLOTS} are allowed")
-    allowed = {server.id for server in takers(servers)}
+    allowed = {server.id for server in eligible(servers)}
     if wrong := set(slots) - allowed:
-        raise PolicyError(f"plan returned slots that are no servers which take flows: {sorted(map(str, wrong))[:5]}")
+        raise PolicyError(f"plan returned slots of servers that take no flows: {sorted(map(str, wrong))[:5]}")
     if scores and len(scores) != len(slots):
         raise PolicyError(f"plan returned {len(scores)} scores for {len(slots)} slots")
     if not all(type(score) is int and 0 < score < 2**64 for score in scores):
-        raise PolicyError("plan returned a score that is no whole number in 1..2**64-1")
+        raise PolicyError("plan returned a score that is not a whole number in 1..2**64-1")
     return Plan(plan.selector, slots, scores)
 
 
 def restricted(plan: Plan, servers: Sequence[ServerView]) -> Plan | None:
-    """Return a plan without the servers that take no flows any more; None when nothing is left of it."""
-    allowed = {server.id for server in takers(servers)}
+    """Return a plan without the servers that are no longer eligible; None when no slot is left."""
+    allowed = {server.id for server in eligible(servers)}
     kept = [index for index, slot in enumerate(plan.slots) if slot in allowed]
     if not kept:
         return None
@@ -182,10 +182,10 @@ def restricted(plan: Plan, servers: Sequence[ServerView]) -> Plan | None:
 
 def instantiate(policy: type[object], options: Mapping[str, Any]) -> object:
     """
-    Make a user's object. Options of a dataclass are read by their types.
+    Return a user's object made with its options. Options of a dataclass are converted to their types.
 
     Raises:
-        ValidationError: of pydantic: an option of a dataclass has a wrong value.
+        ValidationError: an option of a dataclass has a wrong value.
         PolicyError: the class raises.
     """
     try:

@@ -109,7 +109,7 @@ def drop_privileges(user: str | None = None, kept: frozenset[int] = KEPT) -> Not
 
 def choose_account(user: str | None, rights: str) -> tuple[Account | None, Notice]:
     """
-    Return whom to become (None: stay who this process is), and what the log should say.
+    Return the user to become (None: stay the current one), and the message for the log.
 
     Args:
         user: as of `drop_privileges`, and so are the errors.

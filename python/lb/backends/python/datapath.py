@@ -1,8 +1,8 @@
 """
-The Python data path as its callers see it: `lb.backends.base.DataPath`, with names instead of ids at the edge.
+The Python data path behind the interface `lb.backends.base.DataPath`: names instead of ids in results.
 
-A thin shell: it keeps the state, takes the lock that the packet loop shares with the control thread, and turns
-verdicts into results.
+It holds the tables, takes the lock that the packet loop shares with the control thread, and turns verdicts into
+results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lb.packet.parse import Packet
 
 MAX_CAPACITY = 2**28
 HASH_KEY_BYTES = 16
-# Flows that are reset, and rows that are made, with packets waiting.
+# Flows reset, and rows made, per hold of the lock: packets wait meanwhile.
 RESET_SLICE = 8
 ROWS_SLICE = 128
 SECOND_NS = 10**9
@@ -40,7 +40,7 @@ SECOND_NS = 10**9
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Result:
-    """What became of one frame; see `lb.backends.base.Result`."""
+    """The outcome of one frame; see `lb.backends.base.Result`."""
 
     verdict: VerdictName
     reason: str | None = None
@@ -58,7 +58,7 @@ class Result:
 
 
 class Names:
-    """The names of services and servers by id. A removed thing keeps the name it had: flows may end after it."""
+    """The names of services and servers by id, removed ones included: their flows may end later."""
 
     def __init__(self) -> None:
         self.services: dict[int, tuple[str, str]] = {}
@@ -95,7 +95,7 @@ class DataPath:
         capacity: flows the table can hold, 1..268435456.
         hash_key: 16 secret bytes; unused, since Python keys its dicts itself, but part of the contract.
         seed: 64 bits that start the random draws.
-        first_round: 64 bits: where the turns of `counter` and `least` start. Workers beside each other start apart.
+        first_round: 64 bits: the number at which the rounds of `counter` and `least` start; each worker has another.
 
     Raises:
         LbError: the capacity is out of range.
@@ -112,7 +112,7 @@ class DataPath:
         self._tables = Tables(capacity, seed, require_number(first_round, 64))
         self._names = Names()
         self._lock = CallLock()
-        # Held while a world is compiled: what it is compiled of must not change meanwhile. Packets go on.
+        # Held while a forwarding state is compiled: its inputs must not change meanwhile. Packets still pass.
         self._publishing = threading.RLock()
         self._loop = PacketLoop(self._tables, self._lock)
 
@@ -164,7 +164,7 @@ class DataPath:
             return [self._tables.counters.active(number) for number in servers]
 
     def retire_servers(self, servers: Sequence[int]) -> list[int]:
-        """Begin anew with servers that the snapshot does not have and no entry refers to. Return their ids."""
+        """Forget the servers that the snapshot lacks and no entry refers to; return their ids."""
         with self._lock:
             gone = [number for number in servers if number not in self._tables.forwarding.servers]
             retired = [number for number in gone if self._tables.counters.retire_server(number)]
@@ -173,7 +173,7 @@ class DataPath:
             return retired
 
     def retire_services(self, services: Sequence[int]) -> list[int]:
-        """Begin anew with services that the snapshot does not have and no entry refers to. Return their ids."""
+        """Forget the services that the snapshot lacks and no entry refers to; return their ids."""
         with self._lock:
             gone = [number for number in services if number not in self._tables.forwarding.services]
             retired = [number for number in gone if self._tables.counters.retire_service(number)]
@@ -212,8 +212,8 @@ class DataPath:
 
     def _living(self, now_ns: int, fits: Callable[[Entry], bool]) -> list[Entry]:
         """
-        Return the entries that live and fit, in order. Packets wait while the list of all is copied, and pass while its
-        entries are looked at.
+        Return the living entries that fit, in order. Packets wait while the list of all is copied, and pass while it
+        is filtered.
         """
         with self._lock:
             table, forwarding = self._tables.flows, self._tables.forwarding
@@ -223,7 +223,7 @@ class DataPath:
         return found
 
     def _rows(self, entries: Sequence[Entry], now_ns: int) -> list[Flow]:
-        """Describe those of the entries that are in the table still, some at a time: packets pass in between."""
+        """Describe those of the entries that are still in the table, some at a time: packets pass in between."""
         rows: list[Flow] = []
         for start in range(0, len(entries), ROWS_SLICE):
             with self._lock:
@@ -236,8 +236,8 @@ class DataPath:
 
     def counters(self) -> dict[str, Any]:
         """
-        Return all counters by name: `docs/datapath.md` rule 13; `io` is what went wrong on the sockets, `loop` how long
-        the loop looked away from them.
+        Return all counters by name: `docs/datapath.md` rule 13; `io` counts socket failures, `loop` the time between
+        polls.
         """
         with self._lock:
             table = {"entries": len(self._tables.flows), "capacity": self._tables.flows.capacity}
@@ -247,8 +247,8 @@ class DataPath:
 
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:
         """
-        Return the flow of a client with the service of this id, None when it has none that lives, and the number of the
-        service's next turn, or with `least` the slot of the server that is next. Changes and counts nothing.
+        Return a client's flow with the service of this id, None when there is none, and the service's next number of
+        `counter`, or with `least` the slot of the next server. Changes and counts nothing.
         """
         with self._lock:
             table, forwarding = self._tables.flows, self._tables.forwarding
@@ -264,13 +264,13 @@ class DataPath:
             return self._tables.counters.measurements(self._tables.forwarding, now_ns)
 
     def keep_flow_ends(self, most: int) -> None:
-        """Keep how flows end from now on: up to `most` of them between two calls of `take_flow_ends`. 0: none."""
+        """Export the flows that end from now on, up to `most` between two calls of `take_flow_ends`. 0: none."""
         most = require_number(most, 64)
         with self._lock:
             self._tables.flows.exports.keep(most)
 
     def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
-        """Return the flows that ended since the last call, in that order, and how many found no room."""
+        """Return the flows that ended since the last call, in order, and the number without room."""
         with self._lock:
             ends, missed = self._tables.flows.exports.take()
             return [self._names.flow_end(end) for end in ends], missed

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lb.lab.bench import notes
+from lb.lab.bench.catalogue import ROUTING, Metric, metric
 from lb.lab.bench.contestants.again import SUFFIX
 from lb.lab.bench.document import Figure, MetricResult
 from lb.lab.bench.headline import OURS
-from lb.lab.bench.metrics import ROUTING, Metric, metric
 from lb.lab.pictures.bars import BarChart, Row
 from lb.lab.pictures.bars import make as make_bars
 
@@ -32,7 +32,7 @@ def make(result: MetricResult, names: list[str]) -> Chart | None:
         names: contestants in order; those without a figure get no row but a reason.
 
     Returns:
-        The chart, or None when nobody has a figure.
+        The chart, or None without any figure.
     """
     kind = metric(result.name)
     there = [(name, result.figures[name]) for name in names if name in result.figures]

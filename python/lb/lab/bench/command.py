@@ -13,8 +13,8 @@ from lb.errors import LbError
 from lb.lab.bench import order, report, table
 from lb.lab.bench import run as runner
 from lb.lab.bench import settings as presets
+from lb.lab.bench.catalogue import CONTESTANTS, MEASURES
 from lb.lab.bench.contestants.again import SUFFIX
-from lb.lab.bench.metrics import CONTESTANTS, MEASURES
 from lb.lab.bench.settings import Settings
 from lb.lab.pictures import page
 

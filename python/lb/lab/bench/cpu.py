@@ -1,9 +1,9 @@
 """
 CPU time, to the nanosecond: of a process, and of what the kernel did for packets.
 
-/proc/stat counts ticks of 10 ms, too coarse for runs of a second. A packet's softirq work is done in the context of
-whoever sent it (charged to that process) or in the ksoftirqd threads; so the CPU time of a packet run is that of the
-sender, of the contestant and of ksoftirqd together. Other processes of the machine are not counted.
+/proc/stat counts ticks of 10 ms, too coarse for runs of a second. A packet's softirq work is done in the context of the
+process that sent it (charged to that process) or in the ksoftirqd threads; so the CPU time of a packet run is that of
+the sender, of the contestant and of ksoftirqd together. Other processes of the machine are not counted.
 """
 
 from __future__ import annotations

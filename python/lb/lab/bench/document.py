@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from lb.lab.bench import metrics, spread
+from lb.lab.bench import catalogue, spread
 
 FORMAT: Literal["flowlb-bench-2"] = "flowlb-bench-2"
 
@@ -166,7 +166,7 @@ def sum_faults(faults: Iterable[Faults | None]) -> Faults:
 
 
 def metric_result(
-    metric: metrics.Metric,
+    metric: catalogue.Metric,
     samples: dict[str, list[float | None]],
     absent: dict[str, str],
     faults: dict[str, list[Faults | None]] | None = None,
@@ -193,8 +193,8 @@ def metric_result(
             if other != name and (found := spread.ratio(values, base)) is not None
         }
         difference = None
-        if name != metrics.ROUTING and metrics.ROUTING in samples:
-            difference = spread.summarise(spread.subtract(values, samples[metrics.ROUTING]))
+        if name != catalogue.ROUTING and catalogue.ROUTING in samples:
+            difference = spread.summarise(spread.subtract(values, samples[catalogue.ROUTING]))
         figures[name] = Figure(
             values=values,
             median=summary.median,
@@ -220,7 +220,7 @@ def _aligned(faults: list[Faults | None], turns: int) -> list[Faults | None]:
 
 
 def _agreeing(
-    metric: metrics.Metric, samples: dict[str, list[float | None]]
+    metric: catalogue.Metric, samples: dict[str, list[float | None]]
 ) -> tuple[dict[str, list[float | None]], dict[str, tuple[list[float | None], str]]]:
     """Return the samples that are fit to be figures, and the others with why they are not."""
     if metric.agreement is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lb.lab.bench import notes
+from lb.lab.bench.catalogue import ROUTING, metric
 from lb.lab.bench.document import Document
-from lb.lab.bench.metrics import ROUTING, metric
 
 OURS = ("rust", "python")
 

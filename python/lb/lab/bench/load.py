@@ -1,7 +1,7 @@
 """
 Load on a contestant at work: `wrk` when it is installed, else our own client, bounded in time.
 
-Each kind of load has a host of its own, so that what one leaves in a client's tables is not met by the next.
+Each kind of load has its own host, so that one does not inherit the TIME_WAIT sockets of another.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from lb.errors import LbError, TestbedError
 from lb.lab.bench import programs
-from lb.lab.bench.client import SLOW_S
 from lb.lab.bench.contestants.base import Working
 from lb.lab.bench.settings import Settings
-from lb.lab.bench.web import SMALL_PATH
-from lb.lab.testbed.bed import Testbed
+from lb.lab.bench.web_client import SLOW_S
+from lb.lab.bench.web_server import SMALL_PATH
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import Host
 
 CLIENT, PACED_CLIENT, CLOSING_CLIENT = "client1", "client2", "client3"
@@ -85,9 +85,9 @@ def apply(field: Field, working: Working, path: str, close: bool = False) -> Loa
 
     Args:
         field: where.
-        working: whom.
+        working: the target.
         path: what.
-        close: whether each request gets a connection of its own.
+        close: whether each request gets a new connection.
 
     Raises:
         LbError: no answer came.
@@ -127,7 +127,7 @@ def host_of(close: bool) -> str:
 def ask(bed: Testbed, working: Working, path: str, seconds: float, *options: str, host: str) -> dict[str, Any]:
     """Run our own client in a host with these options and return what it printed. Raise LbError when it failed."""
     arguments = [str(working.address), str(working.port), path, "--seconds", str(seconds), *options]
-    command = [sys.executable, "-P", "-m", "lb.lab.bench.client", *arguments]
+    command = [sys.executable, "-P", "-m", "lb.lab.bench.web_client", *arguments]
     answer: dict[str, Any] = json.loads(programs.run(bed, host, command, seconds=seconds))
     return answer
 
@@ -139,7 +139,7 @@ def wait_answer(bed: Testbed, working: Working, host: str = CLIENT) -> None:
     Raises:
         LbError: none in time.
     """
-    from lb.lab.bench.client import AnswerError, exchange, request
+    from lb.lab.bench.web_client import AnswerError, exchange, request
 
     target = (str(working.address), working.port)
     deadline = time.monotonic() + ANSWER_DEADLINE_S

@@ -13,7 +13,7 @@ from pathlib import Path
 import lb
 from lb.lab.bench import programs
 from lb.lab.testbed import ethtool
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 
 # A tick is 10 ms: a look of 100 ms tells tenths on one core.
 QUIET_LOOK_S, QUIET_DEADLINE_S, QUIET_SHARE = 0.1, 1.0, 0.1

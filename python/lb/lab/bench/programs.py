@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from lb.errors import TestbedError
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 VERSION_DEADLINE_S = 5.0
@@ -16,7 +16,7 @@ GRACE_S = 20.0
 
 
 def find(program: str) -> str | None:
-    """Return the path of an installed program; system directories count whoever asks."""
+    """Return the path of an installed program; system directories count for every user."""
     return shutil.which(program) or shutil.which(program, path=SEARCH_PATH)
 
 

@@ -1,12 +1,12 @@
 """
-A whole run: let contestants take turns, each in namespaces of its own, and make the document.
+A whole run: contestants take turns, each in its own namespaces; the result is a document.
 
 Contestants take turns, so that a drift of the machine hits all alike, in an order that changes (`order.py`). Each turn
 of each contestant gets a testbed that was never used: TIME_WAIT entries of another's connections refuse a SYN with
 other timestamps (it is answered a second later), and conntrack, route and neighbour entries would be met likewise. What
-went wrong beside a value is counted (`counters.py`). A contestant that cannot take part is named with the reason; one
-that fails in a turn leaves the run, keeps what it has, and is named too. Two topologies: one arm, as in the course, for
-everything over TCP; and a straight path for packets.
+went wrong beside a value is counted (`kernel_counters.py`). A contestant that cannot take part is named with the
+reason; one that fails in a turn leaves the run, keeps what it has, and is named too. Two topologies: one arm, as in the
+course, for everything over TCP; and a straight path for packets.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from lb.errors import LbError, TestbedError
-from lb.lab.bench import contestants, counters, load, machine, notes, order, spread, targets, web
+from lb.lab.bench import contestants, kernel_counters, load, machine, notes, order, spread, targets, web_server
+from lb.lab.bench.catalogue import METRICS
 from lb.lab.bench.contestants.base import Contestant
 from lb.lab.bench.document import Contestant as Entry
 from lb.lab.bench.document import Document, Faults, metric_result
 from lb.lab.bench.measures import BACKENDS, LOADED, ONCE, OWN_ONLY, memory, packets
-from lb.lab.bench.metrics import METRICS
 from lb.lab.bench.settings import Settings
 from lb.lab.testbed import isolation
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import stoppable
 from lb.lab.testbed.topology import ROUTER, Topology, one_segment, straight_path
 
@@ -38,7 +38,7 @@ HOST_SETTINGS = (
     ("tcp_tw_reuse", "1"),
     ("tcp_no_metrics_save", "1"),
 )
-LOADED_HOSTS = (*load.CLIENTS, ROUTER, web.SERVER)
+LOADED_HOSTS = (*load.CLIENTS, ROUTER, web_server.SERVER)
 STRAIGHT_SERVER = "server1"
 # What a shell reports for a program that Ctrl-C ended.
 INTERRUPTED = 130
@@ -196,7 +196,7 @@ class Run:
         self._machine["client"] = "wrk" if tool == "wrk" else "built-in (wrk is not installed)"
         for host in LOADED_HOSTS:
             set_up(bed, host)
-        return load.Field(bed, bed.topology.host(web.SERVER), self._settings, tool)
+        return load.Field(bed, bed.topology.host(web_server.SERVER), self._settings, tool)
 
     def _take_turn(self, field: load.Field, contestant: Contestant, turn: int, measures: list[str]) -> None:
         with contestant.work(field.bed, field.server) as working:
@@ -206,11 +206,11 @@ class Run:
                 self._show(f"turn {turn + 1}, {contestant.title}: {name}", False)
                 self._busy.append(machine.settle())
                 with self._attempt(contestant, turn, [name]):
-                    before = counters.read(field.bed, LOADED_HOSTS)
+                    before = kernel_counters.read(field.bed, LOADED_HOSTS)
                     found = LOADED[name](field, working)
-                    after = counters.read(field.bed, LOADED_HOSTS)
-                    crowded = max(counters.crowded_ports(field.bed, host) for host in load.CLIENTS)
-                    faults = counters.faults(before, after, found.failed, found.slow, crowded)
+                    after = kernel_counters.read(field.bed, LOADED_HOSTS)
+                    crowded = max(kernel_counters.crowded_ports(field.bed, host) for host in load.CLIENTS)
+                    faults = kernel_counters.faults(before, after, found.failed, found.slow, crowded)
                     self._add(contestant, turn, found.figures, faults)
 
     def _measure_packets(self) -> None:
@@ -284,7 +284,7 @@ def serving_testbed(prefix: str) -> Iterator[tuple[Testbed, str]]:
     as_root = isolation.has_capabilities() and not isolation.in_own_user_namespace()
     with Testbed(topology=loaded_topology(), prefix=prefix, servers=False) as bed:
         try:
-            serving = web.start(bed, as_root)
+            serving = web_server.start(bed, as_root)
         except TestbedError as error:
             reason = str(error)
         else:
@@ -310,7 +310,7 @@ def set_up(bed: Testbed, host: str) -> None:
 def describe(settings: Settings) -> dict[str, str]:
     """Return the settings for people."""
     return {
-        "turns": f"{settings.turns}, each contestant in namespaces of its own",
+        "turns": f"{settings.turns}, each contestant in its own namespaces",
         "seed": str(settings.seed),
         "load": f"{settings.load_s} s each, {settings.connections} connections",
         "latency": f"{settings.latency_hz:.0f} exchanges/s",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lb.lab.bench.metrics import CONTESTANTS, MEASURES
+from lb.lab.bench.catalogue import CONTESTANTS, MEASURES
 
 DEFAULT_PREFIX = "lb-bench-"
 

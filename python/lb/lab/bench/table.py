@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lb.lab.bench import headline, notes
+from lb.lab.bench.catalogue import ROUTING, Metric, metric
 from lb.lab.bench.document import Document, Figure, MetricResult, Target
-from lb.lab.bench.metrics import ROUTING, Metric, metric
 
 NAME_WIDTH, VALUE_WIDTH = 13, 9
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from lb.lab.bench import notes
+from lb.lab.bench.catalogue import ROUTING, metric
 from lb.lab.bench.document import MetricResult, Target, figure_of
-from lb.lab.bench.metrics import ROUTING, metric
 
 RUST = "rust"
 MEMORY_BYTES = 128.0

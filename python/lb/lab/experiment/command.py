@@ -26,7 +26,7 @@ from lb.lab.loadgen.outcome import INTERRUPTED
 from lb.lab.loadgen.records import Fetch, Record
 from lb.lab.loadgen.table import milliseconds
 from lb.lab.pictures import page
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import stoppable
 from lb.model.units import count
 
@@ -34,9 +34,9 @@ DEFAULT_PREFIX = "lb-exp-"
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class RunOptions:
     """
-    What somebody wants.
+    The options of a run.
 
     Args:
         report, json_file: where to write; None: not at all.
@@ -58,7 +58,7 @@ class Wishes:
     prefix: str = DEFAULT_PREFIX
 
 
-def execute(paths: Sequence[Path], wishes: Wishes) -> int:
+def execute(paths: Sequence[Path], options: RunOptions) -> int:
     """
     Run experiments. One that is stopped keeps the turns that were complete: they are shown and written.
 
@@ -70,16 +70,16 @@ def execute(paths: Sequence[Path], wishes: Wishes) -> int:
         LbError: the testbed does not come up, or what was wished for cannot be had.
     """
     experiments = [file.read(path) for path in paths]
-    _require(wishes)
+    _require(options)
     results: list[Result] = []
-    interrupted = _run_all(experiments, wishes, results)
+    interrupted = _run_all(experiments, options, results)
     if not results:
         print("Interrupted: nothing is left behind, and nothing written.", file=sys.stderr)
         return INTERRUPTED
     if interrupted:
         print("Interrupted: what was complete is reported; nothing is left behind.", file=sys.stderr)
-    _write(results, wishes)
-    if wishes.output == "json":
+    _write(results, options)
+    if options.output == "json":
         print(result.to_json(results))
     else:
         table.show(results)
@@ -90,19 +90,21 @@ def execute(paths: Sequence[Path], wishes: Wishes) -> int:
     return 1 if failed or silent else 0
 
 
-def _require(wishes: Wishes) -> None:
-    if wishes.report is not None:
+def _require(options: RunOptions) -> None:
+    if options.report is not None:
         page.require()
-    for path in (wishes.report, wishes.json_file):
+    for path in (options.report, options.json_file):
         if path is not None and not path.absolute().parent.is_dir():
             raise LbError(f"{path} cannot be written: there is no directory {path.absolute().parent}")
 
 
-def _run_all(experiments: Sequence[tuple[Experiment, Sequence[Load]]], wishes: Wishes, results: list[Result]) -> bool:
+def _run_all(
+    experiments: Sequence[tuple[Experiment, Sequence[Load]]], options: RunOptions, results: list[Result]
+) -> bool:
     """Run experiments and add their results, whole or not; return whether they were stopped."""
     with stoppable():
         for experiment, loads in experiments:
-            made, interrupted = _run(experiment, loads, wishes)
+            made, interrupted = _run(experiment, loads, options)
             if made is not None:
                 results.append(made)
             if interrupted:
@@ -110,29 +112,29 @@ def _run_all(experiments: Sequence[tuple[Experiment, Sequence[Load]]], wishes: W
     return False
 
 
-def _run(experiment: Experiment, loads: Sequence[Load], wishes: Wishes) -> tuple[Result | None, bool]:
+def _run(experiment: Experiment, loads: Sequence[Load], options: RunOptions) -> tuple[Result | None, bool]:
     """Run an experiment; return what was complete of it, None: nothing, and whether it was stopped."""
-    policies = _chosen(experiment, wishes.only)
-    if wishes.turns is not None:
-        experiment = experiment.model_copy(update={"turns": wishes.turns})
-    if wishes.quick:
+    policies = _chosen(experiment, options.only)
+    if options.turns is not None:
+        experiment = experiment.model_copy(update={"turns": options.turns})
+    if options.quick:
         experiment, loads = quick.shortened(experiment, loads, len(policies))
     collected, settings, interrupted = Collected(), dict[str, str](), False
     steps = experiment.turns * len(policies) * len(loads)
     try:
-        with Testbed(prefix=wishes.prefix) as bed, _progress(experiment.title, steps) as watcher:
+        with Testbed(prefix=options.prefix) as bed, _progress(experiment.title, steps) as watcher:
             settings = _settings(experiment, bed.facts)
             print(f"  web server: {settings['web server']}; chunks: {settings['chunks']}", file=sys.stderr)
-            run.run(bed, experiment, loads, policies, wishes.backend, watcher, collected)
+            run.run(bed, experiment, loads, policies, options.backend, watcher, collected)
     except KeyboardInterrupt:
         interrupted = True
         if not collected.turns:
             return None, True
         settings["interrupted"] = f"after {sum(map(len, collected.turns.values()))} of {steps} runs"
-    if wishes.quick:
+    if options.quick:
         settings["loads"] = "shortened (--quick): expectations are not judged"
     names = [policy_name(policy) for policy in policies]
-    return result.make(experiment, collected, names, settings, judged=not wishes.quick), interrupted
+    return result.make(experiment, collected, names, settings, judged=not options.quick), interrupted
 
 
 def _chosen(experiment: Experiment, only: tuple[str, ...] | None) -> list[str | dict[str, Any]]:
@@ -205,15 +207,15 @@ def _line(step: Step, turn: Turn) -> str:
     return f"  turn {step.turn} of {step.turns}  {step.policy:<18} {step.load:<12} {', '.join(words)}"
 
 
-def _write(results: Sequence[Result], wishes: Wishes) -> None:
+def _write(results: Sequence[Result], options: RunOptions) -> None:
     try:
-        if wishes.json_file is not None:
-            wishes.json_file.write_text(result.to_json(results), encoding="utf-8")
-            print(f"figures: {wishes.json_file}", file=sys.stderr)
-        if wishes.report is not None:
+        if options.json_file is not None:
+            options.json_file.write_text(result.to_json(results), encoding="utf-8")
+            print(f"figures: {options.json_file}", file=sys.stderr)
+        if options.report is not None:
             from lb.lab.experiment import report
 
-            wishes.report.write_text(report.render(results), encoding="utf-8")
-            print(f"report: {wishes.report}", file=sys.stderr)
+            options.report.write_text(report.render(results), encoding="utf-8")
+            print(f"report: {options.report}", file=sys.stderr)
     except OSError as error:
         raise LbError(f"{error.filename} cannot be written: {error.strerror}") from error

@@ -120,7 +120,7 @@ class LoadEntry(Table):
         unset="each line waits for its answers",
     )
     adaptive: StrictBool = key("Each line is a player that buffers and switches bitrates", default=False)
-    new_connection: StrictBool = key("Each fetch gets a connection of its own", default=True)
+    new_connection: StrictBool = key("Each fetch gets a new connection", default=True)
     timeout: Duration = key("Time of one fetch, from its start to its last byte", default="10s")
     chunk_duration: Duration = key("Video in a chunk; only players ask", default="4s")
     repeat: Annotated[int, *integer(1, 1000)] = key("How often each client plays the load", default=1)
@@ -139,7 +139,7 @@ class LoadEntry(Table):
 
 
 class Expectation(Table):
-    """That a policy's figure is at most so many times the baseline's."""
+    """The expectation that a policy's figure is at most a multiple of the baseline's."""
 
     policy: str = key("Policy whose figure it is", example="adaptive")
     load: str = key("Name of the load", example="short")

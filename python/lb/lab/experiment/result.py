@@ -111,7 +111,7 @@ def make(
 
     Args:
         experiment: what was done.
-        collected: what came of it; policies and loads without a turn are left out.
+        collected: the results; policies and loads without a turn are left out.
         policies: names of those that took part, in order.
         settings: about machine and run, in words.
         judged: whether it was played as the file says: only then what is expected holds or does not.

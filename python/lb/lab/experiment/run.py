@@ -1,8 +1,8 @@
 """
-Run an experiment: a testbed of its own, links as slow as asked for, and every policy over every load, in turns.
+Run an experiment: a separate testbed, its links limited as the file says, and every policy over every load, in turns.
 
-Turns go A B C A B C: what drifts on the machine meets all policies alike. Each policy has a balancer of its own,
-started anew for its turn; testbed and client processes are the same for all. Whatever happens, the testbed goes with
+Turns go A B C A B C: what drifts on the machine meets all policies alike. Each policy has its own balancer,
+started for its turn; testbed and client processes are the same for all. In any case, the testbed is removed with
 the block.
 """
 
@@ -20,9 +20,9 @@ from lb.lab.loadgen.lines import Load
 from lb.lab.loadgen.plan import Plan
 from lb.lab.loadgen.records import Fetch, Playback, Record
 from lb.lab.testbed import build
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import spawn_in, start_balancer
-from lb.lab.testbed.load import Faults, LoadClients, Workers
+from lb.lab.testbed.load_clients import Faults, LoadClients, Workers
 from lb.lab.testbed.topology import ROUTER, SWITCH
 
 POLL_S = 0.25
@@ -43,12 +43,12 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Watcher:
     """
-    Who wants to hear of it.
+    An observer of the run.
 
     Args:
         begins: a step does.
         record: a client has said something.
-        ended: a step has; with what came of it.
+        ended: a step has ended; with its result.
     """
 
     begins: Callable[[Step], None]
@@ -76,7 +76,7 @@ def run(
         loads: those of the experiment, in order.
         policies: who takes part.
         backend: as `lb run --backend`.
-        watcher: hears of it.
+        watcher: the observer.
         collected: takes each turn when it is complete.
 
     Raises:
@@ -101,7 +101,7 @@ def run(
 def _write_configuration(bed: Testbed, experiment: Experiment, policy: str | Mapping[str, Any]) -> Path:
     path = bed.directory / "experiment.toml"
     path.write_text(service_toml(experiment, policy))
-    # Whatever the umask: a file that its group can write is not believed (`lb.privileges.trust`).
+    # For any umask: a file that its group can write is not trusted (`lb.privileges.trust`).
     path.chmod(0o644)
     return path
 

@@ -1,5 +1,5 @@
 """
-The load generator: fetches chunks as players do, and draws what came of it.
+The load generator: fetches chunks as players do, and reports the results.
 
 A run goes `lines.py` (what a `.load` file says) -> `plan.py` (who fetches what, and when) -> `engine.py` (fetches, by
 `web.py` or `echo.py`; `player.py` decides for a player) -> `records.py` (one per fetch) -> `figures.py` (sums) ->

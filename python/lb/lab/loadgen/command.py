@@ -1,4 +1,4 @@
-"""`lb loadgen`: play a load from this host, and show what came of it."""
+"""`lb loadgen`: play a load from this host, and show the results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from lb.lab.loadgen import lines, plan, wanted
 from lb.lab.loadgen.engine import play
 from lb.lab.loadgen.lines import Load
-from lb.lab.loadgen.outcome import Outcome, Wishes, settings
+from lb.lab.loadgen.outcome import Outcome, Outputs, settings
 from lb.lab.loadgen.plan import Options, Plan
 
 
@@ -19,7 +19,7 @@ def run(
     file: Path,
     options: Options,
     clients: int,
-    wishes: Wishes,
+    outputs: Outputs,
     want: Mapping[str, float] | None = None,
     config: Path | None = None,
     control: Path | None = None,
@@ -31,25 +31,25 @@ def run(
         file: what to play.
         options: how.
         clients: how many play it.
-        wishes: what to show.
+        outputs: what to show.
         want: the servers' weights; None: those that one of the next two says.
         config: a configuration.
         control: the control socket of a running balancer.
 
     Returns:
-        The exit status: 0; 1 when no fetch succeeded; 130 when somebody stopped it.
+        The exit status: 0; 1 when no fetch succeeded; 130 when it was interrupted.
 
     Raises:
         ConfigError: the load or the configuration is invalid.
         LbError: what was wished for cannot be had.
     """
     load = lines.read(file)
-    wishes.require()
+    outputs.require()
     weights = weights_for(load, want, config, control)
     if load.events:
         print("The load's events (#! ... lose, return) happen in the testbed only: lb testbed load", file=sys.stderr)
     made = plan.make(load, options, plan.client_names(clients))
-    with Outcome(load, made, wishes) as outcome:
+    with Outcome(load, made, outputs) as outcome:
         try:
             asyncio.run(_play(made, outcome))
         except KeyboardInterrupt:
@@ -58,7 +58,7 @@ def run(
 
 
 async def _play(made: Plan, outcome: Outcome) -> None:
-    # Modules are there for good: collections need not look at them, and are shorter pauses.
+    # Loaded modules stay: garbage collections that skip them pause for less time.
     gc.freeze()
     await play(made, outcome.take, asyncio.get_running_loop().time())
 

@@ -22,7 +22,7 @@ class Document:
 
     Args:
         settings: what was played and how, in words, by name.
-        fetches, playbacks: what came of it.
+        fetches, playbacks: the results.
         figures: what that adds up to.
         wanted: the servers' weights by name; None: not known.
         events: what happened to servers: (seconds, what).

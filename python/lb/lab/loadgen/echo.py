@@ -12,7 +12,7 @@ GREETING = b"Hello through the balancer\n"
 
 
 class EchoSession:
-    """Every exchange is a connection of its own."""
+    """Every exchange uses a new connection."""
 
     async def __aenter__(self) -> EchoSession:
         return self

@@ -25,7 +25,7 @@ async def play(plan: Plan, emit: Emit, origin_s: float) -> None:
 
     Args:
         plan: what to fetch.
-        emit: gets every record as soon as it is there; must not block.
+        emit: called with every record at once; must not block.
         origin_s: when it starts, on the loop's clock; times of records count from there.
     """
     _raise_file_limit()
@@ -111,7 +111,7 @@ class _Line:
             self._emit(player.end(self._now_s(), self._client, self._track.number, self._round))
 
     async def _fetch(self, session: WebSession | EchoSession, number: int, size: int, intended_s: float) -> Fetch:
-        """Fetch once, and again as often as retries allow; emit and return what came of it."""
+        """Fetch once, and again as often as retries allow; emit and return the record."""
         started_s = self._now_s()
         answer, error = await self._attempt(session, size)
         attempts = 1
@@ -152,7 +152,7 @@ class _Line:
         return self._clock() - self._origin_s
 
     async def _sleep_until(self, at_s: float) -> None:
-        """Sleep until so many seconds after the start; when that is past, not at all."""
+        """Sleep until a time after the start, in seconds; return at once when that is past."""
         left_s = at_s - self._now_s()
         if left_s > 0:
             await asyncio.sleep(left_s)

@@ -83,7 +83,7 @@ class Figures:
         errors: how often fetches failed, by reason.
         duration_s: from the first start to the last end.
         rate_hz: fetches that succeeded, per second.
-        players: None when nobody watched.
+        players: None without adaptive players.
         fairness: Jain's index of the servers' fetches per weight, 0..1; None without a fetch.
     """
 
@@ -162,7 +162,7 @@ def watch(playbacks: Sequence[Playback]) -> Players | None:
     startups = [playback.startup_s for playback in playbacks if playback.startup_s is not None]
     stalled_s = sum(playback.stalled_s for playback in playbacks)
     chunks = [bitrate for playback in playbacks for _, bitrate, _ in playback.points]
-    # What played while somebody watched: the rest of the buffer was never waited for.
+    # Video played during the run: the rest of the buffer was never waited for.
     moved_s = sum(
         max(0.0, playback.end_s - playback.start_s - playback.startup_s - playback.stalled_s)
         for playback in playbacks

@@ -46,7 +46,7 @@ class LoadLine:
 
     Args:
         start_s: seconds after the start of the load.
-        vip, port: whom to ask.
+        vip, port: of the service.
         size: bitrate class of the chunks, in kbit/s.
         interval_s: seconds between the end of a fetch and the next.
         chunks: how many.
@@ -231,7 +231,7 @@ def _host(text: str) -> str:
 
 
 def _parse_directive(words: list[_Word], end: int) -> Event | str | None:
-    """Return an event, or whose lines follow: a client's name, or None for everybody's."""
+    """Return an event, or the client whose lines follow, None for all clients."""
     match [word.text for word in words]:
         case ["everybody"]:
             return None

@@ -2,7 +2,7 @@
 Take in what a run yields, and give out what was asked for: the course's prints, tables, JSON, CSV, a page.
 
 One place for both ways to run: in this process (`command.py`) and from the hosts of the testbed
-(`lb.lab.testbed.load`).
+(`lb.lab.testbed.load_clients`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ FAILED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Outputs:
     """
-    What somebody wants to see.
+    The outputs of a run.
 
     Args:
-        json_file, csv_file, report: where to write; None: not at all.
-        output: what goes to standard output.
-        verbose: tell of every fetch. log: the course's log file.
+        json_file, csv_file, report: files to write; None: none.
+        output: the format on standard output.
+        verbose: print every fetch. log: the course's log file.
     """
 
     json_file: Path | None = None
@@ -48,7 +48,7 @@ class Wishes:
 
     def require(self) -> None:
         """
-        Raise LbError when something wished for cannot be had; to be called before anything runs.
+        Raise LbError when an output cannot be made; to be called before anything runs.
 
         Raises:
             LbError: the report needs a package that is missing, or a file cannot be written.
@@ -69,13 +69,13 @@ class Outcome:
 
     Args:
         load, plan: what is played.
-        wishes: what to show.
+        outputs: what to show.
         title: of the progress bar.
     """
 
     load: Load
     plan: Plan
-    wishes: Wishes
+    outputs: Outputs
     title: str = "all"
     fetches: list[Fetch] = field(default_factory=list)
     playbacks: list[Playback] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Outcome:
     _course: CourseLog = field(init=False)
 
     def __enter__(self) -> Outcome:
-        self._course = CourseLog(self.load.lines, len(self.plan.clients) > 1, self.wishes.log, self.wishes.verbose)
+        self._course = CourseLog(self.load.lines, len(self.plan.clients) > 1, self.outputs.log, self.outputs.verbose)
         self._bars = Bars(self.plan, self.title)
         self._bars.__enter__()
         return self
@@ -113,25 +113,25 @@ class Outcome:
 
     def finish(self, settings: Mapping[str, str], wanted: Mapping[str, float] | None) -> int:
         """
-        Show and write what was wished for.
+        Print and write the outputs.
 
         Args:
             settings: what was played and how, in words.
             wanted: the servers' weights by name; None: not known.
 
         Returns:
-            The exit status: 0; 1 when no fetch succeeded; 130 when somebody stopped it.
+            The exit status: 0; 1 when no fetch succeeded; 130 when it was interrupted.
         """
         print("Interrupted" if self.interrupted else FINISHED, file=sys.stderr)
         made = document.make(settings, self.fetches, self.playbacks, wanted, self.events)
-        text = document.to_json(made) if self.wishes.json_file or self.wishes.output == "json" else ""
-        _write(self.wishes.json_file, text)
-        _write(self.wishes.csv_file, document.to_csv(made) if self.wishes.csv_file else "")
-        if self.wishes.report is not None:
+        text = document.to_json(made) if self.outputs.json_file or self.outputs.output == "json" else ""
+        _write(self.outputs.json_file, text)
+        _write(self.outputs.csv_file, document.to_csv(made) if self.outputs.csv_file else "")
+        if self.outputs.report is not None:
             from lb.lab.loadgen import report
 
-            _write(self.wishes.report, report.render(made))
-        if self.wishes.output == "json":
+            _write(self.outputs.report, report.render(made))
+        if self.outputs.output == "json":
             print(text)
         else:
             table.show(made.figures, wanted)

@@ -2,7 +2,7 @@
 Who fetches what, and when: a load and the options become one plan, which is dealt to clients.
 
 Pure data. An open loop (`--arrival poisson:RATE`) draws its intended starts from a seed, so that every run of the same
-plan offers the same load, whoever serves it.
+plan offers the same load to any server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Options:
     Args:
         repeat: how often each client plays the file, one after the other.
         rate_hz: fetches per second of all clients together, in an open loop; None: each line waits for its answers.
-        new_connection: each fetch gets a connection of its own; else a line keeps its connections.
+        new_connection: each fetch gets a new connection; else a line keeps its connections.
         adaptive: each line is a player that buffers and switches bitrates.
         timeout_s: of one fetch, from its start to its last byte.
         retries: how often a failed fetch is tried again.
@@ -138,7 +138,7 @@ def from_json(text: str | bytes) -> Plan:
 
 
 def client_names(count: int) -> tuple[str, ...]:
-    """Return the names of so many clients."""
+    """Return the names of `count` clients."""
     return tuple(f"client{number}" for number in range(1, count + 1))
 
 
@@ -146,7 +146,7 @@ def intended_starts(track: Track, seed: int, client: str, round_number: int) -> 
     """
     Yield the intended starts of an open-loop track, a Poisson process, in seconds after the start of its round.
 
-    Every client, line and round has a stream of its own.
+    Every client, line and round has its own random stream.
     """
     assert track.rate_hz is not None
     # Text seeds are hashed alike on every machine.

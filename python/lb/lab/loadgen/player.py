@@ -1,9 +1,9 @@
 """
 What a video player does, without network and clock: when it asks for the next chunk, at which bitrate, and what
-somebody who watches it sees.
+a viewer sees.
 
 Time is an argument. The buffer is kept as the moment it runs dry: while the picture moves that moment stands still,
-each chunk moves it on by its length, and whoever gets there before the next chunk has a stall.
+each chunk moves it on by its length, and a player that gets there before the next chunk has a stall.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Player:
         return self._ask_s
 
     def buffer_s(self, now_s: float) -> float:
-        """Return the seconds of video that are there and not played."""
+        """Return the seconds of video that are buffered and not played."""
         return 0.0 if self._dry_s is None else max(0.0, self._dry_s - now_s)
 
     def arrived(self, now_s: float, took_s: float, received: int) -> None:
@@ -80,7 +80,7 @@ class Player:
         self.bitrate = self._bitrates[0]
 
     def end(self, now_s: float, client: str, line: int, round_number: int) -> Playback:
-        """Return what somebody saw who watched until now."""
+        """Return what a viewer has seen until now."""
         stalls = list(self._stalls)
         if self._dry_s is not None and now_s > self._dry_s:
             stalls.append((self._dry_s, now_s))

@@ -26,7 +26,7 @@ class Fetch:
         client: who fetched.
         line: of the load file, from 0. round, number: of the repetition, and of the fetch in its line, from 0.
         size: bitrate class in kbit/s.
-        intended_s, started_s, ended_s: when it should have started, when it did, when its last byte was there.
+        intended_s, started_s, ended_s: when it should have started, when it did, when its last byte came.
         received: bytes of the body.
         server: what X-Served-By said; UNKNOWN_SERVER when an answer does not name its server, NO_SERVER without one.
         error: why it failed; empty when it did not.
@@ -58,7 +58,7 @@ class Fetch:
 
     @property
     def response_s(self) -> float:
-        """Seconds from its intended start: what somebody who came then had to wait."""
+        """Seconds from its intended start: how long a client that came then had to wait."""
         return self.ended_s - self.intended_s
 
     @property
@@ -90,11 +90,11 @@ class LineEnded:
 @dataclass(frozen=True, slots=True)
 class Playback:
     """
-    What somebody saw who watched a player.
+    What a viewer of a player saw.
 
     Args:
         start_s: when it asked for its first chunk. startup_s: how long until the picture moved; None: it never did.
-        end_s: when its last chunk was there.
+        end_s: when its last chunk came.
         stalls: begin and end of each standstill after that.
         played_s: seconds of video it has got.
         switches: how often the bitrate changed.

@@ -14,7 +14,7 @@ from lb.model.units import count
 
 # Tables keep their columns whole on any terminal; this one fits 80 columns.
 WIDTH = 180
-NOBODY = "no answer"
+NO_ANSWER = "no answer"
 LATENCIES = ("mean", "p50", "p95", "p99", "max")
 _HEAD = ("fetches", "failed", "share")
 _TAIL = ("mean", "p50", "p95", "p99 ms", "bit/s")
@@ -41,7 +41,7 @@ def _table(figures: Figures, wanted: Mapping[str, float] | None) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
 
     def add(group: Group, want: str) -> None:
-        name = escape(group.name) if group.name != NO_SERVER else NOBODY
+        name = escape(group.name) if group.name != NO_SERVER else NO_ANSWER
         counts = (count(group.fetches), count(group.failures), f"{group.share:.1%}", *([want] if wanted else []))
         latency = group.latency
         times = () if latency is None else (latency.mean_s, latency.p50_s, latency.p95_s, latency.p99_s)

@@ -38,7 +38,7 @@ def of_config(path: Path, line: LoadLine) -> dict[str, float] | None:
 
     Raises:
         ConfigError: the configuration is invalid.
-        PolicyError: a policy of one's own makes no plan.
+        PolicyError: a user's policy makes no plan.
     """
     from lb.config.unprivileged import enter_config, in_child, load
 

@@ -43,7 +43,7 @@ class WebSession:
     One HTTP session; an async context manager.
 
     Args:
-        new_connection: each fetch gets a connection of its own; else connections are kept and used again.
+        new_connection: each fetch gets a new connection; else connections are kept and used again.
     """
 
     def __init__(self, new_connection: bool) -> None:
@@ -71,7 +71,7 @@ class WebSession:
         Fetch a chunk.
 
         Args:
-            line: whom to ask.
+            line: has the target.
             size: bitrate class of the chunk, in kbit/s.
 
         Raises:

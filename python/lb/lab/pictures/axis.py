@@ -1,4 +1,4 @@
-"""Where values go on an axis, and which of them get a tick. Pixels count from the axis's low end."""
+"""Positions of values on an axis, and its ticks. Pixels count from the axis's low end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Axis:
 
 
 def nice_step(top: float, ticks: int = TICKS) -> float:
-    """Return a round distance between ticks, so that about so many reach up to `top`, which is above 0."""
+    """Return a round distance between ticks, so that about that many reach up to `top`, which is above 0."""
     rough = top / ticks
     magnitude = 10.0 ** math.floor(math.log10(rough))
     return next(step * magnitude for step in STEPS if step * magnitude >= rough * (1 - 1e-9))

@@ -2,7 +2,7 @@
 Where the parts of a bar chart go.
 
 One row per name: the name at the left, a bar from 0 with a line over its spread or a mark at what was wanted, its value
-at the right in a column of its own, so that no text meets another whatever the values are.
+at the right in its own column, so that no text overlaps another for any values.
 """
 
 from __future__ import annotations

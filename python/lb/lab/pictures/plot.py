@@ -17,7 +17,7 @@ WIDTH, LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 772, 62, 22, 12, 46
 PLOT_PX = WIDTH - LEFT_PX - RIGHT_PX
 HEIGHT_PX = 220
 STRIP_PX, STRIP_NAME_PX = 18, 120
-# So many colours there are; further series begin again, with other dashes.
+# Number of colours; further series reuse them with other dashes.
 COLOURS = 8
 
 Kind = Literal["dots", "line", "failures"]

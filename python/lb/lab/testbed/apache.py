@@ -2,7 +2,7 @@
 Apache for the testbed's servers: is it installed, and how one server of it is run.
 
 The configuration is one file for namespaces and containers, `apache2/testbed.conf`; what differs between servers it
-takes from the environment. Everything a server writes goes to a directory of its own. As root it serves as an
+takes from the environment. Everything a server writes goes to its own directory. As root it serves as an
 unprivileged user. Apache refuses to be root without one, and in a user namespace there is no second user to become:
 there the launcher makes a nested namespace in which it is nobody (`isolation.drop_root_in_user_namespace`).
 """
@@ -42,7 +42,7 @@ def command(directory: Path, ipv6: bool, as_root: bool) -> list[str]:
     Args:
         directory: as `environment`.
         ipv6: whether to listen on IPv6 too.
-        as_root: whether Apache starts as root and must become somebody else.
+        as_root: whether Apache starts as root and must become another user.
     """
     program = find()
     assert program is not None

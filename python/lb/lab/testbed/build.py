@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lb.lab.testbed import ethtool, isolation
-from lb.lab.testbed.topology import SWITCH, Host, Port, RoutePlan, Topology
+from lb.lab.testbed.topology import SWITCH, Host, Interface, RoutePlan, Topology
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -79,22 +79,22 @@ def connect(topology: Topology, prefix: str, offloads: bool) -> None:
         bridges = {segment: _add_bridge(switch, segment.bridge) for segment in topology.segments if not segment.wire}
         for segment in topology.segments:
             if segment.wire:
-                _add_wire(prefix, *topology.ports_of(segment))
+                _add_wire(prefix, *topology.interfaces_of(segment))
         for host in topology.hosts:
             with _netlink(prefix + host.name) as netlink, isolation.inside(prefix + host.name):
                 _apply_settings(HOST_SETTINGS)
-                for port in host.ports:
-                    if not port.segment.wire:
-                        _add_link(switch, prefix, host, port, bridges[port.segment])
+                for interface in host.interfaces:
+                    if not interface.segment.wire:
+                        _add_link(switch, prefix, host, interface, bridges[interface.segment])
                     if not offloads:
-                        ethtool.set_offloads(port.name, False)
+                        ethtool.set_offloads(interface.name, False)
                 _configure(netlink, topology, host)
         if not offloads:
             with isolation.inside(prefix + SWITCH):
                 for host in topology.hosts:
-                    for port in host.ports:
-                        if not port.segment.wire:
-                            ethtool.set_offloads(_switch_end(host, port), False)
+                    for interface in host.interfaces:
+                        if not interface.segment.wire:
+                            ethtool.set_offloads(_switch_end(host, interface), False)
 
 
 def set_kernel_forwarding(prefix: str, enabled: bool, host: str = "router") -> None:
@@ -133,8 +133,8 @@ def limit_bandwidth(prefix: str, host: str, interface: str, bits_per_s: float) -
         netlink.tc("replace", "tbf", index=index, handle=0x10000, rate=rate, burst=burst, limit=QUEUE_BYTES)
 
 
-def _switch_end(host: Host, port: Port) -> str:
-    return f"{host.name}-{port.name}"
+def _switch_end(host: Host, interface: Interface) -> str:
+    return f"{host.name}-{interface.name}"
 
 
 @contextmanager
@@ -171,26 +171,31 @@ def _add_bridge(switch: Any, name: str) -> int:
     return index
 
 
-def _add_link(switch: Any, prefix: str, host: Host, port: Port, bridge: int) -> None:
+def _add_link(switch: Any, prefix: str, host: Host, interface: Interface, bridge: int) -> None:
     with (isolation.NETNS_DIR / (prefix + host.name)).open("rb") as namespace:
-        peer = {"ifname": port.name, "net_ns_fd": namespace.fileno(), "address": port.mac, "mtu": port.mtu}
-        switch.link("add", ifname=_switch_end(host, port), kind="veth", mtu=port.mtu, peer=peer)
-    switch.link("set", index=_index(switch, _switch_end(host, port)), master=bridge, state="up")
+        peer = {
+            "ifname": interface.name,
+            "net_ns_fd": namespace.fileno(),
+            "address": interface.mac,
+            "mtu": interface.mtu,
+        }
+        switch.link("add", ifname=_switch_end(host, interface), kind="veth", mtu=interface.mtu, peer=peer)
+    switch.link("set", index=_index(switch, _switch_end(host, interface)), master=bridge, state="up")
 
 
-def _add_wire(prefix: str, near: tuple[Host, Port], far: tuple[Host, Port]) -> None:
-    (host, port), (other, peer_port) = near, far
+def _add_wire(prefix: str, near: tuple[Host, Interface], far: tuple[Host, Interface]) -> None:
+    (host, interface), (other, peer_interface) = near, far
     with (
         _netlink(prefix + host.name) as netlink,
         (isolation.NETNS_DIR / (prefix + other.name)).open("rb") as namespace,
     ):
         peer = {
-            "ifname": peer_port.name,
+            "ifname": peer_interface.name,
             "net_ns_fd": namespace.fileno(),
-            "address": peer_port.mac,
-            "mtu": peer_port.mtu,
+            "address": peer_interface.mac,
+            "mtu": peer_interface.mtu,
         }
-        netlink.link("add", ifname=port.name, kind="veth", address=port.mac, mtu=port.mtu, peer=peer)
+        netlink.link("add", ifname=interface.name, kind="veth", address=interface.mac, mtu=interface.mtu, peer=peer)
 
 
 def _apply_settings(settings: Iterable[tuple[str, str]]) -> None:
@@ -207,17 +212,17 @@ def _write_setting(name: str, value: str) -> None:
 def _configure(netlink: Any, topology: Topology, host: Host) -> None:
     families = (4, 6) if has_ipv6() else (4,)
     netlink.link("set", index=_index(netlink, "lo"), state="up")
-    indexes = {port.name: _index(netlink, port.name) for port in host.ports}
-    for port in host.ports:
-        netlink.link("set", index=indexes[port.name], state="up")
-        for address in topology.interface_addresses(host, port):
+    indexes = {interface.name: _index(netlink, interface.name) for interface in host.interfaces}
+    for interface in host.interfaces:
+        netlink.link("set", index=indexes[interface.name], state="up")
+        for address in topology.interface_addresses(host, interface):
             if address.version in families:
                 netlink.addr(
-                    "add", index=indexes[port.name], address=str(address.ip), prefixlen=address.network.prefixlen
+                    "add", index=indexes[interface.name], address=str(address.ip), prefixlen=address.network.prefixlen
                 )
     for route in topology.routes(host):
         if route.destination.version in families:
-            netlink.route("add", **_route_arguments(route, indexes[route.port]))
+            netlink.route("add", **_route_arguments(route, indexes[route.interface]))
 
 
 def _route_arguments(route: RoutePlan, index: int) -> dict[str, Any]:

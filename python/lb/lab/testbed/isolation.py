@@ -3,7 +3,7 @@ Namespaces of this process and of its children: create, enter, name, remove.
 
 Python 3.11 has neither `setns` nor `unshare`, so they are called through libc. Network namespaces get names as
 iproute2 gives them, under /run/netns, so that `ip netns exec` finds them too. Without root the caller first moves into
-a user namespace of its own, with a private mount of /run. Nothing here knows what a testbed is.
+a separate user namespace, with a private mount of /run. Nothing here knows what a testbed is.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def join_namespaces_of(pid: int) -> None:
     user.
 
     Raises:
-        OSError: it is gone, or belongs to somebody else.
+        OSError: it is gone, or belongs to another user.
     """
     here = Path.cwd()
     descriptors = [(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind) for name, kind in _JOINED]
@@ -179,7 +179,7 @@ def drop_root_in_user_namespace(user: int) -> None:
 
 def prepare_names() -> bool:
     """
-    Make /run/netns as iproute2 does: a shared mount of its own, or names made by one would be busy for the other.
+    Make /run/netns as iproute2 does: a separate shared mount, or names made by one would be busy for the other.
 
     Returns:
         Whether the mount was made now.

@@ -23,8 +23,8 @@ from lb.errors import DaemonError, LbError, TestbedError
 from lb.lab.loadgen.lines import MAX_CHUNKS, Load, LoadLine
 from lb.lab.loadgen.plan import Options, Plan
 from lb.lab.loadgen.plan import make as make_plan
-from lb.lab.testbed.bed import READY_DEADLINE_S, Testbed
-from lb.lab.testbed.load import PIPES, LoadClients, Spawn
+from lb.lab.testbed.lifecycle import READY_DEADLINE_S, Testbed
+from lb.lab.testbed.load_clients import PIPES, LoadClients, Spawn
 from lb.lab.testbed.tally import ServerTally, Tally, plain_table, rich_table
 from lb.lab.testbed.topology import DEFAULT_PREFIX, ECHO_PORT, ROUTER
 
@@ -64,7 +64,7 @@ def run(
         backend: as `lb run --backend`.
         duration_s: seconds of load; None: until a signal.
         prefix: of the namespaces' names.
-        control: where to put the control socket; None: among the testbed's own files.
+        control: path of the control socket; None: in the testbed's state directory.
 
     Returns:
         The exit status: 0, or 1 when no fetch succeeded.
@@ -93,7 +93,7 @@ def run(
 
 
 def copy_config(path: Path, directory: Path) -> Path:
-    """Return a copy of our own configuration that `lb run` believes, whatever the umask this package came with."""
+    """Return a copy of the packaged configuration that `lb run` trusts, installed with any umask."""
     copy = directory / path.name
     shutil.copyfile(path, copy)
     copy.chmod(0o644)
@@ -171,7 +171,7 @@ def _endless_plan(bed: Testbed, service: ServiceConfig) -> Plan:
     lines = tuple(
         LoadLine(0.0, str(service.address), service.port, size, interval_s, MAX_CHUNKS) for size, interval_s in PLAYERS
     )
-    # Every fetch is a connection of its own, so that each is placed anew.
+    # Every fetch uses a new connection, so that each is placed.
     options = Options(new_connection=True, timeout_s=TIMEOUT_S, echo=echo)
     return make_plan(Load("live", lines), options, [host.name for host in bed.topology.of_role("client")])
 

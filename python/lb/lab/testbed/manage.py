@@ -1,8 +1,8 @@
 """
 A testbed that stays until `down`: start its holder, find it, look at it, enter its hosts, end it.
 
-`up` starts a process of its own, the holder, which owns the testbed and waits. Without root the namespaces live only
-in the holder's user namespace, and whoever wants in joins that first.
+`up` starts a separate process, the holder, which owns the testbed and waits. Without root the namespaces live only
+in the holder's user namespace, and other processes join that first.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from lb.errors import LbError, PrivilegeError, TestbedError
 from lb.lab.testbed import isolation
-from lb.lab.testbed.bed import Testbed
-from lb.lab.testbed.state import Place, State, sweep
+from lb.lab.testbed.lifecycle import Testbed
+from lb.lab.testbed.state_directory import Inventory, StateDirectory, sweep
 from lb.lab.testbed.topology import DEFAULT_PREFIX, ROUTER, SWITCH, VIP, VIP6, VIP_PORT, one_segment
 
 DOWN_DEADLINE_S = 15.0
@@ -72,7 +72,7 @@ def up(prefix: str = DEFAULT_PREFIX, offloads: bool = True, use_apache: bool = T
         holder.wait()
         kind = PrivilegeError if report["exit_code"] == PrivilegeError.exit_code else TestbedError
         raise kind(report["error"])
-    # It lives on without us: nobody will collect it here.
+    # It outlives this process: it is not waited for here.
     holder.returncode = 0
     return status(prefix)
 
@@ -96,7 +96,7 @@ def hold(prefix: str, offloads: bool, use_apache: bool) -> int:
 
 def down(prefix: str = DEFAULT_PREFIX) -> bool:
     """
-    End a testbed, whoever owns it, and remove what a killed one left.
+    End a testbed of any owner, and remove the remains of a killed one.
 
     Returns:
         Whether there was anything to end.
@@ -104,28 +104,28 @@ def down(prefix: str = DEFAULT_PREFIX) -> bool:
     Raises:
         TestbedError: its owner does not end in time.
     """
-    place = Place(prefix)
-    was_owned = place.owned_elsewhere()
-    state = place.read()
+    directory = StateDirectory(prefix)
+    was_owned = directory.owned_elsewhere()
+    state = directory.read()
     if was_owned and state is not None:
         state.owner.signal(signal.SIGTERM)
         if not state.owner.wait_gone(DOWN_DEADLINE_S):
             raise TestbedError(
                 f"process {state.owner.pid} owns the testbed and does not end: kill -9 {state.owner.pid}"
             )
-    if not place.acquire():
+    if not directory.acquire():
         raise TestbedError("the testbed is being built by another process: try again")
-    rest = place.read()
+    rest = directory.read()
     if rest is not None:
         sweep(rest)
-    place.release()
+    directory.release()
     return state is not None
 
 
 def status(prefix: str = DEFAULT_PREFIX) -> Status:
     """Look at a testbed."""
-    place = Place(prefix)
-    state = place.read()
+    directory = StateDirectory(prefix)
+    state = directory.read()
     if state is None:
         return Status("down", "", 0, {}, ())
     condition = "up" if state.owner.alive() else "left over"
@@ -141,7 +141,7 @@ def enter(host: str, prefix: str = DEFAULT_PREFIX) -> None:
     Raises:
         TestbedError: no testbed is up, or it has no such host.
     """
-    state = Place(prefix).read()
+    state = StateDirectory(prefix).read()
     if state is None or not state.owner.alive():
         raise TestbedError(NOT_UP)
     name = prefix + host
@@ -171,7 +171,7 @@ def execute(host: str, command: list[str], prefix: str = DEFAULT_PREFIX) -> NoRe
         raise TestbedError(f"cannot run {command[0]!r}: {error.strerror}") from error
 
 
-def _host_statuses(state: State) -> tuple[HostStatus, ...]:
+def _host_statuses(state: Inventory) -> tuple[HostStatus, ...]:
     found = []
     topology = one_segment()
     for namespace in state.namespaces:
@@ -185,7 +185,7 @@ def _host_statuses(state: State) -> tuple[HostStatus, ...]:
             if label.startswith(f"{name}/")
         }
         address6 = str(host.address6) if state.facts.get("ipv6") == "yes" else ""
-        found.append(HostStatus(name, namespace, str(host.address), address6, host.ports[0].mac, programs))
+        found.append(HostStatus(name, namespace, str(host.address), address6, host.interfaces[0].mac, programs))
     return tuple(sorted(found, key=lambda each: (each.name != ROUTER, each.name)))
 
 
@@ -201,7 +201,7 @@ def _answer(report: dict[str, Any]) -> None:
 
 
 def _detach(log: Path) -> None:
-    """Let go of the terminal and pipe that started us."""
+    """Detach from the terminal and pipe of the parent."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(descriptor, stream)

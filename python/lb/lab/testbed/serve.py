@@ -139,7 +139,7 @@ def _udp_socket(family: int, address: str, port: int) -> socket.socket:
 
 
 async def serve_echo(port: int) -> None:
-    """Send back whatever comes to this port over TCP and UDP, IPv4 and IPv6, for ever."""
+    """Echo all data sent to this port over TCP and UDP, IPv4 and IPv6, for ever."""
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(_UdpEcho, sock=_udp_socket(socket.AF_INET, "0.0.0.0", port))
     # As for the web: where there is no IPv6 nobody will ask for it.

@@ -2,7 +2,7 @@
 What the testbed consists of, as data: segments, hosts, interfaces, addresses and routes.
 
 Nothing here touches the machine; `build.py` turns a topology into namespaces. Addresses come from the blocks reserved
-for benchmarks (198.18.0.0/15, RFC 2544; 2001:2::/48, RFC 5180), so they collide with nobody's network. Every host but
+for benchmarks (198.18.0.0/15, RFC 2544; 2001:2::/48, RFC 5180), so they collide with no other network. Every host but
 the router has a host route to the router and sends everything else of the testbed through it; no default route leads
 out.
 """
@@ -36,7 +36,7 @@ class Segment:
 
     Args:
         number: the third octet of its IPv4 prefix and the fourth group of its IPv6 prefix.
-        wire: it has two ports, which are the ends of one cable; there is no bridge.
+        wire: it has two interfaces, which are the ends of one cable; there is no bridge.
     """
 
     number: int
@@ -67,7 +67,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
+class Interface:
     """
     One interface of a host, plugged into a segment.
 
@@ -103,29 +103,29 @@ class Host:
     One machine of the testbed.
 
     Args:
-        ports: the router may have several, other hosts have one.
-        advmss: bytes, the segment size its TCP announces whatever its link's MTU is; None: what the MTU gives.
+        interfaces: the router may have several, other hosts have one.
+        advmss: bytes, the segment size its TCP announces with any MTU of its link; None: by the MTU.
     """
 
     name: str
     role: Role
-    ports: tuple[Port, ...]
+    interfaces: tuple[Interface, ...]
     advmss: int | None = None
 
     @property
     def address(self) -> IPv4Address:
-        """The IPv4 address of its first port."""
-        return self.ports[0].address
+        """The IPv4 address of its first interface."""
+        return self.interfaces[0].address
 
     @property
     def address6(self) -> IPv6Address:
-        """The IPv6 address of its first port."""
-        return self.ports[0].address6
+        """The IPv6 address of its first interface."""
+        return self.interfaces[0].address6
 
     @property
     def web_port(self) -> int:
         """TCP port of its web server, when it is a server: 8000 + last octet."""
-        return 8000 + self.ports[0].number
+        return 8000 + self.interfaces[0].number
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class RoutePlan:
     """One route of a host. `gateway`: None when on-link. `mtu`, `advmss`: bytes, None when the link decides."""
 
     destination: IPv4Network | IPv6Network
-    port: str
+    interface: str
     gateway: IPv4Address | IPv6Address | None = None
     mtu: int | None = None
     advmss: int | None = None
@@ -155,41 +155,43 @@ class Topology:
         """Return the hosts of this role, in order."""
         return tuple(host for host in self.hosts if host.role == role)
 
-    def ports_of(self, segment: Segment) -> tuple[tuple[Host, Port], ...]:
-        """Return the ports plugged into a segment, with their hosts."""
-        return tuple((host, port) for host in self.hosts for port in host.ports if port.segment == segment)
+    def interfaces_of(self, segment: Segment) -> tuple[tuple[Host, Interface], ...]:
+        """Return the interfaces plugged into a segment, with their hosts."""
+        return tuple(
+            (host, interface) for host in self.hosts for interface in host.interfaces if interface.segment == segment
+        )
 
-    def interface_addresses(self, host: Host, port: Port) -> tuple[IPv4Interface, IPv6Interface]:
+    def interface_addresses(self, host: Host, interface: Interface) -> tuple[IPv4Interface, IPv6Interface]:
         """
-        Return a port's addresses. The router's are on-link prefixes; a host's stand alone, so that no route bypasses
-        the router.
+        Return an interface's addresses. The router's are on-link prefixes; a host's have no prefix, so that no route
+        bypasses the router.
         """
         length, length6 = (24, 64) if host.role == "router" else (32, 128)
-        return IPv4Interface((port.address, length)), IPv6Interface((port.address6, length6))
+        return IPv4Interface((interface.address, length)), IPv6Interface((interface.address6, length6))
 
     def routes(self, host: Host) -> tuple[RoutePlan, ...]:
         """Return the routes a host needs beside those its addresses bring, in an order in which they can be added."""
         if host.role == "router":
             return self._router_routes(host)
-        port = host.ports[0]
-        gateways = (port.segment.address(ROUTER_NUMBER), port.segment.address6(ROUTER_NUMBER))
+        interface = host.interfaces[0]
+        gateways = (interface.segment.address(ROUTER_NUMBER), interface.segment.address6(ROUTER_NUMBER))
         on_link: list[RoutePlan] = [
-            RoutePlan(IPv4Network(gateways[0]), port.name),
-            RoutePlan(IPv6Network(gateways[1]), port.name),
+            RoutePlan(IPv4Network(gateways[0]), interface.name),
+            RoutePlan(IPv6Network(gateways[1]), interface.name),
         ]
         for segment in self.segments:
-            on_link.append(RoutePlan(segment.network, port.name, gateways[0], advmss=host.advmss))
-            on_link.append(RoutePlan(segment.network6, port.name, gateways[1], advmss=host.advmss))
+            on_link.append(RoutePlan(segment.network, interface.name, gateways[0], advmss=host.advmss))
+            on_link.append(RoutePlan(segment.network6, interface.name, gateways[1], advmss=host.advmss))
         return tuple(on_link)
 
     def _router_routes(self, router: Host) -> tuple[RoutePlan, ...]:
-        port_of = {port.segment: port.name for port in router.ports}
+        interface_of = {interface.segment: interface.name for interface in router.interfaces}
         routes: list[RoutePlan] = []
         for name, mtu in self.router_mtus:
             server = self.host(name)
-            port = port_of[server.ports[0].segment]
-            routes.append(RoutePlan(IPv4Network(server.address), port, mtu=mtu))
-            routes.append(RoutePlan(IPv6Network(server.address6), port, mtu=mtu))
+            interface = interface_of[server.interfaces[0].segment]
+            routes.append(RoutePlan(IPv4Network(server.address), interface, mtu=mtu))
+            routes.append(RoutePlan(IPv6Network(server.address6), interface, mtu=mtu))
         return tuple(routes)
 
 
@@ -202,7 +204,7 @@ def one_segment(server_mtu: int | None = None, server_advmss: int | None = None)
         server_advmss: bytes, the TCP segment size that servers announce; None: what their MTU gives.
     """
     segment = Segment(1)
-    router = Host(ROUTER, "router", (Port("eth0", segment, ROUTER_NUMBER),))
+    router = Host(ROUTER, "router", (Interface("eth0", segment, ROUTER_NUMBER),))
     servers = _servers(segment, server_mtu or DEFAULT_MTU, server_advmss)
     mtus = () if server_mtu is None else tuple((server.name, server_mtu) for server in servers)
     return Topology((segment,), (router, *_clients(segment), *servers), mtus)
@@ -219,7 +221,7 @@ def two_segments(server_mtu: int | None = None, server_advmss: int | None = None
     """
     front, back = Segment(1), Segment(2)
     mtu = server_mtu or DEFAULT_MTU
-    arms = (Port("eth0", front, ROUTER_NUMBER), Port("eth1", back, ROUTER_NUMBER, mtu))
+    arms = (Interface("eth0", front, ROUTER_NUMBER), Interface("eth1", back, ROUTER_NUMBER, mtu))
     hosts = (Host(ROUTER, "router", arms), *_clients(front), *_servers(back, mtu, server_advmss))
     return Topology((front, back), hosts)
 
@@ -227,17 +229,19 @@ def two_segments(server_mtu: int | None = None, server_advmss: int | None = None
 def straight_path() -> Topology:
     """Return one client and one server with the router between them, joined by cables: for packet rates."""
     front, back = Segment(1, wire=True), Segment(2, wire=True)
-    arms = (Port("eth0", front, ROUTER_NUMBER), Port("eth1", back, ROUTER_NUMBER))
+    arms = (Interface("eth0", front, ROUTER_NUMBER), Interface("eth1", back, ROUTER_NUMBER))
     client, server = _clients(front)[0], _servers(back, DEFAULT_MTU, None)[0]
     return Topology((front, back), (Host(ROUTER, "router", arms), client, server))
 
 
 def _clients(segment: Segment) -> tuple[Host, ...]:
-    return tuple(Host(f"client{number - 20}", "client", (Port("eth0", segment, number),)) for number in CLIENT_NUMBERS)
+    return tuple(
+        Host(f"client{number - 20}", "client", (Interface("eth0", segment, number),)) for number in CLIENT_NUMBERS
+    )
 
 
 def _servers(segment: Segment, mtu: int, advmss: int | None) -> tuple[Host, ...]:
     return tuple(
-        Host(f"server{number - 30}", "server", (Port("eth0", segment, number, mtu),), advmss)
+        Host(f"server{number - 30}", "server", (Interface("eth0", segment, number, mtu),), advmss)
         for number in SERVER_NUMBERS
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lb.lab.bench.contestants.again import SUFFIX, Again
-from lb.lab.bench.contestants.balancer import Balancer
 from lb.lab.bench.contestants.base import Contestant
+from lb.lab.bench.contestants.flowlb import Balancer
 from lb.lab.bench.contestants.haproxy import HAProxy
 from lb.lab.bench.contestants.nft import Nft
 from lb.lab.bench.contestants.routing import Routing

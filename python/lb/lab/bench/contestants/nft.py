@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from lb.lab.bench import programs
 from lb.lab.bench.contestants.base import Contestant, Working, at_vip
 from lb.lab.testbed import build
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP, VIP_PORT, Host
 
 _TABLE = "flowlb_bench"

@@ -1,4 +1,4 @@
-"""Plain kernel routing: no balancer. Clients ask the server itself; the limit for whoever stands in the router."""
+"""Plain kernel routing: no balancer. Clients ask the server itself; the limit for any program in the router."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from lb.lab.bench.contestants.base import Contestant, Working
 from lb.lab.testbed import build
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import Host
 
 

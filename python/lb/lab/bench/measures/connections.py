@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lb.lab.bench import load
 from lb.lab.bench.contestants.base import Working
-from lb.lab.bench.web import SMALL_PATH
+from lb.lab.bench.web_server import SMALL_PATH
 
 
 def measure(field: load.Field, working: Working) -> load.Found:

@@ -1,5 +1,5 @@
 """
-Latency at low load: a connection and a small request at a pace that keeps nobody busy.
+Latency at low load: a connection and a small request at a rate that loads no host.
 
 What is on the way adds its own time; the document subtracts routing's of the same turn. Our own client measures it,
 for wrk cannot pace. It runs in a host that carries no other load: where ten thousands of connections were just closed,
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from lb.lab.bench import load, spread
 from lb.lab.bench.contestants.base import Working
-from lb.lab.bench.web import SMALL_PATH
+from lb.lab.bench.web_server import SMALL_PATH
 
 SHARES = (("p50", 0.5), ("p99", 0.99))
 

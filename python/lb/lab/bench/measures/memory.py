@@ -1,7 +1,7 @@
 """
 Memory per flow: how much larger a process gets when its table is filled, offline.
 
-Run as `python -m lb.lab.bench.measures.memory BACKEND FLOWS`, in a process of its own, so that nothing else is counted:
+Run as `python -m lb.lab.bench.measures.memory BACKEND FLOWS`, in a separate process, so that nothing else is counted:
 the resident size before the balancer is made and when its table holds all its flows, both directions, everything
 included.
 """

@@ -1,7 +1,7 @@
 """
 60-byte packets per second on a straight path generator - router - sink, and the CPU time of each.
 
-UDP flows differ in their source port. The sink costs next to nothing: the router sends to a MAC address that nobody
+UDP flows differ in their source port. The sink costs next to nothing: the router sends to a MAC address that no host
 has, which the sink's kernel throws away before it looks at the IP header; the interface has counted the frame by then.
 The flood comes from the kernel itself (live frames of BPF_PROG_TEST_RUN, which needs CAP_BPF), else from a packet
 socket, which costs more per packet; packets at a pace always come from the socket. Generator and softirq share the
@@ -30,7 +30,7 @@ from lb.lab.bench.contestants.base import Working
 from lb.lab.bench.load import Found
 from lb.lab.bench.settings import Settings
 from lb.lab.testbed import build, ethtool
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER
 from lb.net import sockets
 from lb.net.frames import SOL_PACKET
@@ -92,7 +92,7 @@ def measure(bed: Testbed, settings: Settings, working: Working, generator: str) 
     cost on those that arrive. Packets that were lost at the pace are `failed`.
     """
     router = bed.topology.host(ROUTER)
-    template = frame(bed, working.address, working.port, router.ports[0].mac)
+    template = frame(bed, working.address, working.port, router.interfaces[0].mac)
     with Run(bed, settings, template, SINK, working.pid, generator) as run:
         run.warm()
         rate = run.flood()
@@ -222,7 +222,7 @@ def frame(bed: Testbed, address: IPv4Address, port: int, mac: str) -> bytes:
     length = FRAME_BYTES - 14
     header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 0, 0, 64, 17, 0, source.address.packed, address.packed)
     header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
-    link: bytes = bytes.fromhex((mac + source.ports[0].mac).replace(":", "")) + b"\x08\x00"
+    link: bytes = bytes.fromhex((mac + source.interfaces[0].mac).replace(":", "")) + b"\x08\x00"
     datagram = struct.pack("!HHHH", FIRST_PORT, port, length - 20, 0)
     return link + header + datagram + bytes(length - 28)
 

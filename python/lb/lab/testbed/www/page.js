@@ -22,7 +22,7 @@ let hasStarted = false;
 
 function serverOf(name) {
   if (!servers.has(name)) {
-    // server2 has the second colour whoever is seen first; other names in order of appearance.
+    // server2 has the second colour whichever is seen first; other names in order of appearance.
     const number = Number(name.match(/(\d+)$/)?.[1] ?? servers.size + 1);
     servers.set(name, { colour: `var(--server-${((number - 1) % COLOURS) + 1})`, chunks: 0, bytes: 0, milliseconds: 0 });
   }

@@ -12,11 +12,11 @@ from lb.errors import TestbedError
 from lb.lab.loadgen import lines, plan
 from lb.lab.loadgen.command import weights_for
 from lb.lab.loadgen.lines import Load
-from lb.lab.loadgen.outcome import Outcome, Wishes, settings
+from lb.lab.loadgen.outcome import Outcome, Outputs, settings
 from lb.lab.loadgen.plan import Options
 from lb.lab.loadgen.wanted import of_status
 from lb.lab.testbed import manage
-from lb.lab.testbed.load import Faults, LoadClients, exec_command, spawn_with_exec
+from lb.lab.testbed.load_clients import Faults, LoadClients, exec_command, spawn_with_exec
 from lb.lab.testbed.topology import ROUTER, SWITCH, one_segment
 
 POLL_S = 0.25
@@ -26,7 +26,7 @@ def run(
     file: Path,
     options: Options,
     clients: int,
-    wishes: Wishes,
+    outputs: Outputs,
     want: Mapping[str, float] | None,
     config: Path | None,
     control: Path | None,
@@ -39,17 +39,17 @@ def run(
         file: what to play.
         options: how.
         clients: how many hosts play it.
-        wishes: what to show.
+        outputs: what to show.
         want: the servers' weights; None: what a configuration or a running balancer says.
         config: a configuration.
-        control: a balancer's control socket; None: the usual one in the router, when somebody answers there.
+        control: a balancer's control socket; None: the default one in the router, if a balancer answers there.
         prefix: of the testbed.
 
     Raises:
         TestbedError: no testbed is up, or a client ended before its time.
     """
     load = lines.read(file)
-    wishes.require()
+    outputs.require()
     if manage.status(prefix).condition != "up":
         raise TestbedError(manage.NOT_UP)
     _check_events(load)
@@ -58,7 +58,7 @@ def run(
     made = plan.make(load, options, hosts)
     spawn = spawn_with_exec(prefix)
     with (
-        Outcome(load, made, wishes) as outcome,
+        Outcome(load, made, outputs) as outcome,
         Faults(load.events, spawn, SWITCH) as faults,
         LoadClients(made, spawn) as running,
     ):

@@ -1,4 +1,4 @@
-"""What `lb doctor` found, for people and programs."""
+"""The findings of `lb doctor` as text for people and JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
-from lb.doctor.checks import Finding
+from lb.doctor.diagnosis import Finding
 
 LEVELS = ("fail", "warn", "pass")
-# Of each check, in text: what is fine for a thousand servers is no thousand lines.
+# Passes shown per check, in text: a thousand servers that are fine are not a thousand lines.
 SHOWN_PASSES = 4
 
 
 def render(findings: Sequence[Finding], output: Literal["text", "json"]) -> str:
     """
-    Return findings as text that ends with a line feed: one line each, with what fixes it below.
+    Return the findings, one line each with the fix below, ending with a line feed.
 
-    Text leaves most of many passes of one check out; JSON has everything.
+    Text shows only the first passes of each check; JSON has all findings.
     """
     counts = Counter[str](finding.level for finding in findings)
     totals = {level: counts[level] for level in LEVELS}
@@ -36,4 +36,6 @@ def render(findings: Sequence[Finding], output: Literal["text", "json"]) -> str:
             lines.append(f"{'':6}{'':{width}}  fix: {finding.fix}")
     more = sum(max(0, count - SHOWN_PASSES) for count in passed.values())
     summary = ", ".join(f"{count} {level}" for level, count in totals.items())
-    return "\n".join([*lines, "", f"{summary} ({more} of them not shown: -o json has all)" if more else summary]) + "\n"
+    return (
+        "\n".join([*lines, "", f"{summary} ({more} of them not shown: `-o json` has all)" if more else summary]) + "\n"
+    )

@@ -11,7 +11,7 @@ import lb.backends
 from lb.errors import BackendError
 from lb.lab.bench.contestants.base import Contestant, Working, at_vip
 from lb.lab.testbed import live
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP, VIP_PORT, Host
 
 _INTERFACE = """[[interface]]
@@ -62,7 +62,7 @@ class Balancer(Contestant):
         """Run it within the block."""
         config = bed.directory / "bench.toml"
         config.write_text(configuration(bed, server, self._transmit))
-        # Whatever the umask: a file that its group can write is not believed (`lb.privileges.trust`).
+        # For any umask: a file that its group can write is not trusted (`lb.privileges.trust`).
         config.chmod(0o644)
         running = live.start_balancer(bed, config, self._backend)
         try:
@@ -73,7 +73,7 @@ class Balancer(Contestant):
 
 def configuration(bed: Testbed, server: Host, transmit: str = "queue") -> str:
     """Return a configuration: every arm of the router, the VIP for TCP and UDP, one server."""
-    arms = bed.topology.host(ROUTER).ports
+    arms = bed.topology.host(ROUTER).interfaces
     text = "".join(_INTERFACE.format(name=port.name, transmit=transmit) for port in arms)
     return text + "".join(
         _SERVICE.format(

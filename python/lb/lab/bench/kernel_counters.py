@@ -2,7 +2,7 @@
 What the kernel counts of TCP in a host: whether a load met trouble that its figure does not show.
 
 `/proc/net/netstat` and `/proc/net/snmp` (RFC 4022 and Linux's own), one pair of lines per group: names, then values.
-Each network namespace has counters of its own. A kernel that lacks one counts nothing of it.
+Each network namespace has its own counters. A kernel that lacks one counts nothing of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lb.errors import LbError
 from lb.lab.bench.document import Faults
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 
 _PROC = Path("/proc/thread-self/net")
 # What may tell of a TIME_WAIT entry, a full listener or a lost packet, by the name of the fault.

@@ -87,9 +87,9 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 @dataclass(slots=True)
-class State:
+class Inventory:
     """
-    What there is of one testbed.
+    The namespaces and processes of one testbed, as written to its state file.
 
     Args:
         mode: `root`, or `user` when it lives in its owner's user namespace.
@@ -106,7 +106,7 @@ class State:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-class Place:
+class StateDirectory:
     """The directory and lock of one testbed, by the prefix of its namespaces' names."""
 
     def __init__(self, prefix: str) -> None:
@@ -129,7 +129,7 @@ class Place:
             except BlockingIOError:
                 os.close(descriptor)
                 return False
-            # The last owner removes the file: a lock on a removed file excludes nobody.
+            # The last owner removes the file: a lock on a removed file excludes no process.
             if self._lock_path.exists() and os.fstat(descriptor).st_ino == self._lock_path.stat().st_ino:
                 self._lock = descriptor
                 return True
@@ -160,18 +160,18 @@ class Place:
             return False
         return True
 
-    def write(self, state: State) -> None:
+    def write(self, state: Inventory) -> None:
         """Write the state down, whole or not at all."""
         self.directory.mkdir(mode=0o755, exist_ok=True)
         temporary = self._state_path.with_suffix(".new")
         temporary.write_text(json.dumps(asdict(state), indent=1))
         temporary.replace(self._state_path)
 
-    def read(self) -> State | None:
+    def read(self) -> Inventory | None:
         """Read what is written. Returns None when there is nothing, or nothing legible."""
         try:
             raw: dict[str, Any] = json.loads(self._state_path.read_text())
-            return State(
+            return Inventory(
                 raw["prefix"],
                 raw["mode"],
                 ProcessId(**raw["owner"]),
@@ -196,16 +196,16 @@ def base_directory() -> Path:
 
 def _make_private(directory: Path) -> None:
     with suppress(FileExistsError):
-        # As root the servers run as somebody else and must pass through.
+        # As root the servers run as another user, which must be able to enter.
         directory.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700)
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o002:
         raise TestbedError(f"{directory} is not a directory that only you can write: remove it")
 
 
-def sweep(state: State) -> None:
+def sweep(state: Inventory) -> None:
     """
-    End and remove everything a state lists: its processes, whoever else is in its namespaces, then the namespaces. What
+    End and remove everything a state lists: its processes, others in its namespaces, then the namespaces. What
     is gone already is no error.
     """
     for process in state.processes.values():
@@ -239,7 +239,7 @@ def _signal_residents(namespaces: dict[str, int], number: int, timeout_s: float)
     try:
         for descriptor in waiting:
             poller.register(descriptor, select.POLLIN)
-            # It may have ended since, or belong to somebody we may not signal: the deadline covers that.
+            # It may have ended since, or belong to a user whose processes we may not signal: the deadline covers that.
             with suppress(OSError):
                 signal.pidfd_send_signal(descriptor, number)
         deadline = time.monotonic() + timeout_s

@@ -2,7 +2,7 @@
 One testbed's life: build it, start its servers, run programs in its hosts, take it down.
 
 The process that builds a testbed owns it. Everything it starts gets a signal when the owner dies, and is written down
-first (`state.py`), so that nothing outlives the owner for long and the next start can remove the rest.
+first (`state_directory.py`), so that nothing outlives the owner for long and the next start can remove the rest.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any
 
 from lb.errors import PrivilegeError, TestbedError
 from lb.lab.testbed import apache, build, content, isolation
-from lb.lab.testbed.state import Place, ProcessId, State, sweep
+from lb.lab.testbed.state_directory import Inventory, ProcessId, StateDirectory, sweep
 from lb.lab.testbed.topology import DEFAULT_PREFIX, ECHO_PORT, Host, Topology, one_segment
 
 READY_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 3.0
-NOBODY = 65534
+NOBODY_UID = 65534
 _POLL_S = 0.02
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -60,14 +60,14 @@ class Testbed:
         self._offloads = offloads
         self._wants_servers = servers
         self._use_apache = use_apache
-        self._place = Place(prefix)
-        self._state: State | None = None
+        self._state_directory = StateDirectory(prefix)
+        self._state: Inventory | None = None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def directory(self) -> Path:
         """Where it keeps its files; removed with it."""
-        return self._place.directory
+        return self._state_directory.directory
 
     @property
     def facts(self) -> dict[str, str]:
@@ -85,18 +85,17 @@ class Testbed:
 
     def start(self) -> None:
         """
-        Build it. Without root this process, which must have one thread, moves into a user namespace of its own for
-        good.
+        Build it. Without root this process, which must have one thread, moves into a new user namespace for good.
 
         Raises:
             TestbedError: one with this prefix is up, or a step failed; nothing half-built stays.
-            PrivilegeError: neither root nor user namespaces are there.
+            PrivilegeError: neither root nor user namespaces are available.
         """
         with _signals_deferred():
             self._claim()
         try:
             mode = self._become_able()
-            self._state = State(self.prefix, mode, ProcessId.of(os.getpid()))
+            self._state = Inventory(self.prefix, mode, ProcessId.of(os.getpid()))
             self._make_namespaces()
             build.connect(self.topology, self.prefix, self._offloads)
             self._state.facts |= {
@@ -105,7 +104,7 @@ class Testbed:
             }
             if self._wants_servers:
                 self._start_servers()
-            self._place.write(self._state)
+            self._state_directory.write(self._state)
         except BaseException as error:
             self.stop()
             raise _explained(error) from error
@@ -133,7 +132,7 @@ class Testbed:
             child.wait()
         self._children.clear()
         self._state = None
-        self._place.release()
+        self._state_directory.release()
 
     def spawn(
         self, host: str, label: str, command: Sequence[str], *, as_nobody: bool = False, **options: Any
@@ -156,7 +155,7 @@ class Testbed:
         def prepare(mask: set[int]) -> None:
             isolation.enter_namespace(self.prefix + host)
             if as_nobody:
-                isolation.drop_root_in_user_namespace(NOBODY)
+                isolation.drop_root_in_user_namespace(NOBODY_UID)
             else:
                 isolation.dress_as(host)
             isolation.die_with_parent(signal.SIGTERM, owner)
@@ -197,7 +196,7 @@ class Testbed:
             status = child.wait()
         if self._state is not None:
             self._state.processes.pop(f"{host}/{label}", None)
-            self._place.write(self._state)
+            self._state_directory.write(self._state)
         return status
 
     def inside(self, host: str) -> AbstractContextManager[None]:
@@ -232,13 +231,13 @@ class Testbed:
 
     def _claim(self) -> None:
         """Take the prefix for us, and remove what a killed owner left."""
-        if not self._place.acquire():
+        if not self._state_directory.acquire():
             raise TestbedError(f"a testbed with prefix {self.prefix!r} is up already: end it with `lb testbed down`")
-        leftover = self._place.read()
+        leftover = self._state_directory.read()
         # When its owner was killed the lock is free, but what it made may still be there.
         if leftover is not None:
             sweep(leftover)
-        self._place.clear()
+        self._state_directory.clear()
 
     def _become_able(self) -> str:
         if isolation.in_own_user_namespace():
@@ -246,7 +245,7 @@ class Testbed:
         if isolation.has_capabilities():
             return "root"
         # The parent, so that the directory itself can be removed at the end.
-        isolation.enter_user_namespace(self._place.base.parent)
+        isolation.enter_user_namespace(self._state_directory.base.parent)
         return "user"
 
     def _make_namespaces(self) -> None:
@@ -259,10 +258,10 @@ class Testbed:
             raise TestbedError(f"namespace {taken[0]} exists and is not ours: remove it with `ip netns del {taken[0]}`")
         state.facts["made_names_mount"] = "yes" if made else "no"
         state.namespaces = dict.fromkeys(names, 0)
-        self._place.write(state)
+        self._state_directory.write(state)
         for name in names:
             state.namespaces[name] = isolation.create_namespace(name)
-        self._place.write(state)
+        self._state_directory.write(state)
 
     def _start_servers(self) -> None:
         assert self._state is not None
@@ -309,7 +308,7 @@ class Testbed:
         assert self._state is not None
         with suppress(ProcessLookupError):
             self._state.processes[label] = ProcessId.of(pid)
-        self._place.write(self._state)
+        self._state_directory.write(self._state)
 
 
 @contextmanager
@@ -317,7 +316,7 @@ def _signals_waiting() -> Iterator[set[int]]:
     """
     Let the signals that stop a program wait until the end of the block; give the mask to go back to.
 
-    Python runs code of its own around a fork, and drops what a signal handler raises in the middle of it: a Ctrl-C
+    Python runs its own code around a fork, and drops what a signal handler raises in the middle of it: a Ctrl-C
     would be lost. And a child that is started is also written down.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
@@ -332,7 +331,7 @@ def _signals_deferred() -> Iterator[None]:
     """
     Let the signals that stop a program take effect at the end of the block, whichever thread the kernel hands them to.
 
-    A mask holds for one thread only, and handlers run in the main thread whatever its mask.
+    A mask holds for one thread only, and handlers run in the main thread with any mask.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

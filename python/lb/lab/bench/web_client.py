@@ -1,7 +1,7 @@
 """
 Our own HTTP client, run in the client's host: for when `wrk` is not installed, and for paced exchanges.
 
-Run as `python -m lb.lab.bench.client`. One thread, one epoll loop, bounded in time; prints one JSON object. It counts
+Run as `python -m lb.lab.bench.web_client`. One thread, one epoll loop, bounded in time; prints one JSON object. Counts
 whole responses, bytes of bodies, and beside them what failed and what was slow; it ends when too much fails.
 """
 
@@ -79,7 +79,7 @@ class Connection:
         self.socket = self._connect()
 
     def _connect(self) -> socket.socket:
-        # Without waiting: while one connects, the others go on.
+        # Non-blocking: while one connects, the others work.
         connection = socket.socket()
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -161,7 +161,7 @@ def load(target: tuple[str, int], path: str, close: bool, seconds: float, connec
     Args:
         target: address and port.
         path: what to ask for.
-        close: whether each request gets a connection of its own.
+        close: whether each request gets a new connection.
         seconds: how long.
         connections: how many at once.
 
@@ -188,7 +188,7 @@ def load(target: tuple[str, int], path: str, close: bool, seconds: float, connec
 
 
 def _drive(selector: selectors.BaseSelector, buffer: bytearray, seconds: float) -> float:
-    """Let the connections of a selector go on for some seconds; return how many it were."""
+    """Run the connections of a selector for some seconds; return the seconds it took."""
     start_s = time.monotonic()
     while (left_s := start_s + seconds - time.monotonic()) > 0:
         for key, _ in selector.select(left_s):

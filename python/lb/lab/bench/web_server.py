@@ -9,7 +9,7 @@ from __future__ import annotations
 from lb.errors import TestbedError
 from lb.lab.bench import programs
 from lb.lab.testbed import apache, content
-from lb.lab.testbed.bed import Testbed
+from lb.lab.testbed.lifecycle import Testbed
 
 SERVER = "server1"
 SMALL_PATH, BULK_PATH = "/", "/1MB"
@@ -47,7 +47,7 @@ def start(bed: Testbed, as_root: bool) -> str:
 
     Args:
         bed: where.
-        as_root: whether this process is the machine's root; then the worker becomes somebody else.
+        as_root: whether this process is the machine's root; then the worker becomes another user.
 
     Returns:
         What serves, with its version.

@@ -52,7 +52,7 @@ class Workers:
         self.end(list(self._processes))
 
     def of(self, host: str) -> subprocess.Popen[bytes]:
-        """Return the process of a host: the one that is there and idle, else a new one."""
+        """Return an idle process of a host, or a new one."""
         if host not in self._processes:
             self._processes[host] = self._spawn(host, "lb.lab.loadgen.worker")
         return self._processes[host]
@@ -63,7 +63,7 @@ class Workers:
             self._processes[host].terminate()
 
     def end(self, hosts: Sequence[str]) -> None:
-        """End processes, whatever they are doing."""
+        """End processes, busy or not."""
         ending = [self._processes.pop(host) for host in hosts]
         for process in ending:
             # It ends its plan, and finds no other; what it still has to say does not hold it up.
@@ -88,7 +88,7 @@ class LoadClients:
     Args:
         plan: its clients are hosts.
         spawn: starts a program in a host.
-        workers: play it, and go on when it has been played; None: processes of its own.
+        workers: play it, and stay for the next load; None: new processes.
     """
 
     def __init__(self, plan: Plan, spawn: Spawn, workers: Workers | None = None) -> None:
@@ -147,7 +147,7 @@ class LoadClients:
             yield from self.poll(deadline - time.monotonic())
 
     def stop(self) -> None:
-        """End the load: the processes that are still at it, and all of its own."""
+        """End the load: the processes that still play it, and all that it started."""
         self._stopped = True
         self._selector.close()
         self._workers.end([host for host in self._rest if self._own or host in self._busy])
@@ -180,7 +180,7 @@ class LoadClients:
     def _tell(self, host: str, text: str) -> None:
         pipe = self._workers.of(host).stdin
         assert pipe is not None
-        # When it has ended, its end is what we hear of.
+        # When it has ended, the end of the process is reported.
         with suppress(BrokenPipeError):
             pipe.write(text.encode() + b"\n")
             pipe.flush()

@@ -250,7 +250,8 @@ def test_run_lost_interface_ends_with_error(tmp_path: Path) -> None:
         own.ip(own.near, "link set eth0 up")
         assert run.process.wait(DEADLINE_S) == 1
         assert (
-            run.text().splitlines()[-1] == "lb: an interface was removed and made anew: its sockets are dead, restart"
+            run.text().splitlines()[-1]
+            == "lb: an interface was removed and created again, so its sockets are dead: restart the balancer"
         )
 
 

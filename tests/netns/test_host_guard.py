@@ -87,7 +87,7 @@ def connect_and_look(arms: Arms, version: int, source: str, target: str, port: i
     seen = [IcmpErrors(arms, host) for host in ("client", "server")]
     assert [connect_once(arms, source, target, port) for _ in range(CONNECTS)] == [b"hi"] * CONNECTS
     errors, copies = (sum(counts) for counts in zip(*(each.take() for each in seen), strict=True))
-    assert (errors, copies) == (0, 0), f"IPv{version}: {errors} ICMP errors, {copies} un-translated copies"
+    assert (errors, copies) == (0, 0), f"IPv{version}: {errors} ICMP errors, {copies} untranslated copies"
 
 
 @pytest.mark.parametrize("version", [4, 6])

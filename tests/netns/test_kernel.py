@@ -467,7 +467,7 @@ def test_guard_refused_on_a_forwarding_host_old_table_stays(
             raise nft.NftError("nft: timed out after it was done")
 
         changing(patch, run)
-        with pytest.raises(PrivilegeError, match="un-translated copies"):
+        with pytest.raises(PrivilegeError, match="untranslated copies"):
             guard.apply(forwarding)
     guard.repair()
     assert ruleset() == before

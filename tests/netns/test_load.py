@@ -182,7 +182,7 @@ def test_experiment_stopped_leaves_nothing(unique: str, tmp_path: Path, number: 
         finally:
             child.kill()
     assert (child.returncode, output) == (130, ""), errors
-    assert errors.endswith("Interrupted: nothing is left behind, and nothing written.\n")
+    assert errors.endswith("Interrupted: the testbed is removed; no report is written.\n")
     assert _left(f"{unique}x-") == []
     assert list(tmp_path.glob("*.html")) == []
 
@@ -206,7 +206,7 @@ def test_experiment_stopped_keeps_complete_runs(unique: str, tmp_path: Path) -> 
         finally:
             child.kill()
     assert child.returncode == 130, errors.read_text()
-    assert "Interrupted: what was complete is reported; nothing is left behind.\n" in errors.read_text()
+    assert "Interrupted: the complete runs are reported; the testbed is removed.\n" in errors.read_text()
     (found,) = json.loads((tmp_path / "experiments.json").read_text())["experiments"]
     assert [(entry["load"], entry["policy"]) for entry in found["entries"]] == [
         ("chunks", "round-robin"),

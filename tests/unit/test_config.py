@@ -71,7 +71,7 @@ MISTAKES = [
     ("port = 9876", 'port = 9876\npolicy = { name = "maglev", table_size = "9" }', ['9:42: service[0].policy.table_size: "9" is a string, not an integer']),
     ("port = 9876", 'port = 9876\npolicy = { name = "source-hash", table_size = 1 }', ["9:47: service[0].policy.table_size: 1 is not in 2..16777216"]),
     ("port = 9876", 'port = 9876\npolicy = "./m.py:P"', [f"9:10: service[0].policy: m.py: No such file or directory ({Path.cwd()}/m.py)"]),
-    ("port = 9876", 'port = 9876\npolicy = { name = "static", server = "x" }', ['9:38: service[0].policy.server: "x" is no server of this service']),
+    ("port = 9876", 'port = 9876\npolicy = { name = "static", server = "x" }', ['9:38: service[0].policy.server: "x" is not a server of this service']),
     ("port = 9876", 'port = 9876\npolicy = { name = "static", srv = "x" }', ["9:29: service[0].policy.srv: policy static has no such option"]),
     ("port = 9876", 'port = 9876\npolicy = { name = "static", server = 1 }', ["9:38: service[0].policy.server: 1 is an integer, not a string"]),
     ("port = 9876", "port = 9876\npolicy = {}", ["9:10: service[0].policy: the policy has no name"]),

@@ -14,7 +14,7 @@ from scapy.layers.l2 import ARP, Ether
 from lb.config import Config, parse
 from lb.doctor import Finding, examine, render
 from lb.doctor.diagnosis import CHECKS
-from lb.doctor.facts import Facts, Hook, Link, Way, parse_hooks, parse_kernel
+from lb.doctor.facts import Facts, Hook, InterfaceFacts, ServerRoute, parse_hooks, parse_kernel
 from lb.doctor.wire import Answer, arp_probe, read_answer, solicitation
 from lb.net.big_tcp import BigTcp
 from lb.privileges.trust import Fault
@@ -35,8 +35,8 @@ server = [
   { name = "server2", address = "198.18.2.32", port = 8032 },
 ]
 """
-ETH0 = Link("eth0", up=True, mtu=1500, addresses=(ip_interface("198.18.1.1/24"),))
-ETH1 = Link("eth1", up=True, mtu=1500, addresses=(ip_interface("198.18.2.1/24"),))
+ETH0 = InterfaceFacts("eth0", up=True, mtu=1500, addresses=(ip_interface("198.18.1.1/24"),))
+ETH1 = InterfaceFacts("eth1", up=True, mtu=1500, addresses=(ip_interface("198.18.2.1/24"),))
 TRAFFIC = {"packets_forward": 50, "packets_reply": 40}
 
 
@@ -58,7 +58,7 @@ HEALTHY = Facts(
     file_faults=(),
     links={"eth0": ETH0, "eth1": ETH1},
     addresses={"eth0": ETH0.addresses, "eth1": ETH1.addresses, "lo": (ip_interface("127.0.0.1/8"),)},
-    ways={SERVER1: Way("eth1", neighbour="reachable"), SERVER2: Way("eth1", neighbour="stale")},
+    routes={SERVER1: ServerRoute("eth1", neighbour="reachable"), SERVER2: ServerRoute("eth1", neighbour="stale")},
     has_nft=True,
     hooks=(),
     answers={(SERVER1, 8031): Answer(segment_bytes=1448), (SERVER2, 8032): Answer(segment_bytes=1448)},
@@ -106,12 +106,12 @@ FAULTS = {
     "VIP here": (replace(HEALTHY, addresses={"lo": (ip_interface("198.18.1.100/32"),)}), "VIP conflict", "fail", "address of lo", "ip addr del 198.18.1.100 dev lo"),
     "VIP elsewhere": (replace(HEALTHY, owners={VIP: "aa:aa:aa:00:00:99"}), "VIP conflict", "fail", "another host, aa:aa:aa:00:00:99", "remove 198.18.1.100 from"),
     "no client comes": (replace(HEALTHY, status=status(services=[])), "clients come", "warn", "ARP requests of hosts on eth0", "ip route replace 198.18.1.100 via 198.18.1.1"),
-    "no route": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way(None)}), "server route", "fail", "no route", "ip route add 198.18.2.31"),
-    "other way": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("wlan0")}), "server route", "fail", "through wlan0", 'name = "wlan0"'),
-    "neighbour": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", neighbour="failed")}), "server route", "fail", "does not answer ARP", "ip neigh show 198.18.2.31"),
-    "gateway": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", "198.18.2.9", neighbour="failed")}), "server route", "fail", "198.18.2.9 does not answer", "ip neigh show 198.18.2.9"),
+    "no route": (replace(HEALTHY, routes={**HEALTHY.routes, SERVER1: ServerRoute(None)}), "server route", "fail", "no route", "ip route add 198.18.2.31"),
+    "other way": (replace(HEALTHY, routes={**HEALTHY.routes, SERVER1: ServerRoute("wlan0")}), "server route", "fail", "through wlan0", 'name = "wlan0"'),
+    "neighbour": (replace(HEALTHY, routes={**HEALTHY.routes, SERVER1: ServerRoute("eth1", neighbour="failed")}), "server route", "fail", "does not answer ARP", "ip neigh show 198.18.2.31"),
+    "gateway": (replace(HEALTHY, routes={**HEALTHY.routes, SERVER1: ServerRoute("eth1", "198.18.2.9", neighbour="failed")}), "server route", "fail", "198.18.2.9 does not answer", "ip neigh show 198.18.2.9"),
     "refused": (replace(HEALTHY, answers={(SERVER1, 8031): Answer("connection refused")}), "server answers", "fail", "port 8031: connection refused", "on server1: `ss -ltn 'sport = :8031'`"),
-    "route mtu": (replace(HEALTHY, ways={**HEALTHY.ways, SERVER1: Way("eth1", mtu=1400)}), "MTU", "warn", "packets of 1500 bytes come in, its path has an MTU of 1400", "ip link set eth1 mtu 1400"),
+    "route mtu": (replace(HEALTHY, routes={**HEALTHY.routes, SERVER1: ServerRoute("eth1", mtu=1400)}), "MTU", "warn", "packets of 1500 bytes come in, its path has an MTU of 1400", "ip link set eth1 mtu 1400"),
     "server mtu": (replace(HEALTHY, answers={(SERVER1, 8031): Answer(segment_bytes=1348)}), "MTU", "warn", "MTU of 1400", "path MTU discovery"),
     "trouble": (replace(HEALTHY, status=status(trouble="eth0 is down")), "running", "fail", "eth0 is down", "ip link"),
     "bad reload": (replace(HEALTHY, status=status(last_reload_error="lb.toml:3:1: unknown key")), "running", "warn", "unknown key", "lb check /etc/lb.toml"),
@@ -153,8 +153,8 @@ def test_service_of_one_direction_does_not_fail(protocol: str, level: str) -> No
 def test_servers_and_clients_on_one_link_are_warned_of() -> None:
     """Without a packet seen yet, servers in the VIP's own prefix will probably answer past the balancer."""
     text = CONFIG.replace("198.18.2.3", "198.18.1.3")
-    near = {ip_address(f"198.18.1.3{number}"): Way("eth0", neighbour="reachable") for number in (1, 2)}
-    facts = replace(HEALTHY, ways=near, answers={}, status=status(services=[]))
+    near = {ip_address(f"198.18.1.3{number}"): ServerRoute("eth0", neighbour="reachable") for number in (1, 2)}
+    facts = replace(HEALTHY, routes=near, answers={}, status=status(services=[]))
     found = [finding for finding in troubles(facts, text) if finding.check == "return path"]
     assert [finding.level for finding in found] == ["warn", "warn"]
     assert found[0].fix == "on server1: `ip route replace 198.18.1.0/24 via 198.18.1.1`"
@@ -192,8 +192,8 @@ def test_announced_or_given_mac_nothing_to_warn_of() -> None:
     """What the configuration says makes some warnings needless."""
     text = CONFIG.replace('name = "eth0"', 'name = "eth0"\nannounce = true')
     text = text.replace("port = 8031", 'port = 8031, mac = "aa:aa:aa:00:00:31"')
-    ways = {**HEALTHY.ways, SERVER1: Way("eth1", neighbour="failed")}
-    facts = replace(HEALTHY, ways=ways, status=status(services=[]))
+    routes = {**HEALTHY.routes, SERVER1: ServerRoute("eth1", neighbour="failed")}
+    facts = replace(HEALTHY, routes=routes, status=status(services=[]))
     assert {finding.check for finding in troubles(facts, text)} == set()
 
 

@@ -58,10 +58,10 @@ def test_slow_server_is_the_issues_first_experiment() -> None:
     ("old", "new", "place", "message"),
     [
         ('"round-robin",', '"fastest",', "2:13", 'policies[0]: unknown policy "fastest"'),
-        ('"server2"', '"server9"', "2:28", 'policies[1]: "server9" is no server of this service'),
+        ('"server2"', '"server9"', "2:28", 'policies[1]: "server9" is not a server of this service'),
         ('title = "t"', "titel = 1", "1:1", "titel: unknown key"),
         ('title = "t"', "", "1:1", 'required key "title" is missing'),
-        ("[[load]]", 'baseline = "random"\n[[load]]', "3:12", 'baseline: "random" is none of the policies'),
+        ("[[load]]", 'baseline = "random"\n[[load]]', "3:12", 'baseline: "random" is not one of the policies'),
         ("[[load]]", "[server.server9]\nweight = 1\n[[load]]", "3:1", "server.server9: the testbed has no server"),
         ("[[load]]", '[server.server1]\nbandwidth = "40"\n[[load]]', "4:13", "is no bandwidth"),
         ("[[load]]", '[health]\ncheck = "icmp"\n[[load]]', "3:1", 'health: "icmp" is not allowed'),

@@ -76,9 +76,9 @@ def test_load_changed_file_is_run_again(folder: Path) -> None:
     ("name", "message"),
     [
         ("./none.py:Last", "none.py: No such file or directory"),
-        ("mine.py", 'mine.py: which class? Write "FILE.py:CLASS"'),
+        ("mine.py", 'mine.py: it names no class: write "FILE.py:CLASS"'),
         ("mine.py:Lst", "mine.py has no Lst; it has: Last"),
-        ("mine.py:eligible", "mine.py:eligible: this is no class"),
+        ("mine.py:eligible", "mine.py:eligible is not a class"),
         ("mine.py:Plan", "mine.py:Plan: the class has neither `plan` nor `choose`"),
         ("broken.py:X", "broken.py: line 2: invalid syntax"),
         ("raises.py:X", "raises.py: ZeroDivisionError: division by zero (line 1 of raises.py)"),
@@ -122,7 +122,7 @@ def test_entry_point_is_found_by_its_name(folder: Path, monkeypatch: pytest.Monk
         ({"speed": 3}, "speed: policy ./mine.py:Last has no such option"),
         ({"count": "x"}, "count: Input should be a valid integer"),
         ({"deadline": 5}, "deadline: 5 has no unit"),
-        ({"fallback": "x"}, 'fallback: "x" is no policy of lb'),
+        ({"fallback": "x"}, 'fallback: "x" is not a policy of lb'),
     ],
 )
 def test_make_wrong_option_refused(folder: Path, options: dict[str, Any], message: str) -> None:

@@ -73,7 +73,7 @@ class Opened:
     def require_two(self) -> None:
         """Raise CaptureError when what is written is what is read."""
         if self.sink is None and self.write is not None and self.write.exists() and self.write.samefile(self.capture):
-            raise CaptureError(f"{self.write}: is the capture itself, which writing would destroy: name another file")
+            raise CaptureError(f"{self.write}: is the capture itself: name another file to write")
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lb.config import Config, ServerConfig, ServiceConfig
-from lb.doctor.facts import CAP_NET_ADMIN, CAP_NET_RAW, Facts, Link
+from lb.doctor.facts import CAP_NET_ADMIN, CAP_NET_RAW, Facts, InterfaceFacts
 from lb.model.snapshot import Address
 from lb.model.units import count
 from lb.net.host import SYSCTLS
@@ -211,7 +211,7 @@ def _guard_trouble(facts: Facts) -> Iterator[Finding]:
         yield Finding("kernel stays out", "fail", message, "see the log of `lb run`, which tries again")
 
 
-def _silence(link: Link) -> str:
+def _silence(link: InterfaceFacts) -> str:
     if link.guard in ("nftables", "rule"):
         by = "nftables" if link.guard == "nftables" else "a routing rule"
         return f"and {by} keeps it silent"
@@ -255,25 +255,25 @@ def check_offloads(_: Config, facts: Facts) -> Iterator[Finding]:
             yield Finding("offloads", "pass", f"{link.name}: all its offloads are supported")
 
 
-def check_ways(config: Config, facts: Facts) -> Iterator[Finding]:
+def check_server_routes(config: Config, facts: Facts) -> Iterator[Finding]:
     """Check that the kernel has a route to each server through a configured interface."""
     for address, (server, _) in by_address(config).items():
-        way, name = facts.ways.get(address), f"{server.name} ({address})"
-        if way is None or way.interface is None:
+        route, name = facts.routes.get(address), f"{server.name} ({address})"
+        if route is None or route.interface is None:
             fix = f"`ip route add {address} dev INTERFACE`, or via GATEWAY"
             yield Finding("server route", "fail", f"{name}: there is no route to it", fix)
-        elif way.interface not in facts.links:
-            message = f"{name}: its route goes through {way.interface}, which is not configured"
-            fix = f'add [[interface]] name = "{way.interface}", or a route through {", ".join(facts.links)}'
+        elif route.interface not in facts.links:
+            message = f"{name}: its route goes through {route.interface}, which is not configured"
+            fix = f'add [[interface]] name = "{route.interface}", or a route through {", ".join(facts.links)}'
             yield Finding("server route", "fail", message, fix)
-        elif way.neighbour in ("failed", "incomplete") and server.mac is None:
-            hop = way.gateway or address
+        elif route.neighbour in ("failed", "incomplete") and server.mac is None:
+            hop = route.gateway or address
             message = f"{name}: {hop} does not answer {'ARP' if address.version == 4 else 'neighbour discovery'}"
-            fix = f"check that it is up and on the link of {way.interface}: `ip neigh show {hop}`, `ping -c1 {hop}`"
+            fix = f"check that it is up and on the link of {route.interface}: `ip neigh show {hop}`, `ping -c1 {hop}`"
             yield Finding("server route", "fail", message, fix)
         else:
-            hop = f" via {way.gateway}" if way.gateway else ""
-            yield Finding("server route", "pass", f"{name}:{hop} through {way.interface}")
+            hop = f" via {route.gateway}" if route.gateway else ""
+            yield Finding("server route", "pass", f"{name}:{hop} through {route.interface}")
 
 
 def check_answers(config: Config, facts: Facts) -> Iterator[Finding]:
@@ -295,14 +295,14 @@ def check_mtu(config: Config, facts: Facts) -> Iterator[Finding]:
     largest = max((link.mtu for link in usable(facts)), default=0)
     narrow = 0
     for address, (server, services) in by_address(config).items():
-        way = facts.ways.get(address)
-        link = facts.links.get(way.interface) if way is not None and way.interface is not None else None
-        if way is None or link is None:
+        route = facts.routes.get(address)
+        link = facts.links.get(route.interface) if route is not None and route.interface is not None else None
+        if route is None or link is None:
             continue
         found = (facts.answers.get((address, row.port)) for service in services for row in service.servers)
         segments = [answer.segment_bytes for answer in found if answer is not None and answer.segment_bytes is not None]
         announced = [segment + TCP_BYTES + IP_BYTES[address.version] for segment in segments]
-        mtu = min([link.mtu, way.mtu or link.mtu, *announced])
+        mtu = min([link.mtu, route.mtu or link.mtu, *announced])
         if mtu < largest:
             narrow += 1
             message = f"{server.name} ({address}): packets of {largest} bytes come in, its path has an MTU of {mtu}"
@@ -412,7 +412,7 @@ def _drops(counters: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("drops", "warn", message, "use --backend rust, or spread the load over more machines")
 
 
-def usable(facts: Facts) -> list[Link]:
+def usable(facts: Facts) -> list[InterfaceFacts]:
     """Return the configured interfaces that exist and are up."""
     return [link for link in facts.links.values() if link.missing is None and link.up]
 
@@ -459,7 +459,7 @@ CHECKS: tuple[Check, ...] = (
     check_filters,
     check_vips_not_here,
     check_vips_found,
-    check_ways,
+    check_server_routes,
     check_answers,
     check_mtu,
     check_return,

@@ -45,7 +45,7 @@ Guard = Literal["none", "nftables", "rule", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class InterfaceFacts:
     """
     One configured interface.
 
@@ -70,8 +70,8 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How the kernel would reach a server. `interface`: None: it has no route. `neighbour`: state of the next hop."""
+class ServerRoute:
+    """The kernel's route to a server. `interface`: None: it has no route. `neighbour`: state of the next hop."""
 
     interface: str | None
     gateway: str | None = None
@@ -100,7 +100,7 @@ class Facts:
         capabilities: the effective ones of this process, as a bit mask.
         kernel: version. file_faults: why the configuration or a policy that it names is not trusted.
         addresses: of all interfaces of this host, by interface name.
-        ways: by server address. hooks: of nftables, None when it could not be asked.
+        routes: by server address. hooks: of nftables, None when it could not be asked.
         answers: what a TCP connect to (address, port) gave. owners: MACs that answered for a VIP; None: not asked.
         status: of the running balancer. blind: facts that could not be read, and why.
     """
@@ -110,9 +110,9 @@ class Facts:
     kernel: tuple[int, int]
     config_path: str
     file_faults: tuple[Fault, ...]
-    links: Mapping[str, Link]
+    links: Mapping[str, InterfaceFacts]
     addresses: Mapping[str, tuple[InterfaceAddress, ...]]
-    ways: Mapping[Address, Way]
+    routes: Mapping[Address, ServerRoute]
     has_nft: bool
     hooks: tuple[Hook, ...] | None
     answers: Mapping[tuple[Address, int], wire.Answer] = field(default_factory=dict)
@@ -132,14 +132,14 @@ def gather(config: Config, path: pathlib.Path, status: Mapping[str, Any] | None,
         probe: whether to ask the neighbours: connects to the servers, ARP and neighbour solicitations for the VIPs.
     """
     blind: list[str] = []
-    addresses, ways = _read_kernel(config)
+    addresses, routes = _read_kernel(config)
     answers = wire.ask_servers(config) if probe else {}
     if probe:
         # Again: the kernel has tried to resolve them by now.
-        addresses, ways = _read_kernel(config)
+        addresses, routes = _read_kernel(config)
     hooks = _read_hooks(blind)
     guards = _find_guards([entry.name for entry in config.interfaces], hooks)
-    links = {entry.name: _read_link(entry.name, addresses, guards[entry.name]) for entry in config.interfaces}
+    links = {entry.name: _read_facts(entry.name, addresses, guards[entry.name]) for entry in config.interfaces}
     owners = _find_owners(config, links, blind) if probe else None
     return Facts(
         uid=os.geteuid(),
@@ -149,7 +149,7 @@ def gather(config: Config, path: pathlib.Path, status: Mapping[str, Any] | None,
         file_faults=tuple(_file_faults(config, path, blind)),
         links=links,
         addresses=addresses,
-        ways=ways,
+        routes=routes,
         has_nft=shutil.which("nft") is not None,
         hooks=hooks,
         answers=answers,
@@ -159,7 +159,7 @@ def gather(config: Config, path: pathlib.Path, status: Mapping[str, Any] | None,
     )
 
 
-def _find_owners(config: Config, links: Mapping[str, Link], blind: list[str]) -> dict[Address, str] | None:
+def _find_owners(config: Config, links: Mapping[str, InterfaceFacts], blind: list[str]) -> dict[Address, str] | None:
     """Ask who has the VIPs; None, with a reason in `blind`, when that cannot be asked."""
     try:
         return wire.find_owners(config, {name: link.addresses for name, link in links.items() if link.up})
@@ -182,8 +182,8 @@ def _read_capabilities() -> int:
     return int(match[1], 16) if match else 0
 
 
-def _read_kernel(config: Config) -> tuple[dict[str, tuple[InterfaceAddress, ...]], dict[Address, Way]]:
-    """Ask netlink for the addresses of this host, and for the way to each server."""
+def _read_kernel(config: Config) -> tuple[dict[str, tuple[InterfaceAddress, ...]], dict[Address, ServerRoute]]:
+    """Ask netlink for the addresses of this host, and for the route to each server."""
     from pyroute2 import IPRoute
 
     with IPRoute() as netlink:
@@ -195,20 +195,22 @@ def _read_kernel(config: Config) -> tuple[dict[str, tuple[InterfaceAddress, ...]
             addresses[names[row["index"]]] += (ip_interface(f"{text}/{row['prefixlen']}"),)
         neighbours = {(row["ifindex"], str(row.get("dst"))): row["state"] for row in netlink.get_neighbours()}
         servers = {server.address for service in config.services for server in service.servers}
-        return addresses, {address: _way(netlink, names, neighbours, address) for address in servers}
+        return addresses, {address: _server_route(netlink, names, neighbours, address) for address in servers}
 
 
-def _way(netlink: Any, names: Mapping[int, str], neighbours: Mapping[tuple[int, str], int], address: Address) -> Way:
+def _server_route(
+    netlink: Any, names: Mapping[int, str], neighbours: Mapping[tuple[int, str], int], address: Address
+) -> ServerRoute:
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
         row = next(iter(netlink.route("get", dst=str(address))))
     except NetlinkError:
-        return Way(None)
+        return ServerRoute(None)
     gateway = row.get("gateway")
     metrics = row.get("metrics")
     state = neighbours.get((row.get("oif"), str(gateway or address)))
-    return Way(
+    return ServerRoute(
         interface=names.get(row.get("oif")),
         gateway=gateway,
         mtu=metrics.get("mtu") if metrics else None,
@@ -240,12 +242,12 @@ def _find_guards(names: list[str], hooks: tuple[Hook, ...] | None) -> dict[str, 
     return {name: "nftables" if has_table else "rule" if name in silent else without for name in names}
 
 
-def _read_link(name: str, addresses: Mapping[str, tuple[InterfaceAddress, ...]], guard: Guard) -> Link:
+def _read_facts(name: str, addresses: Mapping[str, tuple[InterfaceAddress, ...]], guard: Guard) -> InterfaceFacts:
     try:
         facts = read_interface(name)
     except InterfaceError as error:
-        return Link(name, missing=str(error))
-    return Link(
+        return InterfaceFacts(name, missing=str(error))
+    return InterfaceFacts(
         name=name,
         up=facts.up,
         mtu=facts.mtu,

@@ -1,7 +1,7 @@
 """
 Keep the host's own IP stack away from the packets of the services (behaviour 41).
 
-The kernel sees every frame that the balancer sees. A host that forwards would send un-translated copies on, and
+The kernel sees every frame that the balancer sees. A host that forwards would send untranslated copies on, and
 redirects; an IPv6 host that does not forward answers a packet it has no route for with ICMPv6 1/0, and the connection
 ends. So the kernel never gets to see those packets: an nftables table drops them before they are routed (`lb.net.nft`),
 whether the host forwards or not, for forwarding may be switched on later. Packet sockets see them all the same. Where
@@ -134,8 +134,8 @@ class HostGuard:
             if families:
                 self._agreed = None
                 raise PrivilegeError(
-                    f"this host forwards packets itself and would send un-translated copies ({error}): "
-                    f"{_fix(families)}, or install nftables so that just those can be blocked"
+                    f"this host forwards packets itself and would send untranslated copies ({error}): "
+                    f"{_fix(families)}, or install nftables, which can drop them"
                 ) from error
             self._note_trouble(str(error))
         except OSError as error:
@@ -163,7 +163,7 @@ class HostGuard:
             self._repairs += is_undone
             self._strain = self._strain + 1 if is_undone or self._is_failing else 0
         if is_undone:
-            log.warning("%s was removed or changed by another program: put back", missing)
+            log.warning("another program removed or changed %s: restored", missing)
         return is_undone
 
     def _agree(self, wanted: Blocked) -> str | None:

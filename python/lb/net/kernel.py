@@ -92,7 +92,7 @@ class Kernel:
         found = [self._interface(entry, links, addresses) for entry in self._entries]
         indices = {links[entry.name]["index"]: number for number, entry in enumerate(self._entries)}
         if self._indices and indices != self._indices:
-            raise LbError("an interface was removed and made anew: its sockets are dead, restart")
+            raise LbError("an interface was removed and created again, so its sockets are dead: restart the balancer")
         self._indices = indices
         self._interfaces = tuple(found)
         return self._interfaces

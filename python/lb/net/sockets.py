@@ -197,7 +197,7 @@ def new_socket(interface_name: str) -> socket.socket:
             "run as root, or `lb run --testbed`, which needs none"
         ) from error
     except OSError as error:
-        raise PrivilegeError(f"this kernel gives no packet sockets (CONFIG_PACKET): {error.strerror}") from error
+        raise PrivilegeError(f"this kernel has no packet sockets (CONFIG_PACKET): {error.strerror}") from error
 
 
 def set_options(sock: socket.socket, rcvbuf_bytes: int) -> None:

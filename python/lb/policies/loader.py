@@ -56,7 +56,7 @@ def load_class(name: str, base: Path) -> type[object]:
     """
     found = _from_file(name, base) if is_file(name) else _from_entry_point(name)
     if not isinstance(found, type):
-        raise PolicyError(f"{name}: this is no class")
+        raise PolicyError(f"{name} is not a class")
     if not (callable(getattr(found, "plan", None)) or callable(getattr(found, "choose", None))):
         raise PolicyError(f"{name}: the class has neither `plan` nor `choose`")
     return found
@@ -76,7 +76,7 @@ def _path(match: re.Match[str], base: Path) -> Path:
 def _from_file(name: str, base: Path) -> object:
     match = REFERENCE.fullmatch(name)
     if match is None:
-        raise PolicyError(f'{name}: which class? Write "FILE.py:CLASS"')
+        raise PolicyError(f'{name}: it names no class: write "FILE.py:CLASS"')
     module = _module(_path(match, base))
     if not hasattr(module, match["name"]):
         classes = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
@@ -117,7 +117,7 @@ def _run(path: Path, source: bytes) -> ModuleType:
     name = f"lb_policy_{hashlib.blake2b(bytes(path), digest_size=8).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PolicyError(f"{path}: this is no Python file")
+        raise PolicyError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
     sys.modules[name] = module

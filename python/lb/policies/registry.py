@@ -173,7 +173,7 @@ def _settings(name: str, options: Mapping[str, Any]) -> user.Settings:
         raise _options_error(name, error) from error
     if settings.fallback not in NAMES:
         problem = OptionProblem(
-            "fallback", f'"{settings.fallback}" is no policy of lb', allowed(settings.fallback, NAMES)
+            "fallback", f'"{settings.fallback}" is not a policy of lb', allowed(settings.fallback, NAMES)
         )
         raise OptionsError(name, [problem])
     return settings

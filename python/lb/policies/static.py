@@ -38,4 +38,4 @@ class Static(BuiltIn):
             return
         near = difflib.get_close_matches(str(self.server), server_names, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"servers: {', '.join(server_names) or 'none'}"
-        yield OptionProblem("server", f'"{self.server}" is no server of this service', hint)
+        yield OptionProblem("server", f'"{self.server}" is not a server of this service', hint)

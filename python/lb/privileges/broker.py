@@ -130,7 +130,7 @@ class Broker:
             return
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            log.warning("%s stays behind: %s; `rm` it, or let the next `lb run` do so", self._control, reason)
+            log.warning("%s could not be removed: %s; `rm` it, or the next `lb run` does", self._control, reason)
 
 
 def _be_broker(sock: socket.socket, serve: Callable[[socket.socket], None]) -> None:

@@ -61,7 +61,7 @@ def execute(settings: Settings, show: Show) -> Document:
         with stoppable():
             run.measure()
     except KeyboardInterrupt:
-        error = LbError("interrupted: the namespaces are removed, the figures so far are dropped")
+        error = LbError("interrupted: the namespaces are removed, and no figures are kept")
         error.exit_code = INTERRUPTED
         raise error from None
     return run.document()

@@ -74,10 +74,10 @@ def execute(paths: Sequence[Path], options: RunOptions) -> int:
     results: list[Result] = []
     interrupted = _run_all(experiments, options, results)
     if not results:
-        print("Interrupted: nothing is left behind, and nothing written.", file=sys.stderr)
+        print("Interrupted: the testbed is removed; no report is written.", file=sys.stderr)
         return INTERRUPTED
     if interrupted:
-        print("Interrupted: what was complete is reported; nothing is left behind.", file=sys.stderr)
+        print("Interrupted: the complete runs are reported; the testbed is removed.", file=sys.stderr)
     _write(results, options)
     if options.output == "json":
         print(result.to_json(results))
@@ -143,7 +143,7 @@ def _chosen(experiment: Experiment, only: tuple[str, ...] | None) -> list[str | 
         return list(experiment.policies)
     known = [policy_name(policy) for policy in experiment.policies]
     if unknown := [name for name in only if name not in known]:
-        raise LbError(f"{experiment.title}: {unknown[0]!r} is none of its policies: {', '.join(known)}")
+        raise LbError(f"{experiment.title}: {unknown[0]!r} is not one of its policies: {', '.join(known)}")
     wanted = {policy_name(experiment.baseline), *only}
     return [policy for policy in experiment.policies if policy_name(policy) in wanted]
 

@@ -258,7 +258,7 @@ def _check(document: Mapping[str, Any], base: Path) -> Iterator[Problem]:
     names = [entry.get("name") for entry in loads]
     for index, entry in enumerate(_list(document, "expect")):
         if isinstance(entry, dict) and isinstance(entry.get("load"), str) and entry["load"] not in names:
-            yield Problem(("expect", index, "load"), f"{show(entry['load'])} is no load of this experiment")
+            yield Problem(("expect", index, "load"), f"{show(entry['load'])} is not a load of this experiment")
 
 
 def _check_loads(loads: list[dict[str, Any]]) -> Iterator[Problem]:
@@ -266,7 +266,10 @@ def _check_loads(loads: list[dict[str, Any]]) -> Iterator[Problem]:
         if ("file" in entry) == ("lines" in entry):
             yield Problem(("load", index), "a load has either a file or lines")
         if entry.get("adaptive") is True and "arrival" in entry:
-            yield Problem(("load", index, "arrival"), "a player asks when its buffer has room: not with adaptive")
+            yield Problem(
+                ("load", index, "arrival"),
+                "an adaptive player fetches when its buffer has room: leave out arrival or adaptive",
+            )
         if entry.get("name") in [other.get("name") for other in loads[:index]]:
             yield Problem(("load", index, "name"), f"{show(entry.get('name'))} is the name of another load")
 
@@ -287,7 +290,7 @@ def _check_policies(document: Mapping[str, Any], base: Path) -> Iterator[Problem
             yield Problem(path, message)
     baseline = document.get("baseline", "round-robin")
     if isinstance(baseline, str) and policy_name(baseline) not in map(policy_name, given):
-        yield Problem(("baseline",), f"{show(baseline)} is none of the policies", ", ".join(map(policy_name, given)))
+        yield Problem(("baseline",), f"{show(baseline)} is not one of the policies", ", ".join(map(policy_name, given)))
 
 
 def _fault(service: dict[str, Any]) -> str:

@@ -47,7 +47,9 @@ def run(
     outputs.require()
     weights = weights_for(load, want, config, control)
     if load.events:
-        print("The load's events (#! ... lose, return) happen in the testbed only: lb testbed load", file=sys.stderr)
+        print(
+            "Events of the load (#! ... lose, return) are ignored: only `lb testbed load` plays them.", file=sys.stderr
+        )
     made = plan.make(load, options, plan.client_names(clients))
     with Outcome(load, made, outputs) as outcome:
         try:

@@ -255,7 +255,9 @@ class Testbed:
         made = isolation.prepare_names()
         taken = [name for name in names if (isolation.NETNS_DIR / name).exists()]
         if taken:
-            raise TestbedError(f"namespace {taken[0]} exists and is not ours: remove it with `ip netns del {taken[0]}`")
+            raise TestbedError(
+                f"namespace {taken[0]} exists and belongs to another program: remove it with `ip netns del {taken[0]}`"
+            )
         state.facts["made_names_mount"] = "yes" if made else "no"
         state.namespaces = dict.fromkeys(names, 0)
         self._state_directory.write(state)

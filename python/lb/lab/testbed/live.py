@@ -192,7 +192,7 @@ def _explain(bed: Testbed, balancer: Balancer, service: ServiceConfig) -> None:
     _say("From another terminal:")
     _say(f"  lb testbed exec{prefix} client1 -- curl -sD- -o /dev/null http://{target}:{service.port}/")
     _say(f"  lb status --control {balancer.control}")
-    _say("Ctrl-C stops it and leaves nothing behind.")
+    _say("Ctrl-C stops it and removes the testbed.")
 
 
 def _follow(

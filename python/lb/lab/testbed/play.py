@@ -97,6 +97,6 @@ def _weights(
     command = exec_command(prefix, ROUTER, "lb", "status", "-o", "json")
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
-        print("No balancer answers in the router: shares are shown without what is wanted.", file=sys.stderr)
+        print("No balancer answers in the router: shares are shown without target weights.", file=sys.stderr)
         return None
     return of_status(json.loads(done.stdout), load.lines[0])

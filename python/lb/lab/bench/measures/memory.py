@@ -52,7 +52,7 @@ def measure(backend: str, flows: int) -> dict[str, float]:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_S, check=False, text=True
         )
     except subprocess.TimeoutExpired as error:
-        raise LbError(f"{flows} flows were not there after {DEADLINE_S:.0f} s") from error
+        raise LbError(f"{flows} flows were not created within {DEADLINE_S:.0f} s") from error
     if done.returncode != 0:
         raise LbError((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
     return {"memory_per_flow": float(done.stdout)}

@@ -139,7 +139,7 @@ class Run:
         before, deadline = self._arrived(), time.monotonic() + ARRIVE_DEADLINE_S
         while self._arrived() == before:
             if time.monotonic() > deadline:
-                raise LbError("no packet arrives at the sink")
+                raise LbError("no packet arrives at the receiver")
             self._generate(1.0, WARM_PPS, WARM_PACKETS)
         self._wait_quiet()
 
@@ -170,7 +170,7 @@ class Run:
         self._wait_quiet()
         arrived = self._arrived() - packets_before
         if arrived == 0:
-            raise LbError("no packet arrives at the sink")
+            raise LbError("no packet arrives at the receiver")
         # A neighbour's question may arrive beside them: that is no packet more.
         return (self._cpu_ns() - cpu_before) / 1e9 / arrived, max(0, sent - arrived)
 

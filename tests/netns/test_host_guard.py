@@ -109,7 +109,7 @@ def test_guard_without_nft_kernel_is_silent(arms: Arms, tmp_path: Path, backend:
     with running(arms, tmp_path, backend, environment={"PATH": "/nonexistent"}) as run:
         connect_and_look(arms, version, FAR_CLIENTS[version], VIPS[version], PORT)
         arms.ip("host", "-6 rule del iif eth1 priority 1")
-        wait_until(lambda: "put back" in run.text(), "the repair is told")
+        wait_until(lambda: "restored" in run.text(), "the repair is told")
         connect_and_look(arms, version, FAR_CLIENTS[version], VIPS[version], PORT)
     assert "blackhole" not in arms.run("host", "ip", "-6", "rule")
 
@@ -136,7 +136,7 @@ def test_guard_ruleset_flushed_is_put_back(arms: Arms, tmp_path: Path, backend: 
         for repairs in (1, 2):
             arms.run("host", "nft", "flush", "ruleset")
             wait_until(lambda: arms.ruleset() == made, "the table is back")
-            wait_until(lambda n=repairs: run.text().count("put back") == n, "the repair is told")
+            wait_until(lambda n=repairs: run.text().count("restored") == n, "the repair is told")
             assert read_metric(arms, "lb_host_guard_repairs_total") == repairs
             connect_and_look(arms, 6, FAR_CLIENTS[6], VIPS[6], PORT)
     assert arms.ruleset() == ""
@@ -197,7 +197,7 @@ def test_guard_rule_removed_is_put_back(arms: Arms, tmp_path: Path, backend: str
         assert table is not None
         arms.run("host", "nft", "flush", "chain", "inet", table[1], "prerouting")
         wait_until(lambda: arms.ruleset() == made, "the rules are back")
-        wait_until(lambda: "put back" in run.text(), "the repair is told")
+        wait_until(lambda: "restored" in run.text(), "the repair is told")
 
 
 @needs_nft

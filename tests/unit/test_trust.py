@@ -302,7 +302,7 @@ def test_broker_killed_socket_that_stays_is_told(
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr(Path, "unlink", refuse)
         broker.stop()
-    assert f"{control} stays behind: permission denied" in caplog.text
+    assert f"{control} could not be removed: permission denied" in caplog.text
     caplog.clear()
     broker = killed_broker(file, control)
     control.rename(tmp_path / "kept")

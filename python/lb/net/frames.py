@@ -184,7 +184,7 @@ def send(sock: socket.socket, frame: bytes, offload: Offload | None, counters: I
 
 
 def wait_writable(sock: socket.socket) -> None:
-    """Wait until the socket takes more, for `SEND_WAIT_MS` at most: the other ways out must not wait long for one."""
+    """Wait until the socket takes more, for `SEND_WAIT_MS` at most: the other interfaces must not wait long for one."""
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     poller.poll(SEND_WAIT_MS)

@@ -42,7 +42,7 @@ GATHER_S = 0.1
 LONGEST_DELAY_S = 30.0
 EVENT_BYTES = 65536
 
-# What keeps the kernel silent.
+# The means that keep the kernel silent.
 Means = Literal["nftables", "rule"]
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class HostGuard:
             )
 
     def state(self) -> GuardState:
-        """Return how it stands. Waits for nothing."""
+        """Return the current state; never waits."""
         return GuardState(self._means, self._trouble, self._repairs)
 
     def _follow(self, wanted: Blocked, families: Sequence[int]) -> None:

@@ -1,5 +1,5 @@
 """
-What the kernel knows: interfaces, routes and neighbours, read and watched over netlink (`pyroute2`).
+The kernel's interfaces, routes and neighbours, read and watched over netlink (`pyroute2`).
 
 Control side of the walk: it feeds `snapshot.interfaces` and the data path's `NextHops`. After any change that the
 kernel tells of, everything is read anew and handed on when it differs, 1 s after the change at the latest (behaviour
@@ -143,7 +143,10 @@ class Kernel:
         return self._next_hops
 
     def _route(self, row: Any) -> Route | None:
-        """Return a route of the main table, or None when it is not usable here. Of several ways, the first counts."""
+        """
+        Return a route of the main table, or None when it is not usable here. Of a multipath route, the first next hop
+        counts.
+        """
         if row["type"] != UNICAST_ROUTE or row.get("table") != MAIN_TABLE:
             return None
         ways = row.get("multipath") or [row]
@@ -172,11 +175,11 @@ class Kernel:
         return [row async for row in await getattr(self._netlink, what)(**arguments)]
 
     def configure(self, config: Config) -> None:
-        """Take over what another configuration says about the same interfaces; `read_interfaces` shows it."""
+        """Use another configuration of the same interfaces from the next `read_interfaces` on."""
         self._entries = config.interfaces
 
     def use(self, addresses: Iterable[Address]) -> None:
-        """Keep the way to these addresses resolved and fresh from now on. They replace those given before."""
+        """Keep the next hops to these addresses resolved from now on, instead of those given before."""
         self._in_use = tuple(dict.fromkeys(addresses))
 
     async def refresh(self) -> None:
@@ -333,7 +336,7 @@ class Kernel:
         await self._netlink.setup_endpoint()
 
     async def close(self) -> None:
-        """Stop telling and close the netlink socket."""
+        """Stop watching and close the netlink socket."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

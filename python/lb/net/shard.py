@@ -1,5 +1,5 @@
 """
-Which worker a frame belongs to: by its client's address, decided in the kernel before the frame is queued.
+The worker of a frame: chosen by its client's address, in the kernel, before the frame is queued.
 
 Start of the packet walk when there are several workers. Each has its own flow table, so both directions of a flow,
 every fragment of its packets and every ICMP error about them have to come to the same one. The client's address is in
@@ -101,7 +101,7 @@ class _Maker:
         )
 
     def _to_vip4(self) -> Block:
-        """RFC 791 3.1, RFC 792: after the header, whose length is told, the type, and 8 bytes on the quoted packet."""
+        """RFC 791 3.1, RFC 792: after the header, whose length is told, the type, and 8 bytes on the inner packet."""
         source = self._deal4(ETHERNET + 12)
         error = (*self._require(ETHERNET + ICMP + IPV4), *self._deal4(ETHERNET + ICMP + 16))
         length = (_op(STOREX, 0), _op(LOAD_B, ETHERNET), _op(AND, 15), _op(LSH, 2), _op(ADD_X), _op(TO_X))
@@ -152,7 +152,7 @@ def _when(value: int, then: Block) -> Block:
 
 
 def _if_vip(vips: list[Address], offset: int, then: Block, otherwise: Block) -> Block:
-    """Do `then` when the address at an offset is one of the VIPs."""
+    """Run `then` when the address at an offset is one of the VIPs."""
     tests: Block = ()
     # From the last one: each has to know how far it is to `then`.
     for vip in reversed(vips):

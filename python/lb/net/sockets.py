@@ -51,7 +51,7 @@ DEFAULT_SNDBUF_BYTES = 4 * 1024 * 1024
 
 
 class InterfaceFacts(NamedTuple):
-    """What the kernel says about an interface. `mac`: 6 bytes; `mtu`: bytes of IP packet; `up`: switched on."""
+    """An interface as the kernel describes it. `mac`: 6 bytes; `mtu`: bytes of IP packet; `up`: switched on."""
 
     number: int
     mac: bytes
@@ -154,7 +154,7 @@ def hear_multicast(sock: socket.socket, interface_name: str) -> None:
 
 
 def set_program(sock: socket.socket, program: Block) -> None:
-    """Let a socket hear only the frames that a program of `lb.net.shard` lets through, from now on."""
+    """Set a socket's filter: from now on it receives only the frames that a program of `lb.net.shard` accepts."""
     text = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     memory = ctypes.create_string_buffer(text, len(text))
     # struct sock_fprog: how many instructions, and where they are. The kernel copies them.
@@ -175,7 +175,7 @@ def require_room(program: Block) -> None:
 
 
 def take_drops(sock: socket.socket) -> int:
-    """Return how many frames found no room in the socket's queue since the last call: the data path never saw them."""
+    """Return the frames dropped since the last call because the socket's queue was full."""
     # struct tpacket_stats: packets, drops. Reading sets both to 0.
     statistics = struct.unpack("=II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
     return int(statistics[1])

@@ -1,5 +1,5 @@
 """
-Changing a packet on its way: addresses, ports, TTL, and every checksum that covers them.
+Rewriting a packet: addresses, ports, TTL, and every checksum that covers them.
 
 Stage "rewrite" of the walk (`docs/datapath.md` rule 8, "Translate"). Checksums are updated, never computed anew (RFC
 1624), so that a wrong one stays wrong and the end host finds out. All functions change a bytearray that `outgoing`

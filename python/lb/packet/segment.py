@@ -54,12 +54,12 @@ class Segment(NamedTuple):
 
     @property
     def can_pick_up(self) -> bool:
-        """Whether it can only belong to a connection that exists: ACK without SYN, RST, FIN."""
+        """Whether a flow can be picked up from it, as part of an existing connection: ACK without SYN, RST, FIN."""
         return self.flags & (SYN | ACK | RST | FIN) == ACK
 
     @property
     def ends(self) -> bool:
-        """Whether it belongs to the end of a connection: RST or FIN."""
+        """Whether it ends a connection: RST or FIN."""
         return bool(self.flags & (RST | FIN))
 
 

@@ -1,13 +1,13 @@
 """
-TCP states of a flow, and the one place that judges what a segment may change (`docs/datapath.md` rule 8, "TCP, hit").
+TCP state of a flow: the one place that decides what a segment may change (`docs/datapath.md` rule 8, "TCP, hit").
 
-Between lookup and rewriting. Addresses and ports of a connection are no secret, its sequence numbers are: a segment is
-*believed* only where it fits what the other side has vouched for, and only then it moves numbers, state, idle timer
-and last hop. Any other is handed on and changes nothing; data is never dropped for its numbers (RFC 5961, RFC 5382).
-A window has room for guesses, so what ends a flow must be exact: a RST where the other side waits for it, or at the end
-of what was sent without a gap behind that (`snd_nxt`, unless data or a FIN is noted ahead of it); a FIN between the
-two, or at a number that the other side acknowledges. Nobody acknowledges what was not sent, so guesses do not chain.
-Sequence numbers are compared modulo 2**32 (RFC 9293 3.4).
+Between lookup and rewriting. Addresses and ports of a connection are not secret, its sequence numbers are: a segment is
+*believed* only where it fits what the other side has acknowledged, and only then it changes numbers, state, idle timer
+and ingress neighbour. Any other is forwarded and changes nothing; data is never dropped for its numbers (RFC 5961, RFC
+5382). A window has room for guesses, so what ends a flow must be exact: a RST where the other side waits for it, or at
+the end of what was sent without a gap behind that (`snd_nxt`, unless data or a FIN is noted ahead of it); a FIN between
+the two, or at a number that the other side acknowledges. An ACK of unsent data is not believed, so guesses do not
+chain. Sequence numbers are compared modulo 2**32 (RFC 9293 3.4).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ OTHER: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}
 
 class Step(NamedTuple):
     """
-    What became of a segment. `believed`: it tells where its client is, and is measured. `refreshes`: it refreshes the
-    flow, too. `restarted`: another connection has taken the place of the one before.
+    The effect of a segment. `believed`: it may set the ingress neighbour, and is measured. `refreshes`: it refreshes
+    the flow, too. `restarted`: another connection has taken the place of the one before.
     """
 
     state: str
@@ -80,7 +80,7 @@ def follow(table: FlowTable, entry: Entry, direction: Direction, seg: Segment, n
 
 
 def judge(entry: Entry, direction: Direction, seg: Segment) -> Step | None:
-    """Let a segment change the numbers that it may; arguments and result as of `follow`."""
+    """Let a believed segment change the numbers; arguments and result as of `follow`."""
     if seg.has(RST):
         return judge_reset(entry, direction, seg)
     if seg.opens:
@@ -103,7 +103,7 @@ def judge(entry: Entry, direction: Direction, seg: Segment) -> Step | None:
 
 
 def expected_of(entry: Entry, direction: Direction) -> int | None:
-    """Return the number that the receiver of a direction waits for: acknowledged, or after a SYN that it must be."""
+    """Return the next number that the receiver of a direction expects: acknowledged last, or after a SYN."""
     if entry.state == SYN_RECEIVED and direction == "reply":
         return entry.expected
     return entry.rcv_nxt[OTHER[direction]]
@@ -118,8 +118,8 @@ def known(entry: Entry, direction: Direction) -> int:
 
 def sent_for_sure(entry: Entry, direction: Direction) -> int | None:
     """
-    Return the end of what a side has sent without a gap, where that is no guess: nobody has vouched for a pickup's
-    numbers, and what is ahead may be forged.
+    Return the end of what a side has sent without a gap, None where it may be forged: in a pickup, or with data noted
+    ahead.
     """
     return entry.snd_nxt[direction] if entry.is_active and not entry.has_gap(direction) else None
 
@@ -133,8 +133,8 @@ def answers_syn(entry: Entry, number: int) -> bool:
 
 def answers_syn_again(entry: Entry, number: int) -> bool:
     """
-    Tell whether a number acknowledges another SYN than the one that counts, or in syn-sent than the first: it may be
-    anybody's.
+    Tell whether a number acknowledges another SYN than the one that counts, or in syn-sent than the first: that SYN may
+    be forged.
     """
     end = entry.syn_end if entry.state == SYN_SENT else entry.syn
     return entry.syn_again and not entry.answered and is_between(number, entry.syn, end)
@@ -165,13 +165,13 @@ def first_syn(entry: Entry) -> int | None:
 
 
 def judge_reset(entry: Entry, direction: Direction, seg: Segment) -> Step | None:
-    """Judge a RST: believed exactly where the other side waits for it, or will (RFC 5961 3.2), else handed on."""
+    """Judge a RST: believed exactly where the other side expects it, or will (RFC 5961 3.2), else forwarded."""
     opening = entry.state == SYN_SENT
-    # Of SYNs that nobody has answered only the first is the client's for sure.
+    # Of unanswered SYNs only the first is certainly the client's.
     answers = answers_first_syn if opening else answers_syn
     if direction == "reply" and seg.has(ACK) and answers(entry, seg.ack):
         return believed(CLOSING)
-    # Of a server that has acknowledged nothing, no number can be told from a guess.
+    # A server that has acknowledged nothing: any number may be a guess.
     unheard = opening and direction == "reply"
     expected = expected_of(entry, direction)
     # Behind data that is not acknowledged yet its end is as good.
@@ -222,8 +222,8 @@ def judge_crossing_syn(entry: Entry, seg: Segment) -> Step:
 
 def judge_syn_again(entry: Entry, seg: Segment) -> Step:
     """
-    Judge another SYN of a client that was not answered: the same again, or one of another connection. That may be
-    anybody's: it is kept apart from the first, and the server's answer tells which of the two counts.
+    Judge another SYN of a client that was not answered: the same again, or one of another connection. That one may be
+    forged: it is kept apart from the first, and the server's answer decides which of the two counts.
     """
     if seg.after_syn == first_syn(entry):
         entry.snd_nxt["forward"] = later(known(entry, "forward"), seg.end)
@@ -269,9 +269,9 @@ def judge_syn_ack(entry: Entry, seg: Segment) -> Step:
 
 def note_answer(entry: Entry, seg: Segment) -> None:
     """
-    Note that the server answers another SYN than the one that counts. That may be of a client that has forgotten its
-    connection, or anybody's: a server that uses SYN cookies answers each. So nothing is changed until the client
-    acknowledges it, by a number that nobody else knows.
+    Note that the server answers another SYN than the one that counts. It may come from a client that has lost its
+    connection, or be forged: a server that uses SYN cookies answers each. So nothing changes until the client
+    acknowledges the answer, by a number that only it knows.
     """
     answers = answers_syn_again(entry, seg.ack) or entry.answered
     if answers and expected_of(entry, "forward") != seg.ack:
@@ -382,8 +382,8 @@ def judge_third(entry: Entry, seg: Segment) -> Step:
 
 def pick_up(entry: Entry, direction: Direction, seg: Segment) -> None:
     """
-    Note a segment that a flow is picked up from, or one more of the side that spoke first: nobody has vouched for it.
-    A server's window counts as its numbers do; a client's may be anybody's, and too narrow for the true segments.
+    Note a segment that a flow is picked up from, or one more of the side that sent first: it is not acknowledged yet. A
+    server's window counts as its numbers do; a client's may be forged, and too narrow for the true segments.
     """
     entry.snd_nxt[direction], entry.rcv_nxt[direction] = seg.end, seg.ack
     if direction == "reply":
@@ -392,8 +392,8 @@ def pick_up(entry: Entry, direction: Direction, seg: Segment) -> None:
 
 def judge_pickup(entry: Entry, direction: Direction, seg: Segment) -> Step:
     """
-    Judge a segment of a flow that was picked up. The side that spoke first may go on; an ACK of the other confirms it.
-    The server's numbers are taken for both sides, for a client's may be anybody's.
+    Judge a segment of a pickup. The side that sent first may continue; an ACK of the other confirms the flow.
+    The server's numbers are used for both sides, for a client's may be forged.
     """
     first: Direction = "forward" if entry.snd_nxt["forward"] is not None else "reply"
     if direction == first:
@@ -412,7 +412,7 @@ def judge_pickup(entry: Entry, direction: Direction, seg: Segment) -> Step:
 
 
 def fits(entry: Entry, direction: Direction, seg: Segment) -> bool:
-    """Tell whether a segment with ACK, without SYN and RST, fits what the other side has vouched for."""
+    """Tell whether a segment with ACK, without SYN and RST, fits what the other side has acknowledged."""
     other = OTHER[direction]
     start, acknowledged = expected_of(entry, direction), expected_of(entry, other)
     start = entry.snd_nxt[direction] if start is None else start
@@ -430,15 +430,15 @@ def fits(entry: Entry, direction: Direction, seg: Segment) -> bool:
 
 def acknowledges(number: int, acknowledged: int, sent: int, window: int) -> bool:
     """
-    Tell whether a number acknowledges what was sent, from a window, and one, before what was acknowledged last: nobody
-    acknowledges what was not sent (RFC 5961 5).
+    Tell whether a number acknowledges what was sent, from a window, and one, before what was acknowledged last: no host
+    acknowledges unsent data (RFC 5961 5).
     """
     return (sent - number) % MODULUS <= (sent - acknowledged) % MODULUS + window + 1
 
 
 def is_exact(entry: Entry, seg: Segment) -> bool:
     """
-    Tell whether a client's segment has numbers that hardly a guess has: it begins in what the server waits for or has
+    Tell whether a client's segment has numbers that are hard to guess: it begins in what the server expects or has
     not acknowledged yet, and acknowledges what the server has sent last. To be asked before the segment is followed.
     """
     # What is believed in syn-sent repeats the client's number.

@@ -334,7 +334,7 @@ def replay(text: str, backends: tuple[str, ...]) -> str | None:
 
 
 def run(packets: int, seed: int, backends: tuple[str, ...] = BACKENDS, scapy_share: float = 0.0) -> Counter[str]:
-    """Play sequences until so many frames went through; return how often there was which outcome."""
+    """Play sequences until a number of frames were processed; return the outcomes with their counts."""
     seeds = random.Random(seed)
     outcomes: Counter[str] = Counter()
     done, began, told = 0, time.monotonic(), 0

@@ -175,7 +175,7 @@ def open_flows(bed: Testbed, count: int, stack: ExitStack) -> list[socket.socket
 
 
 def churn(bed: Testbed, balancer: RunningBalancer, flows: int, rounds: int, seed: int = 1) -> Report:
-    """Keep flows open through so many rounds of commands and reloads; return what became of them."""
+    """Keep flows open through `rounds` rounds of commands and reloads; return their outcomes."""
     play = Churn(bed, balancer, seed)
     play.report.flows = flows
     with ExitStack() as stack:
@@ -243,7 +243,9 @@ def main() -> int:
     parser.add_argument("--flows", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--backends", default="rust,python")
-    parser.add_argument("--answers", type=int, default=0, help="instead: time so many refusals, and a tenth of resets")
+    parser.add_argument(
+        "--answers", type=int, default=0, help="instead: time this number of refusals, and a tenth as many resets"
+    )
     arguments = parser.parse_args()
     # Both ends of a flow need a descriptor, one here and one in a server.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)

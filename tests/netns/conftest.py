@@ -2,7 +2,7 @@
 Fixtures of the tests on real hosts.
 
 One testbed per link mode and one balancer per backend serve all tests that do not need their own. Without root the test
-process moves into a user namespace of its own. Names start with the process id, so nobody's testbed is touched.
+process moves into a new user namespace. Names start with the process id, so no other testbed is touched.
 """
 
 from __future__ import annotations

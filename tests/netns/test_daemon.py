@@ -342,7 +342,7 @@ def test_announce_vips_answered_only_where_configured(pair: Pair, tmp_path: Path
 
 
 def hears_all_multicast(name: str) -> bool:
-    """Tell whether a host's eth0 takes frames for multicast groups that nobody there has joined."""
+    """Tell whether a host's eth0 takes frames for multicast groups that no program there has joined."""
     shown = subprocess.run(["ip", "-d", "-n", name, "link", "show", "eth0"], capture_output=True, check=True).stdout
     return b"allmulti 1" in shown
 

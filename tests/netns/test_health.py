@@ -134,7 +134,7 @@ def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backe
 
 
 def test_server_link_cut_its_flows_are_reset_others_live(bed: Testbed, backend: str) -> None:
-    """Behaviour 8: after the verdict the clients of a server that is gone learn it at once; nobody else notices."""
+    """Behaviour 8: after the verdict clients of a lost server get a RST at once; others notice nothing."""
     with balancing(bed, backend) as running, ExitStack() as stack:
         clients = open_flows(bed, 6, stack)
         flows = {flow["client_port"]: flow["server"] for flow in running.flows()}

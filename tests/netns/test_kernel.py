@@ -269,7 +269,7 @@ def test_guard_forwarding_host_blocks_just_the_services(forwarding: Snapshot) ->
 
 
 def test_guard_left_by_killed_process_is_replaced(forwarding: Snapshot) -> None:
-    """A table that nobody removed does not add up at the next start."""
+    """A table left behind does not add up at the next start."""
     host.HostGuard().apply(forwarding)
     second = host.HostGuard()
     second.apply(forwarding)

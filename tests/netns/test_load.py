@@ -78,7 +78,7 @@ def test_testbed_load_from_five_clients_reaches_all_servers(
 
 
 def test_testbed_load_without_balancer_ends_with_1(unique: str, tmp_path: Path) -> None:
-    """A VIP that nobody serves: every fetch fails in its time, the program says so and ends with 1."""
+    """A VIP without a server: every fetch fails in its time, the program says so and ends with 1."""
     load = tmp_path / "a.load"
     load.write_text(f"0 {VIP} {PORT} 1000 0 2\n")
     with running_testbed(f"{unique}s-", servers=False) as bed:

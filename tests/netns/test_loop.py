@@ -413,7 +413,7 @@ def open_tap(name: str) -> Iterator[io.FileIO]:
 
 
 def wait_for_processed(data_path: DataPath, packets: int, send: Callable[[], object]) -> dict[str, Any]:
-    """Send again and again; return the counters once so many packets were processed."""
+    """Send repeatedly; return the counters once a number of packets were processed."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         send()
@@ -425,7 +425,7 @@ def wait_for_processed(data_path: DataPath, packets: int, send: Callable[[], obj
 
 
 @pytest.mark.usefixtures("wires")
-def test_open_packet_socket_on_interface_that_is_down_says_how_to_mend_it() -> None:
+def test_open_packet_socket_on_interface_that_is_down_says_how_to_fix_it() -> None:
     run("ip", "-n", ROUTER, "link", "set", "eth1", "down")
     try:
         with inside(ROUTER), pytest.raises(InterfaceError, match="eth1 is down: `ip link set eth1 up`"):

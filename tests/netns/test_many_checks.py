@@ -225,7 +225,7 @@ def scrape(pair: Pair) -> dict[str, float]:
 
 
 def wait_for_lines(run: Run, words: str, count: int) -> str:
-    """Wait until the log has so many lines with these words; return the last server they name. Costs it nothing."""
+    """Wait until the log has a number of lines with these words; return the last server they name."""
 
     def named() -> list[str]:
         return [line.partition("web/")[2].split(" ")[0] for line in run.text().splitlines() if words in line]

@@ -1,4 +1,4 @@
-"""Behaviour 34 and 36: as whom `lb run` runs, what its threads and the user's code may do, which files it believes."""
+"""Behaviour 34 and 36: the user that `lb run` runs as, the rights of threads and users' code, the files it trusts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def arms() -> Iterator[Arms]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A directory of root's that nobody else may look into, in one that all may write (with the sticky bit)."""
+    """A directory that only root may read, in one that all may write (with the sticky bit)."""
     path = Path(tempfile.mkdtemp(prefix="flowlb-test-"))
     yield path
     shutil.rmtree(path)

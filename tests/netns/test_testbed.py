@@ -1,4 +1,4 @@
-"""The testbed itself: it comes up, goes down, and leaves nothing, whoever runs it and however it ends."""
+"""The testbed itself: it comes up, goes down, and leaves nothing, for any user and any end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PACKAGE = Path(build.__file__).parents[2]
 
 @dataclass
 class Caller:
-    """Somebody who types `lb` commands: root, or a user without any right."""
+    """A user of `lb` commands: root, or a user without any right."""
 
     name: str
     prefix: str
@@ -394,7 +394,7 @@ def test_stop_signal_in_the_middle_removes_everything_first(unique: str, monkeyp
 
 
 def test_sweep_reused_pid_is_not_killed() -> None:
-    """A pid whose start time differs belongs to somebody else."""
+    """A pid whose start time differs is another process."""
     with subprocess.Popen(["sleep", "60"]) as child:
         stranger = ProcessId(child.pid, ProcessId.of(child.pid).start + 1)
         stranger.signal(signal.SIGKILL)

@@ -96,7 +96,7 @@ READING = ("check", "explain", "replay", "loadgen", "run --testbed")
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A directory of root's that nobody else may look into."""
+    """A directory that only root may read."""
     path = Path(tempfile.mkdtemp(prefix="flowlb-test-"))
     for name, text in (("lb.toml", CONFIG), ("mine.py", POLICY), ("experiment.toml", EXPERIMENT)):
         (path / name).write_text(text)

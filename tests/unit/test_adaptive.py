@@ -21,7 +21,7 @@ NAMES = ("a", "b", "c")
 
 
 def doing(answer_s: float = 0.1, answers: float = 50, size: float = 500_000, **more: float) -> dict[str, float]:
-    """Make the measurements of a server that did so many answers lately, each of so many seconds and bytes, alone."""
+    """Make the measurements of a server's recent answers: their number, and seconds and bytes of each."""
     return {
         "recent_answers": answers,
         "recent_requests": answers,

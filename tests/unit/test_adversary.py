@@ -447,7 +447,7 @@ def test_abort_behind_data_without_acknowledgement_closes(
     flags: str,
     attack: list[Forged],
 ) -> None:
-    """behaviour 3: a side that gives up behind what it has sent leaves no active flow; nobody else's RST does."""
+    """behaviour 3: a side that gives up behind what it has sent leaves no active flow; no other host's RST does."""
     conversation = Conversation(backend, "hash-flow", secret, shift)
     conversation.begin_as(begins)
     if begins == "with a SYN" and not shift:

@@ -374,7 +374,7 @@ def test_memory_failing_process_says_why() -> None:
 
 
 def test_process_clock_own_process_grows() -> None:
-    """The clock of a pid is that of the process, and a pid of nobody is an error."""
+    """The clock of a pid is that of the process, and a pid without a process is an error."""
     import os
     import time
 

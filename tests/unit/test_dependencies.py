@@ -66,7 +66,7 @@ def test_import_of_the_package_is_declared(module: str) -> None:
 
 
 def test_declared_dependency_is_imported() -> None:
-    """Nobody has to install what nothing uses."""
+    """Every declared dependency is used."""
     used = set().union(*(distributions_of(module) for module in foreign(PACKAGE.rglob("*.py"))))
     assert DECLARED | set().union(*OPTIONAL.values()) == used & (DECLARED | set().union(*OPTIONAL.values()))
 

@@ -237,7 +237,7 @@ MAC = bytes.fromhex("aaaaaa000001")
 
 
 def test_arp_probe_asks_without_saying_who_asks() -> None:
-    """RFC 5227 2.1.1: the sender's protocol address is all zero, so that nobody's cache changes."""
+    """RFC 5227 2.1.1: the sender's protocol address is all zero, so that no cache changes."""
     frame = Ether(arp_probe(MAC, IPv4Address("198.18.1.100")))
     assert (frame.dst, frame.src) == ("ff:ff:ff:ff:ff:ff", "aa:aa:aa:00:00:01")
     assert (frame[ARP].op, frame[ARP].psrc, frame[ARP].pdst) == (1, "0.0.0.0", "198.18.1.100")

@@ -37,7 +37,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_shipped_experiments_are_valid(path: Path) -> None:
-    """Every example can be read, and says for whom it is."""
+    """Every example can be read, and says its purpose."""
     experiment, loads = file.read(path)
     assert experiment.about
     assert len(loads) == len(experiment.loads)

@@ -63,7 +63,7 @@ def test_reset_flow_is_told_as_reset(backend: str) -> None:
 
 @pytest.mark.parametrize("kind", ["half-open", "established", "udp"])
 def test_idle_flow_is_told_as_expired(backend: str, kind: str) -> None:
-    """Nobody said that it is over: its timeout did."""
+    """No packet ended it: its timeout did."""
     box = kept(backend)
     if kind == "udp":
         box.send(from_client(query()))
@@ -80,7 +80,7 @@ def test_idle_flow_is_told_as_expired(backend: str, kind: str) -> None:
 
 
 def test_evicted_flow_is_told_as_evicted(backend: str) -> None:
-    """A full table: the half-open flow whose place a newcomer got."""
+    """A full table: the half-open flow that was evicted for a new one."""
     box = kept(backend, capacity=1)
     box.send(from_client(segment(port=1)))
     box.send(from_client(segment(port=2)))
@@ -127,7 +127,7 @@ def test_port_reuse_ends_the_flow_before(backend: str) -> None:
 
 
 def test_ends_beyond_the_most_are_counted(backend: str) -> None:
-    """What nobody takes in time costs bounded memory: the first `most` are kept, the rest is a number."""
+    """Exports not taken in time use bounded memory: the first `most` are kept, the rest are counted."""
     box = kept(backend, most=3)
     for port in range(1, 9):
         box.send(from_client(query(port=port)))
@@ -139,7 +139,7 @@ def test_ends_beyond_the_most_are_counted(backend: str) -> None:
 
 
 def test_flow_older_than_keeping_has_no_beginning(backend: str) -> None:
-    """When a flow began is known only from when somebody wanted to know; switched off, nothing is kept."""
+    """The start of a flow is known only for flows that began with exports on; switched off, nothing is kept."""
     box = Box(backend)
     box.send(from_client(query(port=1)))
     box.path.keep_flow_ends(10)

@@ -123,7 +123,7 @@ def test_shipped_loads_are_there() -> None:
 
 
 def test_plan_deals_lines_to_clients() -> None:
-    """Each client plays what is everybody's or its own; numbers are those of the file."""
+    """Each client plays the lines of all clients and its own; numbers are those of the file."""
     load = lines.parse(f"{COURSE_LINE}\n#! only client2\n{COURSE_LINE}")
     made = plan.make(load, Options(repeat=3), plan.client_names(2))
     assert [[track.number for track in client.tracks] for client in made.clients] == [[0], [0, 1]]
@@ -267,7 +267,7 @@ def test_figures_without_success_have_no_latency() -> None:
 
 
 def test_figures_late_start_counts_from_the_intended_one() -> None:
-    """Whoever starts late has waited: the response counts from the intended start, the lag is told."""
+    """A late start counts as waiting: the response counts from the intended start, the lag is reported."""
     found = figures.figure([fetch(1.0, took_s=0.1, late_s=0.5)])
     assert found.total.latency is not None
     assert found.total.response is not None

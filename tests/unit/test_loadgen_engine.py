@@ -207,7 +207,7 @@ def test_retries_are_counted_in_one_fetch() -> None:
 
 
 def test_closed_port_is_a_failure() -> None:
-    """Nobody listens: every fetch fails at once."""
+    """No server listens: every fetch fails at once."""
     with socket.socket() as placeholder:
         placeholder.bind(("127.0.0.1", 0))
         load = Load("test", (LoadLine(0.0, "127.0.0.1", placeholder.getsockname()[1], 100, 0.0, 2),))

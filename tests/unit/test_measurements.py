@@ -18,7 +18,7 @@ BEFORE = 4_000_000_000
 
 
 class Talk:
-    """One client's connection to the only server, step by step: each takes so many milliseconds."""
+    """One client's connection to the only server, step by step: each step takes a number of milliseconds."""
 
     def __init__(self, backend: str) -> None:
         self.box = Box(backend, make_snapshot(slots=(0,)))
@@ -85,7 +85,7 @@ def test_connect_time_syn_to_syn_ack(talk: Talk) -> None:
 
 
 def test_connect_time_after_another_attempt(talk: Talk) -> None:
-    """A SYN of another number might be anybody's, also when it is repeated: it is none that was sent again."""
+    """A SYN of another number may be forged, also when repeated: it is no retransmission."""
     talk.client("S", 1000)
     talk.client("S", 9000, after_ms=1000)
     talk.client("S", 9000, after_ms=1000)
@@ -168,7 +168,7 @@ def test_answer_time_and_first_byte_time(talk: Talk) -> None:
 
 
 def test_second_request_is_measured_anew(talk: Talk) -> None:
-    """A connection that is kept is measured at each request; what lies between is nobody's."""
+    """A kept connection is measured at each request; the time between requests does not count."""
     talk.open()
     talk.ask()
     talk.server("PA", 5001, 1006, ANSWER, after_ms=10)
@@ -200,7 +200,7 @@ def test_pause_in_an_answer_counts_up_to_a_second(talk: Talk) -> None:
 
 
 def test_stall_lasts_until_the_server_speaks(talk: Talk) -> None:
-    """While somebody waits and nothing comes, the stall grows."""
+    """While a client waits and no data comes, the stall grows."""
     talk.open()
     talk.expect(stalled_ns=0)
     talk.ask()
@@ -225,7 +225,7 @@ def test_refused_connection(talk: Talk) -> None:
 
 
 def test_unanswered_connection(talk: Talk) -> None:
-    """A SYN that nobody answers, until it times out."""
+    """A SYN without an answer, until it times out."""
     talk.client("S", 1000)
     talk.box.now += 30_000 * MS
     talk.box.path.tick(talk.box.now)
@@ -234,7 +234,7 @@ def test_unanswered_connection(talk: Talk) -> None:
 
 @pytest.mark.parametrize("end", ["reset by server", "reset by client", "both close"])
 def test_flow_that_ends_without_an_answer_failed(talk: Talk, end: str) -> None:
-    """A request was open: that is a failure, whoever ends it, and nobody waits any more."""
+    """A request was open: that is a failure, whichever side ends it, and no flow waits any more."""
     talk.open()
     talk.ask()
     if end == "reset by server":
@@ -271,7 +271,7 @@ def test_retransmission_of_the_server(talk: Talk) -> None:
 
 
 def test_data_beyond_a_gap_was_not_sent_before(talk: Talk) -> None:
-    """What was lost on the way to us is missed by nobody here: only data that were seen for sure are sent again."""
+    """Data lost before they reached the balancer do not count: only data seen before are retransmissions."""
     talk.open()
     talk.ask()
     for number in (1, 2, 3):
@@ -288,7 +288,7 @@ def test_data_beyond_a_gap_was_not_sent_before(talk: Talk) -> None:
 
 
 def test_server_that_speaks_first_answers_nobody(talk: Talk) -> None:
-    """A greeting that nobody asked for is no answer."""
+    """A greeting without a request is no answer."""
     talk.open()
     talk.server("PA", 5001, 1001, b"220 hello", after_ms=1)
     talk.expect(requests=0, first_bytes=0, answer_ns=0, in_flight_bytes=9)

@@ -50,7 +50,7 @@ def test_loop_rounds_are_counted_and_lie_in_their_buckets(wire: Wire) -> None:
 
 
 def datagrams(count: int) -> list[bytes]:
-    """Make the first datagram of so many flows."""
+    """Make the first datagrams of `count` flows."""
     frame = bytearray(bytes(from_client(query())))
     at = len(frame) - len(bytes(query()))
     made = []

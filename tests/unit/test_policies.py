@@ -129,7 +129,7 @@ def test_interleave_few_large_weights_share_is_exact_and_spread() -> None:
 
 
 def test_interleave_many_different_weights_share_is_exact_and_spread() -> None:
-    """With more weights than a step-by-step turn is made for, shares stay exact and nobody is far ahead."""
+    """With more weights than a step-by-step turn is made for, shares stay exact and no server is far ahead."""
     weights = list(range(1, MAX_GROUPS + 20))
     order, total, counts = interleave(weights), sum(weights), Counter[int]()
     assert dict(enumerate(weights)) == Counter(order)

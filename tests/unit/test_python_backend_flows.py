@@ -530,7 +530,7 @@ def test_eviction_full_table_takes_the_right_one(
 
 
 def test_eviction_recently_active_flows_stay(backend: str) -> None:
-    """behaviour 7: below the idle floor nothing is evicted for a newcomer, which is refused with its own counter."""
+    """behaviour 7: below the idle floor nothing is evicted for a new flow, which is refused with its own counter."""
     box = Box(backend, capacity=2)
     fill(box, "udp", "established")
     result = box.send(from_client(request(port=999)))
@@ -582,7 +582,7 @@ def test_drained_server_keeps_its_flows(backend: str) -> None:
 
 @pytest.mark.parametrize("client", [CLIENT, CLIENT6])
 def test_no_server_tcp_is_reset_with_valid_numbers(backend: str, client: str) -> None:
-    """behaviour 9: the client learns at once that nobody is there."""
+    """behaviour 9: the client learns at once that there is no server."""
     box = Box(backend, make_snapshot(slots=()))
     result = box.send(from_client(request("S", 1000, data=b"12"), client))
     assert outcome(result)[:4] == ("reply", "no_server", "forward", "web6" if ":" in client else "web")
@@ -697,7 +697,7 @@ def test_flows_listing_is_sorted(backend: str) -> None:
 
 
 def test_process_before_publish_drops_everything(backend: str) -> None:
-    """A data path without a snapshot is not for anybody."""
+    """A data path without a snapshot takes no frames."""
     path = load_backend(backend).DataPath(16, bytes(16), 1)
     results = path.process_many([bytes(from_client(request())), b""], 0, 1)
     assert [(each.verdict, each.reason) for each in results] == [("drop", "not_for_us")] * 2

@@ -197,7 +197,7 @@ TO_SERVER = inner_packet(CLIENT, SERVERS[0], UDP(sport=CLIENT_PORT, dport=5353))
 ELSEWHERE = [
     ("no such flow", error_v4(SERVERS[0], CLIENT, TO_SERVER, SERVER_MACS[31]), "icmp_no_flow"),
     ("bad ICMP checksum", corrupt(error_v4(SERVERS[0], CLIENT, TO_SERVER, SERVER_MACS[31]), 40), "icmp_checksum"),
-    ("to somebody else", error_v4(SERVERS[0], FAR, TO_SERVER, SERVER_MACS[31]), "icmp_inner"),
+    ("to another host", error_v4(SERVERS[0], FAR, TO_SERVER, SERVER_MACS[31]), "icmp_inner"),
     ("redirect", error_v4(SERVERS[0], CLIENT, TO_SERVER, SERVER_MACS[31], type=5), "icmp_redirect"),
     (
         "quotes too little of a packet to a server",

@@ -30,7 +30,7 @@ def finish(box: Box, port: int) -> None:
 
 
 def test_counter_takes_the_slots_in_turn(backend: str) -> None:
-    """Weights are repeated slots; a service's turn has nothing to do with another's."""
+    """Weights are repeated slots; each service has its own round."""
     box = Box(backend, make_snapshot("counter", (0, 1, 0, 2)))
     assert placed(box, 3) == [0, 1, 0]
     assert box.send(from_client(query())).server == "server1"
@@ -38,7 +38,7 @@ def test_counter_takes_the_slots_in_turn(backend: str) -> None:
 
 
 def test_counter_goes_on_across_snapshots(backend: str) -> None:
-    """behaviour 29: a reload does not start the turn anew."""
+    """behaviour 29: a reload does not restart the round."""
     box = Box(backend)
     assert placed(box, 1) == [0]
     box.path.publish(make_snapshot(generation=2))
@@ -213,13 +213,13 @@ def test_ask_without_usable_answer_falls_back(backend: str, ask: object, fallbac
 
 @pytest.mark.parametrize("selector", ["counter", "random", "hash-source", "hash-flow", "least", "two-choices", "ask"])
 def test_empty_slots_are_no_server(backend: str, selector: str) -> None:
-    """behaviour 9: every selector can find nobody."""
+    """behaviour 9: every selector can find no server."""
     result = Box(backend, make_snapshot(selector, ())).send(from_client(request()))
     assert (result.verdict, result.reason, result.service) == ("reply", "no_server", "web")
 
 
 def test_slot_of_a_removed_server_is_no_server(backend: str) -> None:
-    """A plan that names a server which is gone finds nobody."""
+    """A plan of a removed server finds no server."""
     base: Snapshot = make_snapshot(slots=(0,))
     box = Box(backend, replace(base, servers=(None, *base.servers[1:])))
     assert box.send(from_client(request())).reason == "no_server"

@@ -61,7 +61,7 @@ def test_missing_docker_is_told(without_docker: str, command: str) -> None:
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="Docker's client is not installed")
 def test_silent_engine_is_told() -> None:
-    """When nobody answers: how to start the engine; exit status 5."""
+    """When no engine answers: how to start it; exit status 5."""
     answer = _run("up", DOCKER_HOST="unix:///nonexistent/docker.sock")
     assert answer.returncode == 5
     (line,) = answer.stderr.splitlines()
@@ -69,7 +69,7 @@ def test_silent_engine_is_told() -> None:
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="Docker's client is not installed")
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming somebody without permission needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming a user without permission needs root")
 def test_missing_permission_is_told(tmp_path: Path) -> None:
     """When the engine's socket is not ours to use: which group to join; exit status 4."""
     for folder in (tmp_path, *tmp_path.parents):

@@ -1,4 +1,4 @@
-"""Errors of packet sockets that need no privilege: one line that says what and how to mend it."""
+"""Errors of packet sockets that need no privilege: one line that says what is wrong and how to fix it."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_hosts_send_everything_through_router(topology: Topology) -> None:
 
 
 def test_server_mtu_on_one_segment_is_a_route_of_the_router() -> None:
-    """With one arm the router learns a server's smaller link from a route, and nobody else does."""
+    """With one arm the router learns a server's smaller link from a route, and no other host does."""
     topology = one_segment(server_mtu=1400)
     routes = topology.routes(topology.host("router"))
     assert [route.mtu for route in routes] == [1400] * 6
@@ -66,11 +66,11 @@ def test_server_mtu_on_two_segments_is_the_second_links() -> None:
 
 @pytest.mark.parametrize("taken", ["web", "echo"])
 def test_serve_port_in_use_is_one_line(tmp_path: Path, taken: str) -> None:
-    """A server whose port somebody has says which, and ends."""
+    """A server whose port is in use says which, and ends."""
     with socket.socket() as holder, socket.socket() as other:
         holder.bind(("0.0.0.0", 0))
         holder.listen()
-        # Bound without listening: nobody else gets this number.
+        # Bound without listening: no other process gets this number.
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("0.0.0.0", 0))
         held, free = holder.getsockname()[1], other.getsockname()[1]
@@ -118,7 +118,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
 
 
 def test_stand_ins_have_the_courses_names_and_sizes(tmp_path: Path) -> None:
-    """A chunk of N kbit/s is four seconds of it; everybody may read it."""
+    """A chunk of N kbit/s is four seconds of it; all users may read it."""
     content.write_stand_ins(tmp_path / "www")
     sizes = {str(path.relative_to(tmp_path / "www")): path.stat().st_size for path in tmp_path.rglob("*Frag7")}
     assert sizes == {"vod/100Seg2-Frag7": 50_000, "vod/500Seg2-Frag7": 250_000, "vod/1000Seg2-Frag7": 500_000}

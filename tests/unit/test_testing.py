@@ -33,8 +33,8 @@ def test_check_static_shares_nothing() -> None:
         check_policy("static", flows=FEW)
 
 
-class Everybody:
-    """Places flows on whoever there is."""
+class AllServers:
+    """Places flows on all servers, eligible or not."""
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Any) -> Plan:
         return Plan("counter", tuple(server.id for server in servers))
@@ -47,7 +47,7 @@ class First:
         return servers[0]
 
 
-class Nobody:
+class NoServer:
     """Places nothing."""
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Any) -> Plan:
@@ -86,9 +86,9 @@ class Nonsense:
 @pytest.mark.parametrize(
     ("policy", "problem"),
     [
-        (Everybody, "one drained: plan returned slots of servers that take no flows: ['9']"),
+        (AllServers, "one drained: plan returned slots of servers that take no flows: ['9']"),
         (First, "shares are off by up to 900.0%, more than 15.0%"),
-        (Nobody, "one drained: 100 flows found no server, though 9 take flows"),
+        (NoServer, "one drained: 100 flows found no server, though 9 take flows"),
         (Fickle, "it places the same flows otherwise when asked again"),
         (Modulo, "% of flows move needlessly when a server leaves, not 3.0%"),
         (Raises, "equal servers: LookupError: no idea (line"),

@@ -49,7 +49,7 @@ def test_trusted_file_no_fault(file: Path) -> None:
 @pytest.mark.parametrize("what", ["file", "directory", "directory above"])
 @pytest.mark.parametrize("mode", [0o777, 0o707, 0o703])
 def test_others_can_write_fault_with_its_command(file: Path, what: str, mode: int) -> None:
-    """Whoever can write a directory can put another file in the place of this one."""
+    """A user who can write a directory can replace a file in it."""
     target = {"file": file, "directory": file.parent, "directory above": file.parent.parent}[what]
     target.chmod(mode)
     fault = find_fault(file, OWNERS)
@@ -59,7 +59,7 @@ def test_others_can_write_fault_with_its_command(file: Path, what: str, mode: in
 
 
 def test_sticky_directory_no_fault(file: Path) -> None:
-    """In a directory with the sticky bit nobody replaces another user's file."""
+    """In a directory with the sticky bit no user replaces another's file."""
     file.parent.chmod(0o1777)
     assert find_fault(file, OWNERS) is None
 

@@ -86,7 +86,7 @@ def test_load_changed_file_is_run_again(folder: Path) -> None:
     ],
 )
 def test_load_mistake_says_what(folder: Path, name: str, message: str) -> None:
-    """Each mistake is one line that says how to mend it."""
+    """Each mistake is one line that says how to fix it."""
     (folder / "broken.py").write_text("x = 1\nclass:\n")
     (folder / "raises.py").write_text("1 / 0\n")
     with pytest.raises(PolicyError) as raised:
@@ -96,7 +96,7 @@ def test_load_mistake_says_what(folder: Path, name: str, message: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root refuses files that others can write")
 def test_load_file_that_others_can_write_refused_as_root(folder: Path) -> None:
-    """Behaviour 36: root runs no code that anybody may change."""
+    """Behaviour 36: root runs no code that other users may change."""
     (folder / "mine.py").chmod(0o666)
     with pytest.raises(PolicyError, match=r"mine.py can be written by others \(mode 0666\): chmod go-w"):
         load_class("mine.py:Last", folder)
@@ -249,7 +249,7 @@ def test_plan_that_hangs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def wait_for_threads() -> Callable[[int], None]:
-    """Return what waits until there are so many threads of policies more than when the test began."""
+    """Return a function that waits for a number of policy threads beyond those at the start of the test."""
 
     def threads() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name.startswith("lb-plan")}

@@ -29,15 +29,15 @@ BAR_HZ, BAR_LAG_S = 2000, 0.005
 LINES = 4
 
 
-def measure(bed: Testbed, rate_hz: float, seconds: float, new_connection: bool) -> Figures:
+def measure(testbed: Testbed, rate_hz: float, seconds: float, new_connection: bool) -> Figures:
     """Play one open loop from client1 to server1 and return its figures."""
-    server = bed.topology.host("server1")
+    server = testbed.topology.host("server1")
     line = LoadLine(0.0, str(server.address), server.web_port, 100, 0.0, round(rate_hz * seconds / LINES))
     made = plan.make(
         Load("rate", (line,) * LINES), Options(rate_hz=rate_hz, new_connection=new_connection), ["client1"]
     )
     fetches: list[Fetch] = []
-    with LoadClients(made, spawn_in(bed)) as clients:
+    with LoadClients(made, spawn_in(testbed)) as clients:
         while clients.running:
             fetches += (record for record in clients.poll(1.0) if isinstance(record, Fetch))
     return figure(fetches)
@@ -52,11 +52,11 @@ def main() -> int:
     print(f"load average {os.getloadavg()[0]:.2f}, {len(os.sched_getaffinity(0))} cores", file=sys.stderr)
     print("connections  offered/s  fetches/s  failures  lag p50 ms  lag p99 ms  fetch p50 ms  fetch p99 ms")
     reached = True
-    with Testbed(prefix="lb-rate-", servers=False) as bed:
-        build.set_kernel_forwarding(bed.prefix, True)
-        web_server.start(bed, as_root=os.geteuid() == 0)
+    with Testbed(prefix="lb-rate-", servers=False) as testbed:
+        build.set_kernel_forwarding(testbed.prefix, True)
+        web_server.start(testbed, as_root=os.geteuid() == 0)
         for name, new_connection in (("kept", False), ("new", True)):
-            found = measure(bed, options.rate, options.seconds, new_connection)
+            found = measure(testbed, options.rate, options.seconds, new_connection)
             assert found.lag is not None
             assert found.total.latency is not None
             times = (found.lag.p50_s, found.lag.p99_s, found.total.latency.p50_s, found.total.latency.p99_s)

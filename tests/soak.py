@@ -116,26 +116,26 @@ def main() -> int:
 def soak(seconds: float, backend: str) -> int:
     """Build, run, report."""
     record = Record()
-    with live.stoppable(), Testbed(prefix=PREFIX, servers=False) as bed:
-        serving = web_server.start(bed, isolation.has_capabilities())
+    with live.stoppable(), Testbed(prefix=PREFIX, servers=False) as testbed:
+        serving = web_server.start(testbed, isolation.has_capabilities())
         for name in SERVERS:
-            bed.spawn(name, "echo", part("echo", str(bed.topology.host(name).address), seconds + 2 * GRACE_S))
-            bed.wait_listening(bed.topology.host(name), ECHO_PORT, "echo")
-        path = write_config(bed, (1, 1, 1))
-        balancer = live.start_balancer(bed, path, backend)
+            testbed.spawn(name, "echo", part("echo", str(testbed.topology.host(name).address), seconds + 2 * GRACE_S))
+            testbed.wait_listening(testbed.topology.host(name), ECHO_PORT, "echo")
+        path = write_config(testbed, (1, 1, 1))
+        balancer = live.start_balancer(testbed, path, backend)
         print(f"{serving}; backend {backend}; {seconds / 60:g} minutes", flush=True)
-        with loads(bed, seconds) as children:
-            watch(bed, balancer, seconds, record)
+        with loads(testbed, seconds) as children:
+            watch(testbed, balancer, seconds, record)
             for label, child in children.items():
                 if child.wait(timeout=2 * GRACE_S) != 0:
                     record.failures.append(
-                        f"{label} ended with {child.returncode}: {bed.last_log_line(LOAD_HOSTS[label], label)}"
+                        f"{label} ended with {child.returncode}: {testbed.last_log_line(LOAD_HOSTS[label], label)}"
                     )
         if balancer.process.poll() is not None:
             record.failures.append("the balancer ended")
         else:
             show_counters(fetch(balancer.control, "/status")["counters"])
-        bed.end(ROUTER, "lb")
+        testbed.end(ROUTER, "lb")
     return judge(record)
 
 
@@ -144,26 +144,26 @@ def part(what: str, address: str, seconds: float) -> list[str]:
     return [sys.executable, __file__, "--part", what, address, str(seconds)]
 
 
-def write_config(bed: Testbed, weights: tuple[int, int, int]) -> Path:
+def write_config(testbed: Testbed, weights: tuple[int, int, int]) -> Path:
     """Write the configuration with these weights of the echo servers; a reader never sees half of it."""
-    addresses = {name: bed.topology.host(name).address for name in SERVERS}
+    addresses = {name: testbed.topology.host(name).address for name in SERVERS}
     text = CONFIG.format(
         vip=VIP,
         vip_port=VIP_PORT,
-        web_port=bed.topology.host(SERVERS[0]).web_port,
+        web_port=testbed.topology.host(SERVERS[0]).web_port,
         echo_port=ECHO_PORT,
         nobody=NOBODYS_MAC,
         weights=weights,
         **addresses,
     )
-    path, new = bed.directory / "soak.toml", bed.directory / "soak.new"
+    path, new = testbed.directory / "soak.toml", testbed.directory / "soak.new"
     new.write_text(text)
     new.replace(path)
     return path
 
 
 @contextmanager
-def loads(bed: Testbed, seconds: float) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def loads(testbed: Testbed, seconds: float) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Run the loads over TCP for the block, each in a host of its own."""
     asking = [sys.executable, "-P", "-m", "lb.lab.bench.web_client", str(VIP), str(VIP_PORT), web_server.SMALL_PATH]
     asking += ["--seconds", str(seconds)]
@@ -174,36 +174,36 @@ def loads(bed: Testbed, seconds: float) -> Iterator[dict[str, subprocess.Popen[b
     }
     children = {}
     for label, command in commands.items():
-        open_ports(bed, LOAD_HOSTS[label])
-        children[label] = bed.spawn(LOAD_HOSTS[label], label, command)
+        open_ports(testbed, LOAD_HOSTS[label])
+        children[label] = testbed.spawn(LOAD_HOSTS[label], label, command)
     try:
         yield children
     finally:
         for label in children:
-            bed.end(LOAD_HOSTS[label], label)
+            testbed.end(LOAD_HOSTS[label], label)
 
 
-def watch(bed: Testbed, balancer: live.Balancer, seconds: float, record: Record) -> None:
+def watch(testbed: Testbed, balancer: live.Balancer, seconds: float, record: Record) -> None:
     """Send UDP, reload, and read the balancer's size each second, until the time is over."""
-    with udp_socket(bed) as sock:
+    with udp_socket(testbed) as sock:
         started, turn = time.monotonic(), 0
         while (at_s := time.monotonic() - started) < seconds and balancer.process.poll() is None:
             record.samples.append(sample(balancer.process.pid, at_s))
             if turn and turn % 60 == 0:
                 show(record)
-            record.udp_packets += send_udp(bed, sock, turn)
+            record.udp_packets += send_udp(testbed, sock, turn)
             turn += 1
             if turn % RELOAD_S == 0:
-                write_config(bed, (1 + turn % 5, 1 + turn % 3, 1))
+                write_config(testbed, (1 + turn % 5, 1 + turn % 3, 1))
                 balancer.process.send_signal(signal.SIGHUP)
                 record.reloads += 1
         show(record)
 
 
 @contextmanager
-def udp_socket(bed: Testbed) -> Iterator[socket.socket]:
+def udp_socket(testbed: Testbed) -> Iterator[socket.socket]:
     """Open the generator's socket in client4."""
-    with bed.inside("client4"):
+    with testbed.inside("client4"):
         sock = sockets.new_socket("eth0")
         sockets.set_option(sock, SOL_PACKET, sockets.PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
         sock.bind(("eth0", 0))
@@ -211,12 +211,12 @@ def udp_socket(bed: Testbed) -> Iterator[socket.socket]:
         yield sock
 
 
-def send_udp(bed: Testbed, sock: socket.socket, turn: int) -> int:
+def send_udp(testbed: Testbed, sock: socket.socket, turn: int) -> int:
     """Send for a second, from source ports that the last seconds did not use. Returns the packets."""
     from lb import _core
 
-    router_mac = bed.topology.host(ROUTER).interfaces[0].mac
-    template = bytearray(frame(bed, VIP, VIP_PORT, router_mac))
+    router_mac = testbed.topology.host(ROUTER).interfaces[0].mac
+    template = bytearray(frame(testbed, VIP, VIP_PORT, router_mac))
     span = LAST_PORT - FIRST_PORT
     template[34:36] = (FIRST_PORT + turn * UDP_FLOWS % span).to_bytes(2, "big")
     packets, _ = _core.generate(sock.fileno(), bytes(template), UDP_FLOWS, int(UDP_PPS), 1.0, UDP_PPS)

@@ -50,10 +50,10 @@ SERVER = """
 """
 
 
-def configuration(bed: Testbed, policy: str = "round-robin", weights: dict[str, int] | None = None) -> str:
+def configuration(testbed: Testbed, policy: str = "round-robin", weights: dict[str, int] | None = None) -> str:
     """Return a configuration of the echo service with some of the servers; default: all, of weight 1."""
     text = CONFIG.format(vip=VIP, port=ECHO_PORT, policy=policy)
-    for host in bed.topology.of_role("server"):
+    for host in testbed.topology.of_role("server"):
         weight = 1 if weights is None else weights.get(host.name)
         if weight is not None:
             text += SERVER.format(name=host.name, address=host.address, port=ECHO_SERVER_PORT, weight=weight)
@@ -61,12 +61,12 @@ def configuration(bed: Testbed, policy: str = "round-robin", weights: dict[str, 
 
 
 @contextmanager
-def balancing(bed: Testbed, backend: str, text: str) -> Iterator[RunningBalancer]:
+def balancing(testbed: Testbed, backend: str, text: str) -> Iterator[RunningBalancer]:
     """Run a balancer in the testbed's router."""
-    config = bed.directory / "control.toml"
+    config = testbed.directory / "control.toml"
     config.write_text(text)
     config.chmod(0o600)
-    running = RunningBalancer(bed, backend, config)
+    running = RunningBalancer(testbed, backend, config)
     running.start()
     try:
         yield running
@@ -124,15 +124,15 @@ class Churn:
     Everything an operator can do, in a drawn order.
 
     Args:
-        bed: the testbed.
+        testbed: the testbed.
         balancer: the running balancer.
         seed: of the order.
     """
 
-    def __init__(self, bed: Testbed, balancer: RunningBalancer, seed: int) -> None:
-        self.bed, self.balancer = bed, balancer
+    def __init__(self, testbed: Testbed, balancer: RunningBalancer, seed: int) -> None:
+        self.testbed, self.balancer = testbed, balancer
         self.control, self.draw = control_of(balancer), random.Random(seed)
-        self.hosts = {host.name: str(host.address) for host in bed.topology.of_role("server")}
+        self.hosts = {host.name: str(host.address) for host in testbed.topology.of_role("server")}
         self.present = set(self.hosts)
         self.report = Report(0)
 
@@ -161,7 +161,7 @@ class Churn:
         """Write a file with other servers, weights and policy, and have it read."""
         chosen = self.draw.sample(sorted(self.hosts), self.draw.randint(1, len(self.hosts)))
         weights = {name: self.draw.randint(1, 5) for name in chosen}
-        self.balancer.config.write_text(configuration(self.bed, self.draw.choice(POLICIES), weights))
+        self.balancer.config.write_text(configuration(self.testbed, self.draw.choice(POLICIES), weights))
         began = time.monotonic()
         change(self.control, "/reload", {})
         self.present = set(chosen)
@@ -169,17 +169,17 @@ class Churn:
         self.report.reloads += 1
 
 
-def open_flows(bed: Testbed, count: int, stack: ExitStack) -> list[socket.socket]:
+def open_flows(testbed: Testbed, count: int, stack: ExitStack) -> list[socket.socket]:
     """Open echo flows from all clients in turn."""
-    return [stack.enter_context(connect(bed, CLIENTS[number % len(CLIENTS)], ECHO_PORT)) for number in range(count)]
+    return [stack.enter_context(connect(testbed, CLIENTS[number % len(CLIENTS)], ECHO_PORT)) for number in range(count)]
 
 
-def churn(bed: Testbed, balancer: RunningBalancer, flows: int, rounds: int, seed: int = 1) -> Report:
+def churn(testbed: Testbed, balancer: RunningBalancer, flows: int, rounds: int, seed: int = 1) -> Report:
     """Keep flows open through `rounds` rounds of commands and reloads; return their outcomes."""
-    play = Churn(bed, balancer, seed)
+    play = Churn(testbed, balancer, seed)
     play.report.flows = flows
     with ExitStack() as stack:
-        opened = open_flows(bed, flows, stack)
+        opened = open_flows(testbed, flows, stack)
         broken = {number for number, flow in enumerate(opened) if not echo(flow, b"first %d" % number)}
         before = wait_until(lambda: len(found := placements(balancer)) == flows and found, "all flows are established")
         began = time.monotonic()
@@ -196,28 +196,28 @@ def churn(bed: Testbed, balancer: RunningBalancer, flows: int, rounds: int, seed
     return play.report
 
 
-def refusals(bed: Testbed, balancer: RunningBalancer, count: int) -> list[float]:
+def refusals(testbed: Testbed, balancer: RunningBalancer, count: int) -> list[float]:
     """Return how long clients wait for their refusal while every server is disabled, in seconds."""
-    for host in bed.topology.of_role("server"):
+    for host in testbed.topology.of_role("server"):
         change(control_of(balancer), "/disable", {"service": "echo", "server": host.name})
     waited = []
     for number in range(count):
-        with bed.socket(CLIENTS[number % len(CLIENTS)]) as client:
+        with testbed.socket(CLIENTS[number % len(CLIENTS)]) as client:
             client.settimeout(DEADLINE_S)
             began = time.monotonic()
             refused = client.connect_ex((str(VIP), ECHO_PORT))
             waited.append(time.monotonic() - began)
             assert refused == errno.ECONNREFUSED, refused
-    for host in bed.topology.of_role("server"):
+    for host in testbed.topology.of_role("server"):
         change(control_of(balancer), "/enable", {"service": "echo", "server": host.name})
     return sorted(waited)
 
 
-def resets(bed: Testbed, balancer: RunningBalancer, count: int) -> list[float]:
+def resets(testbed: Testbed, balancer: RunningBalancer, count: int) -> list[float]:
     """Return how long after the command `disable --reset` clients of the server have their reset, in seconds."""
     waited = []
     for _ in range(count):
-        with connect(bed, CLIENTS[0], ECHO_PORT) as flow:
+        with connect(testbed, CLIENTS[0], ECHO_PORT) as flow:
             assert echo(flow, b"here")
             server = placements(balancer)[flow.getsockname()]
             began = time.monotonic()
@@ -250,14 +250,17 @@ def main() -> int:
     # Both ends of a flow need a descriptor, one here and one in a server.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     failed = 0
-    with running_testbed("soak-", use_apache=False) as bed:
+    with running_testbed("soak-", use_apache=False) as testbed:
         for backend in arguments.backends.split(","):
-            with balancing(bed, backend, configuration(bed)) as balancer:
+            with balancing(testbed, backend, configuration(testbed)) as balancer:
                 if arguments.answers:
-                    times = refusals(bed, balancer, arguments.answers), resets(bed, balancer, arguments.answers // 10)
+                    times = (
+                        refusals(testbed, balancer, arguments.answers),
+                        resets(testbed, balancer, arguments.answers // 10),
+                    )
                     print(f"{backend}: refused after {spread(times[0])}, reset after {spread(times[1])}", flush=True)
                     continue
-                report = churn(bed, balancer, arguments.flows, arguments.rounds)
+                report = churn(testbed, balancer, arguments.flows, arguments.rounds)
             print(f"{backend}: {report.line()}", flush=True)
             failed += report.broken + report.moved
     return 1 if failed else 0

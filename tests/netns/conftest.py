@@ -54,8 +54,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def hosts(link_mode: str, unique: str) -> Iterator[Testbed]:
     """Give the one-segment testbed with its servers, in one link mode."""
-    with running_testbed(f"{unique}{link_mode}-", offloads=link_mode == "on") as bed:
-        yield bed
+    with running_testbed(f"{unique}{link_mode}-", offloads=link_mode == "on") as testbed:
+        yield testbed
 
 
 @pytest.fixture(scope="session")

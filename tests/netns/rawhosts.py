@@ -32,36 +32,36 @@ _LETTERS = ((SYN, "S"), (FIN, "F"), (RST, "R"), (ACK, "A"))
 
 
 @contextmanager
-def nft_rules(bed: Testbed, host: str, family: str, chain: str) -> Iterator[None]:
+def nft_rules(testbed: Testbed, host: str, family: str, chain: str) -> Iterator[None]:
     """Load one chain into a table of its own in a host's namespace, for the block. Skip where nft is not installed."""
     program = programs.find("nft")
     if program is None:
         pytest.skip("nft is not installed")
     table = f"{family} lbtest{next(_names)}"
-    programs.run(bed, host, [program, "-f", "-"], f"table {table} {{\nchain c {{\n{chain}\n}}\n}}\n")
+    programs.run(testbed, host, [program, "-f", "-"], f"table {table} {{\nchain c {{\n{chain}\n}}\n}}\n")
     try:
         yield
     finally:
-        programs.run(bed, host, [program, "delete", "table", *table.split()])
+        programs.run(testbed, host, [program, "delete", "table", *table.split()])
 
 
 @contextmanager
-def lossy_wire(bed: Testbed, host: str, match: str) -> Iterator[None]:
+def lossy_wire(testbed: Testbed, host: str, match: str) -> Iterator[None]:
     """
     Lose the packets of a host that match, on its wire, for the block.
 
     At the far end of its cable: a packet dropped within the host is not lost, its TCP sees that it was never sent.
     """
     hook = f'type filter hook ingress device "{host}-eth0" priority 0; policy accept;'
-    with nft_rules(bed, SWITCH, "netdev", f"{hook}\n{match} counter drop"):
+    with nft_rules(testbed, SWITCH, "netdev", f"{hook}\n{match} counter drop"):
         yield
 
 
 @contextmanager
-def deaf_kernel(bed: Testbed, host: str, port: int) -> Iterator[None]:
+def deaf_kernel(testbed: Testbed, host: str, port: int) -> Iterator[None]:
     """Keep a host's kernel from hearing TCP packets to a port, and so from answering them."""
     hook = "type filter hook input priority 0; policy accept;"
-    with nft_rules(bed, host, "inet", f"{hook}\ntcp dport {port} drop"):
+    with nft_rules(testbed, host, "inet", f"{hook}\ntcp dport {port} drop"):
         yield
 
 
@@ -106,17 +106,17 @@ class RawEnd:
     One end of a TCP connection, in a host.
 
     Args:
-        bed: where.
+        testbed: where.
         host: its name; it sends through the router.
         address, port: its own.
         target: the address and port it sends to, and hears from.
     """
 
-    def __init__(self, bed: Testbed, host: str, address: Address, port: int, target: tuple[Address, int]) -> None:
-        self._host, self._router = bed.topology.host(host), bed.topology.host(ROUTER)
+    def __init__(self, testbed: Testbed, host: str, address: Address, port: int, target: tuple[Address, int]) -> None:
+        self._host, self._router = testbed.topology.host(host), testbed.topology.host(ROUTER)
         self.address, self._port, self._target = address, port, target
-        self._capture = Capture(bed, host)
-        self._socket = bed.socket(host, socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self._capture = Capture(testbed, host)
+        self._socket = testbed.socket(host, socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.bind(("eth0", 0))
         self._taken = 0
 
@@ -167,7 +167,7 @@ def _mac(host: Host) -> bytes:
 class Conversation:
     """A client and a server by hand, with the balancer between them."""
 
-    bed: Testbed
+    testbed: Testbed
     balancer: RunningBalancer
     client: RawEnd
     server: RawEnd
@@ -196,31 +196,31 @@ def list_flows(balancer: RunningBalancer, client: Address) -> list[dict[str, Any
     """Return the flows of a client's address, as `lb flows -o json` prints them."""
     assert balancer.running is not None
     command = ("flows", "-o", "json", "--client", str(client), "--control", str(balancer.running.control))
-    child = balancer.bed.spawn_python(ROUTER, "flows", "lb", *command, stdout=subprocess.PIPE)
+    child = balancer.testbed.spawn_python(ROUTER, "flows", "lb", *command, stdout=subprocess.PIPE)
     output, _ = child.communicate(timeout=DEADLINE_S)
-    balancer.bed.end(ROUTER, "flows")
+    balancer.testbed.end(ROUTER, "flows")
     assert child.returncode == 0
     rows: list[dict[str, Any]] = json.loads(output)["flows"]
     return rows
 
 
 @contextmanager
-def conversation(bed: Testbed, balancer: RunningBalancer, vip: Address = VIP) -> Iterator[Conversation]:
+def conversation(testbed: Testbed, balancer: RunningBalancer, vip: Address = VIP) -> Iterator[Conversation]:
     """Give both ends of a connection to the service `pipe`, not opened yet; kernels stay silent."""
-    client, server = bed.topology.host("client1"), bed.topology.host("server1")
+    client, server = testbed.topology.host("client1"), testbed.topology.host("server1")
     six = vip == VIP6
     addresses = (client.address6, server.address6) if six else (client.address, server.address)
     # Bound for the block, so that the kernel gives this port to no connection.
-    with bed.socket("client1", socket.AF_INET6 if six else socket.AF_INET) as reserved:
+    with testbed.socket("client1", socket.AF_INET6 if six else socket.AF_INET) as reserved:
         reserved.bind(("::" if six else "0.0.0.0", 0))
         port = int(reserved.getsockname()[1])
-        with deaf_kernel(bed, "client1", port), deaf_kernel(bed, "server1", LISTEN_PORT):
+        with deaf_kernel(testbed, "client1", port), deaf_kernel(testbed, "server1", LISTEN_PORT):
             ends = (
-                RawEnd(bed, "client1", addresses[0], port, (vip, PIPE_PORT)),
-                RawEnd(bed, "server1", addresses[1], LISTEN_PORT, (addresses[0], port)),
+                RawEnd(testbed, "client1", addresses[0], port, (vip, PIPE_PORT)),
+                RawEnd(testbed, "server1", addresses[1], LISTEN_PORT, (addresses[0], port)),
             )
             try:
-                yield Conversation(bed, balancer, *ends, port)
+                yield Conversation(testbed, balancer, *ends, port)
             finally:
                 for end in ends:
                     end.close()

@@ -92,17 +92,17 @@ def configuration(topology: Topology) -> str:
 class RunningBalancer:
     """`lb run` in the router of a testbed; can be stopped and started again."""
 
-    bed: Testbed
+    testbed: Testbed
     backend: str
     config: Path
     running: live.Balancer | None = field(default=None)
 
     def start(self) -> None:
-        self.running = live.start_balancer(self.bed, self.config, self.backend)
+        self.running = live.start_balancer(self.testbed, self.config, self.backend)
 
     def stop(self) -> int:
         self.running = None
-        return self.bed.end(ROUTER, "lb")
+        return self.testbed.end(ROUTER, "lb")
 
     def restart(self) -> None:
         self.stop()
@@ -112,7 +112,7 @@ class RunningBalancer:
         """Return the counters of `docs/datapath.md` rule 13; those of servers by SERVICE/SERVER."""
         assert self.running is not None
         status = live.read_status(self.running.control)
-        assert status is not None, self.bed.last_log_line(ROUTER, "lb")
+        assert status is not None, self.testbed.last_log_line(ROUTER, "lb")
         servers = {
             f"{service['name']}/{server['name']}": server
             for service in status["services"]
@@ -133,25 +133,25 @@ class RunningBalancer:
 @contextmanager
 def running_testbed(prefix: str, **options: Any) -> Iterator[Testbed]:
     """Build a testbed for the block. Skip when the machine allows no namespaces at all; as root that fails the test."""
-    bed = Testbed(prefix=prefix, **options)
+    testbed = Testbed(prefix=prefix, **options)
     try:
-        bed.start()
+        testbed.start()
     except PrivilegeError as error:
         if os.geteuid() == 0:
             raise
         pytest.skip(str(error))
     try:
-        yield bed
+        yield testbed
     finally:
-        bed.stop()
+        testbed.stop()
 
 
 @contextmanager
-def running_balancer(bed: Testbed, backend: str) -> Iterator[RunningBalancer]:
-    config = bed.directory / "tests.toml"
-    config.write_text(configuration(bed.topology))
+def running_balancer(testbed: Testbed, backend: str) -> Iterator[RunningBalancer]:
+    config = testbed.directory / "tests.toml"
+    config.write_text(configuration(testbed.topology))
     config.chmod(0o600)
-    balancer = RunningBalancer(bed, backend, config)
+    balancer = RunningBalancer(testbed, backend, config)
     balancer.start()
     try:
         yield balancer
@@ -160,10 +160,10 @@ def running_balancer(bed: Testbed, backend: str) -> Iterator[RunningBalancer]:
             balancer.stop()
 
 
-def connect(bed: Testbed, host: str, port: int, vip: object = VIP, timeout_s: float = DEADLINE_S) -> socket.socket:
+def connect(testbed: Testbed, host: str, port: int, vip: object = VIP, timeout_s: float = DEADLINE_S) -> socket.socket:
     """Connect a TCP socket of a host to a service."""
     family = socket.AF_INET6 if ":" in str(vip) else socket.AF_INET
-    client = bed.socket(host, family)
+    client = testbed.socket(host, family)
     client.settimeout(timeout_s)
     try:
         client.connect((str(vip), port))
@@ -173,9 +173,9 @@ def connect(bed: Testbed, host: str, port: int, vip: object = VIP, timeout_s: fl
     return client
 
 
-def listen(bed: Testbed, host: str, vip: object = VIP) -> socket.socket:
+def listen(testbed: Testbed, host: str, vip: object = VIP) -> socket.socket:
     """Listen in a host where the service `pipe` sends its connections; `vip` tells the family."""
-    listener = bed.socket(host, socket.AF_INET6 if vip is VIP6 else socket.AF_INET)
+    listener = testbed.socket(host, socket.AF_INET6 if vip is VIP6 else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.settimeout(DEADLINE_S)
     listener.bind(("::" if vip is VIP6 else "0.0.0.0", LISTEN_PORT))
@@ -194,10 +194,10 @@ def receive_exactly(connection: socket.socket, size: int) -> bytes:
 
 
 def echo_once(
-    bed: Testbed, host: str, port: int = ECHO_PORT, vip: object = VIP, timeout_s: float = DEADLINE_S
+    testbed: Testbed, host: str, port: int = ECHO_PORT, vip: object = VIP, timeout_s: float = DEADLINE_S
 ) -> bytes:
     """Send a greeting from a host to the echo service and return the answer."""
-    with connect(bed, host, port, vip, timeout_s) as client:
+    with connect(testbed, host, port, vip, timeout_s) as client:
         client.sendall(b"greeting")
         return receive_exactly(client, 8)
 
@@ -205,8 +205,8 @@ def echo_once(
 class Capture:
     """Frames that come in by a host's interface, from its making to `stop`. Merged frames stay merged."""
 
-    def __init__(self, bed: Testbed, host: str, interface: str = "eth0") -> None:
-        self._socket = bed.socket(host, socket.AF_PACKET, socket.SOCK_RAW, 0)
+    def __init__(self, testbed: Testbed, host: str, interface: str = "eth0") -> None:
+        self._socket = testbed.socket(host, socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         with suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, 33, 256 << 20)  # SO_RCVBUFFORCE: nothing may be lost
@@ -240,6 +240,6 @@ class Capture:
                 writer.write(time_ns, frame)
 
 
-def spawn_lb(bed: Testbed, label: str, *arguments: str) -> subprocess.Popen[bytes]:
+def spawn_lb(testbed: Testbed, label: str, *arguments: str) -> subprocess.Popen[bytes]:
     """Start an `lb` command in the router, with its output on pipes."""
-    return bed.spawn_python(ROUTER, label, "lb", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return testbed.spawn_python(ROUTER, label, "lb", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -60,16 +60,16 @@ def test_bench_quick_bulk_figures_and_nothing_left(unique: str, tmp_path: Path) 
 @pytest.mark.slow
 def test_bench_packets_arrive_through_routing_and_rust(unique: str) -> None:
     """Frames of the generator arrive at the sink, and cost CPU time."""
-    with running_testbed(f"{unique}c-", topology=straight_path(), servers=False) as bed:
-        best = packets.prepare(bed)
+    with running_testbed(f"{unique}c-", topology=straight_path(), servers=False) as testbed:
+        best = packets.prepare(testbed)
         # Without root there are no live frames: the reason is told, and the socket does it.
         assert best == packets.LIVE or os.geteuid() != 0
         for generator in {best, packets.SOCKET}:
-            alone = packets.measure_alone(bed, quick(), generator)
+            alone = packets.measure_alone(testbed, quick(), generator)
             assert alone.rate > 0
             for name in ("routing", "rust", "direct"):
-                with make(name).work(bed, bed.topology.host("server1")) as working:
-                    found = packets.measure(bed, quick(), working, generator)
+                with make(name).work(testbed, testbed.topology.host("server1")) as working:
+                    found = packets.measure(testbed, quick(), working, generator)
                 assert found.figures["packets"] > 0
                 assert found.figures["cpu_per_packet"] > 0
 
@@ -102,16 +102,16 @@ def test_bench_two_turns_no_syn_meets_time_wait_of_another(unique: str) -> None:
 @pytest.mark.slow
 def test_bench_counters_hosts_used_twice_syns_refused(unique: str) -> None:
     """What the bench must not do, on hosts that are used again: the counters see the SYNs that TIME_WAIT refuses."""
-    with running_testbed(f"{unique}h-", topology=run.loaded_topology()) as bed:
-        field = run.Run(quick(), lambda _line, _done: None)._prepare(bed, "")
+    with running_testbed(f"{unique}h-", topology=run.loaded_topology()) as testbed:
+        field = run.Run(quick(), lambda _line, _done: None)._prepare(testbed, "")
         refused = 0
         # The timestamps of one destination are ahead of the other's: going there and back meets both.
         for name in ("routing", "rust", "routing"):
-            with make(name).work(bed, field.server) as working:
-                load.wait_answer(bed, working, load.CLOSING_CLIENT)
-                before = kernel_counters.read(bed, run.LOADED_HOSTS)
+            with make(name).work(testbed, field.server) as working:
+                load.wait_answer(testbed, working, load.CLOSING_CLIENT)
+                before = kernel_counters.read(testbed, run.LOADED_HOSTS)
                 connections.measure(field, working)
-                found = kernel_counters.faults(before, kernel_counters.read(bed, run.LOADED_HOSTS))
+                found = kernel_counters.faults(before, kernel_counters.read(testbed, run.LOADED_HOSTS))
                 refused += found.time_wait_refused
         assert refused > 0
 
@@ -121,14 +121,14 @@ def test_generated_frames_arrive_whole(unique: str) -> None:
     from lb import _core
     from lb.packet.checksum import checksum
 
-    with running_testbed(f"{unique}f-", topology=straight_path(), servers=False) as bed:
-        packets.prepare(bed)
-        template = packets.frame(bed, bed.topology.host("server1").address, 9, packets.NOBODYS_MAC)
-        capture = Capture(bed, "router")
-        with packets.Run(bed, quick(), template, ROUTER, None, packets.SOCKET) as generator:
+    with running_testbed(f"{unique}f-", topology=straight_path(), servers=False) as testbed:
+        packets.prepare(testbed)
+        template = packets.frame(testbed, testbed.topology.host("server1").address, 9, packets.NOBODYS_MAC)
+        capture = Capture(testbed, "router")
+        with packets.Run(testbed, quick(), template, ROUTER, None, packets.SOCKET) as generator:
             generator._generate(5.0, None, 200)
         if os.geteuid() == 0:
-            with bed.inside("client1"):
+            with testbed.inside("client1"):
                 assert _core.flood(socket.if_nametoindex("eth0"), template, 50, 200, 5.0)[0] == 200
         expected = 400 if os.geteuid() == 0 else 200
         found: list[bytes] = []

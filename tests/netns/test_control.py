@@ -27,14 +27,14 @@ ROUNDS = 30
 
 
 @pytest.fixture(scope="module")
-def bed(link_mode: str, unique: str) -> Iterator[Testbed]:
+def testbed(link_mode: str, unique: str) -> Iterator[Testbed]:
     with running_testbed(f"{unique}c{link_mode}-", offloads=link_mode == "on", use_apache=False) as made:
         yield made
 
 
 @pytest.fixture
-def balancer(bed: Testbed, backend: str) -> Iterator[RunningBalancer]:
-    with balancing(bed, backend, configuration(bed)) as running:
+def balancer(testbed: Testbed, backend: str) -> Iterator[RunningBalancer]:
+    with balancing(testbed, backend, configuration(testbed)) as running:
         yield running
 
 
@@ -44,35 +44,35 @@ def server_of(balancer: RunningBalancer, name: str) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_churn_breaks_and_moves_no_flow(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_churn_breaks_and_moves_no_flow(testbed: Testbed, balancer: RunningBalancer) -> None:
     """
     Behaviour 6, 8, 29: flows stay whole and where they are while servers come and go and the file is read again.
     `make soak-control` does the same with 2 000 flows and 1 000 reloads.
     """
-    report = churn(bed, balancer, FLOWS, ROUNDS)
+    report = churn(testbed, balancer, FLOWS, ROUNDS)
     assert (report.reloads, report.commands) == (ROUNDS, ROUNDS)
     assert (report.broken, report.moved) == (0, 0)
 
 
-def test_drained_server_gets_no_new_flow_and_keeps_its_old_ones(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_drained_server_gets_no_new_flow_and_keeps_its_old_ones(testbed: Testbed, balancer: RunningBalancer) -> None:
     """Behaviour 8: from the moment the command has returned, no new flow; none of the old ones breaks."""
     with ExitStack() as stack:
-        old = open_flows(bed, 30, stack)
+        old = open_flows(testbed, 30, stack)
         assert all(echo(flow, b"before") for flow in old)
         change(control_of(balancer), "/drain", {"service": "echo", "server": "server2"})
         created = server_of(balancer, "server2")["flows_created"]
-        new = open_flows(bed, 30, stack)
+        new = open_flows(testbed, 30, stack)
         assert all(echo(flow, b"after") for flow in (*old, *new))
         assert server_of(balancer, "server2")["flows_created"] == created
         assert sorted(placements(balancer).values()).count("server2") == 10
 
 
-def test_drain_wait_returns_when_the_clients_have_gone(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_drain_wait_returns_when_the_clients_have_gone(testbed: Testbed, balancer: RunningBalancer) -> None:
     """`lb drain --wait` ends with 0 once the last client has closed, and not before."""
     command = [sys.executable, "-c", "from lb.cli import main; main()", "drain", "echo/server1", "--wait"]
     with ExitStack() as stack:
         with ExitStack() as flows:
-            assert all(echo(flow, b"x") for flow in open_flows(bed, 6, flows))
+            assert all(echo(flow, b"x") for flow in open_flows(testbed, 6, flows))
             environment = {**os.environ, "LB_CONTROL": str(control_of(balancer))}
             waiting = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
             stack.callback(waiting.kill)
@@ -81,10 +81,10 @@ def test_drain_wait_returns_when_the_clients_have_gone(bed: Testbed, balancer: R
         assert waiting.wait(DEADLINE_S) == 0
 
 
-def test_remove_with_reset_tells_both_ends(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_remove_with_reset_tells_both_ends(testbed: Testbed, balancer: RunningBalancer) -> None:
     """Behaviour 8: a server that is cut off: its clients get a RST they believe, others notice nothing."""
     with ExitStack() as stack:
-        flows = open_flows(bed, 9, stack)
+        flows = open_flows(testbed, 9, stack)
         assert all(echo(flow, b"x") for flow in flows)
         where = placements(balancer)
         change(control_of(balancer), "/remove", {"service": "echo", "server": "server3", "reset": True})
@@ -98,32 +98,32 @@ def test_remove_with_reset_tells_both_ends(bed: Testbed, balancer: RunningBalanc
             else:
                 assert echo(flow, b"still here")
         # The server's sockets are closed too: it had been told.
-        wait_until(lambda: not ports & connected_ports(bed, "server3"), "the server's ends are closed")
+        wait_until(lambda: not ports & connected_ports(testbed, "server3"), "the server's ends are closed")
 
 
-def connected_ports(bed: Testbed, host: str) -> set[int]:
+def connected_ports(testbed: Testbed, host: str) -> set[int]:
     """Return the peers' ports of a host's established TCP connections."""
-    with bed.inside(host):
+    with testbed.inside(host):
         rows = [line.split() for line in Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]]
     return {int(row[2].partition(":")[2], 16) for row in rows if row[3] == "01"}
 
 
 @pytest.mark.parametrize("how", ["/disable", "/drain", "/remove"])
-def test_no_server_left_client_is_refused(bed: Testbed, balancer: RunningBalancer, how: str) -> None:
+def test_no_server_left_client_is_refused(testbed: Testbed, balancer: RunningBalancer, how: str) -> None:
     """Behaviour 9: all servers out: a new client has its answer, a RST, instead of silence; then they come back."""
-    for host in bed.topology.of_role("server"):
+    for host in testbed.topology.of_role("server"):
         change(control_of(balancer), how, {"service": "echo", "server": host.name})
     with pytest.raises(ConnectionRefusedError):
-        connect(bed, "client1", ECHO_PORT)
+        connect(testbed, "client1", ECHO_PORT)
     change(control_of(balancer), "/reload", {})
     if how != "/remove":
-        for host in bed.topology.of_role("server"):
+        for host in testbed.topology.of_role("server"):
             change(control_of(balancer), "/enable", {"service": "echo", "server": host.name})
-    assert echo_once(bed, "client1") == b"greeting"
+    assert echo_once(testbed, "client1") == b"greeting"
 
 
 def test_hostile_clients_of_the_admin_socket_are_not_noticed_by_packets(
-    bed: Testbed, balancer: RunningBalancer
+    testbed: Testbed, balancer: RunningBalancer
 ) -> None:
     """Behaviour 35: while clients hold all places, dribble and shout, flows open and run, and commands go on after."""
     control, ending = control_of(balancer), threading.Event()
@@ -144,7 +144,7 @@ def test_hostile_clients_of_the_admin_socket_are_not_noticed_by_packets(
         shouter = threading.Thread(target=shout)
         shouter.start()
         try:
-            flows = open_flows(bed, 20, stack)
+            flows = open_flows(testbed, 20, stack)
             assert all(echo(flow, b"undisturbed %d" % turn) for turn in range(20) for flow in flows)
         finally:
             ending.set()
@@ -152,7 +152,7 @@ def test_hostile_clients_of_the_admin_socket_are_not_noticed_by_packets(
     wait_until(lambda: fetch(control, "/status")["generation"] == 1, "the next command is served")
 
 
-def test_running_balancer_has_given_up_what_it_does_not_need(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_running_balancer_has_given_up_what_it_does_not_need(testbed: Testbed, balancer: RunningBalancer) -> None:
     """Behaviour 34: every thread has CAP_NET_ADMIN at most; and neighbours are still asked for."""
     tasks = list(Path(f"/proc/{fetch(control_of(balancer), '/status')['pid']}/task").iterdir())
     assert len(tasks) > 1
@@ -160,15 +160,17 @@ def test_running_balancer_has_given_up_what_it_does_not_need(bed: Testbed, balan
         rows = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines())
         assert {rows[name].strip() for name in ("CapEff", "CapPrm", "CapBnd")} == {f"{1 << 12:016x}"}, rows["Name"]
         assert rows["NoNewPrivs"].strip() == "1"
-    subprocess.run(["ip", "-n", bed.prefix + ROUTER, "neigh", "flush", "dev", "eth0"], check=True, timeout=DEADLINE_S)
-    assert echo_once(bed, "client2") == b"greeting"
+    subprocess.run(
+        ["ip", "-n", testbed.prefix + ROUTER, "neigh", "flush", "dev", "eth0"], check=True, timeout=DEADLINE_S
+    )
+    assert echo_once(testbed, "client2") == b"greeting"
 
 
-def test_sighup_reloads_and_says_what_changed(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_sighup_reloads_and_says_what_changed(testbed: Testbed, balancer: RunningBalancer) -> None:
     """Behaviour 29: the signal does what the command does; the diff is in the log."""
-    balancer.config.write_text(configuration(bed, weights={"server1": 3, "server2": 1}))
+    balancer.config.write_text(configuration(testbed, weights={"server1": 3, "server2": 1}))
     # The log is that of every balancer this router has had: only what is new counts.
-    log = bed.directory / f"{ROUTER}-lb.log"
+    log = testbed.directory / f"{ROUTER}-lb.log"
     before = len(log.read_text())
     os.kill(fetch(control_of(balancer), "/status")["pid"], signal.SIGHUP)
     wait_until(lambda: "its flows go on\n" in log.read_text()[before:], "the diff is in the log")
@@ -179,9 +181,9 @@ def test_sighup_reloads_and_says_what_changed(bed: Testbed, balancer: RunningBal
     ]  # fmt: skip
 
 
-def test_reload_broken_file_keeps_the_old_one_and_shows(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_reload_broken_file_keeps_the_old_one_and_shows(testbed: Testbed, balancer: RunningBalancer) -> None:
     """Behaviour 29: a broken file changes nothing, says file:line:column, and shows in the status."""
-    balancer.config.write_text(configuration(bed).replace("weight = 1", "weight = -1", 1))
+    balancer.config.write_text(configuration(testbed).replace("weight = 1", "weight = -1", 1))
     control = control_of(balancer)
     command = [sys.executable, "-c", "from lb.cli import main; main()", "reload"]
     done = subprocess.run(
@@ -192,4 +194,4 @@ def test_reload_broken_file_keeps_the_old_one_and_shows(bed: Testbed, balancer: 
     assert (done.returncode, done.stderr.splitlines()[0]) == (3, where)
     status = fetch(control, "/status")
     assert (status["last_reload_error"], status["generation"], status["reload_failures"]) == (where, 1, 1)
-    assert echo_once(bed, "client1") == b"greeting"
+    assert echo_once(testbed, "client1") == b"greeting"

@@ -42,25 +42,25 @@ SERVER = """
 
 
 @pytest.fixture(scope="module")
-def bed(link_mode: str, unique: str) -> Iterator[Testbed]:
+def testbed(link_mode: str, unique: str) -> Iterator[Testbed]:
     with running_testbed(f"{unique}h{link_mode}-", offloads=link_mode == "on", use_apache=False) as made:
         yield made
 
 
 @contextmanager
 def balancing(
-    bed: Testbed, backend: str, check: str = "tcp", more: str = "", **options: str
+    testbed: Testbed, backend: str, check: str = "tcp", more: str = "", **options: str
 ) -> Iterator[RunningBalancer]:
     """Run a balancer for the echo service with health checks."""
     lines = [HEALTH.format(check=check, more=more), *(f'{key} = "{value}"' for key, value in options.items())]
     text = CONFIG.format(vip=VIP, port=ECHO_PORT, options="\n".join(lines))
-    for host in bed.topology.of_role("server"):
+    for host in testbed.topology.of_role("server"):
         text += SERVER.format(name=host.name, address=host.address, port=7000)
-    config = bed.directory / "health.toml"
+    config = testbed.directory / "health.toml"
     config.write_text(text)
     config.chmod(0o600)
-    log_of(bed).unlink(missing_ok=True)
-    running = RunningBalancer(bed, backend, config)
+    log_of(testbed).unlink(missing_ok=True)
+    running = RunningBalancer(testbed, backend, config)
     running.start()
     try:
         yield running
@@ -69,11 +69,11 @@ def balancing(
 
 
 @contextmanager
-def cut(bed: Testbed, *servers: str) -> Iterator[None]:
+def cut(testbed: Testbed, *servers: str) -> Iterator[None]:
     """Unplug servers from the switch for the block."""
 
     def plug(server: str, state: str) -> None:
-        command = ["ip", "-n", bed.prefix + SWITCH, "link", "set", f"{server}-eth0", state]
+        command = ["ip", "-n", testbed.prefix + SWITCH, "link", "set", f"{server}-eth0", state]
         subprocess.run(command, check=True, timeout=DEADLINE_S)
 
     with ExitStack() as stack:
@@ -83,17 +83,17 @@ def cut(bed: Testbed, *servers: str) -> Iterator[None]:
         yield
 
 
-def log_of(bed: Testbed) -> Path:
-    return bed.directory / f"{ROUTER}-lb.log"
+def log_of(testbed: Testbed) -> Path:
+    return testbed.directory / f"{ROUTER}-lb.log"
 
 
-def wait_for(bed: Testbed, text: str) -> None:
-    wait_until(lambda: text in log_of(bed).read_text(), f"the log says: {text}")
+def wait_for(testbed: Testbed, text: str) -> None:
+    wait_until(lambda: text in log_of(testbed).read_text(), f"the log says: {text}")
 
 
-def open_flows(bed: Testbed, count: int, stack: ExitStack) -> list[socket.socket]:
+def open_flows(testbed: Testbed, count: int, stack: ExitStack) -> list[socket.socket]:
     """Open echo connections, to be closed with the stack, and prove that each works."""
-    clients = [stack.enter_context(connect(bed, "client1", ECHO_PORT)) for _ in range(count)]
+    clients = [stack.enter_context(connect(testbed, "client1", ECHO_PORT)) for _ in range(count)]
     for client in clients:
         assert echo(client)
     return clients
@@ -110,38 +110,38 @@ def created(running: RunningBalancer) -> dict[str, int]:
     return {name: server["flows_created"] for name, server in running.counters()["servers"].items()}
 
 
-def wait_for_verdict(bed: Testbed, running: RunningBalancer, text: str, health: str, name: str = "server1") -> None:
+def wait_for_verdict(testbed: Testbed, running: RunningBalancer, text: str, health: str, name: str = "server1") -> None:
     """Wait until the log tells a verdict about a server, and until it is published, which follows."""
-    wait_for(bed, text)
+    wait_for(testbed, text)
     wait_until(lambda: running.counters()["servers"][f"echo/{name}"]["health"] == health, f"{name} is {health}")
 
 
-def test_server_link_cut_new_flows_avoid_it_until_it_is_back(bed: Testbed, backend: str) -> None:
+def test_server_link_cut_new_flows_avoid_it_until_it_is_back(testbed: Testbed, backend: str) -> None:
     """Behaviour 8: after the verdict every new flow has an answer; when the link is back, so is the server."""
-    with balancing(bed, backend, on_server_down="keep") as running:
-        assert echo_once(bed, "client1") == b"greeting"
-        with cut(bed, "server1"):
+    with balancing(testbed, backend, on_server_down="keep") as running:
+        assert echo_once(testbed, "client1") == b"greeting"
+        with cut(testbed, "server1"):
             down = "echo/server1 is down: no answer from 198.18.1.31 port 7000 within 0.25 s"
-            wait_for_verdict(bed, running, down, "down")
+            wait_for_verdict(testbed, running, down, "down")
             before = created(running)
             for _ in range(9):
-                assert echo_once(bed, "client1") == b"greeting"
+                assert echo_once(testbed, "client1") == b"greeting"
             assert created(running)["echo/server1"] == before["echo/server1"]
-        wait_for_verdict(bed, running, "echo/server1 is up: checks pass", "up")
+        wait_for_verdict(testbed, running, "echo/server1 is up: checks pass", "up")
         for _ in range(6):
-            assert echo_once(bed, "client1") == b"greeting"
+            assert echo_once(testbed, "client1") == b"greeting"
         assert created(running)["echo/server1"] == before["echo/server1"] + 2
 
 
-def test_server_link_cut_its_flows_are_reset_others_live(bed: Testbed, backend: str) -> None:
+def test_server_link_cut_its_flows_are_reset_others_live(testbed: Testbed, backend: str) -> None:
     """Behaviour 8: after the verdict clients of a lost server get a RST at once; others notice nothing."""
-    with balancing(bed, backend) as running, ExitStack() as stack:
-        clients = open_flows(bed, 6, stack)
+    with balancing(testbed, backend) as running, ExitStack() as stack:
+        clients = open_flows(testbed, 6, stack)
         flows = {flow["client_port"]: flow["server"] for flow in running.flows()}
         there = [client for client in clients if flows[client.getsockname()[1]] == "server1"]
         elsewhere = [client for client in clients if client not in there]
         assert (len(there), len(elsewhere)) == (2, 4)
-        with cut(bed, "server1"):
+        with cut(testbed, "server1"):
             for client in there:
                 with pytest.raises(ConnectionResetError):
                     client.recv(1)
@@ -149,34 +149,34 @@ def test_server_link_cut_its_flows_are_reset_others_live(bed: Testbed, backend: 
                 assert echo(client)
 
 
-def test_server_down_flows_kept_where_the_service_says_so(bed: Testbed, backend: str) -> None:
+def test_server_down_flows_kept_where_the_service_says_so(testbed: Testbed, backend: str) -> None:
     """Behaviour 8: with `on_server_down = "keep"` a flow waits, and goes on when its server is back."""
-    with balancing(bed, backend, on_server_down="keep"), ExitStack() as stack:
-        clients = open_flows(bed, 3, stack)
-        with cut(bed, "server1"):
-            wait_for(bed, "echo/server1 is down")
-        wait_for(bed, "echo/server1 is up")
+    with balancing(testbed, backend, on_server_down="keep"), ExitStack() as stack:
+        clients = open_flows(testbed, 3, stack)
+        with cut(testbed, "server1"):
+            wait_for(testbed, "echo/server1 is down")
+        wait_for(testbed, "echo/server1 is up")
         for client in clients:
             assert echo(client)
 
 
-def test_all_servers_down_client_is_refused_at_once(bed: Testbed, backend: str) -> None:
+def test_all_servers_down_client_is_refused_at_once(testbed: Testbed, backend: str) -> None:
     """Behaviour 9: with no server left, a connect is answered by the balancer's reset instead of by silence."""
-    servers = [host.name for host in bed.topology.of_role("server")]
-    with balancing(bed, backend) as running, cut(bed, *servers):
+    servers = [host.name for host in testbed.topology.of_role("server")]
+    with balancing(testbed, backend) as running, cut(testbed, *servers):
         for name in servers:
-            wait_for_verdict(bed, running, f"echo/{name} is down", "down", name)
+            wait_for_verdict(testbed, running, f"echo/{name} is down", "down", name)
         with pytest.raises(ConnectionRefusedError):
-            connect(bed, "client1", ECHO_PORT)
+            connect(testbed, "client1", ECHO_PORT)
         assert running.verdict("reply.no_server") == 1
 
 
-def test_http_check_of_another_port_decides(bed: Testbed, backend: str) -> None:
+def test_http_check_of_another_port_decides(testbed: Testbed, backend: str) -> None:
     """A check by HTTP asks the port it is told to ask; a status that is expected passes, whatever it is."""
-    with balancing(bed, backend, "http", ', port = 8031, path = "/nothing-there", expect = 404') as running:
+    with balancing(testbed, backend, "http", ', port = 8031, path = "/nothing-there", expect = 404') as running:
         # server1's web server listens on 8031; those of the others do not: they are taken out, one per interval.
         for number in (2, 3):
             refused = f"echo/server{number} is down: 198.18.1.3{number} port 8031: connection refused"
-            wait_for_verdict(bed, running, refused, "down", f"server{number}")
-        assert "server1 is down" not in log_of(bed).read_text()
-        assert [echo_once(bed, "client1") for _ in range(3)] == [b"greeting"] * 3
+            wait_for_verdict(testbed, running, refused, "down", f"server{number}")
+        assert "server1 is down" not in log_of(testbed).read_text()
+        assert [echo_once(testbed, "client1") for _ in range(3)] == [b"greeting"] * 3

@@ -48,9 +48,9 @@ def lb(*arguments: object, unique: str = "") -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def play(bed: Testbed, load: Path, *options: object) -> tuple[int, dict[str, object], str]:
+def play(testbed: Testbed, load: Path, *options: object) -> tuple[int, dict[str, object], str]:
     """Play a load from the client hosts. Returns exit status, the document, and what was said."""
-    status, output, errors = lb("testbed", "load", load, "--prefix", bed.prefix, "-o", "json", *options)
+    status, output, errors = lb("testbed", "load", load, "--prefix", testbed.prefix, "-o", "json", *options)
     assert output, errors
     return status, json.loads(output), errors
 
@@ -81,8 +81,8 @@ def test_testbed_load_without_balancer_ends_with_1(unique: str, tmp_path: Path) 
     """A VIP without a server: every fetch fails in its time, the program says so and ends with 1."""
     load = tmp_path / "a.load"
     load.write_text(f"0 {VIP} {PORT} 1000 0 2\n")
-    with running_testbed(f"{unique}s-", servers=False) as bed:
-        status, document, errors = play(bed, load, "--timeout", "0.3")
+    with running_testbed(f"{unique}s-", servers=False) as testbed:
+        status, document, errors = play(testbed, load, "--timeout", "0.3")
     assert status == 1, errors
     fetches = document["fetches"]
     assert isinstance(fetches, list)
@@ -103,8 +103,8 @@ def test_testbed_load_loses_a_server_and_returns_it(unique: str, tmp_path: Path)
     load = tmp_path / "a.load"
     # The first line is over before the server is back, the second starts well after that.
     load.write_text(f"#! 0 lose server2\n#! 4 return server2\n1 {VIP} {PORT} 100 0 3\n6 {VIP} {PORT} 100 0 3\n")
-    with running_testbed(f"{unique}l-") as bed, running_balancer(bed, "rust"):
-        status, document, errors = play(bed, load, "--new-connection", "--timeout", "0.5")
+    with running_testbed(f"{unique}l-") as testbed, running_balancer(testbed, "rust"):
+        status, document, errors = play(testbed, load, "--new-connection", "--timeout", "0.5")
     assert status == 0, errors
     assert "server2 is lost" in errors
     assert "server2 returns" in errors
@@ -129,10 +129,10 @@ def test_bandwidth_limit_is_a_token_bucket(unique: str) -> None:
     """A host held to a bandwidth has one tbf of that rate; a second limit replaces the first."""
     from pyroute2 import IPRoute
 
-    with running_testbed(f"{unique}b-", servers=False) as bed:
+    with running_testbed(f"{unique}b-", servers=False) as testbed:
         for rate in (10e6, 4e6):
-            build.limit_bandwidth(bed.prefix, "server1", "eth0", rate)
-        with bed.inside("server1"):
+            build.limit_bandwidth(testbed.prefix, "server1", "eth0", rate)
+        with testbed.inside("server1"):
             netlink = IPRoute()
         with netlink:
             index = netlink.link_lookup(ifname="eth0")[0]

@@ -38,8 +38,8 @@ BOTH_FAMILIES = pytest.mark.parametrize("vip", [VIP, VIP6], ids=["ipv4", "ipv6"]
 def small_hosts(link_mode: str, unique: str) -> Iterator[Testbed]:
     """Give servers behind a link of 1400 bytes that announce a segment size of 1460, so that clients send 1500."""
     topology = two_segments(server_mtu=SERVER_MTU, server_advmss=1460)
-    with running_testbed(f"{unique}m{link_mode}-", topology=topology, offloads=link_mode == "on") as bed:
-        yield bed
+    with running_testbed(f"{unique}m{link_mode}-", topology=topology, offloads=link_mode == "on") as testbed:
+        yield testbed
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def _path_mtu(connection: socket.socket, vip: object) -> int:
     return connection.getsockopt(level, option)
 
 
-def _forget_path(bed: Testbed, host: str) -> None:
+def _forget_path(testbed: Testbed, host: str) -> None:
     """Empty a host's cache of path MTUs: the last balancer's answer must not help this one."""
-    with bed.inside(host):
+    with testbed.inside(host):
         for family in ("ipv4", "ipv6"):
             Path(f"/proc/sys/net/{family}/route/flush").write_text("1")
 

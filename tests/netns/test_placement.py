@@ -39,13 +39,13 @@ DRAIN_TIMEOUT = "1s"
 
 
 @pytest.fixture(scope="module")
-def bed(link_mode: str, unique: str) -> Iterator[Testbed]:
+def testbed(link_mode: str, unique: str) -> Iterator[Testbed]:
     with running_testbed(f"{unique}p{link_mode}-", offloads=link_mode == "on", use_apache=False) as made:
         yield made
 
 
 @contextmanager
-def balancing(bed: Testbed, backend: str, policy: str = "round-robin") -> Iterator[RunningBalancer]:
+def balancing(testbed: Testbed, backend: str, policy: str = "round-robin") -> Iterator[RunningBalancer]:
     """Run a balancer with services on two VIPs, and one over UDP, all on the same servers."""
     text = 'transit = "forward"\n' + CONFIG.format(interfaces="")
     for name, vip, port, protocol in (
@@ -58,12 +58,12 @@ def balancing(bed: Testbed, backend: str, policy: str = "round-robin") -> Iterat
             f'policy = "{policy}"\n'
         )
         text += f'drain_timeout = "{DRAIN_TIMEOUT}"\n' if protocol == "udp" else ""
-        for host in bed.topology.of_role("server"):
+        for host in testbed.topology.of_role("server"):
             text += SERVER.format(name=host.name, address=host.address, port=SERVERS_PORT)
-    config = bed.directory / "placement.toml"
+    config = testbed.directory / "placement.toml"
     config.write_text(text)
     config.chmod(0o600)
-    balancer = RunningBalancer(bed, backend, config)
+    balancer = RunningBalancer(testbed, backend, config)
     balancer.start()
     try:
         yield balancer
@@ -71,9 +71,9 @@ def balancing(bed: Testbed, backend: str, policy: str = "round-robin") -> Iterat
         balancer.stop()
 
 
-def connect_from(bed: Testbed, host: str, port: int, address: object, to_port: int = ECHO_PORT) -> socket.socket:
+def connect_from(testbed: Testbed, host: str, port: int, address: object, to_port: int = ECHO_PORT) -> socket.socket:
     """Connect from a client port of our choice."""
-    client = bed.socket(host, socket.AF_INET)
+    client = testbed.socket(host, socket.AF_INET)
     try:
         client.settimeout(DEADLINE_S)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -92,9 +92,9 @@ def echoes(client: socket.socket) -> bool:
     return receive_exactly(client, 8) == b"greeting"
 
 
-def retransmitted_syns(bed: Testbed, host: str) -> int:
+def retransmitted_syns(testbed: Testbed, host: str) -> int:
     """Return how many SYNs the kernel of a host has sent again."""
-    with bed.inside(host):
+    with testbed.inside(host):
         names, values = [
             line.split()
             for line in Path("/proc/thread-self/net/netstat").read_text().splitlines()
@@ -105,17 +105,17 @@ def retransmitted_syns(bed: Testbed, host: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["round-robin", "maglev", "least-connections"])
-def test_two_vips_same_client_ports_lose_and_delay_none(bed: Testbed, backend: str, policy: str) -> None:
+def test_two_vips_same_client_ports_lose_and_delay_none(testbed: Testbed, backend: str, policy: str) -> None:
     """Behaviour 37: connections of one host to VIP A and to VIP B, on the same servers, from the same ports."""
-    with balancing(bed, backend, policy) as balancer:
-        before = retransmitted_syns(bed, "client1")
+    with balancing(testbed, backend, policy) as balancer:
+        before = retransmitted_syns(testbed, "client1")
         for first in range(0, CONNECTIONS[backend], BATCH):
             ports = range(FIRST_CLIENT_PORT + first, FIRST_CLIENT_PORT + first + BATCH)
             with ExitStack() as stack:
                 for vip in (VIP, SECOND_VIP):
-                    opened = [stack.enter_context(connect_from(bed, "client1", port, vip)) for port in ports]
+                    opened = [stack.enter_context(connect_from(testbed, "client1", port, vip)) for port in ports]
                     assert all(echoes(client) for client in opened)
-        assert retransmitted_syns(bed, "client1") == before
+        assert retransmitted_syns(testbed, "client1") == before
         counters = balancer.counters()
         assert counters["verdicts"].get("drop.flow_conflict", 0) == 0
         for service in ("one", "two"):
@@ -127,29 +127,29 @@ def test_two_vips_same_client_ports_lose_and_delay_none(bed: Testbed, backend: s
 
 
 @pytest.mark.parametrize("policy", ["round-robin", "random", "source-hash", "maglev", "least-connections"])
-def test_server_that_calls_its_own_service_is_served(bed: Testbed, backend: str, policy: str) -> None:
+def test_server_that_calls_its_own_service_is_served(testbed: Testbed, backend: str, policy: str) -> None:
     """Behaviour 37: it gets another server, whatever the policy."""
-    with balancing(bed, backend, policy) as balancer:
+    with balancing(testbed, backend, policy) as balancer:
         for number in range(CALLS):
-            with connect_from(bed, "server2", FIRST_CLIENT_PORT + number, VIP) as client:
+            with connect_from(testbed, "server2", FIRST_CLIENT_PORT + number, VIP) as client:
                 assert echoes(client)
         counters = balancer.counters()
         assert counters["verdicts"].get("drop.hairpin", 0) == 0
         assert counters["servers"]["one/server2"]["flows_created"] == 0
 
 
-def test_connection_straight_to_a_server_works_beside_a_flow(bed: Testbed, backend: str) -> None:
+def test_connection_straight_to_a_server_works_beside_a_flow(testbed: Testbed, backend: str) -> None:
     """Behaviour 42: both ways, with the client port of a flow; one to the flow's own server is refused."""
-    with balancing(bed, backend) as balancer, connect_from(bed, "client1", FIRST_CLIENT_PORT, VIP) as flow:
+    with balancing(testbed, backend) as balancer, connect_from(testbed, "client1", FIRST_CLIENT_PORT, VIP) as flow:
         assert echoes(flow)
         [taken] = {row["server"] for row in balancer.flows()}
-        free = next(host for host in bed.topology.of_role("server") if host.name != taken)
-        with connect_from(bed, "client1", FIRST_CLIENT_PORT, free.address, SERVERS_PORT) as straight:
+        free = next(host for host in testbed.topology.of_role("server") if host.name != taken)
+        with connect_from(testbed, "client1", FIRST_CLIENT_PORT, free.address, SERVERS_PORT) as straight:
             assert echoes(straight)
             assert echoes(flow)
             assert echoes(straight)
             # The next service passes over both.
-            with connect_from(bed, "client1", FIRST_CLIENT_PORT, SECOND_VIP) as other:
+            with connect_from(testbed, "client1", FIRST_CLIENT_PORT, SECOND_VIP) as other:
                 assert echoes(other)
                 servers = {row["service"]: row["server"] for row in balancer.flows()}
                 assert servers == {"one": taken, "two": servers["two"]}
@@ -159,8 +159,8 @@ def test_connection_straight_to_a_server_works_beside_a_flow(bed: Testbed, backe
 class Sender:
     """A UDP sender that never pauses: the next datagram leaves as soon as the last one's echo is there."""
 
-    def __init__(self, bed: Testbed) -> None:
-        self._client = bed.socket("client1", socket.AF_INET, socket.SOCK_DGRAM)
+    def __init__(self, testbed: Testbed) -> None:
+        self._client = testbed.socket("client1", socket.AF_INET, socket.SOCK_DGRAM)
         self._client.settimeout(DEADLINE_S)
         self._client.connect((str(VIP), UDP_PORT))
         self._stopped = threading.Event()
@@ -188,9 +188,9 @@ class Sender:
             self.failure = error
 
 
-def test_udp_sender_leaves_a_removed_and_a_drained_server(bed: Testbed, backend: str) -> None:
+def test_udp_sender_leaves_a_removed_and_a_drained_server(testbed: Testbed, backend: str) -> None:
     """Behaviour 8: at once, and at the deadline; no datagram is lost, and `lb drain --wait` ends."""
-    with balancing(bed, backend) as balancer, Sender(bed) as sender:
+    with balancing(testbed, backend) as balancer, Sender(testbed) as sender:
         assert balancer.running is not None
         control = balancer.running.control
 

@@ -359,20 +359,20 @@ def test_links_in_each_mode_carry_or_lack_offloads(hosts: Testbed, link_mode: st
 
 def test_hosts_without_balancer_reach_only_the_router(unique: str) -> None:
     """Kernel forwarding is off: a host's packets to another end at the router, and no route leads out."""
-    with running_testbed(f"{unique}n-", servers=False) as bed:
-        server = bed.topology.host("server1")
-        with bed.socket("client1", kind=socket.SOCK_DGRAM) as client:
-            client.connect((str(bed.topology.host("router").address), 9))
+    with running_testbed(f"{unique}n-", servers=False) as testbed:
+        server = testbed.topology.host("server1")
+        with testbed.socket("client1", kind=socket.SOCK_DGRAM) as client:
+            client.connect((str(testbed.topology.host("router").address), 9))
             with pytest.raises(OSError, match="unreachable"):
                 client.connect(("203.0.113.1", 9))
         with (
-            bed.socket("server1", kind=socket.SOCK_DGRAM) as receiver,
-            bed.socket("client1", kind=socket.SOCK_DGRAM) as client,
+            testbed.socket("server1", kind=socket.SOCK_DGRAM) as receiver,
+            testbed.socket("client1", kind=socket.SOCK_DGRAM) as client,
         ):
             receiver.bind((str(server.address), 7))
             receiver.settimeout(DEADLINE_S)
             client.sendto(b"lost", (str(server.address), 7))
-            build.set_kernel_forwarding(bed.prefix, True)
+            build.set_kernel_forwarding(testbed.prefix, True)
             client.sendto(b"found", (str(server.address), 7))
             assert receiver.recv(10) == b"found"
             assert not select.select([receiver], [], [], 0)[0]
@@ -386,11 +386,11 @@ def test_stop_signal_in_the_middle_removes_everything_first(unique: str, monkeyp
         sweep(state)
 
     monkeypatch.setattr(lifecycle, "sweep", interrupted_sweep)
-    bed = Testbed(prefix=f"{unique}i-", servers=False)
-    with pytest.raises(KeyboardInterrupt), stoppable(), bed:
+    testbed = Testbed(prefix=f"{unique}i-", servers=False)
+    with pytest.raises(KeyboardInterrupt), stoppable(), testbed:
         pass
     assert [entry.name for entry in isolation.NETNS_DIR.glob(f"{unique}i-*")] == []
-    assert not bed.directory.exists()
+    assert not testbed.directory.exists()
 
 
 def test_sweep_reused_pid_is_not_killed() -> None:

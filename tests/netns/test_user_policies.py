@@ -45,16 +45,16 @@ LAST = """
 
 
 @pytest.fixture(scope="module")
-def bed(link_mode: str, unique: str) -> Iterator[Testbed]:
+def testbed(link_mode: str, unique: str) -> Iterator[Testbed]:
     with running_testbed(f"{unique}u{link_mode}-", offloads=link_mode == "on", use_apache=False) as made:
         yield made
 
 
-def with_policy(bed: Testbed, code: str) -> str:
+def with_policy(testbed: Testbed, code: str) -> str:
     """Write a policy beside the configuration; return the configuration."""
-    (bed.directory / "mine.py").write_text(dedent(code))
-    (bed.directory / "mine.py").chmod(0o600)
-    return configuration(bed, "./mine.py:Mine")
+    (testbed.directory / "mine.py").write_text(dedent(code))
+    (testbed.directory / "mine.py").chmod(0o600)
+    return configuration(testbed, "./mine.py:Mine")
 
 
 def shares(balancer: RunningBalancer) -> Counter[str]:
@@ -64,12 +64,12 @@ def shares(balancer: RunningBalancer) -> Counter[str]:
 
 
 @pytest.mark.parametrize("code", [SLEEPS, SPINS, RAISES], ids=["sleeps", "spins", "raises"])
-def test_policy_that_fails_packets_flow_and_counters_tell(bed: Testbed, backend: str, code: str) -> None:
+def test_policy_that_fails_packets_flow_and_counters_tell(testbed: Testbed, backend: str, code: str) -> None:
     """Every new flow is placed by the fall-back policy, and those that are there go on all the while."""
-    with balancing(bed, backend, with_policy(bed, code)) as balancer, ExitStack() as stack:
-        old = stack.enter_context(connect(bed, "client1", ECHO_PORT))
+    with balancing(testbed, backend, with_policy(testbed, code)) as balancer, ExitStack() as stack:
+        old = stack.enter_context(connect(testbed, "client1", ECHO_PORT))
         for number in range(FLOWS):
-            new = stack.enter_context(connect(bed, "client2", ECHO_PORT))
+            new = stack.enter_context(connect(testbed, "client2", ECHO_PORT))
             assert echo(new, b"new %d" % number)
             assert echo(old, b"old %d" % number)
         counters = balancer.counters()
@@ -77,10 +77,10 @@ def test_policy_that_fails_packets_flow_and_counters_tell(bed: Testbed, backend:
         assert sorted(shares(balancer).values()) == [FLOWS // 3 + 1] * 3
 
 
-def test_policy_that_raises_is_told_in_the_log(bed: Testbed, backend: str) -> None:
+def test_policy_that_raises_is_told_in_the_log(testbed: Testbed, backend: str) -> None:
     """The line says which policy, what it raised, and where."""
-    with balancing(bed, backend, with_policy(bed, RAISES)) as balancer:
-        with connect(bed, "client1", ECHO_PORT) as flow:
+    with balancing(testbed, backend, with_policy(testbed, RAISES)) as balancer:
+        with connect(testbed, "client1", ECHO_PORT) as flow:
             assert echo(flow, b"hello")
         assert shares(balancer).total() == 1
         assert balancer.running is not None
@@ -95,26 +95,26 @@ def test_policy_that_raises_is_told_in_the_log(bed: Testbed, backend: str) -> No
         # Its plan and its answer: the packets do not wait for the second to be written down.
         wait_until(lambda: failures()["count"] >= 2, "both failures are counted")
         assert failures()["last"].startswith("LookupError: no ")
-    log = (bed.directory / f"{ROUTER}-lb.log").read_text()
+    log = (testbed.directory / f"{ROUTER}-lb.log").read_text()
     assert "service echo: policy ./mine.py:Mine failed: LookupError: no plan today (line 4 of mine.py)" in log
     assert "service echo: policy ./mine.py:Mine failed: LookupError: no server today (line 6 of mine.py)" in log
 
 
-def test_policy_that_chooses_is_obeyed(bed: Testbed, backend: str) -> None:
+def test_policy_that_chooses_is_obeyed(testbed: Testbed, backend: str) -> None:
     """What it answers in time is where flows go."""
-    with balancing(bed, backend, with_policy(bed, LAST)) as balancer, ExitStack() as stack:
-        flows = [stack.enter_context(connect(bed, "client1", ECHO_PORT)) for _ in range(6)]
+    with balancing(testbed, backend, with_policy(testbed, LAST)) as balancer, ExitStack() as stack:
+        flows = [stack.enter_context(connect(testbed, "client1", ECHO_PORT)) for _ in range(6)]
         assert all(echo(flow, b"hello") for flow in flows)
         wait_until(lambda: len(placements(balancer)) == len(flows), "all flows are established")
         assert set(placements(balancer).values()) == {"server3"}
         assert balancer.counters()["events"]["ask_fallback"] == 0
 
 
-def test_weights_are_followed_by_real_connections(bed: Testbed, backend: str) -> None:
+def test_weights_are_followed_by_real_connections(testbed: Testbed, backend: str) -> None:
     """Weights 5, 3, 2 over 100 connections: 50, 30, 20."""
     weights = {"server1": 5, "server2": 3, "server3": 2}
-    with balancing(bed, backend, configuration(bed, weights=weights)) as balancer:
+    with balancing(testbed, backend, configuration(testbed, weights=weights)) as balancer:
         for _ in range(100):
-            with connect(bed, "client1", ECHO_PORT) as flow:
+            with connect(testbed, "client1", ECHO_PORT) as flow:
                 assert echo(flow, b"hello")
         assert shares(balancer) == {"server1": 50, "server2": 30, "server3": 20}

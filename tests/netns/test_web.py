@@ -22,13 +22,13 @@ def web_hosts(request: pytest.FixtureRequest, unique: str, backend: str) -> Iter
     wants_apache = request.param == "apache"
     if wants_apache and apache.find() is None:
         pytest.skip("Apache is not installed")
-    with running_testbed(f"{unique}w-", use_apache=wants_apache) as bed, running_balancer(bed, backend):
-        yield bed
+    with running_testbed(f"{unique}w-", use_apache=wants_apache) as testbed, running_balancer(testbed, backend):
+        yield testbed
 
 
-def _fetch(bed: Testbed, vip: object) -> tuple[str | None, bytes]:
+def _fetch(testbed: Testbed, vip: object) -> tuple[str | None, bytes]:
     """Fetch the chunk in client1 over a connection of its own. Returns the server's name and the body."""
-    with connect(bed, "client1", WEB_PORT, vip) as client:
+    with connect(testbed, "client1", WEB_PORT, vip) as client:
         client.sendall(f"GET /{CHUNK} HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n".encode())
         with HTTPResponse(client) as response:
             response.begin()

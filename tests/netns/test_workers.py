@@ -41,7 +41,7 @@ BOTH_FAMILIES = pytest.mark.parametrize("vip", [VIP, VIP6], ids=["ipv4", "ipv6"]
 
 
 @pytest.fixture(scope="module")
-def bed(link_mode: str, unique: str) -> Iterator[Testbed]:
+def testbed(link_mode: str, unique: str) -> Iterator[Testbed]:
     """Give a testbed whose router has two interfaces, the servers' with a smaller MTU."""
     topology = two_segments(server_mtu=SERVER_MTU, server_advmss=1460)
     with running_testbed(f"{unique}w{link_mode}-", topology=topology, offloads=link_mode == "on") as made:
@@ -49,10 +49,10 @@ def bed(link_mode: str, unique: str) -> Iterator[Testbed]:
 
 
 @pytest.fixture(scope="module")
-def balancer(bed: Testbed, backend: str) -> Iterator[RunningBalancer]:
-    config = bed.directory / "workers.toml"
-    write_config(bed, config)
-    running = RunningBalancer(bed, backend, config)
+def balancer(testbed: Testbed, backend: str) -> Iterator[RunningBalancer]:
+    config = testbed.directory / "workers.toml"
+    write_config(testbed, config)
+    running = RunningBalancer(testbed, backend, config)
     running.start()
     try:
         yield running
@@ -60,8 +60,8 @@ def balancer(bed: Testbed, backend: str) -> Iterator[RunningBalancer]:
         running.stop()
 
 
-def write_config(bed: Testbed, path: Path, vip: str = str(VIP)) -> None:
-    path.write_text("workers = 2\n" + configuration(bed.topology).replace(f'"{VIP}"', f'"{vip}"'))
+def write_config(testbed: Testbed, path: Path, vip: str = str(VIP)) -> None:
+    path.write_text("workers = 2\n" + configuration(testbed.topology).replace(f'"{VIP}"', f'"{vip}"'))
     path.chmod(0o600)
 
 
@@ -71,11 +71,13 @@ def control_of(balancer: RunningBalancer) -> Path:
 
 
 @BOTH_FAMILIES
-def test_connections_of_five_clients_work_by_both_workers(bed: Testbed, balancer: RunningBalancer, vip: object) -> None:
+def test_connections_of_five_clients_work_by_both_workers(
+    testbed: Testbed, balancer: RunningBalancer, vip: object
+) -> None:
     """Behaviour 1, 12: both directions of a flow meet at one worker: else replies would find no flow."""
     before = balancer.counters()
     with ExitStack() as stack:
-        opened = [stack.enter_context(connect(bed, host, WEB_PORT, vip)) for host in CLIENTS for _ in range(ROUNDS)]
+        opened = [stack.enter_context(connect(testbed, host, WEB_PORT, vip)) for host in CLIENTS for _ in range(ROUNDS)]
         for client in opened:
             client.sendall(b"GET /1MB HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n")
         for client in opened:
@@ -92,18 +94,18 @@ def test_connections_of_five_clients_work_by_both_workers(bed: Testbed, balancer
 @BOTH_FAMILIES
 @pytest.mark.parametrize("host", ["client2", "client3"])
 def test_stream_through_smaller_link_arrives_whole(
-    bed: Testbed, balancer: RunningBalancer, host: str, vip: object
+    testbed: Testbed, balancer: RunningBalancer, host: str, vip: object
 ) -> None:
     """Behaviour 21, for a client of either worker."""
-    with bed.inside(host):
+    with testbed.inside(host):
         # The last balancer's answer must not help this one.
         for family in ("ipv4", "ipv6"):
             Path(f"/proc/sys/net/{family}/route/flush").write_text("1")
     payload = bytes(range(256)) * 2000
     before = balancer.verdict("reply.too_big")
     with ExitStack() as stack:
-        listener = stack.enter_context(listen(bed, "server1", vip))
-        client = stack.enter_context(connect(bed, host, PIPE_PORT, vip))
+        listener = stack.enter_context(listen(testbed, "server1", vip))
+        client = stack.enter_context(connect(testbed, host, PIPE_PORT, vip))
         server = stack.enter_context(listener.accept()[0])
         server.settimeout(DEADLINE_S)
         client.setblocking(False)
@@ -123,10 +125,10 @@ def test_stream_through_smaller_link_arrives_whole(
 @BOTH_FAMILIES
 @pytest.mark.parametrize("host", ["client2", "client3"])
 def test_fragments_of_a_datagram_meet_both_ways(
-    bed: Testbed, balancer: RunningBalancer, host: str, vip: object
+    testbed: Testbed, balancer: RunningBalancer, host: str, vip: object
 ) -> None:
     """Behaviour 20: a datagram larger than every link, echoed."""
-    with bed.socket(host, socket.AF_INET6 if vip is VIP6 else socket.AF_INET, socket.SOCK_DGRAM) as client:
+    with testbed.socket(host, socket.AF_INET6 if vip is VIP6 else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(DEADLINE_S)
         if vip is VIP:
             # linux/in.h: IP_MTU_DISCOVER, IP_PMTUDISC_DONT: routers on the way may cut too.
@@ -146,11 +148,11 @@ def test_fragments_of_a_datagram_meet_both_ways(
     assert received == payload
 
 
-def test_operator_sees_one_balancer(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_operator_sees_one_balancer(testbed: Testbed, balancer: RunningBalancer) -> None:
     """Behaviour 8, 29: flows of both workers in one order, by client too; a drain and a reload reach both."""
     control = control_of(balancer)
     with ExitStack() as stack:
-        opened = [stack.enter_context(connect(bed, host, WEB_PORT)) for host in CLIENTS for _ in range(3)]
+        opened = [stack.enter_context(connect(testbed, host, WEB_PORT)) for host in CLIENTS for _ in range(3)]
         own = {client.getsockname()[:2] for client in opened}
         rows = balancer.flows()
         keys = [(ip_address(row["client"]).packed.rjust(16, b"\0"), row["client_port"]) for row in rows]
@@ -164,7 +166,7 @@ def test_operator_sees_one_balancer(bed: Testbed, balancer: RunningBalancer) -> 
             assert {row["client"] for row in page} == {address}
         change(control, "/drain", {"service": "web", "server": "server2"})
         before = balancer.counters()["servers"]["web/server2"]["flows_created"]
-        more = [stack.enter_context(connect(bed, host, WEB_PORT)) for host in CLIENTS for _ in range(3)]
+        more = [stack.enter_context(connect(testbed, host, WEB_PORT)) for host in CLIENTS for _ in range(3)]
         assert balancer.counters()["servers"]["web/server2"]["flows_created"] == before
         ports = {client.getsockname()[:2] for client in more}
         taken = Counter(row["server"] for row in balancer.flows() if (row["client"], row["client_port"]) in ports)
@@ -172,11 +174,11 @@ def test_operator_sees_one_balancer(bed: Testbed, balancer: RunningBalancer) -> 
         change(control, "/enable", {"service": "web", "server": "server2"})
 
 
-def test_remove_with_reset_reaches_flows_of_both_workers(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_remove_with_reset_reaches_flows_of_both_workers(testbed: Testbed, balancer: RunningBalancer) -> None:
     """Behaviour 8: clients of either worker get a RST that they believe."""
     control = control_of(balancer)
     with ExitStack() as stack:
-        opened = [stack.enter_context(connect(bed, host, WEB_PORT)) for host in CLIENTS for _ in range(3)]
+        opened = [stack.enter_context(connect(testbed, host, WEB_PORT)) for host in CLIENTS for _ in range(3)]
         where = {(row["client"], row["client_port"]): row["server"] for row in balancer.flows()}
         change(control, "/disable", {"service": "web", "server": "server3", "reset": True})
         cut = [client for client in opened if where[client.getsockname()[:2]] == "server3"]
@@ -187,18 +189,18 @@ def test_remove_with_reset_reaches_flows_of_both_workers(bed: Testbed, balancer:
         change(control, "/enable", {"service": "web", "server": "server3"})
 
 
-def test_reload_with_another_vip_is_heard_by_the_right_worker(bed: Testbed, balancer: RunningBalancer) -> None:
+def test_reload_with_another_vip_is_heard_by_the_right_worker(testbed: Testbed, balancer: RunningBalancer) -> None:
     """A VIP that came with a reload: its packets are dealt by their source from then on."""
     other = "198.18.1.111"
     try:
-        write_config(bed, balancer.config, other)
+        write_config(testbed, balancer.config, other)
         generation = fetch(control_of(balancer), "/status")["generation"]
         os.kill(fetch(control_of(balancer), "/status")["pid"], signal.SIGHUP)
         wait_until(lambda: fetch(control_of(balancer), "/status")["generation"] > generation, "the reload")
         for host in CLIENTS:
-            assert echo_once(bed, host, ECHO_PORT, other) == b"greeting"
+            assert echo_once(testbed, host, ECHO_PORT, other) == b"greeting"
     finally:
-        write_config(bed, balancer.config)
+        write_config(testbed, balancer.config)
         change(control_of(balancer), "/reload", {})
     for host in CLIENTS:
-        assert echo_once(bed, host) == b"greeting"
+        assert echo_once(testbed, host) == b"greeting"

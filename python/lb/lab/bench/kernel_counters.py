@@ -64,20 +64,20 @@ def parse_time_wait(text: str) -> int:
     return 0
 
 
-def read(bed: Testbed, hosts: Iterable[str]) -> dict[str, int]:
+def read(testbed: Testbed, hosts: Iterable[str]) -> dict[str, int]:
     """Return the sums of the counters of these hosts."""
     total: dict[str, int] = {}
     for host in hosts:
-        with bed.inside(host):
+        with testbed.inside(host):
             found = parse((_PROC / "netstat").read_text()) | parse((_PROC / "snmp").read_text())
         for name, value in found.items():
             total[name] = total.get(name, 0) + value
     return total
 
 
-def crowded_ports(bed: Testbed, host: str) -> int:
+def crowded_ports(testbed: Testbed, host: str) -> int:
     """Return how many ports of a host TIME_WAIT holds, or 0 while they are too few to slow a connect."""
-    with bed.inside(host):
+    with testbed.inside(host):
         first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
         held = parse_time_wait((_PROC / "sockstat").read_text())
     return held if held > _CROWDED * (last - first + 1) else 0

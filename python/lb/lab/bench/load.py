@@ -46,7 +46,7 @@ end
 class Field:
     """Where measures take place. `tool`: `wrk` or `own`."""
 
-    bed: Testbed
+    testbed: Testbed
     server: Host
     settings: Settings
     tool: str
@@ -101,14 +101,17 @@ def apply(field: Field, working: Working, path: str, close: bool = False) -> Loa
 
 
 def _with_wrk(field: Field, working: Working, path: str, close: bool) -> dict[str, Any]:
-    script = field.bed.directory / "wrk.lua"
+    script = field.testbed.directory / "wrk.lua"
     settings = field.settings
     limit_us = int(SLOW_S * 1e6)
     script.write_text(_SCRIPT.replace("CONNECTIONS", str(settings.connections)).replace("LIMIT", str(limit_us)))
     command = [programs.find("wrk") or "wrk", "-t1", f"-c{settings.connections}", f"-d{settings.load_s}s"]
     command += ["-s", str(script), *(["-H", "Connection: close"] if close else [])]
     text = programs.run(
-        field.bed, host_of(close), [*command, f"http://{working.address}:{working.port}{path}"], seconds=settings.load_s
+        field.testbed,
+        host_of(close),
+        [*command, f"http://{working.address}:{working.port}{path}"],
+        seconds=settings.load_s,
     )
     raw: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
     return raw
@@ -116,7 +119,7 @@ def _with_wrk(field: Field, working: Working, path: str, close: bool) -> dict[st
 
 def _with_own(field: Field, working: Working, path: str, close: bool) -> dict[str, Any]:
     options = ["--connections", str(field.settings.connections), *(["--close"] if close else [])]
-    return ask(field.bed, working, path, field.settings.load_s, *options, host=host_of(close))
+    return ask(field.testbed, working, path, field.settings.load_s, *options, host=host_of(close))
 
 
 def host_of(close: bool) -> str:
@@ -124,15 +127,15 @@ def host_of(close: bool) -> str:
     return CLOSING_CLIENT if close else CLIENT
 
 
-def ask(bed: Testbed, working: Working, path: str, seconds: float, *options: str, host: str) -> dict[str, Any]:
+def ask(testbed: Testbed, working: Working, path: str, seconds: float, *options: str, host: str) -> dict[str, Any]:
     """Run our own client in a host with these options and return what it printed. Raise LbError when it failed."""
     arguments = [str(working.address), str(working.port), path, "--seconds", str(seconds), *options]
     command = [sys.executable, "-P", "-m", "lb.lab.bench.web_client", *arguments]
-    answer: dict[str, Any] = json.loads(programs.run(bed, host, command, seconds=seconds))
+    answer: dict[str, Any] = json.loads(programs.run(testbed, host, command, seconds=seconds))
     return answer
 
 
-def wait_answer(bed: Testbed, working: Working, host: str = CLIENT) -> None:
+def wait_answer(testbed: Testbed, working: Working, host: str = CLIENT) -> None:
     """
     Wait until a client gets a first answer: a contestant that has just started resolves neighbours first.
 
@@ -145,7 +148,7 @@ def wait_answer(bed: Testbed, working: Working, host: str = CLIENT) -> None:
     deadline = time.monotonic() + ANSWER_DEADLINE_S
     while True:
         try:
-            with bed.inside(host):
+            with testbed.inside(host):
                 exchange(target, request(target[0], SMALL_PATH, True))
         except (OSError, AnswerError) as error:
             if time.monotonic() >= deadline:

@@ -85,9 +85,9 @@ def build_profile() -> str:
     return f"{_core.BUILD_PROFILE} build of the extension"
 
 
-def offloads(bed: Testbed, host: str) -> str:
+def offloads(testbed: Testbed, host: str) -> str:
     """Return which offloads the first interface of a host has."""
-    with bed.inside(host):
+    with testbed.inside(host):
         found = ethtool.get_offloads("eth0")
     on, off = ([name for name, state in found.items() if state is wanted] for wanted in (True, False))
     return "; ".join(f"{word}: {', '.join(names)}" for word, names in (("on", on), ("off", off)) if names)

@@ -31,12 +31,12 @@ def version(command: Sequence[str]) -> str:
     return ""
 
 
-def run(bed: Testbed, host: str, command: Sequence[str], text: str = "", seconds: float = 0.0) -> str:
+def run(testbed: Testbed, host: str, command: Sequence[str], text: str = "", seconds: float = 0.0) -> str:
     """
     Run a program in a host and return what it wrote on standard output.
 
     Args:
-        bed: where the host is.
+        testbed: where the host is.
         host: its name.
         command: the program and its arguments.
         text: its standard input.
@@ -46,14 +46,14 @@ def run(bed: Testbed, host: str, command: Sequence[str], text: str = "", seconds
         TestbedError: it failed or did not end; says its last words.
     """
     label = command[0].rpartition("/")[2]
-    child = bed.spawn(host, label, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = testbed.spawn(host, label, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         output, _ = child.communicate(text.encode(), timeout=seconds + GRACE_S)
     except subprocess.TimeoutExpired as error:
         raise TestbedError(f"{label} on {host} did not end within {seconds + GRACE_S:.0f} s") from error
     finally:
-        bed.end(host, label)
+        testbed.end(host, label)
     if child.returncode != 0:
-        words = bed.last_log_line(host, label) or output.decode(errors="replace").strip()[-200:]
+        words = testbed.last_log_line(host, label) or output.decode(errors="replace").strip()[-200:]
         raise TestbedError(f"{label} on {host} failed: {words or f'status {child.returncode}'}")
     return output.decode()

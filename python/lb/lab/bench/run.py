@@ -185,31 +185,31 @@ class Run:
                 left = [name for name in measures if self._wants(contestant, name, turn)]
                 if not left:
                     continue
-                with serving_testbed(self._settings.prefix) as (bed, serving):
-                    field = self._prepare(bed, serving)
+                with serving_testbed(self._settings.prefix) as (testbed, serving):
+                    field = self._prepare(testbed, serving)
                     with self._attempt(contestant, turn, left):
                         self._take_turn(field, contestant, turn, left)
 
-    def _prepare(self, bed: Testbed, serving: str) -> load.Field:
+    def _prepare(self, testbed: Testbed, serving: str) -> load.Field:
         tool = load.choose_tool()
-        self._machine |= {"web server": serving, "offloads": machine.offloads(bed, ROUTER)}
+        self._machine |= {"web server": serving, "offloads": machine.offloads(testbed, ROUTER)}
         self._machine["client"] = "wrk" if tool == "wrk" else "built-in (wrk is not installed)"
         for host in LOADED_HOSTS:
-            set_up(bed, host)
-        return load.Field(bed, bed.topology.host(web_server.SERVER), self._settings, tool)
+            set_up(testbed, host)
+        return load.Field(testbed, testbed.topology.host(web_server.SERVER), self._settings, tool)
 
     def _take_turn(self, field: load.Field, contestant: Contestant, turn: int, measures: list[str]) -> None:
-        with contestant.work(field.bed, field.server) as working:
+        with contestant.work(field.testbed, field.server) as working:
             for host in load.CLIENTS:
-                load.wait_answer(field.bed, working, host)
+                load.wait_answer(field.testbed, working, host)
             for name in measures:
                 self._show(f"turn {turn + 1}, {contestant.title}: {name}", False)
                 self._busy.append(machine.settle())
                 with self._attempt(contestant, turn, [name]):
-                    before = kernel_counters.read(field.bed, LOADED_HOSTS)
+                    before = kernel_counters.read(field.testbed, LOADED_HOSTS)
                     found = LOADED[name](field, working)
-                    after = kernel_counters.read(field.bed, LOADED_HOSTS)
-                    crowded = max(kernel_counters.crowded_ports(field.bed, host) for host in load.CLIENTS)
+                    after = kernel_counters.read(field.testbed, LOADED_HOSTS)
+                    crowded = max(kernel_counters.crowded_ports(field.testbed, host) for host in load.CLIENTS)
                     faults = kernel_counters.faults(before, after, found.failed, found.slow, crowded)
                     self._add(contestant, turn, found.figures, faults)
 
@@ -225,36 +225,39 @@ class Run:
         try:
             for turn in range(self._settings.turns):
                 self._show(f"turn {turn + 1}, the generator alone", False)
-                with self._straight_path() as (bed, generator):
+                with self._straight_path() as (testbed, generator):
                     packets.pin_generator()
                     self._busy.append(machine.settle())
-                    self._alone.append(packets.measure_alone(bed, self._settings, generator))
+                    self._alone.append(packets.measure_alone(testbed, self._settings, generator))
                 for contestant in self._able(turn):
                     if self._wants(contestant, "packets", turn):
-                        with self._straight_path() as (bed, generator), self._attempt(contestant, turn, ["packets"]):
-                            self._take_packet_turn(bed, contestant, turn, generator, cores)
+                        with (
+                            self._straight_path() as (testbed, generator),
+                            self._attempt(contestant, turn, ["packets"]),
+                        ):
+                            self._take_packet_turn(testbed, contestant, turn, generator, cores)
         finally:
             os.sched_setaffinity(0, cores)
 
     @contextmanager
     def _straight_path(self) -> Iterator[tuple[Testbed, str]]:
-        with Testbed(topology=straight_path(), prefix=self._settings.prefix, servers=False) as bed:
-            self._machine["packet generator"] = generator = packets.prepare(bed)
-            yield bed, generator
+        with Testbed(topology=straight_path(), prefix=self._settings.prefix, servers=False) as testbed:
+            self._machine["packet generator"] = generator = packets.prepare(testbed)
+            yield testbed, generator
 
     def _take_packet_turn(
-        self, bed: Testbed, contestant: Contestant, turn: int, generator: str, cores: set[int]
+        self, testbed: Testbed, contestant: Contestant, turn: int, generator: str, cores: set[int]
     ) -> None:
         self._show(f"turn {turn + 1}, {contestant.title}: packets", False)
         # It starts on all cores, and would inherit the generator's only one otherwise.
         os.sched_setaffinity(0, cores)
-        with contestant.work(bed, bed.topology.host(STRAIGHT_SERVER)) as working:
+        with contestant.work(testbed, testbed.topology.host(STRAIGHT_SERVER)) as working:
             packets.pin_generator()
             if working.pid is not None:
                 for thread in Path(f"/proc/{working.pid}/task").iterdir():
                     os.sched_setaffinity(int(thread.name), cores - os.sched_getaffinity(0) or cores)
             self._busy.append(machine.settle())
-            found = packets.measure(bed, self._settings, working, generator)
+            found = packets.measure(testbed, self._settings, working, generator)
         self._add(contestant, turn, found.figures, Faults(failed=found.failed))
         # Lost at the pace: of the flood, more than arrives is sent on purpose.
         self._faults["packets"][contestant.name][turn] = None
@@ -282,16 +285,16 @@ class Run:
 def serving_testbed(prefix: str) -> Iterator[tuple[Testbed, str]]:
     """Build the one-armed testbed, with one server, and a web server on that; yields it and what serves."""
     as_root = isolation.has_capabilities() and not isolation.in_own_user_namespace()
-    with Testbed(topology=loaded_topology(), prefix=prefix, servers=False) as bed:
+    with Testbed(topology=loaded_topology(), prefix=prefix, servers=False) as testbed:
         try:
-            serving = web_server.start(bed, as_root)
+            serving = web_server.start(testbed, as_root)
         except TestbedError as error:
             reason = str(error)
         else:
-            yield bed, serving
+            yield testbed, serving
             return
-    with Testbed(topology=loaded_topology(), prefix=prefix) as bed:
-        yield bed, f"{bed.facts['web']}; {reason}"
+    with Testbed(topology=loaded_topology(), prefix=prefix) as testbed:
+        yield testbed, f"{testbed.facts['web']}; {reason}"
 
 
 def loaded_topology() -> Topology:
@@ -300,9 +303,9 @@ def loaded_topology() -> Topology:
     return replace(whole, hosts=tuple(host for host in whole.hosts if host.name in LOADED_HOSTS))
 
 
-def set_up(bed: Testbed, host: str) -> None:
+def set_up(testbed: Testbed, host: str) -> None:
     """Give a host all ports for its connections, and no memory of earlier ones."""
-    with bed.inside(host):
+    with testbed.inside(host):
         for name, value in HOST_SETTINGS:
             Path("/proc/sys/net/ipv4", name).write_text(value)
 

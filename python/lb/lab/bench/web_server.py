@@ -41,12 +41,12 @@ http {{
 """
 
 
-def start(bed: Testbed, as_root: bool) -> str:
+def start(testbed: Testbed, as_root: bool) -> str:
     """
     Start nginx on server1 of a testbed that was built without servers.
 
     Args:
-        bed: where.
+        testbed: where.
         as_root: whether this process is the machine's root; then the worker becomes another user.
 
     Returns:
@@ -58,8 +58,8 @@ def start(bed: Testbed, as_root: bool) -> str:
     program = programs.find("nginx")
     if program is None:
         raise TestbedError("nginx is not installed")
-    host = bed.topology.host(SERVER)
-    files, directory = bed.directory / "www", bed.directory / "nginx"
+    host = testbed.topology.host(SERVER)
+    files, directory = testbed.directory / "www", testbed.directory / "nginx"
     content.write_stand_ins(files)
     directory.mkdir()
     user = "user {} {};".format(*apache.unprivileged_names()) if as_root else ""
@@ -68,6 +68,6 @@ def start(bed: Testbed, as_root: bool) -> str:
         _TEMPLATE.format(user=user, directory=directory, port=host.web_port, content=files, name=SERVER)
     )
     command = [program, "-e", str(directory / "start.log"), "-c", str(configuration)]
-    bed.spawn(SERVER, "nginx", command, as_nobody=not as_root)
-    bed.wait_listening(host, host.web_port, "nginx")
+    testbed.spawn(SERVER, "nginx", command, as_nobody=not as_root)
+    testbed.wait_listening(host, host.web_port, "nginx")
     return programs.version([program, "-v"]).removeprefix("nginx version: ")

@@ -122,10 +122,10 @@ def _run(experiment: Experiment, loads: Sequence[Load], options: RunOptions) -> 
     collected, settings, interrupted = Collected(), dict[str, str](), False
     steps = experiment.turns * len(policies) * len(loads)
     try:
-        with Testbed(prefix=options.prefix) as bed, _progress(experiment.title, steps) as watcher:
-            settings = _settings(experiment, bed.facts)
+        with Testbed(prefix=options.prefix) as testbed, _progress(experiment.title, steps) as watcher:
+            settings = _settings(experiment, testbed.facts)
             print(f"  web server: {settings['web server']}; chunks: {settings['chunks']}", file=sys.stderr)
-            run.run(bed, experiment, loads, policies, options.backend, watcher, collected)
+            run.run(testbed, experiment, loads, policies, options.backend, watcher, collected)
     except KeyboardInterrupt:
         interrupted = True
         if not collected.turns:

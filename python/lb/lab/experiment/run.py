@@ -57,7 +57,7 @@ class Watcher:
 
 
 def run(
-    bed: Testbed,
+    testbed: Testbed,
     experiment: Experiment,
     loads: Sequence[Load],
     policies: Sequence[str | Mapping[str, Any]],
@@ -71,7 +71,7 @@ def run(
     A KeyboardInterrupt goes through; what was complete before it is in `collected`.
 
     Args:
-        bed: up, with its servers, and ours alone; its links stay as slow as they are made here.
+        testbed: up, with its servers, and ours alone; its links stay as slow as they are made here.
         experiment: what to do.
         loads: those of the experiment, in order.
         policies: who takes part.
@@ -84,22 +84,22 @@ def run(
     """
     for name, server in experiment.servers.items():
         if server.bandwidth is not None:
-            build.limit_bandwidth(bed.prefix, name, INTERFACE, server.bandwidth)
-    with Workers(spawn_in(bed)) as workers:
+            build.limit_bandwidth(testbed.prefix, name, INTERFACE, server.bandwidth)
+    with Workers(spawn_in(testbed)) as workers:
         for turn in range(1, experiment.turns + 1):
             for policy in policies:
-                path = _write_configuration(bed, experiment, policy)
-                start_balancer(bed, path, backend)
-                for step, load in _steps(bed, experiment, loads, policy_name(policy), turn):
+                path = _write_configuration(testbed, experiment, policy)
+                start_balancer(testbed, path, backend)
+                for step, load in _steps(testbed, experiment, loads, policy_name(policy), turn):
                     watcher.begins(step)
-                    done = _play(bed, workers, step, load, watcher)
+                    done = _play(testbed, workers, step, load, watcher)
                     collected.add(step.policy, step.load, done)
                     watcher.ended(step, done)
-                bed.end(ROUTER, "lb")
+                testbed.end(ROUTER, "lb")
 
 
-def _write_configuration(bed: Testbed, experiment: Experiment, policy: str | Mapping[str, Any]) -> Path:
-    path = bed.directory / "experiment.toml"
+def _write_configuration(testbed: Testbed, experiment: Experiment, policy: str | Mapping[str, Any]) -> Path:
+    path = testbed.directory / "experiment.toml"
     path.write_text(service_toml(experiment, policy))
     # For any umask: a file that its group can write is not trusted (`lb.privileges.trust`).
     path.chmod(0o644)
@@ -107,9 +107,9 @@ def _write_configuration(bed: Testbed, experiment: Experiment, policy: str | Map
 
 
 def _steps(
-    bed: Testbed, experiment: Experiment, loads: Sequence[Load], policy: str, turn: int
+    testbed: Testbed, experiment: Experiment, loads: Sequence[Load], policy: str, turn: int
 ) -> Iterator[tuple[Step, Load]]:
-    hosts = [host.name for host in bed.topology.of_role("client")]
+    hosts = [host.name for host in testbed.topology.of_role("client")]
     for entry, load in zip(experiment.loads, loads, strict=True):
         # Another turn draws other arrivals; every policy of one turn gets the same.
         options = entry.options(experiment.seed * 1000 + turn)
@@ -117,7 +117,7 @@ def _steps(
         yield Step(turn, experiment.turns, policy, entry.name, made), load
 
 
-def _play(bed: Testbed, workers: Workers, step: Step, load: Load, watcher: Watcher) -> Turn:
+def _play(testbed: Testbed, workers: Workers, step: Step, load: Load, watcher: Watcher) -> Turn:
     fetches: list[Fetch] = []
     playbacks: list[Playback] = []
 
@@ -128,7 +128,7 @@ def _play(bed: Testbed, workers: Workers, step: Step, load: Load, watcher: Watch
             playbacks.append(record)
         watcher.record(record)
 
-    spawn = spawn_in(bed)
+    spawn = spawn_in(testbed)
     with Faults(load.events, spawn, SWITCH) as faults, LoadClients(step.plan, spawn, workers) as clients:
         while clients.running:
             for _ in faults.due(clients.now_s()):

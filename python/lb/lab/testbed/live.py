@@ -82,11 +82,11 @@ def run(
     # Before anything is built: a backend that is missing is told here, and so is the slow one.
     chosen = lb.backends.load(choose_backend(backend, loaded)).NAME
     try:
-        with stoppable(), Testbed(prefix=prefix) as bed:
-            _say(f"Testbed: 5 clients, router, 3 servers; web server: {bed.facts['web']}")
-            path = path if config else copy_config(path, bed.directory)
-            balancer = start_balancer(bed, path, chosen, control and control.absolute())
-            return _run_load(bed, balancer, service, duration_s)
+        with stoppable(), Testbed(prefix=prefix) as testbed:
+            _say(f"Testbed: 5 clients, router, 3 servers; web server: {testbed.facts['web']}")
+            path = path if config else copy_config(path, testbed.directory)
+            balancer = start_balancer(testbed, path, chosen, control and control.absolute())
+            return _run_load(testbed, balancer, service, duration_s)
     except KeyboardInterrupt:
         _say("Stopped before the load ran.")
         return 1
@@ -100,21 +100,21 @@ def copy_config(path: Path, directory: Path) -> Path:
     return copy
 
 
-def start_balancer(bed: Testbed, config: Path, backend: str, control: Path | None = None) -> Balancer:
+def start_balancer(testbed: Testbed, config: Path, backend: str, control: Path | None = None) -> Balancer:
     """
     Start `lb run` in the router and wait until it answers.
 
     Raises:
         LbError: it ended; with its message and exit code.
     """
-    control = control or bed.directory / "lb.sock"
+    control = control or testbed.directory / "lb.sock"
     arguments = ("run", "-c", str(config), "--control", str(control), "--backend", backend)
-    process = bed.spawn_python(ROUTER, "lb", "lb", *arguments)
+    process = testbed.spawn_python(ROUTER, "lb", "lb", *arguments)
     deadline = time.monotonic() + READY_DEADLINE_S
     while time.monotonic() < deadline:
         status = process.poll()
         if status is not None:
-            raise _failure(bed, status)
+            raise _failure(testbed, status)
         if read_status(control) is not None:
             return Balancer(process, control, backend)
         time.sleep(0.02)
@@ -132,8 +132,8 @@ def read_status(control: Path) -> dict[str, Any] | None:
     return status
 
 
-def _failure(bed: Testbed, status: int) -> LbError:
-    message = bed.last_log_line(ROUTER, "lb").removeprefix("lb: ")
+def _failure(testbed: Testbed, status: int) -> LbError:
+    message = testbed.last_log_line(ROUTER, "lb").removeprefix("lb: ")
     error = LbError(message or f"`lb run` ended with status {status}")
     error.exit_code = status if status > 0 else 1
     return error
@@ -147,25 +147,25 @@ def _loaded_service(config: Config, path: Path) -> ServiceConfig:
     raise TestbedError(f'{path}: the load needs a service with protocol = "tcp", and there is none')
 
 
-def _run_load(bed: Testbed, balancer: Balancer, service: ServiceConfig, duration_s: float | None) -> int:
+def _run_load(testbed: Testbed, balancer: Balancer, service: ServiceConfig, duration_s: float | None) -> int:
     tally = Tally({server.name: ServerTally() for server in service.servers})
-    plan = _endless_plan(bed, service)
+    plan = _endless_plan(testbed, service)
     with ExitStack() as stack:
         show = _display(stack, tally)
         with suppress(KeyboardInterrupt):
-            clients = stack.enter_context(LoadClients(plan, spawn_in(bed)))
-            _explain(bed, balancer, service)
+            clients = stack.enter_context(LoadClients(plan, spawn_in(testbed)))
+            _explain(testbed, balancer, service)
             _follow(clients, balancer, tally, show, duration_s)
         ended = balancer.process.poll()
         _ignore_signals()
         _take_status(balancer, tally)
     print(plain_table(tally), flush=True)
     if ended is not None:
-        raise _failure(bed, ended)
+        raise _failure(testbed, ended)
     return 0 if tally.fetches else 1
 
 
-def _endless_plan(bed: Testbed, service: ServiceConfig) -> Plan:
+def _endless_plan(testbed: Testbed, service: ServiceConfig) -> Plan:
     # An echo service has no chunks to fetch: its clients exchange a greeting instead.
     echo = all(server.port == ECHO_PORT for server in service.servers)
     lines = tuple(
@@ -173,22 +173,22 @@ def _endless_plan(bed: Testbed, service: ServiceConfig) -> Plan:
     )
     # Every fetch uses a new connection, so that each is placed.
     options = Options(new_connection=True, timeout_s=TIMEOUT_S, echo=echo)
-    return make_plan(Load("live", lines), options, [host.name for host in bed.topology.of_role("client")])
+    return make_plan(Load("live", lines), options, [host.name for host in testbed.topology.of_role("client")])
 
 
-def spawn_in(bed: Testbed) -> Spawn:
+def spawn_in(testbed: Testbed) -> Spawn:
     """Return how to start a program in a host of a testbed that this process owns."""
-    return lambda host, module: bed.spawn_python(host, "load", module, **PIPES)
+    return lambda host, module: testbed.spawn_python(host, "load", module, **PIPES)
 
 
-def _explain(bed: Testbed, balancer: Balancer, service: ServiceConfig) -> None:
+def _explain(testbed: Testbed, balancer: Balancer, service: ServiceConfig) -> None:
     target = f"[{service.address}]" if service.address.version == 6 else str(service.address)
     _say(
         f"Balancer: process {balancer.process.pid} in the router, backend {balancer.backend}, "
         f"service {service.name} at {target}:{service.port}"
     )
-    _say(f"Servers: {bed.facts['web']}; video: {bed.facts['video']}")
-    prefix = "" if bed.prefix == DEFAULT_PREFIX else f" --prefix {bed.prefix}"
+    _say(f"Servers: {testbed.facts['web']}; video: {testbed.facts['video']}")
+    prefix = "" if testbed.prefix == DEFAULT_PREFIX else f" --prefix {testbed.prefix}"
     _say("From another terminal:")
     _say(f"  lb testbed exec{prefix} client1 -- curl -sD- -o /dev/null http://{target}:{service.port}/")
     _say(f"  lb status --control {balancer.control}")

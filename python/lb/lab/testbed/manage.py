@@ -82,9 +82,9 @@ def hold(prefix: str, offloads: bool, use_apache: bool) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
-        with Testbed(prefix=prefix, offloads=offloads, use_apache=use_apache) as bed:
+        with Testbed(prefix=prefix, offloads=offloads, use_apache=use_apache) as testbed:
             _answer({"ready": True})
-            _detach(bed.directory / "holder.log")
+            _detach(testbed.directory / "holder.log")
             _wait_for_signal()
     except LbError as error:
         _answer({"error": str(error), "exit_code": error.exit_code})

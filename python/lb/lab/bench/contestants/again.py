@@ -32,6 +32,6 @@ class Again(Contestant):
         """Return its original's obstacle."""
         return self._original.obstacle()
 
-    def work(self, bed: Testbed, server: Host) -> AbstractContextManager[Working]:
+    def work(self, testbed: Testbed, server: Host) -> AbstractContextManager[Working]:
         """Do what its original does."""
-        return self._original.work(bed, server)
+        return self._original.work(testbed, server)

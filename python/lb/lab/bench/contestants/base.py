@@ -49,7 +49,7 @@ class Contestant(ABC):
         """Return why it cannot take part here, in a few words, or None."""
 
     @abstractmethod
-    def work(self, bed: Testbed, server: Host) -> AbstractContextManager[Working]:
+    def work(self, testbed: Testbed, server: Host) -> AbstractContextManager[Working]:
         """
         Carry traffic for the VIP, TCP and UDP where it can, to this server's web port, within the block.
 

@@ -58,22 +58,22 @@ class Balancer(Contestant):
         return None
 
     @contextmanager
-    def work(self, bed: Testbed, server: Host) -> Iterator[Working]:
+    def work(self, testbed: Testbed, server: Host) -> Iterator[Working]:
         """Run it within the block."""
-        config = bed.directory / "bench.toml"
-        config.write_text(configuration(bed, server, self._transmit))
+        config = testbed.directory / "bench.toml"
+        config.write_text(configuration(testbed, server, self._transmit))
         # For any umask: a file that its group can write is not trusted (`lb.privileges.trust`).
         config.chmod(0o644)
-        running = live.start_balancer(bed, config, self._backend)
+        running = live.start_balancer(testbed, config, self._backend)
         try:
             yield at_vip(running.process.pid)
         finally:
-            bed.end(ROUTER, "lb")
+            testbed.end(ROUTER, "lb")
 
 
-def configuration(bed: Testbed, server: Host, transmit: str = "queue") -> str:
+def configuration(testbed: Testbed, server: Host, transmit: str = "queue") -> str:
     """Return a configuration: every arm of the router, the VIP for TCP and UDP, one server."""
-    arms = bed.topology.host(ROUTER).interfaces
+    arms = testbed.topology.host(ROUTER).interfaces
     text = "".join(_INTERFACE.format(name=port.name, transmit=transmit) for port in arms)
     return text + "".join(
         _SERVICE.format(

@@ -46,16 +46,16 @@ class HAProxy(Contestant):
         return None if programs.find("haproxy") else "haproxy is not installed"
 
     @contextmanager
-    def work(self, bed: Testbed, server: Host) -> Iterator[Working]:
+    def work(self, testbed: Testbed, server: Host) -> Iterator[Working]:
         """Run it within the block, with the VIP on the router."""
-        path = bed.directory / "haproxy.cfg"
+        path = testbed.directory / "haproxy.cfg"
         path.write_text(_CONFIGURATION.format(address=server.address, port=server.web_port))
-        build.set_extra_address(bed.prefix, VIP, True)
+        build.set_extra_address(testbed.prefix, VIP, True)
         try:
-            child = bed.spawn(ROUTER, self.name, [programs.find("haproxy") or "haproxy", "-db", "-f", str(path)])
+            child = testbed.spawn(ROUTER, self.name, [programs.find("haproxy") or "haproxy", "-db", "-f", str(path)])
             try:
                 yield at_vip(child.pid)
             finally:
-                bed.end(ROUTER, self.name)
+                testbed.end(ROUTER, self.name)
         finally:
-            build.set_extra_address(bed.prefix, VIP, False)
+            build.set_extra_address(testbed.prefix, VIP, False)

@@ -43,14 +43,14 @@ class Nft(Contestant):
         return None if programs.find("nft") else "nft is not installed"
 
     @contextmanager
-    def work(self, bed: Testbed, server: Host) -> Iterator[Working]:
+    def work(self, testbed: Testbed, server: Host) -> Iterator[Working]:
         """Load the rules and let the kernel forward within the block."""
         program = programs.find("nft") or "nft"
         rules = _RULES.replace("{address}", str(server.address)).replace("{port}", str(server.web_port))
-        programs.run(bed, ROUTER, [program, "-f", "-"], rules)
+        programs.run(testbed, ROUTER, [program, "-f", "-"], rules)
         try:
-            build.set_kernel_forwarding(bed.prefix, True)
+            build.set_kernel_forwarding(testbed.prefix, True)
             yield at_vip()
         finally:
-            build.set_kernel_forwarding(bed.prefix, False)
-            programs.run(bed, ROUTER, [program, "delete", "table", "ip", _TABLE])
+            build.set_kernel_forwarding(testbed.prefix, False)
+            programs.run(testbed, ROUTER, [program, "delete", "table", "ip", _TABLE])

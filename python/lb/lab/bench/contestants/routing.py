@@ -27,10 +27,10 @@ class Routing(Contestant):
         return None
 
     @contextmanager
-    def work(self, bed: Testbed, server: Host) -> Iterator[Working]:
+    def work(self, testbed: Testbed, server: Host) -> Iterator[Working]:
         """Switch forwarding on within the block."""
-        build.set_kernel_forwarding(bed.prefix, True)
+        build.set_kernel_forwarding(testbed.prefix, True)
         try:
             yield Working(server.address, server.web_port)
         finally:
-            build.set_kernel_forwarding(bed.prefix, False)
+            build.set_kernel_forwarding(testbed.prefix, False)

@@ -19,7 +19,7 @@ def measure(field: load.Field, working: Working) -> load.Found:
     """Return `connect_p50`, `connect_p99`, `request_p50`, `request_p99`, in seconds."""
     settings = field.settings
     rate = str(settings.latency_hz)
-    found = load.ask(field.bed, working, SMALL_PATH, settings.load_s, "--rate", rate, host=load.PACED_CLIENT)
+    found = load.ask(field.testbed, working, SMALL_PATH, settings.load_s, "--rate", rate, host=load.PACED_CLIENT)
     figures = {
         f"{what}_{name}": spread.percentile(found[what], share)
         for what in ("connect", "request")

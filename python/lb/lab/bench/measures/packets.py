@@ -58,42 +58,44 @@ class Alone:
     cpu_per_packet: float
 
 
-def prepare(bed: Testbed) -> str:
+def prepare(testbed: Testbed) -> str:
     """
     Make the sink throw away what comes to it, and find out which generator there is.
 
     Returns:
         What generates the flood.
     """
-    sink = bed.topology.host(SINK)
-    build.set_neighbour(bed.prefix, ROUTER, "eth1", sink.address, NOBODYS_MAC)
+    sink = testbed.topology.host(SINK)
+    build.set_neighbour(testbed.prefix, ROUTER, "eth1", sink.address, NOBODYS_MAC)
     # Live frames enter a veth by its NAPI, which GRO switches on.
-    with bed.inside(ROUTER):
+    with testbed.inside(ROUTER):
         ethtool.set_offload("eth0", "gro", True)
     try:
-        _flood(bed, frame(bed, sink.address, 9, NOBODYS_MAC), 1, 1, 1.0)
+        _flood(testbed, frame(testbed, sink.address, 9, NOBODYS_MAC), 1, 1, 1.0)
     except LbError as error:
         return f"{SOCKET} (live frames: {error})"
     return LIVE
 
 
-def measure_alone(bed: Testbed, settings: Settings, generator: str) -> Alone:
+def measure_alone(testbed: Testbed, settings: Settings, generator: str) -> Alone:
     """Measure the generator towards a router that throws everything away."""
-    run = Run(bed, settings, frame(bed, bed.topology.host(SINK).address, 9, NOBODYS_MAC), ROUTER, None, generator)
+    run = Run(
+        testbed, settings, frame(testbed, testbed.topology.host(SINK).address, 9, NOBODYS_MAC), ROUTER, None, generator
+    )
     with run:
         return Alone(run.flood(), run.cpu_per_packet(settings.paced_pps)[0])
 
 
-def measure(bed: Testbed, settings: Settings, working: Working, generator: str) -> Found:
+def measure(testbed: Testbed, settings: Settings, working: Working, generator: str) -> Found:
     """
     Return `packets`, arrived at the sink per second, and `cpu_per_packet`, seconds, the sender's included.
 
     The pace is the settings', or half of the rate when that is less: a contestant that drops packets would have their
     cost on those that arrive. Packets that were lost at the pace are `failed`.
     """
-    router = bed.topology.host(ROUTER)
-    template = frame(bed, working.address, working.port, router.interfaces[0].mac)
-    with Run(bed, settings, template, SINK, working.pid, generator) as run:
+    router = testbed.topology.host(ROUTER)
+    template = frame(testbed, working.address, working.port, router.interfaces[0].mac)
+    with Run(testbed, settings, template, SINK, working.pid, generator) as run:
         run.warm()
         rate = run.flood()
         cpu_s, lost = run.cpu_per_packet(min(settings.paced_pps, rate / 2))
@@ -105,7 +107,7 @@ class Run:
     Sends from the generator and counts at a sink.
 
     Args:
-        bed: prepared.
+        testbed: prepared.
         settings: how long.
         template: the frame to send.
         sink: the host that counts.
@@ -114,10 +116,10 @@ class Run:
     """
 
     def __init__(
-        self, bed: Testbed, settings: Settings, template: bytes, sink: str, pid: int | None, generator: str
+        self, testbed: Testbed, settings: Settings, template: bytes, sink: str, pid: int | None, generator: str
     ) -> None:
         self._live = generator == LIVE
-        self._bed, self._settings, self._template = bed, settings, template
+        self._bed, self._settings, self._template = testbed, settings, template
         self._sink, self._pid = sink, pid
         self._softirq = cpu.softirq_threads()
         self._socket: socket.socket
@@ -198,10 +200,10 @@ class Run:
             time.sleep(QUIET_S)
 
 
-def _flood(bed: Testbed, template: bytes, flows: int, packets: int, seconds: float) -> tuple[int, float]:
+def _flood(testbed: Testbed, template: bytes, flows: int, packets: int, seconds: float) -> tuple[int, float]:
     from lb import _core
 
-    with bed.inside(GENERATOR):
+    with testbed.inside(GENERATOR):
         return _core.flood(socket.if_nametoindex("eth0"), template, flows, packets, seconds)
 
 
@@ -214,11 +216,11 @@ def received_packets(interface: str) -> int:
     raise LbError(f"there is no interface {interface}")
 
 
-def frame(bed: Testbed, address: IPv4Address, port: int, mac: str) -> bytes:
+def frame(testbed: Testbed, address: IPv4Address, port: int, mac: str) -> bytes:
     """Return a UDP frame of 60 bytes from the generator; the generator's Rust side makes the UDP checksum."""
     from lb.packet.checksum import checksum
 
-    source = bed.topology.host(GENERATOR)
+    source = testbed.topology.host(GENERATOR)
     length = FRAME_BYTES - 14
     header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 0, 0, 64, 17, 0, source.address.packed, address.packed)
     header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]

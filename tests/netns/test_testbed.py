@@ -25,7 +25,7 @@ from lb.control.api.client import fetch
 from lb.lab.testbed import build, ethtool, isolation, lifecycle
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import DEFAULT_CONFIG, stoppable
-from lb.lab.testbed.state_directory import ProcessId, State, sweep
+from lb.lab.testbed.state_directory import Inventory, ProcessId, sweep
 
 NOBODY = 65534
 PACKAGE = Path(build.__file__).parents[2]
@@ -381,7 +381,7 @@ def test_hosts_without_balancer_reach_only_the_router(unique: str) -> None:
 def test_stop_signal_in_the_middle_removes_everything_first(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ctrl-C that comes while a testbed is being removed waits until nothing is left of it."""
 
-    def interrupted_sweep(state: State) -> None:
+    def interrupted_sweep(state: Inventory) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         sweep(state)
 

@@ -141,26 +141,7 @@ def explain(question: Question, known: Known) -> dict[str, Any]:
     """
     number, service = find_service(known.snapshot, question)
     forwarding = ForwardingState(known.snapshot)
-    chances, how = _choose(question, known, service)
-    is_asked = known.flow is None and service.plan.selector == "ask"
-    asked = list(dict.fromkeys(_slot_names(known.snapshot, service.plan))) if is_asked else []
-    refused = _refusal(question, forwarding)
-    choice: dict[str, Any] = {
-        "how": how,
-        "chances": chances,
-        "server": None,
-        "asked": [],
-        "verdict": "forward",
-        "reason": None,
-    }
-    if refused is not None:
-        choice |= {"how": refused[1], "chances": {}, "verdict": "drop", "reason": refused[0]}
-    elif asked:
-        choice["asked"] = asked
-    elif not chances:
-        choice |= {"verdict": "drop" if service.on_no_server == "drop" else "reply", "reason": "no_server"}
-    elif len(chances) == 1:
-        choice["server"] = next(iter(chances))
+    choice = _choice(question, known, service, forwarding)
     server_id = _server_id(known.snapshot, number, choice["server"])
     hop = None if server_id is None else HopTable(forwarding, known.next_hops).to_server(server_id)
     return {
@@ -183,6 +164,31 @@ def explain(question: Question, known: Known) -> dict[str, Any]:
         "headers": None if server_id is None else _headers(question, service, forwarding, server_id, hop),
         "notes": list(_notes(known, service, choice, hop)),
     }
+
+
+def _choice(question: Question, known: Known, service: Service, forwarding: ForwardingState) -> dict[str, Any]:
+    """Return the verdict on the flow's first packet: its server if only one is possible, the chances, and how."""
+    chances, how = _choose(question, known, service)
+    choice: dict[str, Any] = {
+        "how": how,
+        "chances": chances,
+        "server": None,
+        "asked": [],
+        "verdict": "forward",
+        "reason": None,
+    }
+    is_asked = known.flow is None and service.plan.selector == "ask"
+    asked = list(dict.fromkeys(_slot_names(known.snapshot, service.plan))) if is_asked else []
+    refused = _refusal(question, forwarding)
+    if refused is not None:
+        choice |= {"how": refused[1], "chances": {}, "verdict": "drop", "reason": refused[0]}
+    elif asked:
+        choice["asked"] = asked
+    elif not chances:
+        choice |= {"verdict": "drop" if service.on_no_server == "drop" else "reply", "reason": "no_server"}
+    elif len(chances) == 1:
+        choice["server"] = next(iter(chances))
+    return choice
 
 
 def _policy_name(spec: Spec, service: Service) -> str:

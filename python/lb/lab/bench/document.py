@@ -180,30 +180,11 @@ def metric_result(
         absent: contestant to why it has none.
         faults: contestant to what went wrong, one per turn; it may be missing or shorter.
     """
-    figures = {}
     samples, left_out = _agreeing(metric, samples)
     absent = absent | {name: reason for name, (_, reason) in left_out.items()}
-    for name, values in samples.items():
-        summary = spread.summarise(values)
-        if summary is None:
-            continue
-        ratios = {
-            other: found
-            for other, base in samples.items()
-            if other != name and (found := spread.ratio(values, base)) is not None
-        }
-        difference = None
-        if name != catalogue.ROUTING and catalogue.ROUTING in samples:
-            difference = spread.summarise(spread.subtract(values, samples[catalogue.ROUTING]))
-        figures[name] = Figure(
-            values=values,
-            median=summary.median,
-            low=summary.low,
-            high=summary.high,
-            ratios=ratios,
-            added=difference,
-            faults=_aligned((faults or {}).get(name, []), len(values)),
-        )
+    figures = {
+        name: figure for name in samples if (figure := _figure(name, samples, (faults or {}).get(name, []))) is not None
+    }
     return MetricResult(
         name=metric.name,
         title=metric.title,
@@ -212,6 +193,31 @@ def metric_result(
         figures=figures,
         absent=absent,
         left_out={name: values for name, (values, _) in left_out.items()},
+    )
+
+
+def _figure(name: str, samples: dict[str, list[float | None]], faults: list[Faults | None]) -> Figure | None:
+    """Return a contestant's figure of one metric, compared with the others; None without any value."""
+    values = samples[name]
+    summary = spread.summarise(values)
+    if summary is None:
+        return None
+    ratios = {
+        other: found
+        for other, base in samples.items()
+        if other != name and (found := spread.ratio(values, base)) is not None
+    }
+    added = None
+    if name != catalogue.ROUTING and catalogue.ROUTING in samples:
+        added = spread.summarise(spread.subtract(values, samples[catalogue.ROUTING]))
+    return Figure(
+        values=values,
+        median=summary.median,
+        low=summary.low,
+        high=summary.high,
+        ratios=ratios,
+        added=added,
+        faults=_aligned(faults, len(values)),
     )
 
 

@@ -112,29 +112,15 @@ def figure(
     duration_s = max((f.ended_s for f in fetches), default=0.0) - min((f.started_s for f in fetches), default=0.0)
     good = [fetch for fetch in fetches if fetch.ok]
 
-    def group(name: str, members: Sequence[Fetch]) -> Group:
-        there = [fetch for fetch in members if fetch.ok]
-        received = sum(fetch.received for fetch in there)
-        return Group(
-            name,
-            fetches=len(there),
-            failures=len(members) - len(there),
-            share=len(there) / len(good) if good else 0.0,
-            latency=latency([fetch.duration_s for fetch in there]),
-            response=latency([fetch.response_s for fetch in there]),
-            received=received,
-            bits_per_s=received * 8 / duration_s if duration_s else 0.0,
-        )
-
     def groups(key: Callable[[Fetch], str], names: Iterable[str] = ()) -> tuple[Group, ...]:
         members: dict[str, list[Fetch]] = defaultdict(list, {name: [] for name in names})
         for fetch in fetches:
             members[key(fetch)].append(fetch)
-        return tuple(group(name, members[name]) for name in sorted(members, key=natural))
+        return tuple(group(name, members[name], len(good), duration_s) for name in sorted(members, key=natural))
 
     servers = groups(lambda fetch: fetch.server, wanted or ())
     return Figures(
-        total=group("all", fetches),
+        total=group("all", fetches, len(good), duration_s),
         servers=servers,
         clients=groups(lambda fetch: fetch.client),
         lag=latency([max(0.0, fetch.lag_s) for fetch in fetches]),
@@ -143,6 +129,30 @@ def figure(
         rate_hz=len(good) / duration_s if duration_s else 0.0,
         players=watch(playbacks),
         fairness=_fairness(servers, wanted),
+    )
+
+
+def group(name: str, members: Sequence[Fetch], all_good: int, duration_s: float) -> Group:
+    """
+    Return the figures of a group of fetches.
+
+    Args:
+        name: of the group.
+        members: its fetches.
+        all_good: fetches of the run that succeeded.
+        duration_s: seconds of the run.
+    """
+    good = [fetch for fetch in members if fetch.ok]
+    received = sum(fetch.received for fetch in good)
+    return Group(
+        name,
+        fetches=len(good),
+        failures=len(members) - len(good),
+        share=len(good) / all_good if all_good else 0.0,
+        latency=latency([fetch.duration_s for fetch in good]),
+        response=latency([fetch.response_s for fetch in good]),
+        received=received,
+        bits_per_s=received * 8 / duration_s if duration_s else 0.0,
     )
 
 

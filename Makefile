@@ -63,14 +63,14 @@ test-docker: env ## Run the tests of the Docker testbed: one build of the image,
 
 .PHONY: format
 format: env ## Format Python and Rust
-	$(BIN)/ruff format python tests benches examples loadgen
-	$(BIN)/ruff check --fix python tests benches examples loadgen
+	$(BIN)/ruff format python tests benches examples loadgen scripts
+	$(BIN)/ruff check --fix python tests benches examples loadgen scripts
 	cargo fmt
 
 .PHONY: lint
 lint: env ## Check formatting, style and types of Python and Rust
-	$(BIN)/ruff format --check python tests benches examples loadgen
-	$(BIN)/ruff check python tests benches examples loadgen
+	$(BIN)/ruff format --check python tests benches examples loadgen scripts
+	$(BIN)/ruff check python tests benches examples loadgen scripts
 	$(BIN)/mypy
 	cargo fmt --check
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck is not installed: scripts are not checked"; fi
@@ -118,6 +118,10 @@ bench-report: ## Write the kept figures into docs/performance.md and docs/benche
 .PHONY: bench-core
 bench-core: ## Run the criterion benches of every stage of rust/core, one core (never in parallel)
 	cargo bench --locked -p flowlb-benches
+
+.PHONY: map
+map: ## Draw who imports whom, from the code: docs/map-python.svg, docs/map-rust.svg (graphviz)
+	$(PYTHON) scripts/import_map.py
 
 .PHONY: www
 www: ## Make the website with its video in build/www (ffmpeg)

@@ -12,7 +12,6 @@ import ast
 import re
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -23,6 +22,9 @@ ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 PYTHON_LAYERS, PYTHON_MAP = "### Layers of the Python package", ROOT / "docs" / "map-python.svg"
 RUST_LAYERS, RUST_MAP = "### Layers of the Rust data path", ROOT / "docs" / "map-rust.svg"
 PYTHON_ROOT, RUST_ROOT = ROOT / "python", ROOT / "rust" / "core" / "src"
+
+# `crate::a::b`, or a tree of them, `super::{a, b::c}`.
+RUST_PATH = re.compile(r"\b(crate|self|(?:super::)*super)::((?:[^;{}]|\{[^;]*?\})*?)(?=[;,()<>\s{}!]|$)")
 
 # Which modules each module imports; names are dotted (Python) or joined by "::" (Rust).
 Imports: TypeAlias = Mapping[str, frozenset[str]]
@@ -74,7 +76,9 @@ def _rust_targets(path: Path, name: str, modules: Iterable[str]) -> set[str]:
     text = re.split(r"#\[cfg\((?:test|all\(test)", text)[0]
     own = [] if name == "crate" else name.split("::")
     found = set()
-    for start, rest in re.findall(r"\b(crate|self|(?:super::)*super)::((?:[^;{}]|\{[^;]*?\})*?)(?=[;,()<>\s{}!]|$)", text):
+    for start, rest in re.findall(
+        r"\b(crate|self|(?:super::)*super)::((?:[^;{}]|\{[^;]*?\})*?)(?=[;,()<>\s{}!]|$)", text
+    ):
         base = [] if start == "crate" else own[: len(own) - start.count("super")]
         for path_ in _rust_paths(rest):
             found.add(_deepest([*base, *path_], modules))
@@ -149,7 +153,8 @@ def layers(heading: str, text: str | None = None) -> list[list[str]]:
 def python_room(module: str) -> str:
     """Return the package or top-level module below `lb` that a module is in; `lb` for the package's own file."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 else parts[0]
+    room = parts[1] if len(parts) > 1 else parts[0]
+    return "cli" if room == "__main__" else room
 
 
 def rust_room(module: str) -> str:
@@ -166,7 +171,9 @@ def arrows(imports: Imports, room: Mapping[str, str]) -> frozenset[Arrow]:
 def drawing(found: Iterable[Arrow], rows: list[list[str]]) -> str:
     """Return a graph in the DOT language: a row for each layer, the highest at the top."""
     lines = ["digraph map {", "rankdir=TB; nodesep=0.35; ranksep=0.55; newrank=true; bgcolor=white;"]
-    lines.append('node [shape=box, style="rounded,filled", fillcolor="#eef3fb", color="#5b7bb0", fontname="sans-serif"];')
+    lines.append(
+        'node [shape=box, style="rounded,filled", fillcolor="#eef3fb", color="#5b7bb0", fontname="sans-serif"];'
+    )
     lines.append('edge [color="#8a94a6", arrowsize=0.6, penwidth=0.8];')
     for number, row in enumerate(rows):
         lines.append(f'layer{number} [label="", shape=none, style="", width=0, height=0];')

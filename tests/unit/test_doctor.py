@@ -203,7 +203,7 @@ def test_render_many_passes_are_cut_in_text_only() -> None:
     findings += [Finding("b", "fail", f"broken {number}", "fix it") for number in range(10)]
     text = render(findings, "text")
     assert (text.count("fine"), text.count("broken"), text.count("fix: fix it")) == (4, 10, 10)
-    assert text.endswith("10 fail, 0 warn, 100 pass (96 of them not shown: -o json has all)\n")
+    assert text.endswith("10 fail, 0 warn, 100 pass (96 of them not shown: `-o json` has all)\n")
     document = json.loads(render(findings, "json"))
     assert len(document["findings"]) == 110
     assert document["totals"] == {"fail": 10, "warn": 0, "pass": 100}

@@ -68,7 +68,7 @@ def test_slow_server_is_the_issues_first_experiment() -> None:
         ('name = "a"', 'name = "a"\nfile = "x"', "3:1", "load[0]: a load has either a file or lines"),
         ('name = "a"', 'name = "a"\narrival = "poisson:x"', "5:11", "load[0].arrival: 'poisson:x' is not"),
         ('name = "a"', 'name = "a"\nclients = 6', "5:11", "load[0].clients: 6 is not in 1..5"),
-        ('name = "a"', 'name = "a"\nadaptive = true\narrival = "poisson:1"', "6:11", "not with adaptive"),
+        ('name = "a"', 'name = "a"\nadaptive = true\narrival = "poisson:1"', "6:11", "leave out arrival or adaptive"),
         ("[[load]]", "[lod]", "3:1", "lod: unknown key"),
     ],
 )

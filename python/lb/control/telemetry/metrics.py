@@ -54,7 +54,7 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "lb_reloads_total": Definition("counter", "Reloads of the configuration.", ("result",)),
     "lb_task_failures_total": Definition("counter", "Exceptions in background tasks.", ("task",)),
-    "lb_task_restarts_total": Definition("counter", "Background tasks that were started again.", ("task",)),
+    "lb_task_restarts_total": Definition("counter", "Restarts of background tasks.", ("task",)),
     "lb_publications_total": Definition("counter", "Snapshots published after the first."),
     "lb_health_checks_late_total": Definition(
         "counter", "Health checks that began late: too many were under way, or lb was held up."
@@ -87,15 +87,13 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_service_flows_created_total": Definition("counter", "Flows of a service so far.", ("service",)),
     "lb_service_packets_total": Definition("counter", "Packets of a service.", ("service", "direction")),
     "lb_service_bytes_total": Definition("counter", "IP bytes of a service.", ("service", "direction")),
-    "lb_service_servers": Definition("gauge", "Servers that a service has.", ("service",)),
+    "lb_service_servers": Definition("gauge", "Servers of a service.", ("service",)),
     "lb_service_servers_available": Definition("gauge", "Servers of a service that take new flows.", ("service",)),
     "lb_server_up": Definition("gauge", "Whether the health checks find a server up; 1 without checks.", _SERVER),
     "lb_server_state": Definition("gauge", "1 for the operator's state of a server.", (*_SERVER, "state")),
-    "lb_server_weight": Definition("gauge", "Weight of a server, whatever its slow start.", _SERVER),
-    "lb_server_ramp_ratio": Definition(
-        "gauge", "Part of its weight that a server has while it starts slowly.", _SERVER
-    ),
-    "lb_server_flows_active": Definition("gauge", "Flows of a server that are not closing.", _SERVER),
+    "lb_server_weight": Definition("gauge", "Weight of a server, without its slow start.", _SERVER),
+    "lb_server_ramp_ratio": Definition("gauge", "Part of its weight that a server has during slow start.", _SERVER),
+    "lb_server_flows_active": Definition("gauge", "Active flows of a server.", _SERVER),
     "lb_server_flows_created_total": Definition("counter", "Flows of a server so far.", _SERVER),
     "lb_server_packets_total": Definition("counter", "Packets of a server.", (*_SERVER, "direction")),
     "lb_server_bytes_total": Definition("counter", "IP bytes of a server.", (*_SERVER, "direction")),

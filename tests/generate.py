@@ -3,7 +3,7 @@ Sequences of frames and events for the differential driver: valid, mutated and r
 
 A `Generator` is seeded and learns from outcomes only which server a flow got. A step is a tuple that can be written
 down and played again: `("frame", dt_ns, interface, frame, offload)`, `("tick", dt_ns)`, `("publish", overrides)`,
-`("next_hops", overrides)`, `("unresolved",)`, `("check",)`. Behind the choices stand docs/datapath.md's rules: each
+`("next_hops", overrides)`, `("unresolved",)`, `("check",)`. Behind the choices stand docs/rules.md's rules: each
 should be reached often, alone and combined.
 """
 

@@ -114,7 +114,7 @@ class Balancer:
         return self._data_path.flows(self.clock.now_ns())
 
     def counters(self) -> dict[str, Any]:
-        """Return all counters by name (`docs/datapath.md` rule 13)."""
+        """Return all counters by name (`docs/rules.md` rule 13, counters)."""
         return self._data_path.counters()
 
     def take_unresolved(self) -> list[tuple[str, Address]]:
@@ -142,8 +142,8 @@ class Balancer:
 
     def reload(self, config: Config | str | pathlib.Path) -> None:
         """
-        Swap to another configuration. Flows stay, those of servers that it does not list too (behaviour 8); the seed
-        and the flow table's capacity stay those of the start.
+        Swap to another configuration. Flows stay, those of servers that it does not list too (rule 18.2, servers that
+        leave or fail); the seed and the flow table's capacity stay those of the start.
 
         Args:
             config: a configuration, or the path of a file.

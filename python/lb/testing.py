@@ -6,8 +6,9 @@ Checking a policy: does it do what every policy must, and how well does it share
     def test_my_policy() -> None:
         check_policy("./mine.py:MyPolicy", options={"prefix": 24}, share_error=0.1, remapping=0.03)
 
-`lb policy check ./mine.py:MyPolicy` does the same from a shell. No packets, no root: flows are placed by the rules that
-every backend follows (`docs/datapath.md` rule 8), with a fixed seed, so a check has the same result every time.
+`lb policy check ./mine.py:MyPolicy` does the same from a shell. No packets, no root: flows are placed by the rules
+that every backend follows (`docs/rules.md` rule 8, flows), with a fixed seed, so a check has the same result every
+time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """
 Changes under load: long echo flows stay open while servers are drained, added, removed and re-weighted and the
-configuration is reloaded, again and again. Nothing may break, nothing may move (behaviour 6, 8, 29).
+configuration is reloaded, again and again. Nothing may break, nothing may move (rule 18.2, servers that leave or fail,
+and rule 18.1, reloads and changes).
 
     python tests/netns/churn.py --flows 2000 --rounds 1000        # `make soak-control`
 

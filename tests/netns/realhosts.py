@@ -109,7 +109,7 @@ class RunningBalancer:
         self.start()
 
     def counters(self) -> dict[str, Any]:
-        """Return the counters of `docs/datapath.md` rule 13; those of servers by SERVICE/SERVER."""
+        """Return the counters of `docs/rules.md` rule 13, counters; those of servers by SERVICE/SERVER."""
         assert self.running is not None
         status = live.read_status(self.running.control)
         assert status is not None, self.testbed.last_log_line(ROUTER, "lb")

@@ -1,4 +1,7 @@
-"""An abort after a lost segment, between real hosts: the other end's connection ends too (behaviour 3, 5)."""
+"""
+An abort after a lost segment, between real hosts: the other end's connection ends too (rule 8.8, states, and
+rule 8.10, believed segments).
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,7 @@ def test_client_forgot_connection_that_only_the_server_knows_connects_again(
     """
     Neither the client nor the balancer knows the connection before, from the same port (RFC 9293 3.5.1): the server
     answers the SYN with an ACK, the client that with a RST at its number, which ends the server's half; the next SYN
-    opens. Behaviour 5: a RST that no window can be held against is handed on.
+    opens. Rule 8.2, reset acceptance: a RST that no window can be held against is handed on.
     """
     with listen(hosts, "server1", vip) as listener:
         before = connect(hosts, "client1", PIPE_PORT, vip)

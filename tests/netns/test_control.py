@@ -46,8 +46,9 @@ def server_of(balancer: RunningBalancer, name: str) -> dict[str, int]:
 @pytest.mark.slow
 def test_churn_breaks_and_moves_no_flow(testbed: Testbed, balancer: RunningBalancer) -> None:
     """
-    Behaviour 6, 8, 29: flows stay whole and where they are while servers come and go and the file is read again.
-    `make soak-control` does the same with 2 000 flows and 1 000 reloads.
+    Rule 18.2, servers that leave or fail, and rule 18.1, reloads and changes: flows stay whole and where they are
+    while servers come and go and the file is read again. `make soak-control` does the same with 2 000 flows and 1 000
+    reloads.
     """
     report = churn(testbed, balancer, FLOWS, ROUNDS)
     assert (report.reloads, report.commands) == (ROUNDS, ROUNDS)
@@ -55,7 +56,10 @@ def test_churn_breaks_and_moves_no_flow(testbed: Testbed, balancer: RunningBalan
 
 
 def test_drained_server_gets_no_new_flow_and_keeps_its_old_ones(testbed: Testbed, balancer: RunningBalancer) -> None:
-    """Behaviour 8: from the moment the command has returned, no new flow; none of the old ones breaks."""
+    """
+    Rule 18.2, servers that leave or fail: from the moment the command has returned, no new flow; none of the old ones
+    breaks.
+    """
     with ExitStack() as stack:
         old = open_flows(testbed, 30, stack)
         assert all(echo(flow, b"before") for flow in old)
@@ -82,7 +86,10 @@ def test_drain_wait_returns_when_the_clients_have_gone(testbed: Testbed, balance
 
 
 def test_remove_with_reset_tells_both_ends(testbed: Testbed, balancer: RunningBalancer) -> None:
-    """Behaviour 8: a server that is cut off: its clients get a RST they believe, others notice nothing."""
+    """
+    Rule 18.2, servers that leave or fail: a server that is cut off: its clients get a RST they believe, others notice
+    nothing.
+    """
     with ExitStack() as stack:
         flows = open_flows(testbed, 9, stack)
         assert all(echo(flow, b"x") for flow in flows)
@@ -110,7 +117,7 @@ def connected_ports(testbed: Testbed, host: str) -> set[int]:
 
 @pytest.mark.parametrize("how", ["/disable", "/drain", "/remove"])
 def test_no_server_left_client_is_refused(testbed: Testbed, balancer: RunningBalancer, how: str) -> None:
-    """Behaviour 9: all servers out: a new client has its answer, a RST, instead of silence; then they come back."""
+    """Rule 8.18: all servers out: a new client has its answer, a RST, instead of silence; then they come back."""
     for host in testbed.topology.of_role("server"):
         change(control_of(balancer), how, {"service": "echo", "server": host.name})
     with pytest.raises(ConnectionRefusedError):
@@ -125,7 +132,10 @@ def test_no_server_left_client_is_refused(testbed: Testbed, balancer: RunningBal
 def test_hostile_clients_of_the_admin_socket_are_not_noticed_by_packets(
     testbed: Testbed, balancer: RunningBalancer
 ) -> None:
-    """Behaviour 35: while clients hold all places, dribble and shout, flows open and run, and commands go on after."""
+    """
+    Rule 21.3, control socket: while clients hold all places, dribble and shout, flows open and run, and commands go on
+    after.
+    """
     control, ending = control_of(balancer), threading.Event()
 
     def shout() -> None:
@@ -153,7 +163,7 @@ def test_hostile_clients_of_the_admin_socket_are_not_noticed_by_packets(
 
 
 def test_running_balancer_has_given_up_what_it_does_not_need(testbed: Testbed, balancer: RunningBalancer) -> None:
-    """Behaviour 34: every thread has CAP_NET_ADMIN at most; and neighbours are still asked for."""
+    """Rule 21.2, privileges: every thread has CAP_NET_ADMIN at most; and neighbours are still asked for."""
     tasks = list(Path(f"/proc/{fetch(control_of(balancer), '/status')['pid']}/task").iterdir())
     assert len(tasks) > 1
     for task in tasks:
@@ -167,7 +177,7 @@ def test_running_balancer_has_given_up_what_it_does_not_need(testbed: Testbed, b
 
 
 def test_sighup_reloads_and_says_what_changed(testbed: Testbed, balancer: RunningBalancer) -> None:
-    """Behaviour 29: the signal does what the command does; the diff is in the log."""
+    """Rule 18.1, reloads and changes: the signal does what the command does; the diff is in the log."""
     balancer.config.write_text(configuration(testbed, weights={"server1": 3, "server2": 1}))
     # The log is that of every balancer this router has had: only what is new counts.
     log = testbed.directory / f"{ROUTER}-lb.log"
@@ -182,7 +192,7 @@ def test_sighup_reloads_and_says_what_changed(testbed: Testbed, balancer: Runnin
 
 
 def test_reload_broken_file_keeps_the_old_one_and_shows(testbed: Testbed, balancer: RunningBalancer) -> None:
-    """Behaviour 29: a broken file changes nothing, says file:line:column, and shows in the status."""
+    """Rule 18.1: a broken file changes nothing, says file:line:column, and shows in the status."""
     balancer.config.write_text(configuration(testbed).replace("weight = 1", "weight = -1", 1))
     control = control_of(balancer)
     command = [sys.executable, "-c", "from lb.cli import main; main()", "reload"]

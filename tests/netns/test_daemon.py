@@ -91,7 +91,10 @@ def test_run_tells_status_and_stops_clean(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_run_draws_a_seed_keeps_it_and_takes_a_written_one(pair: Pair, tmp_path: Path) -> None:
-    """Behaviour 33: each run draws its own, which log and status show; a reload keeps it, unless the file has one."""
+    """
+    Rule 21.1, secrets and seeds: each run draws its own, which log and status show; a reload keeps it, unless the file
+    has one.
+    """
     config = write_config(tmp_path / "lb.toml")
     text = config.read_text()
     assert "seed" not in text
@@ -111,7 +114,7 @@ def test_run_draws_a_seed_keeps_it_and_takes_a_written_one(pair: Pair, tmp_path:
 
 
 def test_run_tells_promised_and_resident_memory_of_its_table(pair: Pair, tmp_path: Path) -> None:
-    """behaviour 7: the flow table's size is a promise, and all of it is there when the start says so."""
+    """Rule 8.17, full table: the flow table's size is a promise, and all of it is there when the start says so."""
     write_config(tmp_path / "lb.toml")
     with running(pair, tmp_path) as run:
         told = re.findall(
@@ -140,7 +143,10 @@ def test_run_interrupt_exit_0(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_run_with_mac_of_its_own_listens_for_it_while_it_runs(pair: Pair, tmp_path: Path) -> None:
-    """A MAC that is not the card's makes the interface promiscuous; behaviour 32: until the balancer stops."""
+    """
+    A MAC that is not the card's makes the interface promiscuous; rule 20.1, restoring the host: until the balancer
+    stops.
+    """
     config = write_config(tmp_path / "lb.toml")
     config.write_text(config.read_text().replace('name = "eth0"', 'name = "eth0"\nmac = "aa:aa:aa:00:00:99"', 1))
 
@@ -156,7 +162,10 @@ def test_run_with_mac_of_its_own_listens_for_it_while_it_runs(pair: Pair, tmp_pa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
 def test_run_on_forwarding_host_takes_its_rules_away(pair: Pair, tmp_path: Path, number: signal.Signals) -> None:
-    """Behaviour 32: the packet filter rules that keep a forwarding host out of the way go when the balancer stops."""
+    """
+    Rule 20.1, restoring the host: the packet filter rules that keep a forwarding host out of the way go when the
+    balancer stops.
+    """
     if shutil.which("nft") is None:
         pytest.skip("the command nft (nftables) is not installed")
     write_config(tmp_path / "lb.toml")
@@ -196,7 +205,10 @@ def test_run_killed_leaves_nothing_in_the_way(pair: Pair, tmp_path: Path) -> Non
 
 
 def test_reload_bad_then_good_file(pair: Pair, tmp_path: Path) -> None:
-    """Behaviour 29: a bad file changes nothing and shows in the status with its line; a good one is swapped in."""
+    """
+    Rule 18.1, reloads and changes: a bad file changes nothing and shows in the status with its line; a good one is
+    swapped in.
+    """
     path = write_config(tmp_path / "lb.toml")
     with running(pair, tmp_path) as run:
         path.write_text(path.read_text().replace("port = 9876", "port = 0", 1))
@@ -329,7 +341,10 @@ def mac_of(name: str, address: str) -> str | None:
 
 
 def test_announce_vips_answered_only_where_configured(pair: Pair, tmp_path: Path) -> None:
-    """Behaviour 26: with `announce` the balancer answers ARP and neighbour solicitations for its VIPs."""
+    """
+    Rule 4, ARP and neighbour discovery: with `announce` the balancer answers ARP and neighbour solicitations for its
+    VIPs.
+    """
     path = write_config(tmp_path / "lb.toml")
     path.write_text(path.read_text().replace('name = "eth0"', 'name = "eth0"\nannounce = true'))
     with running(pair, tmp_path) as run:
@@ -348,7 +363,7 @@ def hears_all_multicast(name: str) -> bool:
 
 
 def test_servers_resolved_before_the_first_client(pair: Pair, tmp_path: Path) -> None:
-    """Behaviour 28: the servers' MACs are asked for at start: no first packet has to wait."""
+    """Rule 11, next hop: the servers' MACs are asked for at start: no first packet has to wait."""
     pair.ip(pair.near, "neigh flush dev eth0")
     write_config(tmp_path / "lb.toml")
     with running(pair, tmp_path):
@@ -360,7 +375,10 @@ def test_servers_resolved_before_the_first_client(pair: Pair, tmp_path: Path) ->
 
 @pytest.mark.parametrize("vip", ["198.18.1.100", "2001:db8:1::100"])
 def test_server_that_is_silent_client_is_told(pair: Pair, tmp_path: Path, vip: str) -> None:
-    """Behaviour 20: a client of a server that answers no ARP or neighbour discovery learns it within seconds."""
+    """
+    Rule 11.4, unreachable servers: a client of a server that answers no ARP or neighbour discovery learns it within
+    seconds.
+    """
     path = write_config(tmp_path / "lb.toml")
     text = path.read_text().replace('"198.18.1.31"', '"198.18.1.77"').replace('"2001:db8:1::31"', '"2001:db8:1::77"')
     path.write_text(text.replace('name = "eth0"', 'name = "eth0"\nannounce = true'))
@@ -373,7 +391,7 @@ def test_server_that_is_silent_client_is_told(pair: Pair, tmp_path: Path, vip: s
 
 
 def test_server_that_is_silent_does_not_keep_it_from_starting(pair: Pair, tmp_path: Path) -> None:
-    """Behaviour 28: waiting for MACs has an end: the services of the servers that are there must not suffer."""
+    """Rule 11, next hop: waiting for MACs has an end: the services of the servers that are there must not suffer."""
     path = write_config(tmp_path / "lb.toml")
     path.write_text(path.read_text().replace("198.18.1.31", "198.18.1.77", 1))
     with running(pair, tmp_path) as run:

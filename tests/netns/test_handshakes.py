@@ -53,7 +53,7 @@ def exchange(ends: Conversation, client: int, server: int) -> None:
 
 
 def test_handshake_three_steps_states_shown(ends: Conversation) -> None:
-    """SYN, SYN/ACK, ACK: syn-sent, syn-received, established; data passes (behaviour 3)."""
+    """SYN, SYN/ACK, ACK: syn-sent, syn-received, established; data passes (rule 8.8, states)."""
     ends.client.send("S", C)
     ends.server.expect("S", C)
     ends.wait_state("syn-sent")
@@ -68,7 +68,7 @@ def test_handshake_three_steps_states_shown(ends: Conversation) -> None:
 
 
 def test_handshake_simultaneous_open_established(ends: Conversation) -> None:
-    """SYNs cross, each side acknowledges the other's: established, and data passes (behaviour 3, RFC 9293 figure 8)."""
+    """SYNs cross, each side acknowledges the other's: established, and data passes (rule 8.8, RFC 9293 figure 8)."""
     ends.client.send("S", C)
     ends.server.expect("S", C)
     # The server's was under way before the client's came.
@@ -86,7 +86,7 @@ def test_handshake_simultaneous_open_established(ends: Conversation) -> None:
 
 
 def test_handshake_split_established(ends: Conversation) -> None:
-    """The server acknowledges the SYN, then sends its own apart: established after the client's ACK (behaviour 3)."""
+    """The server acknowledges the SYN, then sends its own apart: established after the client's ACK (rule 8.8)."""
     ends.client.send("S", C)
     ends.server.expect("S", C)
     ends.server.send("A", S, C + 1)
@@ -104,7 +104,7 @@ def test_handshake_split_established(ends: Conversation) -> None:
 
 
 def test_handshake_syn_crosses_without_acknowledgement_not_established(ends: Conversation) -> None:
-    """Two SYNs that neither side acknowledges make no established flow (behaviour 3)."""
+    """Two SYNs that neither side acknowledges make no established flow (rule 8.8, states)."""
     ends.client.send("S", C)
     ends.server.expect("S", C)
     ends.server.send("S", S)
@@ -116,7 +116,10 @@ def test_handshake_syn_crosses_without_acknowledgement_not_established(ends: Con
 
 @pytest.mark.parametrize("first", ["client", "server"])
 def test_reset_from_both_sides_both_arrive(ends: Conversation, first: str) -> None:
-    """Each side resets, the RSTs cross: both arrive, the flow is closing after the first (behaviour 3, 5)."""
+    """
+    Each side resets, the RSTs cross: both arrive, the flow is closing after the first (rule 8.8, states, and rule 8.2,
+    reset acceptance).
+    """
     establish(ends)
     exchange(ends, C + 1, S + 1)
     resets = {
@@ -130,7 +133,10 @@ def test_reset_from_both_sides_both_arrive(ends: Conversation, first: str) -> No
 
 
 def test_reset_ahead_of_what_was_seen_handed_on_challenge_answered(ends: Conversation) -> None:
-    """A RST behind a lost segment passes and changes nothing; the exact one that follows closes (behaviour 5)."""
+    """
+    A RST behind a lost segment passes and changes nothing; the exact one that follows closes (rule 8.2, reset
+    acceptance).
+    """
     establish(ends)
     exchange(ends, C + 1, S + 1)
     # 100 bytes at C + 9 were lost before the balancer: the RST stands behind them.
@@ -147,7 +153,8 @@ def test_reset_ahead_of_what_was_seen_handed_on_challenge_answered(ends: Convers
 def test_new_incarnation_client_rebooted_old_entry_gives_way(ends: Conversation) -> None:
     """
     The client reboots and takes the same port: its SYN meets the server's challenge ACK, its exact RST ends the old
-    connection, and its next SYN opens the new one (behaviour 3, 5, 6; RFC 9293 3.5.1).
+    connection, and its next SYN opens the new one (rule 8.8, states; rule 8.2, reset acceptance; rule 8.1, port reuse;
+    RFC 9293 3.5.1).
     """
     establish(ends)
     exchange(ends, C + 1, S + 1)
@@ -167,7 +174,7 @@ def test_new_incarnation_client_rebooted_old_entry_gives_way(ends: Conversation)
 def test_new_incarnation_client_rebooted_server_forgot_numbers_start_anew(ends: Conversation) -> None:
     """
     Client and server both forgot the connection: the SYN/ACK that acknowledges the SYN we saw on the established flow
-    starts its numbers anew, and a RST at the new ones closes it (behaviour 5).
+    starts its numbers anew, and a RST at the new ones closes it (rule 8.2, reset acceptance).
     """
     establish(ends)
     exchange(ends, C + 1, S + 1)
@@ -187,7 +194,8 @@ def test_new_incarnation_client_rebooted_server_forgot_numbers_start_anew(ends: 
 def test_new_incarnation_server_rebooted_reset_reaches_client(ends: Conversation) -> None:
     """
     The server reboots: it answers the client's data with a RST at the number the client acknowledged, which closes the
-    flow; the client's new connection from the same port opens at once (behaviour 5, 6).
+    flow; the client's new connection from the same port opens at once (rule 8.10, believed segments, and rule 8.1,
+    port reuse).
     """
     establish(ends)
     exchange(ends, C + 1, S + 1)

@@ -1,4 +1,7 @@
-"""Health on real hosts: links are cut, servers stop, and what clients get (behaviour 8, 9, 30)."""
+"""
+Health on real hosts: links are cut, servers stop, and what clients get (rule 18.2, servers that leave or fail;
+rule 8.18, refusals; rule 19, health).
+"""
 
 from __future__ import annotations
 
@@ -117,7 +120,10 @@ def wait_for_verdict(testbed: Testbed, running: RunningBalancer, text: str, heal
 
 
 def test_server_link_cut_new_flows_avoid_it_until_it_is_back(testbed: Testbed, backend: str) -> None:
-    """Behaviour 8: after the verdict every new flow has an answer; when the link is back, so is the server."""
+    """
+    Rule 18.2, servers that leave or fail: after the verdict every new flow has an answer; when the link is back, so is
+    the server.
+    """
     with balancing(testbed, backend, on_server_down="keep") as running:
         assert echo_once(testbed, "client1") == b"greeting"
         with cut(testbed, "server1"):
@@ -134,7 +140,10 @@ def test_server_link_cut_new_flows_avoid_it_until_it_is_back(testbed: Testbed, b
 
 
 def test_server_link_cut_its_flows_are_reset_others_live(testbed: Testbed, backend: str) -> None:
-    """Behaviour 8: after the verdict clients of a lost server get a RST at once; others notice nothing."""
+    """
+    Rule 18.2, servers that leave or fail: after the verdict clients of a lost server get a RST at once; others notice
+    nothing.
+    """
     with balancing(testbed, backend) as running, ExitStack() as stack:
         clients = open_flows(testbed, 6, stack)
         flows = {flow["client_port"]: flow["server"] for flow in running.flows()}
@@ -150,7 +159,10 @@ def test_server_link_cut_its_flows_are_reset_others_live(testbed: Testbed, backe
 
 
 def test_server_down_flows_kept_where_the_service_says_so(testbed: Testbed, backend: str) -> None:
-    """Behaviour 8: with `on_server_down = "keep"` a flow waits, and goes on when its server is back."""
+    """
+    Rule 18.2, servers that leave or fail: with `on_server_down = "keep"` a flow waits, and goes on when its server is
+    back.
+    """
     with balancing(testbed, backend, on_server_down="keep"), ExitStack() as stack:
         clients = open_flows(testbed, 3, stack)
         with cut(testbed, "server1"):
@@ -161,7 +173,7 @@ def test_server_down_flows_kept_where_the_service_says_so(testbed: Testbed, back
 
 
 def test_all_servers_down_client_is_refused_at_once(testbed: Testbed, backend: str) -> None:
-    """Behaviour 9: with no server left, a connect is answered by the balancer's reset instead of by silence."""
+    """Rule 8.18: with no server left, a connect is answered by the balancer's reset instead of by silence."""
     servers = [host.name for host in testbed.topology.of_role("server")]
     with balancing(testbed, backend) as running, cut(testbed, *servers):
         for name in servers:

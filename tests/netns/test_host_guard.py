@@ -1,4 +1,7 @@
-"""Behaviour 41: the host's own kernel stays out of the services' packets, whatever its routes, and it stays so."""
+"""
+Rule 20.2, the host's kernel: the host's own kernel stays out of the services' packets, whatever its routes, and it
+stays so.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,10 @@ def connect_and_look(arms: Arms, version: int, source: str, target: str, port: i
 def test_guard_no_route_covers_vip_kernel_is_silent(
     linked: Arms, tmp_path: Path, backend: str, version: int, forwards: bool
 ) -> None:
-    """Behaviour 41: no default route, a client the host knows no way to: every connection works, none is answered."""
+    """
+    Rule 20.2, the host's kernel: no default route, a client the host knows no way to: every connection works, none is
+    answered.
+    """
     linked.forward(on=forwards)
     with running(linked, tmp_path, backend) as run:
         for source in (CLIENTS[version], FAR_CLIENTS[version]):
@@ -105,7 +111,10 @@ def test_guard_no_route_covers_vip_kernel_is_silent(
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_guard_without_nft_kernel_is_silent(arms: Arms, tmp_path: Path, backend: str, version: int) -> None:
-    """Behaviour 41: a routing rule does it where nftables is missing; it is put back, and gone at the end."""
+    """
+    Rule 20.2, the host's kernel: a routing rule does it where nftables is missing; it is put back, and gone at the
+    end.
+    """
     with running(arms, tmp_path, backend, environment={"PATH": "/nonexistent"}) as run:
         connect_and_look(arms, version, FAR_CLIENTS[version], VIPS[version], PORT)
         arms.ip("host", "-6 rule del iif eth1 priority 1")
@@ -117,7 +126,7 @@ def test_guard_without_nft_kernel_is_silent(arms: Arms, tmp_path: Path, backend:
 @needs_nft
 @pytest.mark.parametrize("version", [4, 6])
 def test_guard_workers_and_transit_kernel_is_silent(arms: Arms, tmp_path: Path, backend: str, version: int) -> None:
-    """Behaviour 41: packets of no service are the balancer's too when it sends them on."""
+    """Rule 20.2, the host's kernel: packets of no service are the balancer's too when it sends them on."""
     more = 'transit = "forward"\nworkers = 2\n'
     with running(arms, tmp_path, backend, more), answering(arms, "server", OTHER_PORT):
         connect_and_look(arms, version, FAR_CLIENTS[version], VIPS[version], PORT)
@@ -128,7 +137,7 @@ def test_guard_workers_and_transit_kernel_is_silent(arms: Arms, tmp_path: Path, 
 @needs_nft
 @pytest.mark.parametrize("forwards", [False, True], ids=["host", "router"])
 def test_guard_ruleset_flushed_is_put_back(arms: Arms, tmp_path: Path, backend: str, forwards: bool) -> None:
-    """Behaviour 41: `nft flush ruleset` behind our back is noticed, put back, logged and counted."""
+    """Rule 20.2, the host's kernel: `nft flush ruleset` behind our back is noticed, put back, logged and counted."""
     arms.forward(on=forwards)
     with running(arms, tmp_path, backend, f"[metrics]\nport = {METRICS_PORT}\n") as run:
         made = arms.ruleset()
@@ -144,7 +153,10 @@ def test_guard_ruleset_flushed_is_put_back(arms: Arms, tmp_path: Path, backend: 
 
 @needs_nft
 def test_guard_ruleset_flushed_again_and_again_is_put_back(arms: Arms, tmp_path: Path, backend: str) -> None:
-    """Behaviour 41: flushes at any distance, also while it is being put back; in the end the table is there."""
+    """
+    Rule 20.2, the host's kernel: flushes at any distance, also while it is being put back; in the end the table is
+    there.
+    """
     with running(arms, tmp_path, backend) as run:
         made = arms.ruleset()
         for flushes in (2, 3, 20):
@@ -159,7 +171,10 @@ def test_guard_ruleset_flushed_again_and_again_is_put_back(arms: Arms, tmp_path:
 
 @needs_nft
 def test_guard_nft_fails_is_told_and_made_good(arms: Arms, tmp_path: Path, backend: str) -> None:
-    """Behaviour 41: while nft fails on a forwarding host, log, metric, status and doctor say so; then all is well."""
+    """
+    Rule 20.2, the host's kernel: while nft fails on a forwarding host, log, metric, status and doctor say so; then all
+    is well.
+    """
     arms.forward(on=True)
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -190,7 +205,7 @@ def test_guard_nft_fails_is_told_and_made_good(arms: Arms, tmp_path: Path, backe
 
 @needs_nft
 def test_guard_rule_removed_is_put_back(arms: Arms, tmp_path: Path, backend: str) -> None:
-    """Behaviour 41: the table being there is not enough: its rules must be."""
+    """Rule 20.2, the host's kernel: the table being there is not enough: its rules must be."""
     with running(arms, tmp_path, backend) as run:
         made = arms.ruleset()
         table = re.search(r"table inet (flowlb_if\d+)", made)
@@ -202,7 +217,10 @@ def test_guard_rule_removed_is_put_back(arms: Arms, tmp_path: Path, backend: str
 
 @needs_nft
 def test_guard_left_by_killed_process_is_replaced(arms: Arms, tmp_path: Path, backend: str) -> None:
-    """Behaviour 32: what a killed balancer left goes at the next start, also when that has other interfaces."""
+    """
+    Rule 20.1, restoring the host: what a killed balancer left goes at the next start, also when that has other
+    interfaces.
+    """
     for interfaces in (("eth0", "eth1"), ("eth0", "eth1"), ("eth1", "eth0")):
         with running(arms, tmp_path, backend, interfaces=interfaces) as run:
             assert arms.ruleset().count("table inet flowlb_if") == 1
@@ -259,7 +277,7 @@ def test_big_tcp_is_found_and_its_command_fixes_it(arms: Arms, tmp_path: Path, b
 
 @needs_nft
 def test_doctor_sees_the_guard(arms: Arms, tmp_path: Path, backend: str) -> None:
-    """Behaviour 41: `lb doctor` tells what keeps the kernel silent; without a balancer that one will."""
+    """Rule 20.2: `lb doctor` tells what keeps the kernel silent; without a balancer that one will."""
     with running(arms, tmp_path, backend) as run:
         told = [row["message"] for row in doctor(arms, run)[1] if row["check"] == "kernel stays out"]
         assert [text.rpartition("and ")[2] for text in told] == ["nftables keeps it silent"] * 2

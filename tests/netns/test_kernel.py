@@ -102,7 +102,7 @@ def test_read_tables_as_configured(pair: Pair) -> None:
 
 @pytest.mark.parametrize("address", [FAR, FAR6], ids=["arp", "nd"])
 def test_resolve_unknown_neighbour_is_learned(pair: Pair, address: Address) -> None:
-    """Behaviour 28: an unresolved neighbour is asked for by the kernel, and its MAC is handed on."""
+    """Rule 11, next hop: an unresolved neighbour is asked for by the kernel, and its MAC is handed on."""
 
     async def scenario(seen: Seen) -> None:
         assert seen.mac_of(address) is None
@@ -113,7 +113,7 @@ def test_resolve_unknown_neighbour_is_learned(pair: Pair, address: Address) -> N
 
 
 def test_use_servers_hops_resolved_without_packets(pair: Pair) -> None:
-    """Behaviour 28: the hops of servers in use are asked for on their own, the gateway for one behind it."""
+    """Rule 11, next hop: the hops of servers in use are asked for on their own, the gateway for one behind it."""
     pair.ip(pair.near, "route add 10.9.0.0/16 via 198.18.1.31")
 
     async def scenario(seen: Seen) -> None:
@@ -124,7 +124,7 @@ def test_use_servers_hops_resolved_without_packets(pair: Pair) -> None:
 
 
 def test_neighbour_changed_mac_is_learned(pair: Pair) -> None:
-    """Behaviour 28: what the kernel learns anew is handed on, and so is what it loses."""
+    """Rule 11, next hop: what the kernel learns anew is handed on, and so is what it loses."""
 
     async def scenario(seen: Seen) -> None:
         await seen.kernel.resolve(0, FAR)
@@ -138,7 +138,7 @@ def test_neighbour_changed_mac_is_learned(pair: Pair) -> None:
 
 
 def test_refresh_permanent_entry_is_left_alone(pair: Pair) -> None:
-    """Behaviour 32: an entry that the operator set by hand is used and stays as it is."""
+    """Rule 20.1, restoring the host: an entry that the operator set by hand is used and stays as it is."""
     pair.ip(pair.near, f"neigh replace 198.18.1.31 lladdr {OTHER_MAC} nud permanent dev eth0")
 
     async def scenario(seen: Seen) -> None:
@@ -151,7 +151,7 @@ def test_refresh_permanent_entry_is_left_alone(pair: Pair) -> None:
 
 
 def test_route_and_interface_changes_are_told(pair: Pair) -> None:
-    """Behaviour 28: routes, MTU and addresses follow the kernel."""
+    """Rule 11, next hop: routes, MTU and addresses follow the kernel."""
 
     async def scenario(seen: Seen) -> None:
         pair.ip(pair.near, "route add 10.9.0.0/16 via 198.18.1.31")
@@ -254,7 +254,10 @@ def ruleset() -> str:
 
 
 def test_guard_forwarding_host_blocks_just_the_services(forwarding: Snapshot) -> None:
-    """Behaviour 32: the services' packets are kept from the forwarding kernel, and stopping removes the table."""
+    """
+    Rule 20.1, restoring the host: the services' packets are kept from the forwarding kernel, and stopping removes the
+    table.
+    """
     guard = host.HostGuard()
     guard.apply(forwarding)
     guard.apply(replace(forwarding, generation=2))
@@ -292,7 +295,10 @@ def test_guard_without_nft_says_what_to_do(forwarding: Snapshot, monkeypatch: py
 
 
 def test_guard_servers_change_only_elements_do(forwarding: Snapshot) -> None:
-    """Behaviour 41: the table follows the configuration; a change of servers makes it nothing but other elements."""
+    """
+    Rule 20.2, the host's kernel: the table follows the configuration; a change of servers makes it nothing but other
+    elements.
+    """
     guard = host.HostGuard()
     guard.apply(forwarding)
     before = ruleset()
@@ -348,7 +354,7 @@ def changing(monkeypatch: pytest.MonkeyPatch, run: Callable[[Runs, str, tuple[st
 def test_guard_flushed_between_making_and_looking_is_repaired(
     guard: host.HostGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour 41: another program that is quicker than our next look takes nothing away for good."""
+    """Rule 20.2, the host's kernel: another program that is quicker than our next look takes nothing away for good."""
     flushes = 3
 
     def run(real: Runs, script: str, arguments: tuple[str, ...]) -> str:
@@ -368,7 +374,10 @@ def test_guard_flushed_between_making_and_looking_is_repaired(
 
 
 def test_guard_rules_flushed_before_an_addition_come_back(guard: host.HostGuard) -> None:
-    """Behaviour 41: what is found when servers change is not taken for ours: it is what the snapshot wants, or not."""
+    """
+    Rule 20.2, the host's kernel: what is found when servers change is not taken for ours: it is what the snapshot
+    wants, or not.
+    """
     guard.apply(replace(SNAPSHOT, servers=()))
     before = ruleset()
     table = re.search(r"table inet (flowlb_if\d+)", before)
@@ -389,7 +398,10 @@ def test_guard_rules_flushed_before_an_addition_come_back(guard: host.HostGuard)
                                     "delete table inet {}", "insert rule inet {} prerouting accept",
                                     "add table inet {} {{ flags dormant; }}"])  # fmt: skip
 def test_guard_table_changed_is_repaired(guard: host.HostGuard, damage: str) -> None:
-    """Behaviour 41: whatever another program does to the table, one look later it is as the snapshot wants it."""
+    """
+    Rule 20.2, the host's kernel: whatever another program does to the table, one look later it is as the snapshot
+    wants it.
+    """
     guard.apply(SNAPSHOT)
     before = ruleset()
     table = re.search(r"table inet (flowlb_if\d+)", before)
@@ -404,7 +416,7 @@ def test_guard_table_changed_is_repaired(guard: host.HostGuard, damage: str) -> 
 def test_guard_nft_fails_once_the_addition_gets_in_later(
     guard: host.HostGuard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Behaviour 41: a new VIP that nft refused when it came is in the table once nft works again."""
+    """Rule 20.2, the host's kernel: a new VIP that nft refused when it came is in the table once nft works again."""
     guard.apply(replace(SNAPSHOT, services=SNAPSHOT.services[:1], servers=SNAPSHOT.servers[:1]))
     assert "2001:db8:1::100" not in ruleset()
     with monkeypatch.context() as patch:
@@ -438,7 +450,10 @@ def raise_oserror(*_: object) -> None:
 def test_guard_removed_between_making_and_looking_leaves_nothing(
     guard: host.HostGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour 32: a table is removed though nothing was ever seen of it; and a look that comes late makes none."""
+    """
+    Rule 20.1, restoring the host: a table is removed though nothing was ever seen of it; and a look that comes late
+    makes none.
+    """
 
     def run(real: Runs, script: str, arguments: tuple[str, ...]) -> str:
         if arguments[:2] == ("-j", "list"):
@@ -456,7 +471,7 @@ def test_guard_removed_between_making_and_looking_leaves_nothing(
 def test_guard_refused_on_a_forwarding_host_old_table_stays(
     forwarding: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviour 41: a change that cannot be guarded is refused, and what was wanted before is kept."""
+    """Rule 20.2, the host's kernel: a change that cannot be guarded is refused, and what was wanted before is kept."""
     guard = host.HostGuard()
     guard.apply(replace(forwarding, servers=()))
     before = ruleset()
@@ -475,7 +490,7 @@ def test_guard_refused_on_a_forwarding_host_old_table_stays(
 
 
 def test_guard_quiet_host_blocked_too(pair: Pair) -> None:
-    """Behaviour 41: a host that does not forward now may do so later, or answer in IPv6."""
+    """Rule 20.2, the host's kernel: a host that does not forward now may do so later, or answer in IPv6."""
     if shutil.which("nft") is None:
         pytest.skip("the command nft (nftables) is not installed")
     with isolation.inside(pair.near):

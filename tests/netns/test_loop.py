@@ -243,7 +243,10 @@ def echo_once() -> bytes:
 
 
 def test_loop_udp_echo_through_vip(router: Router) -> None:
-    """The client finds the VIP by ARP (behaviour 26), its datagram arrives and the answer comes back from the VIP."""
+    """
+    The client finds the VIP by ARP (rule 4, ARP and neighbour discovery), its datagram arrives and the answer comes
+    back from the VIP.
+    """
     assert echo_once() == b"PING"
     counters = router.data_path.counters()
     assert counters["verdicts"]["reply.arp"] == 1
@@ -279,7 +282,10 @@ def test_loop_direct_frames_need_an_interface_of_the_same_namespace(router: Rout
 
 
 def test_loop_tcp_bulk_both_ways_is_byte_equal(router: Router) -> None:
-    """Behaviour 13, 14: whatever the links leave unfinished, the stream arrives as it was sent."""
+    """
+    Rule 8.20, translation, and rule 12.2, frames over the MTU: whatever the links leave unfinished, the stream arrives
+    as it was sent.
+    """
     data = os.urandom(1 << 20) * (TRANSFER_BYTES >> 20)
     with serve(socket.SOCK_STREAM, echo_stream), client_socket(socket.SOCK_STREAM) as sock:
         sender = threading.Thread(target=lambda: (sock.sendall(data), sock.shutdown(socket.SHUT_WR)))
@@ -316,7 +322,7 @@ def nothing_arrives(listener: socket.socket) -> None:
 
 
 def test_loop_unresolved_neighbour_is_told_and_packet_follows(router: Router) -> None:
-    """Behaviour 28: the packet waits for the neighbour and leaves when it is known."""
+    """Rule 11, next hop: the packet waits for the neighbour and leaves when it is known."""
     router.data_path.set_next_hops(make_next_hops(known=False))
     with serve(socket.SOCK_DGRAM, echo_datagram), client_socket(socket.SOCK_DGRAM) as sock:
         sock.send(b"ping")
@@ -327,7 +333,7 @@ def test_loop_unresolved_neighbour_is_told_and_packet_follows(router: Router) ->
 
 
 def test_loop_tagged_frame_leaves_with_its_tag(router: Router) -> None:
-    """Behaviour 25: the kernel takes the tag out on the way in; it is in the frame that leaves."""
+    """Rule 3.4, VLAN tags: the kernel takes the tag out on the way in; it is in the frame that leaves."""
     with inside(CLIENT):
         wire = sockets.open_packet_socket("eth0")
         client_mac = sockets.read_interface("eth0").mac
@@ -376,9 +382,9 @@ def test_loop_interface_going_down_does_not_end_it(router: Router) -> None:
 @pytest.mark.parametrize("backend", ["rust", "python"])
 def test_loop_frame_whose_offload_cannot_be_told_is_counted_and_does_not_end_it(backend: str) -> None:
     """
-    A virtual machine may leave the fragmentation of a datagram to its card. No offload header tells of that: the kernel
-    fails the receive, once, and with a ring drops what comes until the loop gives the ring up. Then frames are
-    processed as ever (behaviour 14).
+    A virtual machine may leave the fragmentation of a datagram to its card. No offload header tells of that: the
+    kernel fails the receive, once, and with a ring drops what comes until the loop gives the ring up. Then frames are
+    processed as ever (rule 12.2, frames over the MTU).
     """
     with contextlib.ExitStack() as stack, inside(ROUTER):
         machine = stack.enter_context(open_tap("tap0"))

@@ -1,6 +1,6 @@
 """
 A thousand servers with health checks, half of them coming back at once, under load: every check is on time, what they
-find is a few publications (behaviour 30), and no packet waits for them (behaviour 39).
+find is a few publications (rule 19, health), and no packet waits for them (rule 22.1, bounded pauses).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIRST = ip_address("10.9.0.1")
 LONG_S = 90.0
 PUBLICATIONS_PER_S = 10
 LEAST_FETCHES = 100
-# Behaviour 39.
+# Rule 22.1, bounded pauses.
 CONTROL_BOUND_NS = 200_000
 # Answers 503 at every second address until SIGUSR1, and 200 after it; says when it listens.
 WEB_SERVER = f"""
@@ -249,8 +249,8 @@ def held_up(run: Run) -> dict[float, int]:
 @pytest.mark.alone
 def test_half_of_a_thousand_servers_recover_at_once_under_load(pair: Pair, tmp_path: Path) -> None:
     """
-    Behaviour 30 and 39: no check is late, no task fails, a publication per tick tells of all of them, every fetch is
-    answered, and no act of control held up the packets for long.
+    Rule 19, health, and rule 22.1, bounded pauses: no check is late, no task fails, a publication per tick tells of
+    all of them, every fetch is answered, and no act of control held up the packets for long.
 
     What an act of control takes is looked at, and not the whole pauses: these have what the machine does with the
     thread, which shares two cores with a thousand servers, their checks and a client. For the same reason the balancer

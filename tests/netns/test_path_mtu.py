@@ -64,7 +64,10 @@ def _forget_path(testbed: Testbed, host: str) -> None:
 def test_tcp_through_smaller_link_arrives_and_learns_mtu(
     small_hosts: Testbed, small_balancer: RunningBalancer, vip: object
 ) -> None:
-    """Full-size segments that do not fit are answered with the MTU, and all data arrives (behaviour 21)."""
+    """
+    Full-size segments that do not fit are answered with the MTU, and all data arrives (rule 12.2, frames over the
+    MTU).
+    """
     _forget_path(small_hosts, "client1")
     payload = bytes(range(256)) * 4000
     before = small_balancer.verdict("reply.too_big")
@@ -93,7 +96,7 @@ def _send_while_receiving(client: socket.socket, server: socket.socket, payload:
 
 @BOTH_FAMILIES
 def test_udp_with_dont_fragment_sees_mtu(small_hosts: Testbed, small_balancer: RunningBalancer, vip: object) -> None:
-    """A datagram that does not fit comes back as "message too long", with the MTU (behaviour 21)."""
+    """A datagram that does not fit comes back as "message too long", with the MTU (rule 12.2, frames over the MTU)."""
     _forget_path(small_hosts, "client2")
     is_six = vip is VIP6
     with small_hosts.socket("client2", socket.AF_INET6 if is_six else socket.AF_INET, socket.SOCK_DGRAM) as client:

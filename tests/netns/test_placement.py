@@ -106,7 +106,7 @@ def retransmitted_syns(testbed: Testbed, host: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["round-robin", "maglev", "least-connections"])
 def test_two_vips_same_client_ports_lose_and_delay_none(testbed: Testbed, backend: str, policy: str) -> None:
-    """Behaviour 37: connections of one host to VIP A and to VIP B, on the same servers, from the same ports."""
+    """Rule 8.16: connections of one host to VIP A and to VIP B, on the same servers, from the same ports."""
     with balancing(testbed, backend, policy) as balancer:
         before = retransmitted_syns(testbed, "client1")
         for first in range(0, CONNECTIONS[backend], BATCH):
@@ -128,7 +128,7 @@ def test_two_vips_same_client_ports_lose_and_delay_none(testbed: Testbed, backen
 
 @pytest.mark.parametrize("policy", ["round-robin", "random", "source-hash", "maglev", "least-connections"])
 def test_server_that_calls_its_own_service_is_served(testbed: Testbed, backend: str, policy: str) -> None:
-    """Behaviour 37: it gets another server, whatever the policy."""
+    """Rule 8.16, placement: it gets another server, whatever the policy."""
     with balancing(testbed, backend, policy) as balancer:
         for number in range(CALLS):
             with connect_from(testbed, "server2", FIRST_CLIENT_PORT + number, VIP) as client:
@@ -139,7 +139,7 @@ def test_server_that_calls_its_own_service_is_served(testbed: Testbed, backend: 
 
 
 def test_connection_straight_to_a_server_works_beside_a_flow(testbed: Testbed, backend: str) -> None:
-    """Behaviour 42: both ways, with the client port of a flow; one to the flow's own server is refused."""
+    """Rule 9.1: both ways, with the client port of a flow; one to the flow's own server is refused."""
     with balancing(testbed, backend) as balancer, connect_from(testbed, "client1", FIRST_CLIENT_PORT, VIP) as flow:
         assert echoes(flow)
         [taken] = {row["server"] for row in balancer.flows()}
@@ -189,7 +189,10 @@ class Sender:
 
 
 def test_udp_sender_leaves_a_removed_and_a_drained_server(testbed: Testbed, backend: str) -> None:
-    """Behaviour 8: at once, and at the deadline; no datagram is lost, and `lb drain --wait` ends."""
+    """
+    Rule 18.2, servers that leave or fail: at once, and at the deadline; no datagram is lost, and `lb drain --wait`
+    ends.
+    """
     with balancing(testbed, backend) as balancer, Sender(testbed) as sender:
         assert balancer.running is not None
         control = balancer.running.control

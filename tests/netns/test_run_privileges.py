@@ -1,4 +1,7 @@
-"""Behaviour 34 and 36: the user that `lb run` runs as, the rights of threads and users' code, the files it trusts."""
+"""
+Rule 21.2, privileges, and rule 21.4, trusted files: the user that `lb run` runs as, the rights of threads and users'
+code, the files it trusts.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def statuses(pid: int) -> list[dict[str, str]]:
 
 
 def test_run_every_thread_and_policy_is_unprivileged(arms: Arms, folder: Path, backend: str) -> None:
-    """Behaviour 34: user and capabilities are gone before a policy's module is imported, in every thread."""
+    """Rule 21.2, privileges: user and capabilities are gone before a policy's module is imported, in every thread."""
     (folder / "mine.py").write_text(POLICY)
     (folder / "mine.py").chmod(0o600)
     policy = 'policy = "./mine.py:Mine"'
@@ -91,7 +94,7 @@ def test_run_every_thread_and_policy_is_unprivileged(arms: Arms, folder: Path, b
 
 @pytest.mark.skipif(shutil.which("nft") is None, reason="the command nft (nftables) is not installed")
 def test_run_unprivileged_guard_is_repaired(arms: Arms, folder: Path, backend: str) -> None:
-    """Behaviour 41: nft has CAP_NET_ADMIN as a child of an unprivileged process."""
+    """Rule 20.2, the host's kernel: nft has CAP_NET_ADMIN as a child of an unprivileged process."""
     with running(arms, folder, backend, visible=True) as run:
         made = arms.ruleset()
         assert "table inet flowlb_if" in made
@@ -110,7 +113,10 @@ def test_run_killed_leaves_no_socket(arms: Arms, folder: Path, backend: str) -> 
 
 
 def test_run_broker_killed_is_told_at_once(arms: Arms, folder: Path, backend: str) -> None:
-    """Behaviour 29, 36: packets flow on, the status says that no reload is possible, a reload says what to do."""
+    """
+    Rule 18.1, reloads and changes, and rule 21.4, trusted files: packets flow on, the status says that no reload is
+    possible, a reload says what to do.
+    """
     with running(arms, folder, backend, visible=True) as run:
         pid = run.process.pid
         (broker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -171,7 +177,7 @@ def test_run_in_user_namespace_stays_its_root(arms: Arms, folder: Path, backend:
 
 @pytest.mark.parametrize("what", ["configuration", "policy", "directory"])
 def test_run_files_others_can_write_refused(arms: Arms, folder: Path, backend: str, what: str) -> None:
-    """Behaviour 36: exit 3, and the command that helps, at start and before the file is believed."""
+    """Rule 21.4, trusted files: exit 3, and the command that helps, at start and before the file is believed."""
     (folder / "mine.py").write_text(POLICY)
     run = Run(arms, folder, backend, service='policy = "./mine.py:Mine"', start=False)
     target = {"configuration": run.config, "policy": folder / "mine.py", "directory": folder}[what]
@@ -183,7 +189,7 @@ def test_run_files_others_can_write_refused(arms: Arms, folder: Path, backend: s
 
 
 def test_run_policy_made_writable_reload_refused(arms: Arms, folder: Path, backend: str) -> None:
-    """Behaviour 36 and 29: the same at a reload, which changes nothing then."""
+    """Rules 21.4 and 18.1: the same at a reload, which changes nothing then."""
     (folder / "mine.py").write_text(POLICY)
     (folder / "mine.py").chmod(0o600)
     with running(arms, folder, backend, visible=True, service='policy = "./mine.py:Mine"') as run:

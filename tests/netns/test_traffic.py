@@ -41,7 +41,7 @@ BOTH_FAMILIES = pytest.mark.parametrize("vip", [VIP, VIP6], ids=["ipv4", "ipv6"]
 
 @BOTH_FAMILIES
 def test_echo_through_vip_returns_greeting(hosts: Testbed, balancer: RunningBalancer, vip: object) -> None:
-    """What a client sends to the VIP comes back from the server (behaviour 1)."""
+    """What a client sends to the VIP comes back from the server (rule 8, flows)."""
     assert echo_once(hosts, "client1", vip=vip) == b"greeting"
 
 
@@ -55,7 +55,7 @@ def test_echo_example_through_vip_prints_greeting(hosts: Testbed, balancer: Runn
 
 @BOTH_FAMILIES
 def test_udp_echo_through_vip_returns_datagrams(hosts: Testbed, balancer: RunningBalancer, vip: object) -> None:
-    """Datagrams of one flow go to one server and come back from the VIP (behaviour 1)."""
+    """Datagrams of one flow go to one server and come back from the VIP (rule 8, flows)."""
     with hosts.socket("client1", socket.AF_INET6 if vip is VIP6 else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(DEADLINE_S)
         client.connect((str(vip), UDP_PORT))
@@ -66,7 +66,7 @@ def test_udp_echo_through_vip_returns_datagrams(hosts: Testbed, balancer: Runnin
 
 @pytest.mark.parametrize("direction", ["forward", "reply"])
 def test_transfer_50_megabytes_hashes_equal(hosts: Testbed, balancer: RunningBalancer, direction: str) -> None:
-    """A long stream arrives byte-equal, merged and cut frames included (behaviour 14)."""
+    """A long stream arrives byte-equal, merged and cut frames included (rule 12.2, frames over the MTU)."""
     block = hashlib.sha256(b"seed").digest() * 31250
     assert len(block) * 50 == TRANSFER_BYTES
     with (
@@ -139,14 +139,14 @@ def _get_page(client: socket.socket) -> bytes:
 
 @BOTH_FAMILIES
 def test_connection_refused_by_server_reaches_client(hosts: Testbed, balancer: RunningBalancer, vip: object) -> None:
-    """The server's RST reaches the client as a refusal, not as silence (behaviour 5)."""
+    """The server's RST reaches the client as a refusal, not as silence (rule 8.2, reset acceptance)."""
     with pytest.raises(ConnectionRefusedError):
         connect(hosts, "client1", CLOSED_PORT, vip)
 
 
 @BOTH_FAMILIES
 def test_ping_to_vip_is_dropped(hosts: Testbed, balancer: RunningBalancer, vip: object) -> None:
-    """An echo request to a VIP is counted and not answered (behaviour 22)."""
+    """An echo request to a VIP is counted and not answered (rule 7.A, to a VIP)."""
     before = balancer.verdict("drop.vip_echo")
     family, protocol = (
         (socket.AF_INET6, socket.IPPROTO_ICMPV6) if vip is VIP6 else (socket.AF_INET, socket.IPPROTO_ICMP)
@@ -166,7 +166,7 @@ def test_ping_to_vip_is_dropped(hosts: Testbed, balancer: RunningBalancer, vip: 
 
 
 def test_port_of_no_service_is_dropped(hosts: Testbed, balancer: RunningBalancer) -> None:
-    """A connection to another port of the VIP gets no answer and is counted (behaviour 22)."""
+    """A connection to another port of the VIP gets no answer and is counted (rule 7.A, to a VIP)."""
     before = balancer.verdict("drop.no_service")
     with hosts.socket("client4") as client:
         client.setblocking(False)
@@ -294,7 +294,7 @@ def _difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]
 def test_forwarded_checksums_without_offloads_all_right(
     hosts: Testbed, balancer: RunningBalancer, link_mode: str
 ) -> None:
-    """Every packet that servers and clients get has right IP and L4 checksums (behaviour 12)."""
+    """Every packet that servers and clients get has right IP and L4 checksums (rule 8.20, translation)."""
     from scapy.layers.l2 import Ether
 
     captures = [Capture(hosts, host) for host in ("client1", "server1")]

@@ -1,6 +1,6 @@
 """
-Behaviours 34 and 36: commands that root calls and that read a configuration run its policies without any rights, and
-not at all where others decide what is in it.
+Rule 21.2, privileges, and rule 21.4, trusted files: commands that root calls and that read a configuration run its
+policies without any rights, and not at all where others decide what is in it.
 """
 
 from __future__ import annotations
@@ -125,7 +125,10 @@ def told(done: subprocess.CompletedProcess[str]) -> list[tuple[str, int, int, in
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_of_root_runs_policies_without_rights(folder: Path, name: str) -> None:
-    """Behaviour 34: never as root, with no capability at all; files that only root may read are read all the same."""
+    """
+    Rule 21.2, privileges: never as root, with no capability at all; files that only root may read are read all the
+    same.
+    """
     done = run(name, folder)
     assert done.returncode == (1 if name == "doctor" else 0), done.stderr
     calls = told(done)
@@ -166,7 +169,7 @@ HIDDEN = "import lb.privileges.drop; lb.privileges.drop.why_not = lambda _: 'nob
 
 @pytest.mark.parametrize("name", READING)
 def test_command_of_root_refuses_a_configuration_of_others(folder: Path, name: str) -> None:
-    """Behaviour 36: as `lb run` refuses it, before the policy that it names is run."""
+    """Rule 21.4, trusted files: as `lb run` refuses it, before the policy that it names is run."""
     (folder / "lb.toml").chmod(0o666)
     done = run(name, folder, visible=False)
     assert done.returncode != 0
@@ -177,7 +180,7 @@ def test_command_of_root_refuses_a_configuration_of_others(folder: Path, name: s
 
 
 def test_doctor_of_root_tells_of_a_configuration_of_others(folder: Path) -> None:
-    """Behaviour 36: among all that is wrong; the policy that it names is not run."""
+    """Rule 21.4, trusted files: among all that is wrong; the policy that it names is not run."""
     (folder / "lb.toml").chmod(0o666)
     done = run("doctor", folder, visible=False)
     assert done.returncode == 1
@@ -187,7 +190,7 @@ def test_doctor_of_root_tells_of_a_configuration_of_others(folder: Path) -> None
 
 @pytest.mark.parametrize("name", ["check", "explain", "policy check", "doctor", "experiment"])
 def test_command_of_root_refuses_a_policy_of_others(folder: Path, name: str) -> None:
-    """Behaviour 36: a policy is a program."""
+    """Rule 21.4, trusted files: a policy is a program."""
     (folder / "mine.py").chmod(0o620)
     done = run(name, folder, visible=False)
     assert done.returncode != 0

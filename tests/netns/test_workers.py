@@ -74,7 +74,10 @@ def control_of(balancer: RunningBalancer) -> Path:
 def test_connections_of_five_clients_work_by_both_workers(
     testbed: Testbed, balancer: RunningBalancer, vip: object
 ) -> None:
-    """Behaviour 1, 12: both directions of a flow meet at one worker: else replies would find no flow."""
+    """
+    Rule 8, flows, and rule 8.20, translation: both directions of a flow meet at one worker: else replies would find no
+    flow.
+    """
     before = balancer.counters()
     with ExitStack() as stack:
         opened = [stack.enter_context(connect(testbed, host, WEB_PORT, vip)) for host in CLIENTS for _ in range(ROUNDS)]
@@ -96,7 +99,7 @@ def test_connections_of_five_clients_work_by_both_workers(
 def test_stream_through_smaller_link_arrives_whole(
     testbed: Testbed, balancer: RunningBalancer, host: str, vip: object
 ) -> None:
-    """Behaviour 21, for a client of either worker."""
+    """Rule 12.2, frames over the MTU, for a client of either worker."""
     with testbed.inside(host):
         # The last balancer's answer must not help this one.
         for family in ("ipv4", "ipv6"):
@@ -127,7 +130,7 @@ def test_stream_through_smaller_link_arrives_whole(
 def test_fragments_of_a_datagram_meet_both_ways(
     testbed: Testbed, balancer: RunningBalancer, host: str, vip: object
 ) -> None:
-    """Behaviour 20: a datagram larger than every link, echoed."""
+    """Rule 10, ICMP about flows: a datagram larger than every link, echoed."""
     with testbed.socket(host, socket.AF_INET6 if vip is VIP6 else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(DEADLINE_S)
         if vip is VIP:
@@ -149,7 +152,10 @@ def test_fragments_of_a_datagram_meet_both_ways(
 
 
 def test_operator_sees_one_balancer(testbed: Testbed, balancer: RunningBalancer) -> None:
-    """Behaviour 8, 29: flows of both workers in one order, by client too; a drain and a reload reach both."""
+    """
+    Rule 18.2, servers that leave or fail, and rule 18.1, reloads and changes: flows of both workers in one order, by
+    client too; a drain and a reload reach both.
+    """
     control = control_of(balancer)
     with ExitStack() as stack:
         opened = [stack.enter_context(connect(testbed, host, WEB_PORT)) for host in CLIENTS for _ in range(3)]
@@ -175,7 +181,7 @@ def test_operator_sees_one_balancer(testbed: Testbed, balancer: RunningBalancer)
 
 
 def test_remove_with_reset_reaches_flows_of_both_workers(testbed: Testbed, balancer: RunningBalancer) -> None:
-    """Behaviour 8: clients of either worker get a RST that they believe."""
+    """Rule 18.2, servers that leave or fail: clients of either worker get a RST that they believe."""
     control = control_of(balancer)
     with ExitStack() as stack:
         opened = [stack.enter_context(connect(testbed, host, WEB_PORT)) for host in CLIENTS for _ in range(3)]

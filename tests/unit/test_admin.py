@@ -1,4 +1,4 @@
-"""The listener of the admin API: bounded in every direction, errors as JSON; behaviour 35."""
+"""The listener of the admin API: bounded in every direction, errors as JSON; rule 21.3, control socket."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def listening(path: Path, connection_s: float = DEADLINE_S, **errors: Exce
 
 
 def test_listener_answers_get_and_post_then_leaves_nothing(tmp_path: Path) -> None:
-    """Behaviour 35: mode 0660, reads by GET, changes by POST; the socket is gone afterwards."""
+    """Rule 21.3, control socket: mode 0660, reads by GET, changes by POST; the socket is gone afterwards."""
     path = tmp_path / "deep" / "lb.sock"
 
     async def scenario() -> None:

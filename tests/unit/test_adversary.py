@@ -1,5 +1,6 @@
 """
-behaviour 5, 28: a sender off the path who knows the addresses and ports of a conversation, but none of its numbers.
+Rule 8.10, believed segments, and rule 8.13, last hop: a sender off the path who knows the addresses and ports of a
+conversation, but none of its numbers.
 
 The property that `rust/core/tests/adversary.rs` shows for 100 000 drawn conversations, with Hypothesis looking for the
 sequence that breaks it, on both backends. The adversary may use the server's name from where the servers are, too, and
@@ -262,7 +263,10 @@ def test_adversary_without_numbers_changes_nothing(
     attack: list[Forged],
     more: list[Forged],
 ) -> None:
-    """behaviour 5, 28: state, server, idle time and last hop stay, and what the ends send next passes."""
+    """
+    Rule 8.10, believed segments, and rule 8.13, last hop: state, server, idle time and last hop stay, and what the
+    ends send next passes.
+    """
     conversation = Conversation(backend, selector, secret)
     conversation.begin(half_closed)
     there, back = conversation.say(True, "A"), conversation.say(False, "A")
@@ -287,7 +291,10 @@ def test_adversary_without_numbers_changes_nothing(
 def test_adversary_amid_a_handshake_changes_nothing(
     backend: str, selector: str, heard: bool, secret: int, attack: list[Forged]
 ) -> None:
-    """behaviour 3, 5: a handshake goes on as if nothing had been, though the server answers every sender."""
+    """
+    Rule 8.8, states, and rule 8.10, believed segments: a handshake goes on as if nothing had been, though the server
+    answers every sender.
+    """
     conversation = Conversation(backend, selector, secret)
     conversation.index = SERVERS.index(conversation.say(True, "S")[2])
     if heard:
@@ -314,7 +321,10 @@ def test_adversary_amid_a_handshake_changes_nothing(
 def test_adversary_straight_to_the_server_changes_nothing(
     backend: str, begins: str, secret: int, attack: list[Forged]
 ) -> None:
-    """behaviour 24, 42: a connection that was there before us, or is over, goes on, and shows no server."""
+    """
+    Rule 8.15, server packets of no flow, and rule 9.1, direct connections: a connection that was there before us, or
+    is over, goes on, and shows no server.
+    """
     conversation = Conversation(backend, "hash-flow", secret, transit="forward")
     before_us = begins != "in the end"
     # Both begin as the same hash says.
@@ -355,7 +365,7 @@ def test_adversary_in_the_largest_windows_closes_nothing(
     numbers: list[tuple[tuple[int, int], tuple[int, int]]],
     data: bool,
 ) -> None:
-    """behaviour 5: a guess that finds room in a window of 2^30 is no number that a RST is believed at."""
+    """Rule 8.2: a guess that finds room in a window of 2^30 is no number that a RST is believed at."""
     conversation = Conversation(backend, "hash-flow", secret, shift=14, window=65535)
     is_silent = begins == "before us, its server silent"
     if begins == "with a SYN":
@@ -408,7 +418,7 @@ def test_adversary_outside_the_windows_changes_nothing(
     window: int,
     attack: list[tuple[str, bool, bool, int, int]],
 ) -> None:
-    """behaviour 5: no guess beyond a window counts, whose scale is 14 where it is unknown."""
+    """Rule 8.10, believed segments: no guess beyond a window counts, whose scale is 14 where it is unknown."""
     conversation = Conversation(backend, "hash-flow", secret, shift, window)
     conversation.begin_as(begins)
     there, back = conversation.say(True, "A"), conversation.say(False, "A")
@@ -447,7 +457,7 @@ def test_abort_behind_data_without_acknowledgement_closes(
     flags: str,
     attack: list[Forged],
 ) -> None:
-    """behaviour 3: a side that gives up behind what it has sent leaves no active flow; no other host's RST does."""
+    """Rule 8.8: a side that gives up behind what it has sent leaves no active flow; no other host's RST does."""
     conversation = Conversation(backend, "hash-flow", secret, shift)
     conversation.begin_as(begins)
     if begins == "with a SYN" and not shift:
@@ -486,7 +496,7 @@ def test_forged_fins_close_nothing_and_hide_none(
     steps: list[tuple[int, bool, list[int]]],
     last: list[int],
 ) -> None:
-    """behaviour 3: a FIN counts at its own number; one beside it that finds room neither counts nor hides it."""
+    """Rule 8.8, states: a FIN counts at its own number; one beside it that finds room neither counts nor hides it."""
     conversation = Conversation(backend, "hash-flow", secret, shift)
     conversation.begin_as(begins)
     if half_closed:

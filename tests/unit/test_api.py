@@ -61,7 +61,7 @@ def test_weight_add_remove(served: ServedBalancer) -> None:
 
 
 def test_disable_with_reset_ends_the_flows(served: ServedBalancer) -> None:
-    """Behaviour 8: on request, flows are reset; without that they stay."""
+    """Rule 18.2, servers that leave or fail: on request, flows are reset; without that they stay."""
     name = served.open("198.18.1.21", 40000)
     change(served.control, "/disable", {"service": "video", "server": name})
     assert fetch(served.control, "/server", service="video", server=name)["flows_active"] == 1
@@ -144,7 +144,7 @@ def test_flows_are_filtered_and_paged(served: ServedBalancer) -> None:
 
 
 def test_flows_page_is_bounded(served: ServedBalancer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour 35: an answer has an upper bound, whatever the limit of the request."""
+    """Rule 21.3, control socket: an answer has an upper bound, whatever the limit of the request."""
     for port in range(40000, 40009):
         served.open("198.18.1.21", port)
     monkeypatch.setattr("lb.control.api.handlers.MAX_FLOWS", 7)
@@ -221,7 +221,7 @@ def test_reload_dry_run_tells_and_changes_nothing(served: ServedBalancer) -> Non
 
 
 def test_reload_broken_file_says_where(served: ServedBalancer) -> None:
-    """Behaviour 29: file, line and column; exit code 3."""
+    """Rule 18.1, reloads and changes: file, line and column; exit code 3."""
     served.path.write_text(CONFIG.replace("port = 9876", "port = 0"))
     for arguments in ({}, {"dry_run": True}):
         said, code = refused(served, "/reload", **arguments)

@@ -165,7 +165,10 @@ def test_ask_that_calls_its_data_path_is_answered(wire: Any) -> None:
 
 
 def test_ask_that_is_slow_holds_up_its_own_flow_only(wire: Any) -> None:
-    """Behaviour 39: while a policy thinks, packets of known flows pass; those of its flow wait, and leave in order."""
+    """
+    Rule 22.1, bounded pauses: while a policy thinks, packets of known flows pass; those of its flow wait, and leave in
+    order.
+    """
     asked, release = threading.Event(), threading.Event()
 
     def ask(service: str, client: str, port: int, names: Sequence[str]) -> str:

@@ -77,7 +77,7 @@ def test_process_many_equals_process_one_by_one(config_file: Path, backend: str)
 
 
 def test_add_neighbour_waiting_packet_leaves_at_tick(config_file: Path, backend: str) -> None:
-    """Behaviour 28: a packet for an unknown neighbour waits, is asked for once, and leaves when it is known."""
+    """Rule 11, next hop: a packet for an unknown neighbour waits, is asked for once, and leaves when it is known."""
     balancer = lb.Balancer.from_file(config_file, backend=backend)
     held = balancer.process(syn())
     assert (held.verdict, held.reason, held.out) == ("hold", "neighbour", [])
@@ -88,7 +88,7 @@ def test_add_neighbour_waiting_packet_leaves_at_tick(config_file: Path, backend:
 
 
 def test_clock_advance_half_open_flow_expires(balancer: lb.Balancer) -> None:
-    """Behaviour 4: time passes only when told, and 30 s end a flow that never answered."""
+    """Rule 8.12, idle timeouts: time passes only when told, and 30 s end a flow that never answered."""
     balancer.process(syn())
     balancer.clock.advance(29.5)
     assert [flow.client_port for flow in balancer.flows()] == [40000]
@@ -97,7 +97,7 @@ def test_clock_advance_half_open_flow_expires(balancer: lb.Balancer) -> None:
 
 
 def test_reload_flow_keeps_its_server(balancer: lb.Balancer) -> None:
-    """Behaviour 29: after a reload that drains its server, a flow stays and new flows avoid it."""
+    """Rule 18.1, reloads and changes: after a reload that drains its server, a flow stays and new flows avoid it."""
     balancer.process(syn(1))
     balancer.reload(lb.config.parse(CONFIG.replace("port = 8031", 'port = 8031\nstate = "draining"')))
     assert balancer.process(syn(1)).server == "server1"
@@ -106,7 +106,10 @@ def test_reload_flow_keeps_its_server(balancer: lb.Balancer) -> None:
 
 
 def test_reload_without_a_server_its_flows_go_on(balancer: lb.Balancer) -> None:
-    """Behaviour 8: a server that the new configuration does not list gets no new flow, and keeps those it has."""
+    """
+    Rule 18.2, servers that leave or fail: a server that the new configuration does not list gets no new flow, and
+    keeps those it has.
+    """
     before = {port: balancer.process(syn(port)).server for port in range(1, 5)}
     without = lb.config.parse(CONFIG[: CONFIG.index("  [[service.server]]", CONFIG.index("server1"))])
     balancer.reload(without)
@@ -119,7 +122,10 @@ def test_reload_without_a_server_its_flows_go_on(balancer: lb.Balancer) -> None:
 
 
 def test_reload_servers_of_one_name_that_left_keep_their_flows(balancer: lb.Balancer) -> None:
-    """Behaviour 8: a server that has moved twice when its name goes leaves two of that name; each keeps its flows."""
+    """
+    Rule 18.2, servers that leave or fail: a server that has moved twice when its name goes leaves two of that name;
+    each keeps its flows.
+    """
     first = balancer.process(syn(1)).server
     moved = CONFIG.replace("1.31", "1.41").replace("1.32", "1.42")
     renamed = CONFIG.replace("1.31", "1.51").replace("1.32", "1.52").replace('"server', '"other')
@@ -129,7 +135,10 @@ def test_reload_servers_of_one_name_that_left_keep_their_flows(balancer: lb.Bala
 
 
 def test_reload_a_thousand_times_no_flow_moves(balancer: lb.Balancer) -> None:
-    """Behaviour 29: 1 000 reloads, each with other weights, between the packets of 50 flows lose and move none."""
+    """
+    Rule 18.1, reloads and changes: 1 000 reloads, each with other weights, between the packets of 50 flows lose and
+    move none.
+    """
     before = {port: balancer.process(syn(port)).server for port in range(1, 51)}
     assert set(before.values()) == {"server1", "server2"}
     configs = [lb.config.parse(CONFIG.replace("8031", f"8031\nweight = {weight}")) for weight in range(1, 5)]
@@ -143,7 +152,7 @@ def test_reload_a_thousand_times_no_flow_moves(balancer: lb.Balancer) -> None:
 
 @pytest.mark.parametrize("change", [("port = 9876", "port = 0"), ('mac = "aa:aa:aa:00:00:01"', "")])
 def test_reload_bad_file_changes_nothing(balancer: lb.Balancer, config_file: Path, change: tuple[str, str]) -> None:
-    """Behaviour 29: an invalid configuration is refused and the one before stays."""
+    """Rule 18.1, reloads and changes: an invalid configuration is refused and the one before stays."""
     config_file.write_text(CONFIG.replace(*change))
     with pytest.raises(lb.ConfigError):
         balancer.reload(config_file)
@@ -185,7 +194,7 @@ def test_process_empty_frame_is_a_verdict(balancer: lb.Balancer) -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
 def test_manual_clock_never_runs_backwards(seconds: float) -> None:
-    """Behaviour 31: time only passes."""
+    """Rule 1.1, monotonic time: time only passes."""
     clock = lb.ManualClock(5)
     with pytest.raises(ValueError, match="is not a time that can pass"):
         clock.advance(seconds)

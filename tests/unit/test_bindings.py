@@ -98,7 +98,7 @@ def test_result_attributes_are_read_only() -> None:
 
 
 def test_result_offload_of_partial_frame_is_kept() -> None:
-    """Behaviour 13."""
+    """Rule 8.20, translation."""
     offload = Offload(flags=1, csum_start=34, csum_offset=6)
     assert make_datapath().process(request(), 0, 1, offload).offloads == [offload]
 
@@ -285,7 +285,7 @@ def exchange(ours: socket.socket, frame: bytes) -> bytes:
 
 
 def test_memory_is_promised_when_made_and_resident_when_the_loop_starts(wire: Any) -> None:
-    """behaviour 7: the size is a promise, and it is there before the first packet."""
+    """Rule 8.17, full table: the size is a promise, and it is there before the first packet."""
     port, _, news = wire
     capacity = 100_000
     path = _core.DataPath(capacity, bytes(16), 1)
@@ -412,7 +412,7 @@ def test_checksum_odd_length_and_initial_sum(data: bytes, initial: int, expected
 
 
 def test_checksum_update_vector_of_rfc1624() -> None:
-    """Behaviour 12: section 4, equation 3 gives 0x0000."""
+    """Rule 8.20, translation: section 4, equation 3 gives 0x0000."""
     assert _core.checksum_update(0xDD2F, b"\x55\x55", b"\x32\x85") == 0x0000
 
 

@@ -120,7 +120,10 @@ async def started(loaded: Config) -> Host:
 
 
 def test_failed_checks_new_flows_avoid_the_server() -> None:
-    """Behaviour 8: down means out of the plan, with the reason in the history; up again means in."""
+    """
+    Rule 18.2, servers that leave or fail: down means out of the plan, with the reason in the history; up again means
+    in.
+    """
 
     async def scenario() -> None:
         host = await started(config())
@@ -248,7 +251,10 @@ def test_servers_that_come_and_go_are_followed() -> None:
 
 
 def test_server_removed_and_added_back_together_stays_down() -> None:
-    """Behaviour 8: what comes together is seen by the checks as no change: their verdict is not lost by it."""
+    """
+    Rule 18.2, servers that leave or fail: what comes together is seen by the checks as no change: their verdict is not
+    lost by it.
+    """
 
     async def scenario() -> None:
         host = await started(config())

@@ -48,7 +48,7 @@ def test_compile_seed_argument_wins() -> None:
 
 
 def test_compile_reload_same_things_keep_their_ids() -> None:
-    """Behaviour 29: order and names may change; ids follow address, port and protocol."""
+    """Rule 18.1, reloads and changes: order and names may change; ids follow address, port and protocol."""
     compiler = Compiler()
     first = compiler.compile(config(service("a", 1, server(1), server(2)), service("b", 2, server(3))), INTERFACES)
     second = compiler.compile(config(service("bb", 2, server(3)), service("a", 1, server(2), server(1))), INTERFACES)
@@ -85,7 +85,7 @@ def test_compile_shared_endpoint_one_id() -> None:
 
 @pytest.mark.parametrize("more", ["weight = 0", 'state = "draining"', 'state = "disabled"'])
 def test_compile_server_without_new_flows_stays_for_its_old_ones(more: str) -> None:
-    """Behaviour 8: such a server is in the snapshot and in no slot."""
+    """Rule 18.2, servers that leave or fail: such a server is in the snapshot and in no slot."""
     snapshot = Compiler().compile(config(service("a", 1, server(1, more=more), server(2))), INTERFACES)
     assert snapshot.services[0] is not None
     assert snapshot.services[0].plan.slots == (1,)

@@ -326,7 +326,7 @@ def test_inspect_degenerate_document_reported(source: str, expected: list[str]) 
     ],
 )  # fmt: skip
 def test_inspect_doubtful_value_warned_but_used(old: str, new: str, expected: list[str]) -> None:
-    """Behaviour 4: a UDP timeout below 120 s is used, with a warning."""
+    """Rule 8.12, idle timeouts: a UDP timeout below 120 s is used, with a warning."""
     report = config.inspect(GOOD.replace(old, new, 1), "lb.toml")
     assert first_lines(report.warnings) == expected
     assert report.config is not None

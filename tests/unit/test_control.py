@@ -144,7 +144,7 @@ def test_print_status_table_for_people() -> None:
 
 
 def test_print_status_host_guard_in_trouble_shows() -> None:
-    """Behaviour 41: trouble of the host guard shows with its reason, in the table and in JSON."""
+    """Rule 20.2, the host's kernel: trouble of the host guard shows with its reason, in the table and in JSON."""
     facts = replace(FACTS, host_guard=GuardState(None, "nft: busy", 3))
     line = "trouble: the services' packets are not kept from this host's kernel: nft: busy"
     assert line in shown(facts, "table").splitlines()

@@ -114,7 +114,7 @@ def test_start_publishes_what_the_file_says() -> None:
 
 @pytest.mark.parametrize("state", ["draining", "disabled"])
 def test_set_state_server_keeps_its_id_and_leaves_the_plan(state: str) -> None:
-    """Behaviour 8: a drained server is in no slot, and still in the snapshot for its flows."""
+    """Rule 18.2: a drained server is in no slot, and still in the snapshot for its flows."""
     controller, recorder = start_controller(config(server(1), server(2)))
     controller.set_state("video", "server2", state)  # type: ignore[arg-type]
     assert names(controller.snapshot) == ["server1"]
@@ -169,7 +169,10 @@ def test_set_health_down_leaves_the_plan_with_a_reason() -> None:
     ("setting", "reset"), [("", [1]), ('on_server_down = "keep"', []), ('on_server_down = "reset"', [1])]
 )
 def test_set_health_down_resets_flows_when_the_service_says_so(setting: str, reset: list[int]) -> None:
-    """Behaviour 8: by default the clients of a server that is down learn at once; once, not at each failed check."""
+    """
+    Rule 18.2, servers that leave or fail: by default the clients of a server that is down learn at once; once, not at
+    each failed check.
+    """
     controller, recorder = start_controller(config(setting, server(1), server(2)))
     controller.set_health("video", "server2", up=False, reason="3 checks failed")
     controller.set_health("video", "server2", up=False, reason="4 checks failed")
@@ -178,7 +181,7 @@ def test_set_health_down_resets_flows_when_the_service_says_so(setting: str, res
 
 
 def test_remove_and_disable_with_reset() -> None:
-    """Behaviour 8: an operator may cut the flows; without that they go on."""
+    """Rule 18.2, servers that leave or fail: an operator may cut the flows; without that they go on."""
     controller, recorder = start_controller(config(server(1), server(2), server(3)))
     controller.set_state("video", "server1", "disabled")
     controller.remove("video", "server3")
@@ -189,7 +192,7 @@ def test_remove_and_disable_with_reset() -> None:
 
 
 def test_all_servers_out_plan_is_empty() -> None:
-    """Behaviour 9: with every server down or disabled the plan has no slot: clients are refused."""
+    """Rule 8.18, refusals: with every server down or disabled the plan has no slot: clients are refused."""
     controller, _ = start_controller(config(server(1), server(2)))
     controller.set_health("video", "server1", up=False, reason="")
     controller.set_state("video", "server2", "disabled")
@@ -234,7 +237,7 @@ def test_add_then_remove_server_leaves_until_forgotten() -> None:
 
 
 def test_add_back_while_leaving_keeps_the_id() -> None:
-    """Behaviour 6: a server that returns while its flows go on is the same one."""
+    """Rule 18.2, servers that leave or fail: a server that returns while its flows go on is the same one."""
     controller, _ = start_controller(config(server(1), server(2)))
     controller.remove("video", "server2")
     controller.add("video", extra(2))
@@ -307,7 +310,10 @@ def test_unknown_name_says_which_are_near(call: Callable[[Controller], None], me
 
 
 def test_reload_keeps_the_operators_state_and_weight() -> None:
-    """Behaviour 29: a reload changes what the file changes; drained stays drained, a weight set stays set."""
+    """
+    Rule 18.1, reloads and changes: a reload changes what the file changes; drained stays drained, a weight set stays
+    set.
+    """
     controller, _ = start_controller(config(server(1), server(2), server(3)))
     controller.set_state("video", "server2", "draining")
     controller.set_weight("video", "server3", 4)
@@ -351,7 +357,10 @@ def test_reload_keeps_health_while_the_address_stays() -> None:
 
 
 def test_reload_without_a_service_its_flows_go_on() -> None:
-    """Behaviour 8: a service that is gone stays, with an empty plan, for the flows of its servers."""
+    """
+    Rule 18.2, servers that leave or fail: a service that is gone stays, with an empty plan, for the flows of its
+    servers.
+    """
     controller, _ = start_controller(config(server(1)))
     controller.reload(config(server(1), port=80))
     assert [(service.name, service.is_removed) for service in controller.services()] == [
@@ -371,7 +380,7 @@ def test_reload_address_in_two_roles_ends_the_old_flows() -> None:
 
 
 def test_change_that_cannot_be_published_changes_nothing() -> None:
-    """Behaviour 29: what failed has not happened."""
+    """Rule 18.1, reloads and changes: what failed has not happened."""
     controller, recorder = start_controller(config(server(1), server(2)))
     recorder.failure = LbError("no")
     before = controller.spec
@@ -446,7 +455,7 @@ def test_apply_change_that_raises_has_not_happened_and_the_others_have() -> None
 
 
 def test_apply_publication_that_fails_because_of_one_change_fails_that_one_alone() -> None:
-    """Behaviour 29: of changes made together, one that cannot be compiled takes none with it."""
+    """Rule 18.1, reloads and changes: of changes made together, one that cannot be compiled takes none with it."""
     own = Interface("eth0", bytes(6), 1500, (ip_interface("198.18.1.34/32"),))
     controller, recorder = start_controller(config(server(1), server(2)))
     controller.set_interfaces([own])
@@ -542,7 +551,7 @@ UDP = 'protocol = "udp"'
 
 
 def test_drain_udp_flows_move_at_the_deadline() -> None:
-    """Behaviour 8: 60 s by default, not before; published once, and noted."""
+    """Rule 18.2, servers that leave or fail: 60 s by default, not before; published once, and noted."""
     controller, recorder, clock = steer_at(config(UDP, server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     for seconds in (0, 59.9):
@@ -568,7 +577,10 @@ def test_drain_udp_flows_move_at_the_deadline() -> None:
 
 
 def test_drain_deadline_survives_a_reload() -> None:
-    """Behaviour 8: neither the time that ran nor the end of it is forgotten; the new file's timeout holds."""
+    """
+    Rule 18.2, servers that leave or fail: neither the time that ran nor the end of it is forgotten; the new file's
+    timeout holds.
+    """
     controller, _, clock = steer_at(config(UDP, server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     clock.advance(8)
@@ -592,7 +604,10 @@ def test_drain_of_the_file_counts_from_the_start() -> None:
 
 
 def test_remove_udp_flows_move_at_once() -> None:
-    """Behaviour 8: by the operator or by a reload; a whole service that goes has its drain timeout."""
+    """
+    Rule 18.2, servers that leave or fail: by the operator or by a reload; a whole service that goes has its drain
+    timeout.
+    """
     controller, _, clock = steer_at(config(UDP, server(1), server(2), server(3)))
     controller.remove("video", "server1")
     assert moving(controller) == ["server1"]
@@ -606,7 +621,7 @@ def test_remove_udp_flows_move_at_once() -> None:
 
 
 def test_drain_tcp_flows_go_on_unless_there_is_a_deadline() -> None:
-    """Behaviour 8: TCP flows end by themselves; with `drain_timeout` they are reset, once."""
+    """Rule 18.2: TCP flows end by themselves; with `drain_timeout` they are reset, once."""
     controller, recorder, clock = steer_at(config(server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     controller.remove("video", "server2")
@@ -639,7 +654,10 @@ def make_all(controller: Controller, *changes: Change) -> list[object]:
 
 
 def test_apply_enable_and_drain_together_begin_the_drain_anew() -> None:
-    """Behaviour 8: what comes together means what it means alone: the time starts with the last drain."""
+    """
+    Rule 18.2, servers that leave or fail: what comes together means what it means alone: the time starts with the last
+    drain.
+    """
     controller, _, clock = steer_at(config(UDP, server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     clock.advance(50)
@@ -653,7 +671,10 @@ def test_apply_enable_and_drain_together_begin_the_drain_anew() -> None:
 
 
 def test_apply_enable_and_drain_together_after_the_deadline_give_the_whole_time() -> None:
-    """Behaviour 8: flows of a server whose time was over stay again, until the new drain's time is over."""
+    """
+    Rule 18.2, servers that leave or fail: flows of a server whose time was over stay again, until the new drain's time
+    is over.
+    """
     controller, _, clock = steer_at(config(UDP, server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     clock.advance(60)
@@ -667,7 +688,7 @@ def test_apply_enable_and_drain_together_after_the_deadline_give_the_whole_time(
 
 
 def test_apply_enable_drain_and_sweep_together_do_not_end_the_new_drain() -> None:
-    """Behaviour 8: the sweep of the same batch sees the new drain, not the one before."""
+    """Rule 18.2, servers that leave or fail: the sweep of the same batch sees the new drain, not the one before."""
     controller, recorder, clock = steer_at(config('drain_timeout = "5s"', server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     clock.advance(5)
@@ -679,7 +700,7 @@ def test_apply_enable_drain_and_sweep_together_do_not_end_the_new_drain() -> Non
 
 
 def test_apply_add_back_and_remove_together_begin_the_drain_anew() -> None:
-    """Behaviour 8: a server that left, came back and left again has its whole time."""
+    """Rule 18.2, servers that leave or fail: a server that left, came back and left again has its whole time."""
     controller, recorder, clock = steer_at(config('drain_timeout = "5s"', server(1), server(2)))
     controller.remove("video", "server1")
     clock.advance(4)

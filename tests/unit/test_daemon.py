@@ -266,7 +266,7 @@ def test_replan_that_raises_runs_again(file: Path) -> None:
 
 
 def test_reset_flows_that_raises_is_tried_again(file: Path) -> None:
-    """Behaviour 8: clients of a server that is down learn it, if not at the first try."""
+    """Rule 18.2, servers that leave or fail: clients of a server that is down learn it, if not at the first try."""
 
     async def scenario(made: Parts) -> None:
         made.path.faults["reset_flows"] = [LbError("busy")]
@@ -313,7 +313,7 @@ def test_reloads_at_once_are_one_after_the_other(file: Path) -> None:
 
 
 def test_reload_metrics_port_that_cannot_be_had_fails_the_answer(file: Path) -> None:
-    """Behaviour 29: nothing of the file is applied then, and the status says why."""
+    """Rule 18.1, reloads and changes: nothing of the file is applied then, and the status says why."""
 
     async def scenario(made: Parts) -> None:
         @asynccontextmanager
@@ -369,7 +369,7 @@ class Mine:
 
 
 def test_reload_policy_file_with_another_text_is_told(file: Path) -> None:
-    """Behaviour 29: a policy file with another text is in the diff, dry or not; a touched file is not."""
+    """Rule 18.1: a policy file with another text is in the diff, dry or not; a touched file is not."""
 
     async def scenario(made: Parts) -> None:
         policy = file.with_name("mine.py")
@@ -432,7 +432,10 @@ def slow_reload(file: Path) -> None:
 
 
 def test_reload_that_outlasts_its_answer_is_carried_through_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour 29: its caller hears that it is under way; all of it happens when it ends, and the next one waits."""
+    """
+    Rule 18.1, reloads and changes: its caller hears that it is under way; all of it happens when it ends, and the next
+    one waits.
+    """
     closed: list[Config] = []
     monkeypatch.setattr(reload_module, "close_policies", lambda unused, used: closed.append(unused))
 
@@ -456,7 +459,7 @@ def test_reload_that_outlasts_its_answer_is_carried_through_whole(file: Path, mo
 
 
 def test_reload_that_fails_after_its_answer_is_taken_back_whole(file: Path) -> None:
-    """Behaviour 29: nothing of it stays, and the status says why."""
+    """Rule 18.1, reloads and changes: nothing of it stays, and the status says why."""
 
     async def scenario(made: Parts) -> None:
         slow = Slow(made)
@@ -530,7 +533,7 @@ class Guard:
 
 
 def test_publish_after_the_end_leaves_nothing_on_the_host(file: Path) -> None:
-    """Behaviour 32: a change that was left alone at the stop makes no table after it is removed."""
+    """Rule 20.1, restoring the host: a change that was left alone at the stop makes no table after it is removed."""
 
     async def scenario(made: Parts) -> None:
         guard = Guard()

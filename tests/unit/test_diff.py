@@ -224,7 +224,10 @@ def document(table: str = "", key: str = "", value: object = None) -> Config:
 
 @pytest.mark.parametrize(("table", "key"), PLAIN_KEYS)
 def test_diff_each_key_is_applied_or_announced(table: str, key: str) -> None:
-    """Behaviour 29: what a reload changes is in the diff; it reaches the snapshot, or the line says that it waits."""
+    """
+    Rule 18.1, reloads and changes: what a reload changes is in the diff; it reaches the snapshot, or the line says
+    that it waits.
+    """
     waits = KEYS[table, key].key.reload == "restart"
     before, after = Spec(document()), Spec(document(table, key, other(table, key)))
     lines = diff(before, with_config(before, after.config))

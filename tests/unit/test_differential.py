@@ -51,7 +51,10 @@ def both() -> tuple[str, ...]:
 )
 @given(seed=st.integers(min_value=0, max_value=2**63 - 1))
 def test_backends_drawn_sequences_agree(both: tuple[str, ...], seed: int) -> None:
-    """Equal output, counters and flows, and right checksums by scapy in every forwarded packet (behaviour 12, 33)."""
+    """
+    Equal output, counters and flows, and right checksums by scapy in every forwarded packet (rule 8.20, translation,
+    and rule 21.1, secrets and seeds).
+    """
     differential.sequence(seed, differential.SEQUENCE, both, scapy_share=1.0)
 
 

@@ -1,4 +1,4 @@
-"""How flows end, as a data path tells it (`docs/datapath.md` rule 13), on every backend."""
+"""How flows end, as a data path tells it (`docs/rules.md` rule 13, counters), on every backend."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_receive_checksum_already_verified_is_no_offload() -> None:
 
 
 def test_receive_partial_frame_keeps_its_offload() -> None:
-    """Behaviour 13"""
+    """Rule 8.20, translation"""
     offload = Offload(flags=1, csum_start=34, csum_offset=16)
     assert run_receive([message(FRAME, offload)])[0] == (FRAME, offload)
 
@@ -101,7 +101,7 @@ def test_receive_partial_frame_keeps_its_offload() -> None:
     [(0x50, 0x88A8, "88a8"), (0x10, 0x88A8, "8100"), (0x50, 0x8100, "8100")],
 )
 def test_receive_stripped_tag_is_put_back(status: int, tpid: int, expected: str) -> None:
-    """Behaviour 25: a tag goes back behind the two addresses; without a told protocol it is 802.1Q."""
+    """Rule 3.4, VLAN tags: a tag goes back behind the two addresses; without a told protocol it is 802.1Q."""
     frame = ADDRESSES + bytes.fromhex(expected) + b"\x20\x07" + REST
     assert run_receive([message(FRAME, control=[auxdata(status, 0x2007, tpid)])])[0] == (frame, None)
 
@@ -111,7 +111,7 @@ def test_receive_tag_zero_without_valid_bit_adds_nothing() -> None:
 
 
 def test_receive_tag_moves_offsets_of_offload() -> None:
-    """Behaviour 13, 25: offsets count from the start of the frame."""
+    """Rule 8.20, translation, and rule 3.4, VLAN tags: offsets count from the start of the frame."""
     offload = Offload(1, 1, 54, 1448, 34, 16)
     control = [auxdata(0x50, 7, 0x8100)]
     received = run_receive([message(FRAME, offload, control)])[0]
@@ -136,7 +136,7 @@ def test_send_without_offload_sends_zero_header() -> None:
 
 
 def test_send_offload_precedes_frame() -> None:
-    """Behaviour 14: a GSO frame keeps its header."""
+    """Rule 12.2, frames over the MTU: a GSO frame keeps its header."""
     offload = Offload(1, 1, 54, 1448, 34, 16)
     sent = run_send([1], offload)[1]
     assert sent == [struct.pack("=BBHHHH", *offload) + FRAME]

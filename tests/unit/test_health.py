@@ -27,14 +27,14 @@ def check_all(
 
 @pytest.mark.parametrize("results", ["-+" * 50, "+-" * 50, "--+" * 40])
 def test_up_server_alternating_results_no_transition(results: str) -> None:
-    """Behaviour 30: with fall 3 and rise 2, results that alternate never take a server out."""
+    """Rule 19, health: with fall 3 and rise 2, results that alternate never take a server out."""
     health = ServiceHealth(RULES, ["server1"])
     assert set(check_all(health, ManualClock(), results)) == {None}
     assert health.health("server1") == "up"
 
 
 def test_down_server_alternating_results_no_transition() -> None:
-    """Behaviour 30: nor do they bring one back."""
+    """Rule 19, health: nor do they bring one back."""
     health, clock = ServiceHealth(RULES, ["server1"]), ManualClock()
     check_all(health, clock, "---")
     assert set(check_all(health, clock, "+-" * 50)) == {None}
@@ -69,7 +69,7 @@ def test_any_results_health_is_what_the_last_run_said(results: str, fall: int, r
 
 @pytest.mark.parametrize(("servers", "at_once"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 4)])
 def test_broken_checker_takes_out_half_per_interval(servers: int, at_once: int) -> None:
-    """Behaviour 30: when all checks fail together, at most half go within one interval; a lone server may go."""
+    """Rule 19, health: when all checks fail together, at most half go within one interval; a lone server may go."""
     names = [f"server{number}" for number in range(servers)]
     health, now_ns, gone = ServiceHealth(RULES, names), 0, []
     for _ in range(3 + servers):
@@ -82,7 +82,7 @@ def test_broken_checker_takes_out_half_per_interval(servers: int, at_once: int) 
 
 
 def test_removal_cap_checker_mended_in_time_keeps_the_rest() -> None:
-    """Behaviour 30: what the cap spared stays when checks pass again."""
+    """Rule 19, health: what the cap spared stays when checks pass again."""
     names = ["server1", "server2", "server3", "server4"]
     health, clock = ServiceHealth(RULES, names), ManualClock()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What is measured of servers (docs/datapath.md rule 16), on both backends."""
+"""What is measured of servers (docs/rules.md rule 16, measurements), on both backends."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_scrape_drops_every_reason_from_the_start() -> None:
 
 
 def test_scrape_loop_pauses_are_a_cumulative_histogram_in_seconds() -> None:
-    """Behaviour 39: how long packets may have been held up, and what of it the control side took."""
+    """Rule 22.1, bounded pauses: how long packets may have been held up, and what of it the control side took."""
     bounds = {"1e-05": 90, "0.0002": 96, "+Inf": 97}
     assert {bound: value("lb_loop_pause_seconds_bucket", le=bound) for bound in bounds} == bounds
     assert (value("lb_loop_pause_seconds_count"), value("lb_loop_pause_seconds_sum")) == (97, 3.0)
@@ -190,7 +190,7 @@ def test_scrape_loop_pauses_are_a_cumulative_histogram_in_seconds() -> None:
 
 
 def test_scrape_reloads_and_what_runs() -> None:
-    """Behaviour 29: a failed reload shows."""
+    """Rule 18.1, reloads and changes: a failed reload shows."""
     assert value("lb_config_last_reload_successful") == 0
     assert value("lb_config_last_reload_successful", replace(SAMPLE, last_reload_ok=True)) == 1
     assert (value("lb_reloads_total", result="success"), value("lb_reloads_total", result="failure")) == (2, 0)
@@ -324,7 +324,7 @@ async def status_of(session: aiohttp.ClientSession, address: str, port: int) -> 
 
 
 def test_page_port_that_cannot_be_had_leaves_the_old_one() -> None:
-    """Behaviour 29: a reload that fails has changed nothing: metrics are served where they were."""
+    """Rule 18.1, reloads and changes: a reload that fails has changed nothing: metrics are served where they were."""
 
     async def scenario(server: MetricsServer, where: MetricsConfig, session: aiohttp.ClientSession) -> None:
         await server.follow(where)

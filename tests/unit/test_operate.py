@@ -146,7 +146,7 @@ def test_reload_prints_the_diff_on_stdout(served: ServedBalancer) -> None:
 
 
 def test_reload_broken_file_exit_3_with_its_place(served: ServedBalancer) -> None:
-    """Behaviour 29: file:line:column, the line and what is allowed; the old configuration stays."""
+    """Rule 18.1, reloads and changes: file:line:column, the line and what is allowed; the old configuration stays."""
     served.path.write_text(CONFIG.replace("port = 9876", "prot = 9876"))
     done = lb(served.control, "reload")
     assert (done.returncode, done.stdout) == (3, "")

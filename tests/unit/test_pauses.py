@@ -1,4 +1,4 @@
-"""Behaviour 39: the loop says how long it looked away from its sockets, on both backends."""
+"""Rule 22.1, bounded pauses: the loop says how long it looked away from its sockets, on both backends."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def datagrams(count: int) -> list[bytes]:
 
 
 def test_expiry_of_many_flows_at_once_catches_up_without_packets(backend: str) -> None:
-    """Behaviour 39: 20 000 flows that end together are gone; 64 per tick of 100 ms took half a minute."""
+    """Rule 22.1, bounded pauses: 20 000 flows that end together are gone; 64 per tick of 100 ms took half a minute."""
     wire = Wire(backend, make_snapshot(), capacity=20_000)
     try:
         frames = datagrams(20_000)
@@ -80,7 +80,10 @@ def test_expiry_of_many_flows_at_once_catches_up_without_packets(backend: str) -
 
 
 def test_full_way_out_keeps_its_frames_in_order_and_stalls_no_other(backend: str) -> None:
-    """Behaviour 40: frames for a full socket wait, those of another interface go on; then they leave in order."""
+    """
+    Rule 22.2, full interfaces: frames for a full socket wait, those of another interface go on; then they leave in
+    order.
+    """
     wire = Wire(backend, make_snapshot())
     try:
         wire.pairs[0][0].setblocking(False)

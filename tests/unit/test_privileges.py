@@ -43,7 +43,7 @@ def capabilities(status: str) -> dict[str, int]:
 
 
 def test_drop_privileges_keeps_net_admin_alone() -> None:
-    """Behaviour 34: what is left is CAP_NET_ADMIN, in threads and in programs that are started too."""
+    """Rule 21.2, privileges: what is left is CAP_NET_ADMIN, in threads and in programs that are started too."""
     before = capabilities(Path("/proc/self/status").read_text())
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=60)
     own, thread, child = (capabilities("Name:" + part) for part in done.stdout.split("Name:")[1:])
@@ -58,7 +58,7 @@ def test_drop_privileges_keeps_net_admin_alone() -> None:
 @is_root
 @pytest.mark.parametrize("mode", [0o602, 0o666, 0o646])
 def test_config_others_can_write_refused_as_root(tmp_path: Path, mode: int) -> None:
-    """Behaviour 36: root does not do what others have written."""
+    """Rule 21.4, trusted files: root does not do what others have written."""
     path = tmp_path / "lb.toml"
     path.write_text(CONFIG)
     path.chmod(mode)
@@ -68,7 +68,7 @@ def test_config_others_can_write_refused_as_root(tmp_path: Path, mode: int) -> N
 
 @is_root
 def test_config_a_group_can_write_refused_as_root(tmp_path: Path) -> None:
-    """Behaviour 36: a group is others too, and the command that changes it is named."""
+    """Rule 21.4, trusted files: a group is others too, and the command that changes it is named."""
     path = tmp_path / "lb.toml"
     path.write_text(CONFIG)
     path.chmod(0o664)

@@ -1,4 +1,4 @@
-"""Flows through a backend: creation, translation, TCP states, timeouts, eviction (behaviour 1 to 9 and 12)."""
+"""Flows through a backend: creation, translation, TCP states, timeouts, eviction (rule 8, flows)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def outcome(result: object) -> tuple[object, ...]:
 
 @pytest.mark.parametrize(("client", "vip", "server"), [(CLIENT, VIP, SERVERS[0]), (CLIENT6, VIP6, SERVERS6[0])])
 def test_syn_new_flow_is_translated_both_ways(backend: str, client: str, vip: str, server: str) -> None:
-    """behaviour 1, 28: a SYN makes a flow, its answer goes back to the MAC the SYN came from."""
+    """Rule 8, flows, and rule 11, next hop: a SYN makes a flow, its answer goes back to the MAC the SYN came from."""
     box = Box(backend)
     name = "web6" if ":" in client else "web"
     result = box.send(from_client(request(), client))
@@ -66,7 +66,7 @@ def test_syn_new_flow_is_translated_both_ways(backend: str, client: str, vip: st
 
 @pytest.mark.parametrize("client", [CLIENT, CLIENT6])
 def test_udp_new_flow_is_translated_both_ways(backend: str, client: str) -> None:
-    """behaviour 1: any UDP datagram to a service makes a flow."""
+    """Rule 8, flows: any UDP datagram to a service makes a flow."""
     box = Box(backend)
     assert only_frame(box.send(from_client(query(), client)))[UDP].dport == 5353
     assert only_frame(box.send(from_server(answer(), 0, client)))[UDP].sport == 53
@@ -74,7 +74,10 @@ def test_udp_new_flow_is_translated_both_ways(backend: str, client: str) -> None
 
 
 def test_translate_keeps_all_other_bytes(backend: str) -> None:
-    """behaviour 11, 23, 10: DSCP, ECN, TCP options and payload pass; TTL falls by one; padding is not sent."""
+    """
+    Rule 11.1, TTL; rule 8.20, translation; rule 5, IP headers: DSCP, ECN, TCP options and payload pass; TTL falls by
+    one; padding is not sent.
+    """
     options = [("MSS", 1460), ("SAckOK", b""), ("Timestamp", (1, 2)), ("WScale", 7)]
     segment = TCP(sport=CLIENT_PORT, dport=9876, flags="SEC", options=options, window=999) / Raw(b"early")
     frame = bytes(from_client(segment, tos=0xB9, id=7))
@@ -87,7 +90,7 @@ def test_translate_keeps_all_other_bytes(backend: str) -> None:
 
 
 def test_udp_checksum_rfc_vector_becomes_ffff(backend: str) -> None:
-    """behaviour 12: the vector whose checksum becomes 0 by translation, which is sent as FFFF."""
+    """Rule 8.20, translation: the vector whose checksum becomes 0 by translation, which is sent as FFFF."""
     snapshot, hops = vector_world()
     datagram = UDP(sport=40000, dport=53) / Raw(b"\x1a\x6b")
     frame = from_client(datagram, "198.51.100.7", "203.0.113.10")
@@ -106,14 +109,14 @@ def vector_world() -> tuple[Snapshot, NextHops]:
 
 
 def test_udp_checksum_none_stays_none(backend: str) -> None:
-    """behaviour 12: over IPv4, 0 means that there is no checksum."""
+    """Rule 8.20, translation: over IPv4, 0 means that there is no checksum."""
     result = Box(backend).send(from_client(UDP(sport=1, dport=53, chksum=0) / Raw(b"x")))
     assert Ether(result.out[0][1])[UDP].chksum == 0
 
 
 @pytest.mark.parametrize("payload", [request(), query()])
 def test_translate_wrong_checksum_stays_wrong(backend: str, payload: object) -> None:
-    """behaviour 12: a wrong checksum is off by as much afterwards, never repaired."""
+    """Rule 8.20, translation: a wrong checksum is off by as much afterwards, never repaired."""
     frame = Ether(bytes(from_client(payload)))
     right = Box(backend).send(bytes(frame)).out[0][1]
     frame[2].chksum ^= 0x0100
@@ -133,7 +136,7 @@ def test_translate_wrong_checksum_stays_wrong(backend: str, payload: object) -> 
 def test_translate_any_packet_checksums_right_and_restored(
     backend: str, data: bytes, port: int, ttl: int, client: str, udp: bool
 ) -> None:
-    """behaviour 12: scapy agrees with every checksum; an answer comes back from the VIP with the same bytes."""
+    """Rule 8.20: scapy agrees with every checksum; an answer comes back from the VIP with the same bytes."""
     box = Box(backend)
     there = query(data, port) if udp else request("S", data=data, port=port)
     sent = only_frame(box.send(from_client(there, client, ttl=ttl)))
@@ -147,7 +150,7 @@ def test_translate_any_packet_checksums_right_and_restored(
 
 @pytest.mark.parametrize("flags", ["A", "PA", "FA", "R", "RA", "SA"])
 def test_tcp_without_flow_is_dropped(backend: str, flags: str) -> None:
-    """behaviour 2: without a hash selector nothing but a SYN creates a flow."""
+    """Rule 8.14, client packets of no flow: without a hash selector nothing but a SYN creates a flow."""
     result = Box(backend).send(from_client(request(flags, 5, 6)))
     assert outcome(result) == ("drop", "no_flow", "forward", "web", None)
 
@@ -166,7 +169,10 @@ def test_tcp_without_flow_is_dropped(backend: str, flags: str) -> None:
 def test_tcp_mid_stream_hash_places_again(
     backend: str, selector: str, flags: str, verdict: str, states: list[str]
 ) -> None:
-    """behaviour 2: a hash selector places an ACK where its SYN was; FIN and RST, too, but they leave no entry."""
+    """
+    Rule 8.14, client packets of no flow: a hash selector places an ACK where its SYN was; FIN and RST, too, but they
+    leave no entry.
+    """
     snapshot = make_snapshot(selector)
     first = Box(backend, snapshot).send(from_client(request())).server
     restarted = Box(backend, snapshot)
@@ -176,7 +182,10 @@ def test_tcp_mid_stream_hash_places_again(
 
 
 def test_pickup_server_confirms_it(backend: str) -> None:
-    """behaviour 2, 7: a flow that a hash took up counts as active once its server has answered, by its numbers."""
+    """
+    Rule 8.14, client packets of no flow, and rule 8.17, full table: a flow that a hash took up counts as active once
+    its server has answered, by its numbers.
+    """
     box = Box(backend, make_snapshot("hash-flow"))
     server = int(box.send(from_client(request("PA", 1001, 5001, b"more"))).server[-1]) - 1
     assert active_flows(box) == 0
@@ -190,7 +199,10 @@ def test_pickup_server_confirms_it(backend: str) -> None:
 
 
 def test_pickup_alone_expires_with_the_half_open(backend: str) -> None:
-    """behaviour 2, 4: what only one side speaks in does not keep itself."""
+    """
+    Rule 8.14, client packets of no flow, and rule 8.12, idle timeouts: what only one side speaks in does not keep
+    itself.
+    """
     box = Box(backend, make_snapshot("hash-flow"))
     for _ in range(3):
         box.send(from_client(request("PA", 1001, 5001, b"more")))
@@ -204,7 +216,10 @@ def active_flows(box: Box) -> int:
 
 
 def test_reply_mid_stream_hash_takes_up_the_flow(backend: str) -> None:
-    """behaviour 2: a server's packet restores the flow when the hash names that server, and is routed to the client."""
+    """
+    Rule 8.14, client packets of no flow: a server's packet restores the flow when the hash names that server, and is
+    routed to the client.
+    """
     snapshot = make_snapshot("hash-flow")
     first = int(Box(backend, snapshot).send(from_client(request())).server[-1]) - 1
     box = Box(backend, snapshot)
@@ -223,7 +238,7 @@ def test_reply_mid_stream_hash_takes_up_the_flow(backend: str) -> None:
 
 @pytest.mark.parametrize("client", [CLIENT, CLIENT6])
 def test_no_flow_reset_answers_an_ack(backend: str, client: str) -> None:
-    """behaviour 2: with on_no_flow = "reset" a client whose flow is gone learns at once."""
+    """Rule 8.14, client packets of no flow: with on_no_flow = "reset" a client whose flow is gone learns at once."""
     base = make_snapshot()
     services = tuple(replace(service, on_no_flow="reset") for service in base.services if service is not None)
     box = Box(backend, replace(base, services=services, icmp_rate=2))
@@ -240,14 +255,14 @@ def test_no_flow_reset_answers_an_ack(backend: str, client: str) -> None:
 
 
 def test_server_without_flow_is_dropped(backend: str) -> None:
-    """behaviour 24: a server's real address never leaks toward a client."""
+    """Rule 8.15, server packets of no flow: a server's real address never leaks toward a client."""
     box = Box(backend)
     assert outcome(box.send(from_server(response()))) == ("drop", "no_flow", None, None, None)
     assert outcome(box.send(from_server(answer()))) == ("drop", "no_flow", None, None, None)
 
 
 def test_states_full_connection_passes_through_all(backend: str) -> None:
-    """behaviour 3: SYN/ACK and the client's ACK establish, both FINs close; active flows follow."""
+    """Rule 8.8, states: SYN/ACK and the client's ACK establish, both FINs close; active flows follow."""
     box = Box(backend)
     seen = []
     for frame in (
@@ -272,7 +287,7 @@ def test_states_full_connection_passes_through_all(backend: str) -> None:
 
 
 def test_states_retransmitted_syn_counts_one_flow(backend: str) -> None:
-    """behaviour 3: least-connections does not drift by retransmissions, nor by FIN and then RST."""
+    """Rule 8.8, states: least-connections does not drift by retransmissions, nor by FIN and then RST."""
     box = Box(backend)
     for _ in range(3):
         box.send(from_client(request("S", 100)))
@@ -301,7 +316,10 @@ RESETS = [
 
 @pytest.mark.parametrize(("name", "side", "seq", "becomes"), RESETS, ids=[row[0] for row in RESETS])
 def test_rst_is_believed_only_at_the_exact_number(backend: str, name: str, side: str, seq: int, becomes: str) -> None:
-    """behaviour 5: RST exactly at the next expected number closes; in the window it is sent on, beyond it dropped."""
+    """
+    Rule 8.2, reset acceptance: RST exactly at the next expected number closes; in the window it is sent on, beyond it
+    dropped.
+    """
     box = Box(backend)
     server = open_flow(box)
     box.after(1)
@@ -316,7 +334,7 @@ def test_rst_is_believed_only_at_the_exact_number(backend: str, name: str, side:
 
 
 def test_rst_refusing_a_syn_closes_the_flow(backend: str) -> None:
-    """behaviour 3, 5: connection refused has seq 0 and acknowledges the SYN."""
+    """Rule 8.8, states, and rule 8.2, reset acceptance: connection refused has seq 0 and acknowledges the SYN."""
     box = Box(backend)
     box.send(from_client(request("S", 100)))
     assert box.send(from_server(response("RA", 0, 999))).reason == "rst_window"
@@ -325,7 +343,7 @@ def test_rst_refusing_a_syn_closes_the_flow(backend: str) -> None:
 
 
 def test_rst_at_what_the_other_side_acknowledged_is_believed(backend: str) -> None:
-    """behaviour 5: after unacknowledged data was lost on the way, the receiver's number counts too."""
+    """Rule 8.10: after unacknowledged data was lost on the way, the receiver's number counts too."""
     box = Box(backend)
     open_flow(box)
     box.send(from_client(request("PA", 1001, 5001, b"lost?")))
@@ -334,7 +352,7 @@ def test_rst_at_what_the_other_side_acknowledged_is_believed(backend: str) -> No
 
 
 def test_sequence_numbers_wrap_around(backend: str) -> None:
-    """behaviour 5: numbers are compared modulo 2**32."""
+    """Rule 8.10, believed segments: numbers are compared modulo 2**32."""
     box = Box(backend)
     box.send(from_client(request("S", 2**32 - 1)))
     box.send(from_server(response("SA", 2**32 - 2, 0)))
@@ -348,7 +366,7 @@ def test_sequence_numbers_wrap_around(backend: str) -> None:
 
 
 def test_data_out_of_window_is_never_dropped(backend: str) -> None:
-    """behaviour 5: strictness is for RST alone."""
+    """Rule 8.2, reset acceptance: strictness is for RST alone."""
     box = Box(backend)
     open_flow(box)
     box.after(1)
@@ -360,7 +378,10 @@ def test_data_out_of_window_is_never_dropped(backend: str) -> None:
 @PROPERTY
 @given(data=st.data())
 def test_segments_of_a_stranger_change_nothing(backend: str, data: st.DataObject) -> None:
-    """behaviour 5: no segments with other numbers than the window's change state, server, idle timer or last hop."""
+    """
+    Rule 8.10, believed segments: no segments with other numbers than the window's change state, server, idle timer or
+    last hop.
+    """
     box = Box(backend)
     server = open_flow(box)
     box.after(1)
@@ -381,7 +402,7 @@ def test_segments_of_a_stranger_change_nothing(backend: str, data: st.DataObject
 
 
 def test_syn_on_closing_flow_is_a_new_flow(backend: str) -> None:
-    """behaviour 6: no penalty for port reuse; the plan is asked again."""
+    """Rule 8.1, port reuse: no penalty for port reuse; the plan is asked again."""
     box = Box(backend)
     open_flow(box, index=0)
     box.send(from_client(request("R", 1001)))
@@ -391,7 +412,7 @@ def test_syn_on_closing_flow_is_a_new_flow(backend: str) -> None:
 
 
 def test_syn_inside_established_flow_goes_to_the_same_server(backend: str) -> None:
-    """behaviour 6: the server's challenge ACK must be able to return."""
+    """Rule 8.1, port reuse: the server's challenge ACK must be able to return."""
     box = Box(backend)
     server = open_flow(box)
     result = box.send(from_client(request("S", 9000)))
@@ -410,7 +431,7 @@ TIMEOUTS = [
 
 @pytest.mark.parametrize(("state", "seconds"), TIMEOUTS)
 def test_timeout_idle_flow_expires(backend: str, state: str, seconds: int) -> None:
-    """behaviour 4: half-open 30 s, established 7440 s, closing 120 s, UDP 300 s; not a nanosecond earlier."""
+    """Rule 8.12: half-open 30 s, established 7440 s, closing 120 s, UDP 300 s; not a nanosecond earlier."""
     box = Box(backend)
     bring_to(box, state)
     box.now += seconds * 10**9 - 1
@@ -441,7 +462,7 @@ def bring_to(box: Box, state: str) -> None:
 
 
 def test_timeout_syns_that_nothing_answers_do_not_refresh(backend: str) -> None:
-    """behaviour 4: a client of a dead server is placed anew 30 s after its first SYN."""
+    """Rule 8.12, idle timeouts: a client of a dead server is placed anew 30 s after its first SYN."""
     box = Box(backend)
     servers = []
     for _ in range(5):
@@ -451,7 +472,7 @@ def test_timeout_syns_that_nothing_answers_do_not_refresh(backend: str) -> None:
 
 
 def test_timeout_packets_of_both_sides_refresh(backend: str) -> None:
-    """behaviour 4: either direction keeps a flow alive."""
+    """Rule 8.12, idle timeouts: either direction keeps a flow alive."""
     box = Box(backend)
     box.send(from_client(query()))
     box.after(299)
@@ -463,7 +484,7 @@ def test_timeout_packets_of_both_sides_refresh(backend: str) -> None:
 
 
 def test_timeout_configured_value_counts(backend: str) -> None:
-    """behaviour 4: all timeouts come with the snapshot."""
+    """Rule 8.12, idle timeouts: all timeouts come with the snapshot."""
     box = Box(backend, make_snapshot(timeouts=Timeouts(udp_ns=5)))
     box.send(from_client(query()))
     box.now += 5
@@ -472,7 +493,7 @@ def test_timeout_configured_value_counts(backend: str) -> None:
 
 
 def test_expiry_removes_at_most_64_per_tick_and_4_per_frame(backend: str) -> None:
-    """Rule 2 of the data path, behaviour 39: a flood's end does not stall one packet."""
+    """Rule 2, expiry, rule 22.1, bounded pauses: a flood's end does not stall one packet."""
     box = Box(backend)
     for port in range(1, 101):
         box.send(from_client(query(port=port)))
@@ -519,7 +540,10 @@ EVICTIONS = [
 def test_eviction_full_table_takes_the_right_one(
     backend: str, kinds: tuple[str, ...], wait: int, gone: int, event: str
 ) -> None:
-    """behaviour 7: unconfirmed, syn-sent, syn-received after 3 s, closing, then the longest idle beyond the floor."""
+    """
+    Rule 8.17, full table: unconfirmed, syn-sent, syn-received after 3 s, closing, then the longest idle beyond the
+    floor.
+    """
     box = Box(backend, capacity=4)
     fill(box, *kinds)
     box.after(wait)
@@ -530,7 +554,10 @@ def test_eviction_full_table_takes_the_right_one(
 
 
 def test_eviction_recently_active_flows_stay(backend: str) -> None:
-    """behaviour 7: below the idle floor nothing is evicted for a new flow, which is refused with its own counter."""
+    """
+    Rule 8.17, full table: below the idle floor nothing is evicted for a new flow, which is refused with its own
+    counter.
+    """
     box = Box(backend, capacity=2)
     fill(box, "udp", "established")
     result = box.send(from_client(request(port=999)))
@@ -539,7 +566,7 @@ def test_eviction_recently_active_flows_stay(backend: str) -> None:
 
 
 def test_eviction_hash_selector_needs_no_entry(backend: str) -> None:
-    """behaviour 7: what cannot be stored is placed by the hash without state, both ways."""
+    """Rule 8.17, full table: what cannot be stored is placed by the hash without state, both ways."""
     box = Box(backend, make_snapshot("hash-flow"), capacity=1)
     fill(box, "udp")
     result = box.send(from_client(request(port=999)))
@@ -554,13 +581,16 @@ def test_eviction_hash_selector_needs_no_entry(backend: str) -> None:
 
 @pytest.mark.parametrize("capacity", [0, -1, 2**28 + 1])
 def test_capacity_out_of_range_raises(backend: str, capacity: int) -> None:
-    """behaviour 7: the capacity is a promise, so it must be one that can be kept."""
+    """Rule 8.17, full table: the capacity is a promise, so it must be one that can be kept."""
     with pytest.raises((LbError, ValueError), match=r"(not in 1\.\.=268435456|-1 does not fit)"):
         Box(backend, capacity=capacity)
 
 
 def test_removed_server_flow_is_orphaned(backend: str) -> None:
-    """behaviour 8: the packets of a flow whose server has gone find no flow; a new SYN is placed elsewhere."""
+    """
+    Rule 18.2, servers that leave or fail: the packets of a flow whose server has gone find no flow; a new SYN is
+    placed elsewhere.
+    """
     box = Box(backend)
     open_flow(box, index=0)
     before = make_snapshot(slots=(1,))
@@ -572,7 +602,7 @@ def test_removed_server_flow_is_orphaned(backend: str) -> None:
 
 
 def test_drained_server_keeps_its_flows(backend: str) -> None:
-    """behaviour 8, 29: a new plan moves no flow."""
+    """Rule 18.2, servers that leave or fail, and rule 18.1, reloads and changes: a new plan moves no flow."""
     box = Box(backend)
     open_flow(box, index=0)
     box.path.publish(make_snapshot(slots=(2,), generation=2))
@@ -582,7 +612,7 @@ def test_drained_server_keeps_its_flows(backend: str) -> None:
 
 @pytest.mark.parametrize("client", [CLIENT, CLIENT6])
 def test_no_server_tcp_is_reset_with_valid_numbers(backend: str, client: str) -> None:
-    """behaviour 9: the client learns at once that there is no server."""
+    """Rule 8.18, refusals: the client learns at once that there is no server."""
     box = Box(backend, make_snapshot(slots=()))
     result = box.send(from_client(request("S", 1000, data=b"12"), client))
     assert outcome(result)[:4] == ("reply", "no_server", "forward", "web6" if ":" in client else "web")
@@ -598,14 +628,14 @@ def test_no_server_tcp_is_reset_with_valid_numbers(backend: str, client: str) ->
 
 
 def test_no_server_mid_stream_is_reset_at_its_ack(backend: str) -> None:
-    """behaviour 9: a RST for a segment with ACK takes its number from there and has no ACK itself."""
+    """Rule 8.18, refusals: a RST for a segment with ACK takes its number from there and has no ACK itself."""
     box = Box(backend, make_snapshot("hash-flow", slots=()))
     sent = only_frame(box.send(from_client(request("A", 7, 4242))))
     assert (str(sent[TCP].flags), sent[TCP].seq, sent[TCP].ack) == ("R", 4242, 0)
 
 
 def test_no_server_drop_is_silent(backend: str) -> None:
-    """behaviour 9: on_no_server = "drop"."""
+    """Rule 8.18, refusals: on_no_server = "drop"."""
     box = Box(backend, make_snapshot(slots=(), on_no_server="drop"))
     for payload in (request(), query()):
         result = box.send(from_client(payload))
@@ -613,7 +643,7 @@ def test_no_server_drop_is_silent(backend: str) -> None:
 
 
 def test_hairpin_server_as_its_own_client_is_refused(backend: str) -> None:
-    """behaviour 37: a server that asks a VIP would answer itself directly; there is no other."""
+    """Rule 8.16, placement: a server that asks a VIP would answer itself directly; there is no other."""
     result = Box(backend, make_snapshot(slots=(0,))).send(
         Ether(src=SERVER_MACS[31], dst=ROUTER_MAC) / IP(src=SERVERS[0], dst=VIP) / request()
     )
@@ -635,7 +665,7 @@ def test_shared_endpoint_two_services_conflict(backend: str) -> None:
 
 
 def test_last_hop_reply_follows_the_client_to_another_interface(backend: str) -> None:
-    """behaviour 28: replies go back to the MAC and interface the flow's packets came from last."""
+    """Rule 11, next hop: replies go back to the MAC and interface the flow's packets came from last."""
     box = Box(backend)
     frame = Ether(src="aa:aa:aa:00:02:77", dst=ROUTER_MAC_1) / IP(src=FAR, dst=VIP) / request()
     assert box.send(frame, interface=1).out[0][0] == "eth0"
@@ -647,7 +677,7 @@ def test_last_hop_reply_follows_the_client_to_another_interface(backend: str) ->
 
 
 def test_vlan_tag_travels_with_the_flow_and_stays_on_its_interface(backend: str) -> None:
-    """behaviour 25: a tagged frame keeps its tag, and never leaves through another interface."""
+    """Rule 3.4, VLAN tags: a tagged frame keeps its tag, and never leaves through another interface."""
     box = Box(backend)
     frame = Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / Dot1Q(vlan=5, prio=3) / IP(src=CLIENT, dst=VIP) / request()
     sent = only_frame(box.send(frame))
@@ -657,7 +687,7 @@ def test_vlan_tag_travels_with_the_flow_and_stays_on_its_interface(backend: str)
 
 
 def test_counters_traffic_is_attributed(backend: str) -> None:
-    """Rule 13 of the data path: services and servers count packets and bytes of IP per direction, flows likewise."""
+    """Rule 13, counters: services and servers count packets and bytes of IP per direction, flows likewise."""
     box = Box(backend)
     box.send(from_client(query(b"12345")))
     box.send(from_server(answer(b"1234567")))

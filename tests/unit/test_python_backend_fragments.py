@@ -1,4 +1,4 @@
-"""Fragments in every order, and what is refused of them (`behaviour.md` line 19)."""
+"""Fragments in every order, and what is refused of them (rule 6, fragments)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def reassembled(frames: list[bytes]) -> Packet:
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 @pytest.mark.parametrize("client", [CLIENT, CLIENT6])
 def test_fragments_any_order_follow_the_first(backend: str, order: tuple[int, ...], client: str) -> None:
-    """behaviour 19: later fragments that arrive first are held, then all go to one server and fit together."""
+    """Rule 6, fragments: later fragments that arrive first are held, then all go to one server and fit together."""
     box = Box(backend)
     vip, server = (VIP6, SERVERS6[0]) if ":" in client else (VIP, SERVERS[0])
     frames = pieces(client, vip, query(DATA), (1400, 1000))
@@ -107,7 +107,7 @@ def order_key(frame: bytes) -> int:
 
 
 def test_fragments_released_keep_their_order_of_arrival(backend: str) -> None:
-    """Rule 6.9: the first fragment's frame, then those that were held."""
+    """Rule 6.9, first fragments: the first fragment's frame, then those that were held."""
     box = Box(backend)
     frames = pieces(CLIENT, VIP, query(DATA), (1400, 1000))
     box.send(frames[2])
@@ -116,7 +116,7 @@ def test_fragments_released_keep_their_order_of_arrival(backend: str) -> None:
 
 
 def test_fragments_reply_come_from_the_vip(backend: str) -> None:
-    """behaviour 19: the other direction too, to the client's last hop."""
+    """Rule 6, fragments: the other direction too, to the client's last hop."""
     box = Box(backend)
     box.send(from_client(query()))
     frames = pieces(SERVERS[0], CLIENT, answer(DATA), (1400, 1000))
@@ -129,7 +129,7 @@ def test_fragments_reply_come_from_the_vip(backend: str) -> None:
 
 
 def test_fragments_same_id_again_is_a_new_datagram(backend: str) -> None:
-    """Rule 6.12: a complete datagram is forgotten."""
+    """Rule 6.12, complete datagrams: a complete datagram is forgotten."""
     box = Box(backend)
     for _ in range(2):
         for frame in pieces(CLIENT, VIP, query(DATA), (1400, 1000)):
@@ -137,7 +137,7 @@ def test_fragments_same_id_again_is_a_new_datagram(backend: str) -> None:
 
 
 def test_fragments_first_refused_refuses_all(backend: str) -> None:
-    """Rule 6.9: held fragments share the fate of a first one that does not pass."""
+    """Rule 6.9, first fragments: held fragments share the fate of a first one that does not pass."""
     box = Box(backend)
     frames = pieces(CLIENT, VIP, UDP(sport=1, dport=9) / Raw(DATA), (1400, 1000))
     box.send(frames[2])
@@ -184,7 +184,7 @@ OVERLAPS = [
 def test_fragments_overlap_refuses_the_datagram(
     backend: str, name: str, before: list[tuple[int, int, bool]], last: tuple[int, int, bool]
 ) -> None:
-    """behaviour 19: overlapping fragments, or a datagram with two ends: this one, held ones, all that follow."""
+    """Rule 6, fragments: overlapping fragments, or a datagram with two ends: this one, held ones, all that follow."""
     box = Box(backend)
     held = sum(box.send(fragment_at(*each)).verdict == "hold" for each in before)
     assert box.send(fragment_at(*last)).reason == "fragment_overlap"
@@ -193,7 +193,7 @@ def test_fragments_overlap_refuses_the_datagram(
 
 
 def test_fragments_wrong_shape_is_dropped(backend: str) -> None:
-    """behaviour 19: tiny ones, odd lengths, nothing inside, and more than a datagram can hold."""
+    """Rule 6, fragments: tiny ones, odd lengths, nothing inside, and more than a datagram can hold."""
     box = Box(backend)
     first, last = first_and_last(query(DATA))
     assert box.send(moved(first[:-1], 0, more=True)).reason == "ip_truncated"
@@ -215,7 +215,7 @@ def test_fragments_wrong_shape_is_dropped(backend: str) -> None:
 
 
 def test_fragments_of_icmp_and_others_are_dropped(backend: str) -> None:
-    """Rule 6.3: an ICMP message in pieces cannot be checked; other protocols have no service."""
+    """Rule 6.3, protocols: an ICMP message in pieces cannot be checked; other protocols have no service."""
     box = Box(backend)
     assert box.send(pieces(CLIENT, VIP, ICMP() / Raw(DATA), (1400,))[1]).reason == "icmp_fragment"
     gre = Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / IP(src=CLIENT, dst=VIP, proto=47, frag=9) / Raw(b"x" * 8)
@@ -227,13 +227,13 @@ def test_fragments_of_icmp_and_others_are_dropped(backend: str) -> None:
 
 
 def test_fragments_with_offload_are_dropped(backend: str) -> None:
-    """Rule 6.1: a fragment's checksum cannot be finished."""
+    """Rule 6.1, offload: a fragment's checksum cannot be finished."""
     first, _ = first_and_last(query(DATA))
     assert Box(backend).send(first, offload=Offload(1, csum_start=34, csum_offset=6)).reason == "bad_offload"
 
 
 def test_fragments_ttl_exceeded_is_never_answered_for_later_ones(backend: str) -> None:
-    """behaviour 27: no ICMP about a later fragment."""
+    """Rule 12.4, packets that we send: no ICMP about a later fragment."""
     box = Box(backend)
     frames = [Ether(frame) for frame in pieces(CLIENT, VIP, query(DATA), (1400, 1000))]
     for frame in frames[1:]:
@@ -247,7 +247,7 @@ def test_fragments_ttl_exceeded_is_never_answered_for_later_ones(backend: str) -
 
 
 def test_fragments_held_time_out(backend: str) -> None:
-    """behaviour 19: after 30 s what was held is given up, and counted."""
+    """Rule 6, fragments: after 30 s what was held is given up, and counted."""
     box = Box(backend)
     frames = pieces(CLIENT, VIP, query(DATA), (1400, 1000))
     box.send(frames[1])
@@ -290,7 +290,7 @@ def released(box: Box, frame: bytes) -> int:
 
 
 def test_fragments_exact_duplicate_is_dropped_alone(backend: str) -> None:
-    """behaviour 19: the network may duplicate; content is not compared, offset, length and MF are."""
+    """Rule 6, fragments: the network may duplicate; content is not compared, offset, length and MF are."""
     box = Box(backend)
     frames = pieces(CLIENT, VIP, query(DATA), (1400, 1000))
     reasons = [box.send(frames[index]).reason for index in (2, 2, 0, 0, 1)]
@@ -299,7 +299,7 @@ def test_fragments_exact_duplicate_is_dropped_alone(backend: str) -> None:
 
 
 def test_fragments_to_a_closed_port_leave_room_for_others(backend: str) -> None:
-    """behaviour 19: refused datagrams take no room: 1 500 first fragments a client never gets an answer for."""
+    """Rule 6, fragments: refused datagrams take no room: 1 500 first fragments a client never gets an answer for."""
     box = Box(backend)
     waits = waiting_fragment(CLIENT, 7, 8)
     assert box.send(waits).reason == "fragment"
@@ -312,7 +312,10 @@ def test_fragments_to_a_closed_port_leave_room_for_others(backend: str) -> None:
 
 
 def test_fragments_refused_are_remembered_up_to_a_limit(backend: str) -> None:
-    """Rule 6.7: the last 1024 refused datagrams; a later fragment of one that is forgotten waits like any other."""
+    """
+    Rule 6.7, refused datagrams: the last 1024 refused datagrams; a later fragment of one that is forgotten waits like
+    any other.
+    """
     box = Box(backend)
     for number in range(1025):
         ip = IP(src=CLIENT, dst=VIP, proto=17, id=number, flags="MF")
@@ -322,7 +325,7 @@ def test_fragments_refused_are_remembered_up_to_a_limit(backend: str) -> None:
 
 
 def test_fragments_held_bytes_of_a_source_are_an_eighth(backend: str) -> None:
-    """behaviour 19: of 4 MB a source has 512 KB; its own oldest datagrams make room, those of others stay."""
+    """Rule 6, fragments: of 4 MB a source has 512 KB; its own oldest datagrams make room, those of others stay."""
     box = Box(backend)
     other = waiting_fragment(CLIENT, 1, 1400)
     box.send(other)
@@ -351,7 +354,7 @@ def test_fragments_of_one_datagram_hold_no_more_than_a_share(backend: str) -> No
 
 
 def test_fragments_held_bytes_of_all_are_bounded(backend: str) -> None:
-    """behaviour 19: 4 MB; a flood from many sources pushes out the oldest."""
+    """Rule 6, fragments: 4 MB; a flood from many sources pushes out the oldest."""
     box = Box(backend)
     oldest = waiting_fragment(CLIENT, 1, 60000)
     box.send(oldest)
@@ -365,7 +368,7 @@ def test_fragments_held_bytes_of_all_are_bounded(backend: str) -> None:
 
 
 def test_fragments_datagrams_are_bounded(backend: str) -> None:
-    """Rule 6.6: 1024 datagrams at a time, 128 of one source; the oldest makes room."""
+    """Rule 6.6, datagram entries: 1024 datagrams at a time, 128 of one source; the oldest makes room."""
     box = Box(backend)
     other = waiting_fragment(CLIENT, 0, 8)
     box.send(other)
@@ -382,7 +385,7 @@ def test_fragments_datagrams_are_bounded(backend: str) -> None:
 
 
 def test_fragments_pieces_are_bounded(backend: str) -> None:
-    """Rule 6.8: 256 pieces of a datagram."""
+    """Rule 6.8, pieces and overlaps: 256 pieces of a datagram."""
     box = Box(backend)
     reasons = [box.send(waiting_fragment(CLIENT, 1, 8, 8 * i + 8)).reason for i in range(257)]
     assert reasons == ["fragment"] * 256 + ["fragment_limit"]
@@ -407,7 +410,7 @@ ARRIVALS = st.lists(
 def test_fragments_any_arrivals_both_backends_agree_within_bounds(
     arrivals: list[tuple[str, int, int, int, int]],
 ) -> None:
-    """behaviour 19: never more than the bounds, of one source never more than an eighth; verdicts are the same."""
+    """Rule 6: never more than the bounds, of one source never more than an eighth; verdicts are the same."""
     boxes = [Box(backend) for backend in ("python", "rust")]
     for kind, source, number, at, pause in arrivals:
         frame = waiting_fragment(source_address(source), number, 8000 if kind == "large" else 8, at * 8)
@@ -436,7 +439,7 @@ def test_fragments_any_arrivals_both_backends_agree_within_bounds(
 @PROPERTY_FEW
 @given(data=st.data())
 def test_fragments_flood_of_one_source_spares_the_others(backend: str, data: st.DataObject) -> None:
-    """behaviour 19: while one source sends whatever it likes, datagrams of others come through whole, in any order."""
+    """Rule 6: while one source sends whatever it likes, datagrams of others come through whole, in any order."""
     box = Box(backend)
     flood = iter(data.draw(st.lists(st.tuples(st.integers(0, 65535), st.booleans()), min_size=300, max_size=600)))
     others = [pieces(CLIENT, VIP, query(DATA), (1400, 1000), number) for number in range(20)]
@@ -450,7 +453,7 @@ def test_fragments_flood_of_one_source_spares_the_others(backend: str, data: st.
 
 
 def test_fragments_transit_pass_one_by_one(backend: str) -> None:
-    """Rule 6.2: between strangers nothing is tracked."""
+    """Rule 6.2, transit fragments: between strangers nothing is tracked."""
     box = Box(backend, make_snapshot(transit="forward"))
     frames = pieces(CLIENT, FAR, query(DATA), (1400, 1000))
     for index in (2, 1, 0):
@@ -460,7 +463,7 @@ def test_fragments_transit_pass_one_by_one(backend: str) -> None:
 
 
 def test_fragments_wait_for_a_neighbour_like_packets(backend: str) -> None:
-    """Rule 6.9: a first fragment that waits lets the others follow it; all leave in order."""
+    """Rule 6.9, first fragments: a first fragment that waits lets the others follow it; all leave in order."""
     box = Box(backend, next_hops=make_next_hops(without=SERVERS))
     frames = pieces(CLIENT, VIP, query(DATA), (1400, 1000))
     assert box.send(frames[1]).reason == "fragment"

@@ -1,4 +1,7 @@
-"""ICMP and ICMPv6 about flows, both ways (`behaviour.md` line 20), and the limit on our own (line 27)."""
+"""
+ICMP and ICMPv6 about flows, both ways (rule 10, ICMP about flows), and the limit on our own (rule 12.4, packets that
+we send).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def sent_by(result: object) -> bytes:
 
 @pytest.mark.parametrize("quote", [28, 36, 37, 38, 40, 60])
 def test_error_from_server_side_reaches_the_client(backend: str, quote: int) -> None:
-    """behaviour 20: the quote becomes the packet that the client sent, however little of it is there."""
+    """Rule 10, ICMP about flows: the quote becomes the packet that the client sent, however little of it is there."""
     box = Box(backend)
     syn = from_client(request("S", 1000, data=bytes(20)))
     inner = sent_by(box.send(syn))[:quote]
@@ -68,7 +71,7 @@ def test_error_from_server_side_reaches_the_client(backend: str, quote: int) -> 
 
 
 def test_error_from_a_router_behind_us_leaves_from_the_vip(backend: str) -> None:
-    """behaviour 20: no inner address is told (RFC 5508 REQ-5 c), whatever the router says."""
+    """Rule 10, ICMP about flows: no inner address is told (RFC 5508 REQ-5 c), whatever the router says."""
     box = Box(backend)
     inner = sent_by(box.send(from_client(query())))
     for kind, code in ((11, 0), (3, 1), (3, 4)):
@@ -79,7 +82,7 @@ def test_error_from_a_router_behind_us_leaves_from_the_vip(backend: str) -> None
 
 
 def test_error_from_a_router_on_the_clients_side_keeps_its_source(backend: str) -> None:
-    """behaviour 20: the server learns who it was (RFC 5508 REQ-4)."""
+    """Rule 10, ICMP about flows: the server learns who it was (RFC 5508 REQ-4)."""
     box = Box(backend)
     box.send(from_client(query()))
     seen = sent_by(box.send(from_server(answer())))
@@ -90,7 +93,7 @@ def test_error_from_a_router_on_the_clients_side_keeps_its_source(backend: str) 
 @pytest.mark.parametrize("selector", ["hash-flow", "hash-source"])
 @pytest.mark.parametrize("port", range(40000, 40006))
 def test_error_after_a_restart_finds_the_server_by_the_hash(backend: str, selector: str, port: int) -> None:
-    """behaviour 20: path-MTU discovery survives a restart, both ways; no entry is made."""
+    """Rule 10, ICMP about flows: path-MTU discovery survives a restart, both ways; no entry is made."""
     before, after = (Box(backend, make_snapshot(selector)) for _ in range(2))
     syn = from_client(request("S", 1000, port=port))
     placed = before.send(syn)
@@ -108,7 +111,7 @@ def test_error_after_a_restart_finds_the_server_by_the_hash(backend: str, select
 
 @pytest.mark.parametrize("udp", [False, True])
 def test_error_from_client_side_reaches_the_server(backend: str, udp: bool) -> None:
-    """behaviour 20: an error about a reply of the VIP goes to the server that sent it, about what it sent."""
+    """Rule 10: an error about a reply of the VIP goes to the server that sent it, about what it sent."""
     box = Box(backend)
     if udp:
         box.send(from_client(query()))
@@ -132,7 +135,7 @@ def test_error_from_client_side_reaches_the_server(backend: str, udp: bool) -> N
 
 
 def test_error_v6_is_translated_both_ways(backend: str) -> None:
-    """behaviour 20: packet too big and unreachable for IPv6, pseudo-header and all."""
+    """Rule 10, ICMP about flows: packet too big and unreachable for IPv6, pseudo-header and all."""
     box = Box(backend)
     seen = sent_by(box.send(from_client(request(), CLIENT6)))
     back = Ether(src=SERVER_MACS[31], dst=ROUTER_MAC) / IPv6(src=SERVERS6[0], dst=CLIENT6)
@@ -188,7 +191,7 @@ TO_VIP = [
 
 @pytest.mark.parametrize(("name", "frame", "reason"), TO_VIP, ids=[row[0] for row in TO_VIP])
 def test_icmp_to_vip_without_use_is_dropped(backend: str, name: str, frame: bytes, reason: str) -> None:
-    """behaviour 20: bad checksums, redirects, errors about errors, unknown flows."""
+    """Rule 10, ICMP about flows: bad checksums, redirects, errors about errors, unknown flows."""
     result = Box(backend).send(frame)
     assert (result.verdict, result.reason, result.service, result.direction) == ("drop", reason, None, None)
 
@@ -221,13 +224,16 @@ ELSEWHERE = [
 
 @pytest.mark.parametrize(("name", "frame", "reason"), ELSEWHERE, ids=[row[0] for row in ELSEWHERE])
 def test_icmp_elsewhere_without_use_is_dropped(backend: str, name: str, frame: bytes, reason: str) -> None:
-    """behaviour 20, 24: what is about no flow is transit, or dropped when it is about a server."""
+    """
+    Rule 10, ICMP about flows, and rule 8.15, server packets of no flow: what is about no flow is transit, or dropped
+    when it is about a server.
+    """
     result = Box(backend).send(frame)
     assert (result.verdict, result.reason, result.service) == ("drop", reason, None)
 
 
 def test_icmp_v6_redirect_and_bad_checksum_are_dropped(backend: str) -> None:
-    """behaviour 20 for IPv6."""
+    """Rule 10, ICMP about flows, for IPv6."""
     box = Box(backend)
     redirect = Ether(src=CLIENT_MAC, dst=ROUTER_MAC) / IPv6(src=CLIENT6, dst=VIP6) / ICMPv6ND_Redirect()
     assert box.send(redirect).reason == "icmp_redirect"
@@ -235,7 +241,7 @@ def test_icmp_v6_redirect_and_bad_checksum_are_dropped(backend: str) -> None:
 
 
 def test_error_never_refreshes_nor_removes(backend: str) -> None:
-    """behaviour 4: ICMP errors change nothing about a flow."""
+    """Rule 8.12, idle timeouts: ICMP errors change nothing about a flow."""
     box = Box(backend)
     inner = sent_by(box.send(from_client(query())))
     box.after(299)
@@ -249,7 +255,7 @@ def test_error_never_refreshes_nor_removes(backend: str) -> None:
 
 
 def test_error_counts_for_the_server_alone(backend: str) -> None:
-    """Rule 10.6: the service's counters tell of its clients' packets."""
+    """Rule 10.6, rewriting an error: the service's counters tell of its clients' packets."""
     box = Box(backend)
     inner = sent_by(box.send(from_client(query())))
     box.send(error_v4(SERVERS[0], CLIENT, inner, SERVER_MACS[31]))
@@ -265,7 +271,10 @@ TTL_CASES = [(CLIENT, ROUTER, 11, 548), (CLIENT6, ROUTER6, 3, 1232)]
 def test_ttl_exceeded_is_answered_from_our_address(
     backend: str, client: str, router: str, kind: int, quoted: int, ttl: int
 ) -> None:
-    """behaviour 11, 21: time exceeded, quoting the packet as it came in, within 576 or 1280 bytes."""
+    """
+    Rule 11.1, TTL, and rule 12.2, frames over the MTU: time exceeded, quoting the packet as it came in, within 576 or
+    1280 bytes.
+    """
     frame = from_client(query(bytes(1300)), client, ttl=ttl)
     result = Box(backend).send(frame)
     assert (result.verdict, result.reason, result.direction, result.server) == (
@@ -282,7 +291,7 @@ def test_ttl_exceeded_is_answered_from_our_address(
 
 
 def test_ttl_exceeded_is_never_answered_about_an_error(backend: str) -> None:
-    """behaviour 27: no ICMP about ICMP errors."""
+    """Rule 12.4, packets that we send: no ICMP about ICMP errors."""
     box = Box(backend, make_snapshot(transit="forward"))
     frame = error_v4(CLIENT, FAR, inner_packet(FAR, CLIENT, UDP()), CLIENT_MAC)
     frame[IP].ttl = 1
@@ -292,7 +301,7 @@ def test_ttl_exceeded_is_never_answered_about_an_error(backend: str) -> None:
 
 
 def test_no_server_udp_is_port_unreachable(backend: str) -> None:
-    """behaviour 9: from the VIP, quoting the datagram."""
+    """Rule 8.18, refusals: from the VIP, quoting the datagram."""
     box = Box(backend, make_snapshot(slots=()))
     for client, vip, kind in ((CLIENT, VIP, (3, 3)), (CLIENT6, VIP6, (1, 4))):
         frame = from_client(query(), client)
@@ -303,7 +312,10 @@ def test_no_server_udp_is_port_unreachable(backend: str) -> None:
 
 
 def test_rate_limit_is_a_token_bucket(backend: str) -> None:
-    """behaviour 27: a burst of `rate`, then one per 1/rate second; what is over is dropped and counted."""
+    """
+    Rule 12.4, packets that we send: a burst of `rate`, then one per 1/rate second; what is over is dropped and
+    counted.
+    """
     box = Box(backend, make_snapshot(slots=(), icmp_rate=5))
     frame = from_client(request())
     assert [box.send(frame).verdict for _ in range(7)] == ["reply"] * 5 + ["drop"] * 2
@@ -317,7 +329,7 @@ def test_rate_limit_is_a_token_bucket(backend: str) -> None:
 
 
 def test_rate_limit_pings_do_not_starve_path_mtu_discovery(backend: str) -> None:
-    """behaviour 27: each kind of answer has a bucket of its own."""
+    """Rule 12.4, packets that we send: each kind of answer has a bucket of its own."""
     box = Box(backend, make_snapshot(icmp_rate=5, answer_echo=True, mtu=1280))
     ping, large = from_client(ICMP() / Raw(bytes(8))), from_client(query(bytes(1400)), flags="DF")
     assert [box.send(ping).reason for _ in range(6)] == ["echo"] * 5 + ["rate_limited"]
@@ -327,7 +339,7 @@ def test_rate_limit_pings_do_not_starve_path_mtu_discovery(backend: str) -> None
 
 
 def test_rate_limit_zero_answers_nothing(backend: str) -> None:
-    """Rule 12: rate 0 is always limited; ARP takes no token."""
+    """Rule 12, sending: rate 0 is always limited; ARP takes no token."""
     box = Box(backend, make_snapshot(slots=(), icmp_rate=0, answer_echo=True))
     assert box.send(from_client(request())).reason == "rate_limited"
     assert box.send(from_client(ICMP())).reason == "rate_limited"

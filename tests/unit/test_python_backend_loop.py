@@ -115,7 +115,7 @@ def test_loop_control_calls_work_while_it_runs(wire: Wire) -> None:
 
 
 def test_loop_unresolved_neighbour_is_told_and_tick_releases(wire: Wire) -> None:
-    """behaviour 28: the eventfd tells of a hop to resolve; the packet leaves when it is published."""
+    """Rule 11, next hop: the eventfd tells of a hop to resolve; the packet leaves when it is published."""
     wire.path.set_next_hops(make_next_hops(without=SERVERS))
     wire.put(from_client(query()))
     wait_for(wire.notify_fd)

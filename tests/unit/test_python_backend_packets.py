@@ -122,7 +122,10 @@ CASES = [
 def test_packet_before_flows_gets_its_verdict(
     backend: str, name: str, line: int, data: bytes, verdict: str, reason: str | None
 ) -> None:
-    """behaviour 16, 18, 22: one verdict, one reason, one counter; and nothing is sent."""
+    """
+    Rule 5.4, martian sources; rule 3, Ethernet and VLAN; rule 7.A, to a VIP: one verdict, one reason, one counter; and
+    nothing is sent.
+    """
     box = Box(backend)
     result = box.send(data)
     assert (result.verdict, result.reason, result.out) == (verdict, reason, [])
@@ -133,14 +136,14 @@ def test_packet_before_flows_gets_its_verdict(
 
 
 def test_server_address_from_another_interface_is_dropped(backend: str) -> None:
-    """behaviour 16: a server's address arriving where the server is not."""
+    """Rule 5.4, martian sources: a server's address arriving where the server is not."""
     box = Box(backend)
     spoofed = Ether(src=FAR_MAC, dst=ROUTER_MAC_1) / IP(src=SERVERS[1], dst=CLIENT) / request()
     assert box.send(spoofed, interface=1).reason == "spoofed_server"
 
 
 def test_arp_request_for_the_vip_is_answered(backend: str) -> None:
-    """behaviour 26: in the VIP's name, with the tag that the request had."""
+    """Rule 4, ARP and neighbour discovery: in the VIP's name, with the tag that the request had."""
     box = Box(backend)
     ask = Ether(src=CLIENT_MAC, dst=BROADCAST) / Dot1Q(vlan=9) / ARP(op=1, hwsrc=CLIENT_MAC, psrc=CLIENT, pdst=VIP)
     result = box.send(bytes(ask) + bytes(14))
@@ -151,7 +154,7 @@ def test_arp_request_for_the_vip_is_answered(backend: str) -> None:
 
 
 def test_arp_without_announce_is_the_hosts_affair(backend: str) -> None:
-    """behaviour 26: eth1 does not announce."""
+    """Rule 4, ARP and neighbour discovery: eth1 does not announce."""
     ask = Ether(src=FAR_MAC, dst=BROADCAST) / ARP(op=1, hwsrc=FAR_MAC, psrc=FAR, pdst=VIP)
     assert Box(backend).send(ask, interface=1).verdict == "pass"
 
@@ -172,7 +175,7 @@ def solicitation(source: str, target: str = VIP6, hop_limit: int = 255, code: in
 def test_neighbour_solicitation_for_the_vip_is_answered(
     backend: str, source: str, mac: str, destination: str, solicited: int
 ) -> None:
-    """behaviour 26 for IPv6: RFC 4861 7.2.4, duplicate address detection included."""
+    """Rule 4, ARP and neighbour discovery, for IPv6: RFC 4861 7.2.4, duplicate address detection included."""
     result = Box(backend).send(solicitation(source))
     assert (result.verdict, result.reason) == ("reply", "nd")
     sent = only_frame(result)
@@ -205,7 +208,7 @@ def test_neighbour_solicitation_not_ours_is_passed(backend: str, ask: object) ->
 
 @pytest.mark.parametrize("size", [0, 1, 56, 1400])
 def test_echo_to_the_vip_is_answered_when_configured(backend: str, size: int) -> None:
-    """behaviour 22: the same bytes come back from the VIP."""
+    """Rule 7.A, to a VIP: the same bytes come back from the VIP."""
     data = bytes(i % 256 for i in range(size))
     box = Box(backend, make_snapshot(answer_echo=True))
     sent = only_frame(box.send(from_client(ICMP(id=7, seq=9) / Raw(data), tos=4)))
@@ -217,7 +220,7 @@ def test_echo_to_the_vip_is_answered_when_configured(backend: str, size: int) ->
 
 @pytest.mark.parametrize(("source", "destination"), [(CLIENT, FAR), (CLIENT6, FAR6)])
 def test_transit_forward_routes_on(backend: str, source: str, destination: str) -> None:
-    """Rule 9 of the data path: TTL less one, nothing else changed, out through the other interface."""
+    """Rule 9, transit: TTL less one, nothing else changed, out through the other interface."""
     box = Box(backend, make_snapshot(transit="forward"))
     result = box.send(from_client(query(), source, destination, ttl=9))
     assert (result.verdict, result.direction, result.out[0][0]) == ("forward", None, "eth1")
@@ -230,13 +233,13 @@ def test_transit_forward_routes_on(backend: str, source: str, destination: str) 
 
 
 def test_transit_forward_never_routes_a_vip_port_on(backend: str) -> None:
-    """behaviour 22: packets to a VIP on a port of no service are dropped, whatever transit says."""
+    """Rule 7.A, to a VIP: packets to a VIP on a port of no service are dropped, whatever transit says."""
     box = Box(backend, make_snapshot(transit="forward"))
     assert box.send(from_client(TCP(sport=1, dport=1))).reason == "no_service"
 
 
 def test_announcement_names_every_vip_on_announcing_interfaces() -> None:
-    """behaviour 26: gratuitous ARP and unsolicited advertisements, once per VIP."""
+    """Rule 4, ARP and neighbour discovery: gratuitous ARP and unsolicited advertisements, once per VIP."""
     frames = frames_for_announcement(make_snapshot())
     assert [interface for interface, _ in frames] == [0, 0]
     arp, advert = (Ether(data) for _, data in frames)

@@ -1,4 +1,4 @@
-"""The seven selectors (`docs/datapath.md` rule 8), the same on every backend for the same plan, seed and counters."""
+"""The seven selectors (`docs/rules.md` rule 8), the same on every backend for the same plan, seed and counters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_counter_takes_the_slots_in_turn(backend: str) -> None:
 
 
 def test_counter_goes_on_across_snapshots(backend: str) -> None:
-    """behaviour 29: a reload does not restart the round."""
+    """Rule 18.1, reloads and changes: a reload does not restart the round."""
     box = Box(backend)
     assert placed(box, 1) == [0]
     box.path.publish(make_snapshot(generation=2))
@@ -55,7 +55,7 @@ def test_random_draws_are_those_of_the_seed(backend: str, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [1, 99])
 def test_hash_selectors_take_the_slot_of_the_hash(backend: str, seed: int) -> None:
-    """behaviour 33: the snapshot's seed keys the placement hash."""
+    """Rule 21.1, secrets and seeds: the snapshot's seed keys the placement hash."""
     module = load_backend(backend)
     client, vip = ip_address(CLIENT).packed, ip_address(VIP).packed
     box = Box(backend, make_snapshot("hash-flow", (2, 1, 0, 1, 2), seed=seed))
@@ -66,13 +66,13 @@ def test_hash_selectors_take_the_slot_of_the_hash(backend: str, seed: int) -> No
 
 
 def test_least_takes_the_fewest_active_flows_per_weight(backend: str) -> None:
-    """behaviour 38: (active + 1) / weight, once every server has a flow; weights 1, 2, 3 share six flows so."""
+    """Rule 8.19: (active + 1) / weight, once every server has a flow; weights 1, 2, 3 share six flows so."""
     box = Box(backend, make_snapshot("least", weights=(1, 2, 3)))
     assert placed(box, 7) == [0, 1, 2, 2, 1, 2, 2]
 
 
 def test_least_closing_flows_do_not_count(backend: str) -> None:
-    """behaviour 3: a flow that is over is no load."""
+    """Rule 8.8, states: a flow that is over is no load."""
     box = Box(backend, make_snapshot("least"))
     assert placed(box, 4) == [0, 1, 2, 0]
     finish(box, 2)
@@ -87,7 +87,7 @@ def give_up(box: Box, port: int) -> None:
 @pytest.mark.parametrize(("count", "rounds"), [(5, 20), (100, 3)])
 @pytest.mark.parametrize("first_turn", [0, 3])
 def test_least_idle_equal_servers_take_turns(backend: str, count: int, rounds: int, first_turn: int) -> None:
-    """behaviour 38: connections one after another over idle servers: each gets as many, from the first turn on."""
+    """Rule 8.19: connections one after another over idle servers: each gets as many, from the first turn on."""
     box = Box(backend, many_servers(count, "least"), first_turn=first_turn)
     chosen = []
     for port in range(1, rounds * count + 1):
@@ -98,7 +98,7 @@ def test_least_idle_equal_servers_take_turns(backend: str, count: int, rounds: i
 
 @pytest.mark.parametrize("weights", [(1, 2, 3), (5, 1, 1), (40, 20, 10)])
 def test_least_idle_servers_share_by_weight(backend: str, weights: tuple[int, ...]) -> None:
-    """behaviour 38: connections one after another come out by weight."""
+    """Rule 8.19, selectors: connections one after another come out by weight."""
     box, rounds = Box(backend, make_snapshot("least", weights=weights)), 3
     counts = [0, 0, 0]
     for port in range(1, rounds * sum(weights) + 1):
@@ -108,7 +108,7 @@ def test_least_idle_servers_share_by_weight(backend: str, weights: tuple[int, ..
 
 
 def test_counter_starts_at_its_first_turn(backend: str) -> None:
-    """Workers beside each other do not all begin with the same server (rule 17)."""
+    """Workers beside each other do not all begin with the same server (rule 17, several workers)."""
     box = Box(backend, first_turn=2)
     assert box.path.peek(0, ip_address(CLIENT), 1, box.now) == (None, 2)
     assert placed(box, 4) == [2, 0, 1, 2]
@@ -135,7 +135,7 @@ def server_number(box: Box, port: int) -> int:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_least_random_load_equals_reference(backend: str, data: st.DataObject) -> None:
-    """behaviour 38: whatever flows come and go and whatever weights are published, every choice is the rule's."""
+    """Rule 8.19: whatever flows come and go and whatever weights are published, every choice is the rule's."""
     count = data.draw(st.integers(1, 9))
     weights = [data.draw(st.integers(0, 5)) for _ in range(count)]
     box = Box(backend, many_servers(count, "least", weights))
@@ -213,7 +213,7 @@ def test_ask_without_usable_answer_falls_back(backend: str, ask: object, fallbac
 
 @pytest.mark.parametrize("selector", ["counter", "random", "hash-source", "hash-flow", "least", "two-choices", "ask"])
 def test_empty_slots_are_no_server(backend: str, selector: str) -> None:
-    """behaviour 9: every selector can find no server."""
+    """Rule 8.18, refusals: every selector can find no server."""
     result = Box(backend, make_snapshot(selector, ())).send(from_client(request()))
     assert (result.verdict, result.reason, result.service) == ("reply", "no_server", "web")
 

@@ -61,7 +61,7 @@ def test_checksum_edge_values_follow_ones_complement(backend: str, data: bytes, 
 
 
 def test_checksum_update_rfc1624_vector_gives_zero(backend: str) -> None:
-    """behaviour 12: HC=0xDD2F, m=0x5555 to m'=0x3285 gives 0x0000, where equation 2 of RFC 1141 gave 0xFFFF."""
+    """Rule 8.20: HC=0xDD2F, m=0x5555 to m'=0x3285 gives 0x0000, where equation 2 of RFC 1141 gave 0xFFFF."""
     assert load_backend(backend).checksum_update(0xDD2F, b"\x55\x55", b"\x32\x85") == 0
 
 
@@ -75,7 +75,7 @@ def test_checksum_update_odd_or_unequal_raises(backend: str, old: bytes, new: by
 @PROPERTY
 @given(data=st.binary(min_size=2, max_size=80), new=st.binary(min_size=2, max_size=40), at=st.integers(0, 39))
 def test_checksum_update_any_change_equals_recomputation(backend: str, data: bytes, new: bytes, at: int) -> None:
-    """behaviour 12: updating equals computing anew, up to the two zeros of ones' complement."""
+    """Rule 8.20, translation: updating equals computing anew, up to the two zeros of ones' complement."""
     data, new = data[: len(data) // 2 * 2], new[: len(new) // 2 * 2]
     at = at * 2 % len(data)
     new = new[: len(data) - at]
@@ -126,7 +126,7 @@ GOLDEN_FLOW = [
 
 @pytest.mark.parametrize("row", GOLDEN_FLOW)
 def test_flow_hash_golden_values_match(backend: str, row: tuple[int, str, str, int, int, int, int]) -> None:
-    """behaviour 33: balancers agree on placement, so the hash of a 5-tuple never changes."""
+    """Rule 21.1, secrets and seeds: balancers agree on placement, so the hash of a 5-tuple never changes."""
     seed, client, vip, client_port, vip_port, protocol, expected = row
     hashed = load_backend(backend).flow_hash(
         seed, bytes.fromhex(client), bytes.fromhex(vip), client_port, vip_port, protocol
@@ -135,7 +135,7 @@ def test_flow_hash_golden_values_match(backend: str, row: tuple[int, str, str, i
 
 
 def test_source_hash_golden_value_matches(backend: str) -> None:
-    """behaviour 33: as for the 5-tuple."""
+    """Rule 21.1, secrets and seeds: as for the 5-tuple."""
     assert load_backend(backend).source_hash(1, bytes.fromhex("c6120115")) == GOLDEN_SOURCE
 
 
@@ -157,7 +157,7 @@ def test_hashes_address_of_other_length_raises(backend: str, size: int) -> None:
 
 
 def test_parse_tcp_over_ipv4_reads_every_field(backend: str) -> None:
-    """A plain segment, with padding behind it that is not data (behaviour 10)."""
+    """A plain segment, with padding behind it that is not data (rule 5, IP headers)."""
     headers = load_backend(backend).parse(bytes(from_client(request("PA", data=b"abc"))) + bytes(7))
     assert headers._asdict() == {
         "reason": None,
@@ -180,7 +180,10 @@ def test_parse_tcp_over_ipv4_reads_every_field(backend: str) -> None:
 
 
 def test_parse_udp_over_ipv6_behind_tags_and_extensions_reads_every_field(backend: str) -> None:
-    """behaviour 15, 25: two tags, hop-by-hop and destination options, then UDP."""
+    """
+    Rule 5.8, options and extension headers, and rule 3.4, VLAN tags: two tags, hop-by-hop and destination options,
+    then UDP.
+    """
     frame = Ether(**MACS) / Dot1AD(vlan=7) / Dot1Q(vlan=9, prio=1) / IPv6(src=CLIENT6, dst=VIP6, hlim=9)
     frame = frame / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / query(b"hello")
     headers = load_backend(backend).parse(bytes(frame))
@@ -257,12 +260,15 @@ MALFORMED = [
 
 @pytest.mark.parametrize(("name", "frame", "reason"), MALFORMED, ids=[row[0] for row in MALFORMED])
 def test_parse_malformed_frame_names_the_reason(backend: str, name: str, frame: bytes, reason: str) -> None:
-    """behaviour 10, 15, 17, 19: each failure has its own reason."""
+    """
+    Rule 5, IP headers; rule 5.8, options and extension headers; rule 7, L4 headers; rule 6, fragments: each failure
+    has its own reason.
+    """
     assert load_backend(backend).parse(frame).reason == reason
 
 
 def test_parse_ninth_extension_header_is_over_the_limit(backend: str) -> None:
-    """behaviour 15: at most 8 are walked."""
+    """Rule 5.8, options and extension headers: at most 8 are walked."""
     parse = load_backend(backend).parse
     eight = IPv6ExtHdrDestOpt()
     for _ in range(7):
@@ -272,20 +278,20 @@ def test_parse_ninth_extension_header_is_over_the_limit(backend: str) -> None:
 
 
 def test_parse_other_routing_header_is_walked(backend: str) -> None:
-    """behaviour 15: only type 0 is dropped."""
+    """Rule 5.8, options and extension headers: only type 0 is dropped."""
     headers = load_backend(backend).parse(ipv6(IPv6ExtHdrSegmentRouting(addresses=[VIP6]) / tcp()))
     assert (headers.reason, headers.protocol, headers.source_port) == (None, 6, 1)
 
 
 def test_parse_options_ports_are_read_behind_them(backend: str) -> None:
-    """behaviour 15: record route and NOPs move the ports."""
+    """Rule 5.8, options and extension headers: record route and NOPs move the ports."""
     headers = load_backend(backend).parse(options(b"\x01\x01\x07\x04\x04\x00\x00\x00"))
     assert (headers.reason, headers.l4_offset, headers.source_port) == (None, 42, 1)
 
 
 @pytest.mark.parametrize("make", [ipv4, ipv6])
 def test_parse_later_fragment_has_no_ports(backend: str, make: object) -> None:
-    """behaviour 19: ports are never read from a later fragment."""
+    """Rule 6, fragments: ports are never read from a later fragment."""
     data = b"\x11" * 24
     frame = (
         ipv4(data, proto=17, frag=3, flags="MF")

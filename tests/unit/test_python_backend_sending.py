@@ -1,4 +1,7 @@
-"""The way out: MTU, offload, routes, packets that wait for a neighbour (`behaviour.md` lines 13, 14, 21, 28)."""
+"""
+The way out: MTU, offload, routes, packets that wait for a neighbour (rule 8.20, translation; rule 12.2, frames over
+the MTU; rule 11, next hop).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ SMALL = 600
 @pytest.mark.parametrize(("client", "kind"), [(CLIENT, (3, 4)), (CLIENT6, (2, 0))])
 @pytest.mark.parametrize("by", ["route", "interface"])
 def test_too_big_is_answered_with_the_mtu(backend: str, client: str, kind: tuple[int, int], by: str) -> None:
-    """behaviour 21: DF, or IPv6: the sender is told what would pass, quoting its own packet."""
+    """Rule 12.2, frames over the MTU: DF, or IPv6: the sender is told what would pass, quoting its own packet."""
     mtu = 1280
     snapshot = make_snapshot(mtu=mtu) if by == "interface" else make_snapshot()
     box = Box(backend, snapshot, make_next_hops(mtu=mtu if by == "route" else 9000))
@@ -63,14 +66,14 @@ def test_too_big_is_answered_with_the_mtu(backend: str, client: str, kind: tuple
 
 
 def test_too_big_exact_fit_passes(backend: str) -> None:
-    """behaviour 21: an IP packet of exactly the MTU is not too big."""
+    """Rule 12.2, frames over the MTU: an IP packet of exactly the MTU is not too big."""
     box = Box(backend, next_hops=make_next_hops(mtu=1000))
     assert box.send(from_client(query(bytes(972)), flags="DF")).verdict == "forward"
     assert box.send(from_client(query(bytes(973)), flags="DF")).reason == "too_big"
 
 
 def test_too_big_reply_is_told_to_the_server(backend: str) -> None:
-    """behaviour 21: the other direction: the client's interface has a smaller MTU."""
+    """Rule 12.2, frames over the MTU: the other direction: the client's interface has a smaller MTU."""
     base = make_snapshot()
     small = replace(base.interfaces[1], mtu=1000)
     box = Box(backend, replace(base, interfaces=(base.interfaces[0], small)))
@@ -82,7 +85,7 @@ def test_too_big_reply_is_told_to_the_server(backend: str) -> None:
 
 @pytest.mark.parametrize("size", [573, 576, 1140, 1200, 3000])
 def test_cut_fragments_fit_and_join_again(backend: str, size: int) -> None:
-    """behaviour 21: without DF, fragments in order, each as large as fits."""
+    """Rule 12.2, frames over the MTU: without DF, fragments in order, each as large as fits."""
     data = bytes(i % 251 for i in range(size))
     box = Box(backend, make_snapshot(mtu=9000), make_next_hops(mtu=SMALL))
     result = box.send(from_client(query(data), id=4242, tos=8))
@@ -96,7 +99,10 @@ def test_cut_fragments_fit_and_join_again(backend: str, size: int) -> None:
 
 
 def test_cut_options_only_copied_ones_are_repeated(backend: str) -> None:
-    """behaviour 15, 21: record route stays in the first fragment, an option with the copied flag is in all."""
+    """
+    Rule 5.8, options and extension headers, and rule 12.2, frames over the MTU: record route stays in the first
+    fragment, an option with the copied flag is in all.
+    """
     copied, record_route = b"\x88\x04\x12\x34", b"\x07\x07\x04\0\0\0\0"
     frame = with_options(from_client(query(bytes(1100))), record_route + b"\x01" + copied)
     result = Box(backend, next_hops=make_next_hops(mtu=SMALL)).send(frame)
@@ -106,7 +112,7 @@ def test_cut_options_only_copied_ones_are_repeated(backend: str) -> None:
 
 
 def test_cut_fragment_again_keeps_offset_and_more(backend: str) -> None:
-    """behaviour 21: a transit fragment that is cut is still a part of the same datagram."""
+    """Rule 12.2, frames over the MTU: a transit fragment that is cut is still a part of the same datagram."""
     box = Box(backend, make_snapshot(transit="forward"), make_next_hops(mtu=SMALL))
     fragment = from_client(Raw(bytes(1200)), CLIENT, FAR, proto=17, frag=100, flags="MF")
     packets = [Ether(frame)[IP] for _, frame in box.send(fragment).out]
@@ -118,7 +124,7 @@ def test_cut_fragment_again_keeps_offset_and_more(backend: str) -> None:
 
 
 def test_cut_without_room_is_dropped(backend: str) -> None:
-    """Rule 12.2: an MTU that leaves no 8 bytes for data."""
+    """Rule 12.2, frames over the MTU: an MTU that leaves no 8 bytes for data."""
     box = Box(backend, next_hops=make_next_hops(mtu=27))
     assert box.send(from_client(query())).reason == "too_big"
     assert Box(backend, next_hops=make_next_hops(mtu=28)).send(from_client(query())).verdict == "forward"
@@ -150,7 +156,7 @@ def finished(frame: bytes, offload: Offload) -> bytes:
 @pytest.mark.parametrize("client", [CLIENT, CLIENT6])
 @pytest.mark.parametrize("payload", [request(data=b"odd"), query(b"even")])
 def test_partial_checksum_pseudo_header_is_updated(backend: str, client: str, payload: Packet) -> None:
-    """behaviour 13: what the card finishes afterwards is right."""
+    """Rule 8.20, translation: what the card finishes afterwards is right."""
     frame, offload = partial(from_client(payload, client))
     result = Box(backend).send(frame, offload=offload._replace(flags=NEEDS_CSUM | 2))
     assert (result.verdict, result.offloads) == ("forward", [offload])
@@ -158,7 +164,10 @@ def test_partial_checksum_pseudo_header_is_updated(backend: str, client: str, pa
 
 
 def test_partial_checksum_is_finished_before_cutting(backend: str) -> None:
-    """behaviour 13, 21: no card can finish the checksum of a datagram in pieces."""
+    """
+    Rule 8.20, translation, and rule 12.2, frames over the MTU: no card can finish the checksum of a datagram in
+    pieces.
+    """
     frame, offload = partial(from_client(query(bytes(range(256)) * 5)))
     result = Box(backend, next_hops=make_next_hops(mtu=SMALL)).send(frame, offload=offload)
     assert result.offloads == [None] * 3
@@ -178,19 +187,19 @@ BAD_OFFLOADS = [
 
 @pytest.mark.parametrize("offload", BAD_OFFLOADS)
 def test_offload_that_does_not_fit_is_dropped(backend: str, offload: Offload) -> None:
-    """Rule 7: never pass on an order to write a checksum in the wrong place."""
+    """Rule 7, L4 headers: never pass on an order to write a checksum in the wrong place."""
     assert Box(backend).send(from_client(request()), offload=offload).reason == "bad_offload"
 
 
 @pytest.mark.parametrize("offload", [Offload(), Offload(flags=2), Offload(gso_type=0x80)])
 def test_offload_that_asks_nothing_is_not_passed_on(backend: str, offload: Offload) -> None:
-    """Rule 1: neither partial nor GSO is output as absent."""
+    """Rule 1, inputs and outcome: neither partial nor GSO is output as absent."""
     assert Box(backend).send(from_client(request()), offload=offload).offloads == [None]
 
 
 @pytest.mark.parametrize(("client", "gso"), [(CLIENT, TCPV4), (CLIENT, TCPV4 | 0x80), (CLIENT6, TCPV6)])
 def test_gso_passes_whole_with_its_header(backend: str, client: str, gso: int) -> None:
-    """behaviour 14: larger than the MTU, but its segments are not."""
+    """Rule 12.2, frames over the MTU: larger than the MTU, but its segments are not."""
     box = Box(backend)
     open_flow(box, client)
     frame, offload = partial(from_client(request("PA", 1001, 5001, bytes(20000)), client))
@@ -208,7 +217,7 @@ def test_gso_passes_whole_with_its_header(backend: str, client: str, gso: int) -
 
 
 def test_gso_tcp_with_df_is_told_the_mtu(backend: str) -> None:
-    """behaviour 14, 21: segments too long for the way out; nothing to cut when DF forbids it."""
+    """Rule 12.2, frames over the MTU: segments too long for the way out; nothing to cut when DF forbids it."""
     box = Box(backend, next_hops=make_next_hops(mtu=1000))
     open_flow(box)
     frame, offload = partial(from_client(request("A", 1001, 5001, bytes(4000)), flags="DF"))
@@ -218,7 +227,7 @@ def test_gso_tcp_with_df_is_told_the_mtu(backend: str) -> None:
 
 
 def test_gso_udp_segments_are_never_cut_elsewhere(backend: str) -> None:
-    """behaviour 14: the borders of datagrams carry meaning."""
+    """Rule 12.2, frames over the MTU: the borders of datagrams carry meaning."""
     box = Box(backend, next_hops=make_next_hops(mtu=1000))
     frame, offload = partial(from_client(query(bytes(4000))))
     offload = offload._replace(gso_type=UDP_L4, gso_size=973, hdr_len=42)
@@ -227,7 +236,7 @@ def test_gso_udp_segments_are_never_cut_elsewhere(backend: str) -> None:
 
 
 def test_route_most_specific_first_of_equals_through_gateway(backend: str) -> None:
-    """behaviour 28: as the kernel's table says, to the gateway's MAC."""
+    """Rule 11, next hop: as the kernel's table says, to the gateway's MAC."""
     near, far = mac_bytes("aa:aa:aa:00:01:fe"), mac_bytes("aa:aa:aa:00:01:fd")
     hops = NextHops(
         (
@@ -244,7 +253,7 @@ def test_route_most_specific_first_of_equals_through_gateway(backend: str) -> No
 
 
 def test_server_mac_from_the_configuration_needs_no_neighbour(backend: str) -> None:
-    """behaviour 28: nor a route: interface 0."""
+    """Rule 11, next hop: nor a route: interface 0."""
     box = Box(backend, make_snapshot(server_macs=True), NextHops())
     assert only_frame(box.send(from_client(request()))).dst == SERVER_MACS[31]
     assert Box(backend, next_hops=NextHops()).send(from_client(request())).reason == "no_route"
@@ -252,7 +261,7 @@ def test_server_mac_from_the_configuration_needs_no_neighbour(backend: str) -> N
 
 @pytest.mark.parametrize(("client", "server"), [(CLIENT, SERVERS[0]), (CLIENT6, SERVERS6[0])])
 def test_neighbour_unresolved_three_packets_wait_and_leave_in_order(backend: str, client: str, server: str) -> None:
-    """behaviour 28: the hop is asked for once, up to 3 packets wait, `tick` sends them when it is known."""
+    """Rule 11, next hop: the hop is asked for once, up to 3 packets wait, `tick` sends them when it is known."""
     box = Box(backend, make_snapshot(slots=(0,)), make_next_hops(without=(*SERVERS, *SERVERS6)))
     results = [box.send(from_client(query(bytes([i])), client)) for i in range(4)]
     assert [(r.verdict, r.reason) for r in results] == [("hold", "neighbour")] * 3 + [("drop", "neighbour_unresolved")]
@@ -271,7 +280,7 @@ def test_neighbour_unresolved_three_packets_wait_and_leave_in_order(backend: str
 
 
 def test_neighbour_that_never_answers_times_out(backend: str) -> None:
-    """behaviour 28: after 3 s, then the hop may be asked for again."""
+    """Rule 11, next hop: after 3 s, then the hop may be asked for again."""
     box = Box(backend, next_hops=make_next_hops(without=SERVERS))
     box.send(from_client(query()))
     box.now += 3 * 10**9 - 1
@@ -288,7 +297,7 @@ def test_neighbour_that_never_answers_times_out(backend: str) -> None:
 
 
 def test_neighbour_failed_is_answered_at_once_and_asked_once_more(backend: str) -> None:
-    """behaviour 20: who comes within 3 s of the failure does not wait 3 s; then packets wait again."""
+    """Rule 11.4: who comes within 3 s of the failure does not wait 3 s; then packets wait again."""
     box = Box(backend, make_snapshot(slots=(0,)), next_hops=make_next_hops(without=SERVERS))
     box.send(from_client(query()))
     box.path.take_unresolved()
@@ -307,7 +316,7 @@ def test_neighbour_failed_is_answered_at_once_and_asked_once_more(backend: str) 
 
 
 def test_neighbour_failed_makes_room_for_another(backend: str) -> None:
-    """Rule 11.3: hops that failed are remembered only while no other needs their place."""
+    """Rule 11.3, unresolved neighbours: hops that failed are remembered only while no other needs their place."""
     hops = NextHops((Route(ip_network("10.0.0.0/8"), 1),))
     box = Box(backend, make_snapshot(transit="forward"), hops)
     for i in range(256):
@@ -320,7 +329,7 @@ def test_neighbour_failed_makes_room_for_another(backend: str) -> None:
 
 
 def test_neighbour_hops_are_bounded(backend: str) -> None:
-    """Rule 11.3: 256 hops at a time."""
+    """Rule 11.3, unresolved neighbours: 256 hops at a time."""
     hops = NextHops((Route(ip_network("10.0.0.0/8"), 1),))
     box = Box(backend, make_snapshot(transit="forward"), hops)
     frames = [from_client(query(), CLIENT, f"10.0.{i // 256}.{i % 256}") for i in range(1, 259)]
@@ -330,7 +339,7 @@ def test_neighbour_hops_are_bounded(backend: str) -> None:
 
 
 def test_neighbour_changed_mac_is_used_at_once(backend: str) -> None:
-    """behaviour 28: the next packet goes to the new MAC."""
+    """Rule 11, next hop: the next packet goes to the new MAC."""
     box = Box(backend, make_snapshot(slots=(0,)))
     box.send(from_client(query()))
     base = make_next_hops()
@@ -342,7 +351,7 @@ def test_neighbour_changed_mac_is_used_at_once(backend: str) -> None:
 
 
 def test_fragments_of_one_packet_wait_as_one(backend: str) -> None:
-    """Rule 11.3: cutting comes before waiting."""
+    """Rule 11.3, unresolved neighbours: cutting comes before waiting."""
     box = Box(backend, next_hops=make_next_hops(mtu=SMALL, without=SERVERS))
     assert [box.send(from_client(query(bytes(1500)))).reason for _ in range(4)] == ["neighbour"] * 3 + [
         "neighbour_unresolved"

@@ -300,7 +300,10 @@ def test_reload_without_a_service_forgets_what_was_measured_of_it() -> None:
 
 
 def test_service_of_every_reload_leaves_few_slots_and_flows_go_on(backend: str) -> None:
-    """Behaviour 6, 8: 1000 services come and go; a flow of the first one, which is removed, keeps its server."""
+    """
+    Rule 18.2, servers that leave or fail: 1000 services come and go; a flow of the first one, which is removed, keeps
+    its server.
+    """
     box = Box(backend)
     controller = Controller(config(server(1)), make_interfaces(1500), cast(Publisher, box.path))
     controller.start()

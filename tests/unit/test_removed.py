@@ -18,7 +18,7 @@ CLOSING_NS = 100
 
 
 def test_removed_server_with_flows_is_kept_and_then_for_the_closing_time() -> None:
-    """Behaviour 8: flows continue; the last packets of a closing one still reach the server."""
+    """Rule 18.2: flows continue; the last packets of a closing one still reach the server."""
     removed = RemovedServers()
 
     def gone(flows: int, now_ns: int) -> bool:
@@ -38,7 +38,10 @@ def test_removed_server_that_came_back_starts_anew() -> None:
 
 
 def test_removed_servers_of_one_name_are_judged_one_by_one(backend: str) -> None:
-    """Behaviour 6, 8: a flow of a removed server continues when another removed server of its name has none."""
+    """
+    Rule 18.2, servers that leave or fail: a flow of a removed server continues when another removed server of its name
+    has none.
+    """
     box = Box(backend)
     controller = Controller(config(server(1)), make_interfaces(1500), cast(Publisher, box.path))
     controller.start()

@@ -275,13 +275,13 @@ def test_replay_write_to_full_disk_names_the_file(tmp_path: Path) -> None:
 
 
 def test_replay_capture_times_drive_the_clock(tmp_path: Path, backend: str) -> None:
-    """Behaviour 4: a flow that was half open for 31 s in the capture is forgotten."""
+    """Rule 8.12, idle timeouts: a flow that was half open for 31 s in the capture is forgotten."""
     run = Replay(CONFIG, capture(tmp_path, forward("S"), reply("SA"), step_ns=31 * 10**9), backend=backend)
     assert [packet.result.reason for packet in run.packets()] == [None, "no_flow"]
 
 
 def test_replay_merged_frame_passes_whole(tmp_path: Path, backend: str) -> None:
-    """Behaviour 14: a frame that the capturing host had merged is not called too big."""
+    """Rule 12.2, frames over the MTU: a frame that the capturing host had merged is not called too big."""
     frames = [forward("S"), reply("SA", seq=0, ack=1), forward("A", b"x" * 20000, seq=1, ack=1)]
     run = Replay(CONFIG, capture(tmp_path, *frames), backend=backend)
     last = list(run.packets())[-1].result

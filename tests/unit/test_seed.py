@@ -27,7 +27,7 @@ policy = "maglev"
 
 
 def test_draw_seed_differs_and_fits_a_configuration() -> None:
-    """Behaviour 33: no two runs have the same seed, and each can be written into a file."""
+    """Rule 21.1, secrets and seeds: no two runs have the same seed, and each can be written into a file."""
     drawn = {draw_seed() for _ in range(50)}
     assert len(drawn) == 50
     assert all(parse(f"seed = {seed}\n" + CONFIG).seed == seed < 2**63 for seed in drawn)

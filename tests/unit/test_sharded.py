@@ -139,7 +139,7 @@ def test_one_at_a_time_passes_on_and_lets_the_next_one_in_after_an_error() -> No
 
 
 def test_sharded_counters_longest_pause_is_the_longest_of_any_worker() -> None:
-    """Behaviour 39: buckets and sums add up, a maximum does not."""
+    """Rule 22.1, bounded pauses: buckets and sums add up, a maximum does not."""
     one = {"loop": {"pauses": {"buckets": {"inf": 2}, "sum_ns": 5, "max_ns": 3}}}
     other = {"loop": {"pauses": {"buckets": {"inf": 1}, "sum_ns": 9, "max_ns": 9}}}
     assert added(one, other) == {"loop": {"pauses": {"buckets": {"inf": 3}, "sum_ns": 14, "max_ns": 9}}}

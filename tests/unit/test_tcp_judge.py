@@ -114,7 +114,10 @@ def _drive(backend: str, seed: int) -> list[Any]:
 @pytest.mark.parametrize("backend", ["rust"], indirect=True)
 @pytest.mark.parametrize("part", range(4))
 def test_tcp_judge_near_segments_backends_agree(backend: str, part: int) -> None:
-    """behaviour 3, 5: the same verdicts, states, measurements, and numbers in the resets; nothing is left in flight."""
+    """
+    Rule 8.8, states, and rule 8.2, reset acceptance: the same verdicts, states, measurements, and numbers in the
+    resets; nothing is left in flight.
+    """
     for seed in range(part * SEQUENCES // 4, (part + 1) * SEQUENCES // 4):
         native, python = _drive(backend, seed), _drive("python", seed)
         for number, (one, other) in enumerate(zip(native, python, strict=True)):

@@ -92,7 +92,7 @@ class Download:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_losses_anywhere_both_ends_are_believed(seed: int) -> None:
-    """Behaviour 5: also with many gaps at once, and at the end of the window."""
+    """Rule 8.10, believed segments: also with many gaps at once, and at the end of the window."""
     download = Download(seed)
     for _ in range(ROUNDS):
         numbers = list(download.deliver(download.to_send()))

@@ -1,4 +1,4 @@
-"""Which files are believed, and which a broker opens (behaviour 36)."""
+"""Which files are believed, and which a broker opens (rule 21.4, trusted files)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_belongs_to_another_fault(file: Path, what: str) -> None:
 @pytest.mark.parametrize("what", ["file", "directory"])
 @pytest.mark.parametrize("group", [None, pytest.param(1234, marks=is_root)])
 def test_group_can_write_fault(file: Path, what: str, group: int | None) -> None:
-    """Behaviour 36: the members of the group decide, root's own group and a user's private one included."""
+    """Rule 21.4: the members of the group decide, root's own group and a user's private one included."""
     target = file if what == "file" else file.parent
     target.chmod(0o775)
     if group is not None:
@@ -90,7 +90,7 @@ def test_group_can_write_fault(file: Path, what: str, group: int | None) -> None
 
 
 def test_acl_names_another_user_fault(file: Path) -> None:
-    """Behaviour 36: `setfacl -m u:nobody:rw` shows in the bits of the group, which are the list's mask."""
+    """Rule 21.4, trusted files: `setfacl -m u:nobody:rw` shows in the bits of the group, which are the list's mask."""
     anyone = 0xFFFFFFFF
     # acl(5): the owner, user 65534, the group, the mask, others.
     entries = ((1, 6, anyone), (2, 6, 65534), (4, 0, anyone), (0x10, 6, anyone), (0x20, 0, anyone))
@@ -130,7 +130,10 @@ def test_link_is_judged_by_both_ends(file: Path, tmp_path: Path) -> None:
 @is_root
 @pytest.mark.parametrize("where", ["first", "middle"])
 def test_link_of_another_user_fault(file: Path, where: str) -> None:
-    """Behaviour 36: in a directory with the sticky bit a link's owner may replace it, the first or one on the way."""
+    """
+    Rule 21.4, trusted files: in a directory with the sticky bit a link's owner may replace it, the first or one on the
+    way.
+    """
     shared = file.parent / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -149,7 +152,7 @@ def test_link_of_another_user_fault(file: Path, where: str) -> None:
 @is_root
 @pytest.mark.parametrize("link", ["{theirs}/next", "shared/../theirs/./next", "{theirs}/../theirs/up/lb.toml"])
 def test_link_through_a_directory_of_another_user_fault(file: Path, link: str) -> None:
-    """Behaviour 36: what a link leads through counts, not only where it begins and ends."""
+    """Rule 21.4, trusted files: what a link leads through counts, not only where it begins and ends."""
     theirs = file.parent / "theirs"
     theirs.mkdir()
     (file.parent / "shared").mkdir()

@@ -96,7 +96,7 @@ def test_load_mistake_says_what(folder: Path, name: str, message: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root refuses files that others can write")
 def test_load_file_that_others_can_write_refused_as_root(folder: Path) -> None:
-    """Behaviour 36: root runs no code that other users may change."""
+    """Rule 21.4, trusted files: root runs no code that other users may change."""
     (folder / "mine.py").chmod(0o666)
     with pytest.raises(PolicyError, match=r"mine.py can be written by others \(mode 0666\): chmod go-w"):
         load_class("mine.py:Last", folder)

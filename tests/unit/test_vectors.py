@@ -1,8 +1,8 @@
 """
 The vectors of tests/vectors on every backend: frame in, verdict and frames out, byte by byte.
 
-Also what the vectors must cover: every line of behaviour.md that can be shown offline, every reason, every event,
-every selector.
+Also what the vectors must cover: every rule that users may count on and that can be shown offline, every reason, every
+event, every selector.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from lb.packet.offload import Offload
 from vectors.load import HERE, Scene, golden_hashes, vectors
 
 VECTORS = vectors()
-# Lines 29, 30 and 34-36 are about the control side and are proven by its tests.
-BEHAVIOUR_LINES = {*range(1, 29), 33}
-# Shown by tests in this file that are no vectors: 31 and 32.
+# What users may count on of packets and flows; rules 18 to 22 are about the control side and are proven by its tests.
+PACKET_RULES = (
+    *("3", "3.4", "4", "5", "5.4", "5.8", "6", "7", "7.A", "10", "11", "11.1", "12.2", "12.4"),
+    *("8", "8.1", "8.8", "8.10", "8.12", "8.13", "8.14", "8.15", "8.17", "8.18", "8.20", "18.2", "21.1"),
+)
+# Shown by tests in this file that are no vectors: 1.1 and 20.1.
 
 
 @pytest.fixture
@@ -146,7 +149,7 @@ class Player:
             assert expected == {key: actual[key] for key in expected}, where
 
     def play_balance(self) -> None:
-        """Check that each frame has one verdict: behaviour of rule 1, for every vector."""
+        """Check that each frame has one verdict: rule 1, inputs and outcome, for every vector."""
         counters = self.path.counters()
         final = sum(count for name, count in counters["verdicts"].items() if not name.startswith("hold."))
         held = sum(count for name, count in counters["verdicts"].items() if name.startswith("hold."))
@@ -155,16 +158,16 @@ class Player:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=[f"{one['topic']}: {one['name']}" for one in VECTORS])
 def test_vector(module: Any, vector: dict[str, Any]) -> None:
-    """Frames in give the stated verdicts and frames out (the vector names the behaviour lines it proves)."""
+    """Frames in give the stated verdicts and frames out (the vector names the rules it proves)."""
     player = Player(module, vector["setup"])
     for number, step in enumerate(vector["steps"]):
         player.play(number, step)
     player.play_balance()
 
 
-def test_vectors_all_behaviour_lines_are_covered() -> None:
-    """Every line of behaviour.md that can be shown offline has a vector."""
-    assert BEHAVIOUR_LINES - {line for vector in VECTORS for line in vector["behaviour"]} == set()
+def test_vectors_all_packet_rules_are_covered() -> None:
+    """Every rule that can be shown offline has a vector."""
+    assert set(PACKET_RULES) - {rule for vector in VECTORS for rule in vector["rules"]} == set()
 
 
 def test_vectors_all_reasons_are_covered() -> None:
@@ -224,7 +227,7 @@ def test_vectors_names_are_unique_and_origins_given() -> None:
     """Each vector has its own name and says where it comes from."""
     names = [(vector["topic"], vector["name"]) for vector in VECTORS]
     assert len(names) == len(set(names))
-    assert all(vector["origin"] and vector["behaviour"] for vector in VECTORS)
+    assert all(vector["origin"] and vector["rules"] for vector in VECTORS)
 
 
 def explode(*_: Any) -> None:
@@ -233,7 +236,7 @@ def explode(*_: Any) -> None:
 
 
 def test_datapath_wall_clock_is_never_read(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time is an argument: a data path plays its vectors where every clock explodes (behaviour 31)."""
+    """Time is an argument: a data path plays its vectors where every clock explodes (rule 1.1, monotonic time)."""
 
     class NoDatetime(datetime.datetime):
         now = utcnow = today = staticmethod(explode)  # type: ignore[assignment]
@@ -250,7 +253,7 @@ def test_datapath_wall_clock_is_never_read(module: Any, monkeypatch: pytest.Monk
 
 
 def test_datapath_hash_key_changes_no_outcome(module: Any) -> None:
-    """The flow table's hash key is secret and unseen: other keys give the same outcomes (behaviour 33)."""
+    """The flow table's hash key is secret and unseen: other keys give the same outcomes (rule 21.1)."""
     for vector in VECTORS:
         if vector["topic"] in ("flows", "selectors", "icmp"):
             player = Player(module, vector["setup"], hash_key=b"\xff" * 16)
@@ -259,7 +262,7 @@ def test_datapath_hash_key_changes_no_outcome(module: Any) -> None:
 
 
 def test_datapath_hash_key_is_not_shown(module: Any) -> None:
-    """The key appears neither in a data path's text nor in its counters (behaviour 33)."""
+    """The key appears neither in a data path's text nor in its counters (rule 21.1, secrets and seeds)."""
     key = b"sixteen secrets!"
     path = module.DataPath(4, key, 1)
     told = repr(path) + str(path) + json.dumps(path.counters())
@@ -268,7 +271,7 @@ def test_datapath_hash_key_is_not_shown(module: Any) -> None:
 
 
 def test_datapath_made_and_dropped_leaves_nothing_open(module: Any) -> None:
-    """A data path that never ran leaves no descriptor open (behaviour 32, as far as it shows offline)."""
+    """A data path that never ran leaves no descriptor open (rule 20.1, as far as it shows offline)."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(3):
         Player(module, {})
@@ -277,7 +280,7 @@ def test_datapath_made_and_dropped_leaves_nothing_open(module: Any) -> None:
 
 
 def test_selector_seed_changes_placement(module: Any) -> None:
-    """Balancers with one seed agree, with another they place otherwise (behaviour 33)."""
+    """Balancers with one seed agree, with another they place otherwise (rule 21.1, secrets and seeds)."""
     placed = {}
     for seed in (1, 1, 2):
         names = []
@@ -292,7 +295,7 @@ def test_selector_seed_changes_placement(module: Any) -> None:
 
 
 def test_flow_hash_golden_placements(module: Any) -> None:
-    """The placement hash gives its golden values: SipHash-2-4 keyed by the seed (behaviour 33)."""
+    """The placement hash gives its golden values: SipHash-2-4 keyed by the seed (rule 21.1, secrets and seeds)."""
     for row in golden_hashes()["placements"]:
         client, vip = ip_address(row["client"]), ip_address(row["vip"])
         made = module.flow_hash(
@@ -303,7 +306,7 @@ def test_flow_hash_golden_placements(module: Any) -> None:
 
 
 def test_checksum_known_vectors(module: Any) -> None:
-    """The known vectors of RFC 1624 section 4 and RFC 1071 section 3 (behaviour 12)."""
+    """The known vectors of RFC 1624 section 4 and RFC 1071 section 3 (rule 8.20, translation)."""
     assert module.checksum_update(0xDD2F, b"\x55\x55", b"\x32\x85") == 0x0000
     assert module.checksum(bytes.fromhex("0001f203f4f5f6f7")) == 0x220D
 

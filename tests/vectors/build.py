@@ -63,7 +63,7 @@ def dump(step: Any) -> str:
 def render(case: Case) -> str:
     """Return a vector with one step per line."""
     made = case.as_json()
-    head = "".join(f'  "{key}": {dump(made[key])},\n' for key in ("name", "origin", "behaviour", "setup"))
+    head = "".join(f'  "{key}": {dump(made[key])},\n' for key in ("name", "origin", "rules", "setup"))
     steps = ",\n".join(f"   {dump(step)}" for step in made["steps"])
     return f' {{\n{head}  "steps": [\n{steps}\n  ]\n }}'
 
@@ -101,7 +101,7 @@ def hashes() -> dict[str, Any]:
                     }
                 )
     return {
-        "origin": "SipHash: a fast short-input PRF, appendix A; docs/datapath.md rule 8. Checked against OpenSSL.",
+        "origin": "SipHash: a fast short-input PRF, appendix A; docs/rules.md rule 8, flows. Checked against OpenSSL.",
         "siphash24": published,
         "placements": placements,
     }

@@ -3,7 +3,7 @@ The scene that all vectors play in, and the small language they are written in.
 
 `build.py` runs the topics; each topic makes cases; a case is a sequence of frames in and frames out. Every frame, in
 and expected, is made by scapy (so its checksums are scapy's), or cut from one that was. Nothing here imports the
-balancer: what must happen is stated from docs/datapath.md, behaviour.md and the RFCs, never by running a backend. The
+balancer: what must happen is stated from docs/rules.md and the RFCs, never by running a backend. The
 placement hash and the random draws are written down once more here for the same reason.
 """
 
@@ -269,8 +269,8 @@ def pattern(length: int) -> bytes:
 class Case:
     """One vector: a name, what it proves, a setup, and steps."""
 
-    def __init__(self, name: str, lines: list[int], origin: str = BUILT, **setup: Any) -> None:
-        self.name, self.lines, self.origin, self.setup = name, lines, origin, setup
+    def __init__(self, name: str, rules: list[str], origin: str = BUILT, **setup: Any) -> None:
+        self.name, self.rules, self.origin, self.setup = name, rules, origin, setup
         self.steps: list[dict[str, Any]] = []
         self.now_ms = 0
         self.end: dict[str, Any] = {}
@@ -357,7 +357,7 @@ class Case:
         return {
             "name": self.name,
             "origin": self.origin,
-            "behaviour": self.lines,
+            "rules": self.rules,
             "setup": self.setup,
             "steps": self.steps,
         }
@@ -637,7 +637,7 @@ def sixteen(address: str) -> bytes:
 
 
 def placement_key(seed: int) -> bytes:
-    """Return the key of the placement hash (docs/datapath.md rule 8)."""
+    """Return the key of the placement hash (docs/rules.md rule 8, flows)."""
     return seed.to_bytes(8, "little") + (0x666C6F776C622D31).to_bytes(8, "little")
 
 

@@ -1,11 +1,11 @@
 """
 The contract of backends: what every data path takes, returns and guarantees.
 
-A data path is two things. An `Engine` holds flows and does to packets what `docs/datapath.md` says: two engines given
+A data path is two things. An `Engine` holds flows and does to packets what `docs/rules.md` says: two engines given
 the same snapshot, seed, clock and frames give byte-identical outcomes and equal counters, in all that their
-`Capabilities` call exact. An `Attachment` connects an engine to interfaces, so that packets come and go without Python.
-Who only asks or publishes takes an engine; who starts and stops takes the attachment. Ids inside, names at the edge:
-outcomes and counters carry names.
+`Capabilities` call exact. An `Attachment` connects an engine to interfaces, so that packets come and go without
+Python. Who only asks or publishes takes an engine; who starts and stops takes the attachment. Ids inside, names at the
+edge: outcomes and counters carry names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ POLLS: tuple[Poll, ...] = ("adaptive", "busy", "sleep")
 Aspect: TypeAlias = Literal["verdicts", "frames", "placement", "flows", "counters", "measurements"]
 ASPECTS: frozenset[Aspect] = frozenset({"verdicts", "frames", "placement", "flows", "counters", "measurements"})
 
-# Upper bounds of the buckets of the loop's pauses, nanoseconds; a last bucket has none (`docs/datapath.md` rule 13).
+# Upper bounds of the buckets of the loop's pauses, nanoseconds; a last bucket has none (`docs/rules.md` rule 13,
+# counters).
 PAUSE_BOUNDS_NS: tuple[int, ...] = (
     10_000,
     20_000,
@@ -111,9 +112,9 @@ class FlowEnd(NamedTuple):
     One flow that ended.
 
     Args:
-        ended: `closed` (both sides said FIN), `reset` (a valid RST, or ours: rule 15), `expired` (idle for its
-        timeout), `evicted` (its place in a full table was needed), `orphaned` (its server left the configuration),
-        `moved` (a UDP flow whose server was removed or drained).
+        ended: `closed` (both sides said FIN), `reset` (a valid RST, or ours: rule 15, resetting flows), `expired`
+        (idle for its timeout), `evicted` (its place in a full table was needed), `orphaned` (its server left the
+        configuration), `moved` (a UDP flow whose server was removed or drained).
         began_ns, last_seen_ns: monotonic nanoseconds of its first and last packet; `began_ns` is None for a flow that
         is older than `keep_flow_ends`.
         bytes_forward, bytes_reply: of IP.
@@ -138,7 +139,7 @@ class Capabilities:
 
     Args:
         exact: the aspects in which it equals every other backend that is exact in them.
-        not_measured: the names of measurements (rule 16) that stay 0.
+        not_measured: the names of measurements (rule 16, measurements) that stay 0.
         polls: the ways to wait for packets that it tells apart; it accepts the others, and waits as with the last one.
         offline: whether `process`, `process_many` and `tick` work without an attachment.
         sends_directly: whether frames go straight to the driver where an interface has a descriptor for that.
@@ -161,7 +162,7 @@ class Engine(Protocol):
 
     Not thread-safe by itself, except while it is attached (`Attachment.attach`): then every method may be called from
     the control thread and runs between two batches. None holds packets up for long: what takes its time is
-    done in slices, or on the calling thread (`docs/datapath.md` rule 13).
+    done in slices, or on the calling thread (`docs/rules.md` rule 13, counters).
     """
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -179,13 +180,13 @@ class Engine(Protocol):
     def tick(self, now_ns: int) -> list[tuple[str, bytes, Offload | None]]:
         """
         Expire and release what is due; return frames to send. Of flows that are due, one call removes 64 at most
-        (`docs/datapath.md` rule 2); a loop that is behind ticks again at once.
+        (`docs/rules.md` rule 2, expiry); a loop that is behind ticks again at once.
         """
 
     def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
         """
         Remove flows of the server with this id, `limit` at most, and let both ends of each know at the next `tick`
-        (`docs/datapath.md` rule 15). Return how many were removed; fewer than `limit`: it has none left.
+        (`docs/rules.md` rule 15, resetting flows). Return how many were removed; fewer than `limit`: it has none left.
         """
 
     def active_flows(self, servers: Sequence[int]) -> list[int]:
@@ -197,14 +198,14 @@ class Engine(Protocol):
     def retire_servers(self, servers: Sequence[int]) -> list[int]:
         """
         Forget the servers with these ids that the snapshot lacks and no entry refers to, in any state: their counters
-        and measurements become 0 (`docs/datapath.md` rule 13). Return the ids forgotten, which are free for other
-        servers.
+        and measurements become 0 (`docs/rules.md` rule 13, counters). Return the ids forgotten, which are free for
+        other servers.
         """
 
     def retire_services(self, services: Sequence[int]) -> list[int]:
         """
         Forget the services with these ids that the snapshot lacks and no entry refers to, in any state: their counters
-        and rounds (`docs/datapath.md` rule 13). Return the ids forgotten, which are free for other services.
+        and rounds (`docs/rules.md` rule 13, counters). Return the ids forgotten, which are free for other services.
         """
 
     def flows(self, now_ns: int) -> list[Flow]:
@@ -232,12 +233,12 @@ class Engine(Protocol):
         """
 
     def counters(self) -> dict[str, Any]:
-        """Return all counters by name: `docs/datapath.md` rule 13."""
+        """Return all counters by name: `docs/rules.md` rule 13, counters."""
 
     def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
         """
-        Return what is known of each server until now, by service and server name: `docs/datapath.md` rule 16. Servers
-        of one service that share a name: the one with the highest id.
+        Return what is known of each server until now, by service and server name: `docs/rules.md` rule 16,
+        measurements. Servers of one service that share a name: the one with the highest id.
         """
 
     def peek(self, service: int, client: Address, client_port: int, now_ns: int) -> tuple[Flow | None, int]:

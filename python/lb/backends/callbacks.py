@@ -1,11 +1,11 @@
 """
-The callback channel: a separate thread asks the user's policy about new flows, one question at a time, while the flow's
-packets are held and those of other flows pass (`docs/datapath.md` rule 8, *ask*).
+The callback channel: a separate thread asks the user's policy about new flows, one question at a time, while the
+flow's packets are held and those of other flows pass (`docs/rules.md` rule 8.21, asking a policy).
 
-Used by the selector `ask` while packets come from sockets; offline the function is called directly, without a deadline.
-A question without an answer by its deadline is given up; until that answer has come, nothing else is asked, so packets
-never queue behind a policy that hangs. Both backends use a Python daemon thread: a policy that hangs does not keep the
-process from ending.
+Used by the selector `ask` while packets come from sockets; offline the function is called directly, without a
+deadline. A question without an answer by its deadline is given up; until that answer has come, nothing else is asked,
+so packets never queue behind a policy that hangs. Both backends use a Python daemon thread: a policy that hangs does
+not keep the process from ending.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 The Rust backend: what `lb._core` exports, under the names every backend has.
 
-The rules it follows are in `docs/datapath.md`, its stages in `rust/core`. Nothing is decided here.
+The rules it follows are in `docs/rules.md`, its stages in `rust/core`. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def capabilities() -> Capabilities:
 
 def parse(frame: bytes) -> Headers:
     """
-    Read the headers of one frame, without any snapshot (`docs/datapath.md` rule 14).
+    Read the headers of one frame, without any snapshot (`docs/rules.md` rule 14, the primitive parse).
 
     Args:
         frame: a whole Ethernet frame.

@@ -143,11 +143,11 @@ class Sharded:
         return as_16_bytes(ip_address(flow.client).packed), flow.client_port, self._service_ids.get(flow.service, -1)
 
     def counters(self) -> dict[str, Any]:
-        """Return all counters by name, added up: `docs/datapath.md` rule 13."""
+        """Return all counters by name, added up: `docs/rules.md` rule 13, counters."""
         return functools.reduce(added, (shard.counters() for shard in self._shards))
 
     def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
-        """Return what is known of each server until now, of all workers together: `docs/datapath.md` rule 16."""
+        """Return what is known of each server until now, of all workers together: `docs/rules.md` rule 16."""
         # While a snapshot is being published, only some workers have its servers: those of any worker are included.
         rows: dict[str, dict[str, list[Mapping[str, int]]]] = {}
         for shard in self._shards:

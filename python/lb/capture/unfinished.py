@@ -3,7 +3,7 @@ Checksums that a sending host left to its network card, in captures taken before
 
 Offline end of the packet walk, used by `lb.capture.replay`. Such a frame has an IPv4 header checksum of 0, or a TCP or
 UDP checksum that covers the pseudo-header alone (what Linux calls CHECKSUM_PARTIAL). The balancer itself repairs no
-checksum (behaviour 12).
+checksum (rule 8.20, translation).
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 Compile a configuration into the snapshot that backends work from.
 
 Control side of the walk: `config -> spec -> policy -> plan -> snapshot`. The compiler remembers the ids of services,
-servers and endpoints, so that each keeps its id across reloads and a flow keeps its server (behaviour 6 and 29).
-Nothing here reads the machine: the addresses and MACs of the interfaces are an argument.
+servers and endpoints, so that each keeps its id across reloads and a flow keeps its server (rule 18.2, servers that
+leave or fail, and rule 18.1, reloads and changes). Nothing here reads the machine: the addresses and MACs of the
+interfaces are an argument.
 """
 
 from __future__ import annotations
@@ -183,8 +184,8 @@ class Compiler:
 
     def release(self, kind: IdKind, ids: Collection[int]) -> None:
         """
-        Release the ids of servers or services that are gone for good. Endpoints keep their ids: a direct connection may
-        refer to one (`docs/datapath.md` rule 9.1), and an id is all that an endpoint costs.
+        Release the ids of servers or services that are gone for good. Endpoints keep their ids: a direct connection
+        may refer to one (`docs/rules.md` rule 9.1, direct connections), and an id is all that an endpoint costs.
 
         Args:
             kind: of the ids.

@@ -1,8 +1,8 @@
 """
 Changes of a specification: each returns another one and leaves its argument as it is.
 
-Every edit that adds, removes or reloads servers also decides which servers are *removed servers* afterwards: those that
-were present before, or removed already, and are not present any more (behaviour 8).
+Every edit that adds, removes or reloads servers also decides which servers are *removed servers* afterwards: those
+that were present before, or removed already, and are not present any more (rule 18.2, servers that leave or fail).
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ policies: `spec -> effective services -> policy -> plan -> snapshot`. Everything
 function that returns another `Spec` (`lb.compiler.edits`), so it can be computed, compared and shown (`lb reload
 --dry-run`) before it is made. `lb.control.controller` keeps the current one and publishes.
 
-Operator state and health are two fields that never affect each other: a drained server that goes down and comes back is
-still drained. A server that was removed, by the operator or by a reload, stays as a *removed server*, draining, while
-it has flows (behaviour 8).
+Operator state and health are two fields that never affect each other: a drained server that goes down and comes back
+is still drained. A server that was removed, by the operator or by a reload, stays as a *removed server*, draining,
+while it has flows (rule 18.2, servers that leave or fail).
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class EffectiveServer:
     One server with everything applied to it: configuration, override, health.
 
     `weight`: the operator's, else the configuration's, without the ramp; `name`: differs from `config.name` only for a
-    removed server whose name another one has; `moves_udp`: its UDP flows move to other servers, because it was removed,
-    or has drained for its time (behaviour 8).
+    removed server whose name another one has; `moves_udp`: its UDP flows move to other servers, because it was
+    removed, or has drained for its time (rule 18.2, servers that leave or fail).
     """
 
     config: ServerConfig

@@ -1,5 +1,6 @@
 """
-What differs between two configurations, key by key, and whether a reload puts it into effect (behaviour 29).
+What differs between two configurations, key by key, and whether a reload puts it into effect (rule 18.1, reloads and
+changes).
 
 Pure. Which keys there are, how their values are shown and what a reload does with them is what the models declare
 (`lb.fields.key`): nothing here knows a key by name, but for what identifies the elements of arrays. Services and

@@ -1,11 +1,12 @@
 """
-Policies are programs: what a command does with them when root calls it (behaviours 34 and 36).
+Policies are programs: what a command does with them when root calls it (rule 21.2, privileges, and rule 21.4, trusted
+files).
 
 `lb run` gives up its rights by itself (`lb.control.preparation`). The other commands that read a configuration come
 here first. One that needs no rights afterwards gives them up for good (`enter_config`, `enter_policy`); one that does
-has what runs policies done by a child process that has none (`load`, `inspect`, `in_child`), and runs no policy itself.
-Which files are believed is judged as `lb run` does; they are opened while they can be. A configuration that names no
-policy but lb's own runs no user's code, and changes nothing about the process.
+has what runs policies done by a child process that has none (`load`, `inspect`, `in_child`), and runs no policy
+itself. Which files are believed is judged as `lb run` does; they are opened while they can be. A configuration that
+names no policy but lb's own runs no user's code, and changes nothing about the process.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ The running balancer: `lb run`.
 
 It makes the parts and connects them: the data path with its sockets (`runtime`), the place of all changes
 (`controller`) and their queue (`changes`), health checks, reloads, flow log, metrics and the control socket. Then it
-only waits, for a stop or a failure; packets never come by here. What starting changed is undone in reverse order at the
-end, however it ends (behaviour 32). `lb.control.process` runs it until a signal.
+only waits, for a stop or a failure; packets never come by here. What starting changed is undone in reverse order at
+the end, however it ends (rule 20.1, restoring the host). `lb.control.process` runs it until a signal.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """
-What changes between two states, in lines for people: what SIGHUP and `lb reload` print (behaviour 29).
+What changes between two states, in lines for people: what SIGHUP and `lb reload` print (rule 18.1, reloads and
+changes).
 
 Pure. Here are services and servers as they are now, with what the operator asked for; settings, and the keys of both
 that the file alone decides, are compared by `lb.config.diff`. A line begins with `+` (new), `-` (gone), `~` (changed)

@@ -1,5 +1,5 @@
 """
-How long servers have been draining, and which have drained for their time (behaviour 8).
+How long servers have been draining, and which have drained for their time (rule 18.2, servers that leave or fail).
 
 Flows of a draining server continue until they end. A UDP flow whose sender never pauses does not end by itself, so
 there is a deadline: the `drain_timeout` of the service, 60 s by default over UDP. A frozen value, so that what is

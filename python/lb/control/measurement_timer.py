@@ -40,7 +40,7 @@ class Recent:
 
         Args:
             now_ns: monotonic nanoseconds, when the counts were taken.
-            counts: of each server (`docs/datapath.md` rule 16).
+            counts: of each server (`docs/rules.md` rule 16, measurements).
         """
         kept = 1.0 if self.at_ns is None else math.exp((self.at_ns - now_ns) / 1e9 / MEMORY_S)
         sums = {}

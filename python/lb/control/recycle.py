@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from lb.compiler.compile import Compiler, IdKind
 from lb.model.snapshot import Snapshot
 
-# Fragments are forgotten after 30 s (`docs/datapath.md` rule 6), and flow exports are logged every half second.
+# Fragments are forgotten after 30 s (`docs/rules.md` rule 6, fragments), and flow exports are logged every half
+# second.
 QUARANTINE_NS = 35 * 10**9
 
 

@@ -1,8 +1,9 @@
 """
-Reloads: reading the configuration file again and swapping to it, or telling what that would do (behaviour 29).
+Reloads: reading the configuration file again and swapping to it, or telling what that would do (rule 18.1, reloads and
+changes).
 
-Reading runs on a thread, because a large file takes a while and runs users' policies. A reload is carried through whole
-or changes nothing. Reloads and dry runs are one at a time. Belongs to one asyncio loop.
+Reading runs on a thread, because a large file takes a while and runs users' policies. A reload is carried through
+whole or changes nothing. Reloads and dry runs are one at a time. Belongs to one asyncio loop.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class Reloader:
 
     async def reload(self, deadline_s: float | None = None) -> list[str]:
         """
-        Read the configuration again and swap to it (behaviour 29).
+        Read the configuration again and swap to it (rule 18.1, reloads and changes).
 
         Args:
             deadline_s: how long to wait; None: until it is done.

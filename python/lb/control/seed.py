@@ -1,5 +1,5 @@
 """
-The seed of placement: that of the configuration, or one that was drawn at the start (behaviour 33).
+The seed of placement: that of the configuration, or one that was drawn at the start (rule 21.1, secrets and seeds).
 
 A public seed lets a client choose ports that all lead to one server, so there is no constant default: a seed is drawn
 when `lb run` starts, logged, and kept for as long as it runs.

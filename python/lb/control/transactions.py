@@ -1,9 +1,10 @@
 """
-Changes as transactions: each is staged, compiled, published and noted, or has changed nothing (behaviour 29).
+Changes as transactions: each is staged, compiled, published and noted, or has changed nothing (rule 18.1, reloads and
+changes).
 
 The mechanism below `lb.control.controller`, which has the changes themselves. Nothing else compiles or publishes.
-Several changes may share one publication. Belongs to one thread at a time; `spec`, `snapshot` and `services` are values
-that any thread may read: they are swapped once a change is published.
+Several changes may share one publication. Belongs to one thread at a time; `spec`, `snapshot` and `services` are
+values that any thread may read: they are swapped once a change is published.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 The clocks a balancer can be driven by. Time is an argument of the data path; this is where callers get it from.
 
-Only monotonic time is ever read, so that a jump of the wall clock changes nothing (behaviour 31).
+Only monotonic time is ever read, so that a jump of the wall clock changes nothing (rule 1.1, monotonic time).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Plan:
     All that a backend needs to place a new flow.
 
     Args:
-        selector: how a slot is picked; see `docs/datapath.md` rule 8.
+        selector: how a slot is picked; see `docs/rules.md` rule 8, flows.
         slots: server ids, repeated as weights demand. Empty: no server is available.
         scores: one positive integer per slot, lower is better; only `two-choices` reads it. Empty: all 1.
         fallback: decides when an `ask` fails.
@@ -91,7 +91,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Idle timeouts and the eviction floor of flows, in nanoseconds (`docs/datapath.md` rule 8)."""
+    """Idle timeouts and the eviction floor of flows, in nanoseconds (`docs/rules.md` rule 8, flows)."""
 
     half_open_ns: int = 30 * 10**9
     established_ns: int = 7440 * 10**9

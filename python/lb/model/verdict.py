@@ -1,7 +1,8 @@
 """
 What may become of a packet, and the reasons and events that are counted: the words that all backends share.
 
-A packet ends with exactly one verdict; `docs/datapath.md` rule 1 says how they add up, rule 13 what counts as what.
+A packet ends with exactly one verdict; `docs/rules.md` rule 1, inputs and outcome, says how they add up, rule 13,
+counters, what counts as what.
 """
 
 from __future__ import annotations

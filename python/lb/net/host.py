@@ -1,16 +1,16 @@
 """
-Keep the host's own IP stack away from the packets of the services (behaviour 41).
+Keep the host's own IP stack away from the packets of the services (rule 20.2, the host's kernel).
 
 The kernel sees every frame that the balancer sees. A host that forwards would send untranslated copies on, and
 redirects; an IPv6 host that does not forward answers a packet it has no route for with ICMPv6 1/0, and the connection
-ends. So the kernel never gets to see those packets: an nftables table drops them before they are routed (`lb.net.nft`),
-whether the host forwards or not, for forwarding may be switched on later. Packet sockets see them all the same. Where
-nftables is missing and the host does not forward, a routing rule keeps it silent (`lb.net.silence`).
+ends. So the kernel never gets to see those packets: an nftables table drops them before they are routed
+(`lb.net.nft`), whether the host forwards or not, for forwarding may be switched on later. Packet sockets see them all
+the same. Where nftables is missing and the host does not forward, a routing rule keeps it silent (`lb.net.silence`).
 
 The guard knows what it wants, from the snapshot, and looks at what there is: again and again while the balancer runs,
 and at once when the kernel tells of a change. Any difference is repaired, with any cause: `nft flush ruleset`, a
-restart of the host's firewall, an `nft` that failed us. What was made is removed at stop (behaviour 32), and what a
-killed process left at the next start.
+restart of the host's firewall, an `nft` that failed us. What was made is removed at stop (rule 20.1, restoring the
+host), and what a killed process left at the next start.
 """
 
 from __future__ import annotations

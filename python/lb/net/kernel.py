@@ -2,9 +2,9 @@
 The kernel's interfaces, routes and neighbours, read and watched over netlink (`pyroute2`).
 
 Control side of the walk: it feeds `snapshot.interfaces` and the data path's `NextHops`. After any change that the
-kernel tells of, everything is read anew and handed on when it differs, 1 s after the change at the latest (behaviour
-28); a burst of events is one reading. The kernel resolves neighbours in our stead: asked with NTF_USE it sends the
-ARP requests or neighbour solicitations itself, and keeps the entry fresh. Rules that choose between routing tables
+kernel tells of, everything is read anew and handed on when it differs, 1 s after the change at the latest (rule 11,
+next hop); a burst of events is one reading. The kernel resolves neighbours in our stead: asked with NTF_USE it sends
+the ARP requests or neighbour solicitations itself, and keeps the entry fresh. Rules that choose between routing tables
 are left out: only the main table is read.
 """
 
@@ -349,7 +349,7 @@ def find_hop(next_hops: NextHops, address: Address) -> tuple[int, Address] | Non
     Return the (interface id, hop) on the way to an address by the most specific route, or None when no route leads
     there.
 
-    The same choice as the data path's (`docs/datapath.md` rule 11.2).
+    The same choice as the data path's (`docs/rules.md` rule 11.2, choosing the hop).
     """
     fitting = [route for route in next_hops.routes if address in route.prefix]
     if not fitting:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 class Headers(NamedTuple):
     """
-    What `parse` reads from one frame, without any snapshot (`docs/datapath.md` rules 3.1, 3.4, 5 up to validity, 5.8,
+    What `parse` reads from one frame, without any snapshot (`docs/rules.md` rules 3.1, 3.4, 5 up to validity, 5.8,
     6.5, 7 up to the ports).
 
     Args:

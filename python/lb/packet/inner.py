@@ -1,7 +1,8 @@
 """
 The inner packet, which an ICMP error quotes: its IP header and at least 8 bytes of its payload (RFC 792, RFC 4443 3).
 
-Part of rule 10 of `docs/datapath.md`. Offsets count from the start of the frame that carries the error.
+Part of rule 10, ICMP about flows, of `docs/rules.md`. Offsets count from the start of the frame that carries the
+error.
 """
 
 from __future__ import annotations

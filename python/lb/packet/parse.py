@@ -2,9 +2,9 @@
 From the bytes of a frame to its headers, one layer at a time; every layer returns a drop reason, or None to continue.
 
 Second stage of the walk (`rx -> parse -> classify`). `parse` runs all layers and is exposed as a primitive; the
-pipeline calls the same layers one by one, because rules that need the snapshot stand between them (`docs/datapath.md`
-rules 3, 5, 6, 7). RFC 1812 5.2.2 for IPv4, RFC 8200 4 for IPv6. L4 checksums are left alone: a wrong one travels on,
-wrong.
+pipeline calls the same layers one by one, because rules that need the snapshot stand between them (`docs/rules.md`
+rule 3, Ethernet and VLAN; rule 5, IP headers; rule 6, fragments; rule 7, L4 headers). RFC 1812 5.2.2 for IPv4, RFC
+8200 4 for IPv6. L4 checksums are left alone: a wrong one travels on, wrong.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def parse(frame: bytes) -> Headers:
         frame: a whole Ethernet frame, any bytes.
 
     Returns:
-        The headers, up to the first malformed one; `docs/datapath.md` rule 14.
+        The headers, up to the first malformed one; `docs/rules.md` rule 14, the primitive parse.
     """
     packet = Packet(bytes(frame))
     reason = read_headers(packet)
@@ -227,7 +227,7 @@ def network_offset(packet: Packet) -> int:
 
 
 def read_ip(packet: Packet) -> str | None:
-    """Read the fixed IP header: the validity conditions of rule 5."""
+    """Read the fixed IP header: the validity conditions of rule 5, IP headers."""
     return read_ipv4(packet) if packet.is_v4 else read_ipv6(packet)
 
 
@@ -277,7 +277,7 @@ def read_ipv6(packet: Packet) -> str | None:
 
 
 def walk_ip(packet: Packet) -> str | None:
-    """Walk from the fixed IP header to what it carries: rule 5.8."""
+    """Walk from the fixed IP header to what it carries: rule 5.8, options and extension headers."""
     return walk_options(packet) if packet.is_v4 else walk_extensions(packet)
 
 
@@ -370,7 +370,10 @@ class ExtensionWalk:
         return None
 
     def judge(self, protocol: int, count: int) -> str | None:
-        """Return why the walk ends at the header here, the first condition of rule 5.8 that it fails."""
+        """
+        Return why the walk ends at the header here, the first condition of rule 5.8, options and extension headers,
+        that it fails.
+        """
         if count > ipv6.EXTENSION_LIMIT:
             return "ext_header_limit"
         if protocol == ipv6.HOP_BY_HOP and count > 1:
@@ -461,7 +464,7 @@ def check_udp(packet: Packet) -> str | None:
 
 
 def check_offload(packet: Packet) -> str | None:
-    """Check that what was left to the network card fits the packet: `bad_offload` (rule 7)."""
+    """Check that what was left to the network card fits the packet: `bad_offload` (rule 7, L4 headers)."""
     offload = packet.offload
     if packet.is_partial:
         field = {tcp.PROTOCOL: tcp.CHECKSUM, udp.PROTOCOL: udp.CHECKSUM}.get(packet.protocol)

@@ -1,7 +1,7 @@
 """
 Rewriting a packet: addresses, ports, TTL, and every checksum that covers them.
 
-Stage "rewrite" of the walk (`docs/datapath.md` rule 8, "Translate"). Checksums are updated, never computed anew (RFC
+Stage "rewrite" of the walk (`docs/rules.md` rule 8.20, translation). Checksums are updated, never computed anew (RFC
 1624), so that a wrong one stays wrong and the end host finds out. All functions change a bytearray that `outgoing`
 made.
 """

@@ -4,7 +4,7 @@ Loading a user's policy class: in a file, `./mine.py:MyPolicy`, or under a name 
 
 Control side of the walk: `config -> policy`. The file is run when the configuration is read, and again after it has
 changed. It is code that runs with the rights of `lb`: started as root, it refuses a file that others can write
-(behaviour 36, `lb.privileges.trust`).
+(rule 21.4, trusted files, `lb.privileges.trust`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 The policy `static`: every flow goes to one server.
 
 Option `server`: its name. Without it, the first server that takes flows. There is no second choice when a named
-server takes none: then the service has no server (behaviour 9).
+server takes none: then the service has no server (rule 8.18, refusals).
 """
 
 from __future__ import annotations

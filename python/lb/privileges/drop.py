@@ -1,5 +1,5 @@
 """
-Giving up what root has, before anything of the user's runs (behaviour 34).
+Giving up what root has, before anything of the user's runs (rule 21.2, privileges).
 
 `lb run` becomes an unprivileged user: the one it is told, else `flowlb`, else `nobody`. `CAP_NET_ADMIN` stays, in the
 ambient set too, so that `nft`, which runs as a child, has it: asking the kernel for neighbours needs it, and so does

@@ -1,8 +1,9 @@
 """
-Which files a privileged `lb` believes: the configuration, and the policies it names, which are programs (behaviour 36).
+Which files a privileged `lb` believes: the configuration, and the policies it names, which are programs (rule 21.4,
+trusted files).
 
-A file is trusted when it and every directory and symbolic link on the way to it belong to root or to the caller, and no
-other user or group can write them (a directory with the sticky bit keeps others from replacing what is in it). One
+A file is trusted when it and every directory and symbolic link on the way to it belong to root or to the caller, and
+no other user or group can write them (a directory with the sticky bit keeps others from replacing what is in it). One
 judgement for `lb run`, `lb doctor` and the loader of policies. The rule holds in a process that was started as root,
 also after it has become another user; processes of other users may read what they like: they have nothing to lose.
 

@@ -1,4 +1,4 @@
-//! Counters and flows as Python sees them: plain dicts and named tuples (`docs/datapath.md` rule 13).
+//! Counters and flows as Python sees them: plain dicts and named tuples (`docs/rules.md` rule 13, counters).
 
 use std::net::IpAddr;
 
@@ -101,7 +101,7 @@ fn traffic_counters<'py>(py: Python<'py>, traffic: &Traffic) -> PyResult<Bound<'
     pairs.into_py_dict(py)
 }
 
-/// What is known of each server, by service and server name (`docs/datapath.md` rule 16).
+/// What is known of each server, by service and server name (`docs/rules.md` rule 16, measurements).
 pub fn measurements<'py>(
     py: Python<'py>,
     all: &[Option<Measured>],

@@ -238,7 +238,7 @@ impl PacketResult {
     }
 }
 
-/// A `lb.packet.offload.Offload`, or None when nothing is left to do (`docs/datapath.md` rule 1).
+/// A `lb.packet.offload.Offload`, or None when nothing is left to do (`docs/rules.md` rule 1, inputs and outcome).
 pub fn offload_object(py: Python<'_>, offload: Offload) -> PyResult<Option<Bound<'_, PyAny>>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     if offload.flags & NEEDS_CSUM == 0 && offload.gso_type & !GSO_ECN == 0 {

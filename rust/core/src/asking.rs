@@ -1,5 +1,5 @@
-//! First packets of flows that a user's policy is being asked about (rule 8, `ask`): they wait as they came in, and
-//! packets of others pass.
+//! First packets of flows that a user's policy is being asked about (rule 8.21, asking a policy): they wait as they
+//! came in, and packets of others pass.
 //!
 //! Only while packets come from sockets: offline the answer is there when the question returns. What is asked has a
 //! deadline; without an answer by then the plan's fall-back decides. Pure: time is an argument.

@@ -1,4 +1,5 @@
-//! Connections that clients make straight to a server's address and port, past the services (rule 9.1).
+//! Connections that clients make straight to a server's address and port, past the services (rule 9.1, direct
+//! connections).
 //!
 //! A server's packet that belongs to no flow is dropped, so that no client sees a server's address that it did not
 //! ask for. One that answers a client which did ask for it may pass: this is what remembers that. It is a record of

@@ -18,7 +18,7 @@
 //! 7. Where the walk ends without that, [`reply`] makes the answer, and [`limit`] says how often.
 //!
 //! [`io`] brings frames from packet sockets and takes them away, in batches. [`counters`] notes every step. The
-//! rules themselves are in `docs/datapath.md`; the numbers in comments are its section numbers.
+//! rules themselves are in `docs/rules.md`; the numbers in comments are its section numbers.
 //!
 //! # Layers
 //!

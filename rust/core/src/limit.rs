@@ -1,5 +1,5 @@
-//! Token buckets for the packets we make ourselves (rule 12, behaviour 27), one per kind of packet, so that a flood
-//! that asks for one kind starves no other. A bucket is one number: the theoretical arrival time (GCRA).
+//! Token buckets for the packets we make ourselves (rule 12.4, packets that we send), one per kind of packet, so that
+//! a flood that asks for one kind starves no other. A bucket is one number: the theoretical arrival time (GCRA).
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -58,7 +58,7 @@ impl Limiter {
 mod tests {
     use super::*;
 
-    /// behaviour 27: a burst of one second, then the rate.
+    /// Rule 12.4, packets that we send: a burst of one second, then the rate.
     #[test]
     fn take_burst_then_rate() {
         let mut bucket = TokenBucket::default();
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(taken(&mut bucket, 5 * SECOND_NS), 1000);
     }
 
-    /// behaviour 27: echo requests do not starve path-MTU discovery.
+    /// Rule 12.4, packets that we send: echo requests do not starve path-MTU discovery.
     #[test]
     fn limiter_each_kind_has_its_own_bucket() {
         let mut limiter = Limiter::default();

@@ -4,7 +4,7 @@ use crate::base::{IngressNeighbour, Offload};
 use crate::parse::{IpHeader, L2Header, Transport};
 use crate::wire::ethernet;
 
-/// Whose packet it is: rule 7. Said of whole packets and of first fragments.
+/// Whose packet it is: rule 7, L4 headers. Said of whole packets and of first fragments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A client's, for this service.

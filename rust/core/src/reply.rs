@@ -240,7 +240,7 @@ mod tests {
     };
     const CAUSE: [u8; 18] = [1, 1, 1, 1, 1, 1, 4, 4, 4, 4, 4, 4, 0x81, 0, 0, 7, 8, 0];
 
-    /// behaviour 27: quoting stops at 576 bytes, and the frame is right down to its checksums.
+    /// Rule 12.4, packets that we send: quoting stops at 576 bytes, and the frame is right down to its checksums.
     #[test]
     fn icmp_error_long_packet_is_quoted_up_to_576() {
         let kind = (icmp::message::FRAGMENTATION_NEEDED_V4, 1400);
@@ -290,7 +290,7 @@ mod tests {
         );
     }
 
-    /// behaviour 9: the numbers of a reset are those the peer will believe.
+    /// Rule 8.18, refusals: the numbers of a reset are those the peer will believe.
     #[test]
     fn reset_table() {
         let cases = [

@@ -1,4 +1,4 @@
-//! Changing a packet in place: addresses, ports, TTL, and the checksums that cover them (rule 8, *Translate*; RFC
+//! Changing a packet in place: addresses, ports, TTL, and the checksums that cover them (rule 8.20, translation; RFC
 //! 1624, RFC 768).
 //!
 //! What an address and a port change add to a checksum does not depend on the packet, nor does a TTL that is one
@@ -239,7 +239,7 @@ mod tests {
         Translation::new(AddressField::Destination, (VIP, 53), (SERVER, 5353))
     }
 
-    /// behaviour 12: 198.51.100.7:40000 -> 203.0.113.10:53, payload 1A 6B, checksum E2B3; after DNAT to
+    /// Rule 8.20, translation: 198.51.100.7:40000 -> 203.0.113.10:53, payload 1A 6B, checksum E2B3; after DNAT to
     /// 10.0.0.11:5353 the sum is 0 -> FFFF.
     #[test]
     fn rewrite_transport_udp_result_zero_is_sent_as_ffff() {
@@ -253,7 +253,7 @@ mod tests {
         );
     }
 
-    /// behaviour 12: no checksum stays none.
+    /// Rule 8.20, translation: no checksum stays none.
     #[test]
     fn rewrite_transport_udp_zero_stays_zero() {
         let mut segment = [0x9c, 0x40, 0, 53, 0, 8, 0, 0];
@@ -270,8 +270,8 @@ mod tests {
     }
 
     proptest! {
-        /// behaviour 12, 13: the update equals a full recomputation, finished or partial, wrong ones stay as wrong
-        /// as they were.
+        /// Rule 8.20, translation: the update equals a full recomputation, finished or partial, wrong ones stay as
+        /// wrong as they were.
         #[test]
         fn rewrite_transport_tcp_equals_recomputation(client: u32, old: (u32, u16), new: (u32, u16), mut segment in proptest::collection::vec(any::<u8>(), 20..60), error: u16) {
             let (client, old, new) = (Ip::from_v4(client), (Ip::from_v4(old.0), old.1), (Ip::from_v4(new.0), new.1));

@@ -39,9 +39,9 @@ pub enum Answer {
 /// Asks the user's policy for the name of a server. It must not wait for long where packets come from sockets.
 pub type AskFunction = Arc<dyn Fn(&Question<'_>) -> Answer + Send + Sync>;
 
-/// How a slot is picked. `docs/datapath.md` rule 8.
+/// How a slot is picked. `docs/rules.md` rule 8, flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "docs/datapath.md rule 8 defines each")]
+#[allow(missing_docs, reason = "docs/rules.md rule 8, flows, defines each")]
 pub enum Selector {
     Counter,
     Random,
@@ -134,7 +134,7 @@ pub struct Service {
 
 /// Idle timeouts and the eviction floor, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "docs/datapath.md rule 8 defines each")]
+#[allow(missing_docs, reason = "docs/rules.md rule 8, flows, defines each")]
 pub struct Timeouts {
     pub half_open_ns: u64,
     pub established_ns: u64,

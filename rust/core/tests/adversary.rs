@@ -1,5 +1,5 @@
-//! behaviour 5, 28: a sender off the path who knows the addresses and ports of a conversation, but none of its
-//! numbers, changes nothing about it.
+//! Rule 8.10, believed segments, and rule 8.13, last hop: a sender off the path who knows the addresses and ports of a
+//! conversation, but none of its numbers, changes nothing about it.
 //!
 //! Each conversation is at some point of its life when an adversary sends any sequence of segments into it: in the
 //! client's name, from another interface and another MAC, in the server's name from where no server is and from

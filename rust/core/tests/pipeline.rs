@@ -250,7 +250,8 @@ fn assert_checksums(frame: &[u8]) {
     }
 }
 
-/// behaviour 1, 12: both directions translate, addresses come back, checksums are right, the payload is untouched.
+/// Rule 8, flows, and rule 8.20, translation: both directions translate, addresses come back, checksums are right, the
+/// payload is untouched.
 #[test]
 fn flow_there_and_back_restores_addresses() {
     let families = [(CLIENT, VIP, SERVER), (CLIENT6, VIP6, SERVER6)];
@@ -298,7 +299,8 @@ fn without_ttl(frame: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// behaviour 7: unconfirmed first, then half-open, then idle beyond the floor; recently active answered flows stay.
+/// Rule 8.17, full table: unconfirmed first, then half-open, then idle beyond the floor; recently active answered
+/// flows stay.
 #[test]
 fn table_full_evicts_in_order() {
     let mut path = data_path(2);
@@ -352,8 +354,8 @@ fn table_full_evicts_in_order() {
     assert_eq!(evicted.map(count), [1, 1, 0, 1, 1]);
 }
 
-/// behaviour 8, rule 15: as many of a server's flows as asked, in order; both ends learn at the next tick, of UDP
-/// neither does.
+/// Rule 18.2, servers that leave or fail, rule 15, resetting flows: as many of a server's flows as asked, in order;
+/// both ends learn at the next tick, of UDP neither does.
 #[test]
 fn flows_of_a_server_are_reset_in_order() {
     let mut path = data_path(8);
@@ -415,8 +417,8 @@ fn find_flows_page_is_a_slice() {
     assert_eq!(page(9, 9, None), (7, vec![]));
 }
 
-/// behaviour 39: flows come and go between two slices of a search; those that are there all the while are listed
-/// once each.
+/// Rule 22.1, bounded pauses: flows come and go between two slices of a search; those that are there all the while are
+/// listed once each.
 #[test]
 fn search_in_slices_lists_what_stays_exactly_once() {
     const FLOWS: u16 = 5000;
@@ -451,8 +453,8 @@ fn search_in_slices_lists_what_stays_exactly_once() {
     assert_eq!(staying, (4..=4500).collect::<Vec<u16>>());
 }
 
-/// behaviour 39: the flows of a server are found by one walk over the table, and reset some at a time, in order;
-/// what went meanwhile is left alone.
+/// Rule 22.1, bounded pauses: the flows of a server are found by one walk over the table, and reset some at a time, in
+/// order; what went meanwhile is left alone.
 #[test]
 fn reset_in_slices_resets_each_flow_once() {
     let mut path = data_path(100);
@@ -480,7 +482,8 @@ fn reset_in_slices_resets_each_flow_once() {
     assert_accounted(&path);
 }
 
-/// behaviour 39: rooms are made some at a time, and a forwarding is swapped to whole; the one before it comes back.
+/// Rule 22.1, bounded pauses: rooms are made some at a time, and a forwarding is swapped to whole; the one before it
+/// comes back.
 #[test]
 fn publication_in_parts_is_one_swap() {
     let mut path = data_path(8);
@@ -503,7 +506,7 @@ fn publication_in_parts_is_one_swap() {
     assert_eq!(path.counters().servers.len(), 1000);
 }
 
-/// behaviour 39: a tick removes a bounded number of the flows that are due, and says that more are.
+/// Rule 22.1, bounded pauses: a tick removes a bounded number of the flows that are due, and says that more are.
 #[test]
 fn tick_that_leaves_flows_says_that_it_is_behind() {
     let mut path = data_path(100);
@@ -519,7 +522,7 @@ fn tick_that_leaves_flows_says_that_it_is_behind() {
     assert_eq!([tick(), tick()], [(6, true), (0, false)]);
 }
 
-/// behaviour 4: each state has its timeout; what is over is gone before the next packet is looked at.
+/// Rule 8.12, idle timeouts: each state has its timeout; what is over is gone before the next packet is looked at.
 #[test]
 fn timeouts_per_state() {
     let mut path = data_path(16);
@@ -552,7 +555,7 @@ fn timeouts_per_state() {
     assert_eq!(live(&mut path, 300 * SECOND), 0);
 }
 
-/// behaviour 28: a packet waits for its neighbour, and leaves at the tick after it is known.
+/// Rule 11, next hop: a packet waits for its neighbour, and leaves at the tick after it is known.
 #[test]
 fn neighbour_unknown_holds_then_releases() {
     let mut path = data_path(16);
@@ -783,7 +786,7 @@ proptest! {
         prop_assert_eq!(batched.flows(now), single.flows(now));
     }
 
-    /// behaviour 12: whatever was right when it came is right when it leaves.
+    /// Rule 8.20, translation: whatever was right when it came is right when it leaves.
     #[test]
     fn forwarded_packets_have_right_checksums(packets in proptest::collection::vec((ends(), any::<bool>(), 0usize..3000), 1..40)) {
         let mut path = data_path(64);

@@ -1,6 +1,6 @@
-//! behaviour 7: a table at its capacity. Arrivals of all kinds, in any order: whatever goes, no flow that a server
-//! has answered and that was heard of lately goes for one that has not been answered; unconfirmed flows go first;
-//! each entry is found by both of its keys; what counts as active is what is.
+//! Rule 8.17, full table: a table at its capacity. Arrivals of all kinds, in any order: whatever goes, no flow that a
+//! server has answered and that was heard of lately goes for one that has not been answered; unconfirmed flows go
+//! first; each entry is found by both of its keys; what counts as active is what is.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -270,7 +270,7 @@ impl Model {
     }
 }
 
-/// The order of behaviour 7.
+/// The order of rule 8.17, full table.
 fn assert_may_go(flow: &FlowInfo, before: &HashMap<Name, FlowInfo>) {
     let any = |states: &[&str]| before.values().any(|flow| states.contains(&flow.state));
     let unconfirmed = ["pickup", "udp-unreplied"];

@@ -1,4 +1,4 @@
-"""Which flow goes first when the table is full (docs/datapath.md rule 8, "Place" 4; behaviour 7)."""
+"""Which flow goes first when the table is full (docs/rules.md rule 8.17, full table)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def _services(f: Family) -> list[dict[str, Any]]:
 
 
 def _case(name: str, f: Family, capacity: int, **setup: Any) -> Case:
-    return Case(f"{name}, IPv{f.version}", [7], "behaviour 7", capacity=capacity, services=_services(f), **setup)
+    return Case(
+        f"{name}, IPv{f.version}", ["8.17"], "rule 8.17, full table", capacity=capacity, services=_services(f), **setup
+    )
 
 
 def _web(case: Case, f: Family, port: int) -> Talk:
@@ -249,7 +251,7 @@ def _confirmed(f: Family) -> list[Case]:
 def _stateless(f: Family) -> list[Case]:
     case = Case(
         f"with a hash plan a newcomer evicts an unconfirmed flow before it goes without state, IPv{f.version}",
-        [2, 7],
+        ["8.14", "8.17"],
         capacity=1,
         services=[web_service(f, "hash-flow")],
     )

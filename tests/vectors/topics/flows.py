@@ -1,4 +1,7 @@
-"""The life of flows: timeouts, eviction, conflicts, change of servers, mid-stream packets (docs/datapath.md 2, 8)."""
+"""
+The life of flows: timeouts, eviction, conflicts, change of servers, mid-stream packets (docs/rules.md rule 2, expiry,
+and rule 8, flows).
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def cases() -> list[Case]:
 
 def _timeouts(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    half = Case(f"a half-open flow ends after 30 s of silence, {v}", [4], "behaviour 4")
+    half = Case(f"a half-open flow ends after 30 s of silence, {v}", ["8.12"], "rule 8.12, idle timeouts")
     talk = Talk(half, f)
     talk.c(tcp("S", 1000))
     half.at(30 * SECOND - 1)
@@ -58,7 +61,7 @@ def _timeouts(f: Family) -> list[Case]:
     half.counters(events={"flow_expired": 1}, services={f.web: {"flows_active": 0}})
 
     established = Case(
-        f"an established flow lives 7440 s after its last packet from either side, {v}", [4], "RFC 5382 REQ-5"
+        f"an established flow lives 7440 s after its last packet from either side, {v}", ["8.12"], "RFC 5382 REQ-5"
     )
     talk = Talk(established, f)
     talk.open()
@@ -74,7 +77,7 @@ def _timeouts(f: Family) -> list[Case]:
     established.counters(events={"flow_expired": 1})
     established.drop(talk.c_in(tcp("A", 1001, 5001)), "no_flow", direction="forward", service=f.web)
 
-    closing = Case(f"a closing flow ends after 120 s, {v}", [4], "RFC 5382 REQ-5")
+    closing = Case(f"a closing flow ends after 120 s, {v}", ["8.12"], "RFC 5382 REQ-5")
     talk = Talk(closing, f)
     talk.open()
     talk.close()
@@ -83,7 +86,7 @@ def _timeouts(f: Family) -> list[Case]:
     closing.at(240 * SECOND - 1)
     closing.drop(talk.s_in(tcp("FA", 5001, 1002)), "no_flow")
 
-    datagrams = Case(f"a UDP flow ends after 300 s, both sides refresh, {v}", [4], "RFC 4787 REQ-5")
+    datagrams = Case(f"a UDP flow ends after 300 s, both sides refresh, {v}", ["8.12"], "RFC 4787 REQ-5")
     talk = Talk(datagrams, f, "udp")
     talk.c(udp(b"q"))
     datagrams.at(300 * SECOND - 1)
@@ -96,7 +99,9 @@ def _timeouts(f: Family) -> list[Case]:
     talk.c(udp(b"again"))
     datagrams.counters(events={"flow_created": 2})
 
-    silent = Case(f"a UDP flow that is never answered ends after 300 s of silence, too, {v}", [4], "RFC 4787 REQ-5")
+    silent = Case(
+        f"a UDP flow that is never answered ends after 300 s of silence, too, {v}", ["8.12"], "RFC 4787 REQ-5"
+    )
     talk = Talk(silent, f, "udp")
     talk.c(udp(b"q"))
     silent.at(300 * SECOND - 1)
@@ -114,7 +119,7 @@ def _timeouts(f: Family) -> list[Case]:
 def _timeout_limits(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     given = {"half_open": 2, "established": 20, "closing": 1, "udp": 5, "idle_floor": 60}
-    config = Case(f"timeouts are configurable, {v}", [4], timeouts_s=given)
+    config = Case(f"timeouts are configurable, {v}", ["8.12"], timeouts_s=given)
     one, two, three = Talk(config, f), Talk(config, f, "udp"), Talk(config, f, "udp", sport=40001)
     one.c(tcp("S", 1000))
     two.c(udp(b"x"))
@@ -130,7 +135,7 @@ def _timeout_limits(f: Family) -> list[Case]:
     config.tick()
     config.flows()
 
-    bounded = Case(f"a tick removes at most 64 expired flows, a frame 4, {v}", [4, 39], capacity=128)
+    bounded = Case(f"a tick removes at most 64 expired flows, a frame 4, {v}", ["8.12", "22.1"], capacity=128)
     talks = [Talk(bounded, f, "udp", sport=1000 + i) for i in range(70)]
     for talk in talks:
         talk.c(udp(b""))
@@ -149,7 +154,11 @@ def _eviction(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     only = {"services": [web_service(f, "counter", (1,)), dns_service(f)]}
     order = Case(
-        f"a full table evicts half-open flows first, then closing ones, {v}", [7], "behaviour 7", capacity=3, **only
+        f"a full table evicts half-open flows first, then closing ones, {v}",
+        ["8.17"],
+        "rule 8.17, full table",
+        capacity=3,
+        **only,
     )
     done, half, live = (Talk(order, f, sport=port) for port in (1001, 1002, 1003))
     done.open()
@@ -164,7 +173,7 @@ def _eviction(f: Family) -> list[Case]:
     order.counters(events={"flow_evicted_half_open": 1, "flow_evicted_closing": 1})
     order.flows(live.flow("established"), new[0].flow("established"), new[1].flow("established"))
 
-    idle = Case(f"the longest idle flow beyond the floor makes room, {v}", [7], capacity=2, **only)
+    idle = Case(f"the longest idle flow beyond the floor makes room, {v}", ["8.17"], capacity=2, **only)
     first, second = Talk(idle, f, sport=1001), Talk(idle, f, "udp", sport=1002)
     first.open()
     idle.at(10)
@@ -188,7 +197,7 @@ def _eviction(f: Family) -> list[Case]:
 def _full(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     only = {"services": [web_service(f, "counter", (1,)), dns_service(f)]}
-    full = Case(f"active flows are never evicted for a newcomer, {v}", [7], capacity=2, **only)
+    full = Case(f"active flows are never evicted for a newcomer, {v}", ["8.17"], capacity=2, **only)
     for port in (1001, 1002):
         Talk(full, f, sport=port).open()
     for port in (1003, 1004):
@@ -202,7 +211,7 @@ def _full(f: Family) -> list[Case]:
     silent = {"services": [web_service(f, "counter", (1,), on_no_server="drop"), dns_service(f, on_no_server="drop")]}
     denied = Case(
         f"where on_no_server does not say RST a refused newcomer is told that it is prohibited, {v}",
-        [7, 9, 20, 27],
+        ["8.17", "8.18", "10", "12.4"],
         "RFC 1812 section 5.2.7.1",
         capacity=1,
         icmp_rate=2,
@@ -217,7 +226,7 @@ def _full(f: Family) -> list[Case]:
 
     stateless = Case(
         f"with a hash plan what cannot be stored is placed without state, both ways, {v}",
-        [2, 7],
+        ["8.14", "8.17"],
         capacity=1,
         services=[web_service(f, "hash-flow", (1, 2, 3)), dns_service(f)],
     )
@@ -248,7 +257,9 @@ def _midstream(f: Family) -> list[Case]:
         else:
             slot = hash_source(7, f.client) % 5
         number = (1, 2, 3, 1, 2)[slot]
-        case = Case(f"with {selector} an ACK in mid-stream is placed by the hash, {v}", [2], services=services, seed=7)
+        case = Case(
+            f"with {selector} an ACK in mid-stream is placed by the hash, {v}", ["8.14"], services=services, seed=7
+        )
         talk = Talk(case, f, number=number)
         talk.c(tcp("PA", 1000, 5000, b"data"))
         case.flows(talk.flow("pickup"))
@@ -259,7 +270,7 @@ def _midstream(f: Family) -> list[Case]:
         made.append(case)
         back = Case(
             f"with {selector} a server's ACK in mid-stream finds its flow by the hash, {v}",
-            [2, 28],
+            ["8.14", "11"],
             services=services,
             seed=7,
         )
@@ -276,7 +287,7 @@ def _midstream(f: Family) -> list[Case]:
         made.append(back)
     plan = {"selector": "hash-source", "slots": [f.dns_server]}
     datagram = Case(
-        f"with a hash plan a server's datagram finds its flow, {v}", [2], services=[dns_service(f, plan=plan)]
+        f"with a hash plan a server's datagram finds its flow, {v}", ["8.14"], services=[dns_service(f, plan=plan)]
     )
     talk = Talk(datagram, f, "udp")
     talk.s(udp(b"unasked"))
@@ -289,7 +300,7 @@ def _conflicts(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     hair = Case(
         f"a server that is its own client is refused where there is no other, {v}",
-        [37],
+        ["8.16"],
         services=[web_service(f, slots=(1, 1))],
     )
     talk = Talk(hair, f, client=f.servers[0], mac=SERVER_MACS[0])
@@ -297,7 +308,7 @@ def _conflicts(f: Family) -> list[Case]:
     hair.counters(events={"flow_created": 0})
     passing = Case(
         f"the end of a connection of a server to itself is dropped in passing, never answered, {v}",
-        [2, 37],
+        ["8.14", "8.16"],
         services=[web_service(f, "hash-flow", (1,))],
     )
     talk = Talk(passing, f, client=f.servers[0], mac=SERVER_MACS[0])
@@ -312,7 +323,7 @@ def _conflicts(f: Family) -> list[Case]:
     second["plan"] = {"selector": "counter", "slots": ["alt1"]}
     services = [web_service(f, "counter", (1,)), second]
     clash = Case(
-        f"one client port through two services to one server endpoint is refused, {v}", [1, 24], services=services
+        f"one client port through two services to one server endpoint is refused, {v}", ["8", "8.15"], services=services
     )
     one, two = Talk(clash, f), Talk(clash, f, service="alt", server="alt1", vport=443)
     one.open()
@@ -324,7 +335,7 @@ def _conflicts(f: Family) -> list[Case]:
     clash.counters(events={"flow_reused": 1, "flow_created": 2}, verdicts={"reply.flow_conflict": 1})
     server_side = Case(
         f"a server's packet that no flow can be made for is dropped, never answered, {v}",
-        [2, 20, 24],
+        ["8.14", "10", "8.15"],
         services=[web_service(f, "hash-flow", (2,)), dns_service(f)],
     )
     Talk(server_side, f, number=2).open()
@@ -335,7 +346,7 @@ def _conflicts(f: Family) -> list[Case]:
     self_made = Talk(server_side, f, client=f.servers[0], sport=1001)
     server_side.drop(self_made.s_in(tcp("A", 9000, 1001)), "no_flow")
     server_side.counters(verdicts={"drop.flow_conflict": 1, "drop.no_flow": 1}, tx_packets=3)
-    stale = Case(f"an expired flow is no conflict, {v}", [1, 4], services=services)
+    stale = Case(f"an expired flow is no conflict, {v}", ["8", "8.12"], services=services)
     one, two = Talk(stale, f), Talk(stale, f, service="alt", server="alt1", vport=443)
     one.c(tcp("S", 1))
     stale.at(30 * SECOND)
@@ -353,7 +364,7 @@ def _without(f: Family, number: int, **fields: Any) -> list[dict[str, Any]]:
 
 def _changes(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    drain = Case(f"a server without slots keeps its flows, {v}", [1, 6])
+    drain = Case(f"a server without slots keeps its flows, {v}", ["8", "8.1"])
     talk = Talk(drain, f)
     talk.open()
     drain.publish(services=[web_service(f, "counter", (2, 3))])
@@ -361,21 +372,21 @@ def _changes(f: Family) -> list[Case]:
     talk.s(tcp("A", 5001, 1011))
     fresh = Talk(drain, f, number=3, sport=40001)
     fresh.c(tcp("S", 1))
-    gone = Case(f"a flow of a removed server is orphaned: its next packet finds none, {v}", [1, 6])
+    gone = Case(f"a flow of a removed server is orphaned: its next packet finds none, {v}", ["8", "8.1"])
     talk = Talk(gone, f)
     talk.open()
     gone.publish(services=_without(f, 1))
     gone.drop(talk.c_in(tcp("A", 1001, 5001)), "no_flow", direction="forward", service=f.web)
     gone.flows()
     gone.counters(events={"flow_orphaned": 1})
-    moved = Case(f"a SYN retransmitted after its server was removed is placed anew, {v}", [1, 6])
+    moved = Case(f"a SYN retransmitted after its server was removed is placed anew, {v}", ["8", "8.1"])
     talk = Talk(moved, f)
     talk.c(tcp("S", 1000))
     moved.publish(services=_without(f, 1))
     # The service's counter stands at 1 and there are two slots.
     Talk(moved, f, number=3).c(tcp("S", 1000))
     moved.counters(events={"flow_orphaned": 1, "flow_created": 2})
-    reload_ = Case(f"a reload that changes nothing moves no flow and keeps the counters, {v}", [1, 6])
+    reload_ = Case(f"a reload that changes nothing moves no flow and keeps the counters, {v}", ["8", "8.1"])
     talks = [Talk(reload_, f, number=i + 1, sport=1000 + i) for i in range(3)]
     for talk in talks:
         talk.open()
@@ -385,7 +396,7 @@ def _changes(f: Family) -> list[Case]:
         talk.s(tcp("A", 5001, 1001))
     Talk(reload_, f, number=1, sport=2000).c(tcp("S", 1))
     reload_.counters(events={"flow_created": 4}, services={f.web: {"flows_created": 4, "flows_active": 4}})
-    back_mac = Case(f"replies follow the client's last hop, {v}", [28], "behaviour 28")
+    back_mac = Case(f"replies follow the client's last hop, {v}", ["11"], "rule 11, next hop")
     talk = Talk(back_mac, f)
     talk.open()
     talk.mac = "aa:aa:aa:00:00:fe"

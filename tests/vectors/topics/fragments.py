@@ -1,4 +1,4 @@
-"""IP fragments of flows: in order, reordered, hostile (docs/datapath.md rule 6)."""
+"""IP fragments of flows: in order, reordered, hostile (docs/rules.md rule 6, fragments)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _held(case: Case, frame: bytes) -> None:
 
 def _orders(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"fragments follow the first one, both ways, {v}", [19])
+    case = Case(f"fragments follow the first one, both ways, {v}", ["6"])
     talk = Talk(case, f, "udp")
     for incoming, outgoing in _client(talk, udp(pattern(1000)), CUTS):
         case.forward(incoming, outgoing, **talk.names)
@@ -75,7 +75,9 @@ def _orders(f: Family) -> list[Case]:
         services={f.dns: {"packets_forward": 3, "packets_reply": 3}}, events={"flow_created": 1, "flow_hit": 1}
     )
 
-    late = Case(f"later fragments that arrive first are held and leave after the first, in order of arrival, {v}", [19])
+    late = Case(
+        f"later fragments that arrive first are held and leave after the first, in order of arrival, {v}", ["6"]
+    )
     talk = Talk(late, f, "udp")
     frames = _client(talk, udp(pattern(1000)), CUTS)
     _held(late, frames[2][0])
@@ -86,7 +88,7 @@ def _orders(f: Family) -> list[Case]:
     for incoming, outgoing in frames:
         late.forward(incoming, outgoing, **talk.names)
 
-    mixed = Case(f"a later fragment before and one after the first, {v}", [19])
+    mixed = Case(f"a later fragment before and one after the first, {v}", ["6"])
     talk = Talk(mixed, f, "udp")
     frames = _server(talk, udp(pattern(1000)), CUTS)
     talk.c(udp(b"question"))
@@ -94,13 +96,13 @@ def _orders(f: Family) -> list[Case]:
     mixed.forward(frames[0][0], frames[0][1], frames[1][1], **talk.reply_names)
     mixed.forward(frames[2][0], frames[2][1], **talk.reply_names)
 
-    stream = Case(f"a TCP segment in fragments, {v}", [19])
+    stream = Case(f"a TCP segment in fragments, {v}", ["6"])
     talk = Talk(stream, f)
     talk.open()
     cuts = [(0, 32), (32, 600), (632, 388)]
     for incoming, outgoing in _client(talk, tcp("PA", 1001, 5001, pattern(1000)), cuts):
         stream.forward(incoming, outgoing, **talk.names)
-    both = Case(f"datagrams with different identifications do not mix, {v}", [19])
+    both = Case(f"datagrams with different identifications do not mix, {v}", ["6"])
     talk = Talk(both, f, "udp")
     one, two = _client(talk, udp(pattern(1000)), CUTS, ident=1), _client(talk, udp(pattern(1000)[::-1]), CUTS, ident=2)
     _held(both, two[1][0])
@@ -113,7 +115,7 @@ def _orders(f: Family) -> list[Case]:
 
 def _overlaps(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    overlap = Case(f"overlapping fragments are dropped, and all that belongs to them, {v}", [19], "RFC 5722")
+    overlap = Case(f"overlapping fragments are dropped, and all that belongs to them, {v}", ["6"], "RFC 5722")
     talk = Talk(overlap, f, "udp")
     frames = _client(talk, udp(pattern(1000)), [(0, 400), (400, 400), (392, 400), (800, 208)])
     _held(overlap, frames[1][0])
@@ -124,7 +126,7 @@ def _overlaps(f: Family) -> list[Case]:
     overlap.flows()
 
     twice = Case(
-        f"a fragment with the range of another one and another MF counts as overlap, {v}", [19], "RFC 8200 section 4.5"
+        f"a fragment with the range of another one and another MF counts as overlap, {v}", ["6"], "RFC 8200 section 4.5"
     )
     talk = Talk(twice, f, "udp")
     frames = _client(talk, udp(pattern(1000)), CUTS)
@@ -133,14 +135,14 @@ def _overlaps(f: Family) -> list[Case]:
     twice.drop(ended, "fragment_overlap")
     twice.drop(frames[0][0], "fragment_refused")
 
-    ends = Case(f"data beyond the known end counts as overlap, {v}", [19], "RFC 5722")
+    ends = Case(f"data beyond the known end counts as overlap, {v}", ["6"], "RFC 5722")
     talk = Talk(ends, f, "udp")
     frames = _client(talk, udp(pattern(1000)), CUTS)
     longer = _client(talk, udp(pattern(2000)), [(1208, 400)])
     _held(ends, frames[2][0])
     ends.drop(longer[0][0], "fragment_overlap")
 
-    two_ends = Case(f"a second, different end counts as overlap, {v}", [19], "RFC 5722")
+    two_ends = Case(f"a second, different end counts as overlap, {v}", ["6"], "RFC 5722")
     talk = Talk(two_ends, f, "udp")
     frames = _client(talk, udp(pattern(1000)), CUTS)
     shorter = _client(talk, udp(pattern(720)), [(400, 328)])
@@ -156,7 +158,7 @@ def _duplicates(f: Family) -> list[Case]:
     for order in ((0, 0, 1, 2), (0, 1, 1, 2), (1, 1, 0, 2), (2, 2, 1, 0)):
         case = Case(
             f"an exact copy of a fragment is dropped alone, order {'-'.join(map(str, order))}, {v}",
-            [19],
+            ["6"],
             "RFC 791, RFC 8200 section 4.5",
         )
         talk = Talk(case, f, "udp")
@@ -181,7 +183,7 @@ def _duplicates(f: Family) -> list[Case]:
 
 def _malformed(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    tiny = Case(f"a first fragment that cuts the TCP or UDP header is dropped, {v}", [19], "RFC 1858")
+    tiny = Case(f"a first fragment that cuts the TCP or UDP header is dropped, {v}", ["6"], "RFC 1858")
     talk = Talk(tiny, f)
     segment = tcp(
         "S",
@@ -197,7 +199,7 @@ def _malformed(f: Family) -> list[Case]:
     bad = tcp("S", 1000, data=pattern(100), dataofs=4)
     tiny.drop(_client(talk, bad, [(0, 40)], ident=5)[0][0], "tcp_data_offset")
 
-    length = Case(f"fragments of impossible length are dropped, {v}", [19], "RFC 791, RFC 8200 section 4.5")
+    length = Case(f"fragments of impossible length are dropped, {v}", ["6"], "RFC 791, RFC 8200 section 4.5")
     talk = Talk(length, f, "udp")
     length.drop(_client(talk, udp(pattern(1000)), [(400, 300)], ident=1)[0][0], "fragment_length")
     length.drop(_client(talk, udp(pattern(1000)), [(0, 399)], ident=2)[0][0], "fragment_length")
@@ -205,7 +207,7 @@ def _malformed(f: Family) -> list[Case]:
     # 65528 + 16 is more than any packet holds.
     length.drop(_at_offset(f, talk, 65528, 16), "fragment_length")
 
-    refused = Case(f"fragments of a refused first fragment are refused, held ones too, {v}", [19])
+    refused = Case(f"fragments of a refused first fragment are refused, held ones too, {v}", ["6"])
     talk = Talk(refused, f, "udp", vport=5353)
     frames = _client(talk, udp(pattern(1000)), CUTS)
     _held(refused, frames[2][0])
@@ -231,7 +233,7 @@ def _at_offset(f: Family, talk: Talk, offset: int, size: int) -> bytes:
 
 def _limits(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"held fragments are given up after 30 s, {v}", [19], "behaviour 19")
+    case = Case(f"held fragments are given up after 30 s, {v}", ["6"], "rule 6, fragments")
     talk = Talk(case, f, "udp")
     frames = _client(talk, udp(pattern(1000)), CUTS)
     _held(case, frames[1][0])
@@ -243,7 +245,9 @@ def _limits(f: Family) -> list[Case]:
     case.counters(verdicts={"hold.fragment": 2, "drop.fragment_timeout": 2})
     case.forward(frames[0][0], frames[0][1], **talk.names)
 
-    many = Case(f"of datagrams that are too old together, some go at a time, and one that comes again, {v}", [19, 39])
+    many = Case(
+        f"of datagrams that are too old together, some go at a time, and one that comes again, {v}", ["6", "22.1"]
+    )
     talk = Talk(many, f, "udp")
     frames = [_client(talk, udp(pattern(1000)), CUTS, ident=number) for number in range(76)]
     for _, second, _ in frames[:75]:
@@ -258,7 +262,7 @@ def _limits(f: Family) -> list[Case]:
     many.counters(verdicts={"drop.fragment_timeout": 75})
     many.forward(frames[70][0][0], frames[70][0][1], frames[70][2][1], **talk.names)
 
-    pieces_limit = Case(f"more than 256 pieces of a datagram are dropped, {v}", [19])
+    pieces_limit = Case(f"more than 256 pieces of a datagram are dropped, {v}", ["6"])
     talk = Talk(pieces_limit, f, "udp")
     cuts = [(8 * (i + 1), 8) for i in range(257)]
     frames = _client(talk, udp(pattern(3000)), cuts)
@@ -268,7 +272,7 @@ def _limits(f: Family) -> list[Case]:
     pieces_limit.drop(frames[7][0], "fragment_duplicate")
     pieces_limit.counters(verdicts={"hold.fragment": 256, "drop.fragment_limit": 1, "drop.fragment_duplicate": 1})
 
-    ttl = Case(f"a later fragment on its last hop is dropped, never answered, {v}", [11, 19, 27])
+    ttl = Case(f"a later fragment on its last hop is dropped, never answered, {v}", ["11.1", "6", "12.4"])
     talk = Talk(ttl, f, "udp")
     frames = _client(talk, udp(pattern(1000)), CUTS)
     ttl.forward(frames[0][0], frames[0][1], **talk.names)
@@ -277,7 +281,9 @@ def _limits(f: Family) -> list[Case]:
     ttl.forward(frames[2][0], frames[2][1], **talk.names)
     origin = "found by tests/differential.py"
     after = Case(
-        f"fragments whose flow is gone are routed to the client, not to another flow's last hop, {v}", [19, 28], origin
+        f"fragments whose flow is gone are routed to the client, not to another flow's last hop, {v}",
+        ["6", "11"],
+        origin,
     )
     talk = Talk(after, f)
     talk.c(tcp("S", 1000))
@@ -293,7 +299,7 @@ def _limits(f: Family) -> list[Case]:
 
 def _shares(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    refused = Case(f"refused datagrams take no room of others, {v}", [19], "behaviour 19")
+    refused = Case(f"refused datagrams take no room of others, {v}", ["6"], "rule 6, fragments")
     talk = Talk(refused, f, "udp")
     other = Talk(refused, f, "udp", vport=5353, client=f.client2)
     frames = _client(talk, udp(pattern(1000)), CUTS, ident=1)
@@ -307,7 +313,7 @@ def _shares(f: Family) -> list[Case]:
     refused.at(30_000)
     _held(refused, _client(other, udp(pattern(40)), [(40, 8)], ident=0)[0][0])
 
-    source = Case(f"a source with an eighth of all datagrams loses its own oldest, {v}", [19], "behaviour 19")
+    source = Case(f"a source with an eighth of all datagrams loses its own oldest, {v}", ["6"], "rule 6, fragments")
     talk = Talk(source, f, "udp")
     other = Talk(source, f, "udp", client=f.client2)
     kept, lost = _client(talk, udp(pattern(1000)), CUTS, ident=1), _client(other, udp(pattern(1000)), CUTS, ident=0)
@@ -324,17 +330,17 @@ def _shares(f: Family) -> list[Case]:
 
 def _others(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    message = Case(f"ICMP in fragments is dropped, {v}", [19, 20])
+    message = Case(f"ICMP in fragments is dropped, {v}", ["6", "10"])
     whole = icmp(f, f.client, f.vip, 8 if f is V4 else 128, 0, pattern(100))
     raw = bytes(whole)[f.header_len :]
     for packet in _cut_raw(f, f.client, f.vip, raw, 1 if f is V4 else 58):
         message.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "icmp_fragment")
-    other = Case(f"fragments of other protocols end at the VIP, {v}", [19, 22])
+    other = Case(f"fragments of other protocols end at the VIP, {v}", ["6", "7.A"])
     for packet in _cut_raw(f, f.client, f.vip, raw, 132):
         other.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "l4_protocol")
     waiting = Case(
         f"fragments wait together for a neighbour, {v}",
-        [19, 28],
+        ["6", "11"],
         neighbours=[n for n in neighbours() if n[1] != f.servers[0]],
     )
     talk = Talk(waiting, f, "udp")
@@ -346,13 +352,13 @@ def _others(f: Family) -> list[Case]:
     waiting.next_hops(neighbours=neighbours())
     waiting.tick(frames[0][1], frames[1][1], frames[2][1])
     waiting.counters(verdicts={"forward": 3})
-    offload = Case(f"fragments with offload work left are refused, {v}", [13, 19])
+    offload = Case(f"fragments with offload work left are refused, {v}", ["8.20", "6"])
     talk = Talk(offload, f, "udp")
     frames = _client(talk, udp(pattern(1000)), CUTS)
     start = 34 if f is V4 else 62
     offload.drop(frames[0][0], "bad_offload", offload=[1, 0, 0, 0, start, 6])
     offload.drop(frames[1][0], "bad_offload", offload=[0, 5, 62, 500, 0, 0])
-    transit = Case(f"fragments of no service are transit, in any order, {v}", [19], transit="forward")
+    transit = Case(f"fragments of no service are transit, in any order, {v}", ["6"], transit="forward")
     for incoming, outgoing in zip(
         pieces(f, f.client, f.client2, with_ports(udp(pattern(1000)), 5, 6), CUTS[::-1]),
         pieces(f, f.client, f.client2, with_ports(udp(pattern(1000)), 5, 6), CUTS[::-1], ttl=63),

@@ -1,4 +1,4 @@
-"""How a TCP connection opens, and opens anew: SYNs, SYN+ACKs, the third ACK (docs/datapath.md rule 8, "TCP, hit")."""
+"""How a TCP connection opens, and opens anew: SYNs, SYN+ACKs, the third ACK (docs/rules.md rules 8.1 to 8.6)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def _begun(case: Case, f: Family, syn: Packet = SYN) -> tuple[Talk, Watch]:
 
 def _retries(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    silent = Case(f"SYNs that nothing answers do not keep a flow: 30 s after the first it is placed anew, {v}", [3, 4])
+    silent = Case(
+        f"SYNs that nothing answers do not keep a flow: 30 s after the first it is placed anew, {v}", ["8.8", "8.12"]
+    )
     talk = Talk(silent, f)
     talk.c(SYN)
     for second in (1, 3, 7, 15):
@@ -44,7 +46,7 @@ def _retries(f: Family) -> list[Case]:
     Talk(silent, f, number=2).c(SYN)
     silent.counters(events={"flow_created": 2, "flow_expired": 1, "flow_hit": 5}, services={f.web: {"flows_active": 1}})
 
-    repeated = Case(f"a SYN tells where its client is only if it repeats the first SYN, {v}", [5, 28])
+    repeated = Case(f"a SYN tells where its client is only if it repeats the first SYN, {v}", ["8.10", "8.13"])
     _, watch = _begun(repeated, f)
     watch.client(SYN, refreshes=False)
     # The last SYN may be anybody's, however often it comes.
@@ -55,15 +57,17 @@ def _retries(f: Family) -> list[Case]:
     watch.forged_client(tcp("S", 999))
     watch.client(SYN, refreshes=False)
 
-    early = Case(f"data that a SYN had is remembered when it comes again without, {v}", [3, 5], "RFC 7413")
+    early = Case(f"data that a SYN had is remembered when it comes again without, {v}", ["8.8", "8.10"], "RFC 7413")
     talk, watch = _begun(early, f, tcp("S", 1000, data=b"fast"))
     watch.client(SYN, refreshes=False)
     watch.server(tcp("SA", 5000, 1005), "syn-received")
-    hidden = Case(f"a SYN in a client's name does not hide the data that its own had, {v}", [3, 5], "RFC 7413")
+    hidden = Case(f"a SYN in a client's name does not hide the data that its own had, {v}", ["8.8", "8.10"], "RFC 7413")
     talk, watch = _begun(hidden, f, tcp("S", 1000, data=b"fast"))
     watch.forged_client(tcp("S", 7000, data=b"other data"))
     watch.server(tcp("SA", 5000, 1005), "syn-received")
-    retried = Case(f"data that another SYN had is remembered when it comes again without, {v}", [3, 5], "RFC 7413")
+    retried = Case(
+        f"data that another SYN had is remembered when it comes again without, {v}", ["8.8", "8.10"], "RFC 7413"
+    )
     talk, watch = _begun(retried, f, tcp("S", 1000, data=b"fast"))
     watch.forged_client(tcp("S", 7000, data=b"other data"))
     watch.forged_client(tcp("S", 7000))
@@ -75,7 +79,7 @@ def _retries(f: Family) -> list[Case]:
 def _guessed(f: Family) -> list[Case]:
     """Make what somebody can do to a handshake who knows its addresses and ports, and no number."""
     v = f"IPv{f.version}"
-    near = Case(f"SYNs in a client's name, and a RST that fits them, end no handshake, {v}", [5, 28])
+    near = Case(f"SYNs in a client's name, and a RST that fits them, end no handshake, {v}", ["8.10", "8.13"])
     _, watch = _begun(near, f)
     for segment in (tcp("S", 777), tcp("S", 777), tcp("R", 778), tcp("R", 777)):
         watch.forged_client(segment)
@@ -84,7 +88,11 @@ def _guessed(f: Family) -> list[Case]:
     watch.dropped_client(tcp("R", 778))
     watch.client(tcp("A", 1001, 5001), "established")
 
-    far = Case(f"SYNs in a client's name from another interface turn no answer there, {v}", [5, 28], **two_interfaces())
+    far = Case(
+        f"SYNs in a client's name from another interface turn no answer there, {v}",
+        ["8.10", "8.13"],
+        **two_interfaces(),
+    )
     address = next(s for s in far.setup["services"] if s["name"] == f.web)["servers"][0]["address"]
     talk = Talk(far, f, server_address=address, server_if="eth1")
     beside = Talk(far, f, mac=STRANGER, client_if="eth1", server_address=address, server_if="eth1")
@@ -98,7 +106,7 @@ def _guessed(f: Family) -> list[Case]:
     talk.s(tcp("A", 5001, 1001))
     far.flows(talk.flow("established"))
 
-    given_up = Case(f"a client that gives up behind SYNs in its name is believed, {v}", [5])
+    given_up = Case(f"a client that gives up behind SYNs in its name is believed, {v}", ["8.10"])
     _, watch = _begun(given_up, f)
     watch.forged_client(tcp("S", 777))
     watch.forged_client(tcp("R", 778))
@@ -110,7 +118,7 @@ def _answers(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
     for which, seq in (("first", 1000), ("last", 900000)):
-        case = Case(f"a SYN+ACK that answers the {which} SYN of a client is believed, {v}", [3, 5])
+        case = Case(f"a SYN+ACK that answers the {which} SYN of a client is believed, {v}", ["8.8", "8.10"])
         talk, watch = _begun(case, f)
         talk.c(tcp("S", 500000))
         talk.c(tcp("S", 900000))
@@ -124,7 +132,7 @@ def _answers(f: Family) -> list[Case]:
         watch.client(tcp("A", seq + 1, 5001), "established")
         made.append(case)
 
-    wrong = Case(f"a SYN+ACK that answers no SYN keeps no flow, {v}", [4, 5])
+    wrong = Case(f"a SYN+ACK that answers no SYN keeps no flow, {v}", ["8.12", "8.10"])
     talk, _ = _begun(wrong, f)
     wrong.at(30 * SECOND - 1)
     talk.s(tcp("SA", 5000, 1002))
@@ -133,7 +141,7 @@ def _answers(f: Family) -> list[Case]:
     wrong.drop(talk.s_in(SYN_ACK), "no_flow")
     wrong.counters(events={"flow_expired": 1}, services={f.web: {"flows_active": 0}})
 
-    again = Case(f"a SYN+ACK sent again refreshes a handshake and nothing else, {v}", [3, 4])
+    again = Case(f"a SYN+ACK sent again refreshes a handshake and nothing else, {v}", ["8.8", "8.12"])
     talk, watch = _begun(again, f)
     watch.server(SYN_ACK, "syn-received")
     watch.server(SYN_ACK)
@@ -141,14 +149,16 @@ def _answers(f: Family) -> list[Case]:
     watch.client(tcp("A", 1001, 5001), "established")
     watch.forged_server(SYN_ACK)
 
-    partly = Case(f"a SYN+ACK may answer the SYN without its data, and is acknowledged so, {v}", [3, 5], "RFC 7413")
+    partly = Case(
+        f"a SYN+ACK may answer the SYN without its data, and is acknowledged so, {v}", ["8.8", "8.10"], "RFC 7413"
+    )
     talk, watch = _begun(partly, f, tcp("S", 1000, data=b"fast"))
     for ack in (1000, 1006):
         watch.forged_server(tcp("SA", 5000, ack))
     watch.server(SYN_ACK, "syn-received")
     watch.client(tcp("A", 1001, 5001, b"fast"), "established")
 
-    anew = Case(f"a SYN+ACK sent again with another number is the one to acknowledge, {v}", [3, 5])
+    anew = Case(f"a SYN+ACK sent again with another number is the one to acknowledge, {v}", ["8.8", "8.10"])
     _, watch = _begun(anew, f)
     watch.server(SYN_ACK, "syn-received")
     watch.server(tcp("SA", 6000, 1001))
@@ -159,7 +169,9 @@ def _answers(f: Family) -> list[Case]:
 
 def _third(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    blind = Case(f"only an ACK of exactly the SYN+ACK establishes a flow, {v}", [3, 5], "RFC 9293 section 3.10.7.4")
+    blind = Case(
+        f"only an ACK of exactly the SYN+ACK establishes a flow, {v}", ["8.8", "8.10"], "RFC 9293 section 3.10.7.4"
+    )
     talk, watch = _begun(blind, f)
     watch.forged_client(tcp("A", 1001, 5001))
     watch.server(SYN_ACK, "syn-received")
@@ -178,7 +190,7 @@ def _third(f: Family) -> list[Case]:
     blind.counters(events={"flow_closed": 0})
     watch.client(tcp("A", 1001, 5001), "established")
 
-    expired = Case(f"ACKs that do not answer the SYN+ACK keep no handshake, {v}", [3, 4, 5])
+    expired = Case(f"ACKs that do not answer the SYN+ACK keep no handshake, {v}", ["8.8", "8.12", "8.10"])
     talk, watch = _begun(expired, f)
     watch.server(SYN_ACK, "syn-received")
     expired.at(31 * SECOND - 1)
@@ -187,12 +199,12 @@ def _third(f: Family) -> list[Case]:
     expired.at(31 * SECOND)
     expired.drop(talk.c_in(tcp("A", 1001, 5001)), "no_flow", direction="forward", service=f.web)
 
-    ahead = Case(f"the third segment may be lost: a later one within the window establishes, too, {v}", [3, 5])
+    ahead = Case(f"the third segment may be lost: a later one within the window establishes, too, {v}", ["8.8", "8.10"])
     talk, watch = _begun(ahead, f)
     watch.server(SYN_ACK, "syn-received")
     watch.client(tcp("PA", 1001 + 8193, 5001, b"later"), "established")
 
-    data = Case(f"the third ACK may acknowledge what followed the SYN+ACK, and no more, {v}", [3, 5])
+    data = Case(f"the third ACK may acknowledge what followed the SYN+ACK, and no more, {v}", ["8.8", "8.10"])
     talk, watch = _begun(data, f)
     watch.server(SYN_ACK, "syn-received")
     watch.server(tcp("PA", 5001, 1001, b"0123456789"))
@@ -200,14 +212,14 @@ def _third(f: Family) -> list[Case]:
         watch.forged_client(tcp("A", 1001, ack))
     watch.client(tcp("A", 1001, 5011), "established")
 
-    early = Case(f"the third ACK may acknowledge data of the SYN+ACK, and no more, {v}", [3, 5], "RFC 7413")
+    early = Case(f"the third ACK may acknowledge data of the SYN+ACK, and no more, {v}", ["8.8", "8.10"], "RFC 7413")
     talk, watch = _begun(early, f)
     watch.server(tcp("SA", 5000, 1001, b"early"), "syn-received")
     for ack in (5000, 5007):
         watch.forged_client(tcp("A", 1001, ack))
     watch.client(tcp("A", 1001, 5006), "established")
 
-    ending = Case(f"a FIN may be the third segment, {v}", [3])
+    ending = Case(f"a FIN may be the third segment, {v}", ["8.8"])
     talk, watch = _begun(ending, f)
     watch.server(SYN_ACK, "syn-received")
     watch.client(tcp("FA", 1001, 5001), "established")
@@ -273,7 +285,7 @@ def _simultaneous(f: Family) -> list[Case]:
     for name, order in ORDERS.items():
         case = Case(
             f"{name}: established once each side has acknowledged the other's SYN, IPv{f.version}",
-            [3],
+            ["8.8"],
             "RFC 9293 section 3.5, RFC 5382 REQ-2",
         )
         _, watch = _begun(case, f)
@@ -291,7 +303,7 @@ def _simultaneous(f: Family) -> list[Case]:
 
 def _forged(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"a simultaneous open with wrong numbers changes nothing, {v}", [3, 5])
+    case = Case(f"a simultaneous open with wrong numbers changes nothing, {v}", ["8.8", "8.10"])
     _, watch = _begun(case, f)
     # The server has sent no SYN yet.
     for ack in (0, 5001):
@@ -308,7 +320,7 @@ def _forged(f: Family) -> list[Case]:
         watch.forged_client(tcp("SA", seq, ack))
     watch.client(CROSSED_ANSWER, "established")
 
-    replaced = Case(f"of two SYNs of a server that cross the client's, the last counts, {v}", [3, 5])
+    replaced = Case(f"of two SYNs of a server that cross the client's, the last counts, {v}", ["8.8", "8.10"])
     _, watch = _begun(replaced, f)
     watch.forged_server(CROSSED)
     watch.forged_server(tcp("S", 6000))
@@ -316,7 +328,7 @@ def _forged(f: Family) -> list[Case]:
     watch.client(tcp("SA", 1000, 6001))
     watch.server(tcp("SA", 6000, 1001), "established")
 
-    other = Case(f"a SYN+ACK with another number than the client has acknowledged needs its ACK, {v}", [3, 5])
+    other = Case(f"a SYN+ACK with another number than the client has acknowledged needs its ACK, {v}", ["8.8", "8.10"])
     _, watch = _begun(other, f)
     watch.forged_server(CROSSED)
     watch.client(CROSSED_ANSWER)
@@ -324,14 +336,14 @@ def _forged(f: Family) -> list[Case]:
     watch.forged_client(tcp("A", 1001, 5001))
     watch.client(tcp("A", 1001, 6001), "established")
 
-    data = Case(f"data of a crossed SYN+ACK may be acknowledged, {v}", [3, 5], "RFC 9293 section 3.5")
+    data = Case(f"data of a crossed SYN+ACK may be acknowledged, {v}", ["8.8", "8.10"], "RFC 9293 section 3.5")
     _, watch = _begun(data, f)
     watch.forged_server(CROSSED)
     watch.client(tcp("SA", 1000, 5001, b"early"))
     watch.forged_server(tcp("A", 5001, 1007))
     watch.server(tcp("A", 5001, 1006), "established")
 
-    late = Case(f"a SYN of the server, or a crossed SYN+ACK, is none on a connection that stands, {v}", [3, 5])
+    late = Case(f"a SYN of the server, or a crossed SYN+ACK, is none on a connection that stands, {v}", ["8.8", "8.10"])
     talk = Talk(late, f)
     talk.open()
     watch = Watch(talk)
@@ -363,7 +375,9 @@ def _rebooted(case: Case, f: Family) -> tuple[Talk, Watch]:
 
 def _again(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"a client that acknowledges the answer to its SYN on an established flow begins anew, {v}", [5, 6])
+    case = Case(
+        f"a client that acknowledges the answer to its SYN on an established flow begins anew, {v}", ["8.10", "8.1"]
+    )
     talk, watch = _rebooted(case, f)
     # What was believed of the connection before is now anybody's.
     watch.forged_client(tcp("A", 1007, 5001))
@@ -375,7 +389,7 @@ def _again(f: Family) -> list[Case]:
     watch.client(tcp("FA", 900009, 700008), "closing")
     case.counters(events={"flow_created": 1, "flow_closed": 1, "flow_reused": 0}, services={f.web: {"flows_active": 0}})
 
-    unasked = Case(f"a SYN+ACK on an established flow without a SYN changes nothing, {v}", [5, 6])
+    unasked = Case(f"a SYN+ACK on an established flow without a SYN changes nothing, {v}", ["8.10", "8.1"])
     talk = Talk(unasked, f)
     talk.open()
     watch = Watch(talk)
@@ -383,7 +397,7 @@ def _again(f: Family) -> list[Case]:
         watch.forged_server(tcp("SA", 700000, ack))
     watch.server(tcp("A", 5001, 1001))
 
-    last = Case(f"of two SYNs on an established flow the last counts, and once, {v}", [5, 6])
+    last = Case(f"of two SYNs on an established flow the last counts, and once, {v}", ["8.10", "8.1"])
     talk = Talk(last, f)
     talk.open()
     watch = Watch(talk)
@@ -398,7 +412,7 @@ def _again(f: Family) -> list[Case]:
     watch.forged_server(tcp("SA", 900000, 950001))
     watch.forged_client(tcp("A", 950001, 900001))
 
-    later = Case(f"a SYN on an established flow takes the place of one that was answered, {v}", [5, 6])
+    later = Case(f"a SYN on an established flow takes the place of one that was answered, {v}", ["8.10", "8.1"])
     talk = Talk(later, f)
     talk.open()
     watch = Watch(talk)
@@ -415,7 +429,7 @@ def _again(f: Family) -> list[Case]:
     watch.forged_client(tcp("A", 1006, 5001))
     watch.server(tcp("A", 800001, 950006))
 
-    same = Case(f"a SYN that comes again late, and is answered again, begins nothing anew, {v}", [5])
+    same = Case(f"a SYN that comes again late, and is answered again, begins nothing anew, {v}", ["8.10"])
     talk = Talk(same, f)
     talk.open()
     watch = Watch(talk)
@@ -427,7 +441,9 @@ def _again(f: Family) -> list[Case]:
     watch.server(tcp("A", 5001, 1001))
     watch.client(tcp("R", 1011), "closing")
 
-    opening = Case(f"a client that acknowledges the answer to its SYN on a half-open flow begins anew, {v}", [3, 5, 6])
+    opening = Case(
+        f"a client that acknowledges the answer to its SYN on a half-open flow begins anew, {v}", ["8.8", "8.10", "8.1"]
+    )
     _, watch = _begun(opening, f)
     watch.server(SYN_ACK, "syn-received")
     watch.forged_client(tcp("S", 900000))
@@ -437,7 +453,9 @@ def _again(f: Family) -> list[Case]:
     watch.client(tcp("A", 900001, 700001), "established")
 
     kept = Case(
-        f"a SYN on an established flow and its challenge ACK change no number, {v}", [5, 6], "RFC 5961 section 4.2"
+        f"a SYN on an established flow and its challenge ACK change no number, {v}",
+        ["8.10", "8.1"],
+        "RFC 5961 section 4.2",
     )
     talk = Talk(kept, f)
     talk.open()
@@ -450,7 +468,7 @@ def _again(f: Family) -> list[Case]:
     watch.dropped_client(tcp("R", 900001))
     watch.client(tcp("R", 1011), "closing")
 
-    ahead = Case(f"a FIN ahead is forgotten when numbers begin anew, {v}", [3, 5, 6])
+    ahead = Case(f"a FIN ahead is forgotten when numbers begin anew, {v}", ["8.8", "8.10", "8.1"])
     talk = Talk(ahead, f)
     talk.open()
     watch = Watch(talk)
@@ -472,7 +490,9 @@ def _reset_again(f: Family) -> list[Case]:
         ("server", (700001,), (5000, 5001, 5002, 700000)),
     ):
         for seq in right:
-            case = Case(f"after numbers began anew, a RST of the {who} is believed by the new ones, {v}", [5, 6])
+            case = Case(
+                f"after numbers began anew, a RST of the {who} is believed by the new ones, {v}", ["8.10", "8.1"]
+            )
             talk, watch = _rebooted(case, f)
             dropped, believed = (
                 (watch.dropped_client, watch.client) if who == "client" else (watch.dropped_server, watch.server)
@@ -483,7 +503,9 @@ def _reset_again(f: Family) -> list[Case]:
             case.counters(events={"flow_closed": 1}, verdicts={"drop.rst_window": len(wrong)})
             made.append(case)
 
-    stranger = Case(f"a client that begins anew elsewhere is followed once it is believed, {v}", [5, 6, 28])
+    stranger = Case(
+        f"a client that begins anew elsewhere is followed once it is believed, {v}", ["8.10", "8.1", "8.13"]
+    )
     talk = Talk(stranger, f)
     talk.open()
     moved = Talk(stranger, f, mac=CLIENT2_MAC)
@@ -502,7 +524,9 @@ def _cookies(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     origin = "RFC 4987 section 3.6"
     forged, answer = tcp("S", 77777), tcp("SA", 6000, 77778)
-    after = Case(f"a SYN in a client's name, answered by a SYN cookie, harms no handshake, {v}", [3, 5], origin)
+    after = Case(
+        f"a SYN in a client's name, answered by a SYN cookie, harms no handshake, {v}", ["8.8", "8.10"], origin
+    )
     _, watch = _begun(after, f)
     watch.server(SYN_ACK, "syn-received")
     watch.forged_client(forged)
@@ -510,7 +534,7 @@ def _cookies(f: Family) -> list[Case]:
     watch.client(tcp("A", 1001, 5001), "established")
     _goes_on(watch)
 
-    late = Case(f"a SYN cookie to a SYN in a client's name that comes late is nothing, {v}", [3, 5], origin)
+    late = Case(f"a SYN cookie to a SYN in a client's name that comes late is nothing, {v}", ["8.8", "8.10"], origin)
     _, watch = _begun(late, f)
     watch.forged_client(forged)
     watch.server(SYN_ACK, "syn-received")
@@ -518,7 +542,7 @@ def _cookies(f: Family) -> list[Case]:
     watch.forged_server(answer)
     _goes_on(watch)
 
-    first = Case(f"the true of two SYN cookies is the one that the client acknowledges, {v}", [3, 5], origin)
+    first = Case(f"the true of two SYN cookies is the one that the client acknowledges, {v}", ["8.8", "8.10"], origin)
     _, watch = _begun(first, f)
     watch.forged_client(forged)
     watch.server(answer, "syn-received")
@@ -526,7 +550,9 @@ def _cookies(f: Family) -> list[Case]:
     watch.client(tcp("A", 1001, 5001), "established")
     _goes_on(watch)
 
-    before = Case(f"a flow that a SYN in a client's name began is the client's in the end, {v}", [3, 5], origin)
+    before = Case(
+        f"a flow that a SYN in a client's name began is the client's in the end, {v}", ["8.8", "8.10"], origin
+    )
     _, watch = _begun(before, f, forged)
     watch.forged_client(SYN)
     watch.server(answer, "syn-received")
@@ -550,7 +576,7 @@ def _refused_again(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
     for state in ("syn-received", "established"):
-        refused = Case(f"a client that begins anew on a {state} flow learns that it is refused, {v}", [5, 6])
+        refused = Case(f"a client that begins anew on a {state} flow learns that it is refused, {v}", ["8.10", "8.1"])
         _, watch = _begun(refused, f)
         watch.server(SYN_ACK, "syn-received")
         if state == "established":
@@ -564,7 +590,9 @@ def _refused_again(f: Family) -> list[Case]:
         watch.dropped_client(tcp("R", 900001))
         watch.client(tcp("A", 1001, 5001), "established")
 
-        given_up = Case(f"a client or server that gives up another connection on a {state} flow is heard, {v}", [5, 6])
+        given_up = Case(
+            f"a client or server that gives up another connection on a {state} flow is heard, {v}", ["8.10", "8.1"]
+        )
         _, watch = _begun(given_up, f)
         watch.server(SYN_ACK, "syn-received")
         if state == "established":

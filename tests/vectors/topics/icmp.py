@@ -1,4 +1,4 @@
-"""ICMP about flows, both ways, and ICMP to a VIP (docs/datapath.md rule 10)."""
+"""ICMP about flows, both ways, and ICMP to a VIP (docs/rules.md rule 10, ICMP about flows)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _translated(f: Family) -> list[Case]:
         kind = (number, code, word)
         case = Case(
             f"{words} about a flow is translated both ways, quoting 8 bytes or all, {v}",
-            [20],
+            ["10"],
             "RFC 5508 REQ-4, REQ-5 (c)",
         )
         talk = Talk(case, f)
@@ -137,7 +137,7 @@ def _translated(f: Family) -> list[Case]:
         case.forward(incoming, outgoing, **talk.reply_names)
         case.flows(talk.flow("established"))
         made.append(case)
-    datagram = Case(f"port unreachable about a datagram is translated both ways, {v}", [20], "RFC 5508 REQ-4, REQ-5")
+    datagram = Case(f"port unreachable about a datagram is translated both ways, {v}", ["10"], "RFC 5508 REQ-4, REQ-5")
     talk = Talk(datagram, f, "udp")
     talk.c(udp(b"question"))
     kind = (3, 3, ZERO) if f is V4 else (1, 4, ZERO)
@@ -162,7 +162,7 @@ def _hashed(f: Family) -> list[Case]:
         services = [web_service(f, selector, (1, 2, 3)), {**dns_service(f), "plan": _hash_plan(f, selector)}]
         case = Case(
             f"an error about a flow without an entry is translated by the hash, {selector}, {v}",
-            [2, 20],
+            ["8.14", "10"],
             "RFC 5508 REQ-4, REQ-5",
             services=services,
         )
@@ -194,7 +194,7 @@ def _hashed_otherwise(f: Family, too_big: tuple[int, int, bytes]) -> list[Case]:
     v = f"IPv{f.version}"
     moved = Case(
         f"an error about a flow whose entry names another server is not translated by the hash, {v}",
-        [20],
+        ["10"],
         services=[web_service(f, "hash-flow", (2,))],
     )
     old = Talk(moved, f, number=2)
@@ -210,13 +210,15 @@ def _hashed_otherwise(f: Family, too_big: tuple[int, int, bytes]) -> list[Case]:
     second["plan"] = {"selector": "hash-flow", "slots": ["alt1"]}
     shared = Case(
         f"an error about a service that shares its server is not mixed up with another's flow, {v}",
-        [20, 24],
+        ["10", "8.15"],
         services=[web_service(f, "hash-flow", (1,)), second],
     )
     Talk(shared, f).open()
     alt = Talk(shared, f, service="alt", server="alt1", vport=443)
     shared.drop(_from_client(alt, too_big, tcp("A", 5001, 1001), None)[0], "icmp_no_flow")
-    itself = Case(f"no hash names a server as its own client, {v}", [20], services=[web_service(f, "hash-flow", (1,))])
+    itself = Case(
+        f"no hash names a server as its own client, {v}", ["10"], services=[web_service(f, "hash-flow", (1,))]
+    )
     talk = Talk(itself, f, client=f.servers[0], mac=SERVER_MACS[0])
     itself.drop(_from_client(talk, too_big, tcp("A", 5001, 1001), None)[0], "icmp_no_flow")
     return [moved, shared, itself]
@@ -225,13 +227,15 @@ def _hashed_otherwise(f: Family, too_big: tuple[int, int, bytes]) -> list[Case]:
 def _quotes(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     kind = (3, 1, ZERO) if f is V4 else (1, 0, ZERO)
-    sums = Case(f"the inner TCP checksum is updated when it is quoted, 18 bytes or more, {v}", [12, 20])
+    sums = Case(f"the inner TCP checksum is updated when it is quoted, 18 bytes or more, {v}", ["8.20", "10"])
     talk = Talk(sums, f)
     talk.open()
     for cut in (8, 12, 16, 18, 19, 20, 60):
         incoming, outgoing = _from_server(talk, kind, tcp("PA", 1001, 5001, pattern(80)), cut)
         sums.forward(incoming, outgoing, **talk.reply_names)
-    refresh = Case(f"ICMP errors neither refresh a flow nor remove it, {v}", [4, 20], "RFC 5382 REQ-10, RFC 5508 REQ-6")
+    refresh = Case(
+        f"ICMP errors neither refresh a flow nor remove it, {v}", ["8.12", "10"], "RFC 5382 REQ-10, RFC 5508 REQ-6"
+    )
     talk = Talk(refresh, f)
     talk.c(tcp("S", 1000))
     refresh.at(29_000)
@@ -242,14 +246,14 @@ def _quotes(f: Family) -> list[Case]:
     refresh.drop(incoming, "icmp_no_flow")
     made = [sums, refresh]
     if f is V4:
-        zero = Case("an inner UDP checksum of 0 stays 0", [12, 20])
+        zero = Case("an inner UDP checksum of 0 stays 0", ["8.20", "10"])
         talk = Talk(zero, f, "udp")
         talk.c(udp(b"x", chksum=0))
         incoming, outgoing = _from_server(talk, (3, 3, ZERO), udp(b"x", chksum=0), None)
         zero.forward(incoming, outgoing, **talk.reply_names)
         made.append(zero)
     fields = {"tos": 0xC0, "id": 77} if f is V4 else {"tc": 0xC0, "fl": 0x12345}
-    marks = Case(f"the inner packet keeps its hop count and marks, {v}", [20, 23])
+    marks = Case(f"the inner packet keeps its hop count and marks, {v}", ["10", "8.20"])
     talk = Talk(marks, f)
     talk.open()
     incoming, outgoing = _from_client(talk, kind, tcp("A", 5001, 1001, pattern(40)), None, **fields)
@@ -273,7 +277,7 @@ class _Errors:
         self.theirs = _forward_quote(talk, tcp("A", 1001, 5001), None, True)
 
     def start(self, name: str, origin: str = "RFC 5508") -> tuple[Case, Talk]:
-        case = Case(f"{name}, IPv{self.f.version}", [20], origin)
+        case = Case(f"{name}, IPv{self.f.version}", ["10"], origin)
         talk = Talk(case, self.f)
         talk.open()
         self.made.append(case)
@@ -297,7 +301,7 @@ def _refused(f: Family) -> list[Case]:
     case.drop(errors.to_vip(talk, errors.ours, checksum=0xBAD), "icmp_checksum")
     case.drop(errors.to_client(talk, errors.theirs, checksum=0xBAD), "icmp_checksum")
 
-    case, talk = errors.start("redirects are dropped", "behaviour 20")
+    case, talk = errors.start("redirects are dropped", "rule 10, ICMP about flows")
     case.drop(errors.to_vip(talk, errors.ours, redirect), "icmp_redirect")
     case.drop(errors.to_client(talk, errors.theirs, redirect), "icmp_redirect")
 
@@ -351,8 +355,8 @@ def _refused_quotes(f: Family) -> list[Case]:
     stolen = bytes(f.ip(f.client2, f.servers[0]) / with_ports(tcp("A", 1, 1), 40000, 8031))
     case.drop(errors.to_client(talk, stolen), "icmp_inner")
 
-    case, talk = errors.start("an error on its last hop is dropped unanswered", "behaviour 27")
-    case.lines.append(27)
+    case, talk = errors.start("an error on its last hop is dropped unanswered", "rule 12.4, packets that we send")
+    case.rules.append("12.4")
     case.drop(errors.to_vip(talk, errors.ours, ttl=1), "ttl_exceeded", **talk.names)
     case.drop(errors.to_client(talk, errors.theirs, ttl=1), "ttl_exceeded", **talk.reply_names)
 
@@ -367,13 +371,13 @@ def _echo(f: Family) -> list[Case]:
     ask, answer = (8, 0) if f is V4 else (128, 129)
     body = b"\x12\x34\x00\x01" + pattern(56)
     request = ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.vip, ask, 0, body))
-    silent = Case(f"an echo request to a VIP is not answered, {v}", [22])
+    silent = Case(f"an echo request to a VIP is not answered, {v}", ["7.A"])
     silent.drop(request, "vip_echo")
     fields = {"id": 0, "flags": "DF"} if f is V4 else {}
     told = ether(ROUTER_MAC, CLIENT_MAC, icmp(f, f.vip, f.client, answer, 0, body, **fields))
     loud = Case(
         f"an echo request to a VIP is answered when configured, rate-limited, {v}",
-        [22, 27],
+        ["7.A", "12.4"],
         answer_echo=True,
         icmp_rate=2,
     )
@@ -392,17 +396,17 @@ def _echo(f: Family) -> list[Case]:
         icmp(f, f.client, f.vip, ask, 0, body, **({"tos": 0xB8, "id": 99} if f is V4 else {"tc": 0xB8, "fl": 7})),
     )
     loud.reply(marked, "echo", told)
-    direct = Case(f"an echo request to a server's address is dropped, {v}", [24], transit="forward")
+    direct = Case(f"an echo request to a server's address is dropped, {v}", ["8.15"], transit="forward")
     direct.drop(ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.servers[0], ask, 0, body)), "server_echo")
     return [silent, loud, direct]
 
 
 def _not_flows(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"other ICMP messages to a VIP are dropped, {v}", [20, 22])
+    case = Case(f"other ICMP messages to a VIP are dropped, {v}", ["10", "7.A"])
     for number in (0, 4, 13, 17) if f is V4 else (129, 133, 136, 143):
         case.drop(ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.vip, number, 0, bytes(20))), "icmp_type")
-    short = Case(f"an ICMP message cut short is dropped, {v}", [20])
+    short = Case(f"an ICMP message cut short is dropped, {v}", ["10"])
     field = "proto" if f is V4 else "nh"
     for length in (0, 7):
         packet = (
@@ -411,7 +415,7 @@ def _not_flows(f: Family) -> list[Case]:
         )
         short.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "l4_truncated")
     kind = (3, 1) if f is V4 else (1, 0)
-    through = Case(f"ICMP between others is transit, {v}", [20], transit="forward")
+    through = Case(f"ICMP between others is transit, {v}", ["10"], transit="forward")
     about = bytes(f.ip(f.client2, f.outside) / with_ports(udp(b"x"), 1, 2))
     for number, code, body in (
         (8 if f is V4 else 128, 0, bytes(20)),
@@ -431,7 +435,7 @@ def _not_flows(f: Family) -> list[Case]:
     ping = ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.client2, 8 if f is V4 else 128, 0, bytes(20), ttl=1))
     exceeded = (11, 0) if f is V4 else (3, 0)
     through.reply(ping, "ttl_exceeded", icmp_error(f, ping, exceeded, f.router, f.client))
-    partial = Case(f"ICMP with offload work left is refused, {v}", [13, 20])
+    partial = Case(f"ICMP with offload work left is refused, {v}", ["8.20", "10"])
     request = ether(CLIENT_MAC, ROUTER_MAC, icmp(f, f.client, f.vip, 8 if f is V4 else 128, 0, bytes(20)))
     partial.drop(request, "bad_offload", offload=[1, 0, 0, 0, 14 + f.header_len, 2])
     return [case, short, through, partial]

@@ -1,4 +1,4 @@
-"""IP headers of both versions: validity, options, extension headers, addresses (docs/datapath.md rule 5)."""
+"""IP headers of both versions: validity, options, extension headers, addresses (docs/rules.md rule 5, IP headers)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _headers4() -> list[Case]:
     ]
     made = []
     for words, frame, reason in table:
-        case = Case(f"an IPv4 packet {words} is dropped", [10], origin)
+        case = Case(f"an IPv4 packet {words} is dropped", ["5"], origin)
         case.drop(frame, reason)
         made.append(case)
     return made
@@ -114,7 +114,7 @@ def _options() -> list[Case]:
     }
     for words, options in passed.items():
         case = Case(
-            f"a packet with {words} is forwarded, its ports read after the real header", [15], "RFC 791 section 3.1"
+            f"a packet with {words} is forwarded, its ports read after the real header", ["5.8"], "RFC 791 section 3.1"
         )
         talk = Talk(case, V4)
         incoming, outgoing = _raw_options(talk, options)
@@ -130,7 +130,7 @@ def _options() -> list[Case]:
         "an option without room for its length": (b"\x01\x01\x01\x07", "ip_options"),
     }
     for words, (options, reason) in dropped.items():
-        case = Case(f"a packet with {words} is dropped", [15], "RFC 791 section 3.1")
+        case = Case(f"a packet with {words} is dropped", ["5.8"], "RFC 791 section 3.1")
         case.drop(_raw_options(Talk(case, V4), options)[0], reason)
         made.append(case)
     return made
@@ -149,7 +149,7 @@ def _headers6() -> list[Case]:
     ]
     made = []
     for words, frame, reason in table:
-        case = Case(f"an IPv6 packet {words} is dropped", [10], "RFC 8200 section 3")
+        case = Case(f"an IPv6 packet {words} is dropped", ["5"], "RFC 8200 section 3")
         case.drop(frame, reason)
         made.append(case)
     return made
@@ -192,7 +192,9 @@ def _extensions() -> list[Case]:
         "eight headers": [(HOP, EMPTY_OPTIONS)] + [(DESTINATION, EMPTY_OPTIONS)] * 7,
     }
     for words, chain in walked.items():
-        case = Case(f"an IPv6 packet with {words} is forwarded, its ports read after them", [15], "RFC 8200 section 4")
+        case = Case(
+            f"an IPv6 packet with {words} is forwarded, its ports read after them", ["5.8"], "RFC 8200 section 4"
+        )
         talk = Talk(case, V6)
         case.forward(_spliced(talk.c_in(tcp("S", 1)), chain), _spliced(talk.c_out(tcp("S", 1)), chain), **talk.names)
         talk2 = Talk(case, V6, "udp")
@@ -207,10 +209,10 @@ def _extensions() -> list[Case]:
         "a routing header of type 0": ([(ROUTING, TYPE0_ROUTING)], "routing_header"),
     }
     for words, (chain, reason) in dropped.items():
-        case = Case(f"an IPv6 packet with {words} is dropped", [15], "RFC 8200 section 4, RFC 5095")
+        case = Case(f"an IPv6 packet with {words} is dropped", ["5.8"], "RFC 8200 section 4, RFC 5095")
         case.drop(_spliced(Talk(case, V6).c_in(tcp("S", 1)), chain), reason)
         made.append(case)
-    case = Case("an IPv6 extension header beyond the payload is dropped", [15], "RFC 8200 section 4")
+    case = Case("an IPv6 extension header beyond the payload is dropped", ["5.8"], "RFC 8200 section 4")
     talk = Talk(case, V6)
     case.drop(_spliced(talk.c_in(tcp("S", 1)), [(DESTINATION, b"\x0a" + EMPTY_OPTIONS[1:])]), "ip_truncated")
     empty = bytearray(talk.c_in(tcp("S", 1))[:54])
@@ -225,7 +227,7 @@ def _last_hop(f: Family) -> list[Case]:
     made = []
     case = Case(
         f"a packet on its last hop is answered with time exceeded, {v}",
-        [11, 27],
+        ["11.1", "12.4"],
         "RFC 1812 section 5.3.1, RFC 4443 section 3.3",
     )
     talk = Talk(case, f)
@@ -240,7 +242,7 @@ def _last_hop(f: Family) -> list[Case]:
 
     case = Case(
         f"the quote of a time exceeded is cut to the allowed length and holds no padding, {v}",
-        [11, 21, 27],
+        ["11.1", "12.2", "12.4"],
         "RFC 1812 section 4.3.2.3",
     )
     talk = Talk(case, f, "udp")
@@ -251,7 +253,7 @@ def _last_hop(f: Family) -> list[Case]:
     case.reply(frame + b"\xee" * 9, "ttl_exceeded", icmp_error(f, frame, kind, f.router, f.client), **names)
     made.append(case)
 
-    case = Case(f"a server's packet on its last hop is answered before the flow is looked up, {v}", [11])
+    case = Case(f"a server's packet on its last hop is answered before the flow is looked up, {v}", ["11.1"])
     talk = Talk(case, f)
     talk.open()
     frame = talk.s_in(tcp("A", 5001, 1001), ttl=1)
@@ -260,7 +262,9 @@ def _last_hop(f: Family) -> list[Case]:
 
     bare = {**ETH0, "addresses": []}
     case = Case(
-        f"without an address of our own, a time exceeded for a VIP comes from the VIP, {v}", [11, 27], interfaces=[bare]
+        f"without an address of our own, a time exceeded for a VIP comes from the VIP, {v}",
+        ["11.1", "12.4"],
+        interfaces=[bare],
     )
     talk = Talk(case, f)
     frame = talk.c_in(tcp("S", 1), ttl=1)
@@ -268,7 +272,7 @@ def _last_hop(f: Family) -> list[Case]:
     made.append(case)
     case = Case(
         f"without any address, a packet on its last hop from a server is dropped unanswered, {v}",
-        [11, 27],
+        ["11.1", "12.4"],
         interfaces=[bare],
     )
     talk = Talk(case, f)
@@ -282,7 +286,7 @@ def _common(f: Family) -> list[Case]:
     """Make the other cases that both versions share."""
     v = f"IPv{f.version}"
     made = []
-    case = Case(f"traffic class, ECN and labels pass unchanged, {v}", [23], "RFC 2474, RFC 3168")
+    case = Case(f"traffic class, ECN and labels pass unchanged, {v}", ["8.20"], "RFC 2474, RFC 3168")
     talk = Talk(case, f)
     fields = {"tos": 0xBB, "id": 0xBEEF, "flags": "DF"} if f.version == 4 else {"tc": 0xBB, "fl": 0xABCDE}
     talk.c(tcp("S", 1000), **fields)
@@ -291,7 +295,7 @@ def _common(f: Family) -> list[Case]:
 
     case = Case(
         f"a server's address from another interface than the server's is dropped, {v}",
-        [16],
+        ["5.4"],
         "RFC 2827",
         **two_interfaces(),
     )
@@ -302,7 +306,7 @@ def _common(f: Family) -> list[Case]:
     case.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "spoofed_server")
     made.append(case)
 
-    case = Case(f"protocols other than TCP, UDP and ICMP end at a VIP, {v}", [22])
+    case = Case(f"protocols other than TCP, UDP and ICMP end at a VIP, {v}", ["7.A"])
     field = "proto" if f.version == 4 else "nh"
     for protocol in (47, 132, 59):
         packet = f.ip(f.client, f.vip, **{field: protocol}) / Raw(bytes(20))
@@ -312,7 +316,7 @@ def _common(f: Family) -> list[Case]:
 
 
 def _address_case(f: Family, name: str, sources: list[str], destinations: list[str], reason: str) -> Case:
-    case = Case(name, [16], "RFC 1812 section 5.3.7, RFC 4291 section 2")
+    case = Case(name, ["5.4"], "RFC 1812 section 5.3.7, RFC 4291 section 2")
     for source in sources:
         case.drop(ether(CLIENT_MAC, ROUTER_MAC, f.ip(source, f.vip) / _syn()), reason)
     for destination in destinations:
@@ -346,7 +350,7 @@ def _martians4() -> list[Case]:
     made.append(
         _address_case(V4, "IPv4 packets to martian destinations are dropped", [], destinations, "martian_destination")
     )
-    case = Case("IPv4 packets to multicast, broadcast and our own address are left to the host", [16, 18])
+    case = Case("IPv4 packets to multicast, broadcast and our own address are left to the host", ["5.4", "3"])
     for destination, mac in (
         ("224.0.0.5", "01:00:5e:00:00:05"),
         ("255.255.255.255", "ff:ff:ff:ff:ff:ff"),
@@ -359,11 +363,11 @@ def _martians4() -> list[Case]:
         ether(CLIENT_MAC, "ff:ff:ff:ff:ff:ff", V4.ip("0.0.0.0", "255.255.255.255") / udp(b"", sport=68, dport=67))
     )
     made.append(case)
-    case = Case("the broadcast address of another interface's prefix is a martian source", [16], **two_interfaces())
+    case = Case("the broadcast address of another interface's prefix is a martian source", ["5.4"], **two_interfaces())
     case.drop(ether(GATEWAY_MAC, ROUTER_MAC, V4.ip("10.0.0.255", V4.vip) / _syn()), "martian_source")
     made.append(case)
     point = [{**ETH0, "addresses": ["198.18.1.0/31", "198.18.1.9/32"]}]
-    case = Case("a prefix of 31 bits or more has no broadcast address", [16], "RFC 3021", interfaces=point)
+    case = Case("a prefix of 31 bits or more has no broadcast address", ["5.4"], "RFC 3021", interfaces=point)
     talk = Talk(case, V4, client="198.18.1.1")
     talk.c(tcp("S", 1))
     made.append(case)
@@ -385,7 +389,7 @@ def _martians6() -> list[Case]:
             "martian_destination",
         )
     )
-    case = Case("IPv6 packets to multicast, link-local and our own address are left to the host", [16, 18])
+    case = Case("IPv6 packets to multicast, link-local and our own address are left to the host", ["5.4", "3"])
     for destination, mac in (("ff02::1", "33:33:00:00:00:01"), ("fe80::1", ROUTER_MAC), (V6.router, ROUTER_MAC)):
         case.passes(ether(CLIENT_MAC, mac, V6.ip(V6.client, destination) / _syn()))
     made.append(case)

@@ -1,4 +1,7 @@
-"""What is bounded: answers per second, hops that wait, the flow table (docs/datapath.md rules 8, 11, 12)."""
+"""
+What is bounded: answers per second, hops that wait, the flow table (docs/rules.md rule 8, flows; rule 11, next hop;
+rule 12, sending).
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,9 @@ def _rates(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     exceeded = (11, 0) if f is V4 else (3, 0)
     names = {"direction": "forward", "service": f.web}
-    never = Case(f"icmp_rate 0 answers nothing, {v}", [27], icmp_rate=0)
+    never = Case(f"icmp_rate 0 answers nothing, {v}", ["12.4"], icmp_rate=0)
     never.drop(Talk(never, f).c_in(tcp("S", 1), ttl=1), "rate_limited", **names)
-    rate = Case(f"a burst of icmp_rate answers, then one each 1/rate seconds, {v}", [27], icmp_rate=4)
+    rate = Case(f"a burst of icmp_rate answers, then one each 1/rate seconds, {v}", ["12.4"], icmp_rate=4)
     frame = Talk(rate, f).c_in(tcp("S", 1), ttl=1)
     told = icmp_error(f, frame, exceeded, f.router, f.client)
     rate.at(10_000)
@@ -52,13 +55,13 @@ def _rates(f: Family) -> list[Case]:
         rate.reply(frame, "ttl_exceeded", told, **names)
     rate.drop(frame, "rate_limited", **names)
     rate.counters(verdicts={"reply.ttl_exceeded": 9, "drop.rate_limited": 4}, rx_packets=13, tx_packets=9)
-    changed = Case(f"a changed icmp_rate holds from the publication on, {v}", [27], icmp_rate=0)
+    changed = Case(f"a changed icmp_rate holds from the publication on, {v}", ["12.4"], icmp_rate=0)
     changed.drop(Talk(changed, f).c_in(tcp("S", 1), ttl=1), "rate_limited", **names)
     changed.publish(icmp_rate=1)
     changed.reply(frame, "ttl_exceeded", told, **names)
     kinds = Case(
         f"each kind of answer has a bucket of its own, {v}",
-        [27],
+        ["12.4"],
         icmp_rate=1,
         answer_echo=True,
         services=[web_service(f, slots=()), dns_service(f, plan={"selector": "counter", "slots": []})],
@@ -84,7 +87,7 @@ def _rates(f: Family) -> list[Case]:
 def _hops() -> Case:
     case = Case(
         "at most 256 hops are waited for",
-        [28],
+        ["11"],
         transit="forward",
         routes=[{"prefix": "10.0.0.0/8", "interface": "eth0"}],
         neighbours=[],

@@ -1,4 +1,4 @@
-"""Packets too big for the way out: told, or cut (docs/datapath.md rule 12)."""
+"""Packets too big for the way out: told, or cut (docs/rules.md rule 12, sending)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def _told(f: Family) -> list[Case]:
     mtu = 600 if f is V4 else 1280
     marks: dict[str, Any] = {"flags": "DF"} if f is V4 else {}
     origin = "RFC 1191, RFC 8201, RFC 1812 section 4.3.2.3"
-    case = Case(f"a packet too big for the route is answered with the MTU, {v}", [21, 27], origin, **narrow(f, mtu))
+    case = Case(
+        f"a packet too big for the route is answered with the MTU, {v}", ["12.2", "12.4"], origin, **narrow(f, mtu)
+    )
     talk = Talk(case, f)
     talk.open()
     frame = talk.c_in(tcp("PA", 1001, 5001, pattern(1400)), **marks)
@@ -64,7 +66,7 @@ def _told(f: Family) -> list[Case]:
 
     back = Case(
         f"a reply too big for the client's link is answered to the server, {v}",
-        [21, 27],
+        ["12.2", "12.4"],
         origin,
         interfaces=[{**ETH0, "mtu": 1300}],
     )
@@ -75,13 +77,13 @@ def _told(f: Family) -> list[Case]:
     back.reply(frame, "too_big", told, **talk.reply_names)
     back.counters(servers={f"{talk.service}/{talk.server}": {"packets_reply": 2}})
 
-    tagged = Case(f"the answer about a tagged packet carries the tag, {v}", [21, 25], **narrow(f, mtu))
+    tagged = Case(f"the answer about a tagged packet carries the tag, {v}", ["12.2", "3.4"], **narrow(f, mtu))
     talk = Talk(tagged, f, "udp", tags=(tag(9),))
     frame = talk.c_in(udp(pattern(1300)), **marks)
     told = icmp_error(f, frame, TOO_BIG[f.version], f.router, f.client, mtu, l3=18, tags=(tag(9),))
     tagged.reply(frame, "too_big", told, **talk.names)
 
-    limited = Case(f"the answers are rate-limited, {v}", [21, 27], icmp_rate=1, **narrow(f, mtu))
+    limited = Case(f"the answers are rate-limited, {v}", ["12.2", "12.4"], icmp_rate=1, **narrow(f, mtu))
     talk = Talk(limited, f, "udp")
     frame = talk.c_in(udp(pattern(1300)), **marks)
     limited.reply(frame, "too_big", icmp_error(f, frame, TOO_BIG[f.version], f.router, f.client, mtu), **talk.names)
@@ -98,7 +100,7 @@ def _cut() -> list[Case]:
     f = V4
     case = Case(
         "an IPv4 packet without DF is cut into fragments in order, both ways",
-        [14, 21],
+        ["12.2"],
         "RFC 791 section 3.2",
         **narrow(f, 600),
     )
@@ -114,7 +116,9 @@ def _cut() -> list[Case]:
     )
     frames = [ether(ROUTER_MAC, talk.server_mac, packet) for packet in out]
     case.forward(talk.c_in(udp(pattern(1900)), id=7), *frames, **talk.names)
-    exact = Case("fragments are as large as fits, in units of 8 bytes", [21], "RFC 791 section 3.2", **narrow(f, 604))
+    exact = Case(
+        "fragments are as large as fits, in units of 8 bytes", ["12.2"], "RFC 791 section 3.2", **narrow(f, 604)
+    )
     talk = Talk(exact, f, "udp")
     for size in (577, 584, 1160, 1161):
         l4 = udp(pattern(size - 8))
@@ -123,7 +127,7 @@ def _cut() -> list[Case]:
         )
         frames = [ether(ROUTER_MAC, talk.server_mac, packet) for packet in out]
         exact.forward(talk.c_in(l4, id=7), *frames, **talk.names)
-    back = Case("a reply without DF is cut for the client's link", [21], interfaces=[{**ETH0, "mtu": 1300}])
+    back = Case("a reply without DF is cut for the client's link", ["12.2"], interfaces=[{**ETH0, "mtu": 1300}])
     talk = Talk(back, f)
     talk.open()
     l4 = with_ports(tcp("PA", 5001, 1001, pattern(1400)), 9876, talk.sport)
@@ -150,7 +154,7 @@ def _options() -> Case:
     alert, record = b"\x94\x04\x00\x00", b"\x07\x07\x04\x00\x00\x00\x00\x00"
     case = Case(
         "options with the copied flag are in every fragment, others in the first only",
-        [15, 21],
+        ["5.8", "12.2"],
         "RFC 791 section 3.1",
         **narrow(f, 600),
     )
@@ -183,7 +187,7 @@ def _options() -> Case:
 def _again() -> Case:
     f = V4
     case = Case(
-        "a fragment too big is cut again, MF and offset go on", [19, 21], "RFC 791 section 3.2", **narrow(f, 600)
+        "a fragment too big is cut again, MF and offset go on", ["6", "12.2"], "RFC 791 section 3.2", **narrow(f, 600)
     )
     talk = Talk(case, f, "udp")
     l4 = udp(pattern(1600))
@@ -200,7 +204,7 @@ def _again() -> Case:
 
 
 def _no_room() -> Case:
-    case = Case("an MTU without room for 8 bytes of data drops the packet", [21], **narrow(V4, 27))
+    case = Case("an MTU without room for 8 bytes of data drops the packet", ["12.2"], **narrow(V4, 27))
     talk = Talk(case, V4, "udp")
     case.drop(talk.c_in(udp(pattern(100))), "too_big", **talk.names)
     case.next_hops(**narrow(V4, 28))
@@ -223,7 +227,7 @@ def _later6() -> Case:
     f = V6
     case = Case(
         "an IPv6 fragment too big is answered for the first one only",
-        [19, 21, 27],
+        ["6", "12.2", "12.4"],
         "RFC 4443 section 2.4",
         **narrow(f, 1280),
     )

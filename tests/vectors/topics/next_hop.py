@@ -1,4 +1,4 @@
-"""Where packets go next: routes, gateways, neighbours that must be asked for (docs/datapath.md rule 11)."""
+"""Where packets go next: routes, gateways, neighbours that must be asked for (docs/rules.md rule 11, next hop)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _waiting(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     server = f.servers[0]
     case = Case(
-        f"up to three packets wait for a neighbour and leave when it is known, {v}", [28], neighbours=_missing(server)
+        f"up to three packets wait for a neighbour and leave when it is known, {v}", ["11"], neighbours=_missing(server)
     )
     talk = Talk(case, f)
     case.send(talk.c_in(tcp("S", 1000)), "hold", "neighbour", **talk.names)
@@ -67,7 +67,7 @@ def _waiting(f: Family) -> list[Case]:
     case.counters(verdicts={"forward": 3, "hold.neighbour": 3, "drop.neighbour_unresolved": 1})
     talk.c(tcp("S", 1000))
 
-    late = Case(f"packets that waited 3 s for a neighbour are given up, {v}", [28], neighbours=_missing(server))
+    late = Case(f"packets that waited 3 s for a neighbour are given up, {v}", ["11"], neighbours=_missing(server))
     talk = Talk(late, f, "udp")
     late.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)
     late.at(500)
@@ -93,7 +93,7 @@ def _unreachable(f: Family) -> list[Case]:
     origin = "RFC 1812 section 5.2.7.1, RFC 4443 section 3.1"
     failed = Case(
         f"a neighbour that did not answer is not waited for during the next 3 s, {v}",
-        [20, 27, 28],
+        ["10", "12.4", "11"],
         origin,
         neighbours=_missing(server),
         icmp_rate=2,
@@ -118,7 +118,7 @@ def _unreachable(f: Family) -> list[Case]:
 
     long = Case(
         f"what waited in vain is quoted as it came, up to 576 or 1280 bytes, {v}",
-        [20],
+        ["10"],
         origin,
         neighbours=_missing(server),
     )
@@ -131,7 +131,7 @@ def _unreachable(f: Family) -> list[Case]:
 
     limited = Case(
         f"errors about packets that waited are rate-limited, {v}",
-        [20, 27],
+        ["10", "12.4"],
         origin,
         neighbours=_missing(server),
         icmp_rate=1,
@@ -145,7 +145,7 @@ def _unreachable(f: Family) -> list[Case]:
 
     silent = Case(
         f"no error about errors, later fragments, or packets toward a client, {v}",
-        [20, 27],
+        ["10", "12.4"],
         "RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e)",
         neighbours=_missing(server, f.client),
     )
@@ -174,7 +174,7 @@ def _asking(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     server = f.servers[0]
     again = Case(
-        f"a neighbour is asked for again after its packets were given up, {v}", [28], neighbours=_missing(server)
+        f"a neighbour is asked for again after its packets were given up, {v}", ["11"], neighbours=_missing(server)
     )
     talk = Talk(again, f, "udp")
     again.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)
@@ -186,7 +186,7 @@ def _asking(f: Family) -> list[Case]:
     again.unresolved(("eth0", server))
 
     late_ask = Case(
-        f"a neighbour nobody waits for any more is not asked for, {v}", [28], FOUND, neighbours=_missing(server)
+        f"a neighbour nobody waits for any more is not asked for, {v}", ["11"], FOUND, neighbours=_missing(server)
     )
     talk = Talk(late_ask, f, "udp")
     late_ask.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)
@@ -199,7 +199,7 @@ def _asking(f: Family) -> list[Case]:
     late_ask.tick(talk.c_out(udp(b"2")))
     late_ask.unresolved()
 
-    moved = Case(f"a changed MAC is used from the moment it is published, {v}", [28])
+    moved = Case(f"a changed MAC is used from the moment it is published, {v}", ["11"])
     talk = Talk(moved, f)
     talk.open()
     moved.next_hops(neighbours=[*_missing(server), ["eth0", server, SERVER_MACS[2]]])
@@ -214,7 +214,7 @@ def _routes(f: Family) -> list[Case]:
     gateway_routes = [
         {"prefix": "198.18.1.0/24" if f is V4 else "2001:2:0:1::/64", "interface": "eth0", "gateway": f.gateway}
     ]
-    case = Case(f"a server behind a gateway is reached through it, {v}", [28], routes=gateway_routes)
+    case = Case(f"a server behind a gateway is reached through it, {v}", ["11"], routes=gateway_routes)
     talk = Talk(case, f, server_mac=GATEWAY_MAC)
     talk.open()
     made.append(case)
@@ -227,7 +227,7 @@ def _routes(f: Family) -> list[Case]:
         {"prefix": narrow, "interface": "eth0", "gateway": f.client2},
     ]
     case = Case(
-        f"the most specific route wins, the first among equals, {v}", [28], "RFC 1812 section 5.2.4.3", routes=routes
+        f"the most specific route wins, the first among equals, {v}", ["11"], "RFC 1812 section 5.2.4.3", routes=routes
     )
     talk = Talk(case, f, server_mac=GATEWAY_MAC)
     talk.c(tcp("S", 1))
@@ -235,7 +235,7 @@ def _routes(f: Family) -> list[Case]:
     talk.c(tcp("S", 1))
     made.append(case)
     case = Case(
-        f"without a route to the server a client is told so, {v}", [20, 28], "RFC 1812 section 5.2.7.1", routes=[]
+        f"without a route to the server a client is told so, {v}", ["10", "11"], "RFC 1812 section 5.2.7.1", routes=[]
     )
     talk = Talk(case, f)
     told = icmp_error(f, talk.c_in(tcp("S", 1)), (3, 1) if f is V4 else (1, 0), f.vip, f.client)
@@ -244,17 +244,17 @@ def _routes(f: Family) -> list[Case]:
     talk.c(tcp("S", 1))
     made.append(case)
     macs = {"services": [web_service(f, "counter", (1,), macs=("aa:bb:cc:00:00:01", None, None))], "neighbours": []}
-    case = Case(f"a server's configured MAC needs no neighbour, nor a route, {v}", [28], routes=[], **macs)
+    case = Case(f"a server's configured MAC needs no neighbour, nor a route, {v}", ["11"], routes=[], **macs)
     talk = Talk(case, f, server_mac="aa:bb:cc:00:00:01")
     talk.open()
     made.append(case)
-    case = Case(f"replies to a client from far away go to the last hop, route or no route, {v}", [28], routes=ROUTES)
+    case = Case(f"replies to a client from far away go to the last hop, route or no route, {v}", ["11"], routes=ROUTES)
     talk = Talk(case, f, client=f.outside, mac=GATEWAY_MAC)
     talk.open()
     made.append(case)
     case = Case(
         f"before a client's packet was seen, replies are routed; afterwards they follow the last hop, {v}",
-        [2, 28],
+        ["8.14", "11"],
         services=[web_service(f, "hash-flow", (1,))],
         routes=[*ROUTES, {"prefix": default, "interface": "eth0", "gateway": f.gateway}],
     )
@@ -270,21 +270,21 @@ def _routes(f: Family) -> list[Case]:
 def _interfaces(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     far = FAR4 if f is V4 else FAR6
-    case = Case(f"clients on one interface, servers on another, {v}", [28], **two_interfaces())
+    case = Case(f"clients on one interface, servers on another, {v}", ["11"], **two_interfaces())
     talk = Talk(case, f, server_address=far[0], server_if="eth1")
     talk.open()
     talk.close()
     made = [case]
     fields: dict[str, Any] = two_interfaces()
     fields["neighbours"] = [entry for entry in fields["neighbours"] if entry[0] == "eth0"]
-    case = Case(f"a neighbour is asked for on the interface of its route, {v}", [28], **fields)
+    case = Case(f"a neighbour is asked for on the interface of its route, {v}", ["11"], **fields)
     talk = Talk(case, f, server_address=far[0], server_if="eth1")
     case.send(talk.c_in(tcp("S", 1)), "hold", "neighbour", **talk.names)
     case.unresolved(("eth1", far[0]))
     case.next_hops(neighbours=two_interfaces()["neighbours"])
     case.tick(["eth1", talk.c_out(tcp("S", 1))])
     made.append(case)
-    unknown = Case(f"a server whose interface is not known yet is not taken for spoofed, {v}", [16, 28], routes=[])
+    unknown = Case(f"a server whose interface is not known yet is not taken for spoofed, {v}", ["5.4", "11"], routes=[])
     packet = f.ip(f.servers[0], f.client) / udp(b"x", sport=9, dport=9)
     unknown.drop(ether(SERVER_MACS[0], ROUTER_MAC, packet), "transit")
     made.append(unknown)

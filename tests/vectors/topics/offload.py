@@ -1,4 +1,7 @@
-"""Frames with work left to the network card: partial checksums, segmentation (docs/datapath.md rules 1, 7, 8, 12)."""
+"""
+Frames with work left to the network card: partial checksums, segmentation (docs/rules.md rule 1, inputs and outcome;
+rule 7, L4 headers; rule 8, flows; rule 12, sending).
+"""
 
 from __future__ import annotations
 
@@ -76,21 +79,21 @@ def _both(case: Case, talk: Talk, l4: Any, work: list[int], reply: bool = False,
 def _partial(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     origin = "virtio 1.2 section 5.1.6.2"
-    case = Case(f"a partial TCP checksum stays partial, its addresses updated, both ways, {v}", [13], origin)
+    case = Case(f"a partial TCP checksum stays partial, its addresses updated, both ways, {v}", ["8.20"], origin)
     talk, work = Talk(case, f), _work(f, "tcp")
     _both(case, talk, tcp("S", 1000, options=[("MSS", 1460)]), work)
     _both(case, talk, tcp("SA", 5000, 1001), work, reply=True)
     _both(case, talk, tcp("A", 1001, 5001), work)
     _both(case, talk, tcp("PA", 1001, 5001, pattern(99)), work)
     made = [case]
-    case = Case(f"a partial UDP checksum stays partial, both ways, tagged or not, {v}", [13, 25], origin)
+    case = Case(f"a partial UDP checksum stays partial, both ways, tagged or not, {v}", ["8.20", "3.4"], origin)
     talk = Talk(case, f, "udp")
     _both(case, talk, udp(b"question"), _work(f, "udp"))
     _both(case, talk, udp(b"answer"), _work(f, "udp"), reply=True)
     talk = Talk(case, f, "udp", sport=40001, tags=(tag(4),))
     _both(case, talk, udp(b"question"), _work(f, "udp", vlan=4))
     made.append(case)
-    case = Case(f"other offload flags are not sent on, {v}", [13], origin)
+    case = Case(f"other offload flags are not sent on, {v}", ["8.20"], origin)
     talk = Talk(case, f)
     case.forward(talk.c_in(tcp("S", 1000)), talk.c_out(tcp("S", 1000)), offload=[2, 0, 0, 0, 0, 0], **talk.names)
     work = _work(f, "tcp")
@@ -104,7 +107,7 @@ def _partial(f: Family) -> list[Case]:
     made.append(case)
     case = Case(
         f"a frame that waits for its neighbour keeps its offload, {v}",
-        [13, 28],
+        ["8.20", "11"],
         neighbours=[n for n in neighbours() if n[1] != f.servers[0]],
     )
     talk = Talk(case, f)
@@ -123,7 +126,7 @@ def _segments(f: Family) -> list[Case]:
     size = 1500 - f.header_len - 20
     case = Case(
         f"a TCP frame larger than the MTU passes whole with its segmentation header, {v}",
-        [14],
+        ["12.2"],
         "virtio 1.2 section 5.1.6.2",
     )
     talk = Talk(case, f)
@@ -135,7 +138,7 @@ def _segments(f: Family) -> list[Case]:
     made = [case]
     case = Case(
         f"a UDP frame of several datagrams passes whole with its segmentation header, {v}",
-        [14],
+        ["12.2"],
         "virtio 1.2 section 5.1.6.2",
     )
     talk = Talk(case, f, "udp")
@@ -151,7 +154,7 @@ def _too_big(f: Family) -> list[Case]:
     mtu, number = (600, 1) if f is V4 else (1280, 4)
     marks: dict[str, Any] = {"flags": "DF"} if f is V4 else {}
     kind = (3, 4) if f is V4 else (2, 0)
-    case = Case(f"segments too big for the route are answered with the MTU, {v}", [14, 21], **narrow(f, mtu))
+    case = Case(f"segments too big for the route are answered with the MTU, {v}", ["12.2"], **narrow(f, mtu))
     talk = Talk(case, f)
     talk.open()
     fits = mtu - f.header_len - 20
@@ -168,7 +171,7 @@ def _too_big(f: Family) -> list[Case]:
 
 
 def _bad(f: Family) -> Case:
-    case = Case(f"offload work that does not fit the packet is refused, IPv{f.version}", [13, 14])
+    case = Case(f"offload work that does not fit the packet is refused, IPv{f.version}", ["8.20", "12.2"])
     start = 14 + f.header_len
     other = 4 if f is V4 else 1
     own = 1 if f is V4 else 4
@@ -198,7 +201,7 @@ def _bad(f: Family) -> Case:
 def _completed() -> Case:
     f = V4
     case = Case(
-        "a partial checksum is completed before the packet is cut into fragments", [13, 14, 21], **narrow(f, 600)
+        "a partial checksum is completed before the packet is cut into fragments", ["8.20", "12.2"], **narrow(f, 600)
     )
     talk = Talk(case, f, "udp")
     for size in (1300, 1301):
@@ -219,7 +222,7 @@ def _completed() -> Case:
 def _cut_smaller() -> Case:
     f = V4
     case = Case(
-        "segments too big for the route that may be fragmented are cut smaller instead", [14, 21], **narrow(f, 600)
+        "segments too big for the route that may be fragmented are cut smaller instead", ["12.2"], **narrow(f, 600)
     )
     talk = Talk(case, f)
     talk.open()

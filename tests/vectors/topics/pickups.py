@@ -1,4 +1,7 @@
-"""TCP of no flow: picked up by a hash, let through in passing, refused, answered (docs/datapath.md rule 8, "Miss")."""
+"""
+TCP of no flow: picked up by a hash, let through in passing, refused, answered (docs/rules.md rule 8.14, client packets
+of no flow, and rule 8.15, server packets of no flow).
+"""
 
 from __future__ import annotations
 
@@ -51,9 +54,9 @@ def cases() -> list[Case]:
     return made
 
 
-def _hashed(name: str, lines: list[int], f: Family, origin: str = "docs/datapath.md rule 8") -> tuple[Case, Talk]:
+def _hashed(name: str, rules: list[str], f: Family, origin: str = "docs/rules.md rule 8, flows") -> tuple[Case, Talk]:
     """Make a case of a hash service, and a talk with the server that the hash names."""
-    case = Case(name, lines, origin, services=[web_service(f, "hash-flow")])
+    case = Case(name, rules, origin, services=[web_service(f, "hash-flow")])
     return case, Talk(case, f, number=1 + hash_flow(1, f.client, f.vip, 40000, 9876, 6) % 3)
 
 
@@ -66,7 +69,9 @@ def _active(case: Case, talk: Talk, count: int) -> None:
 
 def _from_client(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case, talk = _hashed(f"a client's ACK of no flow is unconfirmed until its server answers, {v}", [2, 5, 7, 28], f)
+    case, talk = _hashed(
+        f"a client's ACK of no flow is unconfirmed until its server answers, {v}", ["8.14", "8.10", "8.17", "8.13"], f
+    )
     talk.c(tcp("PA", 1000, 5000, b"data"))
     watch = Watch(talk, "pickup")
     _active(case, talk, 0)
@@ -85,7 +90,7 @@ def _from_client(f: Family) -> list[Case]:
     watch.dropped_client(tcp("R", 1007))
     watch.client(tcp("R", 1008), "closing")
 
-    ended, talk = _hashed(f"a server's FIN confirms a flow that was picked up, {v}", [2, 3], f)
+    ended, talk = _hashed(f"a server's FIN confirms a flow that was picked up, {v}", ["8.14", "8.8"], f)
     talk.c(tcp("A", 1000, 5000))
     watch = Watch(talk, "pickup")
     watch.server(tcp("FA", 5000, 1000), "established")
@@ -98,7 +103,9 @@ def _from_client(f: Family) -> list[Case]:
 
 def _from_server(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case, talk = _hashed(f"a server's ACK of no flow is unconfirmed until its client fits it, {v}", [2, 5, 7], f)
+    case, talk = _hashed(
+        f"a server's ACK of no flow is unconfirmed until its client fits it, {v}", ["8.14", "8.10", "8.17"], f
+    )
     talk.s(tcp("PA", 5000, 1000, b"answer"))
     watch = Watch(talk, "pickup")
     _active(case, talk, 0)
@@ -114,7 +121,9 @@ def _from_server(f: Family) -> list[Case]:
 
     edges = []
     for sign, reach, word in ((1, 0, "ahead"), (-1, UNHEARD + 1, "behind")):
-        edge, talk = _hashed(f"the unknown windows and one {word} still fit a flow that was picked up, {v}", [2, 5], f)
+        edge, talk = _hashed(
+            f"the unknown windows and one {word} still fit a flow that was picked up, {v}", ["8.14", "8.10"], f
+        )
         talk.s(tcp("PA", 5000, 1000, b"answer"))
         seq, ack = 1000 + (UNSCALED + 1) * sign, 5006 + reach * sign
         watch = Watch(talk, "pickup")
@@ -122,7 +131,9 @@ def _from_server(f: Family) -> list[Case]:
         edges.append(edge)
 
     source = Case(
-        f"with hash-source a pickup is unconfirmed, too, {v}", [2, 7], services=[web_service(f, "hash-source")]
+        f"with hash-source a pickup is unconfirmed, too, {v}",
+        ["8.14", "8.17"],
+        services=[web_service(f, "hash-source")],
     )
     talk = Talk(source, f, number=1 + hash_source(1, f.client) % 3)
     talk.c(tcp("A", 1000, 5000))
@@ -132,11 +143,11 @@ def _from_server(f: Family) -> list[Case]:
 
 
 def _last_hop(f: Family) -> list[Case]:
-    """Where a scale is unknown, guesses find room too often to turn replies elsewhere (behaviour 28)."""
+    """Where a scale is unknown, guesses find room too often to turn replies elsewhere (rule 11, next hop)."""
     v = f"IPv{f.version}"
     two = {"interfaces": [ETH0, ETH1]}
     guess = tcp("A", 1008 + UNSCALED, 5000)
-    stolen, talk = _hashed(f"a guess in unknown windows turns no reply to another interface, {v}", [5, 28], f)
+    stolen, talk = _hashed(f"a guess in unknown windows turns no reply to another interface, {v}", ["8.10", "8.13"], f)
     stolen.setup |= two
     astray = replace(talk, mac=STRANGER, client_if="eth1")
     talk.c(tcp("PA", 1000, 5000, b"data"))
@@ -152,7 +163,9 @@ def _last_hop(f: Family) -> list[Case]:
     talk.s(tcp("A", 5000, 1008))
     stolen.flows(talk.flow("established", idle_s=0.0))
 
-    routed, talk = _hashed(f"a segment by the way that its client is routed moves the replies, {v}", [5, 28], f)
+    routed, talk = _hashed(
+        f"a segment by the way that its client is routed moves the replies, {v}", ["8.10", "8.13"], f
+    )
     routed.setup |= two
     before = replace(talk, mac=STRANGER, client_if="eth1")
     before.c(tcp("A", 1008, 5000))
@@ -170,7 +183,7 @@ def _exact(f: Family) -> Case:
     """Where both SYNs were seen, too, a segment turns the replies to another interface only by exact numbers."""
     exact = Case(
         f"replies follow the client to another interface by exact numbers only, IPv{f.version}",
-        [5, 28],
+        ["8.10", "8.13"],
         interfaces=[ETH0, ETH1],
     )
     talk = Talk(exact, f)
@@ -196,7 +209,7 @@ def _windows(f: Family) -> list[Case]:
     """Windows of a flow whose SYNs were not seen: their scale is unknown, and counts as the largest there is."""
     v = f"IPv{f.version}"
     origin = "RFC 7323 section 2.3"
-    known, talk = _hashed(f"a window of unknown scale counts as scaled by 14, {v}", [2, 5], f, origin)
+    known, talk = _hashed(f"a window of unknown scale counts as scaled by 14, {v}", ["8.14", "8.10"], f, origin)
     talk.c(tcp("A", 1000, 5000))
     watch = Watch(talk, "pickup")
     watch.server(tcp("A", 5000, 1000, window=501), "established")
@@ -213,7 +226,9 @@ def _windows(f: Family) -> list[Case]:
     watch.client(tcp("A", 1000 + (502 << 14) + 1, 5000))
     watch.forged_client(tcp("A", 1000 + (502 << 14) + 2, 5000))
 
-    guessed, talk = _hashed(f"a guess tells nothing of the window of a side that was not heard, {v}", [2, 5], f)
+    guessed, talk = _hashed(
+        f"a guess tells nothing of the window of a side that was not heard, {v}", ["8.14", "8.10"], f
+    )
     talk.c(tcp("A", 1000, 5000))
     watch = Watch(talk, "pickup")
     watch.server(tcp("A", 5000, 1000), "established")
@@ -224,7 +239,7 @@ def _windows(f: Family) -> list[Case]:
     watch.server(tcp("PA", 5004 + 1460, 1000, b"true"))
     watch.client(tcp("A", 1000, 5004))
 
-    confirms, talk = _hashed(f"a client that confirms a pickup vouches for no number, {v}", [2, 5], f)
+    confirms, talk = _hashed(f"a client that confirms a pickup vouches for no number, {v}", ["8.14", "8.10"], f)
     talk.s(tcp("PA", 5000, 1000, b"answer"))
     watch = Watch(talk, "pickup")
     watch.client(tcp("FPA", 100000, 4000, b"guess"), "established")
@@ -242,7 +257,7 @@ def _expiry(f: Family) -> list[Case]:
     made = []
     for who in ("client", "server"):
         case, talk = _hashed(
-            f"a pickup that only its {who} speaks in ends 30 s after its first segment, {v}", [2, 4], f
+            f"a pickup that only its {who} speaks in ends 30 s after its first segment, {v}", ["8.14", "8.12"], f
         )
         send = talk.c if who == "client" else talk.s
         for second in (0, 10, 20, 29):
@@ -258,7 +273,7 @@ def _expiry(f: Family) -> list[Case]:
         case.flows(talk.flow("pickup", idle_s=0.0))
         case.counters(events={"flow_created": 2})
         made.append(case)
-    kept, talk = _hashed(f"a pickup that was confirmed lives as long as any established flow, {v}", [2, 4], f)
+    kept, talk = _hashed(f"a pickup that was confirmed lives as long as any established flow, {v}", ["8.14", "8.12"], f)
     talk.c(tcp("A", 1000, 5000))
     kept.at(30 * SECOND - 1)
     talk.s(tcp("A", 5000, 1000))
@@ -271,7 +286,7 @@ def _resets(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
     # A server that knows nothing of the connection answers by a RST at the number that the client acknowledged.
-    server, talk = _hashed(f"a server's RST closes what was picked up from its client, {v}", [2, 5], f)
+    server, talk = _hashed(f"a server's RST closes what was picked up from its client, {v}", ["8.14", "8.10"], f)
     talk.c(tcp("PA", 1000, 5000, b"data"))
     watch = Watch(talk, "pickup")
     watch.forged_server(tcp("R", 5001))
@@ -283,7 +298,7 @@ def _resets(f: Family) -> list[Case]:
     made.append(server)
 
     # Nobody has vouched for the numbers of the side that a flow was picked up from.
-    client, talk = _hashed(f"a client's RST is sent on and leaves what was picked up from it, {v}", [2, 5], f)
+    client, talk = _hashed(f"a client's RST is sent on and leaves what was picked up from it, {v}", ["8.14", "8.10"], f)
     talk.c(tcp("PA", 1000, 5000, b"data"))
     watch = Watch(talk, "pickup")
     watch.forged_client(tcp("R", 1005))
@@ -296,7 +311,7 @@ def _resets(f: Family) -> list[Case]:
     client.counters(events={"flow_closed": 1})
     made.append(client)
 
-    own, talk = _hashed(f"a server's RST is sent on and leaves what was picked up from it, {v}", [2, 5], f)
+    own, talk = _hashed(f"a server's RST is sent on and leaves what was picked up from it, {v}", ["8.14", "8.10"], f)
     talk.s(tcp("PA", 5000, 1000, b"answer"))
     watch = Watch(talk, "pickup")
     watch.forged_server(tcp("R", 5007))
@@ -309,7 +324,9 @@ def _resets(f: Family) -> list[Case]:
     own.counters(events={"flow_closed": 1})
     made.append(own)
 
-    attack, talk = _hashed(f"a forged ACK and a RST at its number close no flow that was picked up, {v}", [2, 5, 28], f)
+    attack, talk = _hashed(
+        f"a forged ACK and a RST at its number close no flow that was picked up, {v}", ["8.14", "8.10", "8.13"], f
+    )
     talk.c(tcp("A", 1000, 5000))
     watch = Watch(talk, "pickup")
     for guess in (0x70000000, 0xF0000000):
@@ -327,14 +344,16 @@ def _resets(f: Family) -> list[Case]:
     attack.counters(events={"flow_closed": 0}, verdicts={"drop.rst_window": 1})
     made.append(attack)
 
-    reply, talk = _hashed(f"a client's RST closes what was picked up from its server, {v}", [2, 5], f)
+    reply, talk = _hashed(f"a client's RST closes what was picked up from its server, {v}", ["8.14", "8.10"], f)
     talk.s(tcp("PA", 5000, 1000, b"answer"))
     watch = Watch(talk, "pickup")
     watch.dropped_client(tcp("R", 999))
     watch.client(tcp("R", 1000), "closing")
     made.append(reply)
 
-    ending, talk = _hashed(f"a FIN of the side that a flow was picked up from moves no number, {v}", [2, 5], f)
+    ending, talk = _hashed(
+        f"a FIN of the side that a flow was picked up from moves no number, {v}", ["8.14", "8.10"], f
+    )
     talk.c(tcp("A", 1000, 5000))
     watch = Watch(talk, "pickup")
     watch.forged_client(tcp("FA", 77777, 4000))
@@ -342,7 +361,7 @@ def _resets(f: Family) -> list[Case]:
     watch.server(tcp("R", 5000), "closing")
     made.append(ending)
 
-    confirmed, talk = _hashed(f"a server that confirms a pickup vouches for its own number, {v}", [2, 5], f)
+    confirmed, talk = _hashed(f"a server that confirms a pickup vouches for its own number, {v}", ["8.14", "8.10"], f)
     talk.c(tcp("A", 77777, 99999))
     watch = Watch(talk, "pickup")
     watch.server(tcp("PA", 5000, 1000, b"0123456789"), "established")
@@ -358,7 +377,7 @@ def _ends(f: Family) -> list[Case]:
     for selector in ("hash-flow", "hash-source"):
         case = Case(
             f"with {selector} FIN and RST of no flow reach their server and leave no entry, {v}",
-            [2],
+            ["8.14"],
             services=[web_service(f, selector)],
         )
         hashed = hash_flow(1, f.client, f.vip, 40000, 9876, 6) if selector == "hash-flow" else hash_source(1, f.client)
@@ -378,7 +397,9 @@ def _ends(f: Family) -> list[Case]:
 
     for selector in ("counter", "random", "least", "two-choices", "ask"):
         case = Case(
-            f"with {selector} FIN, RST and ACK of no flow are dropped, {v}", [2], services=[web_service(f, selector)]
+            f"with {selector} FIN, RST and ACK of no flow are dropped, {v}",
+            ["8.14"],
+            services=[web_service(f, selector)],
         )
         talk = Talk(case, f)
         for flags in ("FA", "R", "RA", "A", "PA", "SA"):
@@ -393,7 +414,7 @@ def _ends(f: Family) -> list[Case]:
     second["plan"] = {"selector": "hash-source", "slots": ["alt1"]}
     clash = Case(
         f"FIN and RST in passing disturb no other flow, {v}",
-        [2, 24],
+        ["8.14", "8.15"],
         services=[web_service(f, "counter", (1,)), second],
     )
     one, two = Talk(clash, f), Talk(clash, f, service="alt", server="alt1", vport=443)
@@ -417,7 +438,7 @@ def _refused(f: Family) -> list[Case]:
     names = {"direction": "forward", "service": f.web}
     case = Case(
         f'on_no_flow = "reset": a segment of no flow with ACK is answered by a RST at that number, {v}',
-        [2],
+        ["8.14"],
         NO_FLOW,
         services=[web_service(f, on_no_flow="reset")],
     )
@@ -440,7 +461,7 @@ def _refused(f: Family) -> list[Case]:
 
     ended = Case(
         f'on_no_flow = "reset": a client whose flow has expired learns at once, {v}',
-        [2, 4],
+        ["8.14", "8.12"],
         NO_FLOW,
         services=[web_service(f, on_no_flow="reset")],
     )
@@ -451,7 +472,7 @@ def _refused(f: Family) -> list[Case]:
     ended.counters(events={"flow_expired": 1})
     Talk(ended, f, number=2).c(tcp("S", 2000))
 
-    silent = Case(f'on_no_flow = "drop" is silent, {v}', [2], services=[web_service(f, on_no_flow="drop")])
+    silent = Case(f'on_no_flow = "drop" is silent, {v}', ["8.14"], services=[web_service(f, on_no_flow="drop")])
     silent.drop(Talk(silent, f).c_in(tcp("A", 1000, 5000)), "no_flow", **names)
     return [case, ended, silent]
 
@@ -461,7 +482,7 @@ def _answered(f: Family) -> list[Case]:
     names = {"direction": "forward", "service": f.web}
     limited = Case(
         f'on_no_flow = "reset": the resets are rate-limited, {v}',
-        [2, 27],
+        ["8.14", "12.4"],
         NO_FLOW,
         services=[web_service(f, on_no_flow="reset")],
         icmp_rate=1,
@@ -477,7 +498,7 @@ def _answered(f: Family) -> list[Case]:
 
     away = Case(
         f'on_no_flow = "reset": the RST goes to the MAC the segment came from, {v}',
-        [2, 28],
+        ["8.14", "11"],
         NO_FLOW,
         services=[web_service(f, on_no_flow="reset")],
     )
@@ -486,7 +507,7 @@ def _answered(f: Family) -> list[Case]:
 
     hashed = Case(
         f'on_no_flow = "reset" with a hash plan: what it places is placed, the rest is answered, {v}',
-        [2],
+        ["8.14"],
         NO_FLOW,
         services=[web_service(f, "hash-flow", on_no_flow="reset")],
     )
@@ -500,7 +521,7 @@ def _answered(f: Family) -> list[Case]:
 
     nowhere = Case(
         f'on_no_flow = "reset" with a hash plan without servers: a FIN is answered, an ACK has no server, {v}',
-        [2, 9],
+        ["8.14", "8.18"],
         NO_FLOW,
         services=[web_service(f, "hash-flow", (), on_no_flow="reset", on_no_server="drop")],
     )

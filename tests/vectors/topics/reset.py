@@ -1,4 +1,4 @@
-"""Resetting the flows of a server: who is told, with which numbers (docs/datapath.md rule 15)."""
+"""Resetting the flows of a server: who is told, with which numbers (docs/rules.md rule 15, resetting flows)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def to_server(talk: Talk, flags: str, seq: int, ack: int = 0) -> bytes:
 
 def _states(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    established = Case(f"an established flow's ends are reset at the numbers they expect, {v}", [8, 27], RFC)
+    established = Case(f"an established flow's ends are reset at the numbers they expect, {v}", ["18.2", "12.4"], RFC)
     talk = Talk(established, f)
     talk.open()
     talk.c(tcp("PA", 1001, 5001, b"hello"))
@@ -66,13 +66,13 @@ def _states(f: Family) -> list[Case]:
     established.tick()
     established.drop(talk.s_in(tcp("A", 5007, 1006)), "no_flow")
 
-    opening = Case(f"a client that waits for a SYN+ACK is refused at once, {v}", [8], "RFC 9293 3.10.7.3")
+    opening = Case(f"a client that waits for a SYN+ACK is refused at once, {v}", ["18.2"], "RFC 9293 3.10.7.3")
     talk = Talk(opening, f)
     talk.c(tcp("S", 1000))
     opening.reset(f.web_servers[0], 9, 1)
     opening.tick(to_client(talk, "RA", 0, 1001), to_server(talk, "R", 1001))
 
-    answered = Case(f"a handshake that lacks its last ACK is reset on both sides, {v}", [8], "RFC 9293 3.10.7.3")
+    answered = Case(f"a handshake that lacks its last ACK is reset on both sides, {v}", ["18.2"], "RFC 9293 3.10.7.3")
     talk = Talk(answered, f)
     talk.c(tcp("S", 1000))
     talk.s(tcp("SA", 5000, 1001))
@@ -83,7 +83,7 @@ def _states(f: Family) -> list[Case]:
 
 def _lost(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"an end that has not acknowledged all gets a reset at both numbers, {v}", [8], RFC)
+    case = Case(f"an end that has not acknowledged all gets a reset at both numbers, {v}", ["18.2"], RFC)
     talk = Talk(case, f)
     talk.open()
     talk.s(tcp("PA", 5001, 1001, b"perhaps lost"))
@@ -99,7 +99,7 @@ def _lost(f: Family) -> list[Case]:
     slots = (1 + hash_source(1, f.client) % 3,) * 3
     midstream = Case(
         f"a flow taken up in its middle is reset at the numbers it showed, {v}",
-        [2, 8],
+        ["8.14", "18.2"],
         RFC,
         services=[web_service(f, "hash-source", slots)],
     )
@@ -110,7 +110,7 @@ def _lost(f: Family) -> list[Case]:
 
     from_server = Case(
         f"a flow taken up from its server is reset at the numbers that showed, {v}",
-        [2, 8],
+        ["8.14", "18.2"],
         RFC,
         services=[web_service(f, "hash-source", slots)],
     )
@@ -123,14 +123,14 @@ def _lost(f: Family) -> list[Case]:
 
 def _anew(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    retry = Case(f"a client that has begun another attempt is refused at that, {v}", [6, 8], "RFC 9293 3.10.7.3")
+    retry = Case(f"a client that has begun another attempt is refused at that, {v}", ["18.2"], "RFC 9293 3.10.7.3")
     talk = Talk(retry, f)
     talk.c(tcp("S", 1000))
     talk.c(tcp("S", 900000))
     retry.reset(f.web_servers[0], 9, 1)
     retry.tick(to_client(talk, "RA", 0, 900001), to_server(talk, "R", 900001))
 
-    again = Case(f"a connection whose numbers began anew is reset at the new ones, {v}", [5, 8], RFC)
+    again = Case(f"a connection whose numbers began anew is reset at the new ones, {v}", ["8.10", "18.2"], RFC)
     talk = Talk(again, f)
     talk.open()
     talk.c(tcp("S", 900000))
@@ -144,7 +144,7 @@ def _anew(f: Family) -> list[Case]:
         to_server(talk, "RA", 900001, 700009),
     )
 
-    forged = Case(f"segments that were not believed change no number of a reset, {v}", [5, 8], RFC)
+    forged = Case(f"segments that were not believed change no number of a reset, {v}", ["8.10", "18.2"], RFC)
     talk = Talk(forged, f)
     talk.open()
     talk.c(tcp("PA", 1001 + 8194, 5001, b"guess"))
@@ -160,7 +160,7 @@ def _anew(f: Family) -> list[Case]:
 
 def _silent(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    closing = Case(f"a flow that is closing is forgotten without a word, {v}", [8])
+    closing = Case(f"a flow that is closing is forgotten without a word, {v}", ["18.2"])
     talk = Talk(closing, f)
     talk.open()
     talk.close()
@@ -169,7 +169,7 @@ def _silent(f: Family) -> list[Case]:
     closing.tick()
     closing.flows()
 
-    datagrams = Case(f"a UDP flow is forgotten without a word, {v}", [8])
+    datagrams = Case(f"a UDP flow is forgotten without a word, {v}", ["18.2"])
     talk = Talk(datagrams, f, "udp")
     talk.c(udp(b"q"))
     datagrams.reset(f.dns_server, 9, 1)
@@ -183,7 +183,7 @@ def _silent(f: Family) -> list[Case]:
     datagrams.flows()
     datagrams.counters(events={"flow_reset": 2}, services={f.dns: {"flows_active": 0}})
 
-    tagged = Case(f"a flow in a VLAN is forgotten without a word: nothing leaves untagged, {v}", [8, 25])
+    tagged = Case(f"a flow in a VLAN is forgotten without a word: nothing leaves untagged, {v}", ["18.2", "3.4"])
     talk = Talk(tagged, f, tags=(tag(7),))
     talk.open()
     tagged.reset(f.web_servers[0], 9, 1)
@@ -194,7 +194,7 @@ def _silent(f: Family) -> list[Case]:
 
 def _choice(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"only the server's flows are reset, as many as asked, in order of client and port, {v}", [6, 8])
+    case = Case(f"only the server's flows are reset, as many as asked, in order of client and port, {v}", ["18.2"])
     late = Talk(case, f, number=1, client=f.client2, mac=CLIENT2_MAC, sport=2000)
     other = Talk(case, f, number=2, sport=1500)
     third = Talk(case, f, number=3, sport=1600)
@@ -210,7 +210,7 @@ def _choice(f: Family) -> list[Case]:
     case.tick(*(one for t in order for one in (to_client(t, "RA", 0, t.sport + 1), to_server(t, "R", t.sport + 1))))
     case.flows(*(talk.flow("syn-sent") for talk in (other, third, *others)))
 
-    expired = Case(f"a flow whose time is over is not reset, {v}", [4, 8])
+    expired = Case(f"a flow whose time is over is not reset, {v}", ["8.12", "18.2"])
     Talk(expired, f).c(tcp("S", 1000))
     expired.at(30_000)
     expired.reset(f.web_servers[0], 9, 0)
@@ -222,7 +222,7 @@ def _choice(f: Family) -> list[Case]:
 def _ways(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     gone = [entry for entry in neighbours() if entry[1] != f.servers[0]]
-    unresolved = Case(f"a reset waits for no neighbour, {v}", [8, 28])
+    unresolved = Case(f"a reset waits for no neighbour, {v}", ["18.2", "11"])
     talk = Talk(unresolved, f)
     talk.open()
     unresolved.next_hops(neighbours=gone)
@@ -231,7 +231,7 @@ def _ways(f: Family) -> list[Case]:
     unresolved.unresolved()
 
     far = two_interfaces()
-    apart = Case(f"each end is reset through its own interface, {v}", [8, 28], **far)
+    apart = Case(f"each end is reset through its own interface, {v}", ["18.2", "11"], **far)
     address = next(s for s in far["services"] if s["name"] == f.web)["servers"][0]["address"]
     talk = Talk(apart, f, server_address=address, server_mac=SERVER_MACS[0], server_if="eth1")
     talk.open()

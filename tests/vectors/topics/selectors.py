@@ -1,4 +1,4 @@
-"""How a plan picks a server: all seven selectors (docs/datapath.md rule 8)."""
+"""How a plan picks a server: all seven selectors (docs/rules.md rule 8, flows)."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _syn(case: Case, f: Family, number: int, sport: int, **fields: Any) -> Talk:
 
 def _counter(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"counter takes the slots in turn, {v}", [1], services=[web_service(f, "counter", (1, 2, 1, 3))])
+    case = Case(f"counter takes the slots in turn, {v}", ["8"], services=[web_service(f, "counter", (1, 2, 1, 3))])
     for i, number in enumerate((1, 2, 1, 3, 1, 2, 1, 3, 1)):
         _syn(case, f, number, 1000 + i)
     case.counters(
         servers={f"{f.web}/{f.web_servers[0]}": {"flows_active": 5}, f"{f.web}/{f.web_servers[2]}": {"flows_active": 2}}
     )
-    static = Case(f"counter with one slot always takes it, {v}", [1], services=[web_service(f, "counter", (2,))])
+    static = Case(f"counter with one slot always takes it, {v}", ["8"], services=[web_service(f, "counter", (2,))])
     for i in range(3):
         _syn(static, f, 2, 1000 + i)
     return [case, static]
@@ -54,7 +54,7 @@ def _counter(f: Family) -> list[Case]:
 def _random(f: Family) -> Case:
     made = Case(
         f"random draws slots with SplitMix64 from the seed, IPv{f.version}",
-        [33],
+        ["21.1"],
         "SplitMix64",
         services=[web_service(f, "random", (1, 2, 3))],
         seed=2026,
@@ -71,7 +71,7 @@ def _hashes(f: Family) -> list[Case]:
     for seed in (1, 2, 2**64 - 1):
         case = Case(
             f"hash-flow places by SipHash-2-4 of the 5-tuple, seed {seed}, {v}",
-            [2, 33],
+            ["8.14", "21.1"],
             "SipHash-2-4",
             services=[web_service(f, "hash-flow")],
             seed=seed,
@@ -81,7 +81,7 @@ def _hashes(f: Family) -> list[Case]:
         made.append(case)
         case = Case(
             f"hash-source places by SipHash-2-4 of the client address, seed {seed}, {v}",
-            [2, 33],
+            ["8.14", "21.1"],
             "SipHash-2-4",
             services=[web_service(f, "hash-source")],
             seed=seed,
@@ -119,7 +119,7 @@ class Turns:
 def _least(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     case = Case(
-        f"least takes the server with the fewest active flows, {v}", [3, 38], services=[web_service(f, "least")]
+        f"least takes the server with the fewest active flows, {v}", ["8.8", "8.19"], services=[web_service(f, "least")]
     )
     first = Talk(case, f, number=1, sport=1000)
     first.open()
@@ -141,7 +141,7 @@ def _least(f: Family) -> list[Case]:
     ):
         weighted = Case(
             f"least compares active + 1 by weight, {words}, {v}",
-            [38],
+            ["8.19"],
             services=[web_service(f, "least", slots, weights=weights)],
         )
         turns = Turns({n: weights[n - 1] or 1 for n in slots})
@@ -160,7 +160,7 @@ def _one_after_another(f: Family, weights: tuple[int, ...]) -> Case:
     """Connections of which each is over before the next begins."""
     case = Case(
         f"least on an idle service takes turns by weight {weights}, {f.version}",
-        [38],
+        ["8.19"],
         services=[web_service(f, "least", weights=weights)],
     )
     turns, idle = Turns({1: weights[0], 2: weights[1], 3: weights[2]}), {1: 0, 2: 0, 3: 0}
@@ -202,7 +202,7 @@ def _through(case: Case, f: Family, number: int, sport: int) -> Talk:
 def _passed_over(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
-    case = Case(f"counter passes over a server that has the client's port, and goes on behind, {v}", [37])
+    case = Case(f"counter passes over a server that has the client's port, and goes on behind, {v}", ["8.16"])
     case.setup["services"] = _pair(f, selector="counter")
     for i in range(6):
         _syn(case, f, 1 + i % 3, 1000 + i)
@@ -215,7 +215,7 @@ def _passed_over(f: Family) -> list[Case]:
 
     for selector, seed in (("random", 7), ("two-choices", 7), ("hash-flow", 3), ("hash-source", 3)):
         slots = (1, 1, 2, 3, 1, 2)
-        case = Case(f"{selector} passes over to the next slot of another server, {v}", [37], seed=seed)
+        case = Case(f"{selector} passes over to the next slot of another server, {v}", ["8.16"], seed=seed)
         case.setup["services"] = _pair(f, selector=selector, slots=slots)
         draws, active = SplitMix64(seed), {1: 0, 2: 0, 3: 0}
         for i in range(8):
@@ -236,7 +236,7 @@ def _passed_over(f: Family) -> list[Case]:
             _through(case, f, number, sport)
         made.append(case)
 
-    case = Case(f"least passes over to the next best, {v}", [37, 38])
+    case = Case(f"least passes over to the next best, {v}", ["8.16", "8.19"])
     case.setup["services"] = _pair(f, selector="least", weights=(1, 1, 1))
     _syn(case, f, 1, 1000)
     _through(case, f, 2, 1000)
@@ -250,7 +250,7 @@ def _passed_over(f: Family) -> list[Case]:
     fallback = {"selector": "counter", "slots": [f.web_servers[1]]}
     case = Case(
         f"ask passes over to its fall-back plan, then to the other slots, {v}",
-        [37],
+        ["8.16"],
         ask={"by_port": {"1000": "alt1", "1001": "alt2", "1002": "nobody"}},
     )
     case.setup["services"] = _pair(f, selector="ask", slots=(1, 2, 3), fallback=fallback)
@@ -276,7 +276,7 @@ def _none_left(f: Family) -> list[Case]:
         third = {**_pair(f, selector="counter")[1], "name": "third", "port": 444}
         third["servers"] = [{**server, "name": f"third{n}"} for n, server in enumerate(third["servers"], 1)]
         third["plan"] = {"selector": selector, "slots": ["third2", "third1"]}
-        case = Case(f"{selector} refuses with the first obstacle when no server is left, {v}", [37])
+        case = Case(f"{selector} refuses with the first obstacle when no server is left, {v}", ["8.16"])
         case.setup["services"] = [*_pair(f, selector="counter", slots=(2, 3)), third]
         _syn(case, f, 1, 1000)
         _through(case, f, 2, 1000)
@@ -299,7 +299,7 @@ def _own_service(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
     for selector in ("counter", "random", "hash-source", "hash-flow", "least", "two-choices"):
-        case = Case(f"a server that calls its own service gets another one, {selector}, {v}", [37], seed=5)
+        case = Case(f"a server that calls its own service gets another one, {selector}, {v}", ["8.16"], seed=5)
         case.setup["services"] = [web_service(f, selector)]
         draws, turn, taken = SplitMix64(5), 0, {1: 0, 3: 0}
         for i in range(6):
@@ -339,14 +339,14 @@ def _pickups(f: Family) -> list[Case]:
     then = first % 3 + 1
     services = _pair(f, selector="hash-flow")
     services[0] = web_service(f, "hash-flow")
-    forward = Case(f"an ACK of no flow passes over too, {v}", [2, 37], services=services)
+    forward = Case(f"an ACK of no flow passes over too, {v}", ["8.14", "8.16"], services=services)
     _syn(forward, f, first, sport)
     talk = Talk(forward, f, number=then, sport=sport, service="alt", server=f"alt{then}", vport=443)
     talk.c(tcp("A", 1, 1))
     forward.flows(Talk(forward, f, number=first, sport=sport).flow("syn-sent"), talk.flow("pickup"))
     talk.s(tcp("A", 1, 1))
     forward.flows(Talk(forward, f, number=first, sport=sport).flow("syn-sent"), talk.flow("established"))
-    back = Case(f"a server's packet of no flow is taken up where the plan passes over to it, {v}", [2, 37])
+    back = Case(f"a server's packet of no flow is taken up where the plan passes over to it, {v}", ["8.14", "8.16"])
     back.setup["services"] = services
     _syn(back, f, first, sport)
     talk = Talk(back, f, number=then, sport=sport, service="alt", server=f"alt{then}", vport=443)
@@ -364,7 +364,11 @@ def _two_choices(f: Family) -> list[Case]:
         words = "with scores " if scores else ""
         services = [web_service(f, "two-choices", (1, 2, 3), scores=list(scores))]
         case = Case(
-            f"two-choices takes the cheaper of two draws, {words}{v}", [3, 33], "SplitMix64", services=services, seed=42
+            f"two-choices takes the cheaper of two draws, {words}{v}",
+            ["8.8", "21.1"],
+            "SplitMix64",
+            services=services,
+            seed=42,
         )
         draws, active = SplitMix64(42), {1: 0, 2: 0, 3: 0}
         for i in range(10):
@@ -378,7 +382,7 @@ def _two_choices(f: Family) -> list[Case]:
     services = [web_service(f, "two-choices", (1, 2, 3), scores=[5, 1, 3], protocol="udp")]
     idle = Case(
         f"over UDP that nobody answers two-choices takes the first draw, {v}",
-        [38],
+        ["8.19"],
         "SplitMix64",
         services=services,
         seed=42,
@@ -410,7 +414,7 @@ def _ask(f: Family) -> list[Case]:
     service = web_service(f, "ask", (1, 2, 3), fallback=fallback)
     answers = Case(
         f"ask takes the server that the function names, {v}",
-        [1],
+        ["8"],
         services=[service],
         ask={"by_port": {"1000": f.web_servers[2], "1001": f.web_servers[0]}},
     )
@@ -427,14 +431,16 @@ def _ask(f: Family) -> list[Case]:
         ("raises", {"raises": "no idea"}),
         ("is missing", None),
     ):
-        case = Case(f"when the ask function {words} the fall-back plan decides, {v}", [1], services=[service], ask=ask)
+        case = Case(
+            f"when the ask function {words} the fall-back plan decides, {v}", ["8"], services=[service], ask=ask
+        )
         _syn(case, f, 2, 1000)
         case.counters(events={"ask_fallback": 1})
         made.append(case)
     bare = web_service(f, "ask", (1, 2, 3))
     case = Case(
         f"without a fall-back plan a failed ask finds no server, {v}",
-        [9],
+        ["8.18"],
         services=[{**bare, "on_no_server": "drop"}],
         ask={"always": "nobody"},
     )

@@ -1,4 +1,4 @@
-"""TCP through a service: translation, states, RST and SYN rules (docs/datapath.md rules 7 and 8)."""
+"""TCP through a service: translation, states, RST and SYN rules (docs/rules.md rules 7 and 8)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cases() -> list[Case]:
 
 def _life(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"a connection is translated both ways from SYN to the last ACK, {v}", [1, 3, 12, 23])
+    case = Case(f"a connection is translated both ways from SYN to the last ACK, {v}", ["8", "8.8", "8.20"])
     talk = Talk(case, f)
     talk.c(
         tcp("S", 1000, options=[("MSS", 1460), ("SAckOK", b""), ("Timestamp", (1, 0)), ("NOP", None), ("WScale", 7)])
@@ -53,7 +53,7 @@ def _life(f: Family) -> list[Case]:
         verdicts={"forward": 8},
         services={f.web: {"flows_created": 1, "flows_active": 0, "packets_forward": 5, "packets_reply": 3}},
     )
-    again = Case(f"retransmitted SYNs and a RST after FINs count one flow once, {v}", [3])
+    again = Case(f"retransmitted SYNs and a RST after FINs count one flow once, {v}", ["8.8"])
     talk = Talk(again, f)
     for _ in range(3):
         talk.c(tcp("S", 1000))
@@ -63,7 +63,7 @@ def _life(f: Family) -> list[Case]:
     talk.close()
     talk.c(tcp("R", 1002))
     again.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0, "flows_created": 1}})
-    far = Case(f"sequence numbers wrap around, {v}", [3, 5])
+    far = Case(f"sequence numbers wrap around, {v}", ["8.8", "8.10"])
     talk = Talk(far, f)
     talk.open(0xFFFFFFFF, 0xFFFFFFF0)
     talk.s(tcp("A", 0xFFFFFFF1, 0, pattern(32)))
@@ -81,7 +81,7 @@ def _life(f: Family) -> list[Case]:
     far.flows(talk.flow("established"))
     talk.s(tcp("R", 0x11))
     far.flows(talk.flow("closing"))
-    abort = Case(f"the end of data that is not acknowledged wraps around, {v}", [3, 5])
+    abort = Case(f"the end of data that is not acknowledged wraps around, {v}", ["8.8", "8.10"])
     talk = Talk(abort, f)
     talk.open(0xFFFFFFFF, 0xFFFFFFF0)
     talk.s(tcp("A", 0xFFFFFFF1, 0, pattern(32)))
@@ -94,7 +94,7 @@ def _life(f: Family) -> list[Case]:
 
 def _resets(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    refused = Case(f"connection refused reaches the client, {v}", [3, 5], "RFC 9293 section 3.10.7.3")
+    refused = Case(f"connection refused reaches the client, {v}", ["8.8", "8.10"], "RFC 9293 section 3.10.7.3")
     talk = Talk(refused, f)
     talk.c(tcp("S", 1000))
     refused.drop(talk.s_in(tcp("RA", 0, 1002)), "rst_window", **talk.reply_names)
@@ -102,7 +102,9 @@ def _resets(f: Family) -> list[Case]:
     talk.s(tcp("RA", 0, 1001))
     refused.flows(talk.flow("closing"))
     again = Case(
-        f"a SYN sent again and refused after a lost SYN+ACK reaches the client, {v}", [5], "RFC 9293 section 3.10.7.3"
+        f"a SYN sent again and refused after a lost SYN+ACK reaches the client, {v}",
+        ["8.10"],
+        "RFC 9293 section 3.10.7.3",
     )
     talk = Talk(again, f)
     talk.c(tcp("S", 1000))
@@ -111,7 +113,7 @@ def _resets(f: Family) -> list[Case]:
     again.drop(talk.s_in(tcp("RA", 0, 1002)), "rst_window", **talk.reply_names)
     talk.s(tcp("RA", 0, 1001))
     again.flows(talk.flow("closing"))
-    window = Case(f"a RST is believed only at the expected sequence number, {v}", [5], "RFC 5961 section 3.2")
+    window = Case(f"a RST is believed only at the expected sequence number, {v}", ["8.10"], "RFC 5961 section 3.2")
     talk = Talk(window, f)
     talk.open()
     talk.c(tcp("PA", 1001, 5001, b"hello"))
@@ -131,7 +133,9 @@ def _resets(f: Family) -> list[Case]:
     window.flows(talk.flow("closing"))
     window.counters(events={"flow_closed": 1}, verdicts={"drop.rst_window": 6})
     abort = Case(
-        f"a client that sends a request and aborts at once leaves no active flow, {v}", [3, 5], "RFC 9293 3.10.5"
+        f"a client that sends a request and aborts at once leaves no active flow, {v}",
+        ["8.8", "8.10"],
+        "RFC 9293 3.10.5",
     )
     talk = Talk(abort, f)
     talk.open()
@@ -140,7 +144,9 @@ def _resets(f: Family) -> list[Case]:
     abort.flows(talk.flow("closing"))
     abort.counters(events={"flow_closed": 1}, services={f.web: {"flows_active": 0}})
     forgotten = Case(
-        f"a client whose old connection only the server knows resets that and opens, {v}", [5, 6], "RFC 9293 3.5.1"
+        f"a client whose old connection only the server knows resets that and opens, {v}",
+        ["8.10", "8.1"],
+        "RFC 9293 3.5.1",
     )
     talk = Talk(forgotten, f)
     talk.c(tcp("S", 1000))
@@ -152,13 +158,13 @@ def _resets(f: Family) -> list[Case]:
     talk.c(tcp("A", 1001, 5001))
     forgotten.flows(talk.flow("established"))
     forgotten.counters(events={"flow_closed": 0}, services={f.web: {"flows_active": 1, "flows_created": 1}})
-    acked = Case(f"a RST at what the other side has acknowledged is believed, {v}", [5], "RFC 5961 section 3.2")
+    acked = Case(f"a RST at what the other side has acknowledged is believed, {v}", ["8.10"], "RFC 5961 section 3.2")
     talk = Talk(acked, f)
     talk.open()
     talk.c(tcp("PA", 1001, 5001, b"lost on the way to the server"))
     talk.c(tcp("R", 1001))
     acked.flows(talk.flow("closing"))
-    data = Case(f"data out of window is never dropped, {v}", [5])
+    data = Case(f"data out of window is never dropped, {v}", ["8.10"])
     talk = Talk(data, f)
     talk.open()
     for seq in (0, 500, 2**31, 2**32 - 1):
@@ -172,26 +178,26 @@ def _nonsense(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
     for flags in ("SF", "SFA", "SR", "SRA", "", "F", "FPU", "FR", "EC"):
-        case = Case(f"TCP flags {flags or 'none'} are dropped, {v}", [17])
+        case = Case(f"TCP flags {flags or 'none'} are dropped, {v}", ["7"])
         case.drop(Talk(case, f).c_in(tcp(flags, 1, 1)), "tcp_flags")
         made.append(case)
-    case = Case(f"ECN setup flags on a SYN are fine, {v}", [17, 23], "RFC 3168 section 6.1.1")
+    case = Case(f"ECN setup flags on a SYN are fine, {v}", ["7", "8.20"], "RFC 3168 section 6.1.1")
     Talk(case, f).c(tcp("SEC", 1))
     made.append(case)
-    case = Case(f"a TCP data offset below 5 or beyond the packet is dropped, {v}", [17])
+    case = Case(f"a TCP data offset below 5 or beyond the packet is dropped, {v}", ["7"])
     talk = Talk(case, f)
     case.drop(talk.c_in(tcp("S", 1, dataofs=4)), "tcp_data_offset")
     case.drop(talk.c_in(tcp("S", 1, dataofs=0)), "tcp_data_offset")
     case.drop(talk.c_in(tcp("S", 1, dataofs=6)), "tcp_data_offset")
     case.drop(talk.c_in(tcp("S", 1, dataofs=15, data=bytes(39))), "tcp_data_offset")
     made.append(case)
-    case = Case(f"a TCP header cut short is dropped, {v}", [10, 17])
+    case = Case(f"a TCP header cut short is dropped, {v}", ["5", "7"])
     l4 = bytes(TCP(sport=40000, dport=9876, flags="S"))
     for length in (0, 8, 19):
         packet = f.ip(f.client, f.vip, **{"proto" if f.version == 4 else "nh": 6}) / l4[:length]
         case.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "l4_truncated")
     made.append(case)
-    case = Case(f"TCP port 0 is dropped, source and destination, {v}", [16])
+    case = Case(f"TCP port 0 is dropped, source and destination, {v}", ["5.4"])
     case.drop(Talk(case, f, sport=0).c_in(tcp("S", 1)), "port_zero")
     packet = f.ip(f.client, f.vip) / TCP(sport=40000, dport=0, flags="S")
     case.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "port_zero")
@@ -201,7 +207,7 @@ def _nonsense(f: Family) -> list[Case]:
 
 def _strangers(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"only a SYN without ACK makes a flow with a plan that keeps none, {v}", [2])
+    case = Case(f"only a SYN without ACK makes a flow with a plan that keeps none, {v}", ["8.14"])
     talk = Talk(case, f)
     for flags in ("A", "R", "RA", "SA", "FA", "PA", "U"):
         case.drop(talk.c_in(tcp(flags, 1, 1)), "no_flow", direction="forward", service=f.web)
@@ -209,7 +215,7 @@ def _strangers(f: Family) -> list[Case]:
     case.counters(events={"flow_miss": 7, "flow_created": 0})
     hashed = Case(
         f"RST, FIN and SYN/ACK never make a flow, not even with a hash plan, {v}",
-        [2],
+        ["8.14"],
         services=[web_service(f, "hash-flow")],
     )
     number = 1 + hash_flow(1, f.client, f.vip, 40000, 9876, 6) % 3
@@ -224,12 +230,12 @@ def _strangers(f: Family) -> list[Case]:
         hashed.drop(talk.s_in(tcp(flags, 1, 1)), "no_flow")
     hashed.flows()
     hashed.counters(events={"flow_created": 0, "flow_stateless": 6}, verdicts={"forward": 6, "drop.no_flow": 7})
-    back = Case(f"from a server without a flow nothing leaks toward a client, {v}", [24])
+    back = Case(f"from a server without a flow nothing leaks toward a client, {v}", ["8.15"])
     talk = Talk(back, f)
     for flags in ("SA", "A", "R", "FA", "S"):
         back.drop(talk.s_in(tcp(flags, 1, 1)), "no_flow")
     back.flows()
-    unknown = Case(f"a VIP's port of no service is dropped, never routed on, {v}", [22], transit="forward")
+    unknown = Case(f"a VIP's port of no service is dropped, never routed on, {v}", ["7.A"], transit="forward")
     packet = f.ip(f.client, f.vip) / TCP(sport=40000, dport=81, flags="S")
     unknown.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "no_service")
     packet = f.ip(f.client, f.vip) / TCP(sport=40000, dport=53, flags="S")
@@ -239,7 +245,7 @@ def _strangers(f: Family) -> list[Case]:
 
 def _syns(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    reuse = Case(f"a SYN on a closing 5-tuple is a new flow at once, {v}", [6], "RFC 6191")
+    reuse = Case(f"a SYN on a closing 5-tuple is a new flow at once, {v}", ["8.1"], "RFC 6191")
     talk = Talk(reuse, f)
     talk.open()
     talk.close()
@@ -251,7 +257,7 @@ def _syns(f: Family) -> list[Case]:
     reuse.counters(events={"flow_created": 2, "flow_reused": 1, "flow_closed": 1})
     inside = Case(
         f"a SYN inside an established flow goes to the same server, whose challenge ACK returns, {v}",
-        [6],
+        ["8.1"],
         "RFC 5961 section 4.2",
     )
     talk = Talk(inside, f)
@@ -265,7 +271,8 @@ def _syns(f: Family) -> list[Case]:
     # The last SYN may be anybody's, and so its refusal.
     for which, number, state in (("first", 1001, "closing"), ("last", 3001, "syn-sent")):
         retry = Case(
-            f"new attempts on a half-open flow keep the server, which may refuse the {which} SYN, {v}", [3, 5, 6]
+            f"new attempts on a half-open flow keep the server, which may refuse the {which} SYN, {v}",
+            ["8.8", "8.10", "8.1"],
         )
         talk = Talk(retry, f)
         for seq in (1000, 2000, 3000):
@@ -277,7 +284,7 @@ def _syns(f: Family) -> list[Case]:
         talk.s(tcp("RA", 0, number))
         retry.flows(talk.flow(state))
         retries.append(retry)
-    server_syn = Case(f"a SYN from the server within a flow changes no state, {v}", [3])
+    server_syn = Case(f"a SYN from the server within a flow changes no state, {v}", ["8.8"])
     talk = Talk(server_syn, f)
     talk.c(tcp("S", 1000))
     talk.s(tcp("S", 5000))
@@ -287,7 +294,9 @@ def _syns(f: Family) -> list[Case]:
     # A server may acknowledge the SYN alone, or any of what came with it.
     early = []
     for number in (1001, 1003, 1005):
-        data = Case(f"a SYN with data is refused at {number}, between its SYN and its end, {v}", [3, 5], "RFC 7413")
+        data = Case(
+            f"a SYN with data is refused at {number}, between its SYN and its end, {v}", ["8.8", "8.10"], "RFC 7413"
+        )
         talk = Talk(data, f)
         talk.c(tcp("S", 1000, data=b"fast"))
         for other in (1000, 1006):
@@ -306,7 +315,7 @@ def _answers(f: Family) -> list[Case]:
     fields = {"ttl": 64, "id": 0, "flags": "DF"} if f.version == 4 else {"ttl": 64}
     case = Case(
         f"a SYN to a service without servers is reset with valid numbers, {v}",
-        [9],
+        ["8.18"],
         "RFC 9293 section 3.10.7.1",
         services=empty,
     )
@@ -319,7 +328,7 @@ def _answers(f: Family) -> list[Case]:
     case.flows()
     middle = Case(
         f"an ACK to a hash service without servers is reset at its acknowledgement, {v}",
-        [2, 9],
+        ["8.14", "8.18"],
         "RFC 9293 section 3.10.7.1",
         services=[web_service(f, "hash-flow", ())],
     )
@@ -328,14 +337,16 @@ def _answers(f: Family) -> list[Case]:
     middle.reply(talk.c_in(tcp("PA", 1000, 777, b"data")), "no_server", ether(ROUTER_MAC, CLIENT_MAC, answer), **names)
     for flags in ("FA", "R", "RA", "SA"):
         middle.drop(talk.c_in(tcp(flags, 1000, 777)), "no_flow", **names)
-    silent = Case(f"on_no_server = drop is silent, {v}", [9], services=[web_service(f, slots=(), on_no_server="drop")])
+    silent = Case(
+        f"on_no_server = drop is silent, {v}", ["8.18"], services=[web_service(f, slots=(), on_no_server="drop")]
+    )
     silent.drop(Talk(silent, f).c_in(tcp("S", 1)), "no_server", **names)
-    limited = Case(f"resets are rate-limited, {v}", [9, 27], services=empty, icmp_rate=1)
+    limited = Case(f"resets are rate-limited, {v}", ["8.18", "12.4"], services=empty, icmp_rate=1)
     talk = Talk(limited, f)
     answer = f.ip(f.vip, f.client, **fields) / TCP(sport=9876, dport=40000, flags="RA", seq=0, ack=1001, window=0)
     limited.reply(talk.c_in(tcp("S", 1000)), "no_server", ether(ROUTER_MAC, CLIENT_MAC, answer), **names)
     limited.drop(talk.c_in(tcp("S", 1000)), "rate_limited", **names)
-    tagged = Case(f"a reset goes to the MAC the SYN came from, {v}", [9, 28], services=empty)
+    tagged = Case(f"a reset goes to the MAC the SYN came from, {v}", ["8.18", "11"], services=empty)
     talk = Talk(tagged, f, mac=CLIENT2_MAC)
     tagged.reply(talk.c_in(tcp("S", 1000)), "no_server", ether(ROUTER_MAC, CLIENT2_MAC, answer), **names)
     return [case, middle, silent, limited, tagged]
@@ -343,7 +354,7 @@ def _answers(f: Family) -> list[Case]:
 
 def _wrong_checksum(f: Family) -> Case:
     """RFC 1624: the update of a wrong sum is off by the same amount."""
-    case = Case(f"a wrong TCP checksum stays wrong by the same amount, {f.web}", [12], "RFC 1624 section 3")
+    case = Case(f"a wrong TCP checksum stays wrong by the same amount, {f.web}", ["8.20"], "RFC 1624 section 3")
     talk = Talk(case, f)
 
     def spoil(frame: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Packets of no service: dropped, or routed on as a router would (docs/datapath.md rules 7 and 9)."""
+"""Packets of no service: dropped, or routed on as a router would (docs/rules.md rules 7 and 9)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _packet(f: Family, dst: str, l4: Any, ttl: int = 64, src: str = "", **ip: An
 def _basic(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     field = "proto" if f is V4 else "nh"
-    drop = Case(f"packets of no service are dropped unless told otherwise, {v}", [22])
+    drop = Case(f"packets of no service are dropped unless told otherwise, {v}", ["7.A"])
     for l4 in (tcp("S", 1), udp(b"x")):
         drop.drop(ether(CLIENT_MAC, ROUTER_MAC, _packet(f, f.client2, l4)), "transit")
     drop.drop(ether(CLIENT_MAC, ROUTER_MAC, f.ip(f.client, f.client2, **{field: 47}) / Raw(bytes(20))), "transit")
@@ -57,7 +57,9 @@ def _basic(f: Family) -> list[Case]:
     drop.drop(ether(SERVER_MACS[0], ROUTER_MAC, _packet(f, f.client, udp(b"x"), src=f.servers[0])), "transit")
     drop.counters(verdicts={"drop.transit": 4}, tx_packets=0)
 
-    route = Case(f"transit packets are routed on unchanged but for the hop count, {v}", [11, 12, 23], transit="forward")
+    route = Case(
+        f"transit packets are routed on unchanged but for the hop count, {v}", ["11.1", "8.20"], transit="forward"
+    )
     for l4 in (
         tcp("S", 1, options=[("MSS", 1400)]),
         tcp("A", 1, 1, pattern(100)),
@@ -80,7 +82,7 @@ def _basic(f: Family) -> list[Case]:
     default = "0.0.0.0/0" if f is V4 else "::/0"
     away = Case(
         f"transit packets leave through the gateway, {v}",
-        [11, 28],
+        ["11.1", "11"],
         transit="forward",
         routes=[*ROUTES, {"prefix": default, "interface": "eth0", "gateway": f.gateway}],
     )
@@ -91,7 +93,7 @@ def _basic(f: Family) -> list[Case]:
     away.next_hops(routes=ROUTES)
     away.drop(ether(CLIENT_MAC, ROUTER_MAC, _packet(f, f.outside, udp(b"x"))), "no_route")
     hidden = Case(
-        f"a server's endpoint without a flow is dropped, also where transit is routed, {v}", [24], transit="forward"
+        f"a server's endpoint without a flow is dropped, also where transit is routed, {v}", ["8.15"], transit="forward"
     )
     talk = Talk(hidden, f)
     hidden.drop(talk.s_in(tcp("A", 1, 1)), "no_flow")
@@ -101,10 +103,10 @@ def _basic(f: Family) -> list[Case]:
 def _edges(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     exceeded = (11, 0) if f is V4 else (3, 0)
-    last = Case(f"a transit packet on its last hop is answered, {v}", [11, 27], transit="forward")
+    last = Case(f"a transit packet on its last hop is answered, {v}", ["11.1", "12.4"], transit="forward")
     frame = ether(CLIENT_MAC, ROUTER_MAC, _packet(f, f.client2, udp(b"x"), ttl=1))
     last.reply(frame, "ttl_exceeded", icmp_error(f, frame, exceeded, f.router, f.client))
-    broken = Case(f"a malformed transit packet is dropped, {v}", [10, 16, 17], transit="forward")
+    broken = Case(f"a malformed transit packet is dropped, {v}", ["5", "5.4", "7"], transit="forward")
     for l4, reason in (
         (tcp("SF", 1), "tcp_flags"),
         (tcp("S", 1, dataofs=3), "tcp_data_offset"),
@@ -115,13 +117,13 @@ def _edges(f: Family) -> list[Case]:
     broken.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "port_zero")
     mtu = 600 if f is V4 else 1280
     route = {"prefix": "198.18.1.0/24" if f is V4 else "2001:2:0:1::/64", "interface": "eth0", "mtu": mtu}
-    big = Case(f"a transit packet too big is answered with the MTU, {v}", [21], transit="forward", routes=[route])
+    big = Case(f"a transit packet too big is answered with the MTU, {v}", ["12.2"], transit="forward", routes=[route])
     marks: dict[str, Any] = {"flags": "DF"} if f is V4 else {}
     frame = ether(CLIENT_MAC, ROUTER_MAC, _packet(f, f.client2, udp(pattern(1300)), **marks))
     big.reply(frame, "too_big", icmp_error(f, frame, (3, 4) if f is V4 else (2, 0), f.router, f.client, mtu))
     wait = Case(
         f"a transit packet waits for its neighbour, {v}",
-        [28],
+        ["11"],
         transit="forward",
         neighbours=[n for n in neighbours() if n[1] != f.client2],
     )
@@ -130,7 +132,7 @@ def _edges(f: Family) -> list[Case]:
     wait.next_hops(neighbours=neighbours())
     wait.tick(ether(ROUTER_MAC, CLIENT2_MAC, _packet(f, f.client2, udp(b"x"), 63)))
     far = "10.0.0.31" if f is V4 else "2001:2:0:2::31"
-    across = Case(f"a transit packet crosses interfaces, {v}", [28], **two_interfaces(transit="forward"))
+    across = Case(f"a transit packet crosses interfaces, {v}", ["11"], **two_interfaces(transit="forward"))
     across.forward(
         ether(CLIENT_MAC, ROUTER_MAC, _packet(f, far, udp(b"x"))),
         ["eth1", ether("aa:aa:aa:00:01:01", SERVER_MACS[0], _packet(f, far, udp(b"x"), 63))],
@@ -172,7 +174,7 @@ class Straight:
 
 def _direct(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"a connection straight to a server gets its answers, {v}", [24, 42], transit="forward")
+    case = Case(f"a connection straight to a server gets its answers, {v}", ["8.15", "9.1"], transit="forward")
     straight = Straight(case, f)
     straight.unasked(tcp("SA", 9, 2))
     straight.c(tcp("S", 1))
@@ -182,18 +184,20 @@ def _direct(f: Family) -> list[Case]:
     Straight(case, f, number=2).unasked(tcp("A", 1, 1))
     Straight(case, f, sport=CLIENT_PORT + 1).unasked(tcp("A", 1, 1))
     case.counters(events={"flow_created": 0, "flow_miss": 5}, verdicts={"forward": 4, "drop.no_flow": 3})
-    datagrams = Case(f"datagrams straight to a server get their answers, {v}", [24, 42], transit="forward")
+    datagrams = Case(f"datagrams straight to a server get their answers, {v}", ["8.15", "9.1"], transit="forward")
     straight = Straight(datagrams, f, kind="udp")
     straight.c(udp(b"question"))
     straight.s(udp(b"answer"))
     straight.s(udp(b"and more"))
-    last = Case(f"an answer straight from a server on its last hop is answered, {v}", [11, 42], transit="forward")
+    last = Case(
+        f"an answer straight from a server on its last hop is answered, {v}", ["11.1", "9.1"], transit="forward"
+    )
     straight = Straight(last, f)
     straight.c(tcp("S", 1))
     frame = straight.s_in(tcp("SA", 9, 2), ttl=1)
     exceeded = (11, 0) if f is V4 else (3, 0)
     last.reply(frame, "ttl_exceeded", icmp_error(f, frame, exceeded, f.router, straight.server, dst_mac=SERVER_MACS[0]))
-    big = Case(f"a datagram straight to a server in fragments gets its answer, {v}", [19, 42], transit="forward")
+    big = Case(f"a datagram straight to a server in fragments gets its answer, {v}", ["6", "9.1"], transit="forward")
     straight = Straight(big, f, kind="udp")
     l4 = with_ports(udp(pattern(1200)), CLIENT_PORT, straight.port)
     cuts = [(0, 800), (800, 408)]
@@ -216,7 +220,7 @@ def _direct(f: Family) -> list[Case]:
 
 def _direct_error(f: Family) -> Case:
     """A server that refuses a datagram says so in an ICMP error, which names nothing of ours."""
-    case = Case(f"an ICMP error about a connection straight to a server is routed on, IPv{f.version}", [20, 42])
+    case = Case(f"an ICMP error about a connection straight to a server is routed on, IPv{f.version}", ["10", "9.1"])
     case.setup["transit"] = "forward"
     straight = Straight(case, f, kind="udp")
     straight.c(udp(b"question"))
@@ -246,7 +250,7 @@ def _direct_error(f: Family) -> Case:
 
 def _direct_and_flows(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    beside = Case(f"a connection straight to a server beside a flow of the same client port, {v}", [37, 42])
+    beside = Case(f"a connection straight to a server beside a flow of the same client port, {v}", ["8.16", "9.1"])
     beside.setup["transit"] = "forward"
     talk, straight = Talk(beside, f), Straight(beside, f, number=2)
     talk.open()
@@ -256,7 +260,7 @@ def _direct_and_flows(f: Family) -> list[Case]:
     talk.s(tcp("A", 5001, 1011))
     straight.c(tcp("A", 2, 10))
 
-    clash = Case(f"a connection straight to the server of a flow of that client port is refused, {v}", [24, 42])
+    clash = Case(f"a connection straight to the server of a flow of that client port is refused, {v}", ["8.15", "9.1"])
     clash.setup["transit"] = "forward"
     talk, straight = Talk(clash, f), Straight(clash, f)
     talk.open()
@@ -274,13 +278,15 @@ def _direct_and_flows(f: Family) -> list[Case]:
     clash.flows()
     clash.counters(events={"flow_reused": 1}, verdicts={"drop.flow_conflict": 7})
 
-    over = Case(f"a flow passes over a server that its client speaks to directly, {v}", [37, 42], transit="forward")
+    over = Case(
+        f"a flow passes over a server that its client speaks to directly, {v}", ["8.16", "9.1"], transit="forward"
+    )
     straight = Straight(over, f)
     straight.c(tcp("S", 1))
     straight.s(tcp("SA", 9, 2))
     Talk(over, f, number=2).open()
     straight.s(tcp("A", 10, 2, b"data"))
-    alone = Case(f"a flow whose only server its client speaks to directly is refused, {v}", [37, 42])
+    alone = Case(f"a flow whose only server its client speaks to directly is refused, {v}", ["8.16", "9.1"])
     alone.setup |= {"transit": "forward", "services": [web_service(f, slots=(1,))]}
     straight, talk = Straight(alone, f), Talk(alone, f)
     straight.c(tcp("S", 1))
@@ -290,7 +296,7 @@ def _direct_and_flows(f: Family) -> list[Case]:
     alone.counters(events={"flow_created": 1})
 
     sport = next(port for port in range(2000, 3000) if hash_flow(1, f.client, f.vip, port, 9876, 6) % 3 == 0)
-    hashed = Case(f"no hash takes up an answer straight from a server, {v}", [2, 42], transit="forward")
+    hashed = Case(f"no hash takes up an answer straight from a server, {v}", ["8.14", "9.1"], transit="forward")
     hashed.setup["services"] = [web_service(f, "hash-flow")]
     straight = Straight(hashed, f, sport=sport)
     straight.c(tcp("S", 1))
@@ -304,7 +310,9 @@ def _direct_and_flows(f: Family) -> list[Case]:
     Talk(hashed, f, number=1, sport=sport).s(tcp("A", 10, 2))
 
     # Its server's answer may be of a flow that the hash would place: so it is placed, or dropped.
-    middle = Case(f"where a hash places, only a SYN opens a connection straight to a server, {v}", [2, 24, 42])
+    middle = Case(
+        f"where a hash places, only a SYN opens a connection straight to a server, {v}", ["8.14", "8.15", "9.1"]
+    )
     middle.setup |= {"transit": "forward", "services": [web_service(f, "hash-flow")]}
     other = next(port for port in range(2000, 3000) if hash_flow(1, f.client, f.vip, port, 9876, 6) % 3 == 1)
     straight = Straight(middle, f, sport=other)
@@ -324,7 +332,7 @@ def _direct_and_flows(f: Family) -> list[Case]:
     middle.flows(talk.flow("pickup"))
     middle.drop(straight.c_in(tcp("A", 2, 10)), "flow_conflict")
 
-    known = Case(f"where no hash places, an ACK opens a connection straight to a server, too, {v}", [42])
+    known = Case(f"where no hash places, an ACK opens a connection straight to a server, too, {v}", ["9.1"])
     known.setup |= {"transit": "forward", "services": [web_service(f, "counter")]}
     straight = Straight(known, f)
     straight.c(tcp("A", 2, 10))
@@ -337,7 +345,7 @@ def _spoofed(f: Family, sport: int) -> list[Case]:
     v = f"IPv{f.version}"
 
     def begin(name: str) -> tuple[Case, Talk, Straight]:
-        case = Case(f"{name}, {v}", [2, 24, 42])
+        case = Case(f"{name}, {v}", ["8.14", "8.15", "9.1"])
         case.setup |= {"transit": "forward", "services": [web_service(f, "hash-flow")]}
         straight = Straight(case, f, sport=sport)
         straight.c(tcp("S", 77))
@@ -385,7 +393,9 @@ def _spoofed(f: Family, sport: int) -> list[Case]:
 
 def _direct_ends(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    idle = Case(f"a connection straight to a server is forgotten when it was idle, {v}", [4, 42], transit="forward")
+    idle = Case(
+        f"a connection straight to a server is forgotten when it was idle, {v}", ["8.12", "9.1"], transit="forward"
+    )
     silent, answered, datagrams = (
         Straight(idle, f, sport=1000),
         Straight(idle, f, sport=1001),
@@ -405,7 +415,7 @@ def _direct_ends(f: Family) -> list[Case]:
     idle.at(30_000 + 7_440_000)
     answered.unasked(tcp("A", 10, 2))
 
-    fins = Case(f"a connection straight to a server is closing after both FINs, and a SYN makes it anew, {v}", [42])
+    fins = Case(f"a connection straight to a server is closing after both FINs, and a SYN makes it anew, {v}", ["9.1"])
     fins.setup["transit"] = "forward"
     straight = Straight(fins, f)
     straight.c(tcp("S", 1))
@@ -423,7 +433,7 @@ def _direct_ends(f: Family) -> list[Case]:
     fins.at(300_000)
     straight.s(tcp("A", 51, 101))
 
-    full = Case(f"the connection straight to a server that was used least makes room, {v}", [7, 42], capacity=2)
+    full = Case(f"the connection straight to a server that was used least makes room, {v}", ["8.17", "9.1"], capacity=2)
     full.setup["transit"] = "forward"
     one, two, three = (Straight(full, f, sport=port) for port in (1000, 1001, 1002))
     one.c(tcp("S", 1))
@@ -435,7 +445,7 @@ def _direct_ends(f: Family) -> list[Case]:
     three.s(tcp("SA", 9, 2))
     full.counters(events={"direct_evicted": 1})
 
-    off = Case(f"connections straight to servers are forgotten when transit is dropped, {v}", [22, 42])
+    off = Case(f"connections straight to servers are forgotten when transit is dropped, {v}", ["7.A", "9.1"])
     off.setup["transit"] = "forward"
     straight = Straight(off, f)
     straight.c(tcp("S", 1))
@@ -443,7 +453,7 @@ def _direct_ends(f: Family) -> list[Case]:
     straight.unasked(tcp("SA", 9, 2))
     off.publish(transit="forward")
     straight.unasked(tcp("SA", 9, 2))
-    reset = Case(f"a reset straight to a server lets no answer pass, {v}", [24, 42], transit="forward")
+    reset = Case(f"a reset straight to a server lets no answer pass, {v}", ["8.15", "9.1"], transit="forward")
     straight = Straight(reset, f)
     straight.c(tcp("R", 1))
     straight.unasked(tcp("A", 9, 2))

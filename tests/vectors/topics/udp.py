@@ -1,4 +1,4 @@
-"""UDP through a service, and its checksum rules (docs/datapath.md rules 7 and 8)."""
+"""UDP through a service, and its checksum rules (docs/rules.md rule 7, L4 headers, and rule 8, flows)."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def cases() -> list[Case]:
 
 
 def _vectors() -> list[Case]:
-    """The two known vectors of behaviour 12, seen through a service."""
+    """The two known vectors of rule 8.20, translation, seen through a service."""
     service = dns_service(V4, address="203.0.113.10", server_address="10.0.0.11")
     hops = {
         "services": [service],
         "routes": [{"prefix": "10.0.0.0/24", "interface": "eth0"}],
         "neighbours": [["eth0", "10.0.0.11", "aa:aa:aa:00:00:11"]],
     }
-    case = Case("a computed UDP checksum of 0 is sent as FFFF", [12], "behaviour 12; RFC 768", **hops)
+    case = Case("a computed UDP checksum of 0 is sent as FFFF", ["8.20"], "rule 8.20, translation; RFC 768", **hops)
     talk = Talk(
         case,
         V4,
@@ -63,7 +63,7 @@ def _vectors() -> list[Case]:
     service = dns_service(V4, address="203.0.85.85", server_address="203.0.50.133")
     case2 = Case(
         "an updated IPv4 header checksum of 0 is sent as 0, not FFFF",
-        [12],
+        ["8.20"],
         "RFC 1624 section 4",
         services=[service],
         routes=[{"prefix": "203.0.0.0/16", "interface": "eth0"}],
@@ -88,7 +88,7 @@ def _vectors() -> list[Case]:
 
 def _life(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"any datagram makes a flow, both directions translate, {v}", [1, 12])
+    case = Case(f"any datagram makes a flow, both directions translate, {v}", ["8", "8.20"])
     talk = Talk(case, f, "udp")
     talk.c(udp(b""))
     talk.s(udp(b"odd"))
@@ -99,14 +99,14 @@ def _life(f: Family) -> list[Case]:
         events={"flow_created": 1, "flow_hit": 3, "flow_miss": 1},
         services={f.dns: {"packets_forward": 2, "packets_reply": 2}},
     )
-    other = Case(f"two clients with the same port have two flows, {v}", [1])
+    other = Case(f"two clients with the same port have two flows, {v}", ["8"])
     one, two = Talk(other, f, "udp"), Talk(other, f, "udp", client=f.client2, mac="aa:aa:aa:00:00:22")
     one.c(udp(b"1"))
     two.c(udp(b"2"))
     two.s(udp(b"22"))
     one.s(udp(b"11"))
     other.flows(one.flow("udp"), two.flow("udp"))
-    stranger = Case(f"a datagram from a server without a flow is dropped, {v}", [24])
+    stranger = Case(f"a datagram from a server without a flow is dropped, {v}", ["8.15"])
     stranger.drop(Talk(stranger, f, "udp").s_in(udp(b"x")), "no_flow")
     stranger.flows()
     return [case, other, stranger]
@@ -114,7 +114,7 @@ def _life(f: Family) -> list[Case]:
 
 def _unreplied(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"a UDP flow counts as active once its server has answered, {v}", [3, 4, 7])
+    case = Case(f"a UDP flow counts as active once its server has answered, {v}", ["8.8", "8.12", "8.17"])
     talk = Talk(case, f, "udp")
     for second in (0, 1, 2):
         case.at(second * 1000)
@@ -135,10 +135,10 @@ def _unreplied(f: Family) -> list[Case]:
 
 
 def _last_hop(f: Family) -> list[Case]:
-    """Nothing vouches for a datagram: what it may say of the way back to its client (behaviour 28)."""
+    """Nothing vouches for a datagram: what it may say of the way back to its client (rule 11, next hop)."""
     v = f"IPv{f.version}"
     two = {"interfaces": [ETH0, ETH1]}
-    same = Case(f"a UDP client's other MAC on its interface is followed, {v}", [5, 28])
+    same = Case(f"a UDP client's other MAC on its interface is followed, {v}", ["8.10", "8.13"])
     talk = Talk(same, f, "udp")
     talk.c(udp(b"q"))
     talk.s(udp(b"a"))
@@ -147,7 +147,7 @@ def _last_hop(f: Family) -> list[Case]:
     talk.s(udp(b"a"))
 
     other = Case(
-        f"a datagram through an interface that its client is not routed to moves no reply, {v}", [5, 28], **two
+        f"a datagram through an interface that its client is not routed to moves no reply, {v}", ["8.10", "8.13"], **two
     )
     talk = Talk(other, f, "udp")
     astray = Talk(other, f, "udp", mac=STRANGER, client_if="eth1")
@@ -162,7 +162,9 @@ def _last_hop(f: Family) -> list[Case]:
     other.flows(talk.flow("udp", idle_s=2.0))
     talk.s(udp(b"a"))
 
-    routed = Case(f"a datagram through the interface that its client is routed to moves the replies, {v}", [28], **two)
+    routed = Case(
+        f"a datagram through the interface that its client is routed to moves the replies, {v}", ["11"], **two
+    )
     talk = Talk(routed, f, "udp")
     before = Talk(routed, f, "udp", mac=STRANGER, client_if="eth1")
     before.c(udp(b"q"))
@@ -180,7 +182,7 @@ def _last_hop(f: Family) -> list[Case]:
     talk.c(udp(b"q"))
     before.s(udp(b"a"))
 
-    gone = Case(f"when a UDP client's interface is gone its datagrams tell the way anew, {v}", [28], **two)
+    gone = Case(f"when a UDP client's interface is gone its datagrams tell the way anew, {v}", ["11"], **two)
     # The client is routed nowhere.
     talk = Talk(gone, f, "udp", client=f.outside)
     before = Talk(gone, f, "udp", client=f.outside, mac=STRANGER, client_if="eth1")
@@ -196,7 +198,7 @@ def _last_hop(f: Family) -> list[Case]:
     plan = {"selector": "hash-source", "slots": [f.dns_server]}
     none = Case(
         f"a UDP flow that its server began takes its way from the client's first datagram, {v}",
-        [2, 28],
+        ["8.14", "11"],
         **two,
         services=[dns_service(f, plan=plan)],
     )
@@ -210,19 +212,19 @@ def _last_hop(f: Family) -> list[Case]:
 
 def _lengths(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
-    case = Case(f"a UDP length below 8 or beyond the packet is dropped, {v}", [10], "RFC 768")
+    case = Case(f"a UDP length below 8 or beyond the packet is dropped, {v}", ["5"], "RFC 768")
     talk = Talk(case, f, "udp")
     for length in (0, 7, 13):
         case.drop(talk.c_in(udp(b"four", len=length)), "udp_length")
-    cut = Case(f"a UDP header cut short is dropped, {v}", [10])
+    cut = Case(f"a UDP header cut short is dropped, {v}", ["5"])
     header = bytes(UDP(sport=40000, dport=53))
     for length in (0, 7):
         packet = f.ip(f.client, f.vip, **{"proto" if f.version == 4 else "nh": 17}) / header[:length]
         cut.drop(ether(CLIENT_MAC, ROUTER_MAC, packet), "l4_truncated")
-    zero = Case(f"UDP port 0 is dropped, source and destination, {v}", [16])
+    zero = Case(f"UDP port 0 is dropped, source and destination, {v}", ["5.4"])
     zero.drop(Talk(zero, f, "udp", sport=0).c_in(udp(b"x")), "port_zero")
     zero.drop(ether(CLIENT_MAC, ROUTER_MAC, f.ip(f.client, f.vip) / UDP(sport=40000, dport=0)), "port_zero")
-    unknown = Case(f"a datagram to a VIP's port of no service is dropped, {v}", [22], transit="forward")
+    unknown = Case(f"a datagram to a VIP's port of no service is dropped, {v}", ["7.A"], transit="forward")
     unknown.drop(ether(CLIENT_MAC, ROUTER_MAC, f.ip(f.client, f.vip) / UDP(sport=40000, dport=5353)), "no_service")
     unknown.drop(ether(CLIENT_MAC, ROUTER_MAC, f.ip(f.client, f.vip) / UDP(sport=40000, dport=9876)), "no_service")
     return [case, cut, zero, unknown]
@@ -235,7 +237,7 @@ def _answers(f: Family) -> list[Case]:
     kind = (3, 3) if f.version == 4 else (1, 4)
     case = Case(
         f"a datagram to a service without servers gets port unreachable from the VIP, {v}",
-        [9, 27],
+        ["8.18", "12.4"],
         services=[dns_service(f, **none)],
     )
     talk = Talk(case, f, "udp")
@@ -244,7 +246,7 @@ def _answers(f: Family) -> list[Case]:
         case.reply(frame, "no_server", icmp_error(f, frame, kind, f.vip, f.client), **names)
     case.flows()
     silent = Case(
-        f"on_no_server = drop is silent for UDP, {v}", [9], services=[dns_service(f, on_no_server="drop", **none)]
+        f"on_no_server = drop is silent for UDP, {v}", ["8.18"], services=[dns_service(f, on_no_server="drop", **none)]
     )
     silent.drop(Talk(silent, f, "udp").c_in(udp(b"x")), "no_server", **names)
     return [case, silent]
@@ -253,7 +255,7 @@ def _answers(f: Family) -> list[Case]:
 def _checksums(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
-    case = Case(f"UDP checksum 0: no checksum in IPv4, a fault in IPv6; {v}", [12], "RFC 768, RFC 8200 section 8.1")
+    case = Case(f"UDP checksum 0: no checksum in IPv4, a fault in IPv6; {v}", ["8.20"], "RFC 768, RFC 8200 section 8.1")
     talk = Talk(case, f, "udp")
     if f is V4:
         talk.c(udp(b"unsummed", chksum=0))
@@ -262,7 +264,7 @@ def _checksums(f: Family) -> list[Case]:
         case.drop(talk.c_in(udp(b"unsummed", chksum=0)), "udp_checksum_zero")
         case.drop(talk.s_in(udp(b"unsummed", chksum=0)), "udp_checksum_zero")
     made.append(case)
-    wrong = Case(f"a wrong UDP checksum stays wrong by the same amount, {v}", [12], "RFC 1624 section 3")
+    wrong = Case(f"a wrong UDP checksum stays wrong by the same amount, {v}", ["8.20"], "RFC 1624 section 3")
     talk = Talk(wrong, f, "udp")
 
     def spoil(frame: bytes) -> bytes:
@@ -274,7 +276,7 @@ def _checksums(f: Family) -> list[Case]:
     wrong.forward(spoil(talk.c_in(udp(b"payload"))), spoil(talk.c_out(udp(b"payload"))), **talk.names)
     wrong.forward(spoil(talk.s_in(udp(b"answer"))), spoil(talk.s_out(udp(b"answer"))), **talk.reply_names)
     made.append(wrong)
-    zero = Case(f"a reply whose computed checksum is 0 is sent as FFFF, {v}", [12], "RFC 768")
+    zero = Case(f"a reply whose computed checksum is 0 is sent as FFFF, {v}", ["8.20"], "RFC 768")
     talk = Talk(zero, f, "udp")
     talk.c(udp(b"q"))
     where = 14 + f.header_len + 6
@@ -299,7 +301,7 @@ def _leaving(f: Family) -> list[Case]:
 
     made = []
     for selector in ("counter", "hash-source"):
-        case = Case(f"a datagram moves its flow away from a server that leaves, {selector}, {v}", [8])
+        case = Case(f"a datagram moves its flow away from a server that leaves, {selector}, {v}", ["18.2"])
         case.setup["services"] = [service(selector, [f.dns_server], leaves=False)]
         old, new = Talk(case, f, "udp"), Talk(case, f, "udp", number=2, server="other")
         old.c(udp(b"one"))
@@ -318,7 +320,7 @@ def _leaving(f: Family) -> list[Case]:
             servers={f"{f.dns}/{f.dns_server}": {"flows_active": 0}, f"{f.dns}/other": {"flows_active": 1}},
         )
         made.append(case)
-    pushed = Case(f"what only a server that leaves keeps up ends after the idle timeout, {v}", [4, 8])
+    pushed = Case(f"what only a server that leaves keeps up ends after the idle timeout, {v}", ["8.12", "18.2"])
     pushed.setup["services"] = [service("counter", [f.dns_server], leaves=False)]
     talk = Talk(pushed, f, "udp")
     talk.c(udp(b"begin"))
@@ -331,7 +333,7 @@ def _leaving(f: Family) -> list[Case]:
     pushed.at(301_000)
     pushed.drop(talk.s_in(udp(b"over")), "no_flow")
     pushed.counters(events={"flow_expired": 1, "flow_moved": 0})
-    alone = Case(f"a datagram of a server that leaves is refused where there is no other, {v}", [8, 9])
+    alone = Case(f"a datagram of a server that leaves is refused where there is no other, {v}", ["18.2", "8.18"])
     alone.setup["services"] = [service("counter", [f.dns_server], leaves=False)]
     talk = Talk(alone, f, "udp")
     talk.c(udp(b"one"))

@@ -1,13 +1,13 @@
 """
-TCP state of a flow: the one place that decides what a segment may change (`docs/datapath.md` rule 8, "TCP, hit").
+TCP state of a flow: the one place that decides what a segment may change (`docs/rules.md` rules 8.1 to 8.6).
 
-Between lookup and rewriting. Addresses and ports of a connection are not secret, its sequence numbers are: a segment is
-*believed* only where it fits what the other side has acknowledged, and only then it changes numbers, state, idle timer
-and ingress neighbour. Any other is forwarded and changes nothing; data is never dropped for its numbers (RFC 5961, RFC
-5382). A window has room for guesses, so what ends a flow must be exact: a RST where the other side waits for it, or at
-the end of what was sent without a gap behind that (`snd_nxt`, unless data or a FIN is noted ahead of it); a FIN between
-the two, or at a number that the other side acknowledges. An ACK of unsent data is not believed, so guesses do not
-chain. Sequence numbers are compared modulo 2**32 (RFC 9293 3.4).
+Between lookup and rewriting. Addresses and ports of a connection are not secret, its sequence numbers are: a segment
+is *believed* only where it fits what the other side has acknowledged, and only then it changes numbers, state, idle
+timer and ingress neighbour. Any other is forwarded and changes nothing; data is never dropped for its numbers (RFC
+5961, RFC 5382). A window has room for guesses, so what ends a flow must be exact: a RST where the other side waits for
+it, or at the end of what was sent without a gap behind that (`snd_nxt`, unless data or a FIN is noted ahead of it); a
+FIN between the two, or at a number that the other side acknowledges. An ACK of unsent data is not believed, so guesses
+do not chain. Sequence numbers are compared modulo 2**32 (RFC 9293 3.4).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-The counters of a data path (`docs/datapath.md` rule 13). Every frame is counted once when received, once by its
+The counters of a data path (`docs/rules.md` rule 13, counters). Every frame is counted once when received, once by its
 verdict, and once per frame sent.
 
 All stages write here; status and metrics read `report`.
@@ -97,7 +97,7 @@ class Counters:
 
     def measurements(self, forwarding: ForwardingState, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
         """
-        Return what is known of each server, by service and server name (`docs/datapath.md` rule 16).
+        Return what is known of each server, by service and server name (`docs/rules.md` rule 16, measurements).
 
         Args:
             forwarding: has the names; services and servers that it lacks are left out.

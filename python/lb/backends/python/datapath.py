@@ -236,8 +236,8 @@ class DataPath:
 
     def counters(self) -> dict[str, Any]:
         """
-        Return all counters by name: `docs/datapath.md` rule 13; `io` counts socket failures, `loop` the time between
-        polls.
+        Return all counters by name: `docs/rules.md` rule 13, counters; `io` counts socket failures, `loop` the time
+        between polls.
         """
         with self._lock:
             table = {"entries": len(self._tables.flows), "capacity": self._tables.flows.capacity}
@@ -259,7 +259,7 @@ class DataPath:
             return (None if entry is None else self._flow(entry, now_ns)), turn
 
     def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
-        """Return what is known of each server, by service and server name: `docs/datapath.md` rule 16."""
+        """Return what is known of each server, by service and server name: `docs/rules.md` rule 16, measurements."""
         with self._lock:
             return self._tables.counters.measurements(self._tables.forwarding, now_ns)
 

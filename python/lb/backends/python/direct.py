@@ -1,5 +1,6 @@
 """
-Direct connections: from clients to a server's own address and port, past the services (`docs/datapath.md` rule 9.1).
+Direct connections: from clients to a server's own address and port, past the services (`docs/rules.md` rule 9.1,
+direct connections).
 
 A server's packet of no flow is dropped, so that no client sees a server's address that it did not contact. The records
 here let the answers of direct connections pass. A record is no flow: nothing is translated, and no sequence number is

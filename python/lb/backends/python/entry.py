@@ -1,4 +1,4 @@
-"""One flow: what the table keeps of it, and of each side of its TCP connection (`docs/datapath.md` rule 8)."""
+"""One flow: what the table keeps of it, and of each side of its TCP connection (`docs/rules.md` rule 8, flows)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """
-Flow exports: one record per flow that ended, for the flow log (`docs/datapath.md` rule 13). Bounded, and written only
-when a flow begins or ends. Records hold ids; `datapath.py` adds the names.
+Flow exports: one record per flow that ended, for the flow log (`docs/rules.md` rule 13, counters). Bounded, and
+written only when a flow begins or ends. Records hold ids; `datapath.py` adds the names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The states of a flow by name, for the flow table, the TCP rules and the measures (`docs/datapath.md` rule 8)."""
+"""The states of a flow by name, for the flow table, the TCP rules and the measures (`docs/rules.md` rule 8, flows)."""
 
 from __future__ import annotations
 

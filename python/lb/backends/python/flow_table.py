@@ -3,7 +3,7 @@ The flow table: which client talks to which server, found from either side, boun
 
 Stage "flow lookup" of the walk. An entry is known by two keys: what a client's packet shows, and what a server's
 packet shows. One list per state keeps entries roughly in order of last use, so that the oldest is at its
-head (`docs/datapath.md` rules 2 and 8). Time is an argument.
+head (`docs/rules.md` rule 2, expiry, and rule 8, flows). Time is an argument.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lb.backends.python.flow_states import (
 from lb.backends.python.forwarding_state import ForwardingState
 from lb.model.snapshot import Timeouts
 
-# Flows removed before a frame, and per tick (rule 2).
+# Flows removed before a frame, and per tick (rule 2, expiry).
 EXPIRY_PER_FRAME = 4
 EXPIRY_PER_TICK = 64
 RELINK_NS = 10**9
@@ -169,7 +169,7 @@ class FlowTable:
 
     def make_room(self, timeouts: Timeouts, now_ns: int) -> bool:
         """
-        Evict one entry if the table is full (behaviour 7).
+        Evict one entry if the table is full (rule 8.17, full table).
 
         Returns:
             Whether there is room. Flows that a server has answered and that are not idle stay.

@@ -1,10 +1,10 @@
 """
 Fragments: what is known of the datagrams they belong to, and the cutting of packets that are too long.
 
-`docs/datapath.md` rules 6 and 12.2. Ports stand in the first fragment alone, so the others follow it: by an action
-once it has passed, by waiting before. Nothing is reassembled. Pieces are kept to refuse overlaps (RFC 1858, RFC 5722)
-and to tell exact copies apart, and everything is bounded: entries, pieces, held bytes, time; no source address has more
-than an eighth of entries or bytes.
+`docs/rules.md` rule 6, fragments, and rule 12.2, frames over the MTU. Ports stand in the first fragment alone, so the
+others follow it: by an action once it has passed, by waiting before. Nothing is reassembled. Pieces are kept to refuse
+overlaps (RFC 1858, RFC 5722) and to tell exact copies apart, and everything is bounded: entries, pieces, held bytes,
+time; no source address has more than an eighth of entries or bytes.
 """
 
 from __future__ import annotations

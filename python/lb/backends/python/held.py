@@ -1,6 +1,6 @@
 """
 First packets of flows for which a user's policy is being asked: held as received, while packets of other flows pass
-(`docs/datapath.md` rule 8, *ask*).
+(`docs/rules.md` rule 8.21, asking a policy).
 
 Used only while a packet loop runs. Time is an argument; `lb.backends.callbacks` does the asking.
 """

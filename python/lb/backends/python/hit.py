@@ -1,8 +1,8 @@
 """
 Packets of flows that are in the table: TCP state, the client's ingress neighbour, translation, sending.
 
-Stage "rewrite" of the walk (`docs/datapath.md` rule 8). The first packet of a new flow leaves through `send_translated`
-too.
+Stage "rewrite" of the walk (`docs/rules.md` rule 8, flows). The first packet of a new flow leaves through
+`send_translated` too.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def follow_udp(tables: Tables, entry: Entry, direction: Direction) -> Step:
 
 def tells_ingress(tables: Tables, packet: Packet, entry: Entry, seg: Segment | None) -> bool:
     """
-    Tell whether a client's packet, once believed, may set the flow's ingress neighbour (behaviour 28): on the interface
-    of earlier packets always; on another one only if its numbers are exact or the route to the client leaves there. A
-    datagram has no numbers.
+    Tell whether a client's packet, once believed, may set the flow's ingress neighbour (rule 11, next hop): on the
+    interface of earlier packets always; on another one only if its numbers are exact or the route to the client leaves
+    there. A datagram has no numbers.
     """
     if seg is not None and is_exact(entry, seg):
         return True

@@ -1,9 +1,9 @@
 """
-ICMP and ICMPv6: errors about flows are translated together with their inner packet, echo requests to a VIP are answered
-if configured, anything else is dropped or routed.
+ICMP and ICMPv6: errors about flows are translated together with their inner packet, echo requests to a VIP are
+answered if configured, anything else is dropped or routed.
 
-`docs/datapath.md` rule 10. Path-MTU discovery and refused ports depend on these errors (RFC 5508): the receiver must
-find the packet that it sent itself in them. An error never changes the flow it is about.
+`docs/rules.md` rule 10, ICMP about flows. Path-MTU discovery and refused ports depend on these errors (RFC 5508): the
+receiver must find the packet that it sent itself in them. An error never changes the flow it is about.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Packets between a client and a service: find the flow; a packet of a known flow goes to `hit`, any other to `schedule`.
 
-Stage "flow lookup" of the walk (`docs/datapath.md` rule 8). Both directions go through the same functions; what differs
-is the key that finds the flow, and who may create one.
+Stage "flow lookup" of the walk (`docs/rules.md` rule 8, flows). Both directions go through the same functions; what
+differs is the key that finds the flow, and who may create one.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def look_up(tables: Tables, entry: Entry | None) -> Entry | None:
 def why_anew(tables: Tables, entry: Entry, seg: Segment | None) -> str | None:
     """Return the event when a client's packet replaces its flow by a new one; None: the flow continues."""
     if seg is None:
-        # A UDP flow moves away from a server that was removed, or drained until its timeout (behaviour 8).
+        # A UDP flow moves away from a server that was removed, or drained until its timeout (rule 18.2, servers that
+        # leave or fail).
         return "flow_moved" if tables.forwarding.servers[entry.server].moves_udp else None
     # Port reuse: the client opens a new connection before the old flow has timed out.
     return "flow_reused" if seg.opens and entry.state == CLOSING else None

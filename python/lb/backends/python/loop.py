@@ -74,7 +74,7 @@ class CallLock:
 
 class Backlog:
     """
-    Frames that wait for a full socket, in order (behaviour 40).
+    Frames that wait for a full socket, in order (rule 22.2, full interfaces).
 
     Args:
         sock: the socket.

@@ -1,6 +1,6 @@
 """
-Passive measurements of servers (`docs/datapath.md` rule 16): how long they take to connect and to answer, requests in
-progress, failures.
+Passive measurements of servers (`docs/rules.md` rule 16, measurements): how long they take to connect and to answer,
+requests in progress, failures.
 
 Runs after the TCP rules (`connection.py`). Sums, counts and gauges per server; time is an argument.
 """

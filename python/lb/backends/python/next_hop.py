@@ -1,9 +1,9 @@
 """
 Next hops: routes, neighbours, and the packets that wait for a neighbour.
 
-Last stage but one of the walk (`docs/datapath.md` rule 11). Routes and neighbours are the kernel's, read on the control
-side. Nothing is resolved here: `take_unresolved` returns the neighbours that the control side is to resolve. A waiting
-packet is complete but for its destination MAC.
+Last stage but one of the walk (`docs/rules.md` rule 11, next hop). Routes and neighbours are the kernel's, read on the
+control side. Nothing is resolved here: `take_unresolved` returns the neighbours that the control side is to resolve. A
+waiting packet is complete but for its destination MAC.
 """
 
 from __future__ import annotations

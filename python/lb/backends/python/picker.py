@@ -1,9 +1,9 @@
 """
 The picker: gives a new flow its server, as the service's plan says.
 
-Stage "miss: plan -> server" of the walk (`docs/datapath.md` rule 8, "Selectors"). A plan is a selector and a table of
+Stage "miss: plan -> server" of the walk (`docs/rules.md` rule 8.19, selectors). A plan is a selector and a table of
 slots, made by a policy. `Picker` keeps what selectors remember: the rounds of `counter` and `least`, the random draws,
-the held packets of `ask`. A server that is not eligible for the flow is passed over (behaviour 37).
+the held packets of `ask`. A server that is not eligible for the flow is passed over (rule 8.16, placement).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The walk of a packet, from the received frame to its verdict: the stages in orde
     rx -> link (Ethernet, VLAN, ARP) -> network (IPv4, IPv6) -> fragment -> transport -> lookup | icmp | transit
        -> send -> tx
 
-`docs/datapath.md` has every rule; comments refer to its numbers. No stage reads a clock, a socket or the environment:
+`docs/rules.md` has every rule; comments refer to its numbers. No stage reads a clock, a socket or the environment:
 `process` gets all of that as arguments. A stage returns a verdict, or None to pass the packet to the next stage.
 """
 
@@ -75,7 +75,7 @@ def resume(tables: Tables) -> None:
 
 
 def link(tables: Tables, packet: Packet) -> Verdict:
-    """Rule 3: accept frames for our MAC, and pass ARP and IP on to their stages."""
+    """Rule 3, Ethernet and VLAN: accept frames for our MAC, and pass ARP and IP on to their stages."""
     if packet.interface >= len(tables.forwarding.interfaces):
         return drop("not_for_us")
     reason = read_ethernet(packet) or judge_macs(tables, packet) or read_tags(packet)
@@ -101,7 +101,7 @@ def judge_macs(tables: Tables, packet: Packet) -> str | None:
 
 
 def arp(tables: Tables, packet: Packet) -> Verdict:
-    """Rule 4: answer ARP requests for VIPs; all other ARP passes to the host."""
+    """Rule 4, ARP and neighbour discovery: answer ARP requests for VIPs; all other ARP passes to the host."""
     at = ethernet.HEADER_BYTES + len(packet.tags)
     message = read_arp(packet.frame[at:])
     if message is None:
@@ -113,7 +113,7 @@ def arp(tables: Tables, packet: Packet) -> Verdict:
 
 
 def network(tables: Tables, packet: Packet) -> Verdict:
-    """Rule 5: check the IP header and its addresses."""
+    """Rule 5, IP headers: check the IP header and its addresses."""
     reason = read_ip(packet)
     if reason:
         return drop(reason)
@@ -127,7 +127,10 @@ def network(tables: Tables, packet: Packet) -> Verdict:
 
 
 def neighbour_solicitation(tables: Tables, packet: Packet) -> Verdict | None:
-    """Rule 4: answer neighbour solicitations for IPv6 VIPs, from this link and without extension headers (RFC 4861)."""
+    """
+    Rule 4, ARP and neighbour discovery: answer neighbour solicitations for IPv6 VIPs, from this link and without
+    extension headers (RFC 4861).
+    """
     if packet.is_v4 or packet.ttl != icmp.ND_HOP_LIMIT:
         return None
     if packet.frame[packet.l3 + ipv6.NEXT_HEADER] != icmp.PROTOCOL_V6:
@@ -171,7 +174,10 @@ def judge_addresses(tables: Tables, packet: Packet) -> Verdict | None:
 
 
 def transport(tables: Tables, packet: Packet) -> Verdict:
-    """Rule 7: read the L4 header of a whole packet or first fragment, and pass it to a service, a flow or transit."""
+    """
+    Rule 7, L4 headers: read the L4 header of a whole packet or first fragment, and pass it to a service, a flow or
+    transit.
+    """
     if packet.is_icmp:
         reason = "l4_truncated" if packet.end - packet.l4 < icmp.HEADER_BYTES else None
     else:
@@ -188,7 +194,7 @@ def transport(tables: Tables, packet: Packet) -> Verdict:
 
 
 def to_vip(tables: Tables, packet: Packet) -> Verdict:
-    """Rule 7 A: handle a packet to a VIP; none is ever routed on."""
+    """Rule 7.A, to a VIP: handle a packet to a VIP; none is ever routed on."""
     if packet.is_icmp:
         return icmp_to_vip(tables, packet)
     if packet.protocol not in (tcp.PROTOCOL, udp.PROTOCOL):
@@ -247,7 +253,7 @@ def action_is_void(tables: Tables, action: Action | None) -> bool:
 
 
 def hold_fragment(tables: Tables, packet: Packet, key: DatagramKey) -> Verdict:
-    """Rule 6.11: hold a later fragment until the first one comes."""
+    """Rule 6.11, held fragments: hold a later fragment until the first one comes."""
     fits = tables.fragments.make_room(key, len(packet.frame))
     if fits:
         tables.fragments.hold(key, packet, tables.now_ns)
@@ -256,7 +262,7 @@ def hold_fragment(tables: Tables, packet: Packet, key: DatagramKey) -> Verdict:
 
 
 def forget_complete(tables: Tables, key: DatagramKey) -> None:
-    """Rule 6.12: forget a datagram of which every byte has passed."""
+    """Rule 6.12, complete datagrams: forget a datagram of which every byte has passed."""
     datagram = tables.fragments.datagrams.get(key)
     if datagram is not None and datagram.action is not None and datagram.is_complete:
         tables.fragments.remove(key)
@@ -296,7 +302,10 @@ def action_of(tables: Tables, packet: Packet) -> Action:
 
 
 def later_fragment(tables: Tables, packet: Packet, action: Action) -> Verdict:
-    """Rule 6.10: translate and send a later fragment like the first one. It has no ports and no L4 checksum."""
+    """
+    Rule 6.10, later fragments: translate and send a later fragment like the first one. It has no ports and no L4
+    checksum.
+    """
     if action.direction is not None:
         packet.direction, packet.service, packet.server = action.direction, action.service, action.server
     if packet.ttl <= 1:

@@ -44,7 +44,7 @@ def parse(frame: bytes) -> Headers:
         frame: a whole Ethernet frame, any bytes.
 
     Returns:
-        The headers, up to the first malformed one; `docs/datapath.md` rule 14.
+        The headers, up to the first malformed one; `docs/rules.md` rule 14, the primitive parse.
 
     Raises:
         TypeError: the frame is not bytes.

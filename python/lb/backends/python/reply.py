@@ -1,8 +1,9 @@
 """
 Packets that the balancer makes: ARP and neighbour answers, echo, ICMP errors, RST, and the announcements at start.
 
-Used by every stage that answers instead of forwarding (`docs/datapath.md` rules 4, 10, 12). Every byte is set here, so
-that no old buffer leaks. `send` decides whether an answer may be sent, and applies the rate limit.
+Used by every stage that answers instead of forwarding (`docs/rules.md` rule 4, ARP and neighbour discovery; rule 10,
+ICMP about flows; rule 12, sending). Every byte is set here, so that no old buffer leaks. `send` decides whether an
+answer may be sent, and applies the rate limit.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Resetting the flows of a server: client and server get a RST at once (`docs/datapath.md` rule 15).
+Resetting the flows of a server: client and server get a RST at once (`docs/rules.md` rule 15, resetting flows).
 
 Not part of a packet's walk: the control side asks for it when a server is down or disabled with `--reset`. The next
 tick sends the frames.

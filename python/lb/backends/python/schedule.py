@@ -1,8 +1,8 @@
 """
 Packets of no known flow: may this one create a flow, which server takes it, and is there room for its entry?
 
-Stage "miss: plan -> server" of the walk (`docs/datapath.md` rule 8). The server is picked by `picker`; without an entry
-a packet is placed only where a hash selector gives all packets of its flow the same server (*stateless*).
+Stage "miss: plan -> server" of the walk (`docs/rules.md` rule 8, flows). The server is picked by `picker`; without an
+entry a packet is placed only where a hash selector gives all packets of its flow the same server (*stateless*).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Sending: next hop, MTU, the new Ethernet header; and the answers made instead of forwarding.
 
-Last stage of the walk (`docs/datapath.md` rules 11 and 12). Packets arrive here rewritten.
+Last stage of the walk (`docs/rules.md` rule 11, next hop, and rule 12, sending). Packets arrive here rewritten.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def deliver(tables: Tables, packet: Packet, data: bytearray, hop: Hop | None, *,
 
 
 def wait(tables: Tables, packet: Packet, hop: Hop, outputs: list[Output], *, tells: bool) -> Verdict:
-    """Hold a packet until its neighbour is resolved; not for a neighbour that has failed (rules 11.3 and 11.4)."""
+    """
+    Hold a packet until its neighbour is resolved; not for a neighbour that has failed (rule 11.3, unresolved
+    neighbours, and rule 11.4, unreachable servers).
+    """
     kind = icmp.HOST_UNREACHABLE[len(packet.source)]
     notice = None
     if tells and may_answer(packet):
@@ -162,8 +165,8 @@ def answer_no_server(tables: Tables, packet: Packet, seg: Segment | None) -> Ver
 
 def refuse_new_flow(tables: Tables, packet: Packet, service: Service, seg: Segment | None, verdict: Verdict) -> Verdict:
     """
-    Answer a new flow that could not be placed from the VIP (rule 8, *Refused*): by RST if `on_no_server` says so, else
-    by ICMP "administratively prohibited".
+    Answer a new flow that could not be placed from the VIP (rule 8.18, refusals): by RST if `on_no_server` says so,
+    else by ICMP "administratively prohibited".
 
     Args:
         tables: of the data path.

@@ -55,7 +55,7 @@ class Tables:
         # More flows have expired than the last call removed.
         self.is_behind = False
         self.out: list[Output] = []
-        # Resets made between two ticks (rule 15).
+        # Resets made between two ticks (rule 15, resetting flows).
         self.pending: list[Output] = []
         # ICMP errors made between two ticks, about packets whose neighbour did not answer.
         self.answers: list[Output] = []
@@ -79,8 +79,8 @@ class Tables:
 
     def expire(self, limit: int) -> None:
         """
-        Remove what has expired (rule 2): at most `limit` flows and as many fragmented datagrams, and all packets that
-        waited too long for a neighbour.
+        Remove what has expired (rule 2, expiry): at most `limit` flows and as many fragmented datagrams, and all
+        packets that waited too long for a neighbour.
         """
         self.is_behind = self.flows.expire(self.forwarding.snapshot.timeouts, self.now_ns, limit)
         self.counters.verdict("drop", "fragment_timeout", self.fragments.expire(self.now_ns, limit))

@@ -1,6 +1,6 @@
 """
-Transit: packets of no service are dropped, or routed with only the TTL changed (`docs/datapath.md` rule 9). Direct
-connections of clients to a server's address and port are recorded (`direct.py`).
+Transit: packets of no service are dropped, or routed with only the TTL changed (`docs/rules.md` rule 9, transit).
+Direct connections of clients to a server's address and port are recorded (`direct.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def route(tables: Tables, packet: Packet) -> Verdict:
 
 def note_direct(tables: Tables, packet: Packet) -> str | None:
     """
-    Record a packet to a server's endpoint, so that the answer may pass (rule 9.1).
+    Record a packet to a server's endpoint, so that the answer may pass (rule 9.1, direct connections).
 
     Returns:
         The drop reason when a flow has the same address and port at the server; None: the packet may pass.

@@ -1,4 +1,4 @@
-"""The verdicts that stages return (`docs/datapath.md` rule 1)."""
+"""The verdicts that stages return (`docs/rules.md` rule 1, inputs and outcome)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from lb.fields.key import tables_of
 from lb.fields.types import CUSTOM_ERROR, show, type_name
 from lb.privileges.trust import open_file
 
-# A file is read whole; beyond this it is no configuration (behaviour 35: what is read is bounded).
+# A file is read whole; beyond this it is no configuration (rule 21.3, control socket: what is read is bounded).
 MAX_FILE_BYTES = 16 * 1024 * 1024
 HERE = pathlib.Path()
 

@@ -1,10 +1,10 @@
 """
-The listener of the admin API: HTTP on a UNIX socket, mode 0660 (behaviour 35). The resources are in
+The listener of the admin API: HTTP on a UNIX socket, mode 0660 (rule 21.3, control socket). The resources are in
 `lb.control.api.handlers`.
 
 It belongs to the asyncio loop of the daemon, never to the packet thread. Everything that a client may send is bounded:
-the body here, the rest in `lb.control.connections`. Errors are JSON: `{"error": one line, "exit_code": what the command
-line ends with}`.
+the body here, the rest in `lb.control.connections`. Errors are JSON: `{"error": one line, "exit_code": what the
+command line ends with}`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Health checks of a running balancer: which servers are checked, and what follows from the results (behaviour 30).
+Health checks of a running balancer: which servers are checked, and what follows from the results (rule 19, health).
 
 Control side of the walk: `lb.control.health.prober` makes the checks, `lb.control.health.judge` turns results into
 verdicts, `lb.control.controller` publishes them. Belongs to the asyncio loop of the daemon.

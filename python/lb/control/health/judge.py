@@ -1,11 +1,11 @@
 """
-Which servers are up: check results in, steady verdicts out (behaviour 30).
+Which servers are up: check results in, steady verdicts out (rule 19, health).
 
 Control side of the walk; pure: time is an argument, and sockets are in `lb.control.health.prober`. A server is `up`
 until `fall` failures in a row, `down` until `rise` successes in a row, so results that alternate change nothing.
-Failures of passive checks (clients' connects refused or unanswered) count like failed checks. Active checks alone never
-take out more than half of the servers of a service within one interval: a broken checker must not empty a service at
-once. A server that came back gets its weight little by little.
+Failures of passive checks (clients' connects refused or unanswered) count like failed checks. Active checks alone
+never take out more than half of the servers of a service within one interval: a broken checker must not empty a
+service at once. A server that came back gets its weight little by little.
 """
 
 from __future__ import annotations

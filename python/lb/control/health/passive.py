@@ -1,5 +1,5 @@
 """
-Passive health checks: clients' connects that a server refuses or does not answer (behaviour 30).
+Passive health checks: clients' connects that a server refuses or does not answer (rule 19, health).
 
 They find a failing server before an active check does. Pure: measurements of the data path go in, failures since the
 last look come out. One look at a server yields at most one failure, and none when a connect succeeded as well.

@@ -1,5 +1,5 @@
 """
-Active health checks: TCP connects and HTTP requests, at jittered intervals (behaviour 30).
+Active health checks: TCP connects and HTTP requests, at jittered intervals (rule 19, health).
 
 Control side of the walk; results go to a callback (`lb.control.health.judge` turns them into verdicts). Checks go to
 the address of the server through the kernel's routes, never to a VIP: the data path passes their answers to the host.

@@ -2,7 +2,7 @@
 
 /// What happened to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "docs/datapath.md says when each happens")]
+#[allow(missing_docs, reason = "docs/rules.md says when each happens")]
 pub enum Event {
     FlowHit,
     FlowMiss,

@@ -36,7 +36,10 @@ pub struct Frame<'a> {
 
 /// What became of one frame. When `sent` is set it goes out before the outputs appended by the same call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "docs/datapath.md rule 1 defines each")]
+#[allow(
+    missing_docs,
+    reason = "docs/rules.md rule 1, inputs and outcome, defines each"
+)]
 pub struct Outcome {
     pub verdict: Verdict,
     pub direction: Option<Direction>,

@@ -1,11 +1,11 @@
 //! Verdicts and reasons: what becomes of a packet. Every packet ends with exactly one verdict; every drop has one
-//! reason. The names are those of `python/lb/backends/base.py` and `docs/datapath.md`.
+//! reason. The names are those of `python/lb/backends/base.py` and `docs/rules.md`.
 
 /// Why a packet was dropped, answered or held. The order is the order of the stages that give them.
 macro_rules! reasons {
     ($($variant:ident = $name:literal),+ $(,)?) => {
         /// Why a packet was dropped, answered or held.
-        #[allow(missing_docs, reason = "the names are the documentation; docs/datapath.md says when each is given")]
+        #[allow(missing_docs, reason = "the names are the documentation; docs/rules.md says when each is given")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Reason { $($variant),+ }

@@ -7,7 +7,7 @@ use crate::flow::measure::Measures;
 
 /// Per service or server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "docs/datapath.md rule 13 defines each")]
+#[allow(missing_docs, reason = "docs/rules.md rule 13, counters, defines each")]
 pub struct Traffic {
     pub flows_created: u64,
     pub flows_active: u64,
@@ -19,7 +19,7 @@ pub struct Traffic {
 
 /// How full the flow table is. Expired flows that are not removed yet count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "docs/datapath.md rule 13 defines each")]
+#[allow(missing_docs, reason = "docs/rules.md rule 13, counters, defines each")]
 pub struct TableUse {
     pub entries: u64,
     pub capacity: u64,
@@ -27,7 +27,7 @@ pub struct TableUse {
 
 /// All counters at one instant.
 #[derive(Clone, Debug, Default)]
-#[allow(missing_docs, reason = "docs/datapath.md rule 13 defines each")]
+#[allow(missing_docs, reason = "docs/rules.md rule 13, counters, defines each")]
 pub struct CounterReport {
     pub rx_packets: u64,
     pub rx_bytes: u64,
@@ -42,7 +42,7 @@ pub struct CounterReport {
     pub servers: Vec<Option<Traffic>>,
 }
 
-/// What is known of a server at one instant (`docs/datapath.md` rule 16).
+/// What is known of a server at one instant (`docs/rules.md` rule 16, measurements).
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
     /// Id of its service.

@@ -160,7 +160,7 @@ impl LookAhead {
         }
     }
 
-    /// Have the packets go on whose answer is there, or too late: rule 8, *ask*.
+    /// Have the packets go on whose answer is there, or too late: rule 8.21, asking a policy.
     pub fn resume(
         &mut self,
         forwarding: &ForwardingState,

@@ -192,7 +192,7 @@ impl FlowPage {
     }
 }
 
-/// The flows of a server that are being reset (rule 15).
+/// The flows of a server that are being reset (rule 15, resetting flows).
 pub struct ServerReset {
     server: u32,
     page: FlowPage,

@@ -33,7 +33,7 @@ pub struct DataPath {
     forwarding: Box<ForwardingState>,
     state: Box<PathState>,
     ahead: LookAhead,
-    /// What rule 15 made between two ticks.
+    /// What rule 15, resetting flows, made between two ticks.
     pending: Vec<Output>,
     /// Where rotations start.
     first_round: u64,
@@ -216,7 +216,7 @@ impl DataPath {
         self.state.asking.due_ns()
     }
 
-    /// Whether frames wait for the next tick that no packet asked for (rule 15).
+    /// Whether frames wait for the next tick that no packet asked for (rule 15, resetting flows).
     #[must_use]
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty()
@@ -228,7 +228,7 @@ impl DataPath {
         self.state.table.may_have_expired(now_ns) || self.state.fragments.is_behind(now_ns)
     }
 
-    /// How many active flows each of the servers with these ids has (rule 13).
+    /// How many active flows each of the servers with these ids has (rule 13, counters).
     #[must_use]
     pub fn active_flows(&self, servers: &[u32]) -> Vec<u64> {
         let counters = &self.state.counters;
@@ -236,7 +236,7 @@ impl DataPath {
     }
 
     /// Begin anew with the servers of these ids that the snapshot does not have and no entry refers to: their
-    /// counters and measurements are 0 (rule 13). Returns those.
+    /// counters and measurements are 0 (rule 13, counters). Returns those.
     pub fn retire_servers(&mut self, servers: &[u32]) -> Vec<u32> {
         let Self {
             forwarding, state, ..
@@ -247,7 +247,7 @@ impl DataPath {
             .collect()
     }
 
-    /// The same for services: their counters and rounds begin anew (rule 13).
+    /// The same for services: their counters and rounds begin anew (rule 13, counters).
     pub fn retire_services(&mut self, services: &[u32]) -> Vec<u32> {
         let Self {
             forwarding, state, ..
@@ -307,8 +307,8 @@ impl DataPath {
         reset.reset(forwarding, state, pending)
     }
 
-    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15). Returns
-    /// how many. All at once: where packets wait, go through [`Self::reset_some`] in slices.
+    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15, resetting
+    /// flows). Returns how many. All at once: where packets wait, go through [`Self::reset_some`] in slices.
     pub fn reset_flows(&mut self, server: u32, limit: usize, now_ns: u64) -> usize {
         let mut search = ServerReset::search(server, limit, now_ns);
         while !self.look(&mut search) {

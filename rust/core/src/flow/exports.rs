@@ -1,4 +1,4 @@
-//! How flows ended, kept for the control side when it asks for them (`docs/datapath.md` rule 13): bounded, and
+//! How flows ended, kept for the control side when it asks for them (`docs/rules.md` rule 13, counters): bounded, and
 //! written only when a flow begins or ends.
 //!
 //! When flows began is kept beside the table, by entry number, and only while exports are on: a flow costs no more

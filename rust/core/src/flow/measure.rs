@@ -1,5 +1,5 @@
-//! What servers are like, seen from between them and their clients (`docs/datapath.md` rule 16): how long they take
-//! to connect and to answer, what they have left to do, what they fail at.
+//! What servers are like, seen from between them and their clients (`docs/rules.md` rule 16, measurements): how long
+//! they take to connect and to answer, what they have left to do, what they fail at.
 //!
 //! Sums, counts and gauges per server, changed when something changes about a flow: most packets of a flow only
 //! compare a few numbers that the TCP rules have at hand. What is kept per flow is four bytes: a stamp and a phase.

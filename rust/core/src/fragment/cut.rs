@@ -1,4 +1,4 @@
-//! Cutting: a packet that is too long for its way, made into fragments (rule 12.2, RFC 791 3.2).
+//! Cutting: a packet that is too long for its way, made into fragments (rule 12.2, frames over the MTU, RFC 791 3.2).
 
 use crate::wire::{checksum, ipv4};
 
@@ -78,7 +78,7 @@ mod tests {
         fragment(&packet, data, flags_offset)
     }
 
-    /// behaviour 21: the copied option travels with every fragment, the other with the first only.
+    /// Rule 12.2, frames over the MTU: the copied option travels with every fragment, the other with the first only.
     #[test]
     fn cut_with_options_repeats_copied_only() {
         let options = [7, 3, 4, 0x94, 4, 0, 0, 0];

@@ -1,6 +1,6 @@
-//! Fragments (rule 6, behaviour 19): which pieces of a datagram were seen, what was decided for its first one, and
-//! which wait for that. And cutting (rule 12.2). Nothing is reassembled: each fragment leaves by itself, translated
-//! like the first.
+//! Fragments (rule 6, fragments): which pieces of a datagram were seen, what was decided for its first one, and
+//! which wait for that. And cutting (rule 12.2, frames over the MTU). Nothing is reassembled: each fragment leaves by
+//! itself, translated like the first.
 
 mod cut;
 mod datagram;

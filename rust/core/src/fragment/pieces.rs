@@ -101,7 +101,7 @@ mod tests {
         Ok(pieces)
     }
 
-    /// behaviour 19: overlapping fragments, data beyond the end, and two ends are refused; an exact copy is told
+    /// Rule 6, fragments: overlapping fragments, data beyond the end, and two ends are refused; an exact copy is told
     /// apart.
     #[test]
     fn pieces_table() {

@@ -121,7 +121,7 @@ impl Outbox {
     }
 
     /// Send everything that is queued, or keep it for a socket that is full, and forget it. Nothing is waited for
-    /// (behaviour 40). `batch` is the one that was collected from, of the interface at `source`.
+    /// (rule 22.2, full interfaces). `batch` is the one that was collected from, of the interface at `source`.
     pub fn flush(
         &mut self,
         batch: &mut Batch,
@@ -313,8 +313,8 @@ mod tests {
         );
     }
 
-    /// behaviour 40: what finds the socket full waits, in order, while another interface sends; nothing is lost or
-    /// overtaken.
+    /// Rule 22.2, full interfaces: what finds the socket full waits, in order, while another interface sends; nothing
+    /// is lost or overtaken.
     #[test]
     fn outbox_full_way_out_keeps_frames_in_order_and_holds_up_no_other() {
         let ((full, seen_late), (free, seen)) = (pair(), pair());
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(counters.report(), IoReport::default());
     }
 
-    /// behaviour 40: what waits is bounded, by frames and by bytes; the rest is dropped and counted.
+    /// Rule 22.2, full interfaces: what waits is bounded, by frames and by bytes; the rest is dropped and counted.
     #[test]
     fn outbox_way_out_that_stays_full_drops_and_counts_what_is_beyond_the_backlog() {
         for (len, kept) in [

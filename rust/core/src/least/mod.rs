@@ -1,4 +1,4 @@
-//! The servers of the selector `least`, in order of load (rule 8, *Selectors*): kept up to date as flows come and
+//! The servers of the selector `least`, in order of load (rule 8.19, selectors): kept up to date as flows come and
 //! go, so that a placement and a change each cost the logarithm of their number.
 //!
 //! Two tournament trees over the servers of a plan: one by load, one by round.

@@ -1,4 +1,5 @@
-//! Where a packet goes next (rule 11): routes by longest prefix, neighbours, and the packets that wait for one.
+//! Where a packet goes next (rule 11, next hop): routes by longest prefix, neighbours, and the packets that wait for
+//! one.
 
 mod interface;
 mod routing;

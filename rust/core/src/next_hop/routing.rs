@@ -204,7 +204,7 @@ mod tests {
         Routing::new(&next_hops, &[interface.clone(), interface])
     }
 
-    /// behaviour 28: longest prefix wins, equal ones in order; families never mix.
+    /// Rule 11, next hop: longest prefix wins, equal ones in order; families never mix.
     #[test]
     fn route_table() {
         let routing = routing(&[

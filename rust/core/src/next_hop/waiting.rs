@@ -206,7 +206,7 @@ mod tests {
         }]
     }
 
-    /// behaviour 28: three packets wait, the fourth does not; they leave in order.
+    /// Rule 11, next hop: three packets wait, the fourth does not; they leave in order.
     #[test]
     fn waiting_three_per_hop_leave_in_order() {
         let mut waiting = Waiting::default();
@@ -234,7 +234,8 @@ mod tests {
         assert_eq!((marks, waiting.is_empty()), (vec![0, 1, 2], true));
     }
 
-    /// behaviour 20: a neighbour that did not answer is not waited for, but asked for once more, for as long again.
+    /// Rule 11.4, unreachable servers: a neighbour that did not answer is not waited for, but asked for once more, for
+    /// as long again.
     #[test]
     fn waiting_failed_neighbour_is_asked_once_more() {
         let mut waiting = Waiting::default();

@@ -1,4 +1,4 @@
-//! All layers in a row, for benches and for teaching: rule 14.
+//! All layers in a row, for benches and for teaching: rule 14, the primitive parse.
 
 use super::ip::{IpHeader, inner_headers, ip, tiny_fragment};
 use super::l2::l2;
@@ -6,7 +6,7 @@ use super::transport::{Transport, transport};
 use crate::base::Ip;
 use crate::base::Reason;
 
-/// What [`parse`] reads from one frame (rule 14). Fields that were not reached are 0 or empty.
+/// What [`parse`] reads from one frame (rule 14, the primitive parse). Fields that were not reached are 0 or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     /// Why the frame is malformed; `None` when it is not.
@@ -43,7 +43,7 @@ pub struct Headers {
     pub total_len: usize,
 }
 
-/// Read one frame without snapshot, state or offload (rule 14).
+/// Read one frame without snapshot, state or offload (rule 14, the primitive parse).
 #[must_use]
 pub fn parse(frame: &[u8]) -> Headers {
     let mut headers = Headers::default();

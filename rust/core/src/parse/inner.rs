@@ -1,4 +1,4 @@
-//! The packet inside an ICMP error: rule 10.4.
+//! The packet inside an ICMP error: rule 10.4, inner packets.
 
 use super::ip::{Fragment, IpHeader};
 use crate::base::Ip;
@@ -20,7 +20,7 @@ pub struct InnerPacket {
     pub destination_port: u16,
 }
 
-/// Read the packet in an error message: rule 10.4.
+/// Read the packet in an error message: rule 10.4, inner packets.
 ///
 /// # Errors
 /// `IcmpInner`, `IcmpAboutIcmp`, `IcmpNoFlow`.

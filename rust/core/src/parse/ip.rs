@@ -1,4 +1,4 @@
-//! The IP header, and the options or extension headers behind it: rules 5 and 6.5.
+//! The IP header, and the options or extension headers behind it: rule 5, IP headers, and rule 6.5, tiny fragments.
 
 use super::l2::L2Header;
 use crate::base::Ip;
@@ -111,7 +111,7 @@ pub fn plain_ipv4(frame: &[u8], l2: &mut L2Header, ip: &mut IpHeader) -> bool {
     true
 }
 
-/// Read the fixed IP header (rule 5, validity) into `ip`. `false` when the `EtherType` is not IP.
+/// Read the fixed IP header (rule 5, IP headers, validity) into `ip`. `false` when the `EtherType` is not IP.
 ///
 /// # Errors
 /// `IpTruncated`, `IpVersion`, `IpHeaderLength`, `IpChecksum`, `IpTotalLength`.
@@ -196,7 +196,7 @@ fn ip_v6(packet: &[u8], l3: usize, ip: &mut IpHeader) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Read IPv4 options or IPv6 extension headers (rule 5.8). Completes `ip`.
+/// Read IPv4 options or IPv6 extension headers (rule 5.8, options and extension headers). Completes `ip`.
 ///
 /// # Errors
 /// `IpOptions`, `SourceRoute`; `ExtHeader`, `ExtHeaderLimit`, `RoutingHeader`, `IpTruncated`.
@@ -220,7 +220,7 @@ pub fn inner_headers(frame: &[u8], ip: &mut IpHeader) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Judge the size of a fragment that holds, or cuts, an L4 header (rule 6.5).
+/// Judge the size of a fragment that holds, or cuts, an L4 header (rule 6.5, tiny fragments).
 ///
 /// # Errors
 /// `FragmentTiny`, `TcpDataOffset`.

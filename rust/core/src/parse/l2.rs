@@ -1,4 +1,4 @@
-//! The Ethernet header and its tags: rules 3.1 and 3.4.
+//! The Ethernet header and its tags: rule 3.1, frame length, and rule 3.4, VLAN tags.
 
 use crate::base::Reason;
 use crate::wire::ethernet;
@@ -14,7 +14,8 @@ pub struct L2Header {
     pub l3: usize,
 }
 
-/// Read the Ethernet header and up to two tags (rules 3.1, 3.4). `on_tag` gets each tag's TCI.
+/// Read the Ethernet header and up to two tags (rule 3.1, frame length, and rule 3.4, VLAN tags). `on_tag` gets each
+/// tag's TCI.
 ///
 /// # Errors
 /// `FrameTruncated`, `VlanDepth`.

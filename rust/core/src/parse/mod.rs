@@ -1,5 +1,5 @@
-//! From a frame to what its headers say, one layer at a time: rules 3, 5, 6.5 and 7 as far as they need neither
-//! snapshot nor state.
+//! From a frame to what its headers say, one layer at a time: rule 3, Ethernet and VLAN; rule 5, IP headers; rule 6.5,
+//! tiny fragments; rule 7, L4 headers, as far as they need neither snapshot nor state.
 //!
 //! Each function reads one layer and gives the reason when it is malformed. The pipeline calls them with its own
 //! tests in between; [`parse`] calls them in a row, for benches and for teaching. They write what they find where

@@ -1,4 +1,4 @@
-//! The TCP or UDP header: rule 7.
+//! The TCP or UDP header: rule 7, L4 headers.
 
 use super::ip::IpHeader;
 use crate::base::Reason;
@@ -28,8 +28,8 @@ impl Transport {
     };
 }
 
-/// Read the TCP or UDP header of a whole packet or a first fragment (rule 7) into `transport`. `false` for other
-/// protocols and later fragments. `partial`: the checksum is still to be finished.
+/// Read the TCP or UDP header of a whole packet or a first fragment (rule 7, L4 headers) into `transport`. `false` for
+/// other protocols and later fragments. `partial`: the checksum is still to be finished.
 ///
 /// # Errors
 /// `L4Truncated`, `TcpDataOffset`, `TcpFlags`, `UdpLength`, `UdpChecksumZero`, `PortZero`.

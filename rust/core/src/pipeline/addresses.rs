@@ -1,4 +1,5 @@
-//! May a packet with these addresses be routed at all: rule 5.2 to 5.7 (RFC 1812 5.3.7, behaviour 16 and 18).
+//! May a packet with these addresses be routed at all: rules 5.2 to 5.7 (RFC 1812 5.3.7, rule 5.4, martian sources,
+//! and rule 3, Ethernet and VLAN).
 
 use std::ops::ControlFlow::{Break, Continue};
 
@@ -189,7 +190,7 @@ mod tests {
         }
     }
 
-    /// behaviour 16: each prefix, and an address beside it.
+    /// Rule 5.4, martian sources: each prefix, and an address beside it.
     #[test]
     fn martians_table() {
         let cases = [

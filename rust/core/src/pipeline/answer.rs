@@ -1,4 +1,4 @@
-//! Answers that end a walk: ICMP errors and resets, as far as rates allow them (rule 12).
+//! Answers that end a walk: ICMP errors and resets, as far as rates allow them (rule 12, sending).
 
 use super::walk::Walk;
 use crate::base::Ip;
@@ -11,7 +11,7 @@ use crate::wire::icmp::{self, Kind, message};
 use crate::wire::tcp::flag;
 
 impl Walk<'_> {
-    /// There is no route to a client's server: rule 11.4.
+    /// There is no route to a client's server: rule 11.4, unreachable servers.
     #[cold]
     pub(super) fn no_route(&mut self, packet: &Packet) -> Verdict {
         let kind = if packet.meta.ip.v4 {
@@ -152,7 +152,7 @@ impl Walk<'_> {
     }
 
     /// A client's new flow could not be placed, for the reason of `verdict`: a reset if `on_no_server` says so,
-    /// else ICMP "administratively prohibited", from the VIP (rule 8, *Refused*). Any other verdict stays.
+    /// else ICMP "administratively prohibited", from the VIP (rule 8.18, refusals). Any other verdict stays.
     #[cold]
     pub(super) fn refuse_new_flow(
         &mut self,

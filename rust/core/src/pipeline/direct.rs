@@ -1,5 +1,5 @@
 //! Connections straight to a server, past the services: what is remembered of them, so that their answers pass
-//! (rule 9.1).
+//! (rule 9.1, direct connections).
 
 use std::ops::ControlFlow::Continue;
 

@@ -1,4 +1,4 @@
-//! Is the frame for us, and what does it carry: rules 3 and 4.
+//! Is the frame for us, and what does it carry: rule 3, Ethernet and VLAN, and rule 4, ARP and neighbour discovery.
 
 use std::ops::ControlFlow::{Break, Continue};
 
@@ -34,7 +34,7 @@ impl Ingress {
     }
 }
 
-/// Rule 3, up to the tags.
+/// Rules 3.1 to 3.4.
 #[inline(always)]
 pub(super) fn accept_frame(ingress: &Ingress, frame: &[u8], meta: &mut Meta) -> Stage<()> {
     let ours = ingress.mac.or_drop(Reason::NotForUs)?;
@@ -54,7 +54,7 @@ pub(super) fn accept_frame(ingress: &Ingress, frame: &[u8], meta: &mut Meta) -> 
     Continue(())
 }
 
-/// Rule 5.1: whether this is a neighbour solicitation for a VIP that we answer for.
+/// Rule 5.1, neighbour solicitation: whether this is a neighbour solicitation for a VIP that we answer for.
 #[inline(always)]
 pub(super) fn is_solicitation(forwarding: &ForwardingState, frame: &[u8], meta: &Meta) -> bool {
     let ip = &meta.ip;
@@ -87,7 +87,7 @@ fn announcing_mac(
 }
 
 impl Walk<'_> {
-    /// Rule 3.5: ARP is looked at, anything else is the host's affair.
+    /// Rule 3.5, payload protocol: ARP is looked at, anything else is the host's affair.
     pub(super) fn not_ip(&mut self, frame: &[u8], meta: &Meta) -> Verdict {
         let (interface, l2) = (meta.interface, meta.l2);
         if l2.ethertype != ethertype::ARP {
@@ -113,7 +113,7 @@ impl Walk<'_> {
         Verdict::Reply(Reason::Arp)
     }
 
-    /// Rule 4: answer what [`is_solicitation`] saw.
+    /// Rule 4, ARP and neighbour discovery: answer what [`is_solicitation`] saw.
     pub(super) fn neighbour_advertisement(&mut self, frame: &[u8], meta: &Meta) -> Verdict {
         if let Some((mac, target)) = solicitation(self.forwarding, frame, meta) {
             let frame = reply::neighbour_advertisement(frame, meta.l2, mac, meta.ip.source, target);

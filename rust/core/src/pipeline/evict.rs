@@ -9,7 +9,7 @@ use crate::flow::table::Entry;
 use crate::forwarding::ForwardingState;
 
 impl Walk<'_> {
-    /// Evict if the table is full (behaviour 7). `false`: still full.
+    /// Evict if the table is full (rule 8.17, full table). `false`: still full.
     pub(super) fn make_room(&mut self) -> bool {
         if !self.state.table.is_full() {
             return true;

@@ -1,4 +1,4 @@
-//! What time takes away, before each frame and at each tick: rule 2.
+//! What time takes away, before each frame and at each tick: rule 2, expiry.
 
 use super::evict::forget;
 use super::state::PathState;

@@ -1,4 +1,4 @@
-//! Pieces of a datagram: the first decides, the others follow or wait: rule 6.
+//! Pieces of a datagram: the first decides, the others follow or wait: rule 6, fragments.
 
 use std::ops::ControlFlow::{Break, Continue};
 
@@ -17,7 +17,7 @@ use crate::wire::{icmp, protocol};
 const MOST_BYTES: usize = 65535;
 
 impl Walk<'_> {
-    /// Rule 6, from 1 to 8, then by what is decided.
+    /// Rules 6.1 to 6.8, then by what is decided.
     #[inline(never)]
     pub(super) fn fragment(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let Meta { ip, offload, .. } = *packet.meta;
@@ -56,7 +56,7 @@ impl Walk<'_> {
         result
     }
 
-    /// Rule 6.6 to 6.11.
+    /// Rules 6.6 to 6.11.
     fn fragment_of(
         &mut self,
         packet: &mut Packet,
@@ -74,7 +74,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Rule 6.6 to 6.8: what is decided for a datagram, if one more piece of it may come.
+    /// Rules 6.6 to 6.8: what is decided for a datagram, if one more piece of it may come.
     fn check_piece(&mut self, key: &DatagramKey, piece: Piece) -> Stage<Fate> {
         let Some(entry) = self.state.fragments.get(key) else {
             return Continue(Fate::Unknown);
@@ -98,7 +98,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Rule 6.11: let a later fragment wait for the first.
+    /// Rule 6.11, held fragments: let a later fragment wait for the first.
     fn hold(&mut self, packet: &Packet, key: &DatagramKey, piece: Piece) -> Verdict {
         let fragments = &mut self.state.fragments;
         let (fits, mut evicted) = fragments.make_room(key, packet.frame.len());
@@ -117,7 +117,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Rule 6.9: what becomes of the first becomes of all.
+    /// Rule 6.9, first fragments: what becomes of the first becomes of all.
     fn first_fragment(
         &mut self,
         packet: &mut Packet,
@@ -211,7 +211,7 @@ impl Walk<'_> {
         self.state.counters.verdict(verdict);
     }
 
-    /// Rule 6.10: the action of the first, without ports.
+    /// Rule 6.10, later fragments: the action of the first, without ports.
     fn later_fragment(&mut self, packet: &mut Packet, action: &Action) -> Stage<Departure> {
         self.check_ttl(packet)?;
         let Action::Translate {
@@ -238,7 +238,7 @@ impl Walk<'_> {
     }
 }
 
-/// Rule 6.4: the bytes of the datagram that the fragment holds.
+/// Rule 6.4, fragment length: the bytes of the datagram that the fragment holds.
 fn checked_piece(ip: &IpHeader, fragment: Fragment) -> Stage<Piece> {
     let len = ip.end - ip.l4;
     let end = fragment.offset as usize + len;

@@ -157,7 +157,7 @@ impl Walk<'_> {
     }
 
     /// Whether a client's packet, which comes another way than those before, may tell where the client is, if it is
-    /// believed (behaviour 28): from the interface that they came to; from another one only if its numbers are
+    /// believed (rule 8.13, last hop): from the interface that they came to; from another one only if its numbers are
     /// exact, or if the client is routed to there. Nothing vouches for a datagram.
     #[cold]
     #[inline(never)]

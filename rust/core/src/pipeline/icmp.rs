@@ -1,5 +1,5 @@
-//! Control messages: pings to a VIP, and errors about our flows, translated with the packet they quote (rule 10,
-//! RFC 5508, RFC 7915 for what IPv6 needs).
+//! Control messages: pings to a VIP, and errors about our flows, translated with the packet they quote (rule 10, ICMP
+//! about flows, RFC 5508, RFC 7915 for what IPv6 needs).
 
 use crate::base::Ip;
 use std::ops::ControlFlow::{Break, Continue};
@@ -34,7 +34,7 @@ fn key_of((client, client_port): (Ip, u16), side: KeySide) -> Key {
 }
 
 impl Walk<'_> {
-    /// Rule 10. `packet` is whole: fragments never come here.
+    /// Rule 10, ICMP about flows. `packet` is whole: fragments never come here.
     #[inline(never)]
     pub(super) fn icmp(&mut self, packet: &mut Packet, to_vip: bool) -> Stage<Departure> {
         let IpHeader {
@@ -201,7 +201,7 @@ impl Walk<'_> {
         })
     }
 
-    /// Rule 10.5 and 10.6, from the flow on.
+    /// Rule 10.5, flow of an error, and rule 10.6, rewriting an error, from the flow on.
     fn translate_error(
         &mut self,
         packet: &mut Packet,

@@ -1,4 +1,4 @@
-//! Finding a packet's flow: rule 8.
+//! Finding a packet's flow: rule 8, flows.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
@@ -118,8 +118,9 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (behaviour 6); a UDP
-/// flow leaves a server that was removed, or drained for its time, with the next datagram (behaviour 8).
+/// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (rule 8.1, port reuse); a
+/// UDP flow leaves a server that was removed, or drained for its time, with the next datagram (rule 18.2, servers that
+/// leave or fail).
 #[inline(always)]
 fn starts_anew(flow: &FlowRef, transport: &Transport) -> Option<Event> {
     let Some(segment) = &transport.segment else {

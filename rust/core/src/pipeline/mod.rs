@@ -4,7 +4,7 @@
 //! A walk has two halves. [`read`] goes from the wire to the packet's target: it looks at the frame and the
 //! forwarding and changes nothing, so a whole batch can be read before the first of its packets is acted upon.
 //! [`Walk::run`] then acts. Each stage is a file of this folder; it gives what comes next, or the packet's verdict
-//! as an error: there is no third outcome. `docs/datapath.md` numbers the rules.
+//! as an error: there is no third outcome. `docs/rules.md` numbers the rules.
 
 mod addresses;
 mod answer;
@@ -35,7 +35,7 @@ use crate::packet::{Meta, Packet, Target};
 use read::Content;
 use walk::{Departure, Stage, Walk};
 
-/// Process one frame: rule 1. `read` is what [`read::frame`] gave for it, with `meta`.
+/// Process one frame: rule 1, inputs and outcome. `read` is what [`read::frame`] gave for it, with `meta`.
 #[inline(always)]
 pub(crate) fn process(
     walk: &mut Walk,
@@ -124,7 +124,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Packets of no service: rule 9.
+    /// Packets of no service: rule 9, transit.
     #[inline(never)]
     fn transit(&mut self, packet: &mut Packet) -> Stage<Departure> {
         if !self.forwarding.snapshot.forward_transit {

@@ -75,7 +75,7 @@ fn in_layers(
     Continue(asks.then_some(Content::Solicitation))
 }
 
-/// Read the L4 header of a whole packet or a first fragment, and see whose it is: rule 7.
+/// Read the L4 header of a whole packet or a first fragment, and see whose it is: rule 7, L4 headers.
 #[inline(always)]
 pub(super) fn l4(
     forwarding: &ForwardingState,
@@ -92,7 +92,7 @@ pub(super) fn l4(
     set_target(forwarding, meta, pair)
 }
 
-/// The target of what is neither TCP nor UDP: rule 7, A, C and D.
+/// The target of what is neither TCP nor UDP: rule 7.A, to a VIP; rule 7.C, ICMP of no VIP; rule 7.D, everything else.
 #[cold]
 fn without_ports(meta: &mut Meta, to_vip: bool) -> Stage<()> {
     meta.payload = meta.ip.l4;
@@ -120,7 +120,8 @@ pub(crate) fn hash(table: &Table, meta: &mut Meta) -> bool {
     true
 }
 
-/// TCP and UDP, by destination, then by source: rule 7, A, B and D.
+/// TCP and UDP, by destination, then by source: rule 7.A, to a VIP; rule 7.B, from a server; rule 7.D, everything
+/// else.
 #[inline(always)]
 fn set_target(forwarding: &ForwardingState, meta: &mut Meta, pair: AddressPair) -> Stage<()> {
     let (protocol, transport) = (meta.ip.protocol, &meta.transport);
@@ -139,7 +140,7 @@ fn set_target(forwarding: &ForwardingState, meta: &mut Meta, pair: AddressPair) 
     Continue(())
 }
 
-/// Whether the work left to the network card is what such a packet can have: rule 7.
+/// Whether the work left to the network card is what such a packet can have: rule 7, L4 headers.
 #[inline(always)]
 fn check_offload(meta: &Meta, has_transport: bool) -> Stage<()> {
     if !meta.offload.is_partial() && meta.offload.gso().is_none() {

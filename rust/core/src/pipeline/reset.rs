@@ -1,5 +1,5 @@
-//! Resetting the flows of a server: rule 15. No packet asks for it: the control side does, when a server is down or
-//! is cut off.
+//! Resetting the flows of a server: rule 15, resetting flows. No packet asks for it: the control side does, when a
+//! server is down or is cut off.
 
 use super::evict::{forget, is_expired};
 use super::walk::Walk;

@@ -1,4 +1,4 @@
-//! Placing a flow that is not known yet: rule 8, *Place*.
+//! Placing a flow that is not known yet: rule 8.16, placement.
 
 use crate::base::Ip;
 use std::ops::ControlFlow::{Break, Continue};
@@ -97,7 +97,8 @@ impl Walk<'_> {
         }
     }
 
-    /// A server's packet of a flow we do not know may be of one that a hash would have placed there (behaviour 2).
+    /// A server's packet of a flow we do not know may be of one that a hash would have placed there (rule 8.14, client
+    /// packets of no flow).
     #[inline(never)]
     pub(super) fn miss_reply(
         &mut self,
@@ -187,7 +188,7 @@ impl Walk<'_> {
         hashed(self.forwarding, service, client, plan)
     }
 
-    /// Rule 8, *Place*, from 2 on. Without `stores`: stateless.
+    /// Rule 8.16, placement, from step 2 on. Without `stores`: stateless.
     fn place(
         &mut self,
         packet: &mut Packet,
@@ -296,7 +297,7 @@ impl Walk<'_> {
     }
 
     /// A segment of no flow: dropped, or answered by a RST where the service says so, so that a client whose flow
-    /// is gone learns at once (behaviour 2).
+    /// is gone learns at once (rule 8.14, client packets of no flow).
     fn no_flow(&mut self, packet: &Packet, transport: &Transport, service: u32) -> Verdict {
         let answers = self
             .forwarding
@@ -310,7 +311,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Rule 8, *Place*, 1: no server is available.
+    /// Rule 8.16, placement, step 1: no server is available.
     fn no_server(&mut self, packet: &Packet, transport: &Transport, service: u32) -> Verdict {
         if self
             .forwarding

@@ -1,4 +1,5 @@
-//! The way out: TTL, next hop, MTU, the answers when one of them fails, and the rewrite itself: rules 11 and 12.
+//! The way out: TTL, next hop, MTU, the answers when one of them fails, and the rewrite itself: rule 11, next hop, and
+//! rule 12, sending.
 //!
 //! Translation changes no length, so the way out is tested first and the packet rewritten last: what an ICMP error
 //! quotes is still the packet that came.
@@ -29,7 +30,7 @@ enum Fit {
 }
 
 impl Walk<'_> {
-    /// Rule 11.1.
+    /// Rule 11.1, TTL.
     #[inline(always)]
     pub(super) fn check_ttl(&mut self, packet: &Packet) -> Stage<()> {
         if packet.meta.ip.ttl > 1 {
@@ -55,8 +56,8 @@ impl Walk<'_> {
         self.transmit(packet, &hop, fit)
     }
 
-    /// Send a packet of a flow to its other end: rule 11.2. `ingress`: where the client's packets came from, if
-    /// that is known.
+    /// Send a packet of a flow to its other end: rule 11.2, choosing the hop. `ingress`: where the client's packets
+    /// came from, if that is known.
     #[inline(always)]
     pub(super) fn send_translated(
         &mut self,
@@ -93,7 +94,7 @@ impl Walk<'_> {
     }
 
     /// A client's packet whose server's neighbour is not known waits for it, if it may; its sender is told when
-    /// that is in vain: rule 11.3 and 11.4.
+    /// that is in vain: rule 11.3, unresolved neighbours, and rule 11.4, unreachable servers.
     #[cold]
     #[inline(never)]
     fn send_unresolved(
@@ -213,7 +214,7 @@ impl Walk<'_> {
         self.transmit(packet, &hop, fit)
     }
 
-    /// Rule 12.1 and 12.2: may it leave there, and in one piece?
+    /// Rule 12.1, tagged frames, and rule 12.2, frames over the MTU: may it leave there, and in one piece?
     #[inline(always)]
     fn fit(&mut self, packet: &Packet, hop: &Hop) -> Stage<Fit> {
         if packet.is_tagged() && hop.interface != packet.meta.interface {

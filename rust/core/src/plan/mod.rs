@@ -1,4 +1,4 @@
-//! Placing a new flow: a selector picks a server from the plan's slots (rule 8, *Selectors*).
+//! Placing a new flow: a selector picks a server from the plan's slots (rule 8.19, selectors).
 
 mod choice;
 mod picker;

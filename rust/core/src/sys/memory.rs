@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(memory.lines().as_ptr().align_offset(HUGE_BYTES), 0);
     }
 
-    /// behaviour 7: what is promised is there, and what was written before stays.
+    /// Rule 8.17, full table: what is promised is there, and what was written before stays.
     #[test]
     fn populate_every_page_is_resident_and_keeps_its_contents() {
         let lines = (HUGE_BYTES + 3 * PAGE_BYTES) / size_of::<Line>();

@@ -159,7 +159,7 @@ mod tests {
         total as u16
     }
 
-    /// behaviour 12: the vector of RFC 1624 section 4.
+    /// Rule 8.20, translation: the vector of RFC 1624 section 4.
     #[test]
     fn update_rfc1624_vector_gives_zero() {
         assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
@@ -174,7 +174,7 @@ mod tests {
         );
     }
 
-    /// behaviour 12: after this DNAT the UDP sum is 0 (and is sent as FFFF by the rewrite stage).
+    /// Rule 8.20, translation: after this DNAT the UDP sum is 0 (and is sent as FFFF by the rewrite stage).
     #[test]
     fn delta_dnat_vector_gives_zero() {
         let vip = Ip::from_v4(0xcb00_710a);

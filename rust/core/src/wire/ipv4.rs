@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(checksum::sum(&bytes), 0xffff);
     }
 
-    /// behaviour 15: each option is judged by itself, the length first.
+    /// Rule 5.8, options and extension headers: each option is judged by itself, the length first.
     #[test]
     fn options_table() {
         let cases: [(&[u8], Result<(), Reason>); 9] = [

@@ -239,7 +239,8 @@ mod tests {
         );
     }
 
-    /// behaviour 15: known headers are walked, at most eight; the order of the tests is that of the rule.
+    /// Rule 5.8, options and extension headers: known headers are walked, at most eight; the order of the tests is
+    /// that of the rule.
     #[test]
     fn extensions_table() {
         let option = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];

@@ -166,7 +166,7 @@ mod tests {
         );
     }
 
-    /// behaviour 17: each combination that no stack sends on purpose.
+    /// Rule 7, L4 headers: each combination that no stack sends on purpose.
     #[test]
     fn flags_table() {
         for (flags, expected) in [

@@ -30,7 +30,7 @@ fn new_capacity_out_of_range_is_refused() {
     }
 }
 
-/// behaviour 7: the size is a promise, 128 bytes per flow and a header.
+/// Rule 8.17, full table: the size is a promise, 128 bytes per flow and a header.
 #[test]
 fn new_area_is_128_bytes_per_flow() {
     assert_eq!(

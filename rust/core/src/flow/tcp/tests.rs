@@ -92,7 +92,7 @@ impl Scene {
     }
 }
 
-/// behaviour 3: established after SYN/ACK and the ACK of it, closing after both FINs.
+/// Rule 8.8, states: established after SYN/ACK and the ACK of it, closing after both FINs.
 #[test]
 fn follow_whole_connection_passes_states() {
     let states = Scene::opened().run(&[
@@ -120,7 +120,7 @@ fn follow_whole_connection_passes_states() {
     assert_eq!(states, expected);
 }
 
-/// behaviour 3, RFC 5382 REQ-2: both SYNs may cross, in any order in which they and their answers can pass us; a
+/// Rule 8.8, states, RFC 5382 REQ-2: both SYNs may cross, in any order in which they and their answers can pass us; a
 /// server may answer in two segments.
 #[test]
 fn follow_crossed_handshakes_are_established() {
@@ -140,7 +140,7 @@ fn follow_crossed_handshakes_are_established() {
     }
 }
 
-/// behaviour 3: the third segment acknowledges that very SYN/ACK, and at most what followed it.
+/// Rule 8.8, states: the third segment acknowledges that very SYN/ACK, and at most what followed it.
 #[test]
 fn follow_third_segment_needs_both_numbers() {
     for (sequence, ack, expected) in [
@@ -157,8 +157,8 @@ fn follow_third_segment_needs_both_numbers() {
     }
 }
 
-/// behaviour 5: the client's first SYN and its last may be answered, no other number; nothing else than a SYN/ACK
-/// opens.
+/// Rule 8.10, believed segments: the client's first SYN and its last may be answered, no other number; nothing else
+/// than a SYN/ACK opens.
 #[test]
 fn follow_syn_ack_needs_number_of_a_syn() {
     for (ack, expected) in [
@@ -173,7 +173,8 @@ fn follow_syn_ack_needs_number_of_a_syn() {
     }
 }
 
-/// behaviour 5: a reset is believed exactly where it is waited for, forwarded in the window, dropped elsewhere.
+/// Rule 8.2, reset acceptance: a reset is believed exactly where it is waited for, forwarded in the window, dropped
+/// elsewhere.
 #[test]
 fn follow_reset_table() {
     let believed = Ok((Closing, true));
@@ -200,7 +201,8 @@ fn follow_reset_table() {
     }
 }
 
-/// behaviour 5: a refused connection: RST+ACK to the SYN, also to one sent again after its SYN+ACK was lost.
+/// Rule 8.2, reset acceptance: a refused connection: RST+ACK to the SYN, also to one sent again after its SYN+ACK was
+/// lost.
 #[test]
 fn follow_reset_of_syn_needs_right_ack() {
     let mut answered = Scene::opened();
@@ -213,7 +215,7 @@ fn follow_reset_of_syn_needs_right_ack() {
     }
 }
 
-/// behaviour 5: the reset of the second side passes after that of the first.
+/// Rule 8.2, reset acceptance: the reset of the second side passes after that of the first.
 #[test]
 fn follow_reset_of_second_side_is_handed_on() {
     let mut scene = Scene::established();
@@ -221,7 +223,7 @@ fn follow_reset_of_second_side_is_handed_on() {
     assert!(scene.take((Reply, RST, 7, 0, 0)).is_ok());
 }
 
-/// behaviour 5: the five spoofed segments, and brothers of theirs.
+/// Rule 8.10, believed segments: the five spoofed segments, and brothers of theirs.
 #[test]
 fn follow_guesses_change_nothing() {
     let far = [0xffff_0000, 101 + 0x1000_0000, 101 + 0x7fff_ff00, 1 << 31];
@@ -241,7 +243,8 @@ fn follow_guesses_change_nothing() {
     }
 }
 
-/// behaviour 5: a window reaches as far as was advertised, scaled, and a number more; and as far back.
+/// Rule 8.10, believed segments: a window reaches as far as was advertised, scaled, and a number more; and as far
+/// back.
 #[test]
 fn follow_scaled_window_table() {
     for (scale, reach) in [(NO_SCALE, 1000), (2, 4000), (MOST_SCALE, 1000 << 14)] {
@@ -288,7 +291,7 @@ fn follow_scale_of_one_side_is_none() {
     assert_eq!(windows, [1004, 1000], "rounded up to what can be said");
 }
 
-/// behaviour 3: a FIN counts in sequence, or once it is acknowledged; elsewhere it is none of the peer's.
+/// Rule 8.8, states: a FIN counts in sequence, or once it is acknowledged; elsewhere it is none of the peer's.
 #[test]
 fn follow_fins_close_in_sequence_or_acknowledged() {
     let mut scene = Scene::established();
@@ -309,8 +312,8 @@ fn follow_fins_close_in_sequence_or_acknowledged() {
     assert_eq!(states, [Established, Established]);
 }
 
-/// behaviour 5: a SYN inside an established flow and its SYN/ACK change nothing; the numbers begin anew when the
-/// client acknowledges that.
+/// Rule 8.10, believed segments: a SYN inside an established flow and its SYN/ACK change nothing; the numbers begin
+/// anew when the client acknowledges that.
 #[test]
 fn follow_new_incarnation_restarts_numbers() {
     let mut scene = Scene::established();
@@ -327,8 +330,8 @@ fn follow_new_incarnation_restarts_numbers() {
     assert!(scene.believes((Reply, RST, 0x7000_0001, 0, 0)));
 }
 
-/// behaviour 3, 5: a server with SYN cookies answers every SYN; whichever came first, the one that the client
-/// acknowledges counts.
+/// Rule 8.8, states, and rule 8.10, believed segments: a server with SYN cookies answers every SYN; whichever came
+/// first, the one that the client acknowledges counts.
 #[test]
 fn follow_cookie_counts_once_acknowledged() {
     let (forged, cookie) = ((Forward, SYN, 7000, 0, 0), (Reply, SYN_ACK, 900, 7001, 0));
@@ -351,7 +354,7 @@ fn follow_cookie_counts_once_acknowledged() {
     }
 }
 
-/// behaviour 5: a refusal of another SYN than the one that counts is forwarded and closes nothing.
+/// Rule 8.2, reset acceptance: a refusal of another SYN than the one that counts is forwarded and closes nothing.
 #[test]
 fn follow_refusal_of_syn_again_is_handed_on() {
     let mut received = Scene::opened();
@@ -365,7 +368,7 @@ fn follow_refusal_of_syn_again_is_handed_on() {
     }
 }
 
-/// behaviour 2: a pickup is confirmed by the other side alone, and by its numbers.
+/// Rule 8.14, client packets of no flow: a pickup is confirmed by the other side alone, and by its numbers.
 #[test]
 fn follow_pickup_is_confirmed_by_the_other_side() {
     let picked = |direction| {
@@ -385,8 +388,8 @@ fn follow_pickup_is_confirmed_by_the_other_side() {
     assert_eq!(server.entry.state(), Established);
 }
 
-/// behaviour 3, 5: an abort right behind data that the other side has not acknowledged is as good as one where it
-/// acknowledged.
+/// Rule 8.8, states, and rule 8.10, believed segments: an abort right behind data that the other side has not
+/// acknowledged is as good as one where it acknowledged.
 #[test]
 fn follow_reset_behind_data_without_acknowledgement_is_believed() {
     for numbers in [[101, 111], [102, 112]] {
@@ -404,7 +407,8 @@ fn follow_reset_behind_data_without_acknowledgement_is_believed() {
     }
 }
 
-/// behaviour 5: data beyond a gap moves no number that a reset is believed at; an acknowledgement of it does.
+/// Rule 8.2, reset acceptance: data beyond a gap moves no number that a reset is believed at; an acknowledgement of it
+/// does.
 #[test]
 fn follow_data_beyond_gap_counts_once_acknowledged() {
     let mut scene = Scene::established();
@@ -426,7 +430,8 @@ fn follow_data_beyond_gap_counts_once_acknowledged() {
     assert!(scene.believes((Forward, RST, 131, 0, 0)));
 }
 
-/// behaviour 5: several gaps at once, with more and more under way, keep neither end from being believed.
+/// Rule 8.10, believed segments: several gaps at once, with more and more under way, keep neither end from being
+/// believed.
 #[test]
 fn follow_losses_before_us_leave_both_ends_believed() {
     let mut scene = Scene::established();
@@ -451,7 +456,8 @@ fn follow_losses_before_us_leave_both_ends_believed() {
     }
 }
 
-/// behaviour 5: an acknowledgement of what was not sent is none, so guesses do not lead on to each other.
+/// Rule 8.10, believed segments: an acknowledgement of what was not sent is none, so guesses do not lead on to each
+/// other.
 #[test]
 fn follow_acknowledgements_of_what_was_not_sent_change_nothing() {
     let mut scene = Scene::established();
@@ -462,7 +468,8 @@ fn follow_acknowledgements_of_what_was_not_sent_change_nothing() {
     assert!(scene.believes((Forward, ACK, 101, 511, 0)));
 }
 
-/// behaviour 3, 5: a FIN at a number that was acknowledged long ago is none, and leaves none behind.
+/// Rule 8.8, states, and rule 8.10, believed segments: a FIN at a number that was acknowledged long ago is none, and
+/// leaves none behind.
 #[test]
 fn follow_fin_behind_what_was_acknowledged_is_none() {
     let mut scene = Scene::established();
@@ -477,8 +484,8 @@ fn follow_fin_behind_what_was_acknowledged_is_none() {
     assert_eq!(scene.run(&[(Forward, FIN_ACK, 601, 502, 0)]), [Closing]);
 }
 
-/// behaviour 3, 5: of FINs beyond a gap the first in order counts, at its own number: a forged one neither counts
-/// nor hides the true one.
+/// Rule 8.8, states, and rule 8.10, believed segments: of FINs beyond a gap the first in order counts, at its own
+/// number: a forged one neither counts nor hides the true one.
 #[test]
 fn follow_forged_fin_ahead_is_forgotten() {
     let forged = (Forward, FIN_ACK, 401, 501, 0);
@@ -512,7 +519,7 @@ fn follow_forged_fin_ahead_is_forgotten() {
     assert_eq!(states[5], Closing);
 }
 
-/// behaviour 3: a FIN that was marked and comes again changes nothing, wherever it comes from.
+/// Rule 8.8, states: a FIN that was marked and comes again changes nothing, wherever it comes from.
 #[test]
 fn follow_fin_again_changes_nothing() {
     let mut scene = Scene::established();
@@ -529,8 +536,8 @@ fn follow_fin_again_changes_nothing() {
     assert_eq!(scene.run(&[(Reply, FIN_ACK, 501, 102, 0)]), [Closing]);
 }
 
-/// behaviour 5: a window of unknown scale reaches as far as the largest scale lets it, and that of a side that was
-/// not heard 2^30.
+/// Rule 8.10, believed segments: a window of unknown scale reaches as far as the largest scale lets it, and that of a
+/// side that was not heard 2^30.
 #[test]
 fn follow_unknown_scale_counts_as_the_largest() {
     const REACH: u32 = 1000 << MOST_SCALE;
@@ -555,8 +562,8 @@ fn follow_unknown_scale_counts_as_the_largest() {
     }
 }
 
-/// behaviour 5: a guess into the window of a side that was not heard tells nothing of its window: neither wider nor
-/// too narrow.
+/// Rule 8.10, believed segments: a guess into the window of a side that was not heard tells nothing of its window:
+/// neither wider nor too narrow.
 #[test]
 fn follow_guess_leaves_unknown_window_unknown() {
     for guess in [1 << 29, 1 << 20, 0u32.wrapping_sub(1 << 29)] {
@@ -573,7 +580,8 @@ fn follow_guess_leaves_unknown_window_unknown() {
     }
 }
 
-/// behaviour 2, 5: a client that confirms a pickup may be forged: its server's numbers are taken.
+/// Rule 8.14, client packets of no flow, and rule 8.10, believed segments: a client that confirms a pickup may be
+/// forged: its server's numbers are taken.
 #[test]
 fn follow_client_that_confirms_vouches_for_no_number() {
     let mut scene = Scene::new(Pickup);
@@ -589,7 +597,8 @@ fn follow_client_that_confirms_vouches_for_no_number() {
     assert!(scene.believes((Forward, RST, 5000, 0, 0)));
 }
 
-/// behaviour 5: of the client's SYNs only the one that the server answers tells its window and its scale.
+/// Rule 8.10, believed segments: of the client's SYNs only the one that the server answers tells its window and its
+/// scale.
 #[test]
 fn follow_forged_syn_widens_no_window() {
     let forged = segment(7000, 0, SYN, 0).with_window(u16::MAX, MOST_SCALE);
@@ -614,7 +623,8 @@ fn follow_forged_syn_widens_no_window() {
     assert_eq!(windows, [1000, 1000]);
 }
 
-/// behaviour 5, RFC 7413: a forged SYN does not take the place of the data that the client's first had.
+/// Rule 8.10, believed segments, RFC 7413: a forged SYN does not take the place of the data that the client's first
+/// had.
 #[test]
 fn follow_forged_syn_hides_no_data_of_the_first() {
     let mut scene = Scene::new(SynSent);
@@ -627,8 +637,8 @@ fn follow_forged_syn_hides_no_data_of_the_first() {
     assert_eq!(other.run(&[(Reply, SYN_ACK, 500, 7021, 0)]), [SynReceived]);
 }
 
-/// behaviour 5: a server's SYN without an answer makes no number that a reset is believed at, nor one that crosses
-/// an answered one.
+/// Rule 8.2, reset acceptance: a server's SYN without an answer makes no number that a reset is believed at, nor one
+/// that crosses an answered one.
 #[test]
 fn follow_forged_syn_of_server_makes_no_number() {
     let forged = (Reply, SYN, 0x7000_0000, 0, 0);
@@ -644,7 +654,7 @@ fn follow_forged_syn_of_server_makes_no_number() {
     assert!(scene.believes((Reply, RST, 501, 0, 0)));
 }
 
-/// behaviour 3: the SYN+ACK that comes again leaves what its side has sent since.
+/// Rule 8.8, states: the SYN+ACK that comes again leaves what its side has sent since.
 #[test]
 fn follow_syn_ack_again_leaves_fin_ahead() {
     let mut scene = Scene::opened();
@@ -655,8 +665,8 @@ fn follow_syn_ack_again_leaves_fin_ahead() {
     assert_eq!(scene.run(&[(Forward, ACK, 102, 602, 0)]), [Closing]);
 }
 
-/// behaviour 5: whatever comes, no number is before what the other side has acknowledged, and what is plain is
-/// judged alike by both.
+/// Rule 8.10, believed segments: whatever comes, no number is before what the other side has acknowledged, and what is
+/// plain is judged alike by both.
 #[test]
 fn follow_any_segments_keep_numbers_in_order() {
     const FLAGS: [u8; 8] = [ACK, ACK, ACK, FIN_ACK, SYN, SYN_ACK, RST, FIN_ACK];

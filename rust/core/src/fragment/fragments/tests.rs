@@ -45,7 +45,7 @@ fn hold(fragments: &mut Fragments, key: &DatagramKey, bytes: usize, now: u64) ->
     (true, given_up + fragments.hold(key, next, held, now))
 }
 
-/// behaviour 19: refused datagrams take no room: neither that of datagrams that pass nor that of those that wait.
+/// Rule 6, fragments: refused datagrams take no room: neither that of datagrams that pass nor that of those that wait.
 #[test]
 fn refuse_any_number_leaves_room() {
     let mut fragments = Fragments::default();
@@ -68,7 +68,7 @@ fn refuse_any_number_leaves_room() {
     assert!(is_refused(4999) && !is_refused(0));
 }
 
-/// behaviour 39: what expires together leaves the tables at once, and its memory in parts.
+/// Rule 22.1, bounded pauses: what expires together leaves the tables at once, and its memory in parts.
 #[test]
 fn free_given_up_fragments_in_parts() {
     let mut fragments = Fragments::default();
@@ -86,7 +86,7 @@ fn free_given_up_fragments_in_parts() {
     assert!(fragments.is_empty());
 }
 
-/// behaviour 19: when full the oldest goes; a source with an eighth loses its own oldest.
+/// Rule 6, fragments: when full the oldest goes; a source with an eighth loses its own oldest.
 #[test]
 fn hold_full_oldest_goes() {
     let mut fragments = Fragments::default();
@@ -99,7 +99,7 @@ fn hold_full_oldest_goes() {
     assert!(fragments.get(&key(0, 0)).is_none());
 }
 
-/// behaviour 19: of one datagram alone an eighth of the bytes is held, and no more.
+/// Rule 6, fragments: of one datagram alone an eighth of the bytes is held, and no more.
 #[test]
 fn hold_own_share_full_drops_the_fragment() {
     let mut fragments = Fragments::default();
@@ -165,7 +165,7 @@ fn arrival_bytes() -> impl Strategy<Value = usize> {
 proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
 
-        /// behaviour 19: whatever comes in whatever order, bounds hold, also those of each source, and every held
+        /// Rule 6, fragments: whatever comes in whatever order, bounds hold, also those of each source, and every held
         /// fragment is accounted for once.
         #[test]
         fn fragments_any_arrivals_stay_within_bounds(
@@ -208,7 +208,7 @@ arrivals in proptest::collection::vec((0u8..20, 0u128..12, 0u32..3000, arrival_b
             prop_assert_eq!(entered, left);
         }
 
-        /// behaviour 19: while one source floods, datagrams of others wait for their first fragment and get it.
+        /// Rule 6, fragments: while one source floods, datagrams of others wait for their first fragment and get it.
         #[test]
         fn fragments_flood_of_one_source_leaves_others(flood in proptest::collection::vec((0u8..3, any::<u32>(), 1usize..60_000), 1500..3000)) {
             let mut fragments = Fragments::default();

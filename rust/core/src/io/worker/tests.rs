@@ -189,7 +189,7 @@ fn loop_call_is_carried_out_between_batches() {
     );
 }
 
-/// behaviour 39: commands that are queued behind a long one wait for another look at the sockets.
+/// Rule 22.1, bounded pauses: commands that are queued behind a long one wait for another look at the sockets.
 #[test]
 fn loop_commands_leave_room_for_frames_between_them() {
     let scene = start();

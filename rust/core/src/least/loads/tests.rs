@@ -26,7 +26,7 @@ fn seat(loads: &mut Loads, weights: &[u64], active: &[u64], mut steps: usize) ->
     loads.seat(&servers, 1, row, &mut steps)
 }
 
-/// Rule 8 by looking at every server: position of the best one that is not passed over.
+/// Rule 8.19, selectors, by looking at every server: position of the best one that is not passed over.
 fn reference(rows: &[Row]) -> Option<u32> {
     let total: u64 = rows.iter().map(|row| row.active).sum();
     let left = || rows.iter().filter(|row| !row.is_passed_over);
@@ -43,7 +43,8 @@ fn reference(rows: &[Row]) -> Option<u32> {
 }
 
 proptest! {
-    /// behaviour 38: whatever happens in whatever order, the root of the trees is what a look at every server finds.
+    /// Rule 8.19, selectors: whatever happens in whatever order, the root of the trees is what a look at every server
+    /// finds.
     #[test]
     fn best_any_changes_equals_a_look_at_all(
         (weights, others) in (1usize..40).prop_flat_map(|count| {

@@ -36,7 +36,7 @@ fn parse_udp_reads_every_field() {
     assert_eq!(headers, expected);
 }
 
-/// behaviour 25: two tags are read, a third is refused, a cut one is truncated.
+/// Rule 3.4, VLAN tags: two tags are read, a third is refused, a cut one is truncated.
 #[test]
 fn parse_vlan_tags_table() {
     let plain = udp_v4(b"");
@@ -58,7 +58,7 @@ fn parse_vlan_tags_table() {
     );
 }
 
-/// behaviour 10: each failure of an IPv4 header has a reason of its own.
+/// Rule 5, IP headers: each failure of an IPv4 header has a reason of its own.
 #[test]
 fn parse_ipv4_validity_table() {
     fn with(change: impl Fn(&mut Vec<u8>)) -> Option<Reason> {
@@ -92,7 +92,7 @@ fn parse_ipv4_validity_table() {
     assert_eq!(with(|frame| frame.truncate(44)), Some(Reason::IpTruncated));
 }
 
-/// behaviour 10: padding beyond the total length is not data.
+/// Rule 5, IP headers: padding beyond the total length is not data.
 #[test]
 fn parse_padded_frame_ends_at_total_length() {
     let mut frame = udp_v4(b"");

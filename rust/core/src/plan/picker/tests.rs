@@ -172,7 +172,7 @@ fn select_hash_depends_on_what_its_name_says() {
     );
 }
 
-/// behaviour 38: (active + 1) / weight; weight 0 counts as 1.
+/// Rule 8.19, selectors: (active + 1) / weight; weight 0 counts as 1.
 #[test]
 fn select_least_compares_by_weight() {
     let mut bench = Bench::new(snapshot());
@@ -183,7 +183,7 @@ fn select_least_compares_by_weight() {
     assert_eq!(bench.select(&all, 1), Some(3), "2/1, 2/1, 3/2, 3/3");
 }
 
-/// behaviour 38: on an idle service equal servers take turns, and others by weight.
+/// Rule 8.19, selectors: on an idle service equal servers take turns, and others by weight.
 #[test]
 fn select_least_idle_takes_turns_by_weight() {
     let mut bench = Bench::new(snapshot());
@@ -203,7 +203,7 @@ fn select_least_idle_takes_turns_by_weight() {
     );
 }
 
-/// behaviour 37: the next candidate, selector by selector.
+/// Rule 8.16, placement: the next candidate, selector by selector.
 #[test]
 fn select_refused_server_is_passed_over() {
     let mut bench = Bench::new(snapshot());
@@ -245,7 +245,7 @@ fn select_refused_server_is_passed_over() {
     );
 }
 
-/// behaviour 37: only when none is left, with what was in the first one's way.
+/// Rule 8.16, placement: only when none is left, with what was in the first one's way.
 #[test]
 fn select_all_refused_names_the_first() {
     let mut bench = Bench::new(snapshot());
@@ -349,7 +349,8 @@ fn select_ask_uses_answer_or_falls_back() {
     assert_eq!(ask_for(Some("server3")), (Some(3), 1));
     assert_eq!(ask_for(None), (Some(3), 1));
 }
-/// behaviour 39: a question costs the same however many candidates there are: they are made once, by their names.
+/// Rule 22.1, bounded pauses: a question costs the same however many candidates there are: they are made once, by
+/// their names.
 #[test]
 fn select_ask_shares_candidates() {
     let asked = Arc::new(Mutex::new(Vec::new()));

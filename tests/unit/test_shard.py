@@ -173,7 +173,9 @@ def test_require_room_few_vips_have_room_and_far_too_many_are_refused() -> None:
     """The kernel itself is asked."""
     sockets.require_room(shard.program(VIPS, 64, 63))
     vips = [IPv6Address(2**125 + number) for number in range(2 * MOST_VIPS)]
-    with pytest.raises(ConfigError, match=r"too many VIPs for several workers here .*: use workers = 1, or try `sysctl"):
+    with pytest.raises(
+        ConfigError, match=r"too many VIPs for several workers here .*: use workers = 1, or try `sysctl"
+    ):
         sockets.require_room(shard.program(vips, 2, 0))
 
 

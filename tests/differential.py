@@ -33,7 +33,7 @@ START = 10**15
 SEQUENCE = 100
 FLOW_STATES = (None, "syn-sent", "syn-received", "established", "closing", "udp", "pickup", "udp-unreplied")
 # Fewer than a sequence may end: what happens to the rest is compared too.
-FLOW_ENDS = 20
+FLOW_EXPORTS = 20
 # Longer than any fragment or waiting packet is kept.
 DRAIN = 40 * 10**9
 
@@ -59,7 +59,7 @@ class Pair:
         self.share, self.dice = scapy_share, random.Random(1)
         self.sent = Counter[str]()
         self.outcomes = Counter[str]()
-        self._all("keep_flow_ends", FLOW_ENDS)
+        self._all("keep_flow_exports", FLOW_EXPORTS)
         self._publish()
         self._all("set_next_hops", self.scene.next_hops())
         self.macs = {one["name"]: mac(one["mac"]) for one in self.scene.setup["interfaces"]}
@@ -188,7 +188,7 @@ class Pair:
         self._same("find_flows", [(total, [tuple(row) for row in rows]) for total, rows in found], "flows")
         self._same(
             "flow ends",
-            [[tuple(row) for row in rows] + [missed] for rows, missed in self._all("take_flow_ends")],
+            [[tuple(row) for row in rows] + [missed] for rows, missed in self._all("take_flow_exports")],
             "flows",
         )
         verdicts = counters[0]["verdicts"]

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 import pytest
 from helpers import Box, from_client, query, request
 
-from lb.backends.base import FlowEnd
+from lb.backends.base import FlowRecord
 from lb.control.telemetry import flow_log
 from lb.control.telemetry.flow_log import FlowLog, write
 from lb.control.telemetry.logs import JsonFormatter
 
-END = FlowEnd("198.18.1.21", 40000, "web", "server1", "tcp", "closed", 10**9, 3_500_000_000, 120, 80)
+END = FlowRecord("198.18.1.21", 40000, "web", "server1", "tcp", "closed", 10**9, 3_500_000_000, 120, 80)
 NOW, NOW_NS = 1_800_000_000.0, 4_500_000_000
 DEADLINE_S = 20.0
 
@@ -70,7 +70,7 @@ def test_flow_log_follows_the_configuration(backend: str, caplog: pytest.LogCapt
         log = FlowLog(box.path)
         log.follow(False)
         end_flow(box, 1)
-        assert box.path.take_flow_ends() == ([], 0)
+        assert box.path.take_flow_exports() == ([], 0)
         log.follow(True)
         end_flow(box, 2)
         async with asyncio.timeout(DEADLINE_S):

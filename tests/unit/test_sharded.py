@@ -42,7 +42,7 @@ def sharded(module: Any) -> Sharded:
     made = Sharded(module.DataPath, 3, 100, os.urandom(16), 2**64 - 1)
     made.publish(SNAPSHOT)
     made.set_next_hops(NEXT_HOPS)
-    made.keep_flow_ends(30)
+    made.keep_flow_exports(30)
     for now, client in enumerate(CLIENTS):
         for port in (80, 81):
             segment = TCP(sport=40000, dport=port, flags="S", seq=1)
@@ -85,7 +85,7 @@ def test_sharded_reset_goes_on_until_the_limit(sharded: Sharded) -> None:
     """A part at a time, as `Daemon.reset_flows` asks; both ends are told, and the ends are kept."""
     assert [sharded.reset_flows(0, 4, 20) for _ in range(4)] == [4, 4, 2, 0]
     assert sharded.find_flows(20, 0, 100, servers=[0]) == (0, [])
-    ends, missed = sharded.take_flow_ends()
+    ends, missed = sharded.take_flow_exports()
     assert (len(ends), missed) == (10, 0)
     assert sorted(end.client for end in ends) == CLIENTS
     assert len(sharded.tick(20)) == 2 * 10

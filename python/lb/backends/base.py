@@ -107,7 +107,7 @@ class Flow(NamedTuple):
     bytes_reply: int
 
 
-class FlowEnd(NamedTuple):
+class FlowRecord(NamedTuple):
     """
     One flow that ended.
 
@@ -116,7 +116,7 @@ class FlowEnd(NamedTuple):
         (idle for its timeout), `evicted` (its place in a full table was needed), `orphaned` (its server left the
         configuration), `moved` (a UDP flow whose server was removed or drained).
         began_ns, last_seen_ns: monotonic nanoseconds of its first and last packet; `began_ns` is None for a flow that
-        is older than `keep_flow_ends`.
+        is older than `keep_flow_exports`.
         bytes_forward, bytes_reply: of IP.
     """
 
@@ -247,10 +247,10 @@ class Engine(Protocol):
         the selector `counter`, or with `least` the slot of the next server. Changes and counts nothing.
         """
 
-    def keep_flow_ends(self, most: int) -> None:
-        """Export the flows that end from now on, up to `most` between two calls of `take_flow_ends`. 0: none."""
+    def keep_flow_exports(self, most: int) -> None:
+        """Export the flows that end from now on, up to `most` between two calls of `take_flow_exports`. 0: none."""
 
-    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+    def take_flow_exports(self) -> tuple[list[FlowRecord], int]:
         """Return the flows that ended since the last call, in order, and the number without room."""
 
     def memory(self) -> tuple[int, int] | None:

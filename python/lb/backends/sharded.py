@@ -22,7 +22,7 @@ from lb.backends.base import (
     Capabilities,
     DataPath,
     Flow,
-    FlowEnd,
+    FlowRecord,
     Poll,
     Result,
     only_sockets,
@@ -163,14 +163,14 @@ class Sharded:
         """Return what the worker of this client knows before a packet comes."""
         return self._shards[worker_of(client, len(self._shards))].peek(service, client, client_port, now_ns)
 
-    def keep_flow_ends(self, most: int) -> None:
+    def keep_flow_exports(self, most: int) -> None:
         """Export the flows that end from now on; each worker has room for its part of `most`, rounded up."""
         for shard in self._shards:
-            shard.keep_flow_ends(-(-most // len(self._shards)))
+            shard.keep_flow_exports(-(-most // len(self._shards)))
 
-    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+    def take_flow_exports(self) -> tuple[list[FlowRecord], int]:
         """Return the flows that ended since the last call, worker by worker, and the number without room."""
-        taken = [shard.take_flow_ends() for shard in self._shards]
+        taken = [shard.take_flow_exports() for shard in self._shards]
         return [end for ends, _ in taken for end in ends], sum(missed for _, missed in taken)
 
     def memory(self) -> tuple[int, int] | None:

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from lb.backends import Backend
-from lb.backends.base import AttachedInterface, DataPath, Flow, FlowEnd
+from lb.backends.base import AttachedInterface, DataPath, Flow, FlowRecord
 from lb.backends.python.reply import frames_for_announcement
 from lb.backends.sharded import Sharded
 from lb.balancer import HASH_KEY_BYTES
@@ -267,15 +267,15 @@ class Runtime:
         path = self._data_path
         return path.retire_servers(ids) if kind == "server" else path.retire_services(ids)
 
-    def keep_flow_ends(self, most: int) -> None:
+    def keep_flow_exports(self, most: int) -> None:
         """Keep up to `most` flow exports from now on; 0: none."""
-        self._data_path.keep_flow_ends(most)
+        self._data_path.keep_flow_exports(most)
 
     # What goes out.
 
-    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+    def take_flow_exports(self) -> tuple[list[FlowRecord], int]:
         """Return the flow exports since the last call, and how many found no room."""
-        return self._data_path.take_flow_ends()
+        return self._data_path.take_flow_exports()
 
     def active_flows(self, servers: Sequence[int]) -> list[int]:
         """Return the number of active flows of each server. `servers`: their ids."""

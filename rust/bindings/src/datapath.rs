@@ -538,7 +538,7 @@ impl DataPath {
         report::measurements(py, &measured, &self.names())
     }
 
-    fn keep_flow_ends(&self, py: Python<'_>, most: Number<usize>) -> PyResult<()> {
+    fn keep_flow_exports(&self, py: Python<'_>, most: Number<usize>) -> PyResult<()> {
         let capacity = self.with(py, |core| core.capacity())?;
         let room = if most.0 == 0 { 0 } else { capacity };
         let room = py.detach(|| FlowExports::room(room));
@@ -547,9 +547,9 @@ impl DataPath {
         Ok(())
     }
 
-    fn take_flow_ends<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyList>, u64)> {
+    fn take_flow_exports<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyList>, u64)> {
         let (ends, missed) = self.with(py, Core::take_flow_exports)?;
-        Ok((report::flow_ends(py, &ends, &self.names())?, missed))
+        Ok((report::flow_exports(py, &ends, &self.names())?, missed))
     }
 
     #[expect(

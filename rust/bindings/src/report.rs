@@ -185,14 +185,14 @@ pub fn flows<'py>(
     Ok(list)
 }
 
-/// A list of `lb.backends.base.FlowEnd`.
-pub fn flow_ends<'py>(
+/// A list of `lb.backends.base.FlowRecord`.
+pub fn flow_exports<'py>(
     py: Python<'py>,
     ends: &[FlowExport],
     names: &Names,
 ) -> PyResult<Bound<'py, PyList>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let class = CLASS.import(py, "lb.backends.base", "FlowEnd")?;
+    let class = CLASS.import(py, "lb.backends.base", "FlowRecord")?;
     let list = PyList::empty(py);
     for end in ends {
         list.append(class.call1((

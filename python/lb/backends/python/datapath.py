@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import POLLS, AttachedInterface, Flow, FlowEnd, Poll, only_sockets
+from lb.backends.base import POLLS, AttachedInterface, Flow, FlowRecord, Poll, only_sockets
 from lb.backends.python.entry import Entry
 from lb.backends.python.exports import FlowExport
 from lb.backends.python.flow_states import STATES
@@ -69,11 +69,11 @@ class Names:
         self.services |= {i: (each.name, each.protocol) for i, each in enumerate(snapshot.services) if each}
         self.servers |= {i: each.name for i, each in enumerate(snapshot.servers) if each}
 
-    def flow_end(self, end: FlowExport) -> FlowEnd:
+    def flow_end(self, end: FlowExport) -> FlowRecord:
         """Return how a flow ended, with names."""
         entry = end.entry
         service, protocol = self.services[entry.service]
-        return FlowEnd(
+        return FlowRecord(
             client=str(ip_address(entry.client)),
             client_port=entry.client_port,
             service=service,
@@ -263,13 +263,13 @@ class DataPath:
         with self._lock:
             return self._tables.counters.measurements(self._tables.forwarding, now_ns)
 
-    def keep_flow_ends(self, most: int) -> None:
-        """Export the flows that end from now on, up to `most` between two calls of `take_flow_ends`. 0: none."""
+    def keep_flow_exports(self, most: int) -> None:
+        """Export the flows that end from now on, up to `most` between two calls of `take_flow_exports`. 0: none."""
         most = require_number(most, 64)
         with self._lock:
             self._tables.flows.exports.keep(most)
 
-    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+    def take_flow_exports(self) -> tuple[list[FlowRecord], int]:
         """Return the flows that ended since the last call, in order, and the number without room."""
         with self._lock:
             ends, missed = self._tables.flows.exports.take()

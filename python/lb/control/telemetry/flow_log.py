@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from lb.backends.base import FlowEnd
+from lb.backends.base import FlowRecord
 from lb.control.tasks import Supervisor
 from lb.errors import LbError
 
@@ -30,10 +30,10 @@ own_log = logging.getLogger(__name__)
 class FlowExports(Protocol):
     """The flow exports of the data path: `lb.control.runtime.Runtime`."""
 
-    def keep_flow_ends(self, most: int) -> None:
+    def keep_flow_exports(self, most: int) -> None:
         """Keep up to `most` exports from now on; 0: none."""
 
-    def take_flow_ends(self) -> tuple[list[FlowEnd], int]:
+    def take_flow_exports(self) -> tuple[list[FlowRecord], int]:
         """Return the exports since the last call, and how many found no room."""
 
 
@@ -58,7 +58,7 @@ class FlowLog:
         """Write from now on, or stop writing."""
         if is_on == (self._task is not None):
             return
-        self._exports.keep_flow_ends(MOST_ENDS if is_on else 0)
+        self._exports.keep_flow_exports(MOST_ENDS if is_on else 0)
         if self._task is not None:
             self._task.cancel()
         self._task = self._supervisor.run("flow log", self._run) if is_on else None
@@ -81,14 +81,14 @@ class FlowLog:
                 await asyncio.to_thread(self._write)
 
     def _write(self) -> None:
-        ends, missed = self._exports.take_flow_ends()
+        ends, missed = self._exports.take_flow_exports()
         write(ends, time.time(), time.monotonic_ns())
         if missed:
             self.missed += missed
             own_log.warning("%d flows ended too fast to be logged, %d so far", missed, self.missed)
 
 
-def write(ends: Iterable[FlowEnd], now: float, now_ns: int) -> None:
+def write(ends: Iterable[FlowRecord], now: float, now_ns: int) -> None:
     """
     Write a line for each export.
 
@@ -102,7 +102,7 @@ def write(ends: Iterable[FlowEnd], now: float, now_ns: int) -> None:
         log.info("%s", sentence(end, facts["duration_s"]), extra={"facts": facts})
 
 
-def describe(end: FlowEnd, last_seen: float) -> dict[str, Any]:
+def describe(end: FlowRecord, last_seen: float) -> dict[str, Any]:
     """Return the fields of an export for JSON. `last_seen`: Unix time of the last packet in seconds."""
     began_ns = end.began_ns
     return {
@@ -120,7 +120,7 @@ def describe(end: FlowEnd, last_seen: float) -> dict[str, Any]:
     }
 
 
-def sentence(end: FlowEnd, duration_s: float | None) -> str:
+def sentence(end: FlowRecord, duration_s: float | None) -> str:
     """Return an export as a line of text."""
     client = f"[{end.client}]" if ":" in end.client else end.client
     lasted = "a time unknown" if duration_s is None else f"{duration_s:.3f} s"

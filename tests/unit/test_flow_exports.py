@@ -9,7 +9,7 @@ from helpers import CLIENT, CLIENT6, START, Box, answer, from_client, from_serve
 from helpers import request as segment
 from helpers import response as reply
 
-from lb.backends.base import FlowEnd
+from lb.backends.base import FlowRecord
 
 CLOSING_S, HALF_OPEN_S, ESTABLISHED_S, UDP_S = 121, 31, 7441, 301
 FOREVER_S = 10_000
@@ -17,7 +17,7 @@ FOREVER_S = 10_000
 
 def kept(backend: str, capacity: int = 64, most: int = 100) -> Box:
     box = Box(backend, capacity=capacity)
-    box.path.keep_flow_ends(most)
+    box.path.keep_flow_exports(most)
     return box
 
 
@@ -28,7 +28,7 @@ def close(box: Box, server: int) -> None:
 
 
 def ways(box: Box) -> list[str]:
-    return [end.ended for end in box.path.take_flow_ends()[0]]
+    return [end.ended for end in box.path.take_flow_exports()[0]]
 
 
 def test_closed_flow_is_told_once_with_all_it_was(backend: str) -> None:
@@ -37,17 +37,17 @@ def test_closed_flow_is_told_once_with_all_it_was(backend: str) -> None:
     server = open_flow(box)
     box.after(2.5)
     close(box, server)
-    assert box.path.take_flow_ends() == ([], 0)
+    assert box.path.take_flow_exports() == ([], 0)
     box.after(CLOSING_S)
     box.tick()
-    expected = FlowEnd(
+    expected = FlowRecord(
         client=CLIENT, client_port=40000, service="web", server="server1", protocol="tcp", ended="closed",
         began_ns=START, last_seen_ns=START + 2_500_000_000, bytes_forward=120, bytes_reply=80,
     )  # fmt: skip
-    ends, missed = box.path.take_flow_ends()
+    ends, missed = box.path.take_flow_exports()
     assert (ends, missed) == ([expected], 0)
-    assert isinstance(ends[0], FlowEnd)
-    assert box.path.take_flow_ends() == ([], 0)
+    assert isinstance(ends[0], FlowRecord)
+    assert box.path.take_flow_exports() == ([], 0)
 
 
 def test_reset_flow_is_told_as_reset(backend: str) -> None:
@@ -57,7 +57,7 @@ def test_reset_flow_is_told_as_reset(backend: str) -> None:
     assert box.send(from_server(reply("R", 5001), server)).verdict == "forward"
     box.after(CLOSING_S)
     box.tick()
-    (end,), _ = box.path.take_flow_ends()
+    (end,), _ = box.path.take_flow_exports()
     assert (end.ended, end.bytes_forward, end.bytes_reply) == ("reset", 80, 80)
 
 
@@ -74,7 +74,7 @@ def test_idle_flow_is_told_as_expired(backend: str, kind: str) -> None:
         box.send(from_client(segment()))
     box.after(FOREVER_S)
     box.tick()
-    (end,), _ = box.path.take_flow_ends()
+    (end,), _ = box.path.take_flow_exports()
     assert (end.ended, end.protocol) == ("expired", "udp" if kind == "udp" else "tcp")
     assert (end.began_ns, end.last_seen_ns) == (START, START)
 
@@ -84,7 +84,7 @@ def test_evicted_flow_is_told_as_evicted(backend: str) -> None:
     box = kept(backend, capacity=1)
     box.send(from_client(segment(port=1)))
     box.send(from_client(segment(port=2)))
-    (end,), _ = box.path.take_flow_ends()
+    (end,), _ = box.path.take_flow_exports()
     assert (end.client_port, end.ended) == (1, "evicted")
 
 
@@ -98,7 +98,7 @@ def test_flow_of_removed_service_keeps_its_names(backend: str) -> None:
     box.path.publish(replace(snapshot, generation=2, services=services, servers=servers))
     box.after(FOREVER_S)
     box.tick()
-    (end,), _ = box.path.take_flow_ends()
+    (end,), _ = box.path.take_flow_exports()
     assert (end.client, end.service, end.server) == (CLIENT6, "web6", f"server{server + 1}")
 
 
@@ -109,7 +109,7 @@ def test_orphaned_flow_is_told_as_orphaned(backend: str) -> None:
     snapshot = make_snapshot(slots=(1, 2))
     box.path.publish(replace(snapshot, generation=2, servers=(None, *snapshot.servers[1:])))
     box.send(from_client(segment("A", 1001, 5001)))
-    (end,), _ = box.path.take_flow_ends()
+    (end,), _ = box.path.take_flow_exports()
     assert (end.ended, end.server) == ("orphaned", f"server{server + 1}")
 
 
@@ -122,7 +122,7 @@ def test_port_reuse_ends_the_flow_before(backend: str) -> None:
     assert ways(box) == ["closed"]
     box.after(HALF_OPEN_S)
     box.tick()
-    (end,), _ = box.path.take_flow_ends()
+    (end,), _ = box.path.take_flow_exports()
     assert (end.began_ns, end.ended) == (START + 10**9, "expired")
 
 
@@ -133,35 +133,35 @@ def test_ends_beyond_the_most_are_counted(backend: str) -> None:
         box.send(from_client(query(port=port)))
     box.after(UDP_S)
     box.tick()
-    ends, missed = box.path.take_flow_ends()
+    ends, missed = box.path.take_flow_exports()
     assert ([end.client_port for end in ends], missed) == ([1, 2, 3], 5)
-    assert box.path.take_flow_ends() == ([], 0)
+    assert box.path.take_flow_exports() == ([], 0)
 
 
 def test_flow_older_than_keeping_has_no_beginning(backend: str) -> None:
     """The start of a flow is known only for flows that began with exports on; switched off, nothing is kept."""
     box = Box(backend)
     box.send(from_client(query(port=1)))
-    box.path.keep_flow_ends(10)
+    box.path.keep_flow_exports(10)
     box.send(from_client(query(port=2)))
     box.after(UDP_S)
     box.tick()
-    assert [(end.client_port, end.began_ns) for end in box.path.take_flow_ends()[0]] == [(1, None), (2, START)]
+    assert [(end.client_port, end.began_ns) for end in box.path.take_flow_exports()[0]] == [(1, None), (2, START)]
     box.send(from_client(query(port=3)))
-    box.path.keep_flow_ends(0)
-    box.path.keep_flow_ends(10)
+    box.path.keep_flow_exports(0)
+    box.path.keep_flow_exports(10)
     box.after(UDP_S)
     box.tick()
-    assert [(end.client_port, end.began_ns) for end in box.path.take_flow_ends()[0]] == [(3, None)]
-    box.path.keep_flow_ends(0)
+    assert [(end.client_port, end.began_ns) for end in box.path.take_flow_exports()[0]] == [(3, None)]
+    box.path.keep_flow_exports(0)
     box.send(from_client(query(port=4)))
     box.after(ESTABLISHED_S)
     box.tick()
-    assert box.path.take_flow_ends() == ([], 0)
+    assert box.path.take_flow_exports() == ([], 0)
 
 
 @pytest.mark.parametrize("most", [-1, 2**64])
-def test_keep_flow_ends_wrong_number_raises(backend: str, most: int) -> None:
+def test_keep_flow_exports_wrong_number_raises(backend: str, most: int) -> None:
     """The same error on both backends."""
     with pytest.raises(ValueError):
-        Box(backend).path.keep_flow_ends(most)
+        Box(backend).path.keep_flow_exports(most)

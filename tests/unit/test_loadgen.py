@@ -17,10 +17,10 @@ from lb.errors import ConfigError, LbError
 from lb.lab.loadgen import document, figures, lines, plan, records, report, table, wanted
 from lb.lab.loadgen.course import CourseLog
 from lb.lab.loadgen.lines import Event, LoadLine
-from lb.lab.loadgen.outcome import Outputs
 from lb.lab.loadgen.plan import Options
 from lb.lab.loadgen.player import BUFFER_S, Player
 from lb.lab.loadgen.records import Fetch, LineEnded, LineStarted, Playback
+from lb.lab.loadgen.results import Outputs
 
 COURSE_LINE = "0 198.18.1.100 9876 1000 0 1"
 LOADS = sorted((Path(__file__).parents[2] / "loadgen").glob("*.load"))

@@ -94,8 +94,8 @@ def loadgen(
     A line of the file is: start_time vip vport enum_size interval chunk_num. Exits with 1 when no fetch succeeded.
     """
     from lb.lab.loadgen import command
-    from lb.lab.loadgen.outcome import Outputs
     from lb.lab.loadgen.plan import Options
+    from lb.lab.loadgen.results import Outputs
 
     options = Options(
         repeat=repeat,

@@ -173,8 +173,8 @@ def load(
 
     The testbed must be up, and a balancer must run in its router. Exits with 1 when no fetch succeeded.
     """
-    from lb.lab.loadgen.outcome import Outputs
     from lb.lab.loadgen.plan import Options
+    from lb.lab.loadgen.results import Outputs
     from lb.lab.testbed import play
 
     options = Options(

@@ -22,8 +22,8 @@ from lb.lab.experiment.result import Collected, Result, Turn
 from lb.lab.experiment.run import Step, Watcher
 from lb.lab.loadgen.figures import figure
 from lb.lab.loadgen.lines import Load
-from lb.lab.loadgen.outcome import INTERRUPTED
 from lb.lab.loadgen.records import Fetch, Record
+from lb.lab.loadgen.results import INTERRUPTED
 from lb.lab.loadgen.table import milliseconds
 from lb.lab.pictures import page
 from lb.lab.testbed.lifecycle import Testbed

@@ -11,8 +11,8 @@ from pathlib import Path
 from lb.lab.loadgen import lines, plan, wanted
 from lb.lab.loadgen.engine import play
 from lb.lab.loadgen.lines import Load
-from lb.lab.loadgen.outcome import Outcome, Outputs, settings
 from lb.lab.loadgen.plan import Options, Plan
+from lb.lab.loadgen.results import Outcome, Outputs, settings
 
 
 def run(

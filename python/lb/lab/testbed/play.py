@@ -12,8 +12,8 @@ from lb.errors import TestbedError
 from lb.lab.loadgen import lines, plan
 from lb.lab.loadgen.command import weights_for
 from lb.lab.loadgen.lines import Load
-from lb.lab.loadgen.outcome import Outcome, Outputs, settings
 from lb.lab.loadgen.plan import Options
+from lb.lab.loadgen.results import Outcome, Outputs, settings
 from lb.lab.loadgen.wanted import of_status
 from lb.lab.testbed import manage
 from lb.lab.testbed.load_clients import Faults, LoadClients, exec_command, spawn_with_exec

@@ -6,6 +6,11 @@ import importlib
 import os
 
 import pytest
+from hypothesis import settings
+
+# No example fails for having taken long: the machine has other things to do, and speed belongs in benches/.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 PURE_PYTHON = "FLOWLB_PURE_PYTHON_TESTS"
 

@@ -115,10 +115,10 @@ struct Model {
     path: DataPath,
     random: SplitMix64,
     now: u64,
-    /// The services that packets come for, and one of how many is of a new flow: without UDP and pickups none is
-    /// unconfirmed.
+    /// The services that packets come for, and of how many packets one is of a new flow: without UDP and pickups none
+    /// is unconfirmed.
     services: &'static [u32],
-    newcomers: u64,
+    new_flow_odds: u64,
     /// What each side of a flow sends next: the client, the server.
     numbers: HashMap<Name, [u32; 2]>,
 }
@@ -176,7 +176,7 @@ impl Model {
     fn arrive(&mut self) -> (Name, Wire) {
         let service = self.services[self.draw(self.services.len() as u64) as usize];
         let known: Vec<Name> = self.flows().into_keys().collect();
-        let name = if known.is_empty() || self.draw(self.newcomers) == 0 {
+        let name = if known.is_empty() || self.draw(self.new_flow_odds) == 0 {
             let port = 1024 + self.draw(30_000) as u16;
             self.numbers.remove(&(service, port));
             (service, port)
@@ -301,7 +301,7 @@ fn table_at_capacity_keeps_what_servers_answered() {
             random: SplitMix64::new(seed),
             now: SECOND,
             services: [&[0, 1, 2, 3][..], &[0], &[0, 2]][seed as usize % 3],
-            newcomers: 2 + seed % 7,
+            new_flow_odds: 2 + seed % 7,
             numbers: HashMap::new(),
         };
         for _ in 0..400 {

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_hop_of_an_interface_and_a_mac_gives_both_back() {
+    fn ingress_neighbour_gives_back_its_interface_and_mac() {
         let mac = MacNumber::from([2, 0, 0, 0, 0, 0x21]);
         let hop = IngressNeighbour::on(7).with_mac(mac);
         assert_eq!((hop.interface(), hop.mac()), (7, mac));

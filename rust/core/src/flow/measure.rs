@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn stall_lasts_while_somebody_waits_and_nothing_comes() {
+    fn stall_lasts_while_a_flow_waits_and_nothing_comes() {
         let mut measures = Measures::default();
         assert_eq!(measures.stalled_ns(50), 0);
         measures.begin_waiting(1, 100);

@@ -7,8 +7,10 @@ use super::lookup::FlowRef;
 use super::state::PathState;
 use super::walk::{Departure, DropErrors, Stage, Walk};
 use crate::base::{Direction, Event, IngressNeighbour};
+use crate::counters::Counters;
 use crate::flow::measure::{self, Before, Observed};
 use crate::flow::state::FlowState;
+use crate::flow::table::Flow;
 use crate::flow::tcp;
 use crate::flow::transition::Transition;
 use crate::forwarding::ServerFacts;
@@ -92,7 +94,7 @@ impl Walk<'_> {
             table, counters, ..
         } = &mut *self.state;
         let mut flow = table.flow_mut(number);
-        let mut before = Before::of(&flow);
+        let before = Before::of(&flow);
         let transition = tcp::follow(&mut flow, direction, segment).drop_errors()?;
         if !transition.is_believed || transition.from == FlowState::Closing {
             return Continue(transition);
@@ -101,19 +103,13 @@ impl Walk<'_> {
             counters.flow_active(server);
         }
         if transition.from.is_active() || transition.to.is_active() {
-            let active = counters.active(server);
-            if let Some(measures) = counters.measures_mut(server) {
-                if transition.restarts {
-                    measure::restart(measures, &mut flow, &mut before);
-                }
-                let observed = Observed {
-                    direction,
-                    segment,
-                    active,
-                    now: self.now,
-                };
-                measure::follow(measures, &mut flow, &before, observed, transition);
-            }
+            let observed = Observed {
+                direction,
+                segment,
+                active: counters.active(server),
+                now: self.now,
+            };
+            measure_in_full(counters, server, (&mut flow, before), observed, transition);
         }
         if transition.closes() {
             counters.event(Event::FlowClosed);
@@ -201,4 +197,22 @@ impl Walk<'_> {
         }
         self.send_translated(packet, direction, facts, ingress)
     }
+}
+
+/// Measure a segment that may have changed the flow's state.
+#[inline(always)]
+fn measure_in_full(
+    counters: &mut Counters,
+    server: u32,
+    (flow, mut before): (&mut Flow<'_>, Before),
+    observed: Observed,
+    transition: Transition,
+) {
+    let Some(measures) = counters.measures_mut(server) else {
+        return;
+    };
+    if transition.restarts {
+        measure::restart(measures, flow, &mut before);
+    }
+    measure::follow(measures, flow, &before, observed, transition);
 }

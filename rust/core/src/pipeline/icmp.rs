@@ -109,43 +109,20 @@ impl Walk<'_> {
 
     /// An error that is not for a VIP: about a packet we sent to a server, or of no concern to us.
     fn error_past_us(&mut self, packet: &mut Packet) -> Stage<Departure> {
-        let v4 = packet.meta.ip.v4;
-        let inner = match inner_packet(v4, packet.l4_bytes()) {
+        let inner = match inner_packet(packet.meta.ip.v4, packet.l4_bytes()) {
             Ok(inner) => inner,
-            Err(reason) => {
-                let about = inner_destination(v4, packet.l4_bytes());
-                let about_server =
-                    about.is_some_and(|address| self.forwarding.role(v4, address).server.is_some());
-                return if about_server {
-                    Break(reason.into())
-                } else {
-                    self.transit(packet)
-                };
-            }
+            Err(reason) if self.quotes_server(packet) => return Break(reason.into()),
+            Err(_) => return self.transit(packet),
         };
-        let IpHeader {
-            source: inner_source,
-            destination,
-            protocol,
-            ..
-        } = inner.ip;
-        let server = self.forwarding.local_address(v4, destination);
-        let listener = self
-            .forwarding
-            .socket_role(server, inner.destination_port, protocol);
-        let Some(endpoint) = listener.endpoint else {
+        let Some(endpoint) = self.inner_endpoint(&inner) else {
             return self.transit(packet);
         };
         check_checksum(packet)?;
-        if packet.meta.ip.destination != inner_source {
+        let client = (inner.ip.source, inner.source_port);
+        if packet.meta.ip.destination != client.0 {
             return Break(Reason::IcmpInner.into());
         }
-        let client = (inner_source, inner.source_port);
-        let key = key_of(client, KeySide::Endpoint(endpoint));
-        let timeouts = &self.forwarding.snapshot.timeouts;
-        let guarded = is_guarded(self.forwarding, &key);
-        let direct = &self.state.direct;
-        if direct.knows(&key, guarded, timeouts, self.now) {
+        if self.is_direct(client, endpoint) {
             return self.transit(packet);
         }
         let flow = self
@@ -153,6 +130,36 @@ impl Walk<'_> {
             .or_else(|| self.hashed_flow_of_endpoint(client, endpoint))
             .or_drop(Reason::IcmpNoFlow)?;
         self.translate_error(packet, &inner, &flow, Direction::Reply)
+    }
+
+    /// Whether an error quotes a packet to a server, of which nothing else can be read.
+    fn quotes_server(&self, packet: &Packet) -> bool {
+        let v4 = packet.meta.ip.v4;
+        let about = inner_destination(v4, packet.l4_bytes());
+        about.is_some_and(|address| self.forwarding.role(v4, address).server.is_some())
+    }
+
+    /// The endpoint that the packet in an error was sent to.
+    fn inner_endpoint(&self, inner: &InnerPacket) -> Option<u32> {
+        let IpHeader {
+            v4,
+            destination,
+            protocol,
+            ..
+        } = inner.ip;
+        let server = self.forwarding.local_address(v4, destination);
+        self.forwarding
+            .socket_role(server, inner.destination_port, protocol)
+            .endpoint
+    }
+
+    /// Whether the client speaks with the endpoint directly, past us.
+    fn is_direct(&self, client: (Ip, u16), endpoint: u32) -> bool {
+        let key = key_of(client, KeySide::Endpoint(endpoint));
+        let timeouts = &self.forwarding.snapshot.timeouts;
+        let guarded = is_guarded(self.forwarding, &key);
+        let direct = &self.state.direct;
+        direct.knows(&key, guarded, timeouts, self.now)
     }
 
     /// The flow that an entry of the table says.

@@ -5,7 +5,6 @@ use std::ops::ControlFlow::{Break, Continue};
 
 use super::evict::{forget, is_expired};
 use super::keys::is_guarded;
-use super::state::PathState;
 use super::walk::{Departure, OrDrop, Stage, Walk};
 use crate::base::{Direction, Event, Reason, Verdict};
 use crate::direct::DirectConnections;
@@ -19,6 +18,7 @@ use crate::limit;
 use crate::packet::Packet;
 use crate::parse::Transport;
 use crate::plan::{Choice, Eligibility, Picker, hashed};
+use crate::snapshot::Service;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
 
@@ -34,6 +34,19 @@ struct NewFlow {
 }
 
 impl NewFlow {
+    /// A flow that begins with this client's packet.
+    fn of_client(packet: &Packet, transport: &Transport, service: u32) -> Self {
+        Self {
+            direction: Direction::Forward,
+            client: packet.meta.ip.source,
+            client_port: transport.source_port,
+            service,
+            opens: transport
+                .segment
+                .is_some_and(|segment| segment.is_opening()),
+        }
+    }
+
     fn key(&self, side: KeySide) -> Key {
         Key {
             client: self.client,
@@ -44,6 +57,7 @@ impl NewFlow {
 }
 
 impl Walk<'_> {
+    /// A client's packet of a flow that is not known: it is placed, held while a policy is asked, or refused.
     #[inline(never)]
     pub(super) fn miss_forward(
         &mut self,
@@ -61,15 +75,7 @@ impl Walk<'_> {
         if !(stores || hash && self.may_be_stateless(transport)) {
             return Break(self.no_flow(packet, transport, service));
         }
-        let new_flow = NewFlow {
-            direction: Direction::Forward,
-            client: packet.meta.ip.source,
-            client_port: transport.source_port,
-            service,
-            opens: transport
-                .segment
-                .is_some_and(|segment| segment.is_opening()),
-        };
+        let new_flow = NewFlow::of_client(packet, transport, service);
         self.state.asking.begin(packet.meta.ip.fragment.is_none());
         let choice = self.select(&new_flow, stores);
         if let Some(wait) = self.state.asking.take_wait() {
@@ -78,22 +84,34 @@ impl Walk<'_> {
             asking.hold(wait, packet.frame, interface, offload, now);
             return Break(Verdict::Hold(Reason::Ask));
         }
-        let result = match choice {
+        match self.take_choice(packet, transport, &new_flow, choice, stores) {
+            Break(verdict) if stores => {
+                Break(self.refuse_new_flow(packet, transport, service, verdict))
+            }
+            result => result,
+        }
+    }
+
+    /// What the plan's choice means for a client's packet.
+    #[inline(always)]
+    fn take_choice(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        new_flow: &NewFlow,
+        choice: Choice,
+        stores: bool,
+    ) -> Stage<Departure> {
+        match choice {
             Choice::Server { server, dead } => {
-                self.place(packet, transport, &new_flow, (server, dead), stores)
+                self.place(packet, transport, new_flow, (server, dead), stores)
             }
             Choice::Refused(server, reason) => {
                 self.matched.server = Some(server);
                 Break(reason.into())
             }
-            Choice::NoServer if !stores => Break(self.no_flow(packet, transport, service)),
-            Choice::NoServer => Break(self.no_server(packet, transport, service)),
-        };
-        match result {
-            Break(verdict) if stores => {
-                Break(self.refuse_new_flow(packet, transport, service, verdict))
-            }
-            result => result,
+            Choice::NoServer if !stores => Break(self.no_flow(packet, transport, new_flow.service)),
+            Choice::NoServer => Break(self.no_server(packet, transport, new_flow.service)),
         }
     }
 
@@ -142,40 +160,33 @@ impl Walk<'_> {
         ends || self.state.table.is_full()
     }
 
+    /// Have the service's plan choose a server. Without `stores`: for a packet that leaves no flow behind.
     fn select(&mut self, new_flow: &NewFlow, stores: bool) -> Choice {
         let (forwarding, now) = (self.forwarding, self.now);
         let service = new_flow.service;
-        let PathState {
-            table,
-            direct,
-            counters,
-            random,
-            rotation,
-            asking,
-            tried,
-            ..
-        } = &mut *self.state;
+        let state = &mut *self.state;
         let known = forwarding
             .service(service)
             .zip(forwarding.plan_servers(service));
-        let rotation = rotation.get_mut(service as usize);
-        let Some(((service, named), rotation)) = known.zip(rotation) else {
+        let rotation = state.rotation.get_mut(service as usize);
+        let Some(((Service { plan, .. }, named), rotation)) = known.zip(rotation) else {
             return Choice::NoServer;
         };
+        let entries = (&state.table, &state.direct);
         let eligibility =
-            |server: u32| eligibility(forwarding, (table, direct), new_flow, server, stores, now);
+            |server: u32| eligibility(forwarding, entries, new_flow, server, stores, now);
         Picker {
             forwarding,
-            counters,
-            random,
+            counters: &mut state.counters,
+            random: &mut state.random,
             rotation,
-            asking,
-            tried,
+            asking: &mut state.asking,
+            tried: &mut state.tried,
             eligibility: &eligibility,
-            service: new_flow.service,
+            service,
             client: (new_flow.client, new_flow.client_port),
         }
-        .select(&service.plan, named)
+        .select(plan, named)
     }
 
     /// The server that a hash gives a client's flow; `None` where the service's plan has no hash selector. Changes
@@ -243,56 +254,33 @@ impl Walk<'_> {
         Continue(())
     }
 
+    /// Store a flow that is placed, with what its first packet says, and count it.
     fn insert(
         &mut self,
         packet: &Packet,
         transport: &Transport,
         new_flow: &NewFlow,
-        ids: (u32, u32),
+        (server, endpoint): (u32, u32),
     ) {
-        let NewFlow {
-            direction,
-            client,
-            client_port,
-            service,
-            ..
-        } = *new_flow;
-        let (server, endpoint) = ids;
-        let state = match &transport.segment {
-            None => FlowState::UdpUnreplied,
-            Some(segment) if segment.is_opening() => FlowState::SynSent,
-            Some(_) => FlowState::Pickup,
-        };
-        let mut entry = Entry::new(
-            client,
-            client_port,
-            (service, server, endpoint),
-            state,
-            self.now,
-        );
-        if direction == Direction::Forward {
-            entry.set_ingress(packet.meta.ingress);
-        }
-        if packet.is_tagged() {
-            entry.mark_tagged();
-        }
-        // A packet has fewer bytes than 2^32: the first one of a flow carries nothing.
-        let _ = entry.count_bytes(direction, packet.meta.ip.total_len() as u32);
+        let (now, direction) = (self.now, new_flow.direction);
+        let state = first_state(transport);
+        let entry = first_entry(packet, new_flow, (server, endpoint), state, now);
         let table = &mut self.state.table;
         let number = table.insert(entry, self.forwarding.timeout(state));
         if let Some(segment) = &transport.segment {
             let mut flow = table.flow_mut(number);
             if state == FlowState::SynSent {
                 flow.begin(segment);
-                measure::begin(&mut flow, self.now);
+                measure::begin(&mut flow, now);
             } else {
                 tcp::pick_up(&mut flow, direction, segment);
             }
         }
-        self.state.exports.begin(number, self.now);
-        self.state.counters.flow_created(service, server);
+        self.state.exports.begin(number, now);
+        let counters = &mut self.state.counters;
+        counters.flow_created(new_flow.service, server);
         if state.is_active() {
-            self.state.counters.flow_active(server);
+            counters.flow_active(server);
         }
     }
 
@@ -322,6 +310,43 @@ impl Walk<'_> {
         }
         Reason::NoServer.into()
     }
+}
+
+/// The state in which a flow begins.
+#[inline(always)]
+fn first_state(transport: &Transport) -> FlowState {
+    match &transport.segment {
+        None => FlowState::UdpUnreplied,
+        Some(segment) if segment.is_opening() => FlowState::SynSent,
+        Some(_) => FlowState::Pickup,
+    }
+}
+
+/// The entry of a flow, its first packet counted.
+#[inline(always)]
+fn first_entry(
+    packet: &Packet,
+    new_flow: &NewFlow,
+    (server, endpoint): (u32, u32),
+    state: FlowState,
+    now: u64,
+) -> Entry {
+    let mut entry = Entry::new(
+        new_flow.client,
+        new_flow.client_port,
+        (new_flow.service, server, endpoint),
+        state,
+        now,
+    );
+    if new_flow.direction == Direction::Forward {
+        entry.set_ingress(packet.meta.ingress);
+    }
+    if packet.is_tagged() {
+        entry.mark_tagged();
+    }
+    // A packet has fewer bytes than 2^32: the first one of a flow carries nothing.
+    let _ = entry.count_bytes(new_flow.direction, packet.meta.ip.total_len() as u32);
+    entry
 }
 
 /// Whether a server takes a flow: it is not the client itself, and no flow or direct connection of the client has

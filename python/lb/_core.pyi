@@ -10,8 +10,8 @@ from lb.packet.offload import Offload
 
 __all__ = [
     "BUILD_PROFILE",
+    "CallbackChannel",
     "DataPath",
-    "Questions",
     "Result",
     "__version__",
     "checksum",
@@ -47,8 +47,8 @@ class Result:
     def offloads(self) -> list[Offload | None]: ...
 
 @final
-class Questions:
-    """What the packet loop asks `lb.backends.callbacks`. Made by `DataPath` only."""
+class CallbackChannel:
+    """A packet loop's questions, for the answering thread of `lb.backends.callbacks`. Made by `DataPath` only."""
 
     def wait(self) -> tuple[AskFunction, str, str, int, tuple[str, ...]] | None:
         """

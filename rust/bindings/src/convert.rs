@@ -14,7 +14,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::asking::Asker;
+use crate::callbacks::Asker;
 
 type Object<'py> = Bound<'py, PyAny>;
 

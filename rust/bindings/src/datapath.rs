@@ -25,7 +25,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use crate::asking::Asker;
+use crate::callbacks::Asker;
 use crate::error::Number;
 use crate::result::{Names, PacketResult, Raw, output_object};
 use crate::{convert, error, report};

@@ -2,11 +2,11 @@
 //! `flowlb-core`.
 //!
 //! [`convert`] reads the control side's dataclasses, [`datapath`] owns the data path (or the loop that owns it),
-//! [`result`] and [`report`] are what comes back, [`asking`] how the loop asks a user's policy, [`primitives`] the
+//! [`result`] and [`report`] are what comes back, [`callbacks`] how the loop asks a user's policy, [`primitives`] the
 //! single stages, [`generate`] the load of measurements. Signatures and docstrings for Python are in
 //! `python/lb/_core.pyi`.
 
-mod asking;
+mod callbacks;
 mod convert;
 mod datapath;
 mod error;
@@ -23,7 +23,7 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::asking::Questions;
+    use crate::callbacks::CallbackChannel;
     #[pymodule_export]
     use crate::datapath::DataPath;
     #[pymodule_export]

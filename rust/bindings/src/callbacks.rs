@@ -49,9 +49,9 @@ struct Shared {
 
 const IDLE: u64 = u64::MAX;
 
-/// The questions, for the thread that answers them one after the other.
+/// The answering thread's side of the channel: it answers the questions one after the other.
 #[pyclass(module = "lb._core", frozen)]
-pub struct Questions {
+pub struct CallbackChannel {
     shared: Arc<Shared>,
     asked: Mutex<Receiver<Message>>,
     /// Of the question that `wait` returned last.
@@ -129,14 +129,14 @@ impl Asker {
     ) -> PyResult<flowlb_core::snapshot::AskFunction> {
         if !self.shared.answering.swap(true, Ordering::Relaxed) {
             if let Some(asked) = lock(&self.asked).take() {
-                let questions = Questions {
+                let channel = CallbackChannel {
                     shared: Arc::clone(&self.shared),
                     asked: Mutex::new(asked),
                     ticket: AtomicU64::new(0),
                     candidates: Mutex::default(),
                 };
                 py.import("lb.backends.callbacks")?
-                    .call_method1("start_answering", (Bound::new(py, questions)?,))?;
+                    .call_method1("start_answering", (Bound::new(py, channel)?,))?;
             }
         }
         let (shared, function) = (Arc::clone(&self.shared), Arc::new(function));
@@ -198,7 +198,7 @@ impl Shared {
     }
 }
 
-impl Questions {
+impl CallbackChannel {
     /// The next question whose packet still waits.
     fn next(&self) -> Option<Asked> {
         let asked = lock(&self.asked);
@@ -226,7 +226,7 @@ impl Questions {
 }
 
 #[pymethods]
-impl Questions {
+impl CallbackChannel {
     /// Wait for a question, without the GIL: (function, service, client, client port, candidate names). None: there
     /// will be none any more.
     #[expect(

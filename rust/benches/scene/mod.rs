@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlb_core::base::{Frame, Offload, Outcome, Output, Verdict};
+use flowlb_core::base::{Frame, InterfaceId, Offload, Outcome, Output, Verdict};
 use flowlb_core::datapath::{DataPath, Sink};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
@@ -111,12 +111,12 @@ pub fn next_hops(servers: u32) -> NextHops {
     let route = |prefix: [u8; 4], prefix_len, interface| Route {
         prefix: prefix.into(),
         prefix_len,
-        interface,
+        interface: InterfaceId::new(interface),
         gateway: None,
         mtu: None,
     };
     let neighbour = |id: u32| Neighbour {
-        interface: 1,
+        interface: InterfaceId::new(1),
         address: IpAddr::V4(server_address(id)),
         mac: [2, 0, 2, (id >> 16) as u8, (id >> 8) as u8, id as u8],
     };
@@ -235,7 +235,7 @@ impl Scene {
         self.now += PACKET_NS;
         self.path.process(
             frame,
-            interface,
+            InterfaceId::new(interface),
             self.now,
             Offload::default(),
             &mut self.taken.extra,
@@ -247,8 +247,12 @@ impl Scene {
     pub fn process_batch(&mut self, frames: &mut [Frame<'_>], interface: u32) -> usize {
         self.now += PACKET_NS * frames.len() as u64;
         self.taken.forwarded = 0;
-        self.path
-            .process_batch(frames, interface, self.now, &mut self.taken);
+        self.path.process_batch(
+            frames,
+            InterfaceId::new(interface),
+            self.now,
+            &mut self.taken,
+        );
         self.taken.forwarded
     }
 }

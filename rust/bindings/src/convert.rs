@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use flowlb_core::base::{Mac, Offload};
+use flowlb_core::base::{InterfaceId, Mac, Offload};
 use flowlb_core::io::Poll;
 use flowlb_core::snapshot::{
     AskFunction, Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service,
@@ -221,7 +221,7 @@ fn route(value: &Object<'_>) -> PyResult<Route> {
     Ok(Route {
         prefix,
         prefix_len,
-        interface: field(value, "interface")?,
+        interface: InterfaceId::new(field(value, "interface")?),
         gateway: field_with(value, "gateway", |given| optional(given, address))?,
         mtu: field(value, "mtu")?,
     })
@@ -229,7 +229,7 @@ fn route(value: &Object<'_>) -> PyResult<Route> {
 
 fn neighbour(value: &Object<'_>) -> PyResult<Neighbour> {
     Ok(Neighbour {
-        interface: field(value, "interface")?,
+        interface: InterfaceId::new(field(value, "interface")?),
         address: field(value, "address")?,
         mac: field_with(value, "mac", mac)?,
     })

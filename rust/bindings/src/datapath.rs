@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowlb_core::base::{Ip, Offload};
+use flowlb_core::base::{InterfaceId, Ip, Offload};
 use flowlb_core::datapath::{
     DataPath as Core, FlowPage, FlowQuery, FlowSearch, Reading, ServerReset,
 };
@@ -370,7 +370,7 @@ impl DataPath {
         let offload = convert::offload(offload)?;
         let frame = frame.to_vec();
         let raw = self.with(py, move |core| {
-            Raw::new(core, frame, interface, now_ns, offload)
+            Raw::new(core, frame, InterfaceId::new(interface), now_ns, offload)
         })?;
         Ok(PacketResult::new(raw, names))
     }
@@ -384,7 +384,13 @@ impl DataPath {
     ) -> PyResult<Bound<'py, PyList>> {
         let names = self.names();
         let process = move |core: &mut Core, frame| {
-            Raw::new(core, frame, interface, now_ns, Offload::default())
+            Raw::new(
+                core,
+                frame,
+                InterfaceId::new(interface),
+                now_ns,
+                Offload::default(),
+            )
         };
         let list = PyList::empty(py);
         let add = |raw| list.append(Bound::new(py, PacketResult::new(raw, Arc::clone(&names)))?);
@@ -514,7 +520,10 @@ impl DataPath {
     }
 
     fn take_unresolved(&self, py: Python<'_>) -> PyResult<Vec<(u32, IpAddr)>> {
-        self.with(py, Core::take_unresolved)
+        let hops = self.with(py, Core::take_unresolved)?.into_iter();
+        Ok(hops
+            .map(|(interface, address)| (interface.get(), address))
+            .collect())
     }
 
     fn peek<'py>(

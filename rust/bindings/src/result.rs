@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use flowlb_core::base::{Direction, Offload, Outcome, Output, Verdict};
+use flowlb_core::base::{Direction, InterfaceId, Offload, Outcome, Output, Verdict};
 use flowlb_core::datapath::DataPath;
 use flowlb_core::snapshot::Snapshot;
 use pyo3::intern;
@@ -64,9 +64,9 @@ impl Names {
     }
 
     /// The name of an interface; empty when the snapshot that had it is gone.
-    pub fn interface(&self, py: Python<'_>, id: u32) -> Name {
+    pub fn interface(&self, py: Python<'_>, id: InterfaceId) -> Name {
         self.interfaces
-            .get(id as usize)
+            .get(id.index())
             .map_or_else(|| PyString::new(py, "").unbind(), |name| name.clone_ref(py))
     }
 }
@@ -110,7 +110,7 @@ impl Raw {
     pub fn new(
         datapath: &mut DataPath,
         mut frame: Vec<u8>,
-        interface: u32,
+        interface: InterfaceId,
         now_ns: u64,
         offload: Offload,
     ) -> Self {
@@ -138,7 +138,7 @@ impl PacketResult {
     }
 
     /// (interface, frame, offload) of everything to send, in order.
-    fn outputs(&self) -> impl Iterator<Item = (u32, &[u8], Offload)> {
+    fn outputs(&self) -> impl Iterator<Item = (InterfaceId, &[u8], Offload)> {
         let sent = self
             .raw
             .outcome

@@ -4,10 +4,9 @@
 //! Only while packets come from sockets: offline the answer is there when the question returns. What is asked has a
 //! deadline; without an answer by then the plan's fall-back decides. Pure: time is an argument.
 
-use crate::base::Ip;
 use std::collections::VecDeque;
 
-use crate::base::Offload;
+use crate::base::{InterfaceId, Ip, Offload};
 
 /// Packets that may wait for an answer, all flows together. The flow of one more is placed by the fall-back.
 const MOST: usize = 64;
@@ -26,7 +25,7 @@ pub struct AskedPacket {
     /// The whole frame.
     pub frame: Vec<u8>,
     /// Interface id.
-    pub interface: u32,
+    pub interface: InterfaceId,
     /// What its sender left to the network card.
     pub offload: Offload,
 }
@@ -108,7 +107,14 @@ impl Asking {
     }
 
     /// Keep a packet until the answer comes, or its deadline; of those of one flow, the first one's counts.
-    pub fn hold(&mut self, wait: Wait, frame: &[u8], interface: u32, offload: Offload, now: u64) {
+    pub fn hold(
+        &mut self,
+        wait: Wait,
+        frame: &[u8],
+        interface: InterfaceId,
+        offload: Offload,
+        now: u64,
+    ) {
         let first = self.held.iter().find(|packet| packet.ticket == wait.ticket);
         let due_ns = first.map_or(now.saturating_add(wait.deadline_ns), |packet| packet.due_ns);
         self.held.push_back(AskedPacket {

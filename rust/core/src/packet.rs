@@ -1,6 +1,6 @@
 //! One packet on its way through the pipeline: the frame, rewritten in place, and what the stages found in it.
 
-use crate::base::{IngressNeighbour, Offload};
+use crate::base::{IngressNeighbour, InterfaceId, Offload};
 use crate::parse::{IpHeader, L2Header, Transport};
 use crate::wire::ethernet;
 
@@ -25,7 +25,7 @@ pub enum Target {
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
     /// Id of the interface it came in by.
-    pub interface: u32,
+    pub interface: InterfaceId,
     /// Work left to the network card.
     pub offload: Offload,
     /// Source MAC it came with, and the interface.
@@ -51,7 +51,7 @@ pub struct Meta {
 impl Meta {
     /// Nothing known yet.
     pub const EMPTY: Self = Self {
-        interface: 0,
+        interface: InterfaceId::new(0),
         offload: Offload::NONE,
         ingress: IngressNeighbour::NONE,
         to_group: false,

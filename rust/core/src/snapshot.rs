@@ -3,7 +3,7 @@
 //! The mirror of `python/lb/model/snapshot.py`, which says what each field means. Ids are positions; `None` marks a
 //! removed thing.
 
-use crate::base::Mac;
+use crate::base::{InterfaceId, Mac};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -234,7 +234,7 @@ pub struct Route {
     /// Bits of the prefix.
     pub prefix_len: u8,
     /// Interface id.
-    pub interface: u32,
+    pub interface: InterfaceId,
     /// Next hop; `None` when on-link.
     pub gateway: Option<IpAddr>,
     /// Bytes; `None`: the interface's.
@@ -245,7 +245,7 @@ pub struct Route {
 #[derive(Clone, Debug)]
 pub struct Neighbour {
     /// Interface id.
-    pub interface: u32,
+    pub interface: InterfaceId,
     /// The neighbour's IP address.
     pub address: IpAddr,
     /// Its link-layer address.

@@ -20,7 +20,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlb_core::base::{Offload, Output, SplitMix64, Verdict};
+use flowlb_core::base::{InterfaceId, Offload, Output, SplitMix64, Verdict};
 use flowlb_core::datapath::DataPath;
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
@@ -102,17 +102,17 @@ fn next_hops() -> NextHops {
     let route = |prefix: [u8; 4], prefix_len, interface| Route {
         prefix: IpAddr::from(prefix),
         prefix_len,
-        interface,
+        interface: InterfaceId::new(interface),
         gateway: None,
         mtu: None,
     };
     let neighbour = |address: [u8; 4]| Neighbour {
-        interface: 1,
+        interface: InterfaceId::new(1),
         address: IpAddr::from(address),
         mac: server_mac(address),
     };
     let client = Neighbour {
-        interface: 0,
+        interface: InterfaceId::new(0),
         address: IpAddr::from(CLIENT),
         mac: CLIENT_MAC,
     };
@@ -183,7 +183,7 @@ impl Conversation {
         let path = &mut self.path;
         let outcome = path.process(
             &mut frame,
-            wire.interface,
+            InterfaceId::new(wire.interface),
             self.now,
             Offload::default(),
             &mut extra,
@@ -191,7 +191,7 @@ impl Conversation {
         let way = outcome.sent.map(|sent| {
             let mac = frame[..6].try_into().expect("six bytes");
             let address = |at: usize| frame[at..at + 4].try_into().expect("four bytes");
-            (sent.interface, mac, address(30), address(26))
+            (sent.interface.get(), mac, address(30), address(26))
         });
         (outcome.verdict, way)
     }

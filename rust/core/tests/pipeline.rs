@@ -1,11 +1,12 @@
 //! The whole data path from outside: random and mutated frames, flows there and back, time passing. Single rules
 //! are shown by `tests/vectors`.
 
-use flowlb_core::base::Ip;
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
-use flowlb_core::base::{Direction, Frame, Offload, Outcome, Output, Reason, Verdict};
+use flowlb_core::base::{
+    Direction, Frame, InterfaceId, Ip, Offload, Outcome, Output, Reason, Verdict,
+};
 use flowlb_core::datapath::{DataPath, FlowQuery, FlowSearch, ServerReset, Sink};
 use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::snapshot::{
@@ -119,12 +120,12 @@ fn next_hops() -> NextHops {
     let route = |prefix: &str, prefix_len, interface| Route {
         prefix: address(prefix),
         prefix_len,
-        interface,
+        interface: InterfaceId::new(interface),
         gateway: None,
         mtu: None,
     };
     let server = |text| Neighbour {
-        interface: 0,
+        interface: InterfaceId::new(0),
         address: address(text),
         mac: SERVER_MAC,
     };
@@ -183,7 +184,13 @@ fn frame(
 fn process(path: &mut DataPath, frame: &[u8], now: u64) -> (Outcome, Vec<u8>, Vec<Output>) {
     let mut bytes = frame.to_vec();
     let mut extra = Vec::new();
-    let outcome = path.process(&mut bytes, 0, now, Offload::default(), &mut extra);
+    let outcome = path.process(
+        &mut bytes,
+        InterfaceId::new(0),
+        now,
+        Offload::default(),
+        &mut extra,
+    );
     bytes.truncate(outcome.sent.map_or(0, |sent| sent.len));
     (outcome, bytes, extra)
 }
@@ -567,7 +574,10 @@ fn neighbour_unknown_holds_then_releases() {
     let (outcome, ..) = process(&mut path, &syn, 0);
     assert_eq!(outcome.verdict, Verdict::Hold(Reason::Neighbour));
     assert!(path.has_unresolved());
-    assert_eq!(path.take_unresolved(), [(0, address(SERVER))]);
+    assert_eq!(
+        path.take_unresolved(),
+        [(InterfaceId::new(0), address(SERVER))]
+    );
     assert!(!path.has_unresolved());
     path.set_next_hops(next_hops());
     let mut extra = Vec::new();
@@ -592,7 +602,7 @@ fn nothing_published_drops_not_for_us() {
 #[derive(Clone, Debug)]
 struct Packet {
     frame: Vec<u8>,
-    interface: u32,
+    interface: InterfaceId,
     advance_ns: u64,
     offload: Offload,
 }
@@ -722,7 +732,7 @@ fn packet() -> impl Strategy<Value = Packet> {
     )
         .prop_map(|(frame, interface, advance_ns, offload)| Packet {
             frame,
-            interface,
+            interface: InterfaceId::new(interface),
             advance_ns,
             offload,
         })
@@ -744,7 +754,7 @@ proptest! {
             let outcome = path.process(&mut bytes, packet.interface, now, packet.offload, &mut extra);
             prop_assert_eq!(outcome.service.is_some(), outcome.direction.is_some());
             prop_assert!(outcome.sent.is_none() || outcome.verdict == Verdict::Forward);
-            prop_assert!(outcome.sent.is_none_or(|sent| sent.len <= bytes.len() && sent.interface < 2));
+            prop_assert!(outcome.sent.is_none_or(|sent| sent.len <= bytes.len() && sent.interface.get() < 2));
             sent_frames += extra.len() as u64 + u64::from(outcome.sent.is_some());
             extra.clear();
             path.tick(now, &mut extra);
@@ -768,7 +778,7 @@ proptest! {
             let mut expected = Taken::default();
             let mut one_by_one: Vec<_> = packets.iter().map(|packet| packet.frame.clone()).collect();
             for (index, (bytes, packet)) in one_by_one.iter_mut().zip(&packets).enumerate() {
-                let outcome = single.process(bytes, 0, now, packet.offload, &mut expected.extra);
+                let outcome = single.process(bytes, InterfaceId::new(0), now, packet.offload, &mut expected.extra);
                 expected.done(index, &outcome);
             }
             let mut taken = Taken::default();
@@ -778,7 +788,7 @@ proptest! {
                 .zip(&packets)
                 .map(|(bytes, packet)| Frame { bytes, offload: packet.offload })
                 .collect();
-            batched.process_batch(&mut frames, 0, now, &mut taken);
+            batched.process_batch(&mut frames, InterfaceId::new(0), now, &mut taken);
             prop_assert_eq!(taken, expected);
             prop_assert_eq!(together, one_by_one);
         }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use flowlb_core::base::{Offload, SplitMix64, Verdict};
+use flowlb_core::base::{InterfaceId, Offload, SplitMix64, Verdict};
 use flowlb_core::datapath::{DataPath, FlowInfo};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
@@ -93,12 +93,12 @@ fn next_hops() -> NextHops {
     let route = |prefix: [u8; 4], prefix_len| Route {
         prefix: IpAddr::from(prefix),
         prefix_len,
-        interface: 0,
+        interface: InterfaceId::new(0),
         gateway: None,
         mtu: None,
     };
     let neighbour = |address: [u8; 4]| Neighbour {
-        interface: 0,
+        interface: InterfaceId::new(0),
         address: IpAddr::from(address),
         mac: THEIRS,
     };
@@ -168,8 +168,14 @@ impl Model {
         let mut frame = wire.frame();
         let mut extra = Vec::new();
         let path = &mut self.path;
-        path.process(&mut frame, 0, self.now, Offload::default(), &mut extra)
-            .verdict
+        path.process(
+            &mut frame,
+            InterfaceId::new(0),
+            self.now,
+            Offload::default(),
+            &mut extra,
+        )
+        .verdict
     }
 
     /// Any packet of any flow: mostly new ones, for the table is to be full.

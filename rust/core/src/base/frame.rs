@@ -1,5 +1,6 @@
 //! Frames as they cross the border of the data path: in, rewritten in place, and out.
 
+use super::interface::InterfaceId;
 use super::offload::Offload;
 use super::verdict::{Direction, Verdict};
 
@@ -7,7 +8,7 @@ use super::verdict::{Direction, Verdict};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// Interface id.
-    pub interface: u32,
+    pub interface: InterfaceId,
     /// Bytes of the frame.
     pub len: usize,
     /// What the kernel still has to do.
@@ -18,7 +19,7 @@ pub struct Sent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Interface id.
-    pub interface: u32,
+    pub interface: InterfaceId,
     /// A whole Ethernet frame.
     pub frame: Vec<u8>,
     /// What the kernel still has to do.

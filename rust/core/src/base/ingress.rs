@@ -1,5 +1,6 @@
 //! Where a flow's client is, as its packets say.
 
+use super::interface::InterfaceId;
 use super::mac::MacNumber;
 
 /// An interface's id that means "no ingress neighbour known".
@@ -18,8 +19,8 @@ impl IngressNeighbour {
     /// An interface, and no MAC yet.
     #[inline(always)]
     #[must_use]
-    pub fn on(interface: u32) -> Self {
-        Self(u64::from(interface).min(NO_INTERFACE) << MAC_BITS)
+    pub fn on(interface: InterfaceId) -> Self {
+        Self(u64::from(interface.get()).min(NO_INTERFACE) << MAC_BITS)
     }
 
     /// The same interface, with a MAC where there was none.
@@ -46,8 +47,8 @@ impl IngressNeighbour {
     /// The interface's id.
     #[inline(always)]
     #[must_use]
-    pub const fn interface(self) -> u32 {
-        (self.0 >> MAC_BITS) as u32
+    pub const fn interface(self) -> InterfaceId {
+        InterfaceId::new((self.0 >> MAC_BITS) as u32)
     }
 
     /// The source MAC.
@@ -65,9 +66,12 @@ mod tests {
     #[test]
     fn ingress_neighbour_gives_back_its_interface_and_mac() {
         let mac = MacNumber::from([2, 0, 0, 0, 0, 0x21]);
-        let hop = IngressNeighbour::on(7).with_mac(mac);
-        assert_eq!((hop.interface(), hop.mac()), (7, mac));
+        let hop = IngressNeighbour::on(InterfaceId::new(7)).with_mac(mac);
+        assert_eq!((hop.interface(), hop.mac()), (InterfaceId::new(7), mac));
         assert_eq!(IngressNeighbour::from_bits(hop.bits()), hop);
-        assert_eq!(IngressNeighbour::on(u32::MAX), IngressNeighbour::NONE);
+        assert_eq!(
+            IngressNeighbour::on(InterfaceId::new(u32::MAX)),
+            IngressNeighbour::NONE
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow::Continue;
 
-use crate::base::{Frame, Offload, Outcome, Output};
+use crate::base::{Frame, InterfaceId, Offload, Outcome, Output};
 use crate::flow::table::Table;
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
@@ -64,7 +64,7 @@ pub trait Sink {
 #[derive(Clone, Copy)]
 pub(super) struct Arrival {
     /// Interface id.
-    pub interface: u32,
+    pub interface: InterfaceId,
     /// Nanoseconds.
     pub now: u64,
 }

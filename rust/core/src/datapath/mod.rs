@@ -10,7 +10,7 @@ mod report;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::base::{Frame, Ip, Offload, Outcome, Output};
+use crate::base::{Frame, InterfaceId, Ip, Offload, Outcome, Output};
 use crate::counters::{CounterReport, Measured, grow_part};
 use crate::flow::exports::{FlowExport, FlowExports};
 use crate::flow::key::{Key, KeySide};
@@ -153,7 +153,7 @@ impl DataPath {
     pub fn process(
         &mut self,
         frame: &mut [u8],
-        interface: u32,
+        interface: InterfaceId,
         now_ns: u64,
         offload: Offload,
         extra: &mut Vec<Output>,
@@ -175,7 +175,7 @@ impl DataPath {
     pub fn process_batch(
         &mut self,
         frames: &mut [Frame<'_>],
-        interface: u32,
+        interface: InterfaceId,
         now_ns: u64,
         sink: &mut impl Sink,
     ) {
@@ -406,7 +406,7 @@ impl DataPath {
     }
 
     /// Hops to resolve that were not returned before. One that timed out meanwhile is not returned.
-    pub fn take_unresolved(&mut self) -> Vec<(u32, IpAddr)> {
+    pub fn take_unresolved(&mut self) -> Vec<(InterfaceId, IpAddr)> {
         let unreported = self.state.waiting.take_unreported();
         unreported
             .into_iter()

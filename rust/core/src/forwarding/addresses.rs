@@ -4,7 +4,7 @@
 //! configuration: those cost one load from the index, which is kept nearly empty for that. The index is not keyed:
 //! what is in it comes from the configuration, so no client can make its chains longer.
 
-use crate::base::{FixedMap, Ip};
+use crate::base::{FixedMap, InterfaceId, Ip};
 
 /// What an address is to us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct LocalAddress {
     sends: bool,
     receives: bool,
     /// The interface that packets from there must come in by; `None`: any.
-    pub home: Option<u32>,
+    pub home: Option<InterfaceId>,
     /// One of its sockets, mostly the only one, at hand.
     first: (u32, SocketRole),
     has_more: bool,
@@ -54,7 +54,7 @@ impl LocalAddress {
     /// Whether a packet may come from there, by that interface.
     #[inline(always)]
     #[must_use]
-    pub fn may_send(&self, interface: u32) -> bool {
+    pub fn may_send(&self, interface: InterfaceId) -> bool {
         self.sends && self.home.is_none_or(|home| home == interface)
     }
 
@@ -101,7 +101,7 @@ impl LocalAddresses {
     }
 
     /// Note where packets of servers come in: `home` says it of a server.
-    pub fn set_homes(&mut self, home: impl Fn(u32) -> Option<u32>) {
+    pub fn set_homes(&mut self, home: impl Fn(u32) -> Option<InterfaceId>) {
         for local in &mut self.known {
             local.home = local.role.server.and_then(&home);
         }

@@ -9,10 +9,9 @@ mod gather;
 mod plan_servers;
 mod server;
 
-use crate::base::Ip;
 use std::sync::Arc;
 
-use crate::base::{FixedMap, Mac};
+use crate::base::{FixedMap, InterfaceId, Ip, Mac};
 use crate::flow::state::FlowState;
 use crate::next_hop::{Hop, Interface, Routing};
 use crate::snapshot::{NextHops, Selector, Service, Snapshot, Timeouts};
@@ -120,8 +119,8 @@ impl ForwardingState {
     /// An interface; `None` when there is no such id.
     #[inline(always)]
     #[must_use]
-    pub fn interface(&self, id: u32) -> Option<&Interface> {
-        self.interfaces.get(id as usize)
+    pub fn interface(&self, id: InterfaceId) -> Option<&Interface> {
+        self.interfaces.get(id.index())
     }
 
     /// A service that is in the snapshot.
@@ -166,20 +165,20 @@ impl ForwardingState {
 
     /// The link-layer address of a neighbour.
     #[must_use]
-    pub fn neighbour(&self, interface: u32, address: Ip) -> Option<Mac> {
+    pub fn neighbour(&self, interface: InterfaceId, address: Ip) -> Option<Mac> {
         self.routing.neighbour(interface, address)
     }
 
     /// Whether the address is the directed broadcast of a prefix of that interface.
     #[must_use]
-    pub fn is_broadcast_of(&self, interface: u32, address: Ip) -> bool {
+    pub fn is_broadcast_of(&self, interface: InterfaceId, address: Ip) -> bool {
         self.interface(interface)
             .is_some_and(|interface| interface.has_broadcast(address))
     }
 
     /// The address we speak from: the interface's first of that family, else the first of any interface.
     #[must_use]
-    pub fn own_address(&self, interface: u32, v4: bool) -> Option<Ip> {
+    pub fn own_address(&self, interface: InterfaceId, v4: bool) -> Option<Ip> {
         let first = |interface: &Interface| interface.first_address(v4);
         self.interface(interface)
             .and_then(first)
@@ -236,7 +235,7 @@ pub const fn is_hash(selector: Selector) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::base::Ip;
+    use crate::base::{InterfaceId, Ip};
     use crate::snapshot::{Interface, Server};
     use crate::snapshot::{Neighbour, Plan, Protocol, Route};
     use std::net::IpAddr;
@@ -299,12 +298,12 @@ pub(crate) mod tests {
         let route = Route {
             prefix: address(SERVER),
             prefix_len: 32,
-            interface: 1,
+            interface: InterfaceId::new(1),
             gateway: None,
             mtu: None,
         };
         let neighbour = Neighbour {
-            interface: 1,
+            interface: InterfaceId::new(1),
             address: address(SERVER),
             mac: [4; 6],
         };
@@ -354,7 +353,7 @@ pub(crate) mod tests {
                 .local_address(true, Ip::from_v4(SERVER))
                 .unwrap()
                 .home,
-            Some(1)
+            Some(InterfaceId::new(1))
         );
         let listener = |address, port| {
             forwarding.socket_role(

@@ -10,7 +10,7 @@ use super::counters::{IoCounters, add_one};
 use super::direct::{self, Sender};
 use super::header::{self, OFFLOAD_HEADER_LEN};
 use super::interface::Interface;
-use crate::base::{Output, Sent};
+use crate::base::{InterfaceId, Output, Sent};
 
 /// One frame to send: in the batch, or one of its own.
 #[derive(Clone, Copy, Debug)]
@@ -112,8 +112,8 @@ impl Outbox {
         }
     }
 
-    fn push(&mut self, interface: u32, pending: Pending, counters: &IoCounters) {
-        match self.queues.get_mut(interface as usize) {
+    fn push(&mut self, interface: InterfaceId, pending: Pending, counters: &IoCounters) {
+        match self.queues.get_mut(interface.index()) {
             Some(queue) => queue.push(pending),
             // The snapshot names an interface that the loop was given no socket for.
             None => add_one(&counters.tx_errors),
@@ -242,7 +242,7 @@ mod tests {
 
     fn output(interface: u32, frame: &[u8]) -> Output {
         Output {
-            interface,
+            interface: InterfaceId::new(interface),
             frame: frame.to_vec(),
             offload: Offload::default(),
         }
@@ -250,7 +250,7 @@ mod tests {
 
     fn sent(interface: u32, len: usize) -> Sent {
         Sent {
-            interface,
+            interface: InterfaceId::new(interface),
             len,
             offload: Offload::default(),
         }

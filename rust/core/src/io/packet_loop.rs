@@ -17,7 +17,7 @@ use super::counters::IoCounters;
 use super::interface::Interface;
 use super::outbox::Outbox;
 use super::queue::{LoopError, NextCommand, Shared};
-use crate::base::{Frame, Outcome, Output};
+use crate::base::{Frame, InterfaceId, Outcome, Output};
 use crate::datapath::{DataPath, Sink};
 use crate::sys::process;
 
@@ -243,7 +243,8 @@ impl PacketLoop {
             outbox: &mut self.outbox,
             counters: &self.counters,
         };
-        datapath.process_batch(&mut frames[..count], id as u32, now_ns, &mut collector);
+        let interface = InterfaceId::new(id as u32);
+        datapath.process_batch(&mut frames[..count], interface, now_ns, &mut collector);
         self.outbox
             .flush(&mut self.batch, id, &mut self.interfaces, &self.counters);
         self.batch.finish(&mut self.interfaces[id]);

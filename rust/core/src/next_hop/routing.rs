@@ -1,14 +1,14 @@
 //! Routes by longest prefix, and neighbours: the mirror of the kernel's tables, published as a whole.
 
 use super::interface::Interface;
-use crate::base::{FixedMap, Ip, Mac, MacNumber};
+use crate::base::{FixedMap, InterfaceId, Ip, Mac, MacNumber};
 use crate::snapshot::{NextHops, Route};
 
 /// One step on a packet's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {
     /// Interface id.
-    pub interface: u32,
+    pub interface: InterfaceId,
     /// The gateway, or the destination itself.
     pub address: Ip,
     /// Its link-layer address, when known.
@@ -28,7 +28,7 @@ struct Prefixes {
 /// What a route says.
 #[derive(Clone, Copy)]
 struct Way {
-    interface: u32,
+    interface: InterfaceId,
     gateway: Option<Ip>,
     from: MacNumber,
     mtu: u32,
@@ -40,7 +40,7 @@ pub struct Routing {
     /// Longest prefixes first; IPv4, IPv6.
     v4: Vec<Prefixes>,
     v6: Vec<Prefixes>,
-    neighbours: FixedMap<(u32, Ip), Mac>,
+    neighbours: FixedMap<(InterfaceId, Ip), Mac>,
 }
 
 impl Routing {
@@ -104,7 +104,7 @@ impl Routing {
         let Some(mac) = mac else { return route };
         let first = || {
             interfaces.first().map(|interface| Hop {
-                interface: 0,
+                interface: InterfaceId::new(0),
                 address,
                 mac: None,
                 from: interface.mac.into(),
@@ -119,7 +119,7 @@ impl Routing {
 
     /// The link-layer address of a neighbour.
     #[must_use]
-    pub fn neighbour(&self, interface: u32, address: Ip) -> Option<Mac> {
+    pub fn neighbour(&self, interface: InterfaceId, address: Ip) -> Option<Mac> {
         self.neighbours.get(&(interface, address)).copied()
     }
 }
@@ -130,7 +130,7 @@ fn prefixes<'a>(
 ) -> Vec<Prefixes> {
     let mut lengths: Vec<(u32, Prefixes)> = Vec::new();
     for route in routes {
-        let Some(interface) = interfaces.get(route.interface as usize) else {
+        let Some(interface) = interfaces.get(route.interface.index()) else {
             continue;
         };
         let bits = u32::from(route.prefix_len) + if route.prefix.is_ipv4() { 96 } else { 0 };
@@ -192,7 +192,7 @@ mod tests {
         let route = |&(prefix, prefix_len, interface, gateway, mtu): &RouteRow| Route {
             prefix: prefix.parse().unwrap(),
             prefix_len,
-            interface,
+            interface: InterfaceId::new(interface),
             gateway: gateway.map(|gateway| gateway.parse().unwrap()),
             mtu,
         };
@@ -224,7 +224,7 @@ mod tests {
         ];
         for (address, expected) in cases {
             let expected = expected.map(|(interface, hop, mtu)| Hop {
-                interface,
+                interface: InterfaceId::new(interface),
                 address: ip(hop),
                 mac: None,
                 from: OURS.into(),

@@ -1,11 +1,10 @@
 //! Packets that wait for a neighbour's link-layer address, and the neighbours that are to be asked for. Asking the
 //! kernel is the control side's work.
 
-use crate::base::Ip;
 use std::collections::VecDeque;
 
 use super::routing::Hop;
-use crate::base::{Mac, Output};
+use crate::base::{InterfaceId, Ip, Mac, Output};
 
 /// Packets that may wait for one neighbour.
 const MOST_PER_HOP: usize = 3;
@@ -37,7 +36,7 @@ enum Resolution {
 
 /// A neighbour that is not known yet, and what waits for it.
 struct Unresolved {
-    interface: u32,
+    interface: InterfaceId,
     address: Ip,
     /// When its resolution began.
     since: u64,
@@ -61,7 +60,7 @@ pub enum Room {
 pub struct Waiting {
     hops: VecDeque<Unresolved>,
     /// Hops that are to be asked for.
-    unreported: Vec<(u32, Ip)>,
+    unreported: Vec<(InterfaceId, Ip)>,
 }
 
 impl Waiting {
@@ -134,7 +133,10 @@ impl Waiting {
     }
 
     /// Take out the packets whose neighbour `resolve` knows, in order, with its address.
-    pub fn release(&mut self, resolve: impl Fn(u32, Ip) -> Option<Mac>) -> Vec<(Mac, Vec<Output>)> {
+    pub fn release(
+        &mut self,
+        resolve: impl Fn(InterfaceId, Ip) -> Option<Mac>,
+    ) -> Vec<(Mac, Vec<Output>)> {
         let mut released = Vec::new();
         let Self { hops, unreported } = self;
         hops.retain_mut(|hop| {
@@ -150,7 +152,7 @@ impl Waiting {
     }
 
     /// Hops to resolve that were not returned before, as (interface, address).
-    pub fn take_unreported(&mut self) -> Vec<(u32, Ip)> {
+    pub fn take_unreported(&mut self) -> Vec<(InterfaceId, Ip)> {
         std::mem::take(&mut self.unreported)
     }
 
@@ -200,7 +202,7 @@ mod tests {
 
     fn frame(mark: u8) -> Vec<Output> {
         vec![Output {
-            interface: 0,
+            interface: InterfaceId::new(0),
             frame: vec![mark; 14],
             offload: Offload::default(),
         }]
@@ -211,7 +213,7 @@ mod tests {
     fn waiting_three_per_hop_leave_in_order() {
         let mut waiting = Waiting::default();
         let hop = Hop {
-            interface: 0,
+            interface: InterfaceId::new(0),
             address: Ip::from_bits(5),
             mac: None,
             from: OURS.into(),
@@ -223,7 +225,7 @@ mod tests {
         assert_eq!(held, [true, true, true, false]);
         assert_eq!(
             (waiting.take_unreported(), waiting.take_unreported()),
-            (vec![(0, Ip::from_bits(5))], vec![])
+            (vec![(InterfaceId::new(0), Ip::from_bits(5))], vec![])
         );
         assert!(waiting.release(|_, _| None).is_empty());
         let marks: Vec<u8> = waiting
@@ -240,7 +242,7 @@ mod tests {
     fn waiting_failed_neighbour_is_asked_once_more() {
         let mut waiting = Waiting::default();
         let hop = Hop {
-            interface: 0,
+            interface: InterfaceId::new(0),
             address: Ip::from_bits(5),
             mac: None,
             from: OURS.into(),
@@ -252,7 +254,10 @@ mod tests {
         assert_eq!(waiting.room(&hop), Room::Failed);
         assert!(!waiting.has_unreported(), "nothing waits for it");
         assert!(!waiting.hold(&hop, frame(2), WAIT_NS) && !waiting.hold(&hop, frame(3), WAIT_NS));
-        assert_eq!(waiting.take_unreported(), [(0, Ip::from_bits(5))]);
+        assert_eq!(
+            waiting.take_unreported(),
+            [(InterfaceId::new(0), Ip::from_bits(5))]
+        );
         assert!(!waiting.hold(&hop, frame(4), WAIT_NS) && !waiting.has_unreported());
         assert!(waiting.expire(2 * WAIT_NS - 1).is_none());
         assert!(
@@ -268,7 +273,7 @@ mod tests {
         let mut waiting = Waiting::default();
         for address in 0..300 {
             let hop = Hop {
-                interface: 0,
+                interface: InterfaceId::new(0),
                 address: Ip::from_bits(address),
                 mac: None,
                 from: OURS.into(),
@@ -287,7 +292,7 @@ mod tests {
         assert!(waiting.expire(WAIT_NS).is_none());
         // A failed one gives its place to another.
         let hop = Hop {
-            interface: 1,
+            interface: InterfaceId::new(1),
             address: Ip::from_bits(0),
             mac: None,
             from: OURS.into(),
@@ -296,7 +301,7 @@ mod tests {
         assert!(waiting.hold(&hop, frame(0), WAIT_NS) && waiting.hops.len() == MOST_HOPS);
         assert!(!waiting.hold(
             &Hop {
-                interface: 2,
+                interface: InterfaceId::new(2),
                 ..hop
             },
             frame(0),

@@ -151,7 +151,7 @@ const fn is_martian_destination(v4: bool, destination: Ip) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Ip;
+    use crate::base::{InterfaceId, Ip};
     use std::net::IpAddr;
 
     /// No rule is passed over: what is let through at once, the rules in their order let through too, whatever the
@@ -179,7 +179,7 @@ mod tests {
             for &(_, destination) in all.iter().filter(|&&(family, _)| family == v4) {
                 for (interface, to_group) in [(0, false), (1, false), (0, true)] {
                     (meta.ip.v4, meta.ip.source, meta.ip.destination) = (v4, source, destination);
-                    (meta.interface, meta.to_group) = (interface, to_group);
+                    (meta.interface, meta.to_group) = (InterfaceId::new(interface), to_group);
                     let pair = AddressPair::of(&forwarding, &meta.ip);
                     assert_eq!(
                         check_addresses(&forwarding, &meta, pair),

@@ -1,8 +1,7 @@
 //! Answers that end a walk: ICMP errors and resets, as far as rates allow them (rule 12, sending).
 
 use super::walk::Walk;
-use crate::base::Ip;
-use crate::base::{Offload, Output, Reason, Verdict};
+use crate::base::{InterfaceId, Ip, Offload, Output, Reason, Verdict};
 use crate::limit;
 use crate::packet::{Meta, Packet};
 use crate::parse::{IpHeader, Transport};
@@ -214,7 +213,7 @@ impl Walk<'_> {
     }
 
     /// Send a frame of our own.
-    pub(super) fn answer(&mut self, interface: u32, frame: Vec<u8>) {
+    pub(super) fn answer(&mut self, interface: InterfaceId, frame: Vec<u8>) {
         self.extra.push(Output {
             interface,
             frame,

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::walk::{OrDrop, Stage, Walk};
-use crate::base::{IngressNeighbour, Ip, Mac, MacNumber, Reason, Verdict};
+use crate::base::{IngressNeighbour, InterfaceId, Ip, Mac, MacNumber, Reason, Verdict};
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
 use crate::reply;
@@ -14,7 +14,7 @@ use crate::wire::{arp, icmp, protocol};
 #[derive(Clone, Copy)]
 pub(crate) struct Ingress {
     /// Id of the interface.
-    pub interface: u32,
+    pub interface: InterfaceId,
     /// Its MAC; `None` when there is no such interface.
     mac: Option<MacNumber>,
     /// What its packets' ingress neighbours have in common.
@@ -23,7 +23,7 @@ pub(crate) struct Ingress {
 
 impl Ingress {
     /// Look the interface up.
-    pub(crate) fn new(forwarding: &ForwardingState, interface: u32) -> Self {
+    pub(crate) fn new(forwarding: &ForwardingState, interface: InterfaceId) -> Self {
         let mac = forwarding.interface(interface).map(|port| port.mac.into());
         let neighbour = IngressNeighbour::on(interface);
         Self {
@@ -76,7 +76,7 @@ fn solicitation(forwarding: &ForwardingState, frame: &[u8], meta: &Meta) -> Opti
 /// Our MAC, when that interface answers for that VIP.
 fn announcing_mac(
     forwarding: &ForwardingState,
-    interface: u32,
+    interface: InterfaceId,
     v4: bool,
     target: Ip,
 ) -> Option<Mac> {

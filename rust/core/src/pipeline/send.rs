@@ -8,7 +8,9 @@ use crate::base::Ip;
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::walk::{Departure, OrDrop, Stage, Walk};
-use crate::base::{Direction, IngressNeighbour, Offload, Output, Reason, Verdict, gso};
+use crate::base::{
+    Direction, IngressNeighbour, InterfaceId, Offload, Output, Reason, Verdict, gso,
+};
 use crate::forwarding::ServerFacts;
 use crate::next_hop::{Hop, Room};
 use crate::packet::{Meta, Packet};
@@ -317,7 +319,7 @@ fn ipv4_header_len(packet: &Packet) -> usize {
 
 /// The frames of a packet that must be cut. A checksum left to the network card is finished first: it covers the
 /// whole.
-fn pieces(packet: &mut Packet, interface: u32, mtu: usize) -> Vec<Output> {
+fn pieces(packet: &mut Packet, interface: InterfaceId, mtu: usize) -> Vec<Output> {
     if packet.meta.offload.is_partial() {
         finish_checksum(packet);
     }

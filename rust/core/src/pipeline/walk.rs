@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::state::PathState;
-use crate::base::{Direction, Offload, Output, Reason, Sent, Verdict};
+use crate::base::{Direction, InterfaceId, Offload, Output, Reason, Sent, Verdict};
 use crate::flow::key::Key;
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
@@ -50,7 +50,7 @@ pub(crate) enum Departure {
     /// As it is, rewritten in place.
     Whole {
         /// Interface id.
-        interface: u32,
+        interface: InterfaceId,
         /// Bytes of data per segment, for a GSO frame.
         gso_size: u16,
     },

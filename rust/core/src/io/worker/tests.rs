@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::header::{OFFLOAD_HEADER_LEN, encode};
 use super::super::packet_loop::COMMANDS_NS;
 use super::*;
-use crate::base::Offload;
+use crate::base::{InterfaceId, Offload};
 use crate::io::{IoCounters, Poll};
 use crate::snapshot::{
     Interface, NextHops, Plan, Protocol, Selector, Server, Service, Settings, Snapshot, Timeouts,
@@ -226,12 +226,12 @@ fn loop_unresolved_hop_is_told_and_its_packet_leaves_once_it_is_known() {
     let route = crate::snapshot::Route {
         prefix: IpAddr::V4(Ipv4Addr::new(198, 18, 1, 0)),
         prefix_len: 24,
-        interface: 0,
+        interface: InterfaceId::new(0),
         gateway: None,
         mtu: None,
     };
     let neighbour = crate::snapshot::Neighbour {
-        interface: 0,
+        interface: InterfaceId::new(0),
         address: IpAddr::V4(SERVER),
         mac: SERVER_MAC,
     };
@@ -248,7 +248,7 @@ fn loop_unresolved_hop_is_told_and_its_packet_leaves_once_it_is_known() {
     send(&scene.wires[1], &request());
     assert!(wait_for_news(&scene.news));
     let unresolved = scene.worker.call(DataPath::take_unresolved).unwrap();
-    assert_eq!(unresolved, [(0, IpAddr::V4(SERVER))]);
+    assert_eq!(unresolved, [(InterfaceId::new(0), IpAddr::V4(SERVER))]);
     let hops = NextHops {
         routes: vec![route],
         neighbours: vec![neighbour],

@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use flowlb_core::base::{Frame, Ip, Offload, SplitMix64, Verdict};
+use flowlb_core::base::{Frame, Ip, Nanos, Offload, SplitMix64, Verdict};
 use flowlb_core::counters::Counters;
 use flowlb_core::flow::hash::{flow_hash, siphash13_words};
 use flowlb_core::flow::state::FlowState;
@@ -65,7 +65,7 @@ fn entry(flow: u32) -> Entry {
         port,
         (0, 0, 0),
         FlowState::Udp,
-        0,
+        Nanos::ZERO,
     )
 }
 

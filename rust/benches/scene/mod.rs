@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlb_core::base::{Frame, InterfaceId, Offload, Outcome, Output, Verdict};
+use flowlb_core::base::{Frame, InterfaceId, Nanos, Offload, Outcome, Output, Verdict};
 use flowlb_core::datapath::{DataPath, Sink};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
@@ -236,7 +236,7 @@ impl Scene {
         self.path.process(
             frame,
             InterfaceId::new(interface),
-            self.now,
+            Nanos::new(self.now),
             Offload::default(),
             &mut self.taken.extra,
         )
@@ -250,7 +250,7 @@ impl Scene {
         self.path.process_batch(
             frames,
             InterfaceId::new(interface),
-            self.now,
+            Nanos::new(self.now),
             &mut self.taken,
         );
         self.taken.forwarded

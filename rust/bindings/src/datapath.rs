@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowlb_core::base::{InterfaceId, Ip, Offload};
+use flowlb_core::base::{InterfaceId, Ip, Nanos, Offload};
 use flowlb_core::datapath::{
     DataPath as Core, FlowPage, FlowQuery, FlowSearch, Reading, ServerReset,
 };
@@ -217,7 +217,7 @@ impl DataPath {
         query: FlowQuery,
         now_ns: u64,
     ) -> PyResult<(usize, Bound<'py, PyList>)> {
-        let (total, page) = self.search(py, FlowSearch::new(query, now_ns))?;
+        let (total, page) = self.search(py, FlowSearch::new(query, Nanos::new(now_ns)))?;
         let page = self.in_slices(py, page, |_| (), |page, core| core.read_rows(page))?;
         let rows = report::flows(py, &page.into_rows(), &self.names())?;
         Ok((total, rows))
@@ -370,7 +370,13 @@ impl DataPath {
         let offload = convert::offload(offload)?;
         let frame = frame.to_vec();
         let raw = self.with(py, move |core| {
-            Raw::new(core, frame, InterfaceId::new(interface), now_ns, offload)
+            Raw::new(
+                core,
+                frame,
+                InterfaceId::new(interface),
+                Nanos::new(now_ns),
+                offload,
+            )
         })?;
         Ok(PacketResult::new(raw, names))
     }
@@ -388,7 +394,7 @@ impl DataPath {
                 core,
                 frame,
                 InterfaceId::new(interface),
-                now_ns,
+                Nanos::new(now_ns),
                 Offload::default(),
             )
         };
@@ -428,7 +434,7 @@ impl DataPath {
     fn tick<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyList>> {
         let outputs = self.with(py, move |core| {
             let mut outputs = Vec::new();
-            core.tick(now_ns, &mut outputs);
+            core.tick(Nanos::new(now_ns), &mut outputs);
             outputs
         })?;
         let names = self.names();
@@ -446,7 +452,7 @@ impl DataPath {
         limit: Number<usize>,
         now_ns: u64,
     ) -> PyResult<usize> {
-        let search = ServerReset::search(server.0, limit.0, now_ns);
+        let search = ServerReset::search(server.0, limit.0, Nanos::new(now_ns));
         let (_, page) = self.search(py, search)?;
         let reset = ServerReset::new(server.0, page);
         let reset = self.in_slices(py, reset, |_| (), |reset, core| core.reset_some(reset))?;
@@ -535,7 +541,7 @@ impl DataPath {
         now_ns: u64,
     ) -> PyResult<(Option<Bound<'py, PyAny>>, u64)> {
         let (flow, turn) = self.with(py, move |core| {
-            core.peek(service, client, client_port, now_ns)
+            core.peek(service, client, client_port, Nanos::new(now_ns))
         })?;
         let found = report::flows(py, flow.as_slice(), &self.names())?;
         Ok((found.iter().next(), turn))
@@ -543,7 +549,7 @@ impl DataPath {
 
     fn measurements<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyDict>> {
         let reading = self.read(py, true)?;
-        let measured = py.detach(|| reading.measurements(now_ns));
+        let measured = py.detach(|| reading.measurements(Nanos::new(now_ns)));
         report::measurements(py, &measured, &self.names())
     }
 

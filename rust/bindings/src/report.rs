@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use flowlb_core::base::Nanos;
 use flowlb_core::counters::{CounterReport, Measured, Traffic};
 use flowlb_core::datapath::FlowInfo;
 use flowlb_core::flow::exports::FlowExport;
@@ -202,8 +203,8 @@ pub fn flow_exports<'py>(
             name_of(py, &names.servers, Some(end.server)),
             name_of(py, &names.protocols, Some(end.service)),
             end.ended,
-            end.began,
-            end.last_seen,
+            end.began.map(Nanos::get),
+            end.last_seen.get(),
             end.bytes_forward,
             end.bytes_reply,
         ))?)?;

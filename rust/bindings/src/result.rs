@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use flowlb_core::base::{Direction, InterfaceId, Offload, Outcome, Output, Verdict};
+use flowlb_core::base::{Direction, InterfaceId, Nanos, Offload, Outcome, Output, Verdict};
 use flowlb_core::datapath::DataPath;
 use flowlb_core::snapshot::Snapshot;
 use pyo3::intern;
@@ -111,11 +111,11 @@ impl Raw {
         datapath: &mut DataPath,
         mut frame: Vec<u8>,
         interface: InterfaceId,
-        now_ns: u64,
+        now: Nanos,
         offload: Offload,
     ) -> Self {
         let mut extra = Vec::new();
-        let outcome = datapath.process(&mut frame, interface, now_ns, offload, &mut extra);
+        let outcome = datapath.process(&mut frame, interface, now, offload, &mut extra);
         frame.truncate(outcome.sent.map_or(0, |sent| sent.len));
         Self {
             outcome,

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::base::{InterfaceId, Ip, Offload};
+use crate::base::{InterfaceId, Ip, Nanos, Offload};
 
 /// Packets that may wait for an answer, all flows together. The flow of one more is placed by the fall-back.
 const MOST: usize = 64;
@@ -18,7 +18,7 @@ pub type AskedFlow = (u32, Ip, u16);
 pub struct AskedPacket {
     ticket: u64,
     flow: AskedFlow,
-    due_ns: u64,
+    due: Nanos,
     /// Whether the answer has come; and what it was, if that was usable text.
     is_answered: bool,
     answer: Option<String>,
@@ -113,14 +113,14 @@ impl Asking {
         frame: &[u8],
         interface: InterfaceId,
         offload: Offload,
-        now: u64,
+        now: Nanos,
     ) {
         let first = self.held.iter().find(|packet| packet.ticket == wait.ticket);
-        let due_ns = first.map_or(now.saturating_add(wait.deadline_ns), |packet| packet.due_ns);
+        let due = first.map_or(now.plus(wait.deadline_ns), |packet| packet.due);
         self.held.push_back(AskedPacket {
             ticket: wait.ticket,
             flow: wait.flow,
-            due_ns,
+            due,
             is_answered: false,
             answer: None,
             frame: frame.to_vec(),
@@ -141,16 +141,22 @@ impl Asking {
         }
     }
 
-    /// When the next deadline is; `None`: nothing waits. 0: something may go on already.
+    /// When the next deadline is; `None`: nothing waits. `ZERO`: something may go on already.
     #[must_use]
-    pub fn due_ns(&self) -> Option<u64> {
-        let due = |packet: &AskedPacket| if packet.is_answered { 0 } else { packet.due_ns };
+    pub fn due(&self) -> Option<Nanos> {
+        let due = |packet: &AskedPacket| {
+            if packet.is_answered {
+                Nanos::ZERO
+            } else {
+                packet.due
+            }
+        };
         self.held.iter().map(due).min()
     }
 
     /// Take out the oldest packet that may go on, answered or too late: the next step of its flow has the answer.
-    pub fn next(&mut self, now: u64) -> Option<AskedPacket> {
-        let is_due = |packet: &AskedPacket| packet.is_answered || packet.due_ns <= now;
+    pub fn next(&mut self, now: Nanos) -> Option<AskedPacket> {
+        let is_due = |packet: &AskedPacket| packet.is_answered || now.is_past(packet.due);
         let at = self.held.iter().position(is_due)?;
         let mut packet = self.held.remove(at)?;
         self.answered = Some((packet.flow, packet.answer.take()));

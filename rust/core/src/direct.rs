@@ -6,10 +6,9 @@
 //! who spoke to whom, not a flow: nothing is translated, and no number is checked. Bounded: the record that was
 //! used least recently makes room.
 
-use crate::base::SeqNumber;
 use std::collections::HashMap;
 
-use crate::base::Direction;
+use crate::base::{Direction, Nanos, SeqNumber};
 use crate::flow::key::Key;
 use crate::snapshot::Timeouts;
 use crate::wire::segment::Segment;
@@ -28,7 +27,7 @@ const CLOSING: u8 = FIN | FIN << 1;
 #[derive(Clone, Copy, Debug)]
 struct Record {
     key: Key,
-    last_seen: u64,
+    last_seen: Nanos,
     /// In the list: the one used before it, and after it.
     older: u32,
     newer: u32,
@@ -54,11 +53,11 @@ impl Record {
         !guarded || self.marks & TCP == 0 || self.marks & ANSWERED != 0
     }
 
-    fn is_expired(&self, timeouts: &Timeouts, now: u64) -> bool {
-        now.saturating_sub(self.last_seen) >= self.timeout(timeouts)
+    fn is_expired(&self, timeouts: &Timeouts, now: Nanos) -> bool {
+        now.since(self.last_seen) >= self.timeout(timeouts)
     }
 
-    fn follow(&mut self, direction: Direction, segment: Option<&Segment>, now: u64) {
+    fn follow(&mut self, direction: Direction, segment: Option<&Segment>, now: Nanos) {
         self.last_seen = now;
         if direction == Direction::Reply {
             self.marks |= ANSWERED;
@@ -110,18 +109,18 @@ impl DirectConnections {
     /// Whether there is a record that stands in the way of a flow with this key: one that lives, counts and is not
     /// closing.
     #[must_use]
-    pub fn occupies(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: u64) -> bool {
+    pub fn occupies(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: Nanos) -> bool {
         self.living(key, guarded, timeouts, now)
             .is_some_and(|record| !record.is_closing())
     }
 
     /// Whether there is a record that lives and counts.
     #[must_use]
-    pub fn knows(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: u64) -> bool {
+    pub fn knows(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: Nanos) -> bool {
         self.living(key, guarded, timeouts, now).is_some()
     }
 
-    fn living(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: u64) -> Option<&Record> {
+    fn living(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: Nanos) -> Option<&Record> {
         let record = &self.records[self.find(key)? as usize];
         (!record.is_expired(timeouts, now) && record.counts(guarded)).then_some(record)
     }
@@ -135,7 +134,7 @@ impl DirectConnections {
         segment: Option<&Segment>,
         guarded: bool,
         timeouts: &Timeouts,
-        now: u64,
+        now: Nanos,
     ) -> bool {
         let opens = segment.is_some_and(Segment::is_opening);
         if let Some(number) = self.find(key) {
@@ -171,7 +170,7 @@ impl DirectConnections {
         segment: Option<&Segment>,
         guarded: bool,
         timeouts: &Timeouts,
-        now: u64,
+        now: Nanos,
     ) -> bool {
         let Some(number) = self.find(key) else {
             return false;
@@ -215,7 +214,7 @@ impl DirectConnections {
         self.index.get(key).copied()
     }
 
-    fn insert(&mut self, key: &Key, segment: Option<&Segment>, now: u64) {
+    fn insert(&mut self, key: &Key, segment: Option<&Segment>, now: Nanos) {
         let number = self.records.len() as u32;
         let mut record = Record {
             key: *key,
@@ -311,7 +310,7 @@ mod tests {
                 }
                 match kind {
                     0 => {
-                        let had_to_go = direct.ask(&key(port), None, false, &TIMEOUTS, 1);
+                        let had_to_go = direct.ask(&key(port), None, false, &TIMEOUTS, Nanos::new(1));
                         prop_assert_eq!(had_to_go, known.is_none() && list.len() == 4);
                         if had_to_go {
                             list.remove(0);
@@ -319,7 +318,7 @@ mod tests {
                         list.push(port);
                     }
                     1 => {
-                        prop_assert_eq!(direct.answer(&key(port), None, false, &TIMEOUTS, 1), known.is_some());
+                        prop_assert_eq!(direct.answer(&key(port), None, false, &TIMEOUTS, Nanos::new(1)), known.is_some());
                         list.extend(known.map(|_| port));
                     }
                     _ => direct.remove(&key(port)),
@@ -331,7 +330,7 @@ mod tests {
                     at = record.newer;
                 }
                 prop_assert_eq!(&ports, &list);
-                prop_assert!(ports.iter().all(|&port| direct.knows(&key(port), false, &TIMEOUTS, 1)));
+                prop_assert!(ports.iter().all(|&port| direct.knows(&key(port), false, &TIMEOUTS, Nanos::new(1))));
                 prop_assert_eq!(direct.index.len(), list.len());
             }
         }
@@ -343,17 +342,23 @@ mod tests {
         let segment = |flags| Segment::new(SeqNumber::ZERO, SeqNumber::ZERO, flags, 0);
         let lives_until = |direct: &DirectConnections| {
             (0..100)
-                .take_while(|&now| direct.knows(&key(1), false, &TIMEOUTS, now))
+                .take_while(|&now| direct.knows(&key(1), false, &TIMEOUTS, Nanos::new(now)))
                 .count()
         };
-        direct.ask(&key(1), Some(&segment(flag::SYN)), false, &TIMEOUTS, 0);
+        direct.ask(
+            &key(1),
+            Some(&segment(flag::SYN)),
+            false,
+            &TIMEOUTS,
+            Nanos::ZERO,
+        );
         assert_eq!(lives_until(&direct), 10);
         direct.answer(
             &key(1),
             Some(&segment(flag::SYN | flag::ACK)),
             false,
             &TIMEOUTS,
-            0,
+            Nanos::ZERO,
         );
         assert_eq!(lives_until(&direct), 40);
         direct.ask(
@@ -361,18 +366,18 @@ mod tests {
             Some(&segment(flag::FIN | flag::ACK)),
             false,
             &TIMEOUTS,
-            0,
+            Nanos::ZERO,
         );
-        assert!(direct.occupies(&key(1), false, &TIMEOUTS, 0));
+        assert!(direct.occupies(&key(1), false, &TIMEOUTS, Nanos::ZERO));
         direct.answer(
             &key(1),
             Some(&segment(flag::FIN | flag::ACK)),
             false,
             &TIMEOUTS,
-            0,
+            Nanos::ZERO,
         );
         assert_eq!(lives_until(&direct), 20);
-        assert!(!direct.occupies(&key(1), false, &TIMEOUTS, 0));
+        assert!(!direct.occupies(&key(1), false, &TIMEOUTS, Nanos::ZERO));
         direct.prepare(false);
         assert_eq!(lives_until(&direct), 0);
     }

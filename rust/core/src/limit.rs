@@ -1,26 +1,28 @@
 //! Token buckets for the packets we make ourselves (rule 12.4, packets that we send), one per kind of packet, so that
 //! a flood that asks for one kind starves no other. A bucket is one number: the theoretical arrival time (GCRA).
 
+use crate::base::Nanos;
+
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Limits to a rate per second, with a burst of one second's worth.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenBucket {
     /// When the bucket would be full again.
-    arrival: u64,
+    arrival: Nanos,
 }
 
 impl TokenBucket {
     /// Take one token; `false` when there is none. Rate 0 has none, ever.
-    pub fn take(&mut self, rate: u32, now: u64) -> bool {
+    pub fn take(&mut self, rate: u32, now: Nanos) -> bool {
         let Some(interval) = SECOND_NS.checked_div(u64::from(rate)) else {
             return false;
         };
         let arrival = self.arrival.max(now);
-        if arrival - now > u64::from(rate - 1) * interval {
+        if arrival.since(now) > u64::from(rate - 1) * interval {
             return false;
         }
-        self.arrival = arrival.saturating_add(interval);
+        self.arrival = arrival.plus(interval);
         true
     }
 }
@@ -49,7 +51,7 @@ pub struct Limiter([TokenBucket; AnswerKind::NoFlow as usize + 1]);
 
 impl Limiter {
     /// Take a token of one kind; `false` when there is none. `rate`: tokens per second of each kind.
-    pub fn take(&mut self, kind: AnswerKind, rate: u32, now: u64) -> bool {
+    pub fn take(&mut self, kind: AnswerKind, rate: u32, now: Nanos) -> bool {
         self.0[kind as usize].take(rate, now)
     }
 }
@@ -64,17 +66,17 @@ mod tests {
         let mut bucket = TokenBucket::default();
         let taken =
             |bucket: &mut TokenBucket, now| (0..2000).filter(|_| bucket.take(1000, now)).count();
-        assert_eq!(taken(&mut bucket, 0), 1000);
-        assert_eq!(taken(&mut bucket, 999_999), 0);
-        assert_eq!(taken(&mut bucket, 1_000_000), 1);
-        assert_eq!(taken(&mut bucket, 5 * SECOND_NS), 1000);
+        assert_eq!(taken(&mut bucket, Nanos::ZERO), 1000);
+        assert_eq!(taken(&mut bucket, Nanos::new(999_999)), 0);
+        assert_eq!(taken(&mut bucket, Nanos::new(1_000_000)), 1);
+        assert_eq!(taken(&mut bucket, Nanos::new(5 * SECOND_NS)), 1000);
     }
 
     /// Rule 12.4, packets that we send: echo requests do not starve path-MTU discovery.
     #[test]
     fn limiter_each_kind_has_its_own_bucket() {
         let mut limiter = Limiter::default();
-        while limiter.take(AnswerKind::Echo, 10, 0) {}
+        while limiter.take(AnswerKind::Echo, 10, Nanos::ZERO) {}
         for kind in [
             AnswerKind::TimeExceeded,
             AnswerKind::TooBig,
@@ -82,19 +84,22 @@ mod tests {
             AnswerKind::Reset,
             AnswerKind::NoFlow,
         ] {
-            assert!((0..10).all(|_| limiter.take(kind, 10, 0)), "{kind:?}");
-            assert!(!limiter.take(kind, 10, 0), "{kind:?}");
+            assert!(
+                (0..10).all(|_| limiter.take(kind, 10, Nanos::ZERO)),
+                "{kind:?}"
+            );
+            assert!(!limiter.take(kind, 10, Nanos::ZERO), "{kind:?}");
         }
     }
 
     #[test]
     fn take_rate_zero_never_gives() {
-        assert!(!TokenBucket::default().take(0, 1));
+        assert!(!TokenBucket::default().take(0, Nanos::new(1)));
     }
 
     #[test]
     fn take_absurd_rate_does_not_overflow() {
         let mut bucket = TokenBucket::default();
-        assert!(bucket.take(u32::MAX, u64::MAX) && bucket.take(u32::MAX, u64::MAX));
+        assert!(bucket.take(u32::MAX, Nanos::NEVER) && bucket.take(u32::MAX, Nanos::NEVER));
     }
 }

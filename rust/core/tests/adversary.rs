@@ -20,7 +20,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlb_core::base::{InterfaceId, Offload, Output, SplitMix64, Verdict};
+use flowlb_core::base::{InterfaceId, Nanos, Offload, Output, SplitMix64, Verdict};
 use flowlb_core::datapath::DataPath;
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
@@ -184,7 +184,7 @@ impl Conversation {
         let outcome = path.process(
             &mut frame,
             InterfaceId::new(wire.interface),
-            self.now,
+            Nanos::new(self.now),
             Offload::default(),
             &mut extra,
         );
@@ -335,7 +335,7 @@ impl Conversation {
     /// State, server, idle time.
     fn seen(&self) -> (&'static str, u32, u64) {
         let client = IpAddr::from(CLIENT);
-        let flow = self.path.peek(0, client, self.port, self.now).0;
+        let flow = self.path.peek(0, client, self.port, Nanos::new(self.now)).0;
         let flow = flow.expect("the flow is there");
         (flow.state, flow.server, flow.idle_ns)
     }

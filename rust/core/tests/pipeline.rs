@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
 use flowlb_core::base::{
-    Direction, Frame, InterfaceId, Ip, Offload, Outcome, Output, Reason, Verdict,
+    Direction, Frame, InterfaceId, Ip, Nanos, Offload, Outcome, Output, Reason, Verdict,
 };
 use flowlb_core::datapath::{DataPath, FlowQuery, FlowSearch, ServerReset, Sink};
 use flowlb_core::forwarding::ForwardingState;
@@ -187,7 +187,7 @@ fn process(path: &mut DataPath, frame: &[u8], now: u64) -> (Outcome, Vec<u8>, Ve
     let outcome = path.process(
         &mut bytes,
         InterfaceId::new(0),
-        now,
+        Nanos::new(now),
         Offload::default(),
         &mut extra,
     );
@@ -323,14 +323,22 @@ fn table_full_evicts_in_order() {
     process(&mut path, &udp(1), 0);
     process(&mut path, &syn(2), 1);
     process(&mut path, &udp(3), 2);
-    assert_eq!(ports(&path, 2), [2, 3], "nobody had answered the datagram");
+    assert_eq!(
+        ports(&path, Nanos::new(2)),
+        [2, 3],
+        "nobody had answered the datagram"
+    );
     process(&mut path, &answer(3), 2);
     process(&mut path, &udp(1), 2);
     process(&mut path, &answer(1), 2);
-    assert_eq!(ports(&path, 2), [1, 3], "then goes the half-open flow");
+    assert_eq!(
+        ports(&path, Nanos::new(2)),
+        [1, 3],
+        "then goes the half-open flow"
+    );
     let (outcome, sent, _) = process(&mut path, &udp(4), 3);
     assert_eq!(
-        (outcome.verdict, ports(&path, 3)),
+        (outcome.verdict, ports(&path, Nanos::new(3))),
         (Verdict::Forward, vec![1, 3]),
         "placed by the hash, without state"
     );
@@ -339,7 +347,7 @@ fn table_full_evicts_in_order() {
     assert_eq!(outcome.verdict, Verdict::Reply(Reason::TableFull));
     process(&mut path, &syn(6), 62 * SECOND);
     assert_eq!(
-        ports(&path, 62 * SECOND),
+        ports(&path, Nanos::new(62 * SECOND)),
         [1, 6],
         "the longest idle went, beyond the floor"
     );
@@ -378,20 +386,23 @@ fn flows_of_a_server_are_reset_in_order() {
         &frame((CLIENT, 1), (VIP, 80), Protocol::Udp, b"", b"x"),
         0,
     );
-    assert_eq!(path.reset_flows(0, 2, 1), 2);
+    assert_eq!(path.reset_flows(0, 2, Nanos::new(1)), 2);
     let mut extra = Vec::new();
-    path.tick(1, &mut extra);
+    path.tick(Nanos::new(1), &mut extra);
     assert_eq!(extra.len(), 4, "to the client and to the server, twice");
     for output in &extra {
         assert_checksums(&output.frame);
     }
     assert_eq!(
-        [path.reset_flows(0, 2, 2), path.reset_flows(1, 2, 2)],
+        [
+            path.reset_flows(0, 2, Nanos::new(2)),
+            path.reset_flows(1, 2, Nanos::new(2))
+        ],
         [1, 1]
     );
     extra.clear();
-    path.tick(2, &mut extra);
-    assert_eq!((extra.len(), path.flows(2).len()), (2, 0));
+    path.tick(Nanos::new(2), &mut extra);
+    assert_eq!((extra.len(), path.flows(Nanos::new(2)).len()), (2, 0));
     assert_accounted(&path);
 }
 
@@ -414,7 +425,7 @@ fn find_flows_page_is_a_slice() {
             offset,
             limit,
         };
-        let (total, rows) = path.find_flows(&query, 0);
+        let (total, rows) = path.find_flows(&query, Nanos::ZERO);
         let ports: Vec<u16> = rows.iter().map(|row| row.client_port).collect();
         (total, ports)
     };
@@ -441,19 +452,19 @@ fn search_in_slices_lists_what_stays_exactly_once() {
         offset: 0,
         limit: usize::MAX,
     };
-    let mut search = FlowSearch::new(query, SECOND);
+    let mut search = FlowSearch::new(query, Nanos::new(SECOND));
     let mut slices = 1;
     while !path.look(&mut search) {
         slices += 1;
         search.settle();
         // One goes, another comes, in its place or at the end.
-        assert_eq!(path.reset_flows(1, 1, SECOND), 1);
+        assert_eq!(path.reset_flows(1, 1, Nanos::new(SECOND)), 1);
         process(&mut path, &datagram(5000 + slices), SECOND);
     }
     assert_eq!(slices, 3, "one walk: a slice per 2048 places");
     let (_, mut page) = search.page();
     // And one more before its row is read.
-    path.reset_flows(1, 1, SECOND);
+    path.reset_flows(1, 1, Nanos::new(SECOND));
     while !path.read_rows(&mut page) {}
     let ports: Vec<u16> = page.into_rows().iter().map(|row| row.client_port).collect();
     let staying: Vec<u16> = ports.iter().copied().filter(|&port| port <= 4500).collect();
@@ -469,7 +480,7 @@ fn reset_in_slices_resets_each_flow_once() {
         let syn = frame((CLIENT, port), (VIP, 80), Protocol::Tcp, b"S", b"");
         process(&mut path, &syn, 0);
     }
-    let mut search = ServerReset::search(0, usize::MAX, 1);
+    let mut search = ServerReset::search(0, usize::MAX, Nanos::new(1));
     while !path.look(&mut search) {
         search.settle();
     }
@@ -477,15 +488,15 @@ fn reset_in_slices_resets_each_flow_once() {
     assert!(!path.reset_some(&mut reset));
     assert_eq!(reset.removed(), 8);
     let mut extra = Vec::new();
-    path.tick(1, &mut extra);
+    path.tick(Nanos::new(1), &mut extra);
     assert_eq!(
         extra.len(),
         16,
         "what a slice made leaves before the next one"
     );
-    assert_eq!(path.reset_flows(0, 4, 1), 4);
+    assert_eq!(path.reset_flows(0, 4, Nanos::new(1)), 4);
     while !path.reset_some(&mut reset) {}
-    assert_eq!((reset.removed(), path.flows(1).len()), (46, 0));
+    assert_eq!((reset.removed(), path.flows(Nanos::new(1)).len()), (46, 0));
     assert_accounted(&path);
 }
 
@@ -523,8 +534,11 @@ fn tick_that_leaves_flows_says_that_it_is_behind() {
     }
     let now = 1000 * SECOND;
     let mut tick = || {
-        path.tick(now, &mut Vec::new());
-        (path.counters().table.entries, path.is_behind(now))
+        path.tick(Nanos::new(now), &mut Vec::new());
+        (
+            path.counters().table.entries,
+            path.is_behind(Nanos::new(now)),
+        )
     };
     assert_eq!([tick(), tick()], [(6, true), (0, false)]);
 }
@@ -557,9 +571,9 @@ fn timeouts_per_state() {
         &frame((SERVER, 8031), (CLIENT, 2), Protocol::Udp, b"", b""),
         0,
     );
-    assert_eq!(live(&mut path, 30 * SECOND - 1), 2);
-    assert_eq!(live(&mut path, 30 * SECOND), 1);
-    assert_eq!(live(&mut path, 300 * SECOND), 0);
+    assert_eq!(live(&mut path, Nanos::new(30 * SECOND - 1)), 2);
+    assert_eq!(live(&mut path, Nanos::new(30 * SECOND)), 1);
+    assert_eq!(live(&mut path, Nanos::new(300 * SECOND)), 0);
 }
 
 /// Rule 11, next hop: a packet waits for its neighbour, and leaves at the tick after it is known.
@@ -581,7 +595,7 @@ fn neighbour_unknown_holds_then_releases() {
     assert!(!path.has_unresolved());
     path.set_next_hops(next_hops());
     let mut extra = Vec::new();
-    path.tick(1, &mut extra);
+    path.tick(Nanos::new(1), &mut extra);
     assert_eq!(extra.len(), 1);
     assert_eq!(extra[0].frame[..12], [SERVER_MAC, OUR_MAC].concat());
     assert_checksums(&extra[0].frame);
@@ -751,13 +765,13 @@ proptest! {
             now += packet.advance_ns;
             let mut bytes = packet.frame.clone();
             let mut extra = Vec::new();
-            let outcome = path.process(&mut bytes, packet.interface, now, packet.offload, &mut extra);
+            let outcome = path.process(&mut bytes, packet.interface, Nanos::new(now), packet.offload, &mut extra);
             prop_assert_eq!(outcome.service.is_some(), outcome.direction.is_some());
             prop_assert!(outcome.sent.is_none() || outcome.verdict == Verdict::Forward);
             prop_assert!(outcome.sent.is_none_or(|sent| sent.len <= bytes.len() && sent.interface.get() < 2));
             sent_frames += extra.len() as u64 + u64::from(outcome.sent.is_some());
             extra.clear();
-            path.tick(now, &mut extra);
+            path.tick(Nanos::new(now), &mut extra);
             sent_frames += extra.len() as u64;
             path.take_unresolved();
             assert_accounted(&path);
@@ -778,7 +792,7 @@ proptest! {
             let mut expected = Taken::default();
             let mut one_by_one: Vec<_> = packets.iter().map(|packet| packet.frame.clone()).collect();
             for (index, (bytes, packet)) in one_by_one.iter_mut().zip(&packets).enumerate() {
-                let outcome = single.process(bytes, InterfaceId::new(0), now, packet.offload, &mut expected.extra);
+                let outcome = single.process(bytes, InterfaceId::new(0), Nanos::new(now), packet.offload, &mut expected.extra);
                 expected.done(index, &outcome);
             }
             let mut taken = Taken::default();
@@ -788,12 +802,12 @@ proptest! {
                 .zip(&packets)
                 .map(|(bytes, packet)| Frame { bytes, offload: packet.offload })
                 .collect();
-            batched.process_batch(&mut frames, InterfaceId::new(0), now, &mut taken);
+            batched.process_batch(&mut frames, InterfaceId::new(0), Nanos::new(now), &mut taken);
             prop_assert_eq!(taken, expected);
             prop_assert_eq!(together, one_by_one);
         }
         prop_assert_eq!(format!("{:?}", batched.counters()), format!("{:?}", single.counters()));
-        prop_assert_eq!(batched.flows(now), single.flows(now));
+        prop_assert_eq!(batched.flows(Nanos::new(now)), single.flows(Nanos::new(now)));
     }
 
     /// Rule 8.20, translation: whatever was right when it came is right when it leaves.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use flowlb_core::base::{InterfaceId, Offload, SplitMix64, Verdict};
+use flowlb_core::base::{InterfaceId, Nanos, Offload, SplitMix64, Verdict};
 use flowlb_core::datapath::{DataPath, FlowInfo};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
@@ -129,7 +129,7 @@ impl Model {
     }
 
     fn flows(&self) -> HashMap<Name, FlowInfo> {
-        let flows = self.path.flows(self.now).into_iter();
+        let flows = self.path.flows(Nanos::new(self.now)).into_iter();
         flows
             .map(|flow| ((flow.service, flow.client_port), flow))
             .collect()
@@ -171,7 +171,7 @@ impl Model {
         path.process(
             &mut frame,
             InterfaceId::new(0),
-            self.now,
+            Nanos::new(self.now),
             Offload::default(),
             &mut extra,
         )
@@ -204,7 +204,7 @@ impl Model {
     /// Expire all that is due.
     fn settle(&mut self) {
         for _ in 0..2 {
-            self.path.tick(self.now, &mut Vec::new());
+            self.path.tick(Nanos::new(self.now), &mut Vec::new());
         }
     }
 

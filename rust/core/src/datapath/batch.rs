@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow::Continue;
 
-use crate::base::{Frame, InterfaceId, Offload, Outcome, Output};
+use crate::base::{Frame, InterfaceId, Nanos, Offload, Outcome, Output};
 use crate::flow::table::Table;
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
@@ -66,7 +66,7 @@ pub(super) struct Arrival {
     /// Interface id.
     pub interface: InterfaceId,
     /// Nanoseconds.
-    pub now: u64,
+    pub now: Nanos,
 }
 
 /// The frames that were read, up to [`LOOK_AHEAD`] of them.
@@ -144,7 +144,7 @@ impl LookAhead {
 
     /// Fetch what flows need that move to the tail of their list, of the frames at these places.
     #[inline(always)]
-    fn fetch_moving(&self, table: &Table, flows: &[usize], now: u64) {
+    fn fetch_moving(&self, table: &Table, flows: &[usize], now: Nanos) {
         let mut moving = [0; LOOK_AHEAD];
         let mut moves = 0;
         for &at in flows {
@@ -165,7 +165,7 @@ impl LookAhead {
         &mut self,
         forwarding: &ForwardingState,
         state: &mut PathState,
-        now: u64,
+        now: Nanos,
         extra: &mut Vec<Output>,
     ) {
         while let Some(mut packet) = state.asking.next(now) {
@@ -194,7 +194,7 @@ fn act(
     state: &mut PathState,
     place: &Ahead,
     frame: &mut [u8],
-    now: u64,
+    now: Nanos,
     extra: &mut Vec<Output>,
 ) -> Outcome {
     let mut walk = Walk::new(forwarding, state, extra, now);

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use crate::base::{Direction, Ip, Output};
+use crate::base::{Direction, Ip, Nanos, Output};
 use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
 use crate::flow::table::Table;
@@ -79,7 +79,7 @@ pub struct FlowSearch {
     query: FlowQuery,
     /// A mark per server id.
     marks: Option<Vec<bool>>,
-    now_ns: u64,
+    now: Nanos,
     place: u32,
     total: usize,
     found: Vec<Listed>,
@@ -88,11 +88,11 @@ pub struct FlowSearch {
 impl FlowSearch {
     /// Begin one, as of an instant.
     #[must_use]
-    pub fn new(query: FlowQuery, now_ns: u64) -> Self {
+    pub fn new(query: FlowQuery, now: Nanos) -> Self {
         let mut search = Self {
             marks: query.servers.as_ref().map(|ids| marked(ids)),
             query,
-            now_ns,
+            now,
             place: 0,
             total: 0,
             found: Vec::new(),
@@ -127,7 +127,7 @@ impl FlowSearch {
         query.client.is_none_or(|client| entry.client() == client)
             && query.state.is_none_or(|state| entry.state() == state)
             && self.marks.as_ref().is_none_or(is_marked)
-            && is_living(forwarding, entry, self.now_ns)
+            && is_living(forwarding, entry, self.now)
     }
 
     /// Between two slices, where no packet waits: forget what is beyond the page, and have memory for the next slice.
@@ -155,7 +155,7 @@ impl FlowSearch {
             rows: Vec::with_capacity(listed.len()),
             listed,
             next: 0,
-            now_ns: self.now_ns,
+            now: self.now,
         };
         (self.total, page)
     }
@@ -165,7 +165,7 @@ impl FlowSearch {
 pub struct FlowPage {
     listed: Vec<Listed>,
     next: usize,
-    now_ns: u64,
+    now: Nanos,
     rows: Vec<FlowInfo>,
 }
 
@@ -174,11 +174,10 @@ impl FlowPage {
     pub(super) fn read(&mut self, forwarding: &ForwardingState, table: &Table) -> bool {
         let end = (self.next + ROWS).min(self.listed.len());
         for listed in &self.listed[self.next..end] {
-            let (number, now_ns) = (listed.number, self.now_ns);
-            if table.holds(number, &listed.key())
-                && is_living(forwarding, table.entry(number), now_ns)
+            let (number, now) = (listed.number, self.now);
+            if table.holds(number, &listed.key()) && is_living(forwarding, table.entry(number), now)
             {
-                self.rows.push(flow_info(table, number, now_ns));
+                self.rows.push(flow_info(table, number, now));
             }
         }
         self.next = end;
@@ -202,13 +201,13 @@ pub struct ServerReset {
 impl ServerReset {
     /// What finds the flows of a server: its page goes to [`Self::new`].
     #[must_use]
-    pub fn search(server: u32, limit: usize, now_ns: u64) -> FlowSearch {
+    pub fn search(server: u32, limit: usize, now: Nanos) -> FlowSearch {
         let query = FlowQuery {
             servers: Some(vec![server]),
             limit,
             ..FlowQuery::all()
         };
-        FlowSearch::new(query, now_ns)
+        FlowSearch::new(query, now)
     }
 
     /// Reset the flows of a page, all of them of this server.
@@ -230,15 +229,12 @@ impl ServerReset {
         extra: &mut Vec<Output>,
     ) -> bool {
         let FlowPage {
-            listed,
-            next,
-            now_ns,
-            ..
+            listed, next, now, ..
         } = &mut self.page;
         let end = (*next + RESETS).min(listed.len());
         for listed in &listed[*next..end] {
             if state.table.holds(listed.number, &listed.key()) {
-                let mut walk = Walk::new(forwarding, state, extra, *now_ns);
+                let mut walk = Walk::new(forwarding, state, extra, *now);
                 self.removed += usize::from(walk.reset_flow(self.server, listed.number));
             }
         }
@@ -277,7 +273,7 @@ pub struct FlowInfo {
     pub bytes_reply: u64,
 }
 
-pub(super) fn flow_info(table: &Table, number: u32, now_ns: u64) -> FlowInfo {
+pub(super) fn flow_info(table: &Table, number: u32, now: Nanos) -> FlowInfo {
     let entry = table.entry(number);
     FlowInfo {
         client: IpAddr::from(entry.client()),
@@ -285,7 +281,7 @@ pub(super) fn flow_info(table: &Table, number: u32, now_ns: u64) -> FlowInfo {
         service: entry.service,
         server: entry.server,
         state: entry.state().name(),
-        idle_ns: now_ns.saturating_sub(entry.last_seen),
+        idle_ns: now.since(entry.last_seen),
         bytes_forward: table.bytes(number, Direction::Forward),
         bytes_reply: table.bytes(number, Direction::Reply),
     }

@@ -10,7 +10,7 @@ mod report;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::base::{Frame, InterfaceId, Ip, Offload, Outcome, Output};
+use crate::base::{Frame, InterfaceId, Ip, Nanos, Offload, Outcome, Output};
 use crate::counters::{CounterReport, Measured, grow_part};
 use crate::flow::exports::{FlowExport, FlowExports};
 use crate::flow::key::{Key, KeySide};
@@ -154,7 +154,7 @@ impl DataPath {
         &mut self,
         frame: &mut [u8],
         interface: InterfaceId,
-        now_ns: u64,
+        now: Nanos,
         offload: Offload,
         extra: &mut Vec<Output>,
     ) -> Outcome {
@@ -163,10 +163,7 @@ impl DataPath {
             bytes: frame,
             offload,
         };
-        let arrival = Arrival {
-            interface,
-            now: now_ns,
-        };
+        let arrival = Arrival { interface, now };
         self.ahead.process(engine, frame, arrival, extra)
     }
 
@@ -176,31 +173,28 @@ impl DataPath {
         &mut self,
         frames: &mut [Frame<'_>],
         interface: InterfaceId,
-        now_ns: u64,
+        now: Nanos,
         sink: &mut impl Sink,
     ) {
         let engine = (&*self.forwarding, &mut *self.state);
-        let arrival = Arrival {
-            interface,
-            now: now_ns,
-        };
+        let arrival = Arrival { interface, now };
         self.ahead.process_batch(engine, frames, arrival, sink);
     }
 
     /// Expire and release what is due. Of flows and fragments one call removes, and frees, a bounded number:
     /// [`Self::is_behind`] says whether more are due.
-    pub fn tick(&mut self, now_ns: u64, extra: &mut Vec<Output>) {
+    pub fn tick(&mut self, now: Nanos, extra: &mut Vec<Output>) {
         let Self {
             forwarding, state, ..
         } = self;
-        pipeline::expire(forwarding, state, now_ns, pipeline::PER_TICK);
+        pipeline::expire(forwarding, state, now, pipeline::PER_TICK);
         for output in self.pending.drain(..).chain(state.answers.drain(..)) {
             state.counters.sent(output.frame.len());
             extra.push(output);
         }
         pipeline::release(forwarding, state, extra);
         if !state.asking.is_empty() {
-            self.ahead.resume(forwarding, state, now_ns, extra);
+            self.ahead.resume(forwarding, state, now, extra);
         }
     }
 
@@ -212,8 +206,8 @@ impl DataPath {
 
     /// When the next tick is due for packets that wait for an answer; `None`: none waits.
     #[must_use]
-    pub fn answer_due_ns(&self) -> Option<u64> {
-        self.state.asking.due_ns()
+    pub fn answer_due(&self) -> Option<Nanos> {
+        self.state.asking.due()
     }
 
     /// Whether frames wait for the next tick that no packet asked for (rule 15, resetting flows).
@@ -224,8 +218,8 @@ impl DataPath {
 
     /// Whether a tick at this time left flows or fragments that are due, or memory of such: the next one does more.
     #[must_use]
-    pub fn is_behind(&self, now_ns: u64) -> bool {
-        self.state.table.may_have_expired(now_ns) || self.state.fragments.is_behind(now_ns)
+    pub fn is_behind(&self, now: Nanos) -> bool {
+        self.state.table.may_have_expired(now) || self.state.fragments.is_behind(now)
     }
 
     /// How many active flows each of the servers with these ids has (rule 13, counters).
@@ -267,8 +261,8 @@ impl DataPath {
 
     /// The unexpired entries, sorted by (client, client port, service), addresses compared as 16 bytes (IPv4-mapped).
     #[must_use]
-    pub fn flows(&self, now_ns: u64) -> Vec<FlowInfo> {
-        self.find_flows(&FlowQuery::all(), now_ns).1
+    pub fn flows(&self, now: Nanos) -> Vec<FlowInfo> {
+        self.find_flows(&FlowQuery::all(), now).1
     }
 
     /// Look at the next slice of the flow table for a search. Says whether it was the last one.
@@ -285,8 +279,8 @@ impl DataPath {
     /// addresses compared as 16 bytes. All at once: where packets wait, go through [`Self::look`] and
     /// [`Self::read_rows`] in slices.
     #[must_use]
-    pub fn find_flows(&self, query: &FlowQuery, now_ns: u64) -> (usize, Vec<FlowInfo>) {
-        let mut search = FlowSearch::new(query.clone(), now_ns);
+    pub fn find_flows(&self, query: &FlowQuery, now: Nanos) -> (usize, Vec<FlowInfo>) {
+        let mut search = FlowSearch::new(query.clone(), now);
         while !self.look(&mut search) {
             search.settle();
         }
@@ -309,8 +303,8 @@ impl DataPath {
 
     /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15, resetting
     /// flows). Returns how many. All at once: where packets wait, go through [`Self::reset_some`] in slices.
-    pub fn reset_flows(&mut self, server: u32, limit: usize, now_ns: u64) -> usize {
-        let mut search = ServerReset::search(server, limit, now_ns);
+    pub fn reset_flows(&mut self, server: u32, limit: usize, now: Nanos) -> usize {
+        let mut search = ServerReset::search(server, limit, now);
         while !self.look(&mut search) {
             search.settle();
         }
@@ -338,8 +332,8 @@ impl DataPath {
 
     /// What is known of each server by id, until `now`, at once; `None` for those that are not in the snapshot.
     #[must_use]
-    pub fn measurements(&self, now_ns: u64) -> Vec<Option<Measured>> {
-        self.read(true).measurements(now_ns)
+    pub fn measurements(&self, now: Nanos) -> Vec<Option<Measured>> {
+        self.read(true).measurements(now)
     }
 
     fn read(&self, measures: bool) -> Reading {
@@ -357,7 +351,7 @@ impl DataPath {
         service: u32,
         client: IpAddr,
         client_port: u16,
-        now_ns: u64,
+        now: Nanos,
     ) -> (Option<FlowInfo>, u64) {
         let table = &self.state.table;
         let key = Key {
@@ -367,8 +361,8 @@ impl DataPath {
         };
         let flow = table
             .find(&key)
-            .filter(|&number| is_living(&self.forwarding, table.entry(number), now_ns));
-        let flow = flow.map(|number| flow_info(table, number, now_ns));
+            .filter(|&number| is_living(&self.forwarding, table.entry(number), now));
+        let flow = flow.map(|number| flow_info(table, number, now));
         (flow, self.next_round(service))
     }
 
@@ -390,7 +384,7 @@ impl DataPath {
     /// [`FlowExports::room`] for the table's capacity, made where no packet waits; empty when `most` is 0. Returns
     /// what is to be dropped there.
     #[must_use]
-    pub fn keep_flow_exports(&mut self, most: usize, room: Vec<u64>) -> FlowExports {
+    pub fn keep_flow_exports(&mut self, most: usize, room: Vec<Nanos>) -> FlowExports {
         self.state.exports.keep(most, room)
     }
 

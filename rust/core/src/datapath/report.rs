@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::base::Nanos;
 use crate::counters::{CounterReport, Counters, Measured, TableUse};
 use crate::pipeline::state::PathState;
 use crate::snapshot::{Server, Snapshot};
@@ -74,14 +75,14 @@ impl Reading {
     /// What is known of each server by id, until `now`: its counters and measures; `None` for those that are not in
     /// the snapshot.
     #[must_use]
-    pub fn measurements(&self, now_ns: u64) -> Vec<Option<Measured>> {
+    pub fn measurements(&self, now: Nanos) -> Vec<Option<Measured>> {
         let measured = |(id, server): (usize, &Option<Server>)| {
             let (traffic, measures) = self.counters.server(id)?;
             Some(Measured {
                 service: server.as_ref()?.service,
                 traffic: *traffic,
                 measures: *measures,
-                stalled_ns: measures.stalled_ns(now_ns),
+                stalled_ns: measures.stalled_ns(now),
             })
         };
         let servers = self.snapshot.servers.iter();

@@ -6,11 +6,10 @@
 
 use super::state::FlowState;
 use super::table::{Entry, Table};
-use crate::base::Ip;
-use crate::base::{Direction, Event};
+use crate::base::{Direction, Event, Ip, Nanos};
 
 /// When a flow began is not known: it began before exports were switched on.
-const UNKNOWN: u64 = u64::MAX;
+const UNKNOWN: Nanos = Nanos::NEVER;
 
 /// One flow that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +24,10 @@ pub struct FlowExport {
     pub server: u32,
     /// How it ended.
     pub ended: &'static str,
-    /// When it began, nanoseconds.
-    pub began: Option<u64>,
-    /// Time of its last packet, nanoseconds.
-    pub last_seen: u64,
+    /// When it began.
+    pub began: Option<Nanos>,
+    /// Time of its last packet.
+    pub last_seen: Nanos,
     /// IP bytes from the client.
     pub bytes_forward: u64,
     /// IP bytes from the server.
@@ -39,7 +38,7 @@ pub struct FlowExport {
 #[derive(Debug, Default)]
 pub struct FlowExports {
     most: usize,
-    began: Vec<u64>,
+    began: Vec<Nanos>,
     kept: Vec<FlowExport>,
     missed: u64,
 }
@@ -47,14 +46,14 @@ pub struct FlowExports {
 impl FlowExports {
     /// What a table of `capacity` flows needs for keeping when they began.
     #[must_use]
-    pub fn room(capacity: usize) -> Vec<u64> {
+    pub fn room(capacity: usize) -> Vec<Nanos> {
         vec![UNKNOWN; capacity]
     }
 
     /// Keep up to `most` ends between two calls of [`Self::take`], in a table that `room` was made for. 0: none,
     /// and forget what was kept. Returns what is not needed any more: giving gigabytes back is left to the caller.
     #[must_use]
-    pub fn keep(&mut self, most: usize, room: Vec<u64>) -> Self {
+    pub fn keep(&mut self, most: usize, room: Vec<Nanos>) -> Self {
         let unused = Self {
             began: room,
             ..Self::default()
@@ -72,7 +71,7 @@ impl FlowExports {
 
     /// Note that a flow began.
     #[inline]
-    pub fn begin(&mut self, number: u32, now: u64) {
+    pub fn begin(&mut self, number: u32, now: Nanos) {
         if let Some(began) = self.began.get_mut(number as usize) {
             *began = now;
         }

@@ -7,7 +7,7 @@
 use super::state::FlowState;
 use super::table::Flow;
 use super::transition::Transition;
-use crate::base::{Direction, SeqNumber};
+use crate::base::{Direction, Nanos, SeqNumber};
 use crate::flow::state::Phase;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
@@ -25,8 +25,8 @@ const STAMP_MASK: u32 = (1 << 30) - 1;
 const LONGEST_PAUSE_NS: u64 = 1 << 30;
 
 /// The stamp of an instant.
-const fn stamp(now: u64) -> u32 {
-    (now >> STAMP_SHIFT) as u32 & STAMP_MASK
+const fn stamp(now: Nanos) -> u32 {
+    (now.get() >> STAMP_SHIFT) as u32 & STAMP_MASK
 }
 
 /// A time that was measured again and again: how often, how long in all, and a smoothed value that rises at once
@@ -39,11 +39,11 @@ pub struct Timing {
     pub sum_ns: u64,
     /// Peak-sensitive average, nanoseconds.
     pub peak_ns: u64,
-    peak_at: u64,
+    peak_at: Nanos,
 }
 
 impl Timing {
-    fn add(&mut self, sample: u64, now: u64) {
+    fn add(&mut self, sample: u64, now: Nanos) {
         let sample = sample.min(LONGEST_NS);
         self.count += 1;
         self.sum_ns += sample;
@@ -51,7 +51,7 @@ impl Timing {
             self.peak_ns = sample;
         } else {
             // The older the value, the more of its distance to the sample it goes: all of it after PEAK_MEMORY_NS.
-            let age = now.saturating_sub(self.peak_at).min(PEAK_MEMORY_NS) >> 13;
+            let age = now.since(self.peak_at).min(PEAK_MEMORY_NS) >> 13;
             self.peak_ns -= ((self.peak_ns - sample) * age) >> 20;
         }
         self.peak_at = now;
@@ -86,21 +86,21 @@ pub struct Measures {
     /// Bytes that the server has sent and the client not acknowledged.
     pub in_flight_bytes: u64,
     /// When the server last sent data, or began to be waited for.
-    progress_at: u64,
+    progress_at: Nanos,
 }
 
 impl Measures {
     /// Nanoseconds for which clients have waited while the server sent nothing, until `now`.
     #[must_use]
-    pub fn stalled_ns(&self, now: u64) -> u64 {
+    pub fn stalled_ns(&self, now: Nanos) -> u64 {
         if self.waiting_flows > 0 {
-            now.saturating_sub(self.progress_at)
+            now.since(self.progress_at)
         } else {
             0
         }
     }
 
-    fn begin_waiting(&mut self, active: u64, now: u64) {
+    fn begin_waiting(&mut self, active: u64, now: Nanos) {
         if self.waiting_flows == 0 {
             self.progress_at = now;
         }
@@ -149,8 +149,8 @@ pub struct Observed<'a> {
     pub segment: &'a Segment,
     /// Active flows of the server.
     pub active: u64,
-    /// Nanoseconds.
-    pub now: u64,
+    /// When it came.
+    pub now: Nanos,
 }
 
 /// Note what a segment tells that is believed. The flow, which was not closing before, was advanced by it.
@@ -235,7 +235,7 @@ fn follow_data(measures: &mut Measures, flow: &mut Flow, before: &Before, observ
 
 /// New data from the server: the first of an answer, or more of one.
 #[inline(always)]
-fn answer(measures: &mut Measures, flow: &mut Flow, phase: Phase, now: u64) {
+fn answer(measures: &mut Measures, flow: &mut Flow, phase: Phase, now: Nanos) {
     let waited = waited(flow, now);
     match phase {
         Phase::Asked => {
@@ -252,13 +252,13 @@ fn answer(measures: &mut Measures, flow: &mut Flow, phase: Phase, now: u64) {
 
 /// Nanoseconds since the stamp of a flow.
 #[inline(always)]
-fn waited(flow: &Flow, now: u64) -> u64 {
+fn waited(flow: &Flow, now: Nanos) -> u64 {
     let ticks = stamp(now).wrapping_sub(flow.stamp()) & STAMP_MASK;
     u64::from(ticks) << STAMP_SHIFT
 }
 
 /// Note that a client has sent a SYN: it waits for the server's.
-pub fn begin(flow: &mut Flow, now: u64) {
+pub fn begin(flow: &mut Flow, now: Nanos) {
     flow.set_phase(Phase::Fresh, stamp(now));
 }
 
@@ -296,33 +296,36 @@ mod tests {
     #[test]
     fn timing_rises_at_once_and_falls_with_time() {
         let mut timing = Timing::default();
-        timing.add(1000, 5);
+        timing.add(1000, Nanos::new(5));
         assert_eq!(
             (timing.count, timing.sum_ns, timing.peak_ns),
             (1, 1000, 1000)
         );
-        timing.add(500, 5);
+        timing.add(500, Nanos::new(5));
         assert_eq!(timing.peak_ns, 1000);
-        timing.add(500, 5 + PEAK_MEMORY_NS / 2);
+        timing.add(500, Nanos::new(5 + PEAK_MEMORY_NS / 2));
         assert_eq!(timing.peak_ns, 750);
-        timing.add(500, 5 + 2 * PEAK_MEMORY_NS);
+        timing.add(500, Nanos::new(5 + 2 * PEAK_MEMORY_NS));
         assert_eq!(timing.peak_ns, 500);
-        timing.add(u64::MAX, 5);
+        timing.add(u64::MAX, Nanos::new(5));
         assert_eq!(timing.peak_ns, LONGEST_NS);
-        timing.add(0, u64::MAX);
+        timing.add(0, Nanos::NEVER);
         assert_eq!(timing.peak_ns, 0);
     }
 
     #[test]
     fn stall_lasts_while_a_flow_waits_and_nothing_comes() {
         let mut measures = Measures::default();
-        assert_eq!(measures.stalled_ns(50), 0);
-        measures.begin_waiting(1, 100);
-        measures.begin_waiting(2, 150);
-        assert_eq!(measures.stalled_ns(160), 60);
-        measures.progress_at = 200;
+        assert_eq!(measures.stalled_ns(Nanos::new(50)), 0);
+        measures.begin_waiting(1, Nanos::new(100));
+        measures.begin_waiting(2, Nanos::new(150));
+        assert_eq!(measures.stalled_ns(Nanos::new(160)), 60);
+        measures.progress_at = Nanos::new(200);
         assert_eq!(
-            (measures.stalled_ns(260), measures.requests_active),
+            (
+                measures.stalled_ns(Nanos::new(260)),
+                measures.requests_active
+            ),
             (60, 3)
         );
     }

@@ -1,10 +1,9 @@
 //! One datagram in pieces: what is decided for it, and what waits for that.
 
-use crate::base::Ip;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pieces::Pieces;
-use crate::base::Direction;
+use crate::base::{Direction, Ip, Nanos};
 use crate::flow::key::Key;
 use crate::packet::Meta;
 
@@ -60,7 +59,7 @@ pub struct Held {
 
 /// One datagram in pieces.
 pub struct Datagram {
-    pub(super) created: u64,
+    pub(super) created: Nanos,
     pub(super) sequence: u64,
     /// Pieces seen.
     pub pieces: Pieces,

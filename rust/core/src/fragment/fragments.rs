@@ -2,7 +2,7 @@
 //! more than an eighth of entries or bytes, so a flood from one address costs only that address. Nothing here scans
 //! all entries.
 
-use crate::base::Ip;
+use crate::base::{Ip, Nanos};
 use std::collections::BTreeMap;
 
 use super::datagram::{Action, Datagram, DatagramKey, Fate, Held, Order, Share};
@@ -73,7 +73,7 @@ impl Fragments {
 
     /// Hold a fragment, whose piece was checked and for which there is room, until its first one comes. Says how
     /// many others that gave up.
-    pub fn hold(&mut self, key: &DatagramKey, piece: Piece, held: Held, now: u64) -> usize {
+    pub fn hold(&mut self, key: &DatagramKey, piece: Piece, held: Held, now: Nanos) -> usize {
         let given_up = self.open(key, Fate::Unknown, now);
         let bytes = held.frame.len();
         if let Some(datagram) = self.datagrams.get_mut(key) {
@@ -93,7 +93,7 @@ impl Fragments {
         key: &DatagramKey,
         piece: Piece,
         action: Action,
-        now: u64,
+        now: Nanos,
     ) -> (Vec<Held>, usize) {
         let given_up = self.open(key, Fate::Decided(action), now);
         let held = self.take_held(key);
@@ -105,7 +105,7 @@ impl Fragments {
     }
 
     /// Let nothing more of a datagram pass, one that is not refused yet. Says how many fragments were held for it.
-    pub fn refuse(&mut self, key: &DatagramKey, now: u64) -> usize {
+    pub fn refuse(&mut self, key: &DatagramKey, now: Nanos) -> usize {
         let given_up = self.remove(key);
         if self.refused.len() >= MOST_REFUSED {
             if let Some((_, oldest)) = self.refused.pop_first() {
@@ -129,13 +129,13 @@ impl Fragments {
 
     /// Forget the oldest datagram if its time is over, of those that are refused only when no other's is: how many
     /// fragments were held for it.
-    pub fn expire(&mut self, now: u64) -> Option<usize> {
+    pub fn expire(&mut self, now: Nanos) -> Option<usize> {
         let key = self.oldest_over(now)?;
         Some(self.forget(&key))
     }
 
     /// Forget a datagram if its time is over: how many fragments were held for it.
-    pub fn expire_one(&mut self, key: &DatagramKey, now: u64) -> usize {
+    pub fn expire_one(&mut self, key: &DatagramKey, now: Nanos) -> usize {
         if self.is_over(key, now) {
             self.forget(key)
         } else {
@@ -145,19 +145,19 @@ impl Fragments {
 
     /// Whether there is a datagram whose time is over, or memory to free.
     #[must_use]
-    pub fn is_behind(&self, now: u64) -> bool {
+    pub fn is_behind(&self, now: Nanos) -> bool {
         self.has_given_up() || self.oldest_over(now).is_some()
     }
 
-    fn oldest_over(&self, now: u64) -> Option<DatagramKey> {
+    fn oldest_over(&self, now: Nanos) -> Option<DatagramKey> {
         let refused = self.refused.first_key_value().map(|(_, &key)| key);
         let oldest = [self.alive.oldest(), refused].into_iter().flatten();
         oldest.into_iter().find(|key| self.is_over(key, now))
     }
 
-    fn is_over(&self, key: &DatagramKey, now: u64) -> bool {
+    fn is_over(&self, key: &DatagramKey, now: Nanos) -> bool {
         let datagram = self.datagrams.get(key);
-        datagram.is_some_and(|datagram| now.saturating_sub(datagram.created) >= LIFETIME_NS)
+        datagram.is_some_and(|datagram| now.since(datagram.created) >= LIFETIME_NS)
     }
 
     /// Forget a datagram that is known: how many fragments were held for it.
@@ -213,7 +213,7 @@ impl Fragments {
 
     /// Make the entry of a datagram that has none. Where there is no room its source's oldest goes, or the oldest
     /// of all: how many fragments that gave up.
-    fn open(&mut self, key: &DatagramKey, fate: Fate, now: u64) -> usize {
+    fn open(&mut self, key: &DatagramKey, fate: Fate, now: Nanos) -> usize {
         if self.datagrams.contains_key(key) {
             return 0;
         }
@@ -236,7 +236,7 @@ impl Fragments {
         given_up
     }
 
-    fn insert(&mut self, key: &DatagramKey, fate: Fate, now: u64) {
+    fn insert(&mut self, key: &DatagramKey, fate: Fate, now: Nanos) {
         let datagram = Datagram {
             created: now,
             sequence: self.sequence,

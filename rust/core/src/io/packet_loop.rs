@@ -17,7 +17,7 @@ use super::counters::IoCounters;
 use super::interface::Interface;
 use super::outbox::Outbox;
 use super::queue::{LoopError, NextCommand, Shared};
-use crate::base::{Frame, InterfaceId, Outcome, Output};
+use crate::base::{Frame, InterfaceId, Nanos, Outcome, Output};
 use crate::datapath::{DataPath, Sink};
 use crate::sys::process;
 
@@ -150,8 +150,8 @@ impl PacketLoop {
                 || self.is_behind
                 || now_ns - self.ticked_ns >= TICK_NS
                 || datapath
-                    .answer_due_ns()
-                    .is_some_and(|due_ns| now_ns >= due_ns);
+                    .answer_due()
+                    .is_some_and(|due| Nanos::new(now_ns).is_past(due));
             if is_due {
                 self.tick(datapath, now_ns);
             }
@@ -170,7 +170,7 @@ impl PacketLoop {
             if count > 0 {
                 self.busy_poll.found(now_ns);
             } else if !self.has_commands && !self.is_behind {
-                self.rest(now_ns, datapath.answer_due_ns())?;
+                self.rest(now_ns, datapath.answer_due())?;
             }
         }
         Ok(())
@@ -178,7 +178,7 @@ impl PacketLoop {
 
     /// Nothing was found: look again in a moment, or sleep until something comes, or until a packet that waits for
     /// an answer is due.
-    fn rest(&mut self, now_ns: u64, due_ns: Option<u64>) -> io::Result<()> {
+    fn rest(&mut self, now_ns: u64, due: Option<Nanos>) -> io::Result<()> {
         if self.busy_poll.keeps_polling(now_ns) {
             (0..PAUSES).for_each(|_| hint::spin_loop());
             self.looked_ns = process::monotonic_ns();
@@ -191,8 +191,8 @@ impl PacketLoop {
             (false, true) => IDLE_POLL_MS,
             (false, false) => POLL_MS,
         };
-        let timeout_ms = due_ns.map_or(timeout_ms, |due_ns| {
-            let left_ms = due_ns.saturating_sub(now_ns).div_ceil(MILLISECOND_NS);
+        let timeout_ms = due.map_or(timeout_ms, |due| {
+            let left_ms = due.since(Nanos::new(now_ns)).div_ceil(MILLISECOND_NS);
             timeout_ms.min(i32::try_from(left_ms).unwrap_or(i32::MAX))
         });
         for interface in 0..self.interfaces.len() {
@@ -244,7 +244,12 @@ impl PacketLoop {
             counters: &self.counters,
         };
         let interface = InterfaceId::new(id as u32);
-        datapath.process_batch(&mut frames[..count], interface, now_ns, &mut collector);
+        datapath.process_batch(
+            &mut frames[..count],
+            interface,
+            Nanos::new(now_ns),
+            &mut collector,
+        );
         self.outbox
             .flush(&mut self.batch, id, &mut self.interfaces, &self.counters);
         self.batch.finish(&mut self.interfaces[id]);
@@ -289,8 +294,9 @@ impl PacketLoop {
 
     fn tick(&mut self, datapath: &mut DataPath, now_ns: u64) {
         self.ticked_ns = now_ns;
-        datapath.tick(now_ns, &mut self.outbox.extra);
-        self.is_behind = datapath.is_behind(now_ns);
+        let now = Nanos::new(now_ns);
+        datapath.tick(now, &mut self.outbox.extra);
+        self.is_behind = datapath.is_behind(now);
         self.outbox.collect_extra(&self.counters);
         self.outbox
             .flush(&mut self.batch, 0, &mut self.interfaces, &self.counters);

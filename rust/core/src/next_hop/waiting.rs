@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::routing::Hop;
-use crate::base::{InterfaceId, Ip, Mac, Output};
+use crate::base::{InterfaceId, Ip, Mac, Nanos, Output};
 
 /// Packets that may wait for one neighbour.
 const MOST_PER_HOP: usize = 3;
@@ -39,7 +39,7 @@ struct Unresolved {
     interface: InterfaceId,
     address: Ip,
     /// When its resolution began.
-    since: u64,
+    since: Nanos,
     resolution: Resolution,
     packets: Vec<Waited>,
 }
@@ -76,7 +76,7 @@ impl Waiting {
     }
 
     /// Let the frames of one packet wait; they are dropped when this returns `false`.
-    pub fn hold(&mut self, hop: &Hop, frames: Vec<Output>, now: u64) -> bool {
+    pub fn hold(&mut self, hop: &Hop, frames: Vec<Output>, now: Nanos) -> bool {
         let room = self.room(hop);
         let entry = self.hops.iter_mut().find(|entry| entry.is(hop));
         let name = (hop.interface, hop.address);
@@ -117,9 +117,9 @@ impl Waiting {
     }
 
     /// Give up the oldest hop if its time is over: the packets that waited for it. One that failed is forgotten.
-    pub fn expire(&mut self, now: u64) -> Option<Vec<Waited>> {
+    pub fn expire(&mut self, now: Nanos) -> Option<Vec<Waited>> {
         let oldest = self.hops.front()?;
-        if now.saturating_sub(oldest.since) < WAIT_NS {
+        if now.since(oldest.since) < WAIT_NS {
             return None;
         }
         let was_asked = oldest.resolution == Resolution::Asked;
@@ -220,7 +220,7 @@ mod tests {
             mtu: 1500,
         };
         let held: Vec<bool> = (0..4)
-            .map(|mark| waiting.hold(&hop, frame(mark), 0))
+            .map(|mark| waiting.hold(&hop, frame(mark), Nanos::ZERO))
             .collect();
         assert_eq!(held, [true, true, true, false]);
         assert_eq!(
@@ -248,24 +248,29 @@ mod tests {
             from: OURS.into(),
             mtu: 1500,
         };
-        assert!(waiting.hold(&hop, frame(1), 0));
-        let packets = waiting.expire(WAIT_NS).expect("its time is over");
+        assert!(waiting.hold(&hop, frame(1), Nanos::ZERO));
+        let packets = waiting
+            .expire(Nanos::new(WAIT_NS))
+            .expect("its time is over");
         assert_eq!((packets.len(), waiting.len()), (1, 0));
         assert_eq!(waiting.room(&hop), Room::Failed);
         assert!(!waiting.has_unreported(), "nothing waits for it");
-        assert!(!waiting.hold(&hop, frame(2), WAIT_NS) && !waiting.hold(&hop, frame(3), WAIT_NS));
+        assert!(
+            !waiting.hold(&hop, frame(2), Nanos::new(WAIT_NS))
+                && !waiting.hold(&hop, frame(3), Nanos::new(WAIT_NS))
+        );
         assert_eq!(
             waiting.take_unreported(),
             [(InterfaceId::new(0), Ip::from_bits(5))]
         );
-        assert!(!waiting.hold(&hop, frame(4), WAIT_NS) && !waiting.has_unreported());
-        assert!(waiting.expire(2 * WAIT_NS - 1).is_none());
+        assert!(!waiting.hold(&hop, frame(4), Nanos::new(WAIT_NS)) && !waiting.has_unreported());
+        assert!(waiting.expire(Nanos::new(2 * WAIT_NS - 1)).is_none());
         assert!(
             waiting
-                .expire(2 * WAIT_NS)
+                .expire(Nanos::new(2 * WAIT_NS))
                 .is_some_and(|packets| packets.is_empty())
         );
-        assert!(waiting.is_empty() && waiting.hold(&hop, frame(5), 2 * WAIT_NS));
+        assert!(waiting.is_empty() && waiting.hold(&hop, frame(5), Nanos::new(2 * WAIT_NS)));
     }
 
     #[test]
@@ -280,16 +285,18 @@ mod tests {
                 mtu: 1500,
             };
             assert_eq!(
-                waiting.hold(&hop, frame(0), u64::try_from(address).unwrap()),
+                waiting.hold(&hop, frame(0), Nanos::new(u64::try_from(address).unwrap())),
                 address < 256
             );
         }
-        assert!(waiting.expire(WAIT_NS - 1).is_none());
+        assert!(waiting.expire(Nanos::new(WAIT_NS - 1)).is_none());
         assert_eq!(
-            waiting.expire(WAIT_NS).map(|packets| packets.len()),
+            waiting
+                .expire(Nanos::new(WAIT_NS))
+                .map(|packets| packets.len()),
             Some(1)
         );
-        assert!(waiting.expire(WAIT_NS).is_none());
+        assert!(waiting.expire(Nanos::new(WAIT_NS)).is_none());
         // A failed one gives its place to another.
         let hop = Hop {
             interface: InterfaceId::new(1),
@@ -298,14 +305,16 @@ mod tests {
             from: OURS.into(),
             mtu: 1500,
         };
-        assert!(waiting.hold(&hop, frame(0), WAIT_NS) && waiting.hops.len() == MOST_HOPS);
+        assert!(
+            waiting.hold(&hop, frame(0), Nanos::new(WAIT_NS)) && waiting.hops.len() == MOST_HOPS
+        );
         assert!(!waiting.hold(
             &Hop {
                 interface: InterfaceId::new(2),
                 ..hop
             },
             frame(0),
-            WAIT_NS
+            Nanos::new(WAIT_NS)
         ));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::state::PathState;
 use super::walk::Walk;
-use crate::base::Event;
+use crate::base::{Event, Nanos};
 use crate::flow::measure;
 use crate::flow::state::FlowState;
 use crate::flow::table::Entry;
@@ -29,7 +29,7 @@ impl Walk<'_> {
         let timeouts = &self.forwarding.snapshot.timeouts;
         let idle = |list| {
             let number = table.head(list)?;
-            let idle = self.now.saturating_sub(table.entry(number).last_seen);
+            let idle = self.now.since(table.entry(number).last_seen);
             Some((idle, number))
         };
         let idlest = |lists: [FlowState; 2]| {
@@ -83,11 +83,11 @@ pub(super) fn forget(state: &mut PathState, number: u32, event: Option<Event>) {
 
 /// Whether an entry's time is over.
 #[inline(always)]
-pub(crate) fn is_expired(forwarding: &ForwardingState, entry: &Entry, now: u64) -> bool {
-    now.saturating_sub(entry.last_seen) >= forwarding.timeout(entry.state())
+pub(crate) fn is_expired(forwarding: &ForwardingState, entry: &Entry, now: Nanos) -> bool {
+    now.since(entry.last_seen) >= forwarding.timeout(entry.state())
 }
 
 /// Whether an entry is neither expired nor without its server.
-pub(crate) fn is_living(forwarding: &ForwardingState, entry: &Entry, now: u64) -> bool {
+pub(crate) fn is_living(forwarding: &ForwardingState, entry: &Entry, now: Nanos) -> bool {
     !is_expired(forwarding, entry, now) && forwarding.server(entry.server).is_some()
 }

@@ -2,7 +2,7 @@
 
 use super::evict::forget;
 use super::state::PathState;
-use crate::base::{Event, Output, Reason, Verdict};
+use crate::base::{Event, Nanos, Output, Reason, Verdict};
 use crate::flow::state::FlowState;
 use crate::forwarding::ForwardingState;
 use crate::limit::AnswerKind;
@@ -20,7 +20,7 @@ const FREED: usize = 4;
 
 /// Remove what is over: flows and datagrams in fragments, `most` at most of either, and waiting packets.
 #[inline(always)]
-pub(crate) fn expire(forwarding: &ForwardingState, state: &mut PathState, now: u64, most: usize) {
+pub(crate) fn expire(forwarding: &ForwardingState, state: &mut PathState, now: Nanos, most: usize) {
     if state.table.may_have_expired(now) {
         expire_flows(forwarding, state, now, most);
     }
@@ -31,7 +31,7 @@ pub(crate) fn expire(forwarding: &ForwardingState, state: &mut PathState, now: u
 }
 
 #[inline(never)]
-fn expire_held(forwarding: &ForwardingState, state: &mut PathState, now: u64, most: usize) {
+fn expire_held(forwarding: &ForwardingState, state: &mut PathState, now: Nanos, most: usize) {
     for _ in 0..most {
         let Some(held) = state.fragments.expire(now) else {
             break;
@@ -51,7 +51,7 @@ fn give_up(
     forwarding: &ForwardingState,
     state: &mut PathState,
     packet: Waited,
-    now: u64,
+    now: Nanos,
 ) -> Verdict {
     let notice = packet.notice;
     let Some(notice) = notice.filter(|notice| forwarding.interface(notice.interface).is_some())
@@ -92,15 +92,15 @@ pub(crate) fn release(
     }
 }
 
-fn expire_flows(forwarding: &ForwardingState, state: &mut PathState, now: u64, most: usize) {
+fn expire_flows(forwarding: &ForwardingState, state: &mut PathState, now: Nanos, most: usize) {
     let mut left = most;
-    let mut due = u64::MAX;
+    let mut due = Nanos::NEVER;
     for list in FlowState::ALL {
         let timeout = forwarding.timeout(list);
         while let Some(head) = state.table.head(list) {
             let last_seen = state.table.entry(head).last_seen;
-            if now.saturating_sub(last_seen) < timeout {
-                due = due.min(last_seen.saturating_add(timeout));
+            if now.since(last_seen) < timeout {
+                due = due.min(last_seen.plus(timeout));
                 break;
             }
             if left == 0 {

@@ -1,12 +1,11 @@
 //! Placing a flow that is not known yet: rule 8.16, placement.
 
-use crate::base::Ip;
 use std::ops::ControlFlow::{Break, Continue};
 
 use super::evict::{forget, is_expired};
 use super::keys::is_guarded;
 use super::walk::{Departure, OrDrop, Stage, Walk};
-use crate::base::{Direction, Event, Reason, Verdict};
+use crate::base::{Direction, Event, Ip, Nanos, Reason, Verdict};
 use crate::direct::DirectConnections;
 use crate::flow::key::{Key, KeySide};
 use crate::flow::measure;
@@ -329,7 +328,7 @@ fn first_entry(
     new_flow: &NewFlow,
     (server, endpoint): (u32, u32),
     state: FlowState,
-    now: u64,
+    now: Nanos,
 ) -> Entry {
     let mut entry = Entry::new(
         new_flow.client,
@@ -357,7 +356,7 @@ fn eligibility(
     new_flow: &NewFlow,
     server: u32,
     stores: bool,
-    now: u64,
+    now: Nanos,
 ) -> Eligibility {
     let Some(facts) = forwarding.server(server) else {
         return Eligibility::Free;

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::state::PathState;
-use crate::base::{Direction, InterfaceId, Offload, Output, Reason, Sent, Verdict};
+use crate::base::{Direction, InterfaceId, Nanos, Offload, Output, Reason, Sent, Verdict};
 use crate::flow::key::Key;
 use crate::forwarding::ForwardingState;
 use crate::packet::Meta;
@@ -94,7 +94,7 @@ pub(crate) struct Walk<'a> {
     pub forwarding: &'a ForwardingState,
     pub state: &'a mut PathState,
     pub extra: &'a mut Vec<Output>,
-    pub now: u64,
+    pub now: Nanos,
     pub matched: Match,
 }
 
@@ -105,7 +105,7 @@ impl<'a> Walk<'a> {
         forwarding: &'a ForwardingState,
         state: &'a mut PathState,
         extra: &'a mut Vec<Output>,
-        now: u64,
+        now: Nanos,
     ) -> Self {
         Self {
             forwarding,

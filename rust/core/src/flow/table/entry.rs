@@ -1,8 +1,7 @@
 //! What is stored of a flow, in three parts by how often packets need it: plain data without pointers.
 
 use super::arena::Line;
-use crate::base::Ip;
-use crate::base::{Direction, IngressNeighbour, SeqNumber};
+use crate::base::{Direction, IngressNeighbour, Ip, Nanos, SeqNumber};
 use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
 use crate::flow::tcp::side::TcpSide;
@@ -26,7 +25,7 @@ pub struct Entry {
     /// Endpoint id of the server: kept here so that a key can be rebuilt after the server has left the snapshot.
     pub endpoint: u32,
     /// Time of the last packet, nanoseconds.
-    pub last_seen: u64,
+    pub last_seen: Nanos,
     /// How long before that it was linked, nanoseconds: below `RELINK_NS`, else it would have been linked again.
     pub(super) lag: u32,
     /// IP bytes per direction: the low halves.
@@ -83,7 +82,7 @@ impl Entry {
         client_port: u16,
         ids: (u32, u32, u32),
         state: FlowState,
-        now: u64,
+        now: Nanos,
     ) -> Self {
         let (service, server, endpoint) = ids;
         Self {
@@ -134,10 +133,8 @@ impl Entry {
 
     /// How long ago it was put at its list's tail.
     #[inline(always)]
-    pub(super) fn lag_at(&self, now: u64) -> u64 {
-        // No clock comes near the end of 64 bits.
-        now.wrapping_add(u64::from(self.lag))
-            .saturating_sub(self.last_seen)
+    pub(super) fn lag_at(&self, now: Nanos) -> u64 {
+        now.wrapping_plus(self.lag).since(self.last_seen)
     }
 
     /// Whether both sides have said that they are done, in sequence.
@@ -171,7 +168,7 @@ impl Entry {
     /// done, that is [`Table::touch`]'s work.
     #[inline(always)]
     #[must_use]
-    pub fn refresh(&mut self, state: FlowState, now: u64) -> bool {
+    pub fn refresh(&mut self, state: FlowState, now: Nanos) -> bool {
         let lag = self.lag_at(now);
         let stays = self.state == state as u8 && lag < RELINK_NS;
         if stays {

@@ -1,7 +1,7 @@
 //! A flow as the TCP state machine and the measurements see it: its three parts put together.
 
 use super::entry::{Entry, FlowCold, FlowRare, mark};
-use crate::base::{Direction, SeqNumber};
+use crate::base::{Direction, Nanos, SeqNumber};
 use crate::flow::state::{FlowState, Phase};
 use crate::flow::tcp::side::TcpSide;
 use crate::wire::segment::Segment;
@@ -226,10 +226,10 @@ impl<'a> Flow<'a> {
         ) && self.side(Direction::Reply).has_syn_again()
     }
 
-    /// Time of the last packet that refreshed it, nanoseconds.
+    /// Time of the last packet that refreshed it.
     #[inline]
     #[must_use]
-    pub fn last_seen(&self) -> u64 {
+    pub fn last_seen(&self) -> Nanos {
         self.entry.last_seen
     }
 

@@ -2,13 +2,14 @@
 
 use super::entry::{FlowCold, RELINK_NS};
 use super::{NONE, Table, present};
+use crate::base::Nanos;
 use crate::flow::state::FlowState;
 
 impl Table {
     /// Refresh an entry that has `state` from now on, and move it in or between lists as its state and age ask for.
     /// [`Entry::refresh`] does it for most.
     #[inline(never)]
-    pub fn touch(&mut self, number: u32, state: FlowState, now: u64, timeout: u64) {
+    pub fn touch(&mut self, number: u32, state: FlowState, now: Nanos, timeout: u64) {
         let entry = self.entry_mut(number);
         let from = entry.state();
         let lag = entry.lag_at(now);
@@ -21,7 +22,7 @@ impl Table {
         entry.lag = 0;
         self.unlink(number, from);
         self.link(number, state);
-        self.due = self.due.min(now.saturating_add(timeout));
+        self.due = self.due.min(now.plus(timeout));
     }
 
     /// The oldest entry of a state.
@@ -33,12 +34,12 @@ impl Table {
     /// Whether an entry may have expired by `now`. `false` is certain.
     #[inline]
     #[must_use]
-    pub fn may_have_expired(&self, now: u64) -> bool {
-        now >= self.due
+    pub fn may_have_expired(&self, now: Nanos) -> bool {
+        now.is_past(self.due)
     }
 
     /// Note that no entry at the head of a list expires before `due`.
-    pub fn set_due(&mut self, due: u64) {
+    pub fn set_due(&mut self, due: Nanos) {
         self.due = due;
     }
 
@@ -74,7 +75,7 @@ impl Table {
         } else {
             self.header_mut().heads[state as usize] = following;
             // The new head may be due earlier than the old one: `linked` orders the list, `last_seen` decides.
-            self.due = 0;
+            self.due = Nanos::ZERO;
         }
         match present(following) {
             Some(following) => self.cold_mut(following).previous = previous,

@@ -25,6 +25,7 @@ mod parts;
 
 use std::ops::Range;
 
+use crate::base::Nanos;
 use crate::flow::key::Key;
 
 use arena::{Arena, Line};
@@ -55,7 +56,7 @@ pub struct Table {
     rare_from: usize,
     hash_key: [u64; 2],
     /// A time before which no head can have expired: lets most packets skip the look at the heads.
-    due: u64,
+    due: Nanos,
 }
 
 impl Table {
@@ -83,7 +84,7 @@ impl Table {
             cold_from,
             rare_from,
             hash_key,
-            due: 0,
+            due: Nanos::ZERO,
         };
         *table.header_mut() = TableHeader {
             magic: MAGIC,
@@ -128,7 +129,7 @@ impl Table {
     /// Note the generation of the snapshot that ids belong to from now on, and that timeouts may have changed.
     pub fn set_generation(&mut self, generation: u64) {
         self.header_mut().generation = generation;
-        self.due = 0;
+        self.due = Nanos::ZERO;
     }
 
     /// Entries in use.
@@ -172,7 +173,7 @@ impl Table {
         self.insert_slot(self.hash(&entry.reply_key()), number);
         self.link(number, entry.state());
         self.header_mut().live += 1;
-        self.due = self.due.min(entry.last_seen.saturating_add(timeout));
+        self.due = self.due.min(entry.last_seen.plus(timeout));
         number
     }
 

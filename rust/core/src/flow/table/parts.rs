@@ -6,7 +6,7 @@ use super::entry::{ColdLine, Entry, FlowCold, FlowRare, RELINK_NS, RareLine};
 use super::flow::Flow;
 use super::header::{HEADER_LINES, TableHeader};
 use super::present;
-use crate::base::Direction;
+use crate::base::{Direction, Nanos};
 use crate::sys::prefetch::prefetch;
 
 impl Table {
@@ -67,7 +67,7 @@ impl Table {
     /// every one that moves its entry.
     #[inline]
     #[must_use]
-    pub fn prefetch_cold(&self, number: u32, now: u64) -> bool {
+    pub fn prefetch_cold(&self, number: u32, now: Nanos) -> bool {
         let entry = self.entry(number);
         let moves = entry.lag_at(now) >= RELINK_NS;
         if moves || !entry.state().is_udp() {

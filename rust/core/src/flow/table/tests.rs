@@ -13,7 +13,7 @@ fn flow(client: u16) -> Entry {
         client,
         (7, 3, 9),
         FlowState::SynSent,
-        0,
+        Nanos::ZERO,
     )
 }
 
@@ -61,9 +61,9 @@ fn find_after_insert_by_both_keys() {
 fn touch_within_a_second_keeps_place_and_later_moves_to_tail() {
     let mut table = table(4);
     let [first, second] = [1, 2].map(|client| table.insert(flow(client), 30));
-    table.touch(first, FlowState::SynSent, RELINK_NS - 1, 30);
+    table.touch(first, FlowState::SynSent, Nanos::new(RELINK_NS - 1), 30);
     assert_eq!(table.head(FlowState::SynSent), Some(first));
-    table.touch(first, FlowState::SynSent, RELINK_NS, 30);
+    table.touch(first, FlowState::SynSent, Nanos::new(RELINK_NS), 30);
     assert_eq!(table.head(FlowState::SynSent), Some(second));
 }
 
@@ -71,7 +71,7 @@ fn touch_within_a_second_keeps_place_and_later_moves_to_tail() {
 fn touch_new_state_moves_between_lists() {
     let mut table = table(4);
     let number = table.insert(flow(1), 30);
-    table.touch(number, FlowState::Established, 1, 30);
+    table.touch(number, FlowState::Established, Nanos::new(1), 30);
     assert_eq!(
         (
             table.head(FlowState::SynSent),
@@ -84,13 +84,13 @@ fn touch_new_state_moves_between_lists() {
 #[test]
 fn due_is_never_after_a_head_expires() {
     let mut table = table(4);
-    table.set_due(u64::MAX);
+    table.set_due(Nanos::NEVER);
     let [first, second] = [1, 2].map(|client| table.insert(flow(client), 30));
-    assert!(table.may_have_expired(30) && !table.may_have_expired(29));
-    table.set_due(u64::MAX);
+    assert!(table.may_have_expired(Nanos::new(30)) && !table.may_have_expired(Nanos::new(29)));
+    table.set_due(Nanos::NEVER);
     table.remove(first);
     assert!(
-        table.may_have_expired(0),
+        table.may_have_expired(Nanos::ZERO),
         "the new head {second} was not looked at yet"
     );
 }
@@ -132,7 +132,7 @@ proptest! {
                 Step::Touch(client, state) => {
                     if let Some((number, kept)) = model.get_mut(&client) {
                         *kept = FlowState::from_byte(state);
-                        table.touch(*number, *kept, now as u64 * RELINK_NS / 2, 30);
+                        table.touch(*number, *kept, Nanos::new(now as u64 * RELINK_NS / 2), 30);
                     }
                 }
                 Step::Insert(_) => {}

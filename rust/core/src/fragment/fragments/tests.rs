@@ -42,7 +42,10 @@ fn hold(fragments: &mut Fragments, key: &DatagramKey, bytes: usize, now: u64) ->
         end: seen * 8 + 16,
         last: false,
     };
-    (true, given_up + fragments.hold(key, next, held, now))
+    (
+        true,
+        given_up + fragments.hold(key, next, held, Nanos::new(now)),
+    )
 }
 
 /// Rule 6, fragments: refused datagrams take no room: neither that of datagrams that pass nor that of those that wait.
@@ -57,7 +60,7 @@ fn refuse_any_number_leaves_room() {
         );
     }
     for number in 0..5000 {
-        assert_eq!(fragments.refuse(&key(7, 10_000 + number), 0), 0);
+        assert_eq!(fragments.refuse(&key(7, 10_000 + number), Nanos::ZERO), 0);
     }
     assert_eq!(fragments.held(), MOST_DATAGRAMS);
     assert_eq!(fragments.refused.len(), MOST_REFUSED);
@@ -75,7 +78,7 @@ fn free_given_up_fragments_in_parts() {
     for number in 0..20 {
         hold(&mut fragments, &key(7, number % 4), 100, 0);
     }
-    let expired: usize = std::iter::from_fn(|| fragments.expire(LIFETIME_NS)).sum();
+    let expired: usize = std::iter::from_fn(|| fragments.expire(Nanos::new(LIFETIME_NS))).sum();
     assert_eq!((expired, fragments.held()), (20, 0));
     let left = |fragments: &Fragments| -> usize { fragments.given_up.iter().map(Vec::len).sum() };
     for expected in [13, 6, 0] {
@@ -175,16 +178,16 @@ arrivals in proptest::collection::vec((0u8..20, 0u128..12, 0u32..3000, arrival_b
             let (mut now, mut entered, mut left) = (0, 0, 0);
             for (at, (what, source, identification, bytes, pause)) in arrivals.into_iter().enumerate() {
                 now += pause * 1_000_000;
-                while let Some(given_up) = fragments.expire(now) {
+                while let Some(given_up) = fragments.expire(Nanos::new(now)) {
                     left += given_up;
                 }
                 let key = key(source, identification);
                 let fate = fragments.get(&key).map_or(Fate::Unknown, |entry| entry.fate);
                 match what {
                     _ if fate == Fate::Refused => {}
-                    0 => left += fragments.refuse(&key, now),
+                    0 => left += fragments.refuse(&key, Nanos::new(now)),
                     1 | 2 if fate == Fate::Unknown => {
-                        let (held, given_up) = fragments.decide(&key, FIRST, ACTION, now);
+                        let (held, given_up) = fragments.decide(&key, FIRST, ACTION, Nanos::new(now));
                         left += held.len() + given_up;
                     }
                     _ if fate == Fate::Unknown => {
@@ -200,7 +203,7 @@ arrivals in proptest::collection::vec((0u8..20, 0u128..12, 0u32..3000, arrival_b
                 prop_assert_eq!(entered, left + fragments.held());
             }
             check_accounts(&fragments)?;
-            while let Some(given_up) = fragments.expire(now + LIFETIME_NS) {
+            while let Some(given_up) = fragments.expire(Nanos::new(now + LIFETIME_NS)) {
                 left += given_up;
             }
             fragments.free(usize::MAX);
@@ -221,13 +224,13 @@ arrivals in proptest::collection::vec((0u8..20, 0u128..12, 0u32..3000, arrival_b
                     continue;
                 }
                 match what {
-                    0 => drop(fragments.refuse(&key, 0)),
-                    1 => drop(fragments.decide(&key, FIRST, ACTION, 0)),
+                    0 => drop(fragments.refuse(&key, Nanos::ZERO)),
+                    1 => drop(fragments.decide(&key, FIRST, ACTION, Nanos::ZERO)),
                     _ => drop(hold(&mut fragments, &key, bytes, 0)),
                 }
             }
             for source in 0..7 {
-                prop_assert_eq!(fragments.decide(&key(source, 1), FIRST, ACTION, 0).0.len(), 1);
+                prop_assert_eq!(fragments.decide(&key(source, 1), FIRST, ACTION, Nanos::ZERO).0.len(), 1);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::header::{OFFLOAD_HEADER_LEN, encode};
 use super::super::packet_loop::COMMANDS_NS;
 use super::*;
-use crate::base::{InterfaceId, Offload};
+use crate::base::{InterfaceId, Nanos, Offload};
 use crate::io::{IoCounters, Poll};
 use crate::snapshot::{
     Interface, NextHops, Plan, Protocol, Selector, Server, Service, Settings, Snapshot, Timeouts,
@@ -184,7 +184,7 @@ fn loop_call_is_carried_out_between_batches() {
     assert_eq!(
         scene
             .worker
-            .call(|datapath| datapath.flows(process::monotonic_ns()).len()),
+            .call(|datapath| datapath.flows(Nanos::new(process::monotonic_ns())).len()),
         Ok(1)
     );
 }

@@ -18,7 +18,7 @@ from churn import balancing, churn, configuration, control_of, echo, open_flows,
 from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, echo_once, running_testbed, wait_until
 
 from lb.control.api.client import change, fetch
-from lb.control.connections import MAX_CONNECTIONS
+from lb.control.http_connections import MAX_CONNECTIONS
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER
 

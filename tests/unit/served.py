@@ -21,7 +21,7 @@ from lb.control.changes import Changes
 from lb.control.controller import Controller
 from lb.control.outcome import Preview
 from lb.control.tasks import Supervisor
-from lb.control.telemetry.facts import Facts
+from lb.control.telemetry.process_facts import Facts
 from lb.errors import LbError
 from lb.model.snapshot import Address, Interface, Neighbour, NextHops, Route, Snapshot
 from packets import ether, ip4, tcp, udp

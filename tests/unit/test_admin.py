@@ -15,7 +15,7 @@ import pytest
 
 from lb.control.api.client import change, fetch
 from lb.control.api.listener import MAX_BODY_BYTES, Listener
-from lb.control.connections import MAX_CONNECTIONS
+from lb.control.http_connections import MAX_CONNECTIONS
 from lb.errors import (
     ConfigError,
     DaemonError,

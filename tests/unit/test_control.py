@@ -23,7 +23,7 @@ from lb.control.api.render import SERVER_COLUMNS, Output, print_flows, print_sta
 from lb.control.api.status import build_status
 from lb.control.tasks import RECENT_S, TaskState
 from lb.control.telemetry import rates
-from lb.control.telemetry.facts import Facts
+from lb.control.telemetry.process_facts import Facts
 from lb.control.telemetry.rates import RateMeter, Rates, rates_between
 from lb.errors import DaemonError, LbError
 from lb.model.snapshot import Interface, Snapshot

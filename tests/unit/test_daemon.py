@@ -18,10 +18,10 @@ from lb.control import housekeeping, recycle
 from lb.control import reload as reload_module
 from lb.control.api.client import CHANGE_TIMEOUT_S
 from lb.control.changes import ANSWER_S, Changes
-from lb.control.connections import CONNECTION_S
 from lb.control.controller import Controller
 from lb.control.health.checks import Checks
 from lb.control.housekeeping import Housekeeping
+from lb.control.http_connections import CONNECTION_S
 from lb.control.interfaces import InterfaceFollower
 from lb.control.preparation import Prepared
 from lb.control.reload import Reloader, ReloadRecord, as_it_runs, load_config

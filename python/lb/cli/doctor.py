@@ -28,7 +28,7 @@ def doctor(
     """
     from lb.config import outline
     from lb.config.model import DEFAULT_FILE
-    from lb.config.toml.document import require
+    from lb.config.toml.toml_file import require
     from lb.config.unprivileged import UntrustedConfigError, load
     from lb.control.api.client import fetch
     from lb.control.api.paths import default_control_path

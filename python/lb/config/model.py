@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from lb.config.toml.document import Table
+from lb.config.toml.toml_file import Table
 from lb.fields.key import key
 from lb.fields.schema import KIND, properties_of
 from lb.fields.types import (

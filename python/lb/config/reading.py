@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from lb.config.model import HERE, Config, ServerConfig
 from lb.config.rules import check, missing_array
-from lb.config.toml.document import Report, TomlFile, require
 from lb.config.toml.problem import Problem, dotted
+from lb.config.toml.toml_file import Report, TomlFile, require
 from lb.errors import RequestError
 from lb.fields.schema import schema_of
 from lb.fields.types import Weight

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from lb import config as lb_config
 from lb.config import Config
 from lb.config.rules import policy_names
-from lb.config.toml.document import MAX_FILE_BYTES, require
+from lb.config.toml.toml_file import MAX_FILE_BYTES, require
 from lb.errors import ConfigError, LbError
 from lb.policies.loader import file_of
 from lb.policies.registry import is_users

@@ -21,7 +21,7 @@ from lb.compiler.spec import (
     server_identity,
 )
 from lb.control.drains import Drains
-from lb.control.lookup import Index, find_server, find_service
+from lb.control.finding import Index, find_server, find_service
 from lb.model.snapshot import Interface
 from lb.policies.base import Measurements
 

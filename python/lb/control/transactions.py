@@ -20,7 +20,7 @@ from lb.compiler.compile import Compiler
 from lb.compiler.spec import EffectiveService, Spec, draining_servers, services
 from lb.config import Config
 from lb.control.drains import Drains
-from lb.control.lookup import ServerIndex
+from lb.control.finding import ServerIndex
 from lb.control.outcome import Change, Event, Outcome
 from lb.control.policy_threads import close_policies
 from lb.control.recycle import AbsentIds

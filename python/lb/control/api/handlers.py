@@ -25,7 +25,7 @@ from lb.control.api.status import build_status, describe_server
 from lb.control.changes import ANSWER_S, Changes
 from lb.control.controller import Controller
 from lb.control.outcome import Change
-from lb.control.telemetry.facts import Facts
+from lb.control.telemetry.process_facts import Facts
 from lb.control.telemetry.rates import RateMeter
 from lb.errors import RequestError, UnknownNameError
 from lb.fields.types import plain_address

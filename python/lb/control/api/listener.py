@@ -3,7 +3,7 @@ The listener of the admin API: HTTP on a UNIX socket, mode 0660 (rule 21.3, cont
 `lb.control.api.handlers`.
 
 It belongs to the asyncio loop of the daemon, never to the packet thread. Everything that a client may send is bounded:
-the body here, the rest in `lb.control.connections`. Errors are JSON: `{"error": one line, "exit_code": what the
+the body here, the rest in `lb.control.http_connections`. Errors are JSON: `{"error": one line, "exit_code": what the
 command line ends with}`.
 """
 
@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from lb.control.connections import CONNECTION_S, SHUTDOWN_S, Connection
+from lb.control.http_connections import CONNECTION_S, SHUTDOWN_S, Connection
 from lb.errors import ConfigError, DaemonError, LbError, RefusedError, RequestError, UnderWayError, UnknownNameError
 
 SOCKET_MODE = 0o660

@@ -14,7 +14,7 @@ from typing import Any
 from lb.compiler.compile import describe_interface
 from lb.compiler.spec import HEALTHY, NO_OVERRIDE, EffectiveServer, EffectiveService, ServerKey, Spec, services
 from lb.control.tasks import TaskState
-from lb.control.telemetry.facts import Facts
+from lb.control.telemetry.process_facts import Facts
 from lb.control.telemetry.rates import Rates
 from lb.model.snapshot import Snapshot
 from lb.policies import Policy, UserPolicy

@@ -3,7 +3,7 @@ The page that Prometheus reads: `GET /metrics` on the address and port of `[metr
 
 It belongs to the asyncio loop of the daemon and follows the configuration; a scrape is made in a thread, one at a time,
 because reading the data path takes a while. Slow, oversized and too many clients are cut off as on the control socket
-(`lb.control.connections`).
+(`lb.control.http_connections`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from lb.config import MetricsConfig
-from lb.control.connections import CONNECTION_S, SHUTDOWN_S, Connection
+from lb.control.http_connections import CONNECTION_S, SHUTDOWN_S, Connection
 from lb.control.telemetry.metrics import Metrics, Sample
 from lb.errors import LbError
 

@@ -16,8 +16,8 @@ import lb
 from lb.compiler.spec import EffectiveService
 from lb.control.reload import ReloadRecord
 from lb.control.tasks import TaskState
-from lb.control.telemetry.facts import Facts
 from lb.control.telemetry.metrics import Sample
+from lb.control.telemetry.process_facts import Facts
 from lb.net.host import GuardState
 from lb.policies.executor import stuck_threads
 

@@ -18,8 +18,8 @@ from pydantic import BeforeValidator, StrictBool, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from lb.config import unprivileged
-from lb.config.toml.document import Report, Table, TomlFile, require
 from lb.config.toml.problem import Problem
+from lb.config.toml.toml_file import Report, Table, TomlFile, require
 from lb.errors import ConfigError
 from lb.fields.key import key
 from lb.fields.types import Duration, Name, Weight, integer, invalid, require_string, show, type_name

@@ -6,7 +6,7 @@ from lb.lab.bench.contestants.again import SUFFIX, Again
 from lb.lab.bench.contestants.base import Contestant
 from lb.lab.bench.contestants.flowlb import Balancer
 from lb.lab.bench.contestants.haproxy import HAProxy
-from lb.lab.bench.contestants.nft import Nft
+from lb.lab.bench.contestants.nft_dnat import Nft
 from lb.lab.bench.contestants.routing import Routing
 
 

@@ -5,6 +5,7 @@ use std::ops::ControlFlow::{Break, Continue};
 use super::evict::{forget, is_expired};
 use super::keys::is_guarded;
 use super::walk::{Departure, OrDrop, Stage, Walk};
+use crate::asking::Wait;
 use crate::base::{Direction, Event, Ip, Nanos, Reason, Verdict};
 use crate::direct::DirectConnections;
 use crate::flow::key::{Key, KeySide};
@@ -17,7 +18,6 @@ use crate::limit;
 use crate::packet::Packet;
 use crate::parse::Transport;
 use crate::plan::{Choice, Eligibility, Picker, hashed};
-use crate::snapshot::Service;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
 
@@ -34,6 +34,7 @@ struct NewFlow {
 
 impl NewFlow {
     /// A flow that begins with this client's packet.
+    #[inline(always)]
     fn of_client(packet: &Packet, transport: &Transport, service: u32) -> Self {
         Self {
             direction: Direction::Forward,
@@ -67,10 +68,7 @@ impl Walk<'_> {
         let forwarding = self.forwarding;
         let plan = &forwarding.service(service).or_drop(Reason::NoService)?.plan;
         let hash = is_hash(plan.selector);
-        let stores = match &transport.segment {
-            None => true,
-            Some(segment) => segment.is_opening() || (segment.can_pick_up() && hash),
-        };
+        let stores = stores_flow(transport, hash);
         if !(stores || hash && self.may_be_stateless(transport)) {
             return Break(self.no_flow(packet, transport, service));
         }
@@ -78,12 +76,20 @@ impl Walk<'_> {
         self.state.asking.begin(packet.meta.ip.fragment.is_none());
         let choice = self.select(&new_flow, stores);
         if let Some(wait) = self.state.asking.take_wait() {
-            let (interface, offload) = (packet.meta.interface, packet.meta.offload);
-            let (asking, now) = (&mut self.state.asking, self.now);
-            asking.hold(wait, packet.frame, interface, offload, now);
-            return Break(Verdict::Hold(Reason::Ask));
+            return Break(self.hold_for_answer(packet, wait));
         }
-        match self.take_choice(packet, transport, &new_flow, choice, stores) {
+        let result = match choice {
+            Choice::Server { server, dead } => {
+                self.place(packet, transport, &new_flow, (server, dead), stores)
+            }
+            Choice::Refused(server, reason) => {
+                self.matched.server = Some(server);
+                Break(reason.into())
+            }
+            Choice::NoServer if !stores => Break(self.no_flow(packet, transport, service)),
+            Choice::NoServer => Break(self.no_server(packet, transport, service)),
+        };
+        match result {
             Break(verdict) if stores => {
                 Break(self.refuse_new_flow(packet, transport, service, verdict))
             }
@@ -91,27 +97,13 @@ impl Walk<'_> {
         }
     }
 
-    /// What the plan's choice means for a client's packet.
-    #[inline(always)]
-    fn take_choice(
-        &mut self,
-        packet: &mut Packet,
-        transport: &Transport,
-        new_flow: &NewFlow,
-        choice: Choice,
-        stores: bool,
-    ) -> Stage<Departure> {
-        match choice {
-            Choice::Server { server, dead } => {
-                self.place(packet, transport, new_flow, (server, dead), stores)
-            }
-            Choice::Refused(server, reason) => {
-                self.matched.server = Some(server);
-                Break(reason.into())
-            }
-            Choice::NoServer if !stores => Break(self.no_flow(packet, transport, new_flow.service)),
-            Choice::NoServer => Break(self.no_server(packet, transport, new_flow.service)),
-        }
+    /// Rule 8.21, asking a policy: the packet waits for what the policy answers.
+    #[cold]
+    fn hold_for_answer(&mut self, packet: &Packet, wait: Wait) -> Verdict {
+        let (interface, offload) = (packet.meta.interface, packet.meta.offload);
+        let (asking, now) = (&mut self.state.asking, self.now);
+        asking.hold(wait, packet.frame, interface, offload, now);
+        Verdict::Hold(Reason::Ask)
     }
 
     /// A server's packet of a flow we do not know may be of one that a hash would have placed there (rule 8.14, client
@@ -162,18 +154,17 @@ impl Walk<'_> {
     /// Have the service's plan choose a server. Without `stores`: for a packet that leaves no flow behind.
     fn select(&mut self, new_flow: &NewFlow, stores: bool) -> Choice {
         let (forwarding, now) = (self.forwarding, self.now);
-        let service = new_flow.service;
+        let id = new_flow.service;
         let state = &mut *self.state;
-        let known = forwarding
-            .service(service)
-            .zip(forwarding.plan_servers(service));
-        let rotation = state.rotation.get_mut(service as usize);
-        let Some(((Service { plan, .. }, named), rotation)) = known.zip(rotation) else {
+        let known = forwarding.service(id).zip(forwarding.plan_servers(id));
+        let rotation = state.rotation.get_mut(id as usize);
+        let Some(((service, named), rotation)) = known.zip(rotation) else {
             return Choice::NoServer;
         };
-        let entries = (&state.table, &state.direct);
-        let eligibility =
-            |server: u32| eligibility(forwarding, entries, new_flow, server, stores, now);
+        let eligibility = |server: u32| {
+            let known = (&state.table, &state.direct);
+            eligibility(forwarding, known, new_flow, server, stores, now)
+        };
         Picker {
             forwarding,
             counters: &mut state.counters,
@@ -182,10 +173,10 @@ impl Walk<'_> {
             asking: &mut state.asking,
             tried: &mut state.tried,
             eligibility: &eligibility,
-            service,
+            service: id,
             client: (new_flow.client, new_flow.client_port),
         }
-        .select(plan, named)
+        .select(&service.plan, named)
     }
 
     /// The server that a hash gives a client's flow; `None` where the service's plan has no hash selector. Changes
@@ -308,6 +299,15 @@ impl Walk<'_> {
             return self.refuse(packet, transport);
         }
         Reason::NoServer.into()
+    }
+}
+
+/// Whether a client's packet of a flow that is not known may leave one behind. `hash`: its service's plan is one.
+#[inline(always)]
+fn stores_flow(transport: &Transport, hash: bool) -> bool {
+    match &transport.segment {
+        None => true,
+        Some(segment) => segment.is_opening() || (segment.can_pick_up() && hash),
     }
 }
 

@@ -377,7 +377,7 @@ DOINGS = {
 
 def measure(act: str, options: argparse.Namespace) -> list[tuple[Run, Run]]:
     """Return a control run and a run with the act, for each round."""
-    carry_out = DOINGS[act]
+    run_act = DOINGS[act]
     if act == "full":
         command("tc", "qdisc", "add", "dev", "a1", "root", "tbf", "rate", "1mbit", "burst", "10kb", "limit", "64mb")
     runs = []
@@ -387,7 +387,7 @@ def measure(act: str, options: argparse.Namespace) -> list[tuple[Run, Run]]:
         with stage(act, len(numbers), options) as on:
             for number in numbers:
                 control = on.run(lambda: None)
-                runs.append((control, on.run(lambda number=number: carry_out(on, number))))
+                runs.append((control, on.run(lambda number=number: run_act(on, number))))
     if act == "full":
         command("tc", "qdisc", "delete", "dev", "a1", "root")
     return runs

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lb.backends
-from lb.backends.base import DataPath, Flow, Result
+from lb.backends.base import Engine, Flow, Result
 from lb.compiler.compile import Compiler, offline_interfaces, offline_next_hops, seed_of
 from lb.compiler.edits import with_config, without_removed
 from lb.compiler.spec import ServerIdentity, Spec
@@ -48,7 +48,7 @@ class Balancer:
         self._neighbours: dict[tuple[int, Address], bytes] = {}
         self._spec = Spec(config)
         self.snapshot = self._compile(self._spec)
-        self._data_path: DataPath = implementation.DataPath(
+        self._engine: Engine = implementation.DataPath(
             config.flows.capacity, secrets.token_bytes(HASH_KEY_BYTES), self._seed
         )
         self._publish(self.snapshot)
@@ -98,28 +98,28 @@ class Balancer:
             ValueError: there is no such interface.
             TypeError: the frame is not bytes.
         """
-        return self._data_path.process(_require_bytes(frame), self._index(interface), self.clock.now_ns(), offload)
+        return self._engine.process(_require_bytes(frame), self._index(interface), self.clock.now_ns(), offload)
 
     def process_many(self, frames: Sequence[bytes], interface: str | None = None) -> list[Result]:
         """Process frames in order, at one instant. Arguments and errors: as `process`."""
         whole = [_require_bytes(frame) for frame in frames]
-        return self._data_path.process_many(whole, self._index(interface), self.clock.now_ns())
+        return self._engine.process_many(whole, self._index(interface), self.clock.now_ns())
 
     def tick(self) -> list[tuple[str, bytes, Offload | None]]:
         """Expire and release what is due now; return frames to send: (interface name, frame, offload)."""
-        return self._data_path.tick(self.clock.now_ns())
+        return self._engine.tick(self.clock.now_ns())
 
     def flows(self) -> list[Flow]:
         """Return the flow table's unexpired entries, sorted by client."""
-        return self._data_path.flows(self.clock.now_ns())
+        return self._engine.flows(self.clock.now_ns())
 
     def counters(self) -> dict[str, Any]:
         """Return all counters by name (`docs/rules.md` rule 13, counters)."""
-        return self._data_path.counters()
+        return self._engine.counters()
 
     def take_unresolved(self) -> list[tuple[str, Address]]:
         """Return the (interface name, address) of neighbours that packets wait for, each once."""
-        return [(self.interfaces[number].name, address) for number, address in self._data_path.take_unresolved()]
+        return [(self.interfaces[number].name, address) for number, address in self._engine.take_unresolved()]
 
     def add_neighbour(self, address: Address | str, mac: bytes | str, interface: str | None = None) -> None:
         """
@@ -162,7 +162,7 @@ class Balancer:
     def _idle_removed(self) -> set[ServerIdentity]:
         """Return the removed servers that have no flow any more."""
         ids = self._compiler.server_ids(removed.identity for removed in self._spec.removed_servers)
-        active = self._data_path.active_flows(list(ids.values()))
+        active = self._engine.active_flows(list(ids.values()))
         return {identity for identity, flows in zip(ids, active, strict=True) if not flows}
 
     def _compile(self, spec: Spec) -> Snapshot:
@@ -170,12 +170,12 @@ class Balancer:
 
     def _publish(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self._data_path.publish(snapshot)
+        self._engine.publish(snapshot)
         self._set_next_hops()
 
     def _set_next_hops(self) -> None:
         neighbours = [Neighbour(number, address, mac) for (number, address), mac in self._neighbours.items()]
-        self._data_path.set_next_hops(offline_next_hops(self.interfaces, neighbours))
+        self._engine.set_next_hops(offline_next_hops(self.interfaces, neighbours))
 
     def _index(self, interface: str | None) -> int:
         names = [entry.name for entry in self.interfaces]

@@ -148,7 +148,7 @@ class Parts:
         sources = cast(Any, self.kernel)
         backend = lb.backends.load("python")
         self.runtime = Runtime(start, backend, Prepared(), sources, self.supervisor, self.failures.append)
-        self.runtime._data_path = cast(Any, self.path)
+        self.runtime._engine = self.runtime._attachment = cast(Any, self.path)
         self.publisher = Unguarded(self.path, self.runtime)
         self.controller = Controller(start, INTERFACES, self.publisher)
         self.changes = Changes(self.controller, self.supervisor)

@@ -16,7 +16,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from lb.backends.base import DataPath
+from lb.backends.base import Engine
 from lb.balancer import Balancer
 from lb.compiler.edits import with_health, with_override
 from lb.compiler.spec import HealthStatus, Override, ServerKey, Spec
@@ -92,7 +92,7 @@ def datagram(port: int) -> bytes:
 
 def known_of(balancer: Balancer, question: Question) -> Known:
     """Return what a balancer knows, as the daemon gathers it."""
-    path: DataPath = balancer._data_path
+    path: Engine = balancer._engine
     number = next(
         i for i, each in enumerate(balancer.snapshot.services) if each and (each.address, each.port) == question.vip
     )

@@ -259,6 +259,12 @@ class Engine(Protocol):
         now. None from a backend whose table grows as flows come.
         """
 
+    def take_unresolved(self) -> list[tuple[int, Address]]:
+        """
+        Return the (interface id, address) pairs to resolve that were not returned before. Raise LbError when
+        its attachment has failed.
+        """
+
 
 class AttachedInterface(NamedTuple):
     """
@@ -309,12 +315,6 @@ class Attachment(Protocol):
         """
         Let go of all interfaces, within 200 ms; flows stay. Raise LbError when it had failed. Does nothing when it is
         not attached.
-        """
-
-    def take_unresolved(self) -> list[tuple[int, Address]]:
-        """
-        Return the (interface id, address) pairs to resolve that were not returned before. Raise LbError when it has
-        failed.
         """
 
 

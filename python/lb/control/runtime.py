@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from lb.backends import Backend
-from lb.backends.base import AttachedInterface, DataPath, Flow, FlowRecord
+from lb.backends.base import AttachedInterface, Attachment, DataPath, Engine, Flow, FlowRecord
 from lb.backends.python.reply import frames_for_announcement
 from lb.backends.sharded import Sharded
 from lb.balancer import HASH_KEY_BYTES
@@ -96,7 +96,8 @@ class Runtime:
         self._supervisor = supervisor
         self._fail = fail
         self._loop = asyncio.get_running_loop()
-        self._data_path: DataPath
+        self._engine: Engine
+        self._attachment: Attachment
         self._sockets: list[socket.socket] = []
         # By position of their packet socket: descriptors for handing frames to drivers.
         self._direct: dict[int, int] = {}
@@ -136,7 +137,7 @@ class Runtime:
             for _ in range(self._config.workers):
                 self._open_sockets(first, stack)
             stack.callback(self.release_host)
-            self._data_path = self._make_data_path(first.seed)
+            self._engine = self._attachment = self._make_data_path(first.seed)
             yield
 
     def _open_sockets(self, first: Snapshot, stack: ExitStack) -> None:
@@ -167,7 +168,7 @@ class Runtime:
         with ExitStack() as stack:
             notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, notify_fd)
-            self._data_path.attach(self._interfaces(), notify_fd, self._config.poll)
+            self._attachment.attach(self._interfaces(), notify_fd, self._config.poll)
             self.started_at_s = time.monotonic()
             stack.callback(self._stop)
             self._loop.add_reader(notify_fd, self._on_notify, notify_fd)
@@ -184,7 +185,7 @@ class Runtime:
         ]
 
     def _stop(self) -> None:
-        self._guarded(self._data_path.detach)
+        self._guarded(self._attachment.detach)
 
     def release_host(self) -> None:
         """Remove the host guard; a change that is still under way does not put it back."""
@@ -201,7 +202,7 @@ class Runtime:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(notify_fd)
         try:
-            unresolved = self._data_path.take_unresolved()
+            unresolved = self._engine.take_unresolved()
         except LbError as error:
             self._fail(error)
             return
@@ -231,7 +232,7 @@ class Runtime:
             if self._is_over:
                 raise LbError("the balancer is stopping")
             self._guard.apply(snapshot)
-        self._guarded(functools.partial(self._data_path.publish, snapshot))
+        self._guarded(functools.partial(self._engine.publish, snapshot))
         # The MACs of the other servers are in the configuration.
         servers = (server for server in snapshot.servers if server is not None and server.mac is None)
         self._neighbours.use(server.address for server in servers)
@@ -241,7 +242,7 @@ class Runtime:
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap to other routes and neighbours."""
-        self._guarded(functools.partial(self._data_path.set_next_hops, next_hops))
+        self._guarded(functools.partial(self._engine.set_next_hops, next_hops))
 
     def announce(self, snapshot: Snapshot) -> None:
         """Announce the VIPs to the neighbours, on interfaces with `announce`, and receive their questions there."""
@@ -260,47 +261,47 @@ class Runtime:
         call_on(self._loop, lambda: self._supervisor.run("reset of flows", job))
 
     async def _reset_flows(self, server: int) -> None:
-        await asyncio.to_thread(lambda: self._data_path.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
+        await asyncio.to_thread(lambda: self._engine.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
 
     def retire(self, kind: IdKind, ids: Sequence[int]) -> list[int]:
         """Return the ids of servers or services that no flow refers to, and forget their counters."""
-        path = self._data_path
+        path = self._engine
         return path.retire_servers(ids) if kind == "server" else path.retire_services(ids)
 
     def keep_flow_exports(self, most: int) -> None:
         """Keep up to `most` flow exports from now on; 0: none."""
-        self._data_path.keep_flow_exports(most)
+        self._engine.keep_flow_exports(most)
 
     # What goes out.
 
     def take_flow_exports(self) -> tuple[list[FlowRecord], int]:
         """Return the flow exports since the last call, and how many found no room."""
-        return self._data_path.take_flow_exports()
+        return self._engine.take_flow_exports()
 
     def active_flows(self, servers: Sequence[int]) -> list[int]:
         """Return the number of active flows of each server. `servers`: their ids."""
-        return self._data_path.active_flows(servers)
+        return self._engine.active_flows(servers)
 
     def find_flows(
         self, offset: int, limit: int, client: Address | None, servers: Sequence[int] | None, state: str | None
     ) -> tuple[int, list[Flow]]:
         """Return how many flows match, and `limit` of them from `offset` on. None matches any value."""
-        return self._data_path.find_flows(time.monotonic_ns(), offset, limit, client, servers, state)
+        return self._engine.find_flows(time.monotonic_ns(), offset, limit, client, servers, state)
 
     def peek(self, service: int, client: Address, port: int) -> tuple[Flow | None, int]:
         """Return the flow of a client if it has one, and the round-robin position of the service (by id)."""
-        return self._data_path.peek(service, client, port, time.monotonic_ns())
+        return self._engine.peek(service, client, port, time.monotonic_ns())
 
     def measurements(self, now_ns: int | None = None) -> dict[str, dict[str, dict[str, int]]]:
         """Return what was measured about each server, by service and server name. `now_ns`: default: now."""
-        return self._data_path.measurements(time.monotonic_ns() if now_ns is None else now_ns)
+        return self._engine.measurements(time.monotonic_ns() if now_ns is None else now_ns)
 
     def counters(self) -> dict[str, Any]:
         """Return all counters; `io.rx_dropped` includes what the kernel dropped before the data path could see it."""
         with self._drops_lock:
             self._rx_dropped += sum(take_drops(sock) for sock in self._sockets)
             dropped = self._rx_dropped
-        counters = self._data_path.counters()
+        counters = self._engine.counters()
         dropped += counters["io"]["rx_dropped"]
         return {**counters, "io": {**counters["io"], "rx_dropped": dropped}}
 
@@ -315,7 +316,7 @@ class Runtime:
 
     def describe_memory(self) -> str | None:
         """Return the size of the flow table, for a log line; None where the backend has no fixed size."""
-        memory = self._data_path.memory()
+        memory = self._engine.memory()
         if memory is None:
             return None
         promised, resident = memory

@@ -196,7 +196,7 @@ impl DataPath {
             Access::Running(worker) => py
                 .detach(|| {
                     let _alone = lock(&self.publishing);
-                    swap_world(&worker, source)
+                    swap_state(&worker, source)
                 })
                 .map_err(|error| error::loop_error(py, &error)),
         }
@@ -232,7 +232,7 @@ impl DataPath {
     }
 }
 
-fn swap_world(worker: &Worker, source: Source) -> Result<(), LoopError> {
+fn swap_state(worker: &Worker, source: Source) -> Result<(), LoopError> {
     let (snapshot, next_hops) = worker.call(|core| core.sources())?;
     let mut forwarding = Box::new(match source {
         Source::Snapshot(snapshot) => ForwardingState::new(snapshot, next_hops),

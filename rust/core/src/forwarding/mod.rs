@@ -250,7 +250,7 @@ pub(crate) mod tests {
 
     /// Two interfaces; the server is behind the second. The first one's own address is also a VIP of a second
     /// service.
-    pub(crate) fn world_of_roles() -> ForwardingState {
+    pub(crate) fn state_with_roles() -> ForwardingState {
         let address = |bits| IpAddr::from(Ip::from_v4(bits));
         let interface = |addresses| Interface {
             name: "eth".into(),
@@ -318,7 +318,7 @@ pub(crate) mod tests {
 
     #[test]
     fn place_each_role_is_told_apart() {
-        let forwarding = world_of_roles();
+        let forwarding = state_with_roles();
         let role = |address| forwarding.role(true, Ip::from_v4(address));
         let nothing = Role::default();
         assert_eq!(

@@ -1,12 +1,11 @@
 //! Packets in and out: sockets that Python opened, used here by descriptor, and the loop that moves frames between
 //! them and the data path.
 //!
-//! First and last step of the packet walk. Frames come in batches ([`packet_socket`]) from memory shared with the
-//! kernel (`ring`), each with what its sender left to the network card ([`header`]), are processed in place and
-//! leave in batches; one thread does it all ([`worker`]). The only place with `unsafe`: the system calls in `sys`,
-//! the ring, the flow table's memory in [`memory`], [`prefetch`](fn@prefetch::prefetch) and [`lanes`]. Left out:
-//! opening and tuning sockets (Python), a ring for sending (frames that a receiver has not read yet would be
-//! overwritten), fan-out to several threads.
+//! First and last step of the packet walk. Frames come in batches (`batch`) from memory shared with the kernel
+//! (`ring`), each with what its sender left to the network card ([`header`]), are processed in place and leave in
+//! batches (`outbox`); one thread does it all ([`worker`]). `unsafe` is needed for the ring and for sockets that hand
+//! frames to drivers (`direct`); system calls are in [`sys`](crate::sys). Left out: opening and tuning sockets
+//! (Python), and a ring for sending (frames that a receiver has not read yet would be overwritten).
 
 mod backlog;
 mod batch;

@@ -160,7 +160,7 @@ mod tests {
     fn check_addresses_at_once_equals_one_by_one() {
         let first_bytes = 0..=255u32;
         let own = |first: u32| first << 24 | 0x0012_0101;
-        let forwarding = crate::forwarding::tests::world_of_roles();
+        let forwarding = crate::forwarding::tests::state_with_roles();
         let configured =
             crate::forwarding::tests::ADDRESSES.map(|address| (true, Ip::from_v4(address)));
         let others = first_bytes.map(|first| (true, Ip::from_v4(own(first))));

@@ -1,37 +1,43 @@
 # The image of every host of the Docker testbed: router, clients and servers. ./setup.sh builds it.
-# What compiles and what makes the video stays in the first stages. It needs no BuildKit: the engine may be old.
+# What compiles and what makes the video stays in the first stages. Each step stands before those that change more often.
+# It needs no BuildKit: the engine may be old.
 ARG BASE=debian:trixie-slim
 
-# The website with its video. ffmpeg stays here.
-FROM ${BASE} AS website
+# The website's video, made anew when the script is another. ffmpeg stays here.
+FROM ${BASE} AS video
 LABEL flowlb.testbed="build"
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null
-COPY python/lb/lab/testbed/www/ /tmp/www/
-RUN mkdir /website && cp /tmp/www/*.html /tmp/www/*.css /tmp/www/*.js /tmp/www/*.svg /website/ \
-    && /tmp/www/make-video.sh /website/vod && head -c 1000000 /dev/urandom >/website/1MB
+COPY python/lb/lab/testbed/www/make-video.sh /tmp/
+RUN /tmp/make-video.sh /website/vod && head -c 1000000 /dev/urandom >/website/1MB
 
 FROM ${BASE} AS build
 LABEL flowlb.testbed="build"
 ENV DEBIAN_FRONTEND=noninteractive PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN apt-get update -qq \
+    && apt-get install -y -qq --no-install-recommends ca-certificates cargo gcc libc6-dev python3-venv >/dev/null \
+    && python3 -m venv /opt/flowlb && python3 -m venv /opt/build
 # Where packages come from, for those whose registries or ways out are not the usual ones; see docker/build.d/README.md.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-RUN apt-get update -qq \
-    && apt-get install -y -qq --no-install-recommends ca-certificates cargo gcc libc6-dev python3-venv >/dev/null \
-    && python3 -m venv /opt/flowlb
+WORKDIR /src
 COPY docker/build.d/ /tmp/build.d/
+COPY pyproject.toml docker/requirements.py ./
+# What the package needs, which changes less often than its sources.
 RUN cp /tmp/build.d/*.crt /usr/local/share/ca-certificates/ 2>/dev/null; update-ca-certificates >/dev/null \
     && cp /tmp/build.d/pip.conf /etc/pip.conf 2>/dev/null; mkdir -p ~/.cargo \
-    && cp /tmp/build.d/cargo.toml ~/.cargo/config.toml 2>/dev/null; true
-WORKDIR /src
-COPY pyproject.toml Cargo.toml Cargo.lock README.md LICENSE ./
+    && cp /tmp/build.d/cargo.toml ~/.cargo/config.toml 2>/dev/null; \
+    /opt/build/bin/pip install --quiet --no-compile $(python3 requirements.py build) \
+    && /opt/flowlb/bin/pip install --quiet $(python3 requirements.py run)
+ENV PATH=/opt/build/bin:$PATH
+COPY Cargo.toml Cargo.lock README.md LICENSE ./
 COPY build_backend/ build_backend/
 COPY rust/ rust/
 # Rust first, with an empty package: a change in Python does not compile it again.
 RUN mkdir -p python/lb && touch python/lb/__init__.py \
-    && /opt/flowlb/bin/pip wheel --quiet --no-deps --wheel-dir /tmp . && rm -r python
+    && pip wheel --quiet --no-build-isolation --no-deps --wheel-dir /tmp . && rm -r python
 COPY python/ python/
-RUN /opt/flowlb/bin/pip install --quiet '.[report]'
+RUN pip wheel --quiet --no-build-isolation --no-deps --wheel-dir /tmp . \
+    && /opt/flowlb/bin/pip install --quiet --no-deps /tmp/flowlb-*.whl
 
 FROM ${BASE}
 LABEL flowlb.testbed="image"
@@ -41,14 +47,16 @@ RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         apache2-bin curl ethtool iproute2 iputils-ping less nftables procps python3 tcpdump vim-tiny >/dev/null \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=website /website /var/www/testbed
-COPY --from=build /opt/flowlb /opt/flowlb
-COPY python/lb/lab/testbed/apache2/ /etc/lb/apache2/
-COPY examples/*.toml /etc/lb/
-# Whatever the umask of the checkout: `lb run` refuses a configuration that its group can write.
-RUN chmod -R go-w /etc/lb
-COPY examples/*.py docker/host.sh /usr/local/bin/
 WORKDIR /root
+COPY --from=video /website /var/www/testbed
 COPY loadgen/ loadgen/
-RUN ln -s /opt/flowlb/bin/lb /usr/local/bin/lb && ln -s /etc/lb/apache2/httpd /usr/local/sbin/httpd && lb --version
+COPY examples/*.py docker/host.sh /usr/local/bin/
+COPY examples/*.toml /etc/lb/
+COPY python/lb/lab/testbed/www/*.html python/lb/lab/testbed/www/*.css python/lb/lab/testbed/www/*.js \
+    python/lb/lab/testbed/www/*.svg /var/www/testbed/
+COPY python/lb/lab/testbed/apache2/ /etc/lb/apache2/
+COPY --from=build /opt/flowlb /opt/flowlb
+# Whatever the umask of the checkout: `lb run` refuses a configuration that its group can write.
+RUN chmod -R go-w /etc/lb \
+    && ln -s /opt/flowlb/bin/lb /usr/local/bin/lb && ln -s /etc/lb/apache2/httpd /usr/local/sbin/httpd && lb --version
 CMD ["host.sh"]

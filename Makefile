@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 SCRIPTS := setup.sh docker/host.sh www/make-video.sh apache2/httpd scripts/prerequisites.sh
 SOURCES := $(shell git ls-files pyproject.toml Cargo.toml Cargo.lock rust python scripts 2>/dev/null)
 
-# Tests side by side. Those in namespaces wait, too: two at a time leave a fifth of two cores unused, three nothing. Without
-# root a process of tests moves into a user namespace of its own, which one with threads may not: one at a time.
+# Tests side by side. Those in namespaces wait, too: two at a time leave a fifth of two cores unused, three nothing.
+# Without root a process of tests moves into a user namespace of its own, which one with threads may not: one at a time.
 AT_ONCE := --dist worksteal --benchmark-disable -n
 NETNS_AT_ONCE := $(if $(filter 0,$(shell id -u)),$(AT_ONCE) 3)
 
@@ -63,14 +63,14 @@ test-docker: env ## Run the tests of the Docker testbed: one build of the image,
 
 .PHONY: format
 format: env ## Format Python and Rust
-	$(BIN)/ruff format python tests benches examples loadgen scripts
-	$(BIN)/ruff check --fix python tests benches examples loadgen scripts
+	$(BIN)/ruff format python tests benches examples loadgen scripts docker
+	$(BIN)/ruff check --fix python tests benches examples loadgen scripts docker
 	cargo fmt
 
 .PHONY: lint
 lint: env ## Check formatting, style and types of Python and Rust
-	$(BIN)/ruff format --check python tests benches examples loadgen scripts
-	$(BIN)/ruff check python tests benches examples loadgen scripts
+	$(BIN)/ruff format --check python tests benches examples loadgen scripts docker
+	$(BIN)/ruff check python tests benches examples loadgen scripts docker
 	$(BIN)/mypy
 	cargo fmt --check
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck is not installed: scripts are not checked"; fi

@@ -264,7 +264,7 @@ def test_render_shows_choice_servers_and_what_changes() -> None:
     text = render(explain(ask("198.18.1.21:40000", "198.18.1.100:9876"), known_from(config())))
     lines = text.splitlines()
     assert "choice      server1" in lines
-    assert "because     turn 0: slot 0 of 4, if no other flow comes first" in lines
+    assert "because     round 0: slot 0 of 4, if no other flow comes first" in lines
     assert any(line.startswith("out  server3") and line.endswith("draining, by the configuration") for line in lines)
     assert any(line.split() == ["destination", "198.18.1.100", "198.18.1.31", "*"] for line in lines)
     assert any(line.split() == ["source", "198.18.1.21", "198.18.1.21"] for line in lines)

@@ -61,7 +61,7 @@ class Known:
         spec: configuration, overrides and health.
         snapshot, next_hops: what packets are handled by.
         active: active flows by `SERVICE/SERVER`.
-        flow: of the client, if it has one. turn: of the service. Both belong to one question.
+        flow: of the client, if it has one. round: of the service. Both belong to one question.
         is_running: whether all this comes from a running balancer.
     """
 
@@ -70,7 +70,7 @@ class Known:
     next_hops: NextHops
     active: Mapping[str, int]
     flow: Flow | None = None
-    turn: int = 0
+    round: int = 0
     is_running: bool = True
 
 
@@ -309,8 +309,8 @@ def _fixed_slot(question: Question, known: Known, service: Service, plan: Plan) 
     """Return the slot of a selector that leaves nothing to chance, and how it is computed."""
     count, seed = len(plan.slots), known.snapshot.seed
     if plan.selector == "counter":
-        index = known.turn % count
-        return index, f"turn {known.turn}: slot {index} of {count}, if no other flow comes first"
+        index = known.round % count
+        return index, f"round {known.round}: slot {index} of {count}, if no other flow comes first"
     client = question.client.address.packed
     if plan.selector == "hash-source":
         number, of = source_hash(seed, client), "the client's address"
@@ -326,7 +326,7 @@ def _least(known: Known, service: Service, plan: Plan) -> tuple[dict[str, float]
         server = known.snapshot.servers[slot]
         if server is not None:
             rows[server.name] = (known.active.get(f"{service.name}/{server.name}", 0), server.weight or 1)
-    chosen = known.snapshot.servers[plan.slots[known.turn % len(plan.slots)]]
+    chosen = known.snapshot.servers[plan.slots[known.round % len(plan.slots)]]
     if chosen is None:
         return {}, "no server takes new flows"
     total, (active, weight) = sum(each for each, _ in rows.values()), rows[chosen.name]

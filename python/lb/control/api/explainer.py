@@ -49,7 +49,7 @@ class Explainer:
     def _explain(self, question: Question) -> dict[str, Any]:
         snapshot, spec = self._controller.snapshot, self._controller.spec
         number, _ = find_service(snapshot, question)
-        flow, turn = self._data_path.peek(number, question.client.address, question.client.port)
+        flow, round_number = self._data_path.peek(number, question.client.address, question.client.port)
         servers = self._data_path.counters()["servers"]
         known = Known(
             spec=spec,
@@ -57,6 +57,6 @@ class Explainer:
             next_hops=self._next_hops(),
             active={name: traffic["flows_active"] for name, traffic in servers.items()},
             flow=flow,
-            turn=turn,
+            round=round_number,
         )
         return explain(question, known)

@@ -289,6 +289,4 @@ def test_half_of_a_thousand_servers_recover_at_once_under_load(pair: Pair, tmp_p
         assert fetches["HTTP/1.1 200"] > LEAST_FETCHES
         if pair.backend == "rust":
             short = sum(count for bound, count in acts.items() if bound <= CONTROL_BOUND_NS)
-            # What a hypervisor takes from the core is in these times, too: up to three acts of a thousand and more, of
-            # any version. `benches/pauses.py` measures the bound itself.
-            assert short >= acts.total() * (0.99 if goes_first else 0.9)
+            assert short >= acts.total() * (1.0 if goes_first else 0.9)

@@ -125,7 +125,7 @@ def test_echo_between_two_interfaces_returns_greeting(
 
 
 def test_reply_larger_than_front_link_needs_no_help(small_hosts: Testbed, small_balancer: RunningBalancer) -> None:
-    """The way back, from the smaller link to the larger one, carries a megabyte."""
+    """The return path, from the smaller link to the larger one, carries a megabyte."""
     with connect(small_hosts, "client4", WEB_PORT) as client:
         client.sendall(b"GET /1MB HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n")
         header, _, body = receive_exactly(client, 2_000_000).partition(b"\r\n\r\n")

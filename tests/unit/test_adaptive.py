@@ -103,7 +103,7 @@ def test_plan_forgotten_server_is_tried_again() -> None:
     assert not scores
 
 
-def test_plan_only_takers() -> None:
+def test_plan_only_eligible() -> None:
     """A drained server is in no plan, however quick."""
     servers = [*SERVERS[:2], ServerView(2, "c", 1, "draining")]
     assert Plan("two-choices", (0, 1)) == Adaptive().plan("video", servers, {"c": doing()})

@@ -83,7 +83,7 @@ def test_reduce_weights_any_weights_bounded_and_proportional(weights: list[int])
 @pytest.mark.parametrize("policy", EVERY, ids=lambda policy: policy.name)
 @given(servers=servers_strategy)
 @settings(max_examples=50)
-def test_plan_any_servers_holds_only_takers(policy: policies.Policy, servers: list[ServerView]) -> None:
+def test_plan_any_servers_holds_only_eligible(policy: policies.Policy, servers: list[ServerView]) -> None:
     """A draining, disabled or weightless server is never in a plan; with a taker, the plan is never empty."""
     plan = policy.plan("video", servers, {})
     eligible = {server.id for server in servers if server.state == "active" and server.weight > 0}

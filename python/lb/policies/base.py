@@ -113,7 +113,3 @@ class BuiltIn:
 def eligible(servers: Sequence[ServerView]) -> list[ServerView]:
     """Return the servers that new flows may be placed on, in order."""
     return [server for server in servers if server.takes_flows]
-
-
-# The former name of `eligible`, for users' policies.
-takers = eligible

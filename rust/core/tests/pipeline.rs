@@ -657,7 +657,7 @@ fn near_frame() -> impl Strategy<Value = Vec<u8>> {
         proptest::option::weighted(0.1, any::<prop::sample::Index>()),
     )
         .prop_map(
-            |((from, to), (udp, flags, len, fragment, mend), error, mutation, cut)| {
+            |((from, to), (udp, flags, len, fragment, corrected), error, mutation, cut)| {
                 let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
                 let mut bytes = frame(from, to, protocol, flags, &vec![7; len]);
                 if let Some(word) = fragment.filter(|_| bytes[12..14] == [8, 0]) {
@@ -671,7 +671,7 @@ fn near_frame() -> impl Strategy<Value = Vec<u8>> {
                     let at = at.index(bytes.len());
                     bytes[at] ^= bits;
                 }
-                if mend {
+                if corrected {
                     mend_header(&mut bytes);
                 }
                 if let Some(cut) = cut {

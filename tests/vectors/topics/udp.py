@@ -135,7 +135,7 @@ def _unreplied(f: Family) -> list[Case]:
 
 
 def _last_hop(f: Family) -> list[Case]:
-    """Nothing vouches for a datagram: what it may say of the way back to its client (rule 11, next hop)."""
+    """Nothing vouches for a datagram: what it may say of the return path to its client (rule 11, next hop)."""
     v = f"IPv{f.version}"
     two = {"interfaces": [ETH0, ETH1]}
     same = Case(f"a UDP client's other MAC on its interface is followed, {v}", ["8.10", "8.13"])

@@ -66,7 +66,7 @@ fn parse_ipv4_validity_table() {
         change(&mut frame);
         parse(&frame).reason
     }
-    fn mend(frame: &mut [u8]) {
+    fn correct_checksums(frame: &mut [u8]) {
         let len = usize::from(frame[14] & 15) * 4;
         frame[24..26].fill(0);
         let right = checksum::checksum(&frame[14..14 + len]);
@@ -85,7 +85,7 @@ fn parse_ipv4_validity_table() {
     assert_eq!(
         with(|frame| {
             frame[17] = 19;
-            mend(frame);
+            correct_checksums(frame);
         }),
         Some(Reason::IpTotalLength)
     );
@@ -109,13 +109,13 @@ proptest! {
     /// The short way finds what the long one finds, or nothing; a frame that any byte was changed in is mostly
     /// refused by both.
     #[test]
-    fn plain_ipv4_what_it_accepts_equals_layers(payload in proptest::collection::vec(any::<u8>(), 0..40), padding in 0usize..20, changes in proptest::collection::vec((12usize..36, any::<u8>()), 0..3), mend: bool, len in 0usize..100) {
+    fn plain_ipv4_what_it_accepts_equals_layers(payload in proptest::collection::vec(any::<u8>(), 0..40), padding in 0usize..20, changes in proptest::collection::vec((12usize..36, any::<u8>()), 0..3), corrected: bool, len in 0usize..100) {
         let mut frame = udp_v4(&payload);
         frame.resize(frame.len() + padding, 0);
         for (at, byte) in changes {
             frame[at] = byte;
         }
-        if mend {
+        if corrected {
             frame[24..26].fill(0);
             let right = checksum::checksum(&frame[14..34]);
             frame[24..26].copy_from_slice(&right.to_be_bytes());

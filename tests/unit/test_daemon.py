@@ -25,7 +25,7 @@ from lb.control.http_connections import CONNECTION_S
 from lb.control.interfaces import InterfaceFollower
 from lb.control.preparation import Prepared
 from lb.control.reload import Reloader, ReloadRecord, as_it_runs, load_config
-from lb.control.runtime import Runtime
+from lb.control.runtime import Runtime, ignored_settings
 from lb.control.seed import with_seed
 from lb.control.tasks import Supervisor
 from lb.control.telemetry.sampler import Sampler
@@ -548,3 +548,21 @@ def test_publish_after_the_end_leaves_nothing_on_the_host(file: Path) -> None:
         assert (guard.done, len(made.path.published)) == (["apply", "remove"], 1)
 
     run(file, scenario)
+
+
+def test_settings_that_a_backend_cannot_follow_are_told(file: Path, backend: str) -> None:
+    """A setting is never left out in silence: what `capabilities` lacks is said at the start, and nothing else."""
+    module = lb.backends.load(backend)
+    assert ignored_settings(load_config(file), module) == []
+    text = file.read_text().replace('name = "eth0"\n', 'name = "eth0"\ntransmit = "direct"\n')
+    file.write_text('poll = "busy"\n' + text)
+    config = load_config(file)
+    assert (config.poll, config.interfaces[0].transmit) == ("busy", "direct")
+    lines = {
+        "rust": [],
+        "python": [
+            'backend python has no poll = "busy": it waits as with "sleep"',
+            'backend python has no transmit = "direct": eth0 sends as with "queue"',
+        ],
+    }
+    assert ignored_settings(config, module) == lines[backend]

@@ -196,6 +196,8 @@ class Daemon:
     def _log_start(self) -> None:
         if notice := self._made.notice:
             log.log(notice.level, "%s", notice.text)
+        for ignored in self._runtime.ignored_settings():
+            log.warning("%s", ignored)
         if line := self._runtime.describe_memory():
             log.info("%s", line)
         snapshot = self._controller.snapshot

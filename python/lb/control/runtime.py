@@ -314,6 +314,10 @@ class Runtime:
         workers = self._config.workers
         return self._backend.NAME if workers == 1 else f"{self._backend.NAME} with {workers} workers"
 
+    def ignored_settings(self) -> list[str]:
+        """Return a line for each setting that the backend does not follow, with what it does instead."""
+        return ignored_settings(self._config, self._backend)
+
     def describe_memory(self) -> str | None:
         """Return the size of the flow table, for a log line; None where the backend has no fixed size."""
         memory = self._engine.memory()
@@ -323,6 +327,20 @@ class Runtime:
         capacity = self._config.flows.capacity
         size = f"{promised / MIB:.1f} MiB promised, {resident / MIB:.1f} MiB resident"
         return f"flow table: {capacity} flows of {promised / capacity:.1f} bytes, {size}"
+
+
+def ignored_settings(config: Config, backend: Backend) -> list[str]:
+    """Return a line for each setting that a backend's capabilities leave out, with what it does instead."""
+    can = backend.capabilities()
+    lines = []
+    # "adaptive" leaves the choice to the backend.
+    if config.poll != "adaptive" and config.poll not in can.polls:
+        lines.append(f'backend {backend.NAME} has no poll = "{config.poll}": it waits as with "{can.polls[-1]}"')
+    direct = [entry.name for entry in config.interfaces if entry.transmit == "direct"]
+    if direct and not can.sends_directly:
+        names = ", ".join(direct)
+        lines.append(f'backend {backend.NAME} has no transmit = "direct": {names} sends as with "queue"')
+    return lines
 
 
 def _announced(snapshot: Snapshot) -> object:

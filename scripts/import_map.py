@@ -143,6 +143,20 @@ def circles(imports: Imports) -> list[list[str]]:
     return found
 
 
+def inside(imports: Imports, package: str, separator: str) -> Imports:
+    """Return who imports whom among what stands directly in a package: its modules, and its packages each as one."""
+    start = package + separator
+
+    def child(module: str) -> str | None:
+        return module.removeprefix(start).split(separator)[0] if module.startswith(start) else None
+
+    found: dict[str, set[str]] = {}
+    for module, others in imports.items():
+        if one := child(module):
+            found.setdefault(one, set()).update(two for other in others if (two := child(other)) and two != one)
+    return {name: frozenset(others) for name, others in found.items()}
+
+
 def layers(heading: str, text: str | None = None) -> list[list[str]]:
     """Return the layers listed below a heading of ARCHITECTURE.md, top to bottom, each with its packages."""
     section = (ARCHITECTURE.read_text() if text is None else text).split(f"\n{heading}\n")[1]

@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 import pytest
 
 from lb.errors import LbError
-from lb.lab.bench import chart, command, cpu, headline, report, spread, table, targets, web_client
+from lb.lab import spread
+from lb.lab.bench import chart, command, cpu, headline, report, table, targets, web_client
 from lb.lab.bench.catalogue import CONTESTANTS, MEASURES, METRICS, metric
 from lb.lab.bench.contestants import make
 from lb.lab.bench.document import Contestant, Document, MetricResult, metric_result

@@ -20,6 +20,16 @@ def test_modules_never_import_each_other_in_a_circle(imports: import_map.Imports
     assert import_map.circles(imports) == []
 
 
+@pytest.mark.parametrize(("imports", "separator"), [(PYTHON, "."), (RUST, "::")], ids=["python", "rust"])
+def test_packages_inside_a_package_never_import_each_other_in_a_circle(
+    imports: import_map.Imports, separator: str
+) -> None:
+    packages = {name.rsplit(separator, 1)[0] for name in imports if separator in name} - {"lb"}
+    assert len(packages) > 8
+    for package in packages:
+        assert import_map.circles(import_map.inside(imports, package, separator)) == [], package
+
+
 MAPS = pytest.mark.parametrize("made", [import_map.python_map, import_map.rust_map], ids=["python", "rust"])
 
 

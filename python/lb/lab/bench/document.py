@@ -12,7 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from lb.lab.bench import catalogue, spread
+from lb.lab import spread
+from lb.lab.bench import catalogue
 
 FORMAT: Literal["flowlb-bench-2"] = "flowlb-bench-2"
 

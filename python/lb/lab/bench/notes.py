@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lb.lab.bench import spread
+from lb.lab import spread
 from lb.lab.bench.contestants.again import SUFFIX
 from lb.lab.bench.document import MetricResult
 from lb.lab.bench.machine import QUIET_SHARE

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lb.errors import LbError, TestbedError
-from lb.lab.bench import contestants, kernel_counters, load, machine, notes, order, spread, targets, web_server
+from lb.lab import spread
+from lb.lab.bench import contestants, kernel_counters, load, machine, notes, order, targets, web_server
 from lb.lab.bench.catalogue import METRICS
 from lb.lab.bench.contestants.base import Contestant
 from lb.lab.bench.document import Contestant as Entry

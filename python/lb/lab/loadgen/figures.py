@@ -10,8 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lb.lab.bench.spread import ordered_percentile
 from lb.lab.loadgen.records import UNKNOWN_SERVER, Fetch, Playback
+from lb.lab.spread import ordered_percentile
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,15 @@
 //! Flows: who talks to which server, and how far they have come.
 //!
-//! [`Key`] names one direction of a flow, [`hash`] mixes it, [`table`] finds its [`table::Entry`], [`tcp`] moves
-//! the entry from state to state, [`ends`] keeps how flows ended. No clock is read here: the time is an argument.
+//! [`key`] names one direction of a flow, [`hash`] mixes it, [`table`] finds its entry, which holds what is known of
+//! each [`side`]; [`tcp`] moves it from state to state, [`exports`] keeps how flows ended. No clock is read here: the
+//! time is an argument.
 //! Which server a new flow gets is decided in [`crate::plan`].
 
 pub mod exports;
 pub mod hash;
 pub mod key;
 pub mod measure;
+pub mod side;
 pub mod state;
 pub mod table;
 pub mod tcp;

@@ -8,7 +8,8 @@ a connect looks for a free port among them, and took 12 to 15 ms at p99 with eac
 
 from __future__ import annotations
 
-from lb.lab.bench import load, spread
+from lb.lab import spread
+from lb.lab.bench import load
 from lb.lab.bench.contestants.base import Working
 from lb.lab.bench.web_server import SMALL_PATH
 

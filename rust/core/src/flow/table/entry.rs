@@ -3,8 +3,8 @@
 use super::arena::Line;
 use crate::base::{Direction, IngressNeighbour, Ip, Nanos, SeqNumber};
 use crate::flow::key::{Key, KeySide};
+use crate::flow::side::TcpSide;
 use crate::flow::state::FlowState;
-use crate::flow::tcp::side::TcpSide;
 
 /// An entry moves within its list at most this often.
 pub(super) const RELINK_NS: u64 = 1_000_000_000;

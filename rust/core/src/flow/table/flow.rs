@@ -2,8 +2,8 @@
 
 use super::entry::{Entry, FlowCold, FlowRare, mark};
 use crate::base::{Direction, Nanos, SeqNumber};
+use crate::flow::side::TcpSide;
 use crate::flow::state::{FlowState, Phase};
-use crate::flow::tcp::side::TcpSide;
 use crate::wire::segment::Segment;
 
 /// One flow for the TCP state machine: all its parts.

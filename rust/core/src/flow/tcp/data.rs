@@ -2,8 +2,8 @@
 //! is over.
 
 use super::judge::is_believed;
-use super::side::note;
 use crate::base::{Direction, SeqNumber};
+use crate::flow::side::note;
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::flow::transition::Transition;

@@ -2,8 +2,8 @@
 
 use super::data::note_segment;
 use super::judge::within;
-use super::side::{TcpSide, note};
 use crate::base::{Direction, SeqNumber};
+use crate::flow::side::{TcpSide, note};
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::flow::transition::Transition;

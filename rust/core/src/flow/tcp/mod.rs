@@ -18,7 +18,6 @@ mod judge;
 mod pickup;
 mod plain;
 mod reset;
-pub mod side;
 
 use crate::base::{Direction, Reason};
 use crate::flow::state::FlowState;

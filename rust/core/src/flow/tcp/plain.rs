@@ -1,8 +1,8 @@
 //! The short way for what most segments are: of an established flow, with ACK alone, in order.
 
 use super::judge::{acknowledges, within};
-use super::side::note;
 use crate::base::Direction;
+use crate::flow::side::note;
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::wire::segment::Segment;

@@ -26,6 +26,7 @@ from lb.packet.parse import Packet
 from lb.packet.rewrite import Change, lower_ttl, outgoing, update_l4, write, write_address
 
 TCP_CHECKSUM_END = tcp.CHECKSUM + 2
+OPPOSITE: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}
 
 
 class MatchedFlow(NamedTuple):
@@ -92,15 +93,8 @@ def error_to_vip(tables: Tables, packet: Packet, inner: InnerPacket) -> Verdict:
     flow = flow or hashed_to_vip(tables, service, inner.destination, inner.destination_port)
     if flow is None:
         return drop("icmp_no_flow")
-    mark(packet, "forward", flow)
-    if packet.ttl <= 1:
-        return drop("ttl_exceeded")
-    server = tables.forwarding.servers[flow.server]
-    data = outgoing(packet)
-    write_address(data, packet.l3, "forward", server.address.packed)
     # The inner packet has the opposite direction: the client saw it come from the VIP, the server sent it.
-    rewrite_inner(data, packet, inner, "reply", server.address.packed, server.port)
-    return send_translated_error(tables, packet, data, "forward", flow)
+    return translate_error(tables, packet, inner, "forward", flow)
 
 
 def error_to_client(tables: Tables, packet: Packet, inner: InnerPacket, endpoint: int) -> Verdict:
@@ -115,15 +109,8 @@ def error_to_client(tables: Tables, packet: Packet, inner: InnerPacket, endpoint
     flow = flow or hashed_of_endpoint(tables, endpoint, inner.source, inner.source_port)
     if flow is None:
         return drop("icmp_no_flow")
-    mark(packet, "reply", flow)
-    if packet.ttl <= 1:
-        return drop("ttl_exceeded")
-    service = tables.forwarding.services[flow.service]
-    data = outgoing(packet)
     # Also when a router behind the balancer made it: inside addresses are not revealed (RFC 5508 REQ-5c).
-    write_address(data, packet.l3, "reply", service.address.packed)
-    rewrite_inner(data, packet, inner, "forward", service.address.packed, service.port)
-    return send_translated_error(tables, packet, data, "reply", flow)
+    return translate_error(tables, packet, inner, "reply", flow)
 
 
 def stored(tables: Tables, entry: Entry | None) -> MatchedFlow | None:
@@ -193,6 +180,21 @@ def rewrite_inner(
     ports: Change = write(data, inner.l4 + (2 if direction == "forward" else 0), port.to_bytes(2, "big"))
     if inner.protocol != tcp.PROTOCOL or packet.end - inner.l4 >= TCP_CHECKSUM_END:
         update_l4(data, inner.l4, inner.protocol, addresses, ports)
+
+
+def translate_error(
+    tables: Tables, packet: Packet, inner: InnerPacket, direction: Direction, flow: MatchedFlow
+) -> Verdict:
+    """Translate an error of a flow and its inner packet, which has the opposite direction, and send it."""
+    mark(packet, direction, flow)
+    if packet.ttl <= 1:
+        return drop("ttl_exceeded")
+    server, service = tables.forwarding.servers[flow.server], tables.forwarding.services[flow.service]
+    end = server if direction == "forward" else service
+    data = outgoing(packet)
+    write_address(data, packet.l3, direction, end.address.packed)
+    rewrite_inner(data, packet, inner, OPPOSITE[direction], end.address.packed, end.port)
+    return send_translated_error(tables, packet, data, direction, flow)
 
 
 def send_translated_error(

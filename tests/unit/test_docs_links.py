@@ -15,6 +15,9 @@ CODE = re.compile(r"(`+)(.+?)\1")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 ABSOLUTE = re.compile(r"[a-z]+:")
+# A page that code names, such as in a docstring.
+NAMED = re.compile(r"\bdocs/[\w/-]+\.md\b")
+CODE_FOLDERS = ("benches", "docker", "examples", "python", "rust", "tests")
 
 
 def prose(text: str) -> str:
@@ -60,6 +63,14 @@ def test_links_point_at_what_exists(page: str) -> None:
     """A relative link leads to a file of the repository, its anchor to a heading of that file."""
     path = ROOT / page
     assert [reason for link in links(path.read_text()) if (reason := broken(path, link))] == []
+
+
+def test_pages_named_in_code_exist() -> None:
+    """Docstrings and comments name pages of `docs/` that exist."""
+    files = [path for folder in CODE_FOLDERS for kind in ("py", "rs") for path in (ROOT / folder).rglob(f"*.{kind}")]
+    named = {(path, page) for path in files if path != Path(__file__) for page in NAMED.findall(path.read_text())}
+    assert len(named) > 20
+    assert [f"{path.relative_to(ROOT)}: {page}" for path, page in sorted(named) if not (ROOT / page).exists()] == []
 
 
 def test_links_are_seen_outside_code() -> None:

@@ -134,7 +134,7 @@ def explain(question: Question, known: Known) -> dict[str, Any]:
 
     Returns:
         `service`, `flow` (None: a new one), `servers` with what keeps each in or out, `plan` with how it chooses,
-        `choice`, `next_hop`, `headers`, `notes`. Docs: docs/explain.md.
+        `choice`, `next_hop`, `headers`, `notes`. Docs: docs/observe.md.
 
     Raises:
         UnknownNameError, RequestError: as `find_service`.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -20,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pair import DEADLINE_S, wait_until
+from lbrun import LbRun, until_the_end
+from pair import DEADLINE_S
 
 from lb.lab.testbed import ethtool, isolation
 
-CODE = "from lb.cli import main; main()"
 VISIBLE = Path(__file__).with_name("visible.py")
 ETH_P_ALL, SOL_PACKET, PACKET_IGNORE_OUTGOING = 3, 263, 23
 PORT, SERVER_PORT, OTHER_PORT = 80, 8080, 9090
@@ -189,16 +188,16 @@ def configuration(more: str, interfaces: Sequence[str], service: str) -> str:
     return text
 
 
-class Run:
+class Run(LbRun):
     """
-    An `lb run` on the balancer's host, its log in a file.
+    An `lb run` on the balancer's host.
 
     Args:
         more: the configuration begins with it. interfaces: in the configuration's order. service: more lines of each
             service. mode: of the configuration's file.
         environment: variables besides the test's own.
         options: of the command line.
-        wrapper: a command that runs it.
+        wrapper: a command that runs it, as a program.
         visible: whether every user may read Python and the package there, whatever this machine says.
         start: whether to start it at once.
     """
@@ -215,47 +214,27 @@ class Run:
         mode: int = 0o644,
         environment: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
-        wrapper: Sequence[str] = (),
+        wrapper: Sequence[str] | None = None,
         visible: bool = False,
         start: bool = True,
     ) -> None:
-        self.config, self.control, self.log = folder / "lb.toml", folder / "lb.sock", folder / "log.txt"
-        self.config.write_text(configuration(more, interfaces, service))
-        self.config.chmod(mode)
-        ip = shutil.which("ip")
-        assert ip is not None
-        command = [ip, "netns", "exec", arms.names["host"], *wrapper]
+        config = folder / "lb.toml"
+        config.write_text(configuration(more, interfaces, service))
+        config.chmod(mode)
         if visible:
-            command += [sys.executable, str(VISIBLE)]
-        command += [sys.executable, "-c", CODE, "run", "-c", str(self.config), "--backend", backend]
-        self._command = [*command, "--control", str(self.control), *options]
-        self._environment = {**os.environ, **(environment or {})}
-        if start:
-            self.start()
-
-    def start(self) -> None:
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(self._command, stderr=log, stdout=log, env=self._environment)
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def wait_ready(self) -> None:
-        wait_until(lambda: "ready: " in self.text() or self.process.poll() is not None, "ready, or ended")
-        assert "ready: " in self.text(), self.text()
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(DEADLINE_S)
+            wrapper = [*(wrapper or ()), sys.executable, str(VISIBLE)]
+        super().__init__(
+            arms.names["host"],
+            folder,
+            ["--backend", backend, *options],
+            wrapper=wrapper,
+            environment={**os.environ, **(environment or {})},
+            start=start,
+        )
 
 
 @contextmanager
 def running(*arguments: Any, **options: Any) -> Iterator[Run]:
     """Run a balancer for the block; the arguments are those of `Run`."""
-    run = Run(*arguments, **options)
-    try:
-        run.wait_ready()
+    with until_the_end(Run(*arguments, **options)) as run:
         yield run
-    finally:
-        run.end()

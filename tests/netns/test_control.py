@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from churn import balancing, churn, configuration, control_of, echo, open_flows, placements
+from lbrun import program
 from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, echo_once, running_testbed, wait_until
 
 from lb.control.api.client import change, fetch
@@ -73,7 +74,7 @@ def test_drained_server_gets_no_new_flow_and_keeps_its_old_ones(testbed: Testbed
 
 def test_drain_wait_returns_when_the_clients_have_gone(testbed: Testbed, balancer: RunningBalancer) -> None:
     """`lb drain --wait` ends with 0 once the last client has closed, and not before."""
-    command = [sys.executable, "-c", "from lb.cli import main; main()", "drain", "echo/server1", "--wait"]
+    command = program("drain", "echo/server1", "--wait")
     with ExitStack() as stack:
         with ExitStack() as flows:
             assert all(echo(flow, b"x") for flow in open_flows(testbed, 6, flows))

@@ -12,12 +12,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lbrun import LbRun, program, until_the_end
 from pair import DEADLINE_S, Pair, running_pair, wait_until, write_config
 
 from lb.backends.python.loop import PacketLoop
@@ -29,8 +29,6 @@ from lb.lab.testbed import isolation
 
 pytestmark = pytest.mark.netns
 
-CODE = "from lb.cli import main; main()"
-
 
 @pytest.fixture(scope="module")
 def pair(backend: str) -> Iterator[Pair]:
@@ -39,37 +37,17 @@ def pair(backend: str) -> Iterator[Pair]:
         yield made
 
 
-class Run:
-    """An `lb run` in `near`, its log in a file."""
+class Run(LbRun):
+    """An `lb run` in `near`."""
 
     def __init__(self, pair: Pair, folder: Path, *options: str) -> None:
-        self.control, self.log = folder / "lb.sock", folder / "log.txt"
-        command = ["ip", "netns", "exec", pair.near, sys.executable, "-c", CODE, "run", "-c", str(folder / "lb.toml")]
-        command += ["--backend", pair.backend, "--control", str(self.control), *options]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log)
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def wait_ready(self) -> None:
-        wait_until(lambda: "ready: " in self.text() or self.process.poll() is not None, "ready, or ended")
-        assert "ready: " in self.text(), self.text()
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(DEADLINE_S)
+        super().__init__(pair.near, folder, ["--backend", pair.backend, *options])
 
 
 @contextmanager
 def running(pair: Pair, folder: Path) -> Iterator[Run]:
-    run = Run(pair, folder)
-    try:
-        run.wait_ready()
+    with until_the_end(Run(pair, folder)) as run:
         yield run
-    finally:
-        run.end()
 
 
 def test_run_tells_status_and_stops_clean(pair: Pair, tmp_path: Path) -> None:
@@ -82,7 +60,7 @@ def test_run_tells_status_and_stops_clean(pair: Pair, tmp_path: Path) -> None:
         assert [service["name"] for service in status["services"]] == ["echo", "echo6"]
         assert status["interfaces"][0]["addresses"][0] == "198.18.1.1/24"
         shown = subprocess.run(
-            [sys.executable, "-c", CODE, "status", "-o", "json", "--control", str(run.control)],
+            program("status", "-o", "json", "--control", str(run.control)),
             capture_output=True, text=True, check=True, timeout=DEADLINE_S,
         )  # fmt: skip
         assert json.loads(shown.stdout)["pid"] == status["pid"]

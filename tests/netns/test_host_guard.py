@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 import pytest
 from arms import (
     CLIENTS,
-    CODE,
     FAR_CLIENTS,
     OTHER_PORT,
     PORT,
@@ -36,6 +34,7 @@ from arms import (
     connect_once,
     running,
 )
+from lbrun import program
 from pair import wait_until
 
 from lb.control.api.client import fetch
@@ -287,7 +286,7 @@ def test_doctor_sees_the_guard(arms: Arms, tmp_path: Path, backend: str) -> None
 
 def doctor(arms: Arms, run: Run) -> tuple[int, list[dict[str, Any]]]:
     """Run `lb doctor` on the balancer's host; return its exit code and findings."""
-    command = ["ip", "netns", "exec", arms.names["host"], sys.executable, "-c", CODE, "doctor", "-o", "json"]
+    command = ["ip", "netns", "exec", arms.names["host"], *program("doctor", "-o", "json")]
     command += ["--no-probe", "-c", str(run.config), "--control", str(run.control)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, json.loads(done.stdout)["findings"]

@@ -10,13 +10,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from arms import CLIENTS, PORT, SERVER_PORT, VIPS, Arms, Run, answering, built_arms, connect_once, running
+from lbrun import program
 from pair import wait_until
 
 pytestmark = [
@@ -72,7 +72,7 @@ def test_run_every_thread_and_policy_is_unprivileged(arms: Arms, folder: Path, b
     policy = 'policy = "./mine.py:Mine"'
     with running(arms, folder, backend, visible=True, service=policy, mode=0o600) as run:
         assert connect_once(arms, CLIENTS[4], VIPS[4], PORT) == b"hi"
-        assert subprocess.run([*lb_command("reload"), "--control", str(run.control)], check=False).returncode == 0
+        assert subprocess.run([*program("reload"), "--control", str(run.control)], check=False).returncode == 0
         threads = statuses(run.process.pid)
         assert len(threads) > 1
         for status in threads:
@@ -123,9 +123,9 @@ def test_run_broker_killed_is_told_at_once(arms: Arms, folder: Path, backend: st
         os.kill(int(broker), signal.SIGKILL)
         control = ("--control", str(run.control))
         wait_until(lambda: "background task broker failed" in run.text(), "it is noticed")
-        status = subprocess.run([*lb_command("status"), *control], capture_output=True, text=True, check=True).stdout
+        status = subprocess.run([*program("status"), *control], capture_output=True, text=True, check=True).stdout
         assert "trouble: no reload is possible" in status
-        told = subprocess.run([*lb_command("reload"), *control], capture_output=True, text=True, check=False)
+        told = subprocess.run([*program("reload"), *control], capture_output=True, text=True, check=False)
         assert (told.returncode, "restart `lb run`" in told.stderr) == (3, True)
         assert connect_once(arms, CLIENTS[4], VIPS[4], PORT) == b"hi"
         run.end(signal.SIGTERM)
@@ -195,12 +195,8 @@ def test_run_policy_made_writable_reload_refused(arms: Arms, folder: Path, backe
     with running(arms, folder, backend, visible=True, service='policy = "./mine.py:Mine"') as run:
         (folder / "mine.py").chmod(0o602)
         done = subprocess.run(
-            [*lb_command("reload"), "--control", str(run.control)], check=False, capture_output=True, text=True
+            [*program("reload"), "--control", str(run.control)], check=False, capture_output=True, text=True
         )
         assert done.returncode == 3
         assert f"chmod go-w {folder}/mine.py" in done.stderr
         assert connect_once(arms, CLIENTS[4], VIPS[4], PORT) == b"hi"
-
-
-def lb_command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from lb.cli import main; main()", *arguments]

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from arms import CODE, VISIBLE
+from arms import VISIBLE
+from lbrun import CODE
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 

@@ -1,0 +1,121 @@
+"""
+`lb run` on a host, its log in a file.
+
+Most tests start one, and half of what such a test costs is the interpreter with its imports: those are forked from a
+process that has them. `Program` starts the command as a user does, which tests of the start itself, of rights and of
+other users need; so do all balancers of the testbed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from forked import Forked
+from pair import DEADLINE_S, wait_until
+
+CODE = "from lb.cli import main; main()"
+
+
+class Started(Protocol):
+    """What a test does with a process."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return the exit status; raise TimeoutExpired."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal."""
+
+
+def started(namespace: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Started:
+    """Start a command in a network namespace, its output in a file."""
+    ip = shutil.which("ip")
+    assert ip is not None
+    with log.open("w") as file:
+        return subprocess.Popen([ip, "netns", "exec", namespace, *command], stderr=file, stdout=file, env=environment)
+
+
+def program(*arguments: str) -> list[str]:
+    """Return the command of `lb` with these arguments, as a program of its own."""
+    return [sys.executable, "-c", CODE, *arguments]
+
+
+class LbRun:
+    """
+    An `lb run` in a namespace.
+
+    Args:
+        namespace: its name.
+        folder: has `lb.toml`; the control socket and the log go there.
+        options: of `lb run`, the backend among them.
+        wrapper: a command that runs it as a program. None: it is forked.
+        environment: its variables. None: those of the tests.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        folder: Path,
+        options: Sequence[str],
+        *,
+        wrapper: Sequence[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        start: bool = True,
+    ) -> None:
+        self.config, self.control, self.log = folder / "lb.toml", folder / "lb.sock", folder / "log.txt"
+        self._namespace, self._wrapper = namespace, wrapper
+        self._arguments = ("run", "-c", str(self.config), "--control", str(self.control), *options)
+        self._environment = dict(os.environ if environment is None else environment)
+        self.process: Started
+        if start:
+            self.start()
+
+    def start(self) -> None:
+        """Start it, and once more after its end."""
+        if self._wrapper is None:
+            self.process = Forked(self._namespace, self._arguments, self.log, self._environment)
+        else:
+            command = [*self._wrapper, *program(*self._arguments)]
+            self.process = started(self._namespace, command, self.log, self._environment)
+
+    def text(self) -> str:
+        """Return what it has logged."""
+        return self.log.read_text()
+
+    def wait_ready(self) -> None:
+        """Wait until it forwards; fail the test with its log when it ends before."""
+        wait_until(lambda: "ready: " in self.text() or self.process.poll() is not None, "ready, or ended")
+        assert "ready: " in self.text(), self.text()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """End it with a signal and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+
+Some = TypeVar("Some", bound=LbRun)
+
+
+@contextmanager
+def until_the_end(run: Some) -> Iterator[Some]:
+    """Wait until a balancer is ready, and end it after the block."""
+    try:
+        run.wait_ready()
+        yield run
+    finally:
+        run.end()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,7 @@ def be_command(namespace: str, arguments: tuple[str, ...], log: str, environment
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     isolation.enter_namespace(namespace)
     isolation.dress_as(namespace)
+    isolation.die_with_parent(signal.SIGTERM, os.getppid())
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["lb", *arguments]

@@ -1,9 +1,9 @@
 """
 `lb run` on a host, its log in a file.
 
-Most tests start one, and half of what such a test costs is the interpreter with its imports: those are forked from a
-process that has them. `Program` starts the command as a user does, which tests of the start itself, of rights and of
-other users need; so do all balancers of the testbed.
+Most tests start one, and half of what such a test costs is the interpreter with its imports: theirs is forked from a
+process that has them. With a wrapper it is a program, started as a user does: tests of rights and of other users need
+that. `lb run --testbed`, `lb bench` and `lb experiment run` start theirs so, too, and have tests of their own.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ class LbRun:
 
     Args:
         namespace: its name.
-        folder: has `lb.toml`; the control socket and the log go there.
+        folder: where the control socket goes.
         options: of `lb run`, the backend among them.
         wrapper: a command that runs it as a program. None: it is forked.
         environment: its variables. None: those of the tests.
+        config, log: None: in the folder.
     """
 
     def __init__(
@@ -74,9 +75,12 @@ class LbRun:
         *,
         wrapper: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
+        config: Path | None = None,
+        log: Path | None = None,
         start: bool = True,
     ) -> None:
-        self.config, self.control, self.log = folder / "lb.toml", folder / "lb.sock", folder / "log.txt"
+        self.config, self.log = config or folder / "lb.toml", log or folder / "log.txt"
+        self.control = folder / "lb.sock"
         self._namespace, self._wrapper = namespace, wrapper
         self._arguments = ("run", "-c", str(self.config), "--control", str(self.control), *options)
         self._environment = dict(os.environ if environment is None else environment)
@@ -96,10 +100,14 @@ class LbRun:
         """Return what it has logged."""
         return self.log.read_text()
 
+    def gets_ready(self) -> bool:
+        """Wait until it forwards, or has ended before that; tell which."""
+        wait_until(lambda: "ready: " in self.text() or self.process.poll() is not None, "ready, or ended")
+        return "ready: " in self.text()
+
     def wait_ready(self) -> None:
         """Wait until it forwards; fail the test with its log when it ends before."""
-        wait_until(lambda: "ready: " in self.text() or self.process.poll() is not None, "ready, or ended")
-        assert "ready: " in self.text(), self.text()
+        assert self.gets_ready(), self.text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """End it with a signal and return its exit status."""

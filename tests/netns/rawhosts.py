@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import socket
 import struct
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
+from forked import Forked
 from realhosts import DEADLINE_S, LISTEN_PORT, PIPE_PORT, Capture, RunningBalancer, wait_until
 
 import packets
@@ -196,11 +197,10 @@ def list_flows(balancer: RunningBalancer, client: Address) -> list[dict[str, Any
     """Return the flows of a client's address, as `lb flows -o json` prints them."""
     assert balancer.running is not None
     command = ("flows", "-o", "json", "--client", str(client), "--control", str(balancer.running.control))
-    child = balancer.testbed.spawn_python(ROUTER, "flows", "lb", *command, stdout=subprocess.PIPE)
-    output, _ = child.communicate(timeout=DEADLINE_S)
-    balancer.testbed.end(ROUTER, "flows")
-    assert child.returncode == 0
-    rows: list[dict[str, Any]] = json.loads(output)["flows"]
+    log = balancer.testbed.directory / f"{ROUTER}-flows.log"
+    child = Forked(balancer.testbed.prefix + ROUTER, command, log, os.environ)
+    assert child.wait(DEADLINE_S) == 0, log.read_text()
+    rows: list[dict[str, Any]] = json.loads(log.read_text())["flows"]
     return rows
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lbrun import LbRun
 
 from lb.capture.pcap import PcapWriter
 from lb.control.api.client import fetch
-from lb.errors import PrivilegeError
+from lb.errors import LbError, PrivilegeError
 from lb.lab.testbed import live
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP, VIP6, Topology
@@ -95,14 +96,24 @@ class RunningBalancer:
     testbed: Testbed
     backend: str
     config: Path
-    running: live.Balancer | None = field(default=None)
+    running: LbRun | None = field(default=None)
 
     def start(self) -> None:
-        self.running = live.start_balancer(self.testbed, self.config, self.backend)
+        """Start it and wait until it forwards. Raise LbError with what it says when it ends before."""
+        self.running = LbRun(
+            self.testbed.prefix + ROUTER,
+            self.testbed.directory,
+            ["--backend", self.backend],
+            config=self.config,
+            log=self.testbed.directory / f"{ROUTER}-lb.log",
+        )
+        if not self.running.gets_ready():
+            raise LbError(self.running.text().removeprefix("lb: "))
 
     def stop(self) -> int:
-        self.running = None
-        return self.testbed.end(ROUTER, "lb")
+        assert self.running is not None
+        running, self.running = self.running, None
+        return running.end()
 
     def restart(self) -> None:
         self.stop()

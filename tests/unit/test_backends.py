@@ -192,7 +192,7 @@ def test_backend_data_path_has_every_method_of_the_contract(backend: str, contra
 
 
 def test_sharded_capabilities_leave_out_what_workers_do_not_share(backend: str) -> None:
-    """Each worker takes turns of its own, and only the kernel can deal it frames."""
+    """Each worker has rounds of its own, and only the kernel can deal it frames."""
     one = load_backend(backend).capabilities()
     can = sharded.capabilities(one)
     assert can.exact == one.exact - {"placement"}

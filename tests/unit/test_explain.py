@@ -96,9 +96,11 @@ def known_of(balancer: Balancer, question: Question) -> Known:
     number = next(
         i for i, each in enumerate(balancer.snapshot.services) if each and (each.address, each.port) == question.vip
     )
-    flow, turn = path.peek(number, question.client.address, question.client.port, balancer.clock.now_ns())
+    flow, next_round = path.peek(number, question.client.address, question.client.port, balancer.clock.now_ns())
     active = {name: each["flows_active"] for name, each in balancer.counters()["servers"].items()}
-    return Known(Spec(balancer.config), balancer.snapshot, known_from(balancer.config).next_hops, active, flow, turn)
+    return Known(
+        Spec(balancer.config), balancer.snapshot, known_from(balancer.config).next_hops, active, flow, next_round
+    )
 
 
 @pytest.mark.parametrize("policy", ["static", "round-robin", "least-connections", "source-hash", "maglev"])

@@ -17,10 +17,10 @@ def test_peek_finds_the_flow_that_lives(backend: str, client: str, service: int,
     box = Box(backend)
     open_flow(box, client)
     box.after(5)
-    flow, turn = box.path.peek(service, ip_address(client), 40000, box.now)
+    flow, next_round = box.path.peek(service, ip_address(client), 40000, box.now)
     assert [flow] == box.path.flows(box.now)
     assert flow is not None
-    assert (flow.service, flow.server, flow.idle_s, turn) == (name, "server1", 5.0, 1)
+    assert (flow.service, flow.server, flow.idle_s, next_round) == (name, "server1", 5.0, 1)
     assert box.path.peek(service, ip_address(client), 40001, box.now) == (None, 1)
     assert box.path.peek(DNS, ip_address(client), 40000, box.now) == (None, 0)
 
@@ -35,14 +35,14 @@ def test_peek_dead_flows_are_none(backend: str) -> None:
     assert box.path.peek(WEB, CLIENT_ADDRESS, 40000, box.now) == (None, 1)
 
 
-def test_peek_turn_is_the_next_one_and_nothing_is_counted(backend: str) -> None:
+def test_peek_round_is_the_next_one_and_nothing_is_counted(backend: str) -> None:
     """Asked any number of times, the next flow goes where it would have gone."""
     box = Box(backend)
-    for turn in range(5):
+    for number in range(5):
         before = box.counters()
-        assert [box.path.peek(DNS, CLIENT_ADDRESS, 9, box.now)[1] for _ in range(3)] == [turn] * 3
+        assert [box.path.peek(DNS, CLIENT_ADDRESS, 9, box.now)[1] for _ in range(3)] == [number] * 3
         assert box.counters() == before
-        assert box.send(from_client(query(port=100 + turn))).server == f"server{turn % 3 + 1}"
+        assert box.send(from_client(query(port=100 + number))).server == f"server{number % 3 + 1}"
 
 
 def test_peek_unknown_service_has_nothing(backend: str) -> None:

@@ -52,12 +52,12 @@ def test_interleave_any_weights_equals_definition(weights: list[int]) -> None:
 
 @given(weights_strategy)
 def test_interleave_any_weights_share_is_exact(weights: list[int]) -> None:
-    """In one turn every server has exactly as many slots as its weight says."""
+    """In one round every server has exactly as many slots as its weight says."""
     assert dict(enumerate(weights)) == Counter(interleave(weights))
 
 
 @given(weights_strategy)
-def test_interleave_any_prefix_nobody_a_whole_flow_ahead(weights: list[int]) -> None:
+def test_interleave_any_prefix_no_server_a_whole_flow_ahead(weights: list[int]) -> None:
     """Smoothness: after n flows a server has fewer than its exact share plus one."""
     total, counts = sum(weights), Counter[int]()
     for step, index in enumerate(interleave(weights), start=1):
@@ -69,7 +69,7 @@ def test_interleave_any_prefix_nobody_a_whole_flow_ahead(weights: list[int]) -> 
 @settings(max_examples=50)
 @example([1, 65534, 65535])
 def test_reduce_weights_any_weights_bounded_and_proportional(weights: list[int]) -> None:
-    """The turn is at most MAX_SLOTS long (plus one slot per server that would have none), shares within a slot."""
+    """A round is at most MAX_SLOTS long (plus one slot per server that would have none), shares within a slot."""
     reduced = reduce_weights(weights)
     assert sum(reduced) <= MAX_SLOTS + len(weights)
     for weight, slots in zip(weights, reduced, strict=True):
@@ -84,7 +84,7 @@ def test_reduce_weights_any_weights_bounded_and_proportional(weights: list[int])
 @given(servers=servers_strategy)
 @settings(max_examples=50)
 def test_plan_any_servers_holds_only_eligible(policy: policies.Policy, servers: list[ServerView]) -> None:
-    """A draining, disabled or weightless server is never in a plan; with a taker, the plan is never empty."""
+    """A draining, disabled or weightless server is never in a plan; with an eligible one, the plan is never empty."""
     plan = policy.plan("video", servers, {})
     eligible = {server.id for server in servers if server.state == "active" and server.weight > 0}
     assert set(plan.slots) <= eligible
@@ -92,15 +92,15 @@ def test_plan_any_servers_holds_only_eligible(policy: policies.Policy, servers: 
 
 
 @given(servers=servers_strategy)
-def test_round_robin_any_servers_every_taker_has_slots(servers: list[ServerView]) -> None:
-    """Round robin leaves no taker out, and its plan is a pure function of its arguments."""
+def test_round_robin_any_servers_every_eligible_one_has_slots(servers: list[ServerView]) -> None:
+    """Round robin leaves no eligible server out, and its plan is a pure function of its arguments."""
     plan = RoundRobin().plan("video", servers, {})
     assert {server.id for server in servers if server.takes_flows} == set(plan.slots)
     assert plan == RoundRobin().plan("video", servers, {})
 
 
-def test_round_robin_common_divisor_short_turn() -> None:
-    """Weights 10, 20 take a turn of three slots."""
+def test_round_robin_common_divisor_short_round() -> None:
+    """Weights 10, 20 take a round of three slots."""
     servers = [ServerView(4, "a", 10), ServerView(7, "b", 20)]
     assert Plan("counter", (7, 4, 7)) == RoundRobin().plan("video", servers, {})
 
@@ -111,14 +111,14 @@ def test_round_robin_common_divisor_short_turn() -> None:
     ids=["first", "named", "draining", "weight-0"],
 )
 def test_static_servers_one_slot(server: str | None, slots: tuple[int, ...]) -> None:
-    """Static takes the first taker, or the named server only while it takes flows."""
+    """Static takes the first eligible server, or the named server only while it takes flows."""
     servers = [ServerView(0, "x", 0), ServerView(1, "a"), ServerView(2, "b"), ServerView(3, "c", 1, "draining")]
     servers.append(ServerView(4, "d", 0))
     assert Plan("counter", slots) == Static(server).plan("echo", servers, {})
 
 
 def test_interleave_few_large_weights_share_is_exact_and_spread() -> None:
-    """Where the step-by-step turn would take long, no prefix is off by more than a slot all the same."""
+    """Where the step-by-step round would take long, no prefix is off by more than a slot all the same."""
     weights = [20_000, 13_001, 1_999]
     assert sum(weights) * len(weights) > MAX_COMPARISONS
     order, total, counts = interleave(weights), sum(weights), Counter[int]()
@@ -129,7 +129,7 @@ def test_interleave_few_large_weights_share_is_exact_and_spread() -> None:
 
 
 def test_interleave_many_different_weights_share_is_exact_and_spread() -> None:
-    """With more weights than a step-by-step turn is made for, shares stay exact and no server is far ahead."""
+    """With more weights than a step-by-step round is made for, shares stay exact and no server is far ahead."""
     weights = list(range(1, MAX_GROUPS + 20))
     order, total, counts = interleave(weights), sum(weights), Counter[int]()
     assert dict(enumerate(weights)) == Counter(order)
@@ -138,13 +138,13 @@ def test_interleave_many_different_weights_share_is_exact_and_spread() -> None:
         assert counts[index] <= step * weights[index] / total + 2
 
 
-def plain_maglev(names: list[str], turn: list[int], size: int) -> list[int]:
+def plain_maglev(names: list[str], order: list[int], size: int) -> list[int]:
     """The paper's pseudo-code, step by step."""
     entry = [-1] * size
     following = [0] * len(names)
     filled = 0
     while True:
-        for index in turn:
+        for index in order:
             offset, skip = permutation(names[index], size)
             slot = (offset + following[index] * skip) % size
             while entry[slot] >= 0:
@@ -195,7 +195,7 @@ def test_maglev_one_of_hundred_leaves_few_others_move() -> None:
 
 
 def test_maglev_weights_followed() -> None:
-    """Weights 5, 3, 2 give shares of 50, 30 and 20 % to within a slot per turn."""
+    """Weights 5, 3, 2 give shares of 50, 30 and 20 % to within a slot per round."""
     servers = [ServerView(7, "a", 5), ServerView(8, "b", 3), ServerView(9, "c", 2)]
     shares = Counter(Maglev().plan("video", servers, {}).slots)
     assert [round(shares[number] / 65537, 3) for number in (7, 8, 9)] == [0.5, 0.3, 0.2]
@@ -243,7 +243,7 @@ def test_two_choices_weights_compare_by_weight() -> None:
     assert (Counter(plan.slots), scores[2]) == ({1: 2, 2: 1}, 2 * scores[1])
 
 
-def test_least_connections_one_slot_per_taker() -> None:
+def test_least_connections_one_slot_per_eligible_server() -> None:
     """The backend knows the weights: one slot per server is enough."""
     servers = [ServerView(3, "a", 5), ServerView(1, "b", 2), ServerView(2, "c", 1, "draining")]
     assert Plan("least", (3, 1)) == policies.make("least-connections", {}).plan("video", servers, {})

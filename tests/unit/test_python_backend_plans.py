@@ -85,15 +85,15 @@ def give_up(box: Box, port: int) -> None:
 
 
 @pytest.mark.parametrize(("count", "rounds"), [(5, 20), (100, 3)])
-@pytest.mark.parametrize("first_turn", [0, 3])
-def test_least_idle_equal_servers_take_turns(backend: str, count: int, rounds: int, first_turn: int) -> None:
-    """Rule 8.19: connections one after another over idle servers: each gets as many, from the first turn on."""
-    box = Box(backend, many_servers(count, "least"), first_turn=first_turn)
+@pytest.mark.parametrize("first_round", [0, 3])
+def test_least_idle_equal_servers_take_turns(backend: str, count: int, rounds: int, first_round: int) -> None:
+    """Rule 8.19: connections one after another over idle servers: each gets as many, from the first round on."""
+    box = Box(backend, many_servers(count, "least"), first_round=first_round)
     chosen = []
     for port in range(1, rounds * count + 1):
         chosen += [server_number(box, port)]
         give_up(box, port)
-    assert chosen == [(first_turn + turn) % count for turn in range(rounds * count)]
+    assert chosen == [(first_round + number) % count for number in range(rounds * count)]
 
 
 @pytest.mark.parametrize("weights", [(1, 2, 3), (5, 1, 1), (40, 20, 10)])
@@ -107,9 +107,9 @@ def test_least_idle_servers_share_by_weight(backend: str, weights: tuple[int, ..
     assert counts == [rounds * weight for weight in weights]
 
 
-def test_counter_starts_at_its_first_turn(backend: str) -> None:
+def test_counter_starts_at_its_first_round(backend: str) -> None:
     """Workers beside each other do not all begin with the same server (rule 17, several workers)."""
-    box = Box(backend, first_turn=2)
+    box = Box(backend, first_round=2)
     assert box.path.peek(0, ip_address(CLIENT), 1, box.now) == (None, 2)
     assert placed(box, 4) == [2, 0, 1, 2]
 
@@ -139,7 +139,7 @@ def test_least_random_load_equals_reference(backend: str, data: st.DataObject) -
     count = data.draw(st.integers(1, 9))
     weights = [data.draw(st.integers(0, 5)) for _ in range(count)]
     box = Box(backend, many_servers(count, "least", weights))
-    active, turn, clock, living = [0] * count, [0] * count, 0, []
+    active, starts, clock, living = [0] * count, [0] * count, 0, []
     for port in range(1, data.draw(st.integers(1, 60))):
         action = data.draw(st.sampled_from(("open", "open", "open", "finish", "publish")))
         if action == "publish":
@@ -151,11 +151,11 @@ def test_least_random_load_equals_reference(backend: str, data: st.DataObject) -
             active[number] -= 1
         else:
             idle = [n for n in range(count) if not active[n]] if sum(active) < count else []
-            loads = [(Fraction(active[n] + 1, weights[n] or 1), turn[n]) for n in range(count)]
-            best = min(idle, key=lambda n: turn[n]) if idle else min(range(count), key=lambda n: loads[n])
+            loads = [(Fraction(active[n] + 1, weights[n] or 1), starts[n]) for n in range(count)]
+            best = min(idle, key=lambda n: starts[n]) if idle else min(range(count), key=lambda n: loads[n])
             assert server_number(box, port) == best
-            clock = max(clock, turn[best])
-            turn[best] = clock + 2**40 // (weights[best] or 1)
+            clock = max(clock, starts[best])
+            starts[best] = clock + 2**40 // (weights[best] or 1)
             active[best] += 1
             living.append((best, port))
 

@@ -228,7 +228,7 @@ class Sharded:
 
 
 def capabilities(one: Capabilities) -> Capabilities:
-    """Return what several data paths can together. Each takes turns and draws of its own: placement is not exact."""
+    """Return what several data paths can together. Each has rounds and draws of its own: placement is not exact."""
     return dataclasses.replace(one, exact=one.exact - {"placement"}, offline=False, sends_directly=False)
 
 

@@ -80,7 +80,7 @@ def fill(names: tuple[str, ...], weights: tuple[int, ...], size: int) -> list[in
     slots are given out the other way round, by computing where in the server's permutation each free slot stands.
 
     Args:
-        names: of the servers, in the order of their turns.
+        names: of the servers, in the order of the round.
         weights: of the servers, each at least 1.
         size: slots, a prime.
 
@@ -90,9 +90,9 @@ def fill(names: tuple[str, ...], weights: tuple[int, ...], size: int) -> list[in
     if not names:
         return []
     places, skips = map(list, zip(*(permutation(name, size) for name in names), strict=True))
-    turns = cycle(interleave(weights))
+    rounds = cycle(interleave(weights))
     table, taken = [0] * size, bytearray(size)
-    for index in islice(turns, size - math.isqrt(size)):
+    for index in islice(rounds, size - math.isqrt(size)):
         slot = places[index]
         if taken[slot]:
             skip = skips[index]
@@ -104,7 +104,7 @@ def fill(names: tuple[str, ...], weights: tuple[int, ...], size: int) -> list[in
         taken[slot] = 1
         table[slot] = index
     free = [slot for slot in range(size) if not taken[slot]]
-    for index in islice(turns, len(free)):
+    for index in islice(rounds, len(free)):
         inverse, place = pow(skips[index], -1, size), places[index]
         places[index] = min(free, key=lambda slot: (slot - place) * inverse % size)
         free.remove(places[index])

@@ -22,5 +22,5 @@ class RoundRobin(BuiltIn):
     name: ClassVar[str] = "round-robin"
 
     def plan(self, service: str, servers: Sequence[ServerView], measurements: Measurements) -> Plan:
-        """Return a plan whose slots are one whole turn."""
+        """Return a plan whose slots are one whole round."""
         return Plan("counter", weighted_slots(servers))

@@ -1,7 +1,7 @@
 """
 Slot tables in proportion to weights: what the selectors `counter`, `random` and `two-choices` pick from.
 
-The turn of `counter` is interleaved smoothly: with weights 5, 1, 1 it is a a b a c a a, not a a a a a b c, so that a
+A round of `counter` is interleaved smoothly: with weights 5, 1, 1 it is a a b a c a a, not a a a a a b c, so that a
 heavy server gets no burst. Computed from scratch each time: pure functions of the weights.
 """
 
@@ -16,7 +16,7 @@ from lb.policies.base import ServerView, eligible
 # Weights whose reduced sum is larger are scaled down to about this sum, each to at least 1: a share is then off by at
 # most one slot in 65536.
 MAX_SLOTS = 65536
-# Beyond this many different weights, or this many comparisons in all, a step-by-step turn costs more than a sort.
+# Beyond this many different weights, or this many comparisons in all, a step-by-step round costs more than a sort.
 MAX_GROUPS = 32
 MAX_COMPARISONS = 100_000
 
@@ -45,7 +45,7 @@ def reduce_weights(weights: Sequence[int]) -> list[int]:
 
 def interleave(weights: Sequence[int]) -> list[int]:
     """
-    Return the indices of one turn: index i occurs weights[i] times, spread evenly.
+    Return the indices of one round: index i occurs weights[i] times, spread evenly.
 
     Up to MAX_GROUPS different weights: every server gains its weight in credit at each step, the richest takes the
     slot and pays the sum of all weights. It follows that in any prefix no server is ahead of its exact share by a
@@ -63,7 +63,7 @@ def interleave(weights: Sequence[int]) -> list[int]:
         return list(chain.from_iterable(repeat(range(len(weights)), weights[0])))
     total = sum(weights)
     if len(groups) > MAX_GROUPS or total * len(groups) > MAX_COMPARISONS:
-        return _sorted_turn(groups)
+        return _sorted_round(groups)
     picks = dict.fromkeys(groups, 0)
     order: list[int] = []
     for step in range(1, total + 1):
@@ -76,12 +76,12 @@ def interleave(weights: Sequence[int]) -> list[int]:
 
 def _claim(step: int, total: int, weight: int, group_picks: int, members: list[int]) -> tuple[int, int]:
     """Return the credit of a group's next member at this step, and its rank among equals: the earlier server first."""
-    rounds, turn = divmod(group_picks, len(members))
-    return step * weight - total * rounds, -members[turn]
+    rounds, place = divmod(group_picks, len(members))
+    return step * weight - total * rounds, -members[place]
 
 
-def _sorted_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
-    """Return a turn of the members of each weight; the earlier server first among equals."""
+def _sorted_round(groups: Mapping[int, Sequence[int]]) -> list[int]:
+    """Return a round of the members of each weight; the earlier server first among equals."""
     places = [
         ((2 * k + 1) / weight, index) for weight, members in groups.items() for k in range(weight) for index in members
     ]

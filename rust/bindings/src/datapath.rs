@@ -540,11 +540,11 @@ impl DataPath {
         client_port: u16,
         now_ns: u64,
     ) -> PyResult<(Option<Bound<'py, PyAny>>, u64)> {
-        let (flow, turn) = self.with(py, move |core| {
+        let (flow, round) = self.with(py, move |core| {
             core.peek(service, client, client_port, Nanos::new(now_ns))
         })?;
         let found = report::flows(py, flow.as_slice(), &self.names())?;
-        Ok((found.iter().next(), turn))
+        Ok((found.iter().next(), round))
     }
 
     fn measurements<'py>(&self, py: Python<'py>, now_ns: u64) -> PyResult<Bound<'py, PyDict>> {

@@ -95,12 +95,12 @@ def _hashes(f: Family) -> list[Case]:
     return made
 
 
-class Turns:
+class Rounds:
     """The rule of `least`, once more: servers are numbers, in the order of the slots."""
 
     def __init__(self, weights: dict[int, int]) -> None:
         self.weights = weights
-        self.turn = dict.fromkeys(weights, 0)
+        self.round = dict.fromkeys(weights, 0)
         self.clock = 0
 
     def take(self, active: dict[int, int]) -> int:
@@ -108,11 +108,11 @@ class Turns:
         order = list(self.weights)
         idle = [n for n in order if not active[n]]
         if sum(active.values()) < len(order) and idle:
-            best = min(idle, key=lambda n: self.turn[n])
+            best = min(idle, key=lambda n: self.round[n])
         else:
-            best = min(order, key=lambda n: (Fraction(active[n] + 1, self.weights[n]), self.turn[n]))
-        self.clock = max(self.clock, self.turn[best])
-        self.turn[best] = self.clock + 2**40 // self.weights[best]
+            best = min(order, key=lambda n: (Fraction(active[n] + 1, self.weights[n]), self.round[n]))
+        self.clock = max(self.clock, self.round[best])
+        self.round[best] = self.clock + 2**40 // self.weights[best]
         return best
 
 
@@ -144,10 +144,10 @@ def _least(f: Family) -> list[Case]:
             ["8.19"],
             services=[web_service(f, "least", slots, weights=weights)],
         )
-        turns = Turns({n: weights[n - 1] or 1 for n in slots})
+        rounds = Rounds({n: weights[n - 1] or 1 for n in slots})
         active = dict.fromkeys(slots, 0)
         for i in range(14):
-            best = turns.take(active)
+            best = rounds.take(active)
             active[best] += 1
             _syn(weighted, f, best, 1000 + i)
         made.append(weighted)
@@ -163,18 +163,18 @@ def _one_after_another(f: Family, weights: tuple[int, ...]) -> Case:
         ["8.19"],
         services=[web_service(f, "least", weights=weights)],
     )
-    turns, idle = Turns({1: weights[0], 2: weights[1], 3: weights[2]}), {1: 0, 2: 0, 3: 0}
+    rounds, idle = Rounds({1: weights[0], 2: weights[1], 3: weights[2]}), {1: 0, 2: 0, 3: 0}
     counts = {1: 0, 2: 0, 3: 0}
     for i in range(2 * sum(weights)):
-        number = turns.take(idle)
+        number = rounds.take(idle)
         counts[number] += 1
         talk = Talk(case, f, number=number, sport=1000 + i)
         talk.c(tcp("S", 1000))
         talk.s(tcp("RA", 0, 1001))
     assert counts == {n: 2 * weights[n - 1] for n in counts}
-    # A reload starts no turn anew; another server's weight changes the next ones alone.
+    # A reload starts no round anew; another server's weight changes the next ones alone.
     case.publish()
-    _syn(case, f, turns.take(idle), 3000)
+    _syn(case, f, rounds.take(idle), 3000)
     return case
 
 
@@ -206,7 +206,7 @@ def _passed_over(f: Family) -> list[Case]:
     case.setup["services"] = _pair(f, selector="counter")
     for i in range(6):
         _syn(case, f, 1 + i % 3, 1000 + i)
-    # In step with the first service, its turn would always meet the same server.
+    # In step with the first service, its round would always meet the same server.
     _through(case, f, 2, 1000)
     _through(case, f, 3, 1001)
     _through(case, f, 1, 1002)
@@ -243,7 +243,7 @@ def _passed_over(f: Family) -> list[Case]:
     _through(case, f, 1, 1001)
     _through(case, f, 3, 1002)
     _syn(case, f, 2, 1003)
-    # All have one active flow; server 3's turn was taken last of those that remain: 1 is next.
+    # All have one active flow; server 3 was taken last of those that remain: 1 is next.
     _through(case, f, 1, 1003)
     made.append(case)
 
@@ -301,10 +301,10 @@ def _own_service(f: Family) -> list[Case]:
     for selector in ("counter", "random", "hash-source", "hash-flow", "least", "two-choices"):
         case = Case(f"a server that calls its own service gets another one, {selector}, {v}", ["8.16"], seed=5)
         case.setup["services"] = [web_service(f, selector)]
-        draws, turn, taken = SplitMix64(5), 0, {1: 0, 3: 0}
+        draws, counter, taken = SplitMix64(5), 0, {1: 0, 3: 0}
         for i in range(6):
             if selector == "counter":
-                at = turn
+                at = counter
             elif selector in ("random", "two-choices"):
                 at = draws.draw() % 3
             else:
@@ -317,7 +317,7 @@ def _own_service(f: Family) -> list[Case]:
             number = at + 1 if at != 1 else 3
             if selector == "least":
                 number = (1, 3)[i % 2]
-            turn = number % 3
+            counter = number % 3
             taken[number] += 1
             _syn(case, f, number, 1000 + i, client=f.servers[1], mac=SERVER_MACS[1])
         case.counters(verdicts={"forward": 6})

@@ -255,8 +255,8 @@ class DataPath:
             entry = table.by_forward.get((client.packed, client_port, service))
             if entry is not None and table.why_dead(entry, forwarding, now_ns) is not None:
                 entry = None
-            turn = self._tables.picker.next_round(forwarding, service)
-            return (None if entry is None else self._flow(entry, now_ns)), turn
+            next_round = self._tables.picker.next_round(forwarding, service)
+            return (None if entry is None else self._flow(entry, now_ns)), next_round
 
     def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
         """Return what is known of each server, by service and server name: `docs/rules.md` rule 16, measurements."""

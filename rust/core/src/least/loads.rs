@@ -67,7 +67,7 @@ impl Loads {
         true
     }
 
-    /// Follow a snapshot, after what is left to prepare for it. Turns stay with their servers.
+    /// Follow a snapshot, after what is left to prepare for it. Rounds stay with their servers.
     pub fn follow(
         &mut self,
         forwarding: &ForwardingState,

@@ -199,7 +199,7 @@ fn select_least_idle_takes_turns_by_weight() {
     }
     assert_eq!(
         picked[0], 10,
-        "a server that is new takes its turns, and no more"
+        "a server that is new gets its rounds, and no more"
     );
 }
 

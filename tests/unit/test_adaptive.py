@@ -175,44 +175,44 @@ class Host:
         raise AssertionError("nothing is reset here")
 
 
-def steered(text: str = CONFIG) -> tuple[Host, Controller, Any]:
+def controlled(text: str = CONFIG) -> tuple[Host, Controller, Any]:
     host = Host()
     controller = Controller(config.parse(text), (), host)
     return host, controller, MeasurementTimer(lambda: controller.config)
 
 
-def test_replanner_service_is_due_at_its_interval() -> None:
+def test_measurement_timer_service_is_due_at_its_interval() -> None:
     """Only policies that want it, each at its own pace."""
-    _, _, replanner = steered()
-    assert replanner.due(1000) == []
-    assert replanner.wait_s(1000) == 0.2
-    assert replanner.due(1000 + 200 * MS) == ["video"]
-    assert replanner.due(1001 + 200 * MS) == []
-    assert replanner.wait_s(1000 + 300 * MS) == 0.1
+    _, _, timer = controlled()
+    assert timer.due(1000) == []
+    assert timer.wait_s(1000) == 0.2
+    assert timer.due(1000 + 200 * MS) == ["video"]
+    assert timer.due(1001 + 200 * MS) == []
+    assert timer.wait_s(1000 + 300 * MS) == 0.1
 
 
-def test_replanner_nobody_wants_it_looks_again_later() -> None:
+def test_measurement_timer_without_such_policy_looks_again_later() -> None:
     """A reload may bring a policy that does."""
-    _, controller, replanner = steered(CONFIG.replace("adaptive", "static").replace(', interval = "200ms"', ""))
-    assert (replanner.due(0), replanner.wait_s(0)) == ([], IDLE_NS / S)
+    _, controller, timer = controlled(CONFIG.replace("adaptive", "static").replace(', interval = "200ms"', ""))
+    assert (timer.due(0), timer.wait_s(0)) == ([], IDLE_NS / S)
     controller.reload(config.parse(CONFIG))
-    assert replanner.due(0) == []
-    assert replanner.due(200 * MS) == ["video"]
+    assert timer.due(0) == []
+    assert timer.due(200 * MS) == ["video"]
 
 
-def test_replanner_publishes_what_changed_only() -> None:
+def test_measurement_timer_publishes_what_changed_only() -> None:
     """A plan that stays the same costs nothing."""
-    host, controller, replanner = steered()
+    host, controller, timer = controlled()
     quick = {"flows_created": 50, "requests": 50, "requests_active": 50, "first_bytes": 50, "bytes_reply": 10**7}
     now = 0
     for step in range(3):
         now += 200 * MS
-        replanner.due(now)
+        timer.due(now)
         measured = {
             "a": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * S),
             "b": counts(**{key: value * step for key, value in quick.items()}, answer_ns=step * 8 * S),
         }
-        controller.replan_all(replanner.measured(["video", "gone"], now, {"video": measured}))
+        controller.replan_all(timer.measured(["video", "gone"], now, {"video": measured}))
     assert len(host.published) == 1
     plan = host.published[0].services[0].plan  # type: ignore[union-attr]
     assert Counter(plan.slots)[0] > 4 * Counter(plan.slots)[1]

@@ -212,9 +212,9 @@ def test_reload_dry_run_tells_and_changes_nothing(served: ServedBalancer) -> Non
     served.path.write_text(CONFIG.replace("port = 8032\n", 'port = 8032\n  state = "disabled"\n'))
     answer = change(served.control, "/reload", {"dry_run": True})
     assert answer["diff"] == ["~ video/server2: active -> disabled"]
-    (move,) = answer["moves"]
-    assert move["service"] == "video"
-    assert move["share"] == move["forced"] == pytest.approx(0.5, abs=0.02)
+    (forecast,) = answer["moves"]
+    assert forecast["service"] == "video"
+    assert forecast["share"] == forecast["forced"] == pytest.approx(0.5, abs=0.02)
     assert served.controller.generation == 1
     done = change(served.control, "/reload", {})
     assert (done["diff"], done["generation"]) == (answer["diff"], 2)

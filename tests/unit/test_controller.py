@@ -535,7 +535,7 @@ class Clock:
         self.now_ns += round(seconds * 10**9)
 
 
-def steer_at(loaded: Config) -> tuple[Controller, Recorder, Clock]:
+def started(loaded: Config) -> tuple[Controller, Recorder, Clock]:
     recorder, clock = Recorder(), Clock()
     controller = Controller(loaded, INTERFACES, recorder, now=lambda: 1000.0, monotonic_ns=clock)
     controller.start()
@@ -552,7 +552,7 @@ UDP = 'protocol = "udp"'
 
 def test_drain_udp_flows_move_at_the_deadline() -> None:
     """Rule 18.2, servers that leave or fail: 60 s by default, not before; published once, and noted."""
-    controller, recorder, clock = steer_at(config(UDP, server(1), server(2)))
+    controller, recorder, clock = started(config(UDP, server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     for seconds in (0, 59.9):
         clock.advance(seconds)
@@ -581,7 +581,7 @@ def test_drain_deadline_survives_a_reload() -> None:
     Rule 18.2, servers that leave or fail: neither the time that ran nor the end of it is forgotten; the new file's
     timeout holds.
     """
-    controller, _, clock = steer_at(config(UDP, server(1), server(2)))
+    controller, _, clock = started(config(UDP, server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     clock.advance(8)
     controller.reload(config(UDP, 'drain_timeout = "10s"', server(1, "weight = 2"), server(2), server(3)))
@@ -597,7 +597,7 @@ def test_drain_deadline_survives_a_reload() -> None:
 
 def test_drain_of_the_file_counts_from_the_start() -> None:
     """A server that the file lists as draining has the same time."""
-    controller, _, clock = steer_at(config(UDP, server(1, 'state = "draining"'), server(2)))
+    controller, _, clock = started(config(UDP, server(1, 'state = "draining"'), server(2)))
     clock.advance(60)
     controller.end_drains()
     assert moving(controller) == ["server1"]
@@ -608,7 +608,7 @@ def test_remove_udp_flows_move_at_once() -> None:
     Rule 18.2, servers that leave or fail: by the operator or by a reload; a whole service that goes has its drain
     timeout.
     """
-    controller, _, clock = steer_at(config(UDP, server(1), server(2), server(3)))
+    controller, _, clock = started(config(UDP, server(1), server(2), server(3)))
     controller.remove("video", "server1")
     assert moving(controller) == ["server1"]
     controller.reload(config(UDP, server(2)))
@@ -622,13 +622,13 @@ def test_remove_udp_flows_move_at_once() -> None:
 
 def test_drain_tcp_flows_go_on_unless_there_is_a_deadline() -> None:
     """Rule 18.2: TCP flows end by themselves; with `drain_timeout` they are reset, once."""
-    controller, recorder, clock = steer_at(config(server(1), server(2)))
+    controller, recorder, clock = started(config(server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     controller.remove("video", "server2")
     clock.advance(10**6)
     controller.end_drains()
     assert (recorder.reset, moving(controller)) == ([], [])
-    controller, recorder, clock = steer_at(config('drain_timeout = "5s"', server(1), server(2), server(3)))
+    controller, recorder, clock = started(config('drain_timeout = "5s"', server(1), server(2), server(3)))
     controller.set_state("video", "server1", "draining")
     controller.remove("video", "server2")
     clock.advance(5)
@@ -658,7 +658,7 @@ def test_apply_enable_and_drain_together_begin_the_drain_anew() -> None:
     Rule 18.2, servers that leave or fail: what comes together means what it means alone: the time starts with the last
     drain.
     """
-    controller, _, clock = steer_at(config(UDP, server(1), server(2)))
+    controller, _, clock = started(config(UDP, server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     clock.advance(50)
     make_all(controller, *drain_again(controller))
@@ -675,7 +675,7 @@ def test_apply_enable_and_drain_together_after_the_deadline_give_the_whole_time(
     Rule 18.2, servers that leave or fail: flows of a server whose time was over stay again, until the new drain's time
     is over.
     """
-    controller, _, clock = steer_at(config(UDP, server(1), server(2)))
+    controller, _, clock = started(config(UDP, server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     clock.advance(60)
     controller.end_drains()
@@ -689,7 +689,7 @@ def test_apply_enable_and_drain_together_after_the_deadline_give_the_whole_time(
 
 def test_apply_enable_drain_and_sweep_together_do_not_end_the_new_drain() -> None:
     """Rule 18.2, servers that leave or fail: the sweep of the same batch sees the new drain, not the one before."""
-    controller, recorder, clock = steer_at(config('drain_timeout = "5s"', server(1), server(2)))
+    controller, recorder, clock = started(config('drain_timeout = "5s"', server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     clock.advance(5)
     make_all(controller, *drain_again(controller), controller.end_drains)
@@ -701,7 +701,7 @@ def test_apply_enable_drain_and_sweep_together_do_not_end_the_new_drain() -> Non
 
 def test_apply_add_back_and_remove_together_begin_the_drain_anew() -> None:
     """Rule 18.2, servers that leave or fail: a server that left, came back and left again has its whole time."""
-    controller, recorder, clock = steer_at(config('drain_timeout = "5s"', server(1), server(2)))
+    controller, recorder, clock = started(config('drain_timeout = "5s"', server(1), server(2)))
     controller.remove("video", "server1")
     clock.advance(4)
     make_all(controller, lambda: controller.add("video", extra(1)), lambda: controller.remove("video", "server1"))
@@ -715,7 +715,7 @@ def test_apply_add_back_and_remove_together_begin_the_drain_anew() -> None:
 
 def test_apply_enable_that_fails_leaves_the_drain_as_it_is() -> None:
     """What has not happened begins nothing anew: neither one change of several nor a publication."""
-    controller, recorder, clock = steer_at(config(UDP, server(1), server(2)))
+    controller, recorder, clock = started(config(UDP, server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     clock.advance(30)
 
@@ -735,7 +735,7 @@ def test_apply_enable_that_fails_leaves_the_drain_as_it_is() -> None:
 @pytest.mark.parametrize("undone", [False, True])
 def test_apply_drain_and_enable_together_leave_no_drain(undone: bool) -> None:
     """A drain that was taken back in the same batch, and one that was there before, do not count later."""
-    controller, _, clock = steer_at(config(UDP, server(1), server(2)))
+    controller, _, clock = started(config(UDP, server(1), server(2)))
     changes = drain_again(controller)
     if undone:
         changes[1]()

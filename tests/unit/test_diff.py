@@ -246,7 +246,7 @@ def test_diff_each_key_is_applied_or_announced(table: str, key: str) -> None:
         assert drafts[0] != drafts[1] or KEYS[table, key].attribute in READ, "nothing reads it"
 
 
-class Taker:
+class Host:
     """Takes what is published."""
 
     def __init__(self) -> None:
@@ -265,14 +265,14 @@ LIVE = [where for where in PLAIN_KEYS if KEYS[where].key.reload == "live"]
 @pytest.mark.parametrize(("table", "key"), LIVE)
 def test_reload_live_key_is_in_use_at_once(table: str, key: str) -> None:
     """What needs no restart is part of what the running balancer works by: snapshot, checks, drains, logs, metrics."""
-    taker, after = Taker(), document(table, key, other(table, key))
-    controller = Controller(document(), offline_interfaces(document()), taker)
+    host, after = Host(), document(table, key, other(table, key))
+    controller = Controller(document(), offline_interfaces(document()), host)
     controller.start()
     lines = controller.reload(after, offline_interfaces(after))
     assert lines
     assert not any(RESTART in line for line in lines)
     assert controller.spec.config == after
-    assert taker.generations == [1, 2]
+    assert host.generations == [1, 2]
 
 
 @pytest.mark.parametrize(("table", "key"), [where for where in PLAIN_KEYS if where not in LIVE])
@@ -299,38 +299,38 @@ def many(servers: int, policy: str, version: int = 4, **changed: str) -> Config:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("policy", ["maglev", "source-hash"])
-def test_moves_of_a_hash_are_counted(policy: str, version: int) -> None:
+def test_remap_forecast_of_a_hash_is_counted(policy: str, version: int) -> None:
     """One of ten servers leaves: the clients it has must move; maglev moves few others."""
     compiler = Compiler()
     before = compiler.compile(many(10, policy, version), INTERFACES)
     after = compiler.draft(many(10, policy, version, s3='state = "draining"'), INTERFACES)
-    (move,) = remap_forecasts(before, after)
-    assert move.share is not None
-    assert move.forced == pytest.approx(0.1, abs=0.02)
-    assert move.forced <= move.share <= 1
+    (forecast,) = remap_forecasts(before, after)
+    assert forecast.share is not None
+    assert forecast.forced == pytest.approx(0.1, abs=0.02)
+    assert forecast.forced <= forecast.share <= 1
     if policy == "maglev":
-        assert move.share - move.forced < 0.05
+        assert forecast.share - forecast.forced < 0.05
 
 
-def test_moves_of_a_turn_cannot_be_told() -> None:
+def test_remap_forecast_of_a_round_cannot_be_told() -> None:
     """For policies without a hash no number would mean anything: that is said."""
     compiler = Compiler()
     before = compiler.compile(many(3, "round-robin"), INTERFACES)
-    (move,) = remap_forecasts(before, compiler.draft(many(4, "round-robin"), INTERFACES))
-    assert move.share is None
-    assert "placed by counter, not by a hash" in move.line()
+    (forecast,) = remap_forecasts(before, compiler.draft(many(4, "round-robin"), INTERFACES))
+    assert forecast.share is None
+    assert "placed by counter, not by a hash" in forecast.line()
 
 
-def test_moves_nothing_when_the_plan_stays() -> None:
+def test_remap_forecast_nothing_when_the_plan_stays() -> None:
     """An equal plan is no line."""
     compiler = Compiler()
     before = compiler.compile(many(3, "maglev"), INTERFACES)
     assert remap_forecasts(before, compiler.draft(many(3, "maglev"), INTERFACES)) == []
 
 
-def test_moves_all_when_no_server_is_left() -> None:
+def test_remap_forecast_all_when_no_server_is_left() -> None:
     """A plan without a server takes every client its server."""
     compiler = Compiler()
     before = compiler.compile(many(1, "maglev"), INTERFACES)
-    (move,) = remap_forecasts(before, compiler.draft(many(1, "maglev", s1="weight = 0"), INTERFACES))
-    assert (move.share, move.forced) == (1.0, 1.0)
+    (forecast,) = remap_forecasts(before, compiler.draft(many(1, "maglev", s1="weight = 0"), INTERFACES))
+    assert (forecast.share, forecast.forced) == (1.0, 1.0)

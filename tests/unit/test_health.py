@@ -109,7 +109,7 @@ def test_failures_of_clients_and_checks_together_no_cap() -> None:
 
 
 def test_failures_of_clients_while_checks_pass_no_transition() -> None:
-    """Passive signs speed a verdict up; they never overrule a check that passes."""
+    """Passive health checks speed a verdict up; they never overrule an active check that passes."""
     health, clock = ServiceHealth(RULES, ["server1"]), ManualClock()
     for _ in range(20):
         clock.advance(INTERVAL_S)

@@ -1,4 +1,4 @@
-"""Signs of failing servers, from what clients met: pure numbers, and those of a real data path."""
+"""Passive health checks, from what clients met: pure numbers, and those of a real data path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def measured(connects: int, refused: int, unanswered: int, again: int = 0) -> di
         ((5, 7, 7), (0, 1, 0), None),
     ],
 )
-def test_look_failures_without_a_success_are_a_sign(
+def test_look_failures_without_a_success_are_reported(
     before: tuple[int, ...], after: tuple[int, ...], failure: str | None
 ) -> None:
     """What counts is what happened since the last look; one connect that succeeded clears the server."""

@@ -372,7 +372,7 @@ def test_caller_function_that_raises_timeout_itself_is_no_hang() -> None:
 # --- choose ----------------------------------------------------------------------------------------------------------
 
 
-class Chooser:
+class Picker:
     """Returns what it was given."""
 
     def __init__(self, answer: Any) -> None:
@@ -388,7 +388,7 @@ class Chooser:
 
 def test_choose_plan_asks_and_falls_back() -> None:
     """The plan of a policy that chooses asks, with the fall-back's plan behind it."""
-    policy = wrap(Chooser("a"), {"deadline": "7ms", "fallback": "random"})
+    policy = wrap(Picker("a"), {"deadline": "7ms", "fallback": "random"})
     expected = Plan("ask", (4, 5), fallback=Plan("random", (5, 4, 5)), deadline_ns=7_000_000)
     assert expected == policy.plan("video", SERVERS, {})
     assert policy.interval_ns is None
@@ -397,17 +397,17 @@ def test_choose_plan_asks_and_falls_back() -> None:
 @pytest.mark.parametrize("answer", [None, "b", SERVERS[1]], ids=["last", "name", "server"])
 def test_choose_answers_a_server_or_its_name(answer: object) -> None:
     """Either will do; the flow is who asks."""
-    chooser = Chooser(answer)
-    policy = wrap(chooser, {})
+    picker = Picker(answer)
+    policy = wrap(picker, {})
     assert isinstance(policy, UserPolicy)
     assert policy.picker("video", SERVERS)("video", "198.18.1.21", 4000, ["a", "b"]) == "b"
-    assert chooser.seen == [(NewFlow("video", "198.18.1.21", 4000), ["a", "b"])]
+    assert picker.seen == [(NewFlow("video", "198.18.1.21", 4000), ["a", "b"])]
 
 
 @pytest.mark.parametrize("answer", ["c", 3, SERVERS[2], ValueError("no")], ids=repr)
 def test_choose_that_fails_is_counted_and_told(answer: object, caplog: pytest.LogCaptureFixture) -> None:
     """The data path hears an exception and falls back; the log tells once."""
-    policy = wrap(Chooser(answer), {})
+    policy = wrap(Picker(answer), {})
     assert isinstance(policy, UserPolicy)
     ask = policy.picker("video", SERVERS)
     for _ in range(2):

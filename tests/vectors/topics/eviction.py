@@ -47,7 +47,7 @@ def _alt(case: Case, f: Family, port: int) -> Talk:
 
 
 def _full(case: Case, f: Family, port: int = 9999) -> None:
-    """Expect that a newcomer finds no room, and is told so."""
+    """Expect that a new flow finds no room, and its client is told so."""
     talk = _web(case, f, port)
     case.reply(talk.c_in(tcp("S", 1000)), "table_full", talk.refusal(1001), **talk.names)
 
@@ -78,7 +78,7 @@ def _ladder(f: Family) -> Case:
     }
     case.flows(*left.values())
     case.counters(table={"entries": 7, "capacity": 7})
-    newcomers = []
+    new_flows = []
     events = {f"flow_evicted_{name}": 0 for name in ("unconfirmed", "half_open", "closing", "idle")}
     order = [
         (HANDSHAKE_FLOOR + 1, "taken", "unconfirmed"),
@@ -95,11 +95,11 @@ def _ladder(f: Family) -> Case:
             case.at(IDLE_FLOOR)
             _full(case, f)
         case.at(now)
-        newcomer = _web(case, f, port)
-        newcomer.open()
-        newcomers.append(newcomer.flow("established"))
+        new_flow = _web(case, f, port)
+        new_flow.open()
+        new_flows.append(new_flow.flow("established"))
         del left[goes]
-        case.flows(*left.values(), *newcomers)
+        case.flows(*left.values(), *new_flows)
         events[f"flow_evicted_{event}"] += 1
         case.counters(events=dict(events))
     _full(case, f)
@@ -122,10 +122,10 @@ def _unconfirmed(f: Family) -> list[Case]:
             else:
                 asked.c(udp(b"q"))
             case.at(case.now_ms + 1)
-        newcomer = _web(case, f, 4)
-        newcomer.open()
+        new_flow = _web(case, f, 4)
+        new_flow.open()
         stays = asked.flow("udp-unreplied") if first_is_pickup else pickup.flow("pickup")
-        case.flows(live.flow("established"), newcomer.flow("established"), stays)
+        case.flows(live.flow("established"), new_flow.flow("established"), stays)
         case.counters(events={"flow_evicted_unconfirmed": 1})
         made.append(case)
 
@@ -136,9 +136,9 @@ def _unconfirmed(f: Family) -> list[Case]:
     two.c(udp(b"q"))
     refreshed.at(2 * SECOND)
     one.c(udp(b"q"))
-    newcomer = _dns(refreshed, f, 3)
-    newcomer.c(udp(b"q"))
-    refreshed.flows(one.flow("udp-unreplied"), newcomer.flow("udp-unreplied"))
+    new_flow = _dns(refreshed, f, 3)
+    new_flow.c(udp(b"q"))
+    refreshed.flows(one.flow("udp-unreplied"), new_flow.flow("udp-unreplied"))
     refreshed.counters(events={"flow_evicted_unconfirmed": 1})
 
     flood = _case("a flood of datagrams evicts its own, and no handshake", f, 4)
@@ -176,9 +176,9 @@ def _handshakes(f: Family) -> list[Case]:
         _full(case, f)
         case.flows(waiting.flow("syn-received"))
         case.at(101 + floor_ms)
-        newcomer = _web(case, f, 2)
-        newcomer.c(tcp("S", 1000))
-        case.flows(newcomer.flow("syn-sent"))
+        new_flow = _web(case, f, 2)
+        new_flow.c(tcp("S", 1000))
+        case.flows(new_flow.flow("syn-sent"))
         case.counters(events={"flow_evicted_half_open": 1, "flow_evicted_idle": 0})
         made.append(case)
 
@@ -207,9 +207,9 @@ def _handshakes(f: Family) -> list[Case]:
     two.c(tcp("S", 1000))
     oldest.at(2 * SECOND)
     one.c(tcp("S", 1000))
-    newcomer = _web(oldest, f, 3)
-    newcomer.c(tcp("S", 1000))
-    oldest.flows(two.flow("syn-sent"), newcomer.flow("syn-sent"))
+    new_flow = _web(oldest, f, 3)
+    new_flow.c(tcp("S", 1000))
+    oldest.flows(two.flow("syn-sent"), new_flow.flow("syn-sent"))
     return [*made, flood, oldest]
 
 
@@ -228,9 +228,9 @@ def _confirmed(f: Family) -> list[Case]:
         case.at(IDLE_FLOOR)
         _full(case, f)
         case.at(IDLE_FLOOR + 1)
-        newcomer = _web(case, f, 3)
-        newcomer.open()
-        case.flows(live.flow("established") if udp_first else answered.flow("udp"), newcomer.flow("established"))
+        new_flow = _web(case, f, 3)
+        new_flow.open()
+        case.flows(live.flow("established") if udp_first else answered.flow("udp"), new_flow.flow("established"))
         case.counters(events={"flow_evicted_idle": 1})
         _full(case, f)
         made.append(case)
@@ -241,16 +241,16 @@ def _confirmed(f: Family) -> list[Case]:
     blind.at(IDLE_FLOOR)
     idle.c(tcp("A", 77777, 99999))
     blind.at(IDLE_FLOOR + 1)
-    newcomer = _web(blind, f, 2)
-    newcomer.open()
-    blind.flows(newcomer.flow("established"))
+    new_flow = _web(blind, f, 2)
+    new_flow.open()
+    blind.flows(new_flow.flow("established"))
     blind.counters(events={"flow_evicted_idle": 1})
     return [*made, blind]
 
 
 def _stateless(f: Family) -> list[Case]:
     case = Case(
-        f"with a hash plan a newcomer evicts an unconfirmed flow before it goes without state, IPv{f.version}",
+        f"with a hash plan a new flow evicts an unconfirmed one before it goes stateless, IPv{f.version}",
         ["8.14", "8.17"],
         capacity=1,
         services=[web_service(f, "hash-flow")],
@@ -260,15 +260,15 @@ def _stateless(f: Family) -> list[Case]:
         return Talk(case, f, number=1 + hash_flow(1, f.client, f.vip, port, 9876, 6) % 3, sport=port)
 
     talk(1).c(tcp("A", 1000, 5000))
-    newcomer = talk(2)
-    newcomer.c(tcp("A", 1000, 5000))
-    case.flows(newcomer.flow("pickup"))
+    new_flow = talk(2)
+    new_flow.c(tcp("A", 1000, 5000))
+    case.flows(new_flow.flow("pickup"))
     # What cannot create a flow evicts none.
     talk(3).c(tcp("FA", 1000, 5000))
-    case.flows(newcomer.flow("pickup"))
-    newcomer.s(tcp("A", 5000, 1000))
+    case.flows(new_flow.flow("pickup"))
+    new_flow.s(tcp("A", 5000, 1000))
     talk(4).c(tcp("A", 1000, 5000))
     talk(5).c(tcp("S", 1000))
-    case.flows(newcomer.flow("established"))
+    case.flows(new_flow.flow("established"))
     case.counters(events={"flow_evicted_unconfirmed": 1, "flow_stateless": 3, "flow_created": 2})
     return [case]

@@ -1,6 +1,6 @@
 """
-The life of flows: timeouts, eviction, conflicts, change of servers, mid-stream packets (docs/rules.md rule 2, expiry,
-and rule 8, flows).
+The life of flows: timeouts, eviction, conflicts, change of servers, pickups (docs/rules.md rule 2, expiry, and
+rule 8, flows).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def cases() -> list[Case]:
             *_timeout_limits(f),
             *_eviction(f),
             *_full(f),
-            *_midstream(f),
+            *_pickups(f),
             *_conflicts(f),
             *_changes(f),
         ]
@@ -180,16 +180,16 @@ def _eviction(f: Family) -> list[Case]:
     second.c(udp(b"x"))
     second.s(udp(b"y"))
     idle.at(60 * SECOND)
-    newcomer = Talk(idle, f, sport=1003)
-    idle.reply(newcomer.c_in(tcp("S", 1)), "table_full", newcomer.refusal(2), **newcomer.names)
+    new_flow = Talk(idle, f, sport=1003)
+    idle.reply(new_flow.c_in(tcp("S", 1)), "table_full", new_flow.refusal(2), **new_flow.names)
     idle.at(60 * SECOND + 1)
-    newcomer.open()
+    new_flow.open()
     idle.counters(events={"flow_evicted_idle": 1})
-    idle.flows(second.flow("udp"), newcomer.flow("established"))
+    idle.flows(second.flow("udp"), new_flow.flow("established"))
     idle.at(60 * SECOND + 11)
     last = Talk(idle, f, sport=1004)
     last.c(tcp("S", 1))
-    idle.flows(newcomer.flow("established"), last.flow("syn-sent"))
+    idle.flows(new_flow.flow("established"), last.flow("syn-sent"))
 
     return [order, idle]
 
@@ -197,7 +197,7 @@ def _eviction(f: Family) -> list[Case]:
 def _full(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     only = {"services": [web_service(f, "counter", (1,)), dns_service(f)]}
-    full = Case(f"active flows are never evicted for a newcomer, {v}", ["8.17"], capacity=2, **only)
+    full = Case(f"active flows are never evicted for a new flow, {v}", ["8.17"], capacity=2, **only)
     for port in (1001, 1002):
         Talk(full, f, sport=port).open()
     for port in (1003, 1004):
@@ -210,7 +210,7 @@ def _full(f: Family) -> list[Case]:
 
     silent = {"services": [web_service(f, "counter", (1,), on_no_server="drop"), dns_service(f, on_no_server="drop")]}
     denied = Case(
-        f"where on_no_server does not say RST a refused newcomer is told that it is prohibited, {v}",
+        f"where on_no_server does not say RST the client of a refused new flow is told that it is prohibited, {v}",
         ["8.17", "8.18", "10", "12.4"],
         "RFC 1812 section 5.2.7.1",
         capacity=1,
@@ -247,7 +247,7 @@ def _full(f: Family) -> list[Case]:
     return [full, denied, stateless]
 
 
-def _midstream(f: Family) -> list[Case]:
+def _pickups(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     made = []
     for selector in ("hash-flow", "hash-source"):
@@ -258,7 +258,7 @@ def _midstream(f: Family) -> list[Case]:
             slot = hash_source(7, f.client) % 5
         number = (1, 2, 3, 1, 2)[slot]
         case = Case(
-            f"with {selector} an ACK in mid-stream is placed by the hash, {v}", ["8.14"], services=services, seed=7
+            f"with {selector} an ACK without a flow is picked up by the hash, {v}", ["8.14"], services=services, seed=7
         )
         talk = Talk(case, f, number=number)
         talk.c(tcp("PA", 1000, 5000, b"data"))
@@ -269,7 +269,7 @@ def _midstream(f: Family) -> list[Case]:
         case.flows(talk.flow("closing"))
         made.append(case)
         back = Case(
-            f"with {selector} a server's ACK in mid-stream finds its flow by the hash, {v}",
+            f"with {selector} a server's ACK without a flow is picked up by the hash, {v}",
             ["8.14", "11"],
             services=services,
             seed=7,
@@ -307,7 +307,7 @@ def _conflicts(f: Family) -> list[Case]:
     hair.reply(talk.c_in(tcp("S", 1)), "hairpin", talk.refusal(2), **talk.names)
     hair.counters(events={"flow_created": 0})
     passing = Case(
-        f"the end of a connection of a server to itself is dropped in passing, never answered, {v}",
+        f"the end of a connection of a server to itself is dropped, never answered, {v}",
         ["8.14", "8.16"],
         services=[web_service(f, "hash-flow", (1,))],
     )

@@ -1,5 +1,5 @@
 """
-TCP of no flow: picked up by a hash, let through in passing, refused, answered (docs/rules.md rule 8.14, client packets
+TCP of no flow: picked up by a hash, sent on stateless, refused, answered (docs/rules.md rule 8.14, client packets
 of no flow, and rule 8.15, server packets of no flow).
 """
 
@@ -408,12 +408,12 @@ def _ends(f: Family) -> list[Case]:
         case.counters(events={"flow_stateless": 0, "flow_created": 0, "flow_miss": 12})
         made.append(case)
 
-    # Nothing is removed in passing either: an entry of another service with this client's port stands in the way.
+    # A stateless packet removes nothing either: an entry of another service with this client's port stands in the way.
     second = {**web_service(f, "hash-source", (1,)), "name": "alt", "port": 443}
     second["servers"] = [{**second["servers"][0], "name": "alt1"}]
     second["plan"] = {"selector": "hash-source", "slots": ["alt1"]}
     clash = Case(
-        f"FIN and RST in passing disturb no other flow, {v}",
+        f"stateless FIN and RST disturb no other flow, {v}",
         ["8.14", "8.15"],
         services=[web_service(f, "counter", (1,)), second],
     )

@@ -97,16 +97,16 @@ def _lost(f: Family) -> list[Case]:
     )
 
     slots = (1 + hash_source(1, f.client) % 3,) * 3
-    midstream = Case(
-        f"a flow taken up in its middle is reset at the numbers it showed, {v}",
+    pickup = Case(
+        f"a picked-up flow is reset at the numbers it showed, {v}",
         ["8.14", "18.2"],
         RFC,
         services=[web_service(f, "hash-source", slots)],
     )
-    talk = Talk(midstream, f, number=slots[0])
+    talk = Talk(pickup, f, number=slots[0])
     talk.c(tcp("PA", 1001, 5001, b"hello"))
-    midstream.reset(f.web_servers[slots[0] - 1], 9, 1)
-    midstream.tick(to_client(talk, "RA", 5001, 1006), to_server(talk, "RA", 1006, 5001))
+    pickup.reset(f.web_servers[slots[0] - 1], 9, 1)
+    pickup.tick(to_client(talk, "RA", 5001, 1006), to_server(talk, "RA", 1006, 5001))
 
     from_server = Case(
         f"a flow taken up from its server is reset at the numbers that showed, {v}",
@@ -118,7 +118,7 @@ def _lost(f: Family) -> list[Case]:
     talk.s(tcp("PA", 5000, 1000, b"answer"))
     from_server.reset(f.web_servers[slots[0] - 1], 9, 1)
     from_server.tick(to_client(talk, "RA", 5006, 1000), to_server(talk, "RA", 1000, 5006))
-    return [case, midstream, from_server, *_anew(f)]
+    return [case, pickup, from_server, *_anew(f)]
 
 
 def _anew(f: Family) -> list[Case]:

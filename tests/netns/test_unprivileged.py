@@ -69,7 +69,7 @@ lines = "0 198.18.1.100 9876 100 0 1"
 WEIGHTS = """
 from pathlib import Path
 from lb.lab.loadgen.lines import parse
-from lb.lab.loadgen.wanted import of_config
+from lb.lab.loadgen.target_weights import of_config
 print(of_config(Path("lb.toml"), parse("0 198.18.1.100 80 100 0 1", "x").lines[0]))
 """
 READ_EXPERIMENT = """

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lb.errors import ConfigError, LbError
-from lb.lab.loadgen import document, figures, lines, plan, records, report, table, wanted
+from lb.lab.loadgen import document, figures, lines, plan, records, report, table, target_weights
 from lb.lab.loadgen.course import CourseLog
 from lb.lab.loadgen.lines import Event, LoadLine
 from lb.lab.loadgen.plan import Options
@@ -222,10 +222,10 @@ def test_player_failure_asks_again_later_for_the_smallest() -> None:
 
 
 def test_figures_count_shares_and_percentiles() -> None:
-    """Latencies are of successes, failures stand beside them, servers that sent nothing are shown when wanted."""
+    """Latencies are of successes, failures stand beside them, servers that sent nothing are shown if weighted."""
     fetches = [fetch(number, took_s=(number + 1) / 100, server=f"server{number % 2 + 1}") for number in range(100)]
     fetches.append(fetch(50.0, took_s=5.0, server="-", client="client2", error="no answer within 5 s"))
-    found = figures.figure(fetches, wanted={"server1": 2, "server2": 1, "server3": 1})
+    found = figures.figure(fetches, target_weights={"server1": 2, "server2": 1, "server3": 1})
     assert found.total.latency is not None
     assert found.total.latency.p50_s == pytest.approx(0.5)
     assert found.total.latency.p95_s == pytest.approx(0.95)
@@ -330,10 +330,10 @@ def test_course_prints_and_log(tmp_path: Path) -> None:
 
 def test_want_is_read_or_refused() -> None:
     """Weights by name; anything else says which part is wrong."""
-    assert wanted.parse("server1=2, server2=0.5") == {"server1": 2.0, "server2": 0.5}
+    assert target_weights.parse("server1=2, server2=0.5") == {"server1": 2.0, "server2": 0.5}
     for text in ("server1", "server1=x", "=1", "server1=-1", "a=1,", "a=inf", "a=\u0661", "a=1_0"):
         with pytest.raises(ValueError, match="is not SERVER=WEIGHT"):
-            wanted.parse(text)
+            target_weights.parse(text)
 
 
 def test_want_of_a_status_is_that_of_the_service_asked() -> None:
@@ -344,9 +344,9 @@ def test_want_of_a_status_is_that_of_the_service_asked() -> None:
     ]
     service = {"address": "2001:2:0:1::100", "port": 80, "protocol": "tcp", "policy": "random", "servers": servers}
     line = LoadLine(0, "2001:2:0:1:0:0:0:100", 80, 100, 0, 1)
-    assert wanted.of_status({"services": [service]}, line) == {"server1": 3.0, "server2": 0.0}
-    assert wanted.of_status({"services": [service | {"port": 81}]}, line) is None
-    assert wanted.of_status({"services": [service | {"policy": "static"}]}, line) is None
+    assert target_weights.of_status({"services": [service]}, line) == {"server1": 3.0, "server2": 0.0}
+    assert target_weights.of_status({"services": [service | {"port": 81}]}, line) is None
+    assert target_weights.of_status({"services": [service | {"policy": "static"}]}, line) is None
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_want_of_a_status_is_that_of_the_service_asked() -> None:
     ],
 )
 def test_want_of_a_configuration_is_the_policys_plan(tmp_path: Path, policy: str, expected: dict[str, float]) -> None:
-    """What is wanted is what the policy's plan says: weights, or all for one."""
+    """The target weights are what the policy's plan says: weights, or all for one."""
     path = tmp_path / "lb.toml"
     path.write_text(f"""
         [[interface]]
@@ -374,7 +374,7 @@ def test_want_of_a_configuration_is_the_policys_plan(tmp_path: Path, policy: str
           {{ name = "server3", address = "198.18.1.33", port = 80, state = "draining" }},
         ]
     """)
-    weights = wanted.of_config(path, LoadLine(0, "198.18.1.100", 9876, 100, 0, 1))
+    weights = target_weights.of_config(path, LoadLine(0, "198.18.1.100", 9876, 100, 0, 1))
     assert table.shares(weights) == pytest.approx(expected, abs=0.001)
 
 

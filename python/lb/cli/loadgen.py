@@ -126,7 +126,7 @@ def parse_arrival(text: str | None, adaptive: bool) -> float | None:
 
 def parse_want(text: str | None) -> dict[str, float] | None:
     """Return the target weights by server; None when not given. Raise BadParameter for wrong text."""
-    from lb.lab.loadgen.wanted import parse
+    from lb.lab.loadgen.target_weights import parse
 
     return None if text is None else cast(dict[str, float], _usage("--want", parse, text))
 

@@ -23,8 +23,8 @@ def diff(before: Spec, after: Spec, running: Config | None = None) -> list[str]:
     Return what is different, in the order of the configuration; nothing when nothing is.
 
     Args:
-        before: what was wanted.
-        after: what is wanted now.
+        before: the spec until now.
+        after: the spec from now on.
         running: the configuration of the start, which keys that wait for a restart are compared with; None: that of
             `before`.
     """

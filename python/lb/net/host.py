@@ -55,7 +55,7 @@ class GuardState:
 
     Args:
         means: what keeps it silent just now; None: nothing does.
-        trouble: why it is not kept silent about all that is wanted; None: it is.
+        trouble: why it is not kept silent about all that is to be blocked; None: it is.
         repairs: how often what had been made was gone or changed, and was made anew.
     """
 
@@ -76,15 +76,15 @@ class HostGuard:
         self._trouble: str | None = None
         self._lock = threading.Lock()
         # What is to be blocked: of `_snapshot`, which is the last one that was applied.
-        self._wanted: Blocked | None = None
+        self._blocked: Blocked | None = None
         self._snapshot: Snapshot | None = None
         self._table = ""
         # Whether the table may be there: it was asked for, and its removal was not.
         self._may_exist = False
-        # What was wanted when all was as wanted the last time.
+        # What was blocked when the host was last found to block it all.
         self._agreed: Blocked | None = None
         self._was_made = False
-        # The state of nftables in which the table was found to be as wanted: of thousands of servers a listing takes a
+        # The state of nftables in which the table was found to be right: of thousands of servers a listing takes a
         # while.
         self._verified: tuple[int, Blocked] | None = None
         self._is_tidy = False
@@ -100,7 +100,7 @@ class HostGuard:
 
         Raises:
             PrivilegeError: the kernel forwards and cannot be kept from it, or would forward what the balancer
-            forwards too. What was wanted before still is.
+            forwards too. What was blocked before still is.
         """
         names = [interface.name for interface in snapshot.interfaces]
         families = forwarding_families(names)
@@ -126,10 +126,10 @@ class HostGuard:
         """Return the current state; never waits."""
         return GuardState(self._means, self._trouble, self._repairs)
 
-    def _follow(self, wanted: Blocked, families: Sequence[int]) -> None:
-        """Set the wanted state. What cannot be done at once, the watch keeps trying."""
+    def _follow(self, blocked: Blocked, families: Sequence[int]) -> None:
+        """Set what is to be blocked. What cannot be done at once, the watch keeps trying."""
         try:
-            self._agree(wanted)
+            self._agree(blocked)
         except NftError as error:
             if families:
                 self._agreed = None
@@ -140,21 +140,21 @@ class HostGuard:
             self._note_trouble(str(error))
         except OSError as error:
             self._note_trouble(str(error))
-        self._wanted = wanted
+        self._blocked = blocked
 
     def repair(self) -> bool:
         """
-        Look whether all is as wanted, and make it so.
+        Look whether the host blocks what it should, and make it so.
 
         Returns:
             Whether something had gone or was changed since it was made, and is back.
         """
         with self._lock:
-            if self._wanted is None:
+            if self._blocked is None:
                 return False
-            before = self._means if self._agreed is self._wanted else None
+            before = self._means if self._agreed is self._blocked else None
             try:
-                missing = self._agree(self._wanted)
+                missing = self._agree(self._blocked)
             except (OSError, NftError) as error:
                 self._note_trouble(str(error))
                 return False
@@ -166,49 +166,49 @@ class HostGuard:
             log.warning("another program removed or changed %s: restored", missing)
         return is_undone
 
-    def _agree(self, wanted: Blocked) -> str | None:
+    def _agree(self, blocked: Blocked) -> str | None:
         """
-        Make what there is what is wanted: the table or, where it cannot be had, routing rules.
+        Make the host block what it should: by the table or, where it cannot be had, by routing rules.
 
         Returns:
-            What was not as wanted; None: all was.
+            What was missing or different; None: nothing was.
 
         Raises:
             NftError, OSError: it cannot be done.
         """
         try:
-            missing = self._agree_table(wanted)
+            missing = self._agree_table(blocked)
         except NftError as error:
             self._is_failing = not isinstance(error, NftMissingError)
-            return self._agree_silence(wanted, error)
+            return self._agree_silence(blocked, error)
         self._is_failing, self._was_made = False, True
         if self._silenced:
             with contextlib.suppress(OSError):
                 silence.unsilence(self._silenced)
                 self._silenced = ()
-        self._note_agreed(wanted, "nftables")
+        self._note_agreed(blocked, "nftables")
         return missing
 
-    def _agree_table(self, wanted: Blocked) -> str | None:
-        """Return what was not as wanted, None when all was. Raise NftError when that cannot be changed."""
+    def _agree_table(self, blocked: Blocked) -> str | None:
+        """Return what was missing or different, None when nothing was. Raise NftError when that cannot be changed."""
         if not self._is_tidy:
-            self._remove_others(wanted.interfaces)
+            self._remove_others(blocked.interfaces)
         # Read before the table: what changes in between is looked at again.
         generation = nft.read_generation()
         found = self._look(generation)
         # Also what a killed balancer left, and we take over.
         self._may_exist = True
-        script = None if found is None else nft.change(self._table, wanted, found)
+        script = None if found is None else nft.change(self._table, blocked, found)
         if script == "":
-            self._verified = None if generation is None else (generation, wanted)
+            self._verified = None if generation is None else (generation, blocked)
             return None
         try:
-            nft.run_nft(nft.creation(self._table, wanted) if script is None else script)
+            nft.run_nft(nft.creation(self._table, blocked) if script is None else script)
         except NftError:
             if script is None:
                 raise
             # It has changed since we looked.
-            nft.run_nft(nft.creation(self._table, wanted))
+            nft.run_nft(nft.creation(self._table, blocked))
         return f"nftables table inet {self._table}"
 
     def _look(self, generation: int | None) -> Table | None:
@@ -227,7 +227,7 @@ class HostGuard:
             nft.run_nft("".join(nft.removal(nft.table_name(index)) for index in left))
         self._is_tidy = True
 
-    def _agree_silence(self, wanted: Blocked, reason: NftError) -> str | None:
+    def _agree_silence(self, blocked: Blocked, reason: NftError) -> str | None:
         """
         Keep a host silent that does not forward.
 
@@ -237,7 +237,7 @@ class HostGuard:
         Raises:
             NftError: it forwards. OSError: a routing rule cannot be had, and is needed: IPv4 is silent by itself.
         """
-        names = wanted.interfaces
+        names = blocked.interfaces
         if families := forwarding_families(names):
             if self._silenced:
                 silence.unsilence(self._silenced)
@@ -248,22 +248,22 @@ class HostGuard:
             if missing:
                 silence.silence(names)
         except OSError as error:
-            if wanted.transit or wanted.elements["vips6"]:
+            if blocked.transit or blocked.elements["vips6"]:
                 text = f"neither by nftables ({reason}) nor by a routing rule ({error}): install nftables"
                 raise OSError(text) from error
             # In IPv4 it is silent by itself.
-            self._note_agreed(wanted, None)
+            self._note_agreed(blocked, None)
             return None
         if self._silenced != names:
             log.info("a routing rule keeps this host's kernel silent (%s): `ip -6 rule` shows it", reason)
         self._silenced = names
-        self._note_agreed(wanted, "rule")
+        self._note_agreed(blocked, "rule")
         return "the routing rule that keeps this host's kernel silent" if missing else None
 
-    def _note_agreed(self, wanted: Blocked, means: Means | None) -> None:
+    def _note_agreed(self, blocked: Blocked, means: Means | None) -> None:
         if self._trouble is not None:
             log.info("the services' packets are kept from this host's kernel again")
-        self._agreed, self._means, self._trouble = wanted, means, None
+        self._agreed, self._means, self._trouble = blocked, means, None
 
     def _note_trouble(self, trouble: str) -> None:
         # Once, not at each look.
@@ -275,7 +275,7 @@ class HostGuard:
     def remove(self) -> None:
         """Undo what was made. Does nothing when nothing was. Raise PrivilegeError when it cannot be undone."""
         with self._lock:
-            self._snapshot = self._wanted = None
+            self._snapshot = self._blocked = None
             if self._silenced:
                 names, self._silenced = self._silenced, ()
                 silence.unsilence(names)
@@ -296,7 +296,7 @@ class HostGuard:
         return min(GATHER_S * 2.0 ** min(self._strain, 10), longest_s)
 
     async def watch(self) -> None:
-        """Keep all as wanted, within 0.5 s of the kernel's telling of a change, until cancelled."""
+        """Keep all of it blocked, within 0.5 s of the kernel's telling of a change, until cancelled."""
         with _open_events() as events:
             while True:
                 with contextlib.suppress(TimeoutError):

@@ -5,7 +5,7 @@ One table per balancer, `flowlb_ifN`, N being the index of its first interface. 
 addresses up in sets, so that a change of servers is a change of elements, of any number. The chain hooks into
 prerouting at raw priority: before routing, and after the packet sockets, which see every frame first.
 
-Each rule carries a digest of its text as a comment, so that what `nft` lists can be compared with what is wanted,
+Each rule carries a digest of its text as a comment, so that what `nft` lists can be compared with what should be there,
 however this version of `nft` prints the rest.
 
 `nft` is run as a child process (`nftables` has no stable library interface); it needs CAP_NET_ADMIN.
@@ -170,16 +170,16 @@ def table_of(blocked: Blocked) -> Table:
     return Table(is_sound=True, rules=tuple(map(_comment, _rules(blocked))), elements=blocked.elements)
 
 
-def change(table: str, wanted: Blocked, found: Table) -> str | None:
+def change(table: str, blocked: Blocked, found: Table) -> str | None:
     """
-    Return the script that makes a table that was found block what is wanted; empty when it does already. None: it must
+    Return the script that makes a table that was found block what it should; empty when it does. None: it must
     be made anew.
     """
-    expected = table_of(wanted)
+    expected = table_of(blocked)
     if not found.is_sound or found.rules != expected.rules or found.elements.keys() != expected.elements.keys():
         return None
     lines = []
-    for name, members in wanted.elements.items():
+    for name, members in blocked.elements.items():
         present = found.elements[name]
         if gone := present - members:
             lines.append(f"delete element inet {table} {name} {_braces(gone)}\n")

@@ -112,8 +112,8 @@ class _Maker:
     def _to_vip6(self) -> Block:
         """RFC 8200 3, RFC 4443 2.1. An error behind extension headers counts as any packet: it finds no flow then."""
         source = self._deal6(ETHERNET + 8)
-        quoted = ETHERNET + IPV6 + ICMP
-        error = (*self._require(quoted + IPV6), *self._deal6(quoted + 24))
+        inner = ETHERNET + IPV6 + ICMP
+        error = (*self._require(inner + IPV6), *self._deal6(inner + 24))
         kind = (*self._require(ETHERNET + IPV6 + 1), _op(LOAD_B, ETHERNET + IPV6))
         return (_op(LOAD_B, ETHERNET + 6), *_when(58, (*kind, *_when_any(ICMPV6_ERRORS, error), *source)), *source)
 

@@ -66,7 +66,7 @@ class Load:
     slow: int
 
 
-class Found(NamedTuple):
+class Measured(NamedTuple):
     """What a measure found: values by metric, and how much of the load failed or was slow."""
 
     figures: dict[str, float]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lb.lab.loadgen import lines, plan, wanted
+from lb.lab.loadgen import lines, plan, target_weights
 from lb.lab.loadgen.engine import play
 from lb.lab.loadgen.lines import Load
 from lb.lab.loadgen.plan import Options, Plan
@@ -72,9 +72,9 @@ def weights_for(
     if want is not None:
         return dict(want)
     if config is not None:
-        return wanted.of_config(config, load.lines[0])
+        return target_weights.of_config(config, load.lines[0])
     if control is not None:
         from lb.control.api.client import fetch
 
-        return wanted.of_status(fetch(control, "/status"), load.lines[0])
+        return target_weights.of_status(fetch(control, "/status"), load.lines[0])
     return None

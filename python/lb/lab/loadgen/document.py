@@ -24,7 +24,7 @@ class Document:
         settings: what was played and how, in words, by name.
         fetches, playbacks: the results.
         figures: what that adds up to.
-        wanted: the servers' weights by name; None: not known.
+        target_weights: of the servers by name; None: not known.
         events: what happened to servers: (seconds, what).
     """
 
@@ -32,7 +32,7 @@ class Document:
     fetches: Sequence[Fetch]
     playbacks: Sequence[Playback]
     figures: Figures
-    wanted: dict[str, float] | None
+    target_weights: dict[str, float] | None
     events: Sequence[tuple[float, str]] = ()
 
 
@@ -40,13 +40,15 @@ def make(
     settings: Mapping[str, str],
     fetches: Sequence[Fetch],
     playbacks: Sequence[Playback] = (),
-    wanted: Mapping[str, float] | None = None,
+    target_weights: Mapping[str, float] | None = None,
     events: Sequence[tuple[float, str]] = (),
 ) -> Document:
     """Make the document of a run; as `Document`."""
     ordered = sorted(fetches, key=lambda fetch: fetch.intended_s)
-    figures = figure(ordered, playbacks, wanted)
-    return Document(dict(settings), ordered, playbacks, figures, dict(wanted) if wanted else None, tuple(events))
+    figures = figure(ordered, playbacks, target_weights)
+    return Document(
+        dict(settings), ordered, playbacks, figures, dict(target_weights) if target_weights else None, tuple(events)
+    )
 
 
 def to_json(document: Document) -> str:
@@ -54,7 +56,7 @@ def to_json(document: Document) -> str:
     content: dict[str, Any] = {
         "format": FORMAT,
         "settings": document.settings,
-        "wanted": document.wanted,
+        "wanted": document.target_weights,
         "events": [{"at_s": at_s, "what": what} for at_s, what in document.events],
         "figures": asdict(document.figures),
         "playbacks": [asdict(playback) for playback in document.playbacks],

@@ -99,7 +99,7 @@ class Figures:
 
 
 def figure(
-    fetches: Sequence[Fetch], playbacks: Sequence[Playback] = (), wanted: Mapping[str, float] | None = None
+    fetches: Sequence[Fetch], playbacks: Sequence[Playback] = (), target_weights: Mapping[str, float] | None = None
 ) -> Figures:
     """
     Add up a run.
@@ -107,7 +107,7 @@ def figure(
     Args:
         fetches: all of it, in any order.
         playbacks: of its players.
-        wanted: the weights of servers by name, also of those that sent nothing; None: those that sent weigh the same.
+        target_weights: of servers, by name, also of those that sent nothing; None: those that sent weigh the same.
     """
     duration_s = max((f.ended_s for f in fetches), default=0.0) - min((f.started_s for f in fetches), default=0.0)
     good = [fetch for fetch in fetches if fetch.ok]
@@ -118,7 +118,7 @@ def figure(
             members[key(fetch)].append(fetch)
         return tuple(group(name, members[name], len(good), duration_s) for name in sorted(members, key=natural))
 
-    servers = groups(lambda fetch: fetch.server, wanted or ())
+    servers = groups(lambda fetch: fetch.server, target_weights or ())
     return Figures(
         total=group("all", fetches, len(good), duration_s),
         servers=servers,
@@ -128,7 +128,7 @@ def figure(
         duration_s=duration_s,
         rate_hz=len(good) / duration_s if duration_s else 0.0,
         players=watch(playbacks),
-        fairness=_fairness(servers, wanted),
+        fairness=_fairness(servers, target_weights),
     )
 
 
@@ -196,9 +196,11 @@ def jain(values: Sequence[float]) -> float | None:
     return sum(values) ** 2 / (len(values) * squares) if squares else None
 
 
-def _fairness(servers: Sequence[Group], wanted: Mapping[str, float] | None) -> float | None:
+def _fairness(servers: Sequence[Group], target_weights: Mapping[str, float] | None) -> float | None:
     """Compare what servers sent per weight, without those that should send nothing or are unknown."""
-    weights = wanted or {server.name: 1.0 for server in servers if server.fetches and server.name != UNKNOWN_SERVER}
+    weights = target_weights or {
+        server.name: 1.0 for server in servers if server.fetches and server.name != UNKNOWN_SERVER
+    }
     sent = {server.name: server.fetches for server in servers}
     return jain([sent.get(name, 0) / weight for name, weight in weights.items() if weight > 0])
 

@@ -116,14 +116,14 @@ def distribution(good: Sequence[Fetch]) -> Plot:
 
 def shares(document: Document) -> BarChart:
     """Draw the share of each server, with a mark where the policy wants it."""
-    wanted = table.shares(document.wanted)
+    targets = table.shares(document.target_weights)
     rows = []
     for group in document.figures.servers:
-        if not group.fetches and (wanted is None or group.name not in wanted):
+        if not group.fetches and (targets is None or group.name not in targets):
             continue
-        want = None if wanted is None else wanted.get(group.name, 0.0) * 100
-        text = f"{group.share:.1%}" + ("" if want is None else f", wanted {want:.1f}%")
-        rows.append(Row(group.name, group.share * 100, text, mark=want, emphasis=True))
+        target = None if targets is None else targets.get(group.name, 0.0) * 100
+        text = f"{group.share:.1%}" + ("" if target is None else f", wanted {target:.1f}%")
+        rows.append(Row(group.name, group.share * 100, text, mark=target, emphasis=True))
     return bars.make("Share per server", "fetches that succeeded, %", rows)
 
 

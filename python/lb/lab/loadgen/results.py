@@ -111,19 +111,19 @@ class Outcome:
         self.events.append((at_s, what))
         self._bars.say(f"{at_s:.1f} s: {what}")
 
-    def finish(self, settings: Mapping[str, str], wanted: Mapping[str, float] | None) -> int:
+    def finish(self, settings: Mapping[str, str], target_weights: Mapping[str, float] | None) -> int:
         """
         Print and write the outputs.
 
         Args:
             settings: what was played and how, in words.
-            wanted: the servers' weights by name; None: not known.
+            target_weights: of the servers, by name; None: not known.
 
         Returns:
             The exit status: 0; 1 when no fetch succeeded; 130 when it was interrupted.
         """
         print("Interrupted" if self.interrupted else FINISHED, file=sys.stderr)
-        made = document.make(settings, self.fetches, self.playbacks, wanted, self.events)
+        made = document.make(settings, self.fetches, self.playbacks, target_weights, self.events)
         text = document.to_json(made) if self.outputs.json_file or self.outputs.output == "json" else ""
         _write(self.outputs.json_file, text)
         _write(self.outputs.csv_file, document.to_csv(made) if self.outputs.csv_file else "")
@@ -134,7 +134,7 @@ class Outcome:
         if self.outputs.output == "json":
             print(text)
         else:
-            table.show(made.figures, wanted)
+            table.show(made.figures, target_weights)
         if self.interrupted:
             return INTERRUPTED
         return 0 if made.figures.total.fetches else FAILED

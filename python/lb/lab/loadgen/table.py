@@ -20,29 +20,29 @@ _HEAD = ("fetches", "failed", "share")
 _TAIL = ("mean", "p50", "p95", "p99 ms", "bit/s")
 
 
-def show(figures: Figures, wanted: Mapping[str, float] | None = None) -> None:
-    """Print the tables on standard output. `wanted`: the servers' weights, by name."""
+def show(figures: Figures, target_weights: Mapping[str, float] | None = None) -> None:
+    """Print the tables on standard output. `target_weights`: of the servers, by name."""
     console = Console(width=WIDTH, highlight=False)
-    console.print(_table(figures, shares(wanted)))
+    console.print(_table(figures, shares(target_weights)))
     for line in remarks(figures):
         console.print(line, markup=False)
 
 
-def shares(wanted: Mapping[str, float] | None) -> dict[str, float] | None:
+def shares(weights: Mapping[str, float] | None) -> dict[str, float] | None:
     """Turn weights into shares of 1. None: they are not known, or all 0."""
-    total = sum(wanted.values()) if wanted else 0.0
-    return {name: weight / total for name, weight in wanted.items()} if wanted and total else None
+    total = sum(weights.values()) if weights else 0.0
+    return {name: weight / total for name, weight in weights.items()} if weights and total else None
 
 
-def _table(figures: Figures, wanted: Mapping[str, float] | None) -> Table:
+def _table(figures: Figures, targets: Mapping[str, float] | None) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", min_width=9)
-    for name in (*_HEAD, *(["wanted"] if wanted else []), *_TAIL):
+    for name in (*_HEAD, *(["wanted"] if targets else []), *_TAIL):
         table.add_column(name, justify="right", no_wrap=True)
 
-    def add(group: Group, want: str) -> None:
+    def add(group: Group, target: str) -> None:
         name = escape(group.name) if group.name != NO_SERVER else NO_ANSWER
-        counts = (count(group.fetches), count(group.failures), f"{group.share:.1%}", *([want] if wanted else []))
+        counts = (count(group.fetches), count(group.failures), f"{group.share:.1%}", *([target] if targets else []))
         latency = group.latency
         times = () if latency is None else (latency.mean_s, latency.p50_s, latency.p95_s, latency.p99_s)
         cells = [three_digits(value * 1000) for value in times] or ["-"] * 4
@@ -50,7 +50,7 @@ def _table(figures: Figures, wanted: Mapping[str, float] | None) -> Table:
 
     add(figures.total, "")
     for server in figures.servers:
-        add(server, f"{wanted.get(server.name, 0.0):.1%}" if wanted else "")
+        add(server, f"{targets.get(server.name, 0.0):.1%}" if targets else "")
     for client in figures.clients if len(figures.clients) > 1 else ():
         add(client, "")
     return table

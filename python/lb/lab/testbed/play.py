@@ -14,7 +14,7 @@ from lb.lab.loadgen.command import weights_for
 from lb.lab.loadgen.lines import Load
 from lb.lab.loadgen.plan import Options
 from lb.lab.loadgen.results import Outcome, Outputs, settings
-from lb.lab.loadgen.wanted import of_status
+from lb.lab.loadgen.target_weights import of_status
 from lb.lab.testbed import manage
 from lb.lab.testbed.load_clients import Faults, LoadClients, exec_command, spawn_with_exec
 from lb.lab.testbed.topology import ROUTER, SWITCH, one_segment

@@ -14,7 +14,7 @@ use crate::base::{InterfaceId, Output, Sent};
 
 /// One frame to send: in the batch, or one of its own.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum FrameRef {
     Batch { index: usize, len: usize },
     Extra(usize),
 }
@@ -22,7 +22,7 @@ enum Place {
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     header: [u8; OFFLOAD_HEADER_LEN],
-    place: Place,
+    frame: FrameRef,
 }
 
 impl Pending {
@@ -83,7 +83,7 @@ impl Outbox {
     /// Queue what one call of the data path gave: the frame that came in, then those it appended to `extra`.
     pub fn collect(&mut self, index: usize, sent: Option<Sent>, counters: &IoCounters) {
         if let Some(sent) = sent {
-            let place = Place::Batch {
+            let frame = FrameRef::Batch {
                 index,
                 len: sent.len,
             };
@@ -91,7 +91,7 @@ impl Outbox {
                 sent.interface,
                 Pending {
                     header: header::encode(sent.offload),
-                    place,
+                    frame,
                 },
                 counters,
             );
@@ -104,7 +104,7 @@ impl Outbox {
         while let Some(output) = self.extra.get(self.collected) {
             let pending = Pending {
                 header: header::encode(output.offload),
-                place: Place::Extra(self.collected),
+                frame: FrameRef::Extra(self.collected),
             };
             let interface = output.interface;
             self.collected += 1;
@@ -130,7 +130,7 @@ impl Outbox {
         counters: &IoCounters,
     ) {
         for pending in self.queues.iter().flatten() {
-            if let Place::Batch { index, .. } = pending.place {
+            if let FrameRef::Batch { index, .. } = pending.frame {
                 batch.write_header(&mut interfaces[source], index, pending.header);
             }
         }
@@ -168,9 +168,9 @@ fn pieces<'a>(
     source: &'a Interface,
     extra: &'a [Output],
 ) -> (&'a [u8], &'a [u8]) {
-    match pending.place {
-        Place::Batch { index, len } => (batch.message(source, index, len), &[]),
-        Place::Extra(index) => (&pending.header, &extra[index].frame),
+    match pending.frame {
+        FrameRef::Batch { index, len } => (batch.message(source, index, len), &[]),
+        FrameRef::Extra(index) => (&pending.header, &extra[index].frame),
     }
 }
 

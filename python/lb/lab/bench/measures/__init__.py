@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lb.lab.bench.contestants.base import Working
-from lb.lab.bench.load import Field, Found
+from lb.lab.bench.load import Field, Measured
 from lb.lab.bench.measures import bulk, connections, idle, keepalive, latency
 
-LOADED: dict[str, Callable[[Field, Working], Found]] = {
+LOADED: dict[str, Callable[[Field, Working], Measured]] = {
     "idle": idle.measure,
     "latency": latency.measure,
     "keepalive": keepalive.measure,

@@ -7,7 +7,7 @@ from lb.lab.bench.contestants.base import Working
 from lb.lab.bench.web_server import BULK_PATH
 
 
-def measure(field: load.Field, working: Working) -> load.Found:
+def measure(field: load.Field, working: Working) -> load.Measured:
     """Return `bulk`, bytes per second as the client received them."""
     found = load.apply(field, working, BULK_PATH)
-    return load.Found({"bulk": found.received / found.seconds}, found.failed, found.slow)
+    return load.Measured({"bulk": found.received / found.seconds}, found.failed, found.slow)

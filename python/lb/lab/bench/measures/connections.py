@@ -7,7 +7,7 @@ from lb.lab.bench.contestants.base import Working
 from lb.lab.bench.web_server import SMALL_PATH
 
 
-def measure(field: load.Field, working: Working) -> load.Found:
+def measure(field: load.Field, working: Working) -> load.Measured:
     """Return `connections`, whole responses on a connection of their own per second."""
     found = load.apply(field, working, SMALL_PATH, close=True)
-    return load.Found({"connections": found.responses / found.seconds}, found.failed, found.slow)
+    return load.Measured({"connections": found.responses / found.seconds}, found.failed, found.slow)

@@ -7,7 +7,7 @@ from lb.lab.bench.contestants.base import Working
 from lb.lab.bench.web_server import SMALL_PATH
 
 
-def measure(field: load.Field, working: Working) -> load.Found:
+def measure(field: load.Field, working: Working) -> load.Measured:
     """Return `keepalive`, whole responses per second."""
     found = load.apply(field, working, SMALL_PATH)
-    return load.Found({"keepalive": found.responses / found.seconds}, found.failed, found.slow)
+    return load.Measured({"keepalive": found.responses / found.seconds}, found.failed, found.slow)

@@ -16,7 +16,7 @@ from lb.lab.bench.web_server import SMALL_PATH
 SHARES = (("p50", 0.5), ("p99", 0.99))
 
 
-def measure(field: load.Field, working: Working) -> load.Found:
+def measure(field: load.Field, working: Working) -> load.Measured:
     """Return `connect_p50`, `connect_p99`, `request_p50`, `request_p99`, in seconds."""
     settings = field.settings
     rate = str(settings.latency_hz)
@@ -26,4 +26,4 @@ def measure(field: load.Field, working: Working) -> load.Found:
         for what in ("connect", "request")
         for name, share in SHARES
     }
-    return load.Found(figures, found["failed"], found["slow"])
+    return load.Measured(figures, found["failed"], found["slow"])

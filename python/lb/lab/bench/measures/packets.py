@@ -27,7 +27,7 @@ from pathlib import Path
 from lb.errors import LbError
 from lb.lab.bench import cpu
 from lb.lab.bench.contestants.base import Working
-from lb.lab.bench.load import Found
+from lb.lab.bench.load import Measured
 from lb.lab.bench.settings import Settings
 from lb.lab.testbed import build, ethtool
 from lb.lab.testbed.lifecycle import Testbed
@@ -86,7 +86,7 @@ def measure_alone(testbed: Testbed, settings: Settings, generator: str) -> Alone
         return Alone(run.flood(), run.cpu_per_packet(settings.paced_pps)[0])
 
 
-def measure(testbed: Testbed, settings: Settings, working: Working, generator: str) -> Found:
+def measure(testbed: Testbed, settings: Settings, working: Working, generator: str) -> Measured:
     """
     Return `packets`, arrived at the sink per second, and `cpu_per_packet`, seconds, the sender's included.
 
@@ -99,7 +99,7 @@ def measure(testbed: Testbed, settings: Settings, working: Working, generator: s
         run.warm()
         rate = run.flood()
         cpu_s, lost = run.cpu_per_packet(min(settings.paced_pps, rate / 2))
-        return Found({"packets": rate, "cpu_per_packet": cpu_s}, failed=lost)
+        return Measured({"packets": rate, "cpu_per_packet": cpu_s}, failed=lost)
 
 
 class Run:
@@ -119,13 +119,13 @@ class Run:
         self, testbed: Testbed, settings: Settings, template: bytes, sink: str, pid: int | None, generator: str
     ) -> None:
         self._live = generator == LIVE
-        self._bed, self._settings, self._template = testbed, settings, template
+        self._testbed, self._settings, self._template = testbed, settings, template
         self._sink, self._pid = sink, pid
         self._softirq = cpu.softirq_threads()
         self._socket: socket.socket
 
     def __enter__(self) -> Run:
-        with self._bed.inside(GENERATOR):
+        with self._testbed.inside(GENERATOR):
             self._socket = sockets.new_socket("eth0")
             sockets.set_option(self._socket, SOL_PACKET, sockets.PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
             sockets.set_option(self._socket, SOL_PACKET, sockets.PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS")
@@ -177,7 +177,7 @@ class Run:
         return (self._cpu_ns() - cpu_before) / 1e9 / arrived, max(0, sent - arrived)
 
     def _flood(self, seconds: float) -> tuple[int, float]:
-        return _flood(self._bed, self._template, self._settings.flows, MAX_PACKETS, seconds)
+        return _flood(self._testbed, self._template, self._settings.flows, MAX_PACKETS, seconds)
 
     def _generate(self, seconds: float, rate_pps: float | None = None, packets: int = MAX_PACKETS) -> tuple[int, float]:
         from lb import _core
@@ -189,7 +189,7 @@ class Run:
         return time.process_time_ns() + other + cpu.threads_ns(self._softirq)
 
     def _arrived(self) -> int:
-        with self._bed.inside(self._sink):
+        with self._testbed.inside(self._sink):
             return received_packets("eth0")
 
     def _wait_quiet(self) -> None:

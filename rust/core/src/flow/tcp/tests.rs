@@ -40,13 +40,13 @@ fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Tra
 #[derive(Clone, Copy, Default)]
 struct Scene {
     entry: Entry,
-    annex: FlowCold,
-    cold: FlowRare,
+    cold: FlowCold,
+    rare: FlowRare,
 }
 
 impl Scene {
     fn flow(&mut self) -> Flow<'_> {
-        Flow::new(&mut self.entry, &mut self.annex, &mut self.cold)
+        Flow::new(&mut self.entry, &mut self.cold, &mut self.rare)
     }
 
     fn new(state: FlowState) -> Self {

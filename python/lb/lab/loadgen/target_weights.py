@@ -1,4 +1,4 @@
-"""What share of the fetches each server should get: as told, as a configuration says, or as a running balancer says."""
+"""Target weights of the servers: as told, as a configuration says, or as a running balancer says."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _planned(path: Path, line: LoadLine) -> dict[str, float] | None:
                 ServerView(index, server.name, server.weight, server.state)
                 for index, server in enumerate(service.servers)
             ]
-            # The slots of every plan are in proportion to what the policy wants.
+            # The slots of every plan are in proportion to the target weights.
             slots = service.policy.make().plan(service.name, views, {}).slots
             return {view.name: float(slots.count(view.id)) for view in views} if slots else None
     return None

@@ -42,7 +42,7 @@ SERVERS = ("server1", "server2", "server3")
 LOAD_HOSTS = {"keepalive": "client1", "connections": "client2", "steady": "client3"}
 ECHO_PORT = 7000
 STEADY, STEADY_SECONDS = 60, 1.0
-NOBODYS_MAC = "aa:aa:aa:00:00:fe"
+UNUSED_MAC = "aa:aa:aa:00:00:fe"
 UDP_FLOWS, UDP_PPS, FIRST_PORT, LAST_PORT = 500, 20_000.0, 1024, 61_000
 RELOAD_S = 3
 # Until then tables, caches and the heap of Python fill.
@@ -63,7 +63,7 @@ name = "udp"
 address = "{vip}"
 port = {vip_port}
 protocol = "udp"
-server = [{{ name = "server1", address = "{server1}", port = 9, mac = "{nobody}" }}]
+server = [{{ name = "server1", address = "{server1}", port = 9, mac = "{unused}" }}]
 [[service]]
 name = "echo"
 address = "{vip}"
@@ -152,7 +152,7 @@ def write_config(testbed: Testbed, weights: tuple[int, int, int]) -> Path:
         vip_port=VIP_PORT,
         web_port=testbed.topology.host(SERVERS[0]).web_port,
         echo_port=ECHO_PORT,
-        nobody=NOBODYS_MAC,
+        unused=UNUSED_MAC,
         weights=weights,
         **addresses,
     )

@@ -7,7 +7,7 @@ import signal
 
 def main() -> None:
     """Run the command line and exit the process with its exit code."""
-    # While the modules load there is nobody to catch a KeyboardInterrupt: Ctrl-C just ends the process.
+    # While the modules load nothing catches a KeyboardInterrupt: Ctrl-C just ends the process.
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

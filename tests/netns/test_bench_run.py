@@ -123,7 +123,7 @@ def test_generated_frames_arrive_whole(unique: str) -> None:
 
     with running_testbed(f"{unique}f-", topology=straight_path(), servers=False) as testbed:
         packets.prepare(testbed)
-        template = packets.frame(testbed, testbed.topology.host("server1").address, 9, packets.NOBODYS_MAC)
+        template = packets.frame(testbed, testbed.topology.host("server1").address, 9, packets.UNUSED_MAC)
         capture = Capture(testbed, "router")
         with packets.Run(testbed, quick(), template, ROUTER, None, packets.SOCKET) as generator:
             generator._generate(5.0, None, 200)

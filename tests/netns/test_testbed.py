@@ -124,17 +124,17 @@ def caller(request: pytest.FixtureRequest, unique: str) -> Iterator[Caller]:
     if request.param == "root":
         if not isolation.has_capabilities():
             pytest.skip("not root: the other half of these tests runs")
-        someone = Caller("root", prefix, sys.executable, environment, 0, Path("/run/flowlb") / f"testbed-{prefix[:-1]}")
+        caller = Caller("root", prefix, sys.executable, environment, 0, Path("/run/flowlb") / f"testbed-{prefix[:-1]}")
     else:
-        someone = _unprivileged_caller(prefix, environment)
+        caller = _unprivileged_caller(prefix, environment)
     try:
-        yield someone
+        yield caller
     finally:
-        for child in someone.started:
+        for child in caller.started:
             child.kill()
             child.communicate()
-        someone.testbed("down")
-    assert someone.leftovers() == []
+        caller.testbed("down")
+    assert caller.leftovers() == []
 
 
 def _unprivileged_caller(prefix: str, environment: dict[str, str]) -> Caller:

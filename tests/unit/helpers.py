@@ -286,7 +286,7 @@ def only_frame(result: Result) -> ScapyPacket:
     return Ether(frame)
 
 
-def quote_of(result: Result) -> bytes:
+def inner_of(result: Result) -> bytes:
     """Return the packet that the untagged ICMP error sent by a result quotes, byte by byte: scapy would rebuild it."""
     frame = result.out[0][1]
     return frame[14 + (40 if frame[14] >> 4 == 6 else 20) + 8 :]

@@ -80,7 +80,7 @@ def test_plan_failing_fast_attracts_nothing() -> None:
     assert slots == {0: 1, 1: 1}
 
 
-def test_plan_one_failure_is_no_proof_and_all_failing_is_nobodys_fault() -> None:
+def test_plan_one_failure_is_no_proof_and_all_failing_is_no_servers_fault() -> None:
     """A single failure excludes no server; nor do failures of all servers."""
     one = {"recent_flows": 1, "recent_failures": 1}
     assert Adaptive().plan("video", SERVERS, dict.fromkeys("c", one)) == EQUAL

@@ -258,7 +258,7 @@ def test_questions_closed_let_the_thread_end() -> None:
     assert not channel.post(1, QUESTION, time.monotonic_ns() + LONG_NS)
 
 
-def test_questions_nobody_waits_for_any_more_are_not_asked() -> None:
+def test_questions_no_packet_waits_for_are_not_asked() -> None:
     """What is past its deadline before its turn comes is left out; the next one is answered, with its ticket."""
     channel, thread, told = answering()
     channel.post(1, QUESTION, 0)

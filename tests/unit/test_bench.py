@@ -470,7 +470,7 @@ def test_client_paced_one_exchange_per_interval(web: tuple[str, int]) -> None:
     assert found["failed"] == 0
 
 
-def test_client_nobody_listens_exit_1_with_a_line() -> None:
+def test_client_no_listener_exit_1_with_a_line() -> None:
     """An error is a line and a status, for the bench to quote."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -378,7 +378,7 @@ def test_loop_that_failed_tells_and_stop_raises(wire: Any) -> None:
     assert path.process(request(), 0, 1).verdict == "forward", "offline calls go on"
 
 
-def test_loop_nobody_stopped_ends_with_its_data_path(wire: Any) -> None:
+def test_loop_never_stopped_ends_with_its_data_path(wire: Any) -> None:
     """An `ask` that waits for the GIL must not hang the last reference's end."""
     port, ours, news = wire
     path = make_datapath(ask_snapshot(lambda *_: "server1"))

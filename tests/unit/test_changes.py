@@ -170,7 +170,7 @@ def test_make_stuck_publication_has_a_deadline_and_the_process_may_end(caplog: p
         outcome = await queued.make(lambda: controller.set_weight("video", "server3", 4))
         assert outcome.generation == 3
         assert [each.weight for each in controller.services()[0].servers] == [2, 1, 4]
-        assert "the change that took so long is made: generation 2" in caplog.text
+        assert "the delayed change is made: generation 2" in caplog.text
         await supervisor.stop()
         await queued.close()
 

@@ -319,7 +319,7 @@ def test_reload_changes_the_cap_on_checks() -> None:
 
 
 def test_one_change_touches_one_check() -> None:
-    """What a change costs goes by what it changes: the checks of the others are not so much as looked up."""
+    """What a change costs goes by what it changes: the checks of the others are not even looked up."""
 
     async def scenario() -> None:
         host = await started(config())

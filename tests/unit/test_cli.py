@@ -305,7 +305,7 @@ def test_broken_pipe_quiet(config: Path, capture: Path) -> None:
 
 
 def test_interrupt_while_modules_load_quiet() -> None:
-    """Ctrl-C before anybody listens for it ends the process, without a traceback."""
+    """Ctrl-C before it is handled ends the process, without a traceback."""
     code = """\
 import os, signal, sys
 class Interrupt:

@@ -287,7 +287,7 @@ def test_data_beyond_a_gap_was_not_sent_before(talk: Talk) -> None:
     talk.expect(retransmitted=1, in_flight_bytes=0)
 
 
-def test_server_that_speaks_first_answers_nobody(talk: Talk) -> None:
+def test_server_that_speaks_first_answers_no_request(talk: Talk) -> None:
     """A greeting without a request is no answer."""
     talk.open()
     talk.server("PA", 5001, 1001, b"220 hello", after_ms=1)

@@ -432,7 +432,7 @@ def test_check_that_begins_after_it_was_due_is_late(held_s: float, answers_after
         prober.check = check  # type: ignore[method-assign]
         prober.follow({("s", "a"): target(1, interval="1h", timeout="1h")})
         while made < 3:
-            # The loop does nothing for so long.
+            # The loop does nothing meanwhile.
             passed_s += held_s
             for _ in range(5):
                 await asyncio.sleep(0)

@@ -25,11 +25,11 @@ from helpers import (
     assert_checksums,
     from_client,
     from_server,
+    inner_of,
     make_snapshot,
     only_frame,
     open_flow,
     query,
-    quote_of,
     request,
     response,
 )
@@ -39,9 +39,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 
-def error_v4(source: str, destination: str, quoted: bytes, mac: str, **fields: int) -> Packet:
+def error_v4(source: str, destination: str, inner: bytes, mac: str, **fields: int) -> Packet:
     """Build a port-unreachable, or another message, that quotes a packet."""
-    message = ICMP(**{"type": 3, "code": 3, **fields}) / Raw(quoted)
+    message = ICMP(**{"type": 3, "code": 3, **fields}) / Raw(inner)
     return Ether(src=mac, dst=ROUTER_MAC) / IP(src=source, dst=destination, id=9) / message
 
 
@@ -50,12 +50,12 @@ def sent_by(result: object) -> bytes:
     return bytes(only_frame(result)[1])
 
 
-@pytest.mark.parametrize("quote", [28, 36, 37, 38, 40, 60])
-def test_error_from_server_side_reaches_the_client(backend: str, quote: int) -> None:
-    """Rule 10, ICMP about flows: the quote becomes the packet that the client sent, however little of it is there."""
+@pytest.mark.parametrize("length", [28, 36, 37, 38, 40, 60])
+def test_error_from_server_side_reaches_the_client(backend: str, length: int) -> None:
+    """Rule 10, ICMP about flows: the inner packet becomes what the client sent, however little of it is there."""
     box = Box(backend)
     syn = from_client(request("S", 1000, data=bytes(20)))
-    inner = sent_by(box.send(syn))[:quote]
+    inner = sent_by(box.send(syn))[:length]
     result = box.send(error_v4(SERVERS[0], CLIENT, inner, SERVER_MACS[31]))
     assert (result.verdict, result.direction, result.service, result.server) == ("forward", "reply", "web", "server1")
     frame = Ether(result.out[0][1])
@@ -63,8 +63,8 @@ def test_error_from_server_side_reaches_the_client(backend: str, quote: int) -> 
     assert (frame.dst, frame[IP].src, frame[IP].dst, frame[IP].ttl) == (CLIENT_MAC, VIP, CLIENT, 63)
     # But for its TTL, which was lowered on the way, and that word's checksum, the client knows its packet again.
     # Half a TCP checksum cannot be updated: it is left as it came.
-    whole = quote if quote >= 38 else min(quote, 36)
-    seen, own = quote_of(result)[:whole], bytes(syn)[14:][:whole]
+    whole = length if length >= 38 else min(length, 36)
+    seen, own = inner_of(result)[:whole], bytes(syn)[14:][:whole]
     assert (seen[:8], seen[9:10], seen[12:]) == (own[:8], own[9:10], own[12:])
     assert seen[8] == own[8] - 1
     assert box.states() == ["syn-sent"]
@@ -105,7 +105,7 @@ def test_error_after_a_restart_finds_the_server_by_the_hash(backend: str, select
     result = after.send(error_v4("198.18.1.250", CLIENT, sent_by(placed), "aa:aa:aa:00:00:fa", code=4, nexthopmtu=1200))
     assert (result.verdict, result.direction, result.server) == ("forward", "reply", placed.server)
     assert (only_frame(result)[IP].src, only_frame(result)[IP].dst) == (VIP, CLIENT)
-    assert quote_of(result)[12:] == bytes(syn)[14:][12:]
+    assert inner_of(result)[12:] == bytes(syn)[14:][12:]
     assert after.states() == []
 
 
@@ -266,10 +266,10 @@ def test_error_counts_for_the_server_alone(backend: str) -> None:
 TTL_CASES = [(CLIENT, ROUTER, 11, 548), (CLIENT6, ROUTER6, 3, 1232)]
 
 
-@pytest.mark.parametrize(("client", "router", "kind", "quoted"), TTL_CASES)
+@pytest.mark.parametrize(("client", "router", "kind", "length"), TTL_CASES)
 @pytest.mark.parametrize("ttl", [0, 1])
 def test_ttl_exceeded_is_answered_from_our_address(
-    backend: str, client: str, router: str, kind: int, quoted: int, ttl: int
+    backend: str, client: str, router: str, kind: int, length: int, ttl: int
 ) -> None:
     """
     Rule 11.1, TTL, and rule 12.2, frames over the MTU: time exceeded, quoting the packet as it came in, within 576 or
@@ -285,7 +285,7 @@ def test_ttl_exceeded_is_answered_from_our_address(
     )
     sent = only_frame(result)
     assert (sent.dst, sent[1].src, sent[1].dst, sent[2].type, sent[2].code) == (CLIENT_MAC, router, client, kind, 0)
-    assert quote_of(result) == bytes(frame)[14:][:quoted]
+    assert inner_of(result) == bytes(frame)[14:][:length]
     if kind == 11:
         assert (sent[IP].tos, sent[IP].id, int(sent[IP].flags), sent[IP].ttl) == (0xC0, 0, 2, 64)
 
@@ -308,7 +308,7 @@ def test_no_server_udp_is_port_unreachable(backend: str) -> None:
         result = box.send(frame)
         sent = only_frame(result)
         assert (sent[1].src, sent[1].dst, (sent[2].type, sent[2].code)) == (vip, client, kind)
-        assert quote_of(result) == bytes(frame)[14:]
+        assert inner_of(result) == bytes(frame)[14:]
 
 
 def test_rate_limit_is_a_token_bucket(backend: str) -> None:

@@ -685,10 +685,10 @@ def icmp_error(
     our_mac: str = ROUTER_MAC,
 ) -> bytes:
     """Make the ICMP error we must answer `frame` with: quoting its packet, whole or up to 576 / 1280 bytes of ours."""
-    quoted = frame[l3 : l3 + length if length is not None else None]
-    quoted = quoted[: 576 - 28 if f.version == 4 else 1280 - 48]
+    inner = frame[l3 : l3 + length if length is not None else None]
+    inner = inner[: 576 - 28 if f.version == 4 else 1280 - 48]
     marks = {"tos": 0xC0, "id": 0, "flags": "DF"} if f.version == 4 else {}
-    return ether(our_mac, dst_mac, icmp(f, src, dst, *kind, word.to_bytes(4, "big") + quoted, **marks), tags=tags)
+    return ether(our_mac, dst_mac, icmp(f, src, dst, *kind, word.to_bytes(4, "big") + inner, **marks), tags=tags)
 
 
 def icmp4(kind: int, code: int, body: bytes, checksum: int | None = None) -> bytes:

@@ -110,7 +110,7 @@ def in_child(work: Callable[[], Any]) -> Any:
         work: returns what JSON holds; begins with giving up its rights.
 
     Returns:
-        What it returned: the word of a process that runs anybody's code.
+        What it returned: not to be trusted, for the process runs users' code.
 
     Raises:
         LbError: it raised one, or ended without an answer.

@@ -202,6 +202,6 @@ def _log_late(future: asyncio.Future[Outcome]) -> None:
         return
     outcome = future.result()
     if outcome.error is None:
-        log.info("the change that took so long is made: generation %d", outcome.generation)
+        log.info("the delayed change is made: generation %d", outcome.generation)
     else:
-        log.error("the change that took so long could not be made: %s", outcome.error)
+        log.error("the delayed change could not be made: %s", outcome.error)

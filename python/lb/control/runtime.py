@@ -223,8 +223,8 @@ class Runtime:
         Swap to a snapshot: `lb.control.transactions.Publisher`.
 
         Raises:
-            LbError: the host guard cannot be applied, the kernel cannot tell so many VIPs apart, or the balancer is
-                stopping; nothing has changed then.
+            LbError: the host guard cannot be applied, there are more VIPs than the kernel can tell apart, or the
+                balancer is stopping; nothing has changed then.
         """
         if (workers := self._config.workers) > 1:
             require_room(program(snapshot.vips(), workers, 0))

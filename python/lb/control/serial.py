@@ -82,7 +82,7 @@ class SerialJobs:
             return
         error = task.exception()
         if error is None:
-            log.info("the %s that took so long is done", self._name)
+            log.info("the delayed %s is done", self._name)
         elif not isinstance(error, LbError):
             self._supervisor.note(self._name, error)
 

@@ -82,7 +82,7 @@ def walk_inner_v6(packet: Packet, at: int) -> tuple[int, int] | None:
 
 
 def read_inner_l4(packet: Packet, found: InnerPacket) -> InnerPacket:
-    """Read the ports of a quoted TCP or UDP header, or say why there are none."""
+    """Read the ports of the inner TCP or UDP header, or say why there are none."""
     available = packet.end - found.l4
     family = len(found.source)
     if found.protocol == icmp.PROTOCOL[family]:

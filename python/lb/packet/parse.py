@@ -324,7 +324,7 @@ def walk_extensions(packet: Packet) -> str | None:
 
 class ExtensionWalk:
     """
-    A walk along the extension headers of one IPv6 packet, received or quoted in an ICMP error.
+    A walk along the extension headers of one IPv6 packet, received or the inner packet of an ICMP error.
 
     Args:
         data: the bytes that hold it.

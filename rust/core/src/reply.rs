@@ -2,7 +2,7 @@
 //! resets (RFC 9293 3.10.7.1).
 //!
 //! Each goes back to the MAC its cause came from, through the same interface, under the same VLAN tags. Every byte
-//! is written: buffers start as zeros, and only what is quoted comes from elsewhere. Whether a reply may be made at
+//! is written: buffers start as zeros, and only the inner packet comes from elsewhere. Whether a reply may be made at
 //! all is the pipeline's question, not asked here.
 
 use crate::base::SeqNumber;
@@ -138,8 +138,8 @@ pub fn icmp_error(
     } else {
         (MOST_ERROR_V6 - ipv6::LEN - icmp::LEN, 0)
     };
-    let quoted = &packet[..packet.len().min(most)];
-    let message = icmp_message(kind, rest, quoted, own, to);
+    let inner = &packet[..packet.len().min(most)];
+    let message = icmp_message(kind, rest, inner, own, to);
     let packet = ip_packet(&message, icmp::protocol_of(v4), (tos, HOP_LIMIT), own, to);
     frame_back(cause, l2, mac, None, &packet)
 }

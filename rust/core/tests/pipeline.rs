@@ -326,7 +326,7 @@ fn table_full_evicts_in_order() {
     assert_eq!(
         ports(&path, Nanos::new(2)),
         [2, 3],
-        "nobody had answered the datagram"
+        "no server had answered the datagram"
     );
     process(&mut path, &answer(3), 2);
     process(&mut path, &udp(1), 2);
@@ -693,23 +693,23 @@ fn mend_header(frame: &mut [u8]) {
 
 /// The ICMP error that a router would send about the frame, to its source.
 fn error_about(frame: &[u8]) -> Vec<u8> {
-    let quoted = &frame[14..frame.len().min(200)];
+    let inner = &frame[14..frame.len().min(200)];
     let ethernet = PacketBuilder::ethernet2(CLIENT_MAC, OUR_MAC);
     let mut error = Vec::new();
     if frame[12..14] == [8, 0] {
-        let to = quoted[12..16].try_into().expect("four bytes");
+        let to = inner[12..16].try_into().expect("four bytes");
         let builder = ethernet
             .ipv4([198, 18, 2, 9], to, 64)
             .icmpv4_raw(3, 4, [0, 0, 5, 0]);
         builder
-            .write(&mut error, quoted)
+            .write(&mut error, inner)
             .expect("a vector takes all");
     } else {
-        let to = quoted[8..24].try_into().expect("sixteen bytes");
+        let to = inner[8..24].try_into().expect("sixteen bytes");
         let from = [0x20, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
         let builder = ethernet.ipv6(from, to, 64).icmpv6_raw(2, 0, [0, 0, 5, 0]);
         builder
-            .write(&mut error, quoted)
+            .write(&mut error, inner)
             .expect("a vector takes all");
     }
     error

@@ -49,7 +49,7 @@ def _retries(f: Family) -> list[Case]:
     repeated = Case(f"a SYN tells where its client is only if it repeats the first SYN, {v}", ["8.10", "8.13"])
     _, watch = _begun(repeated, f)
     watch.client(SYN, refreshes=False)
-    # The last SYN may be anybody's, however often it comes.
+    # The last SYN may be forged, however often it comes.
     watch.forged_client(tcp("S", 7000))
     watch.forged_client(tcp("S", 7000))
     watch.client(SYN, refreshes=False)
@@ -77,7 +77,7 @@ def _retries(f: Family) -> list[Case]:
 
 
 def _guessed(f: Family) -> list[Case]:
-    """Make what somebody can do to a handshake who knows its addresses and ports, and no number."""
+    """Make what a sender can do to a handshake that knows its addresses and ports, and no number."""
     v = f"IPv{f.version}"
     near = Case(f"SYNs in a client's name, and a RST that fits them, end no handshake, {v}", ["8.10", "8.13"])
     _, watch = _begun(near, f)
@@ -366,7 +366,7 @@ def _rebooted(case: Case, f: Family) -> tuple[Talk, Watch]:
         watch.forged_server(tcp("SA", 700000, ack))
         watch.forged_client(tcp("A", 900001, 700001))
     watch.forged_server(tcp("SA", 700000, 900001))
-    # Nobody else knows the server's number.
+    # No other host knows the server's number.
     for ack in (700000, 700002, 900001, 0):
         watch.forged_client(tcp("A", 900001, ack))
     watch.client(tcp("A", 900001, 700001))
@@ -379,7 +379,7 @@ def _again(f: Family) -> list[Case]:
         f"a client that acknowledges the answer to its SYN on an established flow begins anew, {v}", ["8.10", "8.1"]
     )
     talk, watch = _rebooted(case, f)
-    # What was believed of the connection before is now anybody's.
+    # What was believed of the connection before may now be forged.
     watch.forged_client(tcp("A", 1007, 5001))
     watch.forged_server(tcp("FA", 5001, 1007))
     watch.client(tcp("PA", 900001, 700001, b"question"))

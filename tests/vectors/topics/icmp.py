@@ -102,7 +102,7 @@ def _from_client(
 def _from_server(
     talk: Talk, kind: tuple[int, int, bytes], l4: Packet, cut: int | None, src: str = "", **ip: Any
 ) -> tuple[bytes, bytes]:
-    """Make (in, out) of an error about a client's packet. Whoever sent it, it leaves from the VIP."""
+    """Make (in, out) of an error about a client's packet. It leaves from the VIP, whatever its source."""
     f, (number, code, word) = talk.family, kind
     before = icmp(
         f, src or talk.server_address, talk.client, number, code, word + _forward_quote(talk, l4, cut, True, **ip)
@@ -227,7 +227,7 @@ def _hashed_otherwise(f: Family, too_big: tuple[int, int, bytes]) -> list[Case]:
 def _quotes(f: Family) -> list[Case]:
     v = f"IPv{f.version}"
     kind = (3, 1, ZERO) if f is V4 else (1, 0, ZERO)
-    sums = Case(f"the inner TCP checksum is updated when it is quoted, 18 bytes or more, {v}", ["8.20", "10"])
+    sums = Case(f"the inner TCP checksum is updated when 18 bytes or more of the header are there, {v}", ["8.20", "10"])
     talk = Talk(sums, f)
     talk.open()
     for cut in (8, 12, 16, 18, 19, 20, 60):

@@ -117,7 +117,7 @@ def _unreachable(f: Family) -> list[Case]:
     failed.tick(talk.c_out(udp(b"2")))
 
     long = Case(
-        f"what waited in vain is quoted as it came, up to 576 or 1280 bytes, {v}",
+        f"the inner packet of the error about what waited in vain is as it came, up to 576 or 1280 bytes, {v}",
         ["10"],
         origin,
         neighbours=_missing(server),
@@ -186,7 +186,10 @@ def _asking(f: Family) -> list[Case]:
     again.unresolved(("eth0", server))
 
     late_ask = Case(
-        f"a neighbour nobody waits for any more is not asked for, {v}", ["11"], FOUND, neighbours=_missing(server)
+        f"a neighbour that no packet waits for any more is not asked for, {v}",
+        ["11"],
+        FOUND,
+        neighbours=_missing(server),
     )
     talk = Talk(late_ask, f, "udp")
     late_ask.send(talk.c_in(udp(b"1")), "hold", "neighbour", **talk.names)

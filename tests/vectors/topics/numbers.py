@@ -257,7 +257,7 @@ def _crossed_scales(f: Family) -> list[Case]:
 
 
 def _other_syns(f: Family) -> list[Case]:
-    """Several SYNs of a client: one that is not answered may be anybody's, and has no say in its windows."""
+    """Several SYNs of a client: one that is not answered may be forged, and has no say in its windows."""
     v = f"IPv{f.version}"
     made = []
     # Of the client's SYN that is answered: its number, the shift it offers, the window it has.
@@ -564,7 +564,7 @@ def _fins_ahead(f: Family) -> list[Case]:
 
     guessed = Case(f"a FIN ahead that is never acknowledged closes nothing, {v}", ["8.8", "8.10"])
     watch = _opened(guessed, f)
-    # Somebody has guessed a number inside the window: as good as the client's, till the server acknowledges.
+    # A sender has guessed a number inside the window: as good as the client's, till the server acknowledges.
     watch.client(tcp("FA", 1501, 5001))
     watch.server(tcp("FA", 5001, 1001))
     watch.server(tcp("A", 5002, 1001))

@@ -297,7 +297,7 @@ def _resets(f: Family) -> list[Case]:
     server.counters(events={"flow_closed": 1})
     made.append(server)
 
-    # Nobody has vouched for the numbers of the side that a flow was picked up from.
+    # Nothing has confirmed the numbers of the side that a flow was picked up from.
     client, talk = _hashed(f"a client's RST is sent on and leaves what was picked up from it, {v}", ["8.14", "8.10"], f)
     talk.c(tcp("PA", 1000, 5000, b"data"))
     watch = Watch(talk, "pickup")

@@ -381,7 +381,7 @@ def _two_choices(f: Family) -> list[Case]:
         made.append(case)
     services = [web_service(f, "two-choices", (1, 2, 3), scores=[5, 1, 3], protocol="udp")]
     idle = Case(
-        f"over UDP that nobody answers two-choices takes the first draw, {v}",
+        f"over UDP that no server answers two-choices takes the first draw, {v}",
         ["8.19"],
         "SplitMix64",
         services=services,

@@ -268,7 +268,7 @@ def _syns(f: Family) -> list[Case]:
     talk.c(tcp("R", 1001))
     inside.flows(talk.flow("closing"))
     retries = []
-    # The last SYN may be anybody's, and so its refusal.
+    # The last SYN may be forged, and so its refusal.
     for which, number, state in (("first", 1001, "closing"), ("last", 3001, "syn-sent")):
         retry = Case(
             f"new attempts on a half-open flow keep the server, which may refuse the {which} SYN, {v}",

@@ -268,7 +268,7 @@ def _direct_and_flows(f: Family) -> list[Case]:
     talk.s(tcp("A", 5001, 1001, b"data"))
     talk.c(tcp("A", 1001, 5005))
     talk.close(1001, 5005)
-    # The flow is over: it makes way, but for nothing that anybody may send while its last segments are under way.
+    # The flow is over: it makes way, but for nothing that may be forged while its last segments are under way.
     for flags in ("A", "PA", "FA", "R", "SA", "RA"):
         clash.drop(straight.c_in(tcp(flags, 1, 1)), "flow_conflict")
     clash.flows(talk.flow("closing"))

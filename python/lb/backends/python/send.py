@@ -29,7 +29,7 @@ def deliver(tables: Tables, packet: Packet, data: bytearray, hop: Hop | None, *,
 
     Args:
         tables: of the data path.
-        packet: as received; quoted in the ICMP error if it is too big.
+        packet: as received; the inner packet of the ICMP error if it is too big.
         data: the rewritten frame, without padding.
         hop: where to; None: there is no route.
         tells: whether the sender, a client, is told when there is no route or the neighbour does not answer.

@@ -24,5 +24,5 @@ def block(name: str, source: str, line: int, column: int, message: str, hint: st
 
 
 def printable(text: str) -> str:
-    """Return a text with what does not print (line feeds, control sequences) escaped: values are quoted in it."""
+    """Return a text with what does not print (line feeds, control sequences) escaped: it contains values."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -106,7 +106,7 @@ def _distribution(entries: Sequence[Entry]) -> Plot | None:
     return Plot(
         "Distribution",
         f"time of a chunk, ms{scale}",
-        "chunks that took at most so long, %",
+        "chunks that took at most this time, %",
         width,
         height,
         series,

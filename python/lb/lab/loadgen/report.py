@@ -92,7 +92,7 @@ def timeline(document: Document, time: Axis) -> Plot:
 
 
 def distribution(good: Sequence[Fetch]) -> Plot:
-    """Draw, for each server, how large a part of the fetches took at most so long."""
+    """Draw, for each server, which share of the fetches took at most each time."""
     durations = [fetch.duration_s for fetch in good]
     responses = [fetch.response_s for fetch in good]
     width = duration_axis([*durations, *responses], plot.PLOT_PX)
@@ -107,7 +107,7 @@ def distribution(good: Sequence[Fetch]) -> Plot:
     return Plot(
         "Distribution",
         f"time of a fetch, ms{scale}",
-        "fetches that took at most so long, %",
+        "fetches that took at most this time, %",
         width,
         height,
         tuple(series),

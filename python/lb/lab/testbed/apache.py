@@ -4,7 +4,7 @@ Apache for the testbed's servers: is it installed, and how one server of it is r
 The configuration is one file for namespaces and containers, `apache2/testbed.conf`; what differs between servers it
 takes from the environment. Everything a server writes goes to its own directory. As root it serves as an
 unprivileged user. Apache refuses to be root without one, and in a user namespace there is no second user to become:
-there the launcher makes a nested namespace in which it is nobody (`isolation.drop_root_in_user_namespace`).
+there the launcher makes a nested namespace in which it is user `nobody` (`isolation.drop_root_in_user_namespace`).
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ async def serve_echo(port: int) -> None:
     """Echo all data sent to this port over TCP and UDP, IPv4 and IPv6, for ever."""
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(_UdpEcho, sock=_udp_socket(socket.AF_INET, "0.0.0.0", port))
-    # As for the web: where there is no IPv6 nobody will ask for it.
+    # As for the web: where there is no IPv6, no client will ask for it.
     with suppress(OSError):
         await loop.create_datagram_endpoint(_UdpEcho, sock=_udp_socket(socket.AF_INET6, "::", port))
     # TCP last: who sees this port open may use UDP too.

@@ -35,7 +35,7 @@ impl Nanos {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The moment so many nanoseconds later, at most [`Self::NEVER`].
+    /// The moment this many nanoseconds later, at most [`Self::NEVER`].
     #[inline(always)]
     #[must_use]
     pub const fn plus(self, ns: u64) -> Self {

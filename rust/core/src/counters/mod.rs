@@ -1,5 +1,5 @@
 //! What happened, in numbers (rule 13, counters). Indexed by enum and by id: counting is one addition, names are made
-//! only when someone asks.
+//! only for a report.
 
 mod by_name;
 mod report;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::pauses::{Histogram, HistogramReport};
 
-/// What went wrong between the wire and the data path. Written by the loop, read by anyone.
+/// What went wrong between the wire and the data path. Written by the loop, read by any thread.
 #[derive(Debug, Default)]
 pub struct IoCounters {
     pub(super) rx_truncated: AtomicU64,

@@ -31,7 +31,7 @@ const POLL_MS: i32 = 10;
 
 const MILLISECOND_NS: u64 = 1_000_000;
 
-/// Without frames for so long there are fewer wake-ups.
+/// After this time without frames there are fewer wake-ups.
 const IDLE_NS: u64 = 1_000_000_000;
 
 const IDLE_POLL_MS: i32 = 100;
@@ -42,7 +42,7 @@ const FULL_POLL_MS: i32 = 1;
 /// Between two looks: below a microsecond.
 const PAUSES: usize = 8;
 
-/// Commands are begun for so long between two looks at the sockets; those left have their turn after the next one.
+/// How long commands are begun between two looks at the sockets; those left are begun after the next one.
 /// Each must be short by itself: what is long is asked for in parts by its caller.
 pub(super) const COMMANDS_NS: u64 = 50_000;
 

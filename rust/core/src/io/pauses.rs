@@ -1,4 +1,4 @@
-//! How long the packet loop looked away from its sockets: a histogram that the loop writes and anyone reads.
+//! How long the packet loop looked away from its sockets: a histogram that the loop writes and any thread reads.
 //!
 //! One value per round of the loop, from a look at the sockets (or the end of a sleep) to the next look: the
 //! longest time that a frame which came just after a look was held up. Sleeping is no pause: a frame ends it. What

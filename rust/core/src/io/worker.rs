@@ -118,7 +118,7 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// A loop without an owner would read from descriptors that someone closes.
+    /// A loop without an owner would read from descriptors that are closed.
     fn drop(&mut self) {
         self.stop();
     }

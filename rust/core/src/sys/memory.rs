@@ -146,7 +146,7 @@ impl Memory {
     }
 }
 
-/// What the system could still give: to anyone, and to the control group we are in, as far as either is told.
+/// What the system could still give: to any process, and to our control group, as far as either is told.
 fn available_bytes() -> Option<u64> {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let group = number("/sys/fs/cgroup/memory.max")

@@ -50,7 +50,7 @@ pub fn eventfd() -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-/// Add 1 to an eventfd that someone else owns.
+/// Add 1 to an eventfd that has another owner.
 ///
 /// # Errors
 /// As write(2).

@@ -6,7 +6,7 @@
 //!
 //! A view is a reference to an array, made from a slice with `first_chunk`. That is the only length check: once it
 //! has given an array, no getter and no setter can panic, whatever the bytes are. What a field *claims* (a length,
-//! an offset) is not checked here; `parse` does that before anyone follows it.
+//! an offset) is not checked here; `parse` does that before it is used.
 //!
 //! Numbers are host order outside this module. Addresses are [`crate::base::Ip`], IPv4 as `::ffff:a.b.c.d`, so that one path
 //! serves both families.

@@ -36,7 +36,7 @@ from lb.net import sockets
 from lb.net.frames import SOL_PACKET
 
 GENERATOR, SINK = "client1", "server1"
-NOBODYS_MAC = "aa:aa:aa:00:00:fe"
+UNUSED_MAC = "aa:aa:aa:00:00:fe"
 FRAME_BYTES = 60
 FIRST_PORT = 1024
 MAX_PACKETS = 100_000_000
@@ -66,12 +66,12 @@ def prepare(testbed: Testbed) -> str:
         What generates the flood.
     """
     sink = testbed.topology.host(SINK)
-    build.set_neighbour(testbed.prefix, ROUTER, "eth1", sink.address, NOBODYS_MAC)
+    build.set_neighbour(testbed.prefix, ROUTER, "eth1", sink.address, UNUSED_MAC)
     # Live frames enter a veth by its NAPI, which GRO switches on.
     with testbed.inside(ROUTER):
         ethtool.set_offload("eth0", "gro", True)
     try:
-        _flood(testbed, frame(testbed, sink.address, 9, NOBODYS_MAC), 1, 1, 1.0)
+        _flood(testbed, frame(testbed, sink.address, 9, UNUSED_MAC), 1, 1, 1.0)
     except LbError as error:
         return f"{SOCKET} (live frames: {error})"
     return LIVE
@@ -80,7 +80,7 @@ def prepare(testbed: Testbed) -> str:
 def measure_alone(testbed: Testbed, settings: Settings, generator: str) -> Alone:
     """Measure the generator towards a router that throws everything away."""
     run = Run(
-        testbed, settings, frame(testbed, testbed.topology.host(SINK).address, 9, NOBODYS_MAC), ROUTER, None, generator
+        testbed, settings, frame(testbed, testbed.topology.host(SINK).address, 9, UNUSED_MAC), ROUTER, None, generator
     )
     with run:
         return Alone(run.flood(), run.cpu_per_packet(settings.paced_pps)[0])

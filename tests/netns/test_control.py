@@ -118,7 +118,9 @@ def connected_ports(testbed: Testbed, host: str) -> set[int]:
 
 @pytest.mark.parametrize("how", ["/disable", "/drain", "/remove"])
 def test_no_server_left_client_is_refused(testbed: Testbed, balancer: RunningBalancer, how: str) -> None:
-    """Rule 8.18: all servers out: a new client has its answer, a RST, instead of silence; then they come back."""
+    """
+    Rule 8.18, refusals: all servers out: a new client has its answer, a RST, instead of silence; then they come back.
+    """
     for host in testbed.topology.of_role("server"):
         change(control_of(balancer), how, {"service": "echo", "server": host.name})
     with pytest.raises(ConnectionRefusedError):
@@ -193,7 +195,7 @@ def test_sighup_reloads_and_says_what_changed(testbed: Testbed, balancer: Runnin
 
 
 def test_reload_broken_file_keeps_the_old_one_and_shows(testbed: Testbed, balancer: RunningBalancer) -> None:
-    """Rule 18.1: a broken file changes nothing, says file:line:column, and shows in the status."""
+    """Rule 18.1, reloads and changes: a broken file changes nothing, says file:line:column, and shows in the status."""
     balancer.config.write_text(configuration(testbed).replace("weight = 1", "weight = -1", 1))
     control = control_of(balancer)
     command = [sys.executable, "-c", "from lb.cli import main; main()", "reload"]

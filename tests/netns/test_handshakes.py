@@ -68,7 +68,9 @@ def test_handshake_three_steps_states_shown(ends: Conversation) -> None:
 
 
 def test_handshake_simultaneous_open_established(ends: Conversation) -> None:
-    """SYNs cross, each side acknowledges the other's: established, and data passes (rule 8.8, RFC 9293 figure 8)."""
+    """
+    SYNs cross, each side acknowledges the other's: established, and data passes (rule 8.8, states, RFC 9293 figure 8).
+    """
     ends.client.send("S", C)
     ends.server.expect("S", C)
     # The server's was under way before the client's came.
@@ -86,7 +88,9 @@ def test_handshake_simultaneous_open_established(ends: Conversation) -> None:
 
 
 def test_handshake_split_established(ends: Conversation) -> None:
-    """The server acknowledges the SYN, then sends its own apart: established after the client's ACK (rule 8.8)."""
+    """
+    The server acknowledges the SYN, then sends its own apart: established after the client's ACK (rule 8.8, states).
+    """
     ends.client.send("S", C)
     ends.server.expect("S", C)
     ends.server.send("A", S, C + 1)

@@ -173,7 +173,7 @@ def test_server_down_flows_kept_where_the_service_says_so(testbed: Testbed, back
 
 
 def test_all_servers_down_client_is_refused_at_once(testbed: Testbed, backend: str) -> None:
-    """Rule 8.18: with no server left, a connect is answered by the balancer's reset instead of by silence."""
+    """Rule 8.18, refusals: with no server left, a connect is answered by the balancer's reset instead of by silence."""
     servers = [host.name for host in testbed.topology.of_role("server")]
     with balancing(testbed, backend) as running, cut(testbed, *servers):
         for name in servers:

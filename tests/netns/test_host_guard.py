@@ -276,7 +276,9 @@ def test_big_tcp_is_found_and_its_command_fixes_it(arms: Arms, tmp_path: Path, b
 
 @needs_nft
 def test_doctor_sees_the_guard(arms: Arms, tmp_path: Path, backend: str) -> None:
-    """Rule 20.2: `lb doctor` tells what keeps the kernel silent; without a balancer that one will."""
+    """
+    Rule 20.2, the host's kernel: `lb doctor` tells what keeps the kernel silent; without a balancer that one will.
+    """
     with running(arms, tmp_path, backend) as run:
         told = [row["message"] for row in doctor(arms, run)[1] if row["check"] == "kernel stays out"]
         assert [text.rpartition("and ")[2] for text in told] == ["nftables keeps it silent"] * 2

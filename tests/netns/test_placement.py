@@ -106,7 +106,7 @@ def retransmitted_syns(testbed: Testbed, host: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["round-robin", "maglev", "least-connections"])
 def test_two_vips_same_client_ports_lose_and_delay_none(testbed: Testbed, backend: str, policy: str) -> None:
-    """Rule 8.16: connections of one host to VIP A and to VIP B, on the same servers, from the same ports."""
+    """Rule 8.16, placement: connections of one host to VIP A and to VIP B, on the same servers, from the same ports."""
     with balancing(testbed, backend, policy) as balancer:
         before = retransmitted_syns(testbed, "client1")
         for first in range(0, CONNECTIONS[backend], BATCH):
@@ -139,7 +139,9 @@ def test_server_that_calls_its_own_service_is_served(testbed: Testbed, backend: 
 
 
 def test_connection_straight_to_a_server_works_beside_a_flow(testbed: Testbed, backend: str) -> None:
-    """Rule 9.1: both ways, with the client port of a flow; one to the flow's own server is refused."""
+    """
+    Rule 9.1, direct connections: both ways, with the client port of a flow; one to the flow's own server is refused.
+    """
     with balancing(testbed, backend) as balancer, connect_from(testbed, "client1", FIRST_CLIENT_PORT, VIP) as flow:
         assert echoes(flow)
         [taken] = {row["server"] for row in balancer.flows()}

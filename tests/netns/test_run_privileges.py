@@ -189,7 +189,7 @@ def test_run_files_others_can_write_refused(arms: Arms, folder: Path, backend: s
 
 
 def test_run_policy_made_writable_reload_refused(arms: Arms, folder: Path, backend: str) -> None:
-    """Rules 21.4 and 18.1: the same at a reload, which changes nothing then."""
+    """Rule 21.4, trusted files, and rule 18.1, reloads and changes: also at a reload, which changes nothing then."""
     (folder / "mine.py").write_text(POLICY)
     (folder / "mine.py").chmod(0o600)
     with running(arms, folder, backend, visible=True, service='policy = "./mine.py:Mine"') as run:

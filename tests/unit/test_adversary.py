@@ -365,7 +365,9 @@ def test_adversary_in_the_largest_windows_closes_nothing(
     numbers: list[tuple[tuple[int, int], tuple[int, int]]],
     data: bool,
 ) -> None:
-    """Rule 8.2: a guess that finds room in a window of 2^30 is no number that a RST is believed at."""
+    """
+    Rule 8.2, reset acceptance: a guess that finds room in a window of 2^30 is no number that a RST is believed at.
+    """
     conversation = Conversation(backend, "hash-flow", secret, shift=14, window=65535)
     is_silent = begins == "before us, its server silent"
     if begins == "with a SYN":
@@ -457,7 +459,9 @@ def test_abort_behind_data_without_acknowledgement_closes(
     flags: str,
     attack: list[Forged],
 ) -> None:
-    """Rule 8.8: a side that gives up behind what it has sent leaves no active flow; no other host's RST does."""
+    """
+    Rule 8.8, states: a side that gives up behind what it has sent leaves no active flow; no other host's RST does.
+    """
     conversation = Conversation(backend, "hash-flow", secret, shift)
     conversation.begin_as(begins)
     if begins == "with a SYN" and not shift:

@@ -114,7 +114,9 @@ def test_start_publishes_what_the_file_says() -> None:
 
 @pytest.mark.parametrize("state", ["draining", "disabled"])
 def test_set_state_server_keeps_its_id_and_leaves_the_plan(state: str) -> None:
-    """Rule 18.2: a drained server is in no slot, and still in the snapshot for its flows."""
+    """
+    Rule 18.2, servers that leave or fail: a drained server is in no slot, and still in the snapshot for its flows.
+    """
     controller, recorder = start_controller(config(server(1), server(2)))
     controller.set_state("video", "server2", state)  # type: ignore[arg-type]
     assert names(controller.snapshot) == ["server1"]
@@ -621,7 +623,7 @@ def test_remove_udp_flows_move_at_once() -> None:
 
 
 def test_drain_tcp_flows_go_on_unless_there_is_a_deadline() -> None:
-    """Rule 18.2: TCP flows end by themselves; with `drain_timeout` they are reset, once."""
+    """Rule 18.2, servers that leave or fail: TCP flows end by themselves; with `drain_timeout` they are reset, once."""
     controller, recorder, clock = started(config(server(1), server(2)))
     controller.set_state("video", "server1", "draining")
     controller.remove("video", "server2")

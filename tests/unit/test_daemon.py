@@ -369,7 +369,9 @@ class Mine:
 
 
 def test_reload_policy_file_with_another_text_is_told(file: Path) -> None:
-    """Rule 18.1: a policy file with another text is in the diff, dry or not; a touched file is not."""
+    """
+    Rule 18.1, reloads and changes: a policy file with another text is in the diff, dry or not; a touched file is not.
+    """
 
     async def scenario(made: Parts) -> None:
         policy = file.with_name("mine.py")

@@ -414,7 +414,7 @@ HOUR_S = 3600.0
     ids=["on time", "held up", "server takes its whole timeout", "held up in the check before"],
 )
 def test_check_that_begins_after_it_was_due_is_late(held_s: float, answers_after_s: float, late: int) -> None:
-    """Rule 19: also when nothing but the loop held it up; not because the check before took the time it may."""
+    """Rule 19, health: also when nothing but the loop held it up; not because the check before took the time it may."""
 
     async def scenario() -> None:
         loop, passed_s, made = asyncio.get_running_loop(), 0.0, 0

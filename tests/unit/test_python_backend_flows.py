@@ -136,7 +136,9 @@ def test_translate_wrong_checksum_stays_wrong(backend: str, payload: object) -> 
 def test_translate_any_packet_checksums_right_and_restored(
     backend: str, data: bytes, port: int, ttl: int, client: str, udp: bool
 ) -> None:
-    """Rule 8.20: scapy agrees with every checksum; an answer comes back from the VIP with the same bytes."""
+    """
+    Rule 8.20, translation: scapy agrees with every checksum; an answer comes back from the VIP with the same bytes.
+    """
     box = Box(backend)
     there = query(data, port) if udp else request("S", data=data, port=port)
     sent = only_frame(box.send(from_client(there, client, ttl=ttl)))
@@ -343,7 +345,7 @@ def test_rst_refusing_a_syn_closes_the_flow(backend: str) -> None:
 
 
 def test_rst_at_what_the_other_side_acknowledged_is_believed(backend: str) -> None:
-    """Rule 8.10: after unacknowledged data was lost on the way, the receiver's number counts too."""
+    """Rule 8.10, believed segments: after unacknowledged data was lost on the way, the receiver's number counts too."""
     box = Box(backend)
     open_flow(box)
     box.send(from_client(request("PA", 1001, 5001, b"lost?")))
@@ -431,7 +433,9 @@ TIMEOUTS = [
 
 @pytest.mark.parametrize(("state", "seconds"), TIMEOUTS)
 def test_timeout_idle_flow_expires(backend: str, state: str, seconds: int) -> None:
-    """Rule 8.12: half-open 30 s, established 7440 s, closing 120 s, UDP 300 s; not a nanosecond earlier."""
+    """
+    Rule 8.12, idle timeouts: half-open 30 s, established 7440 s, closing 120 s, UDP 300 s; not a nanosecond earlier.
+    """
     box = Box(backend)
     bring_to(box, state)
     box.now += seconds * 10**9 - 1

@@ -339,7 +339,9 @@ def test_fragments_held_bytes_of_a_source_are_an_eighth(backend: str) -> None:
 
 
 def test_fragments_of_one_datagram_hold_no_more_than_a_share(backend: str) -> None:
-    """Rule 6.11: where the datagram itself would have to go, the fragment is dropped and the rest stays."""
+    """
+    Rule 6.11, held fragments: where the datagram itself would have to go, the fragment is dropped and the rest stays.
+    """
     box = Box(backend)
     options = bytes([1] * 40)
     reasons = []
@@ -410,7 +412,7 @@ ARRIVALS = st.lists(
 def test_fragments_any_arrivals_both_backends_agree_within_bounds(
     arrivals: list[tuple[str, int, int, int, int]],
 ) -> None:
-    """Rule 6: never more than the bounds, of one source never more than an eighth; verdicts are the same."""
+    """Rule 6, fragments: never more than the bounds, of one source never more than an eighth; verdicts are the same."""
     boxes = [Box(backend) for backend in ("python", "rust")]
     for kind, source, number, at, pause in arrivals:
         frame = waiting_fragment(source_address(source), number, 8000 if kind == "large" else 8, at * 8)
@@ -439,7 +441,9 @@ def test_fragments_any_arrivals_both_backends_agree_within_bounds(
 @PROPERTY_FEW
 @given(data=st.data())
 def test_fragments_flood_of_one_source_spares_the_others(backend: str, data: st.DataObject) -> None:
-    """Rule 6: while one source sends whatever it likes, datagrams of others come through whole, in any order."""
+    """
+    Rule 6, fragments: while one source sends whatever it likes, datagrams of others come through whole, in any order.
+    """
     box = Box(backend)
     flood = iter(data.draw(st.lists(st.tuples(st.integers(0, 65535), st.booleans()), min_size=300, max_size=600)))
     others = [pieces(CLIENT, VIP, query(DATA), (1400, 1000), number) for number in range(20)]

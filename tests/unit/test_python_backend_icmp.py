@@ -111,7 +111,9 @@ def test_error_after_a_restart_finds_the_server_by_the_hash(backend: str, select
 
 @pytest.mark.parametrize("udp", [False, True])
 def test_error_from_client_side_reaches_the_server(backend: str, udp: bool) -> None:
-    """Rule 10: an error about a reply of the VIP goes to the server that sent it, about what it sent."""
+    """
+    Rule 10, ICMP about flows: an error about a reply of the VIP goes to the server that sent it, about what it sent.
+    """
     box = Box(backend)
     if udp:
         box.send(from_client(query()))

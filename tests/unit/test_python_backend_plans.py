@@ -1,4 +1,6 @@
-"""The seven selectors (`docs/rules.md` rule 8), the same on every backend for the same plan, seed and counters."""
+"""
+The seven selectors (`docs/rules.md` rule 8, flows), the same on every backend for the same plan, seed and counters.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ def test_hash_selectors_take_the_slot_of_the_hash(backend: str, seed: int) -> No
 
 
 def test_least_takes_the_fewest_active_flows_per_weight(backend: str) -> None:
-    """Rule 8.19: (active + 1) / weight, once every server has a flow; weights 1, 2, 3 share six flows so."""
+    """Rule 8.19, selectors: (active + 1) / weight, once every server has a flow; weights 1, 2, 3 share six flows so."""
     box = Box(backend, make_snapshot("least", weights=(1, 2, 3)))
     assert placed(box, 7) == [0, 1, 2, 2, 1, 2, 2]
 
@@ -87,7 +89,9 @@ def give_up(box: Box, port: int) -> None:
 @pytest.mark.parametrize(("count", "rounds"), [(5, 20), (100, 3)])
 @pytest.mark.parametrize("first_round", [0, 3])
 def test_least_idle_equal_servers_take_turns(backend: str, count: int, rounds: int, first_round: int) -> None:
-    """Rule 8.19: connections one after another over idle servers: each gets as many, from the first round on."""
+    """
+    Rule 8.19, selectors: connections one after another over idle servers: each gets as many, from the first round on.
+    """
     box = Box(backend, many_servers(count, "least"), first_round=first_round)
     chosen = []
     for port in range(1, rounds * count + 1):
@@ -135,7 +139,9 @@ def server_number(box: Box, port: int) -> int:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_least_random_load_equals_reference(backend: str, data: st.DataObject) -> None:
-    """Rule 8.19: whatever flows come and go and whatever weights are published, every choice is the rule's."""
+    """
+    Rule 8.19, selectors: whatever flows come and go and whatever weights are published, every choice is the rule's.
+    """
     count = data.draw(st.integers(1, 9))
     weights = [data.draw(st.integers(0, 5)) for _ in range(count)]
     box = Box(backend, many_servers(count, "least", weights))

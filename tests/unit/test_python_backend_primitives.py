@@ -61,7 +61,9 @@ def test_checksum_edge_values_follow_ones_complement(backend: str, data: bytes, 
 
 
 def test_checksum_update_rfc1624_vector_gives_zero(backend: str) -> None:
-    """Rule 8.20: HC=0xDD2F, m=0x5555 to m'=0x3285 gives 0x0000, where equation 2 of RFC 1141 gave 0xFFFF."""
+    """
+    Rule 8.20, translation: HC=0xDD2F, m=0x5555 to m'=0x3285 gives 0x0000, where equation 2 of RFC 1141 gave 0xFFFF.
+    """
     assert load_backend(backend).checksum_update(0xDD2F, b"\x55\x55", b"\x32\x85") == 0
 
 

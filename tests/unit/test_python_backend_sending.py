@@ -297,7 +297,9 @@ def test_neighbour_that_never_answers_times_out(backend: str) -> None:
 
 
 def test_neighbour_failed_is_answered_at_once_and_asked_once_more(backend: str) -> None:
-    """Rule 11.4: who comes within 3 s of the failure does not wait 3 s; then packets wait again."""
+    """
+    Rule 11.4, unreachable servers: who comes within 3 s of the failure does not wait 3 s; then packets wait again.
+    """
     box = Box(backend, make_snapshot(slots=(0,)), next_hops=make_next_hops(without=SERVERS))
     box.send(from_client(query()))
     box.path.take_unresolved()

@@ -18,7 +18,9 @@ CLOSING_NS = 100
 
 
 def test_removed_server_with_flows_is_kept_and_then_for_the_closing_time() -> None:
-    """Rule 18.2: flows continue; the last packets of a closing one still reach the server."""
+    """
+    Rule 18.2, servers that leave or fail: flows continue; the last packets of a closing one still reach the server.
+    """
     removed = RemovedServers()
 
     def gone(flows: int, now_ns: int) -> bool:

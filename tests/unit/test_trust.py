@@ -79,7 +79,7 @@ def test_belongs_to_another_fault(file: Path, what: str) -> None:
 @pytest.mark.parametrize("what", ["file", "directory"])
 @pytest.mark.parametrize("group", [None, pytest.param(1234, marks=is_root)])
 def test_group_can_write_fault(file: Path, what: str, group: int | None) -> None:
-    """Rule 21.4: the members of the group decide, root's own group and a user's private one included."""
+    """Rule 21.4, trusted files: the members of the group decide, root's own group and a user's private one included."""
     target = file if what == "file" else file.parent
     target.chmod(0o775)
     if group is not None:

@@ -25,7 +25,8 @@ from lb.packet.offload import Offload
 from vectors.load import HERE, Scene, golden_hashes, vectors
 
 VECTORS = vectors()
-# What users may count on of packets and flows; rules 18 to 22 are about the control side and are proven by its tests.
+# What users may count on of packets and flows; rule 18, changes, to rule 22, the packet thread, are about the control
+# side and are proven by its tests.
 PACKET_RULES = (
     *("3", "3.4", "4", "5", "5.4", "5.8", "6", "7", "7.A", "10", "11", "11.1", "12.2", "12.4"),
     *("8", "8.1", "8.8", "8.10", "8.12", "8.13", "8.14", "8.15", "8.17", "8.18", "8.20", "18.2", "21.1"),
@@ -253,7 +254,9 @@ def test_datapath_wall_clock_is_never_read(module: Any, monkeypatch: pytest.Monk
 
 
 def test_datapath_hash_key_changes_no_outcome(module: Any) -> None:
-    """The flow table's hash key is secret and unseen: other keys give the same outcomes (rule 21.1)."""
+    """
+    The flow table's hash key is secret and unseen: other keys give the same outcomes (rule 21.1, secrets and seeds).
+    """
     for vector in VECTORS:
         if vector["topic"] in ("flows", "selectors", "icmp"):
             player = Player(module, vector["setup"], hash_key=b"\xff" * 16)
@@ -271,7 +274,9 @@ def test_datapath_hash_key_is_not_shown(module: Any) -> None:
 
 
 def test_datapath_made_and_dropped_leaves_nothing_open(module: Any) -> None:
-    """A data path that never ran leaves no descriptor open (rule 20.1, as far as it shows offline)."""
+    """
+    A data path that never ran leaves no descriptor open (rule 20.1, restoring the host, as far as it shows offline).
+    """
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(3):
         Player(module, {})

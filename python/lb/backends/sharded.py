@@ -147,7 +147,7 @@ class Sharded:
         return functools.reduce(added, (shard.counters() for shard in self._shards))
 
     def measurements(self, now_ns: int) -> dict[str, dict[str, dict[str, int]]]:
-        """Return what is known of each server until now, of all workers together: `docs/rules.md` rule 16."""
+        """Return what is known of each server, of all workers together: `docs/rules.md` rule 16, measurements."""
         # While a snapshot is being published, only some workers have its servers: those of any worker are included.
         rows: dict[str, dict[str, list[Mapping[str, int]]]] = {}
         for shard in self._shards:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 class Headers(NamedTuple):
     """
-    What `parse` reads from one frame, without any snapshot (`docs/rules.md` rules 3.1, 3.4, 5 up to validity, 5.8,
-    6.5, 7 up to the ports).
+    What `parse` reads from one frame, without any snapshot (`docs/rules.md` rule 14, the primitive parse).
 
     Args:
         reason: the drop reason when the frame is malformed, else None; with a reason, the fields read before it are

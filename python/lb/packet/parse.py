@@ -416,7 +416,7 @@ def tcp_header_bytes(packet: Packet) -> int:
 
 
 def read_l4(packet: Packet) -> str | None:
-    """Read the TCP or UDP header of a whole packet or a first fragment; of other protocols nothing (rule 7)."""
+    """Read the TCP or UDP header of a whole packet or a first fragment, of others nothing (rule 7, L4 headers)."""
     if packet.is_tcp:
         reason = check_tcp(packet)
     elif packet.is_udp:

@@ -1,4 +1,7 @@
-"""How a TCP connection opens, and opens anew: SYNs, SYN+ACKs, the third ACK (docs/rules.md rules 8.1 to 8.6)."""
+"""
+How a TCP connection opens, and opens anew: SYNs, SYN+ACKs, the third ACK (docs/rules.md rule 8.1, port reuse, to
+rule 8.6, segments without ACK).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""TCP through a service: translation, states, RST and SYN rules (docs/rules.md rules 7 and 8)."""
+"""
+TCP through a service: translation, states, RST and SYN rules (docs/rules.md rule 7, L4 headers, and rule 8, flows).
+"""
 
 from __future__ import annotations
 

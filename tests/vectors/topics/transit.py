@@ -1,4 +1,7 @@
-"""Packets of no service: dropped, or routed on as a router would (docs/rules.md rules 7 and 9)."""
+"""
+Packets of no service: dropped, or routed on as a router would (docs/rules.md rule 7, L4 headers, and rule 9,
+transit).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """
-TCP state of a flow: the one place that decides what a segment may change (`docs/rules.md` rules 8.1 to 8.6).
+TCP state of a flow: the one place that decides what a segment may change (`docs/rules.md` rule 8.1, port reuse, to
+rule 8.6, segments without ACK).
 
 Between lookup and rewriting. Addresses and ports of a connection are not secret, its sequence numbers are: a segment
 is *believed* only where it fits what the other side has acknowledged, and only then it changes numbers, state, idle

@@ -89,7 +89,7 @@ def link(tables: Tables, packet: Packet) -> Verdict:
 
 
 def judge_macs(tables: Tables, packet: Packet) -> str | None:
-    """Check source and destination MAC; return the drop reason (rules 3.2 and 3.3)."""
+    """Check both MACs; return the drop reason (rule 3.2, source MAC, and rule 3.3, destination MAC)."""
     mac = tables.forwarding.interfaces[packet.interface].mac
     if packet.source_mac == mac:
         return "own_frame"
@@ -148,7 +148,10 @@ def neighbour_solicitation(tables: Tables, packet: Packet) -> Verdict | None:
 
 
 def judge_addresses(tables: Tables, packet: Packet) -> Verdict | None:
-    """Check source and destination address; return a verdict when the packet ends here (rules 5.2 to 5.7)."""
+    """
+    Check source and destination address; return a verdict when the packet ends here (rule 5.2, multicast and broadcast,
+    to rule 5.7, spoofed servers).
+    """
     forwarding, source, destination = tables.forwarding, packet.source, packet.destination
     if (
         is_multicast(destination)
@@ -204,7 +207,10 @@ def to_vip(tables: Tables, packet: Packet) -> Verdict:
 
 
 def fragment(tables: Tables, packet: Packet) -> Verdict:
-    """Rules 6.1 to 6.5: follow fragments of TCP and UDP to a VIP or from a server; route or drop the others."""
+    """
+    Rule 6.1, offload, to rule 6.5, tiny fragments: follow fragments of TCP and UDP to a VIP or from a server; route or
+    drop the others.
+    """
     if packet.is_partial or packet.gso_type:
         return drop("bad_offload")
     to_a_vip = packet.destination in tables.forwarding.vips
@@ -219,7 +225,10 @@ def fragment(tables: Tables, packet: Packet) -> Verdict:
 
 
 def follow_fragment(tables: Tables, packet: Packet) -> Verdict:
-    """Rules 6.6 to 6.12: add a fragment to its datagram and apply what the first fragment decided."""
+    """
+    Rule 6.6, datagram entries, to rule 6.12, complete datagrams: add a fragment to its datagram and apply what the
+    first fragment decided.
+    """
     key, piece = datagram_key(packet), fragment_piece(packet)
     tables.counters.verdict("drop", "fragment_timeout", tables.fragments.expire_one(key, tables.now_ns))
     if key in tables.fragments.refused:
@@ -274,7 +283,7 @@ def refuse(tables: Tables, key: DatagramKey, reason: str) -> None:
 
 
 def first_fragment(tables: Tables, packet: Packet, key: DatagramKey) -> Verdict:
-    """Rule 6.9: handle a first fragment as a packet; its verdict decides about the other fragments."""
+    """Rule 6.9, first fragments: handle a first fragment as a packet; its verdict decides about the other fragments."""
     verdict = transport(tables, packet)
     if verdict.name != "forward" and verdict != hold("neighbour"):
         refuse(tables, key, "fragment_refused")

@@ -1,5 +1,5 @@
-//! May a packet with these addresses be routed at all: rules 5.2 to 5.7 (RFC 1812 5.3.7, rule 5.4, martian sources,
-//! and rule 3, Ethernet and VLAN).
+//! May a packet with these addresses be routed at all: rule 5.2, multicast and broadcast, to rule 5.7, spoofed
+//! servers (RFC 1812 5.3.7).
 
 use std::ops::ControlFlow::{Break, Continue};
 

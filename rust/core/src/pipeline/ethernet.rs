@@ -34,7 +34,7 @@ impl Ingress {
     }
 }
 
-/// Rules 3.1 to 3.4.
+/// Rule 3.1, frame length, to rule 3.4, VLAN tags.
 #[inline(always)]
 pub(super) fn accept_frame(ingress: &Ingress, frame: &[u8], meta: &mut Meta) -> Stage<()> {
     let ours = ingress.mac.or_drop(Reason::NotForUs)?;

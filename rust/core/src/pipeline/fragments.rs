@@ -17,7 +17,7 @@ use crate::wire::{icmp, protocol};
 const MOST_BYTES: usize = 65535;
 
 impl Walk<'_> {
-    /// Rules 6.1 to 6.8, then by what is decided.
+    /// Rule 6.1, offload, to rule 6.8, pieces and overlaps, then by what is decided.
     #[inline(never)]
     pub(super) fn fragment(&mut self, packet: &mut Packet) -> Stage<Departure> {
         let Meta { ip, offload, .. } = *packet.meta;
@@ -56,7 +56,7 @@ impl Walk<'_> {
         result
     }
 
-    /// Rules 6.6 to 6.11.
+    /// Rule 6.6, datagram entries, to rule 6.11, held fragments.
     fn fragment_of(
         &mut self,
         packet: &mut Packet,
@@ -74,7 +74,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Rules 6.6 to 6.8: what is decided for a datagram, if one more piece of it may come.
+    /// Rule 6.6, datagram entries, to rule 6.8, pieces and overlaps: what is decided for a datagram, if one more piece
+    /// of it may come.
     fn check_piece(&mut self, key: &DatagramKey, piece: Piece) -> Stage<Fate> {
         let Some(entry) = self.state.fragments.get(key) else {
             return Continue(Fate::Unknown);

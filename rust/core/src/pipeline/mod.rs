@@ -102,7 +102,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Whole packets and first fragments, once they were read to their L4 header: rules 7 to 12.
+    /// Whole packets and first fragments, once they were read to their L4 header: rule 7, L4 headers, to rule 12,
+    /// sending.
     #[inline(always)]
     fn dispatch(&mut self, packet: &mut Packet) -> Stage<Departure> {
         if let Target::Service(service) = packet.meta.target {

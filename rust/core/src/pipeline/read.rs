@@ -1,5 +1,5 @@
-//! From the wire to the packet's target: rules 3 to 5 and 7. Looks at the frame and the forwarding; changes
-//! nothing, answers nothing.
+//! From the wire to the packet's target: rule 3, Ethernet and VLAN, to rule 5, IP headers, and rule 7, L4 headers.
+//! Looks at the frame and the forwarding; changes nothing, answers nothing.
 
 use std::ops::ControlFlow::{Break, Continue};
 

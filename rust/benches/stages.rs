@@ -297,7 +297,10 @@ fn new_flow(criterion: &mut Criterion) {
 
 criterion_group! {
     name = stages;
-    config = Criterion::default().sample_size(30).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
+    config = Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(2));
     targets = stateless, flow_insert, flow_hit, selectors, least_order, pipeline, new_flow
 }
 criterion_main!(stages);

@@ -1,5 +1,5 @@
-//! The engine and attachment of `python/lb/backends/base.py`: owns the data path, or the packet loop that owns it while it
-//! runs.
+//! The engine and attachment of `python/lb/backends/base.py`: owns the data path, or the packet loop that owns it
+//! while it runs.
 //!
 //! Offline, a call takes the data path out of its cell for as long as it lasts, so that a call from within an `ask`
 //! policy or from a second thread meets an error instead of a dead lock. While the loop runs, its thread runs the
@@ -321,7 +321,10 @@ fn busy(py: Python<'_>) -> PyErr {
 #[pymethods]
 impl DataPath {
     #[new]
-    #[pyo3(signature = (capacity, hash_key, seed, first_round=Number(0)), text_signature = "(capacity, hash_key, seed, first_round=0)")]
+    #[pyo3(
+        signature = (capacity, hash_key, seed, first_round=Number(0)),
+        text_signature = "(capacity, hash_key, seed, first_round=0)"
+    )]
     fn new(
         py: Python<'_>,
         capacity: Number<u64>,
@@ -571,7 +574,10 @@ impl DataPath {
         clippy::needless_pass_by_value,
         reason = "PyO3 cannot lend a slice of a list"
     )]
-    #[pyo3(signature = (interfaces, notify_fd, poll=None), text_signature = "($self, interfaces, notify_fd, poll=None)")]
+    #[pyo3(
+        signature = (interfaces, notify_fd, poll=None),
+        text_signature = "($self, interfaces, notify_fd, poll=None)"
+    )]
     fn attach(
         &self,
         py: Python<'_>,

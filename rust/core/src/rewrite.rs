@@ -273,7 +273,13 @@ mod tests {
         /// Rule 8.20, translation: the update equals a full recomputation, finished or partial, wrong ones stay as
         /// wrong as they were.
         #[test]
-        fn rewrite_transport_tcp_equals_recomputation(client: u32, old: (u32, u16), new: (u32, u16), mut segment in proptest::collection::vec(any::<u8>(), 20..60), error: u16) {
+        fn rewrite_transport_tcp_equals_recomputation(
+            client: u32,
+            old: (u32, u16),
+            new: (u32, u16),
+            mut segment in proptest::collection::vec(any::<u8>(), 20..60),
+            error: u16,
+        ) {
             let (client, old, new) = (Ip::from_v4(client), (Ip::from_v4(old.0), old.1), (Ip::from_v4(new.0), new.1));
             segment[2..4].copy_from_slice(&old.1.to_be_bytes());
             let len = segment.len();
@@ -311,7 +317,8 @@ mod tests {
             let before = packet;
             rewrite_ip(&mut packet, true, Some(&dnat()));
             prop_assert_eq!(checksum::sum(&packet), 0xffff);
-            rewrite_ip(&mut packet, true, Some(&Translation::new(AddressField::Destination, (SERVER, 5353), (VIP, 53))));
+            let translation = Translation::new(AddressField::Destination, (SERVER, 5353), (VIP, 53));
+            rewrite_ip(&mut packet, true, Some(&translation));
             prop_assert_eq!(checksum::sum(&packet), 0xffff);
             prop_assert_eq!(&packet[12..], &before[12..]);
             prop_assert_eq!(packet[8], ttl - 2);

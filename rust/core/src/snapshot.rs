@@ -145,8 +145,8 @@ pub struct Timeouts {
 
 /// Calls a macro with the settings that hold for all packets: what each means, its type, and its default.
 ///
-/// One that is added here is a field of [`Settings`], and the bindings read it from the attribute of its name: in Rust, a
-/// setting of a plain type is declared nowhere else.
+/// One that is added here is a field of [`Settings`], and the bindings read it from the attribute of its name: in
+/// Rust, a setting of a plain type is declared nowhere else.
 #[macro_export]
 macro_rules! for_settings {
     ($then:ident) => {

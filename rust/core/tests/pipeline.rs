@@ -625,8 +625,10 @@ fn ends() -> impl Strategy<Value = ((&'static str, u16), (&'static str, u16))> {
     let port = prop_oneof![Just(4000u16), Just(4001), Just(0)];
     let other = prop_oneof![Just(80u16), Just(8031), Just(9)];
     let hosts = prop_oneof![
-        4 => Just((CLIENT, VIP)), 4 => Just((CLIENT6, VIP6)), 1 => Just((CLIENT, "198.18.2.7")), 1 => Just((CLIENT6, "2001:3::7")),
-        3 => Just((CLIENT, SERVER)), 3 => Just((CLIENT6, SERVER6)), 1 => Just((CLIENT, "198.18.1.1")), 1 => Just((SERVER, VIP)),
+        4 => Just((CLIENT, VIP)), 4 => Just((CLIENT6, VIP6)),
+        1 => Just((CLIENT, "198.18.2.7")), 1 => Just((CLIENT6, "2001:3::7")),
+        3 => Just((CLIENT, SERVER)), 3 => Just((CLIENT6, SERVER6)),
+        1 => Just((CLIENT, "198.18.1.1")), 1 => Just((SERVER, VIP)),
     ];
     (hosts, port, other, any::<bool>()).prop_map(|((one, two), port, other, swap)| {
         if swap {
@@ -792,7 +794,8 @@ proptest! {
             let mut expected = Taken::default();
             let mut one_by_one: Vec<_> = packets.iter().map(|packet| packet.frame.clone()).collect();
             for (index, (bytes, packet)) in one_by_one.iter_mut().zip(&packets).enumerate() {
-                let outcome = single.process(bytes, InterfaceId::new(0), Nanos::new(now), packet.offload, &mut expected.extra);
+                let (interface, moment) = (InterfaceId::new(0), Nanos::new(now));
+                let outcome = single.process(bytes, interface, moment, packet.offload, &mut expected.extra);
                 expected.done(index, &outcome);
             }
             let mut taken = Taken::default();
@@ -812,7 +815,9 @@ proptest! {
 
     /// Rule 8.20, translation: whatever was right when it came is right when it leaves.
     #[test]
-    fn forwarded_packets_have_right_checksums(packets in proptest::collection::vec((ends(), any::<bool>(), 0usize..3000), 1..40)) {
+    fn forwarded_packets_have_right_checksums(
+        packets in proptest::collection::vec((ends(), any::<bool>(), 0usize..3000), 1..40),
+    ) {
         let mut path = data_path(64);
         for (now, ((from, to), udp, len)) in packets.into_iter().enumerate() {
             let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };

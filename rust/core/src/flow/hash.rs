@@ -132,7 +132,11 @@ mod tests {
         /// The standard library's hasher is SipHash-1-3 with a zero key.
         #[test]
         #[allow(deprecated, reason = "SipHasher is 2-4 with a chosen key: the only oracle the standard library has")]
-        fn siphash_any_bytes_equals_standard_library(k0: u64, k1: u64, bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
+        fn siphash_any_bytes_equals_standard_library(
+            k0: u64,
+            k1: u64,
+            bytes in proptest::collection::vec(any::<u8>(), 0..70),
+        ) {
             use std::hash::Hasher as _;
             let mut keyed = std::hash::SipHasher::new_with_keys(k0, k1);
             keyed.write(&bytes);

@@ -220,7 +220,8 @@ mod tests {
             asked in proptest::collection::vec((0u32..4000, 0u16..5), 100),
         ) {
             let role = |address: u32| Role { vip: true, server: Some(address), ..Role::default() };
-            let roles: FixedMap<Ip, Role> = addresses.iter().map(|&address| (Ip::from_v4(address), role(address))).collect();
+            let roles: FixedMap<Ip, Role> =
+                addresses.iter().map(|&address| (Ip::from_v4(address), role(address))).collect();
             let mut sockets = FixedMap::<(Ip, u32), SocketRole>::default();
             for (id, (index, port)) in listening.iter().enumerate().filter(|_| !addresses.is_empty()) {
                 let address = *addresses.iter().nth(index.index(addresses.len())).unwrap();
@@ -232,7 +233,8 @@ mod tests {
                 let found = addresses.at(true, address);
                 prop_assert_eq!(found.map(|local| local.role), roles.get(&address).copied());
                 let role = found.map(|local| addresses.socket_role(local, socket(port, 6)));
-                prop_assert_eq!(role.unwrap_or_default(), sockets.get(&(address, socket(port, 6))).copied().unwrap_or_default());
+                let expected = sockets.get(&(address, socket(port, 6))).copied();
+                prop_assert_eq!(role.unwrap_or_default(), expected.unwrap_or_default());
                 prop_assert!(addresses.at(false, address).is_none());
             }
         }

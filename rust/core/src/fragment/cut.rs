@@ -92,7 +92,12 @@ mod tests {
         /// Put together again, the pieces are the packet; each fits, has a right checksum, and all but the last
         /// have data in units of 8.
         #[test]
-        fn cut_any_packet_joins_back(data in proptest::collection::vec(any::<u8>(), 100..400), mtu in 28usize..110, more: bool, offset in 0u16..100) {
+        fn cut_any_packet_joins_back(
+            data in proptest::collection::vec(any::<u8>(), 100..400),
+            mtu in 28usize..110,
+            more: bool,
+            offset in 0u16..100,
+        ) {
             let flags_offset = offset | if more { ipv4::MORE_FRAGMENTS } else { 0 };
             let pieces = cut(&packet(&[], flags_offset, &data), mtu);
             let mut at = usize::from(offset) * 8;

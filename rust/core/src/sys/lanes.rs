@@ -64,7 +64,12 @@ mod tests {
     proptest! {
         /// Few different numbers, so that many lanes are equal; those that differ in one half only among them.
         #[test]
-        fn equal_lanes_any_numbers_equals_plain(lanes: [bool; LANES], values in proptest::array::uniform2(prop_oneof![any::<u32>(), Just(0), Just(u32::MAX), Just(0xffff), Just(0xffff_0000)])) {
+        fn equal_lanes_any_numbers_equals_plain(
+            lanes: [bool; LANES],
+            values in proptest::array::uniform2(prop_oneof![
+                any::<u32>(), Just(0), Just(u32::MAX), Just(0xffff), Just(0xffff_0000)
+            ]),
+        ) {
             let lanes = lanes.map(|second| values[usize::from(second)]);
             for value in values {
                 prop_assert_eq!(equal_lanes(&lanes, value), plain(&lanes, value));

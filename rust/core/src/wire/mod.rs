@@ -8,8 +8,8 @@
 //! has given an array, no getter and no setter can panic, whatever the bytes are. What a field *claims* (a length,
 //! an offset) is not checked here; `parse` does that before it is used.
 //!
-//! Numbers are host order outside this module. Addresses are [`crate::base::Ip`], IPv4 as `::ffff:a.b.c.d`, so that one path
-//! serves both families.
+//! Numbers are host order outside this module. Addresses are [`crate::base::Ip`], IPv4 as `::ffff:a.b.c.d`, so that
+//! one path serves both families.
 
 use std::borrow::{Borrow, BorrowMut};
 
@@ -90,7 +90,11 @@ macro_rules! fields16 {
             $($(#[$doc])* #[inline] #[must_use] pub fn $get(&self) -> u16 { super::get16::<LEN>(&self.0, $at) })+
         }
         impl<B: std::borrow::BorrowMut<[u8; LEN]>> $view<B> {
-            $($(#[$doc])* #[inline] pub fn $set(&mut self, value: u16) { super::set16::<LEN>(&mut self.0, $at, value); })+
+            $(
+                $(#[$doc])*
+                #[inline]
+                pub fn $set(&mut self, value: u16) { super::set16::<LEN>(&mut self.0, $at, value); }
+            )+
         }
     };
 }

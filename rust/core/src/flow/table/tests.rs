@@ -143,7 +143,8 @@ proptest! {
                 prop_assert_eq!(table.find(&flow(client).forward_key()), expected);
                 prop_assert_eq!(table.find(&flow(client).reply_key()), expected);
             }
-            let mut listed: Vec<_> = table.numbers().map(|number| table.entry(number)).map(|entry| (entry.client_port, entry.state())).collect();
+            let entries = table.numbers().map(|number| table.entry(number));
+            let mut listed: Vec<_> = entries.map(|entry| (entry.client_port, entry.state())).collect();
             let mut expected: Vec<_> = model.iter().map(|(&client, &(_, state))| (client, state)).collect();
             listed.sort_by_key(|&(client, _)| client);
             expected.sort_by_key(|&(client, _)| client);

@@ -213,7 +213,9 @@ arrivals in proptest::collection::vec((0u8..20, 0u128..12, 0u32..3000, arrival_b
 
         /// Rule 6, fragments: while one source floods, datagrams of others wait for their first fragment and get it.
         #[test]
-        fn fragments_flood_of_one_source_leaves_others(flood in proptest::collection::vec((0u8..3, any::<u32>(), 1usize..60_000), 1500..3000)) {
+        fn fragments_flood_of_one_source_leaves_others(
+            flood in proptest::collection::vec((0u8..3, any::<u32>(), 1usize..60_000), 1500..3000),
+        ) {
             let mut fragments = Fragments::default();
             for source in 0..7 {
                 hold(&mut fragments, &key(source, 1), 1400, 0);

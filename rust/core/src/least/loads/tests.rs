@@ -78,7 +78,8 @@ proptest! {
                     if seat(&mut loads, &weights[1], &active, number as usize * 5) {
                         let rounds: Vec<_> = (0..active.len()).map(|id| loads.now.round(id as u32)).collect();
                         loads.switch();
-                        prop_assert_eq!(rounds, (0..active.len()).map(|id| loads.now.round(id as u32)).collect::<Vec<_>>());
+                        let now = (0..active.len()).map(|id| loads.now.round(id as u32));
+                        prop_assert_eq!(rounds, now.collect::<Vec<_>>());
                         weights.swap(0, 1);
                     }
                 }

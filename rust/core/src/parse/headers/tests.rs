@@ -109,7 +109,13 @@ proptest! {
     /// The short way finds what the long one finds, or nothing; a frame that any byte was changed in is mostly
     /// refused by both.
     #[test]
-    fn plain_ipv4_what_it_accepts_equals_layers(payload in proptest::collection::vec(any::<u8>(), 0..40), padding in 0usize..20, changes in proptest::collection::vec((12usize..36, any::<u8>()), 0..3), corrected: bool, len in 0usize..100) {
+    fn plain_ipv4_what_it_accepts_equals_layers(
+        payload in proptest::collection::vec(any::<u8>(), 0..40),
+        padding in 0usize..20,
+        changes in proptest::collection::vec((12usize..36, any::<u8>()), 0..3),
+        corrected: bool,
+        len in 0usize..100,
+    ) {
         let mut frame = udp_v4(&payload);
         frame.resize(frame.len() + padding, 0);
         for (at, byte) in changes {
@@ -136,9 +142,21 @@ proptest! {
 
     /// An independent parser reads the same, whenever both accept the frame.
     #[test]
-    fn parse_tcp_agrees_with_etherparse(v6: bool, ttl: u8, ports: (u16, u16), seq: u32, ack: u32, payload in proptest::collection::vec(any::<u8>(), 0..40), mutate in proptest::option::of((14usize..54, any::<u8>()))) {
+    fn parse_tcp_agrees_with_etherparse(
+        v6: bool,
+        ttl: u8,
+        ports: (u16, u16),
+        seq: u32,
+        ack: u32,
+        payload in proptest::collection::vec(any::<u8>(), 0..40),
+        mutate in proptest::option::of((14usize..54, any::<u8>())),
+    ) {
         let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
-        let builder = if v6 { builder.ipv6([1; 16], [2; 16], ttl) } else { builder.ipv4([192, 0, 2, 1], [198, 51, 100, 2], ttl) };
+        let builder = if v6 {
+            builder.ipv6([1; 16], [2; 16], ttl)
+        } else {
+            builder.ipv4([192, 0, 2, 1], [198, 51, 100, 2], ttl)
+        };
         let mut frame = Vec::new();
         builder.tcp(ports.0, ports.1, seq, 1000).ack(ack).write(&mut frame, &payload).unwrap();
         if let Some((at, bits)) = mutate {
@@ -160,8 +178,10 @@ proptest! {
         }
         match oracle.transport {
             Some(TransportSlice::Tcp(tcp)) => {
-                prop_assert_eq!((tcp.source_port(), tcp.destination_port()), (headers.source_port, headers.destination_port));
-                prop_assert_eq!(tcp.payload().len(), 14 + headers.total_len + 4 * headers.vlans.len() - headers.payload_offset);
+                let expected = (tcp.source_port(), tcp.destination_port());
+                prop_assert_eq!(expected, (headers.source_port, headers.destination_port));
+                let end = 14 + headers.total_len + 4 * headers.vlans.len();
+                prop_assert_eq!(tcp.payload().len(), end - headers.payload_offset);
             }
             Some(TransportSlice::Udp(udp)) => prop_assert_eq!(udp.source_port(), headers.source_port),
             other => prop_assert!(headers.more_fragments, "{other:?}"),

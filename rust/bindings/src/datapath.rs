@@ -294,17 +294,17 @@ impl AttachedInterface {
 }
 
 fn loop_interfaces(attached: &[AttachedInterface]) -> io::Result<Vec<Interface>> {
-    let with_direct = |(id, each): (usize, &AttachedInterface)| {
+    let with_af_xdp = |(id, each): (usize, &AttachedInterface)| {
         let interface = Interface::new(each.sockets[0]);
         let Some(xdp_socket) = each.direct else {
             return Ok(interface);
         };
-        interface.with_direct(xdp_socket).map_err(|error| {
+        interface.with_af_xdp(xdp_socket).map_err(|error| {
             let reason = format!("frames cannot be sent directly from interface {id}: {error}");
             io::Error::new(error.kind(), reason)
         })
     };
-    attached.iter().enumerate().map(with_direct).collect()
+    attached.iter().enumerate().map(with_af_xdp).collect()
 }
 
 fn not_started(py: Python<'_>, failure: &io::Error) -> PyErr {

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flowlb_core::io::header::OFFLOAD_HEADER_LEN;
+use flowlb_core::io::vnet_hdr::OFFLOAD_HEADER_LEN;
 use flowlb_core::sys::process;
 use flowlb_core::sys::socket::{self, MAX_MESSAGES};
 use flowlb_core::wire::checksum;

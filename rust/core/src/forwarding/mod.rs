@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::base::{FixedMap, InterfaceId, Ip, Mac};
 use crate::flow::state::FlowState;
-use crate::next_hop::{Hop, Interface, Routing};
+use crate::next_hop::{Hop, LocalInterface, Routing};
 use crate::snapshot::{NextHops, Selector, Service, Snapshot, Timeouts};
 
 pub use addresses::{LocalAddress, LocalAddresses, Role, SocketRole, socket};
@@ -27,7 +27,7 @@ pub struct ForwardingState {
     /// As it was published: plans, timeouts, and names for those who ask. Shared, so that a forwarding can be
     /// compiled of it again elsewhere.
     pub snapshot: Arc<Snapshot>,
-    interfaces: Vec<Interface>,
+    interfaces: Vec<LocalInterface>,
     addresses: LocalAddresses,
     servers: Vec<Option<ServerFacts>>,
     hash_services: FixedMap<u32, Vec<u32>>,
@@ -49,7 +49,7 @@ impl ForwardingState {
             .map(|server| ServerFacts::of(&snapshot, server.as_ref()?))
             .collect();
         let mut forwarding = Self {
-            interfaces: snapshot.interfaces.iter().map(Interface::of).collect(),
+            interfaces: snapshot.interfaces.iter().map(LocalInterface::of).collect(),
             addresses: Addresses::compile(&snapshot, &servers),
             servers,
             hash_services: FixedMap::default(),
@@ -119,7 +119,7 @@ impl ForwardingState {
     /// An interface; `None` when there is no such id.
     #[inline(always)]
     #[must_use]
-    pub fn interface(&self, id: InterfaceId) -> Option<&Interface> {
+    pub fn interface(&self, id: InterfaceId) -> Option<&LocalInterface> {
         self.interfaces.get(id.index())
     }
 
@@ -179,7 +179,7 @@ impl ForwardingState {
     /// The address we speak from: the interface's first of that family, else the first of any interface.
     #[must_use]
     pub fn own_address(&self, interface: InterfaceId, v4: bool) -> Option<Ip> {
-        let first = |interface: &Interface| interface.first_address(v4);
+        let first = |interface: &LocalInterface| interface.first_address(v4);
         self.interface(interface)
             .and_then(first)
             .or_else(|| self.interfaces.iter().find_map(first))

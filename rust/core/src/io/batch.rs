@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 
 use super::counters::{IoCounters, add_one};
-use super::header::{self, OFFLOAD_HEADER_LEN, VLAN_TAG_LEN};
 use super::interface::Interface;
 use super::ring::{RxRing, Slot};
+use super::vnet_hdr::{self, OFFLOAD_HEADER_LEN, VLAN_TAG_LEN};
 use crate::base::{Frame, Offload};
 use crate::sys::socket::{self, MAX_MESSAGES, RxBuffer};
 
@@ -246,7 +246,7 @@ fn finish_message(index: usize, buffer: &mut RxBuffer) -> Option<Received> {
         return None;
     }
     let control: &[u8] = bytemuck::cast_slice(&buffer.control);
-    let tag = header::stripped_tag(&control[..buffer.control_len.min(control.len())]);
+    let tag = vnet_hdr::stripped_tag(&control[..buffer.control_len.min(control.len())]);
     let start = buffer.headroom + OFFLOAD_HEADER_LEN;
     let place = start..start + frame_len;
     finish(Space::Buffer(index), &mut buffer.space, place, tag)
@@ -270,13 +270,13 @@ fn finish(
     tag: Option<[u8; VLAN_TAG_LEN]>,
 ) -> Option<Received> {
     let offload_header = space[..start].last_chunk()?;
-    let mut offload = header::decode(*offload_header);
+    let mut offload = vnet_hdr::decode(*offload_header);
     if let Some(tag) = tag {
         start -= VLAN_TAG_LEN;
-        if !header::insert_tag(&mut space[start..end], tag) {
+        if !vnet_hdr::insert_tag(&mut space[start..end], tag) {
             return None;
         }
-        offload = header::behind_tag(offload);
+        offload = vnet_hdr::behind_tag(offload);
     }
     Some(Received {
         space: place,
@@ -310,7 +310,7 @@ mod tests {
     }
 
     fn message(offload: Offload, frame: &[u8]) -> Vec<u8> {
-        [&header::encode(offload)[..], frame].concat()
+        [&vnet_hdr::encode(offload)[..], frame].concat()
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! An interface as the loop has it: its packet socket, its receive ring when it could have one, and its direct way
-//! out when it is given one.
+//! An interface as the loop has it: its packet socket, its receive ring when it could have one, and its
+//! `AF_XDP` socket when it is given one.
 
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
+use super::af_xdp::XdpSender;
 use super::counters::{IoCounters, add_one};
-use super::direct::Sender;
 use super::ring::RxRing;
 
 /// A packet socket, with its receive ring when it could have one.
@@ -14,7 +14,7 @@ pub struct Interface {
     pub(super) fd: RawFd,
     pub(super) ring: Option<RxRing>,
     /// For frames with nothing left to do, where they may pass by queue disciplines.
-    pub(super) direct: Option<Sender>,
+    pub(super) af_xdp: Option<XdpSender>,
 }
 
 impl Interface {
@@ -24,16 +24,16 @@ impl Interface {
         Self {
             fd,
             ring: RxRing::new(fd).ok(),
-            direct: None,
+            af_xdp: None,
         }
     }
 
     /// The same, with frames that are finished handed straight to the driver by a fresh `AF_XDP` socket.
     ///
     /// # Errors
-    /// As [`Sender::new`].
-    pub fn with_direct(mut self, xdp_socket: RawFd) -> io::Result<Self> {
-        self.direct = Some(Sender::new(xdp_socket, self.fd)?);
+    /// As [`XdpSender::new`].
+    pub fn with_af_xdp(mut self, xdp_socket: RawFd) -> io::Result<Self> {
+        self.af_xdp = Some(XdpSender::new(xdp_socket, self.fd)?);
         Ok(self)
     }
 
@@ -46,7 +46,7 @@ impl Interface {
     /// Give the ring up when it has stopped: frames come by system calls from now on. Have frames sent that the
     /// driver did not take. To be called now and then.
     pub fn watch(&mut self, counters: &IoCounters) {
-        if let Some(sender) = &mut self.direct {
+        if let Some(sender) = &mut self.af_xdp {
             sender.resume();
         }
         let Some(ring) = &mut self.ring else { return };

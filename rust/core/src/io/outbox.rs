@@ -4,12 +4,12 @@
 
 use std::os::fd::RawFd;
 
+use super::af_xdp::{self, XdpSender};
 use super::backlog::{Backlog, send_all};
 use super::batch::{BATCH, Batch};
 use super::counters::{IoCounters, add_one};
-use super::direct::{self, Sender};
-use super::header::{self, OFFLOAD_HEADER_LEN};
 use super::interface::Interface;
+use super::vnet_hdr::{self, OFFLOAD_HEADER_LEN};
 use crate::base::{InterfaceId, Output, Sent};
 
 /// One frame to send: in the batch, or one of its own.
@@ -90,7 +90,7 @@ impl Outbox {
             self.push(
                 sent.interface,
                 Pending {
-                    header: header::encode(sent.offload),
+                    header: vnet_hdr::encode(sent.offload),
                     frame,
                 },
                 counters,
@@ -103,7 +103,7 @@ impl Outbox {
     pub fn collect_extra(&mut self, counters: &IoCounters) {
         while let Some(output) = self.extra.get(self.collected) {
             let pending = Pending {
-                header: header::encode(output.offload),
+                header: vnet_hdr::encode(output.offload),
                 frame: FrameRef::Extra(self.collected),
             };
             let interface = output.interface;
@@ -139,11 +139,11 @@ impl Outbox {
             let Some(interface) = interfaces.get_mut(id) else {
                 continue;
             };
-            let (fd, mut direct) = (interface.fd, interface.direct.take());
+            let (fd, mut af_xdp) = (interface.fd, interface.af_xdp.take());
             let source = &interfaces[source];
             let pieces = |pending| pieces(pending, batch, source, &self.extra);
             let backlog = &mut self.backlogs[id];
-            let done = match &mut direct {
+            let done = match &mut af_xdp {
                 // Behind those that wait, in order.
                 _ if !backlog.messages.is_empty() => 0,
                 Some(sender) => send_directly(sender, fd, queue, pieces, counters),
@@ -153,7 +153,7 @@ impl Outbox {
                 backlog.push(pieces(pending), counters);
             }
             self.has_backlog |= done < queue.len();
-            interfaces[id].direct = direct;
+            interfaces[id].af_xdp = af_xdp;
         }
         self.queues.iter_mut().for_each(Vec::clear);
         self.extra.clear();
@@ -177,7 +177,7 @@ fn pieces<'a>(
 /// Send a queue in order: frames with nothing left to do straight to the driver, as far as there is room, the
 /// others through the packet socket. Returns how many are done with; the socket is full at the next one.
 fn send_directly<'a>(
-    sender: &mut Sender,
+    sender: &mut XdpSender,
     fd: RawFd,
     queue: &'a [Pending],
     pieces: impl Fn(&'a Pending) -> (&'a [u8], &'a [u8]),
@@ -186,12 +186,12 @@ fn send_directly<'a>(
     let mut done = 0;
     while done < queue.len() {
         let left = &queue[done..];
-        let direct = left.iter().take_while(|pending| pending.is_finished());
-        let frames = direct.map(|pending| match pieces(pending) {
+        let finished = left.iter().take_while(|pending| pending.is_finished());
+        let frames = finished.map(|pending| match pieces(pending) {
             (message, []) => &message[OFFLOAD_HEADER_LEN..],
             (_, frame) => frame,
         });
-        let sent = sender.send(frames.take_while(|frame| frame.len() <= direct::CHUNK_LEN));
+        let sent = sender.send(frames.take_while(|frame| frame.len() <= af_xdp::CHUNK_LEN));
         done += sent;
         let left = &left[sent..];
         // At least one: what was not sent now has no room there, whatever it is.
@@ -224,7 +224,7 @@ mod tests {
     }
 
     fn message(offload: Offload, frame: &[u8]) -> Vec<u8> {
-        [&header::encode(offload)[..], frame].concat()
+        [&vnet_hdr::encode(offload)[..], frame].concat()
     }
 
     /// Everything that waits in a socket.

@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::header::{TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VLAN_TAG_LEN, tag_bytes};
+use super::vnet_hdr::{TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VLAN_TAG_LEN, tag_bytes};
 use crate::sys::mapping::Mapping;
 use crate::sys::socket;
 

@@ -1,6 +1,6 @@
 //! Routes by longest prefix, and neighbours: the mirror of the kernel's tables, published as a whole.
 
-use super::interface::Interface;
+use super::local_interface::LocalInterface;
 use crate::base::{FixedMap, InterfaceId, Ip, Mac, MacNumber};
 use crate::snapshot::{NextHops, Route};
 
@@ -46,7 +46,7 @@ pub struct Routing {
 impl Routing {
     /// Compile. Routes through interfaces that do not exist are left out.
     #[must_use]
-    pub fn new(next_hops: &NextHops, interfaces: &[Interface]) -> Self {
+    pub fn new(next_hops: &NextHops, interfaces: &[LocalInterface]) -> Self {
         let neighbours = next_hops.neighbours.iter();
         Self {
             v4: prefixes(
@@ -98,7 +98,7 @@ impl Routing {
         &self,
         address: Ip,
         mac: Option<Mac>,
-        interfaces: &[Interface],
+        interfaces: &[LocalInterface],
     ) -> Option<Hop> {
         let route = self.to(address);
         let Some(mac) = mac else { return route };
@@ -126,7 +126,7 @@ impl Routing {
 
 fn prefixes<'a>(
     routes: impl Iterator<Item = &'a Route>,
-    interfaces: &[Interface],
+    interfaces: &[LocalInterface],
 ) -> Vec<Prefixes> {
     let mut lengths: Vec<(u32, Prefixes)> = Vec::new();
     for route in routes {
@@ -200,7 +200,7 @@ mod tests {
             routes: routes.iter().map(route).collect(),
             neighbours: vec![],
         };
-        let interface = Interface::of(&interface);
+        let interface = LocalInterface::of(&interface);
         Routing::new(&next_hops, &[interface.clone(), interface])
     }
 

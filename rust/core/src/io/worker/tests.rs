@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use super::super::header::{OFFLOAD_HEADER_LEN, encode};
 use super::super::packet_loop::COMMANDS_NS;
+use super::super::vnet_hdr::{OFFLOAD_HEADER_LEN, encode};
 use super::*;
 use crate::base::{InterfaceId, Nanos, Offload};
 use crate::io::{IoCounters, Poll};

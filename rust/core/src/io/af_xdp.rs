@@ -107,7 +107,7 @@ fn bind(fd: RawFd, interface: u32) -> io::Result<()> {
 }
 
 /// Sends frames out of one interface.
-pub struct Sender {
+pub struct XdpSender {
     /// Python's: open until the loop has stopped.
     fd: RawFd,
     to_send: XdpRing,
@@ -117,7 +117,7 @@ pub struct Sender {
     free: Vec<u64>,
 }
 
-impl Sender {
+impl XdpSender {
     /// Make one of a fresh `AF_XDP` socket, for the interface that a packet socket is bound to.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The interfaces of a snapshot, as packets ask about them.
+//! Our interfaces, those of a snapshot, as packets ask about them.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use crate::snapshot;
 
 /// An interface of ours.
 #[derive(Clone, Debug)]
-pub struct Interface {
+pub struct LocalInterface {
     /// Its link-layer address.
     pub mac: Mac,
     /// Bytes of IP packet.
@@ -19,7 +19,7 @@ pub struct Interface {
     broadcasts: Vec<Ip>,
 }
 
-impl Interface {
+impl LocalInterface {
     /// Compile.
     #[must_use]
     pub fn of(interface: &snapshot::Interface) -> Self {

@@ -1,6 +1,6 @@
 """
-A small world for behaviour tests: a router with two interfaces, clients, servers, services of both families; scapy is
-the oracle.
+A small topology for behaviour tests: a router with two interfaces, clients, servers, services of both families;
+scapy is the oracle.
 
     client 198.18.1.21 -- eth0 [router 198.18.1.1] eth0 -- servers 198.18.1.31, .32, .33      VIP 198.18.1.100
                                [router 198.18.2.1] eth1 -- far away, 198.18.2.0/24
@@ -76,7 +76,7 @@ def server_id(service: int, index: int) -> int:
 
 
 def make_interfaces(mtu: int) -> tuple[Interface, ...]:
-    """Build the two interfaces of the small world."""
+    """Build the two interfaces of the small topology."""
     return (
         Interface(
             "eth0",
@@ -104,7 +104,7 @@ def make_snapshot(
     **fields: Any,
 ) -> Snapshot:
     """
-    Build a snapshot of the small world.
+    Build a snapshot of the small topology.
 
     Args:
         selector: of the plan of all four services.
@@ -151,7 +151,7 @@ def make_snapshot(
 
 def make_next_hops(*, mtu: int | None = None, without: Sequence[str] = ()) -> NextHops:
     """
-    Build the routes and neighbours of the small world.
+    Build the routes and neighbours of the small topology.
 
     Args:
         mtu: of all routes.
@@ -175,7 +175,7 @@ def make_datapath(
     seed: int = 1,
     first_round: int = 0,
 ) -> DataPath:
-    """Make a data path of a backend with a snapshot and next hops published; by default those of the small world."""
+    """Make a data path of a backend with a snapshot and next hops published; by default those of the small topology."""
     path: DataPath = load_backend(backend).DataPath(capacity, bytes(range(16)), seed, first_round)
     path.publish(make_snapshot() if snapshot is None else snapshot)
     path.set_next_hops(make_next_hops() if next_hops is None else next_hops)

@@ -32,7 +32,7 @@ FALLBACK = SERVERS[2]
 
 
 def asking(function: Callable[..., Any], deadline_ns: int) -> Snapshot:
-    """Return the small world, where every service asks, and falls back to its third server."""
+    """Return the small topology, where every service asks, and falls back to its third server."""
     made = make_snapshot("ask", fallback=Plan("counter", (2,)), ask=function)
     services = [
         service and replace(service, plan=replace(service.plan, deadline_ns=deadline_ns)) for service in made.services

@@ -28,7 +28,7 @@ from lb.model.verdict import DROP_REASONS, EVENTS
 from lb.net.host import GuardState
 
 DEADLINE_S = 20.0
-# Made of the traffic of a service's servers by their names, which the small world of `helpers` has others of.
+# Made of the traffic of a service's servers by their names, which the small topology of `helpers` has others of.
 TRAFFIC_NAME = re.compile("server_(flows|packets|bytes)_")
 CONFIG = parse("""
 [[interface]]

@@ -76,7 +76,7 @@ def wait_for(descriptor: int) -> None:
 
 @pytest.fixture
 def wire() -> Iterator[Wire]:
-    """A running data path of the small world."""
+    """A running data path of the small topology."""
     running = Wire(make_datapath("python"))
     yield running
     running.path.detach()

@@ -1,4 +1,4 @@
-"""What all tests need, whoever starts them."""
+"""What all tests need."""
 
 from __future__ import annotations
 

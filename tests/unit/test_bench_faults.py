@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lb.errors import LbError
+from lb.lab import spread
 from lb.lab.bench import (
     chart,
     headline,
@@ -21,7 +22,6 @@ from lb.lab.bench import (
     notes,
     order,
     report,
-    spread,
     table,
     targets,
     web_client,

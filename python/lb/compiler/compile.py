@@ -13,13 +13,13 @@ import contextlib
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from lb.compiler.ids import Ids
 from lb.compiler.spec import EffectiveServer, EffectiveService, ServerIdentity, ServiceIdentity, Spec, services
-from lb.config import Config, InterfaceConfig, ServiceConfig
+from lb.config import Config, InterfaceConfig
+from lb.config.parts import part_of
 from lb.errors import ConfigError
-from lb.fields.key import keys_of
 from lb.fields.types import format_mac
 from lb.model.snapshot import (
     Address,
@@ -38,9 +38,6 @@ from lb.policies import Measurements, UserPolicy
 DEFAULT_MTU_BYTES = 1500
 # Seed of a configuration without one, when none was drawn: offline, the same input gives the same output.
 OFFLINE_SEED = 1
-
-# Keys that a snapshot has otherwise than the configuration: a seed may be drawn, and who left may have another name.
-MADE = frozenset({"seed", "name"})
 
 NOTHING_MEASURED: Mapping[str, Measurements] = {}
 
@@ -134,7 +131,9 @@ class Compiler:
         present = services(spec)
         require_distinct(present, interfaces)
         services_by_id, servers_by_id, pickers = self._tables_of(present, measurements)
-        return Snapshot(
+        return part_of(
+            Snapshot,
+            spec.config,
             generation=self._generation + 1,
             seed=seed_of(spec.config) if seed is None else seed,
             interfaces=tuple(interfaces),
@@ -142,7 +141,6 @@ class Compiler:
             servers=tuple(servers_by_id.get(number) for number in range(len(self._servers))),
             timeouts=spec.config.flows.timeouts(),
             ask=functools.partial(_ask, pickers) if pickers else None,
-            **_values(spec.config, _OF_ALL),
         )
 
     def _tables_of(
@@ -155,7 +153,8 @@ class Compiler:
         for entry in present:
             rows = self._rows(entry)
             service_id = self._services.of(entry.identity)
-            services_by_id[service_id] = _service(entry, self._plan(entry, rows, measurements.get(entry.name, {})))
+            plan = self._plan(entry, rows, measurements.get(entry.name, {}))
+            services_by_id[service_id] = part_of(Service, entry.config, name=entry.name, plan=plan)
             servers_by_id.update(self._compile_servers(entry, service_id, rows))
             pickers.update(_picker(entry, rows))
         return services_by_id, servers_by_id, pickers
@@ -231,31 +230,21 @@ class Compiler:
             endpoint = self._endpoints.of((facts.address, facts.port, entry.config.protocol))
             yield (
                 server_id,
-                Server(row.name, service_id, endpoint, facts.address, facts.port, weight, facts.mac, row.moves_udp),
+                part_of(
+                    Server,
+                    facts,
+                    name=row.name,
+                    service=service_id,
+                    endpoint=endpoint,
+                    weight=weight,
+                    moves_udp=row.moves_udp,
+                ),
             )
 
 
 def seed_of(config: Config) -> int:
     """Return the seed of a configuration, or that of offline work."""
     return OFFLINE_SEED if config.seed is None else config.seed
-
-
-def _service(entry: EffectiveService, plan: Plan) -> Service:
-    return Service(name=entry.name, plan=plan, **_values(entry.config, _OF_SERVICE))
-
-
-def _same_keys(part: type[Snapshot | Service], table: type[Config | ServiceConfig]) -> tuple[str, ...]:
-    """Return the keys that a part of a snapshot has as its configuration has them: those of the same name."""
-    keys = {declared.attribute for declared in keys_of(table) if declared.table is None} - MADE
-    return tuple(field.name for field in fields(part) if field.name in keys)
-
-
-_OF_ALL = _same_keys(Snapshot, Config)
-_OF_SERVICE = _same_keys(Service, ServiceConfig)
-
-
-def _values(config: Config | ServiceConfig, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in names}
 
 
 def _picker(entry: EffectiveService, rows: Sequence[_ServerRow]) -> dict[str, AskFunction]:
@@ -304,12 +293,13 @@ def offline_interfaces(config: Config) -> tuple[Interface, ...]:
         keys = 'mac = "aa:bb:cc:dd:ee:ff", addresses = ["198.18.1.1/24"] and mtu = 1500'
         hint = f"add {keys} (`lb status -o json` shows them; `lb replay` takes --mac, --address, --mtu)"
         raise ConfigError([f"interface {name}: mac is not given, needed offline: {hint}" for name in missing])
-    return tuple(_offline_interface(entry) for entry in config.interfaces)
+    return tuple(offline_interface(entry) for entry in config.interfaces)
 
 
-def _offline_interface(entry: InterfaceConfig) -> Interface:
+def offline_interface(entry: InterfaceConfig) -> Interface:
+    """Return an interface as the configuration describes it; its MAC is zero where that is not given."""
     mtu = DEFAULT_MTU_BYTES if entry.mtu is None else entry.mtu
-    return Interface(entry.name, entry.mac or bytes(6), mtu, entry.addresses or (), entry.announce)
+    return part_of(Interface, entry, mac=entry.mac or bytes(6), mtu=mtu, addresses=entry.addresses or ())
 
 
 def connected_routes(interfaces: Sequence[Interface]) -> tuple[Route, ...]:
@@ -326,10 +316,6 @@ def offline_next_hops(interfaces: Sequence[Interface], neighbours: Iterable[Neig
 
 def describe_interface(interface: Interface) -> dict[str, object]:
     """Return an interface with the keys that `[[interface]]` has in a configuration."""
-    return {
-        "name": interface.name,
-        "mac": format_mac(interface.mac),
-        "mtu": interface.mtu,
-        "addresses": [str(address) for address in interface.addresses],
-        "announce": interface.announce,
-    }
+    described = {field.name: getattr(interface, field.name) for field in fields(interface)}
+    addresses = [str(address) for address in interface.addresses]
+    return described | {"mac": format_mac(interface.mac), "addresses": addresses}

@@ -18,16 +18,15 @@ from typing import Any, Literal, NamedTuple
 from lb.backends.base import Flow
 from lb.backends.python.forwarding_state import PROTOCOLS, ForwardingState, is_martian_source
 from lb.backends.python.next_hop import Hop, HopTable
-from lb.compiler.compile import Compiler, connected_routes
+from lb.compiler.compile import Compiler, connected_routes, offline_interface
 from lb.compiler.spec import EffectiveServer, ServerKey, Spec, services
 from lb.config import Config
 from lb.errors import RequestError, UnknownNameError
 from lb.fields.types import format_mac, plain_address
-from lb.model.snapshot import Address, Interface, NextHops, Plan, Service, Snapshot
+from lb.model.snapshot import Address, NextHops, Plan, Service, Snapshot
 from lb.packet.hashing import flow_hash, source_hash
 
 Protocol = Literal["tcp", "udp"]
-DEFAULT_MTU_BYTES = 1500
 # Linux hosts send with this; what matters is that it leaves one lower.
 EXAMPLE_TTL = 64
 NEAR = 3
@@ -448,10 +447,7 @@ def known_from(config: Config) -> Known:
     Raises:
         ConfigError: a VIP or server has an address of one of its interfaces.
     """
-    interfaces = tuple(
-        Interface(entry.name, entry.mac or bytes(6), entry.mtu or DEFAULT_MTU_BYTES, entry.addresses or ())
-        for entry in config.interfaces
-    )
+    interfaces = tuple(offline_interface(entry) for entry in config.interfaces)
     spec = Spec(config)
     snapshot = Compiler().compile(spec, interfaces)
     routes = connected_routes(interfaces)

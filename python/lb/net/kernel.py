@@ -23,6 +23,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from lb.config import Config, InterfaceConfig
+from lb.config.parts import part_of
 from lb.errors import InterfaceError, LbError, PrivilegeError
 from lb.model.snapshot import Address, Interface, InterfaceAddress, Neighbour, NextHops, Route
 from lb.net.big_tcp import find_big_tcp
@@ -113,12 +114,12 @@ class Kernel:
         own = [_interface_address(row) for row in addresses if row["index"] == link["index"]]
         # What we answer comes from the first address of its family: never from a link-local one while there is another.
         own.sort(key=lambda address: address.is_link_local)
-        return Interface(
-            name=entry.name,
+        return part_of(
+            Interface,
+            entry,
             mac=entry.mac or _mac(link.get("address")) or bytes(6),
             mtu=entry.mtu or link.get("mtu"),
             addresses=tuple(own) if entry.addresses is None else entry.addresses,
-            announce=entry.announce,
         )
 
     @property

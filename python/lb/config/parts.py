@@ -1,0 +1,40 @@
+"""
+From a table of the configuration to the part of a snapshot that it describes.
+
+Control side, used where snapshots are made: offline (`lb.compiler.compile`) and from the kernel's facts
+(`lb.net.kernel`). A key that both have under one name is copied by that name, so that a new one is declared twice, in
+`lb.config.model` and in `lb.model.snapshot`, and copied nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+from lb.config.toml.toml_file import Table
+from lb.fields.key import keys_of
+from lb.model.snapshot import Interface, Server, Service, Snapshot
+
+Part = TypeVar("Part", Interface, Server, Service, Snapshot)
+
+
+def part_of(part: type[Part], table: Table, **made: Any) -> Part:
+    """
+    Return a part of a snapshot.
+
+    Args:
+        part: its class.
+        table: has the keys that the part has as well.
+        made: the fields that the table has not, or otherwise: a name may be another, an MTU the kernel's.
+    """
+    kind: type = part
+    copied = {name: getattr(table, name) for name in _shared_keys(kind, type(table)) if name not in made}
+    return part(**made, **copied)
+
+
+@functools.cache
+def _shared_keys(part: type, table: type[Table]) -> tuple[str, ...]:
+    assert is_dataclass(part), part
+    keys = {declared.attribute for declared in keys_of(table)}
+    return tuple(field.name for field in fields(part) if field.name in keys)

@@ -40,11 +40,14 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
 import lb.backends
 from lb._core import BUILD_PROFILE, checksum, generate
 from lb.backends.base import AttachedInterface, DataPath
-from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot, Timeouts
+from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Snapshot
 from lb.net.sockets import open_packet_socket, read_interface
+from snapshots import complete_snapshot, make_service, make_timeouts
 
 ACTS = ("publication", "least", "listing", "reset", "expiry", "full")
 PROBE_GAP_NS = 50_000
@@ -57,7 +60,7 @@ TIMESPEC = struct.Struct("=qq")
 STAMP = struct.Struct("=QQ")
 HEADERS_BYTES = 14 + 20 + 8
 HOUR_NS, SECOND_NS = 3600 * 10**9, 10**9
-LONG = Timeouts(half_open_ns=HOUR_NS, udp_ns=HOUR_NS)
+LONG = make_timeouts(half_open_ns=HOUR_NS, udp_ns=HOUR_NS)
 # One batch of `reset_flows` of versions that walk the table for each.
 OLD_RESET_BATCH, ALL_FLOWS = 4096, 2**32 - 1
 
@@ -252,10 +255,10 @@ def interfaces() -> tuple[Interface, ...]:
 def make_snapshot(load_servers: int, selector: str) -> Snapshot:
     """The probed service, the one behind the full interface, and one with many servers, all but the first far."""
     services = (
-        Service("probed", VIP, PROBE_PORT, "udp", Plan("counter", (0,))),
-        Service("full", VIP, FULL_PORT, "udp", Plan("counter", (1,))),
-        Service("load", VIP, LOAD_PORT, "tcp", Plan(selector, tuple(range(3, 3 + load_servers)))),
-        Service("ending", VIP, LOAD_PORT, "udp", Plan("counter", (2,))),
+        make_service("probed", VIP, PROBE_PORT, "udp", Plan("counter", (0,))),
+        make_service("full", VIP, FULL_PORT, "udp", Plan("counter", (1,))),
+        make_service("load", VIP, LOAD_PORT, "tcp", Plan(selector, tuple(range(3, 3 + load_servers)))),
+        make_service("ending", VIP, LOAD_PORT, "udp", Plan("counter", (2,))),
     )
     # Ids of services: 0 probed, 1 full, 2 load, 3 ending; of the last and the second the server is the same machine.
     near = Server("near", 0, 0, PROBED, 7, mac=SERVER_MAC)
@@ -263,7 +266,7 @@ def make_snapshot(load_servers: int, selector: str) -> Snapshot:
     many = tuple(
         Server(f"server{n}", 2, 3 + n, IPv4Address(int(FAR) + 1 + n), 80, mac=SERVER_MAC) for n in range(load_servers)
     )
-    return Snapshot(1, 1, interfaces(), services, (near, *far, *many), timeouts=LONG)
+    return complete_snapshot(1, 1, interfaces(), services, (near, *far, *many), timeouts=LONG)
 
 
 @contextlib.contextmanager
@@ -344,7 +347,8 @@ def reset(on: Stage, number: int) -> None:
 def expiry(on: Stage, number: int) -> None:
     """Let all flows end at one instant: their timeout becomes so short that they are due."""
     del number
-    on.path.publish(replace(on.snapshot, generation=2, timeouts=Timeouts(half_open_ns=HOUR_NS, udp_ns=SECOND_NS // 10)))
+    due = make_timeouts(half_open_ns=HOUR_NS, udp_ns=SECOND_NS // 10)
+    on.path.publish(replace(on.snapshot, generation=2, timeouts=due))
     # Not a word to the loop for a second: it has to see to it by itself.
     time.sleep(1.0)
     left = on.path.counters()["servers"]["ending/far"]["flows_active"]

@@ -33,9 +33,10 @@ import packets as p
 import workload as w
 from lb import policies
 from lb.backends import load
-from lb.model.snapshot import Plan, Server, Service, Snapshot
+from lb.model.snapshot import Plan, Server, Snapshot
 from lb.policies import ServerView
 from lb.policies.maglev import fill
+from snapshots import complete_snapshot, make_service
 
 BACKENDS = ("rust", "python")
 POLICIES = sorted(policies.POLICIES)
@@ -58,8 +59,8 @@ def snapshot(plan: Plan, weights: list[int]) -> Snapshot:
         Server(f"udp{n}", 0, n, address + n, w.SERVER_PORT["udp"], weight, w.server_mac(n))
         for n, weight in enumerate(weights)
     )
-    service = Service("udp", w.VIP[4], w.PORT["udp"], "udp", plan)
-    return Snapshot(1, w.SEED, base.interfaces, (service,), servers)
+    service = make_service("udp", w.VIP[4], w.PORT["udp"], "udp", plan)
+    return complete_snapshot(1, w.SEED, base.interfaces, (service,), servers)
 
 
 def frame(mac: bytes, source: tuple[IPv4Address, int], destination: tuple[IPv4Address, int]) -> bytes:

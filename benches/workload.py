@@ -20,7 +20,8 @@ from typing import Any
 
 import packets as p
 from lb.backends.base import Result
-from lb.model.snapshot import AskFunction, Interface, NextHops, Plan, Route, Selector, Server, Service, Snapshot
+from lb.model.snapshot import AskFunction, Interface, NextHops, Plan, Route, Selector, Server, Snapshot
+from snapshots import complete_snapshot, make_service
 
 SEED = 1
 BATCH = 1000  # operations per round, unless a bench says otherwise
@@ -68,10 +69,10 @@ def snapshot(
             name, mac = f"{protocol}{number}", server_mac(number)
             made.append(Server(name, service, slot, address, SERVER_PORT[protocol], 1, mac))
         plan = Plan(selector, tuple(slots))
-        services.append(Service(protocol, VIP[version], PORT[protocol], protocol, plan))  # type: ignore[arg-type]
+        services.append(make_service(protocol, VIP[version], PORT[protocol], protocol, plan))
     addresses = (ip_interface("198.18.1.1/15"), ip_interface("2001:2:0:1::1/48"))
     interfaces = (Interface("eth0", ROUTER_MAC, 1500, addresses),)
-    return Snapshot(1, SEED, interfaces, tuple(services), tuple(made), ask=ask)
+    return complete_snapshot(1, SEED, interfaces, tuple(services), tuple(made), ask=ask)
 
 
 def data_path(module: Any, capacity: int, compiled: Snapshot) -> Any:

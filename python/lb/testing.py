@@ -18,7 +18,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -26,7 +26,9 @@ from typing import Any, NamedTuple, TypeAlias
 from lb.backends.python.counters import Counters
 from lb.backends.python.forwarding_state import ForwardingState
 from lb.backends.python.picker import Fit, NewFlow, Picker
-from lb.model.snapshot import HASH_SELECTORS, Plan, Server, Service, Snapshot
+from lb.config import ServiceConfig
+from lb.config.parts import part_of
+from lb.model.snapshot import EMPTY, HASH_SELECTORS, Plan, Server, Service, Snapshot
 from lb.policies import Measurements, Policy, ServerView, UserPolicy, eligible, make
 from lb.policies.registry import wrap
 
@@ -252,8 +254,9 @@ def _snapshot(policy: Policy, plan: Plan, views: Sequence[ServerView]) -> Snapsh
     for view in views:
         servers[view.id] = Server(view.name, 0, view.id, FIRST_SERVER + view.id, 8000, view.weight)
     ask = policy.picker(SERVICE, views) if isinstance(policy, UserPolicy) and policy.asks else None
-    service = Service(SERVICE, VIP, VIP_PORT, "tcp", plan)
-    return Snapshot(1, 1, (), (service,), tuple(servers), ask=ask)
+    listening = ServiceConfig.model_construct(address=VIP, port=VIP_PORT, protocol="tcp")
+    service = part_of(Service, listening, name=SERVICE, plan=plan)
+    return replace(EMPTY, generation=1, seed=1, services=(service,), servers=tuple(servers), ask=ask)
 
 
 def share_error_of(placed: Sequence[int | None], views: Sequence[ServerView]) -> float:

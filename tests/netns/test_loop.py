@@ -33,8 +33,9 @@ from lb.backends.base import DataPath
 from lb.backends.sharded import Sharded
 from lb.errors import InterfaceError, LbError
 from lb.lab.testbed import ethtool
-from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
+from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Snapshot
 from lb.net import frames, sockets
+from snapshots import complete_snapshot, make_service
 
 pytestmark = [
     pytest.mark.netns,
@@ -175,16 +176,16 @@ def make_snapshot(facts: list[sockets.InterfaceFacts]) -> Snapshot:
     )
     vip, server, tagged = IPv4Address(VIP), IPv4Address(SERVER_ADDRESS), IPv4Address(TAGGED_SERVER_ADDRESS)
     services = (
-        Service("tcp", vip, 9876, "tcp", Plan("counter", (0,))),
-        Service("udp", vip, 9876, "udp", Plan("counter", (1,))),
-        Service("tagged", vip, 53, "udp", Plan("counter", (2,))),
+        make_service("tcp", vip, 9876, "tcp", Plan("counter", (0,))),
+        make_service("udp", vip, 9876, "udp", Plan("counter", (1,))),
+        make_service("tagged", vip, 53, "udp", Plan("counter", (2,))),
     )
     servers = (
         Server("server1", 0, 0, server, 7000),
         Server("server1", 1, 1, server, 7000),
         Server("server2", 2, 2, tagged, 5353, mac=TAGGED_SERVER_MAC),
     )
-    return Snapshot(1, 1, interfaces, services, servers)
+    return complete_snapshot(1, 1, interfaces, services, servers)
 
 
 def make_next_hops(known: bool = True) -> NextHops:
@@ -391,7 +392,7 @@ def test_loop_frame_whose_offload_cannot_be_told_is_counted_and_does_not_end_it(
         port = stack.enter_context(contextlib.closing(sockets.open_packet_socket("tap0")))
         fact = sockets.read_interface("tap0")
         data_path = lb.backends.load(backend).DataPath(16, bytes(16), 1)
-        data_path.publish(Snapshot(1, 1, (Interface("tap0", fact.mac, fact.mtu),), (), ()))
+        data_path.publish(complete_snapshot(1, 1, (Interface("tap0", fact.mac, fact.mtu),), (), ()))
         notify_fd = os.eventfd(0)
         stack.callback(os.close, notify_fd)
         data_path.attach(attached([port.fileno()]), notify_fd)

@@ -26,6 +26,7 @@ from scapy.utils import checksum as scapy_checksum
 from lb.backends.base import DataPath, Result
 from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
 from lb.packet.offload import Offload
+from snapshots import complete_snapshot, make_service
 
 ROUTER_MAC = "aa:aa:aa:00:00:01"
 ROUTER_MAC_1 = "aa:aa:aa:00:01:01"
@@ -125,7 +126,7 @@ def make_snapshot(
             None if fallback is None else replace(fallback, slots=tuple(server_id(number, i) for i in fallback.slots))
         )
         plan = Plan(selector, ids, tuple(scores), moved)  # type: ignore[arg-type]
-        services.append(Service(name, ip_address(vip), port, protocol, plan, on_no_server))  # type: ignore[arg-type]
+        services.append(make_service(name, ip_address(vip), port, protocol, plan, on_no_server=on_no_server))
         for index, address in enumerate(SERVERS6 if ":" in vip else SERVERS):
             mac = mac_bytes(SERVER_MACS[31 + index]) if server_macs else None
             servers.append(
@@ -146,7 +147,7 @@ def make_snapshot(
         "services": tuple(services),
         "servers": tuple(servers),
     }
-    return Snapshot(**{**defaults, **fields})
+    return complete_snapshot(**{**defaults, **fields})
 
 
 def make_next_hops(*, mtu: int | None = None, without: Sequence[str] = ()) -> NextHops:

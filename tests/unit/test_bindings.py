@@ -18,10 +18,11 @@ from lb import _core
 from lb.backends import base, rust
 from lb.backends.base import AttachedInterface
 from lb.errors import BackendError, LbError
-from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
+from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Snapshot
 from lb.model.verdict import EVENTS
 from lb.packet.headers import Headers
 from lb.packet.offload import Offload
+from snapshots import complete_snapshot, make_service
 
 ROUTER_MAC = bytes.fromhex("aaaaaa000001")
 CLIENT_MAC = bytes.fromhex("aaaaaa000021")
@@ -37,10 +38,10 @@ def make_snapshot(**changes: Any) -> Snapshot:
         "generation": 1,
         "seed": 1,
         "interfaces": (Interface("eth0", ROUTER_MAC, 1500, (IPv4Interface("198.18.1.1/24"),)),),
-        "services": (Service("dns", VIP, 53, "udp", Plan("counter", (0,))),),
+        "services": (make_service("dns", VIP, 53, "udp", Plan("counter", (0,))),),
         "servers": (Server("server1", 0, 0, SERVER, 5353),),
     }
-    return Snapshot(**(given | changes))
+    return complete_snapshot(**(given | changes))
 
 
 def make_datapath(snapshot: Snapshot | None = None) -> _core.DataPath:
@@ -61,7 +62,7 @@ def request(port: int = 40000) -> bytes:
 
 def ask_snapshot(ask: Any) -> Snapshot:
     plan = Plan("ask", (0, 1, 0), fallback=Plan("counter", (0,)))
-    service = Service("dns", VIP, 53, "udp", plan)
+    service = make_service("dns", VIP, 53, "udp", plan)
     servers = (Server("server1", 0, 0, SERVER, 5353), Server("server2", 0, 1, SERVER, 5354))
     return make_snapshot(services=(service,), servers=servers, ask=ask)
 
@@ -162,7 +163,7 @@ def test_take_unresolved_gives_addresses_once_and_tick_the_frame() -> None:
 
 def test_publish_ipv6_and_all_options_is_accepted() -> None:
     address = IPv6Address("2001:db8::100")
-    service = Service("web", address, 80, "tcp", Plan("two-choices", (0,), (3,)), on_no_server="drop")
+    service = make_service("web", address, 80, "tcp", Plan("two-choices", (0,), (3,)), on_no_server="drop")
     server = Server("server1", 0, 0, IPv6Address("2001:db8::31"), 8080, weight=0, mac=SERVER_MAC)
     interface = Interface("eth0", ROUTER_MAC, 9000, (IPv6Interface("2001:db8::1/64"),), announce=True)
     path = make_datapath(make_snapshot(interfaces=(interface,), services=(service,), servers=(server,)))
@@ -180,9 +181,9 @@ def test_publish_ipv6_and_all_options_is_accepted() -> None:
         ({"transit": "maybe"}, ValueError, 'Snapshot.transit: "maybe" is none of drop, forward'),
         ({"ask": 5}, TypeError, "Snapshot.ask: not callable"),
         ({"interfaces": (Interface("eth0", b"\1" * 5, 1500),)}, ValueError, "Interface.mac: 5 bytes"),
-        ({"services": (Service("dns", VIP, 65536, "udp", Plan("counter", ())),)}, ValueError, "Service.port"),
-        ({"services": (Service("dns", VIP, 53, "sctp", Plan("counter", ())),)}, ValueError, "Service.protocol"),  # type: ignore[arg-type]
-        ({"services": (Service("dns", VIP, 53, "udp", Plan("best", ())),)}, ValueError, "Plan.selector"),  # type: ignore[arg-type]
+        ({"services": (make_service("dns", VIP, 65536, "udp", Plan("counter", ())),)}, ValueError, "Service.port"),
+        ({"services": (make_service("dns", VIP, 53, "sctp", Plan("counter", ())),)}, ValueError, "Service.protocol"),
+        ({"services": (make_service("dns", VIP, 53, "udp", Plan("best", ())),)}, ValueError, "Plan.selector"),  # type: ignore[arg-type]
         ({"services": 5}, TypeError, "Snapshot.services"),
         ({"servers": (Server("s", 0, 0, 7, 53),)}, (TypeError, ValueError), "Server.address"),  # type: ignore[arg-type]
     ],

@@ -37,7 +37,7 @@ def test_compile_config_gives_snapshot() -> None:
     snapshot = Compiler().compile(loaded, INTERFACES)
     assert (snapshot.generation, snapshot.seed, snapshot.transit) == (1, 9, "forward")
     assert (snapshot.answer_echo, snapshot.icmp_rate, snapshot.interfaces) == (True, 5, INTERFACES)
-    assert snapshot.timeouts == Timeouts(udp_ns=200 * 10**9, idle_floor_ns=10**9)
+    assert snapshot.timeouts == Timeouts(*(seconds * 10**9 for seconds in (30, 7440, 120, 200, 1)))
     assert [entry and entry.plan for entry in snapshot.services] == [Plan("counter", (0, 1, 0))]
     assert [entry and entry.mac for entry in snapshot.servers] == [None, bytes.fromhex("aaaaaa000032")]
 

@@ -26,8 +26,9 @@ from lb.control.telemetry import rates
 from lb.control.telemetry.process_facts import Facts
 from lb.control.telemetry.rates import RateMeter, Rates, rates_between
 from lb.errors import DaemonError, LbError
-from lb.model.snapshot import Interface, Snapshot
+from lb.model.snapshot import Interface
 from lb.net.host import GuardState
+from snapshots import complete_snapshot
 
 CONFIG = parse("""
 [[interface]]
@@ -59,7 +60,7 @@ COUNTERS = {
 }  # fmt: skip
 SPEED = {"flows_per_s": 1.0, "packets_per_s": 15.0, "bytes_per_s": 2150.0}
 RATES = Rates({"video": SPEED}, {"video/server1": SPEED})
-SNAPSHOT = Snapshot(4, 1, (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),), (), ())
+SNAPSHOT = complete_snapshot(4, 1, (Interface("eth0", bytes.fromhex("aaaaaa000001"), 1500),), (), ())
 FACTS = Facts("1.2", 77, "rust", "/etc/lb.toml", 3725.5, None)
 
 

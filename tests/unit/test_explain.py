@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -185,8 +186,8 @@ def test_explain_two_choices_chances_are_exact(active: tuple[int, int], scores: 
     service = known.snapshot.services[0]
     assert service is not None
     plan = Plan("two-choices", (0, 0, 1, 1), scores)
-    services = (type(service)(service.name, service.address, service.port, service.protocol, plan),)
-    snapshot = type(known.snapshot)(1, 1, known.snapshot.interfaces, services, known.snapshot.servers[:3])
+    services = (replace(service, plan=plan),)
+    snapshot = replace(known.snapshot, services=services, servers=known.snapshot.servers[:3])
     load = {"video/server1": active[0], "video/server2": active[1]}
     answer = explain(ask("198.18.1.21:1", "198.18.1.100:9876"), Known(known.spec, snapshot, known.next_hops, load))
     wins = {"server1": 0, "server2": 0}

@@ -15,7 +15,7 @@ from scapy.layers.l2 import Ether
 from wire import Wire
 
 from lb.backends.base import PAUSE_BOUNDS_NS
-from lb.model.snapshot import Timeouts
+from snapshots import make_timeouts
 
 DEADLINE_S = 10
 
@@ -68,7 +68,7 @@ def test_expiry_of_many_flows_at_once_catches_up_without_packets(backend: str) -
         for start in range(0, len(frames), 500):
             wire.path.process_many(frames[start : start + 500], 0, time.monotonic_ns())
         assert wire.path.counters()["table"]["entries"] == 20_000
-        wire.path.publish(make_snapshot(timeouts=Timeouts(udp_ns=1)))
+        wire.path.publish(make_snapshot(timeouts=make_timeouts(udp_ns=1)))
         deadline = time.monotonic() + DEADLINE_S
         # Seldom, for each call lets the loop tick, and it must do without.
         while wire.path.counters()["table"]["entries"]:

@@ -40,7 +40,8 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from lb.errors import LbError
-from lb.model.snapshot import Neighbour, NextHops, Route, Snapshot, Timeouts
+from lb.model.snapshot import Neighbour, NextHops, Route, Snapshot
+from snapshots import make_timeouts
 
 
 def outcome(result: object) -> tuple[object, ...]:
@@ -489,7 +490,7 @@ def test_timeout_packets_of_both_sides_refresh(backend: str) -> None:
 
 def test_timeout_configured_value_counts(backend: str) -> None:
     """Rule 8.12, idle timeouts: all timeouts come with the snapshot."""
-    box = Box(backend, make_snapshot(timeouts=Timeouts(udp_ns=5)))
+    box = Box(backend, make_snapshot(timeouts=make_timeouts(udp_ns=5)))
     box.send(from_client(query()))
     box.now += 5
     assert box.send(from_client(query())).server == "server2"

@@ -14,16 +14,20 @@ from scapy.layers.l2 import Ether
 import lb.backends
 from lb.backends.sharded import Sharded, added, one_at_a_time, part, together
 from lb.errors import LbError
-from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Service, Snapshot
+from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server
 from lb.net.shard import worker_of
+from snapshots import complete_snapshot, make_service
 
 VIP, SERVER = IPv4Address("198.18.1.100"), IPv4Address("198.18.1.31")
 MAC, SERVER_MAC, CLIENT_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000031"), "02:00:00:00:00:21"
-SNAPSHOT = Snapshot(
+SNAPSHOT = complete_snapshot(
     generation=1,
     seed=1,
     interfaces=(Interface("eth0", MAC, 1500, (IPv4Interface("198.18.1.1/24"),)),),
-    services=(Service("b", VIP, 80, "tcp", Plan("counter", (0,))), Service("a", VIP, 81, "tcp", Plan("counter", (1,)))),
+    services=(
+        make_service("b", VIP, 80, "tcp", Plan("counter", (0,))),
+        make_service("a", VIP, 81, "tcp", Plan("counter", (1,))),
+    ),
     servers=(Server("s", 0, 0, SERVER, 8031), Server("s", 1, 1, SERVER, 8032)),
     icmp_rate=7,
 )

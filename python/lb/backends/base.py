@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from lb.model.poll import POLLS, Poll
 from lb.model.snapshot import Address, NextHops, Snapshot
 from lb.model.verdict import Direction, Verdict
 from lb.packet.offload import Offload
-
-Poll: TypeAlias = Literal["adaptive", "busy", "sleep"]
-POLLS: tuple[Poll, ...] = ("adaptive", "busy", "sleep")
 
 # In what two backends can be compared.
 Aspect: TypeAlias = Literal["verdicts", "frames", "placement", "flows", "counters", "measurements"]

@@ -23,11 +23,11 @@ from lb.backends.base import (
     DataPath,
     Flow,
     FlowRecord,
-    Poll,
     Result,
     only_sockets,
 )
 from lb.errors import LbError
+from lb.model.poll import Poll
 from lb.model.snapshot import Address, AskFunction, NextHops, Snapshot
 from lb.net.shard import program, worker_of
 from lb.net.sockets import set_program

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from lb.model.snapshot import Protocol
+
 
 def explain(
     client: Annotated[str, typer.Argument(help="Client, as 198.18.1.21:40000 or [2001:db8::21]:40000.")],
@@ -21,9 +23,7 @@ def explain(
             help="Explain a configuration instead of the running balancer.",
         ),
     ] = None,
-    protocol: Annotated[
-        Literal["tcp", "udp"] | None, typer.Option(help="Default: tcp if it has a service there, else udp.")
-    ] = None,
+    protocol: Annotated[Protocol | None, typer.Option(help="Default: tcp if it has a service there, else udp.")] = None,
     output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="text | json")] = "text",
     control: Annotated[Path | None, typer.Option(help="The balancer's control socket.", envvar="LB_CONTROL")] = None,
 ) -> None:

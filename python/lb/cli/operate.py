@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from lb.cli.options import ControlOption
+from lb.model.limits import HIGHEST_PORT, HIGHEST_WEIGHT
+from lb.model.snapshot import DEFAULT_WEIGHT
 
 ServerArgument = Annotated[str, typer.Argument(metavar="SERVICE/SERVER", help="Server, as video/server2.")]
 ResetOption = Annotated[bool, typer.Option("--reset", "--force", help="Reset its flows: client and server get a RST.")]
@@ -48,7 +50,9 @@ def disable(server: ServerArgument, reset: ResetOption = False, control: Control
 
 def weight(
     server: ServerArgument,
-    weight: Annotated[int, typer.Argument(help="Weight among the servers; 0: no new flows.", min=0, max=65535)],
+    weight: Annotated[
+        int, typer.Argument(help="Weight among the servers; 0: no new flows.", min=0, max=HIGHEST_WEIGHT)
+    ],
     control: ControlOption = None,
 ) -> None:
     """Set the weight of a server."""
@@ -59,8 +63,8 @@ def weight(
 def add(
     server: ServerArgument,
     address: Annotated[str, typer.Argument(help="IP address of the server.")],
-    port: Annotated[int, typer.Argument(help="Port of the server.", min=1, max=65535)],
-    weight: Annotated[int, typer.Option(help="Weight among the servers.", min=0, max=65535)] = 1,
+    port: Annotated[int, typer.Argument(help="Port of the server.", min=1, max=HIGHEST_PORT)],
+    weight: Annotated[int, typer.Option(help="Weight among the servers.", min=0, max=HIGHEST_WEIGHT)] = DEFAULT_WEIGHT,
     mac: Annotated[str | None, typer.Option(help="MAC address of the server. Default: resolved by the kernel.")] = None,
     control: ControlOption = None,
 ) -> None:

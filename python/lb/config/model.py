@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -50,7 +51,8 @@ from lb.fields.types import (
     show,
     type_name,
 )
-from lb.model.snapshot import Timeouts
+from lb.model.poll import Poll
+from lb.model.snapshot import DEFAULT_WEIGHT, Protocol, Refusal, Timeouts, Transit
 from lb.policies import NAMES, POLICIES, State, make
 from lb.policies.base import Policy
 from lb.policies.loader import is_file
@@ -149,7 +151,7 @@ class ServerConfig(Table):
     name: Name = key("Name in commands, tables and metrics, unique in its service", example="server1")
     address: HostAddress = key("Address of the server, of the VIP's IP version", example="198.18.1.31")
     port: Port = key("Port that it listens on", example=8031)
-    weight: Weight = key("Share of new flows; 0: none", default=1)
+    weight: Weight = key("Share of new flows; 0: none", default=DEFAULT_WEIGHT)
     mac: MacAddress | None = key(
         "MAC address of the server", default=None, example="aa:aa:aa:00:00:31", unset="the kernel's neighbour table"
     )
@@ -190,15 +192,15 @@ class ServiceConfig(Table):
     name: Name = key("Name in commands, tables and metrics", example="video")
     address: HostAddress = key("The VIP, IPv4 or IPv6: an address that no host has", example="198.18.1.100")
     port: Port = key("Port of the VIP", example=9876)
-    protocol: Literal["tcp", "udp"] = key("Transport protocol", default="tcp")
+    protocol: Protocol = key("Transport protocol", default="tcp")
     policy: PolicyField = key(
         "Policy that places new flows: its name, or a table of name and options",
         default=DEFAULT_POLICY,
         example={"name": "maglev", "table_size": 65537},
         shown=lambda service: service.policy.shown(),
     )
-    on_no_server: Literal["reset", "drop"] = key("What a client gets when no server is available", default="reset")
-    on_no_flow: Literal["reset", "drop"] = key("What a client gets for TCP of an unknown flow", default="drop")
+    on_no_server: Refusal = key("What a client gets when no server is available", default="reset")
+    on_no_flow: Refusal = key("What a client gets for TCP of an unknown flow", default="drop")
     on_server_down: Literal["reset", "keep"] = key("What the flows of a server get when it goes down", default="reset")
     drain_timeout: FlowTimeout | None = key(
         "Time after which flows leave a draining server: UDP flows move to another one, TCP flows are reset",
@@ -255,7 +257,7 @@ class FlowsConfig(Table):
 
     def timeouts(self) -> Timeouts:
         """Return the idle times as a snapshot carries them."""
-        return Timeouts(self.half_open, self.established, self.closing, self.udp, self.idle_floor)
+        return Timeouts(**{f.name: getattr(self, f.name.removesuffix("_ns")) for f in dataclasses.fields(Timeouts)})
 
 
 class MetricsConfig(Table):
@@ -276,9 +278,7 @@ class Config(Table):
     """
 
     backend: BackendField = key("Data path; auto: the fastest available", default="auto", reload="restart")
-    transit: Literal["drop", "forward"] = key(
-        "Packets of no service: drop them, or route them on as a router would", default="drop"
-    )
+    transit: Transit = key("Packets of no service: drop them, or route them on as a router would", default="drop")
     seed: Seed | None = key(
         "Seed of placement: the same on balancers that must agree, and where flows must survive a restart "
         "(maglev, source-hash)",
@@ -289,7 +289,7 @@ class Config(Table):
     )
     answer_echo: StrictBool = key("Answer pings to a VIP", default=False)
     icmp_rate: IcmpRate = key("ICMP and RST packets that the balancer itself may send, of each kind", default=1000)
-    poll: Literal["adaptive", "busy", "sleep"] = key(
+    poll: Poll = key(
         "While no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one core for the "
         "lowest latency), or sleep at once (sleep); backend rust",
         default="adaptive",

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from lb.backends.base import Flow
 from lb.backends.python.forwarding_state import PROTOCOLS, ForwardingState, is_martian_source
@@ -23,10 +23,10 @@ from lb.compiler.spec import EffectiveServer, ServerKey, Spec, services
 from lb.config import Config
 from lb.errors import RequestError, UnknownNameError
 from lb.fields.types import format_mac, plain_address
-from lb.model.snapshot import Address, NextHops, Plan, Service, Snapshot
+from lb.model.limits import HIGHEST_PORT
+from lb.model.snapshot import Address, NextHops, Plan, Protocol, Service, Snapshot
 from lb.packet.hashing import flow_hash, source_hash
 
-Protocol = Literal["tcp", "udp"]
 # Linux hosts send with this; what matters is that it leaves one lower.
 EXAMPLE_TTL = 64
 NEAR = 3
@@ -84,7 +84,7 @@ def parse_endpoint(text: str) -> Endpoint:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         address = plain_address(host)
-        if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 65535:
+        if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= HIGHEST_PORT:
             raise ValueError
     except ValueError:
         raise RequestError(f"{text!r} is not ADDRESS:PORT, such as 198.18.1.21:40000 or [2001:db8::21]:40000") from None

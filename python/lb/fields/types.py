@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from lb.fields.schema import FORM, KIND, RANGE, UNIT
-from lb.model.limits import MOST_WORKERS
+from lb.model.limits import HIGHEST_PORT, HIGHEST_WEIGHT, MOST_WORKERS
 from lb.model.snapshot import Address, InterfaceAddress
 
 NS_PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
@@ -297,8 +297,8 @@ def timespan(low: str, high: str) -> tuple[BeforeValidator, WithJsonSchema, Plai
 
 
 Seed = Annotated[int, *integer(0, 2**64 - 1)]
-Port = Annotated[int, *integer(1, 65535)]
-Weight = Annotated[int, *integer(0, 65535)]
+Port = Annotated[int, *integer(1, HIGHEST_PORT)]
+Weight = Annotated[int, *integer(0, HIGHEST_WEIGHT)]
 IcmpRate = Annotated[int, *integer(0, 1_000_000, "packets/s")]
 Workers = Annotated[int, *integer(1, MOST_WORKERS)]
 Count = Annotated[int, *integer(1, 100)]

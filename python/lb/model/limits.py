@@ -7,3 +7,6 @@ MOST_WORKERS = 64
 # VIPs that several workers serve: 400 IPv6 VIPs make 3 900 instructions of the program that tells the workers' frames
 # apart (`lb.net.shard`), and the kernel takes 4 096 (BPF_MAXINSNS).
 MOST_VIPS = 400
+# Ports of TCP and UDP have 16 bits.
+HIGHEST_PORT = 65_535
+HIGHEST_WEIGHT = 65_535

@@ -4,22 +4,29 @@ What a backend is given: the immutable, compiled state it works from.
 Control side of the walk: `config -> policy -> plan -> snapshot -> publish`. A snapshot is deterministic data: no
 socket, file or clock is behind it. Ids are positions in its tuples; the same thing keeps its id in every later
 snapshot of one process, a removed one leaves `None`. Next hops change with the kernel's neighbour table, far more
-often than the configuration: they are published apart, as `NextHops`.
+often than the configuration: they are published apart, as `NextHops`. What a configuration says has no default here:
+`lb.config.model` has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Address: TypeAlias = IPv4Address | IPv6Address
 InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 Network: TypeAlias = IPv4Network | IPv6Network
 Selector: TypeAlias = Literal["counter", "random", "hash-source", "hash-flow", "least", "two-choices", "ask"]
-SELECTORS: tuple[Selector, ...] = ("counter", "random", "hash-source", "hash-flow", "least", "two-choices", "ask")
+SELECTORS: tuple[Selector, ...] = get_args(Selector)
 HASH_SELECTORS: frozenset[Selector] = frozenset({"hash-source", "hash-flow"})
+Protocol: TypeAlias = Literal["tcp", "udp"]
+# What a client gets when its packet is refused, and what becomes of packets of no service.
+Refusal: TypeAlias = Literal["reset", "drop"]
+Transit: TypeAlias = Literal["drop", "forward"]
+
+DEFAULT_WEIGHT = 1
 
 ASK_DEADLINE_NS = 5_000_000
 # (service name, client address, client port, candidate server names) -> server name
@@ -71,7 +78,7 @@ class Server:
     endpoint: int
     address: Address
     port: int
-    weight: int = 1
+    weight: int = DEFAULT_WEIGHT
     mac: bytes | None = None
     moves_udp: bool = False
 
@@ -83,21 +90,21 @@ class Service:
     name: str
     address: Address
     port: int
-    protocol: Literal["tcp", "udp"]
+    protocol: Protocol
     plan: Plan
-    on_no_server: Literal["reset", "drop"] = "reset"
-    on_no_flow: Literal["reset", "drop"] = "drop"
+    on_no_server: Refusal
+    on_no_flow: Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Idle timeouts and the eviction floor of flows, in nanoseconds (`docs/rules.md` rule 8, flows)."""
 
-    half_open_ns: int = 30 * 10**9
-    established_ns: int = 7440 * 10**9
-    closing_ns: int = 120 * 10**9
-    udp_ns: int = 300 * 10**9
-    idle_floor_ns: int = 60 * 10**9
+    half_open_ns: int
+    established_ns: int
+    closing_ns: int
+    udp_ns: int
+    idle_floor_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +116,29 @@ class Snapshot:
     interfaces: tuple[Interface, ...]
     services: tuple[Service | None, ...]
     servers: tuple[Server | None, ...]
-    transit: Literal["drop", "forward"] = "drop"
-    answer_echo: bool = False
-    icmp_rate: int = 1000
-    timeouts: Timeouts = field(default_factory=Timeouts)
+    transit: Transit
+    answer_echo: bool
+    icmp_rate: int
+    timeouts: Timeouts
     ask: AskFunction | None = None
 
     def vips(self) -> frozenset[Address]:
         """Return the addresses of all services."""
         return frozenset(service.address for service in self.services if service is not None)
+
+
+# What a data path has before anything was published: no interface, so no frame is for it.
+EMPTY = Snapshot(
+    generation=0,
+    seed=0,
+    interfaces=(),
+    services=(),
+    servers=(),
+    transit="drop",
+    answer_echo=False,
+    icmp_rate=0,
+    timeouts=Timeouts(half_open_ns=0, established_ns=0, closing_ns=0, udp_ns=0, idle_floor_ns=0),
+)
 
 
 @dataclass(frozen=True, slots=True)

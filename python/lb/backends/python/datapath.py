@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import POLLS, AttachedInterface, Flow, FlowRecord, Poll, only_sockets
+from lb.backends.base import AttachedInterface, Flow, FlowRecord, only_sockets
 from lb.backends.python.entry import Entry
 from lb.backends.python.exports import FlowExport
 from lb.backends.python.flow_states import STATES
@@ -23,6 +23,7 @@ from lb.backends.python.primitives import require_bytes, require_number
 from lb.backends.python.reset import reset_flows
 from lb.backends.python.tables import Tables
 from lb.errors import LbError
+from lb.model.poll import POLLS, Poll
 from lb.model.snapshot import Address, NextHops, Snapshot
 from lb.model.verdict import Direction
 from lb.model.verdict import Verdict as VerdictName

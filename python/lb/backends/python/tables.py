@@ -19,7 +19,7 @@ from lb.backends.python.limit import RateLimiter
 from lb.backends.python.next_hop import HopTable, Output, Waited, Waiting
 from lb.backends.python.picker import Picker
 from lb.backends.python.verdicts import Verdict, drop, reply
-from lb.model.snapshot import NextHops, Snapshot
+from lb.model.snapshot import EMPTY, NextHops, Snapshot
 
 
 class Prepared(NamedTuple):
@@ -49,7 +49,7 @@ class Tables:
         self.waiting = Waiting()
         self.limiter = RateLimiter()
         self.next_hops = NextHops()
-        self.forwarding = ForwardingState(Snapshot(generation=0, seed=0, interfaces=(), services=(), servers=()))
+        self.forwarding = ForwardingState(EMPTY)
         self.hops = HopTable(self.forwarding, self.next_hops)
         self.now_ns = 0
         # More flows have expired than the last call removed.

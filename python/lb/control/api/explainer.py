@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from lb.control.api.sources import DataPathQueries
 from lb.control.controller import Controller
 from lb.errors import RequestError
-from lb.explain.placement import Known, Protocol, Question, explain, find_service, parse_endpoint
-from lb.model.snapshot import NextHops
+from lb.explain.placement import Known, Question, explain, find_service, parse_endpoint
+from lb.model.snapshot import NextHops, Protocol
 
-PROTOCOLS = ("tcp", "udp")
+PROTOCOLS = get_args(Protocol)
 
 
 class Explainer:

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use flowlb_core::base::{Frame, InterfaceId, Nanos, Offload, Outcome, Output, Verdict};
 use flowlb_core::datapath::{DataPath, Sink};
 use flowlb_core::snapshot::{
-    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
-    Snapshot, Timeouts,
+    Interface, Neighbour, NextHops, Plan, Protocol, Refusal, Route, Selector, Server, Service,
+    Settings, Snapshot, Timeouts,
 };
 use flowlb_core::wire::checksum;
 
@@ -89,12 +89,14 @@ pub fn snapshot(selector: Selector, servers: u32, protocol: Protocol) -> Snapsho
             port: VIP_PORT,
             protocol,
             plan,
-            reset_without_server: true,
-            reset_without_flow: false,
+            on_no_server: Refusal::Reset,
+            on_no_flow: Refusal::Drop,
         })],
         servers: (0..servers).map(|id| Some(server(id))).collect(),
-        forward_transit: false,
-        settings: Settings::DEFAULT,
+        settings: Settings {
+            icmp_rate: 1000,
+            ..Settings::default()
+        },
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,
             established_ns: 7440 * SECOND,

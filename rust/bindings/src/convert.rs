@@ -5,11 +5,7 @@ use std::net::IpAddr;
 
 use flowlb_core::base::{InterfaceId, Mac, Offload};
 use flowlb_core::io::Poll;
-use flowlb_core::snapshot::{
-    AskFunction, Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service,
-    Settings, Snapshot, Timeouts,
-};
-use pyo3::conversion::FromPyObjectOwned;
+use flowlb_core::snapshot::{AskFunction, Neighbour, NextHops, Route, Settings, Snapshot};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -18,12 +14,102 @@ use crate::callbacks::Asker;
 
 type Object<'py> = Bound<'py, PyAny>;
 
-/// Read an attribute as `T`.
-fn field<'py, T: FromPyObjectOwned<'py>>(object: &Object<'py>, name: &str) -> PyResult<T> {
-    object
-        .getattr(name)?
-        .extract()
-        .map_err(|error: T::Error| in_field(object, name, &error.into()))
+/// What a Python object is read as.
+trait Read: Sized {
+    fn read(value: &Object<'_>) -> PyResult<Self>;
+}
+
+macro_rules! read_plain {
+    ($($kind:ty),*) => {$(
+        impl Read for $kind {
+            fn read(value: &Object<'_>) -> PyResult<Self> {
+                value.extract()
+            }
+        }
+    )*};
+}
+
+read_plain!(bool, u8, u16, u32, u64, String, IpAddr);
+
+/// None, or a value.
+impl<T: Read> Read for Option<T> {
+    fn read(value: &Object<'_>) -> PyResult<Self> {
+        if value.is_none() {
+            Ok(None)
+        } else {
+            T::read(value).map(Some)
+        }
+    }
+}
+
+/// A sequence.
+impl<T: Read> Read for Vec<T> {
+    fn read(value: &Object<'_>) -> PyResult<Self> {
+        value.try_iter()?.map(|item| T::read(&item?)).collect()
+    }
+}
+
+impl<T: Read> Read for Box<T> {
+    fn read(value: &Object<'_>) -> PyResult<Self> {
+        T::read(value).map(Self::new)
+    }
+}
+
+impl Read for Mac {
+    fn read(value: &Object<'_>) -> PyResult<Self> {
+        let bytes = value.cast::<PyBytes>()?.as_bytes();
+        bytes.try_into().map_err(|_| {
+            PyValueError::new_err(format!("{} bytes, a MAC address has 6", bytes.len()))
+        })
+    }
+}
+
+/// An address with its prefix length: an `IPv4Interface` or `IPv6Interface`.
+impl Read for (IpAddr, u8) {
+    fn read(value: &Object<'_>) -> PyResult<Self> {
+        let network = value.getattr("network")?;
+        Ok((field(value, "ip")?, field(&network, "prefixlen")?))
+    }
+}
+
+impl Read for InterfaceId {
+    fn read(value: &Object<'_>) -> PyResult<Self> {
+        u32::read(value).map(Self::new)
+    }
+}
+
+/// A choice, by its word.
+macro_rules! read_choices {
+    ($($(#[$about:meta])* enum $choice:ident { $($words:tt)* })*) => {$(
+        impl Read for flowlb_core::snapshot::$choice {
+            fn read(value: &Object<'_>) -> PyResult<Self> {
+                one_of(value, Self::WORDS)
+            }
+        }
+    )*};
+}
+
+flowlb_core::for_choices!(read_choices);
+
+/// A part of a snapshot, field by field.
+macro_rules! read_parts {
+    ($(
+        $(#[$about:meta])*
+        struct $part:ident { $($(#[$meaning:meta])* $field:ident: $kind:ty,)* }
+    )*) => {$(
+        impl Read for flowlb_core::snapshot::$part {
+            fn read(value: &Object<'_>) -> PyResult<Self> {
+                Ok(Self { $($field: field(value, stringify!($field))?,)* })
+            }
+        }
+    )*};
+}
+
+flowlb_core::for_parts!(read_parts);
+
+/// Read an attribute.
+fn field<T: Read>(object: &Object<'_>, name: &str) -> PyResult<T> {
+    field_with(object, name, T::read)
 }
 
 /// Read an attribute with a converter.
@@ -33,26 +119,6 @@ fn field_with<'py, T>(
     convert: impl Fn(&Object<'py>) -> PyResult<T>,
 ) -> PyResult<T> {
     convert(&object.getattr(name)?).map_err(|error| in_field(object, name, &error))
-}
-
-/// Read an attribute that may be None.
-fn optional<'py, T>(
-    value: &Object<'py>,
-    convert: impl Fn(&Object<'py>) -> PyResult<T>,
-) -> PyResult<Option<T>> {
-    if value.is_none() {
-        Ok(None)
-    } else {
-        convert(value).map(Some)
-    }
-}
-
-/// Read every item of a sequence.
-fn each<'py, T>(
-    value: &Object<'py>,
-    convert: impl Fn(&Object<'py>) -> PyResult<T>,
-) -> PyResult<Vec<T>> {
-    value.try_iter()?.map(|item| convert(&item?)).collect()
 }
 
 /// Say in which field an error was: the class stays, but a number that is out of range is a wrong value.
@@ -88,158 +154,63 @@ fn one_of<T: Copy>(value: &Object<'_>, choices: &[(&str, T)]) -> PyResult<T> {
         })
 }
 
-fn mac(value: &Object<'_>) -> PyResult<Mac> {
-    let bytes = value.cast::<PyBytes>()?.as_bytes();
-    bytes
-        .try_into()
-        .map_err(|_| PyValueError::new_err(format!("{} bytes, a MAC address has 6", bytes.len())))
-}
-
-fn address(value: &Object<'_>) -> PyResult<IpAddr> {
-    value.extract()
-}
-
-fn ask(value: &Object<'_>, asker: &Asker) -> PyResult<AskFunction> {
-    if !value.is_callable() {
-        return Err(PyTypeError::new_err("not callable"));
-    }
-    asker.function(value.py(), value.clone().unbind())
-}
-
-fn plan(value: &Object<'_>) -> PyResult<Plan> {
-    const SELECTORS: [(&str, Selector); 7] = [
-        ("counter", Selector::Counter),
-        ("random", Selector::Random),
-        ("hash-source", Selector::HashSource),
-        ("hash-flow", Selector::HashFlow),
-        ("least", Selector::Least),
-        ("two-choices", Selector::TwoChoices),
-        ("ask", Selector::Ask),
-    ];
-    Ok(Plan {
-        selector: field_with(value, "selector", |name| one_of(name, &SELECTORS))?,
-        slots: field(value, "slots")?,
-        scores: field(value, "scores")?,
-        fallback: field_with(value, "fallback", |inner| optional(inner, plan))?.map(Box::new),
-        deadline_ns: field(value, "deadline_ns")?,
-    })
-}
-
-fn interface_address(value: &Object<'_>) -> PyResult<(IpAddr, u8)> {
-    Ok((
-        field(value, "ip")?,
-        field_with(value, "network", |network| field(network, "prefixlen"))?,
-    ))
-}
-
-fn interface(value: &Object<'_>) -> PyResult<Interface> {
-    Ok(Interface {
-        name: field(value, "name")?,
-        mac: field_with(value, "mac", mac)?,
-        mtu: field(value, "mtu")?,
-        addresses: field_with(value, "addresses", |all| each(all, interface_address))?,
-        announce: field(value, "announce")?,
-    })
-}
-
-fn server(value: &Object<'_>) -> PyResult<Server> {
-    Ok(Server {
-        name: field(value, "name")?,
-        service: field(value, "service")?,
-        endpoint: field(value, "endpoint")?,
-        address: field(value, "address")?,
-        port: field(value, "port")?,
-        weight: field(value, "weight")?,
-        mac: field_with(value, "mac", |given| optional(given, mac))?,
-        moves_udp: field(value, "moves_udp")?,
-    })
-}
-
-fn service(value: &Object<'_>) -> PyResult<Service> {
-    const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-    const ANSWERS: [(&str, bool); 2] = [("reset", true), ("drop", false)];
-    Ok(Service {
-        name: field(value, "name")?,
-        address: field(value, "address")?,
-        port: field(value, "port")?,
-        protocol: field_with(value, "protocol", |name| one_of(name, &PROTOCOLS))?,
-        plan: field_with(value, "plan", plan)?,
-        reset_without_server: field_with(value, "on_no_server", |name| one_of(name, &ANSWERS))?,
-        reset_without_flow: field_with(value, "on_no_flow", |name| one_of(name, &ANSWERS))?,
-    })
-}
-
-fn timeouts(value: &Object<'_>) -> PyResult<Timeouts> {
-    Ok(Timeouts {
-        half_open_ns: field(value, "half_open_ns")?,
-        established_ns: field(value, "established_ns")?,
-        closing_ns: field(value, "closing_ns")?,
-        udp_ns: field(value, "udp_ns")?,
-        idle_floor_ns: field(value, "idle_floor_ns")?,
-    })
-}
-
-macro_rules! read_settings {
-    ($($(#[$meaning:meta])* $name:ident: $kind:ty = $default:expr,)*) => {
-        fn settings(value: &Object<'_>) -> PyResult<Settings> {
-            Ok(Settings { $($name: field(value, stringify!($name))?,)* })
-        }
-    };
-}
-
-flowlb_core::for_settings!(read_settings);
-
 /// Convert a `lb.model.snapshot.Snapshot`. `asker`: what its ask function is asked through.
 pub fn snapshot(value: &Object<'_>, asker: &Asker) -> PyResult<Snapshot> {
-    const TRANSIT: [(&str, bool); 2] = [("drop", false), ("forward", true)];
     Ok(Snapshot {
         generation: field(value, "generation")?,
         seed: field(value, "seed")?,
-        interfaces: field_with(value, "interfaces", |all| each(all, interface))?,
-        services: field_with(value, "services", |all| {
-            each(all, |item| optional(item, service))
-        })?,
-        servers: field_with(value, "servers", |all| {
-            each(all, |item| optional(item, server))
-        })?,
-        forward_transit: field_with(value, "transit", |name| one_of(name, &TRANSIT))?,
-        settings: settings(value)?,
-        timeouts: field_with(value, "timeouts", timeouts)?,
-        ask: field_with(value, "ask", |function| {
-            optional(function, |function| ask(function, asker))
-        })?,
+        interfaces: field(value, "interfaces")?,
+        services: field(value, "services")?,
+        servers: field(value, "servers")?,
+        settings: Settings::read(value)?,
+        timeouts: field(value, "timeouts")?,
+        ask: field_with(value, "ask", |function| ask(function, asker))?,
     })
 }
 
-fn route(value: &Object<'_>) -> PyResult<Route> {
-    let (prefix, prefix_len) = field_with(value, "prefix", |network| {
-        Ok((
-            field(network, "network_address")?,
-            field(network, "prefixlen")?,
-        ))
-    })?;
-    Ok(Route {
-        prefix,
-        prefix_len,
-        interface: InterfaceId::new(field(value, "interface")?),
-        gateway: field_with(value, "gateway", |given| optional(given, address))?,
-        mtu: field(value, "mtu")?,
-    })
+fn ask(value: &Object<'_>, asker: &Asker) -> PyResult<Option<AskFunction>> {
+    if value.is_none() {
+        return Ok(None);
+    }
+    if !value.is_callable() {
+        return Err(PyTypeError::new_err("not callable"));
+    }
+    asker.function(value.py(), value.clone().unbind()).map(Some)
 }
 
-fn neighbour(value: &Object<'_>) -> PyResult<Neighbour> {
-    Ok(Neighbour {
-        interface: InterfaceId::new(field(value, "interface")?),
-        address: field(value, "address")?,
-        mac: field_with(value, "mac", mac)?,
-    })
+impl Read for Route {
+    fn read(value: &Object<'_>) -> PyResult<Self> {
+        let (prefix, prefix_len) = field_with(value, "prefix", |network| {
+            Ok((
+                field(network, "network_address")?,
+                field(network, "prefixlen")?,
+            ))
+        })?;
+        Ok(Self {
+            prefix,
+            prefix_len,
+            interface: field(value, "interface")?,
+            gateway: field(value, "gateway")?,
+            mtu: field(value, "mtu")?,
+        })
+    }
+}
+
+impl Read for Neighbour {
+    fn read(value: &Object<'_>) -> PyResult<Self> {
+        Ok(Self {
+            interface: field(value, "interface")?,
+            address: field(value, "address")?,
+            mac: field(value, "mac")?,
+        })
+    }
 }
 
 /// Convert a `lb.model.snapshot.NextHops`.
 pub fn next_hops(value: &Object<'_>) -> PyResult<NextHops> {
     Ok(NextHops {
-        routes: field_with(value, "routes", |all| each(all, route))?,
-        neighbours: field_with(value, "neighbours", |all| each(all, neighbour))?,
+        routes: field(value, "routes")?,
+        neighbours: field(value, "neighbours")?,
     })
 }
 

@@ -39,145 +39,192 @@ pub enum Answer {
 /// Asks the user's policy for the name of a server. It must not wait for long where packets come from sockets.
 pub type AskFunction = Arc<dyn Fn(&Question<'_>) -> Answer + Send + Sync>;
 
-/// How a slot is picked. `docs/rules.md` rule 8, flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "docs/rules.md rule 8, flows, defines each")]
-pub enum Selector {
-    Counter,
-    Random,
-    HashSource,
-    HashFlow,
-    Least,
-    TwoChoices,
-    Ask,
-}
-
-/// All that is needed to place a new flow.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// How a slot is picked.
-    pub selector: Selector,
-    /// Server ids. Empty: no server is available.
-    pub slots: Vec<u32>,
-    /// One positive score per slot, or empty. Only `TwoChoices` reads it.
-    pub scores: Vec<u64>,
-    /// Decides when `Ask` has no answer.
-    pub fallback: Option<Box<Plan>>,
-    /// What an `Ask` has to answer in, nanoseconds.
-    pub deadline_ns: u64,
-}
-
-/// One network interface.
-#[derive(Clone, Debug)]
-pub struct Interface {
-    /// Its name.
-    pub name: String,
-    /// Its link-layer address.
-    pub mac: Mac,
-    /// Bytes of IP packet.
-    pub mtu: u32,
-    /// Addresses with their prefix length.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Whether the VIPs are answered for on it (ARP, ND).
-    pub announce: bool,
-}
-
-/// TCP or UDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Protocol {
-    /// RFC 9293.
-    Tcp = 6,
-    /// RFC 768.
-    Udp = 17,
-}
-
-/// A real machine behind a service.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// Its name.
-    pub name: String,
-    /// Id of its service.
-    pub service: u32,
-    /// Id of (address, port, protocol), shared by services that share it.
-    pub endpoint: u32,
-    /// Its real address.
-    pub address: IpAddr,
-    /// Its real port.
-    pub port: u16,
-    /// Weight; 0 counts as 1 in comparisons.
-    pub weight: u32,
-    /// Its link-layer address when the config gives it.
-    pub mac: Option<Mac>,
-    /// It was removed, or drained for its time: UDP flows leave it with their next packet.
-    pub moves_udp: bool,
-}
-
-/// A VIP, port and protocol, with the plan that places its flows.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// Its name.
-    pub name: String,
-    /// The VIP.
-    pub address: IpAddr,
-    /// The port clients connect to.
-    pub port: u16,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// Places new flows.
-    pub plan: Plan,
-    /// Answer with RST or port unreachable when no server is available; else drop.
-    pub reset_without_server: bool,
-    /// Whether a client's segment of no flow is answered by a RST.
-    pub reset_without_flow: bool,
-}
-
-/// Idle timeouts and the eviction floor, in nanoseconds.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "docs/rules.md rule 8, flows, defines each")]
-pub struct Timeouts {
-    pub half_open_ns: u64,
-    pub established_ns: u64,
-    pub closing_ns: u64,
-    pub udp_ns: u64,
-    pub idle_floor_ns: u64,
-}
-
-/// Calls a macro with the settings that hold for all packets: what each means, its type, and its default.
-///
-/// One that is added here is a field of [`Settings`], and the bindings read it from the attribute of its name: in
-/// Rust, a setting of a plain type is declared nowhere else.
+/// Calls a macro with the words that a snapshot is written in: each choice, its words in Python and their variants.
 #[macro_export]
-macro_rules! for_settings {
+macro_rules! for_choices {
     ($then:ident) => {
         $then! {
-            /// Answer echo requests to a VIP.
-            answer_echo: bool = false,
-            /// ICMP and RST packets we may make per second, of each kind.
-            icmp_rate: u32 = 1000,
+            /// How a slot is picked.
+            #[allow(missing_docs, reason = "docs/rules.md rule 8, flows, defines each")]
+            enum Selector {
+                "counter" => Counter,
+                "random" => Random,
+                "hash-source" => HashSource,
+                "hash-flow" => HashFlow,
+                "least" => Least,
+                "two-choices" => TwoChoices,
+                "ask" => Ask,
+            }
+
+            /// TCP or UDP.
+            #[repr(u8)]
+            enum Protocol {
+                /// RFC 9293.
+                "tcp" => Tcp = 6,
+                /// RFC 768.
+                "udp" => Udp = 17,
+            }
+
+            /// What a client gets whose packet is refused.
+            enum Refusal {
+                /// A RST, or port unreachable.
+                "reset" => Reset,
+                /// Nothing.
+                "drop" => Drop,
+            }
+
+            /// What becomes of packets of no service.
+            #[derive(Default)]
+            enum Transit {
+                /// They are dropped.
+                #[default]
+                "drop" => Drop,
+                /// They are routed on.
+                "forward" => Forward,
+            }
         }
     };
 }
 
-macro_rules! declare_settings {
-    ($($(#[$meaning:meta])* $name:ident: $kind:ty = $default:expr,)*) => {
-        /// What a configuration says to all packets, whatever their service.
-        #[derive(Clone, Copy, Debug)]
-        pub struct Settings {
-            $($(#[$meaning])* pub $name: $kind,)*
+macro_rules! declare_choices {
+    ($(
+        $(#[$about:meta])*
+        enum $choice:ident {
+            $($(#[$meaning:meta])* $word:literal => $variant:ident $(= $number:literal)?,)*
+        }
+    )*) => {$(
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $choice {
+            $($(#[$meaning])* $variant $(= $number)?,)*
         }
 
-        impl Settings {
-            /// What holds where a configuration says nothing.
-            pub const DEFAULT: Self = Self { $($name: $default,)* };
+        impl $choice {
+            /// Each word and what it stands for.
+            pub const WORDS: &[(&str, Self)] = &[$(($word, Self::$variant)),*];
+        }
+    )*};
+}
+
+for_choices!(declare_choices);
+
+/// Calls a macro with the parts of a snapshot: what each field means, its name in Python too, and its type.
+///
+/// A field that is added here is one of the struct, and the bindings read it from the attribute of its name: in Rust,
+/// it is declared nowhere else.
+#[macro_export]
+macro_rules! for_parts {
+    ($then:ident) => {
+        $then! {
+            /// All that is needed to place a new flow.
+            struct Plan {
+                /// How a slot is picked.
+                selector: Selector,
+                /// Server ids. Empty: no server is available.
+                slots: Vec<u32>,
+                /// One positive score per slot, or empty. Only `TwoChoices` reads it.
+                scores: Vec<u64>,
+                /// Decides when `Ask` has no answer.
+                fallback: Option<Box<Plan>>,
+                /// What an `Ask` has to answer in, nanoseconds.
+                deadline_ns: u64,
+            }
+
+            /// One network interface.
+            struct Interface {
+                /// Its name.
+                name: String,
+                /// Its link-layer address.
+                mac: Mac,
+                /// Bytes of IP packet.
+                mtu: u32,
+                /// Addresses with their prefix length.
+                addresses: Vec<(IpAddr, u8)>,
+                /// Whether the VIPs are answered for on it (ARP, ND).
+                announce: bool,
+            }
+
+            /// A real machine behind a service.
+            struct Server {
+                /// Its name.
+                name: String,
+                /// Id of its service.
+                service: u32,
+                /// Id of (address, port, protocol), shared by services that share it.
+                endpoint: u32,
+                /// Its real address.
+                address: IpAddr,
+                /// Its real port.
+                port: u16,
+                /// Weight; 0 counts as 1 in comparisons.
+                weight: u32,
+                /// Its link-layer address when the config gives it.
+                mac: Option<Mac>,
+                /// It was removed, or drained for its time: UDP flows leave it with their next packet.
+                moves_udp: bool,
+            }
+
+            /// A VIP, port and protocol, with the plan that places its flows.
+            struct Service {
+                /// Its name.
+                name: String,
+                /// The VIP.
+                address: IpAddr,
+                /// The port clients connect to.
+                port: u16,
+                /// TCP or UDP.
+                protocol: Protocol,
+                /// Places new flows.
+                plan: Plan,
+                /// What a client gets when no server is available.
+                on_no_server: Refusal,
+                /// What a client gets for a segment of no flow.
+                on_no_flow: Refusal,
+            }
+
+            /// Idle timeouts and the eviction floor, in nanoseconds.
+            #[derive(Copy, Default)]
+            #[allow(missing_docs, reason = "docs/rules.md rule 8, flows, defines each")]
+            struct Timeouts {
+                half_open_ns: u64,
+                established_ns: u64,
+                closing_ns: u64,
+                udp_ns: u64,
+                idle_floor_ns: u64,
+            }
+
+            /// What a configuration says to all packets, whatever their service: fields of the snapshot in Python.
+            #[derive(Copy, Default)]
+            struct Settings {
+                /// What becomes of packets of no service.
+                transit: Transit,
+                /// Answer echo requests to a VIP.
+                answer_echo: bool,
+                /// ICMP and RST packets we may make per second, of each kind.
+                icmp_rate: u32,
+            }
         }
     };
 }
 
-for_settings!(declare_settings);
+macro_rules! declare_parts {
+    ($(
+        $(#[$about:meta])*
+        struct $part:ident { $($(#[$meaning:meta])* $field:ident: $kind:ty,)* }
+    )*) => {$(
+        $(#[$about])*
+        #[derive(Clone, Debug)]
+        pub struct $part {
+            $($(#[$meaning])* pub $field: $kind,)*
+        }
+    )*};
+}
 
-/// The compiled state of one generation.
-#[derive(Clone)]
+for_parts!(declare_parts);
+
+/// The compiled state of one generation. Its default is what a data path has before anything was published: no
+/// interface, so no frame is for us.
+#[derive(Clone, Default)]
 pub struct Snapshot {
     /// Counts publications.
     pub generation: u64,
@@ -189,41 +236,12 @@ pub struct Snapshot {
     pub services: Vec<Option<Service>>,
     /// Servers by id.
     pub servers: Vec<Option<Server>>,
-    /// Route packets of no service on, instead of dropping them.
-    pub forward_transit: bool,
     /// What holds for all packets.
     pub settings: Settings,
     /// Idle timeouts.
     pub timeouts: Timeouts,
     /// What the `Ask` selector asks.
     pub ask: Option<AskFunction>,
-}
-
-impl Snapshot {
-    /// What a data path has before anything was published: no interface, so no frame is for us.
-    #[must_use]
-    pub const fn empty() -> Self {
-        Self {
-            generation: 0,
-            seed: 0,
-            interfaces: Vec::new(),
-            services: Vec::new(),
-            servers: Vec::new(),
-            forward_transit: false,
-            settings: Settings {
-                icmp_rate: 0,
-                ..Settings::DEFAULT
-            },
-            timeouts: Timeouts {
-                half_open_ns: 0,
-                established_ns: 0,
-                closing_ns: 0,
-                udp_ns: 0,
-                idle_floor_ns: 0,
-            },
-            ask: None,
-        }
-    }
 }
 
 /// A way to a prefix.

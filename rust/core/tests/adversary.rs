@@ -23,8 +23,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use flowlb_core::base::{InterfaceId, Nanos, Offload, Output, SplitMix64, Verdict};
 use flowlb_core::datapath::DataPath;
 use flowlb_core::snapshot::{
-    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
-    Snapshot, Timeouts,
+    Interface, Neighbour, NextHops, Plan, Protocol, Refusal, Route, Selector, Server, Service,
+    Settings, Snapshot, Timeouts, Transit,
 };
 
 mod wire;
@@ -45,7 +45,7 @@ fn server_mac(address: [u8; 4]) -> [u8; 6] {
     [2, 0, 0, 0, 2, address[3]]
 }
 
-fn snapshot(selector: Selector, forward_transit: bool) -> Snapshot {
+fn snapshot(selector: Selector, transit: Transit) -> Snapshot {
     let interface = |number: usize| Interface {
         name: format!("eth{number}"),
         mac: OURS[number],
@@ -66,8 +66,8 @@ fn snapshot(selector: Selector, forward_transit: bool) -> Snapshot {
         port: VIP_PORT,
         protocol: Protocol::Tcp,
         plan,
-        reset_without_server: true,
-        reset_without_flow: false,
+        on_no_server: Refusal::Reset,
+        on_no_flow: Refusal::Drop,
     };
     let server = |id: u32| Server {
         name: format!("s{id}"),
@@ -85,8 +85,11 @@ fn snapshot(selector: Selector, forward_transit: bool) -> Snapshot {
         interfaces: (0..3).map(interface).collect(),
         services: vec![Some(service)],
         servers: vec![Some(server(0)), Some(server(1))],
-        forward_transit,
-        settings: Settings::DEFAULT,
+        settings: Settings {
+            transit,
+            icmp_rate: 1000,
+            ..Settings::default()
+        },
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,
             established_ns: 7440 * SECOND,
@@ -648,7 +651,7 @@ fn adversary_without_numbers_changes_nothing() {
     let asked = std::env::var("FLOWLB_CONVERSATIONS");
     let count: u64 = asked.map_or(100_000, |text| text.parse().expect("a number"));
     let mut path = DataPath::new(1024, [7; 16], 1).expect("a small table");
-    path.publish(snapshot(Selector::Counter, false));
+    path.publish(snapshot(Selector::Counter, Transit::Drop));
     path.set_next_hops(next_hops());
     let mut conversation = Conversation {
         path,
@@ -669,7 +672,12 @@ fn adversary_without_numbers_changes_nothing() {
             let selectors = [Selector::Counter, Selector::HashFlow, Selector::Least];
             let selector = selectors[(number / 256 % 3) as usize];
             let is_routed = number / 256 / 3 % 2 == 1;
-            path.publish(snapshot(selector, is_routed));
+            let transit = if is_routed {
+                Transit::Forward
+            } else {
+                Transit::Drop
+            };
+            path.publish(snapshot(selector, transit));
             path.set_next_hops(next_hops());
             conversation.path = path;
             conversation.is_hashed = selector == Selector::HashFlow;

@@ -10,8 +10,8 @@ use flowlb_core::base::{
 use flowlb_core::datapath::{DataPath, FlowQuery, FlowSearch, ServerReset, Sink};
 use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::snapshot::{
-    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
-    Snapshot, Timeouts,
+    Interface, Neighbour, NextHops, Plan, Protocol, Refusal, Route, Selector, Server, Service,
+    Settings, Snapshot, Timeouts, Transit,
 };
 use flowlb_core::wire::{checksum, icmp};
 use proptest::prelude::*;
@@ -59,8 +59,8 @@ fn service(name: &str, vip: &str, protocol: Protocol, selector: Selector, server
         port: 80,
         protocol,
         plan,
-        reset_without_server: true,
-        reset_without_flow: false,
+        on_no_server: Refusal::Reset,
+        on_no_flow: Refusal::Drop,
     }
 }
 
@@ -100,10 +100,10 @@ fn snapshot() -> Snapshot {
             Some(server(2, SERVER6)),
             Some(server(3, SERVER6)),
         ],
-        forward_transit: true,
         settings: Settings {
+            transit: Transit::Forward,
             answer_echo: true,
-            ..Settings::DEFAULT
+            icmp_rate: 1000,
         },
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use flowlb_core::base::{InterfaceId, Nanos, Offload, SplitMix64, Verdict};
 use flowlb_core::datapath::{DataPath, FlowInfo};
 use flowlb_core::snapshot::{
-    Interface, Neighbour, NextHops, Plan, Protocol, Route, Selector, Server, Service, Settings,
-    Snapshot, Timeouts,
+    Interface, Neighbour, NextHops, Plan, Protocol, Refusal, Route, Selector, Server, Service,
+    Settings, Snapshot, Timeouts,
 };
 
 mod wire;
@@ -48,8 +48,8 @@ fn snapshot() -> Snapshot {
                 fallback: None,
                 deadline_ns: 0,
             },
-            reset_without_server: true,
-            reset_without_flow: false,
+            on_no_server: Refusal::Reset,
+            on_no_flow: Refusal::Drop,
         })
     };
     let server = |id: usize| {
@@ -76,8 +76,10 @@ fn snapshot() -> Snapshot {
         }],
         services: (0..SERVICES.len()).map(service).collect(),
         servers: (0..SERVICES.len()).map(server).collect(),
-        forward_transit: false,
-        settings: Settings::DEFAULT,
+        settings: Settings {
+            icmp_rate: 1000,
+            ..Settings::default()
+        },
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,
             established_ns: 7440 * SECOND,

@@ -18,7 +18,7 @@ use crate::flow::table::{Table, TableError};
 use crate::forwarding::ForwardingState;
 use crate::pipeline::state::PathState;
 use crate::pipeline::{self, is_living};
-use crate::snapshot::{NextHops, Plan, Selector, Snapshot};
+use crate::snapshot::{NextHops, Plan, Selector, Snapshot, Transit};
 
 use batch::{Arrival, LookAhead};
 use flows::flow_info;
@@ -48,7 +48,10 @@ impl DataPath {
     pub fn new(capacity: u64, hash_key: [u8; 16], seed: u64) -> Result<Self, TableError> {
         let table = Table::new(capacity, hash_key)?;
         Ok(Self {
-            forwarding: Box::new(ForwardingState::new(Snapshot::empty(), NextHops::default())),
+            forwarding: Box::new(ForwardingState::new(
+                Snapshot::default(),
+                NextHops::default(),
+            )),
             state: Box::new(PathState::new(table, seed)),
             ahead: LookAhead::default(),
             pending: Vec::new(),
@@ -138,7 +141,7 @@ impl DataPath {
         table.set_generation(forwarding.snapshot.generation);
         // Other next hops alone change nothing about who is placed where.
         if !Arc::ptr_eq(&forwarding.snapshot, &self.forwarding.snapshot) {
-            direct.prepare(forwarding.snapshot.forward_transit);
+            direct.prepare(forwarding.snapshot.settings.transit == Transit::Forward);
             counters.follow(&forwarding, self.first_round);
         }
         std::mem::replace(&mut self.forwarding, forwarding)

@@ -237,7 +237,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::base::{InterfaceId, Ip};
     use crate::snapshot::{Interface, Server};
-    use crate::snapshot::{Neighbour, Plan, Protocol, Route};
+    use crate::snapshot::{Neighbour, Plan, Protocol, Refusal, Route};
     use std::net::IpAddr;
 
     const OURS: u32 = 0xc612_0101;
@@ -272,8 +272,8 @@ pub(crate) mod tests {
                     fallback: None,
                     deadline_ns: 0,
                 },
-                reset_without_server: false,
-                reset_without_flow: false,
+                on_no_server: Refusal::Drop,
+                on_no_flow: Refusal::Drop,
             })
         };
         let server = Server {
@@ -293,7 +293,7 @@ pub(crate) mod tests {
             ],
             services: vec![service(VIP), service(OWN_VIP)],
             servers: vec![Some(server)],
-            ..Snapshot::empty()
+            ..Snapshot::default()
         };
         let route = Route {
             prefix: address(SERVER),

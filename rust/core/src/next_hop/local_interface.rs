@@ -1,4 +1,4 @@
-//! Our interfaces, those of a snapshot, as packets ask about them.
+//! Our interfaces, those of a snapshot, as packets ask about them. What few packets ask, they ask the snapshot.
 
 use std::net::IpAddr;
 
@@ -12,8 +12,6 @@ pub struct LocalInterface {
     pub mac: Mac,
     /// Bytes of IP packet.
     pub mtu: u32,
-    /// Answers for the VIPs.
-    pub announce: bool,
     first_v4: Option<Ip>,
     first_v6: Option<Ip>,
     broadcasts: Vec<Ip>,
@@ -32,7 +30,6 @@ impl LocalInterface {
         Self {
             mac: interface.mac,
             mtu: interface.mtu,
-            announce: interface.announce,
             first_v4: first(true),
             first_v6: first(false),
             broadcasts: broadcasts

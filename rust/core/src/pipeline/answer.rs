@@ -6,6 +6,7 @@ use crate::limit;
 use crate::packet::{Meta, Packet};
 use crate::parse::{IpHeader, Transport};
 use crate::reply;
+use crate::snapshot::Refusal;
 use crate::wire::icmp::{self, Kind, message};
 use crate::wire::tcp::flag;
 
@@ -166,7 +167,7 @@ impl Walk<'_> {
             return verdict;
         };
         let service = self.forwarding.service(service);
-        let resets = service.is_some_and(|service| service.reset_without_server);
+        let resets = service.is_some_and(|service| service.on_no_server == Refusal::Reset);
         if resets && transport.segment.is_some() {
             return self.answer_reset(packet, transport, reason, limit::AnswerKind::Reset);
         }

@@ -80,10 +80,9 @@ fn announcing_mac(
     v4: bool,
     target: Ip,
 ) -> Option<Mac> {
-    let port = forwarding
-        .interface(interface)
-        .filter(|port| port.announce)?;
-    forwarding.role(v4, target).vip.then_some(port.mac)
+    let interface = forwarding.snapshot.interfaces.get(interface.index())?;
+    let answers = interface.announce && forwarding.role(v4, target).vip;
+    answers.then_some(interface.mac)
 }
 
 impl Walk<'_> {

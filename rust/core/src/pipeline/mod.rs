@@ -31,6 +31,7 @@ use std::ops::ControlFlow::{Break, Continue};
 
 use crate::base::{Outcome, Reason, Verdict};
 use crate::packet::{Meta, Packet, Target};
+use crate::snapshot::Transit;
 
 use read::Content;
 use walk::{Departure, Stage, Walk};
@@ -128,7 +129,7 @@ impl Walk<'_> {
     /// Packets of no service: rule 9, transit.
     #[inline(never)]
     fn transit(&mut self, packet: &mut Packet) -> Stage<Departure> {
-        if !self.forwarding.snapshot.forward_transit {
+        if self.forwarding.snapshot.settings.transit == Transit::Drop {
             return Break(Reason::Transit.into());
         }
         self.check_ttl(packet)?;

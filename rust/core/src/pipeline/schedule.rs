@@ -18,6 +18,7 @@ use crate::limit;
 use crate::packet::Packet;
 use crate::parse::Transport;
 use crate::plan::{Choice, Eligibility, Picker, hashed};
+use crate::snapshot::Refusal;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
 
@@ -280,7 +281,7 @@ impl Walk<'_> {
         let answers = self
             .forwarding
             .service(service)
-            .is_some_and(|service| service.reset_without_flow);
+            .is_some_and(|service| service.on_no_flow == Refusal::Reset);
         match &transport.segment {
             Some(segment) if answers && segment.has(flag::ACK) => {
                 self.answer_reset(packet, transport, Reason::NoFlow, limit::AnswerKind::NoFlow)
@@ -294,7 +295,7 @@ impl Walk<'_> {
         if self
             .forwarding
             .service(service)
-            .is_some_and(|service| service.reset_without_server)
+            .is_some_and(|service| service.on_no_server == Refusal::Reset)
         {
             return self.refuse(packet, transport);
         }

@@ -10,7 +10,8 @@ use super::*;
 use crate::base::{InterfaceId, Nanos, Offload};
 use crate::io::{IoCounters, Poll};
 use crate::snapshot::{
-    Interface, NextHops, Plan, Protocol, Selector, Server, Service, Settings, Snapshot, Timeouts,
+    Interface, NextHops, Plan, Protocol, Refusal, Selector, Server, Service, Settings, Snapshot,
+    Timeouts,
 };
 use libc::pollfd;
 use std::fs::File;
@@ -54,8 +55,8 @@ fn snapshot() -> Snapshot {
             port: 53,
             protocol: Protocol::Udp,
             plan,
-            reset_without_server: true,
-            reset_without_flow: false,
+            on_no_server: Refusal::Reset,
+            on_no_flow: Refusal::Drop,
         })],
         servers: vec![Some(Server {
             name: "server1".into(),
@@ -67,8 +68,10 @@ fn snapshot() -> Snapshot {
             mac: Some(SERVER_MAC),
             moves_udp: false,
         })],
-        forward_transit: false,
-        settings: Settings::DEFAULT,
+        settings: Settings {
+            icmp_rate: 1000,
+            ..Settings::default()
+        },
         timeouts: Timeouts {
             half_open_ns: 30 * SECOND,
             established_ns: 7440 * SECOND,

@@ -8,7 +8,7 @@ fn begin(loads: &mut Loads, servers: usize) {
     let snapshot = Snapshot {
         services: vec![None],
         servers: vec![None; servers],
-        ..Snapshot::empty()
+        ..Snapshot::default()
     };
     loads.begin(&Arc::new(snapshot));
 }

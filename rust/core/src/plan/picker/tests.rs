@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::Reason;
-use crate::snapshot::{NextHops, Server, Service, Snapshot};
+use crate::snapshot::{NextHops, Refusal, Server, Service, Snapshot};
 use std::sync::{Arc, Mutex};
 
 fn plan(selector: Selector, slots: &[u32]) -> Plan {
@@ -32,14 +32,14 @@ fn snapshot() -> Snapshot {
         port: 80,
         protocol: Protocol::Tcp,
         plan: plan(Selector::Counter, &[]),
-        reset_without_server: true,
-        reset_without_flow: false,
+        on_no_server: Refusal::Reset,
+        on_no_flow: Refusal::Drop,
     };
     Snapshot {
         seed: 5,
         services: vec![Some(service)],
         servers: (0..4).map(|id| Some(server(id))).collect(),
-        ..Snapshot::empty()
+        ..Snapshot::default()
     }
 }
 

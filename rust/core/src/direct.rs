@@ -39,7 +39,7 @@ impl Record {
         self.marks & CLOSING == CLOSING
     }
 
-    fn timeout(&self, timeouts: &Timeouts) -> u64 {
+    fn timeout_ns(&self, timeouts: &Timeouts) -> u64 {
         match self.marks {
             marks if marks & TCP == 0 => timeouts.udp_ns,
             _ if self.is_closing() => timeouts.closing_ns,
@@ -54,7 +54,7 @@ impl Record {
     }
 
     fn is_expired(&self, timeouts: &Timeouts, now: Nanos) -> bool {
-        now.since(self.last_seen) >= self.timeout(timeouts)
+        now.since(self.last_seen) >= self.timeout_ns(timeouts)
     }
 
     fn follow(&mut self, direction: Direction, segment: Option<&Segment>, now: Nanos) {

@@ -34,7 +34,7 @@ pub struct ForwardingState {
     /// By service id.
     plan_servers: Vec<PlanServers>,
     /// By state.
-    timeouts: [u64; FlowState::ALL.len()],
+    timeouts_ns: [u64; FlowState::ALL.len()],
     next_hops: Arc<NextHops>,
     routing: Routing,
 }
@@ -54,7 +54,7 @@ impl ForwardingState {
             servers,
             hash_services: FixedMap::default(),
             plan_servers: Vec::new(),
-            timeouts: timeouts_by_state(&snapshot.timeouts),
+            timeouts_ns: timeouts_ns_by_state(&snapshot.timeouts),
             next_hops: Arc::default(),
             routing: Routing::default(),
             snapshot,
@@ -153,8 +153,8 @@ impl ForwardingState {
     /// The idle timeout of a state, nanoseconds.
     #[inline(always)]
     #[must_use]
-    pub fn timeout(&self, state: FlowState) -> u64 {
-        self.timeouts[state as usize]
+    pub fn timeout_ns(&self, state: FlowState) -> u64 {
+        self.timeouts_ns[state as usize]
     }
 
     /// The way to an address.
@@ -217,7 +217,7 @@ impl ForwardingState {
 }
 
 /// The idle timeout of each state, nanoseconds.
-fn timeouts_by_state(timeouts: &Timeouts) -> [u64; FlowState::ALL.len()] {
+fn timeouts_ns_by_state(timeouts: &Timeouts) -> [u64; FlowState::ALL.len()] {
     FlowState::ALL.map(|state| match state {
         FlowState::SynSent | FlowState::SynReceived | FlowState::Pickup => timeouts.half_open_ns,
         FlowState::Established => timeouts.established_ns,

@@ -8,6 +8,8 @@
 //! (`sched_yield`) is no cure: Linux 6.18 puts who does so behind the others for milliseconds, and thousands of
 //! frames found no room meanwhile. Pure: time is an argument.
 
+use crate::base::Nanos;
+
 /// How long a look is kept up after the last frame. Most answers of a server on the same network come within it.
 const LOOK_NS: u64 = 100_000;
 /// Looks in vain, one after the other, before it is left.
@@ -34,12 +36,12 @@ pub enum Poll {
 pub struct BusyPoll {
     poll: Poll,
     /// When the last frame was found.
-    found_ns: u64,
+    found: Nanos,
     /// Since then, looking and not sleeping.
     is_looking: bool,
     misses: u32,
     /// Until then others want the core.
-    held_until_ns: u64,
+    held_until: Nanos,
 }
 
 impl BusyPoll {
@@ -48,46 +50,46 @@ impl BusyPoll {
     pub fn new(poll: Poll) -> Self {
         Self {
             poll,
-            found_ns: 0,
+            found: Nanos::ZERO,
             is_looking: false,
             misses: 0,
-            held_until_ns: 0,
+            held_until: Nanos::ZERO,
         }
     }
 
     /// Frames were found.
-    pub fn found(&mut self, now_ns: u64) {
-        let was_short = self.idle_ns(now_ns) < LOOK_NS;
+    pub fn found(&mut self, now: Nanos) {
+        let was_short = self.idle_ns(now) < LOOK_NS;
         // Found while looking, or after a sleep that looking would have spared.
         if self.is_looking || was_short {
             self.misses = 0;
         }
-        self.found_ns = now_ns;
-        self.is_looking = self.misses < MOST_MISSES && now_ns >= self.held_until_ns;
+        self.found = now;
+        self.is_looking = self.misses < MOST_MISSES && now.is_past(self.held_until);
     }
 
     /// How long nothing was found.
     #[must_use]
-    pub fn idle_ns(&self, now_ns: u64) -> u64 {
-        now_ns.saturating_sub(self.found_ns)
+    pub fn idle_ns(&self, now: Nanos) -> u64 {
+        now.since(self.found)
     }
 
     /// Between two looks it paused.
-    pub fn paused(&mut self, from_ns: u64, until_ns: u64) {
-        if until_ns.saturating_sub(from_ns) > PAUSE_NS {
+    pub fn paused(&mut self, from: Nanos, until: Nanos) {
+        if until.since(from) > PAUSE_NS {
             self.is_looking = false;
-            self.held_until_ns = until_ns + HOLD_NS;
+            self.held_until = until.plus(HOLD_NS);
         }
     }
 
     /// Nothing was found: whether to look again instead of sleeping.
-    pub fn keeps_polling(&mut self, now_ns: u64) -> bool {
+    pub fn keeps_polling(&mut self, now: Nanos) -> bool {
         match self.poll {
             Poll::Busy => return true,
             Poll::Sleep => return false,
             Poll::Adaptive => {}
         }
-        if self.is_looking && self.idle_ns(now_ns) >= LOOK_NS {
+        if self.is_looking && self.idle_ns(now) >= LOOK_NS {
             self.is_looking = false;
             self.misses += 1;
         }
@@ -101,15 +103,19 @@ mod tests {
 
     const MILLISECOND: u64 = 1_000_000;
 
+    fn at(ns: u64) -> Nanos {
+        Nanos::new(ns)
+    }
+
     /// Frames every `gap_ns`: how long each was looked for.
     fn looked_ns(busy_poll: &mut BusyPoll, start_ns: u64, gap_ns: u64, frames: u64) -> Vec<u64> {
         (0..frames)
             .map(|number| {
-                let at = start_ns + number * gap_ns;
-                busy_poll.found(at);
+                let came = at(start_ns + number * gap_ns);
+                busy_poll.found(came);
                 (0..gap_ns)
                     .step_by(1000)
-                    .take_while(|&after| busy_poll.keeps_polling(at + after))
+                    .take_while(|&after| busy_poll.keeps_polling(came.plus(after)))
                     .count() as u64
                     * 1000
             })
@@ -137,17 +143,17 @@ mod tests {
 
     #[test]
     fn adaptive_without_frames_never_looks() {
-        assert!(!BusyPoll::new(Poll::Adaptive).keeps_polling(MILLISECOND));
+        assert!(!BusyPoll::new(Poll::Adaptive).keeps_polling(at(MILLISECOND)));
     }
 
     #[test]
     fn adaptive_leaves_it_for_a_while_when_others_want_the_core() {
         let mut busy_poll = BusyPoll::new(Poll::Adaptive);
-        busy_poll.found(MILLISECOND);
-        busy_poll.paused(MILLISECOND, MILLISECOND + PAUSE_NS);
-        assert!(busy_poll.keeps_polling(MILLISECOND + PAUSE_NS));
-        busy_poll.paused(MILLISECOND, 4 * MILLISECOND);
-        assert!(!busy_poll.keeps_polling(4 * MILLISECOND));
+        busy_poll.found(at(MILLISECOND));
+        busy_poll.paused(at(MILLISECOND), at(MILLISECOND + PAUSE_NS));
+        assert!(busy_poll.keeps_polling(at(MILLISECOND + PAUSE_NS)));
+        busy_poll.paused(at(MILLISECOND), at(4 * MILLISECOND));
+        assert!(!busy_poll.keeps_polling(at(4 * MILLISECOND)));
         assert_eq!(
             looked_ns(&mut busy_poll, 5 * MILLISECOND, 50_000, 3),
             [0; 3]
@@ -160,9 +166,9 @@ mod tests {
     fn sleep_never_looks_and_busy_always() {
         for (poll, looks) in [(Poll::Sleep, false), (Poll::Busy, true)] {
             let mut busy_poll = BusyPoll::new(poll);
-            busy_poll.found(MILLISECOND);
-            assert_eq!(busy_poll.keeps_polling(MILLISECOND + 1), looks);
-            assert_eq!(busy_poll.keeps_polling(1000 * MILLISECOND), looks);
+            busy_poll.found(at(MILLISECOND));
+            assert_eq!(busy_poll.keeps_polling(at(MILLISECOND + 1)), looks);
+            assert_eq!(busy_poll.keeps_polling(at(1000 * MILLISECOND)), looks);
         }
     }
 }

@@ -66,12 +66,12 @@ pub(super) struct PacketLoop {
     notify_fd: RawFd,
     shared: Arc<Shared>,
     counters: Arc<IoCounters>,
-    ticked_ns: u64,
-    watched_ns: u64,
+    ticked: Nanos,
+    watched: Nanos,
     busy_poll: BusyPoll,
     told_unresolved: bool,
     /// When the sockets were looked at last, or a sleep ended.
-    looked_ns: u64,
+    looked: Nanos,
     /// Commands wait that there was no time for.
     has_commands: bool,
     /// More flows are due than one tick removes.
@@ -80,7 +80,7 @@ pub(super) struct PacketLoop {
 
 impl PacketLoop {
     pub fn new(interfaces: Vec<Interface>, options: LoopOptions, shared: Arc<Shared>) -> Self {
-        let now_ns = process::monotonic_ns();
+        let at = now();
         let sockets = interfaces.iter().map(|interface| interface.fd);
         let polls = sockets
             .chain([shared.wake.as_raw_fd()])
@@ -98,11 +98,11 @@ impl PacketLoop {
             notify_fd: options.notify_fd,
             shared,
             counters: options.counters,
-            ticked_ns: now_ns,
-            watched_ns: now_ns,
+            ticked: at,
+            watched: at,
             busy_poll: BusyPoll::new(options.poll),
             told_unresolved: false,
-            looked_ns: now_ns,
+            looked: at,
             has_commands: false,
             is_behind: false,
         }
@@ -137,40 +137,36 @@ impl PacketLoop {
     }
 
     fn forward(&mut self, datapath: &mut DataPath) -> io::Result<()> {
-        self.looked_ns = process::monotonic_ns();
+        self.looked = now();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let count = self.forward_ready(datapath)?;
             if self.outbox.has_backlog() {
                 self.outbox.drain(&self.interfaces, &self.counters);
             }
             let asked = self.is_asked() && self.run_commands(datapath);
-            let mut now_ns = process::monotonic_ns();
+            let mut at = now();
             // A command may have made hops known: their packets need not wait for the next tick.
             let is_due = asked
                 || self.is_behind
-                || now_ns - self.ticked_ns >= TICK_NS
-                || datapath
-                    .answer_due()
-                    .is_some_and(|due| Nanos::new(now_ns).is_past(due));
+                || at.since(self.ticked) >= TICK_NS
+                || datapath.answer_due().is_some_and(|due| at.is_past(due));
             if is_due {
-                self.tick(datapath, now_ns);
+                self.tick(datapath, at);
             }
             self.tell_unresolved(datapath);
-            let watches = now_ns - self.watched_ns >= WATCH_NS;
+            let watches = at.since(self.watched) >= WATCH_NS;
             if watches {
-                self.watch(now_ns);
+                self.watch(at);
             }
             if is_due || watches {
-                now_ns = process::monotonic_ns();
+                at = now();
             }
-            self.counters
-                .pauses
-                .record(now_ns.saturating_sub(self.looked_ns));
-            self.looked_ns = now_ns;
+            self.counters.pauses.record(at.since(self.looked));
+            self.looked = at;
             if count > 0 {
-                self.busy_poll.found(now_ns);
+                self.busy_poll.found(at);
             } else if !self.has_commands && !self.is_behind {
-                self.rest(now_ns, datapath.answer_due())?;
+                self.rest(at, datapath.answer_due())?;
             }
         }
         Ok(())
@@ -178,21 +174,21 @@ impl PacketLoop {
 
     /// Nothing was found: look again in a moment, or sleep until something comes, or until a packet that waits for
     /// an answer is due.
-    fn rest(&mut self, now_ns: u64, due: Option<Nanos>) -> io::Result<()> {
-        if self.busy_poll.keeps_polling(now_ns) {
+    fn rest(&mut self, at: Nanos, due: Option<Nanos>) -> io::Result<()> {
+        if self.busy_poll.keeps_polling(at) {
             (0..PAUSES).for_each(|_| hint::spin_loop());
-            self.looked_ns = process::monotonic_ns();
-            self.busy_poll.paused(now_ns, self.looked_ns);
+            self.looked = now();
+            self.busy_poll.paused(at, self.looked);
             return Ok(());
         }
-        let is_idle = self.busy_poll.idle_ns(now_ns) > IDLE_NS;
+        let is_idle = self.busy_poll.idle_ns(at) > IDLE_NS;
         let timeout_ms = match (self.outbox.has_backlog(), is_idle) {
             (true, _) => FULL_POLL_MS,
             (false, true) => IDLE_POLL_MS,
             (false, false) => POLL_MS,
         };
         let timeout_ms = due.map_or(timeout_ms, |due| {
-            let left_ms = due.since(Nanos::new(now_ns)).div_ceil(MILLISECOND_NS);
+            let left_ms = due.since(at).div_ceil(MILLISECOND_NS);
             timeout_ms.min(i32::try_from(left_ms).unwrap_or(i32::MAX))
         });
         for interface in 0..self.interfaces.len() {
@@ -201,7 +197,7 @@ impl PacketLoop {
             self.polls[interface].events = libc::POLLIN | writable;
         }
         process::poll(&mut self.polls, timeout_ms)?;
-        self.looked_ns = process::monotonic_ns();
+        self.looked = now();
         Ok(())
     }
 
@@ -234,7 +230,7 @@ impl PacketLoop {
             self.batch.finish(interface);
             return Ok(0);
         }
-        let now_ns = process::monotonic_ns();
+        let at = now();
         let mut frames: [Frame; BATCH] = std::array::from_fn(|_| Frame::default());
         for (place, frame) in frames.iter_mut().zip(self.batch.frames_mut(interface)) {
             *place = frame;
@@ -244,12 +240,7 @@ impl PacketLoop {
             counters: &self.counters,
         };
         let interface = InterfaceId::new(id as u32);
-        datapath.process_batch(
-            &mut frames[..count],
-            interface,
-            Nanos::new(now_ns),
-            &mut collector,
-        );
+        datapath.process_batch(&mut frames[..count], interface, at, &mut collector);
         self.outbox
             .flush(&mut self.batch, id, &mut self.interfaces, &self.counters);
         self.batch.finish(&mut self.interfaces[id]);
@@ -262,12 +253,12 @@ impl PacketLoop {
         let mut count = [0; 8];
         // Reading sets the eventfd to 0, or finds it so. Commands come before it is told, so none is missed.
         let _ = (&self.shared.wake).read(&mut count);
-        let began_ns = process::monotonic_ns();
-        let mut now_ns = began_ns;
+        let began = now();
+        let mut at = began;
         let mut has_run = false;
         self.has_commands = loop {
             // Frames that a command made leave before more are made.
-            if now_ns - began_ns >= COMMANDS_NS || datapath.has_pending() {
+            if at.since(began) >= COMMANDS_NS || datapath.has_pending() {
                 break true;
             }
             match self.shared.try_next() {
@@ -276,27 +267,26 @@ impl PacketLoop {
                 NextCommand::Later => break true,
             }
             has_run = true;
-            now_ns = process::monotonic_ns();
+            at = now();
         };
         if has_run {
-            self.counters.control.record(now_ns - began_ns);
+            self.counters.control.record(at.since(began));
         }
         has_run
     }
 
     /// See to it that no ring has stopped.
-    fn watch(&mut self, now_ns: u64) {
-        self.watched_ns = now_ns;
+    fn watch(&mut self, at: Nanos) {
+        self.watched = at;
         for interface in &mut self.interfaces {
             interface.watch(&self.counters);
         }
     }
 
-    fn tick(&mut self, datapath: &mut DataPath, now_ns: u64) {
-        self.ticked_ns = now_ns;
-        let now = Nanos::new(now_ns);
-        datapath.tick(now, &mut self.outbox.extra);
-        self.is_behind = datapath.is_behind(now);
+    fn tick(&mut self, datapath: &mut DataPath, at: Nanos) {
+        self.ticked = at;
+        datapath.tick(at, &mut self.outbox.extra);
+        self.is_behind = datapath.is_behind(at);
         self.outbox.collect_extra(&self.counters);
         self.outbox
             .flush(&mut self.batch, 0, &mut self.interfaces, &self.counters);
@@ -331,6 +321,10 @@ impl Sink for Collector<'_> {
     fn done(&mut self, index: usize, outcome: &Outcome) {
         self.outbox.collect(index, outcome.sent, self.counters);
     }
+}
+
+fn now() -> Nanos {
+    Nanos::new(process::monotonic_ns())
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

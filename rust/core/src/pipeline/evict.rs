@@ -84,7 +84,7 @@ pub(super) fn forget(state: &mut PathState, number: u32, event: Option<Event>) {
 /// Whether an entry's time is over.
 #[inline(always)]
 pub(crate) fn is_expired(forwarding: &ForwardingState, entry: &Entry, now: Nanos) -> bool {
-    now.since(entry.last_seen) >= forwarding.timeout(entry.state())
+    now.since(entry.last_seen) >= forwarding.timeout_ns(entry.state())
 }
 
 /// Whether an entry is neither expired nor without its server.

@@ -96,11 +96,11 @@ fn expire_flows(forwarding: &ForwardingState, state: &mut PathState, now: Nanos,
     let mut left = most;
     let mut due = Nanos::NEVER;
     for list in FlowState::ALL {
-        let timeout = forwarding.timeout(list);
+        let timeout_ns = forwarding.timeout_ns(list);
         while let Some(head) = state.table.head(list) {
             let last_seen = state.table.entry(head).last_seen;
-            if now.since(last_seen) < timeout {
-                due = due.min(last_seen.plus(timeout));
+            if now.since(last_seen) < timeout_ns {
+                due = due.min(last_seen.plus(timeout_ns));
                 break;
             }
             if left == 0 {

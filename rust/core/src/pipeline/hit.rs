@@ -144,8 +144,8 @@ impl Walk<'_> {
         let entry = table.entry_mut(number);
         let carries = entry.count_bytes(direction, len);
         if transition.refreshes && !entry.refresh(transition.to, self.now) {
-            let timeout = self.forwarding.timeout(transition.to);
-            table.touch(number, transition.to, self.now, timeout);
+            let timeout_ns = self.forwarding.timeout_ns(transition.to);
+            table.touch(number, transition.to, self.now, timeout_ns);
         }
         if carries {
             table.carry_bytes(number, direction);

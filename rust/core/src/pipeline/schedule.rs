@@ -257,7 +257,7 @@ impl Walk<'_> {
         let state = first_state(transport);
         let entry = first_entry(packet, new_flow, (server, endpoint), state, now);
         let table = &mut self.state.table;
-        let number = table.insert(entry, self.forwarding.timeout(state));
+        let number = table.insert(entry, self.forwarding.timeout_ns(state));
         if let Some(segment) = &transport.segment {
             let mut flow = table.flow_mut(number);
             if state == FlowState::SynSent {

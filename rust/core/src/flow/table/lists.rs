@@ -9,7 +9,7 @@ impl Table {
     /// Refresh an entry that has `state` from now on, and move it in or between lists as its state and age ask for.
     /// [`Entry::refresh`] does it for most.
     #[inline(never)]
-    pub fn touch(&mut self, number: u32, state: FlowState, now: Nanos, timeout: u64) {
+    pub fn touch(&mut self, number: u32, state: FlowState, now: Nanos, timeout_ns: u64) {
         let entry = self.entry_mut(number);
         let from = entry.state();
         let lag = entry.lag_at(now);
@@ -22,7 +22,7 @@ impl Table {
         entry.lag = 0;
         self.unlink(number, from);
         self.link(number, state);
-        self.due = self.due.min(now.plus(timeout));
+        self.due = self.due.min(now.plus(timeout_ns));
     }
 
     /// The oldest entry of a state.

@@ -164,7 +164,7 @@ impl Table {
     }
 
     /// Store a flow at the tail of its list. The table must not be full, and neither of its keys in it.
-    pub fn insert(&mut self, entry: Entry, timeout: u64) -> u32 {
+    pub fn insert(&mut self, entry: Entry, timeout_ns: u64) -> u32 {
         let number = self.take_free();
         *self.entry_mut(number) = entry;
         *self.cold_mut(number) = FlowCold::default();
@@ -173,7 +173,7 @@ impl Table {
         self.insert_slot(self.hash(&entry.reply_key()), number);
         self.link(number, entry.state());
         self.header_mut().live += 1;
-        self.due = self.due.min(entry.last_seen.plus(timeout));
+        self.due = self.due.min(entry.last_seen.plus(timeout_ns));
         number
     }
 

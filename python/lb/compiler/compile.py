@@ -17,8 +17,8 @@ from typing import Literal, TypeAlias
 
 from lb.compiler.ids import Ids
 from lb.compiler.spec import EffectiveServer, EffectiveService, ServerIdentity, ServiceIdentity, Spec, services
-from lb.config import Config, InterfaceConfig
-from lb.config.parts import part_of
+from lb.config import Config, InterfaceConfig, ServerConfig
+from lb.config.parts import part_of, shared_keys
 from lb.errors import ConfigError
 from lb.fields.types import format_mac
 from lb.model.snapshot import (
@@ -38,6 +38,9 @@ from lb.policies import Measurements, UserPolicy
 DEFAULT_MTU_BYTES = 1500
 # Seed of a configuration without one, when none was drawn: offline, the same input gives the same output.
 OFFLINE_SEED = 1
+
+# Keys of a server that are copied by their names. The others are written out below: there may be thousands of servers.
+MORE_OF_SERVER = sorted({*shared_keys(Server, ServerConfig)} - {"name", "address", "port", "weight", "mac"})
 
 NOTHING_MEASURED: Mapping[str, Measurements] = {}
 
@@ -225,20 +228,15 @@ class Compiler:
     def _compile_servers(
         self, entry: EffectiveService, service_id: int, rows: Sequence[_ServerRow]
     ) -> Iterable[tuple[int, Server]]:
+        protocol = entry.config.protocol
         for (server_id, row), weight in zip(rows, entry.weights(), strict=True):
             facts = row.config
-            endpoint = self._endpoints.of((facts.address, facts.port, entry.config.protocol))
+            address, port = facts.address, facts.port
+            endpoint = self._endpoints.of((address, port, protocol))
+            more = {key: getattr(facts, key) for key in MORE_OF_SERVER}
             yield (
                 server_id,
-                part_of(
-                    Server,
-                    facts,
-                    name=row.name,
-                    service=service_id,
-                    endpoint=endpoint,
-                    weight=weight,
-                    moves_udp=row.moves_udp,
-                ),
+                Server(row.name, service_id, endpoint, address, port, weight, facts.mac, row.moves_udp, **more),
             )
 
 

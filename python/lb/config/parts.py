@@ -29,12 +29,15 @@ def part_of(part: type[Part], table: Table, **made: Any) -> Part:
         made: the fields that the table has not, or otherwise: a name may be another, an MTU the kernel's.
     """
     kind: type = part
-    copied = {name: getattr(table, name) for name in _shared_keys(kind, type(table)) if name not in made}
-    return part(**made, **copied)
+    for name in shared_keys(kind, type(table)):
+        if name not in made:
+            made[name] = getattr(table, name)
+    return part(**made)
 
 
 @functools.cache
-def _shared_keys(part: type, table: type[Table]) -> tuple[str, ...]:
+def shared_keys(part: type, table: type[Table]) -> tuple[str, ...]:
+    """Return the names that a part of a snapshot and a table have both."""
     assert is_dataclass(part), part
     keys = {declared.attribute for declared in keys_of(table)}
     return tuple(field.name for field in fields(part) if field.name in keys)

@@ -14,6 +14,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
+from lb.config import Config, ServiceConfig
+from lb.config.parts import shared_keys
 from lb.model.snapshot import (
     AskFunction,
     Interface,
@@ -26,9 +28,13 @@ from lb.model.snapshot import (
     Snapshot,
     Timeouts,
 )
+from snapshots import complete_snapshot, make_service
 
 HERE = Path(__file__).resolve().parent
 NOT_VECTORS = {"base.json", "hash.json"}
+# Keys that a setup has as a snapshot has them; one that it leaves out has its default.
+KEYS_OF_SERVICE = {*shared_keys(Service, ServiceConfig)} - {"name", "address", "port", "protocol"}
+KEYS_OF_SNAPSHOT = {*shared_keys(Snapshot, Config)} - {"seed", "interfaces", "services"}
 BASE: dict[str, Any] = json.loads((HERE / "base.json").read_text())
 
 
@@ -128,26 +134,23 @@ class Scene:
             number = self._id(self.services, described["name"])
             for one in described["servers"]:
                 servers[self._id(self.servers, one["name"])] = self._server(number, described["protocol"], one)
-            services[number] = Service(
+            services[number] = make_service(
                 described["name"],
                 ip_address(described["address"]),
                 described["port"],
                 described["protocol"],
                 self._plan(described["name"], described["plan"]),
-                described.get("on_no_server", "reset"),
-                described.get("on_no_flow", "drop"),
+                **{key: described[key] for key in KEYS_OF_SERVICE & described.keys()},
             )
-        return Snapshot(
+        return complete_snapshot(
             self.generation,
             setup["seed"],
             self._interfaces(),
             tuple(services.get(i) for i in range(len(self.services))),
             tuple(servers.get(i) for i in range(len(self.servers))),
-            setup["transit"],
-            setup["answer_echo"],
-            setup["icmp_rate"],
-            Timeouts(**{f"{name}_ns": int(value * 10**9) for name, value in setup["timeouts_s"].items()}),
-            ask_function(setup["ask"]),
+            timeouts=Timeouts(**{f"{name}_ns": int(value * 10**9) for name, value in setup["timeouts_s"].items()}),
+            ask=ask_function(setup["ask"]),
+            **{key: setup[key] for key in KEYS_OF_SNAPSHOT & setup.keys()},
         )
 
     def _interfaces(self) -> tuple[Interface, ...]:

@@ -26,9 +26,8 @@ from lb.model.snapshot import (
     Server,
     Service,
     Snapshot,
-    Timeouts,
 )
-from snapshots import complete_snapshot, make_service
+from snapshots import complete_snapshot, make_service, make_timeouts
 
 HERE = Path(__file__).resolve().parent
 NOT_VECTORS = {"base.json", "hash.json"}
@@ -148,7 +147,7 @@ class Scene:
             self._interfaces(),
             tuple(services.get(i) for i in range(len(self.services))),
             tuple(servers.get(i) for i in range(len(self.servers))),
-            timeouts=Timeouts(**{f"{name}_ns": int(value * 10**9) for name, value in setup["timeouts_s"].items()}),
+            timeouts=make_timeouts(**{f"{name}_ns": int(value * 10**9) for name, value in setup["timeouts_s"].items()}),
             ask=ask_function(setup["ask"]),
             **{key: setup[key] for key in KEYS_OF_SNAPSHOT & setup.keys()},
         )

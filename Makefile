@@ -34,9 +34,9 @@ env: $(VENV)/.installed ## Make the environment in .venv and install the package
 
 .PHONY: test
 test: prerequisites ## Run all tests: Rust, Python without root, real hosts in namespaces and containers
-	@# What compiles on one core, or waits for packages, beside something else; the hosts in namespaces have the machine.
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target env test-rust
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-docker test-unit
+	@# What compiles on one core, or waits for packages, beside something else: first the environment beside Rust's tests,
+	@# then the image beside the units. The hosts in namespaces have the machine.
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-rust test-docker test-unit
 	$(MAKE) --no-print-directory test-netns
 
 .PHONY: test-quick

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PRELOAD = ["lb.cli", "lb.control.process", "lb.lab.testbed.isolation", "lb.backends.rust", "lb.backends.python"]
+# No backend: the one that is chosen is loaded by the command, and only that one.
+PRELOAD = ["lb.cli", "lb.control.process", "lb.lab.testbed.isolation"]
 
 
 class Forked:
@@ -58,13 +59,14 @@ def be_command(namespace: str, arguments: tuple[str, ...], log: str, environment
     from lb.cli import main
     from lb.lab.testbed import isolation
 
+    # The parent is the process that forks, which ends with the tests.
+    isolation.die_with_parent(signal.SIGTERM, os.getppid())
     output = os.open(log, os.O_WRONLY | os.O_CLOEXEC)
     for standard in (1, 2):
         os.dup2(output, standard)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     isolation.enter_namespace(namespace)
     isolation.dress_as(namespace)
-    isolation.die_with_parent(signal.SIGTERM, os.getppid())
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["lb", *arguments]

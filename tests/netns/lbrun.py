@@ -2,8 +2,9 @@
 `lb run` on a host, its log in a file.
 
 Most tests start one, and half of what such a test costs is the interpreter with its imports: theirs is forked from a
-process that has them. With a wrapper it is a program, started as a user does: tests of rights and of other users need
-that. `lb run --testbed`, `lb bench` and `lb experiment run` start theirs so, too, and have tests of their own.
+process that has them. With a wrapper, an empty one too, it is a program, started as a user does: tests of rights, of
+other users, and of the start and end themselves need that. `lb run --testbed`, `lb bench` and `lb experiment run`
+start theirs so, and have tests of their own.
 """
 
 from __future__ import annotations
@@ -113,7 +114,13 @@ class LbRun:
         """End it with a signal and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(DEADLINE_S)
+        try:
+            return self.process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            # One that hangs fails its test, and holds up no other.
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(DEADLINE_S)
+            raise
 
 
 Some = TypeVar("Some", bound=LbRun)

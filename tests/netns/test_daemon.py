@@ -12,7 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,8 +40,8 @@ def pair(backend: str) -> Iterator[Pair]:
 class Run(LbRun):
     """An `lb run` in `near`."""
 
-    def __init__(self, pair: Pair, folder: Path, *options: str) -> None:
-        super().__init__(pair.near, folder, ["--backend", pair.backend, *options])
+    def __init__(self, pair: Pair, folder: Path, *options: str, wrapper: Sequence[str] | None = None) -> None:
+        super().__init__(pair.near, folder, ["--backend", pair.backend, *options], wrapper=wrapper)
 
 
 @contextmanager
@@ -51,9 +51,9 @@ def running(pair: Pair, folder: Path) -> Iterator[Run]:
 
 
 def test_run_tells_status_and_stops_clean(pair: Pair, tmp_path: Path) -> None:
-    """It says when it is ready, answers `lb status`, ends with 0 on SIGTERM and leaves no socket file."""
+    """It says when it is ready, answers `lb status`, ends with 0 on SIGTERM and leaves no socket file: as a program."""
     write_config(tmp_path / "lb.toml")
-    with running(pair, tmp_path) as run:
+    with until_the_end(Run(pair, tmp_path, wrapper=())) as run:
         assert "echo 198.18.1.100 port 9876/tcp" in run.text()
         status = fetch(run.control, "/status")
         assert (status["backend"], status["generation"], status["last_reload_error"]) == (pair.backend, 1, None)
@@ -65,6 +65,7 @@ def test_run_tells_status_and_stops_clean(pair: Pair, tmp_path: Path) -> None:
         )  # fmt: skip
         assert json.loads(shown.stdout)["pid"] == status["pid"]
         assert run.end() == 0
+    assert run.text().splitlines()[-1].endswith("stopping")
     assert not run.control.exists()
 
 

@@ -34,10 +34,10 @@ env: $(VENV)/.installed ## Make the environment in .venv and install the package
 
 .PHONY: test
 test: prerequisites ## Run all tests: Rust, Python without root, real hosts in namespaces and containers
-	@# What compiles on one core, or waits for packages, beside something else: first the environment beside Rust's tests,
-	@# then the image beside the units. The hosts in namespaces have the machine.
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-rust test-docker test-unit
-	$(MAKE) --no-print-directory test-netns
+	@# The image, which mostly waits for packages and compiles on one core, beside Rust's tests and the units. The hosts in
+	@# containers and in namespaces have the machine.
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target image test-rust test-unit
+	$(MAKE) --no-print-directory test-docker test-netns
 
 .PHONY: test-quick
 test-quick: ## Run the tests that need neither root nor a network, Rust and Python
@@ -56,6 +56,12 @@ test-unit: env ## Run the tests that need neither root nor a network: vectors, d
 test-netns: env ## Run the tests on real hosts in network namespaces: four at a time, then those that want to be alone
 	$(BIN)/python -m pytest tests/netns -m "not alone" $(NETNS_AT_ONCE)
 	$(BIN)/python -m pytest tests/netns -m alone
+
+# Without an engine, or the right to use it, there is no image: `test-docker` says so.
+.PHONY: image
+image: ## Build the image of the Docker testbed, where there is an engine
+	@if ! docker image inspect debian:trixie-slim >/dev/null 2>&1 && command -v mmdebstrap >/dev/null; then \
+		from=--base-from-packages; fi; ./setup.sh build $${from:-} || true
 
 .PHONY: test-docker
 test-docker: env ## Run the tests of the Docker testbed: one build of the image, nine containers

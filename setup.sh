@@ -23,9 +23,10 @@ archive=base.tar # of the packaged base; a temporary file
 
 usage() {
     cat <<'TEXT'
-Usage: ./setup.sh [up | down | status] [OPTION]...
+Usage: ./setup.sh [up | build | down | status] [OPTION]...
 
   up       build the image, launch the containers router, client1..5, server1..3 (default; safe to repeat)
+  build    build the image, launch nothing
   down     remove the containers and their network; --image: the images, too
   status   show what there is
 
@@ -80,7 +81,7 @@ look() { [ "$dry_run" = no ] && docker "$@" 2>/dev/null; }
 parse_arguments() {
     while [ $# -gt 0 ]; do
         case $1 in
-        up | down | status) command=$1 ;;
+        up | build | down | status) command=$1 ;;
         --base-from-packages) base_from_packages=yes ;;
         --dry-run) dry_run=yes ;;
         --ca | --prefix | --subnet)
@@ -238,15 +239,20 @@ undo() {
     done
 }
 
-up() {
-    local host
+build() {
     check_engine
-    check_names
     trap undo EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     prepare_base
     build_image
+}
+
+up() {
+    local host
+    check_engine
+    check_names
+    build
     make_network
     for host in "${HOSTS[@]}"; do launch "${host%=*}" "${host#*=}"; done
     for host in "${HOSTS[@]}"; do wait_ready "$prefix${host%=*}"; done

@@ -101,6 +101,13 @@ def test_dry_run_prints_the_commands_and_needs_no_engine(without_docker: str) ->
     assert "--name x-client5 --hostname client5 --network x-flowlb --ip 198.18.1.25" in launches[5]
 
 
+def test_build_makes_the_image_and_launches_nothing(without_docker: str) -> None:
+    answer = _run("build", "--dry-run", PATH=without_docker)
+    assert answer.returncode == 0, answer.stderr
+    assert [line for line in answer.stdout.splitlines() if line.startswith("docker build ")]
+    assert not re.search(r"^docker (run|network) ", answer.stdout, re.MULTILINE)
+
+
 def test_compose_file_describes_the_same_hosts() -> None:
     """compose.yaml has the names and addresses that setup.sh has."""
     hosts = re.search(r"^HOSTS=\((.*)\)$", SETUP.read_text(), re.MULTILINE)

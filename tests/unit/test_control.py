@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 from lb.compiler.spec import HEALTHY, NO_OVERRIDE, HealthStatus, Override, ServerKey, Spec
 from lb.config import parse
@@ -236,6 +237,61 @@ def test_print_status_scaled_for_people() -> None:
     assert (
         forms["csv"].splitlines()[1] == "video,server1,[2001:db8::31]:8031,3,active,up,2,5,30,4300,1,12900,150000000,"
     )
+
+
+class Terminal(io.StringIO):
+    """A terminal to print on; its width comes from the environment."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def server_table(monkeypatch: pytest.MonkeyPatch, columns: int, notes: list[str]) -> tuple[list[str], list[str]]:
+    """Return the head of the servers' table on a terminal of that width, and those below it."""
+    for name, value in (("COLUMNS", str(columns)), ("LINES", "50"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    status = build_status(FACTS, Spec(CONFIG), SNAPSHOT, COUNTERS, RATES)
+    video, _ = status["services"]
+    row = video["servers"][0] | {"name": "server3", "address": "198.18.1.33", "notes": notes, "bytes_reply": 54 * 2**20}
+    text = Terminal()
+    print_status({**status, "services": [{**video, "servers": [row] * 2}]}, "table", text, scaled=True)
+    lines = Text.from_ansi(text.getvalue()).plain.splitlines()
+    assert max(map(len, lines)) <= columns
+    head = lines.index("") + 1
+    return lines[head].split(), lines[head + 2 : lines.index("", head)]
+
+
+def test_print_status_narrow_terminal_shows_no_secondary_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns each server has one line, without what is empty and without what has no room."""
+    head, rows = server_table(monkeypatch, 80, [])
+    main = ["service", "server", "address", "weight", "state", "health", "active"]
+    assert head == [*main, "flows/s"]
+    row = ["video", "server3", "198.18.1.33:8031", "3", "active", "up", "2"]
+    assert [line.split() for line in rows] == [[*row, "1"]] * 2
+    head, rows = server_table(monkeypatch, 80, ["drained by operator"])
+    assert head == [*main, "notes"]
+    assert [line.split() for line in rows] == [[*row, "drained", "by"], ["operator"]] * 2
+
+
+def test_print_status_wide_terminal_shows_every_column_with_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 200 columns only what is empty everywhere is left out."""
+    assert server_table(monkeypatch, 200, [])[0] == [column for column in SERVER_COLUMNS if column != "notes"]
+    assert server_table(monkeypatch, 200, ["weight 1 in the file"])[0] == list(SERVER_COLUMNS)
+
+
+def test_print_flows_narrow_terminal_folds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns a flow has one line; the total is scaled."""
+    for name, value in (("COLUMNS", "80"), ("LINES", "50"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    flow = {
+        "client": "198.18.1.21", "client_port": 40000, "service": "video", "server": "server1", "protocol": "tcp",
+        "state": "established", "idle_s": 1.26, "bytes_forward": 60, "bytes_reply": 54 * 2**20,
+    }  # fmt: skip
+    text = Terminal()
+    print_flows({"total": 12_900, "offset": 4, "flows": [flow]}, "table", text, scaled=True)
+    lines = Text.from_ansi(text.getvalue()).plain.splitlines()
+    assert lines[2].split() == ["198.18.1.21", "40000", "video", "server1", "tcp", "established", "1.3"]
+    assert lines[-1] == "flows 5 to 5 of 12.9 k"
 
 
 def test_print_flows_table_csv_json() -> None:

@@ -1,9 +1,10 @@
 """
 Status and flows for people and programs: a table, JSON or CSV.
 
-JSON is what the balancer said, CSV one row per server or flow with the columns of the table. Tables have scaled numbers
-unless raw ones are asked for, and are drawn by `rich`; without a terminal they are plain, as wide as they need to be,
-and never cut.
+JSON is what the balancer said, CSV one row per server or flow, both with everything. Tables have scaled numbers unless
+raw ones are asked for, and are drawn by `rich`. They leave out columns that are empty everywhere and, where the
+terminal is too narrow, secondary ones; what remains is folded, never cut. Without a terminal they are plain and as
+wide as they need to be.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any, Literal, TypeAlias
 
 from rich import box
@@ -55,6 +56,11 @@ NUMERIC = {
     "weight", "active", "flows", "packets", "bytes", "flows/s", "packets/s", "bytes/s", "idle_s", "bytes_forward",
     "bytes_reply", "client_port",
 }  # fmt: skip
+# Left out of tables, in this order, while the terminal is too narrow.
+SECONDARY_SERVER_COLUMNS = ("bytes", "packets", "flows", "bytes/s", "packets/s", "flows/s")
+SECONDARY_FLOW_COLUMNS = ("bytes_reply", "bytes_forward")
+# Notes get this much room before secondary columns do, and this much before other columns are folded.
+NOTES_WIDTH, LEAST_NOTES_WIDTH = 24, 10
 # Never the only signal: the words are there too.
 STYLES = {"up": "green", "down": "red", "draining": "yellow", "disabled": "yellow", "leaving": "yellow"}
 PLAIN_WIDTH = 10_000
@@ -75,9 +81,9 @@ def print_status(
         _print_csv(SERVER_COLUMNS, rows, stream)
     else:
         console = console_for(stream)
-        for line in [*_head(status), *_services(status), ""]:
+        for line in [*_head(status, scaled), *_services(status, scaled), ""]:
             console.print(Text(line))
-        console.print(_table(SERVER_COLUMNS, rows))
+        console.print(_fitting_table(SERVER_COLUMNS, rows, SECONDARY_SERVER_COLUMNS, console))
         for line in ["", *_tail(status["counters"], scaled)]:
             console.print(Text(line))
 
@@ -94,10 +100,11 @@ def print_flows(answer: dict[str, Any], output: Output, stream: IO[str] | None =
         _print_csv(FLOW_COLUMNS, rows, stream)
         return
     console = console_for(stream)
-    console.print(_table(FLOW_COLUMNS, rows))
+    console.print(_fitting_table(FLOW_COLUMNS, rows, SECONDARY_FLOW_COLUMNS, console))
+    number = _number_format(scaled)
     first, last = answer["offset"] + 1, answer["offset"] + len(rows)
     shown = f"flows {first} to {last}" if rows else "no flows"
-    console.print(Text(f"\n{shown} of {answer['total']}"))
+    console.print(Text(f"\n{shown} of {number(answer['total'])}"))
 
 
 def console_for(stream: IO[str]) -> Console:
@@ -113,12 +120,52 @@ def _print_csv(columns: Sequence[str], rows: Iterable[Sequence[str]], stream: IO
     stream.write(text.getvalue())
 
 
-def _table(columns: Sequence[str], rows: _Rows) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in NUMERIC else "left", overflow="fold")
+def _fitting_table(columns: Sequence[str], rows: _Rows, secondary: Sequence[str], console: Console) -> Table:
+    """
+    Return a table that fits the console if it can: without empty columns, and without secondary ones that have no room.
+
+    Args:
+        columns: their names.
+        rows: a cell for each column.
+        secondary: columns that may be left out, the first one first.
+        console: where the table is printed.
+    """
+    shown = [column for number, column in enumerate(columns) if not rows or any(row[number] for row in rows)]
+    unlimited = console.options.update(width=PLAIN_WIDTH)
+
+    def fits(notes_width: int) -> bool:
+        table = _table(columns, rows, shown, notes_width=notes_width)
+        return console.measure(table, options=unlimited).maximum <= console.width
+
+    for column in secondary:
+        if fits(NOTES_WIDTH):
+            break
+        shown = [name for name in shown if name != column]
+    return _table(columns, rows, shown, folds_notes_only=fits(LEAST_NOTES_WIDTH))
+
+
+def _table(
+    columns: Sequence[str],
+    rows: _Rows,
+    shown: Sequence[str],
+    *,
+    notes_width: int | None = None,
+    folds_notes_only: bool = False,
+) -> Table:
+    """Return a table of those columns that are in `shown`. `notes_width`: at most that wide are the notes."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in shown:
+        is_notes = column == "notes"
+        table.add_column(
+            column,
+            justify="right" if column in NUMERIC else "left",
+            overflow="fold",
+            max_width=notes_width if is_notes else None,
+            no_wrap=folds_notes_only and not is_notes,
+        )
     for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+        cells = (cell for column, cell in zip(columns, row, strict=True) if column in shown)
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
     return table
 
 
@@ -162,14 +209,19 @@ def _flow_cell(flow: dict[str, Any], column: str, scaled: bool) -> str:
     return byte_count(flow[column]) if scaled and column.startswith("bytes_") else str(flow[column])
 
 
-def _head(status: dict[str, Any]) -> list[str]:
+def _number_format(scaled: bool) -> Callable[[int], str]:
+    return count if scaled else str
+
+
+def _head(status: dict[str, Any], scaled: bool) -> list[str]:
     uptime_s = int(status["uptime_s"])
     up = f"{uptime_s // 3600}:{uptime_s // 60 % 60:02}:{uptime_s % 60:02}"
-    table = status["table"]
+    table, number = status["table"], _number_format(scaled)
     lines = [
         f"lb {status['version']}  pid {status['pid']}  backend {status['backend']}  up {up}",
         f"config {status['config']}  generation {status['generation']}",
-        f"flow table {table['entries']} of {table['capacity']} ({table['entries'] / table['capacity']:.1%})",
+        f"flow table {number(table['entries'])} of {number(table['capacity'])} "
+        f"({table['entries'] / table['capacity']:.1%})",
     ]
     for interface in status["interfaces"]:
         addresses = " ".join(interface["addresses"]) or "no address"
@@ -187,16 +239,17 @@ def _head(status: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _services(status: dict[str, Any]) -> list[str]:
+def _services(status: dict[str, Any], scaled: bool) -> list[str]:
+    number = _number_format(scaled)
     return [
         f"service {service['name']}  {_endpoint(service)}/{service['protocol']}  policy {service['policy']}  "
-        f"active {service['flows_active']}" + ("  leaving" if service["leaving"] else "")
+        f"active {number(service['flows_active'])}" + ("  leaving" if service["leaving"] else "")
         for service in status["services"]
     ]
 
 
 def _tail(counters: dict[str, Any], scaled: bool) -> list[str]:
-    number = count if scaled else str
+    number = _number_format(scaled)
     total = byte_count if scaled else "{} bytes".format
     lines = [
         f"received {number(counters['rx_packets'])} packets, {total(counters['rx_bytes'])}; "

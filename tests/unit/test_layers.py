@@ -11,6 +11,7 @@ import import_map
 
 PYTHON, RUST = import_map.python_imports(), import_map.rust_imports()
 TEXT = import_map.ARCHITECTURE.read_text()
+READABLE, READABLE_USERS = "lb.backends.python.", {"lb.explain.placement", "lb.testing"}
 TOURS = ("### One frame", "### One change of the configuration")
 
 
@@ -73,6 +74,12 @@ def test_lab_is_imported_by_commands_alone_and_lazily() -> None:
             path = path if path.exists() else path.with_suffix("") / "__init__.py"
             top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
             assert not [node.module for node in top if (node.module or "").startswith("lb.lab")], name
+
+
+def test_python_data_path_is_imported_by_backends_alone() -> None:
+    """Others use the contract, or `lb.packet`; ARCHITECTURE.md says why the exceptions are some."""
+    users = {name for name, others in PYTHON.items() if any(f"{each}.".startswith(READABLE) for each in others)}
+    assert {name for name in users if import_map.python_room(name) != "backends"} == READABLE_USERS
 
 
 @pytest.mark.parametrize("heading", TOURS)

@@ -38,7 +38,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
-from lb.backends.python import frames_for_announcement
+from lb.packet.announcement import frames_for_announcement
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 

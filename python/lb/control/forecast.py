@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import lb.backends
 from lb.backends import Backend
-from lb.backends.python.forwarding_state import PROTOCOLS
 from lb.model.snapshot import HASH_SELECTORS, Service, Snapshot
+from lb.packet.protocols import PROTOCOLS
 
 SAMPLE = 10_000
 # From where clients are drawn: all of IPv4 that a host may have, or one /32 of IPv6.

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 from lb.backends import Backend
 from lb.backends.base import AttachedInterface, Attachment, DataPath, Engine, Flow, FlowRecord
-from lb.backends.python.reply import frames_for_announcement
 from lb.backends.sharded import Sharded
 from lb.balancer import HASH_KEY_BYTES
 from lb.compiler.compile import IdKind
@@ -41,6 +40,7 @@ from lb.net.sockets import (
     require_room,
     take_drops,
 )
+from lb.packet.announcement import frames_for_announcement
 
 # More flows than any table holds: the data path itself resets them some at a time, with packets in between.
 ALL_FLOWS = 2**32 - 1

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from lb.backends.base import Flow
-from lb.backends.python.forwarding_state import PROTOCOLS, ForwardingState, is_martian_source
+from lb.backends.python.forwarding_state import ForwardingState, is_martian_source
 from lb.backends.python.next_hop import Hop, HopTable
 from lb.compiler.compile import Compiler, connected_routes, offline_interface
 from lb.compiler.spec import EffectiveServer, ServerKey, Spec, services
@@ -26,6 +26,7 @@ from lb.fields.types import format_mac, plain_address
 from lb.model.limits import HIGHEST_PORT
 from lb.model.snapshot import Address, NextHops, Plan, Protocol, Service, Snapshot
 from lb.packet.hashing import flow_hash, source_hash
+from lb.packet.protocols import PROTOCOLS
 
 # Linux hosts send with this; what matters is that it leaves one lower.
 EXAMPLE_TTL = 64

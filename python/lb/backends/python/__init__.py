@@ -12,7 +12,6 @@ from __future__ import annotations
 from lb.backends.base import Capabilities
 from lb.backends.python.datapath import DataPath, Result
 from lb.backends.python.primitives import checksum, checksum_update, flow_hash, parse, source_hash
-from lb.backends.python.reply import frames_for_announcement
 
 NAME = "python"
 
@@ -24,7 +23,6 @@ __all__ = [
     "checksum",
     "checksum_update",
     "flow_hash",
-    "frames_for_announcement",
     "parse",
     "source_hash",
 ]

@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from lb.model.snapshot import HASH_SELECTORS, Interface, InterfaceAddress, Server, Service, Snapshot
-from lb.packet import tcp, udp
-
-PROTOCOLS = {"tcp": tcp.PROTOCOL, "udp": udp.PROTOCOL}
+from lb.packet.protocols import PROTOCOLS
 
 # (address, port, protocol) of a service or a server.
 Socket: TypeAlias = tuple[bytes, int, int]

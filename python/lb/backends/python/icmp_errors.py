@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from lb.backends.python import reply as make
 from lb.backends.python.entry import Entry
-from lb.backends.python.forwarding_state import PROTOCOLS
 from lb.backends.python.picker import NewFlow
 from lb.backends.python.send import deliver, is_icmp_error, send_answer
 from lb.backends.python.tables import Tables
@@ -23,6 +22,7 @@ from lb.model.verdict import Direction
 from lb.packet import icmp, tcp
 from lb.packet.inner import InnerPacket, read_inner
 from lb.packet.parse import Packet
+from lb.packet.protocols import PROTOCOLS
 from lb.packet.rewrite import Change, lower_ttl, outgoing, update_l4, write, write_address
 
 TCP_CHECKSUM_END = tcp.CHECKSUM + 2

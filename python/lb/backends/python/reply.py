@@ -1,5 +1,5 @@
 """
-Packets that the balancer makes: ARP and neighbour answers, echo, ICMP errors, RST, and the announcements at start.
+Packets that the balancer answers with: ARP and neighbour answers, echo, ICMP errors and RST.
 
 Used by every stage that answers instead of forwarding (`docs/rules.md` rule 4, ARP and neighbour discovery; rule 10,
 ICMP about flows; rule 12, sending). Every byte is set here, so that no old buffer leaks. `send` decides whether an
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from lb.backends.python.forwarding_state import ForwardingState
 from lb.backends.python.next_hop import Output
-from lb.model.snapshot import Snapshot
 from lb.packet import ethernet, icmp, ipv4, ipv6, tcp
-from lb.packet.arp import REPLY, REQUEST, Arp, arp_message
+from lb.packet.announcement import advertisement_packet
+from lb.packet.arp import REPLY, Arp, arp_message
 from lb.packet.parse import Packet
 from lb.packet.segment import Segment
 
@@ -67,12 +67,6 @@ def advertisement(forwarding: ForwardingState, packet: Packet, vip: bytes) -> Ou
     )
 
 
-def advertisement_packet(vip: bytes, destination: bytes, mac: bytes, flags: int) -> bytes:
-    """Build the IPv6 packet of a neighbour advertisement."""
-    message = icmp.neighbour_advertisement(vip, destination, mac, flags)
-    return ipv6.ipv6_packet(vip, destination, icmp.PROTOCOL_V6, message, icmp.ND_HOP_LIMIT)
-
-
 def ip_packet(source: bytes, destination: bytes, protocol: int, payload: bytes, tos: int = 0) -> bytes:
     """Build an IP packet of our own, of the family of its addresses. `tos` is for IPv4; IPv6 has class 0."""
     if len(source) == 4:
@@ -120,32 +114,3 @@ def tcp_reset(forwarding: ForwardingState, packet: Packet, seg: Segment) -> Outp
     seq, ack = (seg.ack, None) if seg.has(tcp.ACK) else (0, seg.end)
     payload = tcp.reset_segment(vip, client, ports, seq, ack)
     return frame_to_sender(forwarding, packet, ip_packet(vip, client, tcp.PROTOCOL, payload), packet.ethertype)
-
-
-def frames_for_announcement(snapshot: Snapshot) -> list[tuple[int, bytes]]:
-    """
-    Build the frames that announce the VIPs at our MACs to all neighbours, sent at start.
-
-    Args:
-        snapshot: has the VIPs and the interfaces; only those with `announce` are used.
-
-    Returns:
-        (interface id, frame): gratuitous ARP requests (RFC 5227 2.3) and unsolicited neighbour advertisements (RFC
-        4861 7.2.6), by interface, then in order of the services.
-    """
-    vips = dict.fromkeys(service.address.packed for service in snapshot.services if service is not None)
-    return [
-        (number, announcement(vip, interface.mac))
-        for number, interface in enumerate(snapshot.interfaces)
-        if interface.announce
-        for vip in vips
-    ]
-
-
-def announcement(vip: bytes, mac: bytes) -> bytes:
-    """Build the frame that announces one VIP at one MAC."""
-    if len(vip) == 4:
-        message = arp_message(Arp(REQUEST, mac, vip, bytes(6), vip))
-        return ethernet.ethernet_header(ethernet.BROADCAST, mac, ethernet.ETHERTYPE_ARP) + message
-    message = advertisement_packet(vip, ipv6.ALL_NODES, mac, icmp.OVERRIDE)
-    return ethernet.ethernet_header(ethernet.ALL_NODES, mac, ethernet.ETHERTYPE_IPV6) + message

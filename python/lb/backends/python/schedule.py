@@ -11,7 +11,6 @@ from lb.backends.python import measure
 from lb.backends.python.connection import begin, pick_up
 from lb.backends.python.entry import Entry
 from lb.backends.python.flow_states import CLOSING, PICKUP, SYN_SENT, UDP_UNREPLIED
-from lb.backends.python.forwarding_state import PROTOCOLS
 from lb.backends.python.hit import send_translated
 from lb.backends.python.picker import Choice, Fit, NewFlow
 from lb.backends.python.send import answer_no_server, answer_reset, refuse_new_flow
@@ -21,6 +20,7 @@ from lb.backends.python.verdicts import Verdict, drop, hold
 from lb.model.snapshot import HASH_SELECTORS, Service
 from lb.model.verdict import Direction
 from lb.packet.parse import Packet
+from lb.packet.protocols import PROTOCOLS
 from lb.packet.segment import Segment
 from lb.packet.tcp import ACK
 

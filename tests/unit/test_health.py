@@ -10,7 +10,7 @@ from lb.control.health.judge import RAMP_STEPS, Rules, ServiceHealth, Transition
 from lb.model.clock import ManualClock
 
 INTERVAL_S = 1.0
-RULES = Rules(interval_ns=10**9, fall=3, rise=2)
+RULES = Rules(interval_ns=10**9, fall=3, rise=2, slow_start_ns=0)
 REFUSED = "connection refused"
 
 
@@ -55,7 +55,7 @@ def test_server_down_after_fall_up_after_rise() -> None:
 @given(st.text("+-", max_size=60), st.integers(1, 4), st.integers(1, 4))
 def test_any_results_health_is_what_the_last_run_said(results: str, fall: int, rise: int) -> None:
     """The verdict is that of the last run of equal results which was long enough."""
-    health = ServiceHealth(Rules(10**9, fall, rise), ["server1"])
+    health = ServiceHealth(Rules(10**9, fall, rise, 0), ["server1"])
     check_all(health, ManualClock(), results)
     expected, run = "up", ""
     for result in results:

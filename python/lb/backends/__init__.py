@@ -14,9 +14,8 @@ from typing import Protocol, cast
 
 from lb.backends.base import Capabilities, DataPath
 from lb.errors import BackendError
+from lb.model.backend import BACKENDS, MISSING_BACKENDS
 from lb.packet.headers import Headers
-
-NAMES: tuple[str, ...] = ("auto", "rust", "python", "ebpf")
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +68,10 @@ def load(name: str) -> Backend:
     """
     if name == "auto":
         return load_any()
-    if name == "ebpf":
-        raise BackendError("backend 'ebpf' is not in this version: choose rust, python or auto")
-    if name not in NAMES:
-        raise BackendError(f"there is no backend {name!r}: choose one of {', '.join(NAMES)}")
+    if name in MISSING_BACKENDS:
+        raise BackendError(f"backend {name!r} is not in this version: choose one of {', '.join(BACKENDS)}")
+    if name not in BACKENDS:
+        raise BackendError(f"there is no backend {name!r}: choose one of {', '.join(BACKENDS)}")
     return cast(Backend, importlib.import_module(f"lb.backends.{name}"))
 
 

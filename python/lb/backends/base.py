@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from lb.model.poll import POLLS, Poll
+from lb.model.poll import DEFAULT_POLL, POLLS, Poll
 from lb.model.snapshot import Address, NextHops, Snapshot
 from lb.model.verdict import Direction, Verdict
 from lb.packet.offload import Offload
@@ -291,7 +291,7 @@ def only_sockets(interfaces: Sequence[AttachedInterface]) -> list[int]:
 class Attachment(Protocol):
     """What connects an engine to interfaces: a packet loop, or a program in the kernel with a loop behind it."""
 
-    def attach(self, interfaces: Sequence[AttachedInterface], notify_fd: int, poll: Poll = "adaptive") -> None:
+    def attach(self, interfaces: Sequence[AttachedInterface], notify_fd: int, poll: Poll = DEFAULT_POLL) -> None:
         """
         Let packets of these interfaces come to the engine. Its flow table has all its memory from then on, where that
         is promised.

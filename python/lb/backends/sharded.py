@@ -27,7 +27,7 @@ from lb.backends.base import (
     only_sockets,
 )
 from lb.errors import LbError
-from lb.model.poll import Poll
+from lb.model.poll import DEFAULT_POLL, Poll
 from lb.model.snapshot import Address, AskFunction, NextHops, Snapshot
 from lb.net.shard import program, worker_of
 from lb.net.sockets import set_program
@@ -184,7 +184,7 @@ class Sharded:
         """Return the (interface id, address) pairs to resolve; raise LbError when a loop has failed."""
         return list(dict.fromkeys(pair for shard in self._shards for pair in shard.take_unresolved()))
 
-    def attach(self, interfaces: Sequence[AttachedInterface], notify_fd: int, poll: Poll = "adaptive") -> None:
+    def attach(self, interfaces: Sequence[AttachedInterface], notify_fd: int, poll: Poll = DEFAULT_POLL) -> None:
         """
         Start the packet loops, each on its own thread. When one does not start, none runs.
 

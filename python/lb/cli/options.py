@@ -7,8 +7,10 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from lb.model.backend import BackendName
+
 BackendOption: TypeAlias = Annotated[
-    Literal["auto", "rust", "python"],
+    BackendName,
     typer.Option(help="Data path; auto: the configured one, else the fastest available."),
 ]
 ControlOption: TypeAlias = Annotated[

@@ -51,7 +51,8 @@ from lb.fields.types import (
     show,
     type_name,
 )
-from lb.model.poll import Poll
+from lb.model.backend import BACKENDS, MISSING_BACKENDS
+from lb.model.poll import DEFAULT_POLL, Poll
 from lb.model.snapshot import DEFAULT_WEIGHT, Protocol, Refusal, Timeouts, Transit
 from lb.policies import NAMES, POLICIES, State, make
 from lb.policies.base import Policy
@@ -69,7 +70,6 @@ DEFAULT_POLICY = "round-robin"
 # What HAProxy and most others take for healthy: a redirect is an answer of a server that works.
 DEFAULT_EXPECT = "200-399"
 HERE = pathlib.Path()
-BACKENDS = ("auto", "rust", "python")
 
 
 class PolicyConfig(BaseModel):
@@ -113,8 +113,8 @@ def _parse_policy(value: object, info: ValidationInfo) -> PolicyConfig:
 
 
 def _parse_backend(value: object) -> str:
-    if value == "ebpf":
-        raise invalid('backend "ebpf" is not in this version', f"allowed: {', '.join(BACKENDS)}")
+    if value in MISSING_BACKENDS:
+        raise invalid(f"backend {show(value)} is not in this version", f"allowed: {', '.join(BACKENDS)}")
     if value not in BACKENDS:
         raise invalid(f"{show(value)} is no backend", f"allowed: {', '.join(BACKENDS)}")
     return str(value)
@@ -292,7 +292,7 @@ class Config(Table):
     poll: Poll = key(
         "While no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one core for the "
         "lowest latency), or sleep at once (sleep); backend rust",
-        default="adaptive",
+        default=DEFAULT_POLL,
         reload="restart",
     )
     workers: Workers = key(

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from lb.config.model import HealthConfig
+from lb.config.model import HealthConfig, ServiceConfig
 from lb.config.toml.locator import Path
 from lb.config.toml.problem import Problem, dotted
 from lb.fields.key import default_of
@@ -124,7 +124,7 @@ def _named(tables: Iterable[tuple[Path, Mapping[str, Any]]], what: str) -> Itera
 
 def _listening(services: Iterable[tuple[Path, Mapping[str, Any]]]) -> Iterator[tuple[Path, object, str]]:
     for path, service in services:
-        endpoint, protocol = _endpoint(service), service.get("protocol", "tcp")
+        endpoint, protocol = _endpoint(service), service.get("protocol", default_of(ServiceConfig, "protocol"))
         value = None if endpoint is None else (*endpoint, str(protocol))
         yield (*path, "address"), value, f"listener {_shown_endpoint(service)}/{protocol}"
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lb.config import unprivileged
+from lb.config import Config, unprivileged
 from lb.control.api.listener import bind_socket
 from lb.errors import LbError
+from lb.fields.key import default_of
 from lb.model.limits import MOST_WORKERS
 from lb.net.sockets import new_socket, open_direct_socket
 from lb.privileges import trust
@@ -94,7 +95,7 @@ def _open_sockets(made: Prepared, outline: dict[str, Any]) -> None:
     """Make the sockets that a configuration needs. Raise PrivilegeError when that is not allowed."""
     tables = outline.get("interface")
     interfaces = [table for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
-    workers = outline.get("workers", 1)
+    workers = outline.get("workers", default_of(Config, "workers"))
     if not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS or len(interfaces) > MOST_INTERFACES:
         return
     for table in interfaces * workers:

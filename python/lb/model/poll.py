@@ -6,3 +6,4 @@ from typing import Literal, TypeAlias, get_args
 
 Poll: TypeAlias = Literal["adaptive", "busy", "sleep"]
 POLLS: tuple[Poll, ...] = get_args(Poll)
+DEFAULT_POLL: Poll = "adaptive"

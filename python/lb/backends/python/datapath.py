@@ -23,7 +23,7 @@ from lb.backends.python.primitives import require_bytes, require_number
 from lb.backends.python.reset import reset_flows
 from lb.backends.python.tables import Tables
 from lb.errors import LbError
-from lb.model.poll import POLLS, Poll
+from lb.model.poll import DEFAULT_POLL, POLLS, Poll
 from lb.model.snapshot import Address, NextHops, Snapshot
 from lb.model.verdict import Direction
 from lb.model.verdict import Verdict as VerdictName
@@ -290,7 +290,7 @@ class DataPath:
         with self._lock:
             return self._tables.waiting.take_unresolved()
 
-    def attach(self, interfaces: Sequence[AttachedInterface], notify_fd: int, poll: Poll = "adaptive") -> None:
+    def attach(self, interfaces: Sequence[AttachedInterface], notify_fd: int, poll: Poll = DEFAULT_POLL) -> None:
         """
         Start the packet loop on its own thread. Frames leave by the sockets alone.
 

@@ -24,9 +24,9 @@ class Rules:
     """How results become verdicts. `fall`, `rise`: results in a row; `slow_start_ns`: length of the ramp, 0: none."""
 
     interval_ns: int
-    fall: int = 3
-    rise: int = 2
-    slow_start_ns: int = 0
+    fall: int
+    rise: int
+    slow_start_ns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import lb.backends
+from lb.backends import Backend
 from lb.backends.base import Engine, Flow, Result
 from lb.compiler.compile import Compiler, offline_interfaces, offline_next_hops, seed_of
 from lb.compiler.edits import with_config, without_removed
 from lb.compiler.spec import ServerIdentity, Spec
 from lb.config import Config, load
+from lb.errors import BackendError
 from lb.fields.types import parse_mac, plain_address
 from lb.model.clock import Clock, ManualClock
 from lb.model.snapshot import Address, Interface, Neighbour, Snapshot
@@ -39,7 +41,7 @@ class Balancer:
     def __init__(self, config: Config, backend: str, seed: int | None, clock: Clock | None) -> None:
         if seed is not None and not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed: {seed} is not in 0..{MAX_SEED}")
-        implementation = lb.backends.load(choose_backend(backend, config))
+        implementation = load_offline(choose_backend(backend, config))
         self.clock: Clock | ManualClock = ManualClock() if clock is None else clock
         self.config = config
         self.backend = implementation.NAME
@@ -68,7 +70,7 @@ class Balancer:
 
         Raises:
             ConfigError: the file cannot be read or is invalid, or lacks what offline work needs.
-            BackendError: the backend is not there.
+            BackendError: the backend is not there, or takes packets from interfaces only.
             ValueError: the seed is out of range.
         """
         return cls(load(path), backend, seed, clock)
@@ -184,6 +186,16 @@ class Balancer:
         if interface not in names:
             raise ValueError(f"interface: {interface!r} is not one of {', '.join(names)}")
         return names.index(interface)
+
+
+def load_offline(name: str) -> Backend:
+    """Load a backend. Raise BackendError when it is not there, or processes packets of interfaces only."""
+    backend = lb.backends.load(name)
+    if not backend.capabilities().offline:
+        raise BackendError(
+            f"backend {backend.NAME!r} takes packets from interfaces only: offline, choose another (--backend python)"
+        )
+    return backend
 
 
 def choose_backend(backend: str, config: Config) -> str:

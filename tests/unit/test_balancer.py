@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 import lb
+import lb.backends
 import lb.config
 from lb.backends.base import astuple
 
@@ -211,3 +215,14 @@ def test_system_clock_is_monotonic() -> None:
     """Two readings never decrease."""
     clock = lb.SystemClock()
     assert clock.now_ns() <= clock.now_ns()
+
+
+def test_backend_that_needs_interfaces_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a backend's capabilities leave out is said at once, with a choice that works."""
+    python = lb.backends.load("python")
+    module = ModuleType("lb.backends.rust")
+    module.NAME = "rust"  # type: ignore[attr-defined]
+    module.capabilities = lambda: replace(python.capabilities(), offline=False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lb.backends.rust", module)
+    with pytest.raises(lb.BackendError, match="'rust' takes packets from interfaces only: offline, choose another"):
+        lb.Balancer.from_config(lb.config.parse(CONFIG), backend="rust")

@@ -8,11 +8,13 @@ from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 import lb.backends
+from lb.backends import sharded
 from lb.config import Config
 from lb.control import housekeeping, recycle
 from lb.control import reload as reload_module
@@ -25,11 +27,12 @@ from lb.control.http_connections import CONNECTION_S
 from lb.control.interfaces import InterfaceFollower
 from lb.control.preparation import Prepared
 from lb.control.reload import Reloader, ReloadRecord, as_it_runs, load_config
-from lb.control.runtime import Runtime, ignored_settings
+from lb.control.runtime import Runtime, capabilities_of, ignored_settings
 from lb.control.seed import with_seed
 from lb.control.tasks import Supervisor
 from lb.control.telemetry.sampler import Sampler
 from lb.errors import ConfigError, LbError, UnderWayError
+from lb.model.poll import POLLS
 from lb.model.snapshot import Interface, Snapshot
 
 DEADLINE_S = 20.0
@@ -568,3 +571,28 @@ def test_settings_that_a_backend_cannot_follow_are_told(file: Path, backend: str
         ],
     }
     assert ignored_settings(config, module) == lines[backend]
+
+
+def test_settings_of_several_workers_are_told_by_what_they_can_together(file: Path) -> None:
+    """Also a backend that does all by itself cannot send directly from several workers."""
+    can = replace(lb.backends.load("python").capabilities(), sends_directly=True, polls=POLLS)
+    module = cast(Any, SimpleNamespace(NAME="able", capabilities=lambda: can))
+    one = load_config(file)
+    direct = one.interfaces[0].model_copy(update={"transmit": "direct"})
+    several = one.model_copy(update={"workers": 2, "interfaces": (direct,)})
+    assert (capabilities_of(one, module), capabilities_of(several, module)) == (can, sharded.capabilities(can))
+    assert ignored_settings(several, module) == ['backend able has no transmit = "direct": eth0 sends as with "queue"']
+
+
+def test_sample_has_what_the_backend_does_not_measure(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metrics leave out what would be 0 only because nothing measures it."""
+    python = lb.backends.load("python")
+    blind = replace(python.capabilities(), not_measured=frozenset({"stalled_ns"}))
+    monkeypatch.setattr(python, "capabilities", lambda: blind)
+
+    async def scenario(made: Parts) -> None:
+        cast(Any, made.path).counters = lambda: {"io": {"rx_dropped": 0}}
+        cast(Any, made.flow_log).missed = 0
+        assert made.sampler.sample().not_measured == {"stalled_ns"}
+
+    run(file, scenario)

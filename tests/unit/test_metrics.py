@@ -101,6 +101,17 @@ def value(name: str, sample: Sample = SAMPLE, **labels: str) -> float:
     return scrape(sample)[name][tuple(sorted(labels.items()))]
 
 
+def test_scrape_leaves_out_what_the_backend_does_not_measure() -> None:
+    """A metric made of what is not measured has no sample; the others, and other labels of one metric, have theirs."""
+    found = scrape(replace(SAMPLE, not_measured=frozenset({"connect_ns", "refused", "stalled_ns"})))
+    assert set(scrape(SAMPLE)) - set(found) == {
+        "lb_server_connect_seconds_count", "lb_server_connect_seconds_sum", "lb_server_stalled_seconds"
+    }  # fmt: skip
+    on = {"service": "video", "server": "server1"}
+    key = tuple(sorted((on | {"reason": "unanswered"}).items()))
+    assert found["lb_server_connects_failed_total"] == {key: 5}
+
+
 def test_scrape_server_health_state_and_weight() -> None:
     """A server that checks found down, one that the operator drains, one that takes flows."""
     on = {number: {"service": "video", "server": f"server{number}"} for number in (1, 2, 3)}

@@ -20,15 +20,15 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
-from lb.backends import Backend
-from lb.backends.base import AttachedInterface, Attachment, DataPath, Engine, Flow, FlowRecord
-from lb.backends.sharded import Sharded
+from lb.backends import Backend, sharded
+from lb.backends.base import AttachedInterface, Attachment, Capabilities, DataPath, Engine, Flow, FlowRecord
 from lb.balancer import HASH_KEY_BYTES
 from lb.compiler.compile import IdKind
 from lb.config import Config
 from lb.control.tasks import Supervisor, call_on
 from lb.errors import LbError
 from lb.model.snapshot import Address, NextHops, Snapshot
+from lb.model.units import byte_count
 from lb.net.frames import IoCounters, send
 from lb.net.host import GuardState, HostGuard
 from lb.net.shard import program
@@ -44,7 +44,6 @@ from lb.packet.announcement import frames_for_announcement
 
 # More flows than any table holds: the data path itself resets them some at a time, with packets in between.
 ALL_FLOWS = 2**32 - 1
-MIB = 1 << 20
 
 
 class Neighbours(Protocol):
@@ -160,7 +159,7 @@ class Runtime:
         make = self._backend.DataPath
         if workers == 1:
             return make(capacity, key, seed)
-        return Sharded(make, workers, capacity, key, seed)
+        return sharded.Sharded(make, workers, capacity, key, seed)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -314,6 +313,10 @@ class Runtime:
         workers = self._config.workers
         return self._backend.NAME if workers == 1 else f"{self._backend.NAME} with {workers} workers"
 
+    def capabilities(self) -> Capabilities:
+        """Return what the data path does as the rules say; several workers can less than one."""
+        return capabilities_of(self._config, self._backend)
+
     def ignored_settings(self) -> list[str]:
         """Return a line for each setting that the backend does not follow, with what it does instead."""
         return ignored_settings(self._config, self._backend)
@@ -325,13 +328,19 @@ class Runtime:
             return None
         promised, resident = memory
         capacity = self._config.flows.capacity
-        size = f"{promised / MIB:.1f} MiB promised, {resident / MIB:.1f} MiB resident"
+        size = f"{byte_count(promised)} promised, {byte_count(resident)} resident"
         return f"flow table: {capacity} flows of {promised / capacity:.1f} bytes, {size}"
+
+
+def capabilities_of(config: Config, backend: Backend) -> Capabilities:
+    """Return the capabilities of a backend with as many workers as a configuration has."""
+    one = backend.capabilities()
+    return one if config.workers == 1 else sharded.capabilities(one)
 
 
 def ignored_settings(config: Config, backend: Backend) -> list[str]:
     """Return a line for each setting that a backend's capabilities leave out, with what it does instead."""
-    can = backend.capabilities()
+    can = capabilities_of(config, backend)
     lines = []
     # "adaptive" leaves the choice to the backend.
     if config.poll != "adaptive" and config.poll not in can.polls:

@@ -119,6 +119,25 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_server_health_changes_total": Definition("counter", "Changes of a server's health.", (*_SERVER, "health")),
 }
 
+# Metrics of measurements: the metric, the values of its labels after those of the server, and the measurements: one, or
+# number and sum of a summary.
+_MEASURED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("lb_server_connect_seconds", (), ("connects", "connect_ns")),
+    ("lb_server_connect_peak_seconds", (), ("connect_peak_ns",)),
+    ("lb_server_first_byte_seconds", (), ("first_bytes", "first_byte_ns")),
+    ("lb_server_first_byte_peak_seconds", (), ("first_byte_peak_ns",)),
+    ("lb_server_requests_total", (), ("requests",)),
+    ("lb_server_answer_seconds_total", (), ("answer_ns",)),
+    ("lb_server_waiting_flows", (), ("waiting_flows",)),
+    ("lb_server_stalled_seconds", (), ("stalled_ns",)),
+    ("lb_server_in_flight_bytes", (), ("in_flight_bytes",)),
+    ("lb_server_requests_failed_total", (), ("failed",)),
+    ("lb_server_connects_failed_total", ("refused",), ("refused",)),
+    ("lb_server_connects_failed_total", ("unanswered",), ("unanswered",)),
+    ("lb_server_retransmitted_packets_total", ("syn",), ("syn_retransmitted",)),
+    ("lb_server_retransmitted_packets_total", ("data",), ("retransmitted",)),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -131,6 +150,7 @@ class Sample:
         services: as `Controller.services` returns them.
         counters: of the data path.
         measured: measurements of the data path, by service and server name.
+        not_measured: the names of measurements that the data path does not make.
         checks, changes: numbers by (service, server, result or health).
         flow_log_missed: flow exports that found no room.
         host_guard: how the services' packets are kept from the host's kernel.
@@ -150,6 +170,7 @@ class Sample:
     services: tuple[EffectiveService, ...]
     counters: Mapping[str, Any]
     measured: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
+    not_measured: frozenset[str] = frozenset()
     checks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     changes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     flow_log_missed: int = 0
@@ -241,7 +262,7 @@ def rows(sample: Sample) -> Iterator[Row]:
         yield from _service_rows(service, sample.counters)
     for service_name, servers in sample.measured.items():
         for server_name, measures in servers.items():
-            yield from _measured_rows((service_name, server_name), measures)
+            yield from _measured_rows((service_name, server_name), measures, sample.not_measured)
     for name, counts in (("checks", sample.checks), ("changes", sample.changes)):
         for labels, count in counts.items():
             yield f"lb_server_health_{name}_total", labels, count
@@ -322,21 +343,12 @@ def _service_rows(service: EffectiveService, counters: Mapping[str, Any]) -> Ite
         yield from _traffic_rows("lb_server", labels, counters["servers"].get("/".join(labels)))
 
 
-def _measured_rows(labels: tuple[str, str], measures: Mapping[str, int]) -> Iterator[Row]:
-    for what, count in (("connect", "connects"), ("first_byte", "first_bytes")):
-        total = Sum(measures[count], measures[f"{what}_ns"] / NS_PER_S)
-        yield f"lb_server_{what}_seconds", labels, total
-        yield f"lb_server_{what}_peak_seconds", labels, measures[f"{what}_peak_ns"] / NS_PER_S
-    yield "lb_server_requests_total", labels, measures["requests"]
-    yield "lb_server_answer_seconds_total", labels, measures["answer_ns"] / NS_PER_S
-    yield "lb_server_waiting_flows", labels, measures["waiting_flows"]
-    yield "lb_server_stalled_seconds", labels, measures["stalled_ns"] / NS_PER_S
-    yield "lb_server_in_flight_bytes", labels, measures["in_flight_bytes"]
-    yield "lb_server_requests_failed_total", labels, measures["failed"]
-    for reason in ("refused", "unanswered"):
-        yield "lb_server_connects_failed_total", (*labels, reason), measures[reason]
-    for kind, name in (("syn", "syn_retransmitted"), ("data", "retransmitted")):
-        yield "lb_server_retransmitted_packets_total", (*labels, kind), measures[name]
+def _measured_rows(labels: tuple[str, str], measures: Mapping[str, int], not_measured: frozenset[str]) -> Iterator[Row]:
+    """Yield the metrics of a server's measurements, but for those that the backend does not measure: 0 would lie."""
+    for metric, more, names in _MEASURED:
+        if not_measured.isdisjoint(names):
+            values = [measures[name] / NS_PER_S if name.endswith("_ns") else measures[name] for name in names]
+            yield metric, (*labels, *more), values[0] if len(values) == 1 else Sum(int(values[0]), values[1])
 
 
 def takes_flows(server: EffectiveServer) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import lb
+from lb.backends.base import Capabilities
 from lb.compiler.spec import EffectiveService
 from lb.control.reload import ReloadRecord
 from lb.control.tasks import TaskState
@@ -32,6 +33,9 @@ class DataPathFigures(Protocol):
 
     def measurements(self) -> dict[str, dict[str, dict[str, int]]]:
         """Return what was measured about each server, by service and server name."""
+
+    def capabilities(self) -> Capabilities:
+        """Return what the data path does as the rules say, and what it does not measure."""
 
     def guard_state(self) -> GuardState:
         """Return how the services' packets are kept from the host's kernel."""
@@ -139,6 +143,7 @@ class Sampler:
             services=self._published.services(),
             counters=self._data_path.counters(),
             measured=self._data_path.measurements(),
+            not_measured=self._data_path.capabilities().not_measured,
             checks=dict(self._checks.results),
             changes=dict(self._checks.changes),
             flow_log_missed=self._flow_log.missed,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from lb.control.changes import Changes
-from lb.control.controller import Controller
 from lb.control.tasks import Supervisor
 from lb.errors import InterfaceError, LbError
 from lb.model.snapshot import Interface
@@ -19,12 +19,19 @@ from lb.model.snapshot import Interface
 log = logging.getLogger(__name__)
 
 
+class Published(Protocol):
+    """What follows the interfaces: `lb.control.controller.Controller`."""
+
+    def set_interfaces(self, interfaces: Sequence[Interface]) -> None:
+        """Publish a change of the interfaces. Raise ConfigError when one has got the address of a VIP or server."""
+
+
 class InterfaceFollower:
     """
     Follows the interfaces of a running balancer.
 
     Args:
-        controller: publishes their changes.
+        published: follows their changes.
         changes: the queue of changes.
         supervisor: runs what takes a while.
         fail: ends the balancer with an error.
@@ -33,10 +40,10 @@ class InterfaceFollower:
     """
 
     def __init__(
-        self, controller: Controller, changes: Changes, supervisor: Supervisor, fail: Callable[[Exception], None]
+        self, published: Published, changes: Changes, supervisor: Supervisor, fail: Callable[[Exception], None]
     ) -> None:
         self.trouble: str | None = None
-        self._controller = controller
+        self._published = published
         self._changes = changes
         self._supervisor = supervisor
         self._fail = fail
@@ -47,7 +54,7 @@ class InterfaceFollower:
         self._supervisor.spawn("interfaces", self._publish(interfaces))
 
     async def _publish(self, interfaces: tuple[Interface, ...]) -> None:
-        outcome = await self._changes.make(functools.partial(self._controller.set_interfaces, interfaces))
+        outcome = await self._changes.make(functools.partial(self._published.set_interfaces, interfaces))
         if isinstance(outcome.error, LbError):
             log.error("the change cannot be followed: %s", outcome.error)
             return

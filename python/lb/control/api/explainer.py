@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, cast, get_args
 
-from lb.control.api.sources import DataPathQueries
-from lb.control.controller import Controller
+from lb.control.api.sources import DataPathQueries, Published
 from lb.errors import RequestError
 from lb.explain.placement import Known, Question, explain, find_service, parse_endpoint
 from lb.model.snapshot import NextHops, Protocol
@@ -20,13 +19,13 @@ class Explainer:
     Explains where flows of a running balancer go.
 
     Args:
-        controller: has spec and snapshot.
+        published: spec and snapshot.
         data_path: has flows and counters.
         next_hops: returns the current routes and neighbours.
     """
 
-    def __init__(self, controller: Controller, data_path: DataPathQueries, next_hops: Callable[[], NextHops]) -> None:
-        self._controller = controller
+    def __init__(self, published: Published, data_path: DataPathQueries, next_hops: Callable[[], NextHops]) -> None:
+        self._published = published
         self._data_path = data_path
         self._next_hops = next_hops
 
@@ -47,7 +46,7 @@ class Explainer:
         return await asyncio.to_thread(self._explain, question)
 
     def _explain(self, question: Question) -> dict[str, Any]:
-        snapshot, spec = self._controller.snapshot, self._controller.spec
+        snapshot, spec = self._published.snapshot, self._published.spec
         number, _ = find_service(snapshot, question)
         flow, round_number = self._data_path.peek(number, question.client.address, question.client.port)
         servers = self._data_path.counters()["servers"]

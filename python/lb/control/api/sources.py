@@ -6,8 +6,21 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lb.backends.base import Flow
+from lb.compiler.spec import Spec
 from lb.control.outcome import Preview
-from lb.model.snapshot import Address
+from lb.model.snapshot import Address, Snapshot
+
+
+class Published(Protocol):
+    """What is published: `lb.control.controller.Controller`."""
+
+    @property
+    def spec(self) -> Spec:
+        """The published spec."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot that it compiles to."""
 
 
 class DataPathQueries(Protocol):

@@ -18,7 +18,6 @@ from typing import Protocol
 from lb.compiler.spec import HEALTHY, ServerKey, Spec, present_servers
 from lb.config import HealthConfig
 from lb.control.changes import Requests
-from lb.control.controller import Controller
 from lb.control.health.judge import RAMP_STEPS, Rules, ServiceHealth, Transition
 from lb.control.health.passive import Measured, PassiveChecks
 from lb.control.health.prober import Key, OnResult, Prober, Target
@@ -53,12 +52,23 @@ class Checker(Protocol):
         """End all checks."""
 
 
+class CheckedServers(Protocol):
+    """The servers that may be checked, and their health: `lb.control.controller.Controller`."""
+
+    @property
+    def spec(self) -> Spec:
+        """The published spec."""
+
+    def update_health(self, updates: Mapping[ServerKey, HealthUpdate]) -> list[ServerKey]:
+        """Note health and ramps of any number of servers. Return those that do not exist (any more)."""
+
+
 class Checks:
     """
     The checks of all services that have a `health` table.
 
     Args:
-        controller: has the servers, and takes health updates.
+        servers: those that may be checked; takes health updates.
         changes: the queue of changes.
         supervisor: runs the tasks.
         now_ns: a monotonic clock.
@@ -71,14 +81,14 @@ class Checks:
 
     def __init__(
         self,
-        controller: Controller,
+        servers: CheckedServers,
         changes: Requests,
         supervisor: Supervisor,
         now_ns: Callable[[], int] = time.monotonic_ns,
         prober: Callable[[OnResult], Checker] | None = None,
         measure: Callable[[], Measured] | None = None,
     ) -> None:
-        self._controller = controller
+        self._servers = servers
         self._changes = changes
         self._supervisor = supervisor
         self._now_ns = now_ns
@@ -126,7 +136,7 @@ class Checks:
     @property
     def is_current(self) -> bool:
         """Whether the present servers are the ones that are checked."""
-        return _all_same(_servers_of(self._controller.spec), self._followed)
+        return _all_same(_servers_of(self._servers.spec), self._followed)
 
     async def _follow(self) -> None:
         # Compared with what is checked, so that it begins anew after a failure.
@@ -139,7 +149,7 @@ class Checks:
 
     async def _follow_servers(self) -> None:
         """Check the present servers and no others, in slices."""
-        spec, pace = self._controller.spec, Pace()
+        spec, pace = self._servers.spec, Pace()
         self._prober.limit(spec.config.check_concurrency)
         present: set[Key] = set()
         for service in spec.config.services:
@@ -195,7 +205,7 @@ class Checks:
 
     def _is_up(self, key: Key) -> bool:
         """Return whether a server is up in the published spec."""
-        return self._controller.spec.health.get(ServerKey(*key), HEALTHY).health == "up"
+        return self._servers.spec.health.get(ServerKey(*key), HEALTHY).health == "up"
 
     def _repeat(self, key: Key) -> None:
         """Publish again that a server is down: removed and added back in one publication, it has lost its health."""
@@ -203,7 +213,7 @@ class Checks:
 
     def _release(self, key: Key) -> None:
         """Mark a server up that is not checked any more, or is another machine now."""
-        if self._controller.spec.health.get(ServerKey(*key), HEALTHY) != HEALTHY:
+        if self._servers.spec.health.get(ServerKey(*key), HEALTHY) != HEALTHY:
             self._tell(key, Transition(key[1], "up", "not checked any more"))
             self._update(key, HealthUpdate(ramp=1.0))
 
@@ -305,7 +315,7 @@ class Checks:
         def prepare() -> Change:
             nonlocal taken
             taken, self._updates = self._updates, {}
-            return lambda: self._controller.update_health(taken)
+            return lambda: self._servers.update_health(taken)
 
         self._changes.request("health", prepare, lambda outcome: self._on_published(taken, outcome))
 

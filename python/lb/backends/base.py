@@ -90,8 +90,8 @@ def astuple(result: Result) -> tuple[Any, ...]:
 
 class Flow(NamedTuple):
     """
-    One entry of the flow table. `state`: syn-sent, syn-received, established, closing, udp, pickup or udp-unreplied.
-    `idle_s`: seconds since the last packet that refreshed it.
+    One entry of the flow table. `state`: one of `lb.model.flow_states.FLOW_STATES`. `idle_s`: seconds since the last
+    packet that refreshed it.
     """
 
     client: str

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lb.cli.options import BytesOption, ControlOption, OutputOption
+from lb.model.flow_states import FLOW_STATES
 
 
 def status(output: OutputOption = "table", raw: BytesOption = False, control: ControlOption = None) -> None:
@@ -26,12 +27,7 @@ def flows(
     client: Annotated[str | None, typer.Option(help="Only flows of this client address.")] = None,
     service: Annotated[str | None, typer.Option(help="Only flows of this service.")] = None,
     server: Annotated[str | None, typer.Option(help="Only flows of this server: NAME or SERVICE/NAME.")] = None,
-    state: Annotated[
-        str | None,
-        typer.Option(
-            help="Only flows in this state: syn-sent, syn-received, established, closing, udp, pickup, udp-unreplied."
-        ),
-    ] = None,
+    state: Annotated[str | None, typer.Option(help=f"Only flows in this state: {', '.join(FLOW_STATES)}.")] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of flows to show.", min=1, max=100_000)] = 1000,
     offset: Annotated[int, typer.Option(help="Number of flows to skip.", min=0)] = 0,
     output: OutputOption = "table",

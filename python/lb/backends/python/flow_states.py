@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-SYN_SENT = "syn-sent"
-SYN_RECEIVED = "syn-received"
-ESTABLISHED = "established"
-CLOSING = "closing"
-UDP = "udp"
-# Unconfirmed, only one side has sent: TCP that began before the balancer and was picked up; UDP without answer.
-PICKUP = "pickup"
-UDP_UNREPLIED = "udp-unreplied"
+from lb.model.flow_states import FLOW_STATES
 
+SYN_SENT, SYN_RECEIVED, ESTABLISHED, CLOSING, UDP, PICKUP, UDP_UNREPLIED = FLOW_STATES
 # Also the order in which their lists are searched for expired flows.
-STATES = (SYN_SENT, SYN_RECEIVED, ESTABLISHED, CLOSING, UDP, PICKUP, UDP_UNREPLIED)
+STATES = FLOW_STATES
 # States that count as active: neither over nor unconfirmed.
 ACTIVE = frozenset({SYN_SENT, SYN_RECEIVED, ESTABLISHED, UDP})
 

@@ -29,6 +29,7 @@ from lb.control.telemetry.process_facts import Facts
 from lb.control.telemetry.rates import RateMeter
 from lb.errors import RequestError, UnknownNameError
 from lb.fields.types import plain_address
+from lb.model.flow_states import FLOW_STATES
 from lb.model.snapshot import Address
 from lb.policies.base import State
 
@@ -37,7 +38,6 @@ MAX_FLOWS = 100_000
 # No table holds more flows.
 MAX_NUMBER = 2**32
 NUMBER = re.compile(r"-?[0-9]{1,20}")
-FLOW_STATES = ("syn-sent", "syn-received", "established", "closing", "udp", "pickup", "udp-unreplied")
 FLOW_FILTERS = ("client", "service", "server", "state")
 
 

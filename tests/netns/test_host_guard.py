@@ -192,7 +192,7 @@ def test_guard_nft_fails_is_told_and_made_good(arms: Arms, tmp_path: Path, backe
         state = wait_until(lambda: fetch(run.control, "/status")["host_guard"]["trouble"], "the trouble shows")
         assert "nft: busy" in state
         assert read_metric(arms, "lb_host_guard_active") == 0
-        assert "cannot be kept from this host's kernel" in run.text()
+        assert "cannot block the services' packets for the host's kernel" in run.text()
         told = [row for row in doctor(arms, run)[1] if row["check"] == "kernel stays out" and "busy" in row["message"]]
         assert [row["level"] for row in told] == ["fail"]
         broken.unlink()

@@ -436,7 +436,7 @@ def test_guard_nft_fails_once_the_addition_gets_in_later(
         trouble = guard.state().trouble
         assert trouble is not None
         assert "nft: busy" in trouble
-        assert caplog.text.count("cannot be kept from this host's kernel") == 1
+        assert caplog.text.count("cannot block the services' packets for the host's kernel") == 1
     assert not guard.repair()
     assert "2001:db8:1::100" in ruleset()
     assert silence.silenced() == []

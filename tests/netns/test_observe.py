@@ -98,7 +98,7 @@ def test_explain_unknown_service_exit_2_no_daemon_exit_5(testbed: Testbed, backe
     with running(testbed, backend):
         code, out, err = lb(testbed, "explain", "198.18.1.21:1", f"{VIP}:1")
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert "198.18.1.100:1 is no service" in err
+        assert "198.18.1.100:1 is not a service" in err
     code, out, err = lb(testbed, "explain", "198.18.1.21:1", f"{VIP}:1")
     assert (code, out, err.count("\n")) == (5, "", 1)
 

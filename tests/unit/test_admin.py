@@ -74,9 +74,9 @@ def test_listener_answers_get_and_post_then_leaves_nothing(tmp_path: Path) -> No
     [
         (RequestError("weight: no"), 2),
         (UnknownNameError("there is no service x"), 2),
-        (RefusedError("is there already"), 2),
+        (RefusedError("already exists"), 2),
         (ConfigError(["lb.toml:3:1: x: unknown key"]), 3),
-        (UnderWayError("the reload is still under way"), 6),
+        (UnderWayError("the reload is still in progress"), 6),
         (LbError("the loop has failed"), 1),
     ],
 )

@@ -101,7 +101,7 @@ def test_disable_with_reset_ends_the_flows(served: ServedBalancer) -> None:
         (
             "/add",
             {"service": "video", "server": {"name": "server1", "address": "198.18.1.39", "port": 1}},
-            "video/server1 is there already",
+            "video/server1 already exists",
         ),
         ("/reload", {"dry_run": "no"}, "dry_run: true or false is needed"),
     ],

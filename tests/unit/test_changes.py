@@ -93,7 +93,7 @@ def test_make_loop_runs_on_while_a_publication_takes_its_time() -> None:
 
 
 def test_request_many_at_once_are_one_publication_per_tick() -> None:
-    """What checks say while a publication is under way becomes one more, however much; requests do not pile up."""
+    """What checks say while a publication is in progress becomes one more, however much; requests do not pile up."""
 
     async def scenario() -> None:
         queued, controller, held, supervisor = queue(3)
@@ -155,16 +155,16 @@ def test_make_urgent_change_does_not_wait_for_the_tick() -> None:
 
 
 def test_make_stuck_publication_has_a_deadline_and_the_process_may_end(caplog: pytest.LogCaptureFixture) -> None:
-    """A change that has not begun in time is given up; one that has is reported as under way; no caller hangs."""
+    """A change that has not begun in time is given up; one that has is reported as in progress; no caller hangs."""
     caplog.set_level("INFO")
 
     async def scenario() -> None:
         queued, controller, held, supervisor = queue()
         begun = asyncio.create_task(queued.make(lambda: controller.set_weight("video", "server1", 2), deadline_s=0.2))
         await entered(held)
-        with pytest.raises(LbError, match="was given up: the one before it has been under way"):
+        with pytest.raises(LbError, match="was given up: the one before it has been in progress"):
             await queued.make(lambda: controller.set_weight("video", "server2", 9), deadline_s=0.01)
-        with pytest.raises(UnderWayError, match="still under way"):
+        with pytest.raises(UnderWayError, match="still in progress"):
             await begun
         held.gate.set()
         outcome = await queued.make(lambda: controller.set_weight("video", "server3", 4))
@@ -178,7 +178,7 @@ def test_make_stuck_publication_has_a_deadline_and_the_process_may_end(caplog: p
 
 
 def test_close_change_that_never_returns_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end waits for a change that is under way, and not for ever."""
+    """The end waits for a change that is in progress, and not for ever."""
 
     async def scenario() -> None:
         queued, controller, held, supervisor = queue()

@@ -138,7 +138,7 @@ def test_init_template_passes_check_and_is_not_overwritten(tmp_path: Path) -> No
     assert lb("check", path).returncode == 0
     path.write_text("mine")
     refused = lb("init", path)
-    assert (refused.returncode, refused.stderr) == (1, f"lb: {path} is there already: --force overwrites it\n")
+    assert (refused.returncode, refused.stderr) == (1, f"lb: {path} already exists: --force overwrites it\n")
     assert path.read_text() == "mine"
     assert lb("init", path, "--force").returncode == 0
     assert path.read_text() != "mine"

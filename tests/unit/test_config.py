@@ -60,8 +60,8 @@ MISTAKES = [
     ("port = 9876", 'port = 9876\nhealth = { check = "http", interval = 1 }', ["9:39: service[0].health.interval: 1 has no unit"]),
     ("port = 9876", 'port = 9876\nhealth = { check = "http", timeout = "2s" }', ["9:38: service[0].health.timeout: the timeout is longer than the interval"]),
     ("port = 9876", 'port = 9876\nhealth = { check = "http", interval = "100ms" }', ["9:39: service[0].health.interval: the timeout is longer than the interval"]),
-    ("port = 9876", 'port = 9876\nhealth = { check = "http", expect = 99 }', ['9:37: service[0].health.expect: "99" is no HTTP status or range of them']),
-    ("port = 9876", 'port = 9876\nhealth = { check = "http", expect = "399-200" }', ['9:37: service[0].health.expect: "399-200" is no HTTP status or range of them']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", expect = 99 }', ['9:37: service[0].health.expect: "99" is not an HTTP status or range of them']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", expect = "399-200" }', ['9:37: service[0].health.expect: "399-200" is not an HTTP status or range of them']),
     ("port = 9876", 'port = 9876\nhealth = { check = "http", path = "x" }', ['9:35: service[0].health.path: "x" is not the path of a URL']),
     ("port = 9876", 'port = 9876\nhealth = { check = "tcp", path = "/" }', ["9:27: service[0].health.path: a check by TCP asks for nothing"]),
     ("port = 9876", 'port = 9876\nprotocol = "udp"\nhealth = { check = "tcp" }', ["10:10: service[0].health: checks are TCP connections: a UDP service has to say to which port"]),
@@ -80,7 +80,7 @@ MISTAKES = [
     ("port = 8031", 'port = 8031\n  state = "actve"', ['14:11: service[0].server[0].state: "actve" is not allowed']),
     ("port = 8031", 'port = 8031\n  mac = "01:00:5e:00:00:01"', ['14:9: service[0].server[0].mac: "01:00:5e:00:00:01" is a group address']),
     ("port = 8031", 'port = 8031\n  mac = "aa:bb"', ['14:9: service[0].server[0].mac: "aa:bb" is not a MAC address']),
-    ("port = 8031", 'port = 8031\n  mac = "00:00:00:00:00:00"', ['14:9: service[0].server[0].mac: "00:00:00:00:00:00" is no host\'s address']),
+    ("port = 8031", 'port = 8031\n  mac = "00:00:00:00:00:00"', ['14:9: service[0].server[0].mac: "00:00:00:00:00:00" is not a host\'s address']),
     ('"198.18.1.31"', '"198.18.1.300"', ['12:13: service[0].server[0].address: "198.18.1.300" is not an IP address']),
     ('"198.18.1.31"', '"fd00::31"', ["12:13: service[0].server[0].address: fd00::31 is IPv6, the VIP 198.18.1.100 is IPv4"]),
     ('"198.18.1.31"', '"198.18.1.1"', ["12:13: service[0].server[0].address: 198.18.1.1 is an address of the balancer itself"]),
@@ -105,7 +105,7 @@ MISTAKES = [
     ('name = "eth0"', 'name = "eth0"\nannounce = "yes"', ['3:12: interface[0].announce: "yes" is a string, not a boolean']),
     ('name = "video"', 'name = "a/b"', ['6:8: service[0].name: "a/b" is not a valid name']),
     ("[[interface]]", 'backend = "ebpf"\n[[interface]]', ['1:11: backend: backend "ebpf" is not in this version']),
-    ("[[interface]]", 'backend = "c"\n[[interface]]', ['1:11: backend: "c" is no backend']),
+    ("[[interface]]", 'backend = "c"\n[[interface]]', ['1:11: backend: "c" is not a backend']),
     ("[[interface]]", "seed = -1\n[[interface]]", ["1:8: seed: -1 is not in 0..18446744073709551615"]),
     ("[[interface]]", "icmp_rate = 1.5\n[[interface]]", ["1:13: icmp_rate: 1.5 is a float, not an integer"]),
     ("[[interface]]", "workers = 0\n[[interface]]", ["1:11: workers: 0 is not in 1..64"]),
@@ -127,7 +127,7 @@ MISTAKES = [
     ("port = 9876", 'port = 9876\nhealth = { check = "http", path = "/a\\r\\nX: y" }', ['9:35: service[0].health.path: "/a\\r\\nX: y" is not the path of a URL']),
     ("port = 9876", 'port = 9876\nhealth = { check = "http", path = "/a#b" }', ['9:35: service[0].health.path: "/a#b" is not the path of a URL']),
     ("port = 9876", 'port = 9876\nhealth = { check = "http", path = "/\u0661" }', ['9:35: service[0].health.path: "/\u0661" is not the path of a URL']),
-    ("port = 9876", 'port = 9876\nhealth = { check = "http", expect = "\u0662\u0660\u0660" }', ['9:37: service[0].health.expect: "\u0662\u0660\u0660" is no HTTP status or range of them']),
+    ("port = 9876", 'port = 9876\nhealth = { check = "http", expect = "\u0662\u0660\u0660" }', ['9:37: service[0].health.expect: "\u0662\u0660\u0660" is not an HTTP status or range of them']),
     ('"198.18.1.31"', '"198.18.1.\u0663\u0661"', ['12:13: service[0].server[0].address: "198.18.1.\u0663\u0661" is not an IP address']),
     ('"198.18.1.31"', '"2001:db8::31%eth0"', ['12:13: service[0].server[0].address: "2001:db8::31%eth0" has a zone']),
     ("port = 8031", 'port = 8031\n  mac = "\u0660\u0662:00:00:00:00:31"', ['14:9: service[0].server[0].mac: "\u0660\u0662:00:00:00:00:31" is not a MAC address']),
@@ -318,7 +318,7 @@ def test_inspect_degenerate_document_reported(source: str, expected: list[str]) 
     ("old", "new", "expected"),
     [
         ("[[interface]]", '[flows]\nudp = "30s"\n[[interface]]', ["2:7: warning: flows.udp: UDP flows will be forgotten early"]),
-        ("[[interface]]", '[metrics]\naddress = "0.0.0.0"\n[[interface]]', ["2:11: warning: metrics.address: 0.0.0.0 is no loopback address"]),
+        ("[[interface]]", '[metrics]\naddress = "0.0.0.0"\n[[interface]]', ["2:11: warning: metrics.address: 0.0.0.0 is not a loopback address"]),
         ("[[interface]]", '[metrics]\naddress = "::1"\n[[interface]]', []),
         ('name = "eth0"', 'name = "eth0"\nannounce = true', []),
         ('"198.18.1.100"', '"203.0.113.9"', []),
@@ -372,7 +372,7 @@ def test_inspect_control_characters_never_reach_the_terminal() -> None:
     text = "\n".join(report.problems)
     assert "\x1b" not in text
     assert text.startswith("lb.toml:1:1: a\\nb: unknown key\n")
-    assert 'lb.toml:2:11: backend: "\\x1b[31mfast" is no backend\n' in text
+    assert 'lb.toml:2:11: backend: "\\x1b[31mfast" is not a backend\n' in text
 
 
 def test_load_invalid_file_raises_with_all_problems(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_print_status_table_for_people() -> None:
 def test_print_status_host_guard_in_trouble_shows() -> None:
     """Rule 20.2, the host's kernel: trouble of the host guard shows with its reason, in the table and in JSON."""
     facts = replace(FACTS, host_guard=GuardState(None, "nft: busy", 3))
-    line = "trouble: the services' packets are not kept from this host's kernel: nft: busy"
+    line = "trouble: the host guard does not block the services' packets for the host's kernel: nft: busy"
     assert line in shown(facts, "table").splitlines()
     assert json.loads(shown(facts, "json"))["host_guard"] == {"means": None, "trouble": "nft: busy", "repairs": 3}
     assert "kernel" not in shown(FACTS, "table")
@@ -350,7 +350,7 @@ def test_bind_socket_over_another_file_refuses(tmp_path: Path) -> None:
     """What is there and is no socket stays, and is called what it is."""
     path = tmp_path / "notes.txt"
     path.write_text("precious")
-    with pytest.raises(LbError, match="is there already and is no socket"):
+    with pytest.raises(LbError, match="already exists and is not a socket"):
         bind_socket(path)
     assert path.read_text() == "precious"
 

@@ -280,7 +280,7 @@ def test_leaving_services_of_one_name_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("number", "octet", "message"),
     [
-        (1, 49, "video/server1 is there already"),
+        (1, 49, "video/server1 already exists"),
         (7, 31, "198.18.1.31 port 8031 is video/server1 already"),
     ],
 )

@@ -438,8 +438,8 @@ def slow_reload(file: Path) -> None:
 
 def test_reload_that_outlasts_its_answer_is_carried_through_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Rule 18.1, reloads and changes: its caller hears that it is under way; all of it happens when it ends, and the next
-    one waits.
+    Rule 18.1, reloads and changes: its caller hears that it is in progress; all of it happens when it ends, and the
+    next one waits.
     """
     closed: list[Config] = []
     monkeypatch.setattr(reload_module, "close_policies", lambda unused, used: closed.append(unused))
@@ -447,11 +447,11 @@ def test_reload_that_outlasts_its_answer_is_carried_through_whole(file: Path, mo
     async def scenario(made: Parts) -> None:
         slow = Slow(made)
         slow_reload(file)
-        with pytest.raises(UnderWayError, match=r"still under way after 0\.5 s and goes on"):
+        with pytest.raises(UnderWayError, match=r"still in progress after 0\.5 s and goes on"):
             await made.reloader.reload(0.5)
         assert (made.record.counts, slow.metrics, made.flow_log.wanted) == ({}, ["both"], [])
         for ask in (made.reloader.reload, made.reloader.preview):
-            with pytest.raises(LbError, match="was given up: another one has been under way"):
+            with pytest.raises(LbError, match="was given up: another one has been in progress"):
                 await ask(0.01)
         next_one = asyncio.create_task(made.reloader.reload())
         slow.gate.set()
@@ -501,7 +501,7 @@ def test_reload_fault_of_ours_is_taken_back_and_told(file: Path) -> None:
 
 
 def test_interfaces_change_waits_for_a_slow_change_and_is_followed(file: Path) -> None:
-    """The kernel does not report it again: it is published after the change under way, however late."""
+    """The kernel does not report it again: it is published after the change in progress, however late."""
 
     async def scenario(made: Parts) -> None:
         slow = Slow(made)

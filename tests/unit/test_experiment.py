@@ -63,7 +63,7 @@ def test_slow_server_is_the_issues_first_experiment() -> None:
         ('title = "t"', "", "1:1", 'required key "title" is missing'),
         ("[[load]]", 'baseline = "random"\n[[load]]', "3:12", 'baseline: "random" is not one of the policies'),
         ("[[load]]", "[server.server9]\nweight = 1\n[[load]]", "3:1", "server.server9: the testbed has no server"),
-        ("[[load]]", '[server.server1]\nbandwidth = "40"\n[[load]]', "4:13", "is no bandwidth"),
+        ("[[load]]", '[server.server1]\nbandwidth = "40"\n[[load]]', "4:13", "is not a bandwidth"),
         ("[[load]]", '[health]\ncheck = "icmp"\n[[load]]', "3:1", 'health: "icmp" is not allowed'),
         ('name = "a"', 'name = "a"\nfile = "x"', "3:1", "load[0]: a load has either a file or lines"),
         ('name = "a"', 'name = "a"\narrival = "poisson:x"', "5:11", "load[0].arrival: 'poisson:x' is not"),
@@ -86,7 +86,7 @@ def test_wrong_file_is_told_with_its_place(tmp_path: Path, old: str, new: str, p
 
 def test_wrong_load_is_told_with_its_line(tmp_path: Path) -> None:
     """A mistake in the lines of a load is told as in a .load file, and a missing file by its name."""
-    with pytest.raises(ConfigError, match="load a:1:21: enum_size: 7 is no size"):
+    with pytest.raises(ConfigError, match="load a:1:21: enum_size: 7 is not a size"):
         file.read(written(tmp_path, SMALLEST.replace(" 100 0 1", " 7 0 1")))
     with pytest.raises(ConfigError, match=r"none\.load: cannot be read"):
         file.read(written(tmp_path, re.sub(r'lines = ".*"', 'file = "none.load"', SMALLEST)))

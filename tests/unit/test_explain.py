@@ -234,9 +234,9 @@ def test_explain_protocol_tcp_before_udp_unless_asked() -> None:
     ("vip", "error", "message"),
     [
         ("198.18.1.100:987", UnknownNameError,
-         "198.18.1.100:987 is no service: such packets are dropped (no_service); "
+         "198.18.1.100:987 is not a service: such packets are dropped (no_service); "
          "on this VIP: 198.18.1.100:9876/tcp (video), 198.18.1.100:53/udp (dns)"),
-        ("198.18.1.10:9876", UnknownNameError, "198.18.1.10 is no VIP: .*198.18.1.100:9876/tcp"),
+        ("198.18.1.10:9876", UnknownNameError, "198.18.1.10 is not a VIP: .*198.18.1.100:9876/tcp"),
         ("[2001:db8:1::100]:9876", RequestError, "198.18.1.21 is IPv4, 2001:db8:1::100 is IPv6: no packet has both"),
     ],
 )  # fmt: skip

@@ -12,7 +12,11 @@ def doctor(
     config: Annotated[
         Path | None,
         typer.Option(
-            "-c", "--config", exists=True, dir_okay=False, help="Default: that of the running balancer, else lb.toml."
+            "-c",
+            "--config",
+            exists=True,
+            dir_okay=False,
+            help="Default: the running balancer's, else lb.toml.",
         ),
     ] = None,
     probe: Annotated[

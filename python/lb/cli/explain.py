@@ -23,7 +23,7 @@ def explain(
             help="Explain a configuration instead of the running balancer.",
         ),
     ] = None,
-    protocol: Annotated[Protocol | None, typer.Option(help="Default: tcp if it has a service there, else udp.")] = None,
+    protocol: Annotated[Protocol | None, typer.Option(help="Default: tcp if the VIP serves it, else udp.")] = None,
     output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="text | json")] = "text",
     control: Annotated[Path | None, typer.Option(help="The balancer's control socket.", envvar="LB_CONTROL")] = None,
 ) -> None:

@@ -32,7 +32,7 @@ def check(
     flows: Annotated[int, typer.Option(min=100, max=1_000_000, help="Number of flows.")] = 10_000,
     share_error: Annotated[float, typer.Option(help="Largest relative error of a server's share; 0: any.")] = 0.15,
     remapping: Annotated[
-        float | None, typer.Option(help="Largest part of flows that move needlessly when a server leaves.")
+        float | None, typer.Option(help="Largest share of flows remapped needlessly when a server leaves.")
     ] = None,
 ) -> None:
     """
@@ -43,6 +43,7 @@ def check(
     """
     from lb.config.unprivileged import enter_policy
     from lb.errors import PolicyError
+    from lb.model.units import count
     from lb.testing import examine
 
     enter_policy(policy)
@@ -55,9 +56,9 @@ def check(
         remapping=remapping,
     )
     typer.echo(f"selector           {report.selector}")
-    typer.echo(f"share error        {report.share_error:.2%} ({servers} equal servers, {flows} flows)")
+    typer.echo(f"share error        {report.share_error:.2%} ({servers} equal servers, {count(flows)} flows)")
     typer.echo(f"                   {report.weighted_share_error:.2%} (weights 5, 3, 2)")
-    typer.echo(f"needless moves     {report.remapping:.2%} (one server leaves)")
+    typer.echo(f"needless remapping {report.remapping:.2%} (one server leaves)")
     for name, took_s in (("plan", report.plan_s), ("choose", report.choose_s)):
         if took_s is not None:
             typer.echo(f"{name:<18} {took_s * 1e6:.0f} us")

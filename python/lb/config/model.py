@@ -63,7 +63,7 @@ DEFAULT_FILE = "lb.toml"
 # Each check holds a socket, and many processes may have 1 024 of them.
 DEFAULT_CHECK_CONCURRENCY = 512
 SEED_NOTE = "random draws keep theirs until a restart"
-KERNELS = "the kernel's; `lb replay` needs it written"
+KERNELS = "the kernel's; required by `lb replay`"
 # A UDP flow whose sender never pauses has no end of its own.
 UDP_DRAIN_TIMEOUT_NS = 60 * 10**9
 DEFAULT_POLICY = "round-robin"
@@ -116,7 +116,7 @@ def _parse_backend(value: object) -> str:
     if value in MISSING_BACKENDS:
         raise invalid(f"backend {show(value)} is not in this version", f"allowed: {', '.join(BACKENDS)}")
     if value not in BACKENDS:
-        raise invalid(f"{show(value)} is no backend", f"allowed: {', '.join(BACKENDS)}")
+        raise invalid(f"{show(value)} is not a backend", f"allowed: {', '.join(BACKENDS)}")
     return str(value)
 
 
@@ -253,7 +253,7 @@ class FlowsConfig(Table):
     established: FlowTimeout = key("Idle time of established TCP flows", default="7440s")
     closing: FlowTimeout = key("Idle time of TCP flows that both sides have closed", default="120s")
     udp: FlowTimeout = key("Idle time of UDP flows; RFC 4787 asks for 120s or more", default="300s")
-    idle_floor: FlowTimeout = key("Flows idle for less than this are never given up for new ones", default="60s")
+    idle_floor: FlowTimeout = key("Flows idle for less than this are never evicted", default="60s")
 
     def timeouts(self) -> Timeouts:
         """Return the idle times as a snapshot carries them."""
@@ -302,7 +302,7 @@ class Config(Table):
     )
     flows: FlowsConfig = key("The flow table", default=FlowsConfig())
     check_concurrency: Concurrency = key(
-        "Health checks under way at a time, of all services together", default=DEFAULT_CHECK_CONCURRENCY
+        "Concurrent health checks, of all services together", default=DEFAULT_CHECK_CONCURRENCY
     )
     flow_log: StrictBool = key("Log a line for each flow that ends", default=False)
     metrics: MetricsConfig | None = key(

@@ -234,7 +234,7 @@ def _check_metrics(document: Mapping[str, Any]) -> Iterator[Problem]:
         return
     if address is not None and not address.is_loopback:
         hint = "other hosts can read the metrics there, with the names of services and servers"
-        yield Problem(("metrics", "address"), f"{address} is no loopback address", hint, severity="warning")
+        yield Problem(("metrics", "address"), f"{address} is not a loopback address", hint, severity="warning")
 
 
 def _check_workers(document: Mapping[str, Any]) -> Iterator[Problem]:

@@ -121,7 +121,7 @@ def write_template(path: pathlib.Path, *, overwrite: bool) -> None:
         with open(path, "w" if overwrite else "x", encoding="utf-8", opener=_open_0644) as file:
             file.write(template())
     except FileExistsError:
-        raise LbError(f"{path} is there already: --force overwrites it") from None
+        raise LbError(f"{path} already exists: --force overwrites it") from None
     except OSError as error:
         raise LbError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -28,7 +28,7 @@ TICK_S = 0.1
 TICK_SHARE = 3.0
 # How long an operator waits for an answer: less than the admin API keeps a connection.
 ANSWER_S = 25.0
-# How long the stop waits for the change under way.
+# How long the stop waits for the change in progress.
 CLOSE_S = 5.0
 TASK = "changes"
 
@@ -89,12 +89,12 @@ class Changes:
         self._supervisor.run(TASK, self._work)
 
     async def close(self) -> None:
-        """Cancel the changes that wait, refuse new ones, and wait up to CLOSE_S for the one that is under way."""
+        """Cancel the changes that wait, refuse new ones, and wait up to CLOSE_S for the one that is in progress."""
         self._is_closed = True
         for each in self._take():
             each.future.cancel()
         if not await self._thread.close(CLOSE_S):
-            log.warning("a change is still under way after %g s and is left alone", CLOSE_S)
+            log.warning("a change is still in progress after %g s and is left alone", CLOSE_S)
 
     async def make(self, change: Change, deadline_s: float | None = None) -> Outcome:
         """
@@ -118,11 +118,11 @@ class Changes:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 raise LbError(
-                    f"the change was given up: the one before it has been under way for {deadline_s:g} s; see the log"
+                    f"the change was given up: the one before it has been in progress for {deadline_s:g} s; see the log"
                 ) from None
             waiting.future.add_done_callback(_log_late)
             raise UnderWayError(
-                f"the change is still under way after {deadline_s:g} s and goes on; the log tells how it ends"
+                f"the change is still in progress after {deadline_s:g} s and goes on; the log tells how it ends"
             ) from None
 
     def request(self, name: str, prepare: Prepare, done: Done) -> None:

@@ -236,7 +236,7 @@ class Controller(Transactions):
 
     def preview(self, config: Config) -> Preview:
         """
-        Return what a reload would do after the changes under way, and change nothing.
+        Return what a reload would do after the changes in progress, and change nothing.
 
         Raises:
             ConfigError: it could not be compiled.

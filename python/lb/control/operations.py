@@ -91,6 +91,6 @@ def _require_free(owner: EffectiveService, server: ServerConfig) -> None:
     """Raise RefusedError when the name or the endpoint of a server is taken in its service."""
     for other in owner.servers:
         if not other.is_removed and other.name == server.name:
-            raise RefusedError(f"{owner.name}/{server.name} is there already")
+            raise RefusedError(f"{owner.name}/{server.name} already exists")
         if not other.is_removed and (other.config.address, other.config.port) == (server.address, server.port):
             raise RefusedError(f"{server.address} port {server.port} is {owner.name}/{other.name} already")

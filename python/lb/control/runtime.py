@@ -187,7 +187,7 @@ class Runtime:
         self._guarded(self._attachment.detach)
 
     def release_host(self) -> None:
-        """Remove the host guard; a change that is still under way does not put it back."""
+        """Remove the host guard; a change that is still in progress does not put it back."""
         with self._host_lock:
             self._is_over = True
         self._guard.remove()

@@ -3,7 +3,7 @@ Work one after the other: functions on a thread of their own, and long jobs on t
 
 A reload is more than one change: before it come the new address of the metrics and the interfaces, after it the flow
 log and the status. So it is a job of its own (`SerialJobs`). A caller that has waited long enough is told that the job
-is under way; the job itself goes on to its end, and the next one waits until then. Belongs to one asyncio loop.
+is in progress; the job itself goes on to its end, and the next one waits until then. Belongs to one asyncio loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SerialJobs:
     Runs long jobs one after the other, each to its end: reloads and dry runs.
 
     Args:
-        supervisor: ends a job that is under way when the process stops.
+        supervisor: ends a job that is in progress when the process stops.
         name: of the jobs, in messages and in the status.
     """
 
@@ -62,7 +62,7 @@ class SerialJobs:
                 raise
             task.add_done_callback(self._note_late)
             raise UnderWayError(
-                f"the {self._name} is still under way after {deadline_s:g} s and goes on; "
+                f"the {self._name} is still in progress after {deadline_s:g} s and goes on; "
                 "`lb status` and the log tell how it ends"
             ) from None
 
@@ -73,7 +73,7 @@ class SerialJobs:
                 await self._lock.acquire()
         except TimeoutError:
             raise LbError(
-                f"the {self._name} was given up: another one has been under way for {deadline_s:g} s; see the log"
+                f"the {self._name} was given up: another one has been in progress for {deadline_s:g} s; see the log"
             ) from None
 
     def _note_late(self, task: asyncio.Task[Any]) -> None:

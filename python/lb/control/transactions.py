@@ -157,7 +157,7 @@ class Transactions:
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Stage]:
-        """Yield the stage of the changes under way; without one, a new one, published when the block ends."""
+        """Yield the stage of the changes in progress; without one, a new one, published when the block ends."""
         if self._stage is not None:
             yield self._stage
             return

@@ -342,7 +342,7 @@ def _packets(address: Address, services: list[ServiceConfig], facts: Facts) -> t
         for row in service.servers
         if row.address == address
     ]
-    sent, back = (sum(row.get(f"packets_{way}", 0) for row in rows) for way in ("forward", "reply"))
+    sent, back = (sum(row.get(f"packets_{direction}", 0) for row in rows) for direction in ("forward", "reply"))
     return sent, back
 
 

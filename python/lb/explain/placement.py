@@ -118,10 +118,14 @@ def _what_is_near(question: Question, present: list[Service]) -> str:
     protocol = f"/{question.protocol}" if question.protocol else ""
     if here:
         listed = ", ".join(_listening(service) for service in here[:NEAR])
-        return f"{question.vip}{protocol} is no service: such packets are dropped (no_service); on this VIP: {listed}"
+        return (
+            f"{question.vip}{protocol} is not a service: such packets are dropped (no_service); on this VIP: {listed}"
+        )
     names = {_listening(service): service for service in present}
     near = difflib.get_close_matches(str(question.vip), names, n=NEAR, cutoff=0.5) or list(names)[:NEAR]
-    return f"{question.vip.address} is no VIP: such packets belong to no service; services: {', '.join(near) or 'none'}"
+    return (
+        f"{question.vip.address} is not a VIP: such packets belong to no service; services: {', '.join(near) or 'none'}"
+    )
 
 
 def _listening(service: Service) -> str:

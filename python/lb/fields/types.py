@@ -197,7 +197,7 @@ def parse_mac(value: object) -> bytes:
     if mac[0] & 1:
         raise invalid(f"{show(value)} is a group address", "a unicast MAC address: the first byte is even")
     if not any(mac):
-        raise invalid(f"{show(value)} is no host's address", MAC_HINT)
+        raise invalid(f"{show(value)} is not a host's address", MAC_HINT)
     return mac
 
 
@@ -232,7 +232,7 @@ def parse_expect(value: object) -> tuple[int, int]:
     match = STATUS_RANGE.fullmatch(require_string(value, EXPECT_HINT))
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not MIN_STATUS <= low <= high <= MAX_STATUS:
-        raise invalid(f"{show(value)} is no HTTP status or range of them", EXPECT_HINT)
+        raise invalid(f"{show(value)} is not an HTTP status or range of them", EXPECT_HINT)
     return low, high
 
 

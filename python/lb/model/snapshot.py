@@ -143,7 +143,7 @@ EMPTY = Snapshot(
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A way to a prefix. `interface`: id; `gateway`: None when on-link; `mtu`: bytes, None for the interface's."""
+    """A route to a prefix. `interface`: id; `gateway`: None when on-link; `mtu`: bytes, None for the interface's."""
 
     prefix: Network
     interface: int

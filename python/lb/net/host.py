@@ -262,13 +262,13 @@ class HostGuard:
 
     def _note_agreed(self, blocked: Blocked, means: Means | None) -> None:
         if self._trouble is not None:
-            log.info("the services' packets are kept from this host's kernel again")
+            log.info("the host guard blocks the services' packets for the host's kernel again")
         self._agreed, self._means, self._trouble = blocked, means, None
 
     def _note_trouble(self, trouble: str) -> None:
         # Once, not at each look.
         if trouble != self._trouble:
-            log.error("the services' packets cannot be kept from this host's kernel: %s", trouble)
+            log.error("the host guard cannot block the services' packets for the host's kernel: %s", trouble)
         self._agreed, self._means, self._trouble = None, None, trouble
         self._strain += 1
 

@@ -85,7 +85,7 @@ class TomlFile(Generic[Model]):
         except OSError as error:
             return Report(None, [f"{name}: cannot be read: {error.strerror}"], [])
         if len(data) > MAX_FILE_BYTES:
-            return Report(None, [f"{name}: larger than {MAX_FILE_BYTES} bytes: this is no configuration"], [])
+            return Report(None, [f"{name}: larger than {MAX_FILE_BYTES} bytes: this is not a configuration"], [])
         try:
             source = data.removeprefix(codecs.BOM_UTF8).decode()
         except UnicodeDecodeError as error:

@@ -171,7 +171,7 @@ def bind_socket(path: Path) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE and not path.is_socket():
-            raise LbError(f"{path}: is there already and is no socket; --control names another place") from None
+            raise LbError(f"{path} already exists and is not a socket; --control names another place") from None
         if error.errno == errno.EADDRINUSE:
             raise LbError(f"{path}: a balancer listens there already; --control names another socket") from None
         raise LbError(f"{path}: the control socket cannot be made: {error.strerror or error}") from error

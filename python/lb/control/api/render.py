@@ -229,7 +229,7 @@ def _head(status: dict[str, Any], scaled: bool) -> list[str]:
     if status["trouble"]:
         lines.append(f"trouble: {status['trouble']}")
     if trouble := status.get("host_guard", {}).get("trouble"):
-        lines.append(f"trouble: the services' packets are not kept from this host's kernel: {trouble}")
+        lines.append(f"trouble: the host guard does not block the services' packets for the host's kernel: {trouble}")
     if status["last_reload_error"]:
         lines.append(f"last reload failed, the configuration before it is in use: {status['last_reload_error']}")
     for name, task in status.get("tasks", {}).items():

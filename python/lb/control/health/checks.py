@@ -46,7 +46,7 @@ class Checker(Protocol):
         """Stop checking a server."""
 
     def limit(self, concurrency: int) -> None:
-        """Bound the number of checks that are under way at a time."""
+        """Bound the number of checks that are in progress at a time."""
 
     async def stop(self) -> None:
         """End all checks."""

@@ -7,8 +7,8 @@ Intervals run from start to start and jitter only shortens them, so `fall` failu
 timeout` at the latest. The answer of a server is read up to the end of its headers, bounded.
 
 An endpoint that several services check in the same way is checked once, for all of them. The number of checks that are
-under way at a time is bounded; a check that begins more than a tenth of its interval after it was due is *late*, and
-counted: too many were under way, or the loop was held up.
+in progress at a time is bounded; a check that begins more than a tenth of its interval after it was due is *late*, and
+counted: too many were in progress, or the loop was held up.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _Watched:
 
 
 class Slots:
-    """A bound on the work that is under way at a time, first come, first served. The limit may change at any time."""
+    """A bound on the work that is in progress at a time, first come, first served. The limit may change at any time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -81,7 +81,7 @@ class Slots:
         self._queue: deque[asyncio.Future[None]] = deque()
 
     def resize(self, limit: int) -> None:
-        """Change the limit. Work that is under way continues."""
+        """Change the limit. Work that is in progress continues."""
         self._limit = limit
         self._admit()
 
@@ -121,7 +121,7 @@ class Prober:
         supervisor: runs the checks; None: one of its own.
         seed: of the jitter; None: from the system.
 
-    `late`: the number of checks that began late, because too many were under way or the loop was held up.
+    `late`: the number of checks that began late, because too many were in progress or the loop was held up.
     """
 
     def __init__(self, on_result: OnResult, supervisor: Supervisor | None = None, seed: int | None = None) -> None:
@@ -134,7 +134,7 @@ class Prober:
         self.late = 0
 
     def limit(self, concurrency: int) -> None:
-        """Bound the number of checks that are under way at a time."""
+        """Bound the number of checks that are in progress at a time."""
         self._slots.resize(concurrency)
 
     def follow(self, targets: Mapping[Key, Target]) -> None:

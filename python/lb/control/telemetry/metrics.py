@@ -57,7 +57,7 @@ DEFINITIONS: dict[str, Definition] = {
     "lb_task_restarts_total": Definition("counter", "Restarts of background tasks.", ("task",)),
     "lb_publications_total": Definition("counter", "Snapshots published after the first."),
     "lb_health_checks_late_total": Definition(
-        "counter", "Health checks that began late: too many were under way, or lb was held up."
+        "counter", "Health checks that began late: too many were in progress, or lb was held up."
     ),
     "lb_policy_threads_stuck": Definition("gauge", "Threads that hang in calls of users' policies."),
     "lb_receive_packets_total": Definition("counter", "Frames received."),

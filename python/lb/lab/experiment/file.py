@@ -43,7 +43,7 @@ def _parse_bandwidth(value: object) -> float:
     text = require_string(value, BANDWIDTH_HINT)
     match = BANDWIDTH.fullmatch(text)
     if match is None or not 8e3 <= float(match[1]) * BITS[match[2]] <= 32e9:
-        raise invalid(f"{show(value)} is no bandwidth from 8 kbit/s to 32 Gbit/s", BANDWIDTH_HINT)
+        raise invalid(f"{show(value)} is not a bandwidth from 8 kbit/s to 32 Gbit/s", BANDWIDTH_HINT)
     return float(match[1]) * BITS[match[2]]
 
 
@@ -65,7 +65,7 @@ def policies_of(value: object, base: Path) -> tuple[str | dict[str, Any], ...]:
     if value == ALL:
         return tuple(optionless())
     if not isinstance(value, list) or not value:
-        raise invalid(f"{show(value)} is no list of policies", hint)
+        raise invalid(f"{show(value)} is not a list of policies", hint)
     for entry in value:
         if not isinstance(entry, str) and not (isinstance(entry, dict) and isinstance(entry.get("name"), str)):
             raise invalid(f"{show(entry)} is {type_name(entry)}, not a policy", hint)
@@ -80,7 +80,7 @@ def _located(policy: str | dict[str, Any], base: Path) -> str | dict[str, Any]:
 
 def _positive(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise invalid(f"{show(value)} is no number from 0", "a ratio: 1.05")
+        raise invalid(f"{show(value)} is not a number from 0", "a ratio: 1.05")
     return float(value)
 
 

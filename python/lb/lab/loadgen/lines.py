@@ -109,7 +109,7 @@ def read(path: Path) -> Load:
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError([f"{path}: larger than {MAX_FILE_BYTES} bytes: this is no load"])
+        raise ConfigError([f"{path}: larger than {MAX_FILE_BYTES} bytes: this is not a load"])
     return parse(data.decode(errors="replace").removeprefix("\ufeff"), str(path))
 
 
@@ -215,9 +215,9 @@ def _size(text: str) -> int:
     try:
         value = _integer(text, 0, 10**9)
     except ValueError:
-        raise ValueError(f"{text!r} is no size; allowed: {allowed}") from None
+        raise ValueError(f"{text!r} is not a size; allowed: {allowed}") from None
     if value not in SIZES:
-        raise ValueError(f"{text} is no size; allowed: {allowed}")
+        raise ValueError(f"{text} is not a size; allowed: {allowed}")
     return value
 
 

@@ -94,7 +94,7 @@ def test_flow_log_ends_without_room_are_counted(
     backend: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More ends than fit between two takings: the log says how many it lacks."""
-    monkeypatch.setattr(flow_log, "MOST_ENDS", 2)
+    monkeypatch.setattr(flow_log, "MOST_EXPORTS", 2)
 
     async def scenario() -> int:
         box = Box(backend)

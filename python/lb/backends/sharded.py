@@ -171,7 +171,7 @@ class Sharded:
     def take_flow_exports(self) -> tuple[list[FlowRecord], int]:
         """Return the flows that ended since the last call, worker by worker, and the number without room."""
         taken = [shard.take_flow_exports() for shard in self._shards]
-        return [end for ends, _ in taken for end in ends], sum(missed for _, missed in taken)
+        return [export for exports, _ in taken for export in exports], sum(missed for _, missed in taken)
 
     def memory(self) -> tuple[int, int] | None:
         """Return the bytes promised for the flow tables, and those that are resident by now."""

@@ -70,9 +70,9 @@ class Names:
         self.services |= {i: (each.name, each.protocol) for i, each in enumerate(snapshot.services) if each}
         self.servers |= {i: each.name for i, each in enumerate(snapshot.servers) if each}
 
-    def flow_end(self, end: FlowExport) -> FlowRecord:
-        """Return how a flow ended, with names."""
-        entry = end.entry
+    def record(self, export: FlowExport) -> FlowRecord:
+        """Return an export with names."""
+        entry = export.entry
         service, protocol = self.services[entry.service]
         return FlowRecord(
             client=str(ip_address(entry.client)),
@@ -80,8 +80,8 @@ class Names:
             service=service,
             server=self.servers[entry.server],
             protocol=protocol,
-            ended=end.ended,
-            began_ns=end.began_ns,
+            ended=export.ended,
+            began_ns=export.began_ns,
             last_seen_ns=entry.last_seen_ns,
             bytes_forward=entry.bytes["forward"],
             bytes_reply=entry.bytes["reply"],
@@ -273,8 +273,8 @@ class DataPath:
     def take_flow_exports(self) -> tuple[list[FlowRecord], int]:
         """Return the flows that ended since the last call, in order, and the number without room."""
         with self._lock:
-            ends, missed = self._tables.flows.exports.take()
-            return [self._names.flow_end(end) for end in ends], missed
+            exports, missed = self._tables.flows.exports.take()
+            return [self._names.record(export) for export in exports], missed
 
     def memory(self) -> None:
         """Return None: the table grows as flows come."""

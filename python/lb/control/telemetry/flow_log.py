@@ -19,7 +19,7 @@ from lb.control.tasks import Supervisor
 from lb.errors import LbError
 
 # Exports kept between two readings: at 100 bytes each, 7 MB at most.
-MOST_ENDS = 65_536
+MOST_EXPORTS = 65_536
 PERIOD_S = 0.5
 NS_PER_S = 10**9
 
@@ -58,7 +58,7 @@ class FlowLog:
         """Write from now on, or stop writing."""
         if is_on == (self._task is not None):
             return
-        self._exports.keep_flow_exports(MOST_ENDS if is_on else 0)
+        self._exports.keep_flow_exports(MOST_EXPORTS if is_on else 0)
         if self._task is not None:
             self._task.cancel()
         self._task = self._supervisor.run("flow log", self._run) if is_on else None
@@ -81,50 +81,50 @@ class FlowLog:
                 await asyncio.to_thread(self._write)
 
     def _write(self) -> None:
-        ends, missed = self._exports.take_flow_exports()
-        write(ends, time.time(), time.monotonic_ns())
+        taken, missed = self._exports.take_flow_exports()
+        write(taken, time.time(), time.monotonic_ns())
         if missed:
             self.missed += missed
             own_log.warning("%d flows ended too fast to be logged, %d so far", missed, self.missed)
 
 
-def write(ends: Iterable[FlowRecord], now: float, now_ns: int) -> None:
+def write(exports: Iterable[FlowRecord], now: float, now_ns: int) -> None:
     """
     Write a line for each export.
 
     Args:
-        ends: exports.
+        exports: of the data path.
         now: Unix time in seconds.
         now_ns: the same instant on the monotonic clock of the data path.
     """
-    for end in ends:
-        facts = describe(end, now - (now_ns - end.last_seen_ns) / NS_PER_S)
-        log.info("%s", sentence(end, facts["duration_s"]), extra={"facts": facts})
+    for export in exports:
+        facts = describe(export, now - (now_ns - export.last_seen_ns) / NS_PER_S)
+        log.info("%s", sentence(export, facts["duration_s"]), extra={"facts": facts})
 
 
-def describe(end: FlowRecord, last_seen: float) -> dict[str, Any]:
+def describe(export: FlowRecord, last_seen: float) -> dict[str, Any]:
     """Return the fields of an export for JSON. `last_seen`: Unix time of the last packet in seconds."""
-    began_ns = end.began_ns
+    began_ns = export.began_ns
     return {
         "event": "flow_end",
-        "service": end.service,
-        "server": end.server,
-        "protocol": end.protocol,
-        "client": end.client,
-        "client_port": end.client_port,
-        "ended": end.ended,
+        "service": export.service,
+        "server": export.server,
+        "protocol": export.protocol,
+        "client": export.client,
+        "client_port": export.client_port,
+        "ended": export.ended,
         "last_packet": round(last_seen, 3),
-        "duration_s": None if began_ns is None else round((end.last_seen_ns - began_ns) / NS_PER_S, 6),
-        "bytes_forward": end.bytes_forward,
-        "bytes_reply": end.bytes_reply,
+        "duration_s": None if began_ns is None else round((export.last_seen_ns - began_ns) / NS_PER_S, 6),
+        "bytes_forward": export.bytes_forward,
+        "bytes_reply": export.bytes_reply,
     }
 
 
-def sentence(end: FlowRecord, duration_s: float | None) -> str:
+def sentence(export: FlowRecord, duration_s: float | None) -> str:
     """Return an export as a line of text."""
-    client = f"[{end.client}]" if ":" in end.client else end.client
+    client = f"[{export.client}]" if ":" in export.client else export.client
     lasted = "a time unknown" if duration_s is None else f"{duration_s:.3f} s"
     return (
-        f"flow {end.protocol} {client}:{end.client_port} -> {end.service}/{end.server} {end.ended} after {lasted}, "
-        f"{end.bytes_forward} bytes forward, {end.bytes_reply} bytes reply"
+        f"flow {export.protocol} {client}:{export.client_port} -> {export.service}/{export.server} {export.ended} "
+        f"after {lasted}, {export.bytes_forward} bytes forward, {export.bytes_reply} bytes reply"
     )

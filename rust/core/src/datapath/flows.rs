@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+use super::engine::DataPath;
 use crate::base::{Direction, Ip, Nanos, Output};
 use crate::flow::key::{Key, KeySide};
 use crate::flow::state::FlowState;
@@ -246,6 +247,62 @@ impl ServerReset {
     #[must_use]
     pub fn removed(&self) -> usize {
         self.removed
+    }
+}
+
+impl DataPath {
+    /// The unexpired entries, sorted by (client, client port, service), addresses compared as 16 bytes (IPv4-mapped).
+    #[must_use]
+    pub fn flows(&self, now: Nanos) -> Vec<FlowInfo> {
+        self.find_flows(&FlowQuery::all(), now).1
+    }
+
+    /// Look at the next slice of the flow table for a search. Says whether it was the last one.
+    pub fn look(&self, search: &mut FlowSearch) -> bool {
+        search.look(&self.forwarding, &self.state.table)
+    }
+
+    /// Read some rows of a page, of flows that are there still. Says whether these were the last ones.
+    pub fn read_rows(&self, page: &mut FlowPage) -> bool {
+        page.read(&self.forwarding, &self.state.table)
+    }
+
+    /// How many unexpired entries fit a query, and its page of them, sorted by (client, client port, service),
+    /// addresses compared as 16 bytes. All at once: where packets wait, go through [`Self::look`] and
+    /// [`Self::read_rows`] in slices.
+    #[must_use]
+    pub fn find_flows(&self, query: &FlowQuery, now: Nanos) -> (usize, Vec<FlowInfo>) {
+        let mut search = FlowSearch::new(query.clone(), now);
+        while !self.look(&mut search) {
+            search.settle();
+        }
+        let (total, mut page) = search.page();
+        while !self.read_rows(&mut page) {}
+        (total, page.into_rows())
+    }
+
+    /// Reset some more of the flows of a server, those that are there still; both ends of each learn at the next
+    /// tick. Says whether these were the last ones.
+    pub fn reset_some(&mut self, reset: &mut ServerReset) -> bool {
+        let Self {
+            forwarding,
+            state,
+            pending,
+            ..
+        } = self;
+        reset.reset(forwarding, state, pending)
+    }
+
+    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15, resetting
+    /// flows). Returns how many. All at once: where packets wait, go through [`Self::reset_some`] in slices.
+    pub fn reset_flows(&mut self, server: u32, limit: usize, now: Nanos) -> usize {
+        let mut search = ServerReset::search(server, limit, now);
+        while !self.look(&mut search) {
+            search.settle();
+        }
+        let mut reset = ServerReset::new(server, search.page().1);
+        while !self.reset_some(&mut reset) {}
+        reset.removed()
     }
 }
 

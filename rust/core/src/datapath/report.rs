@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::engine::DataPath;
 use crate::base::Nanos;
 use crate::counters::{CounterReport, Counters, Measured, TableUse};
 use crate::pipeline::state::PathState;
@@ -87,5 +88,64 @@ impl Reading {
         };
         let servers = self.snapshot.servers.iter();
         servers.enumerate().map(measured).collect()
+    }
+}
+
+impl DataPath {
+    /// Bytes of the flow table: promised for its capacity, everything included, and resident by now.
+    #[must_use]
+    pub fn memory(&self) -> (u64, u64) {
+        let mut total = (0, 0);
+        let mut at = Some(0);
+        while let Some(from) = at {
+            let part;
+            (part, at) = self.memory_part(from);
+            total = (total.0 + part.0, total.1 + part.1);
+        }
+        total
+    }
+
+    /// [`Self::memory`] of a part from a place on, and where the next one begins: asking the kernel about gigabytes
+    /// takes milliseconds.
+    #[must_use]
+    pub fn memory_part(&self, from: usize) -> ((u64, u64), Option<usize>) {
+        self.state.table.memory_part(from)
+    }
+
+    /// How many active flows each of the servers with these ids has (rule 13, counters).
+    #[must_use]
+    pub fn active_flows(&self, servers: &[u32]) -> Vec<u64> {
+        let counters = &self.state.counters;
+        servers.iter().map(|&id| counters.active(id)).collect()
+    }
+
+    /// Begin to read the counters, with what was measured where `measures` says so.
+    #[must_use]
+    pub fn reading(&self, measures: bool) -> Reading {
+        Reading::new(&self.forwarding.snapshot, &self.state, measures)
+    }
+
+    /// Copy the next slice of the counters. Says whether it was the last one.
+    pub fn copy_some(&self, reading: &mut Reading) -> bool {
+        reading.copy(&self.state.counters)
+    }
+
+    /// All counters at once.
+    #[must_use]
+    pub fn counters(&self) -> CounterReport {
+        self.read(false).report()
+    }
+
+    /// What is known of each server by id, until `now`, at once; `None` for those that are not in the snapshot.
+    #[must_use]
+    pub fn measurements(&self, now: Nanos) -> Vec<Option<Measured>> {
+        self.read(true).measurements(now)
+    }
+
+    fn read(&self, measures: bool) -> Reading {
+        let mut reading = self.reading(measures);
+        reading.settle();
+        while !self.copy_some(&mut reading) {}
+        reading
     }
 }

@@ -60,9 +60,9 @@ const fn instruction(code: u8, to: u8, from: u8, offset: u16, immediate: u32) ->
 ///
 /// # Errors
 /// The template or the number of flows does not fit, the caller lacks the capabilities, or the kernel the feature.
-pub fn flood(interface: u32, load: &Load<'_>) -> Result<Generated, GeneratorError> {
+pub fn flood(ifindex: u32, load: &Load<'_>) -> Result<Generated, GeneratorError> {
     let template = Template::new(load.template, load.flows)?;
-    let program = bpf::load_xdp(&assemble(&template, interface))?;
+    let program = bpf::load_xdp(&assemble(&template, ifindex))?;
     let start = Instant::now();
     let mut sent = 0u64;
     let mut next = FIRST_FRAMES;
@@ -88,7 +88,7 @@ pub fn flood(interface: u32, load: &Load<'_>) -> Result<Generated, GeneratorErro
 }
 
 /// The program: write the frame, draw a source port, finish the checksum, redirect.
-fn assemble(template: &Template<'_>, interface: u32) -> Vec<u64> {
+fn assemble(template: &Template<'_>, ifindex: u32) -> Vec<u64> {
     let frame = template.frame;
     let mut program = vec![
         instruction(LOAD_WORD, 6, 1, 0, 0),
@@ -118,7 +118,7 @@ fn assemble(template: &Template<'_>, interface: u32) -> Vec<u64> {
         instruction(MOVE_IMMEDIATE, 0, 0, 0, 0xffff),
         instruction(TO_BIG_ENDIAN, 0, 0, 0, 16),
         instruction(STORE_16, 6, 0, CHECKSUM_AT, 0),
-        instruction(MOVE_IMMEDIATE, 1, 0, 0, interface),
+        instruction(MOVE_IMMEDIATE, 1, 0, 0, ifindex),
         instruction(MOVE_IMMEDIATE, 2, 0, 0, 0),
         instruction(CALL, 0, 0, 0, REDIRECT),
         instruction(EXIT, 0, 0, 0, 0),

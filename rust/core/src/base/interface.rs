@@ -13,6 +13,11 @@ impl InterfaceId {
         Self(id)
     }
 
+    /// The ids of the first `count` interfaces.
+    pub fn first(count: usize) -> impl Iterator<Item = Self> {
+        (0..count as u32).map(Self)
+    }
+
     /// The number, for what is stored and told outside.
     #[inline(always)]
     #[must_use]

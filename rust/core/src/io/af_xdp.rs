@@ -93,10 +93,10 @@ impl XdpRing {
 
 /// Bind the socket. The kernel frees a queue some time after the socket that had it was closed: a balancer that
 /// starts again waits for that.
-fn bind(fd: RawFd, interface: u32) -> io::Result<()> {
+fn bind(fd: RawFd, ifindex: u32) -> io::Result<()> {
     let mut waits_left = BIND_WAITS;
     loop {
-        match xdp::bind_xdp(fd, interface) {
+        match xdp::bind_xdp(fd, ifindex) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && waits_left > 0 => {
                 waits_left -= 1;
                 thread::sleep(BIND_WAIT);
@@ -124,7 +124,7 @@ impl XdpSender {
     /// The two are in different network namespaces; the packet socket is bound to no interface; the kernel refuses
     /// it for this interface (another program has it); the memory may not be pinned; the socket was used before.
     pub fn new(fd: RawFd, packet_socket: RawFd) -> io::Result<Self> {
-        let interface = socket::bound_interface(packet_socket)?;
+        let ifindex = socket::bound_ifindex(packet_socket)?;
         let home = |fd| socket::get_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
         if home(fd)? != home(packet_socket)? {
             let reason = "the packet socket is in another network namespace";
@@ -162,7 +162,7 @@ impl XdpSender {
                 .map(|number| number * CHUNK_LEN as u64)
                 .collect(),
         };
-        bind(fd, interface)?;
+        bind(fd, ifindex)?;
         Ok(sender)
     }
 

@@ -66,8 +66,8 @@ impl Outbox {
 
     /// Whether frames wait for the socket of an interface.
     #[must_use]
-    pub fn is_blocked(&self, interface: usize) -> bool {
-        let backlog = self.backlogs.get(interface);
+    pub fn is_blocked(&self, interface: InterfaceId) -> bool {
+        let backlog = self.backlogs.get(interface.index());
         backlog.is_some_and(|backlog| !backlog.messages.is_empty())
     }
 
@@ -121,14 +121,15 @@ impl Outbox {
     }
 
     /// Send everything that is queued, or keep it for a socket that is full, and forget it. Nothing is waited for
-    /// (rule 22.2, full interfaces). `batch` is the one that was collected from, of the interface at `source`.
+    /// (rule 22.2, full interfaces). `batch` is the one that was collected from, of the interface `source`.
     pub fn flush(
         &mut self,
         batch: &mut Batch,
-        source: usize,
+        source: InterfaceId,
         interfaces: &mut [Interface],
         counters: &IoCounters,
     ) {
+        let source = source.index();
         for pending in self.queues.iter().flatten() {
             if let FrameRef::Batch { index, .. } = pending.frame {
                 batch.write_header(&mut interfaces[source], index, pending.header);
@@ -219,6 +220,8 @@ mod tests {
     use super::*;
     use crate::base::Offload;
 
+    const FIRST: InterfaceId = InterfaceId::new(0);
+
     fn pair() -> (UnixDatagram, UnixDatagram) {
         UnixDatagram::pair().unwrap()
     }
@@ -273,7 +276,7 @@ mod tests {
         outbox.collect(0, Some(sent(0, 5)), &counters);
         outbox.extra.push(output(1, b"late"));
         outbox.collect(1, Some(sent(0, 6)), &counters);
-        outbox.flush(&mut batch, 0, &mut interfaces, &counters);
+        outbox.flush(&mut batch, FIRST, &mut interfaces, &counters);
         let plain = |frame: &[u8]| message(Offload::default(), frame);
         assert_eq!(
             drain(&far),
@@ -281,7 +284,7 @@ mod tests {
         );
         assert_eq!(drain(&seen1), [plain(b"other"), plain(b"late")]);
         assert_eq!(counters.report(), IoReport::default());
-        outbox.flush(&mut batch, 0, &mut interfaces, &counters);
+        outbox.flush(&mut batch, FIRST, &mut interfaces, &counters);
         assert_eq!(
             drain(&far),
             Vec::<Vec<u8>>::new(),
@@ -301,7 +304,7 @@ mod tests {
         ]);
         outbox.collect_extra(&counters);
         let mut interfaces = [Interface::new(out.as_raw_fd())];
-        outbox.flush(&mut Batch::new(), 0, &mut interfaces, &counters);
+        outbox.flush(&mut Batch::new(), FIRST, &mut interfaces, &counters);
         let plain = |frame: &[u8]| message(Offload::default(), frame);
         assert_eq!(drain(&seen), [plain(b"before"), plain(b"after")]);
         assert_eq!(
@@ -316,7 +319,7 @@ mod tests {
     /// Rule 22.2, full interfaces: what finds the socket full waits, in order, while another interface sends; nothing
     /// is lost or overtaken.
     #[test]
-    fn outbox_full_way_out_keeps_frames_in_order_and_holds_up_no_other() {
+    fn outbox_full_socket_keeps_frames_in_order_and_holds_up_no_other() {
         let ((full, seen_late), (free, seen)) = (pair(), pair());
         full.set_nonblocking(true).unwrap();
         let mut filled = 0;
@@ -331,11 +334,11 @@ mod tests {
             outbox.extra.extend(frames);
             outbox.extra.push(output(1, b"other"));
             outbox.collect_extra(&counters);
-            outbox.flush(&mut Batch::new(), 0, &mut interfaces, &counters);
+            outbox.flush(&mut Batch::new(), FIRST, &mut interfaces, &counters);
         }
         let plain = |frame: &[u8]| message(Offload::default(), frame);
         assert_eq!(drain(&seen), [(); 3].map(|()| plain(b"other")));
-        assert!(outbox.is_blocked(0) && !outbox.is_blocked(1));
+        assert!(outbox.is_blocked(FIRST) && !outbox.is_blocked(InterfaceId::new(1)));
         let mut late = drain(&seen_late);
         while outbox.has_backlog() {
             outbox.drain(&interfaces, &counters);
@@ -349,7 +352,7 @@ mod tests {
 
     /// Rule 22.2, full interfaces: what waits is bounded, by frames and by bytes; the rest is dropped and counted.
     #[test]
-    fn outbox_way_out_that_stays_full_drops_and_counts_what_is_beyond_the_backlog() {
+    fn outbox_socket_that_stays_full_drops_and_counts_what_is_beyond_the_backlog() {
         for (len, kept) in [
             (5, BACKLOG_FRAMES),
             (60_000, BACKLOG_BYTES / (60_000 + OFFLOAD_HEADER_LEN)),
@@ -364,7 +367,7 @@ mod tests {
                 .extra
                 .extend((0..kept + 7).map(|_| output(0, &vec![7; len])));
             outbox.collect_extra(&counters);
-            outbox.flush(&mut Batch::new(), 0, &mut interfaces, &counters);
+            outbox.flush(&mut Batch::new(), FIRST, &mut interfaces, &counters);
             drain(&seen);
             let mut sent = 0;
             while outbox.has_backlog() {

@@ -191,10 +191,10 @@ impl PacketLoop {
             let left_ms = due.since(at).div_ceil(MILLISECOND_NS);
             timeout_ms.min(i32::try_from(left_ms).unwrap_or(i32::MAX))
         });
-        for interface in 0..self.interfaces.len() {
+        for interface in InterfaceId::first(self.interfaces.len()) {
             let is_blocked = self.outbox.is_blocked(interface);
             let writable = if is_blocked { libc::POLLOUT } else { 0 };
-            self.polls[interface].events = libc::POLLIN | writable;
+            self.polls[interface.index()].events = libc::POLLIN | writable;
         }
         process::poll(&mut self.polls, timeout_ms)?;
         self.looked = now();
@@ -204,10 +204,11 @@ impl PacketLoop {
     /// A batch from each interface that has one. Returns the number of frames.
     fn forward_ready(&mut self, datapath: &mut DataPath) -> io::Result<usize> {
         let mut count = 0;
-        for interface in 0..self.interfaces.len() {
-            let told = std::mem::take(&mut self.polls[interface].revents) & !libc::POLLOUT != 0;
-            if told || self.interfaces[interface].may_be_ready() {
-                count += self.forward_batch(datapath, interface)?;
+        for id in InterfaceId::first(self.interfaces.len()) {
+            let revents = std::mem::take(&mut self.polls[id.index()].revents);
+            let told = revents & !libc::POLLOUT != 0;
+            if told || self.interfaces[id.index()].may_be_ready() {
+                count += self.forward_batch(datapath, id)?;
             }
         }
         Ok(count)
@@ -223,8 +224,8 @@ impl PacketLoop {
     }
 
     /// One batch from one socket: a busy interface gets no more before the others had their turn.
-    fn forward_batch(&mut self, datapath: &mut DataPath, id: usize) -> io::Result<usize> {
-        let interface = &mut self.interfaces[id];
+    fn forward_batch(&mut self, datapath: &mut DataPath, id: InterfaceId) -> io::Result<usize> {
+        let interface = &mut self.interfaces[id.index()];
         let count = self.batch.receive(interface, &self.counters)?;
         if count == 0 {
             self.batch.finish(interface);
@@ -239,11 +240,10 @@ impl PacketLoop {
             outbox: &mut self.outbox,
             counters: &self.counters,
         };
-        let interface = InterfaceId::new(id as u32);
-        datapath.process_batch(&mut frames[..count], interface, at, &mut collector);
+        datapath.process_batch(&mut frames[..count], id, at, &mut collector);
         self.outbox
             .flush(&mut self.batch, id, &mut self.interfaces, &self.counters);
-        self.batch.finish(&mut self.interfaces[id]);
+        self.batch.finish(&mut self.interfaces[id.index()]);
         Ok(count)
     }
 
@@ -288,8 +288,14 @@ impl PacketLoop {
         datapath.tick(at, &mut self.outbox.extra);
         self.is_behind = datapath.is_behind(at);
         self.outbox.collect_extra(&self.counters);
-        self.outbox
-            .flush(&mut self.batch, 0, &mut self.interfaces, &self.counters);
+        // Nothing of it is in the batch, so that any interface will do as its source.
+        let source = InterfaceId::default();
+        self.outbox.flush(
+            &mut self.batch,
+            source,
+            &mut self.interfaces,
+            &self.counters,
+        );
     }
 
     /// Tell once that there are hops to resolve, until they were taken.

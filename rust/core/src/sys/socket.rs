@@ -156,11 +156,11 @@ pub fn get_option<T: Pod>(fd: RawFd, level: c_int, option: c_int) -> io::Result<
     check(answer).map(|_| value)
 }
 
-/// The interface that a packet socket is bound to, by its number.
+/// The kernel's index of the interface that a packet socket is bound to.
 ///
 /// # Errors
 /// As getsockname(2); `InvalidInput` when it is bound to none.
-pub fn bound_interface(fd: RawFd) -> io::Result<u32> {
+pub fn bound_ifindex(fd: RawFd) -> io::Result<u32> {
     // SAFETY: sockaddr_ll is a plain C struct of integers; all zero bytes are valid.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
@@ -169,7 +169,7 @@ pub fn bound_interface(fd: RawFd) -> io::Result<u32> {
     check(answer)?;
     let is_packet_socket = c_int::from(address.sll_family) == libc::AF_PACKET;
     match u32::try_from(address.sll_ifindex) {
-        Ok(number) if number > 0 && is_packet_socket => Ok(number),
+        Ok(ifindex) if ifindex > 0 && is_packet_socket => Ok(ifindex),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }

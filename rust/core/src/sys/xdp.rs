@@ -26,15 +26,15 @@ pub fn xdp_offsets(fd: RawFd) -> io::Result<[libc::xdp_ring_offset; 4]> {
     }))
 }
 
-/// Bind an `AF_XDP` socket to the first queue of an interface, in copy mode.
+/// Bind an `AF_XDP` socket to the first queue of the interface with this kernel index, in copy mode.
 ///
 /// # Errors
 /// As bind(2): `EBUSY` when another program has the queue.
-pub fn bind_xdp(fd: RawFd, interface: u32) -> io::Result<()> {
+pub fn bind_xdp(fd: RawFd, ifindex: u32) -> io::Result<()> {
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
         sxdp_flags: libc::XDP_COPY,
-        sxdp_ifindex: interface,
+        sxdp_ifindex: ifindex,
         sxdp_queue_id: 0,
         sxdp_shared_umem_fd: 0,
     };

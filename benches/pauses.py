@@ -133,7 +133,7 @@ def datagram(mac: bytes, source: IPv4Address, port: int, service_port: int, payl
 
 
 def syn(mac: bytes, source: IPv4Address, port: int) -> bytes:
-    """Make a SYN to the VIP; its TCP checksum, which nobody verifies, is 0."""
+    """Make a SYN to the VIP; its TCP checksum, which is not verified here, is 0."""
     return ip_frame(mac, source, 6, struct.pack("!HHIIBBHHH", port, LOAD_PORT, 1, 0, 5 << 4, 2, 8000, 0, 0))
 
 

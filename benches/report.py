@@ -102,7 +102,7 @@ def by_section(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def time_text(ns: float, digits: int = 3) -> str:
-    """Write a time with its unit, and at least so many digits."""
+    """Write a time with its unit, and at least this number of digits."""
     scale, unit = next((found for found in UNITS if ns < found[0] * 1000), UNITS[-1])
     value = ns / scale
     decimals = max(0, digits - len(str(int(value))))

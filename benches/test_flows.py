@@ -23,7 +23,7 @@ import workload as w
 
 SECTION = "flow table, through the pipeline"
 NEW_FLOWS_CAPACITY = 16_384
-SAMPLE = 400_000  # of the flows, so many are looked up before the first comes again: far more than a cache holds
+SAMPLE = 400_000  # flows that are looked up before the first comes again: far more than a cache holds
 BYTES_PER_FLOW = 120
 NAMES = {1_000: "1 k", 100_000: "100 k", 1_000_000: "1 M", 10_000_000: "10 M"}
 

@@ -1,5 +1,5 @@
 """
-What the benches work on: real frames of many flows, a snapshot with any number of servers, and the one way to measure.
+What the benches work on: real frames of many flows, a snapshot with any number of servers, and how to measure.
 
 A flow has a number; number and client (address, port) follow from each other, so that ten million flows need no list.
 Addresses: clients 198.18.2.x, the VIP 198.18.1.100, servers 198.19.x.y; the same shape under 2001:2::/48 for IPv6. All
@@ -128,13 +128,13 @@ def open_udp_flows(path: Any, flows: int) -> None:
     assert created == flows, f"{created} flows were created, not {flows}"
 
 
-def tcp_frame(number: int, way: str, flags: int, server: int, version: int) -> bytes:
+def tcp_frame(number: int, direction: str, flags: int, server: int, version: int) -> bytes:
     """
     Make a TCP segment of a flow in a frame of 60 bytes (IPv6: 74).
 
     Args:
         number: the flow's.
-        way: `forward` from the client to the VIP, `reply` from the server to the client.
+        direction: `forward` from the client to the VIP, `reply` from the server to the client.
         flags: TCP flags; sequence numbers follow from them.
         server: the number of the flow's server.
         version: 4 or 6.
@@ -142,7 +142,7 @@ def tcp_frame(number: int, way: str, flags: int, server: int, version: int) -> b
     client, port = client_of(number, version)
     ends = (client, VIP[version].packed, port, PORT["tcp"])
     macs = (ROUTER_MAC, CLIENT_MAC)
-    if way == "reply":
+    if direction == "reply":
         ends = ((FIRST_SERVER[version] + server).packed, client, SERVER_PORT["tcp"], port)
         macs = (ROUTER_MAC, server_mac(server))
     opening = bool(flags & p.SYN)
@@ -156,14 +156,14 @@ def established_frames(path: Any, flows: int, version: int) -> list[bytes]:
     """Open TCP connections with three packets each; return one data packet of each, every other one from the server."""
     opened = path.process_many([tcp_frame(n, "forward", p.SYN, 0, version) for n in range(flows)], 0, 1)
     servers = [int(result.server.removeprefix("tcp")) for result in opened]
-    for way, flags in (("reply", p.SYN | p.ACK), ("forward", p.ACK)):
-        frames = [tcp_frame(n, way, flags, server, version) for n, server in enumerate(servers)]
+    for direction, flags in (("reply", p.SYN | p.ACK), ("forward", p.ACK)):
+        frames = [tcp_frame(n, direction, flags, server, version) for n, server in enumerate(servers)]
         check_forwarded(path.process_many(frames, 0, 1))
     assert {flow.state for flow in path.flows(1)} == {"established"}
-    ways = itertools.cycle(("forward", "reply"))
+    directions = itertools.cycle(("forward", "reply"))
     return [
-        tcp_frame(n, way, p.ACK | p.PSH, server, version)
-        for (n, server), way in zip(enumerate(servers), ways, strict=False)
+        tcp_frame(n, direction, p.ACK | p.PSH, server, version)
+        for (n, server), direction in zip(enumerate(servers), directions, strict=False)
     ]
 
 

@@ -5,7 +5,7 @@ Blue and green: a share of the flows goes to the new version, more of them as ti
 
 Servers whose names begin with `green` run the new version. Before `start` they get nothing, `hours` later everything;
 in between their share grows evenly. `plan` is called every second (`interval`), so the share follows the clock without
-anybody doing anything; flows that are there stay where they are. When one colour has no server left, the other takes
+anyone doing anything; flows that are there stay where they are. When one colour has no server left, the other takes
 all.
 """
 

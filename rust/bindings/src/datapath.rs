@@ -271,7 +271,7 @@ fn call<T: Send + 'static>(
         .map_err(|error| error::loop_error(py, &error))
 }
 
-/// The interfaces of a loop, in order of their ids: a socket each, and a direct way out for some.
+/// The interfaces of a loop, in order of their ids: a socket each, and for some one that sends directly.
 /// `lb.backends.base.AttachedInterface`.
 #[derive(FromPyObject)]
 struct AttachedInterface {

@@ -106,7 +106,7 @@ impl DirectConnections {
         }
     }
 
-    /// Whether there is a record that stands in the way of a flow with this key: one that lives, counts and is not
+    /// Whether there is a record that a flow with this key has a conflict with: one that lives, counts and is not
     /// closing.
     #[must_use]
     pub fn occupies(&self, key: &Key, guarded: bool, timeouts: &Timeouts, now: Nanos) -> bool {

@@ -14,7 +14,7 @@
 //! 5. On a miss, [`plan`] picks a server that takes the flow: the only place where a policy meets a packet.
 //!    [`least`] keeps servers in order of load, [`asking`] holds the packets for which a user's policy is asked,
 //!    [`direct`] remembers who speaks to a server past the services.
-//! 6. [`next_hop`] knows the way out; [`rewrite`] changes addresses, ports, TTL and checksums in place.
+//! 6. [`next_hop`] says where a packet goes next; [`rewrite`] changes addresses, ports, TTL and checksums in place.
 //! 7. Where the walk ends without that, [`reply`] makes the answer, and [`limit`] says how often.
 //!
 //! [`io`] brings frames from packet sockets and takes them away, in batches. [`counters`] notes every step. The

@@ -665,7 +665,7 @@ fn near_frame() -> impl Strategy<Value = Vec<u8>> {
                 if let Some(word) = fragment.filter(|_| bytes[12..14] == [8, 0]) {
                     bytes[20..22].copy_from_slice(&(word & 0xe00f).to_be_bytes());
                 }
-                mend_header(&mut bytes);
+                fix_header_checksum(&mut bytes);
                 if error {
                     bytes = error_about(&bytes);
                 }
@@ -674,7 +674,7 @@ fn near_frame() -> impl Strategy<Value = Vec<u8>> {
                     bytes[at] ^= bits;
                 }
                 if corrected {
-                    mend_header(&mut bytes);
+                    fix_header_checksum(&mut bytes);
                 }
                 if let Some(cut) = cut {
                     bytes.truncate(cut.index(bytes.len()));
@@ -684,7 +684,7 @@ fn near_frame() -> impl Strategy<Value = Vec<u8>> {
         )
 }
 
-fn mend_header(frame: &mut [u8]) {
+fn fix_header_checksum(frame: &mut [u8]) {
     let len = usize::from(frame[14] & 15) * 4;
     if frame[12..14] == [8, 0] && (20..=frame.len() - 14).contains(&len) {
         frame[24..26].fill(0);

@@ -408,7 +408,7 @@ def _ends(f: Family) -> list[Case]:
         case.counters(events={"flow_stateless": 0, "flow_created": 0, "flow_miss": 12})
         made.append(case)
 
-    # A stateless packet removes nothing either: an entry of another service with this client's port stands in the way.
+    # A stateless packet removes nothing either: an entry of another service with this client's port is a conflict.
     second = {**web_service(f, "hash-source", (1,)), "name": "alt", "port": 443}
     second["servers"] = [{**second["servers"][0], "name": "alt1"}]
     second["plan"] = {"selector": "hash-source", "slots": ["alt1"]}

@@ -326,7 +326,7 @@ def _own_service(f: Family) -> list[Case]:
 
 
 def _pickups(f: Family) -> list[Case]:
-    """Flows that a hash takes up without their SYN, where another flow is in the way."""
+    """Flows that a hash takes up without their SYN, where another flow is a conflict."""
     v = f"IPv{f.version}"
     seed = 1
     # A client port for which both services begin with the same server.

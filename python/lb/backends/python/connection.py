@@ -446,8 +446,8 @@ def is_exact(entry: Entry, seg: Segment) -> bool:
     if entry.state == SYN_SENT or (has_answer(entry) and seg.ack == entry.syn):
         return True
     begins, acknowledged = expected_of(entry, "forward"), expected_of(entry, "reply")
-    seen = entry.seen("forward")
-    ends = begins if seen is None else seen
+    known = entry.known_snd_nxt("forward")
+    ends = begins if known is None else known
     sent = entry.snd_nxt["reply"]
     if entry.state == PICKUP or begins is None or ends is None or acknowledged is None or sent is None:
         return False

@@ -61,13 +61,12 @@ class Entry:
     Of each side of a TCP connection, None while unknown: `snd_nxt`, the end of what it has sent, `rcv_nxt`, what it has
     acknowledged, `windows`, the largest it has advertised; `data_ahead`, whether there may be a gap before `snd_nxt`;
     `fin`, whether it has said that it is done, `fin_ahead`, that it has, ahead of what was seen: `snd_nxt` is the
-    number after that FIN then. `syn`: the
-    number after the client's last SYN; `syn_again`, `syn_scale`, `syn_end`: that is another than the one that counts,
-    and offered this, and its data end there. `answered`, `answer_scale`: the server has answered that one and offered
-    this; `syn` is the number after its SYN instead. `expected`: the number after the client's first SYN, from the
-    server's SYN+ACK on that after the server's. `ingress`: (interface id, MAC) of the neighbour that the client's
-    packets come from. `tagged`: its first frame had a VLAN tag. `phase`, `stamp`: what it waits for and since when
-    (`measure.py`).
+    number after that FIN then. `syn`: the number after the client's last SYN; `syn_again`, `syn_scale`, `syn_end`: that
+    is another than the one that counts, and offered this, and its data end there. `answered`, `answer_scale`: the
+    server has answered that one and offered this; `syn` is the number after its SYN instead. `expected`: the number
+    after the client's first SYN, from the server's SYN+ACK on that after the server's. `ingress`: (interface id, MAC)
+    of the neighbour that the client's packets come from. `tagged`: its first frame had a VLAN tag. `phase`, `stamp`:
+    what it waits for and since when (`measure.py`).
     """
 
     __slots__ = (
@@ -143,7 +142,7 @@ class Entry:
         """Tell whether a FIN or data is noted ahead of what a side has sent without a gap."""
         return self.fin_ahead[direction] or self.data_ahead[direction]
 
-    def seen(self, direction: Direction) -> int | None:
+    def known_snd_nxt(self, direction: Direction) -> int | None:
         """Return the end of what a side is known to have sent without a gap."""
         if not self.has_gap(direction):
             return self.snd_nxt[direction]

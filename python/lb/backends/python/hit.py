@@ -23,7 +23,7 @@ def known_packet(tables: Tables, packet: Packet, entry: Entry, direction: Direct
     """Handle a packet of a flow that is in the table."""
     packet.direction, packet.service, packet.server = direction, entry.service, entry.server
     # Before the segment is followed, which changes the numbers.
-    may_move = direction == "forward" and tells_ingress(tables, packet, entry, seg)
+    may_move = direction == "forward" and may_move_ingress(tables, packet, entry, seg)
     if seg is None:
         step: Step | None = follow_udp(tables, entry, direction)
     else:
@@ -47,7 +47,7 @@ def follow_udp(tables: Tables, entry: Entry, direction: Direction) -> Step:
     return believed(entry.state)
 
 
-def tells_ingress(tables: Tables, packet: Packet, entry: Entry, seg: Segment | None) -> bool:
+def may_move_ingress(tables: Tables, packet: Packet, entry: Entry, seg: Segment | None) -> bool:
     """
     Tell whether a client's packet, once believed, may set the flow's ingress neighbour (rule 11, next hop): on the
     interface of earlier packets always; on another one only if its numbers are exact or the route to the client leaves

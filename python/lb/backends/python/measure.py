@@ -101,16 +101,20 @@ class Measures:
 
 
 class Before(NamedTuple):
-    """A flow as it was before a segment. `seen`: the end of what each side is known to have sent."""
+    """A flow as it was before a segment. `snd_nxt`: the end of what each side is known to have sent."""
 
     state: str
     in_flight: int
-    seen: dict[Direction, int | None]
+    snd_nxt: dict[Direction, int | None]
 
 
 def before(entry: Entry) -> Before:
     """Note how a flow is."""
-    return Before(entry.state, in_flight(entry), {"forward": entry.seen("forward"), "reply": entry.seen("reply")})
+    snd_nxt: dict[Direction, int | None] = {
+        "forward": entry.known_snd_nxt("forward"),
+        "reply": entry.known_snd_nxt("reply"),
+    }
+    return Before(entry.state, in_flight(entry), snd_nxt)
 
 
 def in_flight(entry: Entry) -> int:
@@ -163,8 +167,8 @@ def follow_data(
     measures: Measures, entry: Entry, was: Before, direction: Direction, seg: Segment, active: int, now_ns: int
 ) -> None:
     """Note data in any other segment: a request, or a part of an answer."""
-    seen = was.seen[direction]
-    again = seen is not None and not 0 < (seg.end - seen) % MODULUS < MODULUS // 2
+    snd_nxt = was.snd_nxt[direction]
+    again = snd_nxt is not None and not 0 < (seg.end - snd_nxt) % MODULUS < MODULUS // 2
     if direction == "reply":
         if again:
             measures.retransmitted += 1
@@ -214,7 +218,7 @@ def restart(measures: Measures, entry: Entry, was: Before) -> Before:
         measures.failed += 1
         measures.waiting_flows -= 1
     entry.phase, entry.stamp = FRESH, 0
-    return was._replace(seen={"forward": None, "reply": None})
+    return was._replace(snd_nxt={"forward": None, "reply": None})
 
 
 def leave(measures: Measures, entry: Entry) -> None:

@@ -115,7 +115,7 @@ impl Measures {
 pub struct Before {
     in_flight: u32,
     /// The end of what each side is known to have sent.
-    seen: [Option<SeqNumber>; 2],
+    snd_nxt: [Option<SeqNumber>; 2],
 }
 
 impl Before {
@@ -125,7 +125,7 @@ impl Before {
     pub fn of(flow: &Flow) -> Self {
         Self {
             in_flight: flow.in_flight(),
-            seen: [Direction::Forward, Direction::Reply].map(|side| flow.seen(side)),
+            snd_nxt: [Direction::Forward, Direction::Reply].map(|side| flow.known_snd_nxt(side)),
         }
     }
 
@@ -135,7 +135,8 @@ impl Before {
     pub fn of_plain(flow: &Flow) -> Self {
         Self {
             in_flight: flow.in_flight_plain(),
-            seen: [Direction::Forward, Direction::Reply].map(|side| Some(flow.side(side).snd_nxt)),
+            snd_nxt: [Direction::Forward, Direction::Reply]
+                .map(|side| Some(flow.side(side).snd_nxt)),
         }
     }
 }
@@ -220,8 +221,8 @@ fn follow_data(measures: &mut Measures, flow: &mut Flow, before: &Before, observ
         active,
         now,
     } = observed;
-    let seen = before.seen[direction as usize];
-    let again = seen.is_some_and(|seen| !segment.end.is_after(seen));
+    let snd_nxt = before.snd_nxt[direction as usize];
+    let again = snd_nxt.is_some_and(|snd_nxt| !segment.end.is_after(snd_nxt));
     match (direction, flow.phase()) {
         (Direction::Reply, _) if again => measures.retransmitted += 1,
         (Direction::Reply, phase) => answer(measures, flow, phase, now),
@@ -264,7 +265,7 @@ pub fn begin(flow: &mut Flow, now: Nanos) {
 
 /// Note that another connection takes the place of a flow's before: what that one has sent is nothing to this one.
 pub fn restart(measures: &mut Measures, flow: &mut Flow, before: &mut Before) {
-    before.seen = [None; 2];
+    before.snd_nxt = [None; 2];
     if flow.phase() == Phase::Asked {
         measures.failed += 1;
         measures.waiting_flows -= 1;

@@ -37,7 +37,7 @@ pub struct IoReport {
     pub rx_errors: u64,
     /// Frames that found no room before they were read, as far as the loop asked the kernel for them.
     pub rx_dropped: u64,
-    /// Frames for which the way out had no room: the interface's queue, or the socket and what may wait for it.
+    /// Frames for which the interface had no room: its queue, or the socket and what may wait for it.
     pub tx_dropped: u64,
     /// Frames that the kernel refused.
     pub tx_errors: u64,

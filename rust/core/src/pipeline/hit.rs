@@ -35,7 +35,7 @@ impl Walk<'_> {
         } = *known;
         self.matched.server = Some(server);
         let moves = direction == Direction::Forward && meta.ingress != ingress;
-        let may_move = moves && self.tells_way(known, meta);
+        let may_move = moves && self.may_move_ingress(known, meta);
         let transition = match &meta.transport.segment {
             Some(segment) => self.follow_tcp((number, server), direction, segment)?,
             None => self.follow_udp(known, direction),
@@ -152,12 +152,12 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether a client's packet, which comes another way than those before, may tell where the client is, if it is
-    /// believed (rule 8.13, last hop): from the interface that they came to; from another one only if its numbers are
-    /// exact, or if the client is routed to there. Nothing vouches for a datagram.
+    /// Whether a client's packet, which comes from another ingress neighbour than those before, may make it the
+    /// flow's, if it is believed (rule 8.13, last hop): on the interface that they came to; on another one only if its
+    /// numbers are exact, or if the client is routed to there. Nothing vouches for a datagram.
     #[cold]
     #[inline(never)]
-    fn tells_way(&mut self, known: &FlowRef, meta: &Meta) -> bool {
+    fn may_move_ingress(&mut self, known: &FlowRef, meta: &Meta) -> bool {
         let segment = meta.transport.segment;
         known.ingress.interface() == meta.interface
             || segment.is_some_and(|segment| {

@@ -1,7 +1,7 @@
-//! The way out: TTL, next hop, MTU, the answers when one of them fails, and the rewrite itself: rule 11, next hop, and
+//! Sending: TTL, next hop, MTU, the answers when one of them fails, and the rewrite itself: rule 11, next hop, and
 //! rule 12, sending.
 //!
-//! Translation changes no length, so the way out is tested first and the packet rewritten last: what an ICMP error
+//! Translation changes no length, so the next hop is tested first and the packet rewritten last: what an ICMP error
 //! quotes is still the packet that came.
 
 use crate::base::Ip;

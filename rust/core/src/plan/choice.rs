@@ -5,9 +5,9 @@ use crate::base::Reason;
 /// Whether a server takes a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eligibility {
-    /// Nothing is in the way.
+    /// It has no conflict.
     Free,
-    /// A flow that is over is in the way: this entry is to be removed.
+    /// The conflict is with a flow that is over: this entry is to be removed.
     Dead(u32),
     /// Not this one.
     Refused(Reason),

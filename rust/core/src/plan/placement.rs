@@ -5,7 +5,7 @@ use crate::flow::hash;
 use crate::forwarding::ForwardingState;
 use crate::snapshot::{Plan, Selector};
 
-/// The server of the slot that a hash selector gives a flow, whatever is in the way there; `None` where the
+/// The server of the slot that a hash selector gives a flow, whatever conflict it has there; `None` where the
 /// snapshot does not have it.
 #[must_use]
 pub fn hashed(

@@ -118,9 +118,10 @@ impl<'a> Flow<'a> {
         self.state() != FlowState::SynSent && (side.has_fin_ahead() || side.has_data_ahead())
     }
 
-    /// The end of what a side is known to have sent without a gap.
+    /// The end of what a side is known to have sent without a gap: SND.NXT or, while more is noted ahead of a gap, what
+    /// the other side expects.
     #[must_use]
-    pub fn seen(&self, direction: Direction) -> Option<SeqNumber> {
+    pub fn known_snd_nxt(&self, direction: Direction) -> Option<SeqNumber> {
         if self.has_gap(direction) {
             self.expected_of(direction)
         } else {

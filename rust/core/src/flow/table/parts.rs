@@ -92,13 +92,13 @@ impl Table {
         self.entries_at + number as usize
     }
 
-    /// The line of an cold, and its place there.
+    /// The line of a cold half, and its place there.
     #[inline(always)]
     fn cold_place(&self, number: u32) -> (usize, usize) {
         (self.cold_from + number as usize / 2, number as usize % 2)
     }
 
-    /// The line of a cold part, and its place there.
+    /// The line of a rare part, and its place there.
     #[inline(always)]
     fn rare_place(&self, number: u32) -> (usize, usize) {
         (self.rare_from + number as usize / 8, number as usize % 8)

@@ -58,7 +58,7 @@ pub fn is_exact(flow: &Flow, segment: &Segment) -> bool {
         _ => {}
     }
     let begins = flow.expected_of(Direction::Forward);
-    let ends = flow.seen(Direction::Forward).or(begins);
+    let ends = flow.known_snd_nxt(Direction::Forward).or(begins);
     let acknowledged = flow.expected_of(Direction::Reply);
     let sent = flow.snd_nxt(Direction::Reply);
     let is_between = |number: SeqNumber, first: Option<SeqNumber>, last: Option<SeqNumber>| {

@@ -26,6 +26,9 @@ PYTHON_ROOT, RUST_ROOT = ROOT / "python", ROOT / "rust" / "core" / "src"
 # `crate::a::b`, or a tree of them, `super::{a, b::c}`.
 RUST_PATH = re.compile(r"\b(crate|self|(?:super::)*super)::((?:[^;{}]|\{[^;]*?\})*?)(?=[;,()<>\s{}!]|$)")
 
+# Compiled: imported like a module, but none of these files.
+EXTENSION = "lb._core"
+
 # Which modules each module imports; names are dotted (Python) or joined by "::" (Rust).
 Imports: TypeAlias = Mapping[str, frozenset[str]]
 Arrow: TypeAlias = tuple[str, str]
@@ -49,7 +52,7 @@ def _python_targets(path: Path, modules: Iterable[str]) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} - {EXTENSION}
             # `from package import module` imports the module, `from module import name` the module itself.
             found |= inner & set(modules)
             if inner - set(modules):

@@ -102,7 +102,7 @@ def __getattr__(name: str) -> Any:
     elif name in _PRIMITIVES:
         value = getattr(importlib.import_module("lb.backends").load("auto"), name)
     elif name == "__version__":
-        value = _version()
+        value = importlib.import_module("lb.model.version").version()
     else:
         raise AttributeError(f"module 'lb' has no attribute {name!r}")
     globals()[name] = value
@@ -111,12 +111,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    metadata = importlib.import_module("importlib.metadata")
-    try:
-        return str(metadata.version("flowlb"))
-    except metadata.PackageNotFoundError:
-        # Run from a source tree that is not installed: the package has no version then.
-        return "0+source"

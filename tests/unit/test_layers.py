@@ -82,6 +82,12 @@ def test_python_data_path_is_imported_by_backends_alone() -> None:
     assert {name for name in users if import_map.python_room(name) != "backends"} == READABLE_USERS
 
 
+def test_public_names_of_the_package_are_imported_by_none_of_its_modules() -> None:
+    """`lb` itself is above all layers: it hands on names of theirs, and modules import these where they are."""
+    assert [name for name, others in PYTHON.items() if "lb" in others] == []
+    assert "lb.model.version" in PYTHON["lb.control.telemetry.sampler"]
+
+
 @pytest.mark.parametrize("heading", TOURS)
 def test_tour_names_files_and_functions_that_are_there(heading: str) -> None:
     """Each stop of a tour is a row: what happens, the file, and names that are defined in it."""

@@ -78,9 +78,9 @@ _options = {"debug": False}
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        import lb
+        from lb.model.version import version
 
-        typer.echo(f"lb {lb.__version__}")
+        typer.echo(f"lb {version()}")
         raise typer.Exit
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import lb
 from lb.backends.base import Capabilities
 from lb.compiler.spec import EffectiveService
 from lb.control.reload import ReloadRecord
 from lb.control.tasks import TaskState
 from lb.control.telemetry.metrics import Sample
 from lb.control.telemetry.process_facts import Facts
+from lb.model.version import version
 from lb.net.host import GuardState
 from lb.policies.executor import stuck_threads
 
@@ -117,7 +117,7 @@ class Sampler:
     def facts(self) -> Facts:
         """Return what the status begins with."""
         return Facts(
-            version=lb.__version__,
+            version=version(),
             pid=os.getpid(),
             backend=self._backend,
             config_path=str(self._path.absolute()),
@@ -133,7 +133,7 @@ class Sampler:
     def sample(self) -> Sample:
         """Return what the metrics are made of. Called in a thread."""
         return Sample(
-            version=lb.__version__,
+            version=version(),
             backend=self._backend,
             started_at=time.time() - (time.monotonic() - self._data_path.started_at_s),
             reloaded_at=self._reloads.reloaded_at,

@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import lb
 from lb.lab.bench import programs
 from lb.lab.testbed import ethtool
 from lb.lab.testbed.lifecycle import Testbed
+from lb.model.version import version
 
 # A tick is 10 ms: a look of 100 ms tells tenths on one core.
 QUIET_LOOK_S, QUIET_DEADLINE_S, QUIET_SHARE = 0.1, 1.0, 0.1
@@ -29,7 +29,7 @@ def facts() -> dict[str, str]:
         "memory": f"{memory_bytes() / 2**30:.1f} GiB",
         "kernel": f"Linux {platform.release()} {platform.machine()}",
         "load average at start": " ".join(f"{value:.2f}" for value in os.getloadavg()),
-        "lb": f"{lb.__version__}, {build_profile()}",
+        "lb": f"{version()}, {build_profile()}",
         "python": sys.version.split()[0],
     }
     wrk = programs.find("wrk")

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import lb
 from lb.errors import LbError
 from lb.lab.experiment import file, quick, result, run, table
 from lb.lab.experiment.file import Experiment, policy_name
@@ -29,6 +28,7 @@ from lb.lab.pictures import page
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import stoppable
 from lb.model.units import count
+from lb.model.version import version
 
 DEFAULT_PREFIX = "lb-exp-"
 
@@ -154,7 +154,7 @@ def _settings(experiment: Experiment, facts: dict[str, str]) -> dict[str, str]:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{len(os.sched_getaffinity(0))} cores, Linux {os.uname().release}",
         "load average at start": " ".join(f"{value:.2f}" for value in os.getloadavg()),
-        "lb": lb.__version__,
+        "lb": version(),
         "web server": facts.get("web", "-"),
         "chunks": facts.get("video", "-"),
         "turns": str(experiment.turns),

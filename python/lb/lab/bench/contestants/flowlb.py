@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import lb
 import lb.backends
 from lb.errors import BackendError
 from lb.lab.bench.contestants.base import Contestant, Working, at_vip
 from lb.lab.testbed import live
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP, VIP_PORT, Host
+from lb.model.version import version
 
 _INTERFACE = """[[interface]]
 name = "{name}"
@@ -46,8 +46,8 @@ class Balancer(Contestant):
         if self._backend == "rust" and self.obstacle() is None:
             from lb import _core
 
-            return f"lb {lb.__version__}, {_core.BUILD_PROFILE} build"
-        return f"lb {lb.__version__}, Python {sys.version.split()[0]}"
+            return f"lb {version()}, {_core.BUILD_PROFILE} build"
+        return f"lb {version()}, Python {sys.version.split()[0]}"
 
     def obstacle(self) -> str | None:
         """Return why the backend cannot be loaded, or None."""

@@ -60,7 +60,7 @@ def measure(backend: str, flows: int) -> dict[str, float]:
 
 def fill(backend: str, flows: int) -> float:
     """Fill a table of this capacity in this process; return bytes per flow."""
-    import lb
+    from lb.balancer import Balancer
     from lb.config import load
 
     with tempfile.TemporaryDirectory() as directory:
@@ -68,13 +68,13 @@ def fill(backend: str, flows: int) -> float:
         path.write_text(_CONFIG.format(flows=flows, router=ROUTER_MAC, server=SERVER_MAC, port=PORT))
         config = load(path)
     # Imports and their tables are no flows: a small balancer pulls them in before the first look.
-    small = lb.Balancer.from_config(
+    small = Balancer.from_config(
         config.model_copy(update={"flows": config.flows.model_copy(update={"capacity": 1024})}), backend
     )
     for batch in batches(BATCH):
         small.process_many(batch)
     before = resident_bytes()
-    balancer = lb.Balancer.from_config(config, backend)
+    balancer = Balancer.from_config(config, backend)
     for batch in batches(flows):
         balancer.process_many(batch)
     after = resident_bytes()

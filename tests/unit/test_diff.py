@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from lb.control.forecast import remap_forecasts
 from lb.control.seed import with_seed
 from lb.fields.key import RESTART, keys_of, tables_of
 from lb.fields.schema import choices, kind, properties_of
-from lb.model.snapshot import Interface, Server, Service, Snapshot
+from lb.model.snapshot import HASH_SELECTORS, Interface, Selector, Server, Service, Snapshot
 
 INTERFACES = (Interface("eth0", bytes(6), 1500),)
 BASE = """\
@@ -310,6 +310,26 @@ def test_remap_forecast_of_a_hash_is_counted(policy: str, version: int) -> None:
     assert forecast.forced <= forecast.share <= 1
     if policy == "maglev":
         assert forecast.share - forecast.forced < 0.05
+
+
+@pytest.mark.parametrize("selector", sorted(HASH_SELECTORS))
+def test_remap_forecast_repeats_every_hash(selector: Selector) -> None:
+    """A hash selector that the forecast does not repeat would be an error and not a wrong figure."""
+    before = Compiler().compile(many(2, "maglev"), INTERFACES)
+    (service,) = before.services
+    assert service is not None
+    plans = (replace(service.plan, selector=selector, slots=slots) for slots in ((0, 1), (1, 0)))
+    one, other = (replace(before, services=(replace(service, plan=plan),)) for plan in plans)
+    (forecast,) = remap_forecasts(one, other)
+    assert (forecast.share, forecast.forced) == (1.0, 0.0)
+
+
+def test_remap_forecast_unknown_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A selector that was added to the hashes alone."""
+    monkeypatch.setattr("lb.control.forecast.HASH_SELECTORS", {"counter"})
+    before, after = (Compiler().compile(many(count, "round-robin"), INTERFACES) for count in (2, 3))
+    with pytest.raises(ValueError, match="counter is no hash selector"):
+        remap_forecasts(before, after)
 
 
 def test_remap_forecast_of_a_round_cannot_be_told() -> None:

@@ -76,10 +76,14 @@ def _servers(service: Service, seed: int) -> Iterator[int]:
 
 
 def _hash(backend: Backend, service: Service, seed: int, client: bytes, port: int) -> int:
-    if service.plan.selector == "hash-source":
-        return backend.source_hash(seed, client)
-    vip, protocol = service.address.packed, PROTOCOLS[service.protocol]
-    return backend.flow_hash(seed, client, vip, port, service.port, protocol)
+    match service.plan.selector:
+        case "hash-source":
+            return backend.source_hash(seed, client)
+        case "hash-flow":
+            vip, protocol = service.address.packed, PROTOCOLS[service.protocol]
+            return backend.flow_hash(seed, client, vip, port, service.port, protocol)
+        case other:
+            raise ValueError(f"{other} is no hash selector")
 
 
 def _clients(address_bytes: int) -> Iterator[tuple[bytes, int]]:

@@ -11,7 +11,7 @@ often than the configuration: they are published apart, as `NextHops`. What a co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal, TypeAlias, get_args
 
@@ -137,7 +137,7 @@ EMPTY = Snapshot(
     transit="drop",
     answer_echo=False,
     icmp_rate=0,
-    timeouts=Timeouts(half_open_ns=0, established_ns=0, closing_ns=0, udp_ns=0, idle_floor_ns=0),
+    timeouts=Timeouts(*(0 for _ in fields(Timeouts))),
 )
 
 

@@ -1,7 +1,7 @@
 # The image of every host of the Docker testbed: router, clients and servers. ./setup.sh builds it.
-# What compiles and what makes the video stays in the first stages. Each step stands before those that change more often;
-# settings come first, while the image is small: an engine may walk all of it at each step.
-# It needs no BuildKit: the engine may be old.
+# What compiles and what makes the video stays in the first stages. Each step stands before those that change more
+# often; settings come first, while the image is small: an engine may walk all of it at each step. It needs no
+# BuildKit: the engine may be old.
 ARG BASE=debian:trixie-slim
 
 # The website's video, made anew when the script is another. ffmpeg stays here.
@@ -13,7 +13,7 @@ RUN /tmp/make-video.sh /website/vod && head -c 1000000 /dev/urandom >/website/1M
 
 FROM ${BASE} AS build
 LABEL flowlb.testbed="build"
-# Where packages come from, for those whose registries or ways out are not the usual ones; see docker/build.d/README.md.
+# Where packages come from, for those whose registries are not the usual ones; see docker/build.d/README.md.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ENV DEBIAN_FRONTEND=noninteractive PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 \

@@ -1,6 +1,6 @@
 #!/bin/bash
-# What every container of the testbed runs: take the testbed's MAC address and routes, start Apache on a server, then stay.
-# The MAC is set here and not by the engine: old engines refuse it together with a user-defined network.
+# What every container of the testbed runs: take the testbed's MAC address and routes, start Apache on a server, then
+# stay. The MAC is set here and not by the engine: old engines refuse it together with a user-defined network.
 set -eu
 rm -f /run/testbed-ready
 

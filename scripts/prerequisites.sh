@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What `make` needs before it can build: Python >= 3.11 with venv, Rust >= 1.85, a C linker. Root with apt-get: what is missing is installed.
-# Otherwise what to install is printed, and the exit status is 1. Some more programs let more tests run: without them those tests
-# are skipped with a reason, or use what is built in.
+# What `make` needs before it can build: Python >= 3.11 with venv, Rust >= 1.85, a C linker. Root with apt-get: what is
+# missing is installed. Otherwise what to install is printed, and the exit status is 1. Some more programs let more
+# tests run: without them those tests are skipped with a reason, or use what is built in.
 set -u
 
 python=${PYTHON:-python3}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the website's video with ffmpeg: a test pattern with a clock and a beep every second, in three bitrates, cut into
-# chunks. Usage: make-video.sh DIRECTORY (made when missing; default: vod beside this script).
+# Makes the website's video with ffmpeg: a test pattern with a clock and a beep every second, in three bitrates, cut
+# into chunks. Usage: make-video.sh DIRECTORY (made when missing; default: vod beside this script).
 #
 #   video.m3u8                 HLS playlist that names the three below
 #   1000.m3u8                  playlist of one bitrate: 1000-init.mp4, then its chunks

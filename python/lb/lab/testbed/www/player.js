@@ -1,4 +1,5 @@
-// Plays an HLS playlist of fragmented MP4 through Media Source Extensions, for ever, and chooses the bitrate of each chunk.
+// Plays an HLS playlist of fragmented MP4 through Media Source Extensions, without end, and chooses the bitrate of each
+// chunk.
 // Playlists: RFC 8216, as far as make-video.sh writes them: one init section, no discontinuities, whole-file chunks.
 
 const BUFFER_TARGET_S = 12; // fetch the next chunk while less than this lies ahead
@@ -55,7 +56,8 @@ const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, mil
 const event = (target, name) => new Promise((resolve) => target.addEventListener(name, resolve, { once: true }));
 
 // Sends "chunk" events (detail: {number, bitrate, server, bytes, milliseconds, error}). Two settings: `fixedBitrate`
-// (kbit/s; 0 chooses), `freshConnections` (ask the server to close after each chunk, so that the next one is balanced anew).
+// (kbit/s; 0 chooses), `freshConnections` (ask the server to close after each chunk, so that the next one is balanced
+// anew).
 export class Player extends EventTarget {
   fixedBitrate = 0;
   freshConnections = true;
@@ -70,8 +72,8 @@ export class Player extends EventTarget {
     this.#video = video;
   }
 
-  // Kbit/s that chunks come with, for choosing: falls at once with a slow chunk, rises when several were fast; null before
-  // the first. The mean is harmonic: that is what their bytes and times add up to.
+  // Kbit/s that chunks come with, for choosing: falls at once with a slow chunk, rises when several were fast; null
+  // before the first. The mean is harmonic: that is what their bytes and times add up to.
   get speed() {
     if (this.#speeds.length === 0) return null;
     const mean = this.#speeds.length / this.#speeds.reduce((sum, speed) => sum + 1 / speed, 0);

@@ -100,6 +100,24 @@ def test_read_tables_as_configured(pair: Pair) -> None:
     watch(pair, scenario)
 
 
+def test_tables_read_at_once_are_all_whole(pair: Pair) -> None:
+    """A reload reads while the watch does: the kernel gives a socket one table at a time, and refuses a second."""
+    routes = [f"10.20.{number}.0/24 via 198.18.1.31\n" for number in range(200)]
+    pair.ip(pair.near, "-batch -", "".join(f"route add {route}" for route in routes))
+
+    async def scenario(seen: Seen) -> None:
+        reads = [*(seen.kernel.read_next_hops() for _ in range(8)), *(seen.kernel.read_interfaces() for _ in range(8))]
+        found = await asyncio.gather(*reads)
+        assert all(each == found[0] for each in found[:8])
+        assert len(found[0].routes) >= 200
+        assert all(each == found[8] for each in found[8:])
+
+    try:
+        watch(pair, scenario)
+    finally:
+        pair.ip(pair.near, "-batch -", "".join(f"route del {route}" for route in routes))
+
+
 @pytest.mark.parametrize("address", [FAR, FAR6], ids=["arp", "nd"])
 def test_resolve_unknown_neighbour_is_learned(pair: Pair, address: Address) -> None:
     """Rule 11, next hop: an unresolved neighbour is asked for by the kernel, and its MAC is handed on."""

@@ -71,6 +71,8 @@ class Kernel:
     def __init__(self, config: Config) -> None:
         self._entries = config.interfaces
         self._netlink = AsyncIPRoute()
+        # The kernel gives a socket one table at a time: EBUSY for a second (netlink(7), a dump in progress).
+        self._dumping = asyncio.Lock()
         self._indices: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
@@ -173,7 +175,8 @@ class Kernel:
         return Neighbour(number, ip_address(address), mac)
 
     async def _dump(self, what: str, **arguments: Any) -> list[Any]:
-        return [row async for row in await getattr(self._netlink, what)(**arguments)]
+        async with self._dumping:
+            return [row async for row in await getattr(self._netlink, what)(**arguments)]
 
     def configure(self, config: Config) -> None:
         """Use another configuration of the same interfaces from the next `read_interfaces` on."""

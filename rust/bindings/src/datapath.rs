@@ -5,6 +5,7 @@
 //! policy or from a second thread meets an error instead of a dead lock. While the loop runs, its thread runs the
 //! calls, and the GIL is released meanwhile: an `ask` on that thread needs it.
 
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -16,10 +17,11 @@ use flowlb_core::datapath::{
 };
 use flowlb_core::flow::exports::FlowExports;
 use flowlb_core::flow::state::FlowState;
+use flowlb_core::flow::table::Translation;
 use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::io::{Interface, IoCounters, LoopError, LoopOptions, Poll, Worker};
 use flowlb_core::snapshot::{NextHops, Snapshot};
-use flowlb_core::sys::process::require_open;
+use flowlb_core::sys::process::{self, require_open};
 use flowlb_core::sys::socket::require_socket;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -51,6 +53,22 @@ pub struct DataPath {
     /// Held while a forwarding is compiled and swapped: what it is compiled of must not change meanwhile. Never
     /// waited for with the GIL.
     publishing: Mutex<()>,
+}
+
+/// What belonged to a server id: service, endpoint, and whether they are of UDP; then service, server and endpoint now.
+type ServerIds = ((u32, u32, bool), (u32, u32, u32));
+
+fn translation(((service, endpoint, is_udp), today): ServerIds) -> Translation {
+    Translation {
+        then: (service, endpoint),
+        is_udp,
+        today,
+    }
+}
+
+/// A file of our own for a descriptor that the caller keeps.
+fn file(py: Python<'_>, fd: RawFd) -> PyResult<File> {
+    process::duplicate(fd).map_err(|error| error::os_error(py, &error))
 }
 
 /// What is behind these locks is whole at any time; a panic takes nothing from that.
@@ -322,8 +340,8 @@ fn busy(py: Python<'_>) -> PyErr {
 impl DataPath {
     #[new]
     #[pyo3(
-        signature = (capacity, hash_key, seed, first_round=Number(0)),
-        text_signature = "(capacity, hash_key, seed, first_round=0)"
+        signature = (capacity, hash_key, seed, first_round=Number(0), table_fd=None),
+        text_signature = "(capacity, hash_key, seed, first_round=0, table_fd=None)"
     )]
     fn new(
         py: Python<'_>,
@@ -331,12 +349,16 @@ impl DataPath {
         hash_key: &[u8],
         seed: Number<u64>,
         first_round: Number<u64>,
+        table_fd: Option<RawFd>,
     ) -> PyResult<Self> {
         let hash_key = hash_key.try_into().map_err(|_| {
             PyValueError::new_err(format!("hash_key: {} bytes, 16 are needed", hash_key.len()))
         })?;
-        let mut core = Core::new(capacity.0, hash_key, seed.0)
-            .map_err(|error| error::datapath_error(py, &error))?;
+        let made = match table_fd {
+            None => Core::new(capacity.0, hash_key, seed.0),
+            Some(fd) => Core::in_file(capacity.0, hash_key, seed.0, &file(py, fd)?),
+        };
+        let mut core = made.map_err(|error| error::datapath_error(py, &error))?;
         core.start_rounds_at(first_round.0);
         Ok(Self {
             mode: Mutex::new(Mode::Offline(Box::new(core))),
@@ -345,6 +367,28 @@ impl DataPath {
             io: Arc::default(),
             publishing: Mutex::default(),
         })
+    }
+
+    fn keep_flows(
+        &self,
+        py: Python<'_>,
+        table_fd: RawFd,
+        servers: Vec<Option<ServerIds>>,
+        interfaces: Vec<Option<u32>>,
+        now_ns: Number<u64>,
+    ) -> PyResult<(u64, u64)> {
+        let file = file(py, table_fd)?;
+        let Access::Offline(mut taken) = self.access(py)? else {
+            return Err(error::lb_error(py, "flows are kept before packets come"));
+        };
+        let translate = move |server: u32| servers.get(server as usize)?.map(translation);
+        let interface =
+            move |id: InterfaceId| interfaces.get(id.get() as usize)?.map(InterfaceId::new);
+        let kept = taken
+            .core()
+            .keep_flows(&file, translate, interface, Nanos::new(now_ns.0))
+            .map_err(|error| error::datapath_error(py, &error))?;
+        Ok((kept.flows, kept.dropped))
     }
 
     fn publish(&self, py: Python<'_>, snapshot: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -27,7 +27,8 @@ pub fn lb_error(py: Python<'_>, message: impl Into<String>) -> PyErr {
 
 pub fn datapath_error(py: Python<'_>, error: &TableError) -> PyErr {
     let name = match error {
-        TableError::Capacity(_) => "LbError",
+        TableError::Capacity(_) | TableError::Image(_) => "LbError",
+        TableError::Read(source) => return os_error(py, source),
         TableError::Memory { .. } => "BackendError",
     };
     raise(py, name, error.to_string())

@@ -194,6 +194,11 @@ impl Counters {
         if let Some(traffic) = self.servers.get_mut(server as usize) {
             traffic.flows_created += 1;
         }
+        self.flow_stored(service, server);
+    }
+
+    /// Note that an entry refers to these ids, until [`Self::entry_removed`].
+    pub fn flow_stored(&mut self, service: u32, server: u32) {
         if let Some(stored) = self.stored.get_mut(server as usize) {
             *stored += 1;
         }

@@ -30,8 +30,11 @@ impl DataPath {
     /// # Errors
     /// `Capacity`, `Memory`.
     pub fn new(capacity: u64, hash_key: [u8; 16], seed: u64) -> Result<Self, TableError> {
-        let table = Table::new(capacity, hash_key)?;
-        Ok(Self {
+        Ok(Self::over(Table::new(capacity, hash_key)?, seed))
+    }
+
+    pub(super) fn over(table: Table, seed: u64) -> Self {
+        Self {
             forwarding: Box::new(ForwardingState::new(
                 Snapshot::default(),
                 NextHops::default(),
@@ -40,7 +43,7 @@ impl DataPath {
             ahead: LookAhead::default(),
             pending: Vec::new(),
             first_round: 0,
-        })
+        }
     }
 
     /// Let the rounds of `counter` and `least` start here, for services that come from now on: workers beside each

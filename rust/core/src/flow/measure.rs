@@ -263,6 +263,18 @@ pub fn begin(flow: &mut Flow, now: Nanos) {
     flow.set_phase(Phase::Fresh, stamp(now));
 }
 
+/// Count what a flow that another process left was in the middle of: a request without an answer, bytes on the way. The
+/// flow is active.
+pub fn resume(measures: &mut Measures, flow: &Flow, now: Nanos) {
+    if flow.phase() == Phase::Asked {
+        if measures.waiting_flows == 0 {
+            measures.progress_at = now;
+        }
+        measures.waiting_flows += 1;
+    }
+    measures.in_flight_bytes += u64::from(flow.in_flight());
+}
+
 /// Note that another connection takes the place of a flow's before: what that one has sent is nothing to this one.
 pub fn restart(measures: &mut Measures, flow: &mut Flow, before: &mut Before) {
     before.snd_nxt = [None; 2];

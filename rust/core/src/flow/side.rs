@@ -23,6 +23,9 @@ pub struct TcpSide {
     pub(super) flags: u8,
 }
 
+/// Where nothing is known of a window, it is 1 with this scale: 2^30, the largest there is.
+const UNKNOWN_SCALE: u8 = 30;
+
 /// What [`TcpSide`] notes for later.
 pub(super) mod note {
     /// A FIN was believed that does not follow what was seen: it counts once exactly its number is acknowledged.
@@ -50,7 +53,7 @@ impl Default for TcpSide {
     fn default() -> Self {
         Self {
             window: 1,
-            scale: 30,
+            scale: UNKNOWN_SCALE,
             flags: note::UNHEARD,
             ..Self::UNSCALED
         }
@@ -79,6 +82,11 @@ impl TcpSide {
     #[inline(always)]
     pub(super) fn advertise(&mut self, window: u16) {
         self.window = self.window.max(window);
+    }
+
+    /// Whether this side can have come about: a scale beyond the largest that is ever noted is a damaged one.
+    pub(super) const fn is_possible(&self) -> bool {
+        self.scale <= UNKNOWN_SCALE
     }
 
     pub(super) const fn is_unheard(&self) -> bool {

@@ -2,11 +2,12 @@
 //!
 //! A flow table of millions of flows is read at random: with pages of 4 KiB nearly every packet would also miss the
 //! processor's page cache (TLB), and each miss costs a walk through tables that are themselves not in the cache.
-//! Left out: locking and NUMA placement.
+//! It is a process's own, or that of a file: then it outlives the process. Left out: locking and NUMA placement.
 #![allow(unsafe_code, reason = "mmap(2), madvise(2), mincore(2)")]
 
 use std::hint::black_box;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::{fs, io};
 
@@ -20,7 +21,7 @@ const PAGE_BYTES: usize = 4096;
 #[repr(C, align(64))]
 pub struct Line([u64; 8]);
 
-/// Private anonymous memory in cache lines, all zero at first.
+/// Memory in cache lines: private and all zero at first, or a file's.
 pub struct Memory {
     /// What was mapped.
     base: NonNull<libc::c_void>,
@@ -28,6 +29,8 @@ pub struct Memory {
     /// The first of the lines that are given out.
     start: NonNull<Line>,
     lines: usize,
+    /// Whose memory it is; None: the process's own.
+    file: Option<fs::File>,
 }
 
 // SAFETY: the memory is owned by this value alone and belongs to no thread.
@@ -67,15 +70,53 @@ impl Memory {
             mapped_bytes,
             start: start.cast(),
             lines,
+            file: None,
         })
+    }
+
+    /// Map a file from its beginning, made as long as it takes: what is written there outlives the process. Nobody
+    /// else may shorten the file meanwhile: touching what is gone ends the process (SIGBUS).
+    ///
+    /// # Errors
+    /// As ftruncate(2) and mmap(2).
+    pub fn of_file(file: &fs::File, lines: usize) -> io::Result<Self> {
+        let mut memory = Self::new(lines)?;
+        let bytes = size_of_val(memory.lines());
+        memory.file = Some(file.try_clone()?);
+        file.set_len(bytes as u64)?;
+        let (rights, kind) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_FIXED,
+        );
+        // SAFETY: the range is ours and mapped, at the bounds of a page, and nobody has a reference into it yet; the
+        // mapping that takes its place is as long, and goes with it.
+        let placed = unsafe {
+            libc::mmap(
+                memory.start.as_ptr().cast(),
+                bytes,
+                rights,
+                kind,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if placed == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        if bytes >= HUGE_BYTES {
+            // Only advice, as above; a file system in memory may follow it.
+            // SAFETY: the range lies in the mapping just made.
+            unsafe { libc::madvise(placed, bytes, libc::MADV_HUGEPAGE) };
+        }
+        Ok(memory)
     }
 
     /// All lines.
     #[inline(always)]
     #[must_use]
     pub fn lines(&self) -> &[Line] {
-        // SAFETY: `start` is aligned to a page, and `lines` lines from it on are mapped, zeroed by the kernel, for
-        // as long as `self` lives.
+        // SAFETY: `start` is aligned to a page, and `lines` lines from it on are mapped, every bit pattern of which is
+        // a value, for as long as `self` lives.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.lines) }
     }
 
@@ -122,11 +163,16 @@ impl Memory {
     /// Bytes of some of its lines that have a page by now.
     ///
     /// # Errors
-    /// As mincore(2): `InvalidInput` unless the first line begins a page.
+    /// As mincore(2): `InvalidInput` unless the first line begins a page. As lseek(2) for a file.
     ///
     /// # Panics
     /// There are fewer lines.
     pub fn resident_bytes(&self, lines: Range<usize>) -> io::Result<u64> {
+        if let Some(file) = &self.file {
+            // mincore(2) says "all" of a file that this user may not open for writing.
+            let byte = |line: usize| (line * size_of::<Line>()) as u64;
+            return data_bytes(file, byte(lines.start)..byte(lines.end));
+        }
         let lines = &self.lines()[lines];
         let bytes = size_of_val(lines);
         let mut pages = vec![0u8; bytes.div_ceil(PAGE_BYTES)];
@@ -144,6 +190,32 @@ impl Memory {
         let resident = pages.iter().filter(|&&page| page & 1 != 0).count();
         Ok((resident * PAGE_BYTES).min(bytes) as u64)
     }
+}
+
+/// Bytes of a range of a file that are no hole.
+fn data_bytes(file: &fs::File, range: Range<u64>) -> io::Result<u64> {
+    let seek = |at: u64, whence: i32| {
+        let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
+        // SAFETY: no pointers.
+        let found = unsafe { libc::lseek(file.as_raw_fd(), at, whence) };
+        if let Ok(found) = u64::try_from(found) {
+            return Ok(found.min(range.end));
+        }
+        let error = io::Error::last_os_error();
+        // No data from there on.
+        let is_end = error.raw_os_error() == Some(libc::ENXIO);
+        if is_end { Ok(range.end) } else { Err(error) }
+    };
+    let (mut at, mut bytes) = (range.start, 0);
+    while at < range.end {
+        let data = seek(at, libc::SEEK_DATA)?;
+        if data == range.end {
+            break;
+        }
+        at = seek(data, libc::SEEK_HOLE)?;
+        bytes += at - data;
+    }
+    Ok(bytes)
 }
 
 /// What the system could still give: to any process, and to our control group, as far as either is told.
@@ -227,6 +299,45 @@ mod tests {
         let error = memory.populate().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
         assert_eq!(memory.resident_bytes(0..memory.lines).unwrap(), 0);
+    }
+
+    #[test]
+    fn memory_of_a_file_is_what_the_file_keeps() {
+        for lines in [3, HUGE_BYTES / size_of::<Line>() + 1] {
+            let file = tempfile().unwrap();
+            let mut memory = Memory::of_file(&file, lines).unwrap();
+            assert!(memory.lines().iter().all(|line| line.0 == [0; 8]));
+            memory.lines_mut()[lines - 1].0[7] = 7;
+            let bytes = size_of_val(memory.lines()) as u64;
+            if lines > 3 {
+                assert!(memory.resident_bytes(0..lines).unwrap() < bytes);
+            }
+            memory.populate().unwrap();
+            assert_eq!(memory.resident_bytes(0..lines).unwrap(), bytes);
+            drop(memory);
+            let memory = Memory::of_file(&file, lines).unwrap();
+            assert_eq!(memory.lines()[lines - 1].0[7], 7);
+            assert_eq!(
+                file.metadata().unwrap().len(),
+                (lines * size_of::<Line>()) as u64
+            );
+        }
+    }
+
+    /// A file without a name, in memory where that is possible.
+    fn tempfile() -> io::Result<fs::File> {
+        let path = std::env::temp_dir().join(format!(
+            "flowlb-memory-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        fs::remove_file(path)?;
+        Ok(file)
     }
 
     #[test]

@@ -38,6 +38,18 @@ pub fn require_open(fd: RawFd) -> io::Result<()> {
     check(answer).map(|_| ())
 }
 
+/// Return another descriptor for what one of somebody else's is open on.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn duplicate(fd: RawFd) -> io::Result<File> {
+    // SAFETY: no pointers.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
+    check(copy)?;
+    // SAFETY: the kernel just gave this descriptor to us; nothing else knows it.
+    Ok(unsafe { File::from_raw_fd(copy) })
+}
+
 /// Make an eventfd: a counter that poll can wait for.
 ///
 /// # Errors

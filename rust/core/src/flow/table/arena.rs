@@ -1,9 +1,10 @@
 //! The one memory arena behind the flow table: cache lines, allocated once. The kernel gives zeroed pages as they
 //! are first used, or all at once where that is asked for: before packets flow, but not in tests and offline.
 //!
-//! Nothing in it is a pointer, so it can be dumped, inspected and taken over by a successor. Today it is anonymous
-//! memory; one backed by a `memfd` can take its place in [`crate::sys::memory`] without the table noticing.
+//! Nothing in it is a pointer, so it can be dumped, inspected and taken over by a successor: when it is the memory of a
+//! file, [`super::image`] reads what another process left there.
 
+use std::fs::File;
 use std::ops::Range;
 
 use crate::sys::memory::Memory;
@@ -24,6 +25,12 @@ pub enum TableError {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// What another process left is no table that this one can read.
+    #[error("{0}")]
+    Image(&'static str),
+    /// It could not be read.
+    #[error("the flow table that was left could not be read: {0}")]
+    Read(#[from] std::io::Error),
 }
 
 /// Fixed-size memory in cache lines.
@@ -41,6 +48,21 @@ impl Arena {
                 bytes: lines.saturating_mul(size_of::<Line>()),
                 source,
             })
+    }
+
+    /// Take the memory of an empty file, which becomes `lines` cache lines long. All of it at once: a file system that
+    /// is full later would end the process.
+    ///
+    /// # Errors
+    /// `Memory` when there is not that much.
+    pub fn of_file(file: &File, lines: usize) -> Result<Self, TableError> {
+        let bytes = lines.saturating_mul(size_of::<Line>());
+        let memory = Memory::of_file(file, lines);
+        let mut arena = memory
+            .map(Self)
+            .map_err(|source| TableError::Memory { bytes, source })?;
+        arena.populate()?;
+        Ok(arena)
     }
 
     /// Have all of its memory now.

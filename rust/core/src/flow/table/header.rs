@@ -1,8 +1,15 @@
 //! What the arena begins with, so that a program that maps it can make sense of the rest: a successor of this
 //! process, or the kernel program.
 
-use super::arena::Line;
+use super::arena::{Line, TableError};
+use super::bucket::{Bucket, SLOTS};
+use super::entry::{Entry, FlowCold, FlowRare};
 use crate::flow::state::FlowState;
+
+/// No entry.
+pub(super) const NONE: u32 = u32::MAX;
+/// Most flows a table can be made for: slot numbers must fit 32 bits.
+pub const MOST_FLOWS: u64 = 1 << 28;
 
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"flowlb\0t");
 pub(super) const VERSION: u32 = 4;
@@ -42,3 +49,75 @@ const _: () = assert!(size_of::<TableHeader>() % size_of::<Line>() == 0);
 
 /// Where the index starts.
 pub(super) const HEADER_LINES: usize = size_of::<TableHeader>().div_ceil(size_of::<Line>());
+
+/// How many of what a table has, and where its parts start, in lines.
+pub(super) struct Sizes {
+    pub flows: u32,
+    pub buckets: u32,
+    pub entries_at: usize,
+    pub cold_from: usize,
+    pub rare_from: usize,
+    pub lines: usize,
+}
+
+impl Sizes {
+    /// Those of a table for `capacity` flows.
+    ///
+    /// # Errors
+    /// `Capacity` unless it is in 1..=2^28.
+    pub fn of(capacity: u64) -> Result<Self, TableError> {
+        let flows = u32::try_from(capacity)
+            .ok()
+            .filter(|&flows| flows >= 1 && capacity <= MOST_FLOWS);
+        let flows = flows.ok_or(TableError::Capacity(capacity))?;
+        let buckets = (flows * 3).div_ceil(SLOTS as u32);
+        let entries_at = HEADER_LINES + buckets as usize;
+        let cold_from = entries_at + flows as usize;
+        let rare_from = cold_from + (flows as usize).div_ceil(2);
+        Ok(Self {
+            flows,
+            buckets,
+            entries_at,
+            cold_from,
+            rare_from,
+            lines: rare_from + (flows as usize).div_ceil(8),
+        })
+    }
+}
+
+impl TableHeader {
+    /// All that tells one layout from another.
+    pub fn sizes(&self) -> ([u32; 5], u64) {
+        let bytes = [
+            self.bytes,
+            self.bucket_bytes,
+            self.entry_bytes,
+            self.cold_bytes,
+            self.rare_bytes,
+        ];
+        (bytes, self.buckets)
+    }
+
+    /// That of an empty table.
+    pub fn new(sizes: &Sizes, hash_key: [u64; 2]) -> Self {
+        Self {
+            magic: MAGIC,
+            version: VERSION,
+            bytes: (HEADER_LINES * size_of::<Line>()) as u32,
+            bucket_bytes: size_of::<Bucket>() as u32,
+            entry_bytes: size_of::<Entry>() as u32,
+            cold_bytes: size_of::<FlowCold>() as u32,
+            rare_bytes: size_of::<FlowRare>() as u32,
+            buckets: u64::from(sizes.buckets),
+            capacity: u64::from(sizes.flows),
+            hash_key,
+            generation: 0,
+            live: 0,
+            touched: 0,
+            free: NONE,
+            heads: [NONE; LISTS],
+            tails: [NONE; LISTS],
+            spare: [0; 5],
+        }
+    }
+}

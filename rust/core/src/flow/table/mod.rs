@@ -19,27 +19,26 @@ mod bucket;
 mod entry;
 mod flow;
 mod header;
+mod image;
 mod index;
+mod kept;
 mod lists;
 mod parts;
 
+use std::fs::File;
 use std::ops::Range;
 
 use crate::base::Nanos;
 use crate::flow::key::Key;
 
 use arena::{Arena, Line};
-use bucket::{Bucket, SLOTS};
-use header::{HEADER_LINES, LISTS, MAGIC, TableHeader, VERSION};
+use header::{NONE, Sizes, TableHeader};
 
 pub use arena::TableError;
 pub use entry::{Entry, FlowCold, FlowRare};
 pub use flow::Flow;
-
-/// No entry.
-const NONE: u32 = u32::MAX;
-/// Most flows a table can be made for: slot numbers must fit 32 bits.
-pub const MOST_FLOWS: u64 = 1 << 28;
+pub use header::MOST_FLOWS;
+pub use kept::{Kept, Translation};
 
 /// Cache lines of its memory that are asked about at once: 32 MiB, at a byte per page.
 const MEMORY_PART: usize = 1 << 19;
@@ -65,47 +64,38 @@ impl Table {
     /// # Errors
     /// `Capacity` unless it is in 1..=2^28, `Memory`.
     pub fn new(capacity: u64, hash_key: [u8; 16]) -> Result<Self, TableError> {
-        let flows = u32::try_from(capacity)
-            .ok()
-            .filter(|&flows| flows >= 1 && capacity <= MOST_FLOWS);
-        let flows = flows.ok_or(TableError::Capacity(capacity))?;
-        let buckets = (flows * 3).div_ceil(SLOTS as u32);
-        let entries_at = HEADER_LINES + buckets as usize;
-        let cold_from = entries_at + flows as usize;
-        let rare_from = cold_from + (flows as usize).div_ceil(2);
-        let arena = Arena::new(rare_from + (flows as usize).div_ceil(8))?;
+        let sizes = Sizes::of(capacity)?;
+        Ok(Self::over(Arena::new(sizes.lines)?, &sizes, hash_key))
+    }
+
+    /// Make an empty table in the memory of an empty file, where it outlives the process.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn in_file(capacity: u64, hash_key: [u8; 16], file: &File) -> Result<Self, TableError> {
+        let sizes = Sizes::of(capacity)?;
+        Ok(Self::over(
+            Arena::of_file(file, sizes.lines)?,
+            &sizes,
+            hash_key,
+        ))
+    }
+
+    fn over(arena: Arena, sizes: &Sizes, hash_key: [u8; 16]) -> Self {
         let key = u128::from_le_bytes(hash_key);
         let hash_key = [key as u64, (key >> 64) as u64];
         let mut table = Self {
             arena,
-            buckets,
-            capacity: flows,
-            entries_at,
-            cold_from,
-            rare_from,
+            buckets: sizes.buckets,
+            capacity: sizes.flows,
+            entries_at: sizes.entries_at,
+            cold_from: sizes.cold_from,
+            rare_from: sizes.rare_from,
             hash_key,
             due: Nanos::ZERO,
         };
-        *table.header_mut() = TableHeader {
-            magic: MAGIC,
-            version: VERSION,
-            bytes: (HEADER_LINES * size_of::<Line>()) as u32,
-            bucket_bytes: size_of::<Bucket>() as u32,
-            entry_bytes: size_of::<Entry>() as u32,
-            cold_bytes: size_of::<FlowCold>() as u32,
-            rare_bytes: size_of::<FlowRare>() as u32,
-            buckets: u64::from(buckets),
-            capacity,
-            hash_key,
-            generation: 0,
-            live: 0,
-            touched: 0,
-            free: NONE,
-            heads: [NONE; LISTS],
-            tails: [NONE; LISTS],
-            spare: [0; 5],
-        };
-        Ok(table)
+        *table.header_mut() = TableHeader::new(sizes, hash_key);
+        table
     }
 
     /// Have all of its memory now: before packets flow, not while they do.

@@ -1,6 +1,7 @@
 //! What the flow table must hold to, against a plain map and by hand.
 
 use super::entry::RELINK_NS;
+use super::header::HEADER_LINES;
 use super::*;
 use crate::base::Ip;
 use crate::flow::state::FlowState;

@@ -1,0 +1,202 @@
+//! A table that another process left in a file: what of it can be trusted goes into a table of ours.
+//!
+//! Nothing is believed that was not checked. The header must be ours in every size, and an entry whole, no older than
+//! now, and one of a server that its three ids agree on; so a damaged id gives a flow to no other server. Index, lists
+//! and chain of free entries are not read: they are made anew. Plain reads, so that a file that is cut short is an
+//! error and no signal. The file stays as it is: whoever is killed meanwhile leaves it to the next.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::Table;
+use super::arena::{Line, TableError};
+use super::entry::{Entry, FlowCold, FlowRare, RELINK_NS};
+use super::flow::Flow;
+use super::header::{HEADER_LINES, MAGIC, NONE, Sizes, TableHeader, VERSION};
+use super::kept::{Kept, Translation};
+use crate::base::{IngressNeighbour, InterfaceId, Nanos};
+use crate::flow::side::TcpSide;
+use crate::flow::state::FlowState;
+
+/// Entries that are read at once, of all three parts: whole lines of each.
+const PART: u32 = 1 << 13;
+
+/// One entry with its other parts, as it was read.
+struct Left {
+    entry: Entry,
+    cold: FlowCold,
+    rare: FlowRare,
+}
+
+impl Table {
+    /// Take over the entries that another process left. To be called before packets come.
+    ///
+    /// `translate` says what a server id of theirs stands for, None when it is nothing today; `interface` does so for
+    /// interfaces. `note` is told of each flow that is kept, with the ids of its service and server.
+    ///
+    /// # Errors
+    /// `Image` when it is no table, or one of another layout; `Read`. Nothing was taken over then.
+    pub fn keep_from(
+        &mut self,
+        file: &File,
+        translate: impl Fn(u32) -> Option<Translation>,
+        interface: impl Fn(InterfaceId) -> Option<InterfaceId>,
+        now: Nanos,
+        mut note: impl FnMut(u32, u32, &Flow<'_>),
+    ) -> Result<Kept, TableError> {
+        let (sizes, touched) = read_header(file)?;
+        let (mut kept, mut order) = (Kept::default(), Vec::new());
+        let mut from = 0;
+        while from < touched {
+            for mut left in read_part(file, &sizes, from, touched.min(from + PART))? {
+                // A removed entry has port 0, which no flow has.
+                if left.entry.client_port == 0 {
+                    continue;
+                }
+                let is_ours = is_whole(&left, now) && left.translate(&translate, &interface);
+                match is_ours.then(|| self.place(&left)).flatten() {
+                    Some(number) => {
+                        kept.flows += 1;
+                        order.push((linked_at(&left.entry), number));
+                        note(
+                            left.entry.service,
+                            left.entry.server,
+                            &self.flow_mut(number),
+                        );
+                    }
+                    None => kept.dropped += 1,
+                }
+            }
+            from += PART;
+        }
+        order.sort_unstable();
+        for (_, number) in order {
+            self.link(number, self.entry(number).state());
+        }
+        self.due = Nanos::ZERO;
+        Ok(kept)
+    }
+
+    /// Store an entry, in no list yet. None when there is no room, or one of its keys is there already.
+    fn place(&mut self, left: &Left) -> Option<u32> {
+        let entry = &left.entry;
+        let (forward, reply) = (entry.forward_key(), entry.reply_key());
+        if self.is_full() || self.find(&forward).is_some() || self.find(&reply).is_some() {
+            return None;
+        }
+        let number = self.take_free();
+        *self.entry_mut(number) = *entry;
+        *self.cold_mut(number) = left.cold;
+        *self.rare_mut(number) = left.rare;
+        self.insert_slot(self.hash(&forward), number);
+        self.insert_slot(self.hash(&reply), number);
+        self.header_mut().live += 1;
+        Some(number)
+    }
+}
+
+impl Left {
+    /// Give an entry today's ids. `false`: they do not agree, or mean nothing any more.
+    fn translate(
+        &mut self,
+        translate: &impl Fn(u32) -> Option<Translation>,
+        interface: &impl Fn(InterfaceId) -> Option<InterfaceId>,
+    ) -> bool {
+        let entry = &mut self.entry;
+        let Some(known) = translate(entry.server) else {
+            return false;
+        };
+        let agrees = (entry.service, entry.endpoint) == known.then;
+        if !agrees || entry.state().is_udp() != known.is_udp {
+            return false;
+        }
+        (entry.service, entry.server, entry.endpoint) = known.today;
+        let ingress = entry.ingress();
+        entry.set_ingress(match interface(ingress.interface()) {
+            Some(id) => IngressNeighbour::on(id).with_mac(ingress.mac()),
+            None => IngressNeighbour::NONE,
+        });
+        true
+    }
+}
+
+/// When an entry was put at its list's tail.
+fn linked_at(entry: &Entry) -> u64 {
+    entry.last_seen.since(Nanos::new(u64::from(entry.lag)))
+}
+
+fn is_whole(left: &Left, now: Nanos) -> bool {
+    let entry = &left.entry;
+    usize::from(entry.state) < FlowState::ALL.len()
+        && entry.client != [0; 2]
+        && entry.last_seen != Nanos::ZERO
+        && entry.last_seen <= now
+        && u64::from(entry.lag) < RELINK_NS
+        && left.cold.sides.iter().all(TcpSide::is_possible)
+}
+
+fn read_header(file: &File) -> Result<(Sizes, u32), TableError> {
+    let mut lines: [Line; HEADER_LINES] = bytemuck::Zeroable::zeroed();
+    let len = file.metadata()?.len();
+    if len < size_of_val(&lines) as u64 {
+        return Err(TableError::Image("it is shorter than a header"));
+    }
+    file.read_exact_at(bytemuck::cast_slice_mut(&mut lines), 0)?;
+    let header: TableHeader = bytemuck::cast(lines);
+    if header.magic != MAGIC {
+        return Err(TableError::Image("it is no flow table"));
+    }
+    if header.version != VERSION {
+        return Err(TableError::Image("its layout is that of another version"));
+    }
+    let sizes = Sizes::of(header.capacity)
+        .map_err(|_| TableError::Image("its capacity is none that a table has"))?;
+    let ours = TableHeader::new(&sizes, header.hash_key);
+    if header.sizes() != ours.sizes() || len != (sizes.lines * size_of::<Line>()) as u64 {
+        return Err(TableError::Image("its sizes do not fit its capacity"));
+    }
+    if u64::from(header.touched) > header.capacity {
+        return Err(TableError::Image("it has more entries than room"));
+    }
+    Ok((sizes, header.touched))
+}
+
+/// Read entries and their other parts.
+fn read_part(
+    file: &File,
+    sizes: &Sizes,
+    from: u32,
+    until: u32,
+) -> Result<impl Iterator<Item = Left>, TableError> {
+    let count = (until - from) as usize;
+    let mut entries = vec![Entry::default(); count];
+    let mut colds = vec![FlowCold::default(); count];
+    let mut rares = vec![FlowRare::default(); count];
+    read_at(file, sizes.entries_at, from, &mut entries)?;
+    read_at(file, sizes.cold_from, from, &mut colds)?;
+    read_at(file, sizes.rare_from, from, &mut rares)?;
+    let sides = entries.into_iter().zip(colds).zip(rares);
+    Ok(sides.map(|((entry, cold), rare)| Left {
+        entry,
+        cold: FlowCold {
+            previous: NONE,
+            following: NONE,
+            ..cold
+        },
+        rare,
+    }))
+}
+
+fn read_at<T: bytemuck::Pod>(
+    file: &File,
+    line: usize,
+    from: u32,
+    into: &mut [T],
+) -> Result<(), TableError> {
+    let at = line * size_of::<Line>() + from as usize * size_of::<T>();
+    file.read_exact_at(bytemuck::cast_slice_mut(into), at as u64)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+//! Words about what another process left: what its ids mean now, and how much of it was kept.
+
+/// What a server id in the table that was left stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// Ids of the service and the endpoint that it belonged to.
+    pub then: (u32, u32),
+    /// Whether that is a service of UDP.
+    pub is_udp: bool,
+    /// Ids of service, server and endpoint now.
+    pub today: (u32, u32, u32),
+}
+
+/// What became of the entries that were left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Flows that are in the table now.
+    pub flows: u64,
+    /// Entries that were damaged or half written, or whose server there is no more; or there was no room.
+    pub dropped: u64,
+}

@@ -69,6 +69,8 @@ class DataPath:
         hash_key: 16 secret bytes that key the flow table.
         seed: starts the random draws, 64 bits.
         first_round: where the rounds of `counter` and `least` start, 64 bits.
+        table_fd: of an empty file, whose memory the flow table takes, so that it outlives the process. None: memory of
+            its own.
 
     Raises:
         LbError: the capacity is out of range.
@@ -77,7 +79,16 @@ class DataPath:
         ValueError: a number is negative or has more than 64 bits, or the key has not 16 bytes.
     """
 
-    def __new__(cls, capacity: int, hash_key: bytes, seed: int, first_round: int = 0) -> DataPath: ...
+    def __new__(
+        cls, capacity: int, hash_key: bytes, seed: int, first_round: int = 0, table_fd: int | None = None
+    ) -> DataPath: ...
+    def keep_flows(
+        self,
+        table_fd: int,
+        servers: Sequence[tuple[tuple[int, int, bool], tuple[int, int, int]] | None],
+        interfaces: Sequence[int | None],
+        now_ns: int,
+    ) -> tuple[int, int]: ...
     def publish(self, snapshot: Snapshot) -> None: ...
     def set_next_hops(self, next_hops: NextHops) -> None: ...
     def process(self, frame: bytes, interface: int, now_ns: int, offload: Offload | None = None) -> Result: ...

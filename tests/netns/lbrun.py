@@ -66,6 +66,7 @@ class LbRun:
         wrapper: a command that runs it as a program. None: it is forked.
         environment: its variables. None: those of the tests.
         config, log: None: in the folder.
+        state: the state directory. None: its flows end with it.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class LbRun:
         environment: Mapping[str, str] | None = None,
         config: Path | None = None,
         log: Path | None = None,
+        state: str | None = None,
         start: bool = True,
     ) -> None:
         self.config, self.log = config or folder / "lb.toml", log or folder / "log.txt"
         self.control = folder / "lb.sock"
         self._namespace, self._wrapper = namespace, wrapper
-        self._arguments = ("run", "-c", str(self.config), "--control", str(self.control), *options)
+        more = () if state is None else ("--state", state)
+        self._arguments = ("run", "-c", str(self.config), "--control", str(self.control), *more, *options)
         self._environment = dict(os.environ if environment is None else environment)
         self.process: Started
         if start:

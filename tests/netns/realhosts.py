@@ -97,6 +97,7 @@ class RunningBalancer:
     backend: str
     config: Path
     running: LbRun | None = field(default=None)
+    state: str | None = None
 
     def start(self) -> None:
         """Start it and wait until it forwards. Raise LbError with what it says when it ends before."""
@@ -106,6 +107,7 @@ class RunningBalancer:
             ["--backend", self.backend],
             config=self.config,
             log=self.testbed.directory / f"{ROUTER}-lb.log",
+            state=self.state,
         )
         if not self.running.gets_ready():
             raise LbError(self.running.text().removeprefix("lb: "))

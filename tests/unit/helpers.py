@@ -175,9 +175,10 @@ def make_datapath(
     capacity: int = 1024,
     seed: int = 1,
     first_round: int = 0,
+    table_fd: int | None = None,
 ) -> DataPath:
     """Make a data path of a backend with a snapshot and next hops published; by default those of the small topology."""
-    path: DataPath = load_backend(backend).DataPath(capacity, bytes(range(16)), seed, first_round)
+    path: DataPath = load_backend(backend).DataPath(capacity, bytes(range(16)), seed, first_round, table_fd)
     path.publish(make_snapshot() if snapshot is None else snapshot)
     path.set_next_hops(make_next_hops() if next_hops is None else next_hops)
     return path

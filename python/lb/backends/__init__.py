@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 class MakeDataPath(Protocol):
     """Makes a data path; arguments as in `lb.backends.base.Engine`."""
 
-    def __call__(self, capacity: int, hash_key: bytes, seed: int, first_round: int = 0, /) -> DataPath:
+    def __call__(
+        self, capacity: int, hash_key: bytes, seed: int, first_round: int = 0, table_fd: int | None = None, /
+    ) -> DataPath:
         """Make one."""
 
 

@@ -130,6 +130,11 @@ class FlowRecord(NamedTuple):
     bytes_reply: int
 
 
+# What belonged to a server id of another process: service, endpoint, and whether they are of UDP; then the ids of
+# service, server and endpoint in our snapshot.
+ServerIds: TypeAlias = tuple[tuple[int, int, bool], tuple[int, int, int]]
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """
@@ -142,6 +147,7 @@ class Capabilities:
         offline: whether `process`, `process_many` and `tick` work without an attachment.
         sends_directly: whether frames go straight to the driver where an interface has a descriptor for that.
         promises_memory: whether the flow table has all its memory from the start (`Engine.memory`).
+        keeps_flows: whether the flow table can be in a file, and take over what another process left in one.
     """
 
     exact: frozenset[Aspect] = ASPECTS
@@ -150,13 +156,15 @@ class Capabilities:
     offline: bool = True
     sends_directly: bool = True
     promises_memory: bool = True
+    keeps_flows: bool = True
 
 
 class Engine(Protocol):
     """
-    Flows, and what becomes of packets. Made with (capacity, hash_key, seed, first_round=0): flows the table can hold,
-    16 secret bytes, the u64 that seeds the random draws, and the number at which the rounds of `counter` and `least`
-    start; wrong ones raise ValueError or TypeError, a capacity that no table can have LbError.
+    Flows, and what becomes of packets. Made with (capacity, hash_key, seed, first_round=0, table_fd=None): flows the
+    table can hold, 16 secret bytes, the u64 that seeds the random draws, the number at which the rounds of `counter`
+    and `least` start, and a descriptor of an empty file whose memory the table takes, where the backend keeps flows;
+    wrong ones raise ValueError or TypeError, a capacity that no table can have LbError.
 
     Not thread-safe by itself, except while it is attached (`Attachment.attach`): then every method may be called from
     the control thread and runs between two batches. None holds packets up for long: what takes its time is
@@ -165,6 +173,28 @@ class Engine(Protocol):
 
     def publish(self, snapshot: Snapshot) -> None:
         """Swap to a new snapshot. Flows stay."""
+
+    def keep_flows(
+        self, table_fd: int, servers: Sequence[ServerIds | None], interfaces: Sequence[int | None], now_ns: int
+    ) -> tuple[int, int]:
+        """
+        Take over the flows that another process left in a file, once a snapshot is published and before packets come.
+
+        Args:
+            table_fd: of the file.
+            servers: by server id of theirs, what it is in this snapshot; None: nothing.
+            interfaces: by interface id of theirs, the id in this snapshot; None: none.
+            now_ns: monotonic nanoseconds.
+
+        Returns:
+            How many flows were taken over, and how many entries were dropped: damaged, without a server, or for want
+            of room.
+
+        Raises:
+            LbError: it is no flow table, or one of another layout, and nothing was taken over; or the backend keeps no
+                flows.
+            OSError: it could not be read.
+        """
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours. Waiting packets leave at the next `tick`."""

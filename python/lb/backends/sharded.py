@@ -84,6 +84,10 @@ class Sharded:
                 finally:
                     sock.detach()
 
+    def keep_flows(self, *_: object, **__: object) -> tuple[int, int]:
+        """Raise LbError: each worker has a table of its own, and there may be more or fewer of them the next time."""
+        raise LbError("several workers keep no flows over a restart: use one worker")
+
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours."""
         for shard in self._shards:
@@ -229,7 +233,9 @@ class Sharded:
 
 def capabilities(one: Capabilities) -> Capabilities:
     """Return what several data paths can together. Each has rounds and draws of its own: placement is not exact."""
-    return dataclasses.replace(one, exact=one.exact - {"placement"}, offline=False, sends_directly=False)
+    return dataclasses.replace(
+        one, exact=one.exact - {"placement"}, offline=False, sends_directly=False, keeps_flows=False
+    )
 
 
 def share_of(interface: AttachedInterface, number: int) -> AttachedInterface:

@@ -30,6 +30,14 @@ def run(
             help="User to run as, when started by root.", envvar="LB_USER", show_default="flowlb, else nobody"
         ),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory in memory that keeps flows over a restart. Without it, they end with the process.",
+            envvar="LB_STATE",
+        ),
+    ] = None,
     testbed: Annotated[
         bool, typer.Option("--testbed", help="Run in a testbed of network namespaces, with load.")
     ] = False,
@@ -54,4 +62,4 @@ def run(
         raise typer.BadParameter(f"{path} does not exist: `lb init` writes it, `lb run --testbed` needs none")
     from lb.control.process import run as run_daemon
 
-    run_daemon(path, backend, control, log_format, user)
+    run_daemon(path, backend, control, log_format, user, state)

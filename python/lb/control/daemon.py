@@ -63,11 +63,13 @@ class Daemon:
     ) -> None:
         self._config_path = config_path
         loaded = load_config(config_path)
-        self._seed_drawn = loaded.seed is None
-        self._config = with_seed(loaded, draw_seed())
+        self._made = made or Prepared()
+        # Hashes place flows by the seed: flows of the process before are found again by the same one.
+        self._seed_left = None if self._made.state is None else self._made.state.seed_left
+        self._is_seed_drawn = loaded.seed is None
+        self._config = with_seed(loaded, draw_seed() if self._seed_left is None else self._seed_left)
         self._backend = lb.backends.load(choose_backend(backend, self._config))
         self._control_path = control_path or default_control_path()
-        self._made = made or Prepared()
         self._broker_trouble: str | None = None
         self._supervisor = Supervisor()
         self._cleanup = AsyncExitStack()
@@ -119,6 +121,7 @@ class Daemon:
         """Open the sockets, publish the first snapshot, and wait for the servers' MACs."""
         self._cleanup.enter_context(self._runtime.opened(self._controller.snapshot))
         self._controller.start()
+        self._runtime.keep_flows(self._controller.snapshot, self._config.seed if self._is_seed_drawn else None)
         self._runtime.set_next_hops(await self._kernel.settle(SETTLE_S))
         await self._kernel.refresh()
 
@@ -201,8 +204,8 @@ class Daemon:
         if line := self._runtime.describe_memory():
             log.info("%s", line)
         snapshot = self._controller.snapshot
-        if self._seed_drawn:
-            log.info("%s", describe_drawn(self._config, snapshot.seed))
+        if self._is_seed_drawn:
+            log.info("%s", describe_drawn(self._config, snapshot.seed, is_left=self._seed_left is not None))
         services = ", ".join(
             f"{entry.name} {entry.address} port {entry.port}/{entry.protocol}" for entry in self._config.services
         )

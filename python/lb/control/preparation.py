@@ -21,6 +21,7 @@ from typing import Any
 
 from lb.config import Config, unprivileged
 from lb.control.api.listener import bind_socket
+from lb.control.kept import StateDirectory
 from lb.errors import LbError
 from lb.fields.key import default_of
 from lb.model.limits import MOST_WORKERS
@@ -41,12 +42,14 @@ class Prepared:
     Args:
         packet, direct: unbound sockets, for packets and for handing frames to drivers.
         broker: binds the control socket; None: this process binds it itself.
+        state: keeps the flows over a restart; None: they end with this process.
         notice: a log line about the user that this process runs as; None: none.
     """
 
     packet: list[socket.socket] = field(default_factory=list)
     direct: list[socket.socket] = field(default_factory=list)
     broker: Broker | None = None
+    state: StateDirectory | None = None
     notice: Notice | None = None
 
     def take_packet(self) -> socket.socket | None:
@@ -63,7 +66,7 @@ class Prepared:
 
 
 @contextmanager
-def prepared(config: Path, control: Path, user: str | None) -> Iterator[Prepared]:
+def prepared(config: Path, control: Path, user: str | None, state: Path | None = None) -> Iterator[Prepared]:
     """
     Make what needs rights, and drop them; close what was made at the end of the block.
 
@@ -71,9 +74,11 @@ def prepared(config: Path, control: Path, user: str | None) -> Iterator[Prepared
         config: path of the configuration.
         control: path of the control socket.
         user: as for `lb.privileges.drop.drop_privileges`.
+        state: path of the state directory. None: flows end with this process.
 
     Raises:
-        LbError: the configuration is not trusted, or this process cannot become the user.
+        LbError: the configuration is not trusted, this process cannot become the user, or it cannot have the state
+            directory.
     """
     unprivileged.require_trusted(config)
     with ExitStack() as stack:
@@ -82,6 +87,9 @@ def prepared(config: Path, control: Path, user: str | None) -> Iterator[Prepared
             made.broker = Broker(config, control, bind_socket)
             made.broker.start()
             stack.callback(made.broker.stop)
+        if state is not None:
+            made.state = StateDirectory.open(state)
+            stack.callback(made.state.close)
         outline = _outline(config)
         with contextlib.suppress(LbError):
             _open_sockets(made, outline)

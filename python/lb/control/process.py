@@ -52,6 +52,7 @@ def run(
     control_path: Path | None = None,
     log_format: LogFormat = "text",
     user: str | None = None,
+    state: Path | None = None,
 ) -> None:
     """
     Run a balancer in the foreground, with its log on stderr, as an unprivileged user where that is possible.
@@ -61,5 +62,5 @@ def run(
     """
     start_logging(log_format)
     control_path = control_path or default_control_path()
-    with prepared(config_path, control_path, user) as made:
+    with prepared(config_path, control_path, user, state) as made:
         asyncio.run(serve(config_path, backend, control_path, made))

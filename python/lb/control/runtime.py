@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import secrets
 import socket
@@ -25,6 +26,7 @@ from lb.backends.base import AttachedInterface, Attachment, Capabilities, DataPa
 from lb.balancer import HASH_KEY_BYTES
 from lb.compiler.compile import IdKind
 from lb.config import Config
+from lb.control.kept import StateDirectory
 from lb.control.tasks import Supervisor, call_on
 from lb.errors import LbError
 from lb.model.snapshot import Address, NextHops, Snapshot
@@ -44,6 +46,8 @@ from lb.packet.announcement import frames_for_announcement
 
 # More flows than any table holds: the data path itself resets them some at a time, with packets in between.
 ALL_FLOWS = 2**32 - 1
+
+log = logging.getLogger(__name__)
 
 
 class Neighbours(Protocol):
@@ -65,6 +69,10 @@ class SocketSource(Protocol):
     def take_direct(self, interface_name: str) -> socket.socket:
         """Return a socket for handing frames to a driver, which the caller closes."""
 
+    @property
+    def state(self) -> StateDirectory | None:
+        """What keeps flows over a restart; None: they end with this process."""
+
 
 class Runtime:
     """
@@ -77,6 +85,9 @@ class Runtime:
         neighbours: keeps the next hops of servers resolved.
         supervisor: runs resolutions and resets.
         fail: ends the balancer with an error; called from any thread.
+
+    Raises:
+        LbError: there is a state directory, and backend or workers keep no flows over a restart.
     """
 
     def __init__(
@@ -105,6 +116,10 @@ class Runtime:
         self._host_lock = threading.Lock()
         self._is_over = False
         self._announced: object = None
+        # What keeps flows over a restart; None: they end with this process.
+        self._state = made.state
+        if self._state is not None:
+            require_kept_flows(config, backend)
         self._rx_dropped = 0
         # Counters are read by several threads, and the kernel's count starts anew with each reading.
         self._drops_lock = threading.Lock()
@@ -157,9 +172,27 @@ class Runtime:
     def _make_data_path(self, seed: int) -> DataPath:
         workers, capacity, key = self._config.workers, self._config.flows.capacity, secrets.token_bytes(HASH_KEY_BYTES)
         make = self._backend.DataPath
-        if workers == 1:
-            return make(capacity, key, seed)
-        return sharded.Sharded(make, workers, capacity, key, seed)
+        if workers > 1:
+            return sharded.Sharded(make, workers, capacity, key, seed)
+        return make(capacity, key, seed, *self._table_file(capacity))
+
+    def _table_file(self, capacity: int) -> tuple[int, ...]:
+        """Return the arguments that put the flow table into a file; none where it cannot be in one."""
+        return () if self._state is None else (0, self._state.new_table(capacity))
+
+    def keep_flows(self, snapshot: Snapshot, drawn_seed: int | None) -> None:
+        """
+        Take over the flows that the process before left, once the first snapshot is published, and log what became of
+        them. Errors and `drawn_seed`: as `lb.control.kept.StateDirectory.keep`.
+        """
+        if self._state is None:
+            return
+        path = self._state.path
+        kept = self._state.keep(self._engine, snapshot, time.monotonic_ns(), drawn_seed)
+        if kept.trouble is not None:
+            log.warning("%s: %s", path, kept.trouble)
+        else:
+            log.info("%s keeps flows over a restart: %d taken over, %d dropped", path, kept.flows, kept.dropped)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -231,6 +264,8 @@ class Runtime:
             if self._is_over:
                 raise LbError("the balancer is stopping")
             self._guard.apply(snapshot)
+        if self._state is not None:
+            self._state.note(snapshot)
         self._guarded(functools.partial(self._engine.publish, snapshot))
         # The MACs of the other servers are in the configuration.
         servers = (server for server in snapshot.servers if server is not None and server.mac is None)
@@ -336,6 +371,15 @@ def capabilities_of(config: Config, backend: Backend) -> Capabilities:
     """Return the capabilities of a backend with as many workers as a configuration has."""
     one = backend.capabilities()
     return one if config.workers == 1 else sharded.capabilities(one)
+
+
+def require_kept_flows(config: Config, backend: Backend) -> None:
+    """Raise LbError unless a backend, with as many workers as a configuration has, keeps flows over a restart."""
+    if not backend.capabilities().keeps_flows:
+        way_out = "leave out --state, or use backend rust"
+        raise LbError(f"backend {backend.NAME} keeps no flows over a restart: {way_out}")
+    if not capabilities_of(config, backend).keeps_flows:
+        raise LbError("several workers keep no flows over a restart: leave out --state, or use workers = 1")
 
 
 def ignored_settings(config: Config, backend: Backend) -> list[str]:

@@ -29,5 +29,5 @@ __all__ = [
 
 
 def capabilities() -> Capabilities:
-    """Return what this backend can: the same, without a core of its own to wait on and without promised memory."""
-    return Capabilities(polls=("sleep",), sends_directly=False, promises_memory=False)
+    """Return what this backend can: the same, without a core of its own to wait on and memory of its own choice."""
+    return Capabilities(polls=("sleep",), sends_directly=False, promises_memory=False, keeps_flows=False)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import AttachedInterface, Flow, FlowRecord, only_sockets
+from lb.backends.base import AttachedInterface, Flow, FlowRecord, ServerIds, only_sockets
 from lb.backends.python.entry import Entry
 from lb.backends.python.exports import FlowExport
 from lb.backends.python.flow_states import STATES
@@ -88,6 +88,9 @@ class Names:
         )
 
 
+KEEPS_NONE = "backend python keeps no flows over a restart: use backend rust"
+
+
 class DataPath:
     """
     The data path in Python. Everything drops as `not_for_us` until a snapshot is published.
@@ -97,19 +100,24 @@ class DataPath:
         hash_key: 16 secret bytes; unused, since Python keys its dicts itself, but part of the contract.
         seed: 64 bits that start the random draws.
         first_round: 64 bits: the number at which the rounds of `counter` and `least` start; each worker has another.
+        table_fd: None: this backend keeps no flows.
 
     Raises:
-        LbError: the capacity is out of range.
+        LbError: the capacity is out of range, or there is a file.
         TypeError: an argument is of another type.
         ValueError: a number is negative or has more than 64 bits, or the key has not 16 bytes.
     """
 
-    def __init__(self, capacity: int, hash_key: bytes, seed: int, first_round: int = 0) -> None:
+    def __init__(
+        self, capacity: int, hash_key: bytes, seed: int, first_round: int = 0, table_fd: int | None = None
+    ) -> None:
         capacity, seed = require_number(capacity, 64), require_number(seed, 64)
         if len(require_bytes(hash_key)) != HASH_KEY_BYTES:
             raise ValueError(f"hash_key: {len(hash_key)} bytes, {HASH_KEY_BYTES} are needed")
         if not 1 <= capacity <= MAX_CAPACITY:
             raise LbError(f"flow table capacity {capacity} is not in 1..={MAX_CAPACITY}")
+        if table_fd is not None:
+            raise LbError(KEEPS_NONE)
         self._tables = Tables(capacity, seed, require_number(first_round, 64))
         self._names = Names()
         self._lock = CallLock()
@@ -124,6 +132,13 @@ class DataPath:
             self._names.learn(snapshot)
             with self._lock:
                 self._tables.swap(prepared)
+
+    def keep_flows(
+        self, table_fd: int, servers: Sequence[ServerIds | None], interfaces: Sequence[int | None], now_ns: int
+    ) -> tuple[int, int]:
+        """Raise LbError: flows are Python's own objects here, which end with the process."""
+        del table_fd, servers, interfaces, now_ns
+        raise LbError(KEEPS_NONE)
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours. Waiting packets leave at the next `tick`."""

@@ -8,6 +8,7 @@ ends.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -109,7 +110,9 @@ def start_balancer(testbed: Testbed, config: Path, backend: str, control: Path |
     """
     control = control or testbed.directory / "lb.sock"
     arguments = ("run", "-c", str(config), "--control", str(control), "--backend", backend)
-    process = testbed.spawn_python(ROUTER, "lb", "lb", *arguments)
+    # The user's own balancer has its state directory there.
+    environment = {name: value for name, value in os.environ.items() if name != "LB_STATE"}
+    process = testbed.spawn_python(ROUTER, "lb", "lb", *arguments, env=environment)
     deadline = time.monotonic() + READY_DEADLINE_S
     while time.monotonic() < deadline:
         status = process.poll()

@@ -1,0 +1,234 @@
+"""
+What outlives a process: the flow table's memory, and what its ids mean, in a state directory.
+
+Used by the runtime where `lb run --state` asks for it. The directory has two places for a table, `table.0` and
+`table.1`, and two for what its ids mean, `names.0` and `names.1`: a process writes where the one before it did not, so
+whenever it is killed, one of each is whole. `lock` is held as long as a process uses the directory. All files are
+opened at the start, while this process has the rights for it (`lb.control.state_files`), and used by their descriptors
+from then on. The core believes nothing of a table that it has not checked (`rust/core/src/flow/table/image.rs`), and
+names are believed only whole (`lb.control.kept_names`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from lb.backends.base import Engine
+from lb.control import state_files
+from lb.control.kept_names import MOST_BYTES, Names, parsed, signature, translations, written
+from lb.errors import LbError
+from lb.model.snapshot import Snapshot
+
+LOCK, TABLES, NAMES = "lock", ("table.0", "table.1"), ("names.0", "names.1")
+# Bytes per flow, everything included, as `docs/rules.md` rule 8.17, full table, promises, and its header.
+FLOW_BYTES, MORE_BYTES = 128, 4096
+
+log = logging.getLogger(__name__)
+
+
+class Kept(NamedTuple):
+    """
+    What became of the flows that were left.
+
+    Args:
+        flows: how many were taken over.
+        dropped: how many entries were not.
+        trouble: why all that was left is lost; None: it is not.
+    """
+
+    flows: int = 0
+    dropped: int = 0
+    trouble: str | None = None
+
+
+class StateDirectory:
+    """
+    The state directory of this process. Close it at the end.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # What the process before left; None: nothing that can be used.
+        self.left: Names | None = None
+        self._stack = ExitStack()
+        self._files: dict[str, int] = {}
+        # Which of the tables is this process's.
+        self._place = 0
+        self._sequence = 0
+        self._drawn_seed: int | None = None
+        self._is_keeping = False
+        # What the names that were written last say; None: there are none that can be believed.
+        self._noted: object = None
+        self._has_warned = False
+        self._trouble: str | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> StateDirectory:
+        """
+        Make the directory if there is none, and open its files.
+
+        Raises:
+            LbError: another process uses it, it is not in memory, it is not ours alone, or it cannot be made.
+        """
+        state = cls(path)
+        try:
+            state._open_files()
+            state._read_names()
+        except BlockingIOError:
+            state.close()
+            raise LbError(f"another balancer uses the state directory {path}: stop it first") from None
+        except OSError as error:
+            state.close()
+            raise state._failed(error) from None
+        except BaseException:
+            state.close()
+            raise
+        return state
+
+    def _open_files(self) -> None:
+        """Open lock, tables and names, the lock first: nothing is judged while another process may change it."""
+        directory = state_files.open_directory(self.path)
+        self._stack.callback(os.close, directory)
+        for name in (LOCK, *TABLES, *NAMES):
+            self._files[name] = descriptor = state_files.open_file(directory, name)
+            self._stack.callback(os.close, descriptor)
+            if name == LOCK:
+                state_files.hold_lock(descriptor)
+            state_files.require_private(descriptor, self.path / name)
+
+    def _read_names(self) -> None:
+        contents = [state_files.content(self._files[name], MOST_BYTES) for name in NAMES]
+        found = [names for data in contents if (names := parsed(data)) is not None]
+        self.left = max(found, key=lambda names: names.sequence, default=None)
+        if self.left is not None:
+            self._place, self._sequence = 1 - self.left.table, self.left.sequence
+        elif any(os.fstat(self._files[name]).st_size for name in TABLES):
+            self._trouble = "what was left cannot be read: flows begin empty"
+
+    def close(self) -> None:
+        """Let another process have the directory."""
+        self._stack.close()
+
+    @property
+    def seed_left(self) -> int | None:
+        """The seed that the process before had drawn, or had from one before it; None: there is none."""
+        return self.left.seed if self.left is not None and self.left.drawn else None
+
+    def new_table(self, capacity: int) -> int:
+        """
+        Return a descriptor of the empty file for this process's table. A first process needs room for two: the next
+        one has its own beside it. Where that is gone, what was left is given up for it.
+
+        Raises:
+            LbError: there is not enough room for it.
+        """
+        try:
+            self._make_room(capacity * FLOW_BYTES + MORE_BYTES)
+        except OSError as error:
+            raise self._failed(error) from None
+        return self._files[TABLES[self._place]]
+
+    def _make_room(self, needed: int) -> None:
+        lock, whose = self._files[LOCK], "the flow table"
+        os.ftruncate(self._files[TABLES[self._place]], 0)
+        if self.left is None:
+            os.ftruncate(self._files[TABLES[1 - self._place]], 0)
+            needed, whose = 2 * needed, "two flow tables, that of the next start is made beside the one in use"
+        elif state_files.free_bytes(lock) < needed:
+            self._give_up()
+        if (free := state_files.free_bytes(lock)) < needed:
+            way_out = "make its file system larger, or flows.capacity smaller"
+            raise LbError(f"{needed} bytes are needed in {self.path} for {whose}; {free} are free: {way_out}")
+
+    def _give_up(self) -> None:
+        """Have the room of the table that was left. Its names go first: they mean nothing without it."""
+        self.left = None
+        self._trouble = "there is no room for a table beside the one that was left: its flows are lost"
+        self._invalidate()
+        os.ftruncate(self._files[TABLES[1 - self._place]], 0)
+
+    def keep(self, engine: Engine, snapshot: Snapshot, now_ns: int, drawn_seed: int | None = None) -> Kept:
+        """
+        Have an engine take over the flows that were left, once it has the first snapshot; from then on this process's
+        table is the one that the next process finds.
+
+        Args:
+            engine: whose table is in the file of `new_table`.
+            snapshot: the first one.
+            now_ns: monotonic nanoseconds.
+            drawn_seed: the seed that was drawn, by this process or one before it; None: none was.
+
+        Raises:
+            LbError: what was left could not be read for now. It stays as it is.
+        """
+        kept = self._take_over(engine, snapshot, now_ns)
+        self._drawn_seed, self._is_keeping = drawn_seed, True
+        self.note(snapshot)
+        # Whoever is killed before this leaves two tables, and the names say which of them counts.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._files[TABLES[1 - self._place]], 0)
+        return kept
+
+    def _take_over(self, engine: Engine, snapshot: Snapshot, now_ns: int) -> Kept:
+        if self.left is None:
+            return Kept(trouble=self._trouble)
+        servers, interfaces = translations(self.left, snapshot)
+        try:
+            return Kept(*engine.keep_flows(self._files[TABLES[self.left.table]], servers, interfaces, now_ns))
+        except OSError as error:
+            way_out = "start again, or remove the directory to begin without them"
+            raise LbError(
+                f"{self.path}: the flows that were left cannot be read now: {_why(error)}: {way_out}"
+            ) from None
+        except LbError as error:
+            return Kept(trouble=f"the flows that were left are lost: {error}")
+
+    def note(self, snapshot: Snapshot) -> None:
+        """
+        Write down what the ids of a snapshot mean, before packets use them; nothing before `keep`.
+
+        Where that fails the snapshot is used all the same, and no later process believes older names.
+        """
+        if not self._is_keeping:
+            return
+        meaning = signature(snapshot)
+        if meaning == self._noted:
+            return
+        self._noted = None
+        try:
+            self._write(snapshot)
+            self._noted = meaning
+        except (OSError, ValueError) as error:
+            self._invalidate()
+            if not self._has_warned:
+                self._has_warned = True
+                what = "what the flows' ids mean cannot be written down, so they are not kept over a restart"
+                log.warning("%s: %s: %s", self.path, what, _why(error))
+
+    def _write(self, snapshot: Snapshot) -> None:
+        """Write names with the next sequence number, where the last ones are not."""
+        self._sequence += 1
+        names = Names.of(snapshot, self._sequence, self._place, snapshot.seed == self._drawn_seed)
+        state_files.write_whole(self._files[NAMES[self._sequence % 2]], written(names))
+
+    def _invalidate(self) -> None:
+        """Leave no names that a later process could believe."""
+        for name in NAMES:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._files[name], 0)
+
+    def _failed(self, error: OSError) -> LbError:
+        return LbError(f"state directory {self.path}: {_why(error)}")
+
+
+def _why(error: Exception) -> str:
+    """Return the reason of an error, on one line."""
+    return (getattr(error, "strerror", None) or str(error).partition("\n")[0]).lower()

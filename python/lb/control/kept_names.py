@@ -1,0 +1,136 @@
+"""
+What the ids in a flow table mean, as a file beside it: written by one process, believed by the next one only whole.
+
+Used by the state directory (`lb.control.kept`), which says where the files are. Pure: bytes in, names out, and the
+translation of another process's ids into those of a snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lb.backends.base import ServerIds
+from lb.fields.types import Port, Seed
+from lb.model.snapshot import Snapshot
+
+FORMAT = 1
+# More than the names of as many servers as ids can tell apart in practice: 1 million take 50 MB.
+MOST_BYTES = 64 << 20
+
+Id = Annotated[int, Field(ge=0, lt=2**32)]
+ServiceRow: TypeAlias = tuple[str, Port, Literal["tcp", "udp"]]
+ServerRow: TypeAlias = tuple[Id, Id, str, Port]
+
+
+class Names(BaseModel):
+    """
+    What the ids in a table mean.
+
+    Args:
+        format: of the file.
+        sequence: counts what was written to the directory, by all processes.
+        table: which of the directory's two tables.
+        seed: of the snapshot: hashes place flows by it.
+        drawn: whether that seed was drawn: one of a configuration ends with it.
+        interfaces: names, by id.
+        services: address, port, protocol by id; None: no service has it.
+        servers: ids of service and endpoint, address, port by id; None: no server has it.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    # Integers in a range, not literals: those would take `true` for 1.
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]
+    sequence: Annotated[int, Field(ge=0, lt=2**63)]
+    table: Annotated[int, Field(ge=0, le=1)]
+    seed: Seed
+    drawn: bool
+    interfaces: tuple[str, ...]
+    services: tuple[ServiceRow | None, ...]
+    servers: tuple[ServerRow | None, ...]
+
+    @model_validator(mode="after")
+    def _refers_to_services(self) -> Names:
+        count = len(self.services)
+        if any(row is not None and row[0] >= count for row in self.servers):
+            raise ValueError("a server of a service that is not there")
+        return self
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, sequence: int, table: int, drawn: bool = False) -> Names:
+        """Return what the ids of a snapshot mean."""
+        return cls(
+            format=FORMAT,
+            sequence=sequence,
+            table=table,
+            seed=snapshot.seed,
+            drawn=drawn,
+            interfaces=tuple(interface.name for interface in snapshot.interfaces),
+            services=tuple((str(row.address), row.port, row.protocol) if row else None for row in snapshot.services),
+            servers=tuple(
+                (row.service, row.endpoint, str(row.address), row.port) if row else None for row in snapshot.servers
+            ),
+        )
+
+
+def signature(snapshot: Snapshot) -> object:
+    """
+    Return all that `Names.of` reads of a snapshot: equal when the ids mean the same. Cheap, for every publication:
+    no text is made, and addresses that stayed are the same objects.
+    """
+    return (
+        snapshot.seed,
+        [interface.name for interface in snapshot.interfaces],
+        [row and (row.address, row.port, row.protocol) for row in snapshot.services],
+        [row and (row.service, row.endpoint, row.address, row.port) for row in snapshot.servers],
+    )
+
+
+def written(names: Names) -> bytes:
+    """Return names as a file: a line of JSON, a line with its checksum."""
+    line = names.model_dump_json().encode() + b"\n"
+    return line + _checksum(line)
+
+
+def parsed(data: bytes) -> Names | None:
+    """Return the names in a file; None when it is damaged, empty, too large, or of another format. Never raises."""
+    line, newline, checksum = data.partition(b"\n")
+    if len(data) > MOST_BYTES or checksum != _checksum(line + newline):
+        return None
+    try:
+        return Names.model_validate_json(line)
+    except ValueError:
+        return None
+
+
+def _checksum(line: bytes) -> bytes:
+    return hashlib.sha256(line).hexdigest().encode() + b"\n"
+
+
+def translations(names: Names, snapshot: Snapshot) -> tuple[list[ServerIds | None], list[int | None]]:
+    """
+    Return what ids that another process gave are in a snapshot.
+
+    Returns:
+        By server id: service, endpoint and whether they are of UDP, then service, server and endpoint in the snapshot;
+        None for a server that it does not have. By interface id: that of the interface of the same name.
+    """
+    now = Names.of(snapshot, 0, 0)
+    services = {meaning: number for number, meaning in enumerate(now.services) if meaning}
+    servers = {(row[0], row[2:]): (number, row[1]) for number, row in enumerate(now.servers) if row}
+    interfaces = {name: number for number, name in enumerate(now.interfaces)}
+
+    def translated(row: ServerRow) -> ServerIds | None:
+        meaning = names.services[row[0]]
+        service = services.get(meaning) if meaning else None
+        found = None if service is None else servers.get((service, row[2:]))
+        if meaning is None or service is None or found is None:
+            return None
+        server, endpoint = found
+        return (row[0], row[1], meaning[2] == "udp"), (service, server, endpoint)
+
+    by_server = [translated(row) if row else None for row in names.servers]
+    return by_server, [interfaces.get(name) for name in names.interfaces]

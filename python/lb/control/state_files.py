@@ -1,0 +1,136 @@
+"""
+The directory and files that a process leaves to the next one: opened so that nobody else decides what is in them.
+
+Used by the state directory (`lb.control.kept`). What leads to the directory is judged as the way to a configuration is
+(rule 21.4, trusted files); the directory and its files are judged by their descriptors, so that nothing can be put in
+their place in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+from lb.errors import LbError
+from lb.privileges import trust
+
+# statfs(2): what /run and /dev/shm are. On a disk the kernel would write a table back all the time.
+IN_MEMORY = frozenset({"tmpfs"})
+OWNER_ONLY, OWNER_ONLY_FOLDER = 0o600, 0o700
+# How long a process that was killed may take to let go of its lock.
+LOCK_S, RETRY_S = 1.0, 0.02
+
+
+def open_directory(path: Path) -> int:
+    """
+    Make a directory in memory if there is none, and return a descriptor of it, which the caller closes.
+
+    Raises:
+        LbError: it would not be in memory, it is another user's, or others may write there or on the way to it.
+        OSError: it cannot be made or opened.
+    """
+    path = path.absolute()
+    require_memory(path, _nearest(path, *path.parents).stat())
+    owners = trust.trusted_owners()
+    fault = None if owners is None else trust.find_fault(_nearest(*path.parents, path), owners)
+    if fault is not None:
+        raise LbError(f"state directory {path}: {fault}")
+    for folder in (*reversed(path.parents), path):
+        if not os.path.lexists(folder):
+            folder.mkdir(OWNER_ONLY_FOLDER)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _require_ours(path, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _nearest(*folders: Path) -> Path:
+    """Return the first that is there."""
+    return next(folder for folder in folders if os.path.lexists(folder))
+
+
+def _require_ours(path: Path, status: os.stat_result) -> None:
+    """Raise LbError unless a directory is in memory, and only this user may write there."""
+    require_memory(path, status)
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise LbError(f"state directory {path} is another user's, or others may write there: remove it")
+
+
+def require_memory(path: Path, status: os.stat_result) -> None:
+    """Raise LbError unless a directory, or what it would be made in, is in memory."""
+    if (kind := file_system(status.st_dev)) not in IN_MEMORY:
+        raise LbError(f"state directory {path} is on {kind}, not in memory: choose one in /run or /dev/shm")
+
+
+def file_system(device: int) -> str:
+    """Return the kind of file system that a device number (stat(2)) is of, as /proc/self/mountinfo has it."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split()[2] == wanted:
+            return after.split()[0]
+    return "an unknown file system"
+
+
+def open_file(directory: int, name: str) -> int:
+    """
+    Make a file in a directory if there is none, and return a descriptor of it, which the caller closes. OSError: it
+    cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, OWNER_ONLY, dir_fd=directory)
+
+
+def require_private(descriptor: int, path: Path) -> None:
+    """Raise LbError unless an open file is a regular one that this user alone can open, by this one name."""
+    status = os.fstat(descriptor)
+    is_private = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == OWNER_ONLY
+    if not (stat.S_ISREG(status.st_mode) and is_private and status.st_nlink == 1):
+        raise LbError(f"{path} is no file that only its owner can open, under one name: remove {path.parent}")
+
+
+def hold_lock(descriptor: int) -> None:
+    """Lock a file. Raise BlockingIOError when another process still holds the lock after a moment."""
+    end = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(RETRY_S)
+
+
+def free_bytes(descriptor: int) -> int:
+    """Return how much the file system of an open file has room for."""
+    room = os.fstatvfs(descriptor)
+    # A tmpfs without a limit (size=0) has no blocks.
+    return room.f_bavail * room.f_frsize if room.f_blocks else sys.maxsize
+
+
+def content(descriptor: int, most: int) -> bytes:
+    """Return what is in a file; nothing when it has more than `most` bytes."""
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, size, 0) if size <= most else b""
+
+
+def write_whole(descriptor: int, data: bytes) -> None:
+    """Make data the content of a file. Raise OSError unless all of it is there."""
+    os.ftruncate(descriptor, 0)
+    at = 0
+    while at < len(data):
+        # Short where the file system is nearly full; the next call says so.
+        count = os.pwrite(descriptor, data[at:], at)
+        if count == 0:
+            break
+        at += count
+    if content(descriptor, len(data)) != data:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))

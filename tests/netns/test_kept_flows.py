@@ -1,0 +1,176 @@
+"""
+Flows that outlive `lb run`: restarted, or killed and started again, it forwards each flow to the server it was with.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from churn import configuration, control_of, echo, open_flows, placements
+from realhosts import RunningBalancer, running_testbed
+
+from lb.control.api.client import change, fetch
+from lb.errors import LbError
+from lb.lab.testbed.lifecycle import Testbed
+
+pytestmark = pytest.mark.netns
+FLOWS = 60
+
+
+@pytest.fixture(scope="module")
+def testbed(link_mode: str, unique: str) -> Iterator[Testbed]:
+    with running_testbed(f"{unique}f{link_mode}-", offloads=link_mode == "on") as made:
+        yield made
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """Give the path of a state directory that is not there."""
+    folder = Path(tempfile.mkdtemp(prefix="flowlb-test-", dir="/dev/shm"))
+    yield folder / "state"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def balancer(testbed: Testbed, state: Path) -> Iterator[RunningBalancer]:
+    """Give a balancer with the default policy that keeps its flows; none are there at first."""
+    config = testbed.directory / "kept.toml"
+    config.write_text(configuration(testbed))
+    config.chmod(0o600)
+    running = RunningBalancer(testbed, "rust", config, state=str(state))
+    running.start()
+    try:
+        yield running
+    finally:
+        if running.running is not None:
+            running.stop()
+
+
+def kill(balancer: RunningBalancer) -> None:
+    """End it as a crash does: nothing of it is asked."""
+    assert balancer.running is not None
+    balancer.running.end(signal.SIGKILL)
+    balancer.running = None
+
+
+def test_flows_survive_restarts_and_crashes_at_their_servers(testbed: Testbed, balancer: RunningBalancer) -> None:
+    """
+    Rule 23.1, flows over a restart: round-robin over three servers: none is broken, none moves, and new ones are
+    placed all the while.
+    """
+    with ExitStack() as stack:
+        flows = open_flows(testbed, FLOWS, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        where = placements(balancer)
+        assert len(set(where.values())) == 3
+        for turn in range(6):
+            if turn % 2:
+                kill(balancer)
+            else:
+                assert balancer.stop() == 0
+            balancer.start()
+            assert balancer.running is not None
+            assert f"keeps flows over a restart: {len(flows)} taken over, 0 dropped" in balancer.running.text()
+            assert all(echo(flow, b"turn %d" % turn) for flow in flows)
+            new = open_flows(testbed, 3, stack)
+            assert all(echo(flow, b"new") for flow in new)
+            found = placements(balancer)
+            assert {flow: found[flow] for flow in where} == where
+            flows, where = [*flows, *new], found
+
+
+def test_flows_of_a_killed_balancer_are_counted_for_their_servers(testbed: Testbed, balancer: RunningBalancer) -> None:
+    """Rule 23.1, flows over a restart: active flows are counted anew; a drained server keeps those of before."""
+    with ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        assert all(echo(flow, b"x") for flow in flows)
+        kill(balancer)
+        balancer.start()
+        servers = balancer.counters()["servers"]
+        assert [servers[f"echo/server{number}"]["flows_active"] for number in (1, 2, 3)] == [3, 3, 3]
+        change(control_of(balancer), "/drain", {"service": "echo", "server": "server2"})
+        assert all(echo(flow, b"still") for flow in flows)
+
+
+def test_flows_of_a_server_that_the_new_configuration_lacks_are_dropped(
+    testbed: Testbed, balancer: RunningBalancer
+) -> None:
+    """Rule 23.1, flows over a restart: the others go on; the log counts."""
+    with ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        assert all(echo(flow, b"x") for flow in flows)
+        where = placements(balancer)
+        balancer.stop()
+        balancer.config.write_text(configuration(testbed, weights={"server1": 1, "server3": 1}))
+        balancer.start()
+        assert balancer.running is not None
+        assert "6 taken over, 3 dropped" in balancer.running.text()
+        stay = [flow for flow in flows if where[flow.getsockname()] != "server2"]
+        assert all(echo(flow, b"still") for flow in stay)
+
+
+def test_table_of_another_version_is_told_and_flows_begin_anew(
+    testbed: Testbed, balancer: RunningBalancer, state: Path
+) -> None:
+    balancer.stop()
+    for name in ("table.0", "table.1"):
+        data = bytearray((state / name).read_bytes())
+        if data:
+            data[8] += 1
+            (state / name).write_bytes(data)
+    balancer.start()
+    assert balancer.running is not None
+    text = balancer.running.text()
+    assert "the flows that were left are lost: its layout is that of another version" in text
+    with ExitStack() as stack:
+        assert all(echo(flow, b"x") for flow in open_flows(testbed, 3, stack))
+        assert fetch(balancer.running.control, "/status")["services"]
+
+
+def test_seed_that_was_drawn_stays(balancer: RunningBalancer) -> None:
+    """Rule 21.1, secrets and seeds: and the log says so."""
+    assert balancer.running is not None
+    drawn = re.search(r"seed (\d+), drawn at start", balancer.running.text())
+    assert drawn is not None
+    kill(balancer)
+    balancer.start()
+    assert balancer.running is not None
+    assert f"seed {drawn[1]}, of the process before" in balancer.running.text()
+
+
+def test_second_balancer_with_the_same_state_directory_is_refused(
+    testbed: Testbed, balancer: RunningBalancer, state: Path
+) -> None:
+    """It is refused with one line; the first goes on."""
+    second = RunningBalancer(testbed, "rust", balancer.config, state=str(state))
+    with pytest.raises(LbError, match="another balancer uses the state directory"):
+        second.start()
+    with ExitStack() as stack:
+        assert all(echo(flow, b"x") for flow in open_flows(testbed, 3, stack))
+
+
+def test_backend_that_keeps_no_flows_is_refused_with_a_state_directory(
+    testbed: Testbed, balancer: RunningBalancer, state: Path
+) -> None:
+    """The table that is there would be believed by a later process."""
+    balancer.stop()
+    other = RunningBalancer(testbed, "python", balancer.config, state=str(state))
+    with pytest.raises(LbError, match="backend python keeps no flows over a restart: leave out --state, or use"):
+        other.start()
+
+
+def test_without_a_state_directory_flows_end_with_the_process(testbed: Testbed, balancer: RunningBalancer) -> None:
+    """The log has no word about it: nobody asked."""
+    balancer.stop()
+    without = RunningBalancer(testbed, "rust", balancer.config)
+    without.start()
+    assert without.running is not None
+    assert "over a restart" not in without.running.text()
+    without.stop()

@@ -97,6 +97,10 @@ differential: env ## Feed 10^6 packets to both backends and compare byte for byt
 soak-control: env ## Keep 2 000 flows open through 1 000 reloads and as many commands, on both backends, in namespaces
 	$(BIN)/python tests/netns/churn.py --flows $(or $(FLOWS),2000) --rounds $(or $(ROUNDS),1000)
 
+.PHONY: soak-restarts
+soak-restarts: env ## Keep 2 000 flows open over 100 stops and as many kills of the balancer, in namespaces
+	$(BIN)/python tests/netns/restarts.py --flows $(or $(FLOWS),2000) --rounds $(or $(ROUNDS),100)
+
 .PHONY: soak
 soak: env ## Keep a balancer under mixed load, in namespaces, as root: memory, descriptors, flows (MINUTES=10)
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),10)

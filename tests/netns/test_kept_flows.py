@@ -4,6 +4,7 @@ Flows that outlive `lb run`: restarted, or killed and started again, it forwards
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import pytest
 from churn import configuration, control_of, echo, open_flows, placements
-from realhosts import RunningBalancer, running_testbed
+from lbrun import LbRun, until_the_end
+from realhosts import RunningBalancer, running_testbed, wait_until
 
 from lb.control.api.client import change, fetch
 from lb.errors import LbError
 from lb.lab.testbed.lifecycle import Testbed
+from lb.lab.testbed.topology import ROUTER
 
 pytestmark = pytest.mark.netns
 FLOWS = 60
@@ -174,3 +177,24 @@ def test_without_a_state_directory_flows_end_with_the_process(testbed: Testbed, 
     assert without.running is not None
     assert "over a restart" not in without.running.text()
     without.stop()
+
+
+def test_supervised_balancer_that_is_killed_goes_on_with_its_flows(testbed: Testbed, state: Path) -> None:
+    """Rule 23.1, flows over a restart, without an operator: as a program, killed three times, told to stop once."""
+    config = testbed.directory / "kept.toml"
+    config.write_text(configuration(testbed))
+    config.chmod(0o600)
+    options = ("--backend", "rust", "--supervise")
+    run = LbRun(testbed.prefix + ROUTER, testbed.directory, options, wrapper=(), config=config, state=str(state))
+    with until_the_end(run), ExitStack() as stack:
+        flows = open_flows(testbed, FLOWS, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        for turn in range(3):
+            pid = fetch(run.control, "/status")["pid"]
+            assert pid != run.process.pid
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda count=turn + 2: run.text().count("ready: ") == count, "another one forwards")
+            assert all(echo(flow, b"turn %d" % turn) for flow in flows)
+        assert run.text().count("the balancer was ended by SIGKILL") == 3
+        assert f"{FLOWS} taken over, 0 dropped" in run.text()
+        assert run.end() == 0

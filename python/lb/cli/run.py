@@ -38,6 +38,7 @@ def run(
             envvar="LB_STATE",
         ),
     ] = None,
+    supervise: Annotated[bool, typer.Option("--supervise", help="Start it again whenever it ends by itself.")] = False,
     testbed: Annotated[
         bool, typer.Option("--testbed", help="Run in a testbed of network namespaces, with load.")
     ] = False,
@@ -50,6 +51,8 @@ def run(
     """
     if testbed and log_format != "text":
         raise typer.BadParameter("--log-format cannot be used with --testbed: leave one of them out")
+    if testbed and supervise:
+        raise typer.BadParameter("--supervise cannot be used with --testbed: leave one of them out")
     if testbed:
         from lb.cli.testbed import run_in_testbed
 
@@ -62,4 +65,4 @@ def run(
         raise typer.BadParameter(f"{path} does not exist: `lb init` writes it, `lb run --testbed` needs none")
     from lb.control.process import run as run_daemon
 
-    run_daemon(path, backend, control, log_format, user, state)
+    run_daemon(path, backend, control, log_format, user, state, supervise)

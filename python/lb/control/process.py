@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from lb.control.api.paths import default_control_path
 from lb.control.daemon import Daemon
 from lb.control.preparation import Prepared, prepared
+from lb.control.respawn import READY, Respawner
 from lb.control.telemetry.logs import LogFormat, start_logging
 
 # How long a thread of this process may keep the others from running Python: a tenth of the default.
@@ -20,9 +22,11 @@ SWITCH_S = 0.0005
 log = logging.getLogger(__name__)
 
 
-async def serve(config_path: Path, backend: str, control_path: Path, made: Prepared) -> None:
+async def serve(
+    config_path: Path, backend: str, control_path: Path, made: Prepared, ready_fd: int | None = None
+) -> None:
     """
-    Run a balancer until SIGTERM or SIGINT; SIGHUP reloads it.
+    Run a balancer until SIGTERM or SIGINT; SIGHUP reloads it. `ready_fd`: told `respawn.READY` once it forwards.
 
     Raises:
         LbError: it could not start, or failed.
@@ -34,6 +38,9 @@ async def serve(config_path: Path, backend: str, control_path: Path, made: Prepa
     # Until packets flow there is nothing to reload; without a handler, the signal would end the process.
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     await daemon.start()
+    if ready_fd is not None:
+        os.write(ready_fd, READY)
+        os.close(ready_fd)
     # The objects of the start stay: a collector that visits 10 000 servers each time holds up every thread.
     gc.freeze()
     # While a change computes, the loop runs this soon after each system call, of which a check makes several.
@@ -53,6 +60,7 @@ def run(
     log_format: LogFormat = "text",
     user: str | None = None,
     state: Path | None = None,
+    supervise: bool = False,
 ) -> None:
     """
     Run a balancer in the foreground, with its log on stderr, as an unprivileged user where that is possible.
@@ -61,6 +69,7 @@ def run(
         LbError: it could not start, or failed.
     """
     start_logging(log_format)
+    ready_fd = Respawner().supervise() if supervise else None
     control_path = control_path or default_control_path()
     with prepared(config_path, control_path, user, state) as made:
-        asyncio.run(serve(config_path, backend, control_path, made))
+        asyncio.run(serve(config_path, backend, control_path, made, ready_fd))

@@ -1,0 +1,148 @@
+"""
+Restarts under load: long echo flows stay open while the balancer is stopped or killed and started again, again and
+again, with the same state directory. Nothing may break, nothing may move (rule 23.1, flows over a restart).
+
+    python tests/netns/restarts.py --flows 2000 --rounds 100 [--how stop|kill]        # `make soak-restarts`
+
+Some flows speak all the while: their longest answer is the stall that a client sees, most of which is the start of the
+interpreter and the clients' own pause before they send again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from churn import configuration, echo, open_flows, placements
+from realhosts import RunningBalancer, running_testbed
+
+from lb.lab.testbed.lifecycle import Testbed
+
+# Flows that speak all the while; the others do after each round.
+SPEAKERS = 10
+# Longest time before the end of a round, seconds.
+MOMENT_S = 0.2
+
+
+@dataclass
+class Report:
+    """What became of the flows. `stalls_s`: the longest answer of each round, as a client saw it."""
+
+    flows: int
+    broken: int = 0
+    moved: int = 0
+    stalls_s: list[float] = field(default_factory=list)
+
+    def line(self, how: str) -> str:
+        """Return it for people."""
+        stalls = sorted(self.stalls_s)
+        return (
+            f"{how}: {self.flows} flows, {len(stalls)} rounds: {self.broken} broken, {self.moved} moved; "
+            f"stall {stalls[len(stalls) // 2]:.2f} s in the middle, {stalls[-1]:.2f} s at most"
+        )
+
+
+class Speakers:
+    """Flows that speak until told to stop, on threads of their own."""
+
+    def __init__(self, flows: list[socket.socket]) -> None:
+        self._flows, self._stop = flows, threading.Event()
+        self.longest_s, self.broken = 0.0, 0
+
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Let them speak for the block, and finish what they are saying."""
+        threads = [threading.Thread(target=self._speak, args=(flow,)) for flow in self._flows]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+
+    def _speak(self, flow: socket.socket) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            if not echo(flow, b"speaking"):
+                self.broken += 1
+                return
+            self.longest_s = max(self.longest_s, time.monotonic() - began)
+
+
+def end(balancer: RunningBalancer, how: str) -> None:
+    """Stop it as an operator does, or kill it."""
+    if how == "stop":
+        balancer.stop()
+        return
+    assert balancer.running is not None
+    balancer.running.end(signal.SIGKILL)
+    balancer.running = None
+
+
+def restarts(testbed: Testbed, balancer: RunningBalancer, flows: int, rounds: int, how: str) -> Report:
+    """Open flows, restart the balancer in rounds at random moments, and tell what became of them."""
+    draw, report = random.Random(1), Report(flows)
+    with ExitStack() as stack:
+        opened = open_flows(testbed, flows, stack)
+        assert all(echo(flow, b"first") for flow in opened)
+        where = placements(balancer)
+        for _ in range(rounds):
+            speakers = Speakers(opened[:SPEAKERS])
+            with speakers.speaking():
+                time.sleep(draw.uniform(0.0, MOMENT_S))
+                end(balancer, how)
+                balancer.start()
+            report.stalls_s.append(speakers.longest_s)
+            report.broken += speakers.broken + sum(not echo(flow, b"after") for flow in opened[SPEAKERS:])
+            found = placements(balancer)
+            report.moved += sum(found.get(flow) not in (None, server) for flow, server in where.items())
+    return report
+
+
+def main() -> int:
+    """Run from the command line. Exit with 1 when a flow broke or moved."""
+    parser = argparse.ArgumentParser(description="Keep flows open over restarts of the balancer.")
+    parser.add_argument("--flows", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--how", choices=("stop", "kill"), action="append", help="default: both, one after the other")
+    arguments = parser.parse_args()
+    # Both ends of a flow need a descriptor, one here and one in a server.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    folder = Path(tempfile.mkdtemp(prefix="flowlb-restarts-", dir="/dev/shm"))
+    failed = 0
+    try:
+        with running_testbed("restarts-", use_apache=False) as testbed:
+            config = testbed.directory / "restarts.toml"
+            config.write_text(configuration(testbed))
+            config.chmod(0o600)
+            for how in arguments.how or ("stop", "kill"):
+                balancer = RunningBalancer(testbed, "rust", config, state=str(folder / how))
+                balancer.start()
+                try:
+                    report = restarts(testbed, balancer, arguments.flows, arguments.rounds, how)
+                finally:
+                    if balancer.running is not None:
+                        balancer.stop()
+                print(report.line(how), flush=True)
+                failed += report.broken + report.moved
+    finally:
+        shutil.rmtree(folder)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""`lb run --supervise`: a balancer that ends by itself is started again, one that was told to end is not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+DEADLINE_S = 20.0
+# A process that writes a line each time it becomes a balancer, says that it forwards, and does what it is told.
+BALANCER = """
+import os, signal, sys, time
+from lb.control import respawn
+from lb.control.telemetry.logs import start_logging
+respawn.FIRST_PAUSE_S = respawn.LONGEST_PAUSE_S = 0.01
+start_logging()
+ready_fd = respawn.Respawner().supervise()
+turn = len(open(sys.argv[1]).read().splitlines())
+with open(sys.argv[1], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+def stop(number, _):
+    sys.exit(0)
+def reload(number, _):
+    print("reloads", flush=True)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGHUP, reload)
+if "silent" not in sys.argv:
+    os.write(ready_fd, respawn.READY)
+    os.close(ready_fd)
+for status in sys.argv[2:3]:
+    if status != "-" and turn < 3:
+        sys.exit(int(status))
+while True:
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def supervised(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Run it; give the process that supervises, and the file with a line for each balancer."""
+    turns = folder / "turns"
+    turns.touch()
+    command = [sys.executable, "-c", BALANCER, str(turns), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            yield child, turns
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait(DEADLINE_S)
+
+
+def started(turns: Path, count: int) -> list[int]:
+    """Wait until a number of balancers have been started; return their process ids."""
+    end = time.monotonic() + DEADLINE_S
+    while len(lines := turns.read_text().splitlines()) < count:
+        assert time.monotonic() < end, lines
+        time.sleep(0.01)
+    return [int(line) for line in lines]
+
+
+def test_balancer_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    """As often as it takes; the log names the signal."""
+    with supervised(tmp_path) as (child, turns):
+        for turn in range(1, 5):
+            os.kill(started(turns, turn)[-1], signal.SIGKILL)
+        started(turns, 5)
+        child.terminate()
+        _, errors = child.communicate(timeout=DEADLINE_S)
+    assert child.returncode == 0
+    assert errors.count("the balancer was ended by SIGKILL: started again in 0.0 s") == 4
+
+
+def test_balancer_that_fails_is_started_again(tmp_path: Path) -> None:
+    with supervised(tmp_path, "1") as (child, turns):
+        started(turns, 4)
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=DEADLINE_S)
+    assert errors.count("the balancer ended with status 1") == 3
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(("0",), 0), (("3", "silent"), 3)], ids=["done", "never-forwarded"])
+def test_balancer_that_is_done_or_never_forwarded_is_not_started_again(
+    tmp_path: Path, arguments: tuple[str, ...], status: int
+) -> None:
+    """What keeps the first one from starting, a configuration with a mistake, does so the second time, too."""
+    with supervised(tmp_path, *arguments) as (child, turns):
+        assert child.wait(DEADLINE_S) == status
+        assert len(started(turns, 1)) == 1
+
+
+def test_signals_are_handed_on(tmp_path: Path) -> None:
+    with supervised(tmp_path) as (child, turns):
+        started(turns, 1)
+        child.send_signal(signal.SIGHUP)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "reloads\n"
+        child.terminate()
+        assert child.wait(DEADLINE_S) == 0
+    assert len(started(turns, 1)) == 1

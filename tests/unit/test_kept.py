@@ -32,7 +32,8 @@ from lb.model.snapshot import Snapshot
 
 CAPACITY = 64
 MEMORY = Path("/dev/shm")
-NEEDED = CAPACITY * kept.FLOW_BYTES + kept.MORE_BYTES
+TABLE = CAPACITY * kept.FLOW_BYTES + kept.MORE_BYTES
+NEEDED = TABLE + 2 * kept.NAMES_BYTES
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
 
 
@@ -380,9 +381,10 @@ def test_folder_that_others_can_replace_is_refused(folder: Path) -> None:
     StateDirectory.open(folder / "state").close()
 
 
-def test_folders_that_are_made_are_the_owners_alone(folder: Path) -> None:
+def test_folder_that_is_made_is_the_owners_alone(folder: Path) -> None:
+    """What leads there may have other users' files, too: a control socket beside it."""
     StateDirectory.open(folder / "new" / "state").close()
-    assert [stat.S_IMODE(each.stat().st_mode) for each in (folder / "new", folder / "new" / "state")] == [0o700] * 2
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (folder / "new", folder / "new" / "state")] == [0o755, 0o700]
     assert {stat.S_IMODE(each.stat().st_mode) for each in (folder / "new" / "state").iterdir()} == {0o600}
 
 
@@ -428,8 +430,9 @@ def rooms(monkeypatch: pytest.MonkeyPatch, *found: int) -> None:
 
 def test_first_table_needs_room_for_the_next_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = StateDirectory.open(folder)
-    rooms(monkeypatch, 2 * NEEDED - 1, 2 * NEEDED)
-    with pytest.raises(LbError, match=f"^{2 * NEEDED} bytes are needed in .* for two flow tables, .* are free: make "):
+    both = NEEDED + TABLE
+    rooms(monkeypatch, both - 1, both)
+    with pytest.raises(LbError, match=f"^{both} bytes are needed in .* for two flow tables, .* are free: make "):
         state.new_table(CAPACITY)
     state.new_table(CAPACITY)
     state.close()
@@ -614,3 +617,35 @@ def test_backends_that_keep_no_flows_say_so(folder: Path) -> None:
             Box("python").path.keep_flows(file.fileno(), (), (), 1)
         with pytest.raises(LbError, match="several workers keep no flows"):
             Sharded(type(Box("python").path), 2, 16, bytes(16), 1).keep_flows(file.fileno(), (), (), 1)
+
+
+def test_names_without_room_beside_two_tables_are_written_once_the_old_one_is_gone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(folder)[0].close()
+    write, full = state_files.write_whole, iter([True])
+
+    def write_when_there_is_room(descriptor: int, data: bytes) -> None:
+        if next(full, False):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(descriptor, data)
+
+    monkeypatch.setattr(state_files, "write_whole", write_when_there_is_room)
+    state, box, _ = started(folder)
+    open_flow(box)
+    state.close()
+    last, _, found = started(folder)
+    assert found == (1, 0, None)
+    last.close()
+
+
+def test_table_that_was_left_is_given_up_for_want_of_memory(folder: Path) -> None:
+    """Once: with nothing left there is nothing to give up."""
+    state, box, _ = started(folder)
+    open_flow(box)
+    state.close()
+    again = StateDirectory.open(folder)
+    assert again.give_up("no memory")
+    assert not again.give_up("no memory")
+    assert sizes(folder, NAMES) == [0, 0]
+    again.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from lb.control import respawn
 
 DEADLINE_S = 20.0
 # A process that writes a line each time it becomes a balancer, says that it forwards, and does what it is told.
@@ -94,6 +97,41 @@ def test_balancer_that_is_done_or_never_forwarded_is_not_started_again(
     with supervised(tmp_path, *arguments) as (child, turns):
         assert child.wait(DEADLINE_S) == status
         assert len(started(turns, 1)) == 1
+
+
+def test_balancer_is_told_to_stop_when_the_one_above_it_is_gone(tmp_path: Path) -> None:
+    with supervised(tmp_path) as (child, turns):
+        (balancer,) = started(turns, 1)
+        child.kill()
+        end = time.monotonic() + DEADLINE_S
+        while Path(f"/proc/{balancer}").exists() and " Z " not in Path(f"/proc/{balancer}/stat").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_fork_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory, no process id: the machine has just killed a balancer."""
+    answers = iter([OSError(errno.ENOMEM, "no memory"), BlockingIOError(errno.EAGAIN, "no id"), 7])
+
+    def fork() -> int:
+        if isinstance(answer := next(answers), OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(respawn, "FIRST_PAUSE_S", 0.0)
+    assert respawn.Respawner()._fork() == 7
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def test_ends_are_described_and_become_exit_codes() -> None:
+    assert [respawn.describe(status) for status in (3, -9, -40)] == [
+        "ended with status 3",
+        "was ended by SIGKILL",
+        "was ended by signal 40",
+    ]
+    assert [respawn.exit_code(status, told=True) for status in (0, 1, -15, -2, -9)] == [0, 1, 0, 0, 137]
+    assert [respawn.exit_code(status, told=False) for status in (0, 1, -15)] == [0, 1, 143]
 
 
 def test_signals_are_handed_on(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from lb.model.snapshot import Snapshot
 LOCK, TABLES, NAMES = "lock", ("table.0", "table.1"), ("names.0", "names.1")
 # Bytes per flow, everything included, as `docs/rules.md` rule 8.17, full table, promises, and its header.
 FLOW_BYTES, MORE_BYTES = 128, 4096
+# Of names: per file, and at most per service or server in it.
+NAMES_BYTES, NAME_BYTES = 1 << 16, 160
 
 log = logging.getLogger(__name__)
 
@@ -122,38 +124,46 @@ class StateDirectory:
         """The seed that the process before had drawn, or had from one before it; None: there is none."""
         return self.left.seed if self.left is not None and self.left.drawn else None
 
-    def new_table(self, capacity: int) -> int:
+    def new_table(self, capacity: int, ids: int = 0) -> int:
         """
         Return a descriptor of the empty file for this process's table. A first process needs room for two: the next
         one has its own beside it. Where that is gone, what was left is given up for it.
+
+        Args:
+            capacity: flows of the table.
+            ids: how many services and servers there are.
 
         Raises:
             LbError: there is not enough room for it.
         """
         try:
-            self._make_room(capacity * FLOW_BYTES + MORE_BYTES)
+            self._make_room(capacity * FLOW_BYTES + MORE_BYTES, len(NAMES) * (NAMES_BYTES + ids * NAME_BYTES))
         except OSError as error:
             raise self._failed(error) from None
         return self._files[TABLES[self._place]]
 
-    def _make_room(self, needed: int) -> None:
-        lock, whose = self._files[LOCK], "the flow table"
+    def _make_room(self, table: int, names: int) -> None:
+        lock, whose, needed = self._files[LOCK], "the flow table", table + names
         os.ftruncate(self._files[TABLES[self._place]], 0)
         if self.left is None:
             os.ftruncate(self._files[TABLES[1 - self._place]], 0)
-            needed, whose = 2 * needed, "two flow tables, that of the next start is made beside the one in use"
+            needed, whose = needed + table, "two flow tables, that of the next start is made beside the one in use"
         elif state_files.free_bytes(lock) < needed:
-            self._give_up()
+            self.give_up("there is no room for a table beside the one that was left")
         if (free := state_files.free_bytes(lock)) < needed:
             way_out = "make its file system larger, or flows.capacity smaller"
             raise LbError(f"{needed} bytes are needed in {self.path} for {whose}; {free} are free: {way_out}")
 
-    def _give_up(self) -> None:
-        """Have the room of the table that was left. Its names go first: they mean nothing without it."""
+    def give_up(self, why: str) -> bool:
+        """Have the room of the table that was left, if there is one; tell whether there was."""
+        if self.left is None:
+            return False
         self.left = None
-        self._trouble = "there is no room for a table beside the one that was left: its flows are lost"
+        self._trouble = f"{why}: its flows are lost"
+        # Names go first: they mean nothing without it.
         self._invalidate()
         os.ftruncate(self._files[TABLES[1 - self._place]], 0)
+        return True
 
     def keep(self, engine: Engine, snapshot: Snapshot, now_ns: int, drawn_seed: int | None = None) -> Kept:
         """
@@ -175,6 +185,8 @@ class StateDirectory:
         # Whoever is killed before this leaves two tables, and the names say which of them counts.
         with contextlib.suppress(OSError):
             os.ftruncate(self._files[TABLES[1 - self._place]], 0)
+        # Where there was no room for names beside two tables, there is now.
+        self.note(snapshot)
         return kept
 
     def _take_over(self, engine: Engine, snapshot: Snapshot, now_ns: int) -> Kept:

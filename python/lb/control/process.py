@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -39,7 +40,9 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     await daemon.start()
     if ready_fd is not None:
-        os.write(ready_fd, READY)
+        # One that supervises and is gone has no use for it.
+        with contextlib.suppress(OSError):
+            os.write(ready_fd, READY)
         os.close(ready_fd)
     # The objects of the start stay: a collector that visits 10 000 servers each time holds up every thread.
     gc.freeze()

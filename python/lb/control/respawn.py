@@ -16,10 +16,14 @@ import sys
 import time
 from types import FrameType
 
+from lb.privileges.drop import request_death_signal
+
 # Handed on to the balancer: to stop, to stop, to reload.
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Before a balancer is started again that ended before it forwarded, seconds: doubled each time, up to the last.
+# Before a balancer is started again, seconds: doubled each time, up to the last.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+# After that long the next pause is the first again.
+STEADY_S = 10.0
 READY = b"ready"
 
 log = logging.getLogger(__name__)
@@ -38,42 +42,56 @@ class Respawner:
 
         Returns:
             In each balancer's process: a descriptor to tell `READY` when it forwards. In this one never: it exits as
-            the last balancer did, with 128 and its number for a signal.
+            the last balancer did, with 128 and its number for a signal; 0 when it was told to stop.
         """
         for number in HANDED_ON:
             signal.signal(number, self._hand_on)
         has_forwarded, pause_s = False, FIRST_PAUSE_S
         while True:
+            began = time.monotonic()
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             if self._fork() == 0:
                 os.close(reader)
                 return writer
             os.close(writer)
             status = self._wait()
-            forwarded = _was_told(reader)
-            has_forwarded, pause_s = has_forwarded or forwarded, FIRST_PAUSE_S if forwarded else pause_s
+            has_forwarded = _was_told(reader) or has_forwarded
             if self._is_over or status == 0 or not has_forwarded:
-                sys.exit(status if status >= 0 else 128 - status)
+                sys.exit(exit_code(status, told=self._is_over))
+            if time.monotonic() - began >= STEADY_S:
+                pause_s = FIRST_PAUSE_S
             log.error("the balancer %s: started again in %.1f s", describe(status), pause_s)
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     def _fork(self) -> int:
-        """Fork; no signal comes before it is known whom to hand it to. The child hears them as a process does."""
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
-        child = os.fork()
-        if child == 0:
-            for number in HANDED_ON:
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        self._child = child
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return child
+        """Fork, again and again where memory or process ids are short: a machine that killed a balancer may be."""
+        while True:
+            with contextlib.suppress(OSError):
+                return self._fork_once()
+            time.sleep(FIRST_PAUSE_S)
+
+    def _fork_once(self) -> int:
+        """Fork. No signal comes before it is known whom to hand it to."""
+        parent, mask = os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
+        try:
+            self._child = os.fork()
+            if self._child == 0:
+                be_child(parent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return self._child
 
     def _wait(self) -> int:
-        """Wait for the balancer's end; return its exit status, negative for a signal."""
-        _, status = os.waitpid(self._child, 0)
-        self._child = 0
-        return os.waitstatus_to_exitcode(status)
+        """
+        Wait for the balancer's end; return its exit status, negative for a signal. What balancers have left behind
+        becomes this process's child where it is the first of its namespace, and is waited for, too.
+        """
+        while True:
+            child, status = os.waitpid(-1, 0)
+            if child == self._child:
+                self._child = 0
+                return os.waitstatus_to_exitcode(status)
 
     def _hand_on(self, number: int, _: FrameType | None) -> None:
         stops = number != signal.SIGHUP
@@ -85,9 +103,33 @@ class Respawner:
             sys.exit(0)
 
 
+def be_child(parent: int) -> None:
+    """Become a process that hears signals as any does, but each once, and that goes when the one above it is gone."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Nothing to reload until the balancer says how.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # A terminal tells the foreground group, which hands it on.
+    os.setpgid(0, 0)
+    request_death_signal(signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def exit_code(status: int, *, told: bool) -> int:
+    """Return what to exit with when a balancer ended with a status, negative for a signal."""
+    if told and status in (-signal.SIGTERM, -signal.SIGINT):
+        return 0
+    return status if status >= 0 else 128 - status
+
+
 def describe(status: int) -> str:
     """Return how a process ended: its exit status, or the name of a signal."""
-    return f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
+    if status >= 0:
+        return f"ended with status {status}"
+    # Real-time signals have no names.
+    names = {number.value: number.name for number in signal.Signals}
+    return f"was ended by {names.get(-status, f'signal {-status}')}"
 
 
 def _was_told(reader: int) -> bool:

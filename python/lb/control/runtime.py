@@ -28,7 +28,7 @@ from lb.compiler.compile import IdKind
 from lb.config import Config
 from lb.control.kept import StateDirectory
 from lb.control.tasks import Supervisor, call_on
-from lb.errors import LbError
+from lb.errors import BackendError, LbError
 from lb.model.snapshot import Address, NextHops, Snapshot
 from lb.model.units import byte_count
 from lb.net.frames import IoCounters, send
@@ -151,7 +151,7 @@ class Runtime:
             for _ in range(self._config.workers):
                 self._open_sockets(first, stack)
             stack.callback(self.release_host)
-            self._engine = self._attachment = self._make_data_path(first.seed)
+            self._engine = self._attachment = self._make_data_path(first)
             yield
 
     def _open_sockets(self, first: Snapshot, stack: ExitStack) -> None:
@@ -169,16 +169,21 @@ class Runtime:
                 self._direct[len(self._sockets)] = by.fileno()
             self._sockets.append(stack.enter_context(contextlib.closing(sock)))
 
-    def _make_data_path(self, seed: int) -> DataPath:
+    def _make_data_path(self, first: Snapshot) -> DataPath:
         workers, capacity, key = self._config.workers, self._config.flows.capacity, secrets.token_bytes(HASH_KEY_BYTES)
         make = self._backend.DataPath
         if workers > 1:
-            return sharded.Sharded(make, workers, capacity, key, seed)
-        return make(capacity, key, seed, *self._table_file(capacity))
-
-    def _table_file(self, capacity: int) -> tuple[int, ...]:
-        """Return the arguments that put the flow table into a file; none where it cannot be in one."""
-        return () if self._state is None else (0, self._state.new_table(capacity))
+            return sharded.Sharded(make, workers, capacity, key, first.seed)
+        if (state := self._state) is None:
+            return make(capacity, key, first.seed)
+        ids = len(first.services) + len(first.servers)
+        try:
+            return make(capacity, key, first.seed, 0, state.new_table(capacity, ids))
+        except BackendError as error:
+            # The table that was left has memory that this one needs.
+            if not state.give_up(f"{error}; a table was left there"):
+                raise
+            return make(capacity, key, first.seed, 0, state.new_table(capacity, ids))
 
     def keep_flows(self, snapshot: Snapshot, drawn_seed: int | None) -> None:
         """

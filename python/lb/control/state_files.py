@@ -21,9 +21,9 @@ from lb.privileges import trust
 
 # statfs(2): what /run and /dev/shm are. On a disk the kernel would write a table back all the time.
 IN_MEMORY = frozenset({"tmpfs"})
-OWNER_ONLY, OWNER_ONLY_FOLDER = 0o600, 0o700
+OWNER_ONLY, OWNER_ONLY_FOLDER, FOLDER = 0o600, 0o700, 0o755
 # How long a process that was killed may take to let go of its lock.
-LOCK_S, RETRY_S = 1.0, 0.02
+LOCK_S, RETRY_S = 5.0, 0.02
 
 
 def open_directory(path: Path) -> int:
@@ -42,7 +42,7 @@ def open_directory(path: Path) -> int:
         raise LbError(f"state directory {path}: {fault}")
     for folder in (*reversed(path.parents), path):
         if not os.path.lexists(folder):
-            folder.mkdir(OWNER_ONLY_FOLDER)
+            folder.mkdir(OWNER_ONLY_FOLDER if folder == path else FOLDER)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _require_ours(path, os.fstat(descriptor))

@@ -199,6 +199,11 @@ def _become(account: Account) -> None:
     os.setresuid(account.uid, account.uid, account.uid)
 
 
+def request_death_signal(number: int) -> None:
+    """Ask the kernel to send this process a signal when its parent is gone, also after `drop_privileges`; prctl(2)."""
+    _check(_libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0))
+
+
 def limit_capabilities(kept: frozenset[int]) -> None:
     """
     Give up every capability but the kept ones, in every set, and the way to get others; hand the kept ones on to

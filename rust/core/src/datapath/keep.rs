@@ -27,7 +27,7 @@ impl DataPath {
     /// `interface` does so for interfaces.
     ///
     /// # Errors
-    /// `Image`, `Read`: nothing was taken over then.
+    /// `Image`: nothing was taken over. `Read`: some may have been, and this data path is of no use.
     pub fn keep_flows(
         &mut self,
         file: &File,

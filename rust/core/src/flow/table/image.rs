@@ -35,7 +35,8 @@ impl Table {
     /// interfaces. `note` is told of each flow that is kept, with the ids of its service and server.
     ///
     /// # Errors
-    /// `Image` when it is no table, or one of another layout; `Read`. Nothing was taken over then.
+    /// `Image` when it is no table, or one of another layout: nothing was taken over then. `Read`: some of it may have
+    /// been, and this table is of no use.
     pub fn keep_from(
         &mut self,
         file: &File,

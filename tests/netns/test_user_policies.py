@@ -78,8 +78,8 @@ def test_policy_that_fails_packets_flow_and_counters_tell(testbed: Testbed, back
 
 
 def test_policy_that_raises_is_told_in_the_log(testbed: Testbed, backend: str) -> None:
-    """The line says which policy, what it raised, and where."""
-    with balancing(testbed, backend, with_policy(testbed, RAISES)) as balancer:
+    """The line says which policy, what it raised, and where; it has a second to do so, as the one that chooses."""
+    with balancing(testbed, backend, with_policy(testbed, RAISES, ', deadline = "1s"')) as balancer:
         with connect(testbed, "client1", ECHO_PORT) as flow:
             assert echo(flow, b"hello")
         assert shares(balancer).total() == 1

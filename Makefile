@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 SCRIPTS := setup.sh docker/host.sh www/make-video.sh apache2/httpd scripts/prerequisites.sh
 SOURCES := $(shell git ls-files pyproject.toml Cargo.toml Cargo.lock rust python scripts 2>/dev/null)
 
-# Tests side by side. Those in namespaces wait, too: three at a time leave some of two cores unused, four nothing.
+# Tests side by side. Those in namespaces wait, too: two at a time leave a fifth of two cores unused, and with four some
+# that have a deadline miss it.
 # Without root a process of tests moves into a user namespace of its own, which one with threads may not: one at a time.
 AT_ONCE := --dist worksteal --benchmark-disable -n
-NETNS_AT_ONCE := $(if $(filter 0,$(shell id -u)),$(AT_ONCE) 4)
+NETNS_AT_ONCE := $(if $(filter 0,$(shell id -u)),$(AT_ONCE) 3)
 
 .DEFAULT_GOAL := help
 
@@ -53,7 +54,7 @@ test-unit: env ## Run the tests that need neither root nor a network: vectors, d
 	$(BIN)/python -m pytest tests/unit $(AT_ONCE) 2
 
 .PHONY: test-netns
-test-netns: env ## Run the tests on real hosts in network namespaces: four at a time, then those that want to be alone
+test-netns: env ## Run the tests on real hosts in network namespaces: three at a time, then those that want to be alone
 	$(BIN)/python -m pytest tests/netns -m "not alone" $(NETNS_AT_ONCE)
 	$(BIN)/python -m pytest tests/netns -m alone
 

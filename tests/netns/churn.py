@@ -62,12 +62,12 @@ def configuration(testbed: Testbed, policy: str = "round-robin", weights: dict[s
 
 
 @contextmanager
-def balancing(testbed: Testbed, backend: str, text: str) -> Iterator[RunningBalancer]:
-    """Run a balancer in the testbed's router."""
+def balancing(testbed: Testbed, backend: str, text: str, state: str | None = None) -> Iterator[RunningBalancer]:
+    """Run a balancer in the testbed's router. `state`: its state directory; None: its flows end with it."""
     config = testbed.directory / "control.toml"
     config.write_text(text)
     config.chmod(0o600)
-    running = RunningBalancer(testbed, backend, config)
+    running = RunningBalancer(testbed, backend, config, state=state)
     running.start()
     try:
         yield running

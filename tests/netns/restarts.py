@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from churn import configuration, echo, open_flows, placements
+from churn import balancing, configuration, echo, open_flows, placements
 from realhosts import RunningBalancer, running_testbed
 
 from lb.lab.testbed.lifecycle import Testbed
@@ -126,17 +126,9 @@ def main() -> int:
     failed = 0
     try:
         with running_testbed("restarts-", use_apache=False) as testbed:
-            config = testbed.directory / "restarts.toml"
-            config.write_text(configuration(testbed))
-            config.chmod(0o600)
             for how in arguments.how or ("stop", "kill"):
-                balancer = RunningBalancer(testbed, "rust", config, state=str(folder / how))
-                balancer.start()
-                try:
+                with balancing(testbed, "rust", configuration(testbed), str(folder / how)) as balancer:
                     report = restarts(testbed, balancer, arguments.flows, arguments.rounds, how)
-                finally:
-                    if balancer.running is not None:
-                        balancer.stop()
                 print(report.line(how), flush=True)
                 failed += report.broken + report.moved
     finally:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from churn import configuration, control_of, echo, open_flows, placements
+from churn import balancing, configuration, control_of, echo, open_flows, placements
 from lbrun import LbRun, until_the_end
 from realhosts import RunningBalancer, running_testbed, wait_until
 
@@ -44,16 +44,8 @@ def state() -> Iterator[Path]:
 @pytest.fixture
 def balancer(testbed: Testbed, state: Path) -> Iterator[RunningBalancer]:
     """Give a balancer with the default policy that keeps its flows; none are there at first."""
-    config = testbed.directory / "kept.toml"
-    config.write_text(configuration(testbed))
-    config.chmod(0o600)
-    running = RunningBalancer(testbed, "rust", config, state=str(state))
-    running.start()
-    try:
+    with balancing(testbed, "rust", configuration(testbed), str(state)) as running:
         yield running
-    finally:
-        if running.running is not None:
-            running.stop()
 
 
 def kill(balancer: RunningBalancer) -> None:

@@ -182,7 +182,7 @@ class StateDirectory:
         kept = self._take_over(engine, snapshot, now_ns)
         self._drawn_seed, self._is_keeping = drawn_seed, True
         self.note(snapshot)
-        # Whoever is killed before this leaves two tables, and the names say which of them counts.
+        # A process that is killed before this leaves two tables, and the names say which of them counts.
         with contextlib.suppress(OSError):
             os.ftruncate(self._files[TABLES[1 - self._place]], 0)
         # Where there was no room for names beside two tables, there is now.

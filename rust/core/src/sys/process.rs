@@ -38,7 +38,7 @@ pub fn require_open(fd: RawFd) -> io::Result<()> {
     check(answer).map(|_| ())
 }
 
-/// Return another descriptor for what one of somebody else's is open on.
+/// Return another descriptor for what a descriptor of another owner is open on.
 ///
 /// # Errors
 /// As fcntl(2).

@@ -3,7 +3,7 @@
 //! Nothing is believed that was not checked. The header must be ours in every size, and an entry whole, no older than
 //! now, and one of a server that its three ids agree on; so a damaged id gives a flow to no other server. Index, lists
 //! and chain of free entries are not read: they are made anew. Plain reads, so that a file that is cut short is an
-//! error and no signal. The file stays as it is: whoever is killed meanwhile leaves it to the next.
+//! error and no signal. The file stays as it is: a process that is killed meanwhile leaves it to the next.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -98,19 +98,35 @@ class RunningBalancer:
     config: Path
     running: LbRun | None = field(default=None)
     state: str | None = None
+    takeovers: int = 0
 
     def start(self) -> None:
         """Start it and wait until it forwards. Raise LbError with what it says when it ends before."""
-        self.running = LbRun(
+        self.running = self._started([], f"{ROUTER}-lb.log")
+
+    def _started(self, options: list[str], log: str) -> LbRun:
+        run = LbRun(
             self.testbed.prefix + ROUTER,
             self.testbed.directory,
-            ["--backend", self.backend],
+            ["--backend", self.backend, *options],
             config=self.config,
-            log=self.testbed.directory / f"{ROUTER}-lb.log",
+            log=self.testbed.directory / log,
             state=self.state,
         )
-        if not self.running.gets_ready():
-            raise LbError(self.running.text().removeprefix("lb: "))
+        if not run.gets_ready():
+            raise LbError(run.text().removeprefix("lb: "))
+        return run
+
+    def take_over(self) -> int:
+        """
+        Start another one that takes over from this one, and wait for both; return the exit status of this one. Raise
+        LbError when the other one fails; then this one is still the one.
+        """
+        assert self.running is not None
+        self.takeovers += 1
+        successor = self._started(["--take-over"], f"{ROUTER}-lb-{self.takeovers % 2}.log")
+        before, self.running = self.running, successor
+        return before.process.wait(DEADLINE_S)
 
     def stop(self) -> int:
         assert self.running is not None

@@ -1,8 +1,8 @@
 """
-Restarts under load: long echo flows stay open while the balancer is stopped or killed and started again, again and
-again, with the same state directory. Nothing may break, nothing may move (rule 23.1, flows over a restart).
+Restarts under load: long echo flows stay open while the balancer is taken over from, stopped or killed and started
+again, again and again, with the same state directory. Nothing may break, nothing may move (rule 23.1, flows over a restart).
 
-    python tests/netns/restarts.py --flows 2000 --rounds 100 [--how stop|kill]        # `make soak-restarts`
+    python tests/netns/restarts.py --flows 2000 --rounds 100 [--how stop|kill|take-over]        # `make soak-restarts`
 
 Some flows speak all the while: their longest answer is the stall that a client sees, most of which is the start of the
 interpreter and the clients' own pause before they send again.
@@ -32,6 +32,7 @@ from lb.lab.testbed.lifecycle import Testbed
 
 # Flows that speak all the while; the others do after each round.
 SPEAKERS = 10
+HOWS = ("take-over", "stop", "kill")
 # Longest time before the end of a round, seconds.
 MOMENT_S = 0.2
 
@@ -50,7 +51,7 @@ class Report:
         stalls = sorted(self.stalls_s)
         return (
             f"{how}: {self.flows} flows, {len(stalls)} rounds: {self.broken} broken, {self.moved} moved; "
-            f"stall {stalls[len(stalls) // 2]:.2f} s in the middle, {stalls[-1]:.2f} s at most"
+            f"stall {stalls[len(stalls) // 2] * 1000:.0f} ms in the middle, {stalls[-1] * 1000:.0f} ms at most"
         )
 
 
@@ -83,14 +84,18 @@ class Speakers:
             self.longest_s = max(self.longest_s, time.monotonic() - began)
 
 
-def end(balancer: RunningBalancer, how: str) -> None:
-    """Stop it as an operator does, or kill it."""
+def renew(balancer: RunningBalancer, how: str) -> None:
+    """Restart it as an operator does, kill it and start it again, or let another one take over."""
+    if how == "take-over":
+        balancer.take_over()
+        return
     if how == "stop":
         balancer.stop()
-        return
-    assert balancer.running is not None
-    balancer.running.end(signal.SIGKILL)
-    balancer.running = None
+    else:
+        assert balancer.running is not None
+        balancer.running.end(signal.SIGKILL)
+        balancer.running = None
+    balancer.start()
 
 
 def restarts(testbed: Testbed, balancer: RunningBalancer, flows: int, rounds: int, how: str) -> Report:
@@ -104,8 +109,7 @@ def restarts(testbed: Testbed, balancer: RunningBalancer, flows: int, rounds: in
             speakers = Speakers(opened[:SPEAKERS])
             with speakers.speaking():
                 time.sleep(draw.uniform(0.0, MOMENT_S))
-                end(balancer, how)
-                balancer.start()
+                renew(balancer, how)
             report.stalls_s.append(speakers.longest_s)
             report.broken += speakers.broken + sum(not echo(flow, b"after") for flow in opened[SPEAKERS:])
             found = placements(balancer)
@@ -118,7 +122,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Keep flows open over restarts of the balancer.")
     parser.add_argument("--flows", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--how", choices=("stop", "kill"), action="append", help="default: both, one after the other")
+    parser.add_argument("--how", choices=HOWS, action="append", help="default: all, one after the other")
     arguments = parser.parse_args()
     # Both ends of a flow need a descriptor, one here and one in a server.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -126,7 +130,7 @@ def main() -> int:
     failed = 0
     try:
         with running_testbed("restarts-", use_apache=False) as testbed:
-            for how in arguments.how or ("stop", "kill"):
+            for how in arguments.how or HOWS:
                 with balancing(testbed, "rust", configuration(testbed), str(folder / how)) as balancer:
                     report = restarts(testbed, balancer, arguments.flows, arguments.rounds, how)
                 print(report.line(how), flush=True)

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.backends.sharded import Sharded
+from lb.compiler.spec import Spec
 from lb.config import Config, parse
 from lb.control import kept, kept_names, state_files
 from lb.control.kept import NAMES, TABLES, Kept, StateDirectory
@@ -61,7 +62,10 @@ def started(
     snapshot = snapshot or make_snapshot()
     try:
         box = Box("rust", snapshot, capacity=CAPACITY, table_fd=state.new_table(CAPACITY))
-        return state, box, state.keep(box.path, snapshot, box.now, drawn_seed)
+        found = state.keep(box.path, snapshot, box.now, drawn_seed)
+        state.begin(snapshot, Spec(config(1)))
+        state.forget_left(snapshot)
+        return state, box, found
     except BaseException:
         state.close()
         raise
@@ -175,7 +179,7 @@ def test_names_that_are_damaged_are_not_believed(folder: Path) -> None:
     state.note(turned(make_snapshot()))
     state.note(make_snapshot())
     state.close()
-    newest = max(NAMES, key=lambda name: parsed((folder / name).read_bytes()).sequence)  # type: ignore[union-attr]
+    newest = max(NAMES, key=lambda name: parsed((folder / name).read_bytes(), Names).sequence)  # type: ignore[union-attr]
     for name in (newest, *(set(NAMES) - {newest})):
         data = bytearray((folder / name).read_bytes())
         data[len(data) // 2] ^= 1
@@ -186,7 +190,9 @@ def test_names_that_are_damaged_are_not_believed(folder: Path) -> None:
 
 
 GOOD = Names.of(make_snapshot(), 7, 1, drawn=True)
-EMPTY = Names(format=1, sequence=1, table=0, seed=1, drawn=False, interfaces=(), services=(), servers=())
+EMPTY = Names(
+    format=kept_names.FORMAT, sequence=1, table=0, seed=1, drawn=False, interfaces=(), services=(), servers=()
+)
 
 
 def signed(line: bytes) -> bytes:
@@ -196,18 +202,19 @@ def signed(line: bytes) -> bytes:
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\n\n", b"x" * 1000, written(EMPTY)[:-9], written(EMPTY) + b"\n"])
 def test_names_file_of_anything_else_is_none(data: bytes) -> None:
-    assert parsed(data) is None
+    assert parsed(data, Names) is None
 
 
 def test_names_are_read_as_they_were_written() -> None:
-    assert parsed(written(GOOD)) == GOOD
-    assert parsed(signed(GOOD.model_dump_json().encode())) == GOOD
+    assert parsed(written(GOOD), Names) == GOOD
+    assert parsed(signed(GOOD.model_dump_json().encode()), Names) == GOOD
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": kept_names.FORMAT + 1},
+        {"format": kept_names.FORMAT - 1},
         {"format": True},
         {"table": 2},
         {"table": True},
@@ -219,34 +226,35 @@ def test_names_are_read_as_they_were_written() -> None:
         {"drawn": 1},
         {"more": 1},
         {"interfaces": [1]},
-        {"services": [["10.0.0.1", 0, "tcp"]]},
-        {"services": [["10.0.0.1", 65536, "tcp"]]},
-        {"services": [["10.0.0.1", 80, "sctp"]]},
-        {"services": [[1, 80, "tcp"]]},
-        {"services": [["10.0.0.1", 80]]},
-        {"servers": [[-1, 0, "10.0.0.1", 80]]},
-        {"servers": [[len(GOOD.services), 0, "10.0.0.1", 80]]},
-        {"servers": [[0, 2**32, "10.0.0.1", 80]]},
-        {"servers": [[0, 0.5, "10.0.0.1", 80]]},
-        {"servers": [[0, 0, None, 80]]},
+        {"services": [["10.0.0.1", 0, "tcp", "web"]]},
+        {"services": [["10.0.0.1", 65536, "tcp", "web"]]},
+        {"services": [["10.0.0.1", 80, "sctp", "web"]]},
+        {"services": [[1, 80, "tcp", "web"]]},
+        {"services": [["10.0.0.1", 80, "tcp"]]},
+        {"services": [["10.0.0.1", 80, "tcp", 1]]},
+        {"servers": [[-1, 0, "10.0.0.1", 80, "a"]]},
+        {"servers": [[len(GOOD.services), 0, "10.0.0.1", 80, "a"]]},
+        {"servers": [[0, 2**32, "10.0.0.1", 80, "a"]]},
+        {"servers": [[0, 0.5, "10.0.0.1", 80, "a"]]},
+        {"servers": [[0, 0, None, 80, "a"]]},
     ],
     ids=str,
 )
 def test_names_with_a_value_that_none_has_are_none(change: dict[str, Any]) -> None:
     """A right checksum says that a file is whole, not that it makes sense."""
-    assert parsed(signed(json.dumps({**json.loads(GOOD.model_dump_json()), **change}).encode())) is None
+    assert parsed(signed(json.dumps({**json.loads(GOOD.model_dump_json()), **change}).encode()), Names) is None
 
 
 @pytest.mark.parametrize("key", Names.model_fields)
 def test_names_without_a_key_are_none(key: str) -> None:
     rest = {name: value for name, value in json.loads(GOOD.model_dump_json()).items() if name != key}
-    assert parsed(signed(json.dumps(rest).encode())) is None
+    assert parsed(signed(json.dumps(rest).encode()), Names) is None
 
 
 @given(st.binary(max_size=300))
 def test_names_of_random_bytes_are_none(data: bytes) -> None:
-    assert parsed(data) is None
-    assert parsed(signed(data.replace(b"\n", b""))) is None
+    assert parsed(data, Names) is None
+    assert parsed(signed(data.replace(b"\n", b"")), Names) is None
 
 
 JSON = st.recursive(
@@ -259,27 +267,27 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from([*Names.model_fields]), JSON, min_size=1))
 def test_names_with_other_values_are_names_or_none(change: dict[str, Any]) -> None:
     """Never an error; and what is believed can be translated."""
-    found = parsed(signed(json.dumps({**json.loads(GOOD.model_dump_json()), **change}).encode()))
+    found = parsed(signed(json.dumps({**json.loads(GOOD.model_dump_json()), **change}).encode()), Names)
     if found is not None:
-        assert parsed(written(found)) == found
+        assert parsed(written(found), Names) == found
         translations(found, make_snapshot())
 
 
 @given(st.integers(0, len(GOOD.model_dump_json()) - 1), st.binary(max_size=3), st.integers(0, 5))
 def test_names_that_are_mutated_are_names_or_none(at: int, put: bytes, cut: int) -> None:
     line = GOOD.model_dump_json().encode()
-    found = parsed(signed((line[:at] + put + line[at + cut :]).replace(b"\n", b"")))
+    found = parsed(signed((line[:at] + put + line[at + cut :]).replace(b"\n", b"")), Names)
     if found is not None:
         translations(found, make_snapshot())
 
 
 def test_names_nested_deeply_or_beyond_the_most_are_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parsed(signed(b"[" * 100_000)) is None
-    assert parsed(signed(b'{"sequence":' + b"9" * 10_000 + b"}")) is None
+    assert parsed(signed(b"[" * 100_000), Names) is None
+    assert parsed(signed(b'{"sequence":' + b"9" * 10_000 + b"}"), Names) is None
     data = written(GOOD)
     for module in (kept, kept_names):
         monkeypatch.setattr(module, "MOST_BYTES", len(data) - 1)
-    assert parsed(data) is None
+    assert parsed(data, Names) is None
     (folder / NAMES[0]).write_bytes(data)
     (folder / NAMES[0]).chmod(0o600)
     state = StateDirectory.open(folder)
@@ -536,8 +544,8 @@ def test_table_that_was_left_is_there_until_the_names_are_written(
 
     monkeypatch.setattr(state_files, "write_whole", write)
     started(folder)[0].close()
-    assert len(seen) == 1
-    assert seen[0] > 0
+    assert len(seen) == 2
+    assert min(seen) > 0
     assert sizes(folder, TABLES)[0] == 0
 
 
@@ -606,7 +614,8 @@ def test_promise_of_bytes_per_flow_is_that_of_the_table(folder: Path) -> None:
 def test_ids_that_mean_nothing_now_are_translated_to_none() -> None:
     names = Names.of(make_snapshot(), 1, 0)
     empty = dataclasses.replace(make_snapshot(), services=(), servers=(), interfaces=())
-    assert translations(names, empty) == ([None] * 12, [None] * 2)
+    ids = translations(names, empty)
+    assert (ids.rows, ids.interfaces, ids.services) == ([None] * 12, [None] * 2, [None] * 4)
 
 
 def test_backends_that_keep_no_flows_say_so(folder: Path) -> None:
@@ -615,6 +624,11 @@ def test_backends_that_keep_no_flows_say_so(folder: Path) -> None:
             Box("python", table_fd=file.fileno())
         with pytest.raises(LbError, match="backend python keeps no flows"):
             Box("python").path.keep_flows(file.fileno(), (), (), 1)
+        for call in (Box("python").path.carried, Box("python").path.leave):
+            with pytest.raises(LbError, match="backend python keeps no flows"):
+                call()
+        with pytest.raises(LbError, match="backend python keeps no flows"):
+            Box("python").path.carry({"totals": {}, "services": [], "servers": [], "io": {}}, (), ())
         with pytest.raises(LbError, match="several workers keep no flows"):
             Sharded(type(Box("python").path), 2, 16, bytes(16), 1).keep_flows(file.fileno(), (), (), 1)
 

@@ -26,7 +26,7 @@ def restarted(before: Box, table: IO[bytes]) -> Iterator[Box]:
         box.now = before.now
         snapshot = make_snapshot()
         ids = translations(Names.of(snapshot, 0, 0), snapshot)
-        assert box.path.keep_flows(table.fileno(), *ids, box.now) == (len(before.states()), 0)
+        assert box.path.keep_flows(table.fileno(), ids.rows, ids.interfaces, box.now) == (len(before.states()), 0)
         yield box
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
 
+from lb.errors import LbError
 from lb.model.poll import DEFAULT_POLL, POLLS, Poll
 from lb.model.snapshot import Address, NextHops, Snapshot
 from lb.model.verdict import Direction, Verdict
@@ -159,6 +160,20 @@ class Capabilities:
     keeps_flows: bool = True
 
 
+class Carried(TypedDict):
+    """
+    Numbers by name that one process leaves to the next, without those that are 0.
+
+    `totals`: counters of all packets, and where the random draws are; `services`, `servers`: by id: counters,
+    measurements and rounds; `io`: what went wrong on the interfaces.
+    """
+
+    totals: dict[str, int]
+    services: list[dict[str, int]]
+    servers: list[dict[str, int]]
+    io: dict[str, int]
+
+
 class Engine(Protocol):
     """
     Flows, and what becomes of packets. Made with (capacity, hash_key, seed, first_round=0, table_fd=None): flows the
@@ -194,6 +209,25 @@ class Engine(Protocol):
             LbError: it is no flow table, or one of another layout, and nothing was taken over; or the backend keeps no
                 flows.
             OSError: it could not be read.
+        """
+
+    def carried(self) -> Carried:
+        """
+        Return what the next process goes on from beside flows: counters, measurements, and whose round it is. Raise
+        LbError when the backend keeps no flows.
+        """
+
+    def carry(self, carried: Carried, services: Sequence[int | None], servers: Sequence[int | None]) -> None:
+        """
+        Go on from what another process has carried, once its flows are here.
+
+        Args:
+            carried: by that process; numbers that this version does not know are left out.
+            services: by service id of theirs, the id in this snapshot; None: none.
+            servers: the same for servers.
+
+        Raises:
+            LbError: the backend keeps no flows.
         """
 
     def set_next_hops(self, next_hops: NextHops) -> None:
@@ -303,11 +337,13 @@ class AttachedInterface(NamedTuple):
         sockets: AF_PACKET descriptors, one for each worker.
         direct: a fresh AF_XDP descriptor, to hand finished frames straight to the driver, past queue disciplines; None:
             they leave by the socket. Only with one worker.
+        ring: where to go on reading a socket that another process has left (`Attachment.leave`); None: at its start.
     """
 
     name: str
     sockets: tuple[int, ...]
     direct: int | None = None
+    ring: int | None = None
 
 
 def only_sockets(interfaces: Sequence[AttachedInterface]) -> list[int]:
@@ -344,6 +380,41 @@ class Attachment(Protocol):
         Let go of all interfaces, within 200 ms; flows stay. Raise LbError when it had failed. Does nothing when it is
         not attached.
         """
+
+    def leave(self) -> list[int | None]:
+        """
+        As `detach`, and leave the sockets with all that waits in them to another process: return, by interface, where
+        that one is to go on reading (`AttachedInterface.ring`). Raise LbError when the backend keeps no flows.
+        """
+
+
+class KeepsNone:
+    """
+    A part of backends that keep no flows over a restart: these methods raise LbError, which says why.
+    `WHY_KEEPS_NONE`: the reason.
+    """
+
+    WHY_KEEPS_NONE: ClassVar[str]
+
+    def keep_flows(
+        self, table_fd: int, servers: Sequence[ServerIds | None], interfaces: Sequence[int | None], now_ns: int
+    ) -> tuple[int, int]:
+        """Raise LbError."""
+        del table_fd, servers, interfaces, now_ns
+        raise LbError(self.WHY_KEEPS_NONE)
+
+    def carried(self) -> Carried:
+        """Raise LbError."""
+        raise LbError(self.WHY_KEEPS_NONE)
+
+    def carry(self, carried: Carried, services: Sequence[int | None], servers: Sequence[int | None]) -> None:
+        """Raise LbError."""
+        del carried, services, servers
+        raise LbError(self.WHY_KEEPS_NONE)
+
+    def leave(self) -> list[int | None]:
+        """Raise LbError."""
+        raise LbError(self.WHY_KEEPS_NONE)
 
 
 class DataPath(Engine, Attachment, Protocol):

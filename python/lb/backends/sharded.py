@@ -23,6 +23,7 @@ from lb.backends.base import (
     DataPath,
     Flow,
     FlowRecord,
+    KeepsNone,
     Result,
     only_sockets,
 )
@@ -37,7 +38,7 @@ from lb.packet.offload import Offload
 SEED_RANGE = 2**64
 
 
-class Sharded:
+class Sharded(KeepsNone):
     """
     A `DataPath` over several workers, for packets from sockets only.
 
@@ -51,6 +52,9 @@ class Sharded:
     Raises:
         LbError, BackendError, TypeError, ValueError: as `make`.
     """
+
+    # Each worker has a table of its own, and there may be more or fewer of them the next time.
+    WHY_KEEPS_NONE = "several workers keep no flows over a restart: use one worker"
 
     def __init__(
         self, make: Callable[[int, bytes, int, int], DataPath], workers: int, capacity: int, hash_key: bytes, seed: int
@@ -83,10 +87,6 @@ class Sharded:
                     set_program(sock, mine)
                 finally:
                     sock.detach()
-
-    def keep_flows(self, *_: object, **__: object) -> tuple[int, int]:
-        """Raise LbError: each worker has a table of its own, and there may be more or fewer of them the next time."""
-        raise LbError("several workers keep no flows over a restart: use one worker")
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours."""

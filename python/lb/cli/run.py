@@ -39,6 +39,12 @@ def run(
         ),
     ] = None,
     supervise: Annotated[bool, typer.Option("--supervise", help="Start it again whenever it ends by itself.")] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="Take over from the balancer that uses the state directory, without losing a packet."
+        ),
+    ] = False,
     testbed: Annotated[
         bool, typer.Option("--testbed", help="Run in a testbed of network namespaces, with load.")
     ] = False,
@@ -60,9 +66,11 @@ def run(
         return
     if duration is not None:
         raise typer.BadParameter("--duration needs --testbed")
+    if take_over and state is None:
+        raise typer.BadParameter("--take-over needs --state: the flows are handed over there")
     path = config or Path("lb.toml")
     if not path.exists():
         raise typer.BadParameter(f"{path} does not exist: `lb init` writes it, `lb run --testbed` needs none")
     from lb.control.process import run as run_daemon
 
-    run_daemon(path, backend, control, log_format, user, state, supervise)
+    run_daemon(path, backend, control, log_format, user, state, supervise, take_over)

@@ -7,7 +7,7 @@ that were present before, or removed already, and are not present any more (rule
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from lb.compiler.spec import (
@@ -128,10 +128,19 @@ def _identities(spec: Spec) -> dict[ServerKey, ServerIdentity]:
     }
 
 
+def with_leftovers(spec: Spec, servers: Iterable[RemovedServer]) -> Spec:
+    """Return the spec of a start with the removed servers: of those that were there before, the ones it has not."""
+    return _settled(spec, {server.identity: server for server in servers})
+
+
 def _settle(before: Spec, after: Spec) -> Spec:
     """Return `after` with the right removed servers: those that were there before, and are not present any more."""
+    removed = {removed.identity: removed for removed in before.removed_servers}
+    return _settled(after, removed | dict(_present_rows(before)))
+
+
+def _settled(after: Spec, candidates: Mapping[ServerIdentity, RemovedServer]) -> Spec:
     present = {identity for identity, _ in _present_rows(after)}
-    candidates = {removed.identity: removed for removed in before.removed_servers} | dict(_present_rows(before))
     vips = {service.address for service in after.config.services}
     addresses = {address for _, address, _ in present}
     removed_servers = tuple(

@@ -82,6 +82,8 @@ class Changes:
         self._urgent = asyncio.Event()
         self._not_before_s = 0.0
         self._is_closed = False
+        # Held while changes are made.
+        self._turn = asyncio.Lock()
         self._thread = SerialThread("lb-changes")
 
     def start(self) -> None:
@@ -95,6 +97,14 @@ class Changes:
             each.future.cancel()
         if not await self._thread.close(CLOSE_S):
             log.warning("a change is still in progress after %g s and is left alone", CLOSE_S)
+
+    async def hold(self) -> None:
+        """Make no changes from now on, after those in progress, until `release`: they wait."""
+        await self._turn.acquire()
+
+    def release(self) -> None:
+        """Go on making changes after `hold`."""
+        self._turn.release()
 
     async def make(self, change: Change, deadline_s: float | None = None) -> Outcome:
         """
@@ -153,7 +163,8 @@ class Changes:
         while True:
             await self._something.wait()
             await self._gather()
-            await self._make_all(self._take())
+            async with self._turn:
+                await self._make_all(self._take())
 
     async def _gather(self) -> None:
         """Wait for the next tick, unless a change is urgent."""

@@ -31,6 +31,11 @@ from lb.policies.base import Measurements, State
 class Controller(Transactions):
     """All changes of a running balancer. Arguments and errors: as `Transactions`."""
 
+    def restore(self, spec: Spec) -> None:
+        """Swap to another spec of the same configuration, before packets come."""
+        with self._staging() as stage:
+            stage.change(spec)
+
     # What checks, timers and the kernel report.
 
     def set_health(self, service: str, server: str, up: bool, reason: str) -> None:

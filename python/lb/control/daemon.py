@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import lb.backends
 from lb.balancer import choose_backend
+from lb.compiler.spec import Spec
 from lb.control.api.explainer import Explainer
 from lb.control.api.handlers import Api
 from lb.control.api.listener import Listener
@@ -25,10 +28,14 @@ from lb.control.controller import Controller
 from lb.control.health.checks import Checks
 from lb.control.housekeeping import Housekeeping
 from lb.control.interfaces import InterfaceFollower, describe_interfaces
-from lb.control.preparation import Prepared
+from lb.control.kept import StateDirectory
+from lb.control.predecessor import Left, Predecessor
+from lb.control.preparation import Prepared, control_name
 from lb.control.reload import Reloader, ReloadRecord, load_config
 from lb.control.runtime import Runtime
 from lb.control.seed import describe_drawn, draw_seed, with_seed
+from lb.control.standing import restored
+from lb.control.successor import Successors
 from lb.control.tasks import Supervisor, call_on
 from lb.control.telemetry.flow_log import FlowLog
 from lb.control.telemetry.metrics_server import MetricsServer
@@ -83,6 +90,8 @@ class Daemon:
         self._checks: Checks
         self._interfaces: InterfaceFollower
         self._reloader: Reloader
+        self._metrics: MetricsServer
+        self._listener: Listener
 
     async def start(self) -> None:
         """
@@ -98,7 +107,10 @@ class Daemon:
             await self._start_control()
             await self._start_data_path()
             await self._start_observation()
-            self._cleanup.enter_context(self._runtime.running())
+            self._begin_forwarding()
+            self._be_sole()
+            await self._metrics.serve()
+            await self._listener.serve()
             self._start_tasks()
             self._log_start()
         except BaseException:
@@ -112,26 +124,120 @@ class Daemon:
         self._cleanup.enter_context(self._runtime.claimed())
         await self._kernel.open()
         self._cleanup.push_async_callback(self._kernel.close)
-        self._controller = Controller(self._config, await self._kernel.read_interfaces(), self._runtime)
+        interfaces = await self._kernel.read_interfaces()
+        self._controller = Controller(self._config, interfaces, self._runtime, spec=self._restored())
         self._changes = Changes(self._controller, self._supervisor)
         self._checks = Checks(self._controller, self._changes, self._supervisor, measure=self._runtime.measurements)
         self._interfaces = InterfaceFollower(self._controller, self._changes, self._supervisor, self.fail)
+
+    def _restored(self) -> Spec:
+        """Return the configuration with what stood beside it in the process before."""
+        state = self._made.state
+        if state is None:
+            return Spec(self._config)
+        return restored(self._config, state.standing_left, state.left)
 
     async def _start_data_path(self) -> None:
         """Open the sockets, publish the first snapshot, and wait for the servers' MACs."""
         self._cleanup.enter_context(self._runtime.opened(self._controller.snapshot))
         self._controller.start()
-        self._runtime.keep_flows(self._controller.snapshot, self._config.seed if self._is_seed_drawn else None)
         self._runtime.set_next_hops(await self._kernel.settle(SETTLE_S))
         await self._kernel.refresh()
+
+    def _begin_forwarding(self) -> None:
+        """
+        Have the flows of the process before, and forward. One that still runs stops only now: all else is prepared, and
+        packets wait in the sockets meanwhile. Where this fails, that one goes on.
+        """
+        predecessor, began_s = self._made.predecessor, time.monotonic()
+        try:
+            left = None if predecessor is None else self._stop_predecessor(predecessor)
+            drawn = self._config.seed if self._is_seed_drawn else None
+            self._runtime.keep_flows(self._controller.snapshot, drawn, left)
+            self._cleanup.enter_context(self._runtime.running())
+        except BaseException:
+            if predecessor is not None:
+                # Now, not after all else is undone: no packet is forwarded until then.
+                predecessor.close()
+            raise
+        if predecessor is not None:
+            waited_ms = (time.monotonic() - began_s) * 1000
+            log.info("took over from process %d: packets waited for %.1f ms", predecessor.pid, waited_ms)
+
+    def _stop_predecessor(self, predecessor: Predecessor) -> Left:
+        """Let the running balancer stop; follow what it has changed while this one was preparing itself."""
+        left = predecessor.stop()
+        if self._made.state is not None:
+            self._made.state.read_left()
+        if (spec := self._restored()) != self._controller.spec:
+            self._controller.restore(spec)
+        return left
+
+    def _be_sole(self) -> None:
+        """Let the process before end, now that this one forwards, and have what it leaves."""
+        controller, predecessor, state = self._controller, self._made.predecessor, self._made.state
+        if predecessor is not None:
+            predecessor.dismiss()
+            self._runtime.take_host(controller.snapshot)
+            self._listener.own()
+            self._made.own_control()
+        if state is None:
+            return
+        state.begin(controller.snapshot, controller.spec)
+        controller.listen(lambda: state.note_standing(controller.spec))
+        self._supervisor.spawn("predecessor", self._forget_predecessor(state, predecessor))
+        successors = Successors(state.successors, self)
+        self._cleanup.callback(successors.stop)
+        self._supervisor.run("successors", successors.wait)
+
+    async def _forget_predecessor(self, state: StateDirectory, predecessor: Predecessor | None) -> None:
+        """Have the room of the table that the process before left, once that has ended."""
+        if predecessor is not None:
+            await asyncio.to_thread(predecessor.wait_for_end)
+            predecessor.close()
+        state.forget_left(self._controller.snapshot)
+
+    # What a successor gets: `lb.control.successor.Replaced`.
+
+    def open_descriptors(self) -> dict[str, int]:
+        """Return what the successor goes on with, by what it is."""
+        sock = self._listener.socket
+        control = {} if sock is None else {control_name(self._control_path): sock.fileno()}
+        return {**self._runtime.descriptors(), **self._metrics.descriptors(), **control}
+
+    async def leave(self) -> dict[str, Any]:
+        """Stop changes and the packet loop; return what goes on beside the flows. Raise LbError when it cannot."""
+        await self._changes.hold()
+        try:
+            return await asyncio.to_thread(self._runtime.leave)
+        except BaseException:
+            self._changes.release()
+            raise
+
+    async def resume(self) -> None:
+        """Go on forwarding, and making changes: the successor has failed. A failure ends this balancer."""
+        try:
+            await asyncio.to_thread(self._runtime.resume)
+        except LbError as error:
+            self.fail(error)
+        self._changes.release()
+
+    def end_replaced(self) -> None:
+        """End: the successor forwards. What it goes on with stays."""
+        log.info("another process has taken over")
+        self._runtime.keep_host()
+        self._listener.leave()
+        self._made.leave_control()
+        self._stopped.set()
 
     async def _start_observation(self) -> None:
         """Serve metrics and flow log as configured, and the control socket."""
         record, flow_log = ReloadRecord(), FlowLog(self._runtime, self._supervisor)
         self._cleanup.push_async_callback(flow_log.stop)
         sampler = self._make_sampler(flow_log, record)
-        metrics = MetricsServer(sampler.sample)
+        self._metrics = metrics = MetricsServer(sampler.sample, self._made.take_left)
         self._cleanup.push_async_callback(metrics.stop)
+        metrics.wait()
         flow_log.follow(self._config.flow_log)
         await metrics.follow(self._config.metrics)
         self._reloader = Reloader(
@@ -163,9 +269,12 @@ class Daemon:
     async def _start_api(self, sampler: Sampler) -> None:
         explainer = Explainer(self._controller, self._runtime, lambda: self._kernel.next_hops)
         api = Api(self._controller, self._changes, self._runtime, self._reloader, sampler.facts, explainer)
-        listener = Listener(self._control_path, api.handlers(), bind=self._made.take_control)
-        self._cleanup.push_async_callback(listener.stop)
-        await listener.start()
+        self._listener = Listener(self._control_path, api.handlers(), bind=self._made.take_control)
+        self._cleanup.push_async_callback(self._listener.stop)
+        await self._listener.bind()
+        if self._made.predecessor is not None:
+            # Not ours yet.
+            self._listener.leave()
 
     def _start_tasks(self) -> None:
         """Begin to make changes, to check servers and to watch the kernel."""

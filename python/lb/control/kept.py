@@ -14,17 +14,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from lb.backends.base import Engine
+from lb.compiler.spec import Spec
 from lb.control import state_files
-from lb.control.kept_names import MOST_BYTES, Names, parsed, signature, translations, written
+from lb.control.kept_names import MOST_BYTES, Content, Names, parsed, signature, translations, written
+from lb.control.predecessor import Predecessor
+from lb.control.standing import Standing
+from lb.control.standing import signature as signature_of
 from lb.errors import LbError
 from lb.model.snapshot import Snapshot
 
 LOCK, TABLES, NAMES = "lock", ("table.0", "table.1"), ("names.0", "names.1")
+STANDINGS = ("standing.0", "standing.1")
+# The socket at which this process waits for one that takes over from it.
+SUCCESSORS = "successors"
 # Bytes per flow, everything included, as `docs/rules.md` rule 8.17, full table, promises, and its header.
 FLOW_BYTES, MORE_BYTES = 128, 4096
 # Of names: per file, and at most per service or server in it.
@@ -60,8 +68,13 @@ class StateDirectory:
         self.path = path
         # What the process before left; None: nothing that can be used.
         self.left: Names | None = None
+        self.standing_left: Standing | None = None
+        # Whether that process still runs: its files are not to be touched.
+        self.is_beside = False
         self._stack = ExitStack()
         self._files: dict[str, int] = {}
+        # Where a successor finds this process.
+        self.successors: socket.socket
         # Which of the tables is this process's.
         self._place = 0
         self._sequence = 0
@@ -69,21 +82,27 @@ class StateDirectory:
         self._is_keeping = False
         # What the names that were written last say; None: there are none that can be believed.
         self._noted: object = None
+        self._stands: object = None
+        self._standing_sequence = 0
         self._has_warned = False
         self._trouble: str | None = None
 
     @classmethod
-    def open(cls, path: Path) -> StateDirectory:
+    def open(cls, path: Path, predecessor: Predecessor | None = None) -> StateDirectory:
         """
         Make the directory if there is none, and open its files.
+
+        Args:
+            path: where it is.
+            predecessor: the process that uses it, to take over from; None: none does.
 
         Raises:
             LbError: another process uses it, it is not in memory, it is not ours alone, or it cannot be made.
         """
         state = cls(path)
         try:
-            state._open_files()
-            state._read_names()
+            state._open_files(predecessor)
+            state.read_left()
         except BlockingIOError:
             state.close()
             raise LbError(f"another balancer uses the state directory {path}: stop it first") from None
@@ -95,29 +114,49 @@ class StateDirectory:
             raise
         return state
 
-    def _open_files(self) -> None:
+    def _open_files(self, predecessor: Predecessor | None) -> None:
         """Open lock, tables and names, the lock first: nothing is judged while another process may change it."""
         directory = state_files.open_directory(self.path)
         self._stack.callback(os.close, directory)
-        for name in (LOCK, *TABLES, *NAMES):
-            self._files[name] = descriptor = state_files.open_file(directory, name)
+        # The lock belongs to an open file: with the descriptor of the process before, it goes on without a gap.
+        shared = None if predecessor is None else predecessor.take(LOCK)
+        self.is_beside = shared is not None
+        for name in (LOCK, *TABLES, *NAMES, *STANDINGS):
+            is_shared = name == LOCK and shared is not None
+            descriptor = shared if name == LOCK and shared is not None else state_files.open_file(directory, name)
+            self._files[name] = descriptor
             self._stack.callback(os.close, descriptor)
-            if name == LOCK:
+            if name == LOCK and not is_shared:
                 state_files.hold_lock(descriptor)
             state_files.require_private(descriptor, self.path / name)
+        waiting = None if predecessor is None else predecessor.take(SUCCESSORS)
+        listens = state_files.listen(directory, SUCCESSORS) if waiting is None else socket.socket(fileno=waiting)
+        self.successors = self._stack.enter_context(listens)
 
-    def _read_names(self) -> None:
-        contents = [state_files.content(self._files[name], MOST_BYTES) for name in NAMES]
-        found = [names for data in contents if (names := parsed(data)) is not None]
+    def read_left(self) -> None:
+        """Read what the process before has written down, also while it runs."""
+        found = self._parsed(NAMES, Names)
         self.left = max(found, key=lambda names: names.sequence, default=None)
         if self.left is not None:
             self._place, self._sequence = 1 - self.left.table, self.left.sequence
         elif any(os.fstat(self._files[name]).st_size for name in TABLES):
             self._trouble = "what was left cannot be read: flows begin empty"
+        standings = self._parsed(STANDINGS, Standing)
+        self.standing_left = max(standings, key=lambda standing: standing.sequence, default=None)
+        if self.standing_left is not None:
+            self._standing_sequence = self.standing_left.sequence
+
+    def _parsed(self, names: tuple[str, ...], kind: type[Content]) -> list[Content]:
+        contents = (state_files.content(self._files[name], MOST_BYTES) for name in names)
+        return [found for data in contents if (found := parsed(data, kind)) is not None]
 
     def close(self) -> None:
         """Let another process have the directory."""
         self._stack.close()
+
+    def descriptors(self) -> dict[str, int]:
+        """Return what a successor goes on with."""
+        return {LOCK: self._files[LOCK], SUCCESSORS: self.successors.fileno()}
 
     @property
     def seed_left(self) -> int | None:
@@ -148,15 +187,15 @@ class StateDirectory:
         if self.left is None:
             os.ftruncate(self._files[TABLES[1 - self._place]], 0)
             needed, whose = needed + table, "two flow tables, that of the next start is made beside the one in use"
-        elif state_files.free_bytes(lock) < needed:
+        elif not self.is_beside and state_files.free_bytes(lock) < needed:
             self.give_up("there is no room for a table beside the one that was left")
         if (free := state_files.free_bytes(lock)) < needed:
             way_out = "make its file system larger, or flows.capacity smaller"
             raise LbError(f"{needed} bytes are needed in {self.path} for {whose}; {free} are free: {way_out}")
 
     def give_up(self, why: str) -> bool:
-        """Have the room of the table that was left, if there is one; tell whether there was."""
-        if self.left is None:
+        """Have the room of the table that was left, if nobody uses it; tell whether there was."""
+        if self.left is None or self.is_beside:
             return False
         self.left = None
         self._trouble = f"{why}: its flows are lost"
@@ -168,7 +207,7 @@ class StateDirectory:
     def keep(self, engine: Engine, snapshot: Snapshot, now_ns: int, drawn_seed: int | None = None) -> Kept:
         """
         Have an engine take over the flows that were left, once it has the first snapshot; from then on this process's
-        table is the one that the next process finds.
+        table is the one that the next process finds. `begin` and `forget_left` follow.
 
         Args:
             engine: whose table is in the file of `new_table`.
@@ -181,20 +220,28 @@ class StateDirectory:
         """
         kept = self._take_over(engine, snapshot, now_ns)
         self._drawn_seed, self._is_keeping = drawn_seed, True
+        return kept
+
+    def begin(self, snapshot: Snapshot, spec: Spec) -> None:
+        """Write down what stands now: the process before has stopped for good."""
+        self.is_beside, self.left = False, None
         self.note(snapshot)
+        self.note_standing(spec)
+
+    def forget_left(self, snapshot: Snapshot) -> None:
+        """Have the room of the table that was left, once no process looks at it."""
         # A process that is killed before this leaves two tables, and the names say which of them counts.
         with contextlib.suppress(OSError):
             os.ftruncate(self._files[TABLES[1 - self._place]], 0)
         # Where there was no room for names beside two tables, there is now.
         self.note(snapshot)
-        return kept
 
     def _take_over(self, engine: Engine, snapshot: Snapshot, now_ns: int) -> Kept:
         if self.left is None:
             return Kept(trouble=self._trouble)
-        servers, interfaces = translations(self.left, snapshot)
+        ids = translations(self.left, snapshot)
         try:
-            return Kept(*engine.keep_flows(self._files[TABLES[self.left.table]], servers, interfaces, now_ns))
+            return Kept(*engine.keep_flows(self._files[TABLES[self.left.table]], ids.rows, ids.interfaces, now_ns))
         except OSError as error:
             way_out = "start again, or remove the directory to begin without them"
             raise LbError(
@@ -224,6 +271,22 @@ class StateDirectory:
                 self._has_warned = True
                 what = "what the flows' ids mean cannot be written down, so they are not kept over a restart"
                 log.warning("%s: %s: %s", self.path, what, _why(error))
+
+    def note_standing(self, spec: Spec) -> None:
+        """
+        Write down what stands beside the configuration, after a change of it; nothing before `keep`. Where that fails,
+        the next process knows of it what was written before.
+        """
+        stands = signature_of(spec)
+        if not self._is_keeping or self.is_beside or stands == self._stands:
+            return
+        self._standing_sequence += 1
+        standing = Standing.of(spec, self._standing_sequence)
+        try:
+            state_files.write_whole(self._files[STANDINGS[standing.sequence % 2]], written(standing))
+            self._stands = stands
+        except OSError as error:
+            log.warning("%s: the last change would not survive a restart: %s", self.path, _why(error))
 
     def _write(self, snapshot: Snapshot) -> None:
         """Write names with the next sequence number, where the last ones are not."""

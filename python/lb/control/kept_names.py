@@ -8,7 +8,7 @@ translation of another process's ids into those of a snapshot.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,13 +16,53 @@ from lb.backends.base import ServerIds
 from lb.fields.types import Port, Seed
 from lb.model.snapshot import Snapshot
 
-FORMAT = 1
+FORMAT = 2
 # More than the names of as many servers as ids can tell apart in practice: 1 million take 50 MB.
 MOST_BYTES = 64 << 20
 
+Content = TypeVar("Content", bound=BaseModel)
+
 Id = Annotated[int, Field(ge=0, lt=2**32)]
-ServiceRow: TypeAlias = tuple[str, Port, Literal["tcp", "udp"]]
-ServerRow: TypeAlias = tuple[Id, Id, str, Port]
+
+
+class ServiceRow(NamedTuple):
+    """A service: its address, port and protocol, and its name, for people."""
+
+    address: str
+    port: Port
+    protocol: Literal["tcp", "udp"]
+    name: str
+
+
+class ServerRow(NamedTuple):
+    """A server: ids of its service and endpoint, its address and port, and its name, for people."""
+
+    service: Id
+    endpoint: Id
+    address: str
+    port: Port
+    name: str
+
+
+class Ids(NamedTuple):
+    """
+    What ids that another process gave are in a snapshot.
+
+    Args:
+        rows: by server id: service, endpoint and whether they are of UDP, then service, server and endpoint in the
+            snapshot; None for a server that it does not have.
+        interfaces: by interface id: that of the interface of the same name.
+        services: by service id: that of the same service.
+    """
+
+    rows: list[ServerIds | None]
+    interfaces: list[int | None]
+    services: list[int | None]
+
+    @property
+    def servers(self) -> list[int | None]:
+        """By server id: that of the same server."""
+        return [row and row[1][1] for row in self.rows]
 
 
 class Names(BaseModel):
@@ -55,7 +95,7 @@ class Names(BaseModel):
     @model_validator(mode="after")
     def _refers_to_services(self) -> Names:
         count = len(self.services)
-        if any(row is not None and row[0] >= count for row in self.servers):
+        if any(row is not None and row.service >= count for row in self.servers):
             raise ValueError("a server of a service that is not there")
         return self
 
@@ -69,9 +109,13 @@ class Names(BaseModel):
             seed=snapshot.seed,
             drawn=drawn,
             interfaces=tuple(interface.name for interface in snapshot.interfaces),
-            services=tuple((str(row.address), row.port, row.protocol) if row else None for row in snapshot.services),
+            services=tuple(
+                ServiceRow(str(row.address), row.port, row.protocol, row.name) if row else None
+                for row in snapshot.services
+            ),
             servers=tuple(
-                (row.service, row.endpoint, str(row.address), row.port) if row else None for row in snapshot.servers
+                ServerRow(row.service, row.endpoint, str(row.address), row.port, row.name) if row else None
+                for row in snapshot.servers
             ),
         )
 
@@ -84,24 +128,24 @@ def signature(snapshot: Snapshot) -> object:
     return (
         snapshot.seed,
         [interface.name for interface in snapshot.interfaces],
-        [row and (row.address, row.port, row.protocol) for row in snapshot.services],
-        [row and (row.service, row.endpoint, row.address, row.port) for row in snapshot.servers],
+        [row and (row.address, row.port, row.protocol, row.name) for row in snapshot.services],
+        [row and (row.service, row.endpoint, row.address, row.port, row.name) for row in snapshot.servers],
     )
 
 
-def written(names: Names) -> bytes:
-    """Return names as a file: a line of JSON, a line with its checksum."""
-    line = names.model_dump_json().encode() + b"\n"
+def written(content: BaseModel) -> bytes:
+    """Return names as a file, or what else is written so: a line of JSON, a line with its checksum."""
+    line = content.model_dump_json().encode() + b"\n"
     return line + _checksum(line)
 
 
-def parsed(data: bytes) -> Names | None:
-    """Return the names in a file; None when it is damaged, empty, too large, or of another format. Never raises."""
+def parsed(data: bytes, kind: type[Content]) -> Content | None:
+    """Return what is in a file; None when it is damaged, empty, too large, or of another format. Never raises."""
     line, newline, checksum = data.partition(b"\n")
     if len(data) > MOST_BYTES or checksum != _checksum(line + newline):
         return None
     try:
-        return Names.model_validate_json(line)
+        return kind.model_validate_json(line)
     except ValueError:
         return None
 
@@ -110,27 +154,23 @@ def _checksum(line: bytes) -> bytes:
     return hashlib.sha256(line).hexdigest().encode() + b"\n"
 
 
-def translations(names: Names, snapshot: Snapshot) -> tuple[list[ServerIds | None], list[int | None]]:
-    """
-    Return what ids that another process gave are in a snapshot.
-
-    Returns:
-        By server id: service, endpoint and whether they are of UDP, then service, server and endpoint in the snapshot;
-        None for a server that it does not have. By interface id: that of the interface of the same name.
-    """
+def translations(names: Names, snapshot: Snapshot) -> Ids:
+    """Return what ids that another process gave are in a snapshot. Names are for people: they may have changed."""
     now = Names.of(snapshot, 0, 0)
-    services = {meaning: number for number, meaning in enumerate(now.services) if meaning}
-    servers = {(row[0], row[2:]): (number, row[1]) for number, row in enumerate(now.servers) if row}
+    services = {row[:3]: number for number, row in enumerate(now.services) if row}
+    by_service = [services.get(row[:3]) if row else None for row in names.services]
+    servers = {
+        (row.service, row.address, row.port): (number, row.endpoint) for number, row in enumerate(now.servers) if row
+    }
     interfaces = {name: number for number, name in enumerate(now.interfaces)}
 
     def translated(row: ServerRow) -> ServerIds | None:
-        meaning = names.services[row[0]]
-        service = services.get(meaning) if meaning else None
-        found = None if service is None else servers.get((service, row[2:]))
+        meaning, service = names.services[row.service], by_service[row.service]
+        found = None if service is None else servers.get((service, row.address, row.port))
         if meaning is None or service is None or found is None:
             return None
         server, endpoint = found
-        return (row[0], row[1], meaning[2] == "udp"), (service, server, endpoint)
+        return (row.service, row.endpoint, meaning.protocol == "udp"), (service, server, endpoint)
 
     by_server = [translated(row) if row else None for row in names.servers]
-    return by_server, [interfaces.get(name) for name in names.interfaces]
+    return Ids(by_server, [interfaces.get(name) for name in names.interfaces], by_service)

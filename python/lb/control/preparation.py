@@ -21,7 +21,8 @@ from typing import Any
 
 from lb.config import Config, unprivileged
 from lb.control.api.listener import bind_socket
-from lb.control.kept import StateDirectory
+from lb.control.kept import SUCCESSORS, StateDirectory
+from lb.control.predecessor import Predecessor
 from lb.errors import LbError
 from lb.fields.key import default_of
 from lb.model.limits import MOST_WORKERS
@@ -43,6 +44,7 @@ class Prepared:
         packet, direct: unbound sockets, for packets and for handing frames to drivers.
         broker: binds the control socket; None: this process binds it itself.
         state: keeps the flows over a restart; None: they end with this process.
+        predecessor: the running balancer to take over from; None: there is none.
         notice: a log line about the user that this process runs as; None: none.
     """
 
@@ -50,7 +52,13 @@ class Prepared:
     direct: list[socket.socket] = field(default_factory=list)
     broker: Broker | None = None
     state: StateDirectory | None = None
+    predecessor: Predecessor | None = None
     notice: Notice | None = None
+
+    def take_left(self, what: str) -> socket.socket | None:
+        """Return a socket of the running balancer, which the caller closes; None when there is none."""
+        descriptor = None if self.predecessor is None else self.predecessor.take(what)
+        return None if descriptor is None else socket.socket(fileno=descriptor)
 
     def take_packet(self) -> socket.socket | None:
         """Return a packet socket, which the caller closes; None when there is none."""
@@ -62,11 +70,30 @@ class Prepared:
 
     def take_control(self, path: Path) -> socket.socket:
         """Return the control socket, bound; the caller closes it. Errors: as `lb.control.api.listener.bind_socket`."""
+        if (left := self.take_left(control_name(path))) is not None:
+            return left
         return bind_socket(path) if self.broker is None else self.broker.bind()
+
+    def own_control(self) -> None:
+        """Remove the control socket at the end, whoever bound it."""
+        if self.broker is not None:
+            self.broker.adopt()
+
+    def leave_control(self) -> None:
+        """Leave the control socket where it is at the end: it is another process's now."""
+        if self.broker is not None:
+            self.broker.leave()
+
+
+def control_name(path: Path) -> str:
+    """Return what a control socket is called among the descriptors that a successor gets."""
+    return f"control {path.absolute()}"
 
 
 @contextmanager
-def prepared(config: Path, control: Path, user: str | None, state: Path | None = None) -> Iterator[Prepared]:
+def prepared(
+    config: Path, control: Path, user: str | None, state: Path | None = None, take_over: bool = False
+) -> Iterator[Prepared]:
     """
     Make what needs rights, and drop them; close what was made at the end of the block.
 
@@ -75,10 +102,11 @@ def prepared(config: Path, control: Path, user: str | None, state: Path | None =
         control: path of the control socket.
         user: as for `lb.privileges.drop.drop_privileges`.
         state: path of the state directory. None: flows end with this process.
+        take_over: from the balancer that uses the state directory, if one does.
 
     Raises:
-        LbError: the configuration is not trusted, this process cannot become the user, or it cannot have the state
-            directory.
+        LbError: the configuration is not trusted, this process cannot become the user, it cannot have the state
+            directory, or the running balancer does not let it take over.
     """
     unprivileged.require_trusted(config)
     with ExitStack() as stack:
@@ -87,8 +115,12 @@ def prepared(config: Path, control: Path, user: str | None, state: Path | None =
             made.broker = Broker(config, control, bind_socket)
             made.broker.start()
             stack.callback(made.broker.stop)
+        if state is not None and take_over:
+            made.predecessor = Predecessor.find(state / SUCCESSORS)
+        if made.predecessor is not None:
+            stack.callback(made.predecessor.close)
         if state is not None:
-            made.state = StateDirectory.open(state)
+            made.state = StateDirectory.open(state, made.predecessor)
             stack.callback(made.state.close)
         outline = _outline(config)
         with contextlib.suppress(LbError):

@@ -64,6 +64,7 @@ def run(
     user: str | None = None,
     state: Path | None = None,
     supervise: bool = False,
+    take_over: bool = False,
 ) -> None:
     """
     Run a balancer in the foreground, with its log on stderr, as an unprivileged user where that is possible.
@@ -74,5 +75,5 @@ def run(
     start_logging(log_format)
     ready_fd = Respawner().supervise() if supervise else None
     control_path = control_path or default_control_path()
-    with prepared(config_path, control_path, user, state) as made:
+    with prepared(config_path, control_path, user, state, take_over) as made:
         asyncio.run(serve(config_path, backend, control_path, made, ready_fd))

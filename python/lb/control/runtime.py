@@ -27,6 +27,8 @@ from lb.balancer import HASH_KEY_BYTES
 from lb.compiler.compile import IdKind
 from lb.config import Config
 from lb.control.kept import StateDirectory
+from lb.control.kept_names import translations
+from lb.control.predecessor import Left
 from lb.control.tasks import Supervisor, call_on
 from lb.errors import BackendError, LbError
 from lb.model.snapshot import Address, NextHops, Snapshot
@@ -69,6 +71,9 @@ class SocketSource(Protocol):
     def take_direct(self, interface_name: str) -> socket.socket:
         """Return a socket for handing frames to a driver, which the caller closes."""
 
+    def take_left(self, what: str) -> socket.socket | None:
+        """Return a socket of the running balancer, which the caller closes; None when there is none."""
+
     @property
     def state(self) -> StateDirectory | None:
         """What keeps flows over a restart; None: they end with this process."""
@@ -109,12 +114,18 @@ class Runtime:
         self._engine: Engine
         self._attachment: Attachment
         self._sockets: list[socket.socket] = []
-        # By position of their packet socket: descriptors for handing frames to drivers.
-        self._direct: dict[int, int] = {}
+        self._claims: dict[str, socket.socket] = {}
+        # By position of their packet socket: sockets for handing frames to drivers.
+        self._direct: dict[int, socket.socket] = {}
+        # By position of their packet socket: where to go on reading those that another process has left.
+        self._rings: dict[int, int | None] = {}
+        self._notify_fd = -1
         self._guard = HostGuard()
         # Held while the guard is applied: after the end it must not be.
         self._host_lock = threading.Lock()
         self._is_over = False
+        # Whether the guard is another process's: one that this one takes over from, or one that takes over from it.
+        self._leaves_host = made.state is not None and made.state.is_beside
         self._announced: object = None
         # What keeps flows over a restart; None: they end with this process.
         self._state = made.state
@@ -132,7 +143,8 @@ class Runtime:
         """Keep other balancers off the interfaces. Raise InterfaceError when one is claimed already."""
         with ExitStack() as stack:
             for entry in self._config.interfaces:
-                stack.enter_context(claim_interface(entry.name))
+                claim = self._made.take_left(f"claim {entry.name}") or claim_interface(entry.name)
+                self._claims[entry.name] = stack.enter_context(claim)
             yield
 
     @contextmanager
@@ -161,12 +173,12 @@ class Runtime:
             foreign_mac = entry.mac is not None and entry.mac != read_interface(entry.name).mac
             direct = entry.transmit == "direct"
             muted = self._config.workers > 1
-            sock = open_packet_socket(
+            sock = self._made.take_left(f"packet {interface.name}") or open_packet_socket(
                 interface.name, promiscuous=foreign_mac, direct=direct, muted=muted, made=self._made.take_packet()
             )
             if direct:
                 by = stack.enter_context(contextlib.closing(self._made.take_direct(interface.name)))
-                self._direct[len(self._sockets)] = by.fileno()
+                self._direct[len(self._sockets)] = by
             self._sockets.append(stack.enter_context(contextlib.closing(sock)))
 
     def _make_data_path(self, first: Snapshot) -> DataPath:
@@ -185,15 +197,22 @@ class Runtime:
                 raise
             return make(capacity, key, first.seed, 0, state.new_table(capacity, ids))
 
-    def keep_flows(self, snapshot: Snapshot, drawn_seed: int | None) -> None:
+    def keep_flows(self, snapshot: Snapshot, drawn_seed: int | None, left: Left | None = None) -> None:
         """
         Take over the flows that the process before left, once the first snapshot is published, and log what became of
-        them. Errors and `drawn_seed`: as `lb.control.kept.StateDirectory.keep`.
+        them. `left`: what it left beside them. Errors and `drawn_seed`: as `lb.control.kept.StateDirectory.keep`.
         """
         if self._state is None:
             return
-        path = self._state.path
+        path, names = self._state.path, self._state.left
         kept = self._state.keep(self._engine, snapshot, time.monotonic_ns(), drawn_seed)
+        if left is not None and kept.trouble is not None:
+            raise LbError(f"take-over: {kept.trouble}")
+        if left is not None and names is not None:
+            ids = translations(names, snapshot)
+            self._engine.carry(left.carried, ids.services, ids.servers)
+            entries = enumerate(self._config.interfaces)
+            self._rings = {number: left.rings.get(entry.name) for number, entry in entries}
         if kept.trouble is not None:
             log.warning("%s: %s", path, kept.trouble)
         else:
@@ -203,21 +222,66 @@ class Runtime:
     def running(self) -> Iterator[None]:
         """Run the packet loop until the end of the block. Raise LbError when it cannot start."""
         with ExitStack() as stack:
-            notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._notify_fd = notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, notify_fd)
-            self._attachment.attach(self._interfaces(), notify_fd, self._config.poll)
+            self._attach()
             self.started_at_s = time.monotonic()
             stack.callback(self._stop)
             self._loop.add_reader(notify_fd, self._on_notify, notify_fd)
             stack.callback(self._loop.remove_reader, notify_fd)
             yield
 
+    def _attach(self) -> None:
+        self._attachment.attach(self._interfaces(), self._notify_fd, self._config.poll)
+
+    # Taking over, and being taken over from.
+
+    def descriptors(self) -> dict[str, int]:
+        """Return what a successor goes on with, by what it is."""
+        packet = {f"packet {name}": sock.fileno() for name, sock in zip(self._claims, self._sockets, strict=True)}
+        claims = {f"claim {name}": claim.fileno() for name, claim in self._claims.items()}
+        return {**packet, **claims, **(self._state.descriptors() if self._state else {})}
+
+    def leave(self) -> dict[str, Any]:
+        """Stop the packet loop; return what goes on beside the flows, for `lb.control.predecessor.Left`."""
+        for by in self._direct.values():
+            # A driver takes frames from one process.
+            by.close()
+        self._direct.clear()
+        left = self._attachment.leave()
+        self._rings = dict(enumerate(left))
+        rings = dict(zip(self._claims, left, strict=True))
+        carried = self._engine.carried()
+        carried["io"]["rx_dropped"] = self.counters()["io"]["rx_dropped"]
+        return {"carried": carried, "rings": rings}
+
+    def resume(self) -> None:
+        """Go on after `leave`; nobody has read the sockets meanwhile."""
+        self._attach()
+
+    def keep_host(self) -> None:
+        """Leave the host guard at the end: it is another process's now."""
+        with self._host_lock:
+            self._is_over = True
+            self._leaves_host = True
+
+    def take_host(self, snapshot: Snapshot) -> None:
+        """Have the host guard from now on: the process before has left it. Errors: as `HostGuard.apply`."""
+        with self._host_lock:
+            self._leaves_host = False
+            self._guard.apply(snapshot)
+
     def _interfaces(self) -> list[AttachedInterface]:
         """Return the interfaces with their sockets, one for each worker."""
         descriptors = [sock.fileno() for sock in self._sockets]
         count = len(self._config.interfaces)
         return [
-            AttachedInterface(entry.name, tuple(descriptors[number::count]), self._direct.get(number))
+            AttachedInterface(
+                entry.name,
+                tuple(descriptors[number::count]),
+                self._direct[number].fileno() if number in self._direct else None,
+                self._rings.get(number),
+            )
             for number, entry in enumerate(self._config.interfaces)
         ]
 
@@ -228,7 +292,8 @@ class Runtime:
         """Remove the host guard; a change that is still in progress does not put it back."""
         with self._host_lock:
             self._is_over = True
-        self._guard.remove()
+        if not self._leaves_host:
+            self._guard.remove()
 
     async def watch_guard(self) -> None:
         """Put the host guard back whenever another program removes it."""
@@ -268,7 +333,8 @@ class Runtime:
         with self._host_lock:
             if self._is_over:
                 raise LbError("the balancer is stopping")
-            self._guard.apply(snapshot)
+            if not self._leaves_host:
+                self._guard.apply(snapshot)
         if self._state is not None:
             self._state.note(snapshot)
         self._guarded(functools.partial(self._engine.publish, snapshot))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import stat
 import sys
 import time
@@ -87,6 +88,24 @@ def open_file(directory: int, name: str) -> int:
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, OWNER_ONLY, dir_fd=directory)
+
+
+def listen(directory: int, name: str) -> socket.socket:
+    """
+    Return a UNIX socket that listens in a directory whose lock this process holds, in the place of one that a process
+    before left. OSError: it cannot be made.
+    """
+    path = Path(f"/proc/self/fd/{directory}") / name
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        path.chmod(OWNER_ONLY)
+        sock.listen(1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def require_private(descriptor: int, path: Path) -> None:

@@ -51,6 +51,7 @@ class Transactions:
         publisher: gets every snapshot; the first one from `start`.
         now: returns Unix time, for the history.
         monotonic_ns: returns nanoseconds of a monotonic clock, for drains.
+        spec: with what stands beside that configuration; None: nothing does.
 
     Raises:
         ConfigError: the first snapshot cannot be made.
@@ -63,8 +64,9 @@ class Transactions:
         publisher: Publisher,
         now: Callable[[], float] = time.time,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        spec: Spec | None = None,
     ) -> None:
-        self.spec = Spec(config)
+        self.spec = spec or Spec(config)
         self.history: deque[Event] = deque(maxlen=HISTORY)
         # Keys that only a restart changes have the values of this configuration.
         self.running = config

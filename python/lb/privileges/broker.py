@@ -36,7 +36,7 @@ POLICY = re.compile(r"(?P<file>.+\.py)(:\w+)?")
 # text of an error of one of two kinds.
 OPENED, FAILED, UNTRUSTED = b"o", b"f", b"u"
 # The first byte of a request. A path follows OPEN.
-OPEN, BIND = b"o", b"b"
+OPEN, BIND, ADOPT, LEAVE = b"o", b"b", b"a", b"l"
 ENDED = "the process that opens files for lb run has ended, and only root could start another: restart `lb run`"
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,17 @@ class Broker:
             raise LbError(answer[1:].decode(errors="replace") or ENDED)
         self._inode = int(answer[1:])
         return socket.socket(fileno=descriptor)
+
+    def adopt(self) -> None:
+        """Remove the control socket at the end, which another process has bound."""
+        with contextlib.suppress(OSError):
+            self._inode = self._control.stat().st_ino
+        self._ask(ADOPT)
+
+    def leave(self) -> None:
+        """Leave the control socket at the end: it is another process's now."""
+        self._inode = None
+        self._ask(LEAVE)
 
     def open(self, path: Path) -> BinaryIO:
         """Open a file for reading. Errors: as `lb.privileges.trust.open_file`."""
@@ -162,6 +173,10 @@ def _serve(sock: socket.socket, config: Path, control: Path, bind: Callable[[Pat
         while request := sock.recv(MAX_REQUEST_BYTES):
             more = b""
             try:
+                if request[:1] in (ADOPT, LEAVE):
+                    owned = control.stat().st_ino if request[:1] == ADOPT else None
+                    sock.send(OPENED)
+                    continue
                 if request[:1] == BIND:
                     descriptor = bind(control).detach()
                     owned = control.stat().st_ino

@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowlb_core::base::{InterfaceId, Ip, Nanos, Offload};
 use flowlb_core::datapath::{
-    DataPath as Core, FlowPage, FlowQuery, FlowSearch, Reading, ServerReset,
+    Carried, DataPath as Core, FlowPage, FlowQuery, FlowSearch, Numbers, Reading, ServerReset,
 };
 use flowlb_core::flow::exports::FlowExports;
 use flowlb_core::flow::state::FlowState;
 use flowlb_core::flow::table::Translation;
 use flowlb_core::forwarding::ForwardingState;
-use flowlb_core::io::{Interface, IoCounters, LoopError, LoopOptions, Poll, Worker};
+use flowlb_core::io::{Interface, IoCounters, IoReport, LoopError, LoopOptions, Poll, Worker};
 use flowlb_core::snapshot::{NextHops, Snapshot};
 use flowlb_core::sys::process::{self, require_open};
 use flowlb_core::sys::socket::require_socket;
@@ -53,6 +53,19 @@ pub struct DataPath {
     /// Held while a forwarding is compiled and swapped: what it is compiled of must not change meanwhile. Never
     /// waited for with the GIL.
     publishing: Mutex<()>,
+}
+
+/// `lb.backends.base.Carried`: numbers by name, per service and server by id.
+#[derive(FromPyObject, IntoPyObject)]
+struct CarriedNumbers {
+    #[pyo3(item)]
+    totals: Numbers,
+    #[pyo3(item)]
+    services: Vec<Numbers>,
+    #[pyo3(item)]
+    servers: Vec<Numbers>,
+    #[pyo3(item)]
+    io: Numbers,
 }
 
 /// What belonged to a server id: service, endpoint, and whether they are of UDP; then service, server and endpoint now.
@@ -135,6 +148,34 @@ impl DataPath {
                 Err(not_started(py, &failure))
             }
         }
+    }
+
+    /// Take the data path back from a loop, which `end` ends; does nothing when there is none.
+    fn end_loop<T: Default + Send>(
+        &self,
+        py: Python<'_>,
+        end: impl FnOnce(&Worker) -> Option<(Box<Core>, Result<(), LoopError>, T)> + Send,
+    ) -> PyResult<T> {
+        let worker = {
+            let mut mode = lock(&self.mode);
+            let Mode::Running(worker) = &*mode else {
+                return Ok(T::default());
+            };
+            let worker = Arc::clone(worker);
+            *mode = Mode::Busy;
+            worker
+        };
+        let Some((core, ended, left)) = py.detach(|| end(&worker)) else {
+            return Err(error::lb_error(
+                py,
+                "the packet loop took the data path with it",
+            ));
+        };
+        self.asker.end_live();
+        *lock(&self.mode) = Mode::Offline(core);
+        ended
+            .map(|()| left)
+            .map_err(|failure| error::loop_error(py, &failure))
     }
 
     /// Find out who has the data path, and take it when it is free.
@@ -296,6 +337,7 @@ struct AttachedInterface {
     name: String,
     sockets: Vec<RawFd>,
     direct: Option<RawFd>,
+    ring: Option<usize>,
 }
 
 impl AttachedInterface {
@@ -313,7 +355,7 @@ impl AttachedInterface {
 
 fn loop_interfaces(attached: &[AttachedInterface]) -> io::Result<Vec<Interface>> {
     let with_af_xdp = |(id, each): (usize, &AttachedInterface)| {
-        let interface = Interface::new(each.sockets[0]);
+        let interface = Interface::adopt(each.sockets[0], each.ring)?;
         let Some(xdp_socket) = each.direct else {
             return Ok(interface);
         };
@@ -389,6 +431,48 @@ impl DataPath {
             .keep_flows(&file, translate, interface, Nanos::new(now_ns.0))
             .map_err(|error| error::datapath_error(py, &error))?;
         Ok((kept.flows, kept.dropped))
+    }
+
+    fn carried(&self, py: Python<'_>) -> PyResult<CarriedNumbers> {
+        let Carried {
+            totals,
+            services,
+            servers,
+        } = self.with(py, |core| core.carried())?;
+        Ok(CarriedNumbers {
+            totals,
+            services,
+            servers,
+            io: self
+                .io
+                .report()
+                .carried()
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect(),
+        })
+    }
+
+    fn carry(
+        &self,
+        py: Python<'_>,
+        carried: CarriedNumbers,
+        services: Vec<Option<u32>>,
+        servers: Vec<Option<u32>>,
+    ) -> PyResult<()> {
+        let mut io = IoReport::default();
+        for (name, count) in &carried.io {
+            io.carry(name, *count);
+        }
+        self.io.carry(&io);
+        let carried = Carried {
+            totals: carried.totals,
+            services: carried.services,
+            servers: carried.servers,
+        };
+        self.with(py, move |core| {
+            let now = |ids: &[Option<u32>], id: u32| *ids.get(id as usize)?;
+            core.carry(&carried, |id| now(&services, id), |id| now(&servers, id));
+        })
     }
 
     fn publish(&self, py: Python<'_>, snapshot: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -654,24 +738,13 @@ impl DataPath {
     }
 
     fn detach(&self, py: Python<'_>) -> PyResult<()> {
-        let worker = {
-            let mut mode = lock(&self.mode);
-            let Mode::Running(worker) = &*mode else {
-                return Ok(());
-            };
-            let worker = Arc::clone(worker);
-            *mode = Mode::Busy;
-            worker
-        };
-        let Some((core, ended)) = py.detach(|| worker.stop()) else {
-            return Err(error::lb_error(
-                py,
-                "the packet loop took the data path with it",
-            ));
-        };
-        self.asker.end_live();
-        *lock(&self.mode) = Mode::Offline(core);
-        ended.map_err(|failure| error::loop_error(py, &failure))
+        self.end_loop(py, |worker| {
+            worker.stop().map(|(core, ended)| (core, ended, ()))
+        })
+    }
+
+    fn leave(&self, py: Python<'_>) -> PyResult<Vec<Option<usize>>> {
+        self.end_loop(py, Worker::leave)
     }
 }
 

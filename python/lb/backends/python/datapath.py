@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lb.backends.base import AttachedInterface, Flow, FlowRecord, ServerIds, only_sockets
+from lb.backends.base import AttachedInterface, Flow, FlowRecord, KeepsNone, only_sockets
 from lb.backends.python.entry import Entry
 from lb.backends.python.exports import FlowExport
 from lb.backends.python.flow_states import STATES
@@ -88,10 +88,7 @@ class Names:
         )
 
 
-KEEPS_NONE = "backend python keeps no flows over a restart: use backend rust"
-
-
-class DataPath:
+class DataPath(KeepsNone):
     """
     The data path in Python. Everything drops as `not_for_us` until a snapshot is published.
 
@@ -108,6 +105,9 @@ class DataPath:
         ValueError: a number is negative or has more than 64 bits, or the key has not 16 bytes.
     """
 
+    # Flows are Python's own objects here, which end with the process.
+    WHY_KEEPS_NONE = "backend python keeps no flows over a restart: use backend rust"
+
     def __init__(
         self, capacity: int, hash_key: bytes, seed: int, first_round: int = 0, table_fd: int | None = None
     ) -> None:
@@ -117,7 +117,7 @@ class DataPath:
         if not 1 <= capacity <= MAX_CAPACITY:
             raise LbError(f"flow table capacity {capacity} is not in 1..={MAX_CAPACITY}")
         if table_fd is not None:
-            raise LbError(KEEPS_NONE)
+            raise LbError(self.WHY_KEEPS_NONE)
         self._tables = Tables(capacity, seed, require_number(first_round, 64))
         self._names = Names()
         self._lock = CallLock()
@@ -132,13 +132,6 @@ class DataPath:
             self._names.learn(snapshot)
             with self._lock:
                 self._tables.swap(prepared)
-
-    def keep_flows(
-        self, table_fd: int, servers: Sequence[ServerIds | None], interfaces: Sequence[int | None], now_ns: int
-    ) -> tuple[int, int]:
-        """Raise LbError: flows are Python's own objects here, which end with the process."""
-        del table_fd, servers, interfaces, now_ns
-        raise LbError(KEEPS_NONE)
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours. Waiting packets leave at the next `tick`."""

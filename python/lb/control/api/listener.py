@@ -70,18 +70,23 @@ class Listener:
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
+        self.socket: socket.socket | None = None
 
     async def start(self) -> None:
+        """Listen and answer. Raise LbError as `bind`."""
+        await self.bind()
+        await self.serve()
+
+    async def bind(self) -> None:
         """
-        Listen.
+        Listen; those who ask wait until `serve`.
 
         Raises:
             LbError: another balancer listens there, or the socket cannot be made.
         """
         sock = self._bind(self.path)
-        # Bound by root in a folder that we may not read: then its broker removes it.
-        with contextlib.suppress(PermissionError):
-            self._inode = self.path.stat().st_ino
+        self.socket = sock
+        self.own()
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
         for (method, resource), handler in self._handlers.items():
             app.router.add_route(method, resource, _route(method, handler))
@@ -90,7 +95,22 @@ class Listener:
         manager = self._runner.server
         assert manager is not None
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: Connection(self, manager), sock=sock)
+        self._server = await loop.create_unix_server(lambda: Connection(self, manager), sock=sock, start_serving=False)
+
+    async def serve(self) -> None:
+        """Answer from now on, also those who have asked since `bind`."""
+        assert self._server is not None
+        await self._server.start_serving()
+
+    def own(self) -> None:
+        """Remove the socket when this listener stops, as it does from `bind` on, until `leave`."""
+        # Bound by root in a folder that we may not read: then its broker removes it.
+        with contextlib.suppress(PermissionError):
+            self._inode = self.path.stat().st_ino
+
+    def leave(self) -> None:
+        """Leave the socket where it is when this listener stops: it is another process's."""
+        self._inode = None
 
     async def stop(self) -> None:
         """Stop listening and remove the socket, unless another process has put its own there."""

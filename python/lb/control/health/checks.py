@@ -175,7 +175,8 @@ class Checks:
         if before is not None and not _same_server(before, target):
             self._forget(key)
         if before != target:
-            self._health[key[0]].know(key[1])
+            # Down before its first check: the process before this one had found it so.
+            self._health[key[0]].know(key[1], "up" if self._is_up(key) else "down")
             self._prober.watch(key, target)
             self._targets[key] = target
         if self._health[key[0]].health(key[1]) == "down" and self._is_up(key):

@@ -64,9 +64,9 @@ class ServiceHealth:
         for server in servers:
             self.know(server)
 
-    def know(self, server: str) -> None:
-        """Keep the health of a server from now on; a new one is up."""
-        self._servers.setdefault(server, _Server())
+    def know(self, server: str, health: Health = "up") -> None:
+        """Keep the health of a server from now on. `health`: of one that is new here."""
+        self._servers.setdefault(server, _Server(health))
 
     def forget(self, server: str) -> None:
         """Drop the health of a server."""

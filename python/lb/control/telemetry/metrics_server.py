@@ -12,8 +12,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
@@ -48,14 +49,35 @@ class MetricsServer:
 
     Args:
         sample: returns what a scrape is made of; called in a thread.
+        left: returns a listening socket of another process by what it is, as `descriptors` names it; None: none.
     """
 
-    def __init__(self, sample: Callable[[], Sample]) -> None:
+    def __init__(
+        self, sample: Callable[[], Sample], left: Callable[[str], socket.socket | None] = lambda _: None
+    ) -> None:
         self._registry = Metrics(sample).registry()
         self._one_scrape = asyncio.Lock()
         self.connections: set[Connection] = set()
         self.connection_s = CONNECTION_S
         self._listening: _Listening | None = None
+        self._left = left
+        self._is_serving = True
+
+    def wait(self) -> None:
+        """Answer nobody until `serve`."""
+        self._is_serving = False
+
+    async def serve(self) -> None:
+        """Answer from now on, also those who have asked since `wait`."""
+        self._is_serving = True
+        if self._listening is not None:
+            await self._listening.server.start_serving()
+
+    def descriptors(self) -> dict[str, int]:
+        """Return the listening socket, by what it is; nothing when there is none."""
+        if self._listening is None:
+            return {}
+        return {_named(self._listening.where): self._listening.server.sockets[0].fileno()}
 
     async def follow(self, where: MetricsConfig | None) -> None:
         """
@@ -118,7 +140,10 @@ class MetricsServer:
         loop = asyncio.get_running_loop()
         try:
             server = await loop.create_server(
-                lambda: Connection(self, manager), str(where.address), where.port, backlog=BACKLOG
+                lambda: Connection(self, manager),
+                **self._where_to_listen(where),
+                backlog=BACKLOG,
+                start_serving=self._is_serving,
             )
         except OSError as error:
             await runner.cleanup()
@@ -128,6 +153,11 @@ class MetricsServer:
                 "change address or port under [metrics]"
             ) from error
         return _Listening(where, server, runner)
+
+    def _where_to_listen(self, where: MetricsConfig) -> dict[str, Any]:
+        """Return arguments of `create_server`: the socket of the process before, where it listens there."""
+        sock = self._left(_named(where))
+        return {"host": str(where.address), "port": where.port} if sock is None else {"sock": sock}
 
     async def stop(self) -> None:
         """Stop serving."""
@@ -147,6 +177,10 @@ class MetricsServer:
 async def _close(listening: _Listening | None) -> None:
     if listening is not None:
         await listening.close()
+
+
+def _named(where: MetricsConfig) -> str:
+    return f"metrics {_host_port(where)}"
 
 
 def _host_port(where: MetricsConfig) -> str:

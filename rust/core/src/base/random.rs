@@ -11,6 +11,12 @@ impl SplitMix64 {
         Self(seed)
     }
 
+    /// Where it is: [`Self::new`] goes on from there.
+    #[must_use]
+    pub const fn state(self) -> u64 {
+        self.0
+    }
+
     /// The next number.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -48,6 +48,54 @@ impl Counters {
         }
     }
 
+    /// Totals that are not 0, by name.
+    pub fn carried(&self) -> impl Iterator<Item = (String, u128)> {
+        let frames = [
+            ("rx_packets", self.rx.0),
+            ("rx_bytes", self.rx.1),
+            ("tx_packets", self.tx.0),
+            ("tx_bytes", self.tx.1),
+        ];
+        let events = EVENT_NAMES.into_iter().zip(self.events);
+        let plain = frames.into_iter().chain(events);
+        plain
+            .map(|(name, count)| (name.to_owned(), count))
+            .chain(self.verdicts_by_name())
+            .filter(|&(_, count)| count > 0)
+            .map(|(name, count)| (name, count.into()))
+    }
+
+    /// Go on from a total of the process before; a name that is not known is nothing to this version.
+    pub fn carry(&mut self, name: &str, count: u128) {
+        if let Some(total) = self.total_mut(name) {
+            *total = count as u64;
+        }
+    }
+
+    fn total_mut(&mut self, name: &str) -> Option<&mut u64> {
+        match name {
+            "rx_packets" => return Some(&mut self.rx.0),
+            "rx_bytes" => return Some(&mut self.rx.1),
+            "tx_packets" => return Some(&mut self.tx.0),
+            "tx_bytes" => return Some(&mut self.tx.1),
+            "forward" => return Some(&mut self.forward),
+            "pass" => return Some(&mut self.pass),
+            _ => {}
+        }
+        let Some((kind, reason)) = name.split_once('.') else {
+            let event = EVENT_NAMES.iter().position(|&event| event == name)?;
+            return Some(&mut self.events[event]);
+        };
+        let reason = Reason::ALL.iter().find(|each| each.name() == reason)?;
+        let counts = match kind {
+            "drop" => &mut self.drop,
+            "reply" => &mut self.reply,
+            "hold" => &mut self.hold,
+            _ => return None,
+        };
+        Some(&mut counts[*reason as usize])
+    }
+
     pub(super) fn verdicts_by_name(&self) -> BTreeMap<String, u64> {
         let plain = [
             ("forward".to_owned(), self.forward),

@@ -94,6 +94,17 @@ impl Counters {
         }
     }
 
+    /// The counters of a service that there is, to go on from.
+    pub fn service_mut(&mut self, service: u32) -> Option<&mut Traffic> {
+        self.services.get_mut(service as usize)
+    }
+
+    /// The same of a server, with what was measured of it.
+    pub fn server_mut(&mut self, server: u32) -> Option<(&mut Traffic, &mut Measures)> {
+        let id = server as usize;
+        self.servers.get_mut(id).zip(self.measures.get_mut(id))
+    }
+
     /// Append some more of the counters of `from`, those of `ids`, to ours; its measures too when `measures` says so.
     pub fn copy_part(&mut self, from: &Self, ids: Range<usize>, measures: bool) {
         let part = |len: usize| ids.start.min(len)..ids.end.min(len);
@@ -269,6 +280,12 @@ impl Counters {
     #[inline(always)]
     pub fn measures_mut(&mut self, server: u32) -> Option<&mut Measures> {
         self.measures.get_mut(server as usize)
+    }
+
+    /// The counters of a service that a snapshot had.
+    #[must_use]
+    pub fn service(&self, service: usize) -> Option<&Traffic> {
+        self.services.get(service)
     }
 
     /// The counters and the measures of a server that a snapshot had.

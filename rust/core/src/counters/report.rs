@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::Direction;
+use crate::base::{Direction, carried};
 use crate::flow::measure::Measures;
 
 /// Per service or server.
@@ -16,6 +16,15 @@ pub struct Traffic {
     pub bytes_forward: u64,
     pub bytes_reply: u64,
 }
+
+// `flows_active` is counted anew with the flows.
+carried!(Traffic {
+    "flows_created" = flows_created,
+    "packets_forward" = packets_forward,
+    "packets_reply" = packets_reply,
+    "bytes_forward" = bytes_forward,
+    "bytes_reply" = bytes_reply,
+});
 
 /// How full the flow table is. Expired flows that are not removed yet count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

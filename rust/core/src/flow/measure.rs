@@ -7,7 +7,7 @@
 use super::state::FlowState;
 use super::table::Flow;
 use super::transition::Transition;
-use crate::base::{Direction, Nanos, SeqNumber};
+use crate::base::{Direction, Nanos, SeqNumber, carried};
 use crate::flow::state::Phase;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
@@ -109,6 +109,27 @@ impl Measures {
         self.requests_active += active;
     }
 }
+
+// What flows have at hand (`waiting_flows`, `in_flight_bytes`) is counted anew with them: [`resume`].
+carried!(Measures {
+    "connects" = connect.count,
+    "connect_ns" = connect.sum_ns,
+    "connect_peak_ns" = connect.peak_ns,
+    "connect_peak_at" = connect.peak_at,
+    "first_bytes" = first_byte.count,
+    "first_byte_ns" = first_byte.sum_ns,
+    "first_byte_peak_ns" = first_byte.peak_ns,
+    "first_byte_peak_at" = first_byte.peak_at,
+    "syn_retransmitted" = syn_retransmitted,
+    "retransmitted" = retransmitted,
+    "refused" = refused,
+    "unanswered" = unanswered,
+    "failed" = failed,
+    "requests" = requests,
+    "requests_active" = requests_active,
+    "answer_ns" = answer_ns,
+    "progress_at" = progress_at,
+});
 
 /// A flow as it was before a segment.
 #[derive(Clone, Copy, Debug)]

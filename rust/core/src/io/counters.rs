@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::pauses::{Histogram, HistogramReport};
+use crate::base::carried;
 
 /// What went wrong between the wire and the data path. Written by the loop, read by any thread.
 #[derive(Debug, Default)]
@@ -43,6 +44,14 @@ pub struct IoReport {
     pub tx_errors: u64,
 }
 
+carried!(IoReport {
+    "rx_truncated" = rx_truncated,
+    "rx_errors" = rx_errors,
+    "rx_dropped" = rx_dropped,
+    "tx_dropped" = tx_dropped,
+    "tx_errors" = tx_errors,
+});
+
 impl IoCounters {
     /// Read all of them.
     #[must_use]
@@ -53,6 +62,20 @@ impl IoCounters {
             rx_dropped: self.rx_dropped.load(Ordering::Relaxed),
             tx_dropped: self.tx_dropped.load(Ordering::Relaxed),
             tx_errors: self.tx_errors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Go on from what the process before had counted.
+    pub fn carry(&self, before: &IoReport) {
+        let pairs = [
+            (&self.rx_truncated, before.rx_truncated),
+            (&self.rx_errors, before.rx_errors),
+            (&self.rx_dropped, before.rx_dropped),
+            (&self.tx_dropped, before.tx_dropped),
+            (&self.tx_errors, before.tx_errors),
+        ];
+        for (counter, count) in pairs {
+            counter.fetch_add(count, Ordering::Relaxed);
         }
     }
 

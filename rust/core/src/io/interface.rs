@@ -28,6 +28,26 @@ impl Interface {
         }
     }
 
+    /// Use a socket of another process that has ended, and go on reading its ring at this place, if it had one.
+    ///
+    /// # Errors
+    /// As [`RxRing::adopt`].
+    pub fn adopt(fd: RawFd, ring: Option<usize>) -> io::Result<Self> {
+        let Some(head) = ring else {
+            return Ok(Self::new(fd));
+        };
+        Ok(Self {
+            fd,
+            ring: Some(RxRing::adopt(fd, head)?),
+            af_xdp: None,
+        })
+    }
+
+    /// Leave the socket's ring to the next process. Returns where that one is to go on reading, if there is one.
+    pub fn leave(&mut self) -> Option<usize> {
+        self.ring.take().map(RxRing::leave)
+    }
+
     /// The same, with frames that are finished handed straight to the driver by a fresh `AF_XDP` socket.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ const TICK_NS: u64 = 100_000_000;
 /// The longest time without a look at whether a ring has stopped, while frames come.
 const WATCH_NS: u64 = 10_000_000;
 
+/// How long a loop that leaves its sockets to another process waits for full ones.
+const LEAVE_NS: u64 = 10_000_000;
+
 const POLL_MS: i32 = 10;
 
 const MILLISECOND_NS: u64 = 1_000_000;
@@ -123,9 +126,15 @@ impl PacketLoop {
             Err(panic) => LoopError::Failed(panic_message(panic.as_ref())),
         };
         let failed = ended != LoopError::Stopped;
+        let rings = if !failed && self.shared.leaves.load(Ordering::Relaxed) {
+            self.leave()
+        } else {
+            Vec::new()
+        };
         let forgotten = {
             let mut queue = self.shared.queue();
             queue.ended = Some(ended);
+            queue.rings = rings;
             std::mem::take(&mut queue.commands)
         };
         self.shared.has_ended.notify_all();
@@ -134,6 +143,16 @@ impl PacketLoop {
             self.notify();
         }
         datapath
+    }
+
+    /// Leave the sockets to another process, once what waits for a full one is sent, or has waited for
+    /// [`LEAVE_NS`]. Returns where it is to go on reading.
+    fn leave(&mut self) -> Vec<Option<usize>> {
+        let began = now();
+        while self.outbox.has_backlog() && now().since(began) < LEAVE_NS {
+            self.outbox.drain(&self.interfaces, &self.counters);
+        }
+        self.interfaces.iter_mut().map(Interface::leave).collect()
     }
 
     fn forward(&mut self, datapath: &mut DataPath) -> io::Result<()> {

@@ -34,6 +34,8 @@ pub(super) struct Shared {
     /// Set before `wake` is told: seen without a system call.
     pub asked: AtomicBool,
     pub stop: AtomicBool,
+    /// Whether the sockets go on in another process after the stop.
+    pub leaves: AtomicBool,
 }
 
 /// What the queue gives the loop.
@@ -50,6 +52,8 @@ pub(super) struct Queue {
     pub commands: VecDeque<Command>,
     /// Set when the loop has ended: how.
     pub ended: Option<LoopError>,
+    /// Where the next process is to go on reading the ring of each interface, where the sockets go on there.
+    pub rings: Vec<Option<usize>>,
 }
 
 impl Shared {
@@ -61,6 +65,7 @@ impl Shared {
             wake,
             asked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            leaves: AtomicBool::new(false),
         }
     }
 

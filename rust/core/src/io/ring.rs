@@ -107,20 +107,48 @@ impl RxRing {
             slots: SLOTS as u32,
         };
         socket::set_option(fd, SOL_PACKET, PACKET_RX_RING, &request)?;
-        match Mapping::shared(fd, 0, RING_LEN) {
-            Ok(memory) => Ok(Self {
-                fd,
-                memory: Some(memory),
-                head: 0,
-                taken: 0,
-                has_moved: false,
-                was_idle: false,
-            }),
+        match Self::over(fd, 0) {
+            Ok(ring) => Ok(ring),
             Err(error) => {
                 let _ = socket::set_option(fd, SOL_PACKET, PACKET_RX_RING, &Request::default());
                 Err(error)
             }
         }
+    }
+
+    /// Go on with the ring that a socket has, where another process stopped reading it ([`RxRing::leave`]): no frame
+    /// that came meanwhile is lost.
+    ///
+    /// # Errors
+    /// As mmap(2): it has no such ring; or it has no such place.
+    pub fn adopt(fd: RawFd, head: usize) -> io::Result<Self> {
+        if head >= SLOTS {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        Self::over(fd, head)
+    }
+
+    fn over(fd: RawFd, head: usize) -> io::Result<Self> {
+        Ok(Self {
+            fd,
+            memory: Some(Mapping::shared(fd, 0, RING_LEN)?),
+            head,
+            taken: 0,
+            has_moved: false,
+            was_idle: false,
+        })
+    }
+
+    /// Leave the ring to the next process that has the socket. Returns where to go on reading; all that was taken must
+    /// have been given back.
+    #[must_use]
+    pub fn leave(mut self) -> usize {
+        debug_assert_eq!(self.taken, 0);
+        self.memory = None;
+        let head = self.head;
+        // The rest is plain numbers; `drop` would take the ring from the socket.
+        std::mem::forget(self);
+        head
     }
 
     /// Whether a frame waits.

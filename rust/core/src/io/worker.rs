@@ -11,6 +11,9 @@ use super::queue::{Command, LoopError, Shared};
 use crate::datapath::DataPath;
 use crate::sys::process;
 
+/// Where another loop is to go on reading the ring of each socket.
+pub type Rings = Vec<Option<usize>>;
+
 /// A running packet loop.
 pub struct Worker {
     shared: Arc<Shared>,
@@ -93,6 +96,15 @@ impl Worker {
         // The sender is dropped unused only when the loop ends. After a panic that is while the stack unwinds,
         // before the loop can say how it ended.
         receiver.recv().map_err(|_| self.shared.wait_for_end())
+    }
+
+    /// Stop the loop, and leave its sockets with what waits in them to another loop. The third value says where that
+    /// is to go on reading each ([`Interface::adopt`]).
+    pub fn leave(&self) -> Option<(Box<DataPath>, Result<(), LoopError>, Rings)> {
+        self.shared.leaves.store(true, Ordering::Relaxed);
+        let (datapath, ended) = self.stop()?;
+        let rings = std::mem::take(&mut self.shared.queue().rings);
+        Some((datapath, ended, rings))
     }
 
     /// Stop the loop, wait for its thread, and take the data path back. The second value says whether the loop had

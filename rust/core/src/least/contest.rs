@@ -94,8 +94,9 @@ impl Contests {
         }
     }
 
-    pub fn round(&mut self, server: u32) -> Option<u128> {
-        let (contest, position) = self.seat_of(server)?;
+    pub fn round(&self, server: u32) -> Option<u128> {
+        let (service, position) = self.seats.get(server as usize).copied().flatten()?;
+        let contest = self.of.get(service as usize)?.as_ref()?;
         Some(contest.rows[position as usize].round)
     }
 }

@@ -119,19 +119,45 @@ impl Loads {
         self.set(server, |row| row.round = round);
     }
 
+    /// The round of a server; 0: it has had none.
+    #[must_use]
+    pub fn round(&self, server: u32) -> u128 {
+        let kept = self.rounds.get(server as usize).copied();
+        self.now.round(server).or(kept).unwrap_or_default()
+    }
+
+    /// Go on from a round of the process before, with a server that there is.
+    pub fn carry_round(&mut self, server: u32, round: u128) {
+        if let Some(kept) = self.rounds.get_mut(server as usize) {
+            *kept = round;
+        }
+        self.set(server, |row| row.round = round);
+    }
+
+    /// The round that was taken last of a service; 0: none was.
+    #[must_use]
+    pub fn clock(&self, service: u32) -> u128 {
+        self.clocks
+            .get(service as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Go on from the last round of the process before, with a service that there is.
+    pub fn carry_clock(&mut self, service: u32, clock: u128) {
+        if let Some(kept) = self.clocks.get_mut(service as usize) {
+            *kept = clock;
+        }
+    }
+
     /// Begin anew with the round of a server that no plan has.
     pub fn forget_round(&mut self, server: u32) {
-        if let Some(round) = self.rounds.get_mut(server as usize) {
-            *round = 0;
-        }
-        self.set(server, |row| row.round = 0);
+        self.carry_round(server, 0);
     }
 
     /// Begin anew with the order of rounds of a service that no snapshot has.
     pub fn forget_clock(&mut self, service: u32) {
-        if let Some(clock) = self.clocks.get_mut(service as usize) {
-            *clock = 0;
-        }
+        self.carry_clock(service, 0);
     }
 
     /// Note how many active flows a server has now.

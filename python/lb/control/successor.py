@@ -1,0 +1,147 @@
+"""
+The running balancer's side of a take-over: it lets one successor in, leaves it everything, and ends.
+
+The messages are in `lb.control.handover`. Belongs to the asyncio loop of the daemon. Until the successor forwards,
+nothing is final: when it goes away this balancer goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from lb.control.handover import FORMAT, receive, send
+
+# How long a successor may take to prepare itself, and then to forward.
+PREPARE_S = 60.0
+FORWARD_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Replaced(Protocol):
+    """What is left to a successor: `lb.control.daemon.Daemon`."""
+
+    def open_descriptors(self) -> dict[str, int]:
+        """Return what the successor goes on with, by what it is."""
+
+    async def leave(self) -> dict[str, Any]:
+        """Stop forwarding; return what goes on beside the flows, for the message. Raise LbError when it cannot."""
+
+    async def resume(self) -> None:
+        """Go on forwarding: the successor has failed."""
+
+    def end_replaced(self) -> None:
+        """End: the successor forwards."""
+
+
+class Successors:
+    """
+    Waits for successors on a listening socket.
+
+    Args:
+        listener: bound; stays its owner's.
+        balancer: what is left to them.
+    """
+
+    def __init__(self, listener: socket.socket, balancer: Replaced) -> None:
+        self._listener = listener
+        self._balancer = balancer
+        self._is_busy = False
+        self._conversations: set[asyncio.Task[None]] = set()
+        # To the successor that forwards: it waits for this process's end, which closes it.
+        self._last: socket.socket | None = None
+
+    async def wait(self) -> None:
+        """Let successors in, one at a time, until cancelled."""
+        self._listener.setblocking(False)
+        self._listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(self._listener)
+            task = loop.create_task(self._talk(sock))
+            self._conversations.add(task)
+            task.add_done_callback(self._conversations.discard)
+
+    def stop(self) -> None:
+        """End conversations, but the one with a successor that forwards."""
+        for task in self._conversations:
+            task.cancel()
+
+    async def _talk(self, sock: socket.socket) -> None:
+        sock.settimeout(PREPARE_S)
+        try:
+            if self._is_busy:
+                await _answer(sock, {"refused": "another process is taking over already"})
+                return
+            with self._being_busy():
+                await self._replace(sock)
+        finally:
+            if sock is not self._last:
+                # A thread may wait for it still.
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+
+    @contextlib.contextmanager
+    def _being_busy(self) -> Iterator[None]:
+        self._is_busy = True
+        try:
+            yield
+        finally:
+            self._is_busy = False
+
+    async def _replace(self, sock: socket.socket) -> None:
+        hello = await _message(sock)
+        if hello is None:
+            return
+        if hello.get("hello") != FORMAT:
+            versions = f"it speaks format {FORMAT}, and the successor {hello.get('hello')}"
+            await _answer(sock, {"refused": f"the running balancer cannot be taken over from: {versions}; restart it"})
+            return
+        has = self._balancer.open_descriptors()
+        log.info("another process is taking over")
+        await _answer(sock, {"pid": os.getpid(), "open": list(has)}, list(has.values()))
+        if await _message(sock) is None:
+            log.warning("the process that was taking over has gone: this one goes on")
+            return
+        await self._leave(sock)
+
+    async def _leave(self, sock: socket.socket) -> None:
+        sock.settimeout(FORWARD_S)
+        try:
+            yours = await self._balancer.leave()
+        except Exception as error:
+            await _answer(sock, {"refused": f"the running balancer cannot stop: {error}"})
+            raise
+        if await _answer(sock, yours) and await _message(sock) is not None:
+            self._last = sock
+            self._balancer.end_replaced()
+            return
+        log.warning("the process that was taking over has failed: this one goes on")
+        await self._balancer.resume()
+
+
+async def _message(sock: socket.socket) -> dict[str, Any] | None:
+    """Return the next message; None when the other side is gone."""
+    try:
+        message, descriptors = await asyncio.to_thread(receive, sock)
+    except OSError:
+        return None
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return message
+
+
+async def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int] | None = None) -> bool:
+    """Send a message; tell whether the other side is there."""
+    try:
+        await asyncio.to_thread(send, sock, message, descriptors or ())
+    except OSError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """
 Restarts under load: long echo flows stay open while the balancer is taken over from, stopped or killed and started
-again, again and again, with the same state directory. Nothing may break, nothing may move (rule 23.1, flows over a restart).
+again, again and again, with the same state directory. Nothing may break, nothing may move (rule 23.1, flows over a
+restart, and rule 23.2, taking over).
 
     python tests/netns/restarts.py --flows 2000 --rounds 100 [--how stop|kill|take-over]        # `make soak-restarts`
 

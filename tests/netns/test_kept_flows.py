@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from churn import balancing, configuration, control_of, echo, open_flows, placements
 from lbrun import LbRun, until_the_end
-from realhosts import RunningBalancer, running_testbed, wait_until
+from realhosts import ECHO_PORT, RunningBalancer, connect, running_testbed, wait_until
 
 from lb.control.api.client import change, fetch
 from lb.errors import LbError
@@ -94,21 +94,19 @@ def test_flows_of_a_killed_balancer_are_counted_for_their_servers(testbed: Testb
         assert all(echo(flow, b"still") for flow in flows)
 
 
-def test_flows_of_a_server_that_the_new_configuration_lacks_are_dropped(
-    testbed: Testbed, balancer: RunningBalancer
-) -> None:
-    """Rule 23.1, flows over a restart: the others go on; the log counts."""
+def test_flows_of_a_service_that_the_new_configuration_lacks_go_on(testbed: Testbed, balancer: RunningBalancer) -> None:
+    """Rule 23.3, what stands beside the configuration: another service is in its place, at another port."""
     with ExitStack() as stack:
         flows = open_flows(testbed, 9, stack)
         assert all(echo(flow, b"x") for flow in flows)
-        where = placements(balancer)
         balancer.stop()
-        balancer.config.write_text(configuration(testbed, weights={"server1": 1, "server3": 1}))
+        balancer.config.write_text(configuration(testbed).replace(f"port = {ECHO_PORT}", f"port = {ECHO_PORT + 1}"))
         balancer.start()
         assert balancer.running is not None
-        assert "6 taken over, 3 dropped" in balancer.running.text()
-        stay = [flow for flow in flows if where[flow.getsockname()] != "server2"]
-        assert all(echo(flow, b"still") for flow in stay)
+        assert "9 taken over, 0 dropped" in balancer.running.text()
+        assert all(echo(flow, b"still") for flow in flows)
+        with pytest.raises(OSError, match=r"timed out|refused"):
+            connect(testbed, "client1", ECHO_PORT, timeout_s=1)
 
 
 def test_table_of_another_version_is_told_and_flows_begin_anew(

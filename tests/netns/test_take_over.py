@@ -1,24 +1,37 @@
 """
-`lb run --take-over`: another process goes on with the flows, sockets and all that stands beside the configuration, while
-packets come, and the first one ends (rule 23.2, taking over).
+`lb run --take-over`: another process goes on with the flows, sockets and all that stands beside the configuration,
+while packets come, and the first one ends (rule 23.2, taking over).
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
+import socket
+import subprocess
 import tempfile
+import threading
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from churn import balancing, configuration, echo, open_flows, placements
-from realhosts import RunningBalancer, running_testbed
+from churn import balancing, configuration, control_of, echo, open_flows, placements
+from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, running_testbed, wait_until
 
+from lb.control.api.client import change, fetch
+from lb.control.kept import SUCCESSORS, TABLES
+from lb.control.predecessor import Predecessor
+from lb.errors import LbError
 from lb.lab.testbed.lifecycle import Testbed
+from lb.lab.testbed.topology import ROUTER, VIP
 
 pytestmark = pytest.mark.netns
 FLOWS = 60
+METRICS = "http://127.0.0.1:9464/metrics"
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +72,276 @@ def test_flows_go_on_in_the_process_that_takes_over(testbed: Testbed, balancer: 
             found = placements(balancer)
             assert {flow: found[flow] for flow in where} == where
             flows, where = [*flows, *new], found
+
+
+class Stranger:
+    """A process that begins to take over, as `lb.control.predecessor` does, and says no more than it is told to."""
+
+    def __init__(self, state: Path) -> None:
+        found = Predecessor.find(state / SUCCESSORS)
+        assert found is not None
+        self.predecessor = found
+
+    def __enter__(self) -> Predecessor:
+        return self.predecessor
+
+    def __exit__(self, *_: object) -> None:
+        self.predecessor.close()
+
+
+def speaks(testbed: Testbed, balancer: RunningBalancer, flows: list[socket.socket]) -> bool:
+    """Tell whether flows and the control side of a balancer go on: a change is made, and new flows are placed."""
+    control = control_of(balancer)
+    change(control, "/drain", {"service": "echo", "server": "server2"})
+    change(control, "/enable", {"service": "echo", "server": "server2"})
+    with ExitStack() as stack:
+        new = open_flows(testbed, 3, stack)
+        return all(echo(flow, b"still") for flow in [*flows, *new])
+
+
+def test_successor_that_goes_away_leaves_the_running_one_as_it_was(
+    testbed: Testbed, balancer: RunningBalancer, state: Path
+) -> None:
+    """Rule 23.2, taking over: before the running one has stopped, and after; then it reads on where it was."""
+    with ExitStack() as stack:
+        flows = open_flows(testbed, FLOWS, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        where = placements(balancer)
+        for has_stopped in (False, True, False, True):
+            with Stranger(state) as predecessor:
+                if has_stopped:
+                    assert predecessor.stop().rings.keys() == {"eth0"}
+            assert speaks(testbed, balancer, flows)
+        assert {flow: placements(balancer)[flow] for flow in where} == where
+        assert balancer.take_over() == 0
+        assert speaks(testbed, balancer, flows)
+
+
+def test_second_successor_is_refused_and_the_first_goes_on(
+    testbed: Testbed, balancer: RunningBalancer, state: Path
+) -> None:
+    """Rule 23.2, taking over: one wins, the other ends with one line."""
+    with ExitStack() as stack:
+        flows = open_flows(testbed, 3, stack)
+        with Stranger(state):
+            with pytest.raises(LbError, match="another process is taking over already") as refused:
+                balancer.take_over()
+            assert len(str(refused.value).splitlines()) == 1
+        assert speaks(testbed, balancer, flows)
+
+
+def test_successor_with_a_configuration_that_has_mistakes_changes_nothing(
+    testbed: Testbed, balancer: RunningBalancer
+) -> None:
+    """Rule 23.2, taking over: whatever it fails at, the running one keeps flows, guard and control socket."""
+    good = balancer.config.read_text()
+    rules = ruleset(testbed)
+    with ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        for bad in ("[[", good.replace('"eth0"', '"none0"'), good + '\n[metrics]\naddress = "192.0.2.1"\n'):
+            balancer.config.write_text(bad)
+            with pytest.raises(LbError):
+                balancer.take_over()
+            balancer.config.write_text(good)
+            assert speaks(testbed, balancer, flows)
+        assert ruleset(testbed) == rules
+        assert balancer.take_over() == 0
+        assert speaks(testbed, balancer, flows)
+
+
+def ruleset(testbed: Testbed) -> str:
+    """Return the rules of nftables in the router; nothing where the command is missing."""
+    if shutil.which("nft") is None:
+        return ""
+    with testbed.inside(ROUTER):
+        return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+
+
+def test_table_of_another_layout_is_refused_and_the_running_one_goes_on(
+    testbed: Testbed, balancer: RunningBalancer, state: Path
+) -> None:
+    """Rule 23.2, taking over: never misread, and no flow is lost."""
+    with ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        for name in TABLES:
+            with (state / name).open("r+b") as file:
+                if data := file.read(9):
+                    file.seek(8)
+                    file.write(bytes([data[8] + 1]))
+        with pytest.raises(LbError, match="its layout is that of another version"):
+            balancer.take_over()
+        assert speaks(testbed, balancer, flows)
+
+
+def test_what_the_operator_and_the_checks_decided_comes_along(testbed: Testbed, balancer: RunningBalancer) -> None:
+    """Rule 23.3, what stands beside the configuration: taken over, restarted, or killed."""
+    address = next(host.address for host in testbed.topology.of_role("server"))
+    added = {"service": "echo", "server": {"name": "more", "address": str(address), "port": 7001}}
+    control = control_of(balancer)
+    change(control, "/drain", {"service": "echo", "server": "server2"})
+    change(control, "/weight", {"service": "echo", "server": "server3", "weight": 7})
+    change(control, "/add", added)
+    change(control, "/remove", {"service": "echo", "server": "server1"})
+    stands = standing(balancer)
+    assert stands == {("more", "active", 1), ("server2", "draining", 1), ("server3", "active", 7)}
+    assert balancer.take_over() == 0
+    assert standing(balancer) == stands
+    balancer.restart()
+    assert standing(balancer) == stands
+    assert balancer.running is not None
+    balancer.running.end(signal.SIGKILL)
+    balancer.start()
+    assert standing(balancer) == stands
+    # The file has changed: it wins where it has, and what it does not know is gone.
+    text = balancer.config.read_text()
+    balancer.config.write_text(text.replace("weight = 1", "weight = 2"))
+    assert balancer.take_over() == 0
+    assert standing(balancer) == {("server1", "active", 2), ("server2", "draining", 2), ("server3", "active", 2)}
+
+
+def standing(balancer: RunningBalancer) -> set[tuple[str, str, int]]:
+    """Return the servers that are there, with state and weight."""
+    (service,) = fetch(control_of(balancer), "/status")["services"]
+    return {(row["name"], row["state"], row["weight"]) for row in service["servers"] if not row["leaving"]}
+
+
+def test_flows_of_a_server_that_the_new_configuration_lacks_go_on(testbed: Testbed, balancer: RunningBalancer) -> None:
+    """Rule 23.3, what stands beside the configuration: as after a reload."""
+    with ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        assert all(echo(flow, b"x") for flow in flows)
+        where = placements(balancer)
+        balancer.config.write_text(configuration(testbed, weights={"server1": 1, "server3": 1}))
+        assert balancer.take_over() == 0
+        assert all(echo(flow, b"still") for flow in flows)
+        assert placements(balancer) == where
+        new = open_flows(testbed, 6, stack)
+        assert all(echo(flow, b"new") for flow in new)
+        assert "server2" not in {placements(balancer)[flow.getsockname()] for flow in new}
+
+
+def test_counters_measurements_and_rounds_go_on(testbed: Testbed, balancer: RunningBalancer) -> None:
+    """Rule 23.2, taking over: nothing counts anew, and the round goes on with the next server."""
+    with ExitStack() as stack:
+        first = open_flows(testbed, 4, stack)
+        assert all(echo(flow, b"x") for flow in first)
+        before = balancer.counters()
+        assert balancer.take_over() == 0
+        after = balancer.counters()
+        assert after["events"]["flow_created"] == 4
+        for name in ("rx_packets", "tx_bytes"):
+            assert after[name] >= before[name] > 0
+        for name, server in before["servers"].items():
+            assert after["servers"][name]["flows_created"] == server["flows_created"] > 0
+            assert after["servers"][name]["flows_active"] == server["flows_active"]
+            assert after["servers"][name]["bytes_forward"] >= server["bytes_forward"] > 0
+        second = open_flows(testbed, 5, stack)
+        assert all(echo(flow, b"x") for flow in second)
+        counts = Counter(placements(balancer).values())
+        assert counts == {"server1": 3, "server2": 3, "server3": 3}
+
+
+def test_datagrams_pass_each_once_whatever_process_forwards(testbed: Testbed, state: Path) -> None:
+    """
+    Rule 23.2, taking over: packets wait in the sockets while nobody reads them: none is lost, none is translated twice.
+    """
+    text = configuration(testbed).replace("policy = ", 'protocol = "udp"\npolicy = ')
+    with balancing(testbed, "rust", text, str(state)) as balancer, ExitStack() as stack:
+        sender = stack.enter_context(Datagrams(testbed))
+        for _ in range(5):
+            assert balancer.take_over() == 0
+            assert sender.has_moved()
+        sent, received = sender.end()
+        assert received == Counter(range(sent))
+
+
+class Datagrams:
+    """A client that sends numbered datagrams all the while, some ahead of the answers, and counts what comes back."""
+
+    AHEAD = 16
+
+    def __init__(self, testbed: Testbed) -> None:
+        self._socket = testbed.socket("client1", socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.connect((str(VIP), ECHO_PORT))
+        self._socket.settimeout(DEADLINE_S)
+        self._stop = threading.Event()
+        self._sent = 0
+        self._received: Counter[int] = Counter()
+        self._thread = threading.Thread(target=self._speak)
+
+    def __enter__(self) -> Datagrams:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self._socket.close()
+
+    def _speak(self) -> None:
+        while not self._stop.is_set():
+            while self._sent - self._received.total() < self.AHEAD:
+                self._socket.send(b"%d" % self._sent)
+                self._sent += 1
+            self._received[int(self._socket.recv(64))] += 1
+        while self._received.total() < self._sent:
+            self._received[int(self._socket.recv(64))] += 1
+
+    def has_moved(self) -> bool:
+        """Wait until more has come back, than has now."""
+        now = self._received.total() + self.AHEAD
+        return bool(wait_until(lambda: self._received.total() > now, "more datagrams come back"))
+
+    def end(self) -> tuple[int, Counter[int]]:
+        """Let it end, once all has come back or nothing comes any more; return how many were sent, and what came."""
+        self._stop.set()
+        self._thread.join()
+        self._socket.settimeout(0.2)
+        # What comes twice comes late.
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self._received[int(self._socket.recv(64))] += 1
+        return self._sent, self._received
+
+
+def test_take_over_without_a_running_one_is_a_start(testbed: Testbed, balancer: RunningBalancer) -> None:
+    """Rule 23.2, taking over: a script need not know; what was left is there."""
+    with ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        assert all(echo(flow, b"x") for flow in flows)
+        assert balancer.running is not None
+        balancer.running.end(signal.SIGKILL)
+        balancer.take_over()
+        assert "9 taken over, 0 dropped" in balancer.running.text()
+        assert all(echo(flow, b"still") for flow in flows)
+
+
+def test_sockets_of_control_and_metrics_go_on(testbed: Testbed, balancer: RunningBalancer) -> None:
+    """Rule 23.2, taking over: no question is refused meanwhile, and the last one removes the control socket."""
+    control = control_of(balancer)
+    balancer.config.write_text(balancer.config.read_text() + "\n[metrics]\nport = 9464\n")
+    change(control, "/reload", {})
+    pids = {fetch(control, "/status")["pid"]}
+    stop = threading.Event()
+    failures: list[object] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                pids.add(fetch(control, "/status")["pid"])
+            except LbError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for turn in range(3):
+            assert balancer.take_over() == 0
+            wait_until(lambda count=turn + 2: len(pids) >= count, "the successor answers")
+            with testbed.inside(ROUTER), urllib.request.urlopen(METRICS, timeout=DEADLINE_S) as page:
+                assert b"lb_server_flows_active" in page.read()
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures
+    assert balancer.stop() == 0
+    assert not control.exists()

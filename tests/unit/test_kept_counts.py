@@ -6,27 +6,36 @@ way, and all of that ends with them (rule 23.1, flows over a restart).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
+import pytest
 from helpers import Box, from_client, from_server, make_snapshot, open_flow, request, response
 
 from lb.control.kept_names import Names, translations
+from lb.model.snapshot import Snapshot
 
 CAPACITY = 64
 PORTS = range(40000, 40006)
 
 
 @contextmanager
-def restarted(before: Box, table: IO[bytes]) -> Iterator[Box]:
-    """Give a data path that has taken over the flows of another one, at the same instant."""
+def restarted(
+    before: Box, table: IO[bytes], carry: Callable[[Any], Any] | None = None, snapshot: Snapshot | None = None
+) -> Iterator[Box]:
+    """
+    Give a data path that has taken over the flows of another one, at the same instant. `carry`: what it goes on from
+    beside them, of what that one carries; None: nothing.
+    """
     with tempfile.TemporaryFile() as file:
-        box = Box("rust", capacity=CAPACITY, table_fd=file.fileno())
+        snapshot = snapshot or make_snapshot()
+        box = Box("rust", snapshot, capacity=CAPACITY, table_fd=file.fileno())
         box.now = before.now
-        snapshot = make_snapshot()
         ids = translations(Names.of(snapshot, 0, 0), snapshot)
         assert box.path.keep_flows(table.fileno(), ids.rows, ids.interfaces, box.now) == (len(before.states()), 0)
+        if carry is not None:
+            box.path.carry(carry(before.path.carried()), ids.services, ids.servers)
         yield box
 
 
@@ -103,3 +112,65 @@ def test_flows_of_before_end_as_others_do() -> None:
         assert box.path.active_flows(range(12)) == [0] * 12
         for measured in box.path.measurements(box.now)["web"].values():
             assert (measured["waiting_flows"], measured["in_flight_bytes"]) == (0, 0)
+
+
+def carried_over(before: Box, table: IO[bytes], change: Any = None) -> Any:
+    """Return a data path that goes on from all of another one; `change`: what the numbers become on the way."""
+    return restarted(before, table, lambda carried: carried if change is None else change(carried))
+
+
+def test_counters_and_measurements_go_on_by_name() -> None:
+    """Rule 23.2, taking over: all counters of before, those of flows counted once, and what was measured."""
+    with tempfile.TemporaryFile() as file:
+        before = Box("rust", capacity=CAPACITY, table_fd=file.fileno())
+        servers = {port: open_flow(before, port=port) for port in PORTS}
+        for port, server in servers.items():
+            before.send(from_client(request("PA", 1001, 5001, b"question", port=port)))
+            before.after(0.5)
+            before.send(from_server(response("PA", 5001, 1009, b"answer", port=port), server))
+        before.send(b"short")
+        with carried_over(before, file) as box:
+            counters = before.path.counters()
+            # Of the packet loop's own work, not of packets.
+            assert {name: value for name, value in box.path.counters().items() if name != "loop"} == {
+                name: value for name, value in counters.items() if name != "loop"
+            }
+            assert counters["verdicts"]["drop.frame_truncated"] == 1
+            assert box.path.measurements(box.now) == before.path.measurements(before.now)
+            box.after(1)
+            before.after(1)
+            for each in (box, before):
+                each.send(from_client(request("PA", 1009, 5007, b"more", port=PORTS[0])))
+                each.after(0.25)
+            assert box.path.measurements(box.now) == before.path.measurements(before.now)
+
+
+@pytest.mark.parametrize("selector", ["counter", "least", "random"])
+def test_next_flows_are_placed_as_if_nothing_had_happened(selector: Any) -> None:
+    """Rule 23.2, taking over: rounds and random draws go on where they were."""
+    snapshot = make_snapshot(selector=selector)
+    with tempfile.TemporaryFile() as file:
+        before = Box("rust", snapshot, capacity=CAPACITY, table_fd=file.fileno())
+        for port in PORTS[:5]:
+            open_flow(before, port=port)
+        with restarted(before, file, lambda carried: carried, snapshot) as box:
+            ports = range(41000, 41012)
+            assert [open_flow(box, port=port) for port in ports] == [open_flow(before, port=port) for port in ports]
+
+
+def test_numbers_of_another_version_are_left_out() -> None:
+    """Names that are unknown, ids that mean nothing, numbers that no counter holds."""
+
+    def change(carried: Any) -> Any:
+        carried["totals"] |= {"drop.of_the_future": 5, "future": 5, "drop.": 5, ".": 5, "rx_packets": 2**70 + 3}
+        carried["services"] = [{"flows_created": 9, "of the future": 1}, *[{"flows_created": 7}] * 20]
+        carried["servers"] = [{"of the future": 1}, *[{"flows_created": 7}] * 40]
+        return carried
+
+    with tempfile.TemporaryFile() as file:
+        before = Box("rust", capacity=CAPACITY, table_fd=file.fileno())
+        open_flow(before)
+        with carried_over(before, file, change) as box:
+            counters = box.path.counters()
+            assert counters["rx_packets"] == 3
+            assert counters["services"]["web"]["flows_created"] == 9

@@ -201,17 +201,18 @@ class Daemon:
 
     def open_descriptors(self) -> dict[str, int]:
         """Return what the successor goes on with, by what it is."""
-        sock = self._listener.socket
-        control = {} if sock is None else {control_name(self._control_path): sock.fileno()}
+        control = {control_name(self._control_path): self._listener.descriptor()}
         return {**self._runtime.descriptors(), **self._metrics.descriptors(), **control}
 
     async def leave(self) -> dict[str, Any]:
         """Stop changes and the packet loop; return what goes on beside the flows. Raise LbError when it cannot."""
+        await self._metrics.pause()
+        await self._listener.pause()
         await self._changes.hold()
         try:
             return await asyncio.to_thread(self._runtime.leave)
         except BaseException:
-            self._changes.release()
+            await self._go_on()
             raise
 
     async def resume(self) -> None:
@@ -220,7 +221,12 @@ class Daemon:
             await asyncio.to_thread(self._runtime.resume)
         except LbError as error:
             self.fail(error)
+        await self._go_on()
+
+    async def _go_on(self) -> None:
         self._changes.release()
+        await self._listener.serve()
+        await self._metrics.serve()
 
     def end_replaced(self) -> None:
         """End: the successor forwards. What it goes on with stays."""

@@ -17,6 +17,7 @@ then JSON.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -52,9 +53,11 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
         raise ConnectionError("no message")
     descriptors: list[int] = []
     while len(descriptors) < count:
-        _, more, _, _ = socket.recv_fds(sock, 1, AT_ONCE, socket.MSG_CMSG_CLOEXEC)
+        _, more, _, _ = socket.recv_fds(sock, 1, AT_ONCE)
         if not more:
             raise ConnectionError("the other side is gone")
+        for descriptor in more:
+            os.set_inheritable(descriptor, False)
         descriptors += more
     try:
         message = json.loads(_exactly(sock, length))

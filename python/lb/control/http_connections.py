@@ -8,6 +8,8 @@ connection, so that slow, oversized and hostile clients are cut off.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from typing import Any, Protocol, cast
 
 from aiohttp import web
@@ -19,6 +21,10 @@ MAX_CONNECTIONS = 32
 # The longest life of a connection: far more than any answer takes.
 CONNECTION_S = 30.0
 SHUTDOWN_S = 0.2
+# How long a pause waits for answers, looking every so often.
+PAUSE_S = 1.0
+PAUSE_STEP_S = 0.002
+ACCEPT_TURNS = 8
 
 
 class ConnectionOwner(Protocol):
@@ -26,6 +32,57 @@ class ConnectionOwner(Protocol):
 
     connections: set[Connection]
     connection_s: float
+
+
+class Acceptor:
+    """
+    Accepts clients on a listening socket, from `start` on; `pause` and `start` again go unnoticed by them.
+
+    Args:
+        sock: bound and listening; this owns it.
+        owner: whose connections they are.
+        manager: answers them.
+    """
+
+    def __init__(self, sock: socket.socket, owner: ConnectionOwner, manager: web.Server) -> None:
+        self.sock = sock
+        self._owner = owner
+        self._manager = manager
+        self._server: asyncio.Server | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self.sock.fileno() >= 0
+
+    async def start(self) -> None:
+        """Accept clients, also those who have come before."""
+        if self._server is None:
+            # A server of asyncio closes its socket when it pauses.
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(self._owner, self._manager), sock=self.sock.dup()
+            )
+
+    async def pause(self) -> None:
+        """Accept nobody: who comes, waits. Return when those who are there have their answers, or after PAUSE_S."""
+        self._end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_S):
+                # One that was accepted just now is no connection yet: it takes asyncio some turns.
+                for _ in range(ACCEPT_TURNS):
+                    await asyncio.sleep(0)
+                while self._owner.connections:
+                    await asyncio.sleep(PAUSE_STEP_S)
+
+    def close(self) -> None:
+        """Accept nobody, and close the socket."""
+        self._end()
+        self.sock.close()
+
+    def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
 
 class Connection(web.RequestHandler):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -233,7 +232,7 @@ def _leftovers(names: Names, config: Config) -> Iterator[RemovedServer]:
             identity = (meaning.address, meaning.port, meaning.protocol)
             yield RemovedServer(
                 services.get(identity) or _service(meaning.name, *identity),
-                ServerConfig(name=_plain(row.name), address=ip_address(row.address), port=row.port),
+                ServerConfig.model_validate({"name": _plain(row.name), "address": row.address, "port": row.port}),
             )
 
 

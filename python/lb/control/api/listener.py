@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from lb.control.http_connections import CONNECTION_S, SHUTDOWN_S, Connection
+from lb.control.http_connections import CONNECTION_S, SHUTDOWN_S, Acceptor, Connection
 from lb.errors import ConfigError, DaemonError, LbError, RefusedError, RequestError, UnderWayError, UnknownNameError
 
 SOCKET_MODE = 0o660
@@ -68,9 +68,8 @@ class Listener:
         self._handlers = handlers
         self._bind = bind or bind_socket
         self._runner: web.AppRunner | None = None
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._inode: int | None = None
-        self.socket: socket.socket | None = None
 
     async def start(self) -> None:
         """Listen and answer. Raise LbError as `bind`."""
@@ -85,7 +84,6 @@ class Listener:
             LbError: another balancer listens there, or the socket cannot be made.
         """
         sock = self._bind(self.path)
-        self.socket = sock
         self.own()
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
         for (method, resource), handler in self._handlers.items():
@@ -94,13 +92,22 @@ class Listener:
         await self._runner.setup()
         manager = self._runner.server
         assert manager is not None
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: Connection(self, manager), sock=sock, start_serving=False)
+        self._acceptor = Acceptor(sock, self, manager)
 
     async def serve(self) -> None:
-        """Answer from now on, also those who have asked since `bind`."""
-        assert self._server is not None
-        await self._server.start_serving()
+        """Answer from now on, also those who have asked since `bind` or `pause`."""
+        assert self._acceptor is not None
+        await self._acceptor.start()
+
+    async def pause(self) -> None:
+        """Answer those who have asked; those who ask from now on wait until `serve`, here or in another process."""
+        if self._acceptor is not None:
+            await self._acceptor.pause()
+
+    def descriptor(self) -> int:
+        """Return the listening socket."""
+        assert self._acceptor is not None
+        return self._acceptor.sock.fileno()
 
     def own(self) -> None:
         """Remove the socket when this listener stops, as it does from `bind` on, until `leave`."""
@@ -114,8 +121,8 @@ class Listener:
 
     async def stop(self) -> None:
         """Stop listening and remove the socket, unless another process has put its own there."""
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

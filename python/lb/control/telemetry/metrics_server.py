@@ -14,13 +14,13 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from lb.config import MetricsConfig
-from lb.control.http_connections import CONNECTION_S, SHUTDOWN_S, Connection
+from lb.control.http_connections import CONNECTION_S, SHUTDOWN_S, Acceptor, Connection
 from lb.control.telemetry.metrics import Metrics, Sample
 from lb.errors import LbError
 
@@ -34,12 +34,12 @@ class _Listening(NamedTuple):
     """An address at which metrics are served."""
 
     where: MetricsConfig
-    server: asyncio.Server
+    acceptor: Acceptor
     runner: web.AppRunner
 
     async def close(self) -> None:
         """Stop serving there. Does nothing when it has stopped already."""
-        self.server.close()
+        self.acceptor.close()
         await self.runner.cleanup()
 
 
@@ -71,13 +71,18 @@ class MetricsServer:
         """Answer from now on, also those who have asked since `wait`."""
         self._is_serving = True
         if self._listening is not None:
-            await self._listening.server.start_serving()
+            await self._listening.acceptor.start()
+
+    async def pause(self) -> None:
+        """Answer those who have asked; those who ask from now on wait until `serve`, here or in another process."""
+        if self._listening is not None:
+            await self._listening.acceptor.pause()
 
     def descriptors(self) -> dict[str, int]:
         """Return the listening socket, by what it is; nothing when there is none."""
         if self._listening is None:
             return {}
-        return {_named(self._listening.where): self._listening.server.sockets[0].fileno()}
+        return {_named(self._listening.where): self._listening.acceptor.sock.fileno()}
 
     async def follow(self, where: MetricsConfig | None) -> None:
         """
@@ -118,7 +123,7 @@ class MetricsServer:
 
     async def _again(self, before: _Listening) -> _Listening | None:
         """Return the previous server, listening; None, and logged, when its port has been taken meanwhile."""
-        if before.server.is_serving():
+        if before.acceptor.is_open:
             return before
         try:
             return await self._listen(before.where)
@@ -137,14 +142,8 @@ class MetricsServer:
         await runner.setup()
         manager = runner.server
         assert manager is not None
-        loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(
-                lambda: Connection(self, manager),
-                **self._where_to_listen(where),
-                backlog=BACKLOG,
-                start_serving=self._is_serving,
-            )
+            sock = self._left(_named(where)) or _listen(where)
         except OSError as error:
             await runner.cleanup()
             reason = os.strerror(error.errno).lower() if error.errno else str(error)
@@ -152,12 +151,10 @@ class MetricsServer:
                 f"metrics: cannot listen on {where.address} port {where.port}: {reason}; "
                 "change address or port under [metrics]"
             ) from error
-        return _Listening(where, server, runner)
-
-    def _where_to_listen(self, where: MetricsConfig) -> dict[str, Any]:
-        """Return arguments of `create_server`: the socket of the process before, where it listens there."""
-        sock = self._left(_named(where))
-        return {"host": str(where.address), "port": where.port} if sock is None else {"sock": sock}
+        acceptor = Acceptor(sock, self, manager)
+        if self._is_serving:
+            await acceptor.start()
+        return _Listening(where, acceptor, runner)
 
     async def stop(self) -> None:
         """Stop serving."""
@@ -177,6 +174,12 @@ class MetricsServer:
 async def _close(listening: _Listening | None) -> None:
     if listening is not None:
         await listening.close()
+
+
+def _listen(where: MetricsConfig) -> socket.socket:
+    """Return a socket that listens at an address. OSError: it is not available."""
+    family = socket.AF_INET if where.address.version == 4 else socket.AF_INET6
+    return socket.create_server((str(where.address), where.port), family=family, backlog=BACKLOG)
 
 
 def _named(where: MetricsConfig) -> str:

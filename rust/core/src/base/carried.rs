@@ -37,14 +37,14 @@ macro_rules! carried {
         impl $type {
             /// The numbers that the next process goes on from, by name; those that are 0 are left out.
             pub fn carried(&self) -> impl Iterator<Item = (&'static str, u128)> + use<> {
-                let all = [$(($name, $crate::base::Word::word(self.$($field).+))),+];
+                let all = [$(($name, $crate::base::carried::Word::word(self.$($field).+))),+];
                 all.into_iter().filter(|&(_, word)| word > 0)
             }
 
             /// Go on from a number of the process before.
             pub fn carry(&mut self, name: &str, word: u128) {
                 match name {
-                    $($name => self.$($field).+ = $crate::base::Word::of_word(word),)+
+                    $($name => self.$($field).+ = $crate::base::carried::Word::of_word(word),)+
                     _ => {}
                 }
             }

@@ -1,7 +1,7 @@
 //! The words that every layer speaks: identities, addresses, times, numbers, frames, verdicts. Depends on nothing
 //! else here.
 
-mod carried;
+pub(crate) mod carried;
 mod event;
 mod fixed_map;
 mod frame;
@@ -15,7 +15,6 @@ mod random;
 mod seq;
 mod verdict;
 
-pub use carried::Word;
 pub(crate) use carried::carried;
 pub use event::{EVENT_NAMES, Event};
 pub use fixed_map::{FixedMap, FoldHasher};

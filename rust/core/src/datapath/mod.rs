@@ -1,8 +1,8 @@
 //! The data path as its callers see it: [`DataPath`], in several files.
 //!
 //! `engine` holds its state and takes packets, which `batch` brings through the pipeline, and time; `publish` swaps
-//! what packets are forwarded by; `keep` takes over the flows of another process, `carry` its counters and rounds; `flows`, `peek` and `report` tell the
-//! control side what there is.
+//! what packets are forwarded by; `keep` takes over the flows of another process, `carry` its counters and rounds;
+//! `flows`, `peek` and `report` tell the control side what there is.
 
 mod batch;
 mod carry;

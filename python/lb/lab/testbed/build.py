@@ -119,6 +119,34 @@ def set_neighbour(prefix: str, host: str, interface: str, address: IPv4Address, 
         netlink.neigh("replace", dst=str(address), lladdr=mac, ifindex=_index(netlink, interface), state="permanent")
 
 
+def set_link(prefix: str, host: str, up: bool, interface: str = "eth0") -> None:
+    """Plug a host's cable in at the switch, or out: out, frames to and from it vanish without a word."""
+    with _netlink_errors(), _netlink(prefix + SWITCH) as netlink:
+        netlink.link("set", index=_index(netlink, f"{host}-{interface}"), state="up" if up else "down")
+
+
+def set_route_mtu(prefix: str, host: str, interface: str, address: IPv4Address, mtu: int | None) -> None:
+    """Give a host a route of its own to an address, with this MTU in bytes; None: take it away."""
+    with _netlink_errors(), _netlink(prefix + host) as netlink:
+        index = _index(netlink, interface)
+        if mtu is None:
+            netlink.route("del", dst=f"{address}/32", oif=index)
+        else:
+            netlink.route("replace", dst=f"{address}/32", oif=index, metrics={"mtu": mtu})
+
+
+def set_mac(prefix: str, host: str, interface: str, mac: str) -> None:
+    """Give a host's interface another MAC address."""
+    with _netlink_errors(), _netlink(prefix + host) as netlink:
+        netlink.link("set", index=_index(netlink, interface), address=mac)
+
+
+def learn_neighbour(prefix: str, host: str, interface: str, address: IPv4Address, mac: str) -> None:
+    """Tell a host where an address is, as a gratuitous ARP would."""
+    with _netlink_errors(), _netlink(prefix + host) as netlink:
+        netlink.neigh("replace", dst=str(address), lladdr=mac, ifindex=_index(netlink, interface), state="stale")
+
+
 def limit_bandwidth(prefix: str, host: str, interface: str, bits_per_s: float) -> None:
     """
     Let a host send no faster, by a token bucket (tbf) on its interface.

@@ -1,0 +1,215 @@
+"""
+What became of the flows of a run of chaos, and why: which of it had to be, and which should not have been.
+
+Pure. What may break: flows of a server that was down for so long that its checks took it out, for then they are reset
+(rule 19, health: `on_server_down`), and connections to one that vanished before its checks could know. Nothing else:
+neither restarts nor crashes, floods or reloads may break a flow or move it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from lb.lab.chaos.schedule import Kind
+
+# After a server is back: how long its flows' ends may still be told to their clients, who have waited meanwhile.
+AFTER_S = 45.0
+# An act explains a stall that begins up to so long after its end: what was lost is sent again later.
+ECHO_S = 3.0
+FLOWS = ("long", "short", "bulk", "udp")
+# By kind of flow and client address, port: the servers that it was seen at, with the time of each.
+Placements = Mapping[tuple[str, int], Sequence[tuple[float, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An act as it was: when it really began and ended, seconds from the start; what went wrong with it, if so."""
+
+    kind: Kind
+    shown: str
+    server: str
+    began_s: float
+    ended_s: float
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """
+    Something that a client noticed.
+
+    Args:
+        flow: kind of flow.
+        client: its host.
+        port: of the client.
+        what: `connect` or `exchange`.
+        began_s, ended_s: seconds from the start.
+        error: why it broke; None: it was late.
+        stalled_s: how late; 0 for what broke.
+        server: where the flow was, if that is known.
+        causes: what happened meanwhile.
+        is_due: whether it had to be.
+    """
+
+    flow: str
+    client: str
+    port: int
+    what: str
+    began_s: float
+    ended_s: float
+    error: str | None
+    stalled_s: float
+    server: str
+    causes: tuple[str, ...]
+    is_due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A TCP flow that was at one server, and then at another."""
+
+    client: str
+    port: int
+    servers: tuple[str, str]
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    What became of the flows.
+
+    Args:
+        counts: flows and exchanges, by kind.
+        broken: what broke that should not have.
+        excused: what broke and had to.
+        moved: flows that moved.
+        stalls: what was late.
+        acts: what happened.
+        faults: what the balancer itself reported: failures of its tasks.
+    """
+
+    counts: Mapping[str, int]
+    broken: tuple[Trouble, ...]
+    excused: tuple[Trouble, ...]
+    moved: tuple[Move, ...]
+    stalls: tuple[Trouble, ...]
+    acts: tuple[Happened, ...]
+    faults: tuple[str, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing happened that should not."""
+        return not (self.broken or self.moved or self.faults or any(act.trouble for act in self.acts))
+
+    def stalls_by_cause(self) -> dict[str, tuple[int, float, float]]:
+        """Return how many stalls each kind of act had, the middle one and the longest, seconds."""
+        found: dict[str, list[float]] = {}
+        for each in self.stalls:
+            for cause in each.causes or ("nothing",):
+                found.setdefault(cause, []).append(each.stalled_s)
+        return {cause: (len(times), median(times), max(times)) for cause, times in sorted(found.items())}
+
+
+@dataclass(slots=True)
+class Observed:
+    """
+    What was seen during a run.
+
+    Args:
+        statements: of clients, with the name of the client.
+        placements: where flows were.
+        acts: what happened.
+        faults: of the balancer.
+    """
+
+    statements: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    placements: dict[tuple[str, int], list[tuple[float, str]]] = field(default_factory=dict)
+    acts: list[Happened] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def place(self, at_s: float, flows: Iterable[tuple[str, int, str]]) -> None:
+        """Note where flows are: client, port, server."""
+        for client, port, server in flows:
+            seen = self.placements.setdefault((client, port), [])
+            if not seen or seen[-1][1] != server:
+                seen.append((at_s, server))
+
+
+def judge(observed: Observed, start: float) -> Outcome:
+    """
+    Return what became of the flows.
+
+    Args:
+        observed: during the run.
+        start: of the run, of the monotonic clock.
+    """
+    counts: dict[str, int] = {}
+    troubles: list[Trouble] = []
+    # By client and port, its long flows: since when, until when.
+    lives: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for client, words in observed.statements:
+        if "opened" in words:
+            lives.setdefault((client, words["opened"]), []).append((words["at"] - start, float("inf")))
+        if "closed" in words:
+            flows = lives[client, words["closed"]]
+            flows[-1] = (flows[-1][0], words["at"] - start)
+        for name, count in words.get("totals", {}).items():
+            counts[name] = counts.get(name, 0) + count
+        if "flow" in words:
+            troubles.append(_trouble(client, words, observed, start))
+    broken = [each for each in troubles if each.error is not None]
+    return Outcome(
+        counts,
+        tuple(each for each in broken if not each.is_due),
+        tuple(each for each in broken if each.is_due),
+        tuple(_moves(observed, lives)),
+        tuple(each for each in troubles if each.error is None),
+        tuple(observed.acts),
+        tuple(observed.faults),
+    )
+
+
+def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: float) -> Trouble:
+    began_s, ended_s = words["began"] - start, words["ended"] - start
+    server = _server(observed.placements.get((client, words["port"]), ()), ended_s)
+    causes = [act for act in observed.acts if act.began_s < ended_s and act.ended_s + ECHO_S > began_s]
+    return Trouble(
+        words["flow"],
+        client,
+        words["port"],
+        words["what"],
+        began_s,
+        ended_s,
+        words.get("error"),
+        words.get("stalled_s", 0.0),
+        server,
+        tuple(sorted({act.kind for act in causes})),
+        any(_excuses(act, server, began_s, ended_s) for act in observed.acts),
+    )
+
+
+def _server(seen: Sequence[tuple[float, str]], at_s: float) -> str:
+    """Return where a flow was at a time; a port is used again later. Empty: nobody has looked."""
+    before = [server for then, server in seen if then <= at_s + 1.0]
+    return before[-1] if before else ""
+
+
+def _excuses(act: Happened, server: str, began_s: float, ended_s: float) -> bool:
+    """Return whether an act is why something had to break: its server was down. `server`: empty: unknown."""
+    if act.kind != "server down" or server not in (act.server, ""):
+        return False
+    return act.began_s < ended_s and act.ended_s + AFTER_S > began_s
+
+
+def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -> Iterable[Move]:
+    """Yield long flows that changed their server: of others a port may be used again."""
+    for place, flows in lives.items():
+        for since_s, until_s in flows:
+            seen = [each for each in observed.placements.get(place, ()) if since_s <= each[0] <= until_s]
+            for (_, before), (at_s, after) in pairwise(seen):
+                yield Move(*place, (before, after), at_s)

@@ -1,0 +1,267 @@
+"""
+The clients of a run of chaos: long flows that speak now and then, short connections, bulk, datagrams.
+
+Runs in a client as `python -m lb.lab.chaos.traffic`. It says what happens to its flows, a line of JSON each, until
+SIGTERM; then it says how much there was of each kind. Times are of the monotonic clock, which all processes share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+# A flow that says nothing for that long is broken. TCP's own patience doubles: after an outage of 6 s it may take 12.
+SILENCE_S = 40.0
+# Answers later than that are stalls.
+STALL_S = 0.1
+SHORT_LIMIT_S = 30.0
+# Between two words of a long flow.
+PAUSE_S = (0.02, 0.6)
+WORD_BYTES = (1, 4000)
+BULK_BYTES = 2 << 20
+CHUNK = 1 << 16
+DATAGRAM_S = 0.25
+
+
+class Speaker:
+    """All flows of one client."""
+
+    def __init__(self, host: str, tcp_port: int, udp_port: int, seed: int) -> None:
+        self._host, self._tcp_port, self._udp_port = host, tcp_port, udp_port
+        self._draw = random.Random(seed)
+        self._is_over = asyncio.Event()
+        self._counts: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, long: int, short_per_s: float, bulk: int, udp: int) -> None:
+        """Speak until told to end; wait for what is being said."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._is_over.set)
+        for _ in range(long):
+            self._start(self._forever(self._long))
+        for _ in range(bulk):
+            self._start(self._forever(self._bulk))
+        for _ in range(udp):
+            self._start(self._udp())
+        _say(ready=True)
+        while not self._is_over.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_over.wait(), 1 / short_per_s if short_per_s else None)
+            if short_per_s and not self._is_over.is_set():
+                self._start(self._short())
+        await asyncio.gather(*self._tasks)
+        _say(totals=dict(self._counts))
+
+    def _start(self, job: Any) -> None:
+        task = asyncio.get_running_loop().create_task(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _forever(self, flow: Callable[[], Awaitable[None]]) -> None:
+        while not self._is_over.is_set():
+            await flow()
+
+    async def _long(self) -> None:
+        """Connect, and speak now and then for as long as the run lasts."""
+        async with self._connection("long") as connection:
+            if connection is None:
+                return
+            reader, writer, port = connection
+            _say(opened=port, at=time.monotonic())
+            while not self._is_over.is_set():
+                word = self._draw.randbytes(self._draw.randint(*WORD_BYTES))
+                began = time.monotonic()
+                error = await _exchange(reader, writer, word, SILENCE_S)
+                self._note("long", port, began, error)
+                if error is not None:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._is_over.wait(), self._draw.uniform(*PAUSE_S))
+
+    async def _short(self) -> None:
+        """Connect, ask, and close."""
+        async with self._connection("short") as connection:
+            if connection is None:
+                return
+            reader, writer, port = connection
+            began = time.monotonic()
+            error = await _exchange(reader, writer, self._draw.randbytes(200), SHORT_LIMIT_S)
+            self._note("short", port, began, error)
+
+    async def _bulk(self) -> None:
+        """Send megabytes, and compare the hash of what comes back."""
+        async with self._connection("bulk") as connection:
+            if connection is None:
+                return
+            reader, writer, port = connection
+            sent, received, gaps = hashlib.sha256(), hashlib.sha256(), [0.0]
+            began = time.monotonic()
+
+            async def send() -> None:
+                for _ in range(BULK_BYTES // CHUNK):
+                    chunk = self._draw.randbytes(CHUNK)
+                    sent.update(chunk)
+                    writer.write(chunk)
+                    await writer.drain()
+
+            async def receive() -> None:
+                left = BULK_BYTES
+                while left:
+                    last = time.monotonic()
+                    chunk = await asyncio.wait_for(reader.read(CHUNK), SILENCE_S)
+                    if not chunk:
+                        raise ConnectionError("closed early")
+                    gaps.append(time.monotonic() - last)
+                    received.update(chunk)
+                    left -= len(chunk)
+
+            error = await _outcome(_both(send(), receive()))
+            if error is None and sent.digest() != received.digest():
+                error = "another hash"
+            self._note("bulk", port, began, error, stalled_s=max(gaps))
+            # A pause, so that the cores are not full of bulk all the while.
+            await asyncio.sleep(self._draw.uniform(*PAUSE_S))
+
+    async def _udp(self) -> None:
+        """Send datagrams by one socket, each again until its answer comes."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.connect((self._host, self._udp_port))
+            port, number = sock.getsockname()[1], 0
+            self._counts["udp"] += 1
+            while not self._is_over.is_set():
+                began, number = time.monotonic(), number + 1
+                error = await _outcome(asyncio.wait_for(_ask(sock, b"%d" % number), SILENCE_S))
+                self._note("udp", port, began, error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._is_over.wait(), self._draw.uniform(*PAUSE_S))
+
+    @contextlib.asynccontextmanager
+    async def _connection(self, kind: str) -> Any:
+        """Give a new connection and its port; None, and say so, when there is none to be had."""
+        self._counts[kind] += 1
+        began, sock = time.monotonic(), socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        # Bound before it connects: its placement can be looked up even when it fails.
+        sock.bind(("0.0.0.0", 0))
+        port = sock.getsockname()[1]
+        error = await _outcome(
+            asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (self._host, self._tcp_port)), SHORT_LIMIT_S)
+        )
+        self._note(kind, port, began, error, what="connect")
+        if error is not None:
+            sock.close()
+            yield None
+            await asyncio.sleep(PAUSE_S[1])
+            return
+        reader, writer = await asyncio.open_connection(sock=sock)
+        try:
+            yield reader, writer, port
+        finally:
+            if kind == "long":
+                _say(closed=port, at=time.monotonic())
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _note(
+        self,
+        kind: str,
+        port: int,
+        began: float,
+        error: str | None,
+        what: str = "exchange",
+        stalled_s: float | None = None,
+    ) -> None:
+        """Say what is worth a word: what broke, and what took long."""
+        now = time.monotonic()
+        stalled_s = now - began if stalled_s is None else stalled_s
+        self._counts[f"{kind} {what}"] += 1
+        if error is not None:
+            _say(flow=kind, port=port, what=what, began=began, ended=now, error=error)
+        elif stalled_s > STALL_S:
+            _say(flow=kind, port=port, what=what, began=began, ended=now, stalled_s=stalled_s)
+
+
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, word: bytes, limit_s: float
+) -> str | None:
+    async def exchange() -> None:
+        writer.write(word)
+        if await asyncio.wait_for(reader.readexactly(len(word)), limit_s) != word:
+            raise ConnectionError("other bytes came back")
+
+    return await _outcome(exchange())
+
+
+async def _ask(sock: socket.socket, text: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            await loop.sock_sendall(sock, text)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DATAGRAM_S):
+                    # Late answers to a datagram that was sent again are none to this one.
+                    while await loop.sock_recv(sock, 64) != text:
+                        pass
+                    return
+        # Refused at once: not again at once.
+        await asyncio.sleep(DATAGRAM_S / 10)
+
+
+async def _both(one: Any, other: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one)
+        group.create_task(other)
+
+
+async def _outcome(job: Any) -> str | None:
+    """Return what went wrong; None: nothing."""
+    try:
+        await job
+    except (OSError, EOFError, ExceptionGroup) as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, TimeoutError):
+        return "silence"
+    if not isinstance(error, OSError | EOFError):
+        raise error
+    number = getattr(error, "errno", None)
+    return os.strerror(number).lower() if number else str(error) or type(error).__name__
+
+
+def _say(**words: object) -> None:
+    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Speak as the arguments say."""
+    parser = argparse.ArgumentParser(description="The clients of a run of chaos.")
+    parser.add_argument("--vip", required=True)
+    for name in ("tcp-port", "udp-port", "seed", "long", "bulk", "udp"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--short", type=float, required=True, help="connections per second")
+    options = parser.parse_args()
+    speaker = Speaker(options.vip, options.tcp_port, options.udp_port, options.seed)
+    asyncio.run(speaker.run(options.long, options.short, options.bulk, options.udp))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 from pair import CONFIG, DEADLINE_S, Pair, running_pair
@@ -96,6 +97,36 @@ def test_read_tables_as_configured(pair: Pair) -> None:
         assert metrics == ["198.18.1.31", "198.18.1.32"]
         assert Route(ip_network("0.0.0.0/0"), 0, FAR) in routes
         assert ip_network("10.7.0.0/16") not in [route.prefix for route in routes]
+
+    watch(pair, scenario)
+
+
+def shown(namespace: str) -> str:
+    """Return what `ip` shows of a link."""
+    command = ["ip", "-n", namespace, "link", "show", "eth0"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLINE_S).stdout
+
+
+@pytest.mark.parametrize("ignores", [False, True], ids=["uses", "ignores"])
+def test_link_without_carrier_keeps_its_routes_as_the_kernel_does(pair: Pair, ignores: bool) -> None:
+    """
+    Rule 11.2, choosing the hop: a cable that was out for a moment must not have clients told that there is no route,
+    unless the host is set to give such routes up (`ignore_routes_with_linkdown`).
+    """
+    pair.ip(pair.near, "route add 10.9.0.0/16 via 198.18.1.31")
+    with isolation.inside(pair.near):
+        Path("/proc/sys/net/ipv4/conf/eth0/ignore_routes_with_linkdown").write_text(str(int(ignores)))
+
+    async def scenario(seen: Seen) -> None:
+        before = set((await seen.kernel.read_next_hops()).routes)
+        await asyncio.to_thread(pair.ip, pair.far, "link set eth0 down")
+        async with asyncio.timeout(DEADLINE_S):
+            while "LOWER_UP" in await asyncio.to_thread(shown, pair.near):
+                await asyncio.sleep(0.01)
+        after = set((await seen.kernel.read_next_hops()).routes)
+        behind = {ip_network("10.9.0.0/16"), ip_network("198.18.1.0/24")}
+        lost = {route.prefix for route in before - after if route.prefix.version == 4}
+        assert lost == (behind if ignores else set())
 
     watch(pair, scenario)
 

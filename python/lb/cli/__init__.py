@@ -22,6 +22,7 @@ import typer
 
 from lb.cli import (
     bench,
+    chaos,
     check,
     configuration,
     doctor,
@@ -62,6 +63,7 @@ app.command("reload")(operate.reload)
 app.command("replay")(replay.replay)
 app.command("init")(init.init)
 app.command("bench")(bench.bench)
+app.command("chaos")(chaos.chaos)
 app.command("loadgen")(loadgen.loadgen)
 app.add_typer(configuration.app, name="config")
 app.add_typer(policy.app, name="policy")

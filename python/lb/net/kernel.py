@@ -36,8 +36,9 @@ ARPHRD_ETHER = 1
 USABLE_STATES = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 FIXED_STATES = 0x40 | 0x80
 NTF_USE = 1
-# linux/rtnetlink.h: RTNH_F_DEAD, RTNH_F_LINKDOWN.
-DEAD_WAY = 0x01 | 0x10
+# linux/rtnetlink.h: RTNH_F_DEAD, which the kernel does not use, and RTNH_F_LINKDOWN: its cable is out. That one the
+# kernel uses all the same, unless it is told to ignore such ways (then it is dead, too).
+DEAD_WAY, WAY_WITHOUT_CARRIER = 0x01, 0x10
 IFF_UP = 1
 
 # Events gather for this long before the tables are read: a burst of a thousand is one reading.
@@ -153,7 +154,10 @@ class Kernel:
         if row["type"] != UNICAST_ROUTE or row.get("table") != MAIN_TABLE:
             return None
         ways = row.get("multipath") or [row]
-        hop = next((way for way in ways if not way["flags"] & DEAD_WAY), None)
+        usable = sorted(
+            (way for way in ways if not way["flags"] & DEAD_WAY), key=lambda way: way["flags"] & WAY_WITHOUT_CARRIER
+        )
+        hop = usable[0] if usable else None
         number = None if hop is None else self._indices.get(hop.get("oif"))
         # RTA_VIA: a gateway of the other family, which the data path has no use for.
         if hop is None or number is None or hop.get("via") is not None:

@@ -19,13 +19,16 @@ from lb.control.api.client import change
 from lb.errors import LbError, TestbedError
 from lb.lab.chaos.balancer import Balancer
 from lb.lab.chaos.schedule import Act, Kind
+from lb.lab.floods import Flood, Target
 from lb.lab.testbed import build
 from lb.lab.testbed.lifecycle import Testbed
-from lb.lab.testbed.topology import ROUTER, Host
+from lb.lab.testbed.topology import ROUTER, VIP, Host
 
 SERVICES = ("echo", "datagrams")
 LOW_MTU = 1280
 PAUSE_S = 0.2
+# A client that speaks beside it. Below what saturates two cores, on which everything here runs.
+FLOODER, FLOOD_PPS = "client5", 30_000
 Undo = Callable[[], None]
 
 
@@ -50,6 +53,7 @@ class Stage:
             "link flap": self._flap,
             "mtu lowered": self._lower_mtu,
             "neighbour changed": self._change_neighbour,
+            "flood": self._flood,
             "drain": self._drain,
             "weight": self._weigh,
             "remove and add": self._remove,
@@ -99,6 +103,13 @@ class Stage:
 
     def _host(self, name: str) -> Host:
         return self._testbed.topology.host(name)
+
+    def _flood(self, act: Act) -> Undo:
+        """Have packets of one kind come from addresses drawn at random."""
+        target = Target(VIP, self._balancer.server_port, self._balancer.server_port)
+        flood = Flood(self._testbed, FLOODER, act.detail, target, FLOOD_PPS, act.seconds)
+        flood.__enter__()
+        return lambda: flood.__exit__(None, None, None)
 
     # The balancer's operator.
 

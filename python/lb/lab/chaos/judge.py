@@ -1,9 +1,9 @@
 """
 What became of the flows of a run of chaos, and why: which of it had to be, and which should not have been.
 
-Pure. What may break: flows of a server that was down for so long that its checks took it out, for then they are reset
-(rule 19, health: `on_server_down`), and connections to one that vanished before its checks could know. Nothing else:
-neither restarts nor crashes, floods or reloads may break a flow or move it.
+Pure. What may break: flows of a server that its checks took out because it could not be reached for long enough; for
+then they are reset (rule 19, health: `on_server_down`). Nothing else: neither restarts nor crashes, floods or reloads
+may break a flow or move it, nor take out a server that can be reached.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from typing import Any
 
 from lb.lab.chaos.schedule import Kind
 
+# A verdict is seen at the next look, and a little later while the balancer starts.
+LOOK_S = 2.0
 # After a server is back: how long its flows' ends may still be told to their clients, who have waited meanwhile.
 AFTER_S = 45.0
+# So long before its verdict may have begun what kept a server from being reached; several acts may add up.
+CHECKS_S = 5.0
+UNREACHABLE: frozenset[Kind] = frozenset({"server lost", "server down", "link flap"})
 # An act explains a stall that begins up to so long after its end: what was lost is sent again later.
 ECHO_S = 3.0
 FLOWS = ("long", "short", "bulk", "udp")
@@ -123,12 +128,14 @@ class Observed:
     Args:
         statements: of clients, with the name of the client.
         placements: where flows were.
+        downs: by server: since when it was found down, and until when.
         acts: what happened.
         faults: of the balancer.
     """
 
     statements: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     placements: dict[tuple[str, int], list[tuple[float, str]]] = field(default_factory=dict)
+    downs: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     acts: list[Happened] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -138,6 +145,17 @@ class Observed:
             seen = self.placements.setdefault((client, port), [])
             if not seen or seen[-1][1] != server:
                 seen.append((at_s, server))
+
+    def find_down(self, at_s: float, servers: Iterable[str]) -> None:
+        """Note which servers are down; those that were and are not among them are up."""
+        down = set(servers)
+        for server, spans in self.downs.items():
+            if spans[-1][1] == float("inf") and server not in down:
+                spans[-1] = (spans[-1][0], at_s)
+        for server in down:
+            spans = self.downs.setdefault(server, [])
+            if not spans or spans[-1][1] != float("inf"):
+                spans.append((at_s, float("inf")))
 
 
 def judge(observed: Observed, start: float) -> Outcome:
@@ -170,8 +188,17 @@ def judge(observed: Observed, start: float) -> Outcome:
         tuple(_moves(observed, lives)),
         tuple(each for each in troubles if each.error is None),
         tuple(observed.acts),
-        tuple(observed.faults),
+        (*observed.faults, *_taken_out(observed)),
     )
+
+
+def _taken_out(observed: Observed) -> Iterable[str]:
+    """Yield servers that their checks took out although they could be reached."""
+    for server, spans in observed.downs.items():
+        for since_s, _ in spans:
+            acts = [act for act in observed.acts if act.kind in UNREACHABLE and act.server in (server, "")]
+            if not any(act.began_s < since_s < act.ended_s + CHECKS_S for act in acts):
+                yield f"{server} was taken out at {since_s:.1f} s, and could be reached"
 
 
 def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: float) -> Trouble:
@@ -189,7 +216,7 @@ def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: f
         words.get("stalled_s", 0.0),
         server,
         tuple(sorted({act.kind for act in causes})),
-        any(_excuses(act, server, began_s, ended_s) for act in observed.acts),
+        _is_due(observed, server, began_s, ended_s),
     )
 
 
@@ -199,11 +226,10 @@ def _server(seen: Sequence[tuple[float, str]], at_s: float) -> str:
     return before[-1] if before else ""
 
 
-def _excuses(act: Happened, server: str, began_s: float, ended_s: float) -> bool:
-    """Return whether an act is why something had to break: its server was down. `server`: empty: unknown."""
-    if act.kind != "server down" or server not in (act.server, ""):
-        return False
-    return act.began_s < ended_s and act.ended_s + AFTER_S > began_s
+def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> bool:
+    """Return whether something had to break: its server was taken out. `server`: empty: unknown."""
+    spans = [span for name, found in observed.downs.items() if server in (name, "") for span in found]
+    return any(since_s - LOOK_S < ended_s and until_s + AFTER_S > began_s for since_s, until_s in spans)
 
 
 def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -> Iterable[Move]:

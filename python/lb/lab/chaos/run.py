@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lb.errors import LbError, TestbedError
-from lb.lab.chaos.acts import SERVICES, Stage
+from lb.lab import floods
+from lb.lab.chaos.acts import FLOODER, SERVICES, Stage
 from lb.lab.chaos.balancer import Balancer
 from lb.lab.chaos.judge import Happened, Observed, Outcome, judge
 from lb.lab.chaos.schedule import Act
@@ -76,7 +77,9 @@ def configuration(testbed: Testbed) -> str:
     """Return the balancer's configuration."""
     text = CONFIG
     for name, protocol in PROTOCOLS.items():
-        text += SERVICE.format(name=name, vip=VIP, port=ECHO_PORT, protocol=protocol, more=HEALTH.format(port=ECHO_PORT))
+        text += SERVICE.format(
+            name=name, vip=VIP, port=ECHO_PORT, protocol=protocol, more=HEALTH.format(port=ECHO_PORT)
+        )
         for host in testbed.topology.of_role("server"):
             text += SERVER.format(name=host.name, address=host.address, port=ECHO_PORT)
     return text
@@ -110,6 +113,8 @@ class Run:
         Raises:
             LbError: balancer or clients do not start.
         """
+        if any(act.kind == "flood" for act in acts):
+            floods.prepare(self._testbed, FLOODER)
         config = self._testbed.directory / "chaos.toml"
         config.write_text(configuration(self._testbed))
         config.chmod(0o600)
@@ -227,10 +232,13 @@ class Run:
     # The balancer.
 
     def _look(self, balancer: Balancer) -> None:
-        """Note where flows are."""
+        """Note where flows are, and which servers are down."""
         names = {str(host.address): host.name for host in self._testbed.topology.of_role("client")}
         flows = ((names.get(row["client"], ""), row["client_port"], row["server"]) for row in balancer.flows())
         self._observed.place(self._now_s(), flows)
+        if (status := balancer.status()) is not None:
+            servers = [server for service in status["services"] for server in service["servers"]]
+            self._observed.find_down(self._now_s(), {each["name"] for each in servers if each["health"] == "down"})
 
     def _note_faults(self, balancer: Balancer) -> None:
         status = balancer.status()

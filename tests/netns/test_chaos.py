@@ -1,0 +1,38 @@
+"""`lb chaos` on real hosts: nothing breaks, and what would break is noticed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from lbrun import program
+
+from lb.lab.chaos import command
+from lb.lab.chaos.command import ChaosOptions
+from lb.lab.chaos.document import Document
+from lb.lab.chaos.schedule import Act
+
+pytestmark = pytest.mark.netns
+
+
+def run(folder: Path, prefix: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `lb chaos` as a user does."""
+    arguments = ("--prefix", prefix, "--report", str(folder / "page.html"), "--json", str(folder / "chaos.json"))
+    return subprocess.run(
+        program("chaos", *arguments, *options), cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def test_chaos_breaks_nothing_and_writes_page_and_figures(tmp_path: Path, link_mode: str, unique: str) -> None:
+    done = run(
+        tmp_path, f"{unique}c{link_mode}-", "--duration", "40", "--seed", "11", f"--{'' if link_mode == 'on' else 'no-'}offloads"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "chaos.json").read_text())
+    assert content["good"]
+    assert {act["kind"] for act in content["chaos"]["acts"]} > {"take-over", "kill"} - {"kill"}
+    assert content["chaos"]["counts"]["long exchange"] > 1000
+    assert content["control"]["acts"] == []
+    assert "<svg" in (tmp_path / "page.html").read_text()

@@ -1,0 +1,172 @@
+"""`lb chaos`: what is drawn, and what is made of what was seen."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lb.lab.chaos import document, report, table
+from lb.lab.chaos.document import Document
+from lb.lab.chaos.judge import Happened, Observed, Outcome, judge
+from lb.lab.chaos.schedule import COOL_DOWN_S, LANES, RESTARTS, WARM_UP_S, Act, Kind, make
+
+SERVERS = ("server1", "server2", "server3")
+START = 1000.0
+
+
+def test_schedule_of_a_seed_is_the_same_and_another_of_another() -> None:
+    assert make(1, 300, SERVERS) == make(1, 300, SERVERS)
+    assert make(1, 300, SERVERS) != make(2, 300, SERVERS)
+
+
+def test_schedule_has_all_kinds_alike_within_the_run_and_one_after_another_in_a_lane() -> None:
+    acts = make(7, 1800, SERVERS)
+    assert min(act.at_s for act in acts) > WARM_UP_S
+    assert max(act.end_s for act in acts) <= 1800 - COOL_DOWN_S
+    for lane in LANES.values():
+        of_lane = [act for act in acts if act.kind in lane]
+        assert all(before.end_s < after.at_s for before, after in zip(of_lane, of_lane[1:], strict=False))
+        counts = Counter(act.kind for act in of_lane)
+        assert set(counts) == set(lane)
+        assert max(counts.values()) - min(counts.values()) <= 1
+    assert {act.server for act in acts if act.kind == "server lost"} == set(SERVERS)
+
+
+def test_schedule_without_kinds_has_none_of_them() -> None:
+    assert not RESTARTS & {act.kind for act in make(1, 600, SERVERS, RESTARTS)}
+    everything = frozenset(kind for lane in LANES.values() for kind in lane)
+    assert make(1, 600, SERVERS, everything) == ()
+
+
+def test_schedule_of_a_short_run_is_empty() -> None:
+    assert make(1, WARM_UP_S + COOL_DOWN_S, SERVERS) == ()
+
+
+def happened(kind: Kind, began_s: float, ended_s: float, server: str = "", trouble: str = "") -> Happened:
+    """Return an act."""
+    return Happened(kind, Act(began_s, ended_s - began_s, kind, server).shown(), server, began_s, ended_s, trouble)
+
+
+def words(began_s: float, ended_s: float, *, error: str | None = None, **more: Any) -> dict[str, Any]:
+    """Return what a client says about a flow."""
+    told: dict[str, Any] = {"flow": "long", "port": 40000, "what": "exchange", **more}
+    told |= {"error": error} if error else {"stalled_s": ended_s - began_s}
+    return {**told, "began": START + began_s, "ended": START + ended_s}
+
+
+def seen(*statements: dict[str, Any], **more: Any) -> Observed:
+    """Return what was seen of one client."""
+    observed = Observed(**more)
+    observed.statements += [("client1", each) for each in statements]
+    return observed
+
+
+def test_flow_that_broke_is_broken_whatever_happened_meanwhile() -> None:
+    """Restarts, crashes and floods break nothing."""
+    for kind in (kind for lane in LANES.values() for kind in lane):
+        observed = seen(words(10, 12, error="connection reset by peer"), acts=[happened(kind, 9, 11, "server1")])
+        outcome = judge(observed, START)
+        (broken,) = outcome.broken
+        assert (broken.error, broken.causes, outcome.is_good) == ("connection reset by peer", (kind,), False)
+
+
+@pytest.mark.parametrize(
+    ("server", "ended_s", "is_due"),
+    [("server1", 12.0, True), ("", 12.0, True), ("server2", 12.0, False), ("server1", 8.0, False)],
+    ids=["its own", "unknown", "another", "before"],
+)
+def test_flow_of_a_server_that_was_taken_out_had_to_break(server: str, ended_s: float, is_due: bool) -> None:
+    """Rule 19, health: it is reset; flows of other servers are not."""
+    observed = seen(words(7, ended_s, error="silence"), acts=[happened("server down", 9, 14, "server1")])
+    observed.find_down(10.6, ["server1"])
+    observed.find_down(16.0, [])
+    if server:
+        observed.place(5, [("client1", 40000, server)])
+    outcome = judge(observed, START)
+    assert (len(outcome.excused), len(outcome.broken)) == ((1, 0) if is_due else (0, 1))
+    assert outcome.is_good == is_due
+
+
+def test_server_that_was_taken_out_and_could_be_reached_is_a_fault() -> None:
+    """Checks that fail for no reason would excuse everything."""
+    observed = seen(acts=[happened("server down", 9, 14, "server2"), happened("kill", 18, 19)])
+    observed.find_down(20, ["server1"])
+    outcome = judge(observed, START)
+    assert outcome.faults == ("server1 was taken out at 20.0 s, and could be reached",)
+    assert not outcome.is_good
+    observed.acts.append(happened("link flap", 16, 16.3))
+    assert judge(observed, START).faults == ()
+
+
+def test_stall_is_told_with_what_happened_meanwhile() -> None:
+    observed = seen(
+        words(10, 10.5), words(11, 14), words(30, 30.2), acts=[happened("kill", 10, 10.2), happened("flood", 13, 15)]
+    )
+    stalls = judge(observed, START).stalls_by_cause()
+    assert {cause: (number, round(longest_s, 3)) for cause, (number, _, longest_s) in stalls.items()} == {
+        "flood": (1, 3.0),
+        "kill": (2, 3.0),
+        "nothing": (1, 0.2),
+    }
+
+
+def test_flow_that_changed_its_server_has_moved_but_not_the_next_one_of_its_port() -> None:
+    observed = seen(
+        {"opened": 40000, "at": START + 1},
+        {"closed": 40000, "at": START + 20},
+        {"opened": 40000, "at": START + 30},
+        {"totals": {"long": 2}},
+    )
+    for at_s, server in ((2, "server1"), (10, "server1"), (31, "server2"), (40, "server2")):
+        observed.place(at_s, [("client1", 40000, server)])
+    assert judge(observed, START).moved == ()
+    observed.place(50, [("client1", 40000, "server3")])
+    (moved,) = judge(observed, START).moved
+    assert (moved.servers, moved.at_s) == (("server2", "server3"), 50)
+
+
+def test_act_that_could_not_be_done_and_fault_of_the_balancer_are_not_good() -> None:
+    assert not judge(seen(acts=[happened("drain", 1, 2, trouble="no answer")]), START).is_good
+    assert not judge(seen(faults=["task sweep failed 1 times: x"]), START).is_good
+    assert judge(seen(acts=[happened("drain", 1, 2)]), START).is_good
+
+
+def outcome() -> Outcome:
+    """Return one with something of everything."""
+    observed = seen(
+        {"totals": {"long": 1, "long exchange": 9}},
+        words(10, 12, error="silence"),
+        words(20, 21),
+        acts=[happened("kill", 9, 11), happened("drain", 20, float("inf"), "server1", "no answer")],
+    )
+    return judge(observed, START)
+
+
+def test_document_is_json_that_says_what_the_table_says(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = document.settings(3, 60, 15, "rust", {"offloads": "on"})
+    made = Document(facts, 60, outcome(), judge(seen(), START))
+    content = json.loads(document.to_json(made))
+    assert (content["good"], content["settings"]["seed"], len(content["chaos"]["broken"])) == (False, "3", 1)
+    assert content["chaos"]["acts"][1]["ended_s"] is None
+    table.show(made)
+    text = capsys.readouterr().out
+    assert "broken: long exchange of client1 port 40000, 10.0 to 12.0 s: silence; meanwhile: kill" in text
+    assert "drain (server1) at 20.0 s: no answer" in text
+    assert text.splitlines()[-1] == "not good: 1 flows broken or moved that should not be, 0 without acts"
+
+
+def test_page_draws_a_row_for_each_kind(tmp_path: Path) -> None:
+    facts = document.settings(3, 60, 0, "rust", {})
+    text = report.render(Document(facts, 60, outcome(), None))
+    (tmp_path / "page.html").write_text(text)
+    assert "not good: 1 flows" in text
+    chart = report.timeline(outcome(), 60)
+    assert [strip.name for strip in chart.strips] == ["drain", "kill", *(f"{flow} flows" for flow in document.FLOWS)]
+    drain, _, long = chart.strips[:3]
+    # It had no end: it is drawn to the end of the run.
+    assert drain.spans[0].start + drain.spans[0].width == pytest.approx(chart.x.pixels)
+    assert [span.look for span in long.spans] == ["startup", "stall"]

@@ -215,3 +215,26 @@ def flood(interface: int, frame: bytes, flows: int, packets: int, seconds: float
         LbError: CAP_BPF, CAP_NET_ADMIN or the kernel's feature (Linux 5.18) is missing, or the frame does not fit.
         ValueError: the time is no positive number.
     """
+
+def scatter(
+    interface: int, frame: bytes, words: Sequence[tuple[int, int]], seconds: float, rate_pps: float
+) -> tuple[int, float]:
+    """
+    Let the kernel make and send IPv4 frames at a pace, some words of each drawn at random (as `flood`).
+
+    The thread is busy until the time is over, whatever the pace: give it a low priority.
+
+    Args:
+        interface: index of the interface, in the calling thread's network namespace.
+        frame: an Ethernet frame with IPv4 without options; checksums are made anew, but for L4 of a fragment.
+        words: (offset, mask) of 16-bit words of its packet that are drawn; bits outside the mask are the frame's.
+        seconds: time at most.
+        rate_pps: frames per second, at most 10^9.
+
+    Returns:
+        Frames sent, and the seconds that took.
+
+    Raises:
+        LbError: CAP_BPF, CAP_NET_ADMIN or the kernel's feature (Linux 5.18) is missing, or the frame does not fit.
+        ValueError: rate or time is no positive number.
+    """

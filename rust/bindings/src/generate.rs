@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flowlb_loadgen::flood as floods;
 use flowlb_loadgen::generator::{self, Generated, GeneratorError, Load};
+use flowlb_loadgen::scatter::{self as scatters, Scatter};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -20,6 +21,13 @@ fn answer(py: Python<'_>, sent: Result<Generated, GeneratorError>) -> PyResult<(
         .map_err(|failure| error::lb_error(py, failure.to_string()))
 }
 
+fn check_rate(rate_pps: Option<f64>) -> PyResult<()> {
+    if rate_pps.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+        return Err(PyValueError::new_err("rate_pps: must be more than 0"));
+    }
+    Ok(())
+}
+
 #[pyfunction]
 #[pyo3(signature = (fd, frame, flows, packets, seconds, rate_pps=None))]
 pub fn generate(
@@ -31,9 +39,7 @@ pub fn generate(
     seconds: f64,
     rate_pps: Option<f64>,
 ) -> PyResult<(u64, f64)> {
-    if rate_pps.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
-        return Err(PyValueError::new_err("rate_pps: must be more than 0"));
-    }
+    check_rate(rate_pps)?;
     let load = Load {
         template: frame,
         flows,
@@ -62,5 +68,25 @@ pub fn flood(
         rate: None,
     };
     let sent = py.detach(|| floods::flood(interface, &load));
+    answer(py, sent)
+}
+
+#[pyfunction]
+pub fn scatter(
+    py: Python<'_>,
+    interface: u32,
+    frame: &[u8],
+    words: Vec<(u16, u16)>,
+    seconds: f64,
+    rate_pps: f64,
+) -> PyResult<(u64, f64)> {
+    check_rate(Some(rate_pps))?;
+    let load = Scatter {
+        template: frame,
+        words: &words,
+        duration: duration(seconds)?,
+        rate: rate_pps,
+    };
+    let sent = py.detach(|| scatters::scatter(interface, &load));
     answer(py, sent)
 }

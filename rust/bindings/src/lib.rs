@@ -27,7 +27,7 @@ mod _core {
     #[pymodule_export]
     use crate::datapath::DataPath;
     #[pymodule_export]
-    use crate::generate::{flood, generate};
+    use crate::generate::{flood, generate, scatter};
     #[pymodule_export]
     use crate::primitives::{checksum, checksum_update, flow_hash, parse, source_hash};
     #[pymodule_export]

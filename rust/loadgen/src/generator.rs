@@ -56,6 +56,11 @@ pub enum GeneratorError {
     /// The template is no frame to make flows of.
     #[error("the template is no UDP frame over IPv4 without options: {0} bytes")]
     Template(usize),
+    /// The frame to scatter, or a word of it, does not fit.
+    #[error(
+        "no IPv4 frame without options, or a word to draw is no 16-bit word of its packet or is a checksum: {0} bytes"
+    )]
+    Scattered(usize),
     /// Source ports end at 65535.
     #[error("{flows} flows from source port {first} on: 1 to {most} are possible")]
     Flows {

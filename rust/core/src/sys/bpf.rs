@@ -3,14 +3,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 use libc::c_int;
 
 use super::check::check;
 
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 2;
 /// What we know of `union bpf_attr` (linux/bpf.h), for loading a program.
@@ -48,6 +51,80 @@ struct ProgramRun {
     cpu: u32,
     batch: u32,
     padding: u32,
+}
+
+/// The same, for making a map.
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    kind: u32,
+    key_len: u32,
+    value_len: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// The same, for reading a value of one.
+#[repr(C)]
+#[derive(Default)]
+struct MapLookup {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Make an array of one value of two words, both 0, that programs share with us. It ends with its descriptor.
+///
+/// # Errors
+/// As bpf(2).
+pub fn create_two_words() -> io::Result<File> {
+    let create = MapCreate {
+        kind: BPF_MAP_TYPE_ARRAY,
+        key_len: size_of::<u32>() as u32,
+        value_len: size_of::<[u64; 2]>() as u32,
+        entries: 1,
+        flags: 0,
+    };
+    // SAFETY: the attributes live in this frame and have the length given. The kernel copies them.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_CREATE,
+            &raw const create,
+            size_of::<MapCreate>(),
+        )
+    };
+    let fd = fd as RawFd;
+    check(fd)?;
+    // SAFETY: the kernel just gave this descriptor to us; nothing else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Read the two words of a map that [`create_two_words`] made.
+///
+/// # Errors
+/// As bpf(2).
+pub fn read_two_words(map: &File) -> io::Result<[u64; 2]> {
+    let (key, mut value) = (0u32, [0u64; 2]);
+    let lookup = MapLookup {
+        map: map.as_raw_fd() as u32,
+        key: (&raw const key) as u64,
+        value: (&raw mut value) as u64,
+        ..MapLookup::default()
+    };
+    // SAFETY: the attributes live in this frame and have the length given; key and value live in it too, and the
+    // kernel writes as many bytes as the map's values have: two words.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_ELEM,
+            &raw const lookup,
+            size_of::<MapLookup>(),
+        )
+    };
+    check(answer as c_int).map(|_| value)
 }
 
 /// Load an XDP program. It ends with its descriptor.

@@ -19,8 +19,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -269,8 +268,18 @@ def flood_once(
     found = placements(balancer)
     elsewhere = sum(found.get(key) not in (None, server) for key, server in where.items() if key in own)
     return Report(
-        kind, flood.sent, flood.seconds, seconds, quiet, loud, len(flows), len(broken), elsewhere, (memory, memory_after),
-        cpu_ns / 1e9, moved,
+        kind,
+        flood.sent,
+        flood.seconds,
+        seconds,
+        quiet,
+        loud,
+        len(flows),
+        len(broken),
+        elsewhere,
+        (memory, memory_after),
+        cpu_ns / 1e9,
+        moved,
     )
 
 

@@ -9,11 +9,6 @@ from pathlib import Path
 import pytest
 from lbrun import program
 
-from lb.lab.chaos import command
-from lb.lab.chaos.command import ChaosOptions
-from lb.lab.chaos.document import Document
-from lb.lab.chaos.schedule import Act
-
 pytestmark = pytest.mark.netns
 
 
@@ -27,7 +22,13 @@ def run(folder: Path, prefix: str, *options: str) -> subprocess.CompletedProcess
 
 def test_chaos_breaks_nothing_and_writes_page_and_figures(tmp_path: Path, link_mode: str, unique: str) -> None:
     done = run(
-        tmp_path, f"{unique}c{link_mode}-", "--duration", "40", "--seed", "11", f"--{'' if link_mode == 'on' else 'no-'}offloads"
+        tmp_path,
+        f"{unique}c{link_mode}-",
+        "--duration",
+        "40",
+        "--seed",
+        "11",
+        f"--{'' if link_mode == 'on' else 'no-'}offloads",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "chaos.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -29,7 +30,7 @@ def test_schedule_has_all_kinds_alike_within_the_run_and_one_after_another_in_a_
     assert max(act.end_s for act in acts) <= 1800 - COOL_DOWN_S
     for lane in LANES.values():
         of_lane = [act for act in acts if act.kind in lane]
-        assert all(before.end_s < after.at_s for before, after in zip(of_lane, of_lane[1:], strict=False))
+        assert all(before.end_s < after.at_s for before, after in itertools.pairwise(of_lane))
         counts = Counter(act.kind for act in of_lane)
         assert set(counts) == set(lane)
         assert max(counts.values()) - min(counts.values()) <= 1

@@ -46,6 +46,7 @@ address = "{vip}"
 port = {port}
 protocol = "{protocol}"
 policy = "round-robin"
+on_no_flow = "reset"
 {more}
 """
 # Three failed checks in a row: a server is down after about 1.5 s. A UDP service is checked by the TCP side of its

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from scapy.layers.inet import IP
+from scapy.layers.inet import IP, IPOption
+from scapy.layers.inet6 import IPv6ExtHdrDestOpt
 from scapy.packet import Packet
+from scapy.utils import checksum as internet_checksum
 from scene import (
     BOTH,
     CLIENT_MAC,
@@ -41,6 +43,8 @@ def cases() -> list[Case]:
             *_translated(f),
             *_hashed(f),
             *_quotes(f),
+            *_inner_shapes(f),
+            *_between_servers(f),
             *_refused(f),
             *_refused_quotes(f),
             *_echo(f),
@@ -260,6 +264,100 @@ def _quotes(f: Family) -> list[Case]:
     marks.forward(incoming, outgoing, **talk.names)
     made.append(marks)
     return made
+
+
+def _inner_shapes(f: Family) -> list[Case]:
+    """What may stand before, in and behind the L4 header of an inner packet."""
+    v = f"IPv{f.version}"
+    kind = (3, 1, ZERO) if f is V4 else (1, 0, ZERO)
+    segment = tcp("PA", 1001, 5001, pattern(40))
+
+    options = Case(f"the ports of an inner packet are read behind its options, {v}", ["10", "5.8"], "RFC 5508 REQ-3 b)")
+    talk = Talk(options, f)
+    talk.open()
+    for cut in (8, None):
+        incoming, outgoing = (_optioned(talk, kind, segment, inside, cut) for inside in (True, False))
+        options.forward(incoming, outgoing, **talk.reply_names)
+
+    wrong = Case(
+        f"a wrong checksum of an inner segment is not judged, and stays wrong by the same amount, {v}",
+        ["10", "8.20"],
+        "RFC 5508 REQ-3 c)",
+    )
+    talk = Talk(wrong, f)
+    talk.open()
+    before, after = (_spoiled(f, _forward_quote(talk, segment, None, inside)) for inside in (True, False))
+    wrong.forward(*_carrying(talk, kind, before, after), **talk.reply_names)
+
+    # RFC 4884: the inner packet is filled up to 128 bytes, the rest of the header says so, and objects follow.
+    extended = Case(
+        f"extensions behind an inner packet stay as they are and count in no checksum of it, {v}",
+        ["10", "8.20"],
+        "RFC 5508 REQ-3 d), RFC 4884 section 4",
+    )
+    talk = Talk(extended, f)
+    talk.open()
+    kind = (11, 0, b"\0\x20\0\0") if f is V4 else (3, 0, b"\x10\0\0\0")
+    label = b"\x00\x08\x01\x01" + b"\x01\x23\x41\x40"
+    objects = b"\x20\0" + internet_checksum(b"\x20\0\0\0" + label).to_bytes(2, "big") + label
+    before, after = (
+        _forward_quote(talk, segment, None, inside).ljust(128, b"\0") + objects for inside in (True, False)
+    )
+    extended.forward(*_carrying(talk, kind, before, after), **talk.reply_names)
+    return [options, wrong, extended]
+
+
+def _carrying(talk: Talk, kind: tuple[int, int, bytes], before: bytes, after: bytes) -> tuple[bytes, bytes]:
+    """Make (in, out) of an error of the server with these inner packets."""
+    f, (number, code, word) = talk.family, kind
+    incoming = icmp(f, talk.server_address, talk.client, number, code, word + before)
+    outgoing = icmp(f, talk.vip, talk.client, number, code, word + after, ttl=63)
+    return ether(talk.server_mac, ROUTER_MAC, incoming), ether(ROUTER_MAC, talk.mac, outgoing)
+
+
+def _spoiled(f: Family, packet: bytes) -> bytes:
+    """Add 0x0101 to the TCP checksum of a packet without options."""
+    where = f.header_len + 16
+    value = int.from_bytes(packet[where : where + 2], "big") + 0x0101
+    value = (value & 0xFFFF) + (value >> 16)
+    return packet[:where] + value.to_bytes(2, "big") + packet[where + 2 :]
+
+
+def _optioned(talk: Talk, kind: tuple[int, int, bytes], l4: Packet, inside: bool, cut: int | None) -> bytes:
+    """
+    Make an error of the server about a packet with 8 bytes of options: as it comes in, about what the server saw, or
+    as it leaves, about what the client sent.
+    """
+    f, (number, code, word) = talk.family, kind
+    ends = (talk.client, talk.server_address if inside else talk.vip, 61)
+    header = (
+        f.ip(*ends, options=[IPOption(b"\x44\x08\x05\0\0\0\0\0")]) if f is V4 else f.ip(*ends) / IPv6ExtHdrDestOpt()
+    )
+    quoted = bytes(header / with_ports(l4, talk.sport, talk.server_port if inside else talk.vport))
+    quoted = quoted[: None if cut is None else f.header_len + 8 + cut]
+    if inside:
+        return ether(
+            talk.server_mac, ROUTER_MAC, icmp(f, talk.server_address, talk.client, number, code, word + quoted)
+        )
+    return ether(ROUTER_MAC, talk.mac, icmp(f, talk.vip, talk.client, number, code, word + quoted, ttl=63))
+
+
+def _between_servers(f: Family) -> list[Case]:
+    """The client of a flow is a server itself: errors about it come and go as those of any other."""
+    v = f"IPv{f.version}"
+    case = Case(
+        f"errors about a flow of one server to another are translated both ways, {v}", ["10", "8.16"], "RFC 5508 REQ-7"
+    )
+    talk = Talk(case, f, client=f.servers[1], mac=SERVER_MACS[1])
+    talk.open()
+    kind = (3, 3, ZERO) if f is V4 else (1, 4, ZERO)
+    for cut in (8, None):
+        incoming, outgoing = _from_client(talk, kind, tcp("PA", 5001, 1001, pattern(30)), cut)
+        case.forward(incoming, outgoing, **talk.names)
+        incoming, outgoing = _from_server(talk, kind, tcp("PA", 1001, 5001, pattern(31)), cut)
+        case.forward(incoming, outgoing, **talk.reply_names)
+    case.flows(talk.flow("established"))
+    return [case]
 
 
 class _Errors:

@@ -6,6 +6,7 @@ while packets come, and the first one ends (rule 23.2, taking over).
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from churn import balancing, configuration, control_of, echo, open_flows, placements
+from lbrun import LbRun, until_the_end
 from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, running_testbed, wait_until
 
 from lb.control.api.client import change, fetch
@@ -345,3 +347,27 @@ def test_sockets_of_control_and_metrics_go_on(testbed: Testbed, balancer: Runnin
     assert not failures
     assert balancer.stop() == 0
     assert not control.exists()
+
+
+def test_supervised_balancer_that_is_renewed_goes_on_by_the_same_process_id(testbed: Testbed, state: Path) -> None:
+    """Rule 23.2, taking over: the process that supervises becomes the program anew; nobody above it notices."""
+    config = testbed.directory / "renewed.toml"
+    config.write_text(configuration(testbed))
+    config.chmod(0o600)
+    options = ("--backend", "rust", "--supervise")
+    run = LbRun(testbed.prefix + ROUTER, testbed.directory, options, wrapper=(), config=config, state=str(state))
+    with until_the_end(run), ExitStack() as stack:
+        flows = open_flows(testbed, FLOWS, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        for turn in range(2):
+            before = fetch(run.control, "/status")["pid"]
+            run.process.send_signal(signal.SIGUSR2)
+            wait_until(lambda pid=before: fetch(run.control, "/status")["pid"] != pid, "another one answers")
+            wait_until(lambda pid=before: not Path(f"/proc/{pid}").exists(), "the one before has ended")
+            assert all(echo(flow, b"turn %d" % turn) for flow in flows)
+        assert run.text().count(f"{FLOWS} taken over, 0 dropped") == 2
+        assert "started again" not in run.text()
+        os.kill(fetch(run.control, "/status")["pid"], signal.SIGKILL)
+        wait_until(lambda: run.text().count("ready: ") == 4, "another one forwards")
+        assert all(echo(flow, b"last") for flow in flows)
+        assert run.end() == 0

@@ -24,16 +24,22 @@ from lb.control import respawn
 from lb.control.telemetry.logs import start_logging
 respawn.FIRST_PAUSE_S = respawn.LONGEST_PAUSE_S = 0.01
 start_logging()
-ready_fd = respawn.Respawner().supervise()
-turn = len(open(sys.argv[1]).read().splitlines())
-with open(sys.argv[1], "a") as file:
-    file.write(f"{os.getpid()}\\n")
+respawner = respawn.Respawner("alone" not in sys.argv)
+ready_fd = respawner.supervise()
+if respawner.takes_over:
+    print("takes over", flush=True)
+    if "fails" in sys.argv:
+        sys.exit(3)
+    os.kill(int(open(sys.argv[1]).read().split()[-1]), signal.SIGTERM)
 def stop(number, _):
     sys.exit(0)
 def reload(number, _):
     print("reloads", flush=True)
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGHUP, reload)
+turn = len(open(sys.argv[1]).read().splitlines())
+with open(sys.argv[1], "a") as file:
+    file.write(f"{os.getpid()}\\n")
 if "silent" not in sys.argv:
     os.write(ready_fd, respawn.READY)
     os.close(ready_fd)
@@ -67,6 +73,14 @@ def started(turns: Path, count: int) -> list[int]:
         assert time.monotonic() < end, lines
         time.sleep(0.01)
     return [int(line) for line in lines]
+
+
+def gone(pid: int) -> None:
+    """Wait until a process has ended and its end was noticed."""
+    end = time.monotonic() + DEADLINE_S
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_balancer_that_is_killed_is_started_again(tmp_path: Path) -> None:
@@ -107,6 +121,62 @@ def test_balancer_is_told_to_stop_when_the_one_above_it_is_gone(tmp_path: Path) 
         while Path(f"/proc/{balancer}").exists() and " Z " not in Path(f"/proc/{balancer}/stat").read_text():
             assert time.monotonic() < end
             time.sleep(0.01)
+
+
+def test_renewed_balancer_takes_over_and_the_one_above_stays(tmp_path: Path) -> None:
+    """As often as it takes; by the same process id, and without a word of a crash."""
+    with supervised(tmp_path) as (child, turns):
+        for turn in range(1, 4):
+            before = started(turns, turn)[-1]
+            child.send_signal(signal.SIGUSR2)
+            after = started(turns, turn + 1)[-1]
+            assert before != after
+            gone(before)
+            assert child.poll() is None
+        os.kill(started(turns, 4)[-1], signal.SIGKILL)
+        started(turns, 5)
+        child.terminate()
+        out, errors = child.communicate(timeout=DEADLINE_S)
+    assert child.returncode == 0
+    assert out.count("takes over") == 3
+    assert errors.count("started again") == 1
+
+
+def test_renewed_balancer_that_fails_leaves_the_running_one(tmp_path: Path) -> None:
+    """It is supervised as before: killed, it is started again."""
+    with supervised(tmp_path, "-", "fails") as (child, turns):
+        (before,) = started(turns, 1)
+        child.send_signal(signal.SIGUSR2)
+        assert child.stderr is not None
+        while "the running one goes on" not in child.stderr.readline():
+            assert child.poll() is None
+        os.kill(before, 0)
+        child.send_signal(signal.SIGHUP)
+        assert child.stdout is not None
+        assert [child.stdout.readline() for _ in range(2)] == ["takes over\n", "reloads\n"]
+        os.kill(before, signal.SIGKILL)
+        started(turns, 2)
+        child.terminate()
+        assert child.wait(DEADLINE_S) == 0
+
+
+def test_balancer_without_a_state_directory_is_not_renewed(tmp_path: Path) -> None:
+    with supervised(tmp_path, "-", "alone") as (child, turns):
+        started(turns, 1)
+        child.send_signal(signal.SIGUSR2)
+        assert child.stderr is not None
+        assert "only with --state" in child.stderr.readline()
+        child.terminate()
+        assert child.wait(DEADLINE_S) == 0
+        assert len(started(turns, 1)) == 1
+
+
+def test_process_that_is_told_of_a_strangers_balancer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It believes only in children of its own."""
+    for told in ("1", str(os.getppid()), "x", "-1", "9" * 30, ""):
+        monkeypatch.setenv(respawn.RUNNING, told)
+        assert not respawn.Respawner().takes_over
+        assert respawn.RUNNING not in os.environ
 
 
 def test_fork_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

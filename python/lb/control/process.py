@@ -73,7 +73,11 @@ def run(
         LbError: it could not start, or failed.
     """
     start_logging(log_format)
-    ready_fd = Respawner().supervise() if supervise else None
+    ready_fd = None
+    if supervise:
+        respawner = Respawner(can_renew=state is not None)
+        ready_fd = respawner.supervise()
+        take_over = take_over or respawner.takes_over
     control_path = control_path or default_control_path()
     with prepared(config_path, control_path, user, state, take_over) as made:
         asyncio.run(serve(config_path, backend, control_path, made, ready_fd))

@@ -4,6 +4,9 @@
 Each balancer is a child, forked once all is imported, so that a new one forwards after a fraction of what an
 interpreter needs to start. This process keeps the rights it was started with, for each balancer needs them anew and
 drops its own; it reads no configuration, no policy and no packet, and has no thread.
+
+SIGUSR2 renews both: this process becomes the program anew, of another version perhaps, by the same process id, and the
+balancer that it starts then takes over from the one that runs. Where that fails, the running one goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 # After that long the next pause is the first again.
 STEADY_S = 10.0
 READY = b"ready"
+RENEW = signal.SIGUSR2
+# By this a process that has become the program anew knows the balancer that it has already.
+RUNNING = "LB_RUNNING_BALANCER"
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +38,17 @@ log = logging.getLogger(__name__)
 class Respawner:
     """Starts balancers, one after the other, until one ends as it was told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, can_renew: bool = True) -> None:
         self._child = 0
+        # A balancer from before this process became the program anew; 0: none. It ends when it is taken over from.
+        self._before = _running_before()
         self._is_over = False
+        self._can_renew = can_renew
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether the next balancer is to take over from one that runs."""
+        return self._before > 0
 
     def supervise(self) -> int:
         """
@@ -46,7 +60,8 @@ class Respawner:
         """
         for number in HANDED_ON:
             signal.signal(number, self._hand_on)
-        has_forwarded, pause_s = False, FIRST_PAUSE_S
+        signal.signal(RENEW, self._renew)
+        has_forwarded, pause_s = self.takes_over, FIRST_PAUSE_S
         while True:
             began = time.monotonic()
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -55,7 +70,13 @@ class Respawner:
                 return writer
             os.close(writer)
             status = self._wait()
-            has_forwarded = _was_told(reader) or has_forwarded
+            forwarded = _was_told(reader)
+            has_forwarded = forwarded or has_forwarded
+            if self._before and not forwarded:
+                log.error("the new balancer %s before it forwarded: the running one goes on", describe(status))
+                self._child, self._before = self._before, 0
+                began, status = time.monotonic(), self._wait()
+            self._before = 0
             if self._is_over or status == 0 or not has_forwarded:
                 sys.exit(exit_code(status, told=self._is_over))
             if time.monotonic() - began >= STEADY_S:
@@ -92,15 +113,41 @@ class Respawner:
             if child == self._child:
                 self._child = 0
                 return os.waitstatus_to_exitcode(status)
+            if child == self._before:
+                self._before = 0
 
     def _hand_on(self, number: int, _: FrameType | None) -> None:
         stops = number != signal.SIGHUP
         self._is_over = self._is_over or stops
-        if self._child:
+        for child in filter(None, (self._child, self._before)):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child, number)
-        elif stops:
+                os.kill(child, number)
+        if stops and not (self._child or self._before):
             sys.exit(0)
+
+    def _renew(self, number: int, _: FrameType | None) -> None:
+        """Become the program anew, as it was started; the balancer stays a child of this process."""
+        if not self._can_renew or not self._child or self._before:
+            why = "one is being renewed already" if self._can_renew else "only with --state its flows would go on"
+            log.error("the balancer is not renewed: %s", why)
+            return
+        log.info("the balancer is renewed: another one takes over")
+        # Until the program hears it again, another of this signal must not end it.
+        signal.signal(number, signal.SIG_IGN)
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, RUNNING: str(self._child)})
+
+
+def _running_before() -> int:
+    """Return the balancer that this process had before it became the program anew; 0: none."""
+    told = os.environ.pop(RUNNING, "")
+    if not told.isdecimal():
+        return 0
+    with contextlib.suppress(ChildProcessError, OverflowError):
+        child, _ = os.waitpid(int(told), os.WNOHANG)
+        # One that has ended meanwhile is waited for with this.
+        return int(told) if child == 0 else 0
+    return 0
 
 
 def be_child(parent: int) -> None:
@@ -109,6 +156,7 @@ def be_child(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Nothing to reload until the balancer says how.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(RENEW, signal.SIG_IGN)
     # A terminal tells the foreground group, which hands it on.
     os.setpgid(0, 0)
     request_death_signal(signal.SIGTERM)

@@ -305,7 +305,7 @@ class Generator:
         if draw < 0.075:
             return ("check",)
         if draw < 0.08:
-            return ("reset", rng.randrange(12), rng.choice((1, 2, 100)))
+            return ("reset", rng.choice((*range(12), None)), rng.choice((1, 2, 100)))
         if self.pending and rng.random() < 0.4:
             interface, frame = self.pending.pop(0 if rng.random() < 0.8 else rng.randrange(len(self.pending)))
             return ("frame", self._pause(0.03), interface, self._mutated(frame, 0.03), None)

@@ -121,7 +121,8 @@ class Player:
 
     def play_reset(self, where: str, step: dict[str, Any]) -> None:
         name, limit = step["reset"]
-        removed = self.path.reset_flows(self.scene.servers.index(name), limit, self.now_ms * 10**6)
+        server = None if name is None else self.scene.servers.index(name)
+        removed = self.path.reset_flows(server, limit, self.now_ms * 10**6)
         assert step["removed"] == removed, where
 
     def play_unresolved(self, where: str, step: dict[str, Any]) -> None:

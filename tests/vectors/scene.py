@@ -336,8 +336,8 @@ class Case:
         """Change routes or neighbours."""
         self.steps.append({"next_hops": overrides})
 
-    def reset(self, server: str, limit: int, removed: int) -> None:
-        """Reset flows of a server, `limit` at most, and say how many that must be."""
+    def reset(self, server: str | None, limit: int, removed: int) -> None:
+        """Reset flows of a server, None: of all, `limit` at most, and say how many that must be."""
         self.steps.append({"at_ms": self.now_ms, "reset": [server, limit], "removed": removed})
 
     def unresolved(self, *pairs: tuple[str, str]) -> None:

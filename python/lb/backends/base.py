@@ -245,10 +245,11 @@ class Engine(Protocol):
         (`docs/rules.md` rule 2, expiry); a loop that is behind ticks again at once.
         """
 
-    def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
+    def reset_flows(self, server: int | None, limit: int, now_ns: int) -> int:
         """
-        Remove flows of the server with this id, `limit` at most, and let both ends of each know at the next `tick`
-        (`docs/rules.md` rule 15, resetting flows). Return how many were removed; fewer than `limit`: it has none left.
+        Remove flows of the server with this id, None: of any, `limit` at most, and let both ends of each know at the
+        next `tick` (`docs/rules.md` rule 15, resetting flows). Return how many were removed; fewer than `limit`: there
+        are none left.
         """
 
     def active_flows(self, servers: Sequence[int]) -> list[int]:

@@ -105,8 +105,8 @@ class Sharded(KeepsNone):
         """Expire and release what is due; return frames to send."""
         return [frame for shard in self._shards for frame in shard.tick(now_ns)]
 
-    def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
-        """Remove flows of a server, `limit` at most; both ends learn at the next `tick`. Return how many."""
+    def reset_flows(self, server: int | None, limit: int, now_ns: int) -> int:
+        """Remove flows of a server, None: of all, `limit` at most; both ends learn at the next `tick`. Return how many."""
         removed = 0
         for shard in self._shards:
             removed += shard.reset_flows(server, limit - removed, now_ns)

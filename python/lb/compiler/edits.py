@@ -81,6 +81,11 @@ def with_overdue(spec: Spec, overdue: Collection[ServerIdentity]) -> Spec:
     return replace(spec, overdue=frozenset(overdue))
 
 
+def with_stopping(spec: Spec, is_stopping: bool) -> Spec:
+    """Return the spec in which no server gets new flows, or in which that is over."""
+    return replace(spec, is_stopping=is_stopping)
+
+
 def with_config(spec: Spec, config: Config) -> Spec:
     """
     Return the spec after a reload.
@@ -101,7 +106,7 @@ def with_config(spec: Spec, config: Config) -> Spec:
         for key, service, server in (_rows(config) if spec.health else ())
         if key in spec.health and known.get(key) == server_identity(service, server)
     }
-    after = Spec(config, overrides, health, removed_servers=spec.removed_servers, overdue=spec.overdue)
+    after = replace(spec, config=config, overrides=overrides, health=health, added={}, withdrawn=frozenset())
     return _settle(spec, after)
 
 

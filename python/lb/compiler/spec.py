@@ -94,6 +94,7 @@ class Spec:
         withdrawn: servers of the file that the operator removed.
         removed_servers: servers that are in neither and may still have flows.
         overdue: draining servers whose `drain_timeout` is over.
+        is_stopping: no server gets new flows; those that the operator did not drain have no `drain_timeout`.
     """
 
     config: Config
@@ -103,6 +104,7 @@ class Spec:
     withdrawn: frozenset[ServerKey] = frozenset()
     removed_servers: tuple[RemovedServer, ...] = ()
     overdue: frozenset[ServerIdentity] = frozenset()
+    is_stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +198,12 @@ def _server(spec: Spec, service: ServiceConfig, server: ServerConfig) -> Effecti
     key = ServerKey(service.name, server.name)
     override, status = spec.overrides.get(key, NO_OVERRIDE), spec.health.get(key, HEALTHY)
     is_overdue = bool(spec.overdue) and server_identity(service, server) in spec.overdue
+    state = override.state or server.state
     return EffectiveServer(
         config=server,
         name=server.name,
         weight=server.weight if override.weight is None else override.weight,
-        state=override.state or server.state,
+        state="draining" if spec.is_stopping and state == "active" else state,
         health=status.health,
         ramp=status.ramp,
         moves_udp=is_overdue and service.protocol == "udp",

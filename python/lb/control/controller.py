@@ -226,6 +226,11 @@ class Controller(Transactions):
         with self._staging() as stage:
             operations.remove(stage, service, server, reset)
 
+    def set_stopping(self, is_stopping: bool) -> None:
+        """Let no server take new flows, because the balancer is stopping, whatever its state; or let that be over."""
+        with self._staging() as stage:
+            operations.set_stopping(stage, is_stopping)
+
     def reload(self, config: Config, interfaces: Sequence[Interface] | None = None) -> list[str]:
         """
         Swap to another configuration, in one step.

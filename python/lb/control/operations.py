@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lb.compiler.edits import with_config, with_override, with_server, without_server
+from lb.compiler.edits import with_config, with_override, with_server, with_stopping, without_server
 from lb.compiler.spec import NO_OVERRIDE, EffectiveService, ServerKey
 from lb.config import Config, ServerConfig
 from lb.config.rules import unusable_in
@@ -26,11 +26,12 @@ BY_OPERATOR = "by operator"
 def set_state(stage: Stage, service: str, server: str, state: State, reset: bool) -> None:
     """Set the operator state of a server."""
     key, owner, found = stage.server(service, server)
-    override = stage.spec.overrides.get(key, NO_OVERRIDE)
+    before = stage.spec.overrides.get(key, NO_OVERRIDE)
     # A state that the file has too is no override: a reload can change it then.
     kept = None if state == found.config.state else state
-    override = replace(override, state=kept, reason=f"{STATE_WORDS[state]} by operator")
-    if state != found.state:
+    override = replace(before, state=kept, reason=f"{STATE_WORDS[state]} by operator")
+    # Not the effective one: while the balancer is stopping, that is draining for all.
+    if state != (before.state or found.config.state):
         stage.change(with_override(stage.spec, key, override), str(key), state, BY_OPERATOR)
     if reset:
         stage.reset(owner, found)
@@ -72,6 +73,13 @@ def reload(stage: Stage, config: Config, interfaces: Sequence[Interface] | None,
     before, after = stage.spec, with_config(stage.spec, config)
     stage.change(after, "configuration", "reloaded", BY_OPERATOR)
     return diff(before, after, running)
+
+
+def set_stopping(stage: Stage, is_stopping: bool) -> None:
+    """Drain all servers because the balancer is stopping, or let them take new flows again."""
+    if is_stopping != stage.spec.is_stopping:
+        change = "stopping" if is_stopping else "stop cancelled"
+        stage.change(with_stopping(stage.spec, is_stopping), "balancer", change, BY_OPERATOR)
 
 
 def _require_fitting(stage: Stage, owner: EffectiveService, server: ServerConfig) -> None:

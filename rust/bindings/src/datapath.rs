@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowlb_core::base::{InterfaceId, Ip, Nanos, Offload};
 use flowlb_core::datapath::{
-    Carried, DataPath as Core, FlowPage, FlowQuery, FlowSearch, Numbers, Reading, ServerReset,
+    Carried, DataPath as Core, FlowPage, FlowQuery, FlowReset, FlowSearch, Numbers, Reading,
 };
 use flowlb_core::flow::exports::FlowExports;
 use flowlb_core::flow::state::FlowState;
@@ -579,13 +579,14 @@ impl DataPath {
     fn reset_flows(
         &self,
         py: Python<'_>,
-        server: Number<u32>,
+        server: Option<Number<u32>>,
         limit: Number<usize>,
         now_ns: u64,
     ) -> PyResult<usize> {
-        let search = ServerReset::search(server.0, limit.0, Nanos::new(now_ns));
+        let server = server.map(|id| id.0);
+        let search = FlowReset::search(server, limit.0, Nanos::new(now_ns));
         let (_, page) = self.search(py, search)?;
-        let reset = ServerReset::new(server.0, page);
+        let reset = FlowReset::new(server, page);
         let reset = self.in_slices(py, reset, |_| (), |reset, core| core.reset_some(reset))?;
         Ok(reset.removed())
     }

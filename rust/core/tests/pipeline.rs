@@ -7,7 +7,7 @@ use etherparse::PacketBuilder;
 use flowlb_core::base::{
     Direction, Frame, InterfaceId, Ip, Nanos, Offload, Outcome, Output, Reason, Verdict,
 };
-use flowlb_core::datapath::{DataPath, FlowQuery, FlowSearch, ServerReset, Sink};
+use flowlb_core::datapath::{DataPath, FlowQuery, FlowReset, FlowSearch, Sink};
 use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Refusal, Route, Selector, Server, Service,
@@ -480,11 +480,11 @@ fn reset_in_slices_resets_each_flow_once() {
         let syn = frame((CLIENT, port), (VIP, 80), Protocol::Tcp, b"S", b"");
         process(&mut path, &syn, 0);
     }
-    let mut search = ServerReset::search(0, usize::MAX, Nanos::new(1));
+    let mut search = FlowReset::search(Some(0), usize::MAX, Nanos::new(1));
     while !path.look(&mut search) {
         search.settle();
     }
-    let mut reset = ServerReset::new(0, search.page().1);
+    let mut reset = FlowReset::new(Some(0), search.page().1);
     assert!(!path.reset_some(&mut reset));
     assert_eq!(reset.removed(), 8);
     let mut extra = Vec::new();

@@ -210,13 +210,24 @@ def _choice(f: Family) -> list[Case]:
     case.tick(*(one for t in order for one in (to_client(t, "RA", 0, t.sport + 1), to_server(t, "R", t.sport + 1))))
     case.flows(*(talk.flow("syn-sent") for talk in (other, third, *others)))
 
+    everything = Case(f"all flows are reset, whichever their servers, in order of client and port, {v}", ["18.3", "15"])
+    talks = [Talk(everything, f, number=number, sport=1000 - number) for number in (1, 2, 3)]
+    for talk in talks:
+        talk.c(tcp("S", talk.sport))
+    everything.reset(None, 2, 2)
+    everything.reset(None, 2, 1)
+    everything.reset(None, 2, 0)
+    resets = ((to_client(t, "RA", 0, t.sport + 1), to_server(t, "R", t.sport + 1)) for t in reversed(talks))
+    everything.tick(*(one for pair in resets for one in pair))
+    everything.flows()
+
     expired = Case(f"a flow whose time is over is not reset, {v}", ["8.12", "18.2"])
     Talk(expired, f).c(tcp("S", 1000))
     expired.at(30_000)
     expired.reset(f.web_servers[0], 9, 0)
     expired.tick()
     expired.counters(events={"flow_reset": 0, "flow_expired": 1})
-    return [case, expired]
+    return [case, everything, expired]
 
 
 def _ways(f: Family) -> list[Case]:

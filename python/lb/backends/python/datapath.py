@@ -157,10 +157,11 @@ class DataPath(KeepsNone):
             interfaces = self._tables.forwarding.interfaces
             return [(interfaces[each.interface].name, each.frame, each.offload) for each in self._tables.out]
 
-    def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
-        """Remove flows of a server, `limit` at most; both ends learn at the next `tick`. Return how many."""
-        server, limit = require_number(server, 32), require_number(limit, 64)
-        found = self._living(now_ns, lambda entry: entry.server == server)[:limit]
+    def reset_flows(self, server: int | None, limit: int, now_ns: int) -> int:
+        """Remove flows of a server, None: of all, `limit` at most; both ends learn at the next `tick`. Return how many."""
+        server = None if server is None else require_number(server, 32)
+        limit = require_number(limit, 64)
+        found = self._living(now_ns, lambda entry: server in (None, entry.server))[:limit]
         removed = 0
         for start in range(0, len(found), RESET_SLICE):
             with self._lock:

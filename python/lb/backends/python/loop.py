@@ -237,6 +237,8 @@ class PacketLoop:
                 tick_at = time.monotonic_ns() + (0 if self.tables.is_behind else TICK_NS)
             self.tell_news()
             self.note_pause(time.monotonic_ns() - looked_ns)
+        # Resets that were made since the last one leave, too.
+        self.tick()
 
     def wait_ms(self, tick_at: int) -> int:
         """Return how long to wait for frames at most."""

@@ -20,13 +20,13 @@ from lb.packet import ethernet, tcp
 OTHER: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}
 
 
-def reset_flows(tables: Tables, server: int, entries: Sequence[Entry], now_ns: int) -> int:
+def reset_flows(tables: Tables, server: int | None, entries: Sequence[Entry], now_ns: int) -> int:
     """
-    Remove flows of a server, and make the resets for their ends.
+    Remove flows, and make the resets for their ends.
 
     Args:
         tables: of the data path.
-        server: its id.
+        server: the id of theirs; None: any.
         entries: the flows to remove; those removed or expired by now, or of another server, are left out.
         now_ns: monotonic nanoseconds.
 
@@ -36,7 +36,8 @@ def reset_flows(tables: Tables, server: int, entries: Sequence[Entry], now_ns: i
     table, forwarding = tables.flows, tables.forwarding
     removed = 0
     for entry in entries:
-        if entry.server != server or not table.has(entry) or table.why_dead(entry, forwarding, now_ns) is not None:
+        is_one = server in (None, entry.server) and table.has(entry)
+        if not is_one or table.why_dead(entry, forwarding, now_ns) is not None:
             continue
         if entry.state not in (UDP, UDP_UNREPLIED, CLOSING) and not entry.tagged:
             tables.pending.extend(resets(tables, entry))

@@ -1,4 +1,4 @@
-//! The flow table for people, a page at a time: what `lb flows` shows; and the flows of one server, to be reset.
+//! The flow table for people, a page at a time: what `lb flows` shows; and the flows of a server or of all, to be reset.
 //!
 //! Packets do not wait for it: the table is looked at in slices of a fixed number of places, with packets in
 //! between. Gathering, sorting and choosing a page is left to the thread that asked. A flow stays in its place as
@@ -192,28 +192,28 @@ impl FlowPage {
     }
 }
 
-/// The flows of a server that are being reset (rule 15, resetting flows).
-pub struct ServerReset {
-    server: u32,
+/// The flows that are being reset, those of a server or of all (rule 15, resetting flows).
+pub struct FlowReset {
+    server: Option<u32>,
     page: FlowPage,
     removed: usize,
 }
 
-impl ServerReset {
-    /// What finds the flows of a server: its page goes to [`Self::new`].
+impl FlowReset {
+    /// What finds the flows of a server, None: of all. Its page goes to [`Self::new`].
     #[must_use]
-    pub fn search(server: u32, limit: usize, now: Nanos) -> FlowSearch {
+    pub fn search(server: Option<u32>, limit: usize, now: Nanos) -> FlowSearch {
         let query = FlowQuery {
-            servers: Some(vec![server]),
+            servers: server.map(|id| vec![id]),
             limit,
             ..FlowQuery::all()
         };
         FlowSearch::new(query, now)
     }
 
-    /// Reset the flows of a page, all of them of this server.
+    /// Reset the flows of a page, those of this server; None: of any.
     #[must_use]
-    pub fn new(server: u32, page: FlowPage) -> Self {
+    pub fn new(server: Option<u32>, page: FlowPage) -> Self {
         Self {
             server,
             page,
@@ -281,9 +281,9 @@ impl DataPath {
         (total, page.into_rows())
     }
 
-    /// Reset some more of the flows of a server, those that are there still; both ends of each learn at the next
-    /// tick. Says whether these were the last ones.
-    pub fn reset_some(&mut self, reset: &mut ServerReset) -> bool {
+    /// Reset some more of the flows, those that are there still; both ends of each learn at the next tick. Says
+    /// whether these were the last ones.
+    pub fn reset_some(&mut self, reset: &mut FlowReset) -> bool {
         let Self {
             forwarding,
             state,
@@ -293,14 +293,20 @@ impl DataPath {
         reset.reset(forwarding, state, pending)
     }
 
-    /// Remove live flows of a server, `limit` at most; both ends of each learn at the next tick (rule 15, resetting
-    /// flows). Returns how many. All at once: where packets wait, go through [`Self::reset_some`] in slices.
-    pub fn reset_flows(&mut self, server: u32, limit: usize, now: Nanos) -> usize {
-        let mut search = ServerReset::search(server, limit, now);
+    /// Remove live flows of a server, None: of all, `limit` at most; both ends of each learn at the next tick (rule 15,
+    /// resetting flows). Returns how many. All at once: where packets wait, go through [`Self::reset_some`] in slices.
+    pub fn reset_flows(
+        &mut self,
+        server: impl Into<Option<u32>>,
+        limit: usize,
+        now: Nanos,
+    ) -> usize {
+        let server = server.into();
+        let mut search = FlowReset::search(server, limit, now);
         while !self.look(&mut search) {
             search.settle();
         }
-        let mut reset = ServerReset::new(server, search.page().1);
+        let mut reset = FlowReset::new(server, search.page().1);
         while !self.reset_some(&mut reset) {}
         reset.removed()
     }

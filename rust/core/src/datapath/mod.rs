@@ -16,5 +16,5 @@ mod report;
 pub use batch::Sink;
 pub use carry::{Carried, Numbers};
 pub use engine::DataPath;
-pub use flows::{FlowInfo, FlowPage, FlowQuery, FlowSearch, ServerReset};
+pub use flows::{FlowInfo, FlowPage, FlowQuery, FlowReset, FlowSearch};
 pub use report::Reading;

@@ -16,10 +16,12 @@ use crate::wire::tcp::flag;
 type Socket = (Ip, u16);
 
 impl Walk<'_> {
-    /// Remove a flow if it lives and is one of this server, and append the resets for its ends. Says whether it did.
-    pub(crate) fn reset_flow(&mut self, server: u32, number: u32) -> bool {
+    /// Remove a flow if it lives and is one of this server, None: of any, and append the resets for its ends. Says
+    /// whether it did.
+    pub(crate) fn reset_flow(&mut self, server: Option<u32>, number: u32) -> bool {
         let entry = self.state.table.entry(number);
-        let is_one = entry.server == server && self.forwarding.server(server).is_some();
+        let is_one = server.is_none_or(|id| id == entry.server)
+            && self.forwarding.server(entry.server).is_some();
         if !is_one || is_expired(self.forwarding, entry, self.now) {
             return false;
         }

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ from lb.control.api.listener import Listener
 from lb.control.changes import Changes
 from lb.control.controller import Controller
 from lb.control.outcome import Preview
+from lb.control.stopping import Stopping
 from lb.control.tasks import Supervisor
 from lb.control.telemetry.process_facts import Facts
 from lb.errors import LbError
@@ -76,6 +77,7 @@ class ServedBalancer:
         self.controller = Controller(load(self.path), (INTERFACE,), self)
         self.controller.start()
         self.changes = Changes(self.controller, Supervisor())
+        self.stopping: Stopping
         self.next_hops = NextHops((Route(INTERFACE.addresses[0].network, 0),), tuple(hosts))
         self.data_path.set_next_hops(self.next_hops)
 
@@ -84,6 +86,12 @@ class ServedBalancer:
 
     def reset_flows(self, server: int) -> None:
         self.data_path.reset_flows(server, 1000, time.monotonic_ns())
+
+    def reset_some(self, limit: int) -> int:
+        return self.data_path.reset_flows(None, limit, time.monotonic_ns())
+
+    def active_flows(self, servers: Sequence[int]) -> list[int]:
+        return self.data_path.active_flows(servers)
 
     def counters(self) -> dict[str, Any]:
         return self.data_path.counters()
@@ -96,10 +104,11 @@ class ServedBalancer:
 
     def api(self) -> Api:
         explainer = Explainer(self.controller, self, lambda: self.next_hops)
-        return Api(self.controller, self.changes, self, self, self.facts, explainer)
+        return Api(self.controller, self.changes, self, self, self.facts, explainer, self.stopping)
 
     def facts(self) -> Facts:
-        return Facts("1", 1, "test", str(self.path), 1.0, None)
+        left_s = self.stopping.seconds_left()
+        return Facts("1", 1, "test", str(self.path), 1.0, None, stops_within_s=left_s)
 
     async def reload(self, deadline_s: float | None = None) -> list[str]:
         return self.controller.reload(load(self.path))
@@ -128,6 +137,7 @@ def serving(served: ServedBalancer) -> Iterator[None]:
         supervisor = Supervisor()
         served.changes = Changes(served.controller, supervisor)
         served.changes.start()
+        served.stopping = Stopping(served.controller, served.changes, served, supervisor, stopped.set)
         listener = Listener(served.control, served.api().handlers())
         await listener.start()
         ready.set()

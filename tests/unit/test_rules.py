@@ -79,6 +79,7 @@ def test_problems_are_found(text: str, expected: list[str]) -> None:
         ("a UDP timeout below {} s gets a warning", MIN_UDP_TIMEOUT_NS // SECOND_NS),
         ("`icmp_rate` per second (default {})", Config.model_fields["icmp_rate"].default),
         ("(`drain_timeout`, {} s for UDP by default)", UDP_DRAIN_TIMEOUT_NS // SECOND_NS),
+        ('(`on_stop = "{}"`, the default', Config.model_fields["on_stop"].default),
         ('`on_server_down = "reset" | "keep"` (default {}:', ServiceConfig.model_fields["on_server_down"].default),
     ],
 )

@@ -106,7 +106,7 @@ class Sharded(KeepsNone):
         return [frame for shard in self._shards for frame in shard.tick(now_ns)]
 
     def reset_flows(self, server: int | None, limit: int, now_ns: int) -> int:
-        """Remove flows of a server, None: of all, `limit` at most; both ends learn at the next `tick`. Return how many."""
+        """Remove flows of a server (None: any), `limit` at most; both ends learn at the next `tick`. Return a count."""
         removed = 0
         for shard in self._shards:
             removed += shard.reset_flows(server, limit - removed, now_ns)

@@ -1,4 +1,4 @@
-"""`lb drain | enable | disable | weight | add | remove | reload`: change the running balancer."""
+"""`lb drain | enable | disable | weight | add | remove | reload | stop`: change the running balancer."""
 
 from __future__ import annotations
 
@@ -125,6 +125,41 @@ def reload(
             typer.echo(line)
     else:
         typer.echo(f"generation {answer['generation']}", err=True)
+
+
+def stop(
+    drain: Annotated[bool, typer.Option("--drain", help="No new flows; stop when the others have ended.")] = False,
+    timeout: Annotated[str, typer.Option("--timeout", help="With --drain: stop after this time all the same.")] = (
+        DEFAULT_TIMEOUT
+    ),
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel a drain: servers get new flows again.")] = False,
+    control: ControlOption = None,
+) -> None:
+    """
+    Stop the balancer, and return when it has stopped.
+
+    Flows that are left get what on_stop says. Ctrl-C ends the waiting, not the drain.
+    """
+    from lb.control.api.stop import cancel_stop, drain_and_wait, stop_and_wait
+
+    path, timeout_s = _path(control), _seconds(timeout)
+    if drain and cancel:
+        raise typer.BadParameter("--drain cannot be used with --cancel: leave one of them out")
+    if cancel:
+        was_draining = cancel_stop(path)
+        typer.echo("the balancer goes on: servers get new flows" if was_draining else "nothing to cancel", err=True)
+        return
+    if not drain:
+        stop_and_wait(path)
+        typer.echo("the balancer has stopped", err=True)
+        return
+    try:
+        left = drain_and_wait(path, timeout_s)
+    except KeyboardInterrupt:
+        typer.echo("the balancer goes on draining, and stops by itself; `lb stop --cancel` cancels that", err=True)
+        raise
+    flows = f"{left} active flow{'' if left == 1 else 's'}"
+    typer.echo(f"the balancer has stopped: {flows} left", err=True)
 
 
 def _path(control: Path | None) -> Path:

@@ -288,6 +288,11 @@ class Config(Table):
         note=SEED_NOTE,
     )
     answer_echo: StrictBool = key("Answer pings to a VIP", default=False)
+    on_stop: Literal["keep", "reset"] = key(
+        "What flows get when the balancer stops: nothing, so that the next one may go on with them, or both ends of "
+        "each TCP flow a RST",
+        default="keep",
+    )
     icmp_rate: IcmpRate = key("ICMP and RST packets that the balancer itself may send, of each kind", default=1000)
     poll: Poll = key(
         "While no packet comes: look again for 0.1 ms where that pays (adaptive), always (busy: one core for the "

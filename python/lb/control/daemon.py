@@ -35,6 +35,7 @@ from lb.control.reload import Reloader, ReloadRecord, load_config
 from lb.control.runtime import Runtime
 from lb.control.seed import describe_drawn, draw_seed, with_seed
 from lb.control.standing import restored
+from lb.control.stopping import Stopping
 from lb.control.successor import Successors
 from lb.control.tasks import Supervisor, call_on
 from lb.control.telemetry.flow_log import FlowLog
@@ -81,6 +82,7 @@ class Daemon:
         self._supervisor = Supervisor()
         self._cleanup = AsyncExitStack()
         self._stopped = asyncio.Event()
+        self._is_replaced = False
         self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop
         self._kernel: Kernel
@@ -92,6 +94,7 @@ class Daemon:
         self._reloader: Reloader
         self._metrics: MetricsServer
         self._listener: Listener
+        self._stopping: Stopping
 
     async def start(self) -> None:
         """
@@ -127,6 +130,7 @@ class Daemon:
         interfaces = await self._kernel.read_interfaces()
         self._controller = Controller(self._config, interfaces, self._runtime, spec=self._restored())
         self._changes = Changes(self._controller, self._supervisor)
+        self._stopping = Stopping(self._controller, self._changes, self._runtime, self._supervisor, self.request_stop)
         self._checks = Checks(self._controller, self._changes, self._supervisor, measure=self._runtime.measurements)
         self._interfaces = InterfaceFollower(self._controller, self._changes, self._supervisor, self.fail)
 
@@ -231,6 +235,7 @@ class Daemon:
     def end_replaced(self) -> None:
         """End: the successor forwards. What it goes on with stays."""
         log.info("another process has taken over")
+        self._is_replaced = True
         self._runtime.keep_host()
         self._listener.leave()
         self._made.leave_control()
@@ -270,11 +275,14 @@ class Daemon:
             record,
             self._supervisor.states,
             lambda: (self._interfaces.trouble, self._broker_trouble),
+            self._stopping.seconds_left,
         )
 
     async def _start_api(self, sampler: Sampler) -> None:
         explainer = Explainer(self._controller, self._runtime, lambda: self._kernel.next_hops)
-        api = Api(self._controller, self._changes, self._runtime, self._reloader, sampler.facts, explainer)
+        api = Api(
+            self._controller, self._changes, self._runtime, self._reloader, sampler.facts, explainer, self._stopping
+        )
         self._listener = Listener(self._control_path, api.handlers(), bind=self._made.take_control)
         self._cleanup.push_async_callback(self._listener.stop)
         await self._listener.bind()
@@ -346,11 +354,14 @@ class Daemon:
 
     async def stop(self) -> None:
         """
-        Undo everything that `start` did.
+        Do with the flows what `on_stop` says, unless another process goes on with them, and undo everything that
+        `start` did.
 
         Raises:
             LbError: the balancer had failed; says why.
         """
+        if self._failure is None and not self._is_replaced:
+            await self._stopping.end_flows()
         await self._supervisor.stop()
         await self._cleanup.aclose()
         if isinstance(self._failure, LbError):

@@ -368,6 +368,10 @@ class Runtime:
     async def _reset_flows(self, server: int) -> None:
         await asyncio.to_thread(lambda: self._engine.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
 
+    def reset_some(self, limit: int) -> int:
+        """Reset flows of any server, `limit` at most; return how many, fewer when there are none left."""
+        return self._engine.reset_flows(None, limit, time.monotonic_ns())
+
     def retire(self, kind: IdKind, ids: Sequence[int]) -> list[int]:
         """Return the ids of servers or services that no flow refers to, and forget their counters."""
         path = self._engine

@@ -158,7 +158,7 @@ class DataPath(KeepsNone):
             return [(interfaces[each.interface].name, each.frame, each.offload) for each in self._tables.out]
 
     def reset_flows(self, server: int | None, limit: int, now_ns: int) -> int:
-        """Remove flows of a server, None: of all, `limit` at most; both ends learn at the next `tick`. Return how many."""
+        """Remove flows of a server (None: any), `limit` at most; both ends learn at the next `tick`. Return a count."""
         server = None if server is None else require_number(server, 32)
         limit = require_number(limit, 64)
         found = self._living(now_ns, lambda entry: server in (None, entry.server))[:limit]

@@ -19,12 +19,13 @@ from lb.compiler.spec import EffectiveServer, EffectiveService
 from lb.config import dump_config, parse_server, parse_weight
 from lb.control.api.explainer import Explainer
 from lb.control.api.listener import Handler, Method
-from lb.control.api.paths import EXPLAIN
+from lb.control.api.paths import EXPLAIN, STOP, process_identity
 from lb.control.api.sources import DataPathQueries, Reloads
 from lb.control.api.status import build_status, describe_server
 from lb.control.changes import ANSWER_S, Changes
 from lb.control.controller import Controller
 from lb.control.outcome import Change
+from lb.control.stopping import Stopping
 from lb.control.telemetry.process_facts import Facts
 from lb.control.telemetry.rates import RateMeter
 from lb.errors import RequestError, UnknownNameError
@@ -35,6 +36,8 @@ from lb.policies.base import State
 
 DEFAULT_FLOWS = 1000
 MAX_FLOWS = 100_000
+# Of a drain before the stop.
+DEFAULT_DRAIN_S, MOST_DRAIN_S = 60.0, 10**9
 # No table holds more flows.
 MAX_NUMBER = 2**32
 NUMBER = re.compile(r"-?[0-9]{1,20}")
@@ -52,6 +55,7 @@ class Api:
         reloads: of the configuration.
         facts: returns what the status begins with.
         explainer: answers `/explain`.
+        stopping: ends the balancer.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Api:
         reloads: Reloads,
         facts: Callable[[], Facts],
         explainer: Explainer,
+        stopping: Stopping,
     ) -> None:
         self._controller = controller
         self._changes = changes
@@ -69,6 +74,7 @@ class Api:
         self._reloads = reloads
         self._facts = facts
         self._explainer = explainer
+        self._stopping = stopping
         self._meter = RateMeter(lambda: asyncio.to_thread(data_path.counters))
 
     def handlers(self) -> dict[tuple[Method, str], Handler]:
@@ -88,6 +94,8 @@ class Api:
             ("POST", "/add"): self.add,
             ("POST", "/remove"): self.remove,
             ("POST", "/reload"): self.reload,
+            ("GET", STOP): self.stop_progress,
+            ("POST", STOP): self.stop,
         }
 
     async def status(self, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,6 +227,24 @@ class Api:
         changes = await self._reloads.reload(ANSWER_S)
         return {"dry_run": False, "diff": changes, "generation": self._controller.generation}
 
+    async def stop_progress(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how far a drain before the stop is, at its end or after a moment."""
+        return (await self._stopping.progress())._asdict()
+
+    async def stop(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Stop the balancer: at once; with `drain` when its flows have ended or `timeout_s` is over; `cancel` that."""
+        _require_only(params, "drain", "timeout_s", "cancel")
+        drain, cancel, timeout_s = _flag(params, "drain"), _flag(params, "cancel"), _seconds(params, "timeout_s")
+        if drain and cancel:
+            raise RequestError("drain and cancel cannot be combined: leave one of them out")
+        if cancel:
+            return {"changed": await self._stopping.cancel()}
+        if drain:
+            await self._stopping.drain(timeout_s)
+        else:
+            self._stopping.stop_now()
+        return process_identity()
+
 
 def _require_only(params: Mapping[str, Any], *names: str) -> None:
     if unknown := sorted(set(params) - set(names)):
@@ -237,6 +263,14 @@ def _flag(params: Mapping[str, Any], key: str) -> bool:
     if not isinstance(value, bool):
         raise RequestError(f"{key}: true or false is needed")
     return value
+
+
+def _seconds(params: Mapping[str, Any], key: str) -> float:
+    """Return a time of a request. Raise RequestError when it is none."""
+    value = params.get(key, DEFAULT_DRAIN_S)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_DRAIN_S:
+        raise RequestError(f"{key}: seconds are needed, 0 to {MOST_DRAIN_S}")
+    return float(value)
 
 
 def _number(params: Mapping[str, Any], key: str, default: int) -> int:

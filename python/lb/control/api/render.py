@@ -226,6 +226,8 @@ def _head(status: dict[str, Any], scaled: bool) -> list[str]:
     for interface in status["interfaces"]:
         addresses = " ".join(interface["addresses"]) or "no address"
         lines.append(f"interface {interface['name']}  {interface['mac']}  mtu {interface['mtu']}  {addresses}")
+    if (within_s := status.get("stops_within_s")) is not None:
+        lines.append(f"stopping: no new flows; stops when no flow is active, in {within_s:.0f} s at the latest")
     if status["trouble"]:
         lines.append(f"trouble: {status['trouble']}")
     if trouble := status.get("host_guard", {}).get("trouble"):

@@ -39,6 +39,7 @@ def build_status(
         "reloads": facts.reloads,
         "reload_failures": facts.reload_failures,
         "trouble": facts.trouble,
+        "stops_within_s": facts.stops_within_s,
         "host_guard": asdict(facts.host_guard),
         "tasks": {name: _describe_task(task) for name, task in facts.tasks.items()},
         "table": counters["table"],

@@ -1,9 +1,11 @@
-"""Waiting for a server's flows to end, with a progress bar on stderr: `lb drain --wait`."""
+"""Waiting for flows to end, with a progress bar on stderr: `lb drain --wait`, `lb stop --drain`."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -26,21 +28,34 @@ def wait_until_empty(path: Path, service: str, server: str, timeout_s: float) ->
         timeout_s: how long to wait.
     """
     deadline = time.monotonic() + timeout_s
-    left = most = flows_left(path, service, server)
+    left = flows_left(path, service, server)
+    with showing(f"{service}/{server}", left) as show:
+        while left and (rest := deadline - time.monotonic()) > 0:
+            time.sleep(min(POLL_S, rest))
+            left = flows_left(path, service, server)
+            show(left)
+    return left
+
+
+@contextmanager
+def showing(what: str, left: int) -> Iterator[Callable[[int], None]]:
+    """Show how many flows are left, for the block, which gets a function to tell a new number."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[left]} flows left"),
         TimeElapsedColumn(),
     )
+    most = left
+
+    def show(left: int) -> None:
+        nonlocal most
+        most = max(most, left)
+        progress.update(task, total=most, completed=most - left, left=left)
+
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task(f"{service}/{server}", total=most, left=left)
-        while left and (rest := deadline - time.monotonic()) > 0:
-            time.sleep(min(POLL_S, rest))
-            left = flows_left(path, service, server)
-            most = max(most, left)
-            progress.update(task, total=most, completed=most - left, left=left)
-    return left
+        task = progress.add_task(what, total=most, left=left)
+        yield show
 
 
 def flows_left(path: Path, service: str, server: str) -> int:

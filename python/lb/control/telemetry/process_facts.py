@@ -21,6 +21,7 @@ class Facts:
         reloads, reload_failures: attempts, and those that changed nothing.
         tasks: the state of the background tasks, by name.
         host_guard: how the services' packets are kept from the host's kernel.
+        stops_within_s: how long a drain before the stop may still take; None: there is none.
     """
 
     version: str
@@ -34,3 +35,4 @@ class Facts:
     reload_failures: int = 0
     tasks: Mapping[str, TaskState] = field(default_factory=dict)
     host_guard: GuardState = NOT_GUARDED
+    stops_within_s: float | None = None

@@ -90,6 +90,7 @@ class Sampler:
         reloads: how reloads have ended.
         tasks: returns the state of the background tasks.
         troubles: returns what is wrong, in words; None where nothing is.
+        stops_within_s: returns how long a drain before the stop may still take; None: there is none.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Sampler:
         reloads: ReloadRecord,
         tasks: Callable[[], Mapping[str, TaskState]],
         troubles: Callable[[], tuple[str | None, ...]],
+        stops_within_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._backend = backend
         self._path = path
@@ -113,6 +115,7 @@ class Sampler:
         self._reloads = reloads
         self._tasks = tasks
         self._troubles = troubles
+        self._stops_within_s = stops_within_s
 
     def facts(self) -> Facts:
         """Return what the status begins with."""
@@ -128,6 +131,7 @@ class Sampler:
             reload_failures=self._reloads.counts["failure"],
             tasks=self._tasks(),
             host_guard=self._data_path.guard_state(),
+            stops_within_s=self._stops_within_s(),
         )
 
     def sample(self) -> Sample:

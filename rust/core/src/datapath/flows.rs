@@ -1,4 +1,4 @@
-//! The flow table for people, a page at a time: what `lb flows` shows; and the flows of a server or of all, to be reset.
+//! The flow table for people, a page at a time: what `lb flows` shows; and flows of a server or of all, to be reset.
 //!
 //! Packets do not wait for it: the table is looked at in slices of a fixed number of places, with packets in
 //! between. Gathering, sorting and choosing a page is left to the thread that asked. A flow stays in its place as

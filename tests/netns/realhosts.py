@@ -212,6 +212,13 @@ def listen(testbed: Testbed, host: str, vip: object = VIP) -> socket.socket:
     return listener
 
 
+def connected_ports(testbed: Testbed, host: str) -> set[int]:
+    """Return the peers' ports of a host's established TCP connections."""
+    with testbed.inside(host):
+        rows = [line.split() for line in Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[2].partition(":")[2], 16) for row in rows if row[3] == "01"}
+
+
 def receive_exactly(connection: socket.socket, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:

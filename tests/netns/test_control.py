@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 from churn import balancing, churn, configuration, control_of, echo, open_flows, placements
 from lbrun import program
-from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, echo_once, running_testbed, wait_until
+from realhosts import (
+    DEADLINE_S,
+    ECHO_PORT,
+    RunningBalancer,
+    connect,
+    connected_ports,
+    echo_once,
+    running_testbed,
+    wait_until,
+)
 
 from lb.control.api.client import change, fetch
 from lb.control.http_connections import MAX_CONNECTIONS
@@ -107,13 +116,6 @@ def test_remove_with_reset_tells_both_ends(testbed: Testbed, balancer: RunningBa
                 assert echo(flow, b"still here")
         # The server's sockets are closed too: it had been told.
         wait_until(lambda: not ports & connected_ports(testbed, "server3"), "the server's ends are closed")
-
-
-def connected_ports(testbed: Testbed, host: str) -> set[int]:
-    """Return the peers' ports of a host's established TCP connections."""
-    with testbed.inside(host):
-        rows = [line.split() for line in Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]]
-    return {int(row[2].partition(":")[2], 16) for row in rows if row[3] == "01"}
 
 
 @pytest.mark.parametrize("how", ["/disable", "/drain", "/remove"])

@@ -17,4 +17,5 @@ pub use batch::Sink;
 pub use carry::{Carried, Numbers};
 pub use engine::DataPath;
 pub use flows::{FlowInfo, FlowPage, FlowQuery, FlowReset, FlowSearch};
+pub use keep::{RowCopy, RowLoad};
 pub use report::Reading;

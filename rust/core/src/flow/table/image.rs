@@ -14,19 +14,13 @@ use super::entry::{Entry, FlowCold, FlowRare, RELINK_NS};
 use super::flow::Flow;
 use super::header::{HEADER_LINES, MAGIC, NONE, Sizes, TableHeader, VERSION};
 use super::kept::{Kept, Translation};
+use super::rows::Row;
 use crate::base::{IngressNeighbour, InterfaceId, Nanos};
 use crate::flow::side::TcpSide;
 use crate::flow::state::FlowState;
 
 /// Entries that are read at once, of all three parts: whole lines of each.
 const PART: u32 = 1 << 13;
-
-/// One entry with its other parts, as it was read.
-struct Left {
-    entry: Entry,
-    cold: FlowCold,
-    rare: FlowRare,
-}
 
 impl Table {
     /// Take over the entries that another process left. To be called before packets come.
@@ -54,8 +48,7 @@ impl Table {
                 if left.entry.client_port == 0 {
                     continue;
                 }
-                let is_ours = is_whole(&left, now) && left.translate(&translate, &interface);
-                match is_ours.then(|| self.place(&left)).flatten() {
+                match self.take_over(&mut left, now, &translate, &interface) {
                     Some(number) => {
                         kept.flows += 1;
                         order.push((linked_at(&left.entry), number));
@@ -78,8 +71,20 @@ impl Table {
         Ok(kept)
     }
 
+    /// Store an entry of another process if it can be trusted, in no list yet.
+    pub(super) fn take_over(
+        &mut self,
+        left: &mut Row,
+        now: Nanos,
+        translate: &impl Fn(u32) -> Option<Translation>,
+        interface: &impl Fn(InterfaceId) -> Option<InterfaceId>,
+    ) -> Option<u32> {
+        let is_ours = is_whole(left, now) && left.translate(translate, interface);
+        is_ours.then(|| self.place(left)).flatten()
+    }
+
     /// Store an entry, in no list yet. None when there is no room, or one of its keys is there already.
-    fn place(&mut self, left: &Left) -> Option<u32> {
+    fn place(&mut self, left: &Row) -> Option<u32> {
         let entry = &left.entry;
         let (forward, reply) = (entry.forward_key(), entry.reply_key());
         if self.is_full() || self.find(&forward).is_some() || self.find(&reply).is_some() {
@@ -96,7 +101,7 @@ impl Table {
     }
 }
 
-impl Left {
+impl Row {
     /// Give an entry today's ids. `false`: they do not agree, or mean nothing any more.
     fn translate(
         &mut self,
@@ -122,11 +127,11 @@ impl Left {
 }
 
 /// When an entry was put at its list's tail.
-fn linked_at(entry: &Entry) -> u64 {
+pub(super) fn linked_at(entry: &Entry) -> u64 {
     entry.last_seen.since(Nanos::new(u64::from(entry.lag)))
 }
 
-fn is_whole(left: &Left, now: Nanos) -> bool {
+fn is_whole(left: &Row, now: Nanos) -> bool {
     let entry = &left.entry;
     usize::from(entry.state) < FlowState::ALL.len()
         && entry.client != [0; 2]
@@ -168,7 +173,7 @@ fn read_part(
     sizes: &Sizes,
     from: u32,
     until: u32,
-) -> Result<impl Iterator<Item = Left>, TableError> {
+) -> Result<impl Iterator<Item = Row>, TableError> {
     let count = (until - from) as usize;
     let mut entries = vec![Entry::default(); count];
     let mut colds = vec![FlowCold::default(); count];
@@ -177,7 +182,7 @@ fn read_part(
     read_at(file, sizes.cold_from, from, &mut colds)?;
     read_at(file, sizes.rare_from, from, &mut rares)?;
     let sides = entries.into_iter().zip(colds).zip(rares);
-    Ok(sides.map(|((entry, cold), rare)| Left {
+    Ok(sides.map(|((entry, cold), rare)| Row {
         entry,
         cold: FlowCold {
             previous: NONE,
@@ -200,4 +205,4 @@ fn read_at<T: bytemuck::Pod>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

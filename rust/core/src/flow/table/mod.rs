@@ -24,6 +24,7 @@ mod index;
 mod kept;
 mod lists;
 mod parts;
+mod rows;
 
 use std::fs::File;
 use std::ops::Range;
@@ -39,6 +40,7 @@ pub use entry::{Entry, FlowCold, FlowRare};
 pub use flow::Flow;
 pub use header::MOST_FLOWS;
 pub use kept::{Kept, Translation};
+pub use rows::{ROW_BYTES, Rows, row_layout};
 
 /// Cache lines of its memory that are asked about at once: 32 MiB, at a byte per page.
 const MEMORY_PART: usize = 1 << 19;

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use std::io;
 use std::path::PathBuf;
 
-const NOW: Nanos = Nanos::new(10_000_000_000);
-const KEY: [u8; 16] = [7; 16];
+pub const NOW: Nanos = Nanos::new(10_000_000_000);
+pub const KEY: [u8; 16] = [7; 16];
 /// Services, and servers per service, of the process before: ids as it gave them.
 const SERVICES: u32 = 3;
 const SERVERS: u32 = 4;
@@ -35,7 +35,7 @@ fn ingress(interface: u32) -> IngressNeighbour {
 }
 
 /// Flow `n`: server `n` mod 12 of its service, a state of its own, seen at second `n` mod 9.
-fn entry(n: u32) -> Entry {
+pub fn entry(n: u32) -> Entry {
     let server = n % (SERVICES * SERVERS);
     let service = server / SERVERS;
     let states = [FlowState::Established, FlowState::Udp, FlowState::SynSent];
@@ -52,7 +52,7 @@ fn entry(n: u32) -> Entry {
 }
 
 /// Today every id is another: 50 more for services, 60 for servers, 70 for endpoints. Server 11 is gone.
-fn translate(server: u32) -> Option<Translation> {
+pub fn translate(server: u32) -> Option<Translation> {
     let service = server / SERVERS;
     (server < SERVICES * SERVERS - 1).then_some(Translation {
         then: (service, 100 + server),
@@ -62,7 +62,7 @@ fn translate(server: u32) -> Option<Translation> {
 }
 
 /// Interface 0 is interface 5 today, and interface 1 is gone.
-fn interface(id: InterfaceId) -> Option<InterfaceId> {
+pub fn interface(id: InterfaceId) -> Option<InterfaceId> {
     (id == InterfaceId::new(0)).then_some(InterfaceId::new(5))
 }
 

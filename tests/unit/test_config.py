@@ -209,7 +209,7 @@ def test_every_duration_of_the_configuration_has_a_minimum() -> None:
             with contextlib.suppress(ValueError):
                 TypeAdapter(model).validate_python({**given, name: "99us"})
                 accepted.append(f"{model.__name__}.{name}")
-    assert len(found) == 5 + 3 + 2 + 1
+    assert len(found) == 6 + 3 + 2 + 1
     assert accepted == []
 
 
@@ -390,7 +390,7 @@ def test_template_as_written_is_valid(tmp_path: Path) -> None:
     plain = config.load(tmp_path / "lb.toml")
     lines = template().split("\n")
     full = config.parse(taken_in(lines, range(len(lines))))
-    assert full.flows == plain.flows
+    assert full.flows == plain.flows.model_copy(update={"snapshot": "/var/lib/flowlb"})
     assert (full.backend, full.transit, full.seed, full.icmp_rate) == ("auto", "drop", 1, 1000)
     assert full.services[0].policy == plain.services[0].policy
     with pytest.raises(LbError, match="--force"):

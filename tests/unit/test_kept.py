@@ -586,13 +586,14 @@ def config(workers: int) -> Config:
     return parse(CONFIG.format(workers=workers))
 
 
-def test_state_directory_is_refused_where_flows_are_not_kept() -> None:
+@pytest.mark.parametrize("asked", ["--state", "flows.snapshot"])
+def test_state_directory_is_refused_where_flows_are_not_kept(asked: str) -> None:
     """Else a later process would believe a table that is older than it thinks."""
-    require_kept_flows(config(1), load_backend("rust"))
-    with pytest.raises(LbError, match=r"backend python keeps no flows .*: leave out --state, or use backend rust"):
-        require_kept_flows(config(1), load_backend("python"))
-    with pytest.raises(LbError, match=r"several workers keep no flows .*: leave out --state, or use workers = 1"):
-        require_kept_flows(config(2), load_backend("rust"))
+    require_kept_flows(config(1), load_backend("rust"), asked)
+    with pytest.raises(LbError, match=f"backend python keeps no flows .*: leave out {asked}, or use backend rust"):
+        require_kept_flows(config(1), load_backend("python"), asked)
+    with pytest.raises(LbError, match=f"several workers keep no flows .*: leave out {asked}, or use workers = 1"):
+        require_kept_flows(config(2), load_backend("rust"), asked)
 
 
 def test_table_without_room_is_refused_before_it_is_made(folder: Path) -> None:

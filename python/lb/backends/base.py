@@ -230,6 +230,49 @@ class Engine(Protocol):
             LbError: the backend keeps no flows.
         """
 
+    def flow_layout(self) -> str:
+        """
+        Return what tells rows of `copy_flows` from those of other versions and machines: only rows of the same layout
+        are read back. Raise LbError when the backend has no rows.
+        """
+
+    def copy_flows(self, place: int, now_ns: int) -> tuple[bytes, int | None]:
+        """
+        Return a part of the flow table as bytes that another process can read, after a reboot, too.
+
+        Args:
+            place: where to begin: 0, then what the call before returned.
+            now_ns: monotonic nanoseconds.
+
+        Returns:
+            Rows, of flows that are not being opened, and where to go on; None: that was all. A flow that is there from
+            the first call to the last is in one of them; one that comes or goes meanwhile may be.
+
+        Raises:
+            LbError: the backend has no rows.
+        """
+
+    def load_flows(
+        self, rows: bytes, servers: Sequence[ServerIds | None], interfaces: Sequence[int | None], now_ns: int
+    ) -> tuple[int, int]:
+        """
+        Take over flows that `copy_flows` has returned, of this layout, also while packets come. Their idle timers go on
+        where they were; what the numbers of TCP connections are by now is learnt from their next segments.
+
+        Args:
+            rows: as returned there.
+            servers: as for `keep_flows`.
+            interfaces: as for `keep_flows`.
+            now_ns: monotonic nanoseconds.
+
+        Returns:
+            How many flows were taken over, and how many were not: in the table already, damaged, without a server, or
+            for want of room.
+
+        Raises:
+            LbError: the rows are cut short; or the backend has none.
+        """
+
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap routes and neighbours. Waiting packets leave at the next `tick`."""
 
@@ -411,6 +454,22 @@ class KeepsNone:
     def carry(self, carried: Carried, services: Sequence[int | None], servers: Sequence[int | None]) -> None:
         """Raise LbError."""
         del carried, services, servers
+        raise LbError(self.WHY_KEEPS_NONE)
+
+    def flow_layout(self) -> str:
+        """Raise LbError."""
+        raise LbError(self.WHY_KEEPS_NONE)
+
+    def copy_flows(self, place: int, now_ns: int) -> tuple[bytes, int | None]:
+        """Raise LbError."""
+        del place, now_ns
+        raise LbError(self.WHY_KEEPS_NONE)
+
+    def load_flows(
+        self, rows: bytes, servers: Sequence[ServerIds | None], interfaces: Sequence[int | None], now_ns: int
+    ) -> tuple[int, int]:
+        """Raise LbError."""
+        del rows, servers, interfaces, now_ns
         raise LbError(self.WHY_KEEPS_NONE)
 
     def leave(self) -> list[int | None]:

@@ -31,6 +31,7 @@ from lb.fields.types import (
     Count,
     Expect,
     FlowTimeout,
+    Folder,
     HostAddress,
     IcmpRate,
     InterfaceName,
@@ -254,6 +255,16 @@ class FlowsConfig(Table):
     closing: FlowTimeout = key("Idle time of TCP flows that both sides have closed", default="120s")
     udp: FlowTimeout = key("Idle time of UDP flows; RFC 4787 asks for 120s or more", default="300s")
     idle_floor: FlowTimeout = key("Flows idle for less than this are never evicted", default="60s")
+    snapshot: Folder | None = key(
+        "Directory for snapshots of all flows, for after a reboot: a start reads them unless --state has newer ones",
+        default=None,
+        example="/var/lib/flowlb",
+        unset="no snapshots",
+        reload="restart",
+    )
+    snapshot_interval: FlowTimeout = key(
+        "Time from one snapshot to the next; one more is written at the end", default="60s", reload="restart"
+    )
 
     def timeouts(self) -> Timeouts:
         """Return the idle times as a snapshot carries them."""

@@ -36,6 +36,7 @@ from lb.control.runtime import Runtime
 from lb.control.seed import describe_drawn, draw_seed, with_seed
 from lb.control.standing import restored
 from lb.control.stopping import Stopping
+from lb.control.stored_flows import StoredFlows
 from lb.control.successor import Successors
 from lb.control.tasks import Supervisor, call_on
 from lb.control.telemetry.flow_log import FlowLog
@@ -95,6 +96,7 @@ class Daemon:
         self._metrics: MetricsServer
         self._listener: Listener
         self._stopping: Stopping
+        self._stored_flows: StoredFlows
 
     async def start(self) -> None:
         """
@@ -130,6 +132,7 @@ class Daemon:
         interfaces = await self._kernel.read_interfaces()
         self._controller = Controller(self._config, interfaces, self._runtime, spec=self._restored())
         self._changes = Changes(self._controller, self._supervisor)
+        self._stored_flows = StoredFlows(self._controller, self._runtime)
         self._stopping = Stopping(self._controller, self._changes, self._runtime, self._supervisor, self.request_stop)
         self._checks = Checks(self._controller, self._changes, self._supervisor, measure=self._runtime.measurements)
         self._interfaces = InterfaceFollower(self._controller, self._changes, self._supervisor, self.fail)
@@ -158,6 +161,7 @@ class Daemon:
             left = None if predecessor is None else self._stop_predecessor(predecessor)
             drawn = self._config.seed if self._is_seed_drawn else None
             self._runtime.keep_flows(self._controller.snapshot, drawn, left)
+            self._load_snapshot()
             self._cleanup.enter_context(self._runtime.running())
         except BaseException:
             if predecessor is not None:
@@ -167,6 +171,19 @@ class Daemon:
         if predecessor is not None:
             waited_ms = (time.monotonic() - began_s) * 1000
             log.info("took over from process %d: packets waited for %.1f ms", predecessor.pid, waited_ms)
+
+    def _load_snapshot(self) -> None:
+        """Take over the flows of the latest snapshot, unless the process before left newer ones in memory."""
+        has_newer = self._made.state is not None and self._made.state.left is not None
+        if (snapshots := self._made.snapshots) is None or (latest := snapshots.latest()) is None or has_newer:
+            return
+        path = snapshots.path / latest.place
+        try:
+            loaded = self._stored_flows.load_all(latest.contents)
+        except LbError as error:
+            log.warning("%s: %s: flows begin empty", path, error)
+        else:
+            log.info("%s: %d flows loaded, %d dropped", path, loaded.flows, loaded.dropped)
 
     def _stop_predecessor(self, predecessor: Predecessor) -> Left:
         """Let the running balancer stop; follow what it has changed while this one was preparing itself."""
@@ -206,7 +223,8 @@ class Daemon:
     def open_descriptors(self) -> dict[str, int]:
         """Return what the successor goes on with, by what it is."""
         control = {control_name(self._control_path): self._listener.descriptor()}
-        return {**self._runtime.descriptors(), **self._metrics.descriptors(), **control}
+        snapshots = {} if self._made.snapshots is None else self._made.snapshots.descriptors()
+        return {**self._runtime.descriptors(), **self._metrics.descriptors(), **control, **snapshots}
 
     async def leave(self) -> dict[str, Any]:
         """Stop changes and the packet loop; return what goes on beside the flows. Raise LbError when it cannot."""
@@ -298,6 +316,9 @@ class Daemon:
         self._supervisor.run("sweep", housekeeping.sweep)
         self._supervisor.run("replan", housekeeping.replan)
         self._supervisor.run("host guard", self._runtime.watch_guard)
+        if (snapshots := self._made.snapshots) is not None:
+            interval_s = self._config.flows.snapshot_interval / 1e9
+            self._supervisor.run("snapshots", lambda: snapshots.keep_writing(self._stored_flows, interval_s))
         self._cleanup.push_async_callback(self._checks.stop)
         self._controller.listen(lambda: call_on(self._loop, self._checks.follow))
         self._checks.start()
@@ -362,6 +383,8 @@ class Daemon:
         """
         if self._failure is None and not self._is_replaced:
             await self._stopping.end_flows()
+            if self._made.snapshots is not None:
+                await asyncio.to_thread(self._made.snapshots.write, self._stored_flows)
         await self._supervisor.stop()
         await self._cleanup.aclose()
         if isinstance(self._failure, LbError):

@@ -154,23 +154,41 @@ def _checksum(line: bytes) -> bytes:
     return hashlib.sha256(line).hexdigest().encode() + b"\n"
 
 
-def translations(names: Names, snapshot: Snapshot) -> Ids:
-    """Return what ids that another process gave are in a snapshot. Names are for people: they may have changed."""
-    now = Names.of(snapshot, 0, 0)
-    services = {row[:3]: number for number, row in enumerate(now.services) if row}
-    by_service = [services.get(row[:3]) if row else None for row in names.services]
-    servers = {
-        (row.service, row.address, row.port): (number, row.endpoint) for number, row in enumerate(now.servers) if row
-    }
-    interfaces = {name: number for number, name in enumerate(now.interfaces)}
+class Meanings:
+    """
+    The ids of a snapshot, by what they mean. Names are for people: they may have changed.
 
-    def translated(row: ServerRow) -> ServerIds | None:
+    Args:
+        snapshot: the snapshot.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        now = Names.of(snapshot, 0, 0)
+        self.services = {row[:3]: number for number, row in enumerate(now.services) if row}
+        self.servers = {
+            (row.service, row.address, row.port): (number, row.endpoint)
+            for number, row in enumerate(now.servers)
+            if row
+        }
+        self.interfaces = {name: number for number, name in enumerate(now.interfaces)}
+
+
+def translations(names: Names, snapshot: Snapshot) -> Ids:
+    """Return what ids that another process gave are in a snapshot."""
+    return translated(names, Meanings(snapshot))
+
+
+def translated(names: Names, meanings: Meanings) -> Ids:
+    """Return what ids that another process gave are in the snapshot whose meanings these are."""
+    by_service = [meanings.services.get(row[:3]) if row else None for row in names.services]
+
+    def ids_of(row: ServerRow) -> ServerIds | None:
         meaning, service = names.services[row.service], by_service[row.service]
-        found = None if service is None else servers.get((service, row.address, row.port))
+        found = None if service is None else meanings.servers.get((service, row.address, row.port))
         if meaning is None or service is None or found is None:
             return None
         server, endpoint = found
         return (row.service, row.endpoint, meaning.protocol == "udp"), (service, server, endpoint)
 
-    by_server = [translated(row) if row else None for row in names.servers]
-    return Ids(by_server, [interfaces.get(name) for name in names.interfaces], by_service)
+    by_server = [ids_of(row) if row else None for row in names.servers]
+    return Ids(by_server, [meanings.interfaces.get(name) for name in names.interfaces], by_service)

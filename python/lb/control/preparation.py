@@ -23,6 +23,7 @@ from lb.config import Config, unprivileged
 from lb.control.api.listener import bind_socket
 from lb.control.kept import SUCCESSORS, StateDirectory
 from lb.control.predecessor import Predecessor
+from lb.control.snapshots import SnapshotDirectory, lock_name
 from lb.errors import LbError
 from lb.fields.key import default_of
 from lb.model.limits import MOST_WORKERS
@@ -45,6 +46,7 @@ class Prepared:
         broker: binds the control socket; None: this process binds it itself.
         state: keeps the flows over a restart; None: they end with this process.
         predecessor: the running balancer to take over from; None: there is none.
+        snapshots: of the flows, on a disk; None: there are none.
         notice: a log line about the user that this process runs as; None: none.
     """
 
@@ -53,6 +55,7 @@ class Prepared:
     broker: Broker | None = None
     state: StateDirectory | None = None
     predecessor: Predecessor | None = None
+    snapshots: SnapshotDirectory | None = None
     notice: Notice | None = None
 
     def take_left(self, what: str) -> socket.socket | None:
@@ -105,8 +108,8 @@ def prepared(
         take_over: from the balancer that uses the state directory, if one does.
 
     Raises:
-        LbError: the configuration is not trusted, this process cannot become the user, it cannot have the state
-            directory, or the running balancer does not let it take over.
+        LbError: the configuration is not trusted, this process cannot become the user, it cannot have the state or the
+            snapshot directory, or the running balancer does not let it take over.
     """
     unprivileged.require_trusted(config)
     with ExitStack() as stack:
@@ -123,6 +126,10 @@ def prepared(
             made.state = StateDirectory.open(state, made.predecessor)
             stack.callback(made.state.close)
         outline = _outline(config)
+        if (folder := _snapshot_folder(outline)) is not None:
+            held = None if made.predecessor is None else made.predecessor.take(lock_name(folder))
+            made.snapshots = SnapshotDirectory.open(folder, held)
+            stack.callback(made.snapshots.close)
         with contextlib.suppress(LbError):
             _open_sockets(made, outline)
         for sock in (*made.packet, *made.direct):
@@ -142,6 +149,13 @@ def _open_sockets(made: Prepared, outline: dict[str, Any]) -> None:
         made.packet.append(new_socket(str(table.get("name"))))
         if table.get("transmit") == "direct":
             made.direct.append(open_direct_socket(str(table.get("name"))))
+
+
+def _snapshot_folder(outline: dict[str, Any]) -> Path | None:
+    """Return the directory for snapshots that a configuration names, when it has no mistake there."""
+    flows = outline.get("flows")
+    folder = flows.get("snapshot") if isinstance(flows, dict) else None
+    return Path(folder) if isinstance(folder, str) and folder.startswith("/") and "\0" not in folder else None
 
 
 def _outline(config: Path) -> dict[str, Any]:

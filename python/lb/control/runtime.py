@@ -22,7 +22,16 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from lb.backends import Backend, sharded
-from lb.backends.base import AttachedInterface, Attachment, Capabilities, DataPath, Engine, Flow, FlowRecord
+from lb.backends.base import (
+    AttachedInterface,
+    Attachment,
+    Capabilities,
+    DataPath,
+    Engine,
+    Flow,
+    FlowRecord,
+    ServerIds,
+)
 from lb.balancer import HASH_KEY_BYTES
 from lb.compiler.compile import IdKind
 from lb.config import Config
@@ -130,7 +139,9 @@ class Runtime:
         # What keeps flows over a restart; None: they end with this process.
         self._state = made.state
         if self._state is not None:
-            require_kept_flows(config, backend)
+            require_kept_flows(config, backend, "--state")
+        if config.flows.snapshot is not None:
+            require_kept_flows(config, backend, "flows.snapshot")
         self._rx_dropped = 0
         # Counters are read by several threads, and the kernel's count starts anew with each reading.
         self._drops_lock = threading.Lock()
@@ -372,6 +383,20 @@ class Runtime:
         """Reset flows of any server, `limit` at most; return how many, fewer when there are none left."""
         return self._engine.reset_flows(None, limit, time.monotonic_ns())
 
+    def flow_layout(self) -> str:
+        """Return the layout of the rows of the flow table. Raise LbError when the backend has none."""
+        return self._engine.flow_layout()
+
+    def copy_flows(self, place: int) -> tuple[bytes, int | None]:
+        """Return rows of the flow table, and where the next ones are."""
+        return self._engine.copy_flows(place, time.monotonic_ns())
+
+    def load_flows(
+        self, rows: bytes, servers: Sequence[ServerIds | None], interfaces: Sequence[int | None]
+    ) -> tuple[int, int]:
+        """Take over the flows of rows; return how many were, and how many were not."""
+        return self._engine.load_flows(rows, servers, interfaces, time.monotonic_ns())
+
     def retire(self, kind: IdKind, ids: Sequence[int]) -> list[int]:
         """Return the ids of servers or services that no flow refers to, and forget their counters."""
         path = self._engine
@@ -448,13 +473,15 @@ def capabilities_of(config: Config, backend: Backend) -> Capabilities:
     return one if config.workers == 1 else sharded.capabilities(one)
 
 
-def require_kept_flows(config: Config, backend: Backend) -> None:
-    """Raise LbError unless a backend, with as many workers as a configuration has, keeps flows over a restart."""
+def require_kept_flows(config: Config, backend: Backend, asked: str) -> None:
+    """
+    Raise LbError unless a backend, with as many workers as a configuration has, keeps flows over a restart. `asked`:
+    the option or key that asks for it.
+    """
     if not backend.capabilities().keeps_flows:
-        way_out = "leave out --state, or use backend rust"
-        raise LbError(f"backend {backend.NAME} keeps no flows over a restart: {way_out}")
+        raise LbError(f"backend {backend.NAME} keeps no flows over a restart: leave out {asked}, or use backend rust")
     if not capabilities_of(config, backend).keeps_flows:
-        raise LbError("several workers keep no flows over a restart: leave out --state, or use workers = 1")
+        raise LbError(f"several workers keep no flows over a restart: leave out {asked}, or use workers = 1")
 
 
 def ignored_settings(config: Config, backend: Backend) -> list[str]:

@@ -27,26 +27,34 @@ OWNER_ONLY, OWNER_ONLY_FOLDER, FOLDER = 0o600, 0o700, 0o755
 LOCK_S, RETRY_S = 5.0, 0.02
 
 
-def open_directory(path: Path) -> int:
+def open_directory(path: Path, what: str = "state", *, in_memory: bool = True) -> int:
     """
-    Make a directory in memory if there is none, and return a descriptor of it, which the caller closes.
+    Make a directory if there is none, and return a descriptor of it, which the caller closes.
+
+    Args:
+        path: of the directory.
+        what: it is for, in messages.
+        in_memory: whether it must be in memory.
 
     Raises:
         LbError: it would not be in memory, it is another user's, or others may write there or on the way to it.
         OSError: it cannot be made or opened.
     """
     path = path.absolute()
-    require_memory(path, _nearest(path, *path.parents).stat())
+    if in_memory:
+        require_memory(path, _nearest(path, *path.parents).stat())
     owners = trust.trusted_owners()
     fault = None if owners is None else trust.find_fault(_nearest(*path.parents, path), owners)
     if fault is not None:
-        raise LbError(f"state directory {path}: {fault}")
+        raise LbError(f"{what} directory {path}: {fault}")
     for folder in (*reversed(path.parents), path):
         if not os.path.lexists(folder):
             folder.mkdir(OWNER_ONLY_FOLDER if folder == path else FOLDER)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _require_ours(path, os.fstat(descriptor))
+        if in_memory:
+            require_memory(path, os.fstat(descriptor))
+        _require_ours(path, os.fstat(descriptor), what)
     except BaseException:
         os.close(descriptor)
         raise
@@ -58,11 +66,10 @@ def _nearest(*folders: Path) -> Path:
     return next(folder for folder in folders if os.path.lexists(folder))
 
 
-def _require_ours(path: Path, status: os.stat_result) -> None:
-    """Raise LbError unless a directory is in memory, and only this user may write there."""
-    require_memory(path, status)
+def _require_ours(path: Path, status: os.stat_result, what: str) -> None:
+    """Raise LbError unless only this user may write in a directory."""
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise LbError(f"state directory {path} is another user's, or others may write there: remove it")
+        raise LbError(f"{what} directory {path} is another user's, or others may write there: remove it")
 
 
 def require_memory(path: Path, status: os.stat_result) -> None:
@@ -141,15 +148,28 @@ def content(descriptor: int, most: int) -> bytes:
     return os.pread(descriptor, size, 0) if size <= most else b""
 
 
+class Writer:
+    """Writes to an open file from its beginning on. `descriptor`: of the file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._at = 0
+
+    def write(self, data: bytes) -> None:
+        """Write data behind what was written before. Raise OSError unless there is room for all of it."""
+        rest = memoryview(data)
+        while rest:
+            # Short where the file system is nearly full; the next call says so.
+            count = os.pwrite(self._descriptor, rest, self._at)
+            if count == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            self._at += count
+            rest = rest[count:]
+
+
 def write_whole(descriptor: int, data: bytes) -> None:
     """Make data the content of a file. Raise OSError unless all of it is there."""
     os.ftruncate(descriptor, 0)
-    at = 0
-    while at < len(data):
-        # Short where the file system is nearly full; the next call says so.
-        count = os.pwrite(descriptor, data[at:], at)
-        if count == 0:
-            break
-        at += count
+    Writer(descriptor).write(data)
     if content(descriptor, len(data)) != data:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -43,6 +43,7 @@ MIN_STATUS, MAX_STATUS = 100, 599
 EXPECT_HINT = 'a status such as 200, or a range: "200-399"'
 # It is sent as it is written: what a request line cannot hold (RFC 9112 3.2; a fragment, "#", too) is refused here.
 URL_PATH = re.compile(r"/[!\"$-~]{0,1023}")
+FOLDER_HINT = 'a directory from the root on: "/var/lib/flowlb"'
 URL_PATH_HINT = 'printable ASCII without blanks and "#" that starts with a slash, at most 1024 characters: "/health"'
 TYPE_NAMES = {
     bool: "a boolean",
@@ -244,6 +245,14 @@ def parse_url_path(value: object) -> str:
     return text
 
 
+def parse_folder(value: object) -> str:
+    """Return the absolute path of a directory."""
+    text = require_string(value, FOLDER_HINT)
+    if not text.startswith("/") or "\0" in text:
+        raise invalid(f"{show(value)} is no absolute path", FOLDER_HINT)
+    return text
+
+
 def parse_interface_name(value: object) -> str:
     """Return the name of an interface."""
     text = matching(INTERFACE_NAME, INTERFACE_NAME_HINT)(value)
@@ -329,6 +338,7 @@ RampTime = Annotated[int, *timespan("100ms", "24h")]
 PlanInterval = Annotated[int, *timespan("10ms", "24h")]
 # New flows wait for it.
 AskDeadline = Annotated[int, *timespan("100us", "1s")]
+Folder = Annotated[str, *_text(parse_folder, **{FORM: FOLDER_HINT})]
 UrlPath = Annotated[str, *_text(parse_url_path, **{FORM: URL_PATH_HINT})]
 Expect = Annotated[
     tuple[int, int],
@@ -354,6 +364,7 @@ __all__ = [
     "Duration",
     "Expect",
     "FlowTimeout",
+    "Folder",
     "HostAddress",
     "IcmpRate",
     "InterfaceName",

@@ -14,10 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use flowlb_core::base::{InterfaceId, Ip, Nanos, Offload};
 use flowlb_core::datapath::{
     Carried, DataPath as Core, FlowPage, FlowQuery, FlowReset, FlowSearch, Numbers, Reading,
+    RowCopy, RowLoad,
 };
 use flowlb_core::flow::exports::FlowExports;
 use flowlb_core::flow::state::FlowState;
-use flowlb_core::flow::table::Translation;
+use flowlb_core::flow::table::{Translation, row_layout};
 use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::io::{Interface, IoCounters, IoReport, LoopError, LoopOptions, Poll, Worker};
 use flowlb_core::snapshot::{NextHops, Snapshot};
@@ -31,6 +32,9 @@ use crate::callbacks::Asker;
 use crate::error::Number;
 use crate::result::{Names, PacketResult, Raw, output_object};
 use crate::{convert, error, report};
+
+/// Places of the flow table whose rows one call returns: 1.6 MiB at most.
+const COPY_PLACES: u32 = 1 << 14;
 
 /// Frames that the loop's thread is given at once.
 const BATCH: usize = 32;
@@ -473,6 +477,49 @@ impl DataPath {
             let now = |ids: &[Option<u32>], id: u32| *ids.get(id as usize)?;
             core.carry(&carried, |id| now(&services, id), |id| now(&servers, id));
         })
+    }
+
+    #[expect(clippy::unused_self, reason = "a method of the contract")]
+    fn flow_layout(&self) -> String {
+        row_layout()
+    }
+
+    fn copy_flows<'py>(
+        &self,
+        py: Python<'py>,
+        place: Number<u32>,
+        now_ns: Number<u64>,
+    ) -> PyResult<(Bound<'py, PyBytes>, Option<u32>)> {
+        let copy = RowCopy::new(place.0, COPY_PLACES, Nanos::new(now_ns.0));
+        let copy = self.in_slices(py, copy, RowCopy::settle, |copy, core| {
+            core.copy_some_rows(copy)
+        })?;
+        let (rows, next) = copy.into_rows();
+        Ok((PyBytes::new(py, &rows), next))
+    }
+
+    fn load_flows(
+        &self,
+        py: Python<'_>,
+        rows: &[u8],
+        servers: Vec<Option<ServerIds>>,
+        interfaces: Vec<Option<u32>>,
+        now_ns: Number<u64>,
+    ) -> PyResult<(u64, u64)> {
+        let servers = servers
+            .into_iter()
+            .map(|ids| ids.map(translation))
+            .collect();
+        let interfaces = interfaces
+            .into_iter()
+            .map(|id| id.map(InterfaceId::new))
+            .collect();
+        let load = py
+            .detach(|| RowLoad::new(rows, servers, interfaces, Nanos::new(now_ns.0)))
+            .map_err(|error| error::datapath_error(py, &error))?;
+        let load = self.in_slices(py, load, |_| (), |load, core| core.keep_some_rows(load))?;
+        let kept = load.kept();
+        Ok((kept.flows, kept.dropped))
     }
 
     fn publish(&self, py: Python<'_>, snapshot: &Bound<'_, PyAny>) -> PyResult<()> {

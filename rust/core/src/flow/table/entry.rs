@@ -137,6 +137,11 @@ impl Entry {
         now.wrapping_plus(self.lag).since(self.last_seen)
     }
 
+    /// When it was put at its list's tail, nanoseconds.
+    pub(super) fn linked_at(&self) -> u64 {
+        self.last_seen.since(Nanos::new(u64::from(self.lag)))
+    }
+
     /// Whether both sides have said that they are done, in sequence.
     #[must_use]
     pub fn has_both_fins(&self) -> bool {

@@ -13,8 +13,7 @@ use super::arena::{Line, TableError};
 use super::entry::{Entry, FlowCold, FlowRare, RELINK_NS};
 use super::flow::Flow;
 use super::header::{HEADER_LINES, MAGIC, NONE, Sizes, TableHeader, VERSION};
-use super::kept::{Kept, Translation};
-use super::rows::Row;
+use super::kept::{Kept, Row, Translation};
 use crate::base::{IngressNeighbour, InterfaceId, Nanos};
 use crate::flow::side::TcpSide;
 use crate::flow::state::FlowState;
@@ -51,7 +50,7 @@ impl Table {
                 match self.take_over(&mut left, now, &translate, &interface) {
                     Some(number) => {
                         kept.flows += 1;
-                        order.push((linked_at(&left.entry), number));
+                        order.push((left.entry.linked_at(), number));
                         note(
                             left.entry.service,
                             left.entry.server,
@@ -124,11 +123,6 @@ impl Row {
         });
         true
     }
-}
-
-/// When an entry was put at its list's tail.
-pub(super) fn linked_at(entry: &Entry) -> u64 {
-    entry.last_seen.since(Nanos::new(u64::from(entry.lag)))
 }
 
 fn is_whole(left: &Row, now: Nanos) -> bool {

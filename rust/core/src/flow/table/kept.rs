@@ -1,4 +1,15 @@
-//! Words about what another process left: what its ids mean now, and how much of it was kept.
+//! Words about what another process left: what its ids mean now, its flows, and how much of it was kept.
+
+use super::entry::{Entry, FlowCold, FlowRare};
+
+/// One entry of its table, with its other parts. In rows of bytes `last_seen` is how long ago that was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Row {
+    pub entry: Entry,
+    pub cold: FlowCold,
+    pub rare: FlowRare,
+}
 
 /// What a server id in the table that was left stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

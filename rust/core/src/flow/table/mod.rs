@@ -25,6 +25,7 @@ mod kept;
 mod lists;
 mod parts;
 mod rows;
+mod stored;
 
 use std::fs::File;
 use std::ops::Range;

@@ -1,27 +1,15 @@
-//! Flows as rows of bytes, for a file that another process reads later, after a reboot, too.
+//! Flows as rows of bytes, for a file that another process reads later, after a reboot, too: what such bytes mean.
 //!
 //! A row is an entry with its other parts, and instead of the time of its last packet the time since: clocks begin
-//! anew with each boot. Rows are read back as an image is ([`super::image`]): nothing is believed that was not checked.
-//! What may have changed since they were written is loosened: the numbers of both sides of a connection.
+//! anew with each boot. What may have changed since they were written is loosened: the numbers of both sides of a
+//! connection. [`super::stored`] gets rows out of a table and into it.
 
-use super::Table;
-use super::entry::{Entry, FlowCold, FlowRare, mark};
-use super::header::{NONE, VERSION};
-use super::image::linked_at;
-use super::kept::{Kept, Translation};
-use crate::base::{InterfaceId, Nanos};
+use super::entry::mark;
+use super::header::VERSION;
+use super::kept::{Kept, Row};
+use crate::base::Nanos;
 use crate::flow::side::TcpSide;
 use crate::flow::state::{FlowState, Phase};
-use crate::flow::table::Flow;
-
-/// One entry with its other parts. In stored bytes `last_seen` is how long ago that was.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub(super) struct Row {
-    pub entry: Entry,
-    pub cold: FlowCold,
-    pub rare: FlowRare,
-}
 
 /// Bytes of a row.
 pub const ROW_BYTES: usize = size_of::<Row>();
@@ -39,25 +27,25 @@ pub fn row_layout() -> String {
 
 /// Rows that are being read back.
 pub struct Rows {
-    rows: Vec<Row>,
-    next: usize,
-    kept: Kept,
+    pub(super) all: Vec<Row>,
+    pub(super) next: usize,
+    pub(super) kept: Kept,
 }
 
 impl Rows {
     /// Those in some bytes, in order of their last use. `None`: they do not end with a row.
     #[must_use]
     pub fn parse(bytes: &[u8], now: Nanos) -> Option<Self> {
-        if !bytes.len().is_multiple_of(ROW_BYTES) {
+        if bytes.len() % ROW_BYTES != 0 {
             return None;
         }
         let stored = bytes
             .chunks_exact(ROW_BYTES)
             .map(bytemuck::pod_read_unaligned);
-        let mut rows: Vec<Row> = stored.map(|row| restored(row, now)).collect();
-        rows.sort_by_key(|row| linked_at(&row.entry));
+        let mut all: Vec<Row> = stored.map(|row| restored(row, now)).collect();
+        all.sort_by_key(|row| row.entry.linked_at());
         Some(Self {
-            rows,
+            all,
             next: 0,
             kept: Kept::default(),
         })
@@ -70,58 +58,8 @@ impl Rows {
     }
 }
 
-impl Table {
-    /// Append rows of the flows in some places that are worth storing; say which place is after the last one of the
-    /// table. A connection that is being opened is not: its client asks again.
-    pub fn copy_rows(&self, places: std::ops::Range<u32>, now: Nanos, into: &mut Vec<u8>) -> u32 {
-        let (numbers, end) = self.numbers_in(places);
-        for number in numbers {
-            let (mut entry, cold, rare) =
-                (*self.entry(number), *self.cold(number), *self.rare(number));
-            if is_opening(entry.state()) {
-                continue;
-            }
-            entry.last_seen = Nanos::new(now.since(entry.last_seen));
-            let cold = FlowCold {
-                previous: NONE,
-                following: NONE,
-                ..cold
-            };
-            into.extend_from_slice(bytemuck::bytes_of(&Row { entry, cold, rare }));
-        }
-        end
-    }
-
-    /// Store up to `count` more of some rows; say whether these were the last ones. What is in the table already
-    /// stays as it is. Arguments: as [`Self::keep_from`]'s; packets may come meanwhile.
-    pub fn keep_rows(
-        &mut self,
-        rows: &mut Rows,
-        count: usize,
-        translate: &impl Fn(u32) -> Option<Translation>,
-        interface: &impl Fn(InterfaceId) -> Option<InterfaceId>,
-        now: Nanos,
-        mut note: impl FnMut(u32, u32, &Flow<'_>),
-    ) -> bool {
-        let end = (rows.next + count).min(rows.rows.len());
-        for row in &mut rows.rows[rows.next..end] {
-            if is_opening(row.entry.state()) || row.entry.client_port == 0 {
-                rows.kept.dropped += 1;
-            } else if let Some(number) = self.take_over(row, now, translate, interface) {
-                self.link(number, row.entry.state());
-                rows.kept.flows += 1;
-                note(row.entry.service, row.entry.server, &self.flow_mut(number));
-            } else {
-                rows.kept.dropped += 1;
-            }
-        }
-        rows.next = end;
-        self.due = Nanos::ZERO;
-        end == rows.rows.len()
-    }
-}
-
-fn is_opening(state: FlowState) -> bool {
+/// Whether a connection is being opened: it is not worth storing, for its client asks again.
+pub(super) fn is_opening(state: FlowState) -> bool {
     matches!(state, FlowState::SynSent | FlowState::SynReceived)
 }
 
@@ -152,6 +90,3 @@ fn loosen(row: &mut Row) {
         };
     }
 }
-
-#[cfg(test)]
-mod tests;

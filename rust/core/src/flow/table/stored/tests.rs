@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::base::SeqNumber;
+use crate::flow::state::FlowState;
 use crate::flow::table::image::tests::{KEY, NOW, entry, interface, translate};
+use crate::flow::table::kept::Kept;
+use crate::flow::table::rows::ROW_BYTES;
 use proptest::prelude::*;
 
 const FLOWS: u32 = 40;

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import lb.backends
-from lb.backends.base import Flow
+from lb.backends.base import Flow, ServerIds
 from lb.config import load
 from lb.control.api.explainer import Explainer
+from lb.control.api.flow_rows import FlowRows
 from lb.control.api.handlers import Api
 from lb.control.api.listener import Listener
 from lb.control.changes import Changes
 from lb.control.controller import Controller
 from lb.control.outcome import Preview
 from lb.control.stopping import Stopping
+from lb.control.stored_flows import StoredFlows
 from lb.control.tasks import Supervisor
 from lb.control.telemetry.process_facts import Facts
 from lb.errors import LbError
@@ -66,13 +68,14 @@ class ServedBalancer:
     Args:
         folder: gets the configuration file and the control socket.
         backend: of the data path.
+        capacity: of its flow table.
     """
 
-    def __init__(self, folder: Path, backend: str) -> None:
+    def __init__(self, folder: Path, backend: str, capacity: int = 1000) -> None:
         self.path = folder / "lb.toml"
         self.path.write_text(CONFIG)
         self.control = folder / "lb.sock"
-        self.data_path = lb.backends.load(backend).DataPath(1000, bytes(16), 1)
+        self.data_path = lb.backends.load(backend).DataPath(capacity, bytes(16), 1)
         hosts = [Neighbour(0, ip_address(f"198.18.1.{n}"), bytes.fromhex(f"aaaaaa0000{n}")) for n in range(31, 40)]
         self.controller = Controller(load(self.path), (INTERFACE,), self)
         self.controller.start()
@@ -92,6 +95,17 @@ class ServedBalancer:
 
     def active_flows(self, servers: Sequence[int]) -> list[int]:
         return self.data_path.active_flows(servers)
+
+    def flow_layout(self) -> str:
+        return self.data_path.flow_layout()
+
+    def copy_flows(self, place: int) -> tuple[bytes, int | None]:
+        return self.data_path.copy_flows(place, time.monotonic_ns())
+
+    def load_flows(
+        self, rows: bytes, servers: Sequence[ServerIds | None], interfaces: Sequence[int | None]
+    ) -> tuple[int, int]:
+        return self.data_path.load_flows(rows, servers, interfaces, time.monotonic_ns())
 
     def counters(self) -> dict[str, Any]:
         return self.data_path.counters()
@@ -138,7 +152,8 @@ def serving(served: ServedBalancer) -> Iterator[None]:
         served.changes = Changes(served.controller, supervisor)
         served.changes.start()
         served.stopping = Stopping(served.controller, served.changes, served, supervisor, stopped.set)
-        listener = Listener(served.control, served.api().handlers())
+        stored = FlowRows(StoredFlows(served.controller, served))
+        listener = Listener(served.control, {**served.api().handlers(), **stored.handlers()})
         await listener.start()
         ready.set()
         await stopped.wait()

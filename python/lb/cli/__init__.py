@@ -28,6 +28,7 @@ from lb.cli import (
     doctor,
     experiment,
     explain,
+    flows,
     init,
     loadgen,
     operate,
@@ -50,7 +51,6 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("status")(status.status)
-app.command("flows")(status.flows)
 app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 app.command("drain")(operate.drain)
@@ -66,6 +66,7 @@ app.command("init")(init.init)
 app.command("bench")(bench.bench)
 app.command("chaos")(chaos.chaos)
 app.command("loadgen")(loadgen.loadgen)
+app.add_typer(flows.app, name="flows")
 app.add_typer(configuration.app, name="config")
 app.add_typer(policy.app, name="policy")
 app.add_typer(testbed.app, name="testbed")

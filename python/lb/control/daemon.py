@@ -20,6 +20,7 @@ import lb.backends
 from lb.balancer import choose_backend
 from lb.compiler.spec import Spec
 from lb.control.api.explainer import Explainer
+from lb.control.api.flow_rows import FlowRows
 from lb.control.api.handlers import Api
 from lb.control.api.listener import Listener
 from lb.control.api.paths import default_control_path
@@ -301,7 +302,8 @@ class Daemon:
         api = Api(
             self._controller, self._changes, self._runtime, self._reloader, sampler.facts, explainer, self._stopping
         )
-        self._listener = Listener(self._control_path, api.handlers(), bind=self._made.take_control)
+        handlers = {**api.handlers(), **FlowRows(self._stored_flows).handlers()}
+        self._listener = Listener(self._control_path, handlers, bind=self._made.take_control)
         self._cleanup.push_async_callback(self._listener.stop)
         await self._listener.bind()
         if self._made.predecessor is not None:

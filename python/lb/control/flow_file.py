@@ -19,7 +19,9 @@ from typing import IO, NamedTuple, Protocol, TypeVar
 from lb.control.kept_names import MOST_BYTES, Names
 from lb.errors import LbError
 
-HEAD = b"flowlb flows 1 "
+MAGIC = b"flowlb flows "
+HEAD = MAGIC + b"1 "
+MOST_HEAD_BYTES = 200
 LENGTH = struct.Struct("<I")
 CHECKSUM_BYTES = 2 * hashlib.sha256().digest_size + 1
 # Far more than a block has; a file with a longer one is damaged.
@@ -123,10 +125,12 @@ def read(stream: IO[bytes]) -> Contents:
         LbError: it is no file of flows, damaged, or of another version.
         OSError: it could not be read.
     """
-    head = stream.readline(200)
-    if not head.startswith(HEAD) or not head.endswith(b"\n"):
-        what = "of another version of lb" if head.startswith(HEAD[:-2]) else "no file of flows"
-        raise LbError(f"it is {what}")
+    stream.seek(0)
+    head = stream.readline(MOST_HEAD_BYTES)
+    if not head.startswith(MAGIC) or not head.endswith(b"\n"):
+        raise LbError("it is no file of flows")
+    if not head.startswith(HEAD):
+        raise LbError("it is of another version of lb")
     end = stream.seek(0, io.SEEK_END) - CHECKSUM_BYTES
     if end < len(head) or _checksum_until(stream, end) != stream.read():
         raise LbError("it is damaged or cut short")

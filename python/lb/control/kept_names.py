@@ -8,7 +8,8 @@ translation of another process's ids into those of a snapshot.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,6 +24,9 @@ MOST_BYTES = 64 << 20
 Content = TypeVar("Content", bound=BaseModel)
 
 Id = Annotated[int, Field(ge=0, lt=2**32)]
+# Of services and servers in a request: more than there are in practice, and few enough for a list of all below.
+LowId = Annotated[int, Field(ge=0, lt=2**20)]
+Row = TypeVar("Row")
 
 
 class ServiceRow(NamedTuple):
@@ -118,6 +122,36 @@ class Names(BaseModel):
                 for row in snapshot.servers
             ),
         )
+
+
+class NamesPart(BaseModel):
+    """What some of the ids in a table mean: those that a few rows have. Arguments: as `Names`, with ids in front."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    interfaces: tuple[str, ...]
+    services: tuple[tuple[LowId, ServiceRow], ...]
+    servers: tuple[tuple[LowId, ServerRow], ...]
+
+    @classmethod
+    def of(cls, names: Names, servers: Iterable[int]) -> NamesPart:
+        """Return what the ids of some servers and their services mean, as far as that is known."""
+        known = [number for number in servers if number < len(names.servers)]
+        rows = [(number, row) for number in known if (row := names.servers[number]) is not None]
+        of_services = sorted({row.service for _, row in rows})
+        services = [(number, found) for number in of_services if (found := names.services[number]) is not None]
+        return cls(interfaces=names.interfaces, services=tuple(services), servers=tuple(rows))
+
+    def names(self) -> Names:
+        """Return it as names. Raise ValueError for a server of a service that is not there."""
+        rows: dict[str, Any] = {"services": _listed(self.services), "servers": _listed(self.servers)}
+        return Names(format=FORMAT, sequence=0, table=0, seed=0, drawn=False, interfaces=self.interfaces, **rows)
+
+
+def _listed(rows: tuple[tuple[int, Row], ...]) -> tuple[Row | None, ...]:
+    """Return rows by id. `rows`: each with its id."""
+    by_id = dict(rows)
+    return tuple(by_id.get(number) for number in range(max(by_id, default=-1) + 1))
 
 
 def signature(snapshot: Snapshot) -> object:

@@ -78,17 +78,20 @@ class SnapshotDirectory:
         return snapshots
 
     def _open_files(self, held: int | None) -> None:
-        directory = state_files.open_directory(self.path, "snapshot", in_memory=False)
-        self._stack.callback(os.close, directory)
-        lock = state_files.open_file(directory, LOCK) if held is None else held
-        self._stack.callback(os.close, lock)
+        if held is not None:
+            self._lock_fd = self._owned(held)
+        directory = self._owned(state_files.open_directory(self.path, "snapshot", in_memory=False))
         if held is None:
-            state_files.hold_lock(lock)
-        self._lock_fd = lock
+            self._lock_fd = self._owned(state_files.open_file(directory, LOCK))
+            state_files.hold_lock(self._lock_fd)
         for place in PLACES:
-            self._files[place] = descriptor = state_files.open_file(directory, place)
-            self._stack.callback(os.close, descriptor)
+            self._files[place] = descriptor = self._owned(state_files.open_file(directory, place))
             state_files.require_private(descriptor, self.path / place)
+
+    def _owned(self, descriptor: int) -> int:
+        """Close a descriptor with the directory."""
+        self._stack.callback(os.close, descriptor)
+        return descriptor
 
     def close(self) -> None:
         """Let another process have the directory."""

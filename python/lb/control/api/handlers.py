@@ -122,8 +122,8 @@ class Api:
 
     async def flows(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return `limit` of the flows that match the filters, from `offset` on, and how many match in all."""
-        limit = min(_number(params, "limit", DEFAULT_FLOWS), MAX_FLOWS)
-        offset = _number(params, "offset", 0)
+        limit = min(only_number(params, "limit", DEFAULT_FLOWS), MAX_FLOWS)
+        offset = only_number(params, "offset", 0)
         unknown = set(params) - {*FLOW_FILTERS, "limit", "offset"}
         if unknown:
             raise RequestError(f"flows have no {', '.join(sorted(unknown))}: filter by {', '.join(FLOW_FILTERS)}")
@@ -180,7 +180,7 @@ class Api:
 
     def _setter(self, state: State) -> Handler:
         async def set_state(params: Mapping[str, Any]) -> dict[str, Any]:
-            _require_only(params, "service", "server", "reset")
+            require_only(params, "service", "server", "reset")
             service, server = _name(params, "service"), _name(params, "server")
             reset = _flag(params, "reset")
             return await self._changed(lambda: self._controller.set_state(service, server, state, reset=reset))
@@ -189,19 +189,19 @@ class Api:
 
     async def weight(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Set the `weight` of a server."""
-        _require_only(params, "service", "server", "weight")
+        require_only(params, "service", "server", "weight")
         service, server, weight = _name(params, "service"), _name(params, "server"), parse_weight(params.get("weight"))
         return await self._changed(lambda: self._controller.set_weight(service, server, weight))
 
     async def add(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Add a server: `server` holds the keys of a [[service.server]]."""
-        _require_only(params, "service", "server")
+        require_only(params, "service", "server")
         service, server = _name(params, "service"), parse_server(params.get("server"))
         return await self._changed(lambda: self._controller.add(service, server))
 
     async def remove(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Remove a server."""
-        _require_only(params, "service", "server", "reset")
+        require_only(params, "service", "server", "reset")
         service, server = _name(params, "service"), _name(params, "server")
         reset = _flag(params, "reset")
         return await self._changed(lambda: self._controller.remove(service, server, reset=reset))
@@ -214,7 +214,7 @@ class Api:
 
     async def reload(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Read the configuration again; with `dry_run`, only return what that would do."""
-        _require_only(params, "dry_run")
+        require_only(params, "dry_run")
         if _flag(params, "dry_run"):
             preview = await self._reloads.preview(ANSWER_S)
             lines = [forecast.line() for forecast in preview.forecasts]
@@ -233,7 +233,7 @@ class Api:
 
     async def stop(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Stop the balancer: at once; with `drain` when its flows have ended or `timeout_s` is over; `cancel` that."""
-        _require_only(params, "drain", "timeout_s", "cancel")
+        require_only(params, "drain", "timeout_s", "cancel")
         drain, cancel, timeout_s = _flag(params, "drain"), _flag(params, "cancel"), _seconds(params, "timeout_s")
         if drain and cancel:
             raise RequestError("drain and cancel cannot be combined: leave one of them out")
@@ -246,7 +246,8 @@ class Api:
         return process_identity()
 
 
-def _require_only(params: Mapping[str, Any], *names: str) -> None:
+def require_only(params: Mapping[str, Any], *names: str) -> None:
+    """Raise RequestError when a request has parameters of other names."""
     if unknown := sorted(set(params) - set(names)):
         raise RequestError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(names)}")
 
@@ -273,7 +274,7 @@ def _seconds(params: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
-def _number(params: Mapping[str, Any], key: str, default: int) -> int:
+def only_number(params: Mapping[str, Any], key: str, default: int) -> int:
     """Return a number of a query, at least 0. Raise RequestError when it is none, or more than any table holds."""
     text = str(params.get(key, default))
     if NUMBER.fullmatch(text) is None:

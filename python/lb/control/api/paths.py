@@ -8,6 +8,7 @@ from typing import Any
 
 ENVIRONMENT = "LB_CONTROL"
 EXPLAIN, STOP = "/explain", "/stop"
+FLOW_NAMES, FLOW_ROWS, FLOW_LOAD = "/flows/names", "/flows/rows", "/flows/load"
 # Process ids mean the same to two processes where this is the same file.
 PID_NAMESPACE = Path("/proc/self/ns/pid")
 

@@ -8,17 +8,21 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from churn import balancing, configuration, control_of, echo, open_flows, placements
-from lbrun import LbRun, until_the_end
-from realhosts import ECHO_PORT, RunningBalancer, connect, running_testbed, wait_until
+from lbrun import LbRun, program, until_the_end
+from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, connect, running_testbed, wait_until
 
+from lb.control import flow_file
 from lb.control.api.client import change, fetch
+from lb.control.api.stored import row_bytes
+from lb.control.snapshots import PLACES
 from lb.errors import LbError
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER
@@ -188,3 +192,105 @@ def test_supervised_balancer_that_is_killed_goes_on_with_its_flows(testbed: Test
         assert run.text().count("the balancer was ended by SIGKILL") == 3
         assert f"{FLOWS} taken over, 0 dropped" in run.text()
         assert run.end() == 0
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path) -> Path:
+    """Return the path of a snapshot directory that is not there."""
+    return tmp_path / "snapshots"
+
+
+def with_snapshots(testbed: Testbed, folder: Path) -> str:
+    return f'{configuration(testbed)}\n[flows]\nsnapshot = "{folder}"\nsnapshot_interval = "1s"\n'
+
+
+def flows_in(folder: Path) -> int:
+    """Return how many flows the latest whole snapshot has, while it may be written."""
+    found = {}
+    for place in PLACES:
+        with suppress(LbError, OSError), (folder / place).open("rb") as file:
+            contents = flow_file.read(file)
+            size = sum(len(block) for block in contents.blocks())
+            found[contents.names.sequence] = size // row_bytes(contents.layout)
+    return found[max(found)] if found else 0
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_flows_survive_on_a_disk(testbed: Testbed, snapshots: Path, end: str) -> None:
+    """
+    Rule 23.2, flows over a reboot: nothing is left in memory. None is broken, none moves, though they have sent more
+    since a snapshot was written.
+    """
+    with balancing(testbed, "rust", with_snapshots(testbed, snapshots)) as balancer, ExitStack() as stack:
+        flows = open_flows(testbed, FLOWS, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        where = placements(balancer)
+        if end == "stopped":
+            assert balancer.stop() == 0
+        else:
+            wait_until(lambda: flows_in(snapshots) == FLOWS, "a snapshot has all flows")
+            assert all(echo(flow, b"more" * 100) for flow in flows)
+            kill(balancer)
+        balancer.start()
+        assert balancer.running is not None
+        assert re.search(rf"{snapshots}/flows\.[01]: {FLOWS} flows loaded, 0 dropped", balancer.running.text())
+        assert placements(balancer) == where
+        for turn in range(3):
+            assert all(echo(flow, b"turn %d" % turn) for flow in flows)
+        assert placements(balancer) == where
+        assert all(echo(flow, b"new") for flow in open_flows(testbed, 3, stack))
+
+
+def test_flows_in_memory_are_newer_than_a_snapshot(testbed: Testbed, snapshots: Path, state: Path) -> None:
+    """Rule 23.2, flows over a reboot: with both, a restart takes those of the state directory."""
+    text = with_snapshots(testbed, snapshots)
+    with balancing(testbed, "rust", text, str(state)) as balancer, ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        balancer.restart()
+        assert balancer.running is not None
+        assert "9 taken over, 0 dropped" in balancer.running.text()
+        assert "loaded" not in balancer.running.text()
+        assert all(echo(flow, b"still") for flow in flows)
+        balancer.stop()
+        shutil.rmtree(state)
+        balancer.start()
+        assert "9 flows loaded, 0 dropped" in balancer.running.text()
+        assert all(echo(flow, b"still") for flow in flows)
+
+
+def test_damaged_snapshots_are_told_and_flows_begin_anew(testbed: Testbed, snapshots: Path) -> None:
+    """Rule 23.2, flows over a reboot: it starts all the same."""
+    with balancing(testbed, "rust", with_snapshots(testbed, snapshots)) as balancer:
+        wait_until(lambda: all((snapshots / place).stat().st_size for place in PLACES), "both places are written")
+        balancer.stop()
+        for place in PLACES:
+            (snapshots / place).write_bytes(b"nonsense")
+        balancer.start()
+        assert balancer.running is not None
+        assert balancer.running.text().count("it is no file of flows: its flows are lost") == 2
+        with ExitStack() as stack:
+            assert all(echo(flow, b"x") for flow in open_flows(testbed, 3, stack))
+
+
+def test_flows_are_dumped_and_loaded_while_packets_pass(testbed: Testbed, tmp_path: Path) -> None:
+    """Rule 23.2, flows over a reboot: by hand: a balancer that keeps nothing has its flows back."""
+    file = tmp_path / "flows"
+
+    def lb(balancer: RunningBalancer, command: str) -> str:
+        arguments = program("flows", command, "--control", str(control_of(balancer)), str(file))
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    with balancing(testbed, "rust", configuration(testbed)) as balancer, ExitStack() as stack:
+        flows = open_flows(testbed, FLOWS, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        where = placements(balancer)
+        assert lb(balancer, "dump") == f"{FLOWS} flows written to {file}\n"
+        assert all(echo(flow, b"more") for flow in flows)
+        balancer.restart()
+        assert placements(balancer) == {}
+        assert lb(balancer, "load") == f"{FLOWS} flows loaded, 0 dropped\n"
+        assert all(echo(flow, b"again") for flow in flows)
+        assert placements(balancer) == where

@@ -218,7 +218,7 @@ def flows_in(folder: Path) -> int:
 @pytest.mark.parametrize("end", ["stopped", "killed"])
 def test_flows_survive_on_a_disk(testbed: Testbed, snapshots: Path, end: str) -> None:
     """
-    Rule 23.2, flows over a reboot: nothing is left in memory. None is broken, none moves, though they have sent more
+    Rule 23.4, flows over a reboot: nothing is left in memory. None is broken, none moves, though they have sent more
     since a snapshot was written.
     """
     with balancing(testbed, "rust", with_snapshots(testbed, snapshots)) as balancer, ExitStack() as stack:
@@ -242,7 +242,7 @@ def test_flows_survive_on_a_disk(testbed: Testbed, snapshots: Path, end: str) ->
 
 
 def test_flows_in_memory_are_newer_than_a_snapshot(testbed: Testbed, snapshots: Path, state: Path) -> None:
-    """Rule 23.2, flows over a reboot: with both, a restart takes those of the state directory."""
+    """Rule 23.4, flows over a reboot: with both, a restart takes those of the state directory."""
     text = with_snapshots(testbed, snapshots)
     with balancing(testbed, "rust", text, str(state)) as balancer, ExitStack() as stack:
         flows = open_flows(testbed, 9, stack)
@@ -260,7 +260,7 @@ def test_flows_in_memory_are_newer_than_a_snapshot(testbed: Testbed, snapshots: 
 
 
 def test_damaged_snapshots_are_told_and_flows_begin_anew(testbed: Testbed, snapshots: Path) -> None:
-    """Rule 23.2, flows over a reboot: it starts all the same."""
+    """Rule 23.4, flows over a reboot: it starts all the same."""
     with balancing(testbed, "rust", with_snapshots(testbed, snapshots)) as balancer:
         wait_until(lambda: all((snapshots / place).stat().st_size for place in PLACES), "both places are written")
         balancer.stop()
@@ -274,7 +274,7 @@ def test_damaged_snapshots_are_told_and_flows_begin_anew(testbed: Testbed, snaps
 
 
 def test_flows_are_dumped_and_loaded_while_packets_pass(testbed: Testbed, tmp_path: Path) -> None:
-    """Rule 23.2, flows over a reboot: by hand: a balancer that keeps nothing has its flows back."""
+    """Rule 23.4, flows over a reboot: by hand: a balancer that keeps nothing has its flows back."""
     file = tmp_path / "flows"
 
     def lb(balancer: RunningBalancer, command: str) -> str:

@@ -1,6 +1,6 @@
 """
 Flows in a file, for after a reboot: what `lb flows dump` writes and `lb flows load` reads, snapshots on a disk, and
-what is not believed (rule 23.2, flows over a reboot).
+what is not believed (rule 23.4, flows over a reboot).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def file_of(flows: flow_file.Source, sequence: int = 0) -> io.BytesIO:
 
 
 def test_flows_go_on_at_their_servers_by_another_clock_and_other_ids(before: tuple[Balancer, dict[int, int]]) -> None:
-    """Rule 23.2, flows over a reboot: each client's next packet goes to the server it was with; none is new."""
+    """Rule 23.4, flows over a reboot: each client's next packet goes to the server it was with; none is new."""
     balancer, servers = before
     after = Balancer(turned(make_snapshot()))
     after.box.now = REBOOT_NS
@@ -86,7 +86,7 @@ def test_flows_go_on_at_their_servers_by_another_clock_and_other_ids(before: tup
 
 
 def test_idle_timers_go_on_as_if_no_time_had_passed(before: tuple[Balancer, dict[int, int]]) -> None:
-    """Rule 23.2, flows over a reboot: what was idle for 2 s of its 100 has 98 left by any clock."""
+    """Rule 23.4, flows over a reboot: what was idle for 2 s of its 100 has 98 left by any clock."""
     balancer, _ = before
     balancer.box.after(2)
     after = Balancer()
@@ -106,7 +106,7 @@ def test_idle_timers_go_on_as_if_no_time_had_passed(before: tuple[Balancer, dict
 @pytest.mark.parametrize("first", ["client", "server"])
 def test_connection_that_has_gone_on_since_is_followed_again(first: str, progress: int) -> None:
     """
-    Rule 23.2, flows over a reboot: whichever side speaks first, far from the numbers of the dump, one exchange later
+    Rule 23.4, flows over a reboot: whichever side speaks first, far from the numbers of the dump, one exchange later
     the numbers count again: a FIN of each side closes the flow, and a RST elsewhere is dropped.
     """
     balancer = Balancer()
@@ -167,7 +167,7 @@ def test_connection_that_is_being_opened_is_left_out(before: tuple[Balancer, dic
 def test_flows_that_are_there_stay_and_servers_that_are_gone_lose_theirs(
     before: tuple[Balancer, dict[int, int]],
 ) -> None:
-    """Rule 23.2, flows over a reboot: loading twice changes nothing; all that is not loaded is counted."""
+    """Rule 23.4, flows over a reboot: loading twice changes nothing; all that is not loaded is counted."""
     balancer, servers = before
     file = flow_file.read(file_of(balancer.flows))
     assert balancer.flows.load_all(file) == Loaded(0, 20)
@@ -220,7 +220,7 @@ def test_row_has_the_id_of_its_server_where_the_command_looks() -> None:
 
 @given(st.data())
 def test_damaged_file_is_refused(data: st.DataObject) -> None:
-    """Rule 23.2, flows over a reboot: any byte that is another, any end that is missing."""
+    """Rule 23.4, flows over a reboot: any byte that is another, any end that is missing."""
     balancer = Balancer()
     for port in PORTS[:3]:
         open_flow(balancer.box, port=port)
@@ -341,7 +341,7 @@ def loaded(folder: Path) -> Loaded | None:
 
 
 def test_latest_snapshot_is_read_by_the_next_process(folder: Path) -> None:
-    """Rule 23.2, flows over a reboot: whichever of the two it is in."""
+    """Rule 23.4, flows over a reboot: whichever of the two it is in."""
     balancer = Balancer()
     for count in range(1, 6):
         opened = SnapshotDirectory.open(folder)
@@ -379,7 +379,7 @@ def test_disk_that_is_full_costs_one_line_and_not_the_snapshot_before(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Rule 23.2, flows over a reboot: once there is room again, it goes on; another want of room is told again."""
+    """Rule 23.4, flows over a reboot: once there is room again, it goes on; another want of room is told again."""
     balancer, _ = before
     directory.write(balancer.flows)
     full = OSError(28, "No space left on device")
@@ -457,7 +457,7 @@ def open_dns(served: ServedBalancer, count: int) -> None:
 
 
 def test_dump_and_load_restore_flows_and_listing_stays(served: ServedBalancer, tmp_path: Path) -> None:
-    """Rule 23.2, flows over a reboot: more flows than fit one request."""
+    """Rule 23.4, flows over a reboot: more flows than fit one request."""
     open_dns(served, 450)
     before, file = established(served), tmp_path / "flows"
     done = lb(served.control, "flows", "dump", str(file))

@@ -15,7 +15,8 @@ what the loop says stands beside the probe's figures: the highest bucket that go
 200 us, and the highest bucket of the commands of the control side, which the machine's own hold-ups seldom meet.
 
 Acts: `publication` of 10 000 servers, and of their 10 000 neighbours; `least`, the same with the selector `least`;
-`listing`, a page of 1 000 000 flows; `reset` of a server with 100 000 flows; `expiry` of 100 000 flows at one instant;
+`listing`, a page of 1 000 000 flows; `dump`, all of these as rows; `load` of as many, a part in each
+round; `reset` of a server with 100 000 flows; `expiry` of 100 000 flows at one instant;
 `full`, another interface whose queue is full.
 """
 
@@ -45,15 +46,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import lb.backends
 from lb._core import BUILD_PROFILE, checksum, generate
 from lb.backends.base import AttachedInterface, DataPath
+from lb.control.kept_names import Names, translations
 from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server, Snapshot
 from lb.net.sockets import open_packet_socket, read_interface
 from snapshots import complete_snapshot, make_service, make_timeouts
 
-ACTS = ("publication", "least", "listing", "reset", "expiry", "full")
+ACTS = ("publication", "least", "listing", "dump", "load", "reset", "expiry", "full")
 PROBE_GAP_NS = 50_000
 # Of a control run, and at least of a round.
 RUN_S = 2.0
 FLOWS_LISTED, FLOWS_ENDING, SERVERS = 1_000_000, 100_000, 10_000
+ROW_BYTES, BLOCK_ROWS = 104, 1 << 14
 CLONE_NEWNET = 0x40000000
 SO_TIMESTAMPNS = 35
 TIMESPEC = struct.Struct("=qq")
@@ -190,6 +193,7 @@ class Stage:
     probe_socket: socket.socket
     frame: bytes
     load_pps: float
+    rounds: int
 
     @property
     def measures_itself(self) -> bool:
@@ -278,11 +282,13 @@ def stage(act: str, rounds: int, options: argparse.Namespace) -> Iterator[Stage]
     routes = (Route(IPv4Network("198.18.0.0/16"), 0), Route(IPv4Network("198.19.0.0/16"), 1))
     far = (Neighbour(1, IPv4Address(int(FAR_CLIENT) + n), CLIENT_MAC) for n in range(servers))
     next_hops = NextHops(routes, (Neighbour(0, CLIENT, CLIENT_MAC), *far))
-    flows = round({"listing": FLOWS_LISTED, "reset": FLOWS_ENDING * rounds, "expiry": FLOWS_ENDING}.get(act, 0) * scale)
-    path: DataPath = lb.backends.load(options.backend).DataPath(flows + 1024, secrets.token_bytes(16), 1)
+    counts = {"listing": FLOWS_LISTED, "dump": FLOWS_LISTED, "reset": FLOWS_ENDING * rounds, "expiry": FLOWS_ENDING}
+    flows = round(counts.get(act, 0) * scale)
+    capacity = round(FLOWS_LISTED * scale) if act == "load" else flows
+    path: DataPath = lb.backends.load(options.backend).DataPath(capacity + 1024, secrets.token_bytes(16), 1)
     path.publish(snapshot)
     path.set_next_hops(next_hops)
-    make_flows(path, flows, snapshot.interfaces[1].mac, act == "expiry")
+    make_flows(path, flows, snapshot.interfaces[1].mac, act in ("dump", "expiry"))
     with contextlib.ExitStack() as opened:
         ports = [opened.enter_context(open_packet_socket(f"a{pair}")) for pair in range(2)]
         probe_socket = opened.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
@@ -298,7 +304,7 @@ def stage(act: str, rounds: int, options: argparse.Namespace) -> Iterator[Stage]
             for task in set(Path("/proc/self/task").iterdir()) - others:
                 os.sched_setscheduler(int(task.name), os.SCHED_FIFO, os.sched_param(1))
         frame = datagram(snapshot.interfaces[0].mac, CLIENT, 1000, PROBE_PORT, bytes(STAMP.size))
-        yield Stage(path, snapshot, next_hops, scale, probe_socket, frame, options.load)
+        yield Stage(path, snapshot, next_hops, scale, probe_socket, frame, options.load, options.rounds)
 
 
 def far_socket(number: int) -> tuple[IPv4Address, int]:
@@ -334,6 +340,32 @@ def listing(on: Stage, number: int) -> None:
     """List a page."""
     total, rows = on.path.find_flows(time.monotonic_ns(), 100 * number, 100)
     assert (total >= FLOWS_LISTED * on.scale, len(rows)) == (True, 100)
+
+
+def dump(on: Stage, number: int) -> None:
+    """Copy all flows, as `lb flows dump` does."""
+    del number
+    count, place = 0, 0
+    while place is not None:
+        rows, place = on.path.copy_flows(place, time.monotonic_ns())
+        count += len(rows) // ROW_BYTES
+    assert count >= FLOWS_LISTED * on.scale
+
+
+def load(on: Stage, number: int) -> None:
+    """Take over a part of the flows, blocks as large as those of a file."""
+    known = translations(Names.of(on.snapshot, 0, 0), on.snapshot)
+    row, _ = on.path.copy_flows(0, time.monotonic_ns())
+    row, count = row[:ROW_BYTES], round(FLOWS_LISTED * on.scale) // on.rounds
+    for start in range(number * count, (number + 1) * count, BLOCK_ROWS):
+        ends = (far_socket(end) for end in range(start, min(start + BLOCK_ROWS, (number + 1) * count)))
+        rows = b"".join(row_of(row, *end) for end in ends)
+        on.path.load_flows(rows, *known, time.monotonic_ns())
+
+
+def row_of(row: bytes, address: IPv4Address, port: int) -> bytes:
+    """Return a row with another client: two words of its IPv4-mapped address, high and low, then its port."""
+    return row[:8] + struct.pack("=QH", 0xFFFF << 32 | int(address), port) + row[18:]
 
 
 def reset(on: Stage, number: int) -> None:
@@ -373,6 +405,8 @@ DOINGS = {
     "publication": publication,
     "least": publication,
     "listing": listing,
+    "dump": dump,
+    "load": load,
     "reset": reset,
     "expiry": expiry,
     "full": full,

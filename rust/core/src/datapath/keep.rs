@@ -11,7 +11,7 @@ use crate::flow::table::{Flow, Kept, ROW_BYTES, Rows, Table, TableError, Transla
 /// Places of the table that one slice copies: up to 104 KiB, read in order.
 const PLACES: u32 = 1024;
 /// Rows that one slice stores: each is written at random.
-const ROWS: usize = 64;
+const ROWS: usize = 32;
 
 impl DataPath {
     /// As [`DataPath::new`], with the flow table in the memory of an empty file.

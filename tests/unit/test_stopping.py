@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from lb.control.api import handlers
 from lb.control.api.client import change, fetch
 from lb.control.changes import Changes
 from lb.control.controller import Controller
+from lb.control.daemon import Daemon
+from lb.control.preparation import Prepared
 from lb.control.stopping import Stopping
 from lb.control.tasks import Supervisor
 from lb.errors import LbError, RemoteError
@@ -272,3 +275,43 @@ def test_on_stop_reset_that_fails_does_not_keep_the_balancer_from_stopping(
 ) -> None:
     end_flows(ServedBalancer(tmp_path, "python"), Flows(5, LbError("the loop is gone")), "reset")
     assert "flows are left alone although on_stop is reset: the loop is gone" in caplog.text
+
+
+class Recorder:
+    """Notes what a daemon asks of its parts at its end, in order."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def end_flows(self) -> None:
+        self.asked.append("end flows")
+
+    def write(self, _source: object) -> None:
+        self.asked.append("snapshot")
+
+    async def stop(self) -> None:
+        self.asked.append("stop tasks")
+
+
+@pytest.mark.parametrize(
+    ("is_replaced", "failure", "asked"),
+    [
+        (False, None, ["end flows", "snapshot", "stop tasks"]),
+        (True, None, ["stop tasks"]),
+        (False, LbError("the loop is gone"), ["stop tasks"]),
+    ],
+    ids=["stopped", "replaced", "failed"],
+)
+def test_daemon_ends_its_flows_only_where_no_other_process_has_them(
+    is_replaced: bool, failure: LbError | None, asked: list[str]
+) -> None:
+    """Rule 18.3, stopping: another process goes on with them, or the data path can tell nobody any more."""
+    recorder = Recorder()
+    daemon = Daemon.__new__(Daemon)
+    parts = {"_stopping": recorder, "_supervisor": recorder, "_stored_flows": None, "_failure": failure}
+    for name, part in {**parts, "_made": Prepared(snapshots=cast(Any, recorder))}.items():
+        setattr(daemon, name, part)
+    daemon._cleanup = AsyncExitStack()
+    with pytest.raises(LbError) if failure else nullcontext():
+        asyncio.run(daemon.stop(is_replaced=is_replaced))
+    assert recorder.asked == asked

@@ -354,13 +354,13 @@ def dump(on: Stage, number: int) -> None:
 
 def load(on: Stage, number: int) -> None:
     """Take over a part of the flows, blocks as large as those of a file."""
-    known = translations(Names.of(on.snapshot, 0, 0), on.snapshot)
+    ids = translations(Names.of(on.snapshot, 0, 0), on.snapshot)
     row, _ = on.path.copy_flows(0, time.monotonic_ns())
     row, count = row[:ROW_BYTES], round(FLOWS_LISTED * on.scale) // on.rounds
     for start in range(number * count, (number + 1) * count, BLOCK_ROWS):
         ends = (far_socket(end) for end in range(start, min(start + BLOCK_ROWS, (number + 1) * count)))
         rows = b"".join(row_of(row, *end) for end in ends)
-        on.path.load_flows(rows, *known, time.monotonic_ns())
+        on.path.load_flows(rows, ids.rows, ids.interfaces, time.monotonic_ns())
 
 
 def row_of(row: bytes, address: IPv4Address, port: int) -> bytes:

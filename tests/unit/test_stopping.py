@@ -308,10 +308,16 @@ def test_daemon_ends_its_flows_only_where_no_other_process_has_them(
     """Rule 18.3, stopping: another process goes on with them, or the data path can tell nobody any more."""
     recorder = Recorder()
     daemon = Daemon.__new__(Daemon)
-    parts = {"_stopping": recorder, "_supervisor": recorder, "_stored_flows": None, "_failure": failure}
+    parts = {
+        "_stopping": recorder,
+        "_supervisor": recorder,
+        "_stored_flows": None,
+        "_failure": failure,
+        "_is_replaced": is_replaced,
+    }
     for name, part in {**parts, "_made": Prepared(snapshots=cast(Any, recorder))}.items():
         setattr(daemon, name, part)
     daemon._cleanup = AsyncExitStack()
     with pytest.raises(LbError) if failure else nullcontext():
-        asyncio.run(daemon.stop(is_replaced=is_replaced))
+        asyncio.run(daemon.stop())
     assert recorder.asked == asked

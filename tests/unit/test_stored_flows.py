@@ -25,10 +25,10 @@ from test_kept import turned
 from test_operate import lb
 
 from lb.backends.base import ServerIds
-from lb.control import flow_file, state_files
+from lb.control import flow_file, kept_names, state_files
 from lb.control.api import stored
 from lb.control.api.client import change
-from lb.control.kept_names import Names, NamesPart
+from lb.control.kept_names import Names, NamesPart, ServerRow, ServiceRow
 from lb.control.snapshots import PLACES, SnapshotDirectory
 from lb.control.stored_flows import Loaded, StoredFlows
 from lb.errors import LbError, RemoteError
@@ -281,25 +281,28 @@ def test_backend_without_rows_says_so() -> None:
         balancer.load_flows(b"", [], [])
 
 
+WEB = ServiceRow("198.18.1.100", 80, "tcp", "web")
+SERVER1 = ServerRow(0, 0, "198.18.1.31", 80, "server1")
+SERVER2 = ServerRow(0, 1, "198.18.1.32", 80, "server2")
 NAMES = Names(
-    format=1,
+    format=kept_names.FORMAT,
     sequence=0,
     table=0,
     seed=1,
     drawn=False,
     interfaces=("eth0",),
-    services=(("198.18.1.100", 80, "tcp"), None),
-    servers=((0, 0, "198.18.1.31", 80), None),
+    services=(WEB, None),
+    servers=(SERVER1, None),
 )
 
 
 def test_names_of_ids_that_came_or_went_meanwhile_are_all_known() -> None:
     """An id that meant two things makes the copy useless: which rows mean which is not known."""
-    more = NAMES.model_copy(update={"servers": (None, (0, 1, "198.18.1.32", 80), None)})
+    more = NAMES.model_copy(update={"servers": (None, SERVER2, None)})
     both = flow_file.merged(NAMES, more)
     assert both is not None
-    assert both.servers == ((0, 0, "198.18.1.31", 80), (0, 1, "198.18.1.32", 80), None)
-    reused = NAMES.model_copy(update={"servers": ((0, 2, "198.18.1.33", 80),)})
+    assert both.servers == (SERVER1, SERVER2, None)
+    reused = NAMES.model_copy(update={"servers": (SERVER2,)})
     assert flow_file.merged(NAMES, reused) is None
     source = SimpleNamespace(names=iter([NAMES, reused]).__next__, layout=lambda: "4 104 little", rows=no_rows)
     with pytest.raises(LbError, match="were replaced while their flows were copied: try again"):
@@ -312,8 +315,8 @@ def no_rows(_place: int) -> tuple[bytes, int | None]:
 
 def test_part_of_the_names_has_what_some_rows_need() -> None:
     part = NamesPart.of(NAMES, [0, 1, 99])
-    assert part.names().servers == ((0, 0, "198.18.1.31", 80),)
-    assert part.names().services == (("198.18.1.100", 80, "tcp"),)
+    assert part.names().servers == (SERVER1,)
+    assert part.names().services == (WEB,)
 
 
 # Snapshots.
@@ -501,8 +504,12 @@ def test_dump_where_no_file_can_be_made_exit_1_and_leaves_nothing(served: Served
         {},
         {"layout": 1, "names": {}, "rows": ""},
         {"layout": "x", "names": {}, "rows": "!"},
-        {"layout": "x", "names": {"interfaces": [], "services": [], "servers": [[0, [0, 0, "x", 1]]]}, "rows": ""},
-        {"layout": "x", "names": {"interfaces": [], "services": [], "servers": [[2**20, [0, 0, "x", 1]]]}, "rows": ""},
+        {"layout": "x", "names": {"interfaces": [], "services": [], "servers": [[0, [0, 0, "x", 1, "y"]]]}, "rows": ""},
+        {
+            "layout": "x",
+            "names": {"interfaces": [], "services": [], "servers": [[2**20, [0, 0, "x", 1, "y"]]]},
+            "rows": "",
+        },
         {"rows": "", "more": 1},
     ],
 )

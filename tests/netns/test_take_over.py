@@ -371,3 +371,27 @@ def test_supervised_balancer_that_is_renewed_goes_on_by_the_same_process_id(test
         wait_until(lambda: run.text().count("ready: ") == 4, "another one forwards")
         assert all(echo(flow, b"last") for flow in flows)
         assert run.end() == 0
+
+
+def test_balancer_that_is_replaced_resets_no_flow_and_hands_its_snapshots_on(
+    testbed: Testbed, state: Path, tmp_path: Path
+) -> None:
+    """
+    Rule 18.3, stopping: `on_stop = "reset"` is for the last one. Rule 23.4, flows over a reboot: the snapshot directory
+    is the successor's without a gap, which writes there in its turn.
+    """
+    snapshots = tmp_path / "snapshots"
+    flows_table = f'\n[flows]\nsnapshot = "{snapshots}"\n'
+    text = f'on_stop = "reset"\n{configuration(testbed)}{flows_table}'
+    with balancing(testbed, "rust", text, str(state)) as balancer, ExitStack() as stack:
+        flows = open_flows(testbed, FLOWS, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        for turn in range(3):
+            assert balancer.take_over() == 0
+            assert all(echo(flow, b"turn %d" % turn) for flow in flows)
+        assert {place.stat().st_size for place in snapshots.glob("flows.*")} == {0}
+        assert balancer.stop() == 0
+        for flow in flows:
+            with pytest.raises(ConnectionResetError):
+                flow.recv(1)
+        assert any(place.stat().st_size for place in snapshots.glob("flows.*"))

@@ -145,6 +145,7 @@ def test_diff_says_what_the_operator_keeps() -> None:
 
 # Another value for each key whose values have no order and no choices: (table, key) -> value.
 OTHER_TEXT: dict[tuple[str, str], Any] = {
+    ("flows", "snapshot"): "/var/lib/flowlb",
     ("metrics", "address"): "127.0.0.2",
     ("interface", "mac"): "aa:aa:aa:00:00:02",
     ("interface", "addresses"): ["198.18.1.2/24"],

@@ -61,4 +61,4 @@ def test_key_is_declared_once_in_the_data_path(key: str) -> None:
 def test_every_timeout_is_a_key() -> None:
     """They have the key's name, and the unit behind it."""
     timeouts = {field.name.removesuffix("_ns") for field in dataclasses.fields(Timeouts)}
-    assert timeouts == set(FlowsConfig.model_fields) - {"capacity"}
+    assert timeouts == set(FlowsConfig.model_fields) - {"capacity", "snapshot", "snapshot_interval"}

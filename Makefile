@@ -48,6 +48,8 @@ test-quick: ## Run the tests that need neither root nor a network, Rust and Pyth
 test-rust: ## Run the tests of the Rust crates
 	@# The benches have none, and criterion with thirty crates more to compile; `make lint` checks them.
 	env -u MAKEFLAGS -u MFLAGS cargo test --locked --workspace --exclude flowlb-benches --quiet
+	@# Once more the flow table, as a version has it that reads what this one leaves.
+	env -u MAKEFLAGS -u MFLAGS cargo test --locked --package flowlb-core --features next-layout --quiet --lib flow::table
 
 .PHONY: test-unit
 test-unit: env ## Run the tests that need neither root nor a network: vectors, differential, units

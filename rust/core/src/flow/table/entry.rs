@@ -13,6 +13,8 @@ pub(super) const RELINK_NS: u64 = 1_000_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Entry {
+    #[cfg(feature = "next-layout")]
+    pub(super) ingress: u64,
     pub(super) client: [u64; 2],
     /// The client's port.
     pub client_port: u16,
@@ -33,6 +35,7 @@ pub struct Entry {
     /// What is measured of it: the low two bits a phase, the rest a stamp.
     pub(super) measured: u32,
     /// Where the last forward packet came from: the bits of a [`IngressNeighbour`].
+    #[cfg(not(feature = "next-layout"))]
     pub(super) ingress: u64,
 }
 

@@ -12,7 +12,8 @@ pub(super) const NONE: u32 = u32::MAX;
 pub const MOST_FLOWS: u64 = 1 << 28;
 
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"flowlb\0t");
-pub(super) const VERSION: u32 = 4;
+/// Counts layouts: [`super::layouts`].
+pub(super) const VERSION: u32 = if cfg!(feature = "next-layout") { 5 } else { 4 };
 
 /// The start of the arena: what a reader needs to know to make sense of the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]

@@ -12,8 +12,9 @@ use super::Table;
 use super::arena::{Line, TableError};
 use super::entry::{Entry, FlowCold, FlowRare, RELINK_NS};
 use super::flow::Flow;
-use super::header::{HEADER_LINES, MAGIC, NONE, Sizes, TableHeader, VERSION};
+use super::header::{HEADER_LINES, MAGIC, NONE, Sizes, TableHeader};
 use super::kept::{Kept, Row, Translation};
+use super::layouts::entry_reader;
 use crate::base::{IngressNeighbour, InterfaceId, Nanos};
 use crate::flow::side::TcpSide;
 use crate::flow::state::FlowState;
@@ -38,11 +39,11 @@ impl Table {
         now: Nanos,
         mut note: impl FnMut(u32, u32, &Flow<'_>),
     ) -> Result<Kept, TableError> {
-        let (sizes, touched) = read_header(file)?;
+        let (layout, touched) = read_header(file)?;
         let (mut kept, mut order) = (Kept::default(), Vec::new());
         let mut from = 0;
         while from < touched {
-            for mut left in read_part(file, &sizes, from, touched.min(from + PART))? {
+            for mut left in read_part(file, &layout, from, touched.min(from + PART))? {
                 // A removed entry has port 0, which no flow has.
                 if left.entry.client_port == 0 {
                     continue;
@@ -135,7 +136,13 @@ fn is_whole(left: &Row, now: Nanos) -> bool {
         && left.cold.sides.iter().all(TcpSide::is_possible)
 }
 
-fn read_header(file: &File) -> Result<(Sizes, u32), TableError> {
+/// How a table is laid out: where its parts are, and what its entries are like.
+struct Layout {
+    sizes: Sizes,
+    entry: fn(Line) -> Entry,
+}
+
+fn read_header(file: &File) -> Result<(Layout, u32), TableError> {
     let mut lines: [Line; HEADER_LINES] = bytemuck::Zeroable::zeroed();
     let len = file.metadata()?.len();
     if len < size_of_val(&lines) as u64 {
@@ -146,9 +153,9 @@ fn read_header(file: &File) -> Result<(Sizes, u32), TableError> {
     if header.magic != MAGIC {
         return Err(TableError::Image("it is no flow table"));
     }
-    if header.version != VERSION {
+    let Some(entry) = entry_reader(header.version) else {
         return Err(TableError::Image("its layout is that of another version"));
-    }
+    };
     let sizes = Sizes::of(header.capacity)
         .map_err(|_| TableError::Image("its capacity is none that a table has"))?;
     let ours = TableHeader::new(&sizes, header.hash_key);
@@ -158,24 +165,25 @@ fn read_header(file: &File) -> Result<(Sizes, u32), TableError> {
     if u64::from(header.touched) > header.capacity {
         return Err(TableError::Image("it has more entries than room"));
     }
-    Ok((sizes, header.touched))
+    Ok((Layout { sizes, entry }, header.touched))
 }
 
 /// Read entries and their other parts.
 fn read_part(
     file: &File,
-    sizes: &Sizes,
+    layout: &Layout,
     from: u32,
     until: u32,
 ) -> Result<impl Iterator<Item = Row>, TableError> {
     let count = (until - from) as usize;
-    let mut entries = vec![Entry::default(); count];
+    let Layout { sizes, entry } = layout;
+    let mut entries: Vec<Line> = vec![bytemuck::Zeroable::zeroed(); count];
     let mut colds = vec![FlowCold::default(); count];
     let mut rares = vec![FlowRare::default(); count];
     read_at(file, sizes.entries_at, from, &mut entries)?;
     read_at(file, sizes.cold_from, from, &mut colds)?;
     read_at(file, sizes.rare_from, from, &mut rares)?;
-    let sides = entries.into_iter().zip(colds).zip(rares);
+    let sides = entries.into_iter().map(*entry).zip(colds).zip(rares);
     Ok(sides.map(|((entry, cold), rare)| Row {
         entry,
         cold: FlowCold {

@@ -22,6 +22,7 @@ mod header;
 mod image;
 mod index;
 mod kept;
+mod layouts;
 mod lists;
 mod parts;
 mod rows;

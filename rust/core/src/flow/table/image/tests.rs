@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::{Ip, MacNumber};
+use crate::flow::table::layouts::as_version_4;
 use proptest::prelude::*;
 use std::io;
 use std::path::PathBuf;
@@ -115,6 +116,35 @@ fn flows_are_found_by_their_new_ids_in_the_order_of_their_last_use() {
             last = table.entry(number).last_seen;
             at = super::super::present(table.cold(number).following);
         }
+    }
+}
+
+#[test]
+fn a_table_of_version_4_is_read_as_that_version_left_it() {
+    let (scratch, old) = (
+        Scratch::new("today").unwrap(),
+        Scratch::new("version-4").unwrap(),
+    );
+    left(&scratch.1, 40);
+    let mut bytes = std::fs::read(&scratch.0).unwrap();
+    bytes[8..12].copy_from_slice(&4u32.to_ne_bytes());
+    let at = Sizes::of(64).unwrap().entries_at * size_of::<Line>();
+    for place in bytes[at..].chunks_exact_mut(size_of::<Line>()).take(64) {
+        let entry: Entry = bytemuck::pod_read_unaligned(place);
+        place.copy_from_slice(bytemuck::bytes_of(&as_version_4(&entry)));
+    }
+    old.1.write_all_at(&bytes, 0).unwrap();
+    let (expected, kept) = taken(&scratch.1, 64).unwrap();
+    let (table, of_old) = taken(&old.1, 64).unwrap();
+    assert_eq!(of_old, kept);
+    for n in (0..40).filter(|n| n % 12 != 11) {
+        let mut entry = entry(n);
+        let server = n % 12;
+        (entry.service, entry.server, entry.endpoint) =
+            (server / SERVERS + 50, server + 60, 100 + server + 70);
+        let number = table.find(&entry.forward_key()).unwrap();
+        let known = expected.find(&entry.forward_key()).unwrap();
+        assert_eq!(table.entry(number), expected.entry(known));
     }
 }
 

@@ -216,7 +216,8 @@ class StateDirectory:
             drawn_seed: the seed that was drawn, by this process or one before it; None: none was.
 
         Raises:
-            LbError: what was left could not be read for now. It stays as it is.
+            LbError: what was left could not be read for now, or by this version while the process before still runs. It
+                stays as it is.
         """
         kept = self._take_over(engine, snapshot, now_ns)
         self._drawn_seed, self._is_keeping = drawn_seed, True
@@ -248,6 +249,8 @@ class StateDirectory:
                 f"{self.path}: the flows that were left cannot be read now: {_why(error)}: {way_out}"
             ) from None
         except LbError as error:
+            if self.is_beside:
+                raise LbError(f"take-over: the running balancer's flow table cannot be read: {error}") from None
             return Kept(trouble=f"the flows that were left are lost: {error}")
 
     def note(self, snapshot: Snapshot) -> None:

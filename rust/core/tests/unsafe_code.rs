@@ -61,6 +61,8 @@ fn unsafe_code_is_denied_in_every_crate_by_the_lints_of_the_workspace() {
         .filter(|path| path.join("Cargo.toml").exists())
         .collect();
     found.sort();
+    // A workspace of its own, which never ships, and denies it itself.
+    found.retain(|path| !path.ends_with("fuzz"));
     assert_eq!(found, CRATES.map(|name| root.join(name)));
     for path in found {
         let manifest = fs::read_to_string(path.join("Cargo.toml")).expect("a manifest is text");

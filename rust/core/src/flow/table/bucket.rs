@@ -32,6 +32,11 @@ impl Bucket {
         self.numbers.get(slot)?.checked_sub(1)
     }
 
+    /// The slots in use: the hash and the entry number in each.
+    pub fn in_use(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        (0..SLOTS).filter_map(|slot| Some((self.hashes[slot], self.number(slot)?)))
+    }
+
     #[inline]
     pub fn has_room(&self) -> bool {
         self.numbers.contains(&0)

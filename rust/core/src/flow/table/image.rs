@@ -1,15 +1,17 @@
 //! A table that another process left in a file: what of it can be trusted goes into a table of ours.
 //!
 //! Nothing is believed that was not checked. The header must be ours in every size, and an entry whole, no older than
-//! now, and one of a server that its three ids agree on; so a damaged id gives a flow to no other server. Index, lists
-//! and chain of free entries are not read: they are made anew. Plain reads, so that a file that is cut short is an
-//! error and no signal. The file stays as it is: a process that is killed meanwhile leaves it to the next.
+//! now, one whose keys the index knows by their hashes, and one of a server that its three ids agree on. So neither a
+//! damaged key nor a damaged id gives a flow to another server. Index, lists and chain of free entries are made anew.
+//! Plain reads, so that a file that is cut short is an error and no signal. The file stays as it is: a process that is
+//! killed meanwhile leaves it to the next.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::Table;
 use super::arena::{Line, TableError};
+use super::bucket::Bucket;
 use super::entry::{Entry, FlowCold, FlowRare, RELINK_NS};
 use super::flow::Flow;
 use super::header::{HEADER_LINES, MAGIC, NONE, Sizes, TableHeader};
@@ -19,8 +21,18 @@ use crate::base::{IngressNeighbour, InterfaceId, Nanos};
 use crate::flow::side::TcpSide;
 use crate::flow::state::FlowState;
 
-/// Entries that are read at once, of all three parts: whole lines of each.
+/// Entries that are read at once, of all three parts: whole lines of each. And buckets of the index.
 const PART: u32 = 1 << 13;
+
+/// A table that was left, as its header describes it.
+struct Image<'a> {
+    file: &'a File,
+    sizes: Sizes,
+    hash_key: [u64; 2],
+    touched: u32,
+    /// Makes an entry of today of one of its version.
+    entry: fn(Line) -> Entry,
+}
 
 impl Table {
     /// Take over the entries that another process left. To be called before packets come.
@@ -39,16 +51,21 @@ impl Table {
         now: Nanos,
         mut note: impl FnMut(u32, u32, &Flow<'_>),
     ) -> Result<Kept, TableError> {
-        let (layout, touched) = read_header(file)?;
+        let image = Image::of(file)?;
+        let key_sums = image.key_sums()?;
         let (mut kept, mut order) = (Kept::default(), Vec::new());
         let mut from = 0;
-        while from < touched {
-            for mut left in read_part(file, &layout, from, touched.min(from + PART))? {
+        for key_sums in key_sums.chunks(PART as usize) {
+            for (mut left, key_sum) in image.read(from, key_sums.len())?.zip(key_sums) {
                 // A removed entry has port 0, which no flow has.
                 if left.entry.client_port == 0 {
                     continue;
                 }
-                match self.take_over(&mut left, now, &translate, &interface) {
+                let is_ours = image.key_sum(&left.entry) == *key_sum;
+                let placed = is_ours
+                    .then(|| self.take_over(&mut left, now, &translate, &interface))
+                    .flatten();
+                match placed {
                     Some(number) => {
                         kept.flows += 1;
                         order.push((left.entry.linked_at(), number));
@@ -136,74 +153,97 @@ fn is_whole(left: &Row, now: Nanos) -> bool {
         && left.cold.sides.iter().all(TcpSide::is_possible)
 }
 
-/// How a table is laid out: where its parts are, and what its entries are like.
-struct Layout {
-    sizes: Sizes,
-    entry: fn(Line) -> Entry,
+impl<'a> Image<'a> {
+    fn of(file: &'a File) -> Result<Self, TableError> {
+        let mut lines: [Line; HEADER_LINES] = bytemuck::Zeroable::zeroed();
+        let len = file.metadata()?.len();
+        if len < size_of_val(&lines) as u64 {
+            return Err(TableError::Image("it is shorter than a header"));
+        }
+        file.read_exact_at(bytemuck::cast_slice_mut(&mut lines), 0)?;
+        let header: TableHeader = bytemuck::cast(lines);
+        if header.magic != MAGIC {
+            return Err(TableError::Image("it is no flow table"));
+        }
+        let Some(entry) = entry_reader(header.version) else {
+            return Err(TableError::Image("its layout is that of another version"));
+        };
+        let sizes = Sizes::of(header.capacity)
+            .map_err(|_| TableError::Image("its capacity is none that a table has"))?;
+        let ours = TableHeader::new(&sizes, header.hash_key);
+        if header.sizes() != ours.sizes() || len != (sizes.lines * size_of::<Line>()) as u64 {
+            return Err(TableError::Image("its sizes do not fit its capacity"));
+        }
+        if u64::from(header.touched) > header.capacity {
+            return Err(TableError::Image("it has more entries than room"));
+        }
+        Ok(Self {
+            file,
+            sizes,
+            hash_key: header.hash_key,
+            touched: header.touched,
+            entry,
+        })
+    }
+
+    /// What the index says of each entry: the sum of the hashes that name it.
+    fn key_sums(&self) -> Result<Vec<u32>, TableError> {
+        let mut sums = vec![0u32; self.touched as usize];
+        let mut from = 0;
+        while from < self.sizes.buckets {
+            let count = PART.min(self.sizes.buckets - from) as usize;
+            let buckets: Vec<Bucket> = read_at(self.file, HEADER_LINES, from, count)?;
+            for (hash, number) in buckets.iter().flat_map(Bucket::in_use) {
+                if let Some(sum) = sums.get_mut(number as usize) {
+                    *sum = sum.wrapping_add(hash);
+                }
+            }
+            from += PART;
+        }
+        Ok(sums)
+    }
+
+    /// The same, of what an entry says itself.
+    fn key_sum(&self, entry: &Entry) -> u32 {
+        let [forward, reply] =
+            [entry.forward_key(), entry.reply_key()].map(|key| key.hash(self.hash_key) as u32);
+        forward.wrapping_add(reply)
+    }
+
+    /// Read entries and their other parts.
+    fn read(
+        &self,
+        from: u32,
+        count: usize,
+    ) -> Result<impl Iterator<Item = Row> + use<>, TableError> {
+        let sizes = &self.sizes;
+        let entries: Vec<Line> = read_at(self.file, sizes.entries_at, from, count)?;
+        let colds: Vec<FlowCold> = read_at(self.file, sizes.cold_from, from, count)?;
+        let rares: Vec<FlowRare> = read_at(self.file, sizes.rare_from, from, count)?;
+        let parts = entries.into_iter().map(self.entry).zip(colds).zip(rares);
+        Ok(parts.map(|((entry, cold), rare)| Row {
+            entry,
+            cold: FlowCold {
+                previous: NONE,
+                following: NONE,
+                ..cold
+            },
+            rare,
+        }))
+    }
 }
 
-fn read_header(file: &File) -> Result<(Layout, u32), TableError> {
-    let mut lines: [Line; HEADER_LINES] = bytemuck::Zeroable::zeroed();
-    let len = file.metadata()?.len();
-    if len < size_of_val(&lines) as u64 {
-        return Err(TableError::Image("it is shorter than a header"));
-    }
-    file.read_exact_at(bytemuck::cast_slice_mut(&mut lines), 0)?;
-    let header: TableHeader = bytemuck::cast(lines);
-    if header.magic != MAGIC {
-        return Err(TableError::Image("it is no flow table"));
-    }
-    let Some(entry) = entry_reader(header.version) else {
-        return Err(TableError::Image("its layout is that of another version"));
-    };
-    let sizes = Sizes::of(header.capacity)
-        .map_err(|_| TableError::Image("its capacity is none that a table has"))?;
-    let ours = TableHeader::new(&sizes, header.hash_key);
-    if header.sizes() != ours.sizes() || len != (sizes.lines * size_of::<Line>()) as u64 {
-        return Err(TableError::Image("its sizes do not fit its capacity"));
-    }
-    if u64::from(header.touched) > header.capacity {
-        return Err(TableError::Image("it has more entries than room"));
-    }
-    Ok((Layout { sizes, entry }, header.touched))
-}
-
-/// Read entries and their other parts.
-fn read_part(
-    file: &File,
-    layout: &Layout,
-    from: u32,
-    until: u32,
-) -> Result<impl Iterator<Item = Row>, TableError> {
-    let count = (until - from) as usize;
-    let Layout { sizes, entry } = layout;
-    let mut entries: Vec<Line> = vec![bytemuck::Zeroable::zeroed(); count];
-    let mut colds = vec![FlowCold::default(); count];
-    let mut rares = vec![FlowRare::default(); count];
-    read_at(file, sizes.entries_at, from, &mut entries)?;
-    read_at(file, sizes.cold_from, from, &mut colds)?;
-    read_at(file, sizes.rare_from, from, &mut rares)?;
-    let sides = entries.into_iter().map(*entry).zip(colds).zip(rares);
-    Ok(sides.map(|((entry, cold), rare)| Row {
-        entry,
-        cold: FlowCold {
-            previous: NONE,
-            following: NONE,
-            ..cold
-        },
-        rare,
-    }))
-}
-
+/// Read a part of what begins at a line, `from` counted in things of its kind.
 fn read_at<T: bytemuck::Pod>(
     file: &File,
     line: usize,
     from: u32,
-    into: &mut [T],
-) -> Result<(), TableError> {
+    count: usize,
+) -> Result<Vec<T>, TableError> {
+    let mut things = vec![T::zeroed(); count];
     let at = line * size_of::<Line>() + from as usize * size_of::<T>();
-    file.read_exact_at(bytemuck::cast_slice_mut(into), at as u64)?;
-    Ok(())
+    file.read_exact_at(bytemuck::cast_slice_mut(&mut things), at as u64)?;
+    Ok(things)
 }
 
 #[cfg(test)]

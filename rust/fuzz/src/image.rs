@@ -8,11 +8,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use flowlb_core::base::{InterfaceId, Nanos, Offload};
 use flowlb_core::datapath::{DataPath, FlowInfo};
 use flowlb_core::flow::table::Translation;
-use flowlb_core::snapshot::{Protocol, Snapshot};
+use flowlb_core::snapshot::{NextHops, Protocol, Snapshot};
 
 use super::frames::{self, ACK, SYN};
 use super::input::Input;
@@ -32,19 +34,25 @@ type Key = (IpAddr, u16, u32);
 struct Left {
     bytes: Vec<u8>,
     servers: HashMap<Key, u32>,
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
+    next_hops: NextHops,
 }
 
-/// A file that has no name.
+/// A file without a name, in memory where that is possible.
 fn scratch() -> File {
     let number = std::thread::current().id();
-    let path = std::env::temp_dir().join(format!("flowlb-fuzz-{}-{number:?}", std::process::id()));
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() {
+        memory.to_path_buf()
+    } else {
+        std::env::temp_dir()
+    };
+    let path = folder.join(format!("flowlb-fuzz-{}-{number:?}", std::process::id()));
     let mut options = File::options();
     let file = options
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .open(&path)
         .expect("a temporary file");
     std::fs::remove_file(path).expect("it was made just now");
@@ -59,9 +67,10 @@ impl Left {
     fn new() -> Self {
         let file = scratch();
         let mut path = DataPath::in_file(CAPACITY, [5; 16], 1, &file).expect("a small table");
-        path.set_next_hops(scene::next_hops(0));
-        let snapshot = scene::snapshot(1, Change(0));
-        path.publish(snapshot.clone());
+        let next_hops = scene::next_hops(0);
+        path.set_next_hops(next_hops.clone());
+        let snapshot = Arc::new(scene::snapshot(1, Change(0)));
+        path.publish(Arc::clone(&snapshot));
         for service in 0..SERVICE_COUNT {
             for client in 0..FAMILY_CLIENTS {
                 for port in 0..PORTS {
@@ -88,6 +97,7 @@ impl Left {
             bytes,
             servers,
             snapshot,
+            next_hops,
         }
     }
 }
@@ -194,9 +204,10 @@ pub fn damaged(data: &[u8]) {
         let mut bytes = left.bytes.clone();
         damage(&mut bytes, &mut Input::new(data));
         FILE.with(|file| {
-            file.set_len(0).expect("it is open for writing");
             file.write_all_at(&bytes, 0)
                 .expect("there is room for 10 KiB");
+            file.set_len(bytes.len() as u64)
+                .expect("it is open for writing");
             take_over(left, file);
         });
     });
@@ -204,8 +215,8 @@ pub fn damaged(data: &[u8]) {
 
 fn take_over(left: &Left, file: &File) {
     let mut path = DataPath::new(CAPACITY, [9; 16], 2).expect("a small table");
-    path.set_next_hops(scene::next_hops(0));
-    path.publish(left.snapshot.clone());
+    path.set_next_hops(left.next_hops.clone());
+    path.publish(Arc::clone(&left.snapshot));
     let interface = |id: InterfaceId| (id.get() < 2).then_some(id);
     let translate = |id| translate(&left.snapshot, id);
     let Ok(kept) = path.keep_flows(file, translate, interface, Nanos::new(NOW)) else {

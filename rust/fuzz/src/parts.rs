@@ -239,8 +239,8 @@ fn probe(path: &mut DataPath, probes: &[Vec<u8>], now: u64) {
         );
     }
     path.tick(Nanos::new(now), &mut extra);
-    path.flows(Nanos::new(now));
-    path.measurements(Nanos::new(now));
+    drop(path.flows(Nanos::new(now)));
+    drop(path.measurements(Nanos::new(now)));
     path.take_unresolved();
 }
 

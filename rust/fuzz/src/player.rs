@@ -10,11 +10,13 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flowlb_core::base::{Direction, InterfaceId, Nanos, Offload, Outcome, Output, Reason, Verdict};
 use flowlb_core::datapath::{DataPath, FlowInfo};
+use flowlb_core::flow::exports::FlowExports;
 use flowlb_core::parse::{Headers, parse};
-use flowlb_core::snapshot::{Protocol, Server, Service, Transit};
+use flowlb_core::snapshot::{NextHops, Protocol, Server, Service, Snapshot, Transit};
 
 use super::frames::{self, ACK, FIN, PieceAt, RST, SYN, TCP, UDP};
 use super::input::Input;
@@ -148,34 +150,83 @@ pub fn one_frame(data: &[u8]) {
     }
 }
 
-/// Whether a frame was dropped for what it is, before anything was looked up.
+/// Whether a frame was dropped for what it is, before a flow was looked up.
 fn leaves_all_as_it_was(outcome: &Outcome, frame: &[u8]) -> bool {
     let Verdict::Drop(reason) = outcome.verdict else {
         return false;
     };
     let is_in = |first, last| (first as u8..=last as u8).contains(&(reason as u8));
+    let is_whole = || !frames::is_piece(&parse(frame));
     is_in(Reason::FrameTruncated, Reason::BadOffload)
-        || is_in(Reason::L4Truncated, Reason::PortZero) && !frames::is_piece(&parse(frame))
+        || (is_in(Reason::L4Truncated, Reason::NoService)
+            || is_in(Reason::ServerEcho, Reason::IcmpAboutIcmp)
+            || reason == Reason::Transit)
+            && is_whole()
+}
+
+/// How each conversation of the first ones is opened, and where they stand then: worked out once.
+struct Opening {
+    snapshot: Arc<Snapshot>,
+    next_hops: NextHops,
+    frames: Vec<(InterfaceId, Vec<u8>)>,
+    talks: [Talk; TALKS],
+}
+
+impl Opening {
+    fn new() -> Self {
+        let (snapshot, next_hops) = (Arc::new(scene::snapshot(1, Change(0))), scene::next_hops(0));
+        let mut player = Player::new(64, Arc::clone(&snapshot), next_hops.clone());
+        let mut frames = Vec::new();
+        for number in 0..SERVICE_COUNT {
+            let is_tcp = scene::listener(player.talks[number].service).2 == Protocol::Tcp;
+            let steps = [(true, SYN), (false, SYN | ACK), (true, ACK)];
+            for step in steps.into_iter().take(if is_tcp { 3 } else { 2 }) {
+                let (interface, frame) = player.opening(number, step);
+                player.pass(interface, &mut frame.clone());
+                frames.push((interface, frame));
+            }
+        }
+        let flows = player.path.flows(Nanos::new(player.now));
+        let is_open = |flow: &&FlowInfo| matches!(flow.state, "established" | "udp");
+        // The policy of one service is still asked.
+        assert_eq!(
+            flows.iter().filter(is_open).count(),
+            SERVICE_COUNT - 1,
+            "{flows:?}"
+        );
+        Self {
+            snapshot,
+            next_hops,
+            frames,
+            talks: player.talks,
+        }
+    }
 }
 
 impl Player {
     /// A data path with the scene published, and a conversation of each service under way.
     pub fn with_flows(capacity: u64) -> Self {
-        let mut player = Self::new(capacity);
-        for talk in 0..SERVICE_COUNT {
-            player.open(talk);
-        }
-        player
+        thread_local!(static OPENING: Opening = Opening::new());
+        OPENING.with(|opening| {
+            let mut player = Self::new(
+                capacity,
+                opening.snapshot.clone(),
+                opening.next_hops.clone(),
+            );
+            player.talks = opening.talks;
+            for (interface, frame) in &opening.frames {
+                player.pass(*interface, &mut frame.clone());
+            }
+            player.wait(1);
+            player
+        })
     }
 
-    fn new(capacity: u64) -> Self {
+    fn new(capacity: u64, snapshot: Arc<Snapshot>, next_hops: NextHops) -> Self {
         let mut path = DataPath::new(capacity, [5; 16], 1).expect("a small table");
-        path.set_next_hops(scene::next_hops(0));
-        path.publish(scene::snapshot(1, Change(0)));
-        drop(path.keep_flow_exports(
-            8,
-            flowlb_core::flow::exports::FlowExports::room(capacity as usize),
-        ));
+        path.set_next_hops(next_hops);
+        path.publish(snapshot);
+        drop(path.keep_flow_exports(8, FlowExports::room(capacity as usize)));
         let talk = |number: usize| Talk {
             client: number,
             port: 4000 + number as u16,
@@ -301,7 +352,7 @@ impl Player {
         let sender = if input.flag() {
             self.ends(number, false, 0).0.0
         } else {
-            self.router(source)
+            scene::router(source.is_ipv4())
         };
         let len = usize::from(input.u8()) * 4;
         damage(&mut inner, input);
@@ -350,25 +401,23 @@ impl Player {
 
     // What the packets of the steps are made of.
 
-    /// Open a conversation, with all that its protocol needs for it.
-    fn open(&mut self, number: usize) {
-        let is_tcp = scene::listener(self.talks[number].service).2 == Protocol::Tcp;
-        let steps = [(true, SYN), (false, SYN | ACK), (true, ACK)];
-        for (from_client, flags) in steps.into_iter().take(if is_tcp { 3 } else { 2 }) {
-            let (from, to, protocol) = self.ends(number, from_client, 0);
-            let l4 = self.l4((from.1, to.1), protocol, number, (from_client, flags, 0, 0));
-            let (interface, mac) = self.origin(number, from_client);
-            let mut frame = whole(mac, (from.0, to.0), protocol, l4);
-            let outcome = self.path.process(
-                &mut frame,
-                interface,
-                Nanos::new(self.now),
-                Offload::default(),
-                &mut self.extra,
-            );
-            self.sent += u64::from(outcome.sent.is_some());
-        }
-        self.wait(1);
+    /// The next packet of a conversation that is being opened.
+    fn opening(
+        &mut self,
+        number: usize,
+        (from_client, flags): (bool, u8),
+    ) -> (InterfaceId, Vec<u8>) {
+        let (from, to, protocol) = self.ends(number, from_client, 0);
+        let l4 = self.l4((from.1, to.1), protocol, number, (from_client, flags, 0, 0));
+        let (interface, mac) = self.origin(number, from_client);
+        (interface, whole(mac, (from.0, to.0), protocol, l4))
+    }
+
+    /// Have a frame processed without a look at what comes of it.
+    fn pass(&mut self, interface: InterfaceId, frame: &mut [u8]) {
+        let (now, path) = (Nanos::new(self.now), &mut self.path);
+        let outcome = path.process(frame, interface, now, Offload::default(), &mut self.extra);
+        self.sent += u64::from(outcome.sent.is_some());
     }
 
     /// Where a packet of a conversation comes from and goes to, and its protocol. A server is that of the flow; without
@@ -439,14 +488,6 @@ impl Player {
         self.talks[number] = saved;
         frames::sign(from.0, to.0, protocol, &mut l4);
         frames::ip(from.0, to.0, protocol, &l4, None)
-    }
-
-    fn router(&self, like: IpAddr) -> IpAddr {
-        scene::address(if like.is_ipv4() {
-            "198.18.1.254"
-        } else {
-            "2001:2:0:1::254"
-        })
     }
 
     // A frame, and what must hold after it.

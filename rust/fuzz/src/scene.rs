@@ -1,7 +1,7 @@
 //! The scene of all targets: that of the vectors (`tests/vectors/base.json`) with a second interface, and a service
 //! for each way to place a flow. Its publications differ by a byte.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use flowlb_core::base::{InterfaceId, Mac};
@@ -13,17 +13,29 @@ use flowlb_core::snapshot::{
 pub const SECOND: u64 = 1_000_000_000;
 pub const OURS: [Mac; 2] = [[0xaa, 0xaa, 0xaa, 0, 0, 1], [0xaa, 0xaa, 0xaa, 0, 1, 1]];
 pub const ROUTER: Mac = [0xaa, 0xaa, 0xaa, 0, 0, 0xfe];
-const VIPS: [&str; 2] = ["198.18.1.100", "2001:2:0:1::100"];
+const VIPS: [IpAddr; 2] = [near(0, 100), near(1, 100)];
 /// Clients of each family: two neighbours, one far away, and one that is a server, too.
-const CLIENTS: [[&str; 4]; 2] = [
-    ["198.18.1.21", "198.18.1.22", "198.51.100.7", "198.18.1.32"],
-    [
-        "2001:2:0:1::21",
-        "2001:2:0:1::22",
-        "2001:db8::7",
-        "2001:2:0:1::32",
-    ],
+const CLIENTS: [[IpAddr; 4]; 2] = [
+    [near(0, 21), near(0, 22), far(0), near(0, 32)],
+    [near(1, 21), near(1, 22), far(1), near(1, 32)],
 ];
+
+/// An address of the first interface's network, by its last number as it is written.
+const fn near(family: usize, last: u8) -> IpAddr {
+    if family == 0 {
+        return IpAddr::V4(Ipv4Addr::new(198, 18, 1, last));
+    }
+    let digits = last as u16 / 100 * 256 + last as u16 / 10 % 10 * 16 + last as u16 % 10;
+    IpAddr::V6(Ipv6Addr::new(0x2001, 2, 0, 1, 0, 0, 0, digits))
+}
+
+const fn far(family: usize) -> IpAddr {
+    if family == 0 {
+        IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7))
+    } else {
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7))
+    }
+}
 
 use Protocol::{Tcp, Udp};
 use Selector::{Ask, Counter, HashFlow, HashSource, Least, TwoChoices};
@@ -48,17 +60,18 @@ pub fn address(text: &str) -> IpAddr {
     text.parse().expect("a literal address")
 }
 
-fn family_address(family: usize, last: u8) -> IpAddr {
-    address(&format!("{}{last}", ["198.18.1.", "2001:2:0:1::"][family]))
-}
-
 pub fn vip(family: usize) -> IpAddr {
-    address(VIPS[family])
+    VIPS[family]
 }
 
 /// One of the clients of a family.
 pub fn client(family: usize, number: usize) -> IpAddr {
-    address(CLIENTS[family][number % CLIENTS[family].len()])
+    CLIENTS[family][number % CLIENTS[family].len()]
+}
+
+/// The router of the first network.
+pub fn router(is_v4: bool) -> IpAddr {
+    near(usize::from(!is_v4), 254)
 }
 
 /// The interface that a client's packets come in by, and its MAC there.
@@ -85,7 +98,7 @@ fn servers() -> impl Iterator<Item = (usize, usize, u8, u16, Protocol)> {
 /// The address and port of a server.
 pub fn server_socket(server: usize) -> Option<(IpAddr, u16)> {
     let (_, family, last, port, _) = servers().nth(server)?;
-    Some((family_address(family, last), port))
+    Some((near(family, last), port))
 }
 
 /// The first server of a service.
@@ -204,7 +217,7 @@ fn server(id: usize, row: (usize, usize, u8, u16, Protocol), change: Change) -> 
         name: format!("server{id}"),
         service: service as u32,
         endpoint: endpoint as u32,
-        address: family_address(family, last),
+        address: near(family, last),
         port,
         weight: 1 + id as u32 % 3,
         mac: None,
@@ -212,12 +225,12 @@ fn server(id: usize, row: (usize, usize, u8, u16, Protocol), change: Change) -> 
     })
 }
 
-/// It answers by the client's port: with a name at once, with nothing, later, or with a name that there is not.
+/// It answers by the client's port: with a name at once, later, with a name that there is not, or with nothing.
 pub fn ask_function() -> AskFunction {
-    Arc::new(|question: &Question<'_>| match question.client_port % 4 {
-        0 => Answer::Given(question.candidates.first().map(ToString::to_string)),
-        1 if question.ticket.is_some() => Answer::Later,
-        2 => Answer::Given(Some("nobody".into())),
+    Arc::new(|question: &Question<'_>| match question.client_port % 5 {
+        1 => Answer::Given(question.candidates.first().map(ToString::to_string)),
+        2 if question.ticket.is_some() => Answer::Later,
+        3 => Answer::Given(Some("nobody".into())),
         _ => Answer::Given(None),
     })
 }

@@ -97,24 +97,20 @@ impl Counters {
     }
 
     pub(super) fn verdicts_by_name(&self) -> BTreeMap<String, u64> {
-        let plain = [
-            ("forward".to_owned(), self.forward),
-            ("pass".to_owned(), self.pass),
-        ];
+        let plain = [("forward", self.forward), ("pass", self.pass)];
+        let plain = plain.map(|(kind, count)| (kind.to_owned(), count));
         let kinds = [
             ("drop", &self.drop),
             ("reply", &self.reply),
             ("hold", &self.hold),
         ];
+        // Most are 0: they need no name.
         let reasoned = kinds.into_iter().flat_map(|(kind, counts)| {
-            Reason::ALL
-                .iter()
-                .map(move |&reason| (format!("{kind}.{}", reason.name()), counts[reason as usize]))
+            let counts = Reason::ALL.iter().zip(counts);
+            let counted = counts.filter(|&(_, &count)| count > 0);
+            counted.map(move |(reason, &count)| (format!("{kind}.{}", reason.name()), count))
         });
-        plain
-            .into_iter()
-            .chain(reasoned)
-            .filter(|&(_, count)| count > 0)
-            .collect()
+        let plain = plain.into_iter().filter(|&(_, count)| count > 0);
+        plain.chain(reasoned).collect()
     }
 }

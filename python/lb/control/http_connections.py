@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from typing import Any, Protocol, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 
 MAX_LINE_BYTES = 4096
 MAX_HEADER_BYTES = 4096
@@ -25,6 +27,8 @@ SHUTDOWN_S = 0.2
 PAUSE_S = 1.0
 PAUSE_STEP_S = 0.002
 ACCEPT_TURNS = 8
+
+log = logging.getLogger(__name__)
 
 
 class ConnectionOwner(Protocol):
@@ -120,3 +124,23 @@ class Connection(web.RequestHandler):
         if self._deadline is not None:
             self._deadline.cancel()
         super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what failed outside of our own handlers. aiohttp fails over an `Expect` that is not UTF-8."""
+        if isinstance(exc, UnicodeError):
+            status, exc, message = 400, BadHttpMessage("a header is not UTF-8"), "a header is not UTF-8"
+        return super().handle_error(request, status, exc, message)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log an error of the server. A client that speaks no HTTP, or that left, is none."""
+        error = kw.get("exc_info")
+        if isinstance(error, (HttpProcessingError, ConnectionError)):
+            log.debug("a client is cut off: %r", error)
+            return
+        super().log_exception(*args, **kw)

@@ -27,7 +27,7 @@ def cases() -> list[Case]:
     made = []
     for f in BOTH:
         made += [*_counter(f), _random(f), *_hashes(f), *_least(f), *_two_choices(f), *_ask(f)]
-        made += [*_passed_over(f), *_own_service(f), *_pickups(f)]
+        made += [*_passed_over(f), *_own_service(f), *_other_service(f), *_pickups(f)]
     return made
 
 
@@ -290,6 +290,21 @@ def _none_left(f: Family) -> list[Case]:
         Talk(case, f, number=1, sport=1000).c(tcp("R", 1001))
         Talk(case, f, number=1, sport=1000, service="third", server="third1", vport=444).c(tcp("S", 1))
         case.counters(events={"flow_reused": 1})
+        made.append(case)
+    return made
+
+
+def _other_service(f: Family) -> list[Case]:
+    """Slots that name servers of another service, whose plan names them, too: found by a fuzzer, `least` never ended."""
+    other = {"name": "other", "address": f.vip, "port": 9877, "protocol": "tcp", "on_no_server": "reset"}
+    server = {"name": "other1", "address": f.servers[0], "port": 8041, "weight": 1, "mac": None}
+    made = []
+    for selector in ("counter", "random", "hash-source", "hash-flow", "least", "two-choices"):
+        case = Case(f"servers of another service are no candidates, {selector}, IPv{f.version}", ["8.19"])
+        plan = {"selector": selector, "slots": [f.web_servers[1], "other1", f.web_servers[2]]}
+        case.setup["services"] = [{**other, "plan": plan, "servers": [server]}, web_service(f, selector)]
+        for i in range(3):
+            _syn(case, f, 1, 1000 + i, service="other", server="other1", vport=9877, server_port=8041)
         made.append(case)
     return made
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from lb.model.snapshot import HASH_SELECTORS, Interface, InterfaceAddress, Server, Service, Snapshot
+from lb.model.snapshot import HASH_SELECTORS, Interface, InterfaceAddress, Plan, Server, Service, Snapshot
 from lb.packet.protocols import PROTOCOLS
 
 # (address, port, protocol) of a service or a server.
@@ -61,6 +61,14 @@ class ForwardingState:
         if server.service not in sharing:
             sharing.append(server.service)
             sharing.sort()
+
+    def is_candidate(self, service: int, server: int) -> bool:
+        """Tell whether a service's plan may place flows on a server: it is one of its own."""
+        return server in self.servers and self.servers[server].service == service
+
+    def candidates(self, service: int, plan: Plan) -> list[int]:
+        """Return the servers that a plan of a service names, each once, in the order of their first slots."""
+        return list(dict.fromkeys(slot for slot in plan.slots if self.is_candidate(service, slot)))
 
     def full_name(self, server: int) -> str:
         """Return SERVICE/SERVER for a server's id."""

@@ -99,7 +99,7 @@ class Attempt:
 
     def takes(self, server: int) -> bool:
         """Tell whether a server is eligible for the flow; remember the reason if not."""
-        if server in self.tried or server not in self.forwarding.servers:
+        if server in self.tried or not self.forwarding.is_candidate(self.flow.service, server):
             return False
         refused, dead = self.fit(server)
         if refused is None:
@@ -110,7 +110,7 @@ class Attempt:
 
     def servers(self, plan: Plan) -> list[int]:
         """Return the servers that a plan names, each once, in the order of their first slots."""
-        return list(dict.fromkeys(slot for slot in plan.slots if slot in self.forwarding.servers))
+        return self.forwarding.candidates(self.flow.service, plan)
 
     def from_slot(self, plan: Plan, slot: int) -> tuple[int | None, int]:
         """Return the first eligible server from a slot on, and the number of slots passed over."""
@@ -244,7 +244,7 @@ class Picker:
         plan = forwarding.services[service].plan if service in forwarding.services else None
         while plan is not None and plan.selector == "ask":
             plan = plan.fallback
-        servers = [] if plan is None else list(dict.fromkeys(slot for slot in plan.slots if slot in forwarding.servers))
+        servers = [] if plan is None else forwarding.candidates(service, plan)
         if plan is None or plan.selector != "least" or not servers:
             return self.rounds.get(service, self.first_round)
         start = self.first_round % len(servers)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from lb.config.toml.excerpt import printable
 from lb.control.http_connections import CONNECTION_S, SHUTDOWN_S, Acceptor, Connection
 from lb.errors import ConfigError, DaemonError, LbError, RefusedError, RequestError, UnderWayError, UnknownNameError
 
@@ -166,9 +167,12 @@ async def _errors_as_json(
         return await handler(request)
     except LbError as error:
         status = next((code for kind, code in STATUS_OF_ERROR.items() if isinstance(error, kind)), 503)
-        return _error(status, str(error), error.exit_code)
+        # Those of a configuration are blocks of lines, and printable; others contain what the client sent.
+        message = str(error) if isinstance(error, ConfigError) else printable(str(error))
+        return _error(status, message, error.exit_code)
     except web.HTTPException as error:
-        return _error(error.status, f"{request.method} {request.path}: {error.reason}", DaemonError.exit_code)
+        what = printable(f"{request.method} {request.path}: {error.reason}")
+        return _error(error.status, what, DaemonError.exit_code)
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:

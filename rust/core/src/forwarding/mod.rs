@@ -137,6 +137,13 @@ impl ForwardingState {
         self.servers.get(id as usize)?.as_ref()
     }
 
+    /// A server that a service's plan may place flows on: one of its own.
+    #[inline]
+    #[must_use]
+    pub fn candidate(&self, service: u32, server: u32) -> Option<&ServerFacts> {
+        self.server(server).filter(|facts| facts.service == service)
+    }
+
     /// The servers that a service's plan names.
     #[inline]
     #[must_use]
@@ -187,14 +194,15 @@ impl ForwardingState {
 
     fn add_plan_servers(&mut self) {
         let snapshot = &self.snapshot;
-        let is_known = |id: u32| self.server(id).is_some();
-        let servers = |service: &Option<Service>| {
+        let servers = |(id, service): (usize, &Option<Service>)| {
+            let is_candidate = |server| self.candidate(id as u32, server).is_some();
             let plan = service.as_ref().map(|service| &service.plan);
             plan.map_or_else(PlanServers::default, |plan| {
-                PlanServers::of(plan, snapshot, &is_known)
+                PlanServers::of(plan, snapshot, &is_candidate)
             })
         };
-        self.plan_servers = self.snapshot.services.iter().map(servers).collect();
+        let services = self.snapshot.services.iter().enumerate();
+        self.plan_servers = services.map(servers).collect();
     }
 
     fn add_hash_services(&mut self) {

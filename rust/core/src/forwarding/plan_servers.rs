@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::FixedMap;
 use crate::snapshot::{Names, Plan, Selector, Snapshot};
 
-/// The servers that a plan names, each once, in the order of their first slots; those that are in the snapshot.
+/// The servers that a plan names, each once, in the order of their first slots; those that its service has.
 #[derive(Clone, Debug, Default)]
 pub struct PlanServers {
     /// Server ids.
@@ -43,19 +43,19 @@ impl Candidates {
 }
 
 impl PlanServers {
-    /// Work out. `is_known` says whether a server of the snapshot can be used.
+    /// Work out. `is_candidate` says whether the plan's service has a server.
     #[must_use]
-    pub fn of(plan: &Plan, snapshot: &Snapshot, is_known: &dyn Fn(u32) -> bool) -> Self {
+    pub fn of(plan: &Plan, snapshot: &Snapshot, is_candidate: &dyn Fn(u32) -> bool) -> Self {
         let mut seen = vec![false; snapshot.servers.len()];
         let mut is_new = |&server: &u32| {
             let seen = seen.get_mut(server as usize);
-            is_known(server) && seen.is_some_and(|seen| !std::mem::replace(seen, true))
+            is_candidate(server) && seen.is_some_and(|seen| !std::mem::replace(seen, true))
         };
         let servers = plan.slots.iter().copied().filter(&mut is_new).collect();
         let fallback = plan.fallback.as_ref();
         Self {
             servers,
-            fallback: fallback.map(|plan| Box::new(Self::of(plan, snapshot, is_known))),
+            fallback: fallback.map(|plan| Box::new(Self::of(plan, snapshot, is_candidate))),
             candidates: (plan.selector == Selector::Ask).then(|| Candidates::of(plan, snapshot)),
         }
     }

@@ -90,10 +90,10 @@ impl Picker<'_> {
         }
     }
 
-    /// Whether a server takes the flow. It is noted if it is in the snapshot and does not.
+    /// Whether a server takes the flow. It is noted if the service has it and it does not.
     #[inline]
     fn is_eligible(&mut self, server: u32) -> bool {
-        if self.tried.has(server) || self.forwarding.server(server).is_none() {
+        if self.tried.has(server) || self.forwarding.candidate(self.service, server).is_none() {
             return false;
         }
         match (self.eligibility)(server) {

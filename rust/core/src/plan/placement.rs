@@ -6,7 +6,7 @@ use crate::forwarding::ForwardingState;
 use crate::snapshot::{Plan, Selector};
 
 /// The server of the slot that a hash selector gives a flow, whatever conflict it has there; `None` where the
-/// snapshot does not have it.
+/// service does not have it.
 #[must_use]
 pub fn hashed(
     forwarding: &ForwardingState,
@@ -17,7 +17,7 @@ pub fn hashed(
     let hash = placement_hash(forwarding, service, client, plan.selector)?;
     let slot = hash.checked_rem(plan.slots.len() as u64)?;
     let server = plan.slots[slot as usize];
-    forwarding.server(server).map(|_| server)
+    forwarding.candidate(service, server).map(|_| server)
 }
 
 /// The hash that a hash selector places by.

@@ -181,8 +181,8 @@ fn flows_beyond_the_capacity_are_dropped_and_counted() {
     assert_eq!((kept.flows, kept.flows + kept.dropped), (5, 40));
 }
 
-/// Which flow an entry is of is told twice: by the entry, and by the index. The damaged one is dropped, not the one whose
-/// key it has.
+/// Which flow an entry is of is told twice: by the entry, and by the index. The damaged one is dropped, not the one
+/// whose key it has.
 #[test]
 fn an_entry_with_the_port_of_another_flow_is_dropped() {
     let scratch = Scratch::new("port").unwrap();

@@ -144,10 +144,11 @@ class ServedBalancer:
 @contextlib.contextmanager
 def serving(served: ServedBalancer) -> Iterator[None]:
     """Serve the API on its socket, on a thread."""
-    ready, loop = threading.Event(), asyncio.new_event_loop()
-    stopped = asyncio.Event()
+    ready, stopped = threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
         supervisor = Supervisor()
         served.changes = Changes(served.controller, supervisor)
         served.changes.start()
@@ -161,13 +162,14 @@ def serving(served: ServedBalancer) -> Iterator[None]:
         await supervisor.stop()
         await served.changes.close()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    # As the daemon does it: what connections have left behind ends with the loop.
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
         if not ready.wait(10):
             raise LbError("the API did not start")
         yield
     finally:
-        loop.call_soon_threadsafe(stopped.set)
+        for loop in loops:
+            loop.call_soon_threadsafe(stopped.set)
         thread.join()
-        loop.close()

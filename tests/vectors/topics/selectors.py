@@ -295,7 +295,7 @@ def _none_left(f: Family) -> list[Case]:
 
 
 def _other_service(f: Family) -> list[Case]:
-    """Slots that name servers of another service, whose plan names them, too: found by a fuzzer, `least` never ended."""
+    """Slots that name servers of another service, whose plan names them, too: `least` never ended."""
     other = {"name": "other", "address": f.vip, "port": 9877, "protocol": "tcp", "on_no_server": "reset"}
     server = {"name": "other1", "address": f.servers[0], "port": 8041, "weight": 1, "mac": None}
     made = []

@@ -96,6 +96,25 @@ all: format lint stubtest test ## Format, lint, stubtest, test
 differential: env ## Feed 10^6 packets to both backends and compare byte for byte (SEED=1, PACKETS=1000000)
 	$(BIN)/python tests/differential.py --packets $(or $(PACKETS),1000000) --seed $(or $(SEED),1)
 
+# Nightly Rust with rust-src, `cargo install cargo-fuzz`, and a C++ compiler for libFuzzer. What a target finds is in
+# rust/fuzz/artifacts, and goes to rust/fuzz/regressions once it is understood.
+.PHONY: fuzz
+fuzz: env ## Fuzz the data path, configurations and requests (SECONDS=60 each, SANITIZER=none or address)
+	$(BIN)/python rust/fuzz/seeds.py
+	cd rust/fuzz && for target in $$(cargo +nightly fuzz list --fuzz-dir .); do \
+		cargo +nightly fuzz run --fuzz-dir . --sanitizer $(or $(SANITIZER),none) $$target -- \
+			-max_total_time=$(or $(SECONDS),60) -max_len=2048 -timeout=10 || exit 1; done
+	FLOWLB_FUZZ_S=$(or $(SECONDS),60) $(BIN)/python -m pytest tests/unit/test_fuzz_*.py --timeout 0 -s
+
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+SANITIZED = cargo +nightly test --locked -Zbuild-std --target $(HOST) -p flowlb-core --target-dir target
+
+.PHONY: sanitize
+sanitize: ## Run the packet loop with ThreadSanitizer, the rest of the core with AddressSanitizer (nightly, rust-src)
+	RUSTFLAGS=-Zsanitizer=thread $(SANITIZED)/thread --test control_calls
+	RUSTFLAGS=-Zsanitizer=thread $(SANITIZED)/thread --lib io::
+	RUSTFLAGS=-Zsanitizer=address $(SANITIZED)/address --lib --test fuzz
+
 .PHONY: soak-control
 soak-control: env ## Keep 2 000 flows open through 1 000 reloads and as many commands, on both backends, in namespaces
 	$(BIN)/python tests/netns/churn.py --flows $(or $(FLOWS),2000) --rounds $(or $(ROUNDS),1000)

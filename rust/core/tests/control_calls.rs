@@ -1,6 +1,6 @@
 //! A packet loop with traffic, and threads of the control side that publish, read counters, list and reset flows all
 //! the while, as the bindings do it: no datagram is lost, and all are counted. `make sanitize` runs it with
-//! ThreadSanitizer: then it also shows that no two threads touch the same memory without order.
+//! `ThreadSanitizer`: then it also shows that no two threads touch the same memory without order.
 //!
 //! Datagram sockets stand for packet sockets: they keep messages apart and need no privilege.
 

@@ -321,7 +321,7 @@ impl Player {
         let number = input.below(TALKS);
         let flags = input.one_of(&[SYN, SYN | ACK, ACK, ACK, FIN | ACK, RST, RST | ACK, 0]);
         let len = usize::from(input.u8()) * 7;
-        let shift = i32::from(input.u8() as i8) * 300;
+        let shift = i32::from(i8::from_be_bytes([input.u8()])) * 300;
         let arrival = Arrival::read(input);
         let (from, to, protocol) = self.ends(number, from_client, input.u8());
         let l4 = self.l4(

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use flowlb_core::base::{Nanos, Offload};
-use flowlb_core::datapath::{DataPath, FlowQuery, FlowSearch, ServerReset};
+use flowlb_core::datapath::{DataPath, FlowQuery, FlowReset, FlowSearch};
 use flowlb_core::flow::exports::FlowExports;
 use flowlb_core::forwarding::ForwardingState;
 use flowlb_core::io::vnet_hdr::{OFFLOAD_HEADER_LEN, encode};
@@ -148,7 +148,7 @@ fn list_or_reset(worker: &Worker, round: u8) -> Result<(), LoopError> {
     let server = u32::from(round) % SERVERS;
     let resets = round % 4 == 0;
     let mut search = if resets {
-        ServerReset::search(server, 16, now)
+        FlowReset::search(Some(server), 16, now)
     } else {
         FlowSearch::new(FlowQuery::all(), now)
     };
@@ -163,7 +163,7 @@ fn list_or_reset(worker: &Worker, round: u8) -> Result<(), LoopError> {
     let (total, mut page) = search.page();
     assert!(total as u64 <= CAPACITY);
     if resets {
-        let mut reset = ServerReset::new(server, page);
+        let mut reset = FlowReset::new(Some(server), page);
         return worker.call(move |path| while !path.reset_some(&mut reset) {});
     }
     let rows = worker.call(move |path| {

@@ -229,7 +229,7 @@ class Api:
 
     async def stop_progress(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """Return how far a drain before the stop is, at its end or after a moment."""
-        return (await self._stopping.progress())._asdict()
+        return {**process_identity(), **(await self._stopping.progress())._asdict()}
 
     async def stop(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Stop the balancer: at once; with `drain` when its flows have ended or `timeout_s` is over; `cancel` that."""
@@ -243,7 +243,7 @@ class Api:
             await self._stopping.drain(timeout_s)
         else:
             self._stopping.stop_now()
-        return process_identity()
+        return {"changed": True}
 
 
 def require_only(params: Mapping[str, Any], *names: str) -> None:

@@ -37,7 +37,10 @@ def stop_and_wait(path: Path) -> None:
         RemoteError: it refused.
         LbError: it still runs after a long time.
     """
-    with _end_of(change(path, STOP, {})) as process:
+    with _end_of(fetch(path, STOP)) as process:
+        # It answers, but may be gone before that answer has left.
+        with contextlib.suppress(DaemonError):
+            change(path, STOP, {})
         _wait_for_end(path, process)
 
 
@@ -55,8 +58,10 @@ def drain_and_wait(path: Path, timeout_s: float) -> int:
     Raises:
         DaemonError, RemoteError, LbError: as `stop_and_wait`; or the drain was cancelled.
     """
-    with _end_of(change(path, STOP, {"drain": True, "timeout_s": timeout_s})) as process:
-        left = _wait_for_drain(path)
+    before = fetch(path, STOP)
+    with _end_of(before) as process:
+        change(path, STOP, {"drain": True, "timeout_s": timeout_s})
+        left = _wait_for_drain(path, before["flows_active"])
         _wait_for_end(path, process)
     return left
 
@@ -66,30 +71,27 @@ def cancel_stop(path: Path) -> bool:
     return bool(change(path, STOP, {"cancel": True})["changed"])
 
 
-def _wait_for_drain(path: Path) -> int:
-    """Wait until the balancer has drained and stops; return how many flows were left."""
-    progress = fetch(path, STOP)
-    with showing("draining", progress["flows_active"]) as show:
-        while not progress["is_over"]:
+def _wait_for_drain(path: Path, left: int) -> int:
+    """Wait until the balancer has drained and stops; return how many flows were left. `left`: how many there were."""
+    # Another caller or a signal may stop it, or its drain ends between two questions.
+    with contextlib.suppress(DaemonError), showing("draining", left) as show:
+        while not (progress := fetch(path, STOP))["is_over"]:
+            left = progress["flows_active"]
             if not progress["draining"]:
                 raise LbError("the stop was cancelled: the balancer goes on")
-            try:
-                progress = fetch(path, STOP)
-            except DaemonError:
-                # Another caller or a signal has stopped it, or it did between two questions.
-                break
-            show(progress["flows_active"])
-    return int(progress["flows_active"])
+            show(left)
+        left = progress["flows_active"]
+    return int(left)
 
 
 @contextmanager
-def _end_of(answer: dict[str, Any]) -> Iterator[int | None]:
+def _end_of(progress: dict[str, Any]) -> Iterator[int | None]:
     """Give a descriptor that becomes readable when a balancer's process ends; None: that cannot be seen from here."""
     descriptor = None
-    if answer["pid_namespace"] == PID_NAMESPACE.stat().st_ino:
+    if progress["pid_namespace"] == PID_NAMESPACE.stat().st_ino:
         # One that is gone already has ended; a kernel without pidfds leaves the socket to look at.
         with contextlib.suppress(OSError):
-            descriptor = os.pidfd_open(answer["pid"])
+            descriptor = os.pidfd_open(progress["pid"])
     try:
         yield descriptor
     finally:

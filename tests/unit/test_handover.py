@@ -215,12 +215,14 @@ def test_successor_of_another_format_is_told() -> None:
         assert f"it speaks format {FORMAT}, and the successor {FORMAT + 1}; restart it" in message["refused"]
 
 
-def test_successor_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It must not keep others out for ever."""
+def test_successor_that_says_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither before it has said hello, nor for long afterwards."""
     monkeypatch.setattr(successor, "PREPARE_S", 0.05)
     with waiting(Balancer()) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.connect(str(path))
+        silent = found(path)
         until(lambda: closed_or_let_in(path))
+        silent.close()
 
 
 def test_nobody_there_is_nobody(tmp_path: Path) -> None:

@@ -17,9 +17,8 @@ from typing import Any, Protocol
 
 from lb.control.handover import FORMAT, receive, send
 
-# How long a successor may take to prepare itself, and then to forward.
-PREPARE_S = 60.0
-FORWARD_S = 10.0
+# How long a successor may take to say hello, to prepare itself, and then to forward.
+HELLO_S, PREPARE_S, FORWARD_S = 5.0, 60.0, 10.0
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +73,13 @@ class Successors:
             task.cancel()
 
     async def _talk(self, sock: socket.socket) -> None:
-        sock.settimeout(PREPARE_S)
+        sock.settimeout(HELLO_S)
         try:
-            if self._is_busy:
-                await _answer(sock, {"refused": "another process is taking over already"})
+            hello = await _message(sock)
+            if hello is None:
+                return
+            if (why := self._refusal(hello)) is not None:
+                await _answer(sock, {"refused": why})
                 return
             with self._being_busy():
                 await self._replace(sock)
@@ -88,6 +90,15 @@ class Successors:
                     sock.shutdown(socket.SHUT_RDWR)
                 sock.close()
 
+    def _refusal(self, hello: dict[str, Any]) -> str | None:
+        """Return why a successor is not let in; None: it is."""
+        if self._is_busy:
+            return "another process is taking over already"
+        if hello.get("hello") != FORMAT:
+            versions = f"it speaks format {FORMAT}, and the successor {hello.get('hello')}"
+            return f"the running balancer cannot be taken over from: {versions}; restart it"
+        return None
+
     @contextlib.contextmanager
     def _being_busy(self) -> Iterator[None]:
         self._is_busy = True
@@ -97,13 +108,7 @@ class Successors:
             self._is_busy = False
 
     async def _replace(self, sock: socket.socket) -> None:
-        hello = await _message(sock)
-        if hello is None:
-            return
-        if hello.get("hello") != FORMAT:
-            versions = f"it speaks format {FORMAT}, and the successor {hello.get('hello')}"
-            await _answer(sock, {"refused": f"the running balancer cannot be taken over from: {versions}; restart it"})
-            return
+        sock.settimeout(PREPARE_S)
         has = self._balancer.open_descriptors()
         log.info("another process is taking over")
         await _answer(sock, {"pid": os.getpid(), "open": list(has)}, list(has.values()))

@@ -120,7 +120,7 @@ soak-control: env ## Keep 2 000 flows open through 1 000 reloads and as many com
 	$(BIN)/python tests/netns/churn.py --flows $(or $(FLOWS),2000) --rounds $(or $(ROUNDS),1000)
 
 .PHONY: soak-restarts
-soak-restarts: env ## Keep 2 000 flows open over 100 stops and as many kills of the balancer, in namespaces
+soak-restarts: env ## Keep 2 000 flows open over 100 take-overs, stops and kills of the balancer, in namespaces
 	$(BIN)/python tests/netns/restarts.py --flows $(or $(FLOWS),2000) --rounds $(or $(ROUNDS),100)
 
 .PHONY: soak

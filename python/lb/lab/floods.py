@@ -13,12 +13,13 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
-from lb.lab.testbed import ethtool
+from lb.lab.testbed import build, ethtool
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, SWITCH
 from lb.packet import tcp
+from lb.packet.checksum import checksum
 from lb.packet.protocols import PROTOCOLS
 
 # Words that are drawn: (offset in the frame, bits). Of a source address the first octet stays; a port is never 0.
@@ -27,12 +28,13 @@ SEQUENCE, ACKNOWLEDGEMENT, IDENTIFICATION = ((38, 0xFFFF), (40, 0xFFFF)), ((42, 
 # The port of the client in the packet that an ICMP error is about: behind 14 + 20 + 8 + 20 + 2 bytes.
 INNER_PORT = ((64, 0x7FFF),)
 FIRST_PORT = 0x8000
-SOURCE, INNER_CLIENT = IPv4Address("10.0.0.0"), IPv4Address("10.1.2.3")
+SOURCES = IPv4Network("10.0.0.0/8")
+SOURCE, INNER_CLIENT = SOURCES.network_address, IPv4Address("10.1.2.3")
 MORE_FRAGMENTS = 0x2000
 FRAGMENT_OFFSET = 185
 PADDING = 18
 ECHO, UNREACHABLE, PORT_UNREACHABLE = 8, 3, 3
-LOWEST_PRIORITY = 19
+NICENESS = 10
 
 Words = tuple[tuple[int, int], ...]
 
@@ -85,8 +87,6 @@ def _icmp_error(target: Target) -> bytes:
     ports = struct.pack("!HHI", target.tcp_port, FIRST_PORT, 1)
     inner = bytearray(_ip(PROTOCOLS["tcp"], ports, target.vip, INNER_CLIENT))
     # The inner header is not drawn from, so that its checksum is made once, here.
-    from lb.packet.checksum import checksum
-
     inner[10:12] = checksum(bytes(inner[:20])).to_bytes(2, "big")
     return _ip(1, struct.pack("!BBHI", UNREACHABLE, PORT_UNREACHABLE, 0, 0) + bytes(inner), SOURCE, target.vip)
 
@@ -104,9 +104,16 @@ KINDS: dict[str, tuple[Callable[[Target], bytes], Words]] = {
 
 
 def prepare(testbed: Testbed, host: str) -> None:
-    """Let a host flood: frames that the kernel makes enter a link by NAPI, which GRO switches on at its other end."""
+    """
+    Let a host flood, and servers answer.
+
+    Frames that the kernel makes enter a link by NAPI, which GRO switches on at its other end. An answered flood is the
+    harder one: servers get a route to the sources.
+    """
     with testbed.inside(SWITCH):
         ethtool.set_offload(f"{host}-eth0", "gro", True)
+    for server in testbed.topology.of_role("server"):
+        build.add_route(testbed.prefix, server.name, SOURCES)
 
 
 class Flood:
@@ -144,8 +151,8 @@ class Flood:
     def _run(self) -> None:
         from lb import _core
 
-        # It waits for the next packet's time without sleeping: all others go first.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        # It waits for the next packet's time without sleeping: others go first.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             with self._testbed.inside(self._host):
                 number = socket.if_nametoindex("eth0")

@@ -32,8 +32,12 @@ const CHECKSUM_AT: u16 = 40;
 pub fn flood(ifindex: u32, load: &Load<'_>) -> Result<Generated, GeneratorError> {
     let template = Template::new(load.template, load.flows)?;
     let loaded = bpf::load_xdp(&assemble(&template, ifindex))?;
-    let limits = (load.packets, load.duration, MOST_FRAMES);
-    program::run(loaded.as_raw_fd(), load.template, limits)
+    program::run(
+        loaded.as_raw_fd(),
+        load.template,
+        (load.packets, load.duration),
+        (MOST_FRAMES, load.duration),
+    )
 }
 
 /// The program: write the frame, draw a source port, finish the checksum, redirect.

@@ -117,14 +117,16 @@ pub fn send(program: &mut Vec<u64>, ifindex: u32, skip: &[(usize, u8, u8)]) {
     ]);
 }
 
-/// Have a program run on frames again and again, for a time, in calls of at most `most` frames.
+/// Have a program run on frames again and again, for a time, in calls of at most `most` frames that take `longest`
+/// if they take what those of the last call did.
 ///
 /// # Errors
 /// As [`bpf::run_xdp_live`].
 pub fn run(
     program: RawFd,
     template: &[u8],
-    (packets, duration, most): (u64, Duration, u32),
+    (packets, duration): (u64, Duration),
+    (most, longest): (u32, Duration),
 ) -> Result<Generated, GeneratorError> {
     let start = Instant::now();
     let mut sent = 0u64;
@@ -134,7 +136,7 @@ pub fn run(
         let called = Instant::now();
         bpf::run_xdp_live(program, template, count)?;
         sent += u64::from(count);
-        let left = duration.saturating_sub(start.elapsed());
+        let left = duration.saturating_sub(start.elapsed()).min(longest);
         let good_for = f64::from(count) * left.as_secs_f64() / called.elapsed().as_secs_f64();
         #[expect(
             clippy::cast_sign_loss,

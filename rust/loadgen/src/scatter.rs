@@ -17,10 +17,11 @@ use crate::program::{
     SHIFT_RIGHT_IMMEDIATE, STORE_16, STORE_64, TIME_NS, TO_BIG_ENDIAN, XOR_IMMEDIATE, instruction,
 };
 
-/// Most of a call's frames are too early to be sent, and cost little: a call for most of the time.
-const MOST_FRAMES: u32 = 1 << 28;
+/// After this time the clock is looked at. Most frames of a call come too early to be sent; what they cost depends on
+/// what else the core does.
+const LONGEST_CALL: Duration = Duration::from_millis(500);
 /// How far the pace may be behind, and catch up: longer pauses are lost, so that no burst follows them.
-const SLACK_NS: i32 = 1_000_000;
+const SLACK_NS: u32 = 1_000_000;
 const SECOND_NS: f64 = 1e9;
 
 const IP_AT: usize = 14;
@@ -54,10 +55,19 @@ pub struct Scatter<'a> {
 pub fn scatter(ifindex: u32, load: &Scatter<'_>) -> Result<Generated, GeneratorError> {
     let frame = Frame::new(load)?;
     let pace = bpf::create_two_words()?;
-    let program = frame.assemble(ifindex, pace.as_raw_fd(), (SECOND_NS / load.rate) as u32);
+    #[expect(
+        clippy::cast_sign_loss,
+        reason = "a quotient of positive numbers; what is too large becomes the largest"
+    )]
+    let interval_ns = (SECOND_NS / load.rate) as u32;
+    let program = frame.assemble(ifindex, pace.as_raw_fd(), interval_ns);
     let loaded = bpf::load_xdp(&program)?;
-    let limits = (u64::MAX, load.duration, MOST_FRAMES);
-    let ran = program::run(loaded.as_raw_fd(), load.template, limits)?;
+    let ran = program::run(
+        loaded.as_raw_fd(),
+        load.template,
+        (u64::MAX, load.duration),
+        (u32::MAX, LONGEST_CALL),
+    )?;
     let [_, packets] = bpf::read_two_words(&pace)?;
     Ok(Generated { packets, ..ran })
 }
@@ -200,14 +210,14 @@ fn l4_checksum_at(frame: &[u8]) -> Option<usize> {
 /// Returns the jump of one that comes too early.
 fn keep_pace(program: &mut Vec<u64>, pace: RawFd, interval_ns: u32) -> usize {
     program.extend([
-        instruction(LOAD_IMMEDIATE_64, 8, MAP_VALUE, 0, pace as u32),
+        instruction(LOAD_IMMEDIATE_64, 8, MAP_VALUE, 0, pace.unsigned_abs()),
         instruction(0, 0, 0, 0, 0),
         instruction(CALL, 0, 0, 0, TIME_NS),
         instruction(LOAD_64, 2, 8, 0, 0),
     ]);
     let too_early = program::reserve_jump(program);
     program.extend([
-        instruction(ADD_IMMEDIATE, 0, 0, 0, (-SLACK_NS) as u32),
+        instruction(ADD_IMMEDIATE, 0, 0, 0, SLACK_NS.wrapping_neg()),
         instruction(JUMP_IF_NOT_LESS, 2, 0, 1, 0),
         instruction(MOVE, 2, 0, 0, 0),
         instruction(ADD_IMMEDIATE, 2, 0, 0, interval_ns),

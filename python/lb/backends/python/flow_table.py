@@ -31,6 +31,12 @@ from lb.model.snapshot import Timeouts
 EXPIRY_PER_FRAME = 4
 EXPIRY_PER_TICK = 64
 RELINK_NS = 10**9
+# Rule 8.17, full table. A kind of flows that servers have answered, but no client has proved to be there, may have this
+# part of the table, and this many in any; flows that wait for an answer have a part of it before those that are over.
+SHARE, LEAST_SHARE, RESERVE = 4, 64, 64
+# UDP flows that are looked at for one to evict.
+SECOND_CHANCES = 4
+UNCONFIRMED = (PICKUP, UDP_UNREPLIED)
 # How a flow ended, by the event of its removal, unless its packets told.
 ENDED_BY_EVENT = {
     "flow_expired": "expired",
@@ -182,20 +188,44 @@ class FlowTable:
         return victim is not None
 
     def victim(self, timeouts: Timeouts, now_ns: int) -> tuple[Entry, str] | None:
-        """Return the flow to evict and the event: unconfirmed flows, handshakes, closing flows, then the idlest."""
+        """
+        Return the flow to evict and the event: unconfirmed flows, handshakes, closing flows, then the idlest. Kinds
+        whose clients are not proved have a share: a flood of one fills no more.
+        """
         floor = timeouts.idle_floor_ns
-        handshake_floor = min(floor, timeouts.half_open_ns // 10)
-        order: tuple[tuple[tuple[str, ...], int, str], ...] = (
-            ((PICKUP, UDP_UNREPLIED), -1, "flow_evicted_unconfirmed"),
-            ((SYN_SENT,), -1, "flow_evicted_half_open"),
-            ((SYN_RECEIVED,), handshake_floor, "flow_evicted_half_open"),
-            ((CLOSING,), -1, "flow_evicted_closing"),
-            ((ESTABLISHED, UDP), floor, "flow_evicted_idle"),
+        reserve, share = self.capacity // RESERVE, max(self.capacity // SHARE, LEAST_SHARE)
+        flooded = len(self.lists[SYN_RECEIVED]) > share
+        handshake_floor = -1 if flooded else min(floor, timeouts.half_open_ns // 10)
+        order: tuple[tuple[tuple[str, ...], int, int, str], ...] = (
+            (UNCONFIRMED, reserve, -1, "flow_evicted_unconfirmed"),
+            ((SYN_SENT,), reserve, -1, "flow_evicted_half_open"),
+            ((SYN_RECEIVED,), 0, handshake_floor, "flow_evicted_half_open"),
+            ((CLOSING,), 0, -1, "flow_evicted_closing"),
+            (UNCONFIRMED, 0, -1, "flow_evicted_unconfirmed"),
+            ((SYN_SENT,), 0, -1, "flow_evicted_half_open"),
+            ((ESTABLISHED, UDP), 0, floor, "flow_evicted_idle"),
         )
-        for names, least_idle_ns, event in order:
-            heads = [next(iter(self.lists[name])) for name in names if self.lists[name]]
-            # The first of equals.
-            idlest = min(heads, key=lambda entry: entry.last_seen_ns, default=None)
-            if idlest is not None and now_ns - idlest.last_seen_ns > least_idle_ns:
+        for names, kept, least_idle_ns, event in order:
+            idlest = self.idlest(names)
+            is_beyond = sum(len(self.lists[name]) for name in names) > kept
+            if idlest is not None and is_beyond and now_ns - idlest.last_seen_ns > least_idle_ns:
                 return idlest, event
+        return self.answered_once() if len(self.lists[UDP]) > share else None
+
+    def idlest(self, names: tuple[str, ...]) -> Entry | None:
+        """Return the head of these lists that was seen first, the first of equals."""
+        heads = [next(iter(self.lists[name])) for name in names if self.lists[name]]
+        return min(heads, key=lambda entry: entry.last_seen_ns, default=None)
+
+    def answered_once(self) -> tuple[Entry, str] | None:
+        """
+        Return a UDP flow not heard of since its server's answer, or since it was passed over here: an answer proves
+        that there is a server, not that there is a client. Of the first few; those before it go to the tail.
+        """
+        for _ in range(SECOND_CHANCES):
+            head = next(iter(self.lists[UDP]))
+            if head.last_seen_ns == head.linked_ns:
+                return head, "flow_evicted_idle"
+            head.linked_ns = head.last_seen_ns
+            self.lists[UDP].move_to_end(head)
         return None

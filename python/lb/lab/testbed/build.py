@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +145,14 @@ def learn_neighbour(prefix: str, host: str, interface: str, address: IPv4Address
     """Tell a host where an address is, as a gratuitous ARP would."""
     with _netlink_errors(), _netlink(prefix + host) as netlink:
         netlink.neigh("replace", dst=str(address), lladdr=mac, ifindex=_index(netlink, interface), state="stale")
+
+
+def add_route(prefix: str, host: str, destination: IPv4Network) -> None:
+    """Let a host with one interface send to one more network through the router. Only measurements and tests want it."""
+    with _netlink_errors(), _netlink(prefix + host) as netlink:
+        gateway = netlink.get_routes(family=2, oif=_index(netlink, "eth0"))
+        via = next(route.get_attr("RTA_GATEWAY") for route in gateway if route.get_attr("RTA_GATEWAY"))
+        netlink.route("replace", dst=str(destination), gateway=via)
 
 
 def limit_bandwidth(prefix: str, host: str, interface: str, bits_per_s: float) -> None:

@@ -109,7 +109,7 @@ pub fn create_two_words() -> io::Result<File> {
 pub fn read_two_words(map: &File) -> io::Result<[u64; 2]> {
     let (key, mut value) = (0u32, [0u64; 2]);
     let lookup = MapLookup {
-        map: map.as_raw_fd() as u32,
+        map: map.as_raw_fd().unsigned_abs(),
         key: (&raw const key) as u64,
         value: (&raw mut value) as u64,
         ..MapLookup::default()

@@ -145,6 +145,12 @@ impl Entry {
         self.last_seen.since(Nanos::new(u64::from(self.lag)))
     }
 
+    /// Whether it was heard of since it was put at its list's tail.
+    #[must_use]
+    pub fn is_heard_since_linked(&self) -> bool {
+        self.lag > 0
+    }
+
     /// Whether both sides have said that they are done, in sequence.
     #[must_use]
     pub fn has_both_fins(&self) -> bool {

@@ -31,6 +31,21 @@ impl Table {
         present(self.header().heads[state as usize])
     }
 
+    /// How many entries have a state.
+    #[must_use]
+    pub fn count(&self, state: FlowState) -> usize {
+        self.lengths[state as usize] as usize
+    }
+
+    /// Move an entry to its list's tail without having been heard of: it counts as linked when it was seen last.
+    pub fn give_second_chance(&mut self, number: u32) {
+        let entry = self.entry_mut(number);
+        entry.lag = 0;
+        let state = entry.state();
+        self.unlink(number, state);
+        self.link(number, state);
+    }
+
     /// Whether an entry may have expired by `now`. `false` is certain.
     #[inline]
     #[must_use]
@@ -53,6 +68,7 @@ impl Table {
     }
 
     pub(super) fn link(&mut self, number: u32, state: FlowState) {
+        self.lengths[state as usize] += 1;
         let tail = self.header().tails[state as usize];
         let cold = self.cold_mut(number);
         cold.previous = tail;
@@ -65,6 +81,7 @@ impl Table {
     }
 
     pub(super) fn unlink(&mut self, number: u32, state: FlowState) {
+        self.lengths[state as usize] -= 1;
         let FlowCold {
             previous,
             following,

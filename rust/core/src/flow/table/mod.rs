@@ -33,6 +33,7 @@ use std::ops::Range;
 
 use crate::base::Nanos;
 use crate::flow::key::Key;
+use crate::flow::state::FlowState;
 
 use arena::{Arena, Line};
 use header::{NONE, Sizes, TableHeader};
@@ -60,6 +61,8 @@ pub struct Table {
     hash_key: [u64; 2],
     /// A time before which no head can have expired: lets most packets skip the look at the heads.
     due: Nanos,
+    /// Entries in each list.
+    lengths: [u32; FlowState::ALL.len()],
 }
 
 impl Table {
@@ -97,6 +100,7 @@ impl Table {
             rare_from: sizes.rare_from,
             hash_key,
             due: Nanos::ZERO,
+            lengths: [0; FlowState::ALL.len()],
         };
         *table.header_mut() = TableHeader::new(sizes, hash_key);
         table

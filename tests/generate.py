@@ -222,8 +222,17 @@ def _service(
         "plan": _plan(rng, names),
         "on_no_server": rng.choice(("reset", "drop")),
         "on_no_flow": rng.choice(("reset", "drop")),
+        "new_flow_limit": _new_flow_limit(rng),
         "servers": hosts,
     }
+
+
+def _new_flow_limit(rng: random.Random) -> dict[str, int] | None:
+    """Draw a limit of new flows: most services have none."""
+    if rng.random() < 0.8:
+        return None
+    prefixes = {"prefix_ipv4": rng.choice((0, 8, 24, 31, 32)), "prefix_ipv6": rng.choice((0, 56, 127, 128))}
+    return {"rate": rng.choice((1, 3, 1000)), "burst": rng.choice((1, 2, 20)), **prefixes}
 
 
 def next_hops(rng: random.Random, two: bool) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from scapy.packet import Packet, Raw
 
 from attaching import attached
 from lb.backends.callbacks import CallbackChannel, serve
-from lb.model.snapshot import Plan, Snapshot
+from lb.model.snapshot import NewFlowLimit, Plan, Snapshot
 from lb.net.frames import OFFLOAD_HEADER
 
 WAIT_S = 10
@@ -104,6 +104,20 @@ def test_ask_answer_in_time_decides(wire: Any) -> None:
     assert SERVERS[1] == running.exchange(4000)
     assert seen == [("dns", "198.18.1.21", 4000, ["server1", "server2", "server3"], "lb-ask")]
     assert running.fallbacks() == 0
+
+
+def test_ask_new_flow_limit_takes_one_token_of_a_flow_that_waits(wire: Any) -> None:
+    """Rule 8.22, limits of new flows: before it waits for its answer, not again after it; a second flow is dropped."""
+    running = wire(lambda *_: "server2")
+    limit = NewFlowLimit(1, 1, 24, 56)
+    made = asking(lambda *_: "server2", LONG_NS)
+    services = tuple(service and replace(service, new_flow_limit=limit) for service in made.services)
+    running.path.publish(replace(made, services=services))
+    assert running.exchange(4000) == SERVERS[1]
+    running.put(query(port=4001))
+    # The next packet of the flow that is there comes out: the one before it did not.
+    assert running.exchange(4000) == SERVERS[1]
+    assert running.path.counters()["verdicts"]["drop.new_flow_limit"] == 1
 
 
 def test_ask_that_hangs_packets_flow_and_it_is_not_asked_again(wire: Any) -> None:

@@ -241,8 +241,8 @@ def test_inspect_mistake_shows_line_caret_and_hint() -> None:
         ("seed = 3", '"seed" is about the whole file: it goes above the first [table]'),
         (
             "colour = 1",
-            "allowed: name, address, port, protocol, policy, on_no_server, on_no_flow, on_server_down, drain_timeout, "
-            "health, server",
+            "allowed: name, address, port, protocol, policy, on_no_server, on_no_flow, new_flow_limit, "
+            "on_server_down, drain_timeout, health, server",
         ),
     ],
 )
@@ -425,7 +425,7 @@ def test_template_each_commented_key_alone_is_valid() -> None:
             taken += 1
     keys = [declared for model in TABLES.values() for declared in keys_of(model) if declared.table is None]
     assert taken == len([declared for declared in keys if not declared.required]) + len(
-        ("[flows]", "[metrics]", "[service.health]", "check")
+        ("[flows]", "[metrics]", "[service.health]", "check", "[service.new_flow_limit]", "rate")
     )
 
 

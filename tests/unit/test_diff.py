@@ -22,7 +22,7 @@ from lb.control.forecast import remap_forecasts
 from lb.control.seed import with_seed
 from lb.fields.key import RESTART, keys_of, tables_of
 from lb.fields.schema import choices, kind, properties_of
-from lb.model.snapshot import HASH_SELECTORS, Interface, Selector, Server, Service, Snapshot
+from lb.model.snapshot import HASH_SELECTORS, Interface, NewFlowLimit, Selector, Server, Service, Snapshot
 
 INTERFACES = (Interface("eth0", bytes(6), 1500),)
 BASE = """\
@@ -164,7 +164,7 @@ KEYS = {(table, declared.name): declared for table, model in MODELS.items() for 
 TABLE_KEYS = {*(where for where, declared in KEYS.items() if declared.table is not None), ("interface", "name")}
 PLAIN_KEYS = [where for where in KEYS if where not in TABLE_KEYS]
 # Tables whose keys are in snapshots where those have a field of the same name.
-COMPILED = {"": Snapshot, "service": Service, "server": Server, "interface": Interface}
+COMPILED = {"": Snapshot, "service": Service, "server": Server, "interface": Interface, "new_flow_limit": NewFlowLimit}
 PACKAGE = Path(lb.__file__).parent
 
 
@@ -187,6 +187,7 @@ def base_tables() -> dict[str, dict[str, Any]]:
         "interface": {"name": "eth0", "mac": "aa:aa:aa:00:00:01", "mtu": 1500},
         "service": {"name": "video", "address": "198.18.1.100", "port": 9876},
         "health": {"check": "tcp"},
+        "new_flow_limit": {"rate": 100},
         "server": {"name": "server1", "address": "198.18.1.31", "port": 8031},
     }
 
@@ -211,7 +212,8 @@ def document(table: str = "", key: str = "", value: object = None) -> Config:
     tables = base_tables()
     if key:
         tables[table][key] = value
-    service = {**tables["service"], "health": tables["health"], "server": [tables["server"]]}
+    inner = {name: tables[name] for name in ("health", "new_flow_limit")}
+    service = {**tables["service"], **inner, "server": [tables["server"]]}
     return Config.model_validate(
         {
             **tables[""],

@@ -14,7 +14,7 @@ from scapy.layers.l2 import Ether
 import lb.backends
 from lb.backends.sharded import Sharded, added, one_at_a_time, part, together
 from lb.errors import LbError
-from lb.model.snapshot import Interface, Neighbour, NextHops, Plan, Route, Server
+from lb.model.snapshot import Interface, Neighbour, NewFlowLimit, NextHops, Plan, Route, Server
 from lb.net.shard import worker_of
 from snapshots import complete_snapshot, make_service
 
@@ -108,6 +108,19 @@ def test_sharded_icmp_rate_is_parted(sharded: Sharded, module: Any) -> None:
         for _ in range(7):
             shard.process(frame, 0, 10**9)
     assert made.counters()["verdicts"] == {"reply.no_server": 7, "drop.rate_limited": 14}
+
+
+def test_sharded_new_flow_limit_is_parted(module: Any) -> None:
+    """Rule 17, several workers: seven at once are three for each of three workers."""
+    limited = replace(SNAPSHOT.services[0], new_flow_limit=NewFlowLimit(7, 7, 24, 56))
+    made = Sharded(module.DataPath, 3, 100, os.urandom(16), 1)
+    made.publish(replace(SNAPSHOT, services=(limited, None)))
+    made.set_next_hops(NEXT_HOPS)
+    for shard in made._shards:
+        for port in range(1, 8):
+            packet = IP(src=CLIENTS[0], dst=str(VIP)) / TCP(sport=port, dport=80, flags="S")
+            shard.process(bytes(Ether(src=CLIENT_MAC, dst=MAC.hex(":")) / packet), 0, 10**9)
+    assert made.counters()["verdicts"] == {"forward": 9, "drop.new_flow_limit": 12}
 
 
 def test_sharded_takes_no_frames_by_hand(sharded: Sharded) -> None:

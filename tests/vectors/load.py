@@ -20,6 +20,7 @@ from lb.model.snapshot import (
     AskFunction,
     Interface,
     Neighbour,
+    NewFlowLimit,
     NextHops,
     Plan,
     Route,
@@ -32,7 +33,7 @@ from snapshots import complete_snapshot, make_service, make_timeouts
 HERE = Path(__file__).resolve().parent
 NOT_VECTORS = {"base.json", "hash.json"}
 # Keys that a setup has as a snapshot has them; one that it leaves out has its default.
-KEYS_OF_SERVICE = {*shared_keys(Service, ServiceConfig)} - {"name", "address", "port", "protocol"}
+KEYS_OF_SERVICE = {*shared_keys(Service, ServiceConfig)} - {"name", "address", "port", "protocol", "new_flow_limit"}
 KEYS_OF_SNAPSHOT = {*shared_keys(Snapshot, Config)} - {"seed", "interfaces", "services"}
 BASE: dict[str, Any] = json.loads((HERE / "base.json").read_text())
 
@@ -133,12 +134,14 @@ class Scene:
             number = self._id(self.services, described["name"])
             for one in described["servers"]:
                 servers[self._id(self.servers, one["name"])] = self._server(number, described["protocol"], one)
+            limit = described.get("new_flow_limit")
             services[number] = make_service(
                 described["name"],
                 ip_address(described["address"]),
                 described["port"],
                 described["protocol"],
                 self._plan(described["name"], described["plan"]),
+                new_flow_limit=limit and NewFlowLimit(**limit),
                 **{key: described[key] for key in KEYS_OF_SERVICE & described.keys()},
             )
         return complete_snapshot(

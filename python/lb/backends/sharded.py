@@ -29,7 +29,7 @@ from lb.backends.base import (
 )
 from lb.errors import LbError
 from lb.model.poll import DEFAULT_POLL, Poll
-from lb.model.snapshot import Address, AskFunction, NextHops, Snapshot
+from lb.model.snapshot import Address, AskFunction, NextHops, Service, Snapshot
 from lb.net.shard import program, worker_of
 from lb.net.sockets import set_program
 from lb.packet.hashing import as_16_bytes
@@ -73,7 +73,8 @@ class Sharded(KeepsNone):
         ask = None if snapshot.ask is None else one_at_a_time(snapshot.ask)
         for number, shard in enumerate(self._shards):
             icmp_rate = part(snapshot.icmp_rate, number, len(self._shards))
-            shard.publish(dataclasses.replace(snapshot, icmp_rate=icmp_rate, ask=ask))
+            services = tuple(each and with_part_of_limit(each, len(self._shards)) for each in snapshot.services)
+            shard.publish(dataclasses.replace(snapshot, icmp_rate=icmp_rate, services=services, ask=ask))
         if has_new_vips:
             self._deal(snapshot)
 
@@ -246,6 +247,15 @@ def share_of(interface: AttachedInterface, number: int) -> AttachedInterface:
 def part(whole: int, number: int, parts: int) -> int:
     """Return part `number` of `whole` split into `parts` nearly equal whole numbers."""
     return whole // parts + (number < whole % parts)
+
+
+def with_part_of_limit(service: Service, parts: int) -> Service:
+    """Return a service with one worker's part of its limit of new flows: rounded up, so that each lets some in."""
+    limit = service.new_flow_limit
+    if limit is None:
+        return service
+    share = dataclasses.replace(limit, rate=-(-limit.rate // parts), burst=-(-limit.burst // parts))
+    return dataclasses.replace(service, new_flow_limit=share)
 
 
 def in_all(ids: Sequence[int], lists: Sequence[Sequence[int]]) -> list[int]:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from lb.config.parts import PartTable
 from lb.config.toml.toml_file import Table
 from lb.fields.key import key
 from lb.fields.schema import KIND, properties_of
@@ -30,6 +31,8 @@ from lb.fields.types import (
     Concurrency,
     Count,
     Expect,
+    FlowBurst,
+    FlowRate,
     FlowTimeout,
     Folder,
     HostAddress,
@@ -41,6 +44,8 @@ from lb.fields.types import (
     Name,
     Port,
     PrefixedAddress,
+    PrefixLength,
+    PrefixLength6,
     RampTime,
     Seed,
     UrlPath,
@@ -54,7 +59,7 @@ from lb.fields.types import (
 )
 from lb.model.backend import BACKENDS, MISSING_BACKENDS
 from lb.model.poll import DEFAULT_POLL, Poll
-from lb.model.snapshot import DEFAULT_WEIGHT, Protocol, Refusal, Timeouts, Transit
+from lb.model.snapshot import DEFAULT_WEIGHT, NewFlowLimit, Protocol, Refusal, Timeouts, Transit
 from lb.policies import NAMES, POLICIES, State, make
 from lb.policies.base import Policy
 from lb.policies.loader import is_file
@@ -178,6 +183,30 @@ class HealthConfig(Table):
     )
 
 
+class NewFlowLimitConfig(PartTable):
+    """How many new flows the clients of one prefix may begin; those beyond are dropped, flows that exist go on."""
+
+    rate: FlowRate = key("New flows per second of each prefix", example=100)
+    burst: FlowBurst | None = key(
+        "New flows of a prefix at once, after a pause", default=None, example=200, unset="a second's worth: the rate"
+    )
+    prefix_ipv4: PrefixLength = key("Length of the prefix that IPv4 clients share a limit in", default=24)
+    prefix_ipv6: PrefixLength6 = key("Length of the prefix that IPv6 clients share a limit in", default=56)
+
+    def part(self) -> NewFlowLimit:
+        """Return it as a snapshot carries it."""
+        burst = self.rate if self.burst is None else self.burst
+        return NewFlowLimit(self.rate, burst, self.prefix_ipv4, self.prefix_ipv6)
+
+
+def _shown_new_flow_limit(service: ServiceConfig) -> str:
+    if service.new_flow_limit is None:
+        return "none"
+    limit = service.new_flow_limit.part()
+    bits = limit.prefix_ipv4 if service.address.version == 4 else limit.prefix_ipv6
+    return f"{limit.rate}/s per /{bits}, burst {limit.burst}"
+
+
 def _shown_health(service: ServiceConfig) -> str:
     return "unchecked" if service.health is None else f"checked ({service.health.check})"
 
@@ -202,6 +231,11 @@ class ServiceConfig(Table):
     )
     on_no_server: Refusal = key("What a client gets when no server is available", default="reset")
     on_no_flow: Refusal = key("What a client gets for TCP of an unknown flow", default="drop")
+    new_flow_limit: NewFlowLimitConfig | None = key(
+        "Limit of new flows by their source; without this table there is none",
+        default=None,
+        shown=_shown_new_flow_limit,
+    )
     on_server_down: Literal["reset", "keep"] = key("What the flows of a server get when it goes down", default="reset")
     drain_timeout: FlowTimeout | None = key(
         "Time after which flows leave a draining server: UDP flows move to another one, TCP flows are reset",

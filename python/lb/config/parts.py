@@ -9,12 +9,22 @@ Control side, used where snapshots are made: offline (`lb.compiler.compile`) and
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from lb.config.toml.toml_file import Table
 from lb.fields.key import keys_of
 from lb.model.snapshot import Interface, Server, Service, Snapshot
+
+
+class PartTable(Table):
+    """A table inside a table that is a part of its own inside the snapshot's part."""
+
+    @abstractmethod
+    def part(self) -> object:
+        """Return it as a snapshot carries it."""
+
 
 Part = TypeVar("Part", Interface, Server, Service, Snapshot)
 
@@ -31,7 +41,8 @@ def part_of(part: type[Part], table: Table, **made: Any) -> Part:
     kind: type = part
     for name in shared_keys(kind, type(table)):
         if name not in made:
-            made[name] = getattr(table, name)
+            value = getattr(table, name)
+            made[name] = value.part() if isinstance(value, PartTable) else value
     return part(**made)
 
 

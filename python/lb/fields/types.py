@@ -309,6 +309,10 @@ Seed = Annotated[int, *integer(0, 2**64 - 1)]
 Port = Annotated[int, *integer(1, HIGHEST_PORT)]
 Weight = Annotated[int, *integer(0, HIGHEST_WEIGHT)]
 IcmpRate = Annotated[int, *integer(0, 1_000_000, "packets/s")]
+FlowRate = Annotated[int, *integer(1, 1_000_000, "flows/s")]
+FlowBurst = Annotated[int, *integer(1, 1_000_000, "flows")]
+PrefixLength = Annotated[int, *integer(0, 32, "bits")]
+PrefixLength6 = Annotated[int, *integer(0, 128, "bits")]
 Workers = Annotated[int, *integer(1, MOST_WORKERS)]
 Count = Annotated[int, *integer(1, 100)]
 Concurrency = Annotated[int, *integer(1, 65_536)]
@@ -363,6 +367,8 @@ __all__ = [
     "Count",
     "Duration",
     "Expect",
+    "FlowBurst",
+    "FlowRate",
     "FlowTimeout",
     "Folder",
     "HostAddress",
@@ -374,6 +380,8 @@ __all__ = [
     "Name",
     "PlanInterval",
     "Port",
+    "PrefixLength",
+    "PrefixLength6",
     "PrefixedAddress",
     "RampTime",
     "Seed",

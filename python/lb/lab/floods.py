@@ -113,7 +113,7 @@ def prepare(testbed: Testbed, host: str) -> None:
     with testbed.inside(SWITCH):
         ethtool.set_offload(f"{host}-eth0", "gro", True)
     for server in testbed.topology.of_role("server"):
-        build.add_route(testbed.prefix, server.name, SOURCES)
+        build.add_route(testbed.prefix, server, SOURCES)
 
 
 class Flood:

@@ -84,6 +84,19 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class NewFlowLimit:
+    """
+    How many new flows clients of one prefix may begin (`docs/rules.md` rule 8.22, limits of new flows). `rate`: per
+    second; `burst`: at once, after a pause; both at least 1. `prefix_ipv4`, `prefix_ipv6`: bits.
+    """
+
+    rate: int
+    burst: int
+    prefix_ipv4: int
+    prefix_ipv6: int
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """A VIP, port and protocol, with the plan that places its flows."""
 
@@ -94,6 +107,7 @@ class Service:
     plan: Plan
     on_no_server: Refusal
     on_no_flow: Refusal
+    new_flow_limit: NewFlowLimit | None
 
 
 @dataclass(frozen=True, slots=True)

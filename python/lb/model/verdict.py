@@ -53,6 +53,7 @@ DROP_REASONS: tuple[str, ...] = (
     "no_service",
     "no_server",
     "no_flow",
+    "new_flow_limit",
     "rst_window",
     "hairpin",
     "flow_conflict",

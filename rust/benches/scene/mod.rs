@@ -91,6 +91,7 @@ pub fn snapshot(selector: Selector, servers: u32, protocol: Protocol) -> Snapsho
             plan,
             on_no_server: Refusal::Reset,
             on_no_flow: Refusal::Drop,
+            new_flow_limit: None,
         })],
         servers: (0..servers).map(|id| Some(server(id))).collect(),
         settings: Settings {

@@ -72,6 +72,10 @@ pub fn flood(
 }
 
 #[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "what Python gives is converted into it"
+)]
 pub fn scatter(
     py: Python<'_>,
     interface: u32,

@@ -168,6 +168,12 @@ impl Asking {
         self.answered = None;
     }
 
+    /// Whether the packet that is being placed has waited.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.answered.is_some()
+    }
+
     /// Packets that wait.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,5 +1,5 @@
-//! Token buckets for the packets we make ourselves (rule 12.4, packets that we send), one per kind of packet, so that
-//! a flood that asks for one kind starves no other. A bucket is one number: the theoretical arrival time (GCRA).
+//! Token buckets. A bucket is one number: the theoretical arrival time (GCRA). Of the packets we make ourselves (rule
+//! 12.4, packets that we send) each kind has one, so that a flood that asks for one kind starves no other.
 
 use crate::base::Nanos;
 
@@ -13,17 +13,32 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
+    /// When it is full again, if nothing is taken.
+    #[must_use]
+    pub fn full_at(&self) -> Nanos {
+        self.arrival
+    }
+
     /// Take one token; `false` when there is none. Rate 0 has none, ever.
     pub fn take(&mut self, rate: u32, now: Nanos) -> bool {
-        let Some(interval) = SECOND_NS.checked_div(u64::from(rate)) else {
+        self.take_of_burst(rate, rate, now)
+    }
+
+    /// The same, with another burst than a second's worth. What was taken while the limit was another counts as an
+    /// empty bucket at most.
+    pub fn take_of_burst(&mut self, rate: u32, burst: u32, now: Nanos) -> bool {
+        let interval = SECOND_NS.checked_div(u64::from(rate));
+        let (Some(interval), Some(most)) = (interval, burst.checked_sub(1)) else {
             return false;
         };
-        let arrival = self.arrival.max(now);
-        if arrival.since(now) > u64::from(rate - 1) * interval {
-            return false;
+        let most = u64::from(most) * interval;
+        let empty = now.plus(most).plus(interval);
+        self.arrival = self.arrival.max(now).min(empty);
+        let has_token = self.arrival.since(now) <= most;
+        if has_token {
+            self.arrival = self.arrival.plus(interval);
         }
-        self.arrival = arrival.plus(interval);
-        true
+        has_token
     }
 }
 

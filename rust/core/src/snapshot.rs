@@ -164,6 +164,19 @@ macro_rules! for_parts {
                 moves_udp: bool,
             }
 
+            /// How many new flows clients of one prefix may begin.
+            #[derive(Copy, PartialEq, Eq)]
+            struct NewFlowLimit {
+                /// New flows per second; at least 1.
+                rate: u32,
+                /// New flows at once, after a pause; at least 1.
+                burst: u32,
+                /// Bits of an IPv4 client's prefix.
+                prefix_ipv4: u8,
+                /// Bits of an IPv6 client's prefix.
+                prefix_ipv6: u8,
+            }
+
             /// A VIP, port and protocol, with the plan that places its flows.
             struct Service {
                 /// Its name.
@@ -180,6 +193,8 @@ macro_rules! for_parts {
                 on_no_server: Refusal,
                 /// What a client gets for a segment of no flow.
                 on_no_flow: Refusal,
+                /// Limits new flows by their source.
+                new_flow_limit: Option<NewFlowLimit>,
             }
 
             /// Idle timeouts and the eviction floor, in nanoseconds.

@@ -68,6 +68,7 @@ fn snapshot(selector: Selector, transit: Transit) -> Snapshot {
         plan,
         on_no_server: Refusal::Reset,
         on_no_flow: Refusal::Drop,
+        new_flow_limit: None,
     };
     let server = |id: u32| Server {
         name: format!("s{id}"),

@@ -61,6 +61,7 @@ fn service(name: &str, vip: &str, protocol: Protocol, selector: Selector, server
         plan,
         on_no_server: Refusal::Reset,
         on_no_flow: Refusal::Drop,
+        new_flow_limit: None,
     }
 }
 

@@ -50,6 +50,7 @@ fn snapshot() -> Snapshot {
             },
             on_no_server: Refusal::Reset,
             on_no_flow: Refusal::Drop,
+            new_flow_limit: None,
         })
     };
     let server = |id: usize| {

@@ -1,12 +1,15 @@
 """
-What is bounded: answers per second, hops that wait, the flow table (docs/rules.md rule 8, flows; rule 11, next hop;
-rule 12, sending).
+What is bounded: answers per second, hops that wait, the flow table, new flows of a source (docs/rules.md rule 8,
+flows; rule 11, next hop; rule 12, sending).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from scene import (
     BOTH,
+    CLIENT2_MAC,
     CLIENT_MAC,
     ROUTER_MAC,
     V4,
@@ -28,7 +31,7 @@ def cases() -> list[Case]:
     """Make the cases."""
     made = []
     for f in BOTH:
-        made += _rates(f)
+        made += [*_rates(f), *_new_flows(f)]
     return [*made, _hops()]
 
 
@@ -82,6 +85,94 @@ def _rates(f: Family) -> list[Case]:
     kinds.drop(syn, "rate_limited", **names)
     kinds.drop(ask, "rate_limited", **about)
     return [never, rate, changed, kinds]
+
+
+def _new_flows(f: Family) -> list[Case]:
+    """How many flows the clients of a prefix may begin."""
+    v = f"IPv{f.version}"
+    limit = {"rate": 2, "burst": 2, "prefix_ipv4": 24, "prefix_ipv6": 56}
+    names = {"direction": "forward", "service": f.web}
+    far = "203.0.113.9" if f is V4 else "2001:db8:9::9"
+
+    def case(name: str, *services: dict[str, Any]) -> Case:
+        return Case(f"{name}, {v}", ["8.22", "8.14"], "rule 8.22, limits of new flows", services=list(services))
+
+    rate = case("a prefix begins a burst of flows, then one each 1/rate seconds", web_service(f, new_flow_limit=limit))
+    rate.at(10_000)
+    first = Talk(rate, f, sport=1)
+    second = Talk(rate, f, sport=2, number=2, client=f.client2, mac=CLIENT2_MAC)
+    third, other = Talk(rate, f, sport=3), Talk(rate, f, sport=3, number=3, client=far)
+    first.open()
+    second.c(tcp("S", 1000))
+    rate.drop(third.c_in(tcp("S", 1000)), "new_flow_limit", **names)
+    # Flows that exist go on, and what begins none takes no token.
+    second.c(tcp("S", 1000))
+    first.c(tcp("PA", 1001, 5001, b"x"))
+    rate.drop(third.c_in(tcp("A", 1000, 5000)), "no_flow", **names)
+    other.c(tcp("S", 1000))
+    rate.at(10_499)
+    rate.drop(third.c_in(tcp("S", 1000)), "new_flow_limit", **names)
+    rate.at(10_500)
+    third.c(tcp("S", 1000))
+    rate.drop(Talk(rate, f, sport=4).c_in(tcp("S", 1000)), "new_flow_limit", **names)
+    # A client that begins anew on a port that is over begins a flow.
+    first.close()
+    rate.drop(first.c_in(tcp("S", 90_000)), "new_flow_limit", **names)
+    rate.counters(verdicts={"drop.new_flow_limit": 4, "drop.no_flow": 1}, events={"flow_created": 4, "flow_reused": 1})
+
+    changed = case("a changed limit holds from the publication on", web_service(f, new_flow_limit={**limit, "rate": 1}))
+    for port in (1, 2):
+        Talk(changed, f, sport=port, number=port).c(tcp("S", 1000))
+    changed.drop(Talk(changed, f, sport=3).c_in(tcp("S", 1000)), "new_flow_limit", **names)
+    changed.publish(services=[web_service(f, new_flow_limit={**limit, "rate": 100, "burst": 1})])
+    changed.drop(Talk(changed, f, sport=3).c_in(tcp("S", 1000)), "new_flow_limit", **names)
+    changed.at(10)
+    Talk(changed, f, sport=3, number=3).c(tcp("S", 1000))
+    changed.publish(services=[web_service(f)])
+    for port in (4, 5, 6):
+        Talk(changed, f, sport=port, number=port - 3).c(tcp("S", 1000))
+
+    whole = case(
+        "a prefix of no bits is all clients of a service, and services have limits of their own",
+        web_service(f, new_flow_limit={"rate": 1, "burst": 1, "prefix_ipv4": 0, "prefix_ipv6": 0}),
+        dns_service(f, new_flow_limit={"rate": 1, "burst": 1, "prefix_ipv4": 32, "prefix_ipv6": 128}),
+    )
+    Talk(whole, f, sport=1).c(tcp("S", 1000))
+    whole.drop(Talk(whole, f, sport=1, client=far).c_in(tcp("S", 1000)), "new_flow_limit", **names)
+    about = {"direction": "forward", "service": f.dns}
+    asks = Talk(whole, f, "udp", sport=1)
+    asks.c(udp(b"q"))
+    asks.c(udp(b"again"))
+    whole.drop(Talk(whole, f, "udp", sport=2).c_in(udp(b"q")), "new_flow_limit", **about)
+    Talk(whole, f, "udp", sport=1, client=f.client2, mac=CLIENT2_MAC).c(udp(b"q"))
+
+    taken = case(
+        "pickups are limited, what leaves no flow is not",
+        web_service(f, "hash-flow", (1,), new_flow_limit={**limit, "rate": 1, "burst": 1}),
+    )
+    Talk(taken, f, sport=1).c(tcp("A", 1000, 5000))
+    taken.drop(Talk(taken, f, sport=2).c_in(tcp("A", 1000, 5000)), "new_flow_limit", **names)
+    Talk(taken, f, sport=2).c(tcp("FA", 1000, 5000))
+    # A server's packet takes none.
+    Talk(taken, f, sport=3).s(tcp("A", 5000, 1000))
+
+    hosts = [
+        {"name": name, "address": f.servers[number], "port": 5353, "weight": 1, "mac": None}
+        for number, name in enumerate((f.dns_server, "other"))
+    ]
+
+    def leaving(leaves: bool) -> dict[str, Any]:
+        servers = [{**hosts[0], "moves_udp": leaves}, hosts[1]]
+        plan = {"selector": "counter", "slots": ["other" if leaves else f.dns_server]}
+        limited = {"rate": 1, "burst": 1, "prefix_ipv4": 24, "prefix_ipv6": 56}
+        return dns_service(f, plan=plan, servers=servers, new_flow_limit=limited)
+
+    moved = case("a flow that moves to another server is no new one", leaving(False))
+    Talk(moved, f, "udp").c(udp(b"one"))
+    moved.publish(services=[leaving(True)])
+    Talk(moved, f, "udp", number=2, server="other").c(udp(b"two"))
+    moved.counters(events={"flow_moved": 1, "flow_created": 2})
+    return [rate, changed, whole, taken, moved]
 
 
 def _hops() -> Case:

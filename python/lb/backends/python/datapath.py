@@ -94,7 +94,7 @@ class DataPath(KeepsNone):
 
     Args:
         capacity: flows the table can hold, 1..268435456.
-        hash_key: 16 secret bytes; unused, since Python keys its dicts itself, but part of the contract.
+        hash_key: 16 secret bytes, of the limits of new flows: Python keys its dicts itself.
         seed: 64 bits that start the random draws.
         first_round: 64 bits: the number at which the rounds of `counter` and `least` start; each worker has another.
         table_fd: None: this backend keeps no flows.
@@ -118,7 +118,7 @@ class DataPath(KeepsNone):
             raise LbError(f"flow table capacity {capacity} is not in 1..={MAX_CAPACITY}")
         if table_fd is not None:
             raise LbError(self.WHY_KEEPS_NONE)
-        self._tables = Tables(capacity, seed, require_number(first_round, 64))
+        self._tables = Tables(capacity, hash_key, seed, require_number(first_round, 64))
         self._names = Names()
         self._lock = CallLock()
         # Held while a forwarding state is compiled: its inputs must not change meanwhile. Packets still pass.

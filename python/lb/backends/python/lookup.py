@@ -10,7 +10,7 @@ from __future__ import annotations
 from lb.backends.python.entry import Entry
 from lb.backends.python.flow_states import CLOSING
 from lb.backends.python.hit import known_packet
-from lb.backends.python.schedule import forward_miss, reply_miss
+from lb.backends.python.schedule import forward_miss, place_forward, reply_miss
 from lb.backends.python.send import answer_ttl_exceeded
 from lb.backends.python.tables import Tables
 from lb.backends.python.verdicts import Verdict
@@ -27,6 +27,8 @@ def forward_packet(tables: Tables, packet: Packet, service: int) -> Verdict:
     entry = look_up(tables, tables.flows.by_forward.get((packet.source, packet.source_port, service)))
     if entry is not None and (event := why_anew(tables, entry, seg)) is not None:
         tables.flows.remove(entry, event)
+        if event == "flow_moved":
+            return place_forward(tables, packet, service, seg)
         entry = None
     if entry is not None:
         return known_packet(tables, packet, entry, "forward", seg)

@@ -17,7 +17,7 @@ from lb.backends.python.send import answer_no_server, answer_reset, refuse_new_f
 from lb.backends.python.tables import Tables
 from lb.backends.python.transit import route
 from lb.backends.python.verdicts import Verdict, drop, hold
-from lb.model.snapshot import HASH_SELECTORS, Service
+from lb.model.snapshot import HASH_SELECTORS, NewFlowLimit, Service
 from lb.model.verdict import Direction
 from lb.packet.parse import Packet
 from lb.packet.protocols import PROTOCOLS
@@ -26,6 +26,22 @@ from lb.packet.tcp import ACK
 
 
 def forward_miss(tables: Tables, packet: Packet, number: int, seg: Segment | None) -> Verdict:
+    """Place the flow of a client's packet, if this packet may create one and its source has not begun too many."""
+    service = tables.forwarding.services[number]
+    if service.new_flow_limit is not None and not may_begin(tables, packet, number, service.new_flow_limit, seg):
+        return drop("new_flow_limit")
+    return place_forward(tables, packet, number, seg)
+
+
+def may_begin(tables: Tables, packet: Packet, number: int, limit: NewFlowLimit, seg: Segment | None) -> bool:
+    """Tell whether the source of a client's packet has not begun too many flows (rule 8.22, limits of new flows)."""
+    # What waited for a policy's answer had its token when it came.
+    if not may_create(tables.forwarding.services[number], seg) or tables.picker.held.answered is not None:
+        return True
+    return tables.new_flows.take(number, packet.source, limit, tables.now_ns)
+
+
+def place_forward(tables: Tables, packet: Packet, number: int, seg: Segment | None) -> Verdict:
     """Place the flow of a client's packet, if this packet may create one; else refuse it."""
     service = tables.forwarding.services[number]
     stores = may_create(service, seg)

@@ -15,7 +15,7 @@ from lb.backends.python.entry import Entry
 from lb.backends.python.flow_table import FlowTable
 from lb.backends.python.forwarding_state import ForwardingState
 from lb.backends.python.fragment import FragmentTable
-from lb.backends.python.limit import RateLimiter
+from lb.backends.python.limit import NewFlowLimiter, RateLimiter
 from lb.backends.python.next_hop import HopTable, Output, Waited, Waiting
 from lb.backends.python.picker import Picker
 from lb.backends.python.verdicts import Verdict, drop, reply
@@ -36,11 +36,12 @@ class Tables:
 
     Args:
         capacity: flows the table can hold.
+        hash_key: 16 secret bytes, of the limits of new flows.
         seed: starts the random draws.
         first_round: the number at which the rounds of `counter` and `least` start.
     """
 
-    def __init__(self, capacity: int, seed: int, first_round: int = 0) -> None:
+    def __init__(self, capacity: int, hash_key: bytes, seed: int, first_round: int = 0) -> None:
         self.counters = Counters()
         self.flows = FlowTable(capacity, self.counters)
         self.picker = Picker(seed, self.counters, first_round)
@@ -48,6 +49,7 @@ class Tables:
         self.fragments = FragmentTable()
         self.waiting = Waiting()
         self.limiter = RateLimiter()
+        self.new_flows = NewFlowLimiter(hash_key)
         self.next_hops = NextHops()
         self.forwarding = ForwardingState(EMPTY)
         self.hops = HopTable(self.forwarding, self.next_hops)

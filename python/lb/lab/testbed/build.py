@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lb.lab.testbed import ethtool, isolation
-from lb.lab.testbed.topology import SWITCH, Host, Interface, RoutePlan, Topology
+from lb.lab.testbed.topology import ROUTER_NUMBER, SWITCH, Host, Interface, RoutePlan, Topology
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -147,12 +147,11 @@ def learn_neighbour(prefix: str, host: str, interface: str, address: IPv4Address
         netlink.neigh("replace", dst=str(address), lladdr=mac, ifindex=_index(netlink, interface), state="stale")
 
 
-def add_route(prefix: str, host: str, destination: IPv4Network) -> None:
-    """Let a host with one interface send to one more network through the router. Only measurements and tests want it."""
-    with _netlink_errors(), _netlink(prefix + host) as netlink:
-        gateway = netlink.get_routes(family=2, oif=_index(netlink, "eth0"))
-        via = next(route.get_attr("RTA_GATEWAY") for route in gateway if route.get_attr("RTA_GATEWAY"))
-        netlink.route("replace", dst=str(destination), gateway=via)
+def add_route(prefix: str, host: Host, destination: IPv4Network) -> None:
+    """Let a host send to one more network through the router. Only measurements and tests want it."""
+    gateway = str(host.interfaces[0].segment.address(ROUTER_NUMBER))
+    with _netlink_errors(), _netlink(prefix + host.name) as netlink:
+        netlink.route("replace", dst=str(destination), gateway=gateway)
 
 
 def limit_bandwidth(prefix: str, host: str, interface: str, bits_per_s: float) -> None:

@@ -64,6 +64,7 @@ reasons! {
     NoService = "no_service",
     NoServer = "no_server",
     NoFlow = "no_flow",
+    NewFlowLimit = "new_flow_limit",
     RstWindow = "rst_window",
     Hairpin = "hairpin",
     FlowConflict = "flow_conflict",

@@ -30,16 +30,16 @@ impl DataPath {
     /// # Errors
     /// `Capacity`, `Memory`.
     pub fn new(capacity: u64, hash_key: [u8; 16], seed: u64) -> Result<Self, TableError> {
-        Ok(Self::over(Table::new(capacity, hash_key)?, seed))
+        Ok(Self::over(Table::new(capacity, hash_key)?, hash_key, seed))
     }
 
-    pub(super) fn over(table: Table, seed: u64) -> Self {
+    pub(super) fn over(table: Table, hash_key: [u8; 16], seed: u64) -> Self {
         Self {
             forwarding: Box::new(ForwardingState::new(
                 Snapshot::default(),
                 NextHops::default(),
             )),
-            state: Box::new(PathState::new(table, seed)),
+            state: Box::new(PathState::new(table, hash_key, seed)),
             ahead: LookAhead::default(),
             pending: Vec::new(),
             first_round: 0,

@@ -24,7 +24,11 @@ impl DataPath {
         seed: u64,
         file: &File,
     ) -> Result<Self, TableError> {
-        Ok(Self::over(Table::in_file(capacity, hash_key, file)?, seed))
+        Ok(Self::over(
+            Table::in_file(capacity, hash_key, file)?,
+            hash_key,
+            seed,
+        ))
     }
 
     /// Take over the flows that another process left in a file, once a snapshot is published and before packets come.

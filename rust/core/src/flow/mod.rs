@@ -9,6 +9,7 @@ pub mod exports;
 pub mod hash;
 pub mod key;
 pub mod measure;
+pub mod new_flows;
 pub mod side;
 pub mod state;
 pub mod table;

@@ -282,6 +282,7 @@ pub(crate) mod tests {
                 },
                 on_no_server: Refusal::Drop,
                 on_no_flow: Refusal::Drop,
+                new_flow_limit: None,
             })
         };
         let server = Server {

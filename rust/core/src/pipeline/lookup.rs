@@ -40,6 +40,9 @@ impl<'a> Walk<'a> {
                 return self.hit(packet, &flow, Direction::Forward);
             };
             forget(self.state, flow.number, Some(event));
+            if event == Event::FlowMoved {
+                return self.place_forward(packet, transport, service);
+            }
         }
         self.miss_forward(packet, transport, service)
     }

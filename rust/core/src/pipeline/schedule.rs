@@ -58,9 +58,37 @@ impl NewFlow {
 }
 
 impl Walk<'_> {
-    /// A client's packet of a flow that is not known: it is placed, held while a policy is asked, or refused.
+    /// A client's packet of a flow that is not known: where its service limits new flows, only those that may begin
+    /// (rule 8.22, limits of new flows) are placed.
     #[inline(never)]
     pub(super) fn miss_forward(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        service: u32,
+    ) -> Stage<Departure> {
+        let facts = self
+            .forwarding
+            .service(service)
+            .or_drop(Reason::NoService)?;
+        if let Some(limit) = &facts.new_flow_limit {
+            let stores = stores_flow(transport, is_hash(facts.plan.selector));
+            let client = packet.meta.ip.source;
+            // What waited for a policy's answer had its token when it came.
+            if stores
+                && !self.state.asking.is_resumed()
+                && !self.state.new_flows.take(service, client, limit, self.now)
+            {
+                return Break(Reason::NewFlowLimit.into());
+            }
+        }
+        self.place_forward(packet, transport, service)
+    }
+
+    /// A client's packet of a flow that is not known, and not limited: it is placed, held while a policy is asked, or
+    /// refused.
+    #[inline(never)]
+    pub(super) fn place_forward(
         &mut self,
         packet: &mut Packet,
         transport: &Transport,

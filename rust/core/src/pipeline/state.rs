@@ -5,6 +5,7 @@ use crate::base::{Output, SplitMix64};
 use crate::counters::Counters;
 use crate::direct::DirectConnections;
 use crate::flow::exports::FlowExports;
+use crate::flow::new_flows::NewFlowLimiter;
 use crate::flow::table::Table;
 use crate::fragment::Fragments;
 use crate::limit::Limiter;
@@ -19,6 +20,7 @@ pub struct PathState {
     pub waiting: Waiting,
     pub asking: Asking,
     pub limiter: Limiter,
+    pub new_flows: NewFlowLimiter,
     /// Errors about packets that waited in vain: they leave at the next tick.
     pub answers: Vec<Output>,
     pub random: SplitMix64,
@@ -33,8 +35,8 @@ pub struct PathState {
 const RESERVED_SERVICES: usize = 1 << 16;
 
 impl PathState {
-    /// Make it around an empty table. `seed` starts the random draws.
-    pub fn new(table: Table, seed: u64) -> Self {
+    /// Make it around an empty table. `hash_key` is that of the limits of new flows, `seed` starts the random draws.
+    pub fn new(table: Table, hash_key: [u8; 16], seed: u64) -> Self {
         Self {
             direct: DirectConnections::new(table.capacity()),
             table,
@@ -43,6 +45,7 @@ impl PathState {
             waiting: Waiting::default(),
             asking: Asking::default(),
             limiter: Limiter::default(),
+            new_flows: NewFlowLimiter::new(hash_key),
             answers: Vec::new(),
             random: SplitMix64::new(seed),
             rotation: Vec::with_capacity(RESERVED_SERVICES),

@@ -57,6 +57,7 @@ fn snapshot() -> Snapshot {
             plan,
             on_no_server: Refusal::Reset,
             on_no_flow: Refusal::Drop,
+            new_flow_limit: None,
         })],
         servers: vec![Some(Server {
             name: "server1".into(),

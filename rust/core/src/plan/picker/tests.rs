@@ -34,6 +34,7 @@ fn snapshot() -> Snapshot {
         plan: plan(Selector::Counter, &[]),
         on_no_server: Refusal::Reset,
         on_no_flow: Refusal::Drop,
+        new_flow_limit: None,
     };
     Snapshot {
         seed: 5,

@@ -1,4 +1,4 @@
-"""Floods against a full table: what each kind may fill, and that flows and new clients go on (rule 8.17, full table)."""
+"""Floods against a full table: what each kind may fill; flows and new clients go on (rule 8.17, full table)."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ DROP_HINTS = {
     "neighbour_unresolved": "a host does not answer ARP or neighbour discovery: check that it is up and on that link",
     "table_full": "the flow table is full: raise flows.capacity and restart",
     "new_flow_limit": "sources begin more flows than new_flow_limit allows: raise it, unless this is a flood",
+    "overload": "packets come faster than they are processed: set new_flow_limit, or raise workers",
     "rate_limited": "icmp_rate allows fewer errors than are due: raise it if their senders need them",
     "spoofed_server": "a server's packets come in by another interface than its route: check cabling and routes",
     "no_server": "no server takes new flows: check `lb status`",

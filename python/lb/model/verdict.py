@@ -54,6 +54,7 @@ DROP_REASONS: tuple[str, ...] = (
     "no_server",
     "no_flow",
     "new_flow_limit",
+    "overload",
     "rst_window",
     "hairpin",
     "flow_conflict",

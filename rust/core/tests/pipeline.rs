@@ -307,6 +307,26 @@ fn without_ttl(frame: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// Rule 22.3, overload: flows that exist go on, others do not begin; what is over begins again.
+#[test]
+fn overload_sheds_new_flows_only() {
+    let mut path = data_path(8);
+    let syn = |port| frame((CLIENT, port), (VIP, 80), Protocol::Tcp, b"S", b"");
+    let udp = |port| frame((CLIENT, port), (VIP, 80), Protocol::Udp, b"", b"x");
+    let verdict = |path: &mut DataPath, frame: &[u8]| process(path, frame, 0).0.verdict;
+    assert_eq!(verdict(&mut path, &syn(1)), Verdict::Forward);
+    path.shed_new_flows(true);
+    assert_eq!(verdict(&mut path, &syn(1)), Verdict::Forward);
+    let back = frame((SERVER, 8031), (CLIENT, 1), Protocol::Tcp, b"SA", b"");
+    assert_eq!(verdict(&mut path, &back), Verdict::Forward);
+    for new in [syn(2), udp(3)] {
+        assert_eq!(verdict(&mut path, &new), Verdict::Drop(Reason::Overload));
+    }
+    path.shed_new_flows(false);
+    assert_eq!(verdict(&mut path, &syn(2)), Verdict::Forward);
+    assert_accounted(&path);
+}
+
 /// Rule 8.17, full table: unconfirmed first, then half-open, then idle beyond the floor; recently active answered
 /// flows stay.
 #[test]

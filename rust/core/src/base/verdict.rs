@@ -65,6 +65,7 @@ reasons! {
     NoServer = "no_server",
     NoFlow = "no_flow",
     NewFlowLimit = "new_flow_limit",
+    Overload = "overload",
     RstWindow = "rst_window",
     Hairpin = "hairpin",
     FlowConflict = "flow_conflict",

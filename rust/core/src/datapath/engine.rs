@@ -52,6 +52,12 @@ impl DataPath {
         self.first_round = first_round;
     }
 
+    /// Drop packets that would begin new flows, from now on, or no longer (rule 22.3, overload): what a loop says that
+    /// finds more frames than it has time for.
+    pub fn shed_new_flows(&mut self, sheds: bool) {
+        self.state.sheds_new_flows = sheds;
+    }
+
     /// Have all memory of the flow table now, instead of page by page as flows come: a loop asks for it before its
     /// first packet.
     ///

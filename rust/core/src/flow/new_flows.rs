@@ -32,7 +32,6 @@ impl NewFlowLimiter {
     }
 
     /// Take a token for a new flow of a client; `false` when its prefix has none.
-    #[cold]
     pub fn take(&mut self, service: u32, client: Ip, limit: &NewFlowLimit, now: Nanos) -> bool {
         if self.sets.is_empty() {
             self.sets = vec![Default::default(); SETS];

@@ -63,6 +63,12 @@ impl Interface {
         self.ring.as_ref().is_none_or(RxRing::is_ready)
     }
 
+    /// Whether frames come faster than they are processed. Without a ring nothing tells.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.ring.as_ref().is_some_and(RxRing::is_crowded)
+    }
+
     /// Give the ring up when it has stopped: frames come by system calls from now on. Have frames sent that the
     /// driver did not take. To be called now and then.
     pub fn watch(&mut self, counters: &IoCounters) {

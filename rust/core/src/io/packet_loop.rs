@@ -250,6 +250,7 @@ impl PacketLoop {
             self.batch.finish(interface);
             return Ok(0);
         }
+        let is_crowded = interface.is_crowded();
         let at = now();
         let mut frames: [Frame; BATCH] = std::array::from_fn(|_| Frame::default());
         for (place, frame) in frames.iter_mut().zip(self.batch.frames_mut(interface)) {
@@ -259,6 +260,7 @@ impl PacketLoop {
             outbox: &mut self.outbox,
             counters: &self.counters,
         };
+        datapath.shed_new_flows(is_crowded);
         datapath.process_batch(&mut frames[..count], id, at, &mut collector);
         self.outbox
             .flush(&mut self.batch, id, &mut self.interfaces, &self.counters);

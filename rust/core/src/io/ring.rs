@@ -20,6 +20,9 @@ use crate::sys::socket;
 const SLOT_LEN: usize = 2048;
 /// A burst waits here, as in the socket's queue.
 const SLOTS: usize = 4096;
+/// From so many frames on that wait, new flows are not begun (rule 22.3, overload): what is left is room for some
+/// milliseconds of a flood, in which those that wait are dropped or sent.
+const CROWDED: usize = SLOTS / 4 * 3;
 /// The kernel allocates slots in pieces of this length.
 const BLOCK_LEN: usize = 1 << 16;
 const RING_LEN: usize = SLOT_LEN * SLOTS;
@@ -155,6 +158,12 @@ impl RxRing {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.is_filled(self.head + self.taken)
+    }
+
+    /// Whether so many frames wait that there may soon be no room for more.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.is_filled(self.head + CROWDED)
     }
 
     /// Take the filled slots that come next, `most` at most; those taken before must have been given back. Returns

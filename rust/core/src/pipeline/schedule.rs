@@ -18,7 +18,7 @@ use crate::limit;
 use crate::packet::Packet;
 use crate::parse::Transport;
 use crate::plan::{Choice, Eligibility, Picker, hashed};
-use crate::snapshot::Refusal;
+use crate::snapshot::{Refusal, Service};
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
 
@@ -71,18 +71,36 @@ impl Walk<'_> {
             .forwarding
             .service(service)
             .or_drop(Reason::NoService)?;
-        if let Some(limit) = &facts.new_flow_limit {
-            let stores = stores_flow(transport, is_hash(facts.plan.selector));
-            let client = packet.meta.ip.source;
-            // What waited for a policy's answer had its token when it came.
-            if stores
-                && !self.state.asking.is_resumed()
-                && !self.state.new_flows.take(service, client, limit, self.now)
-            {
-                return Break(Reason::NewFlowLimit.into());
-            }
+        if facts.new_flow_limit.is_some() || self.state.sheds_new_flows {
+            self.may_begin(packet, transport, service, facts)?;
         }
         self.place_forward(packet, transport, service)
+    }
+
+    /// Whether a client's packet may begin a flow, if it would: there is time for it (rule 22.3, overload), and its
+    /// source has not begun too many.
+    #[cold]
+    fn may_begin(
+        &mut self,
+        packet: &Packet,
+        transport: &Transport,
+        service: u32,
+        facts: &Service,
+    ) -> Stage<()> {
+        // What waited for a policy's answer was let in when it came.
+        if !stores_flow(transport, is_hash(facts.plan.selector)) || self.state.asking.is_resumed() {
+            return Continue(());
+        }
+        if self.state.sheds_new_flows {
+            return Break(Reason::Overload.into());
+        }
+        let (client, now) = (packet.meta.ip.source, self.now);
+        let has_token = |limit| self.state.new_flows.take(service, client, limit, now);
+        if facts.new_flow_limit.as_ref().is_none_or(has_token) {
+            Continue(())
+        } else {
+            Break(Reason::NewFlowLimit.into())
+        }
     }
 
     /// A client's packet of a flow that is not known, and not limited: it is placed, held while a policy is asked, or

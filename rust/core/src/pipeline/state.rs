@@ -21,6 +21,8 @@ pub struct PathState {
     pub asking: Asking,
     pub limiter: Limiter,
     pub new_flows: NewFlowLimiter,
+    /// There is time for flows that exist only.
+    pub sheds_new_flows: bool,
     /// Errors about packets that waited in vain: they leave at the next tick.
     pub answers: Vec<Output>,
     pub random: SplitMix64,
@@ -46,6 +48,7 @@ impl PathState {
             asking: Asking::default(),
             limiter: Limiter::default(),
             new_flows: NewFlowLimiter::new(hash_key),
+            sheds_new_flows: false,
             answers: Vec::new(),
             random: SplitMix64::new(seed),
             rotation: Vec::with_capacity(RESERVED_SERVICES),

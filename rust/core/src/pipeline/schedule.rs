@@ -91,10 +91,15 @@ impl Walk<'_> {
         if !stores_flow(transport, is_hash(facts.plan.selector)) || self.state.asking.is_resumed() {
             return Continue(());
         }
+        let now = self.now;
         if self.state.sheds_new_flows {
-            return Break(Reason::Overload.into());
+            let new_flow = NewFlow::of_client(packet, transport, service);
+            let key = new_flow.key(KeySide::Service(service));
+            if !self.state.shed.comes_again(&key, now) {
+                return Break(Reason::Overload.into());
+            }
         }
-        let (client, now) = (packet.meta.ip.source, self.now);
+        let client = packet.meta.ip.source;
         let has_token = |limit| self.state.new_flows.take(service, client, limit, now);
         if facts.new_flow_limit.as_ref().is_none_or(has_token) {
             Continue(())

@@ -6,6 +6,7 @@ use crate::counters::Counters;
 use crate::direct::DirectConnections;
 use crate::flow::exports::FlowExports;
 use crate::flow::new_flows::NewFlowLimiter;
+use crate::flow::shed::Shed;
 use crate::flow::table::Table;
 use crate::fragment::Fragments;
 use crate::limit::Limiter;
@@ -23,6 +24,7 @@ pub struct PathState {
     pub new_flows: NewFlowLimiter,
     /// There is time for flows that exist only.
     pub sheds_new_flows: bool,
+    pub shed: Shed,
     /// Errors about packets that waited in vain: they leave at the next tick.
     pub answers: Vec<Output>,
     pub random: SplitMix64,
@@ -49,6 +51,7 @@ impl PathState {
             limiter: Limiter::default(),
             new_flows: NewFlowLimiter::new(hash_key),
             sheds_new_flows: false,
+            shed: Shed::new(hash_key),
             answers: Vec::new(),
             random: SplitMix64::new(seed),
             rotation: Vec::with_capacity(RESERVED_SERVICES),

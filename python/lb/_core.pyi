@@ -20,6 +20,7 @@ __all__ = [
     "flow_hash",
     "generate",
     "parse",
+    "scatter",
     "source_hash",
 ]
 

@@ -452,3 +452,25 @@ def test_parse_gives_headers() -> None:
 
 def test_build_profile_says_what_runs() -> None:
     assert _core.BUILD_PROFILE in ("release", "debug")
+
+
+# Ethernet, IPv4 without options, UDP: the least that a flood is made from.
+UDP_FRAME = bytes(12) + bytes.fromhex("08004500001c0000000040110000") + bytes(34)
+
+
+@pytest.mark.parametrize(
+    ("frame", "words", "rate", "error"),
+    [
+        (bytes(60), (), 1.0, LbError),
+        (UDP_FRAME, ((13, 0xFFFF),), 1.0, LbError),
+        (UDP_FRAME, ((24, 0xFFFF),), 1.0, LbError),
+        (UDP_FRAME, (), 0.0, ValueError),
+        (UDP_FRAME, (), float("nan"), ValueError),
+    ],
+)
+def test_scatter_what_is_no_packet_is_refused(
+    frame: bytes, words: tuple[tuple[int, int], ...], rate: float, error: type[Exception]
+) -> None:
+    """Before anything is asked of the kernel."""
+    with pytest.raises(error, match=r"(no IPv4 frame|rate_pps)"):
+        _core.scatter(1, frame, words, 0.01, rate)

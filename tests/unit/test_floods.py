@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
+import pytest
 from helpers import Box, answer, from_client, from_server, open_flow, query, request, response
+from scapy.layers.inet import IP
+
+from lb.lab.floods import KINDS, Target
 
 # A 64th of it is 4 flows, a quarter 64.
 CAPACITY = 256
@@ -88,3 +94,12 @@ def test_flood_of_refused_syns_leaves_new_flows_the_time_of_an_answer(backend: s
         box.send(from_server(response("RA", 0, 1001, port=port), server))
     assert states(box, 2) == ["syn-received"]
     assert box.event("flow_evicted_closing") > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flood_packets_are_whole(kind: str) -> None:
+    """Each fits its length fields, and what is drawn lies in it."""
+    make, words = KINDS[kind]
+    packet = make(Target(IPv4Address("198.18.1.100"), 9876, 9877))
+    assert IP(packet).len == len(packet)
+    assert all(14 < offset <= 14 + len(packet) - 2 for offset, _ in words)

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use flowlb_core::base::{InterfaceId, Nanos, Offload};
 use flowlb_core::datapath::DataPath;
 use flowlb_core::snapshot::{
-    Interface, Neighbour, NextHops, Plan, Protocol, Refusal, Route, Selector, Server, Service,
-    Settings, Snapshot, Timeouts, Transit,
+    Interface, Neighbour, NewFlowLimit, NextHops, Plan, Protocol, Refusal, Route, Selector, Server,
+    Service, Settings, Snapshot, Timeouts, Transit,
 };
 
 use super::frames::{self, ACK, SYN};
@@ -118,6 +118,16 @@ fn service(input: &mut Input<'_>) -> Service {
         plan: plan(input, 0),
         on_no_server: input.one_of(&[Refusal::Reset, Refusal::Drop]),
         on_no_flow: input.one_of(&[Refusal::Reset, Refusal::Drop]),
+        new_flow_limit: input.maybe(new_flow_limit),
+    }
+}
+
+fn new_flow_limit(input: &mut Input<'_>) -> NewFlowLimit {
+    NewFlowLimit {
+        rate: (input.large() as u32).max(1),
+        burst: (input.large() as u32).max(1),
+        prefix_ipv4: input.large() as u8 % 33,
+        prefix_ipv6: input.large() as u8 % 129,
     }
 }
 

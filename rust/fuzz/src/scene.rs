@@ -204,6 +204,7 @@ fn service(id: usize, change: Change) -> Option<Service> {
         },
         on_no_server: refusals[id % 2],
         on_no_flow: refusals[usize::from(!change.has(7))],
+        new_flow_limit: None,
     })
 }
 

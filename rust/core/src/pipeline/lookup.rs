@@ -39,12 +39,27 @@ impl<'a> Walk<'a> {
             let Some(event) = starts_anew(&flow, transport) else {
                 return self.hit(packet, &flow, Direction::Forward);
             };
-            forget(self.state, flow.number, Some(event));
-            if event == Event::FlowMoved {
-                return self.place_forward(packet, transport, service);
-            }
+            return self.begin_anew(packet, transport, service, (flow.number, event));
         }
         self.miss_forward(packet, transport, service)
+    }
+
+    /// A client's packet that makes its flow anew: one that moves is no new one, and not limited.
+    #[cold]
+    #[inline(never)]
+    fn begin_anew(
+        &mut self,
+        packet: &mut Packet,
+        transport: &Transport,
+        service: u32,
+        (number, event): (u32, Event),
+    ) -> Stage<Departure> {
+        forget(self.state, number, Some(event));
+        if event == Event::FlowMoved {
+            self.place_forward(packet, transport, service)
+        } else {
+            self.miss_forward(packet, transport, service)
+        }
     }
 
     /// A packet from a server.

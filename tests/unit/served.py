@@ -23,7 +23,7 @@ from lb.control.controller import Controller
 from lb.control.outcome import Preview
 from lb.control.stopping import Stopping
 from lb.control.stored_flows import StoredFlows
-from lb.control.tasks import Supervisor
+from lb.control.tasks import Supervisor, call_on
 from lb.control.telemetry.process_facts import Facts
 from lb.errors import LbError
 from lb.model.snapshot import Address, Interface, Neighbour, NextHops, Route, Snapshot
@@ -171,5 +171,6 @@ def serving(served: ServedBalancer) -> Iterator[None]:
         yield
     finally:
         for loop in loops:
-            loop.call_soon_threadsafe(stopped.set)
+            # It has ended already where the test has stopped it.
+            call_on(loop, stopped.set)
         thread.join()

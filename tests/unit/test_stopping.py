@@ -228,6 +228,38 @@ def end_flows(served: ServedBalancer, flows: Flows, on_stop: str, *, refuses: bo
     return controller
 
 
+def test_drain_that_is_over_says_how_many_flows_were_left_when_they_cannot_be_counted(tmp_path: Path) -> None:
+    """The data path ends before the last one who asked has an answer."""
+
+    class Ending:
+        def __init__(self) -> None:
+            self.answers = iter([[2], [1, 0]])
+
+        def active_flows(self, _: Sequence[int]) -> list[int]:
+            if (answer := next(self.answers, None)) is None:
+                raise LbError("the packet loop does not run")
+            return answer
+
+        def reset_some(self, _: int) -> int:
+            raise AssertionError
+
+    async def run() -> None:
+        served = ServedBalancer(tmp_path, "python")
+        controller = Controller(load(served.path), (INTERFACE,), cast(Any, served))
+        supervisor = Supervisor()
+        changes = Changes(controller, supervisor)
+        made = Stopping(controller, changes, Ending(), supervisor, lambda: None)
+        assert (await made.progress()).flows_active == 2
+        assert (await made.progress()).flows_active == 1
+        with pytest.raises(LbError, match="the packet loop does not run"):
+            await made.progress()
+        made.stop_now()
+        assert await made.progress() == (False, 1, None, True)
+        await changes.close()
+
+    asyncio.run(run())
+
+
 def test_on_stop_reset_resets_all_a_part_at_a_time_and_takes_no_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

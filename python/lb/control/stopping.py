@@ -88,6 +88,8 @@ class Stopping:
         self._deadline_s: float | None = None
         self._drain: asyncio.Task[None] | None = None
         self._is_over = asyncio.Event()
+        # Active flows when they were last counted: of a data path that ends, they cannot be.
+        self._left = 0
 
     def seconds_left(self) -> float | None:
         """Return how long a drain may still take before the balancer stops; None: there is none."""
@@ -98,8 +100,13 @@ class Stopping:
         if self._deadline_s is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_over.wait(), ANSWER_PROGRESS_S)
-        flows, left_s = await self._active(), self.seconds_left()
-        return Progress(left_s is not None, flows, left_s, self._is_over.is_set())
+        try:
+            await self._count()
+        except LbError:
+            if not self._is_over.is_set():
+                raise
+        left_s = self.seconds_left()
+        return Progress(left_s is not None, self._left, left_s, self._is_over.is_set())
 
     def stop_now(self) -> None:
         """Let the balancer end, as SIGTERM does."""
@@ -127,15 +134,16 @@ class Stopping:
         return was_draining
 
     async def _wait_and_stop(self) -> None:
-        while (flows := await self._active()) and (rest_s := self.seconds_left()):
+        while await self._count() and (rest_s := self.seconds_left()):
             await asyncio.sleep(min(POLL_S, rest_s))
-        log.info("drained: %d active flow%s left", flows, "" if flows == 1 else "s")
+        log.info("drained: %d active flow%s left", self._left, "" if self._left == 1 else "s")
         self.stop_now()
 
-    async def _active(self) -> int:
-        """Return how many active flows there are, of all servers."""
+    async def _count(self) -> int:
+        """Return how many active flows there are, of all servers. Raise LbError when the data path has ended."""
         servers = [number for number, server in enumerate(self._controller.snapshot.servers) if server is not None]
-        return sum(await asyncio.to_thread(self._flows.active_flows, servers))
+        self._left = sum(await asyncio.to_thread(self._flows.active_flows, servers))
+        return self._left
 
     async def _set_stopping(self, is_stopping: bool, deadline_s: float) -> None:
         change = functools.partial(self._controller.set_stopping, is_stopping)

@@ -3,7 +3,7 @@ Restarts under load: long echo flows stay open while the balancer is taken over 
 again, again and again, with the same state directory. Nothing may break, nothing may move (rule 23.1, flows over a
 restart, and rule 23.2, taking over).
 
-    python tests/netns/restarts.py --flows 2000 --rounds 100 [--how take-over|stop|kill|nothing]    # `make soak-restarts`
+    python tests/netns/restarts.py --flows 2000 --rounds 100 [--how take-over|stop|kill|nothing]  # `make soak-restarts`
 
 Some flows speak all the while: their longest answer is the stall that a client sees, most of which is the start of the
 interpreter and the clients' own pause before they send again.

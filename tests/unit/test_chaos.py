@@ -69,7 +69,11 @@ def seen(*statements: dict[str, Any], **more: Any) -> Observed:
 def test_flow_that_broke_is_broken_whatever_happened_meanwhile() -> None:
     """Restarts, crashes and floods break nothing."""
     for kind in (kind for lane in LANES.values() for kind in lane):
-        observed = seen(words(10, 12, error="connection reset by peer"), acts=[happened(kind, 9, 11, "server1")])
+        observed = seen(
+            {"opened": 40000, "at": START},
+            words(10, 12, error="connection reset by peer"),
+            acts=[happened(kind, 9, 11, "server1")],
+        )
         outcome = judge(observed, START)
         (broken,) = outcome.broken
         assert (broken.error, broken.causes, outcome.is_good) == ("connection reset by peer", (kind,), False)
@@ -82,11 +86,19 @@ def test_flow_that_broke_is_broken_whatever_happened_meanwhile() -> None:
 )
 def test_flow_of_a_server_that_was_taken_out_had_to_break(server: str, ended_s: float, is_due: bool) -> None:
     """Rule 19, health: it is reset; flows of other servers are not."""
-    observed = seen(words(7, ended_s, error="silence"), acts=[happened("server down", 9, 14, "server1")])
+    observed = seen(
+        {"opened": 40000, "at": START + 4},
+        words(7, ended_s, error="silence"),
+        {"closed": 40000, "at": START + ended_s},
+        acts=[happened("server down", 9, 14, "server1")],
+    )
     observed.find_down(10.6, ["server1"])
     observed.find_down(16.0, [])
+    # Another flow had its port before, and one has it later.
+    observed.place(3, [("client1", 40000, "server3")])
     if server:
         observed.place(5, [("client1", 40000, server)])
+    observed.place(12.5, [("client1", 40000, "server3")])
     outcome = judge(observed, START)
     assert (len(outcome.excused), len(outcome.broken)) == ((1, 0) if is_due else (0, 1))
     assert outcome.is_good == is_due
@@ -105,7 +117,11 @@ def test_server_that_was_taken_out_and_could_be_reached_is_a_fault() -> None:
 
 def test_stall_is_told_with_what_happened_meanwhile() -> None:
     observed = seen(
-        words(10, 10.5), words(11, 14), words(30, 30.2), acts=[happened("kill", 10, 10.2), happened("flood", 13, 15)]
+        {"opened": 40000, "at": START},
+        words(10, 10.5),
+        words(11, 14),
+        words(30, 30.2),
+        acts=[happened("kill", 10, 10.2), happened("flood", 13, 15)],
     )
     stalls = judge(observed, START).stalls_by_cause()
     assert {cause: (number, round(longest_s, 3)) for cause, (number, _, longest_s) in stalls.items()} == {
@@ -140,6 +156,7 @@ def outcome() -> Outcome:
     """Return one with something of everything."""
     observed = seen(
         {"totals": {"long": 1, "long exchange": 9}},
+        {"opened": 40000, "at": START},
         words(10, 12, error="silence"),
         words(20, 21),
         acts=[happened("kill", 9, 11), happened("drain", 20, float("inf"), "server1", "no answer")],

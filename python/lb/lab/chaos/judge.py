@@ -16,7 +16,7 @@ from typing import Any
 
 from lb.lab.chaos.schedule import Kind
 
-# A verdict is seen at the next look, and a little later while the balancer starts.
+# Between two looks, at most: while the balancer starts, it does not answer.
 LOOK_S = 2.0
 # After a server is back: how long its flows' ends may still be told to their clients, who have waited meanwhile.
 AFTER_S = 45.0
@@ -26,8 +26,6 @@ UNREACHABLE: frozenset[Kind] = frozenset({"server lost", "server down", "link fl
 # An act explains a stall that begins up to so long after its end: what was lost is sent again later.
 ECHO_S = 3.0
 FLOWS = ("long", "short", "bulk", "udp")
-# By kind of flow and client address, port: the servers that it was seen at, with the time of each.
-Placements = Mapping[tuple[str, int], Sequence[tuple[float, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +125,14 @@ class Observed:
 
     Args:
         statements: of clients, with the name of the client.
-        placements: where flows were.
+        placements: by client and port: since when, until when, and at which server a flow was seen.
         downs: by server: since when it was found down, and until when.
         acts: what happened.
         faults: of the balancer.
     """
 
     statements: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    placements: dict[tuple[str, int], list[tuple[float, str]]] = field(default_factory=dict)
+    placements: dict[tuple[str, int], list[tuple[float, float, str]]] = field(default_factory=dict)
     downs: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     acts: list[Happened] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -143,8 +141,10 @@ class Observed:
         """Note where flows are: client, port, server."""
         for client, port, server in flows:
             seen = self.placements.setdefault((client, port), [])
-            if not seen or seen[-1][1] != server:
-                seen.append((at_s, server))
+            if seen and seen[-1][2] == server and at_s - seen[-1][1] < LOOK_S:
+                seen[-1] = (seen[-1][0], at_s, server)
+            else:
+                seen.append((at_s, at_s, server))
 
     def find_down(self, at_s: float, servers: Iterable[str]) -> None:
         """Note which servers are down; those that were and are not among them are up."""
@@ -179,7 +179,9 @@ def judge(observed: Observed, start: float) -> Outcome:
         for name, count in words.get("totals", {}).items():
             counts[name] = counts.get(name, 0) + count
         if "flow" in words:
-            troubles.append(_trouble(client, words, observed, start))
+            is_long = words["flow"] == "long" and words["what"] == "exchange"
+            opened_s = lives[client, words["port"]][-1][0] if is_long else words["began"] - start
+            troubles.append(_trouble(client, words, observed, start, opened_s))
     broken = [each for each in troubles if each.error is not None]
     return Outcome(
         counts,
@@ -201,9 +203,11 @@ def _taken_out(observed: Observed) -> Iterable[str]:
                 yield f"{server} was taken out at {since_s:.1f} s, and could be reached"
 
 
-def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: float) -> Trouble:
+def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: float, opened_s: float) -> Trouble:
+    """Return what a client has noticed. `opened_s`: since when the flow has its port, as far as that is known."""
     began_s, ended_s = words["began"] - start, words["ended"] - start
-    server = _server(observed.placements.get((client, words["port"]), ()), ended_s)
+    seen = _within(observed.placements.get((client, words["port"]), ()), opened_s, ended_s)
+    server = seen[-1][2] if seen else ""
     causes = [act for act in observed.acts if act.began_s < ended_s and act.ended_s + ECHO_S > began_s]
     return Trouble(
         words["flow"],
@@ -220,10 +224,9 @@ def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: f
     )
 
 
-def _server(seen: Sequence[tuple[float, str]], at_s: float) -> str:
-    """Return where a flow was at a time; a port is used again later. Empty: nobody has looked."""
-    before = [server for then, server in seen if then <= at_s + 1.0]
-    return before[-1] if before else ""
+def _within(seen: Sequence[tuple[float, float, str]], since_s: float, until_s: float) -> list[tuple[float, float, str]]:
+    """Return where a flow was seen; another one may have had its port before, and may later."""
+    return [each for each in seen if each[0] <= until_s and each[1] >= since_s]
 
 
 def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> bool:
@@ -236,6 +239,7 @@ def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[fl
     """Yield long flows that changed their server: of others a port may be used again."""
     for place, flows in lives.items():
         for since_s, until_s in flows:
-            seen = [each for each in observed.placements.get(place, ()) if since_s <= each[0] <= until_s]
-            for (_, before), (at_s, after) in pairwise(seen):
-                yield Move(*place, (before, after), at_s)
+            seen = _within(observed.placements.get(place, ()), since_s, until_s)
+            for (_, _, before), (at_s, _, after) in pairwise(seen):
+                if before != after:
+                    yield Move(*place, (before, after), at_s)

@@ -28,6 +28,7 @@ from lb.control.api.client import change, fetch
 from lb.control.kept import SUCCESSORS, TABLES
 from lb.control.predecessor import Predecessor
 from lb.errors import LbError
+from lb.lab.testbed import build
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP
 
@@ -147,7 +148,18 @@ def test_successor_with_a_configuration_that_has_mistakes_changes_nothing(
             balancer.config.write_text(good)
             assert speaks(testbed, balancer, flows)
         assert ruleset(testbed) == rules
+        # Found only when all else is prepared: this host would forward what the balancer is told to forward, too.
+        build.set_kernel_forwarding(testbed.prefix, True)
+        try:
+            balancer.config.write_text(f'transit = "forward"\n{good}')
+            with pytest.raises(LbError, match="would send every packet twice"):
+                balancer.take_over()
+        finally:
+            build.set_kernel_forwarding(testbed.prefix, False)
+        balancer.config.write_text(good)
+        assert speaks(testbed, balancer, flows)
         assert balancer.take_over() == 0
+        assert ruleset(testbed) == rules
         assert speaks(testbed, balancer, flows)
 
 

@@ -188,6 +188,8 @@ class Daemon:
 
     def _stop_predecessor(self, predecessor: Predecessor) -> Left:
         """Let the running balancer stop; follow what it has changed while this one was preparing itself."""
+        # Last of all that may fail: the guard is theirs until they stop.
+        self._runtime.guard_host(self._controller.snapshot)
         left = predecessor.stop()
         if self._made.state is not None:
             self._made.state.read_left()
@@ -200,7 +202,7 @@ class Daemon:
         controller, predecessor, state = self._controller, self._made.predecessor, self._made.state
         if predecessor is not None:
             predecessor.dismiss()
-            self._runtime.take_host(controller.snapshot)
+            self._runtime.take_host()
             self._listener.own()
             self._made.own_control()
         if state is None:

@@ -276,11 +276,18 @@ class Runtime:
             self._is_over = True
             self._leaves_host = True
 
-    def take_host(self, snapshot: Snapshot) -> None:
-        """Have the host guard from now on: the process before has left it. Errors: as `HostGuard.apply`."""
+    def guard_host(self, snapshot: Snapshot) -> None:
+        """
+        Make the host guard of the running balancer fit this process's snapshot, just before it takes over: should that
+        fail, the running one puts back what it needs. Errors: as `HostGuard.apply`.
+        """
+        with self._host_lock:
+            self._guard.apply(snapshot)
+
+    def take_host(self) -> None:
+        """Remove the host guard at the end, from now on: the process before has left it."""
         with self._host_lock:
             self._leaves_host = False
-            self._guard.apply(snapshot)
 
     def _interfaces(self) -> list[AttachedInterface]:
         """Return the interfaces with their sockets, one for each worker."""

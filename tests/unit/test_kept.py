@@ -64,7 +64,7 @@ def started(
         box = Box("rust", snapshot, capacity=CAPACITY, table_fd=state.new_table(CAPACITY))
         found = state.keep(box.path, snapshot, box.now, drawn_seed)
         state.begin(snapshot, Spec(config(1)))
-        state.forget_left(snapshot)
+        state.forget_left()
         return state, box, found
     except BaseException:
         state.close()
@@ -663,4 +663,56 @@ def test_table_that_was_left_is_given_up_for_want_of_memory(folder: Path) -> Non
     assert again.give_up("no memory")
     assert not again.give_up("no memory")
     assert sizes(folder, NAMES) == [0, 0]
+    again.close()
+
+
+class Running:
+    """A running balancer that shares its lock; `lb.control.predecessor`."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self.state = state
+
+    def take(self, what: str) -> int | None:
+        """Return a descriptor of its own, as one that came over a socket is."""
+        return os.dup(self.state.descriptors()[what])
+
+
+def test_table_of_a_running_one_whose_names_cannot_be_read_is_not_touched(folder: Path) -> None:
+    """Rule 23.2, taking over: nothing tells which of the tables it uses, and packets come to it."""
+    state, box, _ = started(folder)
+    open_flow(box)
+    before = (folder / TABLES[0]).read_bytes()
+    for name in NAMES:
+        os.truncate(folder / name, 0)
+    with pytest.raises(LbError, match="take-over: what the running balancer's flows mean cannot be read: restart it"):
+        StateDirectory.open(folder, Running(state))  # type: ignore[arg-type]
+    assert (folder / TABLES[0]).read_bytes() == before
+    state.close()
+
+
+def test_table_of_a_running_one_is_not_given_up_for_want_of_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 23.2, taking over: the successor is refused instead."""
+    state, box, _ = started(folder)
+    open_flow(box)
+    before = (folder / TABLES[0]).read_bytes()
+    successor = StateDirectory.open(folder, Running(state))  # type: ignore[arg-type]
+    rooms(monkeypatch, NEEDED - 1)
+    with pytest.raises(LbError, match=r"bytes are needed in .* for the flow table"):
+        successor.new_table(CAPACITY)
+    assert not successor.give_up("no memory")
+    assert (folder / TABLES[0]).read_bytes() == before
+    successor.close()
+    state.close()
+
+
+def test_last_names_stand_whichever_thread_writes_them(folder: Path) -> None:
+    """Once there is room, what packets use is written, not what they used at the start."""
+    state, _, _ = started(folder)
+    state.note(turned(make_snapshot()))
+    state._noted = None
+    state.forget_left()
+    state.close()
+    again = StateDirectory.open(folder)
+    assert again.left is not None
+    assert again.left.interfaces == Names.of(turned(make_snapshot()), 0, 0).interfaces
     again.close()

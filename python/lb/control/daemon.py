@@ -85,6 +85,7 @@ class Daemon:
         self._cleanup = AsyncExitStack()
         self._stopped = asyncio.Event()
         self._is_replaced = False
+        self._waiting: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop
         self._kernel: Kernel
@@ -202,7 +203,7 @@ class Daemon:
         controller, predecessor, state = self._controller, self._made.predecessor, self._made.state
         if predecessor is not None:
             predecessor.dismiss()
-            self._runtime.take_host()
+            self._runtime.take_host(controller.snapshot)
             self._listener.own()
             self._made.own_control()
         if state is None:
@@ -210,16 +211,19 @@ class Daemon:
         state.begin(controller.snapshot, controller.spec)
         controller.listen(lambda: state.note_standing(controller.spec))
         self._supervisor.spawn("predecessor", self._forget_predecessor(state, predecessor))
-        successors = Successors(state.successors, self)
-        self._cleanup.callback(successors.stop)
-        self._supervisor.run("successors", successors.wait)
 
     async def _forget_predecessor(self, state: StateDirectory, predecessor: Predecessor | None) -> None:
-        """Have the room of the table that the process before left, once that has ended."""
+        """
+        Have the room of the table that the process before left, once that has ended; only then may one take over from
+        this process: its table is to be there.
+        """
         if predecessor is not None:
             await asyncio.to_thread(predecessor.wait_for_end)
             predecessor.close()
-        state.forget_left(self._controller.snapshot)
+        state.forget_left()
+        successors = Successors(state.successors, self)
+        self._cleanup.callback(successors.stop)
+        self._waiting = self._supervisor.run("successors", successors.wait)
 
     # What a successor gets: `lb.control.successor.Replaced`.
 
@@ -237,7 +241,7 @@ class Daemon:
         try:
             return await asyncio.to_thread(self._runtime.leave)
         except BaseException:
-            await self._go_on()
+            await self.resume()
             raise
 
     async def resume(self) -> None:
@@ -257,6 +261,9 @@ class Daemon:
         """End: the successor forwards. What it goes on with stays."""
         log.info("another process has taken over")
         self._is_replaced = True
+        if self._waiting is not None:
+            # Who comes now is the successor's.
+            self._waiting.cancel()
         self._runtime.keep_host()
         self._listener.leave()
         self._made.leave_control()

@@ -52,20 +52,30 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
     if length > MOST_BYTES or count > MOST_DESCRIPTORS:
         raise ConnectionError("no message")
     descriptors: list[int] = []
-    while len(descriptors) < count:
-        _, more, _, _ = socket.recv_fds(sock, 1, AT_ONCE)
-        if not more:
-            raise ConnectionError("the other side is gone")
-        for descriptor in more:
-            os.set_inheritable(descriptor, False)
-        descriptors += more
     try:
-        message = json.loads(_exactly(sock, length))
+        while len(descriptors) < count:
+            _, more, _, _ = socket.recv_fds(sock, 1, AT_ONCE)
+            if not more:
+                raise ConnectionError("the other side is gone")
+            descriptors += more
+            for descriptor in more:
+                os.set_inheritable(descriptor, False)
+        message = _parsed(_exactly(sock, length))
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+    return message, descriptors
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(data)
     except ValueError:
         message = None
     if not isinstance(message, dict):
         raise ConnectionError("no message")
-    return message, descriptors
+    return message
 
 
 def _exactly(sock: socket.socket, length: int) -> bytes:

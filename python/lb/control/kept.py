@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -80,6 +81,9 @@ class StateDirectory:
         self._sequence = 0
         self._drawn_seed: int | None = None
         self._is_keeping = False
+        # The snapshot that packets use, or will at once. Held while it is written down, by the one or the other thread.
+        self._latest: Snapshot | None = None
+        self._noting = threading.Lock()
         # What the names that were written last say; None: there are none that can be believed.
         self._noted: object = None
         self._stands: object = None
@@ -103,6 +107,9 @@ class StateDirectory:
         try:
             state._open_files(predecessor)
             state.read_left()
+            if state.is_beside and state.left is None:
+                # Nothing tells which table is theirs.
+                raise LbError("take-over: what the running balancer's flows mean cannot be read: restart it instead")
         except BlockingIOError:
             state.close()
             raise LbError(f"another balancer uses the state directory {path}: stop it first") from None
@@ -184,7 +191,7 @@ class StateDirectory:
     def _make_room(self, table: int, names: int) -> None:
         lock, whose, needed = self._files[LOCK], "the flow table", table + names
         os.ftruncate(self._files[TABLES[self._place]], 0)
-        if self.left is None:
+        if self.left is None and not self.is_beside:
             os.ftruncate(self._files[TABLES[1 - self._place]], 0)
             needed, whose = needed + table, "two flow tables, that of the next start is made beside the one in use"
         elif not self.is_beside and state_files.free_bytes(lock) < needed:
@@ -229,13 +236,15 @@ class StateDirectory:
         self.note(snapshot)
         self.note_standing(spec)
 
-    def forget_left(self, snapshot: Snapshot) -> None:
+    def forget_left(self) -> None:
         """Have the room of the table that was left, once no process looks at it."""
         # A process that is killed before this leaves two tables, and the names say which of them counts.
         with contextlib.suppress(OSError):
             os.ftruncate(self._files[TABLES[1 - self._place]], 0)
         # Where there was no room for names beside two tables, there is now.
-        self.note(snapshot)
+        with self._noting:
+            if self._latest is not None:
+                self._note(self._latest)
 
     def _take_over(self, engine: Engine, snapshot: Snapshot, now_ns: int) -> Kept:
         if self.left is None:
@@ -259,6 +268,11 @@ class StateDirectory:
 
         Where that fails the snapshot is used all the same, and no later process believes older names.
         """
+        with self._noting:
+            self._latest = snapshot
+            self._note(snapshot)
+
+    def _note(self, snapshot: Snapshot) -> None:
         if not self._is_keeping:
             return
         meaning = signature(snapshot)

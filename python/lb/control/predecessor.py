@@ -99,7 +99,8 @@ class Predecessor:
             send(self._socket, {"done": True})
 
     def wait_for_end(self) -> None:
-        """Return when its process has ended, or has taken longer than it should."""
+        """Return when its process has ended."""
+        self._socket.settimeout(None)
         with contextlib.suppress(OSError):
             self._socket.recv(1)
 

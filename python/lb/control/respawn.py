@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from types import FrameType
@@ -29,6 +30,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 STEADY_S = 10.0
 READY = b"ready"
 RENEW = signal.SIGUSR2
+# What this process would become: tried first, for there is no way back. Seconds that it may take.
+PROGRAM, PROGRAM_S = "import lb.cli, lb.control.process, lb._core", 30.0
 # By this a process that has become the program anew knows the balancer that it has already.
 RUNNING = "LB_RUNNING_BALANCER"
 
@@ -61,6 +64,8 @@ class Respawner:
         for number in HANDED_ON:
             signal.signal(number, self._hand_on)
         signal.signal(RENEW, self._renew)
+        # A process that became the program anew has the mask of that moment.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*HANDED_ON, RENEW))
         has_forwarded, pause_s = self.takes_over, FIRST_PAUSE_S
         while True:
             began = time.monotonic()
@@ -94,7 +99,7 @@ class Respawner:
 
     def _fork_once(self) -> int:
         """Fork. No signal comes before it is known whom to hand it to."""
-        parent, mask = os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
+        parent, mask = os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, (*HANDED_ON, RENEW))
         try:
             self._child = os.fork()
             if self._child == 0:
@@ -131,11 +136,22 @@ class Respawner:
             why = "one is being renewed already" if self._can_renew else "only with --state its flows would go on"
             log.error("the balancer is not renewed: %s", why)
             return
+        try:
+            subprocess.run([sys.executable, "-c", PROGRAM], check=True, stdout=subprocess.DEVNULL, timeout=PROGRAM_S)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("the balancer is not renewed: the program does not start: %s", error)
+            return
         log.info("the balancer is renewed: another one takes over")
-        # Until the program hears it again, another of this signal must not end it.
-        signal.signal(number, signal.SIG_IGN)
+        # Until the program hears them again, these must not end it.
+        for ignored in (number, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)
         command = [sys.executable, *sys.orig_argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, RUNNING: str(self._child)})
+        try:
+            os.execve(sys.executable, command, {**os.environ, RUNNING: str(self._child)})
+        except OSError as error:
+            log.error("the balancer is not renewed: %s", error)
+            signal.signal(number, self._renew)
+            signal.signal(signal.SIGHUP, self._hand_on)
 
 
 def _running_before() -> int:

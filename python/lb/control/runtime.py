@@ -129,6 +129,9 @@ class Runtime:
         # By position of their packet socket: where to go on reading those that another process has left.
         self._rings: dict[int, int | None] = {}
         self._notify_fd = -1
+        # Whether the packet loop has stopped for a successor; what the kernel tells meanwhile waits.
+        self._has_left = False
+        self._later_hops: NextHops | None = None
         self._guard = HostGuard()
         # Held while the guard is applied: after the end it must not be.
         self._host_lock = threading.Lock()
@@ -255,11 +258,16 @@ class Runtime:
 
     def leave(self) -> dict[str, Any]:
         """Stop the packet loop; return what goes on beside the flows, for `lb.control.predecessor.Left`."""
+        self._has_left = True
+        try:
+            left = self._attachment.leave()
+        except BaseException:
+            self._has_left = False
+            raise
         for by in self._direct.values():
             # A driver takes frames from one process.
             by.close()
         self._direct.clear()
-        left = self._attachment.leave()
         self._rings = dict(enumerate(left))
         rings = dict(zip(self._claims, left, strict=True))
         carried = self._engine.carried()
@@ -267,8 +275,14 @@ class Runtime:
         return {"carried": carried, "rings": rings}
 
     def resume(self) -> None:
-        """Go on after `leave`; nobody has read the sockets meanwhile."""
+        """Go on after `leave`; nobody has read the sockets meanwhile. Does nothing where nothing was left."""
+        if not self._has_left:
+            return
         self._attach()
+        self._has_left = False
+        if (hops := self._later_hops) is not None:
+            self._later_hops = None
+            self.set_next_hops(hops)
 
     def keep_host(self) -> None:
         """Leave the host guard at the end: it is another process's now."""
@@ -284,10 +298,15 @@ class Runtime:
         with self._host_lock:
             self._guard.apply(snapshot)
 
-    def take_host(self) -> None:
-        """Remove the host guard at the end, from now on: the process before has left it."""
+    def take_host(self, snapshot: Snapshot) -> None:
+        """Have the host guard from now on, as what changed meanwhile needs it: the process before has left it."""
         with self._host_lock:
             self._leaves_host = False
+            try:
+                self._guard.apply(snapshot)
+            except LbError as error:
+                # Nobody else forwards any more; the guard's watch tries again.
+                log.error("%s", error)
 
     def _interfaces(self) -> list[AttachedInterface]:
         """Return the interfaces with their sockets, one for each worker."""
@@ -321,6 +340,8 @@ class Runtime:
         """Resolve the neighbours that packets wait for; notice a failure of the data path."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(notify_fd)
+        if self._has_left:
+            return
         try:
             unresolved = self._engine.take_unresolved()
         except LbError as error:
@@ -365,6 +386,9 @@ class Runtime:
 
     def set_next_hops(self, next_hops: NextHops) -> None:
         """Swap to other routes and neighbours."""
+        if self._has_left:
+            self._later_hops = next_hops
+            return
         self._guarded(functools.partial(self._engine.set_next_hops, next_hops))
 
     def announce(self, snapshot: Snapshot) -> None:

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from lb.control.handover import FORMAT, receive, send
 
-# How long a successor may take to say hello, to prepare itself, and then to forward.
-HELLO_S, PREPARE_S, FORWARD_S = 5.0, 60.0, 10.0
+# How long a successor may take to say hello, and to prepare itself.
+HELLO_S, PREPARE_S = 5.0, 60.0
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,6 @@ class Successors:
 
     async def wait(self) -> None:
         """Let successors in, one at a time, until cancelled."""
-        self._listener.setblocking(False)
         self._listener.setblocking(False)
         loop = asyncio.get_running_loop()
         while True:
@@ -118,7 +117,8 @@ class Successors:
         await self._leave(sock)
 
     async def _leave(self, sock: socket.socket) -> None:
-        sock.settimeout(FORWARD_S)
+        # Without an end: as long as the successor is there, it may forward.
+        sock.settimeout(None)
         try:
             yours = await self._balancer.leave()
         except Exception as error:

@@ -359,7 +359,7 @@ impl AttachedInterface {
 
 fn loop_interfaces(attached: &[AttachedInterface]) -> io::Result<Vec<Interface>> {
     let with_af_xdp = |(id, each): (usize, &AttachedInterface)| {
-        let interface = Interface::adopt(each.sockets[0], each.ring)?;
+        let interface = Interface::adopt(each.sockets[0], each.ring);
         let Some(xdp_socket) = each.direct else {
             return Ok(interface);
         };

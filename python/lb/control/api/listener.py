@@ -113,7 +113,7 @@ class Listener:
     def own(self) -> None:
         """Remove the socket when this listener stops, as it does from `bind` on, until `leave`."""
         # Bound by root in a folder that we may not read: then its broker removes it.
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):
             self._inode = self.path.stat().st_ino
 
     def leave(self) -> None:

@@ -28,19 +28,25 @@ impl Interface {
         }
     }
 
-    /// Use a socket of another process that has ended, and go on reading its ring at this place, if it had one.
-    ///
-    /// # Errors
-    /// As [`RxRing::adopt`].
-    pub fn adopt(fd: RawFd, ring: Option<usize>) -> io::Result<Self> {
-        let Some(head) = ring else {
-            return Ok(Self::new(fd));
-        };
-        Ok(Self {
-            fd,
-            ring: Some(RxRing::adopt(fd, head)?),
-            af_xdp: None,
-        })
+    /// Use a socket of another process that has stopped, and go on reading its ring at this place. Without one that can
+    /// be had: as [`Self::new`].
+    #[must_use]
+    pub fn adopt(fd: RawFd, ring: Option<usize>) -> Self {
+        match ring.map(|head| RxRing::adopt(fd, head)) {
+            Some(Ok(ring)) => Self {
+                fd,
+                ring: Some(ring),
+                af_xdp: None,
+            },
+            _ => Self::new(fd),
+        }
+    }
+
+    /// Take an adopted ring from the socket at the end ([`RxRing::own`]).
+    pub fn own(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.own();
+        }
     }
 
     /// Leave the socket's ring to the next process. Returns where that one is to go on reading, if there is one.

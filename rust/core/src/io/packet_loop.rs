@@ -118,6 +118,7 @@ impl PacketLoop {
     )]
     pub fn run(mut self, mut datapath: Box<DataPath>) -> Box<DataPath> {
         process::block_signals();
+        self.interfaces.iter_mut().for_each(Interface::own);
         // After a panic the data path is only read (counters, flows) and dropped: what it left half done does no
         // harm.
         let ended = match catch_unwind(AssertUnwindSafe(|| self.forward(&mut datapath))) {

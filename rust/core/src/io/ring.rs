@@ -92,6 +92,8 @@ pub struct RxRing {
     has_moved: bool,
     /// Whether nothing came between the last two.
     was_idle: bool,
+    /// Whether it stays with the socket at the end.
+    is_lent: bool,
 }
 
 impl RxRing {
@@ -128,7 +130,19 @@ impl RxRing {
         if head >= SLOTS {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
-        Self::over(fd, head)
+        let mut ring = Self::over(fd, head)?;
+        ring.is_lent = true;
+        // One that read on from there and is gone has left it behind the place where frames are.
+        let ahead = (0..SLOTS).find(|&number| ring.is_filled(head + number));
+        if let Some(ahead) = ahead.filter(|_| !ring.is_filled(head)) {
+            ring.head = (head + ahead) % SLOTS;
+        }
+        Ok(ring)
+    }
+
+    /// Take an adopted ring from the socket at the end: until now it was another process's, to go on with.
+    pub fn own(&mut self) {
+        self.is_lent = false;
     }
 
     fn over(fd: RawFd, head: usize) -> io::Result<Self> {
@@ -139,6 +153,7 @@ impl RxRing {
             taken: 0,
             has_moved: false,
             was_idle: false,
+            is_lent: false,
         })
     }
 
@@ -283,6 +298,9 @@ impl Drop for RxRing {
     fn drop(&mut self) {
         // The kernel keeps a ring that is mapped.
         self.memory = None;
+        if self.is_lent {
+            return;
+        }
         // It fails when the descriptor is closed: then the ring is gone too.
         let _ = socket::set_option(self.fd, SOL_PACKET, PACKET_RX_RING, &Request::default());
     }

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +65,11 @@ def balancer(hosts: Testbed, backend: str) -> Iterator[RunningBalancer]:
     """Give a balancer that runs in the router of `hosts`."""
     with running_balancer(hosts, backend) as running:
         yield running
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """Give the path of a state directory that is not there."""
+    folder = Path(tempfile.mkdtemp(prefix="flowlb-test-", dir="/dev/shm"))
+    yield folder / "state"
+    shutil.rmtree(folder)

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -35,14 +34,6 @@ FLOWS = 60
 def testbed(link_mode: str, unique: str) -> Iterator[Testbed]:
     with running_testbed(f"{unique}f{link_mode}-", offloads=link_mode == "on") as made:
         yield made
-
-
-@pytest.fixture
-def state() -> Iterator[Path]:
-    """Give the path of a state directory that is not there."""
-    folder = Path(tempfile.mkdtemp(prefix="flowlb-test-", dir="/dev/shm"))
-    yield folder / "state"
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import urllib.request
 from collections import Counter
@@ -41,14 +40,6 @@ METRICS = "http://127.0.0.1:9464/metrics"
 def testbed(link_mode: str, unique: str) -> Iterator[Testbed]:
     with running_testbed(f"{unique}o{link_mode}-", offloads=link_mode == "on") as made:
         yield made
-
-
-@pytest.fixture
-def state() -> Iterator[Path]:
-    """Give the path of a state directory that is not there."""
-    folder = Path(tempfile.mkdtemp(prefix="flowlb-test-", dir="/dev/shm"))
-    yield folder / "state"
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -273,16 +273,5 @@ pub fn any_snapshot(data: &[u8]) {
             }
         }
     });
-    let report = path.counters();
-    let finals = report
-        .verdicts
-        .iter()
-        .filter(|(name, _)| !name.starts_with("hold."));
-    let finals: u64 = finals.map(|(_, count)| count).sum();
-    assert_eq!(
-        report.rx_packets,
-        finals + path.held() as u64,
-        "{:?}",
-        report.verdicts
-    );
+    scene::require_verdicts(&path.counters(), path.held());
 }

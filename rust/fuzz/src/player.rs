@@ -634,17 +634,7 @@ impl Player {
     fn settle(&mut self) {
         self.wait(0);
         let report = self.path.counters();
-        let finals = report
-            .verdicts
-            .iter()
-            .filter(|(name, _)| !name.starts_with("hold."));
-        let finals: u64 = finals.map(|(_, count)| count).sum();
-        assert_eq!(
-            report.rx_packets,
-            finals + self.path.held() as u64,
-            "{:?}",
-            report.verdicts
-        );
+        scene::require_verdicts(&report, self.path.held());
         assert_eq!(report.tx_packets, self.sent);
         let now = Nanos::new(self.now);
         let flows = self.path.flows(now);

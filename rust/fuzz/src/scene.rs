@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use flowlb_core::base::{InterfaceId, Mac};
+use flowlb_core::counters::CounterReport;
 use flowlb_core::snapshot::{
     Answer, AskFunction, Interface, Neighbour, NextHops, Plan, Protocol, Question, Refusal, Route,
     Selector, Server, Service, Settings, Snapshot, Timeouts, Transit,
@@ -294,4 +295,19 @@ pub fn next_hops(change: u8) -> NextHops {
         neighbours: neighbours.collect(),
         routes,
     }
+}
+
+/// Each packet that came has exactly one final verdict, but for those that are held.
+pub fn require_verdicts(report: &CounterReport, held: usize) {
+    let finals = report
+        .verdicts
+        .iter()
+        .filter(|(name, _)| !name.starts_with("hold."));
+    let finals: u64 = finals.map(|(_, count)| count).sum();
+    assert_eq!(
+        report.rx_packets,
+        finals + held as u64,
+        "{:?}",
+        report.verdicts
+    );
 }

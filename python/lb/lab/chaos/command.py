@@ -13,14 +13,13 @@ from typing import Literal
 from rich.console import Console
 
 import lb.backends
-from lb.errors import LbError
+from lb.lab import outputs
 from lb.lab.chaos import document, report, schedule, table
 from lb.lab.chaos.document import Document
 from lb.lab.chaos.judge import Outcome
 from lb.lab.chaos.run import Run, Watcher
 from lb.lab.chaos.schedule import Act
 from lb.lab.loadgen.results import INTERRUPTED
-from lb.lab.pictures import page
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import stoppable
 
@@ -66,27 +65,19 @@ def execute(options: ChaosOptions) -> int:
     Raises:
         LbError: the testbed does not come up, or what was wished for cannot be had.
     """
-    _require(options)
+    outputs.require(options.report, options.json_file)
     try:
         with stoppable():
             made = _run(options)
     except KeyboardInterrupt:
         print("Interrupted: the testbed is removed; no report is written.", file=sys.stderr)
         return INTERRUPTED
-    _write(made, options)
+    outputs.write(options.report, lambda: report.render(made), options.json_file, lambda: document.to_json(made))
     if options.output == "json":
         print(document.to_json(made))
     else:
         table.show(made)
     return 0 if made.is_good else 1
-
-
-def _require(options: ChaosOptions) -> None:
-    if options.report is not None:
-        page.require()
-    for path in (options.report, options.json_file):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise LbError(f"{path} cannot be written: there is no directory {path.absolute().parent}")
 
 
 def _run(options: ChaosOptions) -> Document:
@@ -126,15 +117,3 @@ def _progress(title: str, duration_s: float) -> Iterator[Watcher]:
             status.update(f"{now_s:.0f} of {duration_s:g} s")
 
         yield Watcher(passed)
-
-
-def _write(made: Document, options: ChaosOptions) -> None:
-    try:
-        if options.json_file is not None:
-            options.json_file.write_text(document.to_json(made), encoding="utf-8")
-            print(f"figures: {options.json_file}", file=sys.stderr)
-        if options.report is not None:
-            options.report.write_text(report.render(made), encoding="utf-8")
-            print(f"report: {options.report}", file=sys.stderr)
-    except OSError as error:
-        raise LbError(f"{error.filename} cannot be written: {error.strerror}") from error

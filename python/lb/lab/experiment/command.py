@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lb.errors import LbError
+from lb.lab import outputs
 from lb.lab.experiment import file, quick, result, run, table
 from lb.lab.experiment.file import Experiment, policy_name
 from lb.lab.experiment.result import Collected, Result, Turn
@@ -24,7 +25,6 @@ from lb.lab.loadgen.lines import Load
 from lb.lab.loadgen.records import Fetch, Record
 from lb.lab.loadgen.results import INTERRUPTED
 from lb.lab.loadgen.table import milliseconds
-from lb.lab.pictures import page
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.live import stoppable
 from lb.model.units import count
@@ -70,7 +70,7 @@ def execute(paths: Sequence[Path], options: RunOptions) -> int:
         LbError: the testbed does not come up, or what was wished for cannot be had.
     """
     experiments = [file.read(path) for path in paths]
-    _require(options)
+    outputs.require(options.report, options.json_file)
     results: list[Result] = []
     interrupted = _run_all(experiments, options, results)
     if not results:
@@ -88,14 +88,6 @@ def execute(paths: Sequence[Path], options: RunOptions) -> int:
     failed = any(verdict.holds is False for each in results for verdict in each.verdicts)
     silent = not any(entry.figures.total.fetches for each in results for entry in each.entries)
     return 1 if failed or silent else 0
-
-
-def _require(options: RunOptions) -> None:
-    if options.report is not None:
-        page.require()
-    for path in (options.report, options.json_file):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise LbError(f"{path} cannot be written: there is no directory {path.absolute().parent}")
 
 
 def _run_all(
@@ -208,14 +200,9 @@ def _line(step: Step, turn: Turn) -> str:
 
 
 def _write(results: Sequence[Result], options: RunOptions) -> None:
-    try:
-        if options.json_file is not None:
-            options.json_file.write_text(result.to_json(results), encoding="utf-8")
-            print(f"figures: {options.json_file}", file=sys.stderr)
-        if options.report is not None:
-            from lb.lab.experiment import report
+    def render() -> str:
+        from lb.lab.experiment import report
 
-            options.report.write_text(report.render(results), encoding="utf-8")
-            print(f"report: {options.report}", file=sys.stderr)
-    except OSError as error:
-        raise LbError(f"{error.filename} cannot be written: {error.strerror}") from error
+        return report.render(results)
+
+    outputs.write(options.report, render, options.json_file, lambda: result.to_json(results))

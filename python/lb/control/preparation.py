@@ -78,7 +78,7 @@ class Prepared:
         return bind_socket(path) if self.broker is None else self.broker.bind()
 
     def own_control(self) -> None:
-        """Remove the control socket at the end, whoever bound it."""
+        """Remove the control socket at the end, although another process has bound it."""
         if self.broker is not None:
             self.broker.adopt()
 

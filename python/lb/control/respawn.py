@@ -30,7 +30,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 STEADY_S = 10.0
 READY = b"ready"
 RENEW = signal.SIGUSR2
-# What this process would become: tried first, for there is no way back. Seconds that it may take.
+# What this process would become: tried first, for exec cannot be undone. Seconds that it may take.
 PROGRAM, PROGRAM_S = "import lb.cli, lb.control.process, lb._core", 30.0
 # By this a process that has become the program anew knows the balancer that it has already.
 RUNNING = "LB_RUNNING_BALANCER"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from lb.control.api.client import change, fetch
-from lb.control.api.listener import MAX_BODY_BYTES, Listener
+from lb.control.api.listener import MAX_BODY_BYTES, Listener, bind_socket
 from lb.control.http_connections import MAX_CONNECTIONS
 from lb.errors import (
     ConfigError,
@@ -28,6 +30,7 @@ from lb.errors import (
 )
 
 DEADLINE_S = 20.0
+QUESTIONS = 20
 
 
 async def echo(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,10 +46,15 @@ def failing(error: Exception) -> Callable[[Mapping[str, Any]], Awaitable[Any]]:
 
 
 @contextlib.asynccontextmanager
-async def listening(path: Path, connection_s: float = DEADLINE_S, **errors: Exception) -> AsyncIterator[Listener]:
+async def listening(
+    path: Path,
+    connection_s: float = DEADLINE_S,
+    bind: Callable[[Path], socket.socket] | None = None,
+    **errors: Exception,
+) -> AsyncIterator[Listener]:
     handlers: dict[Any, Any] = {("GET", "/echo"): echo, ("POST", "/echo"): echo}
     handlers |= {("GET", f"/{name}"): failing(error) for name, error in errors.items()}
-    opened = Listener(path, handlers, connection_s)
+    opened = Listener(path, handlers, connection_s, bind)
     await opened.start()
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -214,6 +222,62 @@ def test_listener_too_many_connections_are_refused(tmp_path: Path) -> None:
             assert await asyncio.to_thread(fetch, opened.path, "/echo") == {"asked": {}}
 
     asyncio.run(scenario())
+
+
+def test_listener_that_pauses_answers_everyone(tmp_path: Path) -> None:
+    """Clients who come while it pauses, again and again, are answered: before, or when it serves again."""
+
+    async def ask(path: Path) -> None:
+        for _ in range(QUESTIONS):
+            assert (await speak(path, b"GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))[0] == 200
+
+    async def scenario() -> None:
+        async with listening(tmp_path / "lb.sock") as opened:
+            asking = [asyncio.create_task(ask(opened.path)) for _ in range(MAX_CONNECTIONS // 2)]
+            pauses = 0
+            while not all(task.done() for task in asking):
+                await opened.pause()
+                assert not opened.connections
+                pauses += 1
+                await opened.serve()
+                # It takes a client some turns of the loop to become a connection: the pause comes at each.
+                for _ in range(pauses % 6):
+                    await asyncio.sleep(0)
+            await asyncio.gather(*asking)
+            assert pauses > 1
+
+    asyncio.run(scenario())
+
+
+class WithoutDescriptors(socket.socket):
+    """A listening socket that cannot accept a client at first."""
+
+    refusals = 2
+
+    def accept(self) -> Any:
+        """Accept a client, or have no descriptor for it."""
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+def test_listener_without_descriptors_answers_when_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that cannot be accepted waits, and the log says why."""
+    monkeypatch.setattr("lb.control.http_connections.REST_S", 0.01)
+
+    def bind(path: Path) -> socket.socket:
+        bound = bind_socket(path)
+        return WithoutDescriptors(bound.family, bound.type, fileno=bound.detach())
+
+    async def scenario() -> None:
+        async with listening(tmp_path / "lb.sock", bind=bind) as opened:
+            assert await asyncio.to_thread(fetch, opened.path, "/echo") == {"asked": {}}
+
+    asyncio.run(scenario())
+    assert caplog.text.count("Too many open files") == WithoutDescriptors.refusals
 
 
 def test_listener_compressed_body_is_not_unpacked(tmp_path: Path) -> None:

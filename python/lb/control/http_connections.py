@@ -26,7 +26,8 @@ SHUTDOWN_S = 0.2
 # How long a pause waits for answers, looking every so often.
 PAUSE_S = 1.0
 PAUSE_STEP_S = 0.002
-ACCEPT_TURNS = 8
+# Rest when a client cannot be accepted.
+REST_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,9 @@ class Acceptor:
     """
     Accepts clients on a listening socket, from `start` on; `pause` and `start` again go unnoticed by them.
 
+    Not a server of asyncio: one that is closed drops clients that it has accepted in the same turn of the loop, and
+    says nothing.
+
     Args:
         sock: bound and listening; this owns it.
         owner: whose connections they are.
@@ -52,7 +56,9 @@ class Acceptor:
         self.sock = sock
         self._owner = owner
         self._manager = manager
-        self._server: asyncio.Server | None = None
+        self._is_accepting = False
+        # Accepted, and not yet in the owner's connections.
+        self._arriving: set[asyncio.Task[Any]] = set()
 
     @property
     def is_open(self) -> bool:
@@ -61,21 +67,17 @@ class Acceptor:
 
     async def start(self) -> None:
         """Accept clients, also those who have come before."""
-        if self._server is None:
-            # A server of asyncio closes its socket when it pauses.
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self._owner, self._manager), sock=self.sock.dup()
-            )
+        if not self._is_accepting:
+            self._is_accepting = True
+            self.sock.setblocking(False)
+            asyncio.get_running_loop().add_reader(self.sock, self._accept)
 
     async def pause(self) -> None:
         """Accept nobody: who comes, waits. Return when those who are there have their answers, or after PAUSE_S."""
         self._end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PAUSE_S):
-                # One that was accepted just now is no connection yet: it takes asyncio some turns.
-                for _ in range(ACCEPT_TURNS):
-                    await asyncio.sleep(0)
-                while self._owner.connections:
+                while self._arriving or self._owner.connections:
                     await asyncio.sleep(PAUSE_STEP_S)
 
     def close(self) -> None:
@@ -84,9 +86,42 @@ class Acceptor:
         self.sock.close()
 
     def _end(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._is_accepting:
+            self._is_accepting = False
+            asyncio.get_running_loop().remove_reader(self.sock)
+
+    def _accept(self) -> None:
+        """Accept one client; the loop calls again while there are more."""
+        try:
+            client, _ = self.sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            self._rest(error)
+            return
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        arriving = loop.create_task(
+            loop.connect_accepted_socket(lambda: Connection(self._owner, self._manager), client)
+        )
+        self._arriving.add(arriving)
+        arriving.add_done_callback(self._arrived)
+
+    def _arrived(self, arriving: asyncio.Task[Any]) -> None:
+        self._arriving.discard(arriving)
+        if not arriving.cancelled() and (error := arriving.exception()) is not None:
+            log.debug("a client is cut off: %r", error)
+
+    def _rest(self, error: OSError) -> None:
+        """Accept nobody for a while, such as when there are no descriptors left: the socket stays readable."""
+        log.warning("a client waits for %s s: %s", REST_S, error)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self.sock)
+        loop.call_later(REST_S, self._resume)
+
+    def _resume(self) -> None:
+        if self._is_accepting:
+            asyncio.get_running_loop().add_reader(self.sock, self._accept)
 
 
 class Connection(web.RequestHandler):

@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,11 +103,14 @@ class Load:
             flow.setblocking(False)
             self._selector.register(flow, selectors.EVENT_READ, self._read)
 
-    def run(self, seconds: float) -> Figures:
-        """Have flows speak and clients connect for a time, and the last clients wait; return what they saw."""
+    def run(self, seconds: float, has_ended: Callable[[], bool] = lambda: True) -> Figures:
+        """
+        Have flows speak and clients connect for a time, and until something has ended; then the last clients wait.
+        Return what they saw.
+        """
         self._figures = figures = Figures()
         began, connects = time.monotonic(), 0
-        while (now := time.monotonic() - began) < seconds:
+        while (now := time.monotonic() - began) < seconds or not has_ended():
             while figures.asked * self._ask_every <= now:
                 self._ask()
             while connects * self._connect_every <= now:
@@ -263,16 +267,20 @@ def flood_once(
     flows: list[socket.socket],
     load: Load,
     flood: tuple[str, float, float],
+    packets: int = 0,
 ) -> Report:
-    """Have flows speak and clients connect, before and during a flood: its kind, packets per second and seconds."""
+    """
+    Have flows speak and clients connect, before and during a flood: its kind, packets per second and seconds, and
+    packets at least.
+    """
     kind, rate_pps, seconds = flood
     pid = fetch(control_of(balancer), "/status")["pid"]
     where = {flow.getsockname(): placements(balancer).get(flow.getsockname()) for flow in flows}
     quiet = load.run(min(seconds, QUIET_S))
     memory, cpu_ns, counters = resident_bytes(pid), cpu.process_ns(pid), balancer.counters()
-    with Flood(testbed, FLOODER, kind, TARGET, rate_pps, seconds) as running:
+    with Flood(testbed, FLOODER, kind, TARGET, rate_pps, seconds, packets) as running:
         began = time.monotonic()
-        loud = load.run(seconds)
+        loud = load.run(seconds, lambda: running.has_ended)
         watched_s = time.monotonic() - began
         cpu_s, memory_after = (cpu.process_ns(pid) - cpu_ns) / 1e9, resident_bytes(pid)
     grown = difference(counters, balancer.counters())

@@ -127,17 +127,27 @@ class Flood:
         target: what is flooded.
         rate_pps: packets per second; fewer come where the machine has no time for them.
         seconds: how long.
+        packets: so many at least, however long it takes.
     """
 
-    def __init__(self, testbed: Testbed, host: str, kind: str, target: Target, rate_pps: float, seconds: float) -> None:
-        self._testbed, self._host, self._limits = testbed, host, (seconds, rate_pps)
+    def __init__(
+        self,
+        testbed: Testbed,
+        host: str,
+        kind: str,
+        target: Target,
+        rate_pps: float,
+        seconds: float,
+        packets: int = 0,
+    ) -> None:
+        self._testbed, self._host, self._limits, self._least = testbed, host, (seconds, rate_pps), packets
         packet, self._words = KINDS[kind]
         router, sender = (testbed.topology.host(name).interfaces[0] for name in (ROUTER, host))
         link: bytes = bytes.fromhex((router.mac + sender.mac).replace(":", "")) + b"\x08\x00"
         self._frame = link + packet(target)
         self._thread = threading.Thread(target=self._run)
         self._error: BaseException | None = None
-        self.sent, self.seconds = 0, seconds
+        self.sent, self.seconds = 0, 0.0
 
     def __enter__(self) -> Flood:
         self._thread.start()
@@ -148,6 +158,11 @@ class Flood:
         if self._error is not None and kind is None:
             raise self._error
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last packet was sent."""
+        return not self._thread.is_alive()
+
     def _run(self) -> None:
         from lb import _core
 
@@ -156,7 +171,9 @@ class Flood:
         try:
             with self._testbed.inside(self._host):
                 number = socket.if_nametoindex("eth0")
-                self.sent, self.seconds = _core.scatter(number, self._frame, self._words, *self._limits)
+                while not self.seconds or self.sent < self._least:
+                    sent, lasted_s = _core.scatter(number, self._frame, self._words, *self._limits)
+                    self.sent, self.seconds = self.sent + sent, self.seconds + lasted_s
         except BaseException as error:
             # Told to the one who waits for the end.
             self._error = error

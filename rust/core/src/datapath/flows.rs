@@ -113,8 +113,8 @@ impl FlowSearch {
                 self.total += 1;
                 self.found.push(Listed {
                     client: entry.client(),
-                    client_port: entry.client_port,
-                    service: entry.service,
+                    client_port: entry.client_port(),
+                    service: entry.service(),
                     number,
                 });
             }
@@ -124,7 +124,7 @@ impl FlowSearch {
 
     fn fits(&self, forwarding: &ForwardingState, table: &Table, number: u32) -> bool {
         let (entry, query) = (table.entry(number), &self.query);
-        let is_marked = |marks: &Vec<bool>| marks.get(entry.server as usize) == Some(&true);
+        let is_marked = |marks: &Vec<bool>| marks.get(entry.server() as usize) == Some(&true);
         query.client.is_none_or(|client| entry.client() == client)
             && query.state.is_none_or(|state| entry.state() == state)
             && self.marks.as_ref().is_none_or(is_marked)
@@ -340,11 +340,11 @@ pub(super) fn flow_info(table: &Table, number: u32, now: Nanos) -> FlowInfo {
     let entry = table.entry(number);
     FlowInfo {
         client: IpAddr::from(entry.client()),
-        client_port: entry.client_port,
-        service: entry.service,
-        server: entry.server,
+        client_port: entry.client_port(),
+        service: entry.service(),
+        server: entry.server(),
         state: entry.state().name(),
-        idle_ns: now.since(entry.last_seen),
+        idle_ns: now.since(entry.last_seen()),
         bytes_forward: table.bytes(number, Direction::Forward),
         bytes_reply: table.bytes(number, Direction::Reply),
     }

@@ -5,7 +5,7 @@
 //! memory otherwise.
 
 use super::state::FlowState;
-use super::table::{Entry, Table};
+use super::table::{EntryCells, Table};
 use crate::base::{Direction, Event, Ip, Nanos};
 
 /// When a flow began is not known: it began before exports were switched on.
@@ -94,12 +94,12 @@ impl FlowExports {
         let began = self.began.get(number as usize).copied();
         self.kept.push(FlowExport {
             client: entry.client(),
-            client_port: entry.client_port,
-            service: entry.service,
-            server: entry.server,
+            client_port: entry.client_port(),
+            service: entry.service(),
+            server: entry.server(),
             ended: how(entry, event),
             began: began.filter(|&began| began != UNKNOWN),
-            last_seen: entry.last_seen,
+            last_seen: entry.last_seen(),
             bytes_forward: table.bytes(number, Direction::Forward),
             bytes_reply: table.bytes(number, Direction::Reply),
         });
@@ -115,7 +115,7 @@ impl FlowExports {
 }
 
 /// How a flow ended: what its packets said, else why it was removed.
-fn how(entry: &Entry, event: Event) -> &'static str {
+fn how(entry: &EntryCells, event: Event) -> &'static str {
     if entry.state() == FlowState::Closing {
         return if entry.has_both_fins() {
             "closed"

@@ -1,6 +1,7 @@
 //! What is known of one side of a TCP connection: its numbers, its window, and what is noted for later.
 
 use crate::base::SeqNumber;
+use crate::sys::cells::{Cell32, cells};
 use crate::wire::segment::{MOST_SCALE, NO_SCALE, Segment};
 
 /// What is known of one side of a TCP connection. 12 bytes, plain data. Which numbers are known stands in the
@@ -21,6 +22,62 @@ pub struct TcpSide {
     /// How far that is shifted.
     pub(super) scale: u8,
     pub(super) flags: u8,
+}
+
+cells! {
+    /// The same in its place in the flow table.
+    pub struct SideCells {
+        snd_nxt: Cell32,
+        rcv_nxt: Cell32,
+        noted: Cell32,
+    }
+}
+
+/// The part that is read and written as one number.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Noted {
+    window: u16,
+    scale: u8,
+    flags: u8,
+}
+
+impl SideCells {
+    /// Its value.
+    #[inline(always)]
+    #[must_use]
+    pub fn load(&self) -> TcpSide {
+        let Noted {
+            window,
+            scale,
+            flags,
+        } = bytemuck::cast(self.noted.get());
+        TcpSide {
+            snd_nxt: SeqNumber::new(self.snd_nxt.get()),
+            rcv_nxt: SeqNumber::new(self.rcv_nxt.get()),
+            window,
+            scale,
+            flags,
+        }
+    }
+
+    /// Give it another value.
+    #[inline(always)]
+    pub fn store(&self, side: TcpSide) {
+        let TcpSide {
+            window,
+            scale,
+            flags,
+            ..
+        } = side;
+        self.snd_nxt.set(side.snd_nxt.get());
+        self.rcv_nxt.set(side.rcv_nxt.get());
+        self.noted.set(bytemuck::cast(Noted {
+            window,
+            scale,
+            flags,
+        }));
+    }
 }
 
 /// Where nothing is known of a window, it is 1 with this scale: 2^30, the largest there is.

@@ -5,7 +5,7 @@ use super::walk::Walk;
 use crate::base::{Event, Nanos};
 use crate::flow::measure;
 use crate::flow::state::FlowState;
-use crate::flow::table::{Entry, Table};
+use crate::flow::table::{EntryCells, Table};
 use crate::forwarding::ForwardingState;
 
 /// A kind of flows that servers have answered, but no client has proved to be there, may have this part of the
@@ -128,7 +128,7 @@ impl Queues<'_> {
     fn idlest(&self, states: &[FlowState], floor: Option<u64>) -> Option<u32> {
         let idle = |&state| {
             let number = self.table.head(state)?;
-            let idle = self.now.since(self.table.entry(number).last_seen);
+            let idle = self.now.since(self.table.entry(number).last_seen());
             Some((idle, number))
         };
         let longer = |first: (u64, u32), second: (u64, u32)| {
@@ -149,11 +149,11 @@ pub(super) fn forget(state: &mut PathState, number: u32, event: Option<Event>) {
     if let Some(event) = event {
         state.exports.end(&state.table, number, event);
     }
-    let entry = *state.table.entry(number);
+    let entry = state.table.entry(number).load();
     if entry.is_active() {
         state.counters.flow_inactive(entry.server);
         if let Some(measures) = state.counters.measures_mut(entry.server) {
-            measure::leave(measures, &mut state.table.flow_mut(number));
+            measure::leave(measures, &mut state.table.flow(number));
             if entry.state() == FlowState::SynSent && event == Some(Event::FlowExpired) {
                 measure::time_out(measures);
             }
@@ -168,11 +168,11 @@ pub(super) fn forget(state: &mut PathState, number: u32, event: Option<Event>) {
 
 /// Whether an entry's time is over.
 #[inline(always)]
-pub(crate) fn is_expired(forwarding: &ForwardingState, entry: &Entry, now: Nanos) -> bool {
-    now.since(entry.last_seen) >= forwarding.timeout_ns(entry.state())
+pub(crate) fn is_expired(forwarding: &ForwardingState, entry: &EntryCells, now: Nanos) -> bool {
+    now.since(entry.last_seen()) >= forwarding.timeout_ns(entry.state())
 }
 
 /// Whether an entry is neither expired nor without its server.
-pub(crate) fn is_living(forwarding: &ForwardingState, entry: &Entry, now: Nanos) -> bool {
-    !is_expired(forwarding, entry, now) && forwarding.server(entry.server).is_some()
+pub(crate) fn is_living(forwarding: &ForwardingState, entry: &EntryCells, now: Nanos) -> bool {
+    !is_expired(forwarding, entry, now) && forwarding.server(entry.server()).is_some()
 }

@@ -98,7 +98,7 @@ fn expire_flows(forwarding: &ForwardingState, state: &mut PathState, now: Nanos,
     for list in FlowState::ALL {
         let timeout_ns = forwarding.timeout_ns(list);
         while let Some(head) = state.table.head(list) {
-            let last_seen = state.table.entry(head).last_seen;
+            let last_seen = state.table.entry(head).last_seen();
             if now.since(last_seen) < timeout_ns {
                 due = due.min(last_seen.plus(timeout_ns));
                 break;

@@ -41,7 +41,7 @@ impl Walk<'_> {
             None => self.follow_udp(known, direction),
         };
         if may_move && transition.is_believed {
-            let entry = self.state.table.entry_mut(number);
+            let entry = self.state.table.entry(number);
             entry.set_ingress(meta.ingress);
         }
         self.count(number, direction, meta.ip.total_len() as u32, transition);
@@ -59,7 +59,7 @@ impl Walk<'_> {
         let PathState {
             table, counters, ..
         } = &mut *self.state;
-        let mut flow = table.flow_mut(number);
+        let mut flow = table.flow(number);
         if !tcp::is_plain(&flow, segment) {
             return self.follow_tcp_in_full((number, server), direction, segment);
         }
@@ -93,7 +93,7 @@ impl Walk<'_> {
         let PathState {
             table, counters, ..
         } = &mut *self.state;
-        let mut flow = table.flow_mut(number);
+        let mut flow = table.flow(number);
         let before = Before::of(&flow);
         let transition = tcp::follow(&mut flow, direction, segment).drop_errors()?;
         if !transition.is_believed || transition.from == FlowState::Closing {
@@ -141,7 +141,7 @@ impl Walk<'_> {
     #[inline(always)]
     fn count(&mut self, number: u32, direction: Direction, len: u32, transition: Transition) {
         let table = &mut self.state.table;
-        let entry = table.entry_mut(number);
+        let entry = table.entry(number);
         let carries = entry.count_bytes(direction, len);
         if transition.refreshes && !entry.refresh(transition.to, self.now) {
             let timeout_ns = self.forwarding.timeout_ns(transition.to);
@@ -161,7 +161,7 @@ impl Walk<'_> {
         let segment = meta.transport.segment;
         known.ingress.interface() == meta.interface
             || segment.is_some_and(|segment| {
-                tcp::is_exact(&self.state.table.flow_mut(known.number), &segment)
+                tcp::is_exact(&self.state.table.flow(known.number), &segment)
             })
             || self.leads_to_client(known, meta)
     }

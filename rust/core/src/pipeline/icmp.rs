@@ -167,8 +167,8 @@ impl Walk<'_> {
         let number = self.peek(&key_of(client, side))?;
         let entry = self.state.table.entry(number);
         Some(Flow {
-            service: entry.service,
-            server: entry.server,
+            service: entry.service(),
+            server: entry.server(),
             ingress: Some(entry.ingress()),
         })
     }

@@ -117,7 +117,7 @@ impl<'a> Walk<'a> {
         if is_expired(self.forwarding, entry, self.now) {
             return Break(Event::FlowExpired);
         }
-        let server = entry.server;
+        let server = entry.server();
         let Some(facts) = self.forwarding.server(server) else {
             return Break(Event::FlowOrphaned);
         };

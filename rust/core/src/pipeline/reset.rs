@@ -20,8 +20,8 @@ impl Walk<'_> {
     /// whether it did.
     pub(crate) fn reset_flow(&mut self, server: Option<u32>, number: u32) -> bool {
         let entry = self.state.table.entry(number);
-        let is_one = server.is_none_or(|id| id == entry.server)
-            && self.forwarding.server(entry.server).is_some();
+        let is_one = server.is_none_or(|id| id == entry.server())
+            && self.forwarding.server(entry.server()).is_some();
         if !is_one || is_expired(self.forwarding, entry, self.now) {
             return false;
         }
@@ -35,8 +35,8 @@ impl Walk<'_> {
 
     /// Append the resets of one flow: to its client, then to its server.
     fn reset_ends(&mut self, number: u32) {
-        let entry = *self.state.table.entry(number);
-        let flow = self.state.table.flow_mut(number);
+        let entry = self.state.table.entry(number).load();
+        let flow = self.state.table.flow(number);
         let (to_client, to_server) = (
             Numbers::of(&flow, Direction::Reply),
             Numbers::of(&flow, Direction::Forward),

@@ -310,7 +310,7 @@ impl Walk<'_> {
         let table = &mut self.state.table;
         let number = table.insert(entry, self.forwarding.timeout_ns(state));
         if let Some(segment) = &transport.segment {
-            let mut flow = table.flow_mut(number);
+            let mut flow = table.flow(number);
             if state == FlowState::SynSent {
                 flow.begin(segment);
                 measure::begin(&mut flow, now);
@@ -395,9 +395,7 @@ fn first_entry(
     if packet.is_tagged() {
         entry.mark_tagged();
     }
-    // A packet has fewer bytes than 2^32: the first one of a flow carries nothing.
-    let _ = entry.count_bytes(new_flow.direction, packet.meta.ip.total_len() as u32);
-    entry
+    entry.with_bytes(new_flow.direction, packet.meta.ip.total_len() as u32)
 }
 
 /// Whether a server takes a flow: it is not the client itself, and no flow or direct connection of the client has
@@ -427,10 +425,10 @@ fn eligibility(
     };
     let entry = table.entry(number);
     // The very flow that a server's packet is matched to: it has its server.
-    if new_flow.direction == Direction::Reply && entry.service == new_flow.service {
+    if new_flow.direction == Direction::Reply && entry.service() == new_flow.service {
         return Eligibility::Free;
     }
-    let is_dead = is_expired(forwarding, entry, now) || forwarding.server(entry.server).is_none();
+    let is_dead = is_expired(forwarding, entry, now) || forwarding.server(entry.server()).is_none();
     if stores && (is_dead || entry.state() == FlowState::Closing) {
         Eligibility::Dead(number)
     } else {

@@ -5,21 +5,18 @@
 //! It is a process's own, or that of a file: then it outlives the process. Left out: locking and NUMA placement.
 #![allow(unsafe_code, reason = "mmap(2), madvise(2), mincore(2)")]
 
-use std::hint::black_box;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::{fs, io};
 
+use super::cells::{Cell64, SharedLine};
+
 /// A huge page of this processor family. On others the advice is only less exact.
 const HUGE_BYTES: usize = 2 << 20;
 /// The smallest page of any processor family: with larger ones some are asked about, or written to, more than once.
 const PAGE_BYTES: usize = 4096;
-
-/// A cache line: what a processor fetches at once.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub struct Line([u64; 8]);
+const LINE_BYTES: usize = size_of::<SharedLine>();
 
 /// Memory in cache lines: private and all zero at first, or a file's.
 pub struct Memory {
@@ -27,16 +24,15 @@ pub struct Memory {
     base: NonNull<libc::c_void>,
     mapped_bytes: usize,
     /// The first of the lines that are given out.
-    start: NonNull<Line>,
+    start: NonNull<SharedLine>,
     lines: usize,
     /// Whose memory it is; None: the process's own.
     file: Option<fs::File>,
 }
 
-// SAFETY: the memory is owned by this value alone and belongs to no thread.
+// SAFETY: the memory belongs to no thread, and of this process it is this value's alone. It is not `Sync`, as its lines
+// are not.
 unsafe impl Send for Memory {}
-// SAFETY: shared access only reads, as for a boxed slice.
-unsafe impl Sync for Memory {}
 
 impl Memory {
     /// Map `lines` cache lines, at least one. From the size of a huge page on, they start at the bounds of one, and
@@ -47,7 +43,7 @@ impl Memory {
     pub fn new(lines: usize) -> io::Result<Self> {
         let bytes = lines
             .max(1)
-            .checked_mul(size_of::<Line>())
+            .checked_mul(LINE_BYTES)
             .ok_or(io::ErrorKind::OutOfMemory)?;
         let is_huge = bytes >= HUGE_BYTES;
         let spare = if is_huge { HUGE_BYTES } else { 0 };
@@ -114,17 +110,10 @@ impl Memory {
     /// All lines.
     #[inline(always)]
     #[must_use]
-    pub fn lines(&self) -> &[Line] {
+    pub fn lines(&self) -> &[SharedLine] {
         // SAFETY: `start` is aligned to a page, and `lines` lines from it on are mapped, every bit pattern of which is
-        // a value, for as long as `self` lives.
+        // a value, for as long as `self` lives; what others write meanwhile a shared line allows.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.lines) }
-    }
-
-    /// All lines, for writing.
-    #[inline(always)]
-    pub fn lines_mut(&mut self) -> &mut [Line] {
-        // SAFETY: as in `lines`; `self` is borrowed mutably, and nothing else has the address.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.lines) }
     }
 
     /// Have every page now, so that no packet waits for one, and lack of memory shows at the start instead of in
@@ -132,7 +121,7 @@ impl Memory {
     ///
     /// # Errors
     /// `OutOfMemory` when the system says that there is less; else as madvise(2).
-    pub fn populate(&mut self) -> io::Result<()> {
+    pub fn populate(&self) -> io::Result<()> {
         let bytes = size_of_val(self.lines());
         let missing = (bytes as u64).saturating_sub(self.resident_bytes(0..self.lines)?);
         if let Some(available) = available_bytes().filter(|&available| available < missing) {
@@ -150,12 +139,9 @@ impl Memory {
             return Err(error);
         }
         // A kernel before 5.14: writing does the same.
-        for line in self
-            .lines_mut()
-            .iter_mut()
-            .step_by(PAGE_BYTES / size_of::<Line>())
-        {
-            line.0[0] = black_box(line.0[0]);
+        for line in self.lines().iter().step_by(PAGE_BYTES / LINE_BYTES) {
+            let [first, ..] = line.view::<[Cell64; 8]>();
+            first.set(first.get());
         }
         Ok(())
     }
@@ -170,7 +156,7 @@ impl Memory {
     pub fn resident_bytes(&self, lines: Range<usize>) -> io::Result<u64> {
         if let Some(file) = &self.file {
             // mincore(2) says "all" of a file that this user may not open for writing.
-            let byte = |line: usize| (line * size_of::<Line>()) as u64;
+            let byte = |line: usize| (line * LINE_BYTES) as u64;
             return data_bytes(file, byte(lines.start)..byte(lines.end));
         }
         let lines = &self.lines()[lines];
@@ -258,44 +244,55 @@ fn map(bytes: usize) -> io::Result<NonNull<libc::c_void>> {
 mod tests {
     use super::*;
 
+    fn is_zero(line: &SharedLine) -> bool {
+        line.view::<[Cell64; 8]>()
+            .iter()
+            .all(|word| word.get() == 0)
+    }
+
+    fn last_word(memory: &Memory) -> &Cell64 {
+        let line = memory.lines().last().expect("it has lines");
+        &line.view::<[Cell64; 8]>()[7]
+    }
+
     #[test]
     fn memory_new_is_zero_and_writable_to_its_end() {
-        let huge = HUGE_BYTES / size_of::<Line>();
+        let huge = HUGE_BYTES / LINE_BYTES;
         for lines in [1, 63, 65, huge, huge + 1] {
-            let mut memory = Memory::new(lines).unwrap();
+            let memory = Memory::new(lines).unwrap();
             assert_eq!(memory.lines().len(), lines);
-            assert!(memory.lines().iter().all(|line| line.0 == [0; 8]));
-            memory.lines_mut()[lines - 1].0[7] = 7;
-            assert_eq!(memory.lines()[lines - 1].0[7], 7);
+            assert!(memory.lines().iter().all(is_zero));
+            last_word(&memory).set(7);
+            assert_eq!(last_word(&memory).get(), 7);
         }
     }
 
     #[test]
     fn memory_of_a_huge_page_or_more_starts_at_its_bounds() {
-        let memory = Memory::new(HUGE_BYTES / size_of::<Line>()).unwrap();
+        let memory = Memory::new(HUGE_BYTES / LINE_BYTES).unwrap();
         assert_eq!(memory.lines().as_ptr().align_offset(HUGE_BYTES), 0);
     }
 
     /// Rule 8.17, full table: what is promised is there, and what was written before stays.
     #[test]
     fn populate_every_page_is_resident_and_keeps_its_contents() {
-        let lines = (HUGE_BYTES + 3 * PAGE_BYTES) / size_of::<Line>();
-        let mut memory = Memory::new(lines).unwrap();
-        memory.lines_mut()[lines - 1].0[0] = 7;
+        let lines = (HUGE_BYTES + 3 * PAGE_BYTES) / LINE_BYTES;
+        let memory = Memory::new(lines).unwrap();
+        last_word(&memory).set(7);
         assert!(
             memory.resident_bytes(0..memory.lines).unwrap() < size_of_val(memory.lines()) as u64
         );
         memory.populate().unwrap();
         let bytes = size_of_val(memory.lines()) as u64;
         assert_eq!(memory.resident_bytes(0..memory.lines).unwrap(), bytes);
-        assert_eq!(memory.lines()[lines - 1].0[0], 7);
+        assert_eq!(last_word(&memory).get(), 7);
     }
 
     #[test]
     fn populate_more_than_the_system_has_is_refused_before_it_is_taken() {
         let available = available_bytes().expect("Linux tells");
-        let lines = usize::try_from(available).unwrap() * 2 / size_of::<Line>();
-        let mut memory = Memory::new(lines).unwrap();
+        let lines = usize::try_from(available).unwrap() * 2 / LINE_BYTES;
+        let memory = Memory::new(lines).unwrap();
         let error = memory.populate().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
         assert_eq!(memory.resident_bytes(0..memory.lines).unwrap(), 0);
@@ -303,11 +300,11 @@ mod tests {
 
     #[test]
     fn memory_of_a_file_is_what_the_file_keeps() {
-        for lines in [3, HUGE_BYTES / size_of::<Line>() + 1] {
+        for lines in [3, HUGE_BYTES / LINE_BYTES + 1] {
             let file = tempfile().unwrap();
-            let mut memory = Memory::of_file(&file, lines).unwrap();
-            assert!(memory.lines().iter().all(|line| line.0 == [0; 8]));
-            memory.lines_mut()[lines - 1].0[7] = 7;
+            let memory = Memory::of_file(&file, lines).unwrap();
+            assert!(memory.lines().iter().all(is_zero));
+            last_word(&memory).set(7);
             let bytes = size_of_val(memory.lines()) as u64;
             if lines > 3 {
                 assert!(memory.resident_bytes(0..lines).unwrap() < bytes);
@@ -316,11 +313,8 @@ mod tests {
             assert_eq!(memory.resident_bytes(0..lines).unwrap(), bytes);
             drop(memory);
             let memory = Memory::of_file(&file, lines).unwrap();
-            assert_eq!(memory.lines()[lines - 1].0[7], 7);
-            assert_eq!(
-                file.metadata().unwrap().len(),
-                (lines * size_of::<Line>()) as u64
-            );
+            assert_eq!(last_word(&memory).get(), 7);
+            assert_eq!(file.metadata().unwrap().len(), (lines * LINE_BYTES) as u64);
         }
     }
 
@@ -342,7 +336,7 @@ mod tests {
 
     #[test]
     fn memory_beyond_the_address_space_is_refused() {
-        assert!(Memory::new(usize::MAX / size_of::<Line>()).is_err());
+        assert!(Memory::new(usize::MAX / LINE_BYTES).is_err());
         assert!(Memory::new(usize::MAX).is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! With [`crate::io`], which shares memory with the kernel, the only place with `unsafe`.
 
 pub mod bpf;
+pub mod cells;
 mod check;
 pub mod lanes;
 pub mod mapping;

@@ -7,9 +7,10 @@
 use std::fs::File;
 use std::ops::Range;
 
+use crate::sys::cells::SharedLine;
 use crate::sys::memory::Memory;
 
-pub use crate::sys::memory::Line;
+pub use crate::sys::cells::Line;
 
 /// The flow table could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +59,7 @@ impl Arena {
     pub fn of_file(file: &File, lines: usize) -> Result<Self, TableError> {
         let bytes = lines.saturating_mul(size_of::<Line>());
         let memory = Memory::of_file(file, lines);
-        let mut arena = memory
+        let arena = memory
             .map(Self)
             .map_err(|source| TableError::Memory { bytes, source })?;
         arena.populate()?;
@@ -69,7 +70,7 @@ impl Arena {
     ///
     /// # Errors
     /// `Memory` when there is not that much.
-    pub fn populate(&mut self) -> Result<(), TableError> {
+    pub fn populate(&self) -> Result<(), TableError> {
         let bytes = size_of_val(self.lines());
         self.0
             .populate()
@@ -86,13 +87,7 @@ impl Arena {
     /// All lines.
     #[inline(always)]
     #[must_use]
-    pub fn lines(&self) -> &[Line] {
+    pub fn lines(&self) -> &[SharedLine] {
         self.0.lines()
-    }
-
-    /// All lines, for writing.
-    #[inline(always)]
-    pub fn lines_mut(&mut self) -> &mut [Line] {
-        self.0.lines_mut()
     }
 }

@@ -1,10 +1,14 @@
 //! What is stored of a flow, in three parts by how often packets need it: plain data without pointers.
+//!
+//! Each part is there twice: as a value (`Entry`), and as it lies in the table (`EntryCells`), where the kernel's
+//! program may change it meanwhile: there each field is read and written on its own, and nothing is borrowed mutably.
 
 use super::arena::Line;
 use crate::base::{Direction, IngressNeighbour, Ip, Nanos, SeqNumber};
 use crate::flow::key::{Key, KeySide};
-use crate::flow::side::TcpSide;
+use crate::flow::side::{SideCells, TcpSide};
 use crate::flow::state::FlowState;
+use crate::sys::cells::{Cell32, Cell64, cells};
 
 /// An entry moves within its list at most this often.
 pub(super) const RELINK_NS: u64 = 1_000_000_000;
@@ -58,14 +62,59 @@ pub struct FlowRare {
     pub(super) bytes: [u16; 2],
 }
 
+cells! {
+    /// [`Entry`] in its place.
+    pub struct EntryCells {
+        #[cfg(feature = "next-layout")]
+        ingress: Cell64,
+        client: [Cell64; 2],
+        standing: Cell32,
+        service: Cell32,
+        server: Cell32,
+        endpoint: Cell32,
+        last_seen: Cell64,
+        lag: Cell32,
+        bytes: [Cell32; 2],
+        measured: Cell32,
+        #[cfg(not(feature = "next-layout"))]
+        ingress: Cell64,
+    }
+}
+
+/// The part of an entry that changes as a whole.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Standing {
+    client_port: u16,
+    state: u8,
+    marks: u8,
+}
+
+cells! {
+    /// [`FlowCold`] in its place.
+    pub struct ColdCells {
+        pub(super) previous: Cell32,
+        pub(super) following: Cell32,
+        pub(super) sides: [SideCells; 2],
+    }
+}
+
+cells! {
+    /// [`FlowRare`] in its place.
+    pub struct RareCells {
+        syn: Cell32,
+        bytes: Cell32,
+    }
+}
+
 /// Cold halves are kept in pairs.
-pub(super) type ColdLine = [FlowCold; 2];
+pub(super) type ColdLine = [ColdCells; 2];
 /// And what hardly any packet needs in eights.
-pub(super) type RareLine = [FlowRare; 8];
+pub(super) type RareLine = [RareCells; 8];
 
 const _: () = assert!(size_of::<Entry>() == size_of::<Line>());
-const _: () = assert!(size_of::<ColdLine>() == size_of::<Line>());
-const _: () = assert!(size_of::<RareLine>() == size_of::<Line>());
+const _: () = assert!(size_of::<[FlowCold; 2]>() == size_of::<Line>());
+const _: () = assert!(size_of::<[FlowRare; 8]>() == size_of::<Line>());
 
 /// What `Entry::marks` holds: FIN seen, SND.NXT known, RCV.NXT known; each for both directions. And whether the
 /// first frame had a VLAN tag.
@@ -102,42 +151,26 @@ impl Entry {
     }
 
     /// The client's address.
-    #[inline]
     #[must_use]
     pub fn client(&self) -> Ip {
         Ip::from_halves(self.client)
     }
 
     /// Where the flow stands.
-    #[inline]
     #[must_use]
     pub fn state(&self) -> FlowState {
         FlowState::from_byte(self.state)
     }
 
-    /// Set where the flow stands, without moving it between lists: [`Table::touch`] does that.
-    #[inline]
-    pub fn set_state(&mut self, state: FlowState) {
-        self.state = state as u8;
-    }
-
     /// Note where a forward packet came from.
-    #[inline(always)]
     pub fn set_ingress(&mut self, ingress: IngressNeighbour) {
         self.ingress = ingress.bits();
     }
 
     /// Where the last forward packet came from.
-    #[inline(always)]
     #[must_use]
     pub fn ingress(&self) -> IngressNeighbour {
         IngressNeighbour::from_bits(self.ingress)
-    }
-
-    /// How long ago it was put at its list's tail.
-    #[inline(always)]
-    pub(super) fn lag_at(&self, now: Nanos) -> u64 {
-        now.wrapping_plus(self.lag).since(self.last_seen)
     }
 
     /// When it was put at its list's tail, nanoseconds.
@@ -145,55 +178,19 @@ impl Entry {
         self.last_seen.since(Nanos::new(u64::from(self.lag)))
     }
 
-    /// Whether it was heard of since it was put at its list's tail.
-    #[must_use]
-    pub fn is_heard_since_linked(&self) -> bool {
-        self.lag > 0
-    }
-
-    /// Whether both sides have said that they are done, in sequence.
-    #[must_use]
-    pub fn has_both_fins(&self) -> bool {
-        self.marks & mark::BOTH_FINS == mark::BOTH_FINS
-    }
-
     /// Note that its first frame had a VLAN tag.
     pub fn mark_tagged(&mut self) {
         self.marks |= mark::TAGGED;
     }
 
-    /// Whether its first frame had a VLAN tag.
+    /// The same entry with the IP bytes of its first packet counted.
     #[must_use]
-    pub fn is_tagged(&self) -> bool {
-        self.marks & mark::TAGGED != 0
-    }
-
-    /// Count IP bytes: the low half of their number. `true`: it went over, [`Table::carry_bytes`] is to be told.
-    #[inline(always)]
-    #[must_use]
-    pub fn count_bytes(&mut self, direction: Direction, len: u32) -> bool {
-        let low = &mut self.bytes[direction as usize];
-        let (sum, carry) = low.overflowing_add(len);
-        *low = sum;
-        carry
-    }
-
-    /// Refresh it, if a packet at `now` after which it has `state` leaves it in its place. `false`: nothing was
-    /// done, that is [`Table::touch`]'s work.
-    #[inline(always)]
-    #[must_use]
-    pub fn refresh(&mut self, state: FlowState, now: Nanos) -> bool {
-        let lag = self.lag_at(now);
-        let stays = self.state == state as u8 && lag < RELINK_NS;
-        if stays {
-            self.last_seen = now;
-            self.lag = lag as u32;
-        }
-        stays
+    pub fn with_bytes(mut self, direction: Direction, len: u32) -> Self {
+        self.bytes[direction as usize] = len;
+        self
     }
 
     /// Whether it counts for its server.
-    #[inline]
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state().is_active()
@@ -218,13 +215,290 @@ impl Entry {
             side: KeySide::Endpoint(self.endpoint),
         }
     }
+}
+
+impl EntryCells {
+    /// Its value.
+    #[must_use]
+    pub fn load(&self) -> Entry {
+        let Standing {
+            client_port,
+            state,
+            marks,
+        } = self.standing();
+        Entry {
+            client: self.client.each_ref().map(Cell64::get),
+            client_port,
+            state,
+            marks,
+            service: self.service(),
+            server: self.server(),
+            endpoint: self.endpoint.get(),
+            last_seen: self.last_seen(),
+            lag: self.lag.get(),
+            bytes: self.bytes.each_ref().map(Cell32::get),
+            measured: self.measured.get(),
+            ingress: self.ingress.get(),
+        }
+    }
+
+    /// Give it another value.
+    pub fn store(&self, entry: &Entry) {
+        for (cell, half) in self.client.iter().zip(entry.client) {
+            cell.set(half);
+        }
+        self.service.set(entry.service);
+        self.server.set(entry.server);
+        self.endpoint.set(entry.endpoint);
+        self.last_seen.set(entry.last_seen.get());
+        self.lag.set(entry.lag);
+        for (cell, count) in self.bytes.iter().zip(entry.bytes) {
+            cell.set(count);
+        }
+        self.measured.set(entry.measured);
+        self.ingress.set(entry.ingress);
+        self.set_standing(Standing {
+            client_port: entry.client_port,
+            state: entry.state,
+            marks: entry.marks,
+        });
+    }
+
+    /// The client's address.
+    #[inline]
+    #[must_use]
+    pub fn client(&self) -> Ip {
+        Ip::from_halves(self.client.each_ref().map(Cell64::get))
+    }
+
+    /// The client's port; 0 of an entry that was removed.
+    #[inline(always)]
+    #[must_use]
+    pub fn client_port(&self) -> u16 {
+        self.standing().client_port
+    }
+
+    /// Service id.
+    #[inline(always)]
+    #[must_use]
+    pub fn service(&self) -> u32 {
+        self.service.get()
+    }
+
+    /// Server id.
+    #[inline(always)]
+    #[must_use]
+    pub fn server(&self) -> u32 {
+        self.server.get()
+    }
+
+    /// Time of the last packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn last_seen(&self) -> Nanos {
+        Nanos::new(self.last_seen.get())
+    }
+
+    #[inline(always)]
+    fn standing(&self) -> Standing {
+        bytemuck::cast(self.standing.get())
+    }
+
+    #[inline(always)]
+    fn set_standing(&self, standing: Standing) {
+        self.standing.set(bytemuck::cast(standing));
+    }
+
+    /// Where the flow stands.
+    #[inline(always)]
+    #[must_use]
+    pub fn state(&self) -> FlowState {
+        FlowState::from_byte(self.standing().state)
+    }
+
+    /// Set where the flow stands, without moving it between lists: [`super::Table::touch`] does that.
+    #[inline]
+    pub fn set_state(&self, state: FlowState) {
+        let state = state as u8;
+        self.set_standing(Standing {
+            state,
+            ..self.standing()
+        });
+    }
+
+    #[inline(always)]
+    pub(super) fn marks(&self) -> u8 {
+        self.standing().marks
+    }
+
+    #[inline(always)]
+    pub(super) fn set_marks(&self, marks: u8) {
+        self.set_standing(Standing {
+            marks,
+            ..self.standing()
+        });
+    }
+
+    #[inline(always)]
+    pub(super) fn measured(&self) -> u32 {
+        self.measured.get()
+    }
+
+    #[inline(always)]
+    pub(super) fn set_measured(&self, measured: u32) {
+        self.measured.set(measured);
+    }
+
+    /// Note where a forward packet came from.
+    #[inline(always)]
+    pub fn set_ingress(&self, ingress: IngressNeighbour) {
+        self.ingress.set(ingress.bits());
+    }
+
+    /// Where the last forward packet came from.
+    #[inline(always)]
+    #[must_use]
+    pub fn ingress(&self) -> IngressNeighbour {
+        IngressNeighbour::from_bits(self.ingress.get())
+    }
+
+    /// How long ago it was put at its list's tail.
+    #[inline(always)]
+    pub(super) fn lag_at(&self, now: Nanos) -> u64 {
+        now.wrapping_plus(self.lag.get()).since(self.last_seen())
+    }
+
+    /// Whether it was heard of since it was put at its list's tail.
+    #[must_use]
+    pub fn is_heard_since_linked(&self) -> bool {
+        self.lag.get() > 0
+    }
+
+    /// Whether both sides have said that they are done, in sequence.
+    #[must_use]
+    pub fn has_both_fins(&self) -> bool {
+        self.marks() & mark::BOTH_FINS == mark::BOTH_FINS
+    }
+
+    /// Whether its first frame had a VLAN tag.
+    #[must_use]
+    pub fn is_tagged(&self) -> bool {
+        self.marks() & mark::TAGGED != 0
+    }
+
+    /// Whether it counts for its server.
+    #[inline]
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state().is_active()
+    }
+
+    /// Count IP bytes: the low half of their number. `true`: it went over, [`super::Table::carry_bytes`] is to be
+    /// told.
+    #[inline(always)]
+    #[must_use]
+    pub fn count_bytes(&self, direction: Direction, len: u32) -> bool {
+        let low = &self.bytes[direction as usize];
+        let (sum, carry) = low.get().overflowing_add(len);
+        low.set(sum);
+        carry
+    }
+
+    /// IP bytes: the low half of their number.
+    pub(super) fn low_bytes(&self, direction: Direction) -> u32 {
+        self.bytes[direction as usize].get()
+    }
+
+    /// Refresh it, if a packet at `now` after which it has `state` leaves it in its place. `false`: nothing was
+    /// done, that is [`super::Table::touch`]'s work.
+    #[inline(always)]
+    #[must_use]
+    pub fn refresh(&self, state: FlowState, now: Nanos) -> bool {
+        let lag = self.lag_at(now);
+        let stays = self.standing().state == state as u8 && lag < RELINK_NS;
+        if stays {
+            self.set_seen(now, lag as u32);
+        }
+        stays
+    }
+
+    /// Note that a packet came at `now`, and how long before it was put at its list's tail: below `RELINK_NS`.
+    #[inline(always)]
+    pub(super) fn set_seen(&self, now: Nanos, lag: u32) {
+        self.last_seen.set(now.get());
+        self.lag.set(lag);
+    }
+
+    /// Note that it is at its list's tail, and counts as put there when it was seen last.
+    pub(super) fn set_linked(&self) {
+        self.lag.set(0);
+    }
 
     #[inline(always)]
     pub(super) fn matches(&self, key: &Key) -> bool {
         let (ours, id) = match key.side {
-            KeySide::Service(id) => (self.service, id),
-            KeySide::Endpoint(id) => (self.endpoint, id),
+            KeySide::Service(id) => (&self.service, id),
+            KeySide::Endpoint(id) => (&self.endpoint, id),
         };
-        ours == id && self.client_port == key.client_port && self.client() == key.client
+        ours.get() == id && self.client_port() == key.client_port && self.client() == key.client
+    }
+}
+
+impl ColdCells {
+    /// Its value.
+    pub fn load(&self) -> FlowCold {
+        FlowCold {
+            previous: self.previous.get(),
+            following: self.following.get(),
+            sides: self.sides.each_ref().map(SideCells::load),
+        }
+    }
+
+    /// Give it another value.
+    pub fn store(&self, cold: &FlowCold) {
+        self.previous.set(cold.previous);
+        self.following.set(cold.following);
+        for (cells, side) in self.sides.iter().zip(cold.sides) {
+            cells.store(side);
+        }
+    }
+}
+
+impl RareCells {
+    /// Its value.
+    pub fn load(&self) -> FlowRare {
+        FlowRare {
+            syn: self.syn(),
+            bytes: bytemuck::cast(self.bytes.get()),
+        }
+    }
+
+    /// Give it another value.
+    pub fn store(&self, rare: &FlowRare) {
+        self.set_syn(rare.syn);
+        self.bytes.set(bytemuck::cast(rare.bytes));
+    }
+
+    #[inline]
+    pub(super) fn syn(&self) -> SeqNumber {
+        SeqNumber::new(self.syn.get())
+    }
+
+    #[inline]
+    pub(super) fn set_syn(&self, number: SeqNumber) {
+        self.syn.set(number.get());
+    }
+
+    /// IP bytes: the high part of their number.
+    pub(super) fn high_bytes(&self, direction: Direction) -> u16 {
+        self.load().bytes[direction as usize]
+    }
+
+    /// Count 2^32 of them.
+    pub(super) fn carry_bytes(&self, direction: Direction) {
+        let mut rare = self.load();
+        let high = &mut rare.bytes[direction as usize];
+        *high = high.wrapping_add(1);
+        self.bytes.set(bytemuck::cast(rare.bytes));
     }
 }

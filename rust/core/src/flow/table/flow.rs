@@ -1,21 +1,21 @@
 //! A flow as the TCP state machine and the measurements see it: its three parts put together.
 
-use super::entry::{Entry, FlowCold, FlowRare, mark};
+use super::entry::{ColdCells, EntryCells, RareCells, mark};
 use crate::base::{Direction, Nanos, SeqNumber};
-use crate::flow::side::TcpSide;
+use crate::flow::side::{SideCells, TcpSide};
 use crate::flow::state::{FlowState, Phase};
 use crate::wire::segment::Segment;
 
-/// One flow for the TCP state machine: all its parts.
+/// One flow for the TCP state machine: all its parts, in their places in the table. What is changed is changed there.
 pub struct Flow<'a> {
-    pub(super) entry: &'a mut Entry,
-    pub(super) cold: &'a mut FlowCold,
-    pub(super) rare: &'a mut FlowRare,
+    entry: &'a EntryCells,
+    cold: &'a ColdCells,
+    rare: &'a RareCells,
 }
 
 impl<'a> Flow<'a> {
     /// Put the parts of one flow together.
-    pub fn new(entry: &'a mut Entry, cold: &'a mut FlowCold, rare: &'a mut FlowRare) -> Self {
+    pub fn new(entry: &'a EntryCells, cold: &'a ColdCells, rare: &'a RareCells) -> Self {
         Self { entry, cold, rare }
     }
 
@@ -29,38 +29,36 @@ impl<'a> Flow<'a> {
     /// What is known of the side that sends in a direction.
     #[inline(always)]
     #[must_use]
-    pub fn side(&self, direction: Direction) -> &TcpSide {
-        &self.cold.sides[direction as usize]
+    pub fn side(&self, direction: Direction) -> TcpSide {
+        self.cold.sides[direction as usize].load()
     }
 
-    /// The same, for writing. Which numbers are known is not changed by it.
+    /// Note it anew. Which numbers are known is not changed by it.
     #[inline(always)]
-    pub fn side_mut(&mut self, direction: Direction) -> &mut TcpSide {
-        &mut self.cold.sides[direction as usize]
+    pub fn set_side(&mut self, direction: Direction, side: TcpSide) {
+        self.cold.sides[direction as usize].store(side);
     }
 
-    /// The side that sends in a direction, and the other, for writing.
+    /// Change it, likewise.
     #[inline(always)]
-    pub fn sides(&mut self, direction: Direction) -> (&mut TcpSide, &mut TcpSide) {
-        let [forward, reply] = &mut self.cold.sides;
-        match direction {
-            Direction::Forward => (forward, reply),
-            Direction::Reply => (reply, forward),
-        }
+    pub fn change_side(&mut self, direction: Direction, change: impl FnOnce(&mut TcpSide)) {
+        let mut side = self.side(direction);
+        change(&mut side);
+        self.set_side(direction, side);
     }
 
     /// Whether it is known what a side sends next.
     #[inline(always)]
     #[must_use]
     pub fn knows_snd_nxt(&self, direction: Direction) -> bool {
-        self.entry.marks & mark::SND_NXT << direction as u8 != 0
+        self.entry.marks() & mark::SND_NXT << direction as u8 != 0
     }
 
     /// Whether a side has acknowledged something.
     #[inline(always)]
     #[must_use]
     pub fn knows_rcv_nxt(&self, direction: Direction) -> bool {
-        self.entry.marks & mark::RCV_NXT << direction as u8 != 0
+        self.entry.marks() & mark::RCV_NXT << direction as u8 != 0
     }
 
     /// What a side sends next, if that is known.
@@ -132,27 +130,34 @@ impl<'a> Flow<'a> {
     /// Note what a side sends next.
     #[inline]
     pub fn set_snd_nxt(&mut self, direction: Direction, number: SeqNumber) {
-        self.side_mut(direction).snd_nxt = number;
-        self.entry.marks |= mark::SND_NXT << direction as u8;
+        self.change_side(direction, |side| side.snd_nxt = number);
+        self.set_marks(self.entry.marks() | mark::SND_NXT << direction as u8);
     }
 
     /// Note what a side has acknowledged.
     #[inline]
     pub fn set_rcv_nxt(&mut self, direction: Direction, number: SeqNumber) {
-        self.side_mut(direction).rcv_nxt = number;
-        self.entry.marks |= mark::RCV_NXT << direction as u8;
+        self.change_side(direction, |side| side.rcv_nxt = number);
+        self.set_marks(self.entry.marks() | mark::RCV_NXT << direction as u8);
     }
 
     /// Note what a side is going to acknowledge: it has not yet.
     pub fn expect_rcv_nxt(&mut self, direction: Direction, number: SeqNumber) {
-        self.side_mut(direction).rcv_nxt = number;
-        self.entry.marks &= !(mark::RCV_NXT << direction as u8);
+        self.change_side(direction, |side| side.rcv_nxt = number);
+        self.set_marks(self.entry.marks() & !(mark::RCV_NXT << direction as u8));
     }
 
     /// Nothing is known of either side any more, and neither has sent a FIN.
     pub fn forget_sides(&mut self) {
-        self.cold.sides = Default::default();
-        self.entry.marks &= mark::TAGGED;
+        for side in &self.cold.sides {
+            side.store(TcpSide::default());
+        }
+        self.set_marks(self.entry.marks() & mark::TAGGED);
+    }
+
+    #[inline(always)]
+    fn set_marks(&mut self, marks: u8) {
+        self.entry.set_marks(marks);
     }
 
     /// Note the first SYN of a client, at which its flow begins.
@@ -161,7 +166,7 @@ impl<'a> Flow<'a> {
         self.set_syn(number);
         self.set_snd_nxt(Direction::Forward, segment.end);
         self.expect_rcv_nxt(Direction::Forward, number);
-        self.side_mut(Direction::Forward).offer(segment);
+        self.change_side(Direction::Forward, |side| side.offer(segment));
     }
 
     /// The sequence number after the client's last SYN, or after the server's that has answered it while another
@@ -169,13 +174,13 @@ impl<'a> Flow<'a> {
     #[inline]
     #[must_use]
     pub fn syn(&self) -> SeqNumber {
-        self.rare.syn
+        self.rare.syn()
     }
 
     /// Note a SYN of the client, or the server's that answers it.
     #[inline]
     pub fn set_syn(&mut self, number: SeqNumber) {
-        self.rare.syn = number;
+        self.rare.set_syn(number);
     }
 
     /// The sequence number after the client's first SYN, or after the one that the server has acknowledged alone,
@@ -212,7 +217,7 @@ impl<'a> Flow<'a> {
             FlowState::SynSent => self.side(Direction::Reply).rcv_nxt,
             _ => self.syn(),
         };
-        let [client, server] = &self.cold.sides;
+        let [client, server] = self.cold.sides.each_ref().map(SideCells::load);
         let open = client.has_syn_again() && !server.has_syn_again();
         open && number.is_between(self.syn(), end)
     }
@@ -231,7 +236,7 @@ impl<'a> Flow<'a> {
     #[inline]
     #[must_use]
     pub fn last_seen(&self) -> Nanos {
-        self.entry.last_seen
+        self.entry.last_seen()
     }
 
     /// Bytes that the server has sent and the client has not acknowledged, as far as is known.
@@ -239,9 +244,9 @@ impl<'a> Flow<'a> {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         const KNOWN: u8 = mark::SND_NXT << Direction::Reply as u8 | mark::RCV_NXT;
-        let [client, server] = &self.cold.sides;
+        let [client, server] = self.cold.sides.each_ref().map(SideCells::load);
         let left = server.snd_nxt.since(client.rcv_nxt);
-        if self.entry.marks & KNOWN == KNOWN && left < 1 << 31 {
+        if self.entry.marks() & KNOWN == KNOWN && left < 1 << 31 {
             left
         } else {
             0
@@ -252,7 +257,7 @@ impl<'a> Flow<'a> {
     #[inline(always)]
     #[must_use]
     pub fn in_flight_plain(&self) -> u32 {
-        let [client, server] = &self.cold.sides;
+        let [client, server] = self.cold.sides.each_ref().map(SideCells::load);
         let left = server.snd_nxt.since(client.rcv_nxt);
         debug_assert_eq!(left, self.in_flight());
         left
@@ -262,31 +267,31 @@ impl<'a> Flow<'a> {
     #[inline(always)]
     #[must_use]
     pub fn phase(&self) -> Phase {
-        Phase::from_bits(self.entry.measured)
+        Phase::from_bits(self.entry.measured())
     }
 
     /// Since when.
     #[inline]
     #[must_use]
     pub fn stamp(&self) -> u32 {
-        self.entry.measured >> 2
+        self.entry.measured() >> 2
     }
 
     /// Set both. `stamp`: 30 bits.
     #[inline(always)]
     pub fn set_phase(&mut self, phase: Phase, stamp: u32) {
-        self.entry.measured = stamp << 2 | phase as u32;
+        self.entry.set_measured(stamp << 2 | phase as u32);
     }
 
     /// Note that a side is done.
     pub fn mark_fin(&mut self, direction: Direction) {
-        self.entry.marks |= mark::FIN << direction as u8;
+        self.set_marks(self.entry.marks() | mark::FIN << direction as u8);
     }
 
     /// Whether a side is done.
     #[must_use]
     pub fn has_fin(&self, direction: Direction) -> bool {
-        self.entry.marks & mark::FIN << direction as u8 != 0
+        self.entry.marks() & mark::FIN << direction as u8 != 0
     }
 
     /// Whether both sides are done.

@@ -4,7 +4,7 @@
 use super::arena::{Line, TableError};
 use super::bucket::{Bucket, SLOTS};
 use super::entry::{Entry, FlowCold, FlowRare};
-use crate::flow::state::FlowState;
+use crate::sys::cells::{Cell32, Cell64, cells};
 
 /// No entry.
 pub(super) const NONE: u32 = u32::MAX;
@@ -35,18 +35,26 @@ pub(super) struct TableHeader {
     pub live: u64,
     /// Entries ever used: those beyond are untouched zeros.
     pub touched: u32,
-    /// First of the removed entries, chained by `following`.
-    pub free: u32,
-    /// First and last of each state's list.
-    pub heads: [u32; LISTS],
-    pub tails: [u32; LISTS],
-    pub spare: [u64; 5],
+    pub spare: [u32; 11],
 }
 
-/// Room for a list per state.
-pub(super) const LISTS: usize = 8;
-const _: () = assert!(FlowState::ALL.len() <= LISTS);
-const _: () = assert!(size_of::<TableHeader>() % size_of::<Line>() == 0);
+/// What of it changes.
+pub(super) const CHANGING_LINE: usize = 1;
+
+cells! {
+    /// That line, in its place.
+    pub(super) struct ChangingCells {
+        pub generation: Cell64,
+        pub live: Cell64,
+        pub touched: Cell32,
+        spare: [Cell32; 11],
+    }
+}
+
+const _: () = assert!(
+    std::mem::offset_of!(TableHeader, generation) == CHANGING_LINE * size_of::<Line>()
+        && size_of::<TableHeader>() == HEADER_LINES * size_of::<Line>()
+);
 
 /// Where the index starts.
 pub(super) const HEADER_LINES: usize = size_of::<TableHeader>().div_ceil(size_of::<Line>());
@@ -115,10 +123,12 @@ impl TableHeader {
             generation: 0,
             live: 0,
             touched: 0,
-            free: NONE,
-            heads: [NONE; LISTS],
-            tails: [NONE; LISTS],
-            spare: [0; 5],
+            spare: [0; 11],
         }
+    }
+
+    /// It as lines.
+    pub fn lines(self) -> [Line; HEADER_LINES] {
+        bytemuck::cast(self)
     }
 }

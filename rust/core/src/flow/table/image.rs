@@ -69,11 +69,7 @@ impl Table {
                     Some(number) => {
                         kept.flows += 1;
                         order.push((left.entry.linked_at(), number));
-                        note(
-                            left.entry.service,
-                            left.entry.server,
-                            &self.flow_mut(number),
-                        );
+                        note(left.entry.service, left.entry.server, &self.flow(number));
                     }
                     None => kept.dropped += 1,
                 }
@@ -97,24 +93,13 @@ impl Table {
         interface: &impl Fn(InterfaceId) -> Option<InterfaceId>,
     ) -> Option<u32> {
         let is_ours = is_whole(left, now) && left.translate(translate, interface);
-        is_ours.then(|| self.place(left)).flatten()
+        (is_ours && self.has_room_for(&left.entry)).then(|| self.place(left))
     }
 
-    /// Store an entry, in no list yet. None when there is no room, or one of its keys is there already.
-    fn place(&mut self, left: &Row) -> Option<u32> {
-        let entry = &left.entry;
-        let (forward, reply) = (entry.forward_key(), entry.reply_key());
-        if self.is_full() || self.find(&forward).is_some() || self.find(&reply).is_some() {
-            return None;
-        }
-        let number = self.take_free();
-        *self.entry_mut(number) = *entry;
-        *self.cold_mut(number) = left.cold;
-        *self.rare_mut(number) = left.rare;
-        self.insert_slot(self.hash(&forward), number);
-        self.insert_slot(self.hash(&reply), number);
-        self.header_mut().live += 1;
-        Some(number)
+    /// Whether it is not full, and neither of an entry's keys is there already.
+    fn has_room_for(&self, entry: &Entry) -> bool {
+        let keys = [entry.forward_key(), entry.reply_key()];
+        !self.is_full() && keys.iter().all(|key| self.find(key).is_none())
     }
 }
 

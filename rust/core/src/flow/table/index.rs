@@ -1,7 +1,7 @@
 //! The index: from a key's hash to its entry.
 
 use super::Table;
-use super::bucket::{Bucket, SLOTS};
+use super::bucket::{BucketCells, SLOTS};
 use super::header::HEADER_LINES;
 use crate::flow::key::Key;
 use crate::sys::prefetch::prefetch;
@@ -74,19 +74,15 @@ impl Table {
     }
 
     #[inline]
-    pub(super) fn bucket(&self, at: u32) -> &Bucket {
-        bytemuck::cast_ref(&self.arena.lines()[HEADER_LINES + at as usize])
-    }
-
-    fn bucket_mut(&mut self, at: u32) -> &mut Bucket {
-        bytemuck::cast_mut(&mut self.arena.lines_mut()[HEADER_LINES + at as usize])
+    pub(super) fn bucket(&self, at: u32) -> &BucketCells {
+        self.arena.lines()[HEADER_LINES + at as usize].view()
     }
 
     pub(super) fn insert_slot(&mut self, hash: u32, number: u32) {
         let mut at = self.home(hash);
         loop {
-            let bucket = self.bucket_mut(at);
-            if let Some(slot) = bucket.numbers.iter().position(|&number| number == 0) {
+            let bucket = self.bucket(at);
+            if let Some(slot) = bucket.free_slot() {
                 return bucket.set(slot, hash, number);
             }
             at = self.after(at);
@@ -104,14 +100,14 @@ impl Table {
             }
         };
         let mut was_full = !self.bucket(hole).has_room();
-        self.bucket_mut(hole).clear(slot);
+        self.bucket(hole).clear(slot);
         let mut at = hole;
         while was_full {
             at = self.after(at);
             was_full = !self.bucket(at).has_room();
             if let Some((moved, hash, number)) = self.displaced(at, hole) {
-                self.bucket_mut(at).clear(moved);
-                self.bucket_mut(hole).set(slot, hash, number);
+                self.bucket(at).clear(moved);
+                self.bucket(hole).set(slot, hash, number);
                 (hole, slot) = (at, moved);
             }
         }
@@ -119,14 +115,14 @@ impl Table {
 
     /// The slot of bucket `at` that holds (hash, number): both, for the two keys of one entry may share a bucket.
     fn slot_of(&self, at: u32, hash: u32, number: u32) -> Option<usize> {
-        let bucket = self.bucket(at);
+        let bucket = self.bucket(at).load();
         (0..SLOTS).find(|&slot| bucket.hashes[slot] == hash && bucket.number(slot) == Some(number))
     }
 
     /// A slot of bucket `at`, with its hash and entry number, that may stand in bucket `hole` before it: its home
     /// lies not after `hole`, in cyclic distance.
     fn displaced(&self, at: u32, hole: u32) -> Option<(usize, u32, u32)> {
-        let (bucket, back) = (self.bucket(at), self.distance(hole, at));
+        let (bucket, back) = (self.bucket(at).load(), self.distance(hole, at));
         (0..SLOTS).find_map(|slot| {
             let (hash, number) = (bucket.hashes[slot], bucket.number(slot)?);
             (self.distance(self.home(hash), at) >= back).then_some((slot, hash, number))

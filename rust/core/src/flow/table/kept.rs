@@ -11,6 +11,16 @@ pub(super) struct Row {
     pub rare: FlowRare,
 }
 
+impl Row {
+    /// That of a new flow.
+    pub fn of(entry: Entry) -> Self {
+        Self {
+            entry,
+            ..Self::default()
+        }
+    }
+}
+
 /// What a server id in the table that was left stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {

@@ -1,25 +1,41 @@
 //! A list per state, in order of last use: what expires, and what is evicted first, stands at its head.
 
-use super::entry::{FlowCold, RELINK_NS};
-use super::{NONE, Table, present};
+use super::entry::RELINK_NS;
+use super::header::NONE;
+use super::{Table, present};
 use crate::base::Nanos;
 use crate::flow::state::FlowState;
+
+/// The entries of a state, chained by `previous` and `following` of each.
+#[derive(Clone, Copy)]
+pub(super) struct List {
+    head: u32,
+    tail: u32,
+    len: u32,
+}
+
+impl List {
+    pub const EMPTY: Self = Self {
+        head: NONE,
+        tail: NONE,
+        len: 0,
+    };
+}
 
 impl Table {
     /// Refresh an entry that has `state` from now on, and move it in or between lists as its state and age ask for.
     /// [`Entry::refresh`] does it for most.
     #[inline(never)]
     pub fn touch(&mut self, number: u32, state: FlowState, now: Nanos, timeout_ns: u64) {
-        let entry = self.entry_mut(number);
+        let entry = self.entry(number);
         let from = entry.state();
         let lag = entry.lag_at(now);
         entry.set_state(state);
-        entry.last_seen = now;
         if from == state && lag < RELINK_NS {
-            entry.lag = lag as u32;
+            entry.set_seen(now, lag as u32);
             return;
         }
-        entry.lag = 0;
+        entry.set_seen(now, 0);
         self.unlink(number, from);
         self.link(number, state);
         self.due = self.due.min(now.plus(timeout_ns));
@@ -28,19 +44,19 @@ impl Table {
     /// The oldest entry of a state.
     #[must_use]
     pub fn head(&self, state: FlowState) -> Option<u32> {
-        present(self.header().heads[state as usize])
+        present(self.lists[state as usize].head)
     }
 
     /// How many entries have a state.
     #[must_use]
     pub fn count(&self, state: FlowState) -> usize {
-        self.lengths[state as usize] as usize
+        self.lists[state as usize].len as usize
     }
 
     /// Move an entry to its list's tail without having been heard of: it counts as linked when it was seen last.
     pub fn give_second_chance(&mut self, number: u32) {
-        let entry = self.entry_mut(number);
-        entry.lag = 0;
+        let entry = self.entry(number);
+        entry.set_linked();
         let state = entry.state();
         self.unlink(number, state);
         self.link(number, state);
@@ -62,41 +78,38 @@ impl Table {
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
         FlowState::ALL.into_iter().flat_map(move |state| {
             std::iter::successors(self.head(state), |&number| {
-                present(self.cold(number).following)
+                present(self.cold(number).following.get())
             })
         })
     }
 
     pub(super) fn link(&mut self, number: u32, state: FlowState) {
-        self.lengths[state as usize] += 1;
-        let tail = self.header().tails[state as usize];
-        let cold = self.cold_mut(number);
-        cold.previous = tail;
-        cold.following = NONE;
+        let list = &mut self.lists[state as usize];
+        list.len += 1;
+        let tail = std::mem::replace(&mut list.tail, number);
         match present(tail) {
-            Some(tail) => self.cold_mut(tail).following = number,
-            None => self.header_mut().heads[state as usize] = number,
+            Some(tail) => self.cold(tail).following.set(number),
+            None => self.lists[state as usize].head = number,
         }
-        self.header_mut().tails[state as usize] = number;
+        let cold = self.cold(number);
+        cold.previous.set(tail);
+        cold.following.set(NONE);
     }
 
     pub(super) fn unlink(&mut self, number: u32, state: FlowState) {
-        self.lengths[state as usize] -= 1;
-        let FlowCold {
-            previous,
-            following,
-            ..
-        } = *self.cold(number);
+        let cold = self.cold(number);
+        let (previous, following) = (cold.previous.get(), cold.following.get());
+        self.lists[state as usize].len -= 1;
         if let Some(previous) = present(previous) {
-            self.cold_mut(previous).following = following;
+            self.cold(previous).following.set(following);
         } else {
-            self.header_mut().heads[state as usize] = following;
+            self.lists[state as usize].head = following;
             // The new head may be due earlier than the old one: `linked` orders the list, `last_seen` decides.
             self.due = Nanos::ZERO;
         }
         match present(following) {
-            Some(following) => self.cold_mut(following).previous = previous,
-            None => self.header_mut().tails[state as usize] = previous,
+            Some(following) => self.cold(following).previous.set(previous),
+            None => self.lists[state as usize].tail = previous,
         }
     }
 }

@@ -37,9 +37,11 @@ use crate::flow::state::FlowState;
 
 use arena::{Arena, Line};
 use header::{NONE, Sizes, TableHeader};
+use kept::Row;
+use lists::List;
 
 pub use arena::TableError;
-pub use entry::{Entry, FlowCold, FlowRare};
+pub use entry::{ColdCells, Entry, EntryCells, FlowCold, RareCells};
 pub use flow::Flow;
 pub use header::MOST_FLOWS;
 pub use kept::{Kept, Translation};
@@ -61,8 +63,10 @@ pub struct Table {
     hash_key: [u64; 2],
     /// A time before which no head can have expired: lets most packets skip the look at the heads.
     due: Nanos,
-    /// Entries in each list.
-    lengths: [u32; FlowState::ALL.len()],
+    /// A list per state: no reader of the arena needs them.
+    lists: [List; FlowState::ALL.len()],
+    /// First of the removed entries, chained by `following`.
+    free: u32,
 }
 
 impl Table {
@@ -91,7 +95,11 @@ impl Table {
     fn over(arena: Arena, sizes: &Sizes, hash_key: [u8; 16]) -> Self {
         let key = u128::from_le_bytes(hash_key);
         let hash_key = [key as u64, (key >> 64) as u64];
-        let mut table = Self {
+        let header = TableHeader::new(sizes, hash_key);
+        for (place, line) in arena.lines().iter().zip(header.lines()) {
+            place.store(line);
+        }
+        Self {
             arena,
             buckets: sizes.buckets,
             capacity: sizes.flows,
@@ -100,10 +108,9 @@ impl Table {
             rare_from: sizes.rare_from,
             hash_key,
             due: Nanos::ZERO,
-            lengths: [0; FlowState::ALL.len()],
-        };
-        *table.header_mut() = TableHeader::new(sizes, hash_key);
-        table
+            lists: [List::EMPTY; FlowState::ALL.len()],
+            free: NONE,
+        }
     }
 
     /// Have all of its memory now: before packets flow, not while they do.
@@ -126,14 +133,14 @@ impl Table {
 
     /// Note the generation of the snapshot that ids belong to from now on, and that timeouts may have changed.
     pub fn set_generation(&mut self, generation: u64) {
-        self.header_mut().generation = generation;
+        self.changing().generation.set(generation);
         self.due = Nanos::ZERO;
     }
 
     /// Entries in use.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.header().live
+        self.changing().live.get()
     }
 
     /// Entries it has room for.
@@ -163,52 +170,58 @@ impl Table {
 
     /// Store a flow at the tail of its list. The table must not be full, and neither of its keys in it.
     pub fn insert(&mut self, entry: Entry, timeout_ns: u64) -> u32 {
-        let number = self.take_free();
-        *self.entry_mut(number) = entry;
-        *self.cold_mut(number) = FlowCold::default();
-        *self.rare_mut(number) = FlowRare::default();
-        self.insert_slot(self.hash(&entry.forward_key()), number);
-        self.insert_slot(self.hash(&entry.reply_key()), number);
+        let number = self.place(&Row::of(entry));
         self.link(number, entry.state());
-        self.header_mut().live += 1;
         self.due = self.due.min(entry.last_seen.plus(timeout_ns));
         number
     }
 
     /// Remove an entry, and return what it was.
     pub fn remove(&mut self, number: u32) -> Entry {
-        let entry = *self.entry(number);
+        let entry = self.entry(number).load();
         self.remove_slot(self.hash(&entry.forward_key()), number);
         self.remove_slot(self.hash(&entry.reply_key()), number);
         self.unlink(number, entry.state());
-        *self.entry_mut(number) = Entry::default();
-        *self.cold_mut(number) = FlowCold {
-            following: self.header().free,
+        self.entry(number).store(&Entry::default());
+        self.cold(number).store(&FlowCold {
+            following: self.free,
             ..FlowCold::default()
-        };
-        let header = self.header_mut();
-        header.free = number;
-        header.live -= 1;
+        });
+        self.free = number;
+        self.changing().live.set(self.len() - 1);
         entry
     }
 
     /// The numbers of the entries in some places, in their order; and the place after the last one of the table.
     pub fn numbers_in(&self, places: Range<u32>) -> (impl Iterator<Item = u32>, u32) {
-        let end = self.header().touched;
+        let end = self.changing().touched.get();
         // A removed entry has port 0, which no flow has.
         let numbers = (places.start..places.end.min(end))
-            .filter(|&number| self.entry(number).client_port != 0);
+            .filter(|&number| self.entry(number).client_port() != 0);
         (numbers, end)
     }
 
+    /// Store a flow with all its parts, in no list yet. The table must not be full, and neither of its keys in it.
+    fn place(&mut self, row: &Row) -> u32 {
+        let number = self.take_free();
+        self.entry(number).store(&row.entry);
+        self.cold(number).store(&row.cold);
+        self.rare(number).store(&row.rare);
+        self.insert_slot(self.hash(&row.entry.forward_key()), number);
+        self.insert_slot(self.hash(&row.entry.reply_key()), number);
+        self.changing().live.set(self.len() + 1);
+        number
+    }
+
     fn take_free(&mut self) -> u32 {
-        let (free, touched) = (self.header().free, self.header().touched);
-        if let Some(number) = present(free) {
-            self.header_mut().free = self.cold(number).following;
+        if let Some(number) = present(self.free) {
+            self.free = self.cold(number).following.get();
             return number;
         }
-        self.header_mut().touched += 1;
-        touched
+        let touched = &self.changing().touched;
+        let number = touched.get();
+        touched.set(number + 1);
+        number
     }
 }
 

@@ -17,8 +17,11 @@ impl Table {
     pub fn copy_rows(&self, places: Range<u32>, now: Nanos, into: &mut Vec<u8>) -> u32 {
         let (numbers, end) = self.numbers_in(places);
         for number in numbers {
-            let (mut entry, cold, rare) =
-                (*self.entry(number), *self.cold(number), *self.rare(number));
+            let (mut entry, cold, rare) = (
+                self.entry(number).load(),
+                self.cold(number).load(),
+                self.rare(number).load(),
+            );
             if is_opening(entry.state()) {
                 continue;
             }
@@ -51,7 +54,7 @@ impl Table {
             } else if let Some(number) = self.take_over(row, now, translate, interface) {
                 self.link(number, row.entry.state());
                 rows.kept.flows += 1;
-                note(row.entry.service, row.entry.server, &self.flow_mut(number));
+                note(row.entry.service, row.entry.server, &self.flow(number));
             } else {
                 rows.kept.dropped += 1;
             }

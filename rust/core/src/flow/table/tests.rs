@@ -44,7 +44,7 @@ fn new_area_is_128_bytes_per_flow() {
 fn find_after_insert_by_both_keys() {
     let mut table = table(4);
     let number = table.insert(flow(5), 30);
-    let entry = *table.entry(number);
+    let entry = table.entry(number).load();
     assert_eq!(table.find(&entry.forward_key()), Some(number));
     assert_eq!(table.find(&entry.reply_key()), Some(number));
     table.remove(number);
@@ -145,7 +145,7 @@ proptest! {
                 prop_assert_eq!(table.find(&flow(client).reply_key()), expected);
             }
             let entries = table.numbers().map(|number| table.entry(number));
-            let mut listed: Vec<_> = entries.map(|entry| (entry.client_port, entry.state())).collect();
+            let mut listed: Vec<_> = entries.map(|entry| (entry.client_port(), entry.state())).collect();
             let mut expected: Vec<_> = model.iter().map(|(&client, &(_, state))| (client, state)).collect();
             listed.sort_by_key(|&(client, _)| client);
             expected.sort_by_key(|&(client, _)| client);

@@ -3,7 +3,7 @@
 
 use super::judge::is_believed;
 use crate::base::{Direction, SeqNumber};
-use crate::flow::side::note;
+use crate::flow::side::{TcpSide, note};
 use crate::flow::state::FlowState;
 use crate::flow::table::Flow;
 use crate::flow::transition::Transition;
@@ -43,7 +43,7 @@ pub(super) fn note_sent(flow: &mut Flow, direction: Direction, segment: &Segment
     if segment.has(flag::FIN) {
         note_fin(flow, direction, begins, segment);
     } else if !flow.side(direction).has_fin_ahead() {
-        flow.side_mut(direction).note_end(begins, segment);
+        flow.change_side(direction, |side| side.note_end(begins, segment));
     }
 }
 
@@ -54,7 +54,7 @@ pub(super) fn note_fin(
     begins: SeqNumber,
     segment: &Segment,
 ) {
-    let side = flow.side_mut(direction);
+    let mut side = flow.side(direction);
     let ahead = side.has_fin_ahead();
     // Where the data behind what is ahead ends is not known.
     let has_gap = ahead || side.has_data_ahead();
@@ -62,6 +62,7 @@ pub(super) fn note_fin(
     if segment.sequence.is_between(begins, contiguous) {
         side.flags &= !(note::FIN_AHEAD | note::DATA_AHEAD);
         side.snd_nxt = contiguous.later(segment.end);
+        flow.set_side(direction, side);
         flow.mark_fin(direction);
         return;
     }
@@ -69,9 +70,9 @@ pub(super) fn note_fin(
     // and is overtaken by it else.
     let counts = segment.end.is_after(begins) && (!ahead || side.snd_nxt.is_after(segment.end));
     if counts && !flow.has_fin(direction) {
-        let side = flow.side_mut(direction);
         side.flags = side.flags & !note::DATA_AHEAD | note::FIN_AHEAD;
         side.snd_nxt = segment.end;
+        flow.set_side(direction, side);
     }
 }
 
@@ -83,9 +84,8 @@ pub(super) fn note_acknowledged(flow: &mut Flow, direction: Direction, segment: 
     let exact = expected
         .zip(sent)
         .is_some_and(|(expected, sent)| number.is_between(expected, sent));
-    let side = flow.side_mut(direction);
-    if exact || !side.is_unheard() {
-        side.hear(segment.window);
+    if exact || !flow.side(direction).is_unheard() {
+        flow.change_side(direction, |side| side.hear(segment.window));
     }
     let known = flow.rcv_nxt(direction);
     let rcv_nxt = known.map_or(number, |known| known.later(number));
@@ -94,12 +94,12 @@ pub(super) fn note_acknowledged(flow: &mut Flow, direction: Direction, segment: 
         return;
     }
     if flow.side(other).has_fin_ahead() {
-        flow.side_mut(other).flags &= !note::FIN_AHEAD;
+        flow.change_side(other, |side| side.flags &= !note::FIN_AHEAD);
         // What is acknowledged beyond it was sent after it: it was forged.
         if sent == Some(rcv_nxt) {
             flow.mark_fin(other);
         }
     }
-    flow.side_mut(other).close_gap();
+    flow.change_side(other, TcpSide::close_gap);
     flow.set_snd_nxt(other, rcv_nxt);
 }

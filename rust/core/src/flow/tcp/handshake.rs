@@ -21,9 +21,8 @@ pub(super) fn follow_syn(flow: &mut Flow, direction: Direction, segment: &Segmen
             if flow.expected_of(direction) != Some(number) =>
         {
             flow.set_syn(number);
-            flow.side_mut(Direction::Forward)
-                .remember_syn(segment.scale);
-            flow.side_mut(Direction::Reply).forget_syn();
+            flow.change_side(Direction::Forward, |side| side.remember_syn(segment.scale));
+            flow.change_side(Direction::Reply, TcpSide::forget_syn);
         }
         _ => {}
     }
@@ -38,9 +37,9 @@ pub(super) fn follow_crossing_syn(flow: &mut Flow, segment: &Segment) {
             return;
         }
         flow.set_snd_nxt(Direction::Reply, segment.end);
-        flow.side_mut(Direction::Reply).forget_window();
+        flow.change_side(Direction::Reply, TcpSide::forget_window);
     }
-    flow.side_mut(Direction::Reply).offer(segment);
+    flow.change_side(Direction::Reply, |side| side.offer(segment));
 }
 
 /// Another SYN of a client that was not answered: the same again, or one of another connection. It may be forged:
@@ -48,10 +47,11 @@ pub(super) fn follow_crossing_syn(flow: &mut Flow, segment: &Segment) {
 pub(super) fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Transition {
     let number = segment.after_syn();
     if flow.first_syn() == Some(number) {
-        let client = flow.side_mut(Direction::Forward);
-        client.snd_nxt = client.snd_nxt.later(segment.end);
-        client.forget_syn();
-        client.offer(segment);
+        flow.change_side(Direction::Forward, |client| {
+            client.snd_nxt = client.snd_nxt.later(segment.end);
+            client.forget_syn();
+            client.offer(segment);
+        });
         return Transition {
             is_believed: true,
             ..Transition::unbelieved(FlowState::SynSent)
@@ -67,8 +67,7 @@ pub(super) fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Transition
         };
         flow.expect_rcv_nxt(Direction::Reply, end);
         flow.set_syn(number);
-        flow.side_mut(Direction::Forward)
-            .remember_syn(segment.scale);
+        flow.change_side(Direction::Forward, |side| side.remember_syn(segment.scale));
     }
     Transition::unbelieved(FlowState::SynSent)
 }
@@ -78,14 +77,14 @@ pub(super) fn follow_syn_again(flow: &mut Flow, segment: &Segment) -> Transition
 pub(super) fn choose_syn(flow: &mut Flow, number: SeqNumber) {
     if !flow.answers_first_syn(number) {
         let (first, end) = (flow.syn(), flow.side(Direction::Reply).rcv_nxt);
-        let client = flow.side_mut(Direction::Forward);
-        *client = TcpSide {
+        let client = TcpSide {
             snd_nxt: end,
             rcv_nxt: first,
-            ..client.renewed()
+            ..flow.side(Direction::Forward).renewed()
         };
+        flow.set_side(Direction::Forward, client);
     }
-    flow.side_mut(Direction::Forward).forget_syn();
+    flow.change_side(Direction::Forward, TcpSide::forget_syn);
 }
 
 /// The server's SYN+ACK: believed if it acknowledges the SYN that counts, or one while none does yet.
@@ -114,7 +113,7 @@ pub(super) fn note_answer(flow: &mut Flow, segment: &Segment) {
     let answers = flow.answers_syn_again(number) || flow.has_answer();
     if answers && flow.expected_of(Direction::Forward) != Some(number) {
         flow.set_syn(segment.after_syn());
-        flow.side_mut(Direction::Reply).remember_syn(segment.scale);
+        flow.change_side(Direction::Reply, |side| side.remember_syn(segment.scale));
     }
 }
 
@@ -124,14 +123,16 @@ pub(super) fn answer_again(flow: &mut Flow, segment: &Segment) {
     let number = segment.after_syn();
     if flow.side(Direction::Forward).rcv_nxt != number {
         flow.set_snd_nxt(Direction::Reply, segment.end);
-        flow.side_mut(Direction::Reply).flags &= !(note::FIN_AHEAD | note::DATA_AHEAD);
-        flow.side_mut(Direction::Forward).rcv_nxt = number;
+        flow.change_side(Direction::Reply, |side| {
+            side.flags &= !(note::FIN_AHEAD | note::DATA_AHEAD);
+        });
+        flow.change_side(Direction::Forward, |side| side.rcv_nxt = number);
     }
 }
 
 /// The server has answered a SYN. It may answer the other, too: that is remembered.
 pub(super) fn open(flow: &mut Flow, segment: &Segment) -> Transition {
-    let client = *flow.side(Direction::Forward);
+    let client = flow.side(Direction::Forward);
     let (syn, scale) = if flow.answers_first_syn(segment.acknowledgement) {
         (flow.syn(), client.scale_again())
     } else {
@@ -140,7 +141,7 @@ pub(super) fn open(flow: &mut Flow, segment: &Segment) -> Transition {
     choose_syn(flow, segment.acknowledgement);
     if client.has_syn_again() {
         flow.set_syn(syn);
-        flow.side_mut(Direction::Forward).remember_syn(scale);
+        flow.change_side(Direction::Forward, |side| side.remember_syn(scale));
     }
     // The client's part of a simultaneous open may have come first.
     let acknowledged = flow.knows_rcv_nxt(Direction::Forward)
@@ -148,8 +149,8 @@ pub(super) fn open(flow: &mut Flow, segment: &Segment) -> Transition {
     flow.set_snd_nxt(Direction::Reply, segment.end);
     flow.set_rcv_nxt(Direction::Reply, segment.acknowledgement);
     flow.set_snd_nxt(Direction::Forward, segment.acknowledgement);
-    flow.side_mut(Direction::Reply).forget_window();
-    flow.side_mut(Direction::Reply).offer(segment);
+    flow.change_side(Direction::Reply, TcpSide::forget_window);
+    flow.change_side(Direction::Reply, |side| side.offer(segment));
     settle_scales(flow);
     if acknowledged {
         return Transition::believed(flow.state(), FlowState::Established);
@@ -163,7 +164,7 @@ pub(super) fn settle_scales(flow: &mut Flow) {
     const BOTH: [Direction; 2] = [Direction::Forward, Direction::Reply];
     let scaled = BOTH.map(|side| flow.side(side).offers_scale()) == [true; 2];
     for direction in BOTH {
-        flow.side_mut(direction).settle_scale(scaled);
+        flow.change_side(direction, |side| side.settle_scale(scaled));
     }
 }
 
@@ -174,7 +175,7 @@ pub(super) fn restart(flow: &mut Flow, segment: &Segment) -> Transition {
     let sides = BOTH.map(|side| flow.side(side).renewed());
     flow.forget_sides();
     for (direction, side) in BOTH.into_iter().zip(sides) {
-        *flow.side_mut(direction) = side;
+        flow.set_side(direction, side);
     }
     flow.set_snd_nxt(Direction::Reply, segment.acknowledgement);
     flow.set_rcv_nxt(Direction::Reply, segment.sequence);
@@ -206,7 +207,7 @@ pub(super) fn follow_crossed_syn_ack(flow: &mut Flow, segment: &Segment) -> Tran
         return Transition::believed(flow.state(), FlowState::Established);
     }
     flow.set_syn(segment.after_syn());
-    flow.side_mut(Direction::Forward).offer(segment);
+    flow.change_side(Direction::Forward, |side| side.offer(segment));
     if flow.knows_rcv_nxt(Direction::Reply) {
         settle_scales(flow);
         return Transition::believed(flow.state(), FlowState::Established);
@@ -247,7 +248,7 @@ pub(super) fn follow_third(flow: &mut Flow, segment: &Segment) -> Transition {
     }
     flow.set_rcv_nxt(Direction::Forward, segment.acknowledgement);
     // It is this SYN that is the client's own.
-    flow.side_mut(Direction::Forward).forget_syn();
-    flow.side_mut(Direction::Reply).forget_syn();
+    flow.change_side(Direction::Forward, TcpSide::forget_syn);
+    flow.change_side(Direction::Reply, TcpSide::forget_syn);
     note_segment(flow, Direction::Forward, segment, FlowState::Established)
 }

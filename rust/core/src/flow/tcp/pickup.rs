@@ -15,7 +15,7 @@ pub fn pick_up(flow: &mut Flow, direction: Direction, segment: &Segment) {
     flow.set_snd_nxt(direction, segment.end);
     flow.set_rcv_nxt(direction, segment.acknowledgement);
     if direction == Direction::Reply {
-        flow.side_mut(direction).hear(segment.window);
+        flow.change_side(direction, |side| side.hear(segment.window));
     }
 }
 

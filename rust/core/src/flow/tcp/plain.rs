@@ -23,7 +23,7 @@ pub fn is_plain(flow: &Flow, segment: &Segment) -> bool {
 /// [`follow`] for a plain segment, which changes no state. Says whether it is believed.
 #[inline(always)]
 pub fn follow_plain(flow: &mut Flow, direction: Direction, segment: &Segment) -> bool {
-    let (side, other) = flow.sides(direction);
+    let (mut side, other) = (flow.side(direction), flow.side(direction.other()));
     let number = segment.acknowledgement;
     let fits = within(segment.sequence, other.rcv_nxt, other.window())
         & acknowledges(number, (side.rcv_nxt, other.snd_nxt), side.window());
@@ -31,6 +31,7 @@ pub fn follow_plain(flow: &mut Flow, direction: Direction, segment: &Segment) ->
         side.note_end(other.rcv_nxt, segment);
         side.rcv_nxt = side.rcv_nxt.later(number);
         side.advertise(segment.window);
+        flow.set_side(direction, side);
     }
     fits
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::SplitMix64;
-use crate::flow::table::{Entry, FlowCold, FlowRare};
+use crate::flow::table::{ColdCells, EntryCells, FlowCold, RareCells};
 use crate::wire::segment::{MOST_SCALE, NO_SCALE};
 use Direction::{Forward, Reply};
 use FlowState::{Closing, Established, Pickup, SynReceived, SynSent};
@@ -27,31 +27,46 @@ fn judge(flow: &mut Flow, direction: Direction, segment: &Segment) -> Result<Tra
     if !is_plain(flow, segment) {
         return follow(flow, direction, segment);
     }
-    let sides = [*flow.side(Forward), *flow.side(Reply)];
+    let sides = [flow.side(Forward), flow.side(Reply)];
     let believed = follow_plain(flow, direction, segment);
-    let after = [*flow.side(Forward), *flow.side(Reply)];
-    (*flow.side_mut(Forward), *flow.side_mut(Reply)) = (sides[0], sides[1]);
+    let after = [flow.side(Forward), flow.side(Reply)];
+    flow.set_side(Forward, sides[0]);
+    flow.set_side(Reply, sides[1]);
     let step = follow(flow, direction, segment)?;
     assert_eq!((step.is_believed, step.to), (believed, Established));
-    assert_eq!([*flow.side(Forward), *flow.side(Reply)], after);
+    assert_eq!([flow.side(Forward), flow.side(Reply)], after);
     Ok(step)
 }
 
-#[derive(Clone, Copy, Default)]
 struct Scene {
-    entry: Entry,
-    cold: FlowCold,
-    rare: FlowRare,
+    entry: EntryCells,
+    cold: ColdCells,
+    rare: RareCells,
+}
+
+impl Clone for Scene {
+    fn clone(&self) -> Self {
+        let copy = Self::new(self.entry.state());
+        copy.entry.store(&self.entry.load());
+        copy.cold.store(&self.cold.load());
+        copy.rare.store(&self.rare.load());
+        copy
+    }
 }
 
 impl Scene {
     fn flow(&mut self) -> Flow<'_> {
-        Flow::new(&mut self.entry, &mut self.cold, &mut self.rare)
+        Flow::new(&self.entry, &self.cold, &self.rare)
     }
 
     fn new(state: FlowState) -> Self {
-        let mut scene = Self::default();
+        let scene = Self {
+            entry: EntryCells::default(),
+            cold: ColdCells::default(),
+            rare: RareCells::default(),
+        };
         scene.entry.set_state(state);
+        scene.cold.store(&FlowCold::default());
         scene
     }
 
@@ -230,10 +245,10 @@ fn follow_guesses_change_nothing() {
     for guess in far {
         for flags in [ACK, FIN_ACK, SYN, SYN_ACK, 0x08] {
             let mut scene = Scene::established();
-            let before = (*scene.flow().side(Forward), *scene.flow().side(Reply));
+            let before = (scene.flow().side(Forward), scene.flow().side(Reply));
             let step = scene.take((Forward, flags, guess, 0x6000_0000, 0)).unwrap();
             assert_eq!((step.to, step.is_believed), (Established, false));
-            let after = (*scene.flow().side(Forward), *scene.flow().side(Reply));
+            let after = (scene.flow().side(Forward), scene.flow().side(Reply));
             if flags & SYN == 0 {
                 assert_eq!(before, after);
             }
@@ -524,13 +539,13 @@ fn follow_forged_fin_ahead_is_forgotten() {
 fn follow_fin_again_changes_nothing() {
     let mut scene = Scene::established();
     scene.run(&[(Forward, FIN_ACK, 101, 501, 0), (Reply, ACK, 501, 102, 0)]);
-    let before = [*scene.flow().side(Forward), *scene.flow().side(Reply)];
+    let before = [scene.flow().side(Forward), scene.flow().side(Reply)];
     scene.run(&[
         (Forward, FIN_ACK, 101, 501, 0),
         (Forward, FIN_ACK, 700, 501, 0),
     ]);
     assert_eq!(
-        [*scene.flow().side(Forward), *scene.flow().side(Reply)],
+        [scene.flow().side(Forward), scene.flow().side(Reply)],
         before
     );
     assert_eq!(scene.run(&[(Reply, FIN_ACK, 501, 102, 0)]), [Closing]);
@@ -632,7 +647,7 @@ fn follow_forged_syn_hides_no_data_of_the_first() {
     scene.run(&[(Forward, SYN, 7000, 0, 20)]);
     assert!(scene.believes((Forward, SYN, 100, 0, 10)));
     scene.run(&[(Forward, SYN, 7000, 0, 20), (Forward, SYN, 7000, 0, 0)]);
-    let mut other = scene;
+    let mut other = scene.clone();
     assert_eq!(scene.run(&[(Reply, SYN_ACK, 500, 111, 0)]), [SynReceived]);
     assert_eq!(other.run(&[(Reply, SYN_ACK, 500, 7021, 0)]), [SynReceived]);
 }
@@ -674,7 +689,7 @@ fn follow_any_segments_keep_numbers_in_order() {
     let mut draw = move |bound: u64| random.draw() % bound;
     let begun = [Scene::opened(), Scene::established(), Scene::new(Pickup)];
     for number in 0..30_000 {
-        let mut scene = begun[number % 3];
+        let mut scene = begun[number % 3].clone();
         if number % 3 == 2 {
             let first = [Forward, Reply][draw(2) as usize];
             pick_up(&mut scene.flow(), first, &segment(100, 500, ACK, 1));

@@ -18,7 +18,7 @@ fn stored() -> Vec<u8> {
     let mut table = Table::new(64, KEY).unwrap();
     for n in 0..FLOWS {
         let number = table.insert(entry(n), 30);
-        let mut flow = table.flow_mut(number);
+        let mut flow = table.flow(number);
         if flow.state() == FlowState::Established {
             for direction in [
                 crate::base::Direction::Forward,
@@ -26,7 +26,7 @@ fn stored() -> Vec<u8> {
             ] {
                 flow.set_snd_nxt(direction, SeqNumber::new(n + 1000));
                 flow.set_rcv_nxt(direction, SeqNumber::new(n + 2000));
-                flow.side_mut(direction).hear(100);
+                flow.change_side(direction, |side| side.hear(100));
             }
         }
     }
@@ -55,14 +55,14 @@ fn flows_are_as_old_by_another_clock_as_they_were() {
     assert_eq!((kept.flows, kept.dropped), (count as u64, 0));
     let (mut last, mut at) = (Nanos::ZERO, table.head(FlowState::Udp));
     while let Some(number) = at {
-        let found = *table.entry(number);
+        let found = table.entry(number).load();
         let was = entry(u32::from(found.client_port) - 1);
         assert_eq!(found.server, was.server + 60);
         assert_eq!(LATER.since(found.last_seen), NOW.since(was.last_seen));
         assert!(last <= found.last_seen, "the list is in order of last use");
         (last, at) = (
             found.last_seen,
-            crate::flow::table::present(table.cold(number).following),
+            crate::flow::table::present(table.cold(number).following.get()),
         );
     }
     assert_ne!(last, Nanos::ZERO);
@@ -74,7 +74,7 @@ fn a_machine_that_is_up_for_less_than_a_flow_was_idle_keeps_it() {
     let kept = read(&mut table, &stored(), Nanos::new(5));
     assert_ne!(kept.flows, 0);
     for number in table.numbers().collect::<Vec<_>>() {
-        assert_eq!(table.entry(number).last_seen, Nanos::new(1));
+        assert_eq!(table.entry(number).last_seen(), Nanos::new(1));
     }
 }
 
@@ -83,8 +83,8 @@ fn an_established_flow_keeps_what_was_acknowledged_and_no_other_number() {
     let mut table = Table::new(100, KEY).unwrap();
     read(&mut table, &stored(), LATER);
     let number = table.head(FlowState::Established).unwrap();
-    let n = u32::from(table.entry(number).client_port) - 1;
-    let flow = table.flow_mut(number);
+    let n = u32::from(table.entry(number).client_port()) - 1;
+    let flow = table.flow(number);
     for direction in [
         crate::base::Direction::Forward,
         crate::base::Direction::Reply,
@@ -101,10 +101,13 @@ fn what_is_there_already_stays_as_it_is() {
     let mut table = Table::new(100, KEY).unwrap();
     let first = read(&mut table, &bytes, LATER);
     let number = table.head(FlowState::Udp).unwrap();
-    let before = *table.entry(number);
+    let before = table.entry(number).load();
     let second = read(&mut table, &bytes, LATER.plus(5));
     assert_eq!((second.flows, second.dropped), (0, first.flows));
-    assert_eq!((table.len(), *table.entry(number)), (first.flows, before));
+    assert_eq!(
+        (table.len(), table.entry(number).load()),
+        (first.flows, before)
+    );
 }
 
 #[test]
@@ -141,7 +144,7 @@ proptest! {
         let kept = read(&mut table, &bytes, LATER);
         prop_assert_eq!(kept.flows, table.len());
         for number in table.numbers().collect::<Vec<_>>() {
-            let found = *table.entry(number);
+            let found = table.entry(number).load();
             let was = (0..FLOWS).map(entry).find(|each| {
                 (each.client(), each.client_port) == (found.client(), found.client_port)
             });

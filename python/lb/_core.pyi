@@ -248,3 +248,27 @@ def scatter(
         LbError: CAP_BPF, CAP_NET_ADMIN or the kernel's feature (Linux 5.18) is missing, or the frame does not fit.
         ValueError: rate or time is no positive number.
     """
+
+def create_table_map(capacity: int, path: str) -> int:
+    """
+    Have the kernel make a map that a flow table fits in (Linux 5.5), and pin it: it lasts until its path is removed.
+
+    Args:
+        capacity: flows of the table.
+        path: in a BPF file system; nothing is there yet.
+
+    Returns:
+        A descriptor of the map, which the caller closes: what `DataPath` takes as `table_fd`.
+
+    Raises:
+        OSError: without CAP_BPF, without so much memory, outside of a BPF file system.
+        LbError: no table has this capacity.
+    """
+
+def open_table_map(path: str) -> int:
+    """
+    Return a descriptor of the map that is pinned at a path, which the caller closes.
+
+    Raises:
+        OSError: there is none, or CAP_BPF is missing.
+    """

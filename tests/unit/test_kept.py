@@ -191,7 +191,15 @@ def test_names_that_are_damaged_are_not_believed(folder: Path) -> None:
 
 GOOD = Names.of(make_snapshot(), 7, 1, drawn=True)
 EMPTY = Names(
-    format=kept_names.FORMAT, sequence=1, table=0, seed=1, drawn=False, interfaces=(), services=(), servers=()
+    format=kept_names.FORMAT,
+    sequence=1,
+    table=0,
+    memory="file",
+    seed=1,
+    drawn=False,
+    interfaces=(),
+    services=(),
+    servers=(),
 )
 
 

@@ -288,6 +288,7 @@ NAMES = Names(
     format=kept_names.FORMAT,
     sequence=0,
     table=0,
+    memory="file",
     seed=1,
     drawn=False,
     interfaces=("eth0",),

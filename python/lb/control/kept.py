@@ -2,7 +2,8 @@
 What outlives a process: the flow table's memory, and what its ids mean, in a state directory.
 
 Used by the runtime where `lb run --state` asks for it. The directory has two places for a table, `table.0` and
-`table.1`, and two for what its ids mean, `names.0` and `names.1`: a process writes where the one before it did not, so
+`table.1`, and two for what its ids mean, `names.0` and `names.1`, and a table may be a map of the kernel instead
+(`lb.control.table_memory`): a process writes where the one before it did not, so
 whenever it is killed, one of each is whole. `lock` is held as long as a process uses the directory. All files are
 opened at the start, while this process has the rights for it (`lb.control.state_files`), and used by their descriptors
 from then on. The core believes nothing of a table that it has not checked (`rust/core/src/flow/table/image.rs`), and
@@ -27,10 +28,11 @@ from lb.control.kept_names import MOST_BYTES, Content, Names, parsed, signature,
 from lb.control.predecessor import Predecessor
 from lb.control.standing import Standing
 from lb.control.standing import signature as signature_of
+from lb.control.table_memory import TABLES, TableMemory, Where
 from lb.errors import LbError
 from lb.model.snapshot import Snapshot
 
-LOCK, TABLES, NAMES = "lock", ("table.0", "table.1"), ("names.0", "names.1")
+LOCK, NAMES = "lock", ("names.0", "names.1")
 STANDINGS = ("standing.0", "standing.1")
 # The socket at which this process waits for one that takes over from it.
 SUCCESSORS = "successors"
@@ -74,6 +76,9 @@ class StateDirectory:
         self.is_beside = False
         self._stack = ExitStack()
         self._files: dict[str, int] = {}
+        self._tables: TableMemory
+        # A descriptor of the table that was left; None: there is none that can be used.
+        self._table_left: int | None = None
         # Where a successor finds this process.
         self.successors: socket.socket
         # Which of the tables is this process's.
@@ -92,24 +97,26 @@ class StateDirectory:
         self._trouble: str | None = None
 
     @classmethod
-    def open(cls, path: Path, predecessor: Predecessor | None = None) -> StateDirectory:
+    def open(
+        cls, path: Path, predecessor: Predecessor | None = None, capacity: int | None = None, owner: int | None = None
+    ) -> StateDirectory:
         """
-        Make the directory if there is none, and open its files.
+        Make the directory if there is none, open its files, and make what needs rights.
 
         Args:
             path: where it is.
             predecessor: the process that uses it, to take over from; None: none does.
+            capacity: flows of this process's table, which may be a map of the kernel then; None: it is a file.
+            owner: user id that this process is going to have; None: its own.
 
         Raises:
             LbError: another process uses it, it is not in memory, it is not ours alone, or it cannot be made.
         """
         state = cls(path)
         try:
-            state._open_files(predecessor)
+            state._open_files(predecessor, owner)
             state.read_left()
-            if state.is_beside and state.left is None:
-                # Nothing tells which table is theirs.
-                raise LbError("take-over: what the running balancer's flows mean cannot be read: restart it instead")
+            state._open_tables(capacity)
         except BlockingIOError:
             state.close()
             raise LbError(f"another balancer uses the state directory {path}: stop it first") from None
@@ -121,7 +128,7 @@ class StateDirectory:
             raise
         return state
 
-    def _open_files(self, predecessor: Predecessor | None) -> None:
+    def _open_files(self, predecessor: Predecessor | None, owner: int | None) -> None:
         """Open lock, tables and names, the lock first: nothing is judged while another process may change it."""
         directory = state_files.open_directory(self.path)
         self._stack.callback(os.close, directory)
@@ -136,6 +143,9 @@ class StateDirectory:
             if name == LOCK and not is_shared:
                 state_files.hold_lock(descriptor)
             state_files.require_private(descriptor, self.path / name)
+        self._tables = TableMemory(self.path, (self._files[TABLES[0]], self._files[TABLES[1]]))
+        self._stack.callback(self._tables.close)
+        self._tables.find_pins(directory, owner)
         waiting = None if predecessor is None else predecessor.take(SUCCESSORS)
         listens = state_files.listen(directory, SUCCESSORS) if waiting is None else socket.socket(fileno=waiting)
         self.successors = self._stack.enter_context(listens)
@@ -146,12 +156,29 @@ class StateDirectory:
         self.left = max(found, key=lambda names: names.sequence, default=None)
         if self.left is not None:
             self._place, self._sequence = 1 - self.left.table, self.left.sequence
-        elif any(os.fstat(self._files[name]).st_size for name in TABLES):
+        elif self._tables.has_files():
             self._trouble = "what was left cannot be read: flows begin empty"
         standings = self._parsed(STANDINGS, Standing)
         self.standing_left = max(standings, key=lambda standing: standing.sequence, default=None)
         if self.standing_left is not None:
             self._standing_sequence = self.standing_left.sequence
+
+    def _open_tables(self, capacity: int | None) -> None:
+        """Open the table that was left, and make this process's."""
+        trouble = None
+        if self.left is not None:
+            try:
+                self._table_left = self._tables.open_left(self.left.table, self.left.memory)
+            except LbError as error:
+                trouble = f"the flow table that was left cannot be opened: {error}"
+                self.left, self._trouble = None, f"{trouble}: flows begin empty"
+        if self.is_beside and self.left is None:
+            # Nothing tells which table is theirs, or it is out of reach.
+            why = trouble or "what the running balancer's flows mean cannot be read"
+            raise LbError(f"take-over: {why}: restart it instead")
+        if self.left is None:
+            self._tables.clear(1 - self._place)
+        self._tables.prepare(self._place, capacity)
 
     def _parsed(self, names: tuple[str, ...], kind: type[Content]) -> list[Content]:
         contents = (state_files.content(self._files[name], MOST_BYTES) for name in names)
@@ -159,7 +186,15 @@ class StateDirectory:
 
     def close(self) -> None:
         """Let another process have the directory."""
+        if not self._is_keeping and "_tables" in vars(self):
+            # Nobody would find it.
+            self._tables.drop_made()
         self._stack.close()
+
+    @property
+    def where(self) -> Where:
+        """Where this process's table is."""
+        return self._tables.where(self._place)
 
     def descriptors(self) -> dict[str, int]:
         """Return what a successor goes on with."""
@@ -172,8 +207,8 @@ class StateDirectory:
 
     def new_table(self, capacity: int, ids: int = 0) -> int:
         """
-        Return a descriptor of the empty file for this process's table. A first process needs room for two: the next
-        one has its own beside it. Where that is gone, what was left is given up for it.
+        Return a descriptor of the empty file, or map of the kernel, for this process's table. Of files, a first process
+        needs room for two: the next one has its own beside it. Where that is gone, what was left is given up for it.
 
         Args:
             capacity: flows of the table.
@@ -182,21 +217,29 @@ class StateDirectory:
         Raises:
             LbError: there is not enough room for it.
         """
+        names = len(NAMES) * (NAMES_BYTES + ids * NAME_BYTES)
         try:
-            self._make_room(capacity * FLOW_BYTES + MORE_BYTES, len(NAMES) * (NAMES_BYTES + ids * NAME_BYTES))
+            made = self._tables.take(self._place, capacity)
+            if made is not None:
+                self._require_room(names, "what the flows' ids mean")
+                return made
+            self._make_room(capacity * FLOW_BYTES + MORE_BYTES, names)
         except OSError as error:
             raise self._failed(error) from None
         return self._files[TABLES[self._place]]
 
     def _make_room(self, table: int, names: int) -> None:
         lock, whose, needed = self._files[LOCK], "the flow table", table + names
-        os.ftruncate(self._files[TABLES[self._place]], 0)
+        self._tables.clear(self._place)
         if self.left is None and not self.is_beside:
-            os.ftruncate(self._files[TABLES[1 - self._place]], 0)
+            self._tables.clear(1 - self._place)
             needed, whose = needed + table, "two flow tables, that of the next start is made beside the one in use"
         elif not self.is_beside and state_files.free_bytes(lock) < needed:
             self.give_up("there is no room for a table beside the one that was left")
-        if (free := state_files.free_bytes(lock)) < needed:
+        self._require_room(needed, whose)
+
+    def _require_room(self, needed: int, whose: str) -> None:
+        if (free := state_files.free_bytes(self._files[LOCK])) < needed:
             way_out = "make its file system larger, or flows.capacity smaller"
             raise LbError(f"{needed} bytes are needed in {self.path} for {whose}; {free} are free: {way_out}")
 
@@ -208,8 +251,12 @@ class StateDirectory:
         self._trouble = f"{why}: its flows are lost"
         # Names go first: they mean nothing without it.
         self._invalidate()
-        os.ftruncate(self._files[TABLES[1 - self._place]], 0)
+        self._clear_left()
         return True
+
+    def _clear_left(self) -> None:
+        self._table_left = None
+        self._tables.clear(1 - self._place)
 
     def keep(self, engine: Engine, snapshot: Snapshot, now_ns: int, drawn_seed: int | None = None) -> Kept:
         """
@@ -240,18 +287,18 @@ class StateDirectory:
         """Have the room of the table that was left, once no process looks at it."""
         # A process that is killed before this leaves two tables, and the names say which of them counts.
         with contextlib.suppress(OSError):
-            os.ftruncate(self._files[TABLES[1 - self._place]], 0)
+            self._clear_left()
         # Where there was no room for names beside two tables, there is now.
         with self._noting:
             if self._latest is not None:
                 self._note(self._latest)
 
     def _take_over(self, engine: Engine, snapshot: Snapshot, now_ns: int) -> Kept:
-        if self.left is None:
+        if self.left is None or self._table_left is None:
             return Kept(trouble=self._trouble)
         ids = translations(self.left, snapshot)
         try:
-            return Kept(*engine.keep_flows(self._files[TABLES[self.left.table]], ids.rows, ids.interfaces, now_ns))
+            return Kept(*engine.keep_flows(self._table_left, ids.rows, ids.interfaces, now_ns))
         except OSError as error:
             way_out = "start again, or remove the directory to begin without them"
             raise LbError(
@@ -308,7 +355,8 @@ class StateDirectory:
     def _write(self, snapshot: Snapshot) -> None:
         """Write names with the next sequence number, where the last ones are not."""
         self._sequence += 1
-        names = Names.of(snapshot, self._sequence, self._place, snapshot.seed == self._drawn_seed)
+        drawn = snapshot.seed == self._drawn_seed
+        names = Names.of(snapshot, self._sequence, self._place, drawn, self.where.memory)
         state_files.write_whole(self._files[NAMES[self._sequence % 2]], written(names))
 
     def _invalidate(self) -> None:

@@ -17,7 +17,7 @@ from lb.backends.base import ServerIds
 from lb.fields.types import Port, Seed
 from lb.model.snapshot import Snapshot
 
-FORMAT = 2
+FORMAT = 3
 # More than the names of as many servers as ids can tell apart in practice: 1 million take 50 MB.
 MOST_BYTES = 64 << 20
 
@@ -27,6 +27,7 @@ Id = Annotated[int, Field(ge=0, lt=2**32)]
 # Of services and servers in a request: more than there are in practice, and few enough for a list of all below.
 LowId = Annotated[int, Field(ge=0, lt=2**20)]
 Row = TypeVar("Row")
+Memory = Literal["file", "map"]
 
 
 class ServiceRow(NamedTuple):
@@ -77,6 +78,7 @@ class Names(BaseModel):
         format: of the file.
         sequence: counts what was written to the directory, by all processes.
         table: which of the directory's two tables.
+        memory: whether that is a file of the directory, or a map of the kernel.
         seed: of the snapshot: hashes place flows by it.
         drawn: whether that seed was drawn: one of a configuration ends with it.
         interfaces: names, by id.
@@ -90,6 +92,7 @@ class Names(BaseModel):
     format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]
     sequence: Annotated[int, Field(ge=0, lt=2**63)]
     table: Annotated[int, Field(ge=0, le=1)]
+    memory: Memory
     seed: Seed
     drawn: bool
     interfaces: tuple[str, ...]
@@ -104,12 +107,13 @@ class Names(BaseModel):
         return self
 
     @classmethod
-    def of(cls, snapshot: Snapshot, sequence: int, table: int, drawn: bool = False) -> Names:
+    def of(cls, snapshot: Snapshot, sequence: int, table: int, drawn: bool = False, memory: Memory = "file") -> Names:
         """Return what the ids of a snapshot mean."""
         return cls(
             format=FORMAT,
             sequence=sequence,
             table=table,
+            memory=memory,
             seed=snapshot.seed,
             drawn=drawn,
             interfaces=tuple(interface.name for interface in snapshot.interfaces),
@@ -145,7 +149,8 @@ class NamesPart(BaseModel):
     def names(self) -> Names:
         """Return it as names. Raise ValueError for a server of a service that is not there."""
         rows: dict[str, Any] = {"services": _listed(self.services), "servers": _listed(self.servers)}
-        return Names(format=FORMAT, sequence=0, table=0, seed=0, drawn=False, interfaces=self.interfaces, **rows)
+        place: dict[str, Any] = {"sequence": 0, "table": 0, "memory": "file"}
+        return Names(format=FORMAT, **place, seed=0, drawn=False, interfaces=self.interfaces, **rows)
 
 
 def _listed(rows: tuple[tuple[int, Row], ...]) -> tuple[Row | None, ...]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lb.config import Config, unprivileged
+from lb.config import Config, FlowsConfig, unprivileged
 from lb.control.api.listener import bind_socket
 from lb.control.kept import SUCCESSORS, StateDirectory
 from lb.control.predecessor import Predecessor
@@ -30,7 +30,7 @@ from lb.model.limits import MOST_WORKERS
 from lb.net.sockets import new_socket, open_direct_socket
 from lb.privileges import trust
 from lb.privileges.broker import Broker
-from lb.privileges.drop import Notice, drop_privileges
+from lb.privileges.drop import Notice, choose_account, drop_privileges
 
 # Most interfaces that sockets are made for; a configuration with more is a mistake.
 MOST_INTERFACES = 256
@@ -122,10 +122,12 @@ def prepared(
             made.predecessor = Predecessor.find(state / SUCCESSORS)
         if made.predecessor is not None:
             stack.callback(made.predecessor.close)
-        if state is not None:
-            made.state = StateDirectory.open(state, made.predecessor)
-            stack.callback(made.state.close)
         outline = _outline(config)
+        if state is not None:
+            account, _ = choose_account(user, "")
+            owner = None if account is None else account.uid
+            made.state = StateDirectory.open(state, made.predecessor, _capacity(outline), owner)
+            stack.callback(made.state.close)
         if (folder := _snapshot_folder(outline)) is not None:
             held = None if made.predecessor is None else made.predecessor.take(lock_name(folder))
             made.snapshots = SnapshotDirectory.open(folder, held)
@@ -149,6 +151,13 @@ def _open_sockets(made: Prepared, outline: dict[str, Any]) -> None:
         made.packet.append(new_socket(str(table.get("name"))))
         if table.get("transmit") == "direct":
             made.direct.append(open_direct_socket(str(table.get("name"))))
+
+
+def _capacity(outline: dict[str, Any]) -> int | None:
+    """Return how many flows the table of a configuration is for, when it has no mistake there."""
+    flows = outline.get("flows", {})
+    capacity = flows.get("capacity", default_of(FlowsConfig, "capacity")) if isinstance(flows, dict) else None
+    return capacity if isinstance(capacity, int) and outline.get("workers", 1) == 1 else None
 
 
 def _snapshot_folder(outline: dict[str, Any]) -> Path | None:

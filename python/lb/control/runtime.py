@@ -227,6 +227,9 @@ class Runtime:
             self._engine.carry(left.carried, ids.services, ids.servers)
             entries = enumerate(self._config.interfaces)
             self._rings = {number: left.rings.get(entry.name) for number, entry in entries}
+        where = self._state.where
+        kind = "a map of the kernel" if where.memory == "map" else "a file"
+        log.info("the flow table is %s, %s: %s", kind, where.path, where.why)
         if kept.trouble is not None:
             log.warning("%s: %s", path, kept.trouble)
         else:
@@ -486,6 +489,13 @@ class Runtime:
     def ignored_settings(self) -> list[str]:
         """Return a line for each setting that the backend does not follow, with what it does instead."""
         return ignored_settings(self._config, self._backend)
+
+    def table_memory(self) -> dict[str, str | None]:
+        """Return what the flow table's memory is, where, and why it is that."""
+        if self._state is None:
+            return {"memory": "private", "path": None, "why": "without --state it ends with the process"}
+        memory, path, why = self._state.where
+        return {"memory": memory, "path": str(path), "why": why}
 
     def describe_memory(self) -> str | None:
         """Return the size of the flow table, for a log line; None where the backend has no fixed size."""

@@ -80,12 +80,23 @@ def require_memory(path: Path, status: os.stat_result) -> None:
 
 def file_system(device: int) -> str:
     """Return the kind of file system that a device number (stat(2)) is of, as /proc/self/mountinfo has it."""
+    return _mount(device)[0]
+
+
+def mount_options(device: int) -> frozenset[str]:
+    """Return the options of the file system that a device number is of; none for one that is not mounted here."""
+    return frozenset(_mount(device)[1].split(","))
+
+
+def _mount(device: int) -> tuple[str, str]:
+    """Return kind and options of a file system."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
         before, _, after = line.partition(" - ")
         if before.split()[2] == wanted:
-            return after.split()[0]
-    return "an unknown file system"
+            kind, *_, options = after.split()
+            return kind, options
+    return "an unknown file system", ""
 
 
 def open_file(directory: int, name: str) -> int:

@@ -391,6 +391,9 @@ def check_running(_: Config, facts: Facts) -> Iterator[Finding]:
         yield Finding("running", "warn", f"the last reload failed: {error}", fix)
     if not trouble and not error:
         yield Finding("running", "pass", f"pid {status['pid']}, backend {status['backend']}")
+    if table := status.get("table_memory"):
+        where = f"{table['memory']} memory" if table["path"] is None else f"{table['memory']} {table['path']}"
+        yield Finding("flow table", "pass", f"{where}: {table['why']}")
     yield from _drops(status["counters"])
 
 

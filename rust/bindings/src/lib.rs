@@ -14,6 +14,7 @@ mod generate;
 mod primitives;
 mod report;
 mod result;
+mod table_map;
 
 use pyo3::prelude::*;
 
@@ -32,6 +33,8 @@ mod _core {
     use crate::primitives::{checksum, checksum_update, flow_hash, parse, source_hash};
     #[pymodule_export]
     use crate::result::PacketResult;
+    #[pymodule_export]
+    use crate::table_map::{create_table_map, open_table_map};
 
     /// Benches say what they ran.
     #[pymodule_export]

@@ -43,6 +43,7 @@ def build_status(
         "host_guard": asdict(facts.host_guard),
         "tasks": {name: _describe_task(task) for name, task in facts.tasks.items()},
         "table": counters["table"],
+        "table_memory": dict(facts.table_memory),
         "interfaces": [describe_interface(interface) for interface in snapshot.interfaces],
         "services": [describe_service(service, spec, counters, rates) for service in services(spec)],
         "counters": {key: value for key, value in counters.items() if key not in ("services", "servers", "table")},

@@ -21,6 +21,7 @@ class Facts:
         reloads, reload_failures: attempts, and those that changed nothing.
         tasks: the state of the background tasks, by name.
         host_guard: how the services' packets are kept from the host's kernel.
+        table_memory: what the flow table's memory is (`file`, `map`, `private`), its path, and why.
         stops_within_s: how long a drain before the stop may still take; None: there is none.
     """
 
@@ -35,4 +36,5 @@ class Facts:
     reload_failures: int = 0
     tasks: Mapping[str, TaskState] = field(default_factory=dict)
     host_guard: GuardState = NOT_GUARDED
+    table_memory: Mapping[str, str | None] = field(default_factory=dict)
     stops_within_s: float | None = None

@@ -40,6 +40,9 @@ class DataPathFigures(Protocol):
     def guard_state(self) -> GuardState:
         """Return how the services' packets are kept from the host's kernel."""
 
+    def table_memory(self) -> dict[str, str | None]:
+        """Return what the flow table's memory is, where, and why it is that."""
+
 
 class Published(Protocol):
     """What is published: `lb.control.controller.Controller`."""
@@ -131,6 +134,7 @@ class Sampler:
             reload_failures=self._reloads.counts["failure"],
             tasks=self._tasks(),
             host_guard=self._data_path.guard_state(),
+            table_memory=self._data_path.table_memory(),
             stops_within_s=self._stops_within_s(),
         )
 

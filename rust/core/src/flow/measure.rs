@@ -157,7 +157,7 @@ impl Before {
         Self {
             in_flight: flow.in_flight_plain(),
             snd_nxt: [Direction::Forward, Direction::Reply]
-                .map(|side| Some(flow.side(side).snd_nxt)),
+                .map(|side| Some(flow.side_cells(side).snd_nxt())),
         }
     }
 }

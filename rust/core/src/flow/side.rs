@@ -43,6 +43,26 @@ struct Noted {
 }
 
 impl SideCells {
+    /// [`TcpSide::snd_nxt`] alone.
+    #[inline(always)]
+    #[must_use]
+    pub fn snd_nxt(&self) -> SeqNumber {
+        SeqNumber::new(self.snd_nxt.get())
+    }
+
+    /// [`TcpSide::rcv_nxt`] alone.
+    #[inline(always)]
+    #[must_use]
+    pub fn rcv_nxt(&self) -> SeqNumber {
+        SeqNumber::new(self.rcv_nxt.get())
+    }
+
+    /// What is noted for later, alone.
+    #[inline(always)]
+    pub(super) fn flags(&self) -> u8 {
+        bytemuck::cast::<u32, Noted>(self.noted.get()).flags
+    }
+
     /// Its value.
     #[inline(always)]
     #[must_use]

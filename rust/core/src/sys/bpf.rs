@@ -1,6 +1,7 @@
-//! Small programs that the kernel runs for us: bpf(2).
+//! Small programs that the kernel runs for us, and memory that they and we share: bpf(2).
 #![allow(unsafe_code, reason = "system calls")]
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
@@ -12,10 +13,14 @@ use super::check::check;
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 2;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 /// What we know of `union bpf_attr` (linux/bpf.h), for loading a program.
 #[repr(C)]
 #[derive(Default)]
@@ -75,17 +80,60 @@ struct MapLookup {
     flags: u64,
 }
 
+/// The same, for a path that a map is pinned at.
+#[repr(C)]
+#[derive(Default)]
+struct Pinned {
+    path: u64,
+    map: u32,
+    flags: u32,
+}
+
+/// The same, for asking about a map.
+#[repr(C)]
+#[derive(Default)]
+struct AskInfo {
+    map: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_len: u32,
+    value_len: u32,
+    entries: u32,
+    flags: u32,
+}
+
 /// Make an array of one value of two words, both 0, that programs share with us. It ends with its descriptor.
 ///
 /// # Errors
 /// As bpf(2).
 pub fn create_two_words() -> io::Result<File> {
+    create_array(size_of::<[u64; 2]>() as u32, 1, 0)
+}
+
+/// Make an array of values of `value_len` bytes, all 0, that can be mapped (Linux 5.5). It ends with its descriptor,
+/// unless it is pinned.
+///
+/// # Errors
+/// As bpf(2): `EPERM` without the capability, `ENOMEM`.
+pub fn create_mappable(value_len: u32, entries: u32) -> io::Result<File> {
+    create_array(value_len, entries, BPF_F_MMAPABLE)
+}
+
+fn create_array(value_len: u32, entries: u32, flags: u32) -> io::Result<File> {
     let create = MapCreate {
         kind: BPF_MAP_TYPE_ARRAY,
         key_len: size_of::<u32>() as u32,
-        value_len: size_of::<[u64; 2]>() as u32,
-        entries: 1,
-        flags: 0,
+        value_len,
+        entries,
+        flags,
     };
     // SAFETY: the attributes live in this frame and have the length given. The kernel copies them.
     let fd = unsafe {
@@ -96,7 +144,85 @@ pub fn create_two_words() -> io::Result<File> {
             size_of::<MapCreate>(),
         )
     };
-    let fd = fd as RawFd;
+    own(fd)
+}
+
+/// Have a map outlive its descriptors: until its path, in a BPF file system, is removed.
+///
+/// # Errors
+/// As bpf(2): `EEXIST`, `EPERM` outside of such a file system.
+pub fn pin(map: &File, path: &CStr) -> io::Result<()> {
+    let pinned = Pinned {
+        path: path.as_ptr() as u64,
+        map: map.as_raw_fd().unsigned_abs(),
+        flags: 0,
+    };
+    // SAFETY: the attributes live in this frame and have the length given; the path is a string with its end.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_PIN,
+            &raw const pinned,
+            size_of::<Pinned>(),
+        )
+    };
+    check(answer as c_int).map(|_| ())
+}
+
+/// Open what is pinned at a path.
+///
+/// # Errors
+/// As bpf(2): `ENOENT`, `EPERM` without the capability.
+pub fn open_pinned(path: &CStr) -> io::Result<File> {
+    let pinned = Pinned {
+        path: path.as_ptr() as u64,
+        ..Pinned::default()
+    };
+    // SAFETY: as above.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw const pinned,
+            size_of::<Pinned>(),
+        )
+    };
+    own(fd)
+}
+
+/// Bytes of a mappable array of values of `value_len` bytes.
+///
+/// # Errors
+/// `InvalidInput` for any other map; as bpf(2) for what is none.
+pub fn mappable_len(map: &File, value_len: u32) -> io::Result<u64> {
+    let mut info = MapInfo::default();
+    let ask = AskInfo {
+        map: map.as_raw_fd().unsigned_abs(),
+        info_len: size_of::<MapInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the attributes live in this frame and have the length given; the kernel writes at most `info_len` bytes.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const ask,
+            size_of::<AskInfo>(),
+        )
+    };
+    check(answer as c_int)?;
+    let is_one = info.kind == BPF_MAP_TYPE_ARRAY
+        && info.value_len == value_len
+        && info.flags & BPF_F_MMAPABLE != 0;
+    if !is_one {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(u64::from(info.entries) * u64::from(value_len))
+}
+
+/// The descriptor that a system call has given.
+fn own(answer: libc::c_long) -> io::Result<File> {
+    let fd = answer as RawFd;
     check(fd)?;
     // SAFETY: the kernel just gave this descriptor to us; nothing else knows it.
     Ok(unsafe { File::from_raw_fd(fd) })
@@ -149,10 +275,7 @@ pub fn load_xdp(instructions: &[u64]) -> io::Result<File> {
             size_of::<ProgramLoad>(),
         )
     };
-    let fd = fd as RawFd;
-    check(fd)?;
-    // SAFETY: the kernel just gave this descriptor to us; nothing else knows it.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    own(fd)
 }
 
 /// Run an XDP program on frames that the kernel makes and really sends where the program says.
@@ -179,4 +302,30 @@ pub fn run_xdp_live(program: RawFd, frame: &[u8], repeat: u32) -> io::Result<()>
         )
     };
     check(answer as c_int).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the kernel lets this user: else it says so, and nothing else is to be seen.
+    #[test]
+    fn mappable_array_has_the_length_that_was_asked_for() {
+        let map = match create_mappable(64, 3) {
+            Ok(map) => map,
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+                return;
+            }
+        };
+        assert_eq!(mappable_len(&map, 64).unwrap(), 3 * 64);
+        assert!(mappable_len(&map, 32).is_err());
+        assert!(mappable_len(&create_two_words().unwrap(), 16).is_err());
+    }
+
+    #[test]
+    fn what_is_no_map_has_no_length() {
+        assert!(mappable_len(&File::open("/dev/null").unwrap(), 64).is_err());
+        assert!(open_pinned(c"/dev/null").is_err());
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! A flow table of millions of flows is read at random: with pages of 4 KiB nearly every packet would also miss the
 //! processor's page cache (TLB), and each miss costs a walk through tables that are themselves not in the cache.
-//! It is a process's own, or that of a file: then it outlives the process. Left out: locking and NUMA placement.
+//! It is a process's own, or that of a file or of a map of the kernel's: then it outlives the process. The kernel has
+//! its maps in pages of 4 KiB. Left out: locking and NUMA placement.
 #![allow(unsafe_code, reason = "mmap(2), madvise(2), mincore(2)")]
 
 use std::ops::Range;
@@ -10,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::{fs, io};
 
+use super::bpf;
 use super::cells::{Cell64, SharedLine};
 
 /// A huge page of this processor family. On others the advice is only less exact.
@@ -26,8 +28,16 @@ pub struct Memory {
     /// The first of the lines that are given out.
     start: NonNull<SharedLine>,
     lines: usize,
-    /// Whose memory it is; None: the process's own.
-    file: Option<fs::File>,
+    kind: Kind,
+}
+
+/// Whose memory it is.
+enum Kind {
+    /// The process's own.
+    Private,
+    File(fs::File),
+    /// The kernel's.
+    Map,
 }
 
 // SAFETY: the memory belongs to no thread, and of this process it is this value's alone. It is not `Sync`, as its lines
@@ -66,7 +76,7 @@ impl Memory {
             mapped_bytes,
             start: start.cast(),
             lines,
-            file: None,
+            kind: Kind::Private,
         })
     }
 
@@ -78,7 +88,7 @@ impl Memory {
     pub fn of_file(file: &fs::File, lines: usize) -> io::Result<Self> {
         let mut memory = Self::new(lines)?;
         let bytes = size_of_val(memory.lines());
-        memory.file = Some(file.try_clone()?);
+        memory.kind = Kind::File(file.try_clone()?);
         file.set_len(bytes as u64)?;
         let (rights, kind) = (
             libc::PROT_READ | libc::PROT_WRITE,
@@ -107,6 +117,43 @@ impl Memory {
         Ok(memory)
     }
 
+    /// Map an array of the kernel's, which its programs can read and write: a value per line. All of its memory is there
+    /// already.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it has another size; as mmap(2).
+    pub fn of_map(map: &fs::File, lines: usize) -> io::Result<Self> {
+        let bytes = lines.saturating_mul(LINE_BYTES);
+        if bpf::mappable_len(map, LINE_BYTES as u32)? != bytes as u64 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let fd = map.as_raw_fd();
+        // SAFETY: a new mapping at a place of the kernel's choice touches nothing that exists.
+        let base = unsafe { libc::mmap(ptr::null_mut(), bytes, rights, libc::MAP_SHARED, fd, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self {
+            base,
+            mapped_bytes: bytes,
+            start: base.cast(),
+            lines,
+            kind: Kind::Map,
+        })
+    }
+
+    /// Map such an array as long as it is.
+    ///
+    /// # Errors
+    /// As [`Self::of_map`].
+    pub fn of_whole_map(map: &fs::File) -> io::Result<Self> {
+        let bytes = bpf::mappable_len(map, LINE_BYTES as u32)?;
+        let lines = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)? / LINE_BYTES;
+        Self::of_map(map, lines)
+    }
+
     /// All lines.
     #[inline(always)]
     #[must_use]
@@ -124,10 +171,10 @@ impl Memory {
     pub fn populate(&self) -> io::Result<()> {
         let bytes = size_of_val(self.lines());
         let missing = (bytes as u64).saturating_sub(self.resident_bytes(0..self.lines)?);
-        if let Some(available) = available_bytes().filter(|&available| available < missing) {
-            let text = format!("{available} bytes are available");
-            return Err(io::Error::new(io::ErrorKind::OutOfMemory, text));
+        if missing == 0 {
+            return Ok(());
         }
+        require_available(missing)?;
         // SAFETY: the range is ours and mapped; its contents stay as they are.
         let result =
             unsafe { libc::madvise(self.start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
@@ -154,10 +201,12 @@ impl Memory {
     /// # Panics
     /// There are fewer lines.
     pub fn resident_bytes(&self, lines: Range<usize>) -> io::Result<u64> {
-        if let Some(file) = &self.file {
+        let byte = |line: usize| (line * LINE_BYTES) as u64;
+        match &self.kind {
+            Kind::Private => {}
             // mincore(2) says "all" of a file that this user may not open for writing.
-            let byte = |line: usize| (line * LINE_BYTES) as u64;
-            return data_bytes(file, byte(lines.start)..byte(lines.end));
+            Kind::File(file) => return data_bytes(file, byte(lines.start)..byte(lines.end)),
+            Kind::Map => return Ok(byte(lines.len())),
         }
         let lines = &self.lines()[lines];
         let bytes = size_of_val(lines);
@@ -202,6 +251,24 @@ fn data_bytes(file: &fs::File, range: Range<u64>) -> io::Result<u64> {
         bytes += at - data;
     }
     Ok(bytes)
+}
+
+/// Have the kernel make a map for [`Memory::of_map`].
+///
+/// # Errors
+/// `OutOfMemory` when the system says that there is less; else as bpf(2).
+pub fn create_map(lines: usize) -> io::Result<fs::File> {
+    let entries = u32::try_from(lines).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    require_available((lines * LINE_BYTES) as u64)?;
+    bpf::create_mappable(LINE_BYTES as u32, entries)
+}
+
+fn require_available(bytes: u64) -> io::Result<()> {
+    if let Some(available) = available_bytes().filter(|&available| available < bytes) {
+        let text = format!("{available} bytes are available");
+        return Err(io::Error::new(io::ErrorKind::OutOfMemory, text));
+    }
+    Ok(())
 }
 
 /// What the system could still give: to any process, and to our control group, as far as either is told.
@@ -316,6 +383,25 @@ mod tests {
             assert_eq!(last_word(&memory).get(), 7);
             assert_eq!(file.metadata().unwrap().len(), (lines * LINE_BYTES) as u64);
         }
+    }
+
+    #[test]
+    fn memory_of_a_map_is_what_the_map_keeps() {
+        let lines = PAGE_BYTES / LINE_BYTES + 1;
+        let Ok(map) = create_map(lines) else {
+            assert!(bpf::create_mappable(64, 1).is_err());
+            return;
+        };
+        let memory = Memory::of_map(&map, lines).unwrap();
+        assert!(memory.lines().iter().all(is_zero));
+        last_word(&memory).set(7);
+        memory.populate().unwrap();
+        let bytes = size_of_val(memory.lines()) as u64;
+        assert_eq!(memory.resident_bytes(0..lines).unwrap(), bytes);
+        drop(memory);
+        let memory = Memory::of_map(&map, lines).unwrap();
+        assert_eq!(last_word(&memory).get(), 7);
+        assert!(Memory::of_map(&map, lines - 1).is_err());
     }
 
     /// A file without a name, in memory where that is possible.

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::ops::Range;
 
 use crate::sys::cells::SharedLine;
-use crate::sys::memory::Memory;
+use crate::sys::memory::{self, Memory};
 
 pub use crate::sys::cells::Line;
 
@@ -51,19 +51,34 @@ impl Arena {
             })
     }
 
-    /// Take the memory of an empty file, which becomes `lines` cache lines long. All of it at once: a file system that
-    /// is full later would end the process.
+    /// Take the memory of an empty file, which becomes `lines` cache lines long, or of a map of the kernel's that is as
+    /// long. All of it at once: a file system that is full later would end the process.
     ///
     /// # Errors
     /// `Memory` when there is not that much.
     pub fn of_file(file: &File, lines: usize) -> Result<Self, TableError> {
         let bytes = lines.saturating_mul(size_of::<Line>());
-        let memory = Memory::of_file(file, lines);
-        let arena = memory
-            .map(Self)
-            .map_err(|source| TableError::Memory { bytes, source })?;
+        let failed = |source| TableError::Memory { bytes, source };
+        let is_file = file.metadata().map_err(failed)?.is_file();
+        let memory = if is_file {
+            Memory::of_file(file, lines)
+        } else {
+            Memory::of_map(file, lines)
+        };
+        let arena = Self(memory.map_err(failed)?);
         arena.populate()?;
         Ok(arena)
+    }
+
+    /// Have the kernel make a map of that many lines for [`Self::of_file`].
+    ///
+    /// # Errors
+    /// `Memory` when there is not that much, or it refuses.
+    pub fn create_map(lines: usize) -> Result<File, TableError> {
+        memory::create_map(lines).map_err(|source| TableError::Memory {
+            bytes: lines.saturating_mul(size_of::<Line>()),
+            source,
+        })
     }
 
     /// Have all of its memory now.

@@ -33,6 +33,13 @@ impl<'a> Flow<'a> {
         self.cold.sides[direction as usize].load()
     }
 
+    /// The same in its place in the table, to look at a part of it.
+    #[inline(always)]
+    #[must_use]
+    pub fn side_cells(&self, direction: Direction) -> &'a SideCells {
+        &self.cold.sides[direction as usize]
+    }
+
     /// Note it anew. Which numbers are known is not changed by it.
     #[inline(always)]
     pub fn set_side(&mut self, direction: Direction, side: TcpSide) {
@@ -244,8 +251,8 @@ impl<'a> Flow<'a> {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         const KNOWN: u8 = mark::SND_NXT << Direction::Reply as u8 | mark::RCV_NXT;
-        let [client, server] = self.cold.sides.each_ref().map(SideCells::load);
-        let left = server.snd_nxt.since(client.rcv_nxt);
+        let [client, server] = &self.cold.sides;
+        let left = server.snd_nxt().since(client.rcv_nxt());
         if self.entry.marks() & KNOWN == KNOWN && left < 1 << 31 {
             left
         } else {
@@ -257,8 +264,8 @@ impl<'a> Flow<'a> {
     #[inline(always)]
     #[must_use]
     pub fn in_flight_plain(&self) -> u32 {
-        let [client, server] = self.cold.sides.each_ref().map(SideCells::load);
-        let left = server.snd_nxt.since(client.rcv_nxt);
+        let [client, server] = &self.cold.sides;
+        let left = server.snd_nxt().since(client.rcv_nxt());
         debug_assert_eq!(left, self.in_flight());
         left
     }

@@ -3,11 +3,9 @@
 //! Nothing is believed that was not checked. The header must be ours in every size, and an entry whole, no older than
 //! now, one whose keys the index knows by their hashes, and one of a server that its three ids agree on. So neither a
 //! damaged key nor a damaged id gives a flow to another server. Index, lists and chain of free entries are made anew.
-//! Plain reads, so that a file that is cut short is an error and no signal. The file stays as it is: a process that is
-//! killed meanwhile leaves it to the next.
+//! The file stays as it is: a process that is killed meanwhile leaves it to the next.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use super::Table;
 use super::arena::{Line, TableError};
@@ -17,6 +15,7 @@ use super::flow::Flow;
 use super::header::{HEADER_LINES, MAGIC, NONE, Sizes, TableHeader};
 use super::kept::{Kept, Row, Translation};
 use super::layouts::entry_reader;
+use super::source::Source;
 use crate::base::{IngressNeighbour, InterfaceId, Nanos};
 use crate::flow::side::TcpSide;
 use crate::flow::state::FlowState;
@@ -26,7 +25,7 @@ const PART: u32 = 1 << 13;
 
 /// A table that was left, as its header describes it.
 struct Image<'a> {
-    file: &'a File,
+    source: Source<'a>,
     sizes: Sizes,
     hash_key: [u64; 2],
     touched: u32,
@@ -141,11 +140,12 @@ fn is_whole(left: &Row, now: Nanos) -> bool {
 impl<'a> Image<'a> {
     fn of(file: &'a File) -> Result<Self, TableError> {
         let mut lines: [Line; HEADER_LINES] = bytemuck::Zeroable::zeroed();
-        let len = file.metadata()?.len();
+        let source = Source::of(file)?;
+        let len = source.len()?;
         if len < size_of_val(&lines) as u64 {
             return Err(TableError::Image("it is shorter than a header"));
         }
-        file.read_exact_at(bytemuck::cast_slice_mut(&mut lines), 0)?;
+        source.read_exact_at(bytemuck::cast_slice_mut(&mut lines), 0)?;
         let header: TableHeader = bytemuck::cast(lines);
         if header.magic != MAGIC {
             return Err(TableError::Image("it is no flow table"));
@@ -163,7 +163,7 @@ impl<'a> Image<'a> {
             return Err(TableError::Image("it has more entries than room"));
         }
         Ok(Self {
-            file,
+            source,
             sizes,
             hash_key: header.hash_key,
             touched: header.touched,
@@ -177,7 +177,7 @@ impl<'a> Image<'a> {
         let mut from = 0;
         while from < self.sizes.buckets {
             let count = PART.min(self.sizes.buckets - from) as usize;
-            let buckets: Vec<Bucket> = read_at(self.file, HEADER_LINES, from, count)?;
+            let buckets: Vec<Bucket> = read_at(&self.source, HEADER_LINES, from, count)?;
             for (hash, number) in buckets.iter().flat_map(Bucket::in_use) {
                 if let Some(sum) = sums.get_mut(number as usize) {
                     *sum = sum.wrapping_add(hash);
@@ -202,9 +202,9 @@ impl<'a> Image<'a> {
         count: usize,
     ) -> Result<impl Iterator<Item = Row> + use<>, TableError> {
         let sizes = &self.sizes;
-        let entries: Vec<Line> = read_at(self.file, sizes.entries_at, from, count)?;
-        let colds: Vec<FlowCold> = read_at(self.file, sizes.cold_from, from, count)?;
-        let rares: Vec<FlowRare> = read_at(self.file, sizes.rare_from, from, count)?;
+        let entries: Vec<Line> = read_at(&self.source, sizes.entries_at, from, count)?;
+        let colds: Vec<FlowCold> = read_at(&self.source, sizes.cold_from, from, count)?;
+        let rares: Vec<FlowRare> = read_at(&self.source, sizes.rare_from, from, count)?;
         let parts = entries.into_iter().map(self.entry).zip(colds).zip(rares);
         Ok(parts.map(|((entry, cold), rare)| Row {
             entry,
@@ -218,16 +218,16 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Read a part of what begins at a line, `from` counted in things of its kind.
+/// Read a part of what begins at a line, `from` counted in things of its kind: so many as fill whole lines.
 fn read_at<T: bytemuck::Pod>(
-    file: &File,
+    source: &Source<'_>,
     line: usize,
     from: u32,
     count: usize,
 ) -> Result<Vec<T>, TableError> {
     let mut things = vec![T::zeroed(); count];
-    let at = line * size_of::<Line>() + from as usize * size_of::<T>();
-    file.read_exact_at(bytemuck::cast_slice_mut(&mut things), at as u64)?;
+    let line = line + from as usize * size_of::<T>() / size_of::<Line>();
+    source.read_exact_at(bytemuck::cast_slice_mut(&mut things), line)?;
     Ok(things)
 }
 

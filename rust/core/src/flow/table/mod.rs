@@ -26,6 +26,7 @@ mod layouts;
 mod lists;
 mod parts;
 mod rows;
+mod source;
 mod stored;
 
 use std::fs::File;
@@ -79,7 +80,8 @@ impl Table {
         Ok(Self::over(Arena::new(sizes.lines)?, &sizes, hash_key))
     }
 
-    /// Make an empty table in the memory of an empty file, where it outlives the process.
+    /// Make an empty table in the memory of an empty file or of a new map of [`Self::create_map`], where it outlives the
+    /// process.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -90,6 +92,14 @@ impl Table {
             &sizes,
             hash_key,
         ))
+    }
+
+    /// Have the kernel make a map that a table fits in. It ends with its descriptor, unless it is pinned.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn create_map(capacity: u64) -> Result<File, TableError> {
+        Arena::create_map(Sizes::of(capacity)?.lines)
     }
 
     fn over(arena: Arena, sizes: &Sizes, hash_key: [u8; 16]) -> Self {

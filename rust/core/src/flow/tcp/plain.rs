@@ -15,8 +15,8 @@ use crate::wire::tcp::flag;
 pub fn is_plain(flow: &Flow, segment: &Segment) -> bool {
     const CONTROL: u8 = flag::SYN | flag::RST | flag::FIN | flag::ACK;
     const UNUSUAL: u8 = note::FIN_AHEAD | note::DATA_AHEAD | note::UNHEARD;
-    let noted = flow.side(Direction::Forward).flags & UNUSUAL
-        | flow.side(Direction::Reply).flags & (UNUSUAL | note::SYN_AGAIN);
+    let noted = flow.side_cells(Direction::Forward).flags() & UNUSUAL
+        | flow.side_cells(Direction::Reply).flags() & (UNUSUAL | note::SYN_AGAIN);
     segment.flags & CONTROL == flag::ACK && flow.state() == FlowState::Established && noted == 0
 }
 

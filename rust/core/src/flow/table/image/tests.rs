@@ -5,6 +5,7 @@ use crate::base::{Ip, MacNumber};
 use crate::flow::table::layouts::as_version_4;
 use proptest::prelude::*;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 pub const NOW: Nanos = Nanos::new(10_000_000_000);
@@ -82,6 +83,30 @@ fn taken(file: &File, capacity: u64) -> Result<(Table, Kept), TableError> {
     let mut table = Table::new(capacity, [9; 16])?;
     let kept = table.keep_from(file, translate, interface, NOW, |_, _, _| {})?;
     Ok((table, kept))
+}
+
+/// Where the kernel lets this user make one.
+#[test]
+fn flows_in_a_map_of_the_kernel_are_kept_as_those_in_a_file() {
+    let Ok(map) = Table::create_map(64) else {
+        return;
+    };
+    let scratch = Scratch::new("map").unwrap();
+    left(&scratch.1, 40);
+    left(&map, 40);
+    let ((in_file, file), (in_map, kept)) =
+        (taken(&scratch.1, 64).unwrap(), taken(&map, 64).unwrap());
+    assert_eq!(kept, file);
+    let entries = |table: &Table| -> Vec<_> {
+        let all = table.numbers().map(|number| table.entry(number).load());
+        all.collect()
+    };
+    assert_eq!(entries(&in_map), entries(&in_file));
+    assert_ne!(kept.flows, 0);
+    assert!(
+        Table::in_file(65, KEY, &map).is_err(),
+        "it has another size"
+    );
 }
 
 #[test]

@@ -1,0 +1,172 @@
+"""Flow tables in maps of the kernel, which outlive their process while they are pinned; rule 23.1, flows."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Box, from_client, make_snapshot, open_flow, request
+
+from lb import _core
+from lb.compiler.spec import Spec
+from lb.config import parse
+from lb.control import table_memory
+from lb.control.kept import Kept, StateDirectory
+from lb.control.table_memory import BPF, PINS, TABLES
+from lb.errors import LbError
+
+CAPACITY = 64
+FLOWS = 20
+SPEC = Spec(
+    parse("""
+[[interface]]
+name = "eth0"
+[[service]]
+name = "web"
+address = "198.18.1.100"
+port = 80
+""")
+)
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a BPF file system")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a state directory in which a BPF file system is mounted."""
+    path = Path(tempfile.mkdtemp(prefix="flowlb-test-", dir="/dev/shm"))
+    (path / BPF).mkdir()
+    mounted = subprocess.run(["mount", "-t", "bpf", "bpf", path / BPF], capture_output=True, text=True, check=False)
+    try:
+        if mounted.returncode:
+            pytest.skip(f"a BPF file system cannot be mounted here: {mounted.stderr.strip()}")
+        try:
+            os.close(_core.create_table_map(1, str(path / BPF / "try")))
+        except OSError as error:
+            pytest.skip(f"the kernel makes no map here: {error}")
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path / BPF], capture_output=True, check=False)
+        shutil.rmtree(path)
+
+
+def started(folder: Path, capacity: int = CAPACITY) -> tuple[StateDirectory, Box, Kept]:
+    """Do what a process does at its start."""
+    state, snapshot = StateDirectory.open(folder, capacity=capacity), make_snapshot()
+    try:
+        box = Box("rust", snapshot, capacity=capacity, table_fd=state.new_table(capacity))
+        found = state.keep(box.path, snapshot, box.now)
+        state.begin(snapshot, SPEC)
+        state.forget_left()
+        return state, box, found
+    except BaseException:
+        state.close()
+        raise
+
+
+def pinned(folder: Path) -> list[str]:
+    """Return which tables are maps."""
+    return sorted(path.name for path in (folder / BPF).glob("flowlb-*/*"))
+
+
+def sizes(folder: Path) -> list[int]:
+    """Return the sizes of the files for tables."""
+    return [(folder / name).stat().st_size for name in TABLES]
+
+
+def refuse(*_: Any) -> int:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_flows_in_a_map_go_on_in_the_next_process_and_the_one_after(folder: Path) -> None:
+    state, box, found = started(folder)
+    assert found == Kept()
+    assert (state.where.memory, state.where.path.name) == ("map", PINS[0])
+    servers = {port: open_flow(box, port=port) for port in range(40000, 40000 + FLOWS)}
+    assert len(set(servers.values())) == 3
+    for turn in (1, 0, 1):
+        # Killed: nothing is said to anything.
+        state.close()
+        state, box, found = started(folder)
+        assert found == Kept(FLOWS)
+        # The one before is gone, and no file has taken its place.
+        assert (pinned(folder), sizes(folder)) == ([PINS[turn]], [0, 0])
+        for port, server in servers.items():
+            result = box.send(from_client(request("A", 1001, 5001, b"more", port=port)))
+            assert (result.verdict, result.server) == ("forward", f"server{server + 1}")
+    state.close()
+
+
+def test_map_that_cannot_be_opened_is_told_and_flows_begin_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, box, _ = started(folder)
+    open_flow(box)
+    state.close()
+    monkeypatch.setattr(_core, "open_table_map", refuse)
+    monkeypatch.setattr(_core, "create_table_map", refuse)
+    state, _, found = started(folder)
+    assert found.flows == 0
+    assert "the flow table that was left cannot be opened: the kernel's map" in (found.trouble or "")
+    assert state.where.memory == "file"
+    assert state.where.why == "the kernel makes no BPF map: operation not permitted"
+    assert pinned(folder) == []
+    state.close()
+
+
+def test_flows_change_from_a_file_into_a_map_and_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = _core.create_table_map
+    for allowed, memory in ((False, "file"), (True, "map"), (False, "file")):
+        monkeypatch.setattr(_core, "create_table_map", create if allowed else refuse)
+        state, box, found = started(folder)
+        assert state.where.memory == memory
+        if found != Kept():
+            assert found == Kept(1)
+            assert box.send(from_client(request("A", 1001, 5001, b"more"))).verdict == "forward"
+        else:
+            open_flow(box)
+        state.close()
+    assert (pinned(folder), sum(size > 0 for size in sizes(folder))) == ([], 1)
+
+
+def test_map_of_a_process_that_fails_at_its_start_is_removed(folder: Path) -> None:
+    StateDirectory.open(folder, capacity=CAPACITY).close()
+    assert pinned(folder) == []
+
+
+def test_map_for_another_capacity_is_not_used(folder: Path) -> None:
+    state = StateDirectory.open(folder, capacity=CAPACITY)
+    Box("rust", make_snapshot(), capacity=CAPACITY + 1, table_fd=state.new_table(CAPACITY + 1))
+    assert state.where.memory == "file"
+    assert pinned(folder) == []
+    state.close()
+
+
+def test_directory_for_maps_that_others_may_look_into_is_not_used(folder: Path) -> None:
+    state, _, _ = started(folder)
+    state.close()
+    (pins,) = (folder / BPF).glob("flowlb-*")
+    pins.chmod(0o755)
+    state, _, _ = started(folder)
+    assert (state.where.memory, "others may look into it" in state.where.why) == ("file", True)
+    state.close()
+
+
+def test_file_system_with_huge_pages_is_preferred(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_memory, "_has_huge_pages", lambda _: True)
+    state, _, _ = started(folder)
+    assert (state.where.memory, pinned(folder)) == ("file", [])
+    state.close()
+
+
+def test_table_map_errors_are_those_of_the_kernel(folder: Path) -> None:
+    with pytest.raises(PermissionError):
+        _core.create_table_map(1, str(folder / "not-bpf"))
+    with pytest.raises(FileNotFoundError):
+        _core.open_table_map(str(folder / BPF / "none"))
+    with pytest.raises(LbError):
+        _core.create_table_map(0, str(folder / BPF / "empty"))

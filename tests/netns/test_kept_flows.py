@@ -22,6 +22,7 @@ from lb.control import flow_file
 from lb.control.api.client import change, fetch
 from lb.control.api.stored import row_bytes
 from lb.control.snapshots import PLACES
+from lb.control.table_memory import BPF, TABLES
 from lb.errors import LbError
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER
@@ -183,6 +184,46 @@ def test_supervised_balancer_that_is_killed_goes_on_with_its_flows(testbed: Test
         assert run.text().count("the balancer was ended by SIGKILL") == 3
         assert f"{FLOWS} taken over, 0 dropped" in run.text()
         assert run.end() == 0
+
+
+@pytest.fixture
+def map_state(state: Path) -> Iterator[Path]:
+    """Give a state directory in which a BPF file system is mounted."""
+    folder = state / BPF
+    state.mkdir(mode=0o700)
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "bpf", "bpf", folder], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a BPF file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield state
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_flows_in_a_map_of_the_kernel_outlive_the_process(testbed: Testbed, map_state: Path) -> None:
+    """
+    Rule 23.1, flows over a restart; rule 23.2, taking over: with the flow table in a map, pinned while the process has
+    its rights, and removed without them.
+    """
+    with balancing(testbed, "rust", configuration(testbed), str(map_state)) as balancer, ExitStack() as stack:
+        memory = fetch(control_of(balancer), "/status")["table_memory"]
+        if memory["memory"] == "file" and "the kernel makes no BPF map" in memory["why"]:
+            pytest.skip(memory["why"])
+        assert memory["memory"] == "map"
+        flows = open_flows(testbed, FLOWS, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        where = placements(balancer)
+
+        def crash() -> None:
+            kill(balancer)
+            balancer.start()
+
+        for turn, go_on in enumerate((balancer.restart, balancer.take_over, crash, balancer.take_over)):
+            go_on()
+            assert all(echo(flow, b"turn %d" % turn) for flow in flows)
+            assert placements(balancer) == where
+            (pins,) = (map_state / BPF).glob("flowlb-*")
+            wait_until(lambda folder=pins: len(list(folder.iterdir())) == 1, "the table that was left is gone")
+            assert [(map_state / name).stat().st_size for name in TABLES] == [0, 0]
 
 
 @pytest.fixture

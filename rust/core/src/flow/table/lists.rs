@@ -6,22 +6,6 @@ use super::{Table, present};
 use crate::base::Nanos;
 use crate::flow::state::FlowState;
 
-/// The entries of a state, chained by `previous` and `following` of each.
-#[derive(Clone, Copy)]
-pub(super) struct List {
-    head: u32,
-    tail: u32,
-    len: u32,
-}
-
-impl List {
-    pub const EMPTY: Self = Self {
-        head: NONE,
-        tail: NONE,
-        len: 0,
-    };
-}
-
 impl Table {
     /// Refresh an entry that has `state` from now on, and move it in or between lists as its state and age ask for.
     /// [`Entry::refresh`] does it for most.

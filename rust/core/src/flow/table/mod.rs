@@ -23,6 +23,7 @@ mod image;
 mod index;
 mod kept;
 mod layouts;
+mod list;
 mod lists;
 mod parts;
 mod rows;
@@ -39,7 +40,7 @@ use crate::flow::state::FlowState;
 use arena::{Arena, Line};
 use header::{NONE, Sizes, TableHeader};
 use kept::Row;
-use lists::List;
+use list::List;
 
 pub use arena::TableError;
 pub use entry::{ColdCells, Entry, EntryCells, FlowCold, RareCells};

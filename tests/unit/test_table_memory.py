@@ -1,4 +1,4 @@
-"""Flow tables in maps of the kernel, which outlive their process while they are pinned; rule 23.1, flows."""
+"""Flow tables in maps of the kernel, which outlive their process while they are pinned; rule 23.1, flows over a restart."""
 
 from __future__ import annotations
 

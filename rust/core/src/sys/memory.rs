@@ -117,8 +117,8 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Map an array of the kernel's, which its programs can read and write: a value per line. All of its memory is there
-    /// already.
+    /// Map an array of the kernel's, which its programs can read and write: a value per line. All of its memory is
+    /// there already.
     ///
     /// # Errors
     /// `InvalidInput` when it has another size; as mmap(2).

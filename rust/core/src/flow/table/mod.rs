@@ -81,8 +81,8 @@ impl Table {
         Ok(Self::over(Arena::new(sizes.lines)?, &sizes, hash_key))
     }
 
-    /// Make an empty table in the memory of an empty file or of a new map of [`Self::create_map`], where it outlives the
-    /// process.
+    /// Make an empty table in the memory of an empty file or of a new map of [`Self::create_map`], where it outlives
+    /// the process.
     ///
     /// # Errors
     /// As [`Self::new`].

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::ptr;
 
 use libc::c_int;
 
@@ -21,6 +22,7 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 2;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
+
 /// What we know of `union bpf_attr` (linux/bpf.h), for loading a program.
 #[repr(C)]
 #[derive(Default)]
@@ -110,6 +112,35 @@ struct MapInfo {
     flags: u32,
 }
 
+/// Have the kernel do something. Returns its answer.
+///
+/// # Safety
+/// The attributes are those of the command, and what they point to may be read and written as that command does.
+unsafe fn call<A>(command: libc::c_long, attributes: &mut A) -> io::Result<RawFd> {
+    // SAFETY: the attributes are borrowed for the call with their true length; the caller vouches for the rest.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            ptr::from_mut(attributes),
+            size_of::<A>(),
+        )
+    };
+    check(answer as c_int)?;
+    Ok(answer as RawFd)
+}
+
+/// Have the kernel make or open something.
+///
+/// # Safety
+/// As [`call`], of a command that gives a descriptor.
+unsafe fn give<A>(command: libc::c_long, attributes: &mut A) -> io::Result<File> {
+    // SAFETY: as the caller's.
+    let fd = unsafe { call(command, attributes) }?;
+    // SAFETY: the kernel just gave this descriptor to us; nothing else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
 /// Make an array of one value of two words, both 0, that programs share with us. It ends with its descriptor.
 ///
 /// # Errors
@@ -128,23 +159,15 @@ pub fn create_mappable(value_len: u32, entries: u32) -> io::Result<File> {
 }
 
 fn create_array(value_len: u32, entries: u32, flags: u32) -> io::Result<File> {
-    let create = MapCreate {
+    let mut create = MapCreate {
         kind: BPF_MAP_TYPE_ARRAY,
         key_len: size_of::<u32>() as u32,
         value_len,
         entries,
         flags,
     };
-    // SAFETY: the attributes live in this frame and have the length given. The kernel copies them.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_CREATE,
-            &raw const create,
-            size_of::<MapCreate>(),
-        )
-    };
-    own(fd)
+    // SAFETY: the attributes name no memory.
+    unsafe { give(BPF_MAP_CREATE, &mut create) }
 }
 
 /// Have a map outlive its descriptors: until its path, in a BPF file system, is removed.
@@ -152,21 +175,13 @@ fn create_array(value_len: u32, entries: u32, flags: u32) -> io::Result<File> {
 /// # Errors
 /// As bpf(2): `EEXIST`, `EPERM` outside of such a file system.
 pub fn pin(map: &File, path: &CStr) -> io::Result<()> {
-    let pinned = Pinned {
+    let mut pinned = Pinned {
         path: path.as_ptr() as u64,
         map: map.as_raw_fd().unsigned_abs(),
         flags: 0,
     };
-    // SAFETY: the attributes live in this frame and have the length given; the path is a string with its end.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_PIN,
-            &raw const pinned,
-            size_of::<Pinned>(),
-        )
-    };
-    check(answer as c_int).map(|_| ())
+    // SAFETY: the path is a string with its end.
+    unsafe { call(BPF_OBJ_PIN, &mut pinned) }.map(|_| ())
 }
 
 /// Open what is pinned at a path.
@@ -174,20 +189,12 @@ pub fn pin(map: &File, path: &CStr) -> io::Result<()> {
 /// # Errors
 /// As bpf(2): `ENOENT`, `EPERM` without the capability.
 pub fn open_pinned(path: &CStr) -> io::Result<File> {
-    let pinned = Pinned {
+    let mut pinned = Pinned {
         path: path.as_ptr() as u64,
         ..Pinned::default()
     };
-    // SAFETY: as above.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET,
-            &raw const pinned,
-            size_of::<Pinned>(),
-        )
-    };
-    own(fd)
+    // SAFETY: the path is a string with its end.
+    unsafe { give(BPF_OBJ_GET, &mut pinned) }
 }
 
 /// Bytes of a mappable array of values of `value_len` bytes.
@@ -196,21 +203,13 @@ pub fn open_pinned(path: &CStr) -> io::Result<File> {
 /// `InvalidInput` for any other map; as bpf(2) for what is none.
 pub fn mappable_len(map: &File, value_len: u32) -> io::Result<u64> {
     let mut info = MapInfo::default();
-    let ask = AskInfo {
+    let mut ask = AskInfo {
         map: map.as_raw_fd().unsigned_abs(),
         info_len: size_of::<MapInfo>() as u32,
         info: (&raw mut info) as u64,
     };
-    // SAFETY: the attributes live in this frame and have the length given; the kernel writes at most `info_len` bytes.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            &raw const ask,
-            size_of::<AskInfo>(),
-        )
-    };
-    check(answer as c_int)?;
+    // SAFETY: the kernel writes at most `info_len` bytes, as many as there are.
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut ask) }?;
     let is_one = info.kind == BPF_MAP_TYPE_ARRAY
         && info.value_len == value_len
         && info.flags & BPF_F_MMAPABLE != 0;
@@ -220,37 +219,21 @@ pub fn mappable_len(map: &File, value_len: u32) -> io::Result<u64> {
     Ok(u64::from(info.entries) * u64::from(value_len))
 }
 
-/// The descriptor that a system call has given.
-fn own(answer: libc::c_long) -> io::Result<File> {
-    let fd = answer as RawFd;
-    check(fd)?;
-    // SAFETY: the kernel just gave this descriptor to us; nothing else knows it.
-    Ok(unsafe { File::from_raw_fd(fd) })
-}
-
 /// Read the two words of a map that [`create_two_words`] made.
 ///
 /// # Errors
 /// As bpf(2).
 pub fn read_two_words(map: &File) -> io::Result<[u64; 2]> {
     let (key, mut value) = (0u32, [0u64; 2]);
-    let lookup = MapLookup {
+    let mut lookup = MapLookup {
         map: map.as_raw_fd().unsigned_abs(),
         key: (&raw const key) as u64,
         value: (&raw mut value) as u64,
         ..MapLookup::default()
     };
-    // SAFETY: the attributes live in this frame and have the length given; key and value live in it too, and the
-    // kernel writes as many bytes as the map's values have: two words.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_LOOKUP_ELEM,
-            &raw const lookup,
-            size_of::<MapLookup>(),
-        )
-    };
-    check(answer as c_int).map(|_| value)
+    // SAFETY: key and value live in this frame, and the kernel writes as many bytes as the map's values have:
+    // two words.
+    unsafe { call(BPF_MAP_LOOKUP_ELEM, &mut lookup) }.map(|_| value)
 }
 
 /// Load an XDP program. It ends with its descriptor.
@@ -258,24 +241,15 @@ pub fn read_two_words(map: &File) -> io::Result<[u64; 2]> {
 /// # Errors
 /// As bpf(2): `EPERM` without the capabilities, `EINVAL` or `EACCES` when the verifier refuses it.
 pub fn load_xdp(instructions: &[u64]) -> io::Result<File> {
-    let load = ProgramLoad {
+    let mut load = ProgramLoad {
         kind: BPF_PROG_TYPE_XDP,
         instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: c"MIT".as_ptr() as u64,
         ..ProgramLoad::default()
     };
-    // SAFETY: the attributes live in this frame and have the length given; the instructions are borrowed for the
-    // call with their true number, the license is a string with its end. The kernel copies them.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_LOAD,
-            &raw const load,
-            size_of::<ProgramLoad>(),
-        )
-    };
-    own(fd)
+    // SAFETY: the instructions are borrowed for the call with their true number, the license is a string with its end.
+    unsafe { give(BPF_PROG_LOAD, &mut load) }
 }
 
 /// Run an XDP program on frames that the kernel makes and really sends where the program says.
@@ -291,17 +265,8 @@ pub fn run_xdp_live(program: RawFd, frame: &[u8], repeat: u32) -> io::Result<()>
         flags: BPF_F_TEST_XDP_LIVE_FRAMES,
         ..ProgramRun::default()
     };
-    // SAFETY: the attributes live in this frame and have the length given; the frame is borrowed for the call with
-    // its true length, and only read. The kernel writes its answer into the attributes.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_TEST_RUN,
-            &raw mut run,
-            size_of::<ProgramRun>(),
-        )
-    };
-    check(answer as c_int).map(|_| ())
+    // SAFETY: the frame is borrowed for the call with its true length, and only read.
+    unsafe { call(BPF_PROG_TEST_RUN, &mut run) }.map(|_| ())
 }
 
 #[cfg(test)]

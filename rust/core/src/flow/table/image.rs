@@ -218,7 +218,7 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Read a part of what begins at a line, `from` counted in things of its kind: so many as fill whole lines.
+/// Read a part of what begins at a line, `from` counted in things of its kind, a number of whole lines.
 fn read_at<T: bytemuck::Pod>(
     source: &Source<'_>,
     line: usize,

@@ -201,8 +201,7 @@ def map_state(state: Path) -> Iterator[Path]:
 
 def test_flows_in_a_map_of_the_kernel_outlive_the_process(testbed: Testbed, map_state: Path) -> None:
     """
-    Rule 23.1, flows over a restart; rule 23.2, taking over: with the flow table in a map, pinned while the process has
-    its rights, and removed without them.
+    Rule 23.1, flows over a restart; rule 23.2, taking over: with the flow table in a map, of which none stays behind.
     """
     with balancing(testbed, "rust", configuration(testbed), str(map_state)) as balancer, ExitStack() as stack:
         memory = fetch(control_of(balancer), "/status")["table_memory"]

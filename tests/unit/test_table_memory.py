@@ -1,4 +1,4 @@
-"""Flow tables in maps of the kernel, which outlive their process while they are pinned; rule 23.1, flows over a restart."""
+"""Flow tables in maps of the kernel, which outlive their process; rule 23.1, flows over a restart."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from lb.errors import LbError
 
 CAPACITY = 64
 FLOWS = 20
+NOBODY = 65534
 SPEC = Spec(
     parse("""
 [[interface]]
@@ -100,6 +101,36 @@ def test_flows_in_a_map_go_on_in_the_next_process_and_the_one_after(folder: Path
         for port, server in servers.items():
             result = box.send(from_client(request("A", 1001, 5001, b"more", port=port)))
             assert (result.verdict, result.server) == ("forward", f"server{server + 1}")
+    state.close()
+
+
+def test_map_that_was_left_is_removed_without_rights(folder: Path) -> None:
+    """Rule 21.2, privileges: by the user that the process has become, who owns the directory for maps."""
+    started(folder)[0].close()
+    state, snapshot = StateDirectory.open(folder, capacity=CAPACITY, owner=NOBODY), make_snapshot()
+    box = Box("rust", snapshot, capacity=CAPACITY, table_fd=state.new_table(CAPACITY))
+    state.keep(box.path, snapshot, box.now)
+    state.begin(snapshot, SPEC)
+    assert pinned(folder) == [*PINS]
+    os.seteuid(NOBODY)
+    try:
+        state.forget_left()
+    finally:
+        os.seteuid(0)
+    assert pinned(folder) == [PINS[1]]
+    state.close()
+
+
+def test_flows_begin_empty_only_once_the_start_can_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that fails before it has a table leaves the map that it could not open."""
+    state, box, _ = started(folder)
+    open_flow(box)
+    state.close()
+    with monkeypatch.context() as without_rights:
+        without_rights.setattr(_core, "open_table_map", refuse)
+        StateDirectory.open(folder, capacity=CAPACITY).close()
+    state, _, found = started(folder)
+    assert found == Kept(1)
     state.close()
 
 

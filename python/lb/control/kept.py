@@ -145,6 +145,7 @@ class StateDirectory:
             state_files.require_private(descriptor, self.path / name)
         self._tables = TableMemory(self.path, (self._files[TABLES[0]], self._files[TABLES[1]]))
         self._stack.callback(self._tables.close)
+        self._stack.callback(self._drop_unkept)
         self._tables.find_pins(directory, owner)
         waiting = None if predecessor is None else predecessor.take(SUCCESSORS)
         listens = state_files.listen(directory, SUCCESSORS) if waiting is None else socket.socket(fileno=waiting)
@@ -176,9 +177,12 @@ class StateDirectory:
             # Nothing tells which table is theirs, or it is out of reach.
             why = trouble or "what the running balancer's flows mean cannot be read"
             raise LbError(f"take-over: {why}: restart it instead")
-        if self.left is None:
-            self._tables.clear(1 - self._place)
         self._tables.prepare(self._place, capacity)
+
+    def _drop_unkept(self) -> None:
+        """Remove the map of a process that has failed at its start: no later one would look for it."""
+        if not self._is_keeping:
+            self._tables.drop_made()
 
     def _parsed(self, names: tuple[str, ...], kind: type[Content]) -> list[Content]:
         contents = (state_files.content(self._files[name], MOST_BYTES) for name in names)
@@ -186,9 +190,6 @@ class StateDirectory:
 
     def close(self) -> None:
         """Let another process have the directory."""
-        if not self._is_keeping and "_tables" in vars(self):
-            # Nobody would find it.
-            self._tables.drop_made()
         self._stack.close()
 
     @property
@@ -221,6 +222,8 @@ class StateDirectory:
         try:
             made = self._tables.take(self._place, capacity)
             if made is not None:
+                if self.left is None and not self.is_beside:
+                    self._tables.clear(1 - self._place)
                 self._require_room(names, "what the flows' ids mean")
                 return made
             self._make_room(capacity * FLOW_BYTES + MORE_BYTES, names)

@@ -127,7 +127,7 @@ class Flood:
         target: what is flooded.
         rate_pps: packets per second; fewer come where the machine has no time for them.
         seconds: how long.
-        packets: so many at least, however long it takes.
+        packets: minimum number of packets, however long they take.
     """
 
     def __init__(

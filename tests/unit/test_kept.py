@@ -346,7 +346,7 @@ def test_table_that_cannot_be_read_now_is_left_to_the_next(folder: Path) -> None
     before = {name: (folder / name).read_bytes() for name in (*TABLES, *NAMES)}
     failing = StateDirectory.open(folder)
     failing.new_table(CAPACITY)
-    with pytest.raises(LbError, match="cannot be read now: input/output error: start again, or remove the directory"):
+    with pytest.raises(LbError, match="cannot be read now: input/output error: start again, or remove /dev/shm"):
         failing.keep(Unreadable(), make_snapshot(), box.now)  # type: ignore[arg-type]
     failing.note(turned(make_snapshot()))
     failing.close()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from helpers import Box, from_client, make_snapshot, open_flow, request
 from lb import _core
 from lb.compiler.spec import Spec
 from lb.config import parse
-from lb.control import table_memory
-from lb.control.kept import Kept, StateDirectory
+from lb.control import preparation, state_files, table_memory
+from lb.control.kept import NAMES, Kept, StateDirectory
 from lb.control.table_memory import BPF, PINS, TABLES
 from lb.errors import LbError
 
@@ -192,6 +193,102 @@ def test_file_system_with_huge_pages_is_preferred(folder: Path, monkeypatch: pyt
     state, _, _ = started(folder)
     assert (state.where.memory, pinned(folder)) == ("file", [])
     state.close()
+
+
+def test_take_over_whose_names_are_gone_meanwhile_is_refused(folder: Path) -> None:
+    """Rule 23.2, taking over: the running one goes on; nothing is taken for "there were no flows"."""
+    running, box, _ = started(folder)
+    open_flow(box)
+
+    class Running:
+        def take(self, what: str) -> int | None:
+            return os.dup(running.descriptors()[what])
+
+    successor = StateDirectory.open(folder, Running(), capacity=CAPACITY)  # type: ignore[arg-type]
+    for name in NAMES:
+        os.truncate(folder / name, 0)
+    successor.read_left()
+    snapshot = make_snapshot()
+    other = Box("rust", snapshot, capacity=CAPACITY, table_fd=successor.new_table(CAPACITY))
+    with pytest.raises(LbError, match="take-over: what the running balancer's flows mean cannot be read any more"):
+        successor.keep(other.path, snapshot, other.now)
+    successor.close()
+    assert pinned(folder) == [PINS[0]]
+    running.close()
+
+
+def test_map_without_names_is_told(folder: Path) -> None:
+    started(folder)[0].close()
+    for name in NAMES:
+        os.truncate(folder / name, 0)
+    state, _, found = started(folder)
+    assert found == Kept(trouble="what was left cannot be read: flows begin empty")
+    state.close()
+
+
+def test_map_is_not_given_up_for_room_that_it_does_not_take(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is too small for a file, and the kernel makes no second map: the start fails, flows stay."""
+    state, box, _ = started(folder)
+    open_flow(box)
+    state.close()
+    with monkeypatch.context() as short:
+        short.setattr(_core, "create_table_map", refuse)
+        short.setattr(state_files, "free_bytes", lambda _: 4096)
+        with pytest.raises(LbError, match="bytes are needed"):
+            started(folder)
+    state, _, found = started(folder)
+    assert found == Kept(1)
+    state.close()
+
+
+def test_map_that_is_given_up_is_removed(folder: Path) -> None:
+    state, box, _ = started(folder)
+    open_flow(box)
+    state.close()
+    again = StateDirectory.open(folder, capacity=CAPACITY)
+    assert again.give_up("no memory")
+    assert pinned(folder) == [PINS[1]]
+    again.close()
+
+
+@pytest.mark.parametrize(("before", "now"), [(NOBODY, NOBODY - 1), (NOBODY, None), (None, NOBODY)])
+def test_flows_in_a_map_go_on_under_another_user(folder: Path, before: int | None, now: int | None) -> None:
+    """Rule 21.2, privileges: `--user` changed, or the account `flowlb` was made."""
+    snapshot = make_snapshot()
+    for owner, flows in ((before, 0), (now, 1)):
+        state = StateDirectory.open(folder, capacity=CAPACITY, owner=owner)
+        box = Box("rust", snapshot, capacity=CAPACITY, table_fd=state.new_table(CAPACITY))
+        assert state.keep(box.path, snapshot, box.now) == Kept(flows)
+        state.begin(snapshot, SPEC)
+        state.forget_left()
+        assert state.where.memory == "map"
+        assert state.where.path.parent.stat().st_uid == (owner or 0)
+        if not flows:
+            open_flow(box)
+        state.close()
+
+
+def test_file_beside_a_new_map_is_emptied(folder: Path) -> None:
+    (folder / TABLES[0]).write_bytes(b"left")
+    (folder / TABLES[0]).chmod(0o600)
+    state, _, _ = started(folder)
+    assert (pinned(folder), sizes(folder)) == ([PINS[0]], [0, 0])
+    state.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "capacity"),
+    [
+        ("", 262_144),
+        ("[flows]\ncapacity = 5", 5),
+        ("workers = 2", None),
+        ("flows = 1", None),
+        *((f"[flows]\ncapacity = {wrong}", None) for wrong in ("-5", "0", "true", '"7"', "1.5", 2**28 + 1, 2**62)),
+    ],
+)
+def test_capacity_of_a_map_is_that_of_a_configuration_without_mistake(text: str, capacity: int | None) -> None:
+    """Rights are needed before a configuration is read in full; its mistakes are told then."""
+    assert preparation._capacity(tomllib.loads(text)) == capacity
 
 
 def test_table_map_errors_are_those_of_the_kernel(folder: Path) -> None:

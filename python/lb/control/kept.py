@@ -146,7 +146,7 @@ class StateDirectory:
         self._tables = TableMemory(self.path, (self._files[TABLES[0]], self._files[TABLES[1]]))
         self._stack.callback(self._tables.close)
         self._stack.callback(self._drop_unkept)
-        self._tables.find_pins(directory, owner)
+        self._tables.find_pins(directory, self._files[LOCK], owner)
         waiting = None if predecessor is None else predecessor.take(SUCCESSORS)
         listens = state_files.listen(directory, SUCCESSORS) if waiting is None else socket.socket(fileno=waiting)
         self.successors = self._stack.enter_context(listens)
@@ -157,7 +157,7 @@ class StateDirectory:
         self.left = max(found, key=lambda names: names.sequence, default=None)
         if self.left is not None:
             self._place, self._sequence = 1 - self.left.table, self.left.sequence
-        elif self._tables.has_files():
+        elif self._tables.has_any():
             self._trouble = "what was left cannot be read: flows begin empty"
         standings = self._parsed(STANDINGS, Standing)
         self.standing_left = max(standings, key=lambda standing: standing.sequence, default=None)
@@ -237,9 +237,13 @@ class StateDirectory:
         if self.left is None and not self.is_beside:
             self._tables.clear(1 - self._place)
             needed, whose = needed + table, "two flow tables, that of the next start is made beside the one in use"
-        elif not self.is_beside and state_files.free_bytes(lock) < needed:
+        elif self._leaves_file() and state_files.free_bytes(lock) < needed:
             self.give_up("there is no room for a table beside the one that was left")
         self._require_room(needed, whose)
+
+    def _leaves_file(self) -> bool:
+        """Tell whether a process that is gone left a table in a file: a map would leave no room in the directory."""
+        return self.left is not None and not self.is_beside and self.left.memory == "file"
 
     def _require_room(self, needed: int, whose: str) -> None:
         if (free := state_files.free_bytes(self._files[LOCK])) < needed:
@@ -298,12 +302,14 @@ class StateDirectory:
 
     def _take_over(self, engine: Engine, snapshot: Snapshot, now_ns: int) -> Kept:
         if self.left is None or self._table_left is None:
+            if self.is_beside:
+                raise LbError("take-over: what the running balancer's flows mean cannot be read any more")
             return Kept(trouble=self._trouble)
         ids = translations(self.left, snapshot)
         try:
             return Kept(*engine.keep_flows(self._table_left, ids.rows, ids.interfaces, now_ns))
         except OSError as error:
-            way_out = "start again, or remove the directory to begin without them"
+            way_out = f"start again, or remove {' and '.join(map(str, self._tables.paths()))} to begin without them"
             raise LbError(
                 f"{self.path}: the flows that were left cannot be read now: {_why(error)}: {way_out}"
             ) from None

@@ -26,7 +26,7 @@ from lb.control.predecessor import Predecessor
 from lb.control.snapshots import SnapshotDirectory, lock_name
 from lb.errors import LbError
 from lb.fields.key import default_of
-from lb.model.limits import MOST_WORKERS
+from lb.model.limits import MOST_FLOWS, MOST_WORKERS
 from lb.net.sockets import new_socket, open_direct_socket
 from lb.privileges import trust
 from lb.privileges.broker import Broker
@@ -157,7 +157,8 @@ def _capacity(outline: dict[str, Any]) -> int | None:
     """Return how many flows the table of a configuration is for, when it has no mistake there."""
     flows = outline.get("flows", {})
     capacity = flows.get("capacity", default_of(FlowsConfig, "capacity")) if isinstance(flows, dict) else None
-    return capacity if isinstance(capacity, int) and outline.get("workers", 1) == 1 else None
+    is_one = type(capacity) is int and 1 <= capacity <= MOST_FLOWS and outline.get("workers", 1) == 1
+    return capacity if is_one else None
 
 
 def _snapshot_folder(outline: dict[str, Any]) -> Path | None:

@@ -57,6 +57,8 @@ from lb.packet.announcement import frames_for_announcement
 
 # More flows than any table holds: the data path itself resets them some at a time, with packets in between.
 ALL_FLOWS = 2**32 - 1
+# How long the kernel may take to give back the memory of a map that was removed.
+RELEASE_S, RELEASE_STEP_S = 1.0, 0.02
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +211,8 @@ class Runtime:
             # The table that was left has memory that this one needs.
             if not state.give_up(f"{error}; a table was left there"):
                 raise
-            return make(capacity, key, first.seed, 0, state.new_table(capacity, ids))
+            table = state.new_table(capacity, ids)
+            return _with_memory(lambda: make(capacity, key, first.seed, 0, table))
 
     def keep_flows(self, snapshot: Snapshot, drawn_seed: int | None, left: Left | None = None) -> None:
         """
@@ -506,6 +509,18 @@ class Runtime:
         capacity = self._config.flows.capacity
         size = f"{byte_count(promised)} promised, {byte_count(resident)} resident"
         return f"flow table: {capacity} flows of {promised / capacity:.1f} bytes, {size}"
+
+
+def _with_memory(make: Callable[[], DataPath]) -> DataPath:
+    """Return what is made, once the kernel has the memory for it that was given back just now."""
+    end = time.monotonic() + RELEASE_S
+    while True:
+        try:
+            return make()
+        except BackendError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(RELEASE_STEP_S)
 
 
 def capabilities_of(config: Config, backend: Backend) -> Capabilities:

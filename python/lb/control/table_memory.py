@@ -25,6 +25,8 @@ BPF, BPF_FILE_SYSTEM = "bpf", Path("/sys/fs/bpf")
 TABLES = ("table.0", "table.1")
 # The kernel keeps names with a dot for itself.
 PINS = ("table-0", "table-1")
+# Of a user id.
+MOST_DIGITS = 10
 # Mount options of a tmpfs that gives a flow table huge pages, which no map has (tmpfs(5)).
 HUGE = frozenset({"huge=always", "huge=within_size", "huge=advise"})
 
@@ -67,12 +69,13 @@ class TableMemory:
         """Forget all descriptors. What is in the places stays."""
         self._stack.close()
 
-    def find_pins(self, directory: int, owner: int | None) -> None:
+    def find_pins(self, directory: int, lock: int, owner: int | None) -> None:
         """
         Find or make the directory for maps. Where that fails, there are files only.
 
         Args:
             directory: a descriptor of the state directory.
+            lock: of a file in it, which keeps the user id that the directory for maps was given to.
             owner: user id that this process is going to have; None: its own.
         """
         base = next((base for base in (self._path / BPF, BPF_FILE_SYSTEM) if _is_bpf(base)), None)
@@ -87,7 +90,7 @@ class TableMemory:
                 path.mkdir(state_files.OWNER_ONLY_FOLDER)
             pins = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             self._stack.callback(os.close, pins)
-            _require_private(pins, path, owner)
+            _give(pins, path, lock, os.geteuid() if owner is None else owner)
         except (OSError, LbError) as error:
             self._why_no_map = str(error) if isinstance(error, LbError) else f"{path}: {_reason(error)}"
             return
@@ -114,6 +117,7 @@ class TableMemory:
             return
         self._hold(place, made)
         self._made = place, capacity
+        os.ftruncate(self._files[place], 0)
 
     def take(self, place: int, capacity: int) -> int | None:
         """Return a descriptor of the map that was made for a table; None: there is none, and the file is to be used."""
@@ -151,9 +155,13 @@ class TableMemory:
         if self._made is not None:
             self._remove_map(self._made[0])
 
-    def has_files(self) -> bool:
-        """Tell whether there is something in a file."""
-        return any(os.fstat(file).st_size for file in self._files)
+    def has_any(self) -> bool:
+        """Tell whether there is a table in any place."""
+        return any(os.fstat(file).st_size for file in self._files) or any(map(self._has_map, (0, 1)))
+
+    def paths(self) -> list[Path]:
+        """Return the directories of all that outlives the process."""
+        return [self._path] if self._pins is None else [self._path, self._pins[0]]
 
     def where(self, place: int) -> Where:
         """Return where this process's table is."""
@@ -164,6 +172,15 @@ class TableMemory:
     def _pinned(self, place: int) -> Path:
         assert self._pins is not None
         return Path(f"/proc/self/fd/{self._pins[1]}") / PINS[place]
+
+    def _has_map(self, place: int) -> bool:
+        if self._pins is None:
+            return False
+        try:
+            os.stat(PINS[place], dir_fd=self._pins[1])
+        except FileNotFoundError:
+            return False
+        return True
 
     def _hold(self, place: int, descriptor: int) -> None:
         self._maps[place] = descriptor
@@ -188,13 +205,18 @@ def _is_bpf(path: Path) -> bool:
         return False
 
 
-def _require_private(directory: int, path: Path, owner: int | None) -> None:
-    """Give a directory to its owner. Raise LbError when it is another user's, or others may write there."""
-    status, owners = os.fstat(directory), {os.geteuid(), os.geteuid() if owner is None else owner}
+def _give(directory: int, path: Path, lock: int, owner: int) -> None:
+    """
+    Give a directory to its owner. Raise LbError when it is another user's than ours or the last owner's, or when others
+    may look into it.
+    """
+    status, last = os.fstat(directory), state_files.content(lock, MOST_DIGITS)
+    owners = {os.geteuid(), owner, int(last) if last.isdigit() else owner}
     if status.st_uid not in owners or stat.S_IMODE(status.st_mode) != state_files.OWNER_ONLY_FOLDER:
         raise LbError(f"{path} is another user's, or others may look into it: remove it")
-    if owner is not None and status.st_uid != owner:
+    if status.st_uid != owner:
         os.fchown(directory, owner, -1)
+    state_files.write_whole(lock, str(owner).encode())
 
 
 def _has_huge_pages(file: int) -> bool:

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from lb.fields.schema import FORM, KIND, RANGE, UNIT
-from lb.model.limits import HIGHEST_PORT, HIGHEST_WEIGHT, MOST_WORKERS
+from lb.model.limits import HIGHEST_PORT, HIGHEST_WEIGHT, MOST_FLOWS, MOST_WORKERS
 from lb.model.snapshot import Address, InterfaceAddress
 
 NS_PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
@@ -316,7 +316,7 @@ PrefixLength6 = Annotated[int, *integer(0, 128, "bits")]
 Workers = Annotated[int, *integer(1, MOST_WORKERS)]
 Count = Annotated[int, *integer(1, 100)]
 Concurrency = Annotated[int, *integer(1, 65_536)]
-Capacity = Annotated[int, *integer(1, 2**28, "flows")]
+Capacity = Annotated[int, *integer(1, MOST_FLOWS, "flows")]
 # From the smallest that every IPv4 link carries (RFC 791) to the largest IP packet.
 MIN_MTU_BYTES, MAX_MTU_BYTES = 68, 65535
 Mtu = Annotated[int, *integer(MIN_MTU_BYTES, MAX_MTU_BYTES, "bytes")]

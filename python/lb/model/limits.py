@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # Packet loops of one balancer: more than there are cores to give them.
 MOST_WORKERS = 64
+# Flows of one table: entries have numbers of 32 bits, and slots of the index several per flow.
+MOST_FLOWS = 2**28
 # VIPs that several workers serve: 400 IPv6 VIPs make 3 900 instructions of the program that tells the workers' frames
 # apart (`lb.net.shard`), and the kernel takes 4 096 (BPF_MAXINSNS).
 MOST_VIPS = 400

@@ -95,10 +95,10 @@ def test_flow_of_a_server_that_was_taken_out_had_to_break(server: str, ended_s: 
     observed.find_down(10.6, ["server1"])
     observed.find_down(16.0, [])
     # Another flow had its port before, and one has it later.
-    observed.place(3, [("client1", 40000, "server3")])
+    observed.place(3, 3, [("client1", 40000, "server3")])
     if server:
-        observed.place(5, [("client1", 40000, server)])
-    observed.place(12.5, [("client1", 40000, "server3")])
+        observed.place(5, 5, [("client1", 40000, server)])
+    observed.place(12.5, 12.5, [("client1", 40000, "server3")])
     outcome = judge(observed, START)
     assert (len(outcome.excused), len(outcome.broken)) == ((1, 0) if is_due else (0, 1))
     assert outcome.is_good == is_due
@@ -139,11 +139,24 @@ def test_flow_that_changed_its_server_has_moved_but_not_the_next_one_of_its_port
         {"totals": {"long": 2}},
     )
     for at_s, server in ((2, "server1"), (10, "server1"), (31, "server2"), (40, "server2")):
-        observed.place(at_s, [("client1", 40000, server)])
+        observed.place(at_s, at_s, [("client1", 40000, server)])
     assert judge(observed, START).moved == ()
-    observed.place(50, [("client1", 40000, "server3")])
+    observed.place(50, 50, [("client1", 40000, "server3")])
     (moved,) = judge(observed, START).moved
     assert (moved.servers, moved.at_s) == (("server2", "server3"), 50)
+
+
+def test_flow_on_the_port_of_one_that_was_reset_during_a_look_has_not_moved() -> None:
+    """A look takes its time: what it shows may have ended, and its port be in use again, before the answer is there."""
+    observed = seen(
+        {"opened": 40000, "at": START + 1},
+        {"closed": 40000, "at": START + 10.03},
+        {"opened": 40000, "at": START + 10.05},
+        {"totals": {"long": 2}},
+    )
+    for asked_s, told_s, server in ((9.5, 9.6, "server2"), (10, 10.1, "server2"), (10.5, 10.6, "server3")):
+        observed.place(asked_s, told_s, [("client1", 40000, server)])
+    assert judge(observed, START).moved == ()
 
 
 def test_act_that_could_not_be_done_and_fault_of_the_balancer_are_not_good() -> None:

@@ -73,12 +73,25 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A TCP flow that was at one server, and then at another."""
+    """
+    A TCP flow that was at one server, and then at another.
+
+    Args:
+        client: its host.
+        port: of the client.
+        servers: where it was, and where then.
+        at_s: when it was first seen there.
+        since_s, until_s: since when it had its port, and until when.
+        seen: where it was seen meanwhile, as `Observed.placements`.
+    """
 
     client: str
     port: int
     servers: tuple[str, str]
     at_s: float
+    since_s: float
+    until_s: float
+    seen: tuple[tuple[float, float, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +138,8 @@ class Observed:
 
     Args:
         statements: of clients, with the name of the client.
-        placements: by client and port: since when, until when, and at which server a flow was seen.
+        placements: by client and port: since when, until when, and at which server a flow was seen for certain: a look
+            takes its time, and shows what was at one moment of it.
         downs: by server: since when it was found down, and until when.
         acts: what happened.
         faults: of the balancer.
@@ -137,14 +151,14 @@ class Observed:
     acts: list[Happened] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-    def place(self, at_s: float, flows: Iterable[tuple[str, int, str]]) -> None:
-        """Note where flows are: client, port, server."""
+    def place(self, asked_s: float, told_s: float, flows: Iterable[tuple[str, int, str]]) -> None:
+        """Note where flows are: client, port, server; when that was asked, and when the answer was there."""
         for client, port, server in flows:
             seen = self.placements.setdefault((client, port), [])
-            if seen and seen[-1][2] == server and at_s - seen[-1][1] < LOOK_S:
-                seen[-1] = (seen[-1][0], at_s, server)
+            if seen and seen[-1][2] == server and asked_s - seen[-1][1] < LOOK_S:
+                seen[-1] = (seen[-1][0], asked_s, server)
             else:
-                seen.append((at_s, at_s, server))
+                seen.append((told_s, asked_s, server))
 
     def find_down(self, at_s: float, servers: Iterable[str]) -> None:
         """Note which servers are down; those that were and are not among them are up."""
@@ -242,4 +256,4 @@ def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[fl
             seen = _within(observed.placements.get(place, ()), since_s, until_s)
             for (_, _, before), (at_s, _, after) in pairwise(seen):
                 if before != after:
-                    yield Move(*place, (before, after), at_s)
+                    yield Move(*place, (before, after), at_s, since_s, until_s, tuple(seen))

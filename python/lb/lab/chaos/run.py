@@ -235,8 +235,9 @@ class Run:
     def _look(self, balancer: Balancer) -> None:
         """Note where flows are, and which servers are down."""
         names = {str(host.address): host.name for host in self._testbed.topology.of_role("client")}
-        flows = ((names.get(row["client"], ""), row["client_port"], row["server"]) for row in balancer.flows())
-        self._observed.place(self._now_s(), flows)
+        asked_s, rows = self._now_s(), balancer.flows()
+        flows = ((names.get(row["client"], ""), row["client_port"], row["server"]) for row in rows)
+        self._observed.place(asked_s, self._now_s(), flows)
         if (status := balancer.status()) is not None:
             servers = [server for service in status["services"] for server in service["servers"]]
             self._observed.find_down(self._now_s(), {each["name"] for each in servers if each["health"] == "down"})

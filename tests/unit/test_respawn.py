@@ -30,11 +30,23 @@ if respawner.takes_over:
     print("takes over", flush=True)
     if "fails" in sys.argv:
         sys.exit(3)
+    if "dies" in sys.argv:
+        os.write(ready_fd, respawn.READY)
+        with open(sys.argv[1] + ".dies", "w") as file:
+            file.write(f"{os.getpid()}")
+        os.kill(int(open(sys.argv[1]).read().split()[-1]), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGKILL)
     os.kill(int(open(sys.argv[1]).read().split()[-1]), signal.SIGTERM)
 def stop(number, _):
     sys.exit(0)
 def reload(number, _):
     print("reloads", flush=True)
+def end_replaced(number, _):
+    # As slowly as it takes to see the other one dead.
+    while "dies" in sys.argv and os.path.exists("/proc/" + open(sys.argv[1] + ".dies").read()):
+        time.sleep(0.001)
+    sys.exit(respawn.REPLACED)
+signal.signal(signal.SIGUSR1, end_replaced)
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGHUP, reload)
 turn = len(open(sys.argv[1]).read().splitlines())
@@ -158,6 +170,33 @@ def test_renewed_balancer_that_fails_leaves_the_running_one(tmp_path: Path) -> N
         started(turns, 2)
         child.terminate()
         assert child.wait(DEADLINE_S) == 0
+
+
+def test_renewed_balancer_that_dies_once_the_running_one_ends_is_started_again(tmp_path: Path) -> None:
+    """The running one has left its flows already: its end is no stop."""
+    with supervised(tmp_path, "-", "dies") as (child, turns):
+        (before,) = started(turns, 1)
+        child.send_signal(signal.SIGUSR2)
+        assert started(turns, 2)[-1] != before
+        child.terminate()
+        _, errors = child.communicate(timeout=DEADLINE_S)
+    assert child.returncode == 0
+    assert errors.count("the new balancer was ended by SIGKILL") == 1
+    assert errors.count("started again") == 1
+
+
+@pytest.mark.parametrize("renewed", [False, True], ids=["first", "after-one-that-failed"])
+def test_balancer_that_anothers_balancer_took_over_from_is_not_started_again(tmp_path: Path, renewed: bool) -> None:
+    with supervised(tmp_path, "-", "fails") as (child, turns):
+        (balancer,) = started(turns, 1)
+        if renewed:
+            child.send_signal(signal.SIGUSR2)
+            assert child.stderr is not None
+            while "the running one goes on" not in child.stderr.readline():
+                assert child.poll() is None
+        os.kill(balancer, signal.SIGUSR1)
+        assert child.wait(DEADLINE_S) == 0
+        assert started(turns, 1) == [balancer]
 
 
 def test_balancer_without_a_state_directory_is_not_renewed(tmp_path: Path) -> None:

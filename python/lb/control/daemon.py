@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Daemon:
         backend: `rust`, `python`, or `auto`: what the configuration says.
         control_path: of the control socket. None: `lb.control.api.paths.default_control_path()`.
         made: what was made while this process had all its rights; None: nothing, it still has them.
+        tell_ready: called when it forwards: before the process that it takes over from may end, and after the start.
     """
 
     def __init__(
@@ -70,10 +72,12 @@ class Daemon:
         backend: str = "auto",
         control_path: Path | None = None,
         made: Prepared | None = None,
+        tell_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._config_path = config_path
         loaded = load_config(config_path)
         self._made = made or Prepared()
+        self._tell_ready = tell_ready
         # Hashes place flows by the seed: flows of the process before are found again by the same one.
         self._seed_left = None if self._made.state is None else self._made.state.seed_left
         self._is_seed_drawn = loaded.seed is None
@@ -120,6 +124,7 @@ class Daemon:
             await self._listener.serve()
             self._start_tasks()
             self._log_start()
+            self._tell_ready()
         except BaseException:
             await self._cleanup.aclose()
             raise
@@ -202,6 +207,7 @@ class Daemon:
         """Let the process before end, now that this one forwards, and have what it leaves."""
         controller, predecessor, state = self._controller, self._made.predecessor, self._made.state
         if predecessor is not None:
+            self._tell_ready()
             predecessor.dismiss()
             self._runtime.take_host(controller.snapshot)
             self._listener.own()
@@ -371,6 +377,11 @@ class Daemon:
         """End the run with an error, from any thread; the first error counts."""
         self._failure = self._failure or error
         call_on(self._loop, self._stopped.set)
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another process has taken over."""
+        return self._is_replaced
 
     def request_stop(self) -> None:
         """Let `wait` return."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from lb.control.api.paths import default_control_path
 from lb.control.daemon import Daemon
 from lb.control.preparation import Prepared, prepared
-from lb.control.respawn import READY, Respawner
+from lb.control.respawn import READY, REPLACED, Respawner
 from lb.control.telemetry.logs import LogFormat, start_logging
 
 # How long a thread of this process may keep the others from running Python: a tenth of the default.
@@ -25,25 +25,23 @@ log = logging.getLogger(__name__)
 
 async def serve(
     config_path: Path, backend: str, control_path: Path, made: Prepared, ready_fd: int | None = None
-) -> None:
+) -> bool:
     """
     Run a balancer until SIGTERM or SIGINT; SIGHUP reloads it. `ready_fd`: told `respawn.READY` once it forwards.
+
+    Returns:
+        Whether another process has taken over from it.
 
     Raises:
         LbError: it could not start, or failed.
     """
-    daemon = Daemon(config_path, backend, control_path, made)
+    daemon = Daemon(config_path, backend, control_path, made, lambda: _tell_ready(ready_fd))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)
     # Until packets flow there is nothing to reload; without a handler, the signal would end the process.
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     await daemon.start()
-    if ready_fd is not None:
-        # One that supervises and is gone has no use for it.
-        with contextlib.suppress(OSError):
-            os.write(ready_fd, READY)
-        os.close(ready_fd)
     # The objects of the start stay: a collector that visits 10 000 servers each time holds up every thread.
     gc.freeze()
     # While a change computes, the loop runs this soon after each system call, of which a check makes several.
@@ -54,6 +52,14 @@ async def serve(
     finally:
         log.info("stopping")
         await daemon.stop()
+    return daemon.is_replaced
+
+
+def _tell_ready(ready_fd: int | None) -> None:
+    # One that supervises and is gone has no use for it.
+    if ready_fd is not None:
+        with contextlib.suppress(OSError):
+            os.write(ready_fd, READY)
 
 
 def run(
@@ -80,4 +86,6 @@ def run(
         take_over = take_over or respawner.takes_over
     control_path = control_path or default_control_path()
     with prepared(config_path, control_path, user, state, take_over) as made:
-        asyncio.run(serve(config_path, backend, control_path, made, ready_fd))
+        is_replaced = asyncio.run(serve(config_path, backend, control_path, made, ready_fd))
+    if supervise and is_replaced:
+        sys.exit(REPLACED)

@@ -29,6 +29,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 # After that long the next pause is the first again.
 STEADY_S = 10.0
 READY = b"ready"
+# The exit status of a supervised balancer that another one has taken over from (EX_TEMPFAIL of sysexits.h).
+REPLACED = 75
 RENEW = signal.SIGUSR2
 # What this process would become: tried first, for exec cannot be undone. Seconds that it may take.
 PROGRAM, PROGRAM_S = "import lb.cli, lb.control.process, lb._core", 30.0
@@ -59,7 +61,7 @@ class Respawner:
 
         Returns:
             In each balancer's process: a descriptor to tell `READY` when it forwards. In this one never: it exits as
-            the last balancer did, with 128 and its number for a signal; 0 when it was told to stop.
+            the last balancer did, with 128 and its number for a signal; 0 when it was told to stop or was replaced.
         """
         for number in HANDED_ON:
             signal.signal(number, self._hand_on)
@@ -77,18 +79,27 @@ class Respawner:
             status = self._wait()
             forwarded = _was_told(reader)
             has_forwarded = forwarded or has_forwarded
-            if self._before and not forwarded:
-                log.error("the new balancer %s before it forwarded: the running one goes on", describe(status))
-                self._child, self._before = self._before, 0
-                began, status = time.monotonic(), self._wait()
-            self._before = 0
-            if self._is_over or status == 0 or not has_forwarded:
+            was_replaced = status == REPLACED
+            if self._before and not (forwarded and status == 0):
+                began, status = self._go_back(status)
+                # By the one that has failed, if that came as far as to forward.
+                was_replaced = status == REPLACED and not forwarded
+            if self._is_over or status == 0 or was_replaced or not has_forwarded:
                 sys.exit(exit_code(status, told=self._is_over))
             if time.monotonic() - began >= STEADY_S:
                 pause_s = FIRST_PAUSE_S
             log.error("the balancer %s: started again in %.1f s", describe(status), pause_s)
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _go_back(self, status: int) -> tuple[float, int]:
+        """
+        Supervise the balancer that was to be taken over from: the new one has ended, with a status, before it let that
+        one end. Return when that began, and with which status it ended.
+        """
+        log.error("the new balancer %s before it was alone: the running one goes on", describe(status))
+        began, self._child, self._before = time.monotonic(), self._before, 0
+        return began, self._wait()
 
     def _fork(self) -> int:
         """Fork, again and again where memory or process ids are short: a machine that killed a balancer may be."""
@@ -182,7 +193,7 @@ def be_child(parent: int) -> None:
 
 def exit_code(status: int, *, told: bool) -> int:
     """Return what to exit with when a balancer ended with a status, negative for a signal."""
-    if told and status in (-signal.SIGTERM, -signal.SIGINT):
+    if status == REPLACED or (told and status in (-signal.SIGTERM, -signal.SIGINT)):
         return 0
     return status if status >= 0 else 128 - status
 

@@ -155,6 +155,10 @@ bench-report: ## Write the kept figures into docs/performance.md and docs/benche
 bench-core: ## Run the criterion benches of every stage of rust/core, one core (never in parallel)
 	cargo bench --locked -p flowlb-benches
 
+.PHONY: bench-memory
+bench-memory: ## Compare kinds of memory of the flow table at 1 and 10 million flows, in turns, as root (ROUNDS=5)
+	$(PYTHON) benches/table_memory.py --rounds $(or $(ROUNDS),5)
+
 .PHONY: map
 map: ## Draw who imports whom, from the code: docs/map-python.svg, docs/map-rust.svg (graphviz)
 	$(PYTHON) scripts/import_map.py

@@ -3,10 +3,13 @@
 //!
 //! Nothing random is drawn while the clock runs, and nothing differs from run to run: seeds and keys are fixed.
 
+use std::fs::OpenOptions;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt;
 
 use flowlb_core::base::{Frame, InterfaceId, Nanos, Offload, Outcome, Output, Verdict};
 use flowlb_core::datapath::{DataPath, Sink};
+use flowlb_core::flow::table::{Table, TableError};
 use flowlb_core::snapshot::{
     Interface, Neighbour, NextHops, Plan, Protocol, Refusal, Route, Selector, Server, Service,
     Settings, Snapshot, Timeouts,
@@ -194,8 +197,7 @@ pub struct Scene {
 impl Scene {
     /// Make one with room for `capacity` flows and none in it.
     pub fn empty(capacity: u32, protocol: Protocol) -> Self {
-        let mut path =
-            DataPath::new(u64::from(capacity), HASH_KEY, 1).expect("the table finds room");
+        let mut path = path_with_memory(u64::from(capacity)).expect("the table finds room");
         path.publish(snapshot(Selector::Counter, SERVERS, protocol));
         path.set_next_hops(next_hops(SERVERS));
         Self {
@@ -258,6 +260,25 @@ impl Scene {
         );
         self.taken.forwarded
     }
+}
+
+/// Make a data path whose flow table is where `FLOWLB_TABLE` says: in the process's own memory (unset), in a map of
+/// the kernel's (`map`), or in a file without a name in a directory (its path: of a tmpfs).
+fn path_with_memory(capacity: u64) -> Result<DataPath, TableError> {
+    let Some(place) = std::env::var_os("FLOWLB_TABLE") else {
+        return DataPath::new(capacity, HASH_KEY, 1);
+    };
+    let file = if place == "map" {
+        Table::create_map(capacity)?
+    } else {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_TMPFILE)
+            .open(place)
+            .expect("FLOWLB_TABLE is `map` or a directory in a tmpfs")
+    };
+    DataPath::in_file(capacity, HASH_KEY, 1, &file)
 }
 
 /// What came of a batch.

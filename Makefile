@@ -123,6 +123,10 @@ soak-control: env ## Keep 2 000 flows open through 1 000 reloads and as many com
 soak-restarts: env ## Keep 2 000 flows open over 100 take-overs, stops and kills of the balancer, in namespaces
 	$(BIN)/python tests/netns/restarts.py --flows $(or $(FLOWS),2000) --rounds $(or $(ROUNDS),100)
 
+.PHONY: soak-ready
+soak-ready: env ## Time starts of a balancer with a million flows in its table, in namespaces, as root
+	$(BIN)/python tests/netns/ready.py
+
 .PHONY: soak-floods
 soak-floods: env ## Keep 200 flows open through floods of each kind from random sources, in namespaces (RATE=300000)
 	$(BIN)/python tests/netns/floods.py --rate $(or $(RATE),300000)

@@ -155,6 +155,8 @@ class Stage:
     def _reload_broken(self, act: Act) -> None:
         """Have a file with a mistake read: it must be refused, and change nothing."""
         del act
+        # One that starts has to read it whole.
+        self._balancer.wait_answering()
         self._config.write_text(self._text.replace('policy = "round-robin"', 'policy = "no-such-policy"'))
         try:
             self._change("/reload", {})

@@ -21,7 +21,9 @@ use crate::flow::side::TcpSide;
 use crate::flow::state::FlowState;
 
 /// Entries that are read at once, of all three parts: whole lines of each. And buckets of the index.
-const PART: u32 = 1 << 13;
+const PART: u32 = 1 << 10;
+/// So many entries ahead, what one needs of the table is fetched into the cache.
+const AHEAD: usize = 8;
 
 /// A table that was left, as its header describes it.
 struct Image<'a> {
@@ -55,32 +57,51 @@ impl Table {
         let (mut kept, mut order) = (Kept::default(), Vec::new());
         let mut from = 0;
         for key_sums in key_sums.chunks(PART as usize) {
+            let mut rows = Vec::with_capacity(key_sums.len());
             for (mut left, key_sum) in image.read(from, key_sums.len())?.zip(key_sums) {
                 // A removed entry has port 0, which no flow has.
                 if left.entry.client_port == 0 {
                     continue;
                 }
                 let is_ours = image.key_sum(&left.entry) == *key_sum;
-                let placed = is_ours
-                    .then(|| self.take_over(&mut left, now, &translate, &interface))
-                    .flatten();
-                match placed {
-                    Some(number) => {
-                        kept.flows += 1;
-                        order.push((left.entry.linked_at(), number));
-                        note(left.entry.service, left.entry.server, &self.flow(number));
-                    }
-                    None => kept.dropped += 1,
+                if is_ours && is_known(&mut left, now, &translate, &interface) {
+                    rows.push(left);
+                } else {
+                    kept.dropped += 1;
                 }
             }
+            self.place_all(&rows, |left, placed| match placed {
+                Some((number, flow)) => {
+                    kept.flows += 1;
+                    order.push((left.entry.linked_at(), number));
+                    note(left.entry.service, left.entry.server, &flow);
+                }
+                None => kept.dropped += 1,
+            });
             from += PART;
         }
         order.sort_unstable();
-        for (_, number) in order {
+        for (at, &(_, number)) in order.iter().enumerate() {
+            if let Some(&(_, number)) = order.get(at + AHEAD) {
+                self.prefetch_linked(number);
+            }
             self.link(number, self.entry(number).state());
         }
         self.due = Nanos::ZERO;
         Ok(kept)
+    }
+
+    /// Store entries that can be trusted, in no list yet; tell of each where it is, None where there is no room for it.
+    fn place_all(&mut self, rows: &[Row], mut note: impl FnMut(&Row, Option<(u32, Flow<'_>)>)) {
+        for (at, row) in rows.iter().enumerate() {
+            if let Some(ahead) = rows.get(at + AHEAD) {
+                for key in [ahead.entry.forward_key(), ahead.entry.reply_key()] {
+                    self.prefetch_bucket(self.hash(&key));
+                }
+            }
+            let placed = self.has_room_for(&row.entry).then(|| self.place(row));
+            note(row, placed.map(|number| (number, self.flow(number))));
+        }
     }
 
     /// Store an entry of another process if it can be trusted, in no list yet.
@@ -91,7 +112,7 @@ impl Table {
         translate: &impl Fn(u32) -> Option<Translation>,
         interface: &impl Fn(InterfaceId) -> Option<InterfaceId>,
     ) -> Option<u32> {
-        let is_ours = is_whole(left, now) && left.translate(translate, interface);
+        let is_ours = is_known(left, now, translate, interface);
         (is_ours && self.has_room_for(&left.entry)).then(|| self.place(left))
     }
 
@@ -125,6 +146,16 @@ impl Row {
         });
         true
     }
+}
+
+/// Whether an entry can be trusted; it has today's ids then.
+fn is_known(
+    left: &mut Row,
+    now: Nanos,
+    translate: &impl Fn(u32) -> Option<Translation>,
+    interface: &impl Fn(InterfaceId) -> Option<InterfaceId>,
+) -> bool {
+    is_whole(left, now) && left.translate(translate, interface)
 }
 
 fn is_whole(left: &Row, now: Nanos) -> bool {

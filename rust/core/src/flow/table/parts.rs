@@ -66,6 +66,12 @@ impl Table {
         }
     }
 
+    /// Fetch what putting an entry into a list reads and writes.
+    pub(super) fn prefetch_linked(&self, number: u32) {
+        prefetch(self.entry(number));
+        prefetch(self.cold(number));
+    }
+
     #[inline(always)]
     fn entry_at(&self, number: u32) -> usize {
         self.entries_at + number as usize

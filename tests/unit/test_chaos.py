@@ -79,40 +79,95 @@ def test_flow_that_broke_is_broken_whatever_happened_meanwhile() -> None:
         assert (broken.error, broken.causes, outcome.is_good) == ("connection reset by peer", (kind,), False)
 
 
+def taken_out() -> Observed:
+    """Return what was seen of a run in which server1 was found down between 10.1 and 10.6 s, until 16 s."""
+    observed = Observed(acts=[happened("server down", 9, 14, "server1")])
+    observed.find_down(10.1, 10.2, [])
+    observed.find_down(10.5, 10.6, ["server1"])
+    observed.find_down(15.9, 16.0, [])
+    return observed
+
+
 @pytest.mark.parametrize(
-    ("server", "ended_s", "is_due"),
-    [("server1", 12.0, True), ("", 12.0, True), ("server2", 12.0, False), ("server1", 8.0, False)],
-    ids=["its own", "unknown", "another", "before"],
+    ("server", "began_s", "ended_s", "is_due"),
+    [
+        ("server1", 7, 12.0, True),
+        ("server1", 11.5, 11.6, True),
+        ("", 7, 12.0, True),
+        ("server2", 7, 12.0, False),
+        ("server1", 7, 8.0, False),
+        ("server1", 11.7, 12.0, False),
+        ("server1", 30, 30.1, False),
+        ("", 30, 30.1, False),
+    ],
+    ids=[
+        "its-own",
+        "said-nothing-then",
+        "unknown",
+        "another",
+        "before",
+        "while-down",
+        "once-it-is-back",
+        "unknown-once-it-is-back",
+    ],
 )
-def test_flow_of_a_server_that_was_taken_out_had_to_break(server: str, ended_s: float, is_due: bool) -> None:
-    """Rule 19, health: it is reset; flows of other servers are not."""
-    observed = seen(
+def test_flow_of_a_server_had_to_break_when_that_was_taken_out(
+    server: str, began_s: float, ended_s: float, is_due: bool
+) -> None:
+    """Rule 19, health: it is reset then; neither are flows of other servers, nor those that begin later."""
+    observed = taken_out()
+    told = [
         {"opened": 40000, "at": START + 4},
-        words(7, ended_s, error="silence"),
+        words(began_s, ended_s, error="silence"),
         {"closed": 40000, "at": START + ended_s},
-        acts=[happened("server down", 9, 14, "server1")],
-    )
-    observed.find_down(10.6, ["server1"])
-    observed.find_down(16.0, [])
+    ]
+    observed.statements += [("client1", each) for each in told]
     # Another flow had its port before, and one has it later.
     observed.place(3, 3, [("client1", 40000, "server3")])
     if server:
         observed.place(5, 5, [("client1", 40000, server)])
-    observed.place(12.5, 12.5, [("client1", 40000, "server3")])
+    observed.place(ended_s + 0.5, ended_s + 0.5, [("client1", 40000, "server3")])
     outcome = judge(observed, START)
     assert (len(outcome.excused), len(outcome.broken)) == ((1, 0) if is_due else (0, 1))
     assert outcome.is_good == is_due
 
 
+def test_datagrams_have_no_reason_to_end() -> None:
+    """Rule 18.2, servers that leave or fail: they go to another server."""
+    observed = taken_out()
+    observed.statements.append(("client1", words(10, 12, error="silence", flow="udp")))
+    assert len(judge(observed, START).broken) == 1
+
+
+@pytest.mark.parametrize(
+    ("acts", "is_fault"),
+    [
+        ([("link flap", 16, 16.3, "")], True),
+        ([("link flap", 16, 16.3, ""), ("link flap", 17, 17.3, "")], True),
+        ([("server lost", 16, 16.7, "server1"), ("server lost", 18, 18.4, "server1")], False),
+        ([("server lost", 16, 16.7, "server2"), ("server lost", 18, 18.4, "server2")], True),
+        ([("server down", 13, 19, "server1")], False),
+        ([("server down", 8, 14, "server1")], True),
+    ],
+    ids=["one-flap", "two-flaps", "lost-twice", "another-lost", "down", "long-before"],
+)
+def test_server_is_taken_out_for_a_reason_when_acts_hit_enough_checks(
+    acts: list[tuple[Kind, float, float, str]], is_fault: bool
+) -> None:
+    """Three in a row, half a second apart."""
+    observed = seen(acts=[happened(*act) for act in acts])
+    observed.find_down(19.5, 19.6, [])
+    observed.find_down(20, 20.1, ["server1"])
+    assert bool(judge(observed, START).faults) == is_fault
+
+
 def test_server_that_was_taken_out_and_could_be_reached_is_a_fault() -> None:
     """Checks that fail for no reason would excuse everything."""
     observed = seen(acts=[happened("server down", 9, 14, "server2"), happened("kill", 18, 19)])
-    observed.find_down(20, ["server1"])
+    observed.find_down(20, 20, ["server1"])
     outcome = judge(observed, START)
     assert outcome.faults == ("server1 was taken out at 20.0 s, and could be reached",)
     assert not outcome.is_good
-    observed.acts.append(happened("link flap", 16, 16.3))
-    assert judge(observed, START).faults == ()
 
 
 def test_stall_is_told_with_what_happened_meanwhile() -> None:

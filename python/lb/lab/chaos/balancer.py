@@ -80,10 +80,12 @@ class Balancer:
             return None
         return status
 
-    def flows(self) -> list[dict[str, Any]]:
-        """Return its established flows; none when it does not answer."""
+    def flows(self, client: str, service: str) -> list[dict[str, Any]]:
+        """Return the flows of a client's address to a service; none when it does not answer."""
         try:
-            rows: list[dict[str, Any]] = fetch(self.control, "/flows", state="established", limit=100_000)["flows"]
+            rows: list[dict[str, Any]] = fetch(self.control, "/flows", client=client, service=service, limit=100_000)[
+                "flows"
+            ]
         except LbError:
             return []
         return rows

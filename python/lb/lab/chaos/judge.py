@@ -9,7 +9,7 @@ may break a flow or move it, nor take out a server that can be reached.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -18,10 +18,11 @@ from lb.lab.chaos.schedule import Kind
 
 # Between two looks, at most: while the balancer starts, it does not answer.
 LOOK_S = 2.0
-# After a server is back: how long its flows' ends may still be told to their clients, who have waited meanwhile.
-AFTER_S = 45.0
-# So long before its verdict may have begun what kept a server from being reached; several acts may add up.
-CHECKS_S = 5.0
+# Flows of a server are reset when it is found down. Who says nothing then speaks again within this, and notices.
+NOTICE_S = 1.0
+# So long before its verdict may have begun what kept a server from being reached. Several acts may add up: each hits
+# one check, and one more per interval. So many in a row must fail.
+CHECKS_S, CHECK_INTERVAL_S, FAILED_CHECKS = 5.0, 0.5, 3
 UNREACHABLE: frozenset[Kind] = frozenset({"server lost", "server down", "link flap"})
 # An act explains a stall that begins up to so long after its end: what was lost is sent again later.
 ECHO_S = 3.0
@@ -131,6 +132,15 @@ class Outcome:
         return {cause: (len(times), median(times), max(times)) for cause, times in sorted(found.items())}
 
 
+@dataclass(frozen=True, slots=True)
+class Down:
+    """A server that its checks have taken out: between `since_s` and `seen_s`, until `until_s` at most."""
+
+    since_s: float
+    seen_s: float
+    until_s: float = float("inf")
+
+
 @dataclass(slots=True)
 class Observed:
     """
@@ -140,14 +150,16 @@ class Observed:
         statements: of clients, with the name of the client.
         placements: by client and port: since when, until when, and at which server a flow was seen for certain: a look
             takes its time, and shows what was at one moment of it.
-        downs: by server: since when it was found down, and until when.
+        downs: by server: when it was down.
+        looked_s: when the balancer was asked last which servers are down.
         acts: what happened.
         faults: of the balancer.
     """
 
     statements: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     placements: dict[tuple[str, int], list[tuple[float, float, str]]] = field(default_factory=dict)
-    downs: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    downs: dict[str, list[Down]] = field(default_factory=dict)
+    looked_s: float = 0.0
     acts: list[Happened] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -160,16 +172,17 @@ class Observed:
             else:
                 seen.append((told_s, asked_s, server))
 
-    def find_down(self, at_s: float, servers: Iterable[str]) -> None:
-        """Note which servers are down; those that were and are not among them are up."""
+    def find_down(self, asked_s: float, told_s: float, servers: Iterable[str]) -> None:
+        """Note which servers are down; those that were and are not among them are up. Times as for `place`."""
         down = set(servers)
         for server, spans in self.downs.items():
-            if spans[-1][1] == float("inf") and server not in down:
-                spans[-1] = (spans[-1][0], at_s)
+            if spans[-1].until_s == float("inf") and server not in down:
+                spans[-1] = replace(spans[-1], until_s=told_s)
         for server in down:
             spans = self.downs.setdefault(server, [])
-            if not spans or spans[-1][1] != float("inf"):
-                spans.append((at_s, float("inf")))
+            if not spans or spans[-1].until_s != float("inf"):
+                spans.append(Down(self.looked_s, told_s))
+        self.looked_s = asked_s
 
 
 def judge(observed: Observed, start: float) -> Outcome:
@@ -211,10 +224,16 @@ def judge(observed: Observed, start: float) -> Outcome:
 def _taken_out(observed: Observed) -> Iterable[str]:
     """Yield servers that their checks took out although they could be reached."""
     for server, spans in observed.downs.items():
-        for since_s, _ in spans:
-            acts = [act for act in observed.acts if act.kind in UNREACHABLE and act.server in (server, "")]
-            if not any(act.began_s < since_s < act.ended_s + CHECKS_S for act in acts):
-                yield f"{server} was taken out at {since_s:.1f} s, and could be reached"
+        acts = [act for act in observed.acts if act.kind in UNREACHABLE and act.server in (server, "")]
+        for span in spans:
+            if sum(_checks_hit(act, span) for act in acts) < FAILED_CHECKS:
+                yield f"{server} was taken out at {span.seen_s:.1f} s, and could be reached"
+
+
+def _checks_hit(act: Happened, span: Down) -> int:
+    """Return how many checks of its server an act can have made fail before the server was found down."""
+    hit_s = min(act.ended_s, span.seen_s) - max(act.began_s, span.since_s - CHECKS_S)
+    return 1 + int(hit_s / CHECK_INTERVAL_S) if hit_s > 0 else 0
 
 
 def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: float, opened_s: float) -> Trouble:
@@ -234,7 +253,8 @@ def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: f
         words.get("stalled_s", 0.0),
         server,
         tuple(sorted({act.kind for act in causes})),
-        _is_due(observed, server, began_s, ended_s),
+        # Datagrams go to another server.
+        words["flow"] != "udp" and _is_due(observed, server, began_s, ended_s),
     )
 
 
@@ -244,9 +264,9 @@ def _within(seen: Sequence[tuple[float, float, str]], since_s: float, until_s: f
 
 
 def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> bool:
-    """Return whether something had to break: its server was taken out. `server`: empty: unknown."""
+    """Return whether something had to break: its server was found down. `server`: empty: unknown."""
     spans = [span for name, found in observed.downs.items() if server in (name, "") for span in found]
-    return any(since_s - LOOK_S < ended_s and until_s + AFTER_S > began_s for since_s, until_s in spans)
+    return any(span.since_s < ended_s and began_s < span.seen_s + NOTICE_S for span in spans)
 
 
 def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -> Iterable[Move]:

@@ -65,6 +65,7 @@ address = "{address}"
 port = {port}
 """
 PROTOCOLS = dict(zip(SERVICES, ("tcp", "udp"), strict=True))
+TCP_SERVICE = SERVICES[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +234,16 @@ class Run:
     # The balancer.
 
     def _look(self, balancer: Balancer) -> None:
-        """Note where flows are, and which servers are down."""
-        names = {str(host.address): host.name for host in self._testbed.topology.of_role("client")}
-        asked_s, rows = self._now_s(), balancer.flows()
-        flows = ((names.get(row["client"], ""), row["client_port"], row["server"]) for row in rows)
-        self._observed.place(asked_s, self._now_s(), flows)
+        """Note where TCP flows of clients are, and which servers are down."""
+        for host in self._testbed.topology.of_role("client"):
+            asked_s, rows = self._now_s(), balancer.flows(str(host.address), TCP_SERVICE)
+            flows = ((host.name, row["client_port"], row["server"]) for row in rows)
+            self._observed.place(asked_s, self._now_s(), flows)
+        asked_s = self._now_s()
         if (status := balancer.status()) is not None:
             servers = [server for service in status["services"] for server in service["servers"]]
-            self._observed.find_down(self._now_s(), {each["name"] for each in servers if each["health"] == "down"})
+            down = {each["name"] for each in servers if each["health"] == "down"}
+            self._observed.find_down(asked_s, self._now_s(), down)
 
     def _note_faults(self, balancer: Balancer) -> None:
         status = balancer.status()

@@ -22,7 +22,11 @@ BALANCER = """
 import os, signal, sys, time
 from lb.control import respawn
 from lb.control.telemetry.logs import start_logging
-respawn.FIRST_PAUSE_S = respawn.LONGEST_PAUSE_S = 0.01
+respawn.FIRST_PAUSE_S = 0.01
+if "stranger" in sys.argv:
+    respawn.LEFT_S = 0.0
+if "stops" in sys.argv:
+    respawn.PROGRAM = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
 start_logging()
 respawner = respawn.Respawner("alone" not in sys.argv)
 ready_fd = respawner.supervise()
@@ -30,6 +34,15 @@ if respawner.takes_over:
     print("takes over", flush=True)
     if "fails" in sys.argv:
         sys.exit(3)
+    if "stopped" in sys.argv:
+        before = int(open(sys.argv[1]).read().split()[-1])
+        os.kill(before, signal.SIGTERM)
+        while os.path.exists(f"/proc/{before}"):
+            time.sleep(0.001)
+        sys.exit(1)
+    if "stranger" in sys.argv:
+        os.write(ready_fd, respawn.READY)
+        os.kill(os.getpid(), signal.SIGKILL)
     if "dies" in sys.argv:
         os.write(ready_fd, respawn.READY)
         with open(sys.argv[1] + ".dies", "w") as file:
@@ -50,11 +63,11 @@ signal.signal(signal.SIGUSR1, end_replaced)
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGHUP, reload)
 turn = len(open(sys.argv[1]).read().splitlines())
-with open(sys.argv[1], "a") as file:
-    file.write(f"{os.getpid()}\\n")
 if "silent" not in sys.argv:
     os.write(ready_fd, respawn.READY)
     os.close(ready_fd)
+with open(sys.argv[1], "a") as file:
+    file.write(f"{os.getpid()}\\n")
 for status in sys.argv[2:3]:
     if status != "-" and turn < 3:
         sys.exit(int(status))
@@ -96,15 +109,15 @@ def gone(pid: int) -> None:
 
 
 def test_balancer_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    """As often as it takes; the log names the signal."""
+    """As often as it takes, and at once as it did forward; the log names the signal."""
     with supervised(tmp_path) as (child, turns):
-        for turn in range(1, 5):
+        for turn in range(1, 8):
             os.kill(started(turns, turn)[-1], signal.SIGKILL)
-        started(turns, 5)
+        started(turns, 8)
         child.terminate()
         _, errors = child.communicate(timeout=DEADLINE_S)
     assert child.returncode == 0
-    assert errors.count("the balancer was ended by SIGKILL: started again in 0.0 s") == 4
+    assert errors.count("the balancer was ended by SIGKILL: started again in 0.0 s") == 7
 
 
 def test_balancer_that_fails_is_started_again(tmp_path: Path) -> None:
@@ -183,6 +196,41 @@ def test_renewed_balancer_that_dies_once_the_running_one_ends_is_started_again(t
     assert child.returncode == 0
     assert errors.count("the new balancer was ended by SIGKILL") == 1
     assert errors.count("started again") == 1
+
+
+def test_renewal_during_which_it_is_told_to_stop_stops(tmp_path: Path) -> None:
+    """The signal comes while the program is tried that would be the next one."""
+    with supervised(tmp_path, "-", "stops") as (child, turns):
+        (balancer,) = started(turns, 1)
+        child.send_signal(signal.SIGUSR2)
+        _, errors = child.communicate(timeout=DEADLINE_S)
+        assert started(turns, 1) == [balancer]
+    assert child.returncode == 0
+    assert "another one takes over" not in errors
+
+
+def test_balancer_that_is_stopped_while_a_renewed_one_gets_ready_stays_stopped(tmp_path: Path) -> None:
+    """`lb stop` is for both."""
+    with supervised(tmp_path, "-", "stopped") as (child, turns):
+        (balancer,) = started(turns, 1)
+        child.send_signal(signal.SIGUSR2)
+        assert child.wait(DEADLINE_S) == 0
+        assert started(turns, 1) == [balancer]
+
+
+def test_balancer_that_a_stranger_took_over_from_after_a_renewal_that_failed_is_not_started_again(
+    tmp_path: Path,
+) -> None:
+    """The renewed one had come as far as to forward: but that was long before."""
+    with supervised(tmp_path, "-", "stranger") as (child, turns):
+        (balancer,) = started(turns, 1)
+        child.send_signal(signal.SIGUSR2)
+        assert child.stderr is not None
+        while "the running one goes on" not in child.stderr.readline():
+            assert child.poll() is None
+        os.kill(balancer, signal.SIGUSR1)
+        assert child.wait(DEADLINE_S) == 0
+        assert started(turns, 1) == [balancer]
 
 
 @pytest.mark.parametrize("renewed", [False, True], ids=["first", "after-one-that-failed"])

@@ -89,6 +89,9 @@ class Daemon:
         self._cleanup = AsyncExitStack()
         self._stopped = asyncio.Event()
         self._is_replaced = False
+        # Cleared while a successor may forward, and has not said so.
+        self._is_decided = asyncio.Event()
+        self._is_decided.set()
         self._waiting: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -244,6 +247,7 @@ class Daemon:
         await self._metrics.pause()
         await self._listener.pause()
         await self._changes.hold()
+        self._is_decided.clear()
         try:
             return await asyncio.to_thread(self._runtime.leave)
         except BaseException:
@@ -256,6 +260,8 @@ class Daemon:
             await asyncio.to_thread(self._runtime.resume)
         except LbError as error:
             self.fail(error)
+        finally:
+            self._is_decided.set()
         await self._go_on()
 
     async def _go_on(self) -> None:
@@ -273,6 +279,7 @@ class Daemon:
         self._runtime.keep_host()
         self._listener.leave()
         self._made.leave_control()
+        self._is_decided.set()
         self._stopped.set()
 
     async def _start_observation(self) -> None:
@@ -403,6 +410,8 @@ class Daemon:
         Raises:
             LbError: the balancer had failed; says why.
         """
+        # What is left to a successor that may forward is not to be undone.
+        await self._is_decided.wait()
         if self._failure is None and not self._is_replaced:
             await self._stopping.end_flows()
             if self._made.snapshots is not None:

@@ -16,6 +16,7 @@ from lb.control.daemon import Daemon
 from lb.control.preparation import Prepared, prepared
 from lb.control.respawn import READY, REPLACED, Respawner
 from lb.control.telemetry.logs import LogFormat, start_logging
+from lb.errors import LbError
 
 # How long a thread of this process may keep the others from running Python: a tenth of the default.
 SWITCH_S = 0.0005
@@ -51,8 +52,18 @@ async def serve(
         await daemon.wait()
     finally:
         log.info("stopping")
-        await daemon.stop()
+        await _stop(daemon)
     return daemon.is_replaced
+
+
+async def _stop(daemon: Daemon) -> None:
+    try:
+        await daemon.stop()
+    except LbError as error:
+        if not daemon.is_replaced:
+            raise
+        # Another one forwards, whatever failed here.
+        log.error("%s", error)
 
 
 def _tell_ready(ready_fd: int | None) -> None:

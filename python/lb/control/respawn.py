@@ -24,13 +24,15 @@ from lb.privileges.drop import request_death_signal
 
 # Handed on to the balancer: to stop, to stop, to reload.
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Before a balancer is started again, seconds: doubled each time, up to the last.
+# Before a balancer is started again, seconds: doubled for each that did not forward, up to the last.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-# After that long the next pause is the first again.
-STEADY_S = 10.0
 READY = b"ready"
 # The exit status of a supervised balancer that another one has taken over from (EX_TEMPFAIL of sysexits.h).
 REPLACED = 75
+# With these a balancer ends for good: it was told to, or another one forwards.
+ENDS = (0, REPLACED)
+# As if it had failed: it ended for one that has failed. So long that takes at most, seconds.
+LEFT, LEFT_S = 1, 10.0
 RENEW = signal.SIGUSR2
 # What this process would become: tried first, for exec cannot be undone. Seconds that it may take.
 PROGRAM, PROGRAM_S = "import lb.cli, lb.control.process, lb._core", 30.0
@@ -46,7 +48,9 @@ class Respawner:
     def __init__(self, can_renew: bool = True) -> None:
         self._child = 0
         # A balancer from before this process became the program anew; 0: none. It ends when it is taken over from.
-        self._before = _running_before()
+        # With its status where it has ended meanwhile, None: it has not, or there was none.
+        self._before, self._status_before = _running_before()
+        self._was_renewed = self._before > 0 or self._status_before is not None
         self._is_over = False
         self._can_renew = can_renew
 
@@ -68,9 +72,10 @@ class Respawner:
         signal.signal(RENEW, self._renew)
         # A process that became the program anew has the mask of that moment.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*HANDED_ON, RENEW))
-        has_forwarded, pause_s = self.takes_over, FIRST_PAUSE_S
+        if self._status_before in ENDS:
+            sys.exit(0)
+        has_forwarded, pause_s = self._was_renewed, FIRST_PAUSE_S
         while True:
-            began = time.monotonic()
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             if self._fork() == 0:
                 os.close(reader)
@@ -78,28 +83,32 @@ class Respawner:
             os.close(writer)
             status = self._wait()
             forwarded = _was_told(reader)
+            status = self._judge(status, forwarded)
             has_forwarded = forwarded or has_forwarded
-            was_replaced = status == REPLACED
-            if self._before and not (forwarded and status == 0):
-                began, status = self._go_back(status)
-                # By the one that has failed, if that came as far as to forward.
-                was_replaced = status == REPLACED and not forwarded
-            if self._is_over or status == 0 or was_replaced or not has_forwarded:
+            if self._is_over or status in ENDS or not has_forwarded:
                 sys.exit(exit_code(status, told=self._is_over))
-            if time.monotonic() - began >= STEADY_S:
-                pause_s = FIRST_PAUSE_S
+            # Packets wait for one that did forward; one that does not come so far may need something that is not there.
+            pause_s = FIRST_PAUSE_S if forwarded else min(pause_s * 2, LONGEST_PAUSE_S)
             log.error("the balancer %s: started again in %.1f s", describe(status), pause_s)
             time.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
-    def _go_back(self, status: int) -> tuple[float, int]:
+    def _judge(self, status: int, forwarded: bool) -> int:
         """
-        Supervise the balancer that was to be taken over from: the new one has ended, with a status, before it let that
-        one end. Return when that began, and with which status it ended.
+        Return the status that counts when a balancer has ended with one. Where it was to take over from another one,
+        that may run still: it is supervised again, until it ends. `forwarded`: whether the one that ended did.
         """
+        before, self._status_before = self._status_before, None
+        if not self._before:
+            # The one before was stopped, or another one took over from it, while this one got ready.
+            return before if before in ENDS and not forwarded else status
+        if forwarded and status in ENDS:
+            return status
         log.error("the new balancer %s before it was alone: the running one goes on", describe(status))
         began, self._child, self._before = time.monotonic(), self._before, 0
-        return began, self._wait()
+        status = self._wait()
+        # It may have left its flows to the one that failed; a stranger comes later.
+        was_left = forwarded and status == REPLACED and time.monotonic() - began < LEFT_S
+        return LEFT if was_left else status
 
     def _fork(self) -> int:
         """Fork, again and again where memory or process ids are short: a machine that killed a balancer may be."""
@@ -130,7 +139,7 @@ class Respawner:
                 self._child = 0
                 return os.waitstatus_to_exitcode(status)
             if child == self._before:
-                self._before = 0
+                self._before, self._status_before = 0, os.waitstatus_to_exitcode(status)
 
     def _hand_on(self, number: int, _: FrameType | None) -> None:
         stops = number != signal.SIGHUP
@@ -141,10 +150,10 @@ class Respawner:
         if stops and not (self._child or self._before):
             sys.exit(0)
 
-    def _renew(self, number: int, _: FrameType | None) -> None:
+    def _renew(self, *_: object) -> None:
         """Become the program anew, as it was started; the balancer stays a child of this process."""
         if not self._can_renew or not self._child or self._before:
-            why = "one is being renewed already" if self._can_renew else "only with --state its flows would go on"
+            why = "one is being started already" if self._can_renew else "only with --state its flows would go on"
             log.error("the balancer is not renewed: %s", why)
             return
         try:
@@ -152,29 +161,32 @@ class Respawner:
         except (OSError, subprocess.SubprocessError) as error:
             log.error("the balancer is not renewed: the program does not start: %s", error)
             return
-        log.info("the balancer is renewed: another one takes over")
-        # Until the program hears them again, these must not end it.
-        for ignored in (number, signal.SIGHUP):
-            signal.signal(ignored, signal.SIG_IGN)
-        command = [sys.executable, *sys.orig_argv[1:]]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*HANDED_ON, RENEW))
         try:
-            os.execve(sys.executable, command, {**os.environ, RUNNING: str(self._child)})
+            # What comes from now on waits for the program; what came while it was tried does not wait.
+            if not self._is_over:
+                log.info("the balancer is renewed: another one takes over")
+                os.execve(
+                    sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, RUNNING: str(self._child)}
+                )
         except OSError as error:
             log.error("the balancer is not renewed: %s", error)
-            signal.signal(number, self._renew)
-            signal.signal(signal.SIGHUP, self._hand_on)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _running_before() -> int:
-    """Return the balancer that this process had before it became the program anew; 0: none."""
+def _running_before() -> tuple[int, int | None]:
+    """
+    Return the balancer that this process had before it became the program anew, 0: none that runs; and its status when
+    it has ended meanwhile.
+    """
     told = os.environ.pop(RUNNING, "")
     if not told.isdecimal():
-        return 0
+        return 0, None
     with contextlib.suppress(ChildProcessError, OverflowError):
-        child, _ = os.waitpid(int(told), os.WNOHANG)
-        # One that has ended meanwhile is waited for with this.
-        return int(told) if child == 0 else 0
-    return 0
+        child, status = os.waitpid(int(told), os.WNOHANG)
+        return (int(told), None) if child == 0 else (0, os.waitstatus_to_exitcode(status))
+    return 0, None
 
 
 def be_child(parent: int) -> None:

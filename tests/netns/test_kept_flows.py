@@ -105,15 +105,20 @@ def test_flows_of_a_service_that_the_new_configuration_lacks_go_on(testbed: Test
             connect(testbed, "client1", ECHO_PORT, timeout_s=1)
 
 
-def test_table_of_another_version_is_told_and_flows_begin_anew(
-    testbed: Testbed, balancer: RunningBalancer, state: Path
-) -> None:
-    balancer.stop()
+def make_of_another_version(state: Path) -> None:
+    """Change the version of the table that was left."""
     for name in ("table.0", "table.1"):
         data = bytearray((state / name).read_bytes())
         if data:
             data[8] += 1
             (state / name).write_bytes(data)
+
+
+def test_table_of_another_version_is_told_and_flows_begin_anew(
+    testbed: Testbed, balancer: RunningBalancer, state: Path
+) -> None:
+    balancer.stop()
+    make_of_another_version(state)
     balancer.start()
     assert balancer.running is not None
     text = balancer.running.text()
@@ -286,6 +291,23 @@ def test_flows_in_memory_are_newer_than_a_snapshot(testbed: Testbed, snapshots: 
         balancer.stop()
         shutil.rmtree(state)
         balancer.start()
+        assert "9 flows loaded, 0 dropped" in balancer.running.text()
+        assert all(echo(flow, b"still") for flow in flows)
+
+
+def test_flows_of_a_table_that_is_damaged_are_those_of_the_snapshot(
+    testbed: Testbed, snapshots: Path, state: Path
+) -> None:
+    """Rule 23.4, flows over a reboot: what is left in memory is newer, but of no use."""
+    text = with_snapshots(testbed, snapshots)
+    with balancing(testbed, "rust", text, str(state)) as balancer, ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        assert all(echo(flow, b"first") for flow in flows)
+        balancer.stop()
+        make_of_another_version(state)
+        balancer.start()
+        assert balancer.running is not None
+        assert "its layout is that of another version" in balancer.running.text()
         assert "9 flows loaded, 0 dropped" in balancer.running.text()
         assert all(echo(flow, b"still") for flow in flows)
 

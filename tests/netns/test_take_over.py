@@ -111,6 +111,26 @@ def test_successor_that_goes_away_leaves_the_running_one_as_it_was(
         assert speaks(testbed, balancer, flows)
 
 
+@pytest.mark.parametrize("forwards", [True, False], ids=["successor-forwards", "successor-fails"])
+def test_running_one_that_is_stopped_while_it_is_replaced_waits_for_the_outcome(
+    testbed: Testbed, balancer: RunningBalancer, state: Path, forwards: bool
+) -> None:
+    """Rule 23.2, taking over: what a successor that may forward goes on with is not undone; else it stops as usual."""
+    assert balancer.running is not None
+    running, control = balancer.running, control_of(balancer)
+    with Stranger(state) as predecessor:
+        predecessor.stop()
+        running.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in running.text(), "it was told to stop")
+        assert running.process.poll() is None
+        if forwards:
+            predecessor.dismiss()
+            predecessor.wait_for_end()
+    assert running.process.wait(DEADLINE_S) == 0
+    assert control.exists() == forwards
+    balancer.running = None
+
+
 def test_second_successor_is_refused_and_the_first_goes_on(
     testbed: Testbed, balancer: RunningBalancer, state: Path
 ) -> None:

@@ -170,8 +170,8 @@ class Daemon:
         try:
             left = None if predecessor is None else self._stop_predecessor(predecessor)
             drawn = self._config.seed if self._is_seed_drawn else None
-            self._runtime.keep_flows(self._controller.snapshot, drawn, left)
-            self._load_snapshot()
+            if not self._runtime.keep_flows(self._controller.snapshot, drawn, left):
+                self._load_snapshot()
             self._cleanup.enter_context(self._runtime.running())
         except BaseException:
             if predecessor is not None:
@@ -183,9 +183,8 @@ class Daemon:
             log.info("took over from process %d: packets waited for %.1f ms", predecessor.pid, waited_ms)
 
     def _load_snapshot(self) -> None:
-        """Take over the flows of the latest snapshot, unless the process before left newer ones in memory."""
-        has_newer = self._made.state is not None and self._made.state.left is not None
-        if (snapshots := self._made.snapshots) is None or (latest := snapshots.latest()) is None or has_newer:
+        """Take over the flows of the latest snapshot: the process before has left no newer ones in memory."""
+        if (snapshots := self._made.snapshots) is None or (latest := snapshots.latest()) is None:
             return
         path = snapshots.path / latest.place
         try:

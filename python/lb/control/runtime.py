@@ -214,13 +214,16 @@ class Runtime:
             table = state.new_table(capacity, ids)
             return _with_memory(lambda: make(capacity, key, first.seed, 0, table))
 
-    def keep_flows(self, snapshot: Snapshot, drawn_seed: int | None, left: Left | None = None) -> None:
+    def keep_flows(self, snapshot: Snapshot, drawn_seed: int | None, left: Left | None = None) -> bool:
         """
         Take over the flows that the process before left, once the first snapshot is published, and log what became of
         them. `left`: what it left beside them. Errors and `drawn_seed`: as `lb.control.kept.StateDirectory.keep`.
+
+        Returns:
+            Whether it had left any table that can be used.
         """
         if self._state is None:
-            return
+            return False
         path, names = self._state.path, self._state.left
         kept = self._state.keep(self._engine, snapshot, time.monotonic_ns(), drawn_seed)
         if left is not None and kept.trouble is not None:
@@ -235,8 +238,9 @@ class Runtime:
         log.info("the flow table is %s, %s: %s", kind, where.path, where.why)
         if kept.trouble is not None:
             log.warning("%s: %s", path, kept.trouble)
-        else:
-            log.info("%s keeps flows over a restart: %d taken over, %d dropped", path, kept.flows, kept.dropped)
+            return False
+        log.info("%s keeps flows over a restart: %d taken over, %d dropped", path, kept.flows, kept.dropped)
+        return names is not None
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +62,17 @@ def configuration(testbed: Testbed, policy: str = "round-robin", weights: dict[s
 
 
 @contextmanager
-def balancing(testbed: Testbed, backend: str, text: str, state: str | None = None) -> Iterator[RunningBalancer]:
-    """Run a balancer in the testbed's router. `state`: its state directory; None: its flows end with it."""
+def balancing(
+    testbed: Testbed, backend: str, text: str, state: str | None = None, options: Sequence[str] = ()
+) -> Iterator[RunningBalancer]:
+    """
+    Run a balancer in the testbed's router. `state`: its state directory; None: its flows end with it. `options`: more
+    of `lb run`.
+    """
     config = testbed.directory / "control.toml"
     config.write_text(text)
     config.chmod(0o600)
-    running = RunningBalancer(testbed, backend, config, state=state)
+    running = RunningBalancer(testbed, backend, config, state=state, options=options)
     running.start()
     try:
         yield running

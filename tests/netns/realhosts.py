@@ -9,7 +9,7 @@ import selectors
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +99,7 @@ class RunningBalancer:
     running: LbRun | None = field(default=None)
     state: str | None = None
     takeovers: int = 0
+    options: Sequence[str] = ()
 
     def start(self) -> None:
         """Start it and wait until it forwards. Raise LbError with what it says when it ends before."""
@@ -108,7 +109,7 @@ class RunningBalancer:
         run = LbRun(
             self.testbed.prefix + ROUTER,
             self.testbed.directory,
-            ["--backend", self.backend, *options],
+            ["--backend", self.backend, *self.options, *options],
             config=self.config,
             log=self.testbed.directory / log,
             state=self.state,

@@ -3,15 +3,18 @@ Restarts under load: long echo flows stay open while the balancer is taken over 
 again, again and again, with the same state directory. Nothing may break, nothing may move (rule 23.1, flows over a
 restart, and rule 23.2, taking over).
 
-    python tests/netns/restarts.py --flows 2000 --rounds 100 [--how take-over|stop|kill|nothing]  # `make soak-restarts`
+    python tests/netns/restarts.py --flows 2000 --rounds 100 [--how HOW] [--no-offloads]  # `make soak-restarts`
 
-Some flows speak all the while: their longest answer is the stall that a client sees, most of which is the start of the
-interpreter and the clients' own pause before they send again.
+HOW is `take-over`, `stop`, `kill`, `supervised` or `nothing`. `supervised`: it is killed, and started again by `lb run
+--supervise`; `kill`: by this script, at once. Some flows speak all the while, a few of them in bulk: their longest
+answer is the stall that a client sees, most of which is the start of the interpreter and the clients' own pause before
+they send again.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import resource
 import shutil
@@ -26,15 +29,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from churn import balancing, configuration, echo, open_flows, placements
-from realhosts import RunningBalancer, running_testbed
+from churn import balancing, configuration, control_of, echo, open_flows, placements
+from realhosts import RunningBalancer, running_testbed, wait_until
 
+from lb.control.api.client import fetch
+from lb.errors import DaemonError
 from lb.lab.testbed.lifecycle import Testbed
 
-# Flows that speak all the while; the others do after each round.
-SPEAKERS = 10
+# Flows that speak all the while, and so many of them in bulk, bytes; the others do after each round.
+SPEAKERS, BULK, BULK_BYTES = 10, 2, 1 << 16
 # "nothing": the balancer goes on, to see what the machine itself makes clients wait.
-HOWS = ("nothing", "take-over", "stop", "kill")
+HOWS = ("nothing", "take-over", "stop", "kill", "supervised")
 # About as long as a start takes, seconds.
 NOTHING_S = 0.8
 # Longest time before the end of a round, seconds.
@@ -70,7 +75,8 @@ class Speakers:
     @contextmanager
     def speaking(self) -> Iterator[None]:
         """Let them speak for the block, and finish what they are saying."""
-        threads = [threading.Thread(target=self._speak, args=(flow,)) for flow in self._flows]
+        words = [random.Random(1).randbytes(BULK_BYTES)] * BULK + [b"speaking"] * (len(self._flows) - BULK)
+        threads = [threading.Thread(target=self._speak, args=each) for each in zip(self._flows, words, strict=True)]
         for thread in threads:
             thread.start()
         try:
@@ -80,13 +86,21 @@ class Speakers:
             for thread in threads:
                 thread.join()
 
-    def _speak(self, flow: socket.socket) -> None:
+    def _speak(self, flow: socket.socket, word: bytes) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
-            if not echo(flow, b"speaking"):
+            if not echo(flow, word):
                 self.broken += 1
                 return
             self.longest_s = max(self.longest_s, time.monotonic() - began)
+
+
+def pid_of(balancer: RunningBalancer) -> int | None:
+    """Return the process that forwards, None while none answers."""
+    try:
+        return int(fetch(control_of(balancer), "/status")["pid"])
+    except DaemonError:
+        return None
 
 
 def renew(balancer: RunningBalancer, how: str) -> None:
@@ -96,6 +110,11 @@ def renew(balancer: RunningBalancer, how: str) -> None:
         return
     if how == "take-over":
         balancer.take_over()
+        return
+    if how == "supervised":
+        pid = pid_of(balancer)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: pid_of(balancer) not in (None, pid), "another one answers")
         return
     if how == "stop":
         balancer.stop()
@@ -131,15 +150,17 @@ def main() -> int:
     parser.add_argument("--flows", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--how", choices=HOWS, action="append", help="default: all, one after the other")
+    parser.add_argument("--no-offloads", action="store_true", help="links without offloads")
     arguments = parser.parse_args()
     # Both ends of a flow need a descriptor, one here and one in a server.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     folder = Path(tempfile.mkdtemp(prefix="flowlb-restarts-", dir="/dev/shm"))
     failed = 0
     try:
-        with running_testbed("restarts-", use_apache=False) as testbed:
+        with running_testbed("restarts-", use_apache=False, offloads=not arguments.no_offloads) as testbed:
             for how in arguments.how or HOWS:
-                with balancing(testbed, "rust", configuration(testbed), str(folder / how)) as balancer:
+                more = ("--supervise",) if how == "supervised" else ()
+                with balancing(testbed, "rust", configuration(testbed), str(folder / how), more) as balancer:
                     report = restarts(testbed, balancer, arguments.flows, arguments.rounds, how)
                 print(report.line(how), flush=True)
                 failed += report.broken + report.moved

@@ -19,6 +19,8 @@ const HUGE_BYTES: usize = 2 << 20;
 /// The smallest page of any processor family: with larger ones some are asked about, or written to, more than once.
 const PAGE_BYTES: usize = 4096;
 const LINE_BYTES: usize = size_of::<SharedLine>();
+/// Miri, which looks for undefined behaviour, knows neither this flag nor madvise(2).
+const NO_RESERVE: libc::c_int = if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
 
 /// Memory in cache lines: private and all zero at first, or a file's.
 pub struct Memory {
@@ -66,7 +68,7 @@ impl Memory {
         };
         // SAFETY: `offset` is below `HUGE_BYTES`, the spare bytes of the mapping.
         let start = unsafe { base.byte_add(offset) };
-        if is_huge {
+        if is_huge && !cfg!(miri) {
             // Only advice: without huge pages everything works, more slowly.
             // SAFETY: the range lies in the mapping just made.
             unsafe { libc::madvise(start.as_ptr(), bytes, libc::MADV_HUGEPAGE) };
@@ -297,7 +299,7 @@ impl Drop for Memory {
 fn map(bytes: usize) -> io::Result<NonNull<libc::c_void>> {
     let (rights, kind) = (
         libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_RESERVE,
     );
     // SAFETY: a new anonymous mapping at a place of the kernel's choice touches nothing that exists.
     let base = unsafe { libc::mmap(ptr::null_mut(), bytes, rights, kind, -1, 0) };

@@ -131,6 +131,10 @@ soak-control: env ## Keep 2 000 flows open through 1 000 reloads and as many com
 soak-restarts: env ## Keep 2 000 flows open over 100 take-overs, stops and kills of the balancer, in namespaces
 	$(BIN)/python tests/netns/restarts.py --flows $(or $(FLOWS),2000) --rounds $(or $(ROUNDS),100)
 
+.PHONY: soak-layout
+soak-layout: env ## Have a build whose flow table has another layout take over 2 000 flows, in namespaces, as root
+	$(BIN)/python tests/netns/layouts.py
+
 .PHONY: soak-ready
 soak-ready: env ## Time starts of a balancer with a million flows in its table, in namespaces, as root
 	$(BIN)/python tests/netns/ready.py

@@ -104,7 +104,7 @@ def test_failures_of_clients_and_checks_together_no_cap() -> None:
         clock.advance(INTERVAL_S)
         for name in names:
             health.checked(name, REFUSED, clock.now_ns())
-            health.failed_passive_check(name, "2 connects refused", clock.now_ns())
+            health.failed_passive_check(name)
     assert [health.health(name) for name in names] == ["down"] * 3
 
 
@@ -114,7 +114,27 @@ def test_failures_of_clients_while_checks_pass_no_transition() -> None:
     for _ in range(20):
         clock.advance(INTERVAL_S)
         assert health.checked("server1", None, clock.now_ns()) is None
-        assert health.failed_passive_check("server1", "1 connect unanswered", clock.now_ns()) is None
+        for _ in range(RULES.fall):
+            health.failed_passive_check("server1")
+        assert health.health("server1") == "up"
+
+
+def test_failures_of_clients_take_out_no_server_before_a_check_fails_after_them() -> None:
+    """
+    SYNs that were lost while a link was out for a moment are sent again a second later: so long do clients say that a
+    server fails which is well.
+    """
+    health, clock = ServiceHealth(RULES, ["server1"]), ManualClock()
+    assert health.checked("server1", REFUSED, clock.now_ns()) is None
+    for _ in range(RULES.fall):
+        health.failed_passive_check("server1")
+        assert health.health("server1") == "up"
+    assert health.checked("server1", None, clock.now_ns()) is None
+    for _ in range(RULES.fall - 1):
+        health.failed_passive_check("server1")
+    found = health.checked("server1", REFUSED, clock.now_ns())
+    assert found is not None
+    assert (found.health, found.why) == ("down", REFUSED)
 
 
 def test_slow_start_weight_grows_linearly() -> None:

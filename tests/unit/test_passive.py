@@ -16,24 +16,24 @@ def measured(connects: int, refused: int, unanswered: int, again: int = 0) -> di
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "failure"),
+    ("before", "after", "has_failed"),
     [
-        ((5, 0, 0), (5, 0, 0), None),
-        ((5, 0, 0), (9, 0, 0), None),
-        ((5, 0, 0), (5, 2, 0), "clients' connects refused: 2"),
-        ((5, 0, 0), (5, 0, 3), "clients' connects unanswered: 3"),
-        ((5, 0, 0, 1), (5, 0, 0, 4), "clients' connects unanswered: 3"),
-        ((5, 0, 0), (6, 2, 3), None),
-        ((5, 7, 7), (0, 1, 0), None),
+        ((5, 0, 0), (5, 0, 0), False),
+        ((5, 0, 0), (9, 0, 0), False),
+        ((5, 0, 0), (5, 2, 0), True),
+        ((5, 0, 0), (5, 0, 3), True),
+        ((5, 0, 0, 1), (5, 0, 0, 4), True),
+        ((5, 0, 0), (6, 2, 3), False),
+        ((5, 7, 7), (0, 1, 0), False),
     ],
 )
 def test_look_failures_without_a_success_are_reported(
-    before: tuple[int, ...], after: tuple[int, ...], failure: str | None
+    before: tuple[int, ...], after: tuple[int, ...], has_failed: bool
 ) -> None:
     """What counts is what happened since the last look; one connect that succeeded clears the server."""
     checks = PassiveChecks()
     assert list(checks.look(measured(*before), ["web"])) == []
-    assert list(checks.look(measured(*after), ["web"])) == ([(KEY, failure)] if failure else [])
+    assert list(checks.look(measured(*after), ["web"])) == ([KEY] if has_failed else [])
 
 
 def test_look_services_not_asked_about_wait() -> None:
@@ -41,14 +41,14 @@ def test_look_services_not_asked_about_wait() -> None:
     checks = PassiveChecks()
     list(checks.look(measured(0, 0, 0), ["web"]))
     assert list(checks.look(measured(0, 1, 0), ["other"])) == []
-    assert list(checks.look(measured(0, 2, 0), ["web"])) == [(KEY, "clients' connects refused: 2")]
+    assert list(checks.look(measured(0, 2, 0), ["web"])) == [KEY]
 
 
 def test_look_at_a_data_path_refused_and_silent(backend: str) -> None:
     """What a backend measures is what is looked at: a RST to a SYN, and a SYN that is sent again."""
     box, checks = Box(backend), PassiveChecks()
 
-    def look() -> list[tuple[tuple[str, str], str]]:
+    def look() -> list[tuple[str, str]]:
         return list(checks.look(box.path.measurements(box.now), ["web"]))
 
     assert look() == []
@@ -59,8 +59,5 @@ def test_look_at_a_data_path_refused_and_silent(backend: str) -> None:
     box.send(from_server(response("RA", 0, 1001, port=2), 1))
     box.after(1)
     box.send(from_client(request(port=3)))
-    assert look() == [
-        (("web", "server2"), "clients' connects refused: 1"),
-        (("web", "server3"), "clients' connects unanswered: 1"),
-    ]
+    assert look() == [("web", "server2"), ("web", "server3")]
     assert look() == []

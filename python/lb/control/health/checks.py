@@ -238,10 +238,10 @@ class Checks:
                 continue
             # A failure of the data path is handled where it runs.
             with contextlib.suppress(LbError):
-                for key, failure in await asyncio.to_thread(self._look, measure, due):
-                    self.on_passive_failure(key, failure)
+                for key in await asyncio.to_thread(self._look, measure, due):
+                    self.on_passive_failure(key)
 
-    def _look(self, measure: Callable[[], Measured], services: list[str]) -> list[tuple[Key, str]]:
+    def _look(self, measure: Callable[[], Measured], services: list[str]) -> list[Key]:
         return list(self._passive.look(measure(), services))
 
     def _is_due(self, service: str, health: ServiceHealth, now_ns: int) -> bool:
@@ -251,11 +251,11 @@ class Checks:
         self._passive_at_ns[service] = now_ns
         return True
 
-    def on_passive_failure(self, key: Key, failure: str) -> None:
+    def on_passive_failure(self, key: Key) -> None:
         """Handle that clients' connects to a server failed since the last call, and none succeeded."""
         health = self._health.get(key[0])
         if health is not None and key in self._targets:
-            self._act(key, health.failed_passive_check(key[1], failure, self._now_ns()))
+            health.failed_passive_check(key[1])
 
     def last_failure(self, service: str, server: str) -> str | None:
         """Return why the last check of a server failed; None: it passed, or there was none."""

@@ -3,9 +3,10 @@ Which servers are up: check results in, steady verdicts out (rule 19, health).
 
 Control side of the walk; pure: time is an argument, and sockets are in `lb.control.health.prober`. A server is `up`
 until `fall` failures in a row, `down` until `rise` successes in a row, so results that alternate change nothing.
-Failures of passive checks (clients' connects refused or unanswered) count like failed checks. Active checks alone
-never take out more than half of the servers of a service within one interval: a broken checker must not empty a
-service at once. A server that came back gets its weight little by little.
+Failures of passive checks (clients' connects refused or unanswered) count like failed checks, but only an active check
+that fails takes a server out: a SYN that is sent again tells of a second ago. Active checks alone never take out more
+than half of the servers of a service within one interval: a broken checker must not empty a service at once. A server
+that came back gets its weight little by little.
 """
 
 from __future__ import annotations
@@ -86,33 +87,33 @@ class ServiceHealth:
             failure: what went wrong; None: it passed.
             now_ns: monotonic nanoseconds.
         """
-        return self._note(server, failure, now_ns, passive=False)
-
-    def failed_passive_check(self, server: str, failure: str, now_ns: int) -> Transition | None:
-        """
-        Note that clients' connects were refused or unanswered since the last call, and none succeeded.
-
-        Arguments and result as `checked`. The removal cap does not hold for failures that clients have confirmed.
-        """
-        return self._note(server, failure, now_ns, passive=True)
-
-    def _note(self, name: str, failure: str | None, now_ns: int, *, passive: bool) -> Transition | None:
-        server = self._servers.get(name)
-        if server is None:
+        found = self._servers.get(server)
+        if found is None:
             return None
         passed = failure is None
-        if passed == (server.health == "up"):
-            server.streak, server.failed_passively = 0, False
+        if passed == (found.health == "up"):
+            found.streak, found.failed_passively = 0, False
             return None
-        server.streak += 1
-        server.failed_passively |= passive
-        if server.health == "down":
-            return self._raise(name, server, now_ns) if server.streak >= self.rules.rise else None
-        if server.streak < self.rules.fall or not self._may_take_out(server, now_ns):
+        found.streak += 1
+        if found.health == "down":
+            return self._raise(server, found, now_ns) if found.streak >= self.rules.rise else None
+        if found.streak < self.rules.fall or not self._may_take_out(found, now_ns):
             return None
-        server.health, server.streak = "down", 0
+        found.health, found.streak = "down", 0
         self._taken_out_ns.append(now_ns)
-        return Transition(name, "down", failure or "")
+        return Transition(server, "down", failure or "")
+
+    def failed_passive_check(self, server: str) -> None:
+        """
+        Note that clients' connects were refused or unanswered since the last call, and none succeeded. Nothing follows
+        before a check fails as well; the removal cap does not hold for failures that clients have confirmed.
+        """
+        found = self._servers.get(server)
+        if found is not None and found.health == "up":
+            found.streak += 1
+            found.failed_passively = True
+        elif found is not None:
+            found.streak = 0
 
     def _raise(self, name: str, server: _Server, now_ns: int) -> Transition:
         server.health, server.streak, server.came_up_ns = "up", 0, now_ns

@@ -27,10 +27,9 @@ class PassiveChecks:
         # By service and server, of the last look.
         self._seen: dict[str, dict[str, _Seen]] = {}
 
-    def look(self, measured: Measured, services: Iterable[str]) -> Iterator[tuple[tuple[str, str], str]]:
+    def look(self, measured: Measured, services: Iterable[str]) -> Iterator[tuple[str, str]]:
         """
-        Yield ((service, server), failure in words) for servers at which connects failed since the last look, and none
-        succeeded.
+        Yield (service, server) for servers at which connects failed since the last look, and none succeeded.
 
         Args:
             measured: by the data path, until now.
@@ -44,9 +43,8 @@ class PassiveChecks:
                 now = _Seen(measures["connects"], measures["refused"], silent)
                 before = seen.get(server)
                 kept[server] = now
-                failure = None if before is None else _failure(before, now)
-                if failure is not None:
-                    yield (service, server), failure
+                if before is not None and _has_failed(before, now):
+                    yield service, server
             self._seen[service] = kept
 
     def forget(self, service: str) -> None:
@@ -54,11 +52,7 @@ class PassiveChecks:
         self._seen.pop(service, None)
 
 
-def _failure(before: _Seen, now: _Seen) -> str | None:
+def _has_failed(before: _Seen, now: _Seen) -> bool:
     connects, refused, unanswered = (new - old for new, old in zip(now, before, strict=True))
     # Below 0: the name belongs to another server now.
-    if connects != 0 or min(refused, unanswered) < 0:
-        return None
-    if refused:
-        return f"clients' connects refused: {refused}"
-    return f"clients' connects unanswered: {unanswered}" if unanswered else None
+    return connects == 0 and min(refused, unanswered) >= 0 and refused + unanswered > 0

@@ -21,8 +21,10 @@ LOOK_S = 2.0
 # Flows of a server are reset when it is found down. Who says nothing then speaks again within this, and notices.
 NOTICE_S = 1.0
 # So long before its verdict may have begun what kept a server from being reached. Several acts may add up: each hits
-# one check, and one more per interval. So many in a row must fail.
-CHECKS_S, CHECK_INTERVAL_S, FAILED_CHECKS = 5.0, 0.5, 3
+# one check, and one more per interval. Three in a row must fail, and clients' failures may stand for one of them.
+CHECKS_S, CHECK_INTERVAL_S, FAILED_CHECKS = 5.0, 0.5, 2
+# So long after its flows are reset, the status may not yet say that a server is down.
+STATUS_S = 0.5
 UNREACHABLE: frozenset[Kind] = frozenset({"server lost", "server down", "link flap"})
 # An act explains a stall that begins up to so long after its end: what was lost is sent again later.
 ECHO_S = 3.0
@@ -96,6 +98,15 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Down:
+    """A server that its checks have taken out: between `since_s` and `seen_s`, until `until_s` at most."""
+
+    since_s: float
+    seen_s: float
+    until_s: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """
     What became of the flows.
@@ -108,6 +119,7 @@ class Outcome:
         stalls: what was late.
         acts: what happened.
         faults: what the balancer itself reported: failures of its tasks.
+        downs: by server: when it was down.
     """
 
     counts: Mapping[str, int]
@@ -117,6 +129,7 @@ class Outcome:
     stalls: tuple[Trouble, ...]
     acts: tuple[Happened, ...]
     faults: tuple[str, ...] = ()
+    downs: Mapping[str, Sequence[Down]] = field(default_factory=dict)
 
     @property
     def is_good(self) -> bool:
@@ -130,15 +143,6 @@ class Outcome:
             for cause in each.causes or ("nothing",):
                 found.setdefault(cause, []).append(each.stalled_s)
         return {cause: (len(times), median(times), max(times)) for cause, times in sorted(found.items())}
-
-
-@dataclass(frozen=True, slots=True)
-class Down:
-    """A server that its checks have taken out: between `since_s` and `seen_s`, until `until_s` at most."""
-
-    since_s: float
-    seen_s: float
-    until_s: float = float("inf")
 
 
 @dataclass(slots=True)
@@ -218,6 +222,7 @@ def judge(observed: Observed, start: float) -> Outcome:
         tuple(each for each in troubles if each.error is None),
         tuple(observed.acts),
         (*observed.faults, *_taken_out(observed)),
+        observed.downs,
     )
 
 
@@ -266,7 +271,7 @@ def _within(seen: Sequence[tuple[float, float, str]], since_s: float, until_s: f
 def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> bool:
     """Return whether something had to break: its server was found down. `server`: empty: unknown."""
     spans = [span for name, found in observed.downs.items() if server in (name, "") for span in found]
-    return any(span.since_s < ended_s and began_s < span.seen_s + NOTICE_S for span in spans)
+    return any(span.since_s - STATUS_S < ended_s and began_s < span.seen_s + NOTICE_S for span in spans)
 
 
 def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -> Iterable[Move]:

@@ -108,6 +108,14 @@ def gone(pid: int) -> None:
         time.sleep(0.01)
 
 
+def renew_in_vain(child: subprocess.Popen[str]) -> None:
+    """Have it renewed, and wait until the new balancer has failed."""
+    child.send_signal(signal.SIGUSR2)
+    assert child.stderr is not None
+    while "the running one goes on" not in child.stderr.readline():
+        assert child.poll() is None
+
+
 def test_balancer_that_is_killed_is_started_again(tmp_path: Path) -> None:
     """As often as it takes, and at once as it did forward; the log names the signal."""
     with supervised(tmp_path) as (child, turns):
@@ -171,10 +179,7 @@ def test_renewed_balancer_that_fails_leaves_the_running_one(tmp_path: Path) -> N
     """It is supervised as before: killed, it is started again."""
     with supervised(tmp_path, "-", "fails") as (child, turns):
         (before,) = started(turns, 1)
-        child.send_signal(signal.SIGUSR2)
-        assert child.stderr is not None
-        while "the running one goes on" not in child.stderr.readline():
-            assert child.poll() is None
+        renew_in_vain(child)
         os.kill(before, 0)
         child.send_signal(signal.SIGHUP)
         assert child.stdout is not None
@@ -224,10 +229,7 @@ def test_balancer_that_a_stranger_took_over_from_after_a_renewal_that_failed_is_
     """The renewed one had come as far as to forward: but that was long before."""
     with supervised(tmp_path, "-", "stranger") as (child, turns):
         (balancer,) = started(turns, 1)
-        child.send_signal(signal.SIGUSR2)
-        assert child.stderr is not None
-        while "the running one goes on" not in child.stderr.readline():
-            assert child.poll() is None
+        renew_in_vain(child)
         os.kill(balancer, signal.SIGUSR1)
         assert child.wait(DEADLINE_S) == 0
         assert started(turns, 1) == [balancer]
@@ -238,10 +240,7 @@ def test_balancer_that_anothers_balancer_took_over_from_is_not_started_again(tmp
     with supervised(tmp_path, "-", "fails") as (child, turns):
         (balancer,) = started(turns, 1)
         if renewed:
-            child.send_signal(signal.SIGUSR2)
-            assert child.stderr is not None
-            while "the running one goes on" not in child.stderr.readline():
-                assert child.poll() is None
+            renew_in_vain(child)
         os.kill(balancer, signal.SIGUSR1)
         assert child.wait(DEADLINE_S) == 0
         assert started(turns, 1) == [balancer]

@@ -186,6 +186,29 @@ def test_neighbour_changed_mac_is_learned(pair: Pair) -> None:
     watch(pair, scenario)
 
 
+def test_link_back_hops_in_use_are_asked_for_at_once(pair: Pair) -> None:
+    """
+    Rule 11.3, unresolved neighbours: the kernel forgets them with the carrier, and asks again a while after it has
+    asked in vain; here that is longer than anybody waits.
+    """
+    with isolation.inside(pair.near):
+        Path("/proc/sys/net/ipv4/neigh/eth0/retrans_time_ms").write_text(f"{10_000 * DEADLINE_S:.0f}")
+
+    def carrier() -> bool:
+        return "LOWER_UP" in shown(pair.near)
+
+    async def scenario(seen: Seen) -> None:
+        seen.kernel.use([FAR])
+        await seen.until(lambda: seen.mac_of(FAR) == FAR_MAC, "the hop is known")
+        await asyncio.to_thread(pair.ip, pair.far, "link set eth0 down")
+        await seen.until(lambda: not carrier() and seen.mac_of(FAR) is None, "the hop is forgotten")
+        await seen.kernel.resolve(0, FAR)
+        await asyncio.to_thread(pair.ip, pair.far, "link set eth0 up")
+        await seen.until(lambda: seen.mac_of(FAR) == FAR_MAC, "the hop is known again")
+
+    watch(pair, scenario)
+
+
 def test_refresh_permanent_entry_is_left_alone(pair: Pair) -> None:
     """Rule 20.1, restoring the host: an entry that the operator set by hand is used and stays as it is."""
     pair.ip(pair.near, f"neigh replace 198.18.1.31 lladdr {OTHER_MAC} nud permanent dev eth0")

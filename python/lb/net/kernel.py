@@ -39,7 +39,7 @@ NTF_USE = 1
 # linux/rtnetlink.h: RTNH_F_DEAD, which the kernel does not use, and RTNH_F_LINKDOWN: its cable is out. That one the
 # kernel uses all the same, unless it is told to ignore such ways (then it is dead, too).
 DEAD_WAY, WAY_WITHOUT_CARRIER = 0x01, 0x10
-IFF_UP = 1
+IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 
 # Events gather for this long before the tables are read: a burst of a thousand is one reading.
 GATHER_S = 0.05
@@ -81,6 +81,9 @@ class Kernel:
         self._interfaces: tuple[Interface, ...] = ()
         self._in_use: tuple[Address, ...] = ()
         self._fixed: set[tuple[int, Address]] = set()
+        # Indices of links: those with a carrier, and those that were without one and whose hops are to be asked for.
+        self._carrying: set[int] = set()
+        self._were_out: set[int] = set()
         self._looked_at: set[str] = set()
 
     async def read_interfaces(self) -> tuple[Interface, ...]:
@@ -99,7 +102,14 @@ class Kernel:
             raise LbError("an interface was removed and created again, so its sockets are dead: restart the balancer")
         self._indices = indices
         self._interfaces = tuple(found)
+        self._carrying.clear()
+        for link in links.values():
+            self._note_carrier(link)
         return self._interfaces
+
+    def _note_carrier(self, link: Any) -> None:
+        """Note whether the link of a row or an event has its carrier."""
+        (self._carrying if link["flags"] & IFF_LOWER_UP else self._were_out).add(link["index"])
 
     def _interface(self, entry: InterfaceConfig, links: dict[str, Any], addresses: list[Any]) -> Interface:
         link = links.get(entry.name)
@@ -234,10 +244,26 @@ class Kernel:
             if number == interface:
                 await self._ask(index, hop)
 
-    async def _ask(self, index: int, hop: Address) -> None:
+    async def _renew(self) -> None:
+        """
+        Have the hops in use behind links that were out resolved at once.
+
+        The kernel forgets its neighbours with the carrier, and one that it then asks for in vain it asks for again a
+        second later only (`retrans_time_ms`), though the link may be back by then.
+        """
+        back = self._were_out & self._carrying
+        self._were_out -= back
+        numbers = {number: index for index, number in self._indices.items() if index in back}
+        for number, hop in self._unresolved():
+            if number in numbers:
+                # Asked for anew, not once more: packets that wait for it in the kernel are kept.
+                await self._ask(numbers[number], hop, flags=0)
+                await self._ask(numbers[number], hop)
+
+    async def _ask(self, index: int, hop: Address, flags: int = NTF_USE) -> None:
         try:
             await self._netlink.neigh(
-                "replace", family=_family(hop.version), dst=str(hop), ifindex=index, flags=NTF_USE, state=0
+                "replace", family=_family(hop.version), dst=str(hop), ifindex=index, flags=flags, state=0
             )
         except (OSError, NetlinkError) as error:
             if getattr(error, "code", None) == errno.EPERM:
@@ -301,7 +327,10 @@ class Kernel:
                 async with AsyncIPRoute() as events:
                     await events.bind()
                     self._changed.set()
-                    async for _ in events.get():
+                    async for event in events.get():
+                        # One that was out for a moment may be back when the tables are read.
+                        if event["event"] == "RTM_NEWLINK" and not event["flags"] & IFF_LOWER_UP:
+                            self._were_out.add(event["index"])
                         self._changed.set()
             except (OSError, NetlinkError) as error:
                 # ENOBUFS: more events than the socket holds. The next reading makes up for all of them.
@@ -327,6 +356,7 @@ class Kernel:
                     on_interfaces(self._interfaces)
                 if await self.read_next_hops() != next_hops:
                     on_next_hops(self._next_hops)
+                await self._renew()
             except InterfaceError as error:
                 on_trouble(error)
             except (OSError, NetlinkError) as error:

@@ -27,13 +27,20 @@ def test_chaos_breaks_nothing_and_writes_page_and_figures(tmp_path: Path, link_m
         "--duration",
         "40",
         "--seed",
-        "11",
+        "8",
         f"--{'' if link_mode == 'on' else 'no-'}offloads",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "chaos.json").read_text())
     assert content["good"]
-    assert {act["kind"] for act in content["chaos"]["acts"]} > {"take-over", "kill"} - {"kill"}
+    acts = content["chaos"]["acts"]
+    assert {"take-over", "kill", "server down"} <= {act["kind"] for act in acts}
+    # The balancer's log tells when checks took a server out: while it could not be reached, and at no other time.
+    spans = {(act["server"], act["began_s"], act["ended_s"]) for act in acts if act["kind"] == "server down"}
+    found = [(server, down["at_s"]) for server, downs in content["chaos"]["downs"].items() for down in downs]
+    assert found
+    for server, at_s in found:
+        assert any(server == lost and began_s < at_s < ended_s for lost, began_s, ended_s in spans)
     assert content["chaos"]["counts"]["long exchange"] > 1000
     assert content["control"]["acts"] == []
     assert "<svg" in (tmp_path / "page.html").read_text()

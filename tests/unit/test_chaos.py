@@ -80,11 +80,10 @@ def test_flow_that_broke_is_broken_whatever_happened_meanwhile() -> None:
 
 
 def taken_out() -> Observed:
-    """Return what was seen of a run in which server1 was found down between 10.1 and 10.6 s, until 16 s."""
+    """Return what was seen of a run in which server1 was found down at 10.6 s, until 16 s."""
     observed = Observed(acts=[happened("server down", 9, 14, "server1")])
-    observed.find_down(10.1, 10.2, [])
-    observed.find_down(10.5, 10.6, ["server1"])
-    observed.find_down(15.9, 16.0, [])
+    observed.change_health(10.6, "server1", False, "no answer")
+    observed.change_health(16.0, "server1", True, "checks pass")
     return observed
 
 
@@ -95,7 +94,7 @@ def taken_out() -> Observed:
         ("server1", 11.5, 11.6, True),
         ("", 7, 12.0, True),
         ("server2", 7, 12.0, False),
-        ("server1", 7, 8.0, False),
+        ("server1", 7, 10.5, False),
         ("server1", 11.7, 12.0, False),
         ("server1", 30, 30.1, False),
         ("", 30, 30.1, False),
@@ -156,15 +155,14 @@ def test_server_is_taken_out_for_a_reason_when_acts_hit_enough_checks(
 ) -> None:
     """Three in a row, of which one may be that clients fail."""
     observed = seen(acts=[happened(*act) for act in acts])
-    observed.find_down(19.5, 19.6, [])
-    observed.find_down(20, 20.1, ["server1"])
+    observed.change_health(20, "server1", False, "no answer")
     assert bool(judge(observed, START).faults) == is_fault
 
 
 def test_server_that_was_taken_out_and_could_be_reached_is_a_fault() -> None:
     """Checks that fail for no reason would excuse everything."""
     observed = seen(acts=[happened("server down", 9, 14, "server2"), happened("kill", 18, 19)])
-    observed.find_down(20, 20, ["server1"])
+    observed.change_health(20, "server1", False, "no answer")
     outcome = judge(observed, START)
     assert outcome.faults == ("server1 was taken out at 20.0 s, and could be reached",)
     assert not outcome.is_good

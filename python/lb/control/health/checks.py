@@ -276,6 +276,7 @@ class Checks:
         log.log(
             logging.WARNING if transition.health == "down" else logging.INFO,
             "%s/%s is %s: %s", *key, transition.health, transition.why,
+            extra={"facts": {"service": key[0], "server": key[1], "health": transition.health, "why": transition.why}},
         )  # fmt: skip
         self._update(key, HealthUpdate(transition.health, reason=transition.why))
 

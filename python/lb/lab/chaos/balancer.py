@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,8 @@ class Balancer:
                 shutil.rmtree(self._state)
 
     def _start(self, *more: str) -> subprocess.Popen[bytes]:
-        arguments = ["run", "-c", str(self._config), "--control", str(self.control), "--backend", self._backend, *more]
+        arguments = ["run", "-c", str(self._config), "--control", str(self.control), "--backend", self._backend]
+        arguments += ["--log-format", "json", *more]
         if self._state is not None:
             arguments += ["--state", str(self._state), "--supervise"]
         environment = {name: value for name, value in os.environ.items() if name != "LB_STATE"}
@@ -89,6 +92,18 @@ class Balancer:
         except LbError:
             return []
         return rows
+
+    def logged_facts(self) -> Iterator[tuple[float, dict[str, Any]]]:
+        """Yield what its processes' logs state in facts, and when that was, seconds of the monotonic clock."""
+        ahead_s = time.time() - time.monotonic()
+        for number in range(1, self._number + 1):
+            for line in self._testbed.log_lines(ROUTER, f"lb-{number}"):
+                try:
+                    logged = json.loads(line)
+                except ValueError:
+                    # What it writes before it has read its configuration is for people.
+                    continue
+                yield datetime.fromisoformat(logged["time"]).timestamp() - ahead_s, logged
 
     def pid(self) -> int:
         """Return the process id of the one that forwards. Raise TestbedError when none does."""

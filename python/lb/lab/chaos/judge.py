@@ -20,11 +20,11 @@ from lb.lab.chaos.schedule import Kind
 LOOK_S = 2.0
 # Flows of a server are reset when it is found down. Who says nothing then speaks again within this, and notices.
 NOTICE_S = 1.0
+# The balancer's log tells it by another clock than the clients'.
+CLOCKS_S = 0.05
 # So long before its verdict may have begun what kept a server from being reached. Several acts may add up: each hits
 # one check, and one more per interval. Three in a row must fail, and clients' failures may stand for one of them.
 CHECKS_S, CHECK_INTERVAL_S, FAILED_CHECKS = 5.0, 0.5, 2
-# So long after its flows are reset, the status may not yet say that a server is down.
-STATUS_S = 0.5
 UNREACHABLE: frozenset[Kind] = frozenset({"server lost", "server down", "link flap"})
 # An act explains a stall that begins up to so long after its end: what was lost is sent again later.
 ECHO_S = 3.0
@@ -99,10 +99,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """A server that its checks have taken out: between `since_s` and `seen_s`, until `until_s` at most."""
+    """A server that its checks took out at `at_s`, until `until_s`. `why`: the check that failed last."""
 
-    since_s: float
-    seen_s: float
+    at_s: float
+    why: str
     until_s: float = float("inf")
 
 
@@ -155,7 +155,6 @@ class Observed:
         placements: by client and port: since when, until when, and at which server a flow was seen for certain: a look
             takes its time, and shows what was at one moment of it.
         downs: by server: when it was down.
-        looked_s: when the balancer was asked last which servers are down.
         acts: what happened.
         faults: of the balancer.
     """
@@ -163,7 +162,6 @@ class Observed:
     statements: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     placements: dict[tuple[str, int], list[tuple[float, float, str]]] = field(default_factory=dict)
     downs: dict[str, list[Down]] = field(default_factory=dict)
-    looked_s: float = 0.0
     acts: list[Happened] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -176,17 +174,13 @@ class Observed:
             else:
                 seen.append((told_s, asked_s, server))
 
-    def find_down(self, asked_s: float, told_s: float, servers: Iterable[str]) -> None:
-        """Note which servers are down; those that were and are not among them are up. Times as for `place`."""
-        down = set(servers)
-        for server, spans in self.downs.items():
-            if spans[-1].until_s == float("inf") and server not in down:
-                spans[-1] = replace(spans[-1], until_s=told_s)
-        for server in down:
-            spans = self.downs.setdefault(server, [])
-            if not spans or spans[-1].until_s != float("inf"):
-                spans.append(Down(self.looked_s, told_s))
-        self.looked_s = asked_s
+    def change_health(self, at_s: float, server: str, is_up: bool, why: str) -> None:
+        """Note that a server's checks have found it down, or up again."""
+        spans = self.downs.setdefault(server, [])
+        if spans and spans[-1].until_s == float("inf"):
+            spans[-1] = replace(spans[-1], until_s=at_s)
+        if not is_up:
+            spans.append(Down(at_s, why))
 
 
 def judge(observed: Observed, start: float) -> Outcome:
@@ -232,12 +226,12 @@ def _taken_out(observed: Observed) -> Iterable[str]:
         acts = [act for act in observed.acts if act.kind in UNREACHABLE and act.server in (server, "")]
         for span in spans:
             if sum(_checks_hit(act, span) for act in acts) < FAILED_CHECKS:
-                yield f"{server} was taken out at {span.seen_s:.1f} s, and could be reached"
+                yield f"{server} was taken out at {span.at_s:.1f} s, and could be reached"
 
 
 def _checks_hit(act: Happened, span: Down) -> int:
     """Return how many checks of its server an act can have made fail before the server was found down."""
-    hit_s = min(act.ended_s, span.seen_s) - max(act.began_s, span.since_s - CHECKS_S)
+    hit_s = min(act.ended_s, span.at_s) - max(act.began_s, span.at_s - CHECKS_S)
     return 1 + int(hit_s / CHECK_INTERVAL_S) if hit_s > 0 else 0
 
 
@@ -271,7 +265,7 @@ def _within(seen: Sequence[tuple[float, float, str]], since_s: float, until_s: f
 def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> bool:
     """Return whether something had to break: its server was found down. `server`: empty: unknown."""
     spans = [span for name, found in observed.downs.items() if server in (name, "") for span in found]
-    return any(span.since_s - STATUS_S < ended_s and began_s < span.seen_s + NOTICE_S for span in spans)
+    return any(span.at_s - CLOCKS_S < ended_s and began_s < span.at_s + NOTICE_S for span in spans)
 
 
 def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -> Iterable[Move]:

@@ -125,6 +125,7 @@ class Run:
             self._play(Stage(self._testbed, balancer, config), balancer, acts, duration_s)
             self._end(clients)
             self._note_faults(balancer)
+            self._note_health(balancer)
         return judge(self._observed, self._start_s)
 
     # Clients.
@@ -234,16 +235,18 @@ class Run:
     # The balancer.
 
     def _look(self, balancer: Balancer) -> None:
-        """Note where TCP flows of clients are, and which servers are down."""
+        """Note where TCP flows of clients are."""
         for host in self._testbed.topology.of_role("client"):
             asked_s, rows = self._now_s(), balancer.flows(str(host.address), TCP_SERVICE)
             flows = ((host.name, row["client_port"], row["server"]) for row in rows)
             self._observed.place(asked_s, self._now_s(), flows)
-        asked_s = self._now_s()
-        if (status := balancer.status()) is not None:
-            servers = [server for service in status["services"] for server in service["servers"]]
-            down = {each["name"] for each in servers if each["health"] == "down"}
-            self._observed.find_down(asked_s, self._now_s(), down)
+
+    def _note_health(self, balancer: Balancer) -> None:
+        """Note when checks took servers out: from the log, for one may be back before somebody asks."""
+        for at_s, facts in balancer.logged_facts():
+            if facts.get("service") == TCP_SERVICE and "health" in facts and at_s >= self._start_s:
+                is_up = facts["health"] == "up"
+                self._observed.change_health(at_s - self._start_s, facts["server"], is_up, facts["why"])
 
     def _note_faults(self, balancer: Balancer) -> None:
         status = balancer.status()

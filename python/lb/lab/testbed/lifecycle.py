@@ -178,12 +178,15 @@ class Testbed:
         # -P: a directory `lb` where the user stands must not be taken for the package.
         return self.spawn(host, label, [sys.executable, "-P", "-m", module, *arguments], **options)
 
+    def log_lines(self, host: str, label: str) -> list[str]:
+        """Return the lines that a program wrote on standard error; none when there is no such log."""
+        with suppress(OSError):
+            return (self.directory / f"{host}-{label}.log").read_text(errors="replace").strip().splitlines()
+        return []
+
     def last_log_line(self, host: str, label: str) -> str:
         """Return the last line a program wrote on standard error, or an empty string."""
-        with suppress(OSError):
-            lines = (self.directory / f"{host}-{label}.log").read_text(errors="replace").strip().splitlines()
-            return lines[-1] if lines else ""
-        return ""
+        return next(reversed(self.log_lines(host, label)), "")
 
     def end(self, host: str, label: str) -> int:
         """End a program started with `spawn` and return its exit status, negative for a signal."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from lbrun import program
+
+from lb.lab.chaos.run import Run, Watcher
+from lb.lab.testbed.lifecycle import Testbed
 
 pytestmark = pytest.mark.netns
 
@@ -44,3 +49,21 @@ def test_chaos_breaks_nothing_and_writes_page_and_figures(tmp_path: Path, link_m
     assert content["chaos"]["counts"]["long exchange"] > 1000
     assert content["control"]["acts"] == []
     assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_client_that_does_not_come_to_its_end_makes_the_run_not_good(unique: str) -> None:
+    """Nobody knows what became of its flows."""
+    with Testbed(prefix=f"{unique}d-", use_apache=False) as testbed:
+        killed: list[int] = []
+
+        def kill(now_s: float, _: str) -> None:
+            if now_s > 1 and not killed:
+                command = ["ip", "netns", "pids", f"{testbed.prefix}client2"]
+                killed.extend(int(pid) for pid in subprocess.check_output(command, text=True, timeout=20).split())
+                for pid in killed:
+                    os.kill(pid, signal.SIGKILL)
+
+        outcome = Run(testbed, "python", False, 1, Watcher(kill)).run((), 3)
+    assert killed
+    assert outcome.faults == ("client2 did not say how much it said: no message",)
+    assert not outcome.is_good

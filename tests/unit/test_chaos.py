@@ -12,7 +12,7 @@ import pytest
 
 from lb.lab.chaos import document, report, table
 from lb.lab.chaos.document import Document
-from lb.lab.chaos.judge import Happened, Observed, Outcome, judge
+from lb.lab.chaos.judge import FLOWS, Happened, Observed, Outcome, judge
 from lb.lab.chaos.schedule import COOL_DOWN_S, LANES, RESTARTS, WARM_UP_S, Act, Kind, make
 
 SERVERS = ("server1", "server2", "server3")
@@ -60,9 +60,10 @@ def words(began_s: float, ended_s: float, *, error: str | None = None, **more: A
 
 
 def seen(*statements: dict[str, Any], **more: Any) -> Observed:
-    """Return what was seen of one client."""
+    """Return what was seen of one client, with an exchange of each kind beside that."""
     observed = Observed(**more)
-    observed.statements += [("client1", each) for each in statements]
+    told = (*statements, {"totals": {f"{flow} exchange": 1 for flow in FLOWS}})
+    observed.statements += [("client1", each) for each in told]
     return observed
 
 
@@ -81,7 +82,7 @@ def test_flow_that_broke_is_broken_whatever_happened_meanwhile() -> None:
 
 def taken_out() -> Observed:
     """Return what was seen of a run in which server1 was found down at 10.6 s, until 16 s."""
-    observed = Observed(acts=[happened("server down", 9, 14, "server1")])
+    observed = seen(acts=[happened("server down", 9, 14, "server1")])
     observed.change_health(10.6, "server1", False, "no answer")
     observed.change_health(16.0, "server1", True, "checks pass")
     return observed
@@ -216,6 +217,13 @@ def test_act_that_could_not_be_done_and_fault_of_the_balancer_are_not_good() -> 
     assert not judge(seen(acts=[happened("drain", 1, 2, trouble="no answer")]), START).is_good
     assert not judge(seen(faults=["task sweep failed 1 times: x"]), START).is_good
     assert judge(seen(acts=[happened("drain", 1, 2)]), START).is_good
+
+
+def test_run_in_which_nothing_was_said_is_not_good() -> None:
+    """What does not speak does not break."""
+    outcome = judge(Observed(), START)
+    assert outcome.faults == tuple(f"there was no exchange of kind {flow}" for flow in FLOWS)
+    assert not outcome.is_good
 
 
 def outcome() -> Outcome:

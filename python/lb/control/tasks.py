@@ -104,10 +104,11 @@ class Supervisor:
 
     def note(self, name: str, error: BaseException) -> None:
         """Log and count an exception of a task that continues. From any thread."""
-        log.error("background task %s failed: %r", name, error, exc_info=error)
+        words = ": ".join(filter(None, (type(error).__name__, str(error)))).partition("\n")[0]
+        facts = {"task": name, "error": words}
+        log.error("background task %s failed: %r", name, error, exc_info=error, extra={"facts": facts})
         with self._lock:
             state = self._states.get(name, TaskState())
-            words = ": ".join(filter(None, (type(error).__name__, str(error)))).partition("\n")[0]
             self._states[name] = TaskState(state.failures + 1, state.restarts, words, self._now())
 
     @contextlib.contextmanager

@@ -118,7 +118,7 @@ class Outcome:
         moved: flows that moved.
         stalls: what was late.
         acts: what happened.
-        faults: what the balancer itself reported: failures of its tasks.
+        faults: failures of the balancer's tasks, servers taken out for no reason, clients that said too little.
         downs: by server: when it was down.
     """
 
@@ -156,7 +156,7 @@ class Observed:
             takes its time, and shows what was at one moment of it.
         downs: by server: when it was down.
         acts: what happened.
-        faults: of the balancer.
+        faults: of the balancer or of the clients.
     """
 
     statements: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
@@ -215,7 +215,7 @@ def judge(observed: Observed, start: float) -> Outcome:
         tuple(_moves(observed, lives)),
         tuple(each for each in troubles if each.error is None),
         tuple(observed.acts),
-        (*observed.faults, *_taken_out(observed)),
+        (*observed.faults, *_taken_out(observed), *_silent(counts)),
         observed.downs,
     )
 
@@ -227,6 +227,11 @@ def _taken_out(observed: Observed) -> Iterable[str]:
         for span in spans:
             if sum(_checks_hit(act, span) for act in acts) < FAILED_CHECKS:
                 yield f"{server} was taken out at {span.at_s:.1f} s, and could be reached"
+
+
+def _silent(counts: Mapping[str, int]) -> Iterable[str]:
+    """Yield kinds of flow of which there were none: nothing broke, and nothing was shown."""
+    return (f"there was no exchange of kind {flow}" for flow in FLOWS if not counts.get(f"{flow} exchange"))
 
 
 def _checks_hit(act: Happened, span: Down) -> int:

@@ -13,7 +13,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -124,8 +124,8 @@ class Run:
             self._start_s = time.monotonic()
             self._play(Stage(self._testbed, balancer, config), balancer, acts, duration_s)
             self._end(clients)
-            self._note_faults(balancer)
-            self._note_health(balancer)
+            self._note_clients(clients)
+            self._note_log(balancer)
         return judge(self._observed, self._start_s)
 
     # Clients.
@@ -187,6 +187,13 @@ class Run:
         while time.monotonic() < end and self._selector.get_map():
             self._listen(STEP_S)
 
+    def _note_clients(self, clients: Iterable[str]) -> None:
+        """Note which clients did not come to their end: nobody knows what became of their flows."""
+        ended = {client for client, words in self._observed.statements if "totals" in words}
+        for client in sorted(set(clients) - ended):
+            why = self._testbed.last_log_line(client, "chaos") or "no message"
+            self._observed.faults.append(f"{client} did not say how much it said: {why}")
+
     # Acts.
 
     def _play(self, stage: Stage, balancer: Balancer, acts: Sequence[Act], duration_s: float) -> None:
@@ -241,18 +248,18 @@ class Run:
             flows = ((host.name, row["client_port"], row["server"]) for row in rows)
             self._observed.place(asked_s, self._now_s(), flows)
 
-    def _note_health(self, balancer: Balancer) -> None:
-        """Note when checks took servers out: from the log, for one may be back before somebody asks."""
+    def _note_log(self, balancer: Balancer) -> None:
+        """
+        Note when checks took servers out, and which tasks failed: from the log, for a server may be back before
+        somebody asks, and a process has ended with what it would answer.
+        """
+        if balancer.status() is None:
+            self._observed.faults.append("the balancer does not answer at the end")
         for at_s, facts in balancer.logged_facts():
-            if facts.get("service") == TCP_SERVICE and "health" in facts and at_s >= self._start_s:
+            if at_s < self._start_s:
+                continue
+            if facts.get("service") == TCP_SERVICE and "health" in facts:
                 is_up = facts["health"] == "up"
                 self._observed.change_health(at_s - self._start_s, facts["server"], is_up, facts["why"])
-
-    def _note_faults(self, balancer: Balancer) -> None:
-        status = balancer.status()
-        if status is None:
-            self._observed.faults.append("the balancer does not answer at the end")
-            return
-        for name, task in status["tasks"].items():
-            if task["failures"]:
-                self._observed.faults.append(f"task {name} failed {task['failures']} times: {task['last_error']}")
+            if "task" in facts:
+                self._observed.faults.append(f"task {facts['task']} failed: {facts['error']}")

@@ -44,6 +44,8 @@ class Speaker:
         self._is_over = asyncio.Event()
         self._counts: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        # A mistake of this program: it ends, without its totals.
+        self._error: BaseException | None = None
 
     async def run(self, long: int, short_per_s: float, bulk: int, udp: int) -> None:
         """Speak until told to end; wait for what is being said."""
@@ -61,12 +63,20 @@ class Speaker:
             if short_per_s and not self._is_over.is_set():
                 self._start(self._short())
         await asyncio.gather(*self._tasks)
+        if self._error is not None:
+            raise self._error
         _say(totals=dict(self._counts))
 
     def _start(self, job: Any) -> None:
         task = asyncio.get_running_loop().create_task(job)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._error = error
+            self._is_over.set()
 
     async def _forever(self, flow: Callable[[], Awaitable[None]]) -> None:
         while not self._is_over.is_set():

@@ -316,13 +316,14 @@ def main() -> int:
     parser.add_argument("--capacity", type=int, default=262_144)
     parser.add_argument("--limit", type=int, help="a new_flow_limit for all clients together, per second")
     parser.add_argument("--kind", choices=tuple(KINDS), action="append", help="default: all, one after the other")
+    parser.add_argument("--no-offloads", action="store_true", help="links without offloads")
     arguments = parser.parse_args()
     # Both ends of a flow need a descriptor, one here and one in a server.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     more = "" if arguments.limit is None else f"new_flow_limit = {{ rate = {arguments.limit}, prefix_ipv4 = 0 }}"
     failed = 0
     print(HEADER, flush=True)
-    with running_testbed("floods-", use_apache=False) as testbed:
+    with running_testbed("floods-", use_apache=False, offloads=not arguments.no_offloads) as testbed:
         prepare(testbed, FLOODER)
         for kind in arguments.kind or tuple(KINDS):
             text = flood_configuration(testbed, arguments.policy, arguments.capacity, more)

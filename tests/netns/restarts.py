@@ -3,12 +3,12 @@ Restarts under load: long echo flows stay open while the balancer is taken over 
 again, again and again, with the same state directory. Nothing may break, nothing may move (rule 23.1, flows over a
 restart, and rule 23.2, taking over).
 
-    python tests/netns/restarts.py --flows 2000 --rounds 100 [--how HOW] [--no-offloads]  # `make soak-restarts`
+    python tests/netns/restarts.py --flows 2000 --rounds 100 [--how HOW] [--no-offloads] [--map]  # `make soak-restarts`
 
 HOW is `take-over`, `stop`, `kill`, `supervised` or `nothing`. `supervised`: it is killed, and started again by `lb run
 --supervise`; `kill`: by this script, at once. Some flows speak all the while, a few of them in bulk: their longest
 answer is the stall that a client sees, most of which is the start of the interpreter and the clients' own pause before
-they send again.
+they send again. The flow table is in a file, with `--map` in a map of the kernel.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ import argparse
 import os
 import random
 import resource
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from churn import balancing, configuration, control_of, echo, open_flows, placements
+from ready import state_in
 from realhosts import RunningBalancer, running_testbed, wait_until
 
 from lb.control.api.client import fetch
@@ -151,21 +149,23 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--how", choices=HOWS, action="append", help="default: all, one after the other")
     parser.add_argument("--no-offloads", action="store_true", help="links without offloads")
+    parser.add_argument("--map", action="store_true", help="the flow table is a map of the kernel")
     arguments = parser.parse_args()
     # Both ends of a flow need a descriptor, one here and one in a server.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    folder = Path(tempfile.mkdtemp(prefix="flowlb-restarts-", dir="/dev/shm"))
+    memory = "map" if arguments.map else "file"
     failed = 0
-    try:
-        with running_testbed("restarts-", use_apache=False, offloads=not arguments.no_offloads) as testbed:
-            for how in arguments.how or HOWS:
-                more = ("--supervise",) if how == "supervised" else ()
-                with balancing(testbed, "rust", configuration(testbed), str(folder / how), more) as balancer:
-                    report = restarts(testbed, balancer, arguments.flows, arguments.rounds, how)
-                print(report.line(how), flush=True)
-                failed += report.broken + report.moved
-    finally:
-        shutil.rmtree(folder)
+    with running_testbed("restarts-", use_apache=False, offloads=not arguments.no_offloads) as testbed:
+        for how in arguments.how or HOWS:
+            more = ("--supervise",) if how == "supervised" else ()
+            with (
+                state_in(memory) as state,
+                balancing(testbed, "rust", configuration(testbed), str(state), more) as balancer,
+            ):
+                assert fetch(control_of(balancer), "/status")["table_memory"]["memory"] == memory
+                report = restarts(testbed, balancer, arguments.flows, arguments.rounds, how)
+            print(report.line(how), flush=True)
+            failed += report.broken + report.moved
     return 1 if failed else 0
 
 

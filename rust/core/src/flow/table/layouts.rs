@@ -2,7 +2,7 @@
 //!
 //! A layout that was ever released stays here as it was, with the fields' meaning today. To change `Entry`: count
 //! [`super::header::VERSION`] up, keep the old struct here, and say in [`entry_reader`] how it becomes one of today.
-//! What is beside an entry (`FlowCold`, `FlowRare`) and where the parts are has not changed so far. The feature
+//! What is beside an entry (`FlowCold`, `FlowRare`) and where the parts are is as in version 4, the first. The feature
 //! `next-layout` makes such a change, so that tests show that it works.
 
 use super::arena::Line;

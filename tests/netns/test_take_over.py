@@ -21,13 +21,13 @@ from pathlib import Path
 import pytest
 from churn import balancing, configuration, control_of, echo, open_flows, placements
 from lbrun import LbRun, until_the_end
-from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, running_testbed, wait_until
+from realhosts import DEADLINE_S, ECHO_PORT, RunningBalancer, receive_exactly, running_testbed, wait_until
 
 from lb.control.api.client import change, fetch
 from lb.control.kept import SUCCESSORS, TABLES
 from lb.control.predecessor import Predecessor
 from lb.errors import LbError
-from lb.lab.testbed import build
+from lb.lab.testbed import build, isolation
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ROUTER, VIP
 
@@ -222,6 +222,72 @@ def test_what_the_operator_and_the_checks_decided_comes_along(testbed: Testbed, 
     balancer.config.write_text(text.replace("weight = 1", "weight = 2"))
     assert balancer.take_over() == 0
     assert standing(balancer) == {("server1", "active", 2), ("server2", "draining", 2), ("server3", "active", 2)}
+
+
+def checked(testbed: Testbed, interval: str) -> str:
+    """Return a configuration whose servers are checked."""
+    first, rest = configuration(testbed).split("[[service.server]]", 1)
+    health = f'[service.health]\ncheck = "tcp"\ninterval = "{interval}"\ntimeout = "{interval}"\n'
+    return f"{first}{health}[[service.server]]{rest}"
+
+
+def down(balancer: RunningBalancer) -> list[str]:
+    """Return the servers that are down."""
+    (service,) = fetch(control_of(balancer), "/status")["services"]
+    return [row["name"] for row in service["servers"] if row["health"] == "down"]
+
+
+def test_server_that_was_found_down_is_down_from_the_start(testbed: Testbed, state: Path) -> None:
+    """Rule 23.3, what stands beside the configuration: no client is sent there until checks pass again."""
+    with balancing(testbed, "rust", checked(testbed, "250ms"), str(state)) as balancer, ExitStack() as stack:
+        build.set_link(testbed.prefix, "server2", up=False)
+        stack.callback(build.set_link, testbed.prefix, "server2", up=True)
+        wait_until(lambda: down(balancer) == ["server2"], "it is found down")
+        for renew in (balancer.take_over, balancer.restart, lambda: crash(balancer)):
+            renew()
+            assert down(balancer) == ["server2"]
+            new = open_flows(testbed, 6, stack)
+            assert all(echo(flow, b"new") for flow in new)
+            assert balancer.running is not None
+            # It knows from the one before it, and has not found that out by itself.
+            assert "server2 is down" not in balancer.running.text()
+        build.set_link(testbed.prefix, "server2", up=True)
+        wait_until(lambda: not down(balancer), "it is up again")
+
+
+def crash(balancer: RunningBalancer) -> None:
+    """End it as a crash does, and start another."""
+    assert balancer.running is not None
+    balancer.running.end(signal.SIGKILL)
+    balancer.start()
+
+
+def test_flows_go_on_when_the_balancers_link_was_out(testbed: Testbed) -> None:
+    """
+    Rule 11.3, unresolved neighbours: the kernel forgets its neighbours with the carrier, and checks ask for them in
+    vain meanwhile; until it would ask again by itself is longer here than anybody waits.
+    """
+    with isolation.inside(f"{testbed.prefix}{ROUTER}"):
+        Path("/proc/sys/net/ipv4/neigh/eth0/retrans_time_ms").write_text(f"{10_000 * DEADLINE_S:.0f}")
+    with balancing(testbed, "rust", checked(testbed, "2s")) as balancer, ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        assert all(echo(flow, b"before") for flow in flows)
+        where = placements(balancer)
+        build.set_link(testbed.prefix, ROUTER, up=False)
+        stack.callback(build.set_link, testbed.prefix, ROUTER, up=True)
+        for flow in flows:
+            flow.sendall(b"meanwhile")
+        wait_until(lambda: asked_in_vain(testbed) >= set(where.values()), "the servers are asked for in vain")
+        build.set_link(testbed.prefix, ROUTER, up=True)
+        assert [receive_exactly(flow, 9) for flow in flows] == [b"meanwhile"] * len(flows)
+        assert placements(balancer) == where
+
+
+def asked_in_vain(testbed: Testbed) -> set[str]:
+    """Return the servers that the router's kernel waits for."""
+    command = ["ip", "-n", f"{testbed.prefix}{ROUTER}", "-4", "neigh", "show", "nud", "incomplete"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLINE_S).stdout.split()
+    return {host.name for host in testbed.topology.of_role("server") if str(host.address) in shown}
 
 
 def standing(balancer: RunningBalancer) -> set[tuple[str, str, int]]:

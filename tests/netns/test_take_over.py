@@ -112,18 +112,26 @@ def test_successor_that_goes_away_leaves_the_running_one_as_it_was(
 
 
 @pytest.mark.parametrize("forwards", [True, False], ids=["successor-forwards", "successor-fails"])
+@pytest.mark.parametrize("has_left", [True, False], ids=["left", "prepares"])
 def test_running_one_that_is_stopped_while_it_is_replaced_waits_for_the_outcome(
-    testbed: Testbed, balancer: RunningBalancer, state: Path, forwards: bool
+    testbed: Testbed, balancer: RunningBalancer, state: Path, forwards: bool, has_left: bool
 ) -> None:
-    """Rule 23.2, taking over: what a successor that may forward goes on with is not undone; else it stops as usual."""
+    """
+    Rule 23.2, taking over: what a successor that may forward goes on with is not undone; else it stops as usual. From
+    when it says hello, or both might end.
+    """
     assert balancer.running is not None
     running, control = balancer.running, control_of(balancer)
     with Stranger(state) as predecessor:
-        predecessor.stop()
+        if has_left:
+            predecessor.stop()
         running.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "stopping" in running.text(), "it was told to stop")
-        assert running.process.poll() is None
+        with pytest.raises(LbError, match="the running balancer is stopping"):
+            Stranger(state)
         if forwards:
+            if not has_left:
+                predecessor.stop()
             predecessor.dismiss()
             predecessor.wait_for_end()
     assert running.process.wait(DEADLINE_S) == 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_interface
 
 import pytest
 
-from lb.compiler.spec import ServerKey
+from lb.compiler.spec import HealthStatus, ServerKey, Spec
 from lb.config import Config, ServerConfig, parse
 from lb.control.controller import Controller
 from lb.control.outcome import Change, HealthUpdate
@@ -180,6 +181,20 @@ def test_set_health_down_resets_flows_when_the_service_says_so(setting: str, res
     controller.set_health("video", "server2", up=False, reason="4 checks failed")
     controller.set_health("video", "server2", up=True, reason="2 checks passed")
     assert recorder.reset == reset
+
+
+@pytest.mark.parametrize(("setting", "reset"), [("", [1]), ('on_server_down = "keep"', [])])
+def test_reset_down_finishes_what_the_process_before_began(setting: str, reset: list[int]) -> None:
+    """Rule 18.2, servers that leave or fail: it may have ended before all clients of a server had learned."""
+    loaded = config(setting, server(1), server(2))
+    controller, recorder = start_controller(loaded)
+    health = {ServerKey("video", "server2"): HealthStatus("down", 1.0, "3 checks failed")}
+    controller.restore(replace(Spec(loaded), health=health))
+    assert recorder.reset == []
+    published = len(recorder.published)
+    controller.reset_down()
+    assert recorder.reset == reset
+    assert len(recorder.published) == published
 
 
 def test_remove_and_disable_with_reset() -> None:

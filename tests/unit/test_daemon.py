@@ -29,7 +29,7 @@ from lb.control.preparation import Prepared
 from lb.control.reload import Reloader, ReloadRecord, as_it_runs, load_config
 from lb.control.runtime import Runtime, capabilities_of, ignored_settings
 from lb.control.seed import with_seed
-from lb.control.tasks import Supervisor
+from lb.control.tasks import Supervisor, TaskState
 from lb.control.telemetry.sampler import Sampler
 from lb.errors import ConfigError, LbError, UnderWayError
 from lb.model.poll import POLLS
@@ -65,6 +65,7 @@ class DataPath:
         self.faults: dict[str, list[Exception]] = {}
         self.published: list[Snapshot] = []
         self.measured = 0
+        self.reset: list[int] = []
 
     def _call(self, name: str) -> None:
         if self.faults.get(name):
@@ -92,6 +93,7 @@ class DataPath:
 
     def reset_flows(self, server: int, limit: int, now_ns: int) -> int:
         self._call("reset_flows")
+        self.reset.append(server)
         return 0
 
 
@@ -209,6 +211,31 @@ def run(file: Path, scenario: Callable[[Parts], Coroutine[Any, Any, None]]) -> N
 async def until(condition: Callable[[], object]) -> None:
     while not condition():
         await asyncio.sleep(0.001)
+
+
+def test_reset_of_flows_waits_while_they_are_left_to_a_successor(file: Path) -> None:
+    """Rule 23.2, taking over: it does them; if it fails, this process goes on where it was."""
+
+    async def scenario(parts: Parts) -> None:
+        runtime = parts.runtime
+
+        def leave(*_: object) -> int:
+            runtime._has_left = True
+            raise LbError("the packet loop does not run")
+
+        real, parts.path.reset_flows = parts.path.reset_flows, leave  # type: ignore[method-assign]
+        runtime.reset_flows(8)
+        await until(lambda: runtime._has_left)
+        parts.path.reset_flows = real  # type: ignore[method-assign]
+        runtime.reset_flows(9)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert parts.path.reset == []
+        runtime._has_left = False
+        await until(lambda: sorted(parts.path.reset) == [8, 9])
+        assert parts.supervisor.states().get("reset of flows", TaskState()).failures == 0
+
+    run(file, scenario)
 
 
 def test_sweep_that_raises_runs_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,8 @@ class Balancer:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.calls: list[str] = []
+        self.successors: Successors
+        self.loop: asyncio.AbstractEventLoop
         self.error = error
         self.file = os.memfd_create("test")
 
@@ -113,7 +115,8 @@ def waiting(balancer: Balancer) -> Iterator[Path]:
         listener.bind(str(path))
         listener.listen(1)
         loop = asyncio.new_event_loop()
-        successors = Successors(listener, balancer)
+        balancer.loop = loop
+        balancer.successors = successors = Successors(listener, balancer)
         end = asyncio.Event()
 
         async def stopped() -> None:
@@ -195,6 +198,60 @@ def test_second_successor_is_refused() -> None:
         with pytest.raises(LbError, match="take-over: another process is taking over already"):
             Predecessor.find(path)
         first.close()
+
+
+@pytest.mark.parametrize("forwards", [True, False], ids=["successor-forwards", "successor-goes-away"])
+def test_running_one_that_stops_lets_nobody_in_and_waits_for_the_one_that_is_there(forwards: bool) -> None:
+    balancer = Balancer()
+    with waiting(balancer) as path:
+        first = found(path)
+        closing = asyncio.run_coroutine_threadsafe(balancer.successors.close(), balancer.loop)
+        until(lambda: balancer.successors._is_closed)
+        with pytest.raises(LbError, match="take-over: the running balancer is stopping: try again"):
+            Predecessor.find(path)
+        first.stop()
+        assert not closing.done()
+        if forwards:
+            first.dismiss()
+        else:
+            first.close()
+        closing.result(5)
+        assert balancer.calls == ["leave", "end" if forwards else "resume"]
+        first.close()
+
+
+def test_running_one_that_nobody_takes_over_from_stops_at_once() -> None:
+    balancer = Balancer()
+    with waiting(balancer):
+        asyncio.run_coroutine_threadsafe(balancer.successors.close(), balancer.loop).result(5)
+
+
+def test_path_of_any_length_is_found() -> None:
+    """An address of a UNIX socket has room for 107 bytes."""
+    balancer = Balancer()
+    with waiting(balancer) as path, tempfile.TemporaryDirectory() as folder:
+        far = Path(folder).joinpath(*["x" * 50] * 3)
+        far.parent.mkdir(parents=True)
+        far.symlink_to(path.parent)
+        found(far / path.name).close()
+
+
+@pytest.mark.parametrize("message", [{}, {"open": ["a"]}, {"refused": None, "open": []}])
+def test_running_one_that_says_something_else_is_told(tmp_path: Path, message: dict[str, Any]) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "successors"))
+        listener.listen(1)
+
+        def answer() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                receive(sock)
+                send(sock, message)
+
+        thread = in_thread(answer)
+        with pytest.raises(LbError, match="take-over: the running balancer sent less than it said"):
+            Predecessor.find(tmp_path / "successors")
+        thread.join()
 
 
 def test_running_one_that_cannot_stop_says_why() -> None:

@@ -116,6 +116,22 @@ def renew_in_vain(child: subprocess.Popen[str]) -> None:
         assert child.poll() is None
 
 
+def test_renewal_runs_nothing_from_the_directory_where_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that supervises may be root, and the directory somebody else's."""
+    (tmp_path / "lb").mkdir()
+    (tmp_path / "lb" / "__init__.py").write_text("open('was-run', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    respawner = respawn.Respawner()
+    respawner._child = os.getpid()
+    programs: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda _, arguments, __: programs.append(arguments))
+    respawner._renew()
+    assert programs
+    assert not Path("was-run").exists()
+
+
 def test_balancer_that_is_killed_is_started_again(tmp_path: Path) -> None:
     """As often as it takes, and at once as it did forward; the log names the signal."""
     with supervised(tmp_path) as (child, turns):

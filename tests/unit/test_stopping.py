@@ -350,8 +350,7 @@ def test_daemon_ends_its_flows_only_where_no_other_process_has_them(
     for name, part in {**parts, "_made": Prepared(snapshots=cast(Any, recorder))}.items():
         setattr(daemon, name, part)
     daemon._cleanup = AsyncExitStack()
-    daemon._is_decided = asyncio.Event()
-    daemon._is_decided.set()
+    daemon._successors = None
     with pytest.raises(LbError) if failure else nullcontext():
         asyncio.run(daemon.stop())
     assert recorder.asked == asked

@@ -357,6 +357,19 @@ def test_latest_snapshot_is_read_by_the_next_process(folder: Path) -> None:
     assert {(folder / place).stat().st_mode & 0o777 for place in PLACES} == {0o600}
 
 
+def test_snapshot_of_a_process_that_read_none_is_newer_than_all(folder: Path) -> None:
+    """Rule 23.4, flows over a reboot: its flows came from the memory of the one before, or that one still ran."""
+    balancer = Balancer()
+    for count in range(1, 5):
+        opened = SnapshotDirectory.open(folder)
+        for _ in range(4 - count):
+            opened.write(balancer.flows)
+        open_flow(balancer.box, port=PORTS[count])
+        opened.write(balancer.flows)
+        opened.close()
+        assert loaded(folder) == Loaded(count, 0)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_snapshot_that_is_damaged_leaves_the_other(
     folder: Path, before: tuple[Balancer, dict[int, int]], place: str, caplog: pytest.LogCaptureFixture

@@ -87,6 +87,14 @@ class Controller(Transactions):
         with self._staging() as stage:
             return observations.update_health(stage, updates)
 
+    def reset_down(self) -> None:
+        """
+        Reset what flows there are of servers that are down, where their service says so: the process before was to do
+        that, and may have ended meanwhile.
+        """
+        with self._staging() as stage:
+            observations.reset_down(stage)
+
     def replan(self, service: str, measurements: Measurements) -> bool:
         """
         Replan a service from measurements. Nothing is published when its plan is the same.

@@ -90,8 +90,7 @@ class Daemon:
         self._stopped = asyncio.Event()
         self._is_replaced = False
         # Cleared while a successor may forward, and has not said so.
-        self._is_decided = asyncio.Event()
-        self._is_decided.set()
+        self._successors: Successors | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -217,6 +216,7 @@ class Daemon:
         if state is None:
             return
         state.begin(controller.snapshot, controller.spec)
+        controller.reset_down()
         controller.listen(lambda: state.note_standing(controller.spec))
         self._supervisor.spawn("predecessor", self._forget_predecessor(state, predecessor))
 
@@ -226,12 +226,16 @@ class Daemon:
         this process: its table is to be there.
         """
         if predecessor is not None:
-            await asyncio.to_thread(predecessor.wait_for_end)
-            predecessor.close()
+            try:
+                await asyncio.to_thread(predecessor.wait_for_end)
+            finally:
+                predecessor.close()
         state.forget_left()
-        successors = Successors(state.successors, self)
-        self._cleanup.callback(successors.stop)
-        self._waiting = self._supervisor.run("successors", successors.wait)
+        if self._stopped.is_set():
+            return
+        self._successors = Successors(state.successors, self)
+        self._cleanup.callback(self._successors.stop)
+        self._waiting = self._supervisor.run("successors", self._successors.wait)
 
     # What a successor gets: `lb.control.successor.Replaced`.
 
@@ -246,7 +250,6 @@ class Daemon:
         await self._metrics.pause()
         await self._listener.pause()
         await self._changes.hold()
-        self._is_decided.clear()
         try:
             return await asyncio.to_thread(self._runtime.leave)
         except BaseException:
@@ -259,8 +262,6 @@ class Daemon:
             await asyncio.to_thread(self._runtime.resume)
         except LbError as error:
             self.fail(error)
-        finally:
-            self._is_decided.set()
         await self._go_on()
 
     async def _go_on(self) -> None:
@@ -278,7 +279,6 @@ class Daemon:
         self._runtime.keep_host()
         self._listener.leave()
         self._made.leave_control()
-        self._is_decided.set()
         self._stopped.set()
 
     async def _start_observation(self) -> None:
@@ -409,8 +409,9 @@ class Daemon:
         Raises:
             LbError: the balancer had failed; says why.
         """
-        # What is left to a successor that may forward is not to be undone.
-        await self._is_decided.wait()
+        if self._successors is not None:
+            # What is left to one that may forward is not to be undone.
+            await self._successors.close()
         if self._failure is None and not self._is_replaced:
             await self._stopping.end_flows()
             if self._made.snapshots is not None:

@@ -48,6 +48,14 @@ def _note_health(
         stage.resets.append(server_identity(*row))
 
 
+def reset_down(stage: Stage) -> None:
+    """Stage the resets that follow from the health of all servers as it is."""
+    index = stage.index_of(stage.spec)
+    for key, status in stage.spec.health.items():
+        if status.health == "down" and key in index and index[key][0].on_server_down == "reset":
+            stage.resets.append(server_identity(*index[key]))
+
+
 def set_interfaces(stage: Stage, interfaces: Sequence[Interface]) -> None:
     """Follow a change of the interfaces."""
     stage.interfaces = tuple(interfaces)

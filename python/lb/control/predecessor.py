@@ -62,7 +62,7 @@ class Predecessor:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(ANSWER_S)
         try:
-            sock.connect(str(path))
+            _connect(sock, path)
             send(sock, {"hello": FORMAT})
             welcome, descriptors = receive(sock)
         except (FileNotFoundError, ConnectionRefusedError):
@@ -71,11 +71,12 @@ class Predecessor:
         except OSError as error:
             sock.close()
             raise LbError(f"take-over: the running balancer does not answer: {error}") from None
-        if (why := welcome.get("refused")) is not None or len(welcome["open"]) != len(descriptors):
+        why, names = welcome.get("refused"), welcome.get("open", ())
+        if why is not None or "pid" not in welcome or len(names) != len(descriptors):
             sock.close()
             _close(descriptors)
             raise LbError(f"take-over: {why or 'the running balancer sent less than it said'}")
-        return cls(sock, welcome["pid"], dict(zip(welcome["open"], descriptors, strict=True)))
+        return cls(sock, welcome["pid"], dict(zip(names, descriptors, strict=True)))
 
     def take(self, what: str) -> int | None:
         """Return a descriptor of the running one, which the caller closes; None when it has none such."""
@@ -106,9 +107,21 @@ class Predecessor:
 
     def close(self) -> None:
         """End the conversation, and close what was not taken. Before `dismiss`, the running one goes on then."""
+        # A thread may wait for its end, and a socket that is closed does not wake it.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         _close(self._descriptors.values())
         self._descriptors.clear()
+
+
+def _connect(sock: socket.socket, path: Path) -> None:
+    """Connect by way of the directory's descriptor: a path of a socket may have 107 bytes."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock.connect(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
 
 
 def _close(descriptors: Iterable[int]) -> None:

@@ -157,7 +157,9 @@ class Respawner:
             log.error("the balancer is not renewed: %s", why)
             return
         try:
-            subprocess.run([sys.executable, "-c", PROGRAM], check=True, stdout=subprocess.DEVNULL, timeout=PROGRAM_S)
+            # -P: nothing from the directory where this was started may run with the rights that this process has.
+            trial = [sys.executable, "-P", "-c", PROGRAM]
+            subprocess.run(trial, check=True, stdout=subprocess.DEVNULL, timeout=PROGRAM_S)
         except (OSError, subprocess.SubprocessError) as error:
             log.error("the balancer is not renewed: the program does not start: %s", error)
             return

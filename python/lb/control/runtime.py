@@ -57,6 +57,8 @@ from lb.packet.announcement import frames_for_announcement
 
 # More flows than any table holds: the data path itself resets them some at a time, with packets in between.
 ALL_FLOWS = 2**32 - 1
+# Between two looks at whether a successor has failed, seconds.
+RESUME_STEP_S = 0.05
 # How long the kernel may take to give back the memory of a map that was removed.
 RELEASE_S, RELEASE_STEP_S = 1.0, 0.02
 
@@ -271,8 +273,11 @@ class Runtime:
         self._has_left = True
         try:
             left = self._attachment.leave()
-        except BaseException:
+        except BaseException as error:
             self._has_left = False
+            if isinstance(error, LbError):
+                # The loop has ended, and there is nothing to go on with.
+                self._fail(error)
             raise
         for by in self._direct.values():
             # A driver takes frames from one process.
@@ -317,6 +322,8 @@ class Runtime:
             except LbError as error:
                 # Nobody else forwards any more; the guard's watch tries again.
                 log.error("%s", error)
+            # Until it left, the process before put its own back.
+            self._guard.repair()
 
     def _interfaces(self) -> list[AttachedInterface]:
         """Return the interfaces with their sockets, one for each worker."""
@@ -418,7 +425,17 @@ class Runtime:
         call_on(self._loop, lambda: self._supervisor.run("reset of flows", job))
 
     async def _reset_flows(self, server: int) -> None:
-        await asyncio.to_thread(lambda: self._engine.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
+        while True:
+            # A successor resets the rest, unless it fails and this process goes on.
+            while self._has_left:
+                await asyncio.sleep(RESUME_STEP_S)
+            try:
+                await asyncio.to_thread(lambda: self._engine.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
+            except LbError:
+                if not self._has_left:
+                    raise
+            else:
+                return
 
     def reset_some(self, limit: int) -> int:
         """Reset flows of any server, `limit` at most; return how many, fewer when there are none left."""

@@ -45,7 +45,8 @@ class SnapshotDirectory:
         self.path = path
         self._stack = ExitStack()
         self._files: dict[str, int] = {}
-        self._sequence = 0
+        # Of the one that was written last, and where the next one goes; None: nobody has looked.
+        self._sequence: int | None = None
         self._next = PLACES[0]
         self._has_warned = False
         self._lock_fd = -1
@@ -108,6 +109,7 @@ class SnapshotDirectory:
             contents = self._read(place)
             if contents is not None and (found is None or contents.names.sequence > found.contents.names.sequence):
                 found = Snapshot(place, contents)
+        self._sequence = 0
         if found is not None:
             self._sequence = found.contents.names.sequence
             self._next = PLACES[1 - PLACES.index(found.place)]
@@ -134,15 +136,18 @@ class SnapshotDirectory:
             self._write(source)
 
     def _write(self, source: Source) -> None:
-        descriptor = self._files[self._next]
+        if self._sequence is None:
+            # What the process before wrote is older, also where its flows came another way.
+            self.latest()
+        sequence, descriptor = (self._sequence or 0) + 1, self._files[self._next]
         try:
             os.ftruncate(descriptor, 0)
-            flow_file.write(source, state_files.Writer(descriptor), self._sequence + 1)
+            flow_file.write(source, state_files.Writer(descriptor), sequence)
             os.fsync(descriptor)
         except (OSError, LbError) as error:
             self._warn(error)
             return
-        self._sequence += 1
+        self._sequence = sequence
         self._next = PLACES[1 - PLACES.index(self._next)]
         self._has_warned = False
 

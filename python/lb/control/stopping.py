@@ -87,6 +87,8 @@ class Stopping:
         # Of the loop's clock; None: no drain.
         self._deadline_s: float | None = None
         self._drain: asyncio.Task[None] | None = None
+        # A drain and its cancellation follow each other, whichever comes first.
+        self._turn = asyncio.Lock()
         self._is_over = asyncio.Event()
         # Active flows when they were last counted: of a data path that ends, they cannot be.
         self._left = 0
@@ -118,20 +120,22 @@ class Stopping:
         Let no server take new flows; stop once no flow is active, or after `timeout_s`, which counts from now also
         where a drain is in progress. Errors: as `Changes.make`.
         """
-        await self._set_stopping(True, ANSWER_S)
-        self._deadline_s = self._loop.time() + timeout_s
-        if self._drain is None or self._drain.done():
-            log.info("draining: the balancer stops when its flows have ended, in %g s at the latest", timeout_s)
-            self._drain = self._supervisor.run(TASK, self._wait_and_stop)
+        async with self._turn:
+            await self._set_stopping(True, ANSWER_S)
+            self._deadline_s = self._loop.time() + timeout_s
+            if self._drain is None or self._drain.done():
+                log.info("draining: the balancer stops when its flows have ended, in %g s at the latest", timeout_s)
+                self._drain = self._supervisor.run(TASK, self._wait_and_stop)
 
     async def cancel(self) -> bool:
         """Go on as before; return whether there was a drain. Errors: as `Changes.make`."""
-        was_draining, self._deadline_s = self._deadline_s is not None, None
-        if self._drain is not None:
-            self._drain.cancel()
-            self._drain = None
-        await self._set_stopping(False, ANSWER_S)
-        return was_draining
+        async with self._turn:
+            was_draining, self._deadline_s = self._deadline_s is not None, None
+            if self._drain is not None:
+                self._drain.cancel()
+                self._drain = None
+            await self._set_stopping(False, ANSWER_S)
+            return was_draining
 
     async def _wait_and_stop(self) -> None:
         while await self._count() and (rest_s := self.seconds_left()):

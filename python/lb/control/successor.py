@@ -51,7 +51,10 @@ class Successors:
     def __init__(self, listener: socket.socket, balancer: Replaced) -> None:
         self._listener = listener
         self._balancer = balancer
-        self._is_busy = False
+        self._is_closed = False
+        # Whether none is taking over now.
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._conversations: set[asyncio.Task[None]] = set()
         # To the successor that forwards: it waits for this process's end, which closes it.
         self._last: socket.socket | None = None
@@ -65,6 +68,11 @@ class Successors:
             task = loop.create_task(self._talk(sock))
             self._conversations.add(task)
             task.add_done_callback(self._conversations.discard)
+
+    async def close(self) -> None:
+        """Let no successor in any more, and wait until it is clear whether the one that is there takes over."""
+        self._is_closed = True
+        await self._is_idle.wait()
 
     def stop(self) -> None:
         """End conversations, but the one with a successor that forwards."""
@@ -91,7 +99,9 @@ class Successors:
 
     def _refusal(self, hello: dict[str, Any]) -> str | None:
         """Return why a successor is not let in; None: it is."""
-        if self._is_busy:
+        if self._is_closed:
+            return "the running balancer is stopping: try again"
+        if not self._is_idle.is_set():
             return "another process is taking over already"
         if hello.get("hello") != FORMAT:
             versions = f"it speaks format {FORMAT}, and the successor {hello.get('hello')}"
@@ -100,11 +110,11 @@ class Successors:
 
     @contextlib.contextmanager
     def _being_busy(self) -> Iterator[None]:
-        self._is_busy = True
+        self._is_idle.clear()
         try:
             yield
         finally:
-            self._is_busy = False
+            self._is_idle.set()
 
     async def _replace(self, sock: socket.socket) -> None:
         sock.settimeout(PREPARE_S)

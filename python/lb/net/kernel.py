@@ -11,6 +11,7 @@ are left out: only the main table is read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import logging
@@ -81,9 +82,12 @@ class Kernel:
         self._interfaces: tuple[Interface, ...] = ()
         self._in_use: tuple[Address, ...] = ()
         self._fixed: set[tuple[int, Address]] = set()
-        # Indices of links: those with a carrier, and those that were without one and whose hops are to be asked for.
-        self._carrying: set[int] = set()
+        # Indices of links: those without a carrier when they were read last; those that were without one before, or
+        # since; and those that are back, whose hops are to be asked for.
+        self._out: set[int] = set()
         self._were_out: set[int] = set()
+        self._back: set[int] = set()
+        self._is_back = asyncio.Event()
         self._looked_at: set[str] = set()
 
     async def read_interfaces(self) -> tuple[Interface, ...]:
@@ -102,14 +106,8 @@ class Kernel:
             raise LbError("an interface was removed and created again, so its sockets are dead: restart the balancer")
         self._indices = indices
         self._interfaces = tuple(found)
-        self._carrying.clear()
-        for link in links.values():
-            self._note_carrier(link)
+        self._out = {links[entry.name]["index"] for entry in self._entries if not _has_carrier(links[entry.name])}
         return self._interfaces
-
-    def _note_carrier(self, link: Any) -> None:
-        """Note whether the link of a row or an event has its carrier."""
-        (self._carrying if link["flags"] & IFF_LOWER_UP else self._were_out).add(link["index"])
 
     def _interface(self, entry: InterfaceConfig, links: dict[str, Any], addresses: list[Any]) -> Interface:
         link = links.get(entry.name)
@@ -246,15 +244,15 @@ class Kernel:
 
     async def _renew(self) -> None:
         """
-        Have the hops in use behind links that were out resolved at once.
+        Have the hops in use resolved at once that are behind links which are back.
 
         The kernel forgets its neighbours with the carrier, and one that it then asks for in vain it asks for again a
         second later only (`retrans_time_ms`), though the link may be back by then.
         """
-        back = self._were_out & self._carrying
-        self._were_out -= back
+        self._is_back.clear()
+        back, self._back = self._back, set()
         numbers = {number: index for index, number in self._indices.items() if index in back}
-        for number, hop in self._unresolved():
+        for number, hop in self._unresolved() if numbers else ():
             if number in numbers:
                 # Asked for anew, not once more: packets that wait for it in the kernel are kept.
                 await self._ask(numbers[number], hop, flags=0)
@@ -329,8 +327,8 @@ class Kernel:
                     self._changed.set()
                     async for event in events.get():
                         # One that was out for a moment may be back when the tables are read.
-                        if event["event"] == "RTM_NEWLINK" and not event["flags"] & IFF_LOWER_UP:
-                            self._were_out.add(event["index"])
+                        if event["event"] == "RTM_NEWLINK" and event["index"] in self._indices:
+                            self._were_out |= set() if _has_carrier(event) else {event["index"]}
                         self._changed.set()
             except (OSError, NetlinkError) as error:
                 # ENOBUFS: more events than the socket holds. The next reading makes up for all of them.
@@ -350,13 +348,14 @@ class Kernel:
             self._changed.clear()
             interfaces, next_hops = self._interfaces, self._next_hops
             try:
-                await self.read_interfaces()
+                await self._follow_carriers()
                 on_trouble(None)
                 if self._interfaces != interfaces:
                     on_interfaces(self._interfaces)
                 if await self.read_next_hops() != next_hops:
                     on_next_hops(self._next_hops)
-                await self._renew()
+                if self._back:
+                    self._is_back.set()
             except InterfaceError as error:
                 on_trouble(error)
             except (OSError, NetlinkError) as error:
@@ -364,10 +363,24 @@ class Kernel:
                 await asyncio.sleep(REOPEN_S)
                 self._changed.set()
 
+    async def _follow_carriers(self) -> None:
+        """Read the interfaces, and note which links are back. Errors: as `read_interfaces`."""
+        # Empty from now on: a link that goes out while the tables are read was not back when it had been read before.
+        were_out, self._were_out = self._were_out, set()
+        try:
+            await self.read_interfaces()
+        except BaseException:
+            self._were_out |= were_out
+            raise
+        self._were_out |= self._out
+        self._back |= were_out - self._out
+
     async def _keep_fresh(self) -> None:
         while True:
             await self.refresh()
-            await asyncio.sleep(REFRESH_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_back.wait(), REFRESH_S)
+            await self._renew()
 
     async def open(self) -> None:
         """Open the netlink socket."""
@@ -394,6 +407,11 @@ def find_hop(next_hops: NextHops, address: Address) -> tuple[int, Address] | Non
         return None
     best = max(fitting, key=lambda route: route.prefix.prefixlen)
     return best.interface, best.gateway or address
+
+
+def _has_carrier(link: Any) -> bool:
+    """Return whether the link of a row or an event has its carrier."""
+    return bool(link["flags"] & IFF_LOWER_UP)
 
 
 def _family(version: int) -> int:

@@ -42,7 +42,7 @@ def run(
     take_over: Annotated[
         bool,
         typer.Option(
-            "--take-over", help="Take over from the balancer that uses the state directory, without losing a packet."
+            "--take-over", help="Take over from the balancer that uses the state directory: no flow breaks."
         ),
     ] = False,
     testbed: Annotated[
@@ -53,7 +53,8 @@ def run(
     """
     Run the balancer in the foreground.
 
-    SIGTERM and Ctrl-C stop it; SIGHUP reloads the configuration.
+    SIGTERM and Ctrl-C stop it; SIGHUP reloads the configuration. With --supervise and --state, SIGUSR2 has the
+    program that is installed now take over.
     """
     if testbed and log_format != "text":
         raise typer.BadParameter("--log-format cannot be used with --testbed: leave one of them out")

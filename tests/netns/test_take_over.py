@@ -263,6 +263,31 @@ def test_server_that_was_found_down_is_down_from_the_start(testbed: Testbed, sta
         wait_until(lambda: not down(balancer), "it is up again")
 
 
+def test_flows_that_a_server_had_when_it_was_found_down_are_reset_by_the_next_process(
+    testbed: Testbed, state: Path
+) -> None:
+    """
+    Rule 23.3, what stands beside the configuration: the process before may have ended meanwhile. Here it was told to
+    keep them, and the next one is not.
+    """
+    keeps = checked(testbed, "250ms").replace("[service.health]", 'on_server_down = "keep"\n[service.health]')
+    with balancing(testbed, "rust", keeps, str(state)) as balancer, ExitStack() as stack:
+        flows = open_flows(testbed, 9, stack)
+        assert all(echo(flow, b"before") for flow in flows)
+        where = placements(balancer)
+        build.set_link(testbed.prefix, "server2", up=False)
+        stack.callback(build.set_link, testbed.prefix, "server2", up=True)
+        wait_until(lambda: down(balancer) == ["server2"], "it is found down")
+        balancer.config.write_text(checked(testbed, "250ms"))
+        crash(balancer)
+        for flow in flows:
+            if where[flow.getsockname()] == "server2":
+                with pytest.raises(ConnectionResetError):
+                    flow.recv(1)
+            else:
+                assert echo(flow, b"after")
+
+
 def crash(balancer: RunningBalancer) -> None:
     """End it as a crash does, and start another."""
     assert balancer.running is not None

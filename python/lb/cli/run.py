@@ -41,9 +41,7 @@ def run(
     supervise: Annotated[bool, typer.Option("--supervise", help="Start it again whenever it ends by itself.")] = False,
     take_over: Annotated[
         bool,
-        typer.Option(
-            "--take-over", help="Take over from the balancer that uses the state directory: no flow breaks."
-        ),
+        typer.Option("--take-over", help="Take over from the balancer that uses the state directory: no flow breaks."),
     ] = False,
     testbed: Annotated[
         bool, typer.Option("--testbed", help="Run in a testbed of network namespaces, with load.")

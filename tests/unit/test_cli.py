@@ -275,6 +275,21 @@ def test_full_output_one_line_exit_1(config: Path, command: tuple[str, ...]) -> 
     assert (done.returncode, done.stderr) == (1, b"lb: [Errno 28] No space left on device\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("MemoryError()", "lb: not enough memory: raise the limit of memory (`ulimit -v`"),
+        ("OSError(24, 'Too many open files')", "lb: [Errno 24] Too many open files: raise the limit of open files"),
+        ("OSError(5, 'Input/output error')", "lb: [Errno 5] Input/output error\n"),
+    ],
+)
+def test_want_of_something_is_told_with_the_way_out(error: str, said: str) -> None:
+    code = f"import lb.cli\ndef app(**_): raise {error}\nlb.cli.app = app\nlb.cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.startswith(said)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
 def test_name_beyond_the_locale_is_shown_escaped(config: Path) -> None:
     """A file name that the locale cannot show fails nothing."""
     path = config.with_name("lb-\u00fc.toml")

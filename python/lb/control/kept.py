@@ -236,9 +236,7 @@ class StateDirectory:
         most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         if most != resource.RLIM_INFINITY and most < table:
             way_out = "raise that (`ulimit -f`, or LimitFSIZE= of a systemd unit), or make flows.capacity smaller"
-            raise LbError(
-                f"the flow table is a file of {table} bytes, and those of this process have {most}: {way_out}"
-            )
+            raise LbError(f"the flow table is a file of {table} bytes, this process may write {most}: {way_out}")
         lock, whose, needed = self._files[LOCK], "the flow table", table + names
         self._tables.clear(self._place)
         if self.left is None and not self.is_beside:

@@ -213,6 +213,8 @@ def test_flows_in_a_map_of_the_kernel_outlive_the_process(testbed: Testbed, map_
         if memory["memory"] == "file" and "the kernel makes no BPF map" in memory["why"]:
             pytest.skip(memory["why"])
         assert memory["memory"] == "map"
+        assert balancer.running is not None
+        assert f"the flow table is a map of the kernel, {memory['path']}: {memory['why']}" in balancer.running.text()
         flows = open_flows(testbed, FLOWS, stack)
         assert all(echo(flow, b"first") for flow in flows)
         where = placements(balancer)

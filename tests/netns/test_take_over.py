@@ -142,13 +142,24 @@ def test_running_one_that_is_stopped_while_it_is_replaced_waits_for_the_outcome(
 def test_second_successor_is_refused_and_the_first_goes_on(
     testbed: Testbed, balancer: RunningBalancer, state: Path
 ) -> None:
-    """Rule 23.2, taking over: one wins, the other ends with one line."""
+    """Rule 23.2, taking over: one wins, the other ends with exit code 1 and one line."""
+    options = ["--backend", "rust", "--take-over"]
     with ExitStack() as stack:
         flows = open_flows(testbed, 3, stack)
         with Stranger(state):
-            with pytest.raises(LbError, match="another process is taking over already") as refused:
-                balancer.take_over()
-            assert len(str(refused.value).splitlines()) == 1
+            second = LbRun(
+                testbed.prefix + ROUTER,
+                testbed.directory,
+                options,
+                config=balancer.config,
+                log=testbed.directory / "second.log",
+                state=str(state),
+            )
+            assert second.process.wait(DEADLINE_S) == 1
+            (line,) = second.text().splitlines()
+            assert line == "lb: take-over: another process is taking over already"
+        assert speaks(testbed, balancer, flows)
+        assert balancer.take_over() == 0
         assert speaks(testbed, balancer, flows)
 
 

@@ -130,6 +130,16 @@ def test_fault_is_found_with_what_fixes_it(name: str) -> None:
     assert fix in found[0].fix
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("/sys/fs/bpf/flowlb-1-2/table.0", "map /sys/fs/bpf/flowlb-1-2/table.0: why"), (None, "map memory: why")],
+)
+def test_where_the_flow_table_is_and_why_is_told(path: str | None, message: str) -> None:
+    facts = replace(HEALTHY, status=status(table_memory={"memory": "map", "path": path, "why": "why"}))
+    found = [finding for finding in examine(parse(CONFIG), facts) if finding.check == "flow table"]
+    assert [(finding.level, finding.message) for finding in found] == [("pass", message)]
+
+
 @pytest.mark.parametrize(("sent", "back", "level"), [(50, 40, None), (3, 0, "fail"), (2, 0, None), (0, 0, None)])
 def test_server_that_never_answers_through_here_fails(sent: int, back: int, level: str | None) -> None:
     """The return path: packets went to the server and none returned, though it has had time to answer."""

@@ -209,6 +209,29 @@ def test_link_back_hops_in_use_are_asked_for_at_once(pair: Pair) -> None:
     watch(pair, scenario)
 
 
+@pytest.mark.parametrize("steps", range(6))
+def test_links_are_back_at_the_end_watching_ends(pair: Pair, steps: int) -> None:
+    """Whatever comes with it, a cancellation is not lost."""
+
+    async def main() -> None:
+        kernel = Kernel(CONFIGURED)
+        await kernel.open()
+        try:
+            task = asyncio.create_task(kernel._keep_fresh())
+            await asyncio.sleep(0.01)
+            kernel._is_back.set()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task}, timeout=DEADLINE_S)
+            assert task.cancelled()
+        finally:
+            await kernel.close()
+
+    with isolation.inside(pair.near):
+        asyncio.run(main())
+
+
 def test_refresh_permanent_entry_is_left_alone(pair: Pair) -> None:
     """Rule 20.1, restoring the host: an entry that the operator set by hand is used and stays as it is."""
     pair.ip(pair.near, f"neigh replace 198.18.1.31 lladdr {OTHER_MAC} nud permanent dev eth0")

@@ -101,7 +101,8 @@ class Stopping:
         """Return how far the drain is: at its end, or after a moment."""
         if self._deadline_s is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_over.wait(), ANSWER_PROGRESS_S)
+                async with asyncio.timeout(ANSWER_PROGRESS_S):
+                    await self._is_over.wait()
         try:
             await self._count()
         except LbError:

@@ -378,8 +378,10 @@ class Kernel:
     async def _keep_fresh(self) -> None:
         while True:
             await self.refresh()
+            # Not `asyncio.wait_for`: it loses a cancellation that comes with what it waits for (Python 3.11).
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_back.wait(), REFRESH_S)
+                async with asyncio.timeout(REFRESH_S):
+                    await self._is_back.wait()
             await self._renew()
 
     async def open(self) -> None:

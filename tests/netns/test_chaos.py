@@ -46,6 +46,9 @@ def test_chaos_breaks_nothing_and_writes_page_and_figures(tmp_path: Path, link_m
     assert found
     for server, at_s in found:
         assert any(server == lost and began_s < at_s < ended_s for lost, began_s, ended_s in spans)
+    # And it was the balancer who reset their flows then.
+    resets = {each["reset_by"] for each in content["chaos"]["excused"] if "reset" in each["error"]}
+    assert resets == {"balancer"}
     assert content["chaos"]["counts"]["long exchange"] > 1000
     assert content["control"]["acts"] == []
     assert "<svg" in (tmp_path / "page.html").read_text()

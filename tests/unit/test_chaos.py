@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
+import struct
 from collections import Counter
+from ipaddress import ip_address
 from pathlib import Path
+from socket import inet_aton, inet_ntoa
 from typing import Any
 
 import pytest
 
 from lb.lab.chaos import document, report, table
 from lb.lab.chaos.document import Document
-from lb.lab.chaos.judge import FLOWS, Happened, Observed, Outcome, judge
+from lb.lab.chaos.judge import FLOWS, Happened, Heard, Observed, Outcome, judge
+from lb.lab.chaos.resets import parsed, program
 from lb.lab.chaos.schedule import COOL_DOWN_S, LANES, RESTARTS, WARM_UP_S, Act, Kind, make
+from lb.net.sockets import set_program
 
 SERVERS = ("server1", "server2", "server3")
 START = 1000.0
@@ -130,6 +136,82 @@ def test_flow_of_a_server_had_to_break_when_that_was_taken_out(
     outcome = judge(observed, START)
     assert (len(outcome.excused), len(outcome.broken)) == ((1, 0) if is_due else (0, 1))
     assert outcome.is_good == is_due
+
+
+SERVERS_RST, OURS_TO_CLIENT, OURS_TO_SERVER = (
+    ("server1", "client1"),
+    ("balancer", "client1"),
+    ("balancer", "server1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("resets", "reset_by", "is_due"),
+    [
+        ([], "", False),
+        ([SERVERS_RST, OURS_TO_CLIENT], "server1", True),
+        ([OURS_TO_CLIENT], "balancer", False),
+        ([OURS_TO_CLIENT, OURS_TO_SERVER, SERVERS_RST], "balancer", False),
+        ([OURS_TO_SERVER, SERVERS_RST], "balancer", False),
+        ([("server2", "client1"), OURS_TO_CLIENT], "server2", False),
+    ],
+    ids=["nobody", "its-server", "balancer", "balancer-both", "server-was-told", "another-server"],
+)
+def test_flow_that_its_server_ended_by_itself_had_to_break(
+    resets: list[tuple[str, str]], reset_by: str, is_due: bool
+) -> None:
+    """Only that: not one that the balancer ended, nor one of which a segment came to another server."""
+    observed = seen(
+        {"opened": 40000, "at": START + 4},
+        words(10, 12, error="connection reset by peer"),
+    )
+    observed.place(5, 5, [("client1", 40000, "server1")])
+    # What was heard of an earlier flow of the port does not count.
+    observed.resets["client1", 40000] = [Heard(2.0, *SERVERS_RST), *(Heard(12.0, *each) for each in resets)]
+    outcome = judge(observed, START)
+    (trouble,) = (*outcome.excused, *outcome.broken)
+    assert (trouble.reset_by, trouble.is_due, outcome.is_good) == (reset_by, is_due, is_due)
+
+
+def frame(source: str, target: str, flags: int, *, offset: int = 0, protocol: int = 6, options: int = 0) -> bytes:
+    """Return a frame with a TCP header."""
+    addresses = b"".join(map(inet_aton, (source, target)))
+    ip = struct.pack("!BBHHHBBH", 0x45 + options, 0, 40, 1, offset, 64, protocol, 0) + addresses + bytes(4 * options)
+    tcp = struct.pack("!HHIIBBHHH", 7000, 40000, 1, 2, 0x50, flags, 0, 0, 0)
+    return bytes(12) + b"\x08\x00" + ip + tcp
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_heard"),
+    [
+        (frame("10.0.0.1", "10.0.0.9", 0x04), True),
+        (frame("10.0.0.2", "10.9.9.9", 0x14, options=3), True),
+        (frame("10.9.9.9", "10.0.0.9", 0x14), True),
+        (frame("10.9.9.9", "10.0.0.8", 0x14), True),
+        (frame("10.0.0.1", "10.0.0.9", 0x10), False),
+        (frame("10.9.9.9", "10.0.0.3", 0x04), False),
+        (frame("10.0.0.1", "10.0.0.9", 0x04, offset=5), False),
+        (frame("10.0.0.1", "10.0.0.9", 0x04, protocol=17), False),
+        (frame("10.0.0.1", "10.0.0.9", 0x04)[:30], False),
+        (frame("10.0.0.1", "10.0.0.9", 0x04).replace(b"\x08\x00", b"\x86\xdd", 1), False),
+    ],
+)
+def test_kernel_picks_resets_of_some_hosts(sent: bytes, is_heard: bool) -> None:
+    """The program is the kernel's to run, on whatever socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        ours.setblocking(False)
+        addresses = [ip_address(f"10.0.0.{number}") for number in (1, 2, 8, 9)]
+        set_program(ours, program(addresses[:2], addresses[2:]))
+        if not is_heard:
+            theirs.send(sent)
+            with pytest.raises(BlockingIOError):
+                ours.recv(200)
+            return
+        theirs.send(sent)
+        assert parsed(ours.recv(200), 3.0).at_s == 3.0
+        assert parsed(sent, 3.0).source[1] == 7000
+        assert parsed(sent, 3.0).target == (inet_ntoa(sent[30:34]), 40000)
 
 
 def test_datagrams_have_no_reason_to_end() -> None:

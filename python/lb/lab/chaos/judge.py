@@ -26,6 +26,8 @@ CLOCKS_S = 0.05
 # one check, and one more per interval. Three in a row must fail, and clients' failures may stand for one of them.
 CHECKS_S, CHECK_INTERVAL_S, FAILED_CHECKS = 5.0, 0.5, 2
 UNREACHABLE: frozenset[Kind] = frozenset({"server lost", "server down", "link flap"})
+# RSTs are heard so long after they came, at most: an act may take that long to be done.
+HEARD_S = 1.0
 # An act explains a stall that begins up to so long after its end: what was lost is sent again later.
 ECHO_S = 3.0
 FLOWS = ("long", "short", "bulk", "udp")
@@ -59,6 +61,7 @@ class Trouble:
         server: where the flow was, if that is known.
         causes: what happened meanwhile.
         is_due: whether it had to be.
+        reset_by: who sent the RST that ended it: its server, or `balancer`; empty: nobody was heard.
     """
 
     flow: str
@@ -72,6 +75,7 @@ class Trouble:
     server: str
     causes: tuple[str, ...]
     is_due: bool
+    reset_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,15 @@ class Down:
     at_s: float
     why: str
     until_s: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A RST of a client's flow, as the router heard it. `source`, `target`: hosts, or `balancer`."""
+
+    at_s: float
+    source: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +168,7 @@ class Observed:
         placements: by client and port: since when, until when, and at which server a flow was seen for certain: a look
             takes its time, and shows what was at one moment of it.
         downs: by server: when it was down.
+        resets: by client and port: RSTs that were heard, in their order.
         acts: what happened.
         faults: of the balancer or of the clients.
     """
@@ -162,6 +176,7 @@ class Observed:
     statements: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     placements: dict[tuple[str, int], list[tuple[float, float, str]]] = field(default_factory=dict)
     downs: dict[str, list[Down]] = field(default_factory=dict)
+    resets: dict[tuple[str, int], list[Heard]] = field(default_factory=dict)
     acts: list[Happened] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -246,6 +261,8 @@ def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: f
     seen = _within(observed.placements.get((client, words["port"]), ()), opened_s, ended_s)
     server = seen[-1][2] if seen else ""
     causes = [act for act in observed.acts if act.began_s < ended_s and act.ended_s + ECHO_S > began_s]
+    resets = observed.resets.get((client, words["port"]), ())
+    reset_by = _reset_by([each for each in resets if opened_s <= each.at_s <= ended_s + HEARD_S], client)
     return Trouble(
         words["flow"],
         client,
@@ -258,13 +275,27 @@ def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: f
         server,
         tuple(sorted({act.kind for act in causes})),
         # Datagrams go to another server.
-        words["flow"] != "udp" and _is_due(observed, server, began_s, ended_s),
+        words["flow"] != "udp" and (_is_due(observed, server, began_s, ended_s) or reset_by == server != ""),
+        reset_by,
     )
 
 
 def _within(seen: Sequence[tuple[float, float, str]], since_s: float, until_s: float) -> list[tuple[float, float, str]]:
     """Return where a flow was seen; another one may have had its port before, and may later."""
     return [each for each in seen if each[0] <= until_s and each[1] >= since_s]
+
+
+def _reset_by(resets: Sequence[Heard], client: str) -> str:
+    """
+    Return who ended a flow, of the RSTs that were heard of it, in their order. A server that was sent one first has not
+    ended it by itself: then it was the balancer.
+    """
+    for each in resets:
+        if each.target != client:
+            return "balancer"
+        if each.source != "balancer":
+            return each.source
+    return "balancer" if resets else ""
 
 
 def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> bool:

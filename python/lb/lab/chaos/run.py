@@ -22,10 +22,12 @@ from lb.errors import LbError, TestbedError
 from lb.lab import floods
 from lb.lab.chaos.acts import FLOODER, SERVICES, Stage
 from lb.lab.chaos.balancer import Balancer
-from lb.lab.chaos.judge import Happened, Observed, Outcome, judge
+from lb.lab.chaos.judge import Happened, Heard, Observed, Outcome, judge
+from lb.lab.chaos.resets import Resets
 from lb.lab.chaos.schedule import Act
+from lb.lab.testbed.isolation import inside
 from lb.lab.testbed.lifecycle import Testbed
-from lb.lab.testbed.topology import ECHO_PORT, VIP
+from lb.lab.testbed.topology import ECHO_PORT, ROUTER, VIP
 
 # Per client: long flows, short connections per second, bulk transfers at a time, UDP flows.
 LONG, SHORT_PER_S, BULK, UDP = 40, 4.0, 1, 4
@@ -105,6 +107,9 @@ class Run:
         self._observed = Observed()
         self._selector = selectors.DefaultSelector()
         self._said: dict[str, bytes] = {}
+        self._names = {str(host.address): host.name for host in testbed.topology.hosts}
+        self._servers = {host.name for host in testbed.topology.of_role("server")}
+        self._resets: Resets
         self._start_s = 0.0
         self._ready = 0
 
@@ -120,13 +125,39 @@ class Run:
         config = self._testbed.directory / "chaos.toml"
         config.write_text(configuration(self._testbed))
         config.chmod(0o600)
-        with Balancer(self._testbed, config, self._backend, self._keeps) as balancer, self._clients() as clients:
+        with (
+            self._hearing(),
+            Balancer(self._testbed, config, self._backend, self._keeps) as balancer,
+            self._clients() as clients,
+        ):
             self._start_s = time.monotonic()
             self._play(Stage(self._testbed, balancer, config), balancer, acts, duration_s)
             self._end(clients)
             self._note_clients(clients)
             self._note_log(balancer)
         return judge(self._observed, self._start_s)
+
+    # The router.
+
+    @contextmanager
+    def _hearing(self) -> Iterator[None]:
+        """Hear RSTs for the block."""
+        hosts = self._testbed.topology.of_role
+        clients, servers = ([host.address for host in hosts(role)] for role in ("client", "server"))
+        with inside(f"{self._testbed.prefix}{ROUTER}"):
+            self._resets = Resets("eth0", clients, servers)
+        try:
+            yield
+        finally:
+            self._resets.close()
+
+    def _hear(self) -> None:
+        """Note the RSTs since the last call. What has a client's address and goes to a server comes from here."""
+        for reset in self._resets.read(self._now_s()):
+            source, target = (self._names.get(address, "balancer") for address, _ in (reset.source, reset.target))
+            client, port = (source, reset.source[1]) if target in self._servers else (target, reset.target[1])
+            heard = Heard(reset.at_s, "balancer" if client == source else source, target)
+            self._observed.resets.setdefault((client, port), []).append(heard)
 
     # Clients.
 
@@ -211,6 +242,7 @@ class Run:
                 self._watcher.passed(now_s, "")
             else:
                 self._listen(STEP_S)
+                self._hear()
 
     def _now_s(self) -> float:
         return time.monotonic() - self._start_s

@@ -13,7 +13,7 @@ from lb.lab.chaos.judge import Outcome, Trouble
 from lb.lab.loadgen.table import WIDTH, milliseconds
 from lb.model.units import count
 
-COLUMNS = ("flows of kind", "flows", "exchanges", "broken", "server was down", "stalls", "longest")
+COLUMNS = ("flows of kind", "flows", "exchanges", "broken", "for its server", "stalls", "longest")
 # Of what broke, so many are told; the rest is in the JSON.
 MOST_LINES = 20
 

@@ -22,11 +22,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-# A flow that says nothing for that long is broken. TCP's own patience doubles: after an outage of 6 s it may take 12.
+# A flow that says nothing for that long is broken. TCP's own patience doubles: after an outage of 6 s it may take 12,
+# and a SYN is sent 0, 1, 3, 7, 15 and 31 s after the first.
 SILENCE_S = 40.0
 # Answers later than that are stalls.
 STALL_S = 0.1
-SHORT_LIMIT_S = 30.0
 # Between two words of a long flow.
 PAUSE_S = (0.02, 0.6)
 WORD_BYTES = (1, 4000)
@@ -106,7 +106,7 @@ class Speaker:
                 return
             reader, writer, port = connection
             began = time.monotonic()
-            error = await _exchange(reader, writer, self._draw.randbytes(200), SHORT_LIMIT_S)
+            error = await _exchange(reader, writer, self._draw.randbytes(200), SILENCE_S)
             self._note("short", port, began, error)
 
     async def _bulk(self) -> None:
@@ -167,7 +167,7 @@ class Speaker:
         sock.bind(("0.0.0.0", 0))
         port = sock.getsockname()[1]
         error = await _outcome(
-            asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (self._host, self._tcp_port)), SHORT_LIMIT_S)
+            asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (self._host, self._tcp_port)), SILENCE_S)
         )
         self._note(kind, port, began, error, what="connect")
         if error is not None:

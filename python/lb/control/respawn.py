@@ -25,7 +25,7 @@ from lb.privileges.drop import request_death_signal
 # Handed on to the balancer: to stop, to stop, to reload.
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Before a balancer is started again, seconds: doubled for each that did not forward, up to the last.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 5.0
 READY = b"ready"
 # The exit status of a supervised balancer that another one has taken over from (EX_TEMPFAIL of sysexits.h).
 REPLACED = 75
@@ -89,7 +89,7 @@ class Respawner:
                 sys.exit(exit_code(status, told=self._is_over))
             # Packets wait for one that did forward; one that does not come so far may need something that is not there.
             pause_s = FIRST_PAUSE_S if forwarded else min(pause_s * 2, LONGEST_PAUSE_S)
-            log.error("the balancer %s: started again in %.1f s", describe(status), pause_s)
+            log.error("the balancer %s: started again in %.2f s", describe(status), pause_s)
             time.sleep(pause_s)
 
     def _judge(self, status: int, forwarded: bool) -> int:

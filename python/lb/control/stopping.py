@@ -101,8 +101,8 @@ class Stopping:
         """Return how far the drain is: at its end, or after a moment."""
         if self._deadline_s is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ANSWER_PROGRESS_S):
-                    await self._is_over.wait()
+                # At the end the answer is given, although all that is asked is cancelled at that moment.
+                await asyncio.wait_for(self._is_over.wait(), ANSWER_PROGRESS_S)
         try:
             await self._count()
         except LbError:

@@ -119,7 +119,7 @@ def renew_in_vain(child: subprocess.Popen[str]) -> None:
 def test_renewal_runs_nothing_from_the_directory_where_it_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process that supervises may be root, and the directory somebody else's."""
+    """The process that supervises may be root, and the directory another user's."""
     (tmp_path / "lb").mkdir()
     (tmp_path / "lb" / "__init__.py").write_text("open('was-run', 'w')\n")
     monkeypatch.chdir(tmp_path)

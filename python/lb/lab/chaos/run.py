@@ -283,7 +283,7 @@ class Run:
     def _note_log(self, balancer: Balancer) -> None:
         """
         Note when checks took servers out, and which tasks failed: from the log, for a server may be back before
-        somebody asks, and a process has ended with what it would answer.
+        the status is asked for, and a process has ended with what it would answer.
         """
         if balancer.status() is None:
             self._observed.faults.append("the balancer does not answer at the end")

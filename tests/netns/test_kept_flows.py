@@ -323,7 +323,7 @@ def test_damaged_snapshots_are_told_and_flows_begin_anew(testbed: Testbed, snaps
             (snapshots / place).write_bytes(b"nonsense")
         balancer.start()
         assert balancer.running is not None
-        assert balancer.running.text().count("it is no file of flows: its flows are lost") == 2
+        assert balancer.running.text().count("it is no file of flows: nothing of it is used") == 2
         with ExitStack() as stack:
             assert all(echo(flow, b"x") for flow in open_flows(testbed, 3, stack))
 

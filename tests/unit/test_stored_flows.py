@@ -374,7 +374,7 @@ def test_snapshot_of_a_process_that_read_none_is_newer_than_all(folder: Path) ->
 def test_snapshot_that_is_damaged_leaves_the_other(
     folder: Path, before: tuple[Balancer, dict[int, int]], place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A machine that stopped while one was written has the one before; the log says which is lost."""
+    """A machine that stopped while one was written has the one before; the log says which is not used."""
     opened = SnapshotDirectory.open(folder)
     opened.write(before[0].flows)
     opened.write(before[0].flows)
@@ -382,7 +382,7 @@ def test_snapshot_that_is_damaged_leaves_the_other(
     content = (folder / place).read_bytes()
     (folder / place).write_bytes(content[: len(content) // 2])
     assert loaded(folder) == Loaded(20, 0)
-    assert f"{place}: it is damaged or cut short: its flows are lost" in caplog.text
+    assert f"{place}: it is damaged or cut short: nothing of it is used" in caplog.text
 
 
 def test_no_snapshot_is_nothing_to_load(folder: Path) -> None:

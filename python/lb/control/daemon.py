@@ -89,7 +89,6 @@ class Daemon:
         self._cleanup = AsyncExitStack()
         self._stopped = asyncio.Event()
         self._is_replaced = False
-        # Cleared while a successor may forward, and has not said so.
         self._successors: Successors | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._failure: Exception | None = None

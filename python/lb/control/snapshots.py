@@ -121,7 +121,7 @@ class SnapshotDirectory:
         try:
             return flow_file.read(stream) if os.fstat(stream.fileno()).st_size else None
         except (LbError, OSError) as error:
-            log.warning("%s: %s: its flows are lost", self.path / place, error)
+            log.warning("%s: %s: nothing of it is used", self.path / place, error)
             return None
 
     def write(self, source: Source) -> None:

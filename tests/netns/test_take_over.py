@@ -311,9 +311,9 @@ def test_flows_go_on_when_the_balancers_link_was_out(testbed: Testbed) -> None:
     Rule 11.3, unresolved neighbours: the kernel forgets its neighbours with the carrier, and checks ask for them in
     vain meanwhile; until it would ask again by itself is longer here than anybody waits.
     """
-    with isolation.inside(f"{testbed.prefix}{ROUTER}"):
-        Path("/proc/sys/net/ipv4/neigh/eth0/retrans_time_ms").write_text(f"{10_000 * DEADLINE_S:.0f}")
     with balancing(testbed, "rust", checked(testbed, "2s")) as balancer, ExitStack() as stack:
+        before = set_retransmission_time(testbed, f"{10_000 * DEADLINE_S:.0f}")
+        stack.callback(set_retransmission_time, testbed, before)
         flows = open_flows(testbed, 9, stack)
         assert all(echo(flow, b"before") for flow in flows)
         where = placements(balancer)
@@ -325,6 +325,15 @@ def test_flows_go_on_when_the_balancers_link_was_out(testbed: Testbed) -> None:
         build.set_link(testbed.prefix, ROUTER, up=True)
         assert [receive_exactly(flow, 9) for flow in flows] == [b"meanwhile"] * len(flows)
         assert placements(balancer) == where
+
+
+def set_retransmission_time(testbed: Testbed, wanted_ms: str) -> str:
+    """Set after how long the router's kernel asks for a neighbour again; return what it was."""
+    path = Path("/proc/sys/net/ipv4/neigh/eth0/retrans_time_ms")
+    with isolation.inside(f"{testbed.prefix}{ROUTER}"):
+        before = path.read_text()
+        path.write_text(wanted_ms)
+    return before
 
 
 def asked_in_vain(testbed: Testbed) -> set[str]:

@@ -209,6 +209,36 @@ def test_link_back_hops_in_use_are_asked_for_at_once(pair: Pair) -> None:
     watch(pair, scenario)
 
 
+def test_link_back_before_its_loss_was_read_hops_are_asked_for_at_once(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same where hops are renewed anyway before it is read that the kernel has forgotten them."""
+    with isolation.inside(pair.near):
+        Path("/proc/sys/net/ipv4/neigh/eth0/retrans_time_ms").write_text(f"{10_000 * DEADLINE_S:.0f}")
+
+    async def scenario(seen: Seen) -> None:
+        seen.kernel.use([FAR])
+        await seen.until(lambda: seen.mac_of(FAR) == FAR_MAC, "the hop is known")
+        gate, follow_carriers = asyncio.Event(), seen.kernel._follow_carriers
+
+        async def followed() -> None:
+            await gate.wait()
+            await follow_carriers()
+            await seen.kernel._renew()
+
+        monkeypatch.setattr(seen.kernel, "_follow_carriers", followed)
+        await asyncio.to_thread(pair.ip, pair.far, "link set eth0 down")
+        await seen.until(lambda: seen.kernel._were_out, "the loss is told")
+        await seen.kernel.resolve(0, FAR)
+        await asyncio.to_thread(pair.ip, pair.far, "link set eth0 up")
+        await seen.until(lambda: "LOWER_UP" in shown(pair.near), "the link is back")
+        seen.next_hops.clear()
+        gate.set()
+        await seen.until(lambda: seen.mac_of(FAR) == FAR_MAC, "the hop is known again")
+
+    watch(pair, scenario)
+
+
 @pytest.mark.parametrize("steps", range(6))
 def test_links_are_back_at_the_end_watching_ends(pair: Pair, steps: int) -> None:
     """Whatever comes with it, a cancellation is not lost."""

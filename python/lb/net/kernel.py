@@ -44,6 +44,8 @@ IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 
 # Events gather for this long before the tables are read: a burst of a thousand is one reading.
 GATHER_S = 0.05
+# After a reading: of thousands of neighbours some change at any time, and to read all takes a while.
+REST_S = 0.2
 # Hops in use are shown to the kernel this often, well within its 30 s or so of believing an entry (RFC 4861 reachable
 # time).
 REFRESH_S = 15.0
@@ -83,9 +85,11 @@ class Kernel:
         self._in_use: tuple[Address, ...] = ()
         self._fixed: set[tuple[int, Address]] = set()
         # Indices of links: those without a carrier when they were read last; those that were without one before, or
-        # since; and those that are back, whose hops are to be asked for.
+        # since; those that are back; and of these, those whose neighbours were read since: their hops are to be asked
+        # for.
         self._out: set[int] = set()
         self._were_out: set[int] = set()
+        self._returned: set[int] = set()
         self._back: set[int] = set()
         self._is_back = asyncio.Event()
         self._looked_at: set[str] = set()
@@ -325,16 +329,21 @@ class Kernel:
                 async with AsyncIPRoute() as events:
                     await events.bind()
                     self._changed.set()
-                    async for event in events.get():
-                        # One that was out for a moment may be back when the tables are read.
-                        if event["event"] == "RTM_NEWLINK" and event["index"] in self._indices:
-                            self._were_out |= set() if _has_carrier(event) else {event["index"]}
-                        self._changed.set()
+                    # It yields what has come together, and ends: a stream opened anew would miss what comes meanwhile.
+                    while True:
+                        async for event in events.get():
+                            self._note(event)
             except (OSError, NetlinkError) as error:
                 # ENOBUFS: more events than the socket holds. The next reading makes up for all of them.
                 if getattr(error, "errno", None) != errno.ENOBUFS and getattr(error, "code", None) != errno.ENOBUFS:
                     log.warning("the kernel's event stream broke and is opened again: %s", error)
             await asyncio.sleep(REOPEN_S)
+
+    def _note(self, event: Any) -> None:
+        """Note that something changed, and a link that was out: it may be back when the tables are read."""
+        if event["event"] == "RTM_NEWLINK" and event["index"] in self._indices and not _has_carrier(event):
+            self._were_out.add(event["index"])
+        self._changed.set()
 
     async def _publish_changes(
         self,
@@ -354,14 +363,16 @@ class Kernel:
                     on_interfaces(self._interfaces)
                 if await self.read_next_hops() != next_hops:
                     on_next_hops(self._next_hops)
+                self._back |= self._returned
+                self._returned.clear()
                 if self._back:
                     self._is_back.set()
             except InterfaceError as error:
                 on_trouble(error)
             except (OSError, NetlinkError) as error:
                 log.warning("the kernel's tables could not be read, trying again: %s", error)
-                await asyncio.sleep(REOPEN_S)
                 self._changed.set()
+            await asyncio.sleep(REST_S)
 
     async def _follow_carriers(self) -> None:
         """Read the interfaces, and note which links are back. Errors: as `read_interfaces`."""
@@ -373,7 +384,7 @@ class Kernel:
             self._were_out |= were_out
             raise
         self._were_out |= self._out
-        self._back |= were_out - self._out
+        self._returned |= were_out - self._out
 
     async def _keep_fresh(self) -> None:
         while True:

@@ -260,6 +260,42 @@ def test_drain_that_is_over_says_how_many_flows_were_left_when_they_cannot_be_co
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("is_counting", [False, True], ids=["waits", "counts"])
+def test_progress_is_told_at_the_end_although_it_is_cancelled(tmp_path: Path, is_counting: bool) -> None:
+    """Rule 18.3, stopping: all that is asked is cancelled then; before the end, a cancellation is one."""
+    begun, gate = threading.Event(), threading.Event()
+
+    class Counted:
+        def active_flows(self, _: Sequence[int]) -> list[int]:
+            begun.set()
+            gate.wait(DEADLINE_S)
+            return [0]
+
+        def reset_some(self, _: int) -> int:
+            raise AssertionError
+
+    async def run() -> None:
+        served = ServedBalancer(tmp_path, "python")
+        controller = Controller(load(served.path), (INTERFACE,), cast(Any, served))
+        changes = Changes(controller, Supervisor())
+        made = Stopping(controller, changes, Counted(), Supervisor(), lambda: None)
+        made._deadline_s = None if is_counting else made._loop.time() + DEADLINE_S
+        for is_end in (False, True):
+            begun.clear()
+            asked = asyncio.create_task(made.progress())
+            await (asyncio.to_thread(begun.wait, DEADLINE_S) if is_counting else asyncio.sleep(0))
+            if is_end:
+                made.stop_now()
+            asked.cancel()
+            await asyncio.wait({asked})
+            assert asked.cancelled() is not is_end
+        assert asked.result().is_over
+        gate.set()
+        await changes.close()
+
+    asyncio.run(run())
+
+
 def test_on_stop_reset_resets_all_a_part_at_a_time_and_takes_no_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

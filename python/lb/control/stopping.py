@@ -99,13 +99,14 @@ class Stopping:
 
     async def progress(self) -> Progress:
         """Return how far the drain is: at its end, or after a moment."""
-        if self._deadline_s is not None:
-            with contextlib.suppress(TimeoutError):
-                # At the end the answer is given, although all that is asked is cancelled at that moment.
-                await asyncio.wait_for(self._is_over.wait(), ANSWER_PROGRESS_S)
         try:
+            if self._deadline_s is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ANSWER_PROGRESS_S):
+                        await self._is_over.wait()
             await self._count()
-        except LbError:
+        except (asyncio.CancelledError, LbError):
+            # At the end the answer is given, although all that is asked is cancelled and the data path ends then.
             if not self._is_over.is_set():
                 raise
         left_s = self.seconds_left()

@@ -21,6 +21,24 @@ Each message is one line: what is wrong, where or with which value, and what to 
 
 from __future__ import annotations
 
+import errno
+
+# What helps where the system has no more of something.
+WAYS_OUT = {
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`, or LimitNOFILE= of a systemd unit)",
+    errno.ENFILE: "raise the system's limit of open files (`sysctl fs.file-max`)",
+    errno.EFBIG: "raise the limit of files' sizes (`ulimit -f`, or LimitFSIZE= of a systemd unit)",
+    errno.ENOMEM: "raise the limit of memory (`ulimit -v`, MemoryMax= of a systemd unit, or a container's)",
+    errno.ENOSPC: "make room on the file system, or make it larger",
+    errno.EDQUOT: "make room on the file system, or raise the quota",
+}
+
+
+def with_way_out(why: str, error: BaseException) -> str:
+    """Return why something failed, followed by the way out, if there is one for an error of this kind."""
+    way_out = WAYS_OUT.get(getattr(error, "errno", None) or 0)
+    return f"{why}: {way_out}" if way_out else why
+
 
 class LbError(Exception):
     """An operation of flowlb failed."""

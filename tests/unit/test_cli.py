@@ -272,7 +272,8 @@ def test_full_output_one_line_exit_1(config: Path, command: tuple[str, ...]) -> 
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
         )
-    assert (done.returncode, done.stderr) == (1, b"lb: [Errno 28] No space left on device\n")
+    way_out = b"make room on the file system, or make it larger"
+    assert (done.returncode, done.stderr) == (1, b"lb: [Errno 28] No space left on device: %s\n" % way_out)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +281,10 @@ def test_full_output_one_line_exit_1(config: Path, command: tuple[str, ...]) -> 
     [
         ("MemoryError()", "lb: not enough memory: raise the limit of memory (`ulimit -v`"),
         ("OSError(24, 'Too many open files')", "lb: [Errno 24] Too many open files: raise the limit of open files"),
+        (
+            "OSError(122, 'Quota exceeded')",
+            "lb: [Errno 122] Quota exceeded: make room on the file system, or raise the quota",
+        ),
         ("OSError(5, 'Input/output error')", "lb: [Errno 5] Input/output error\n"),
     ],
 )

@@ -516,7 +516,12 @@ PWRITE = os.pwrite
 
 
 @pytest.mark.parametrize(
-    ("write", "why"), [(full, "no space left on device"), (lying, "input/output error"), (lambda *_: 0, "input/output")]
+    ("write", "why"),
+    [
+        (full, "no space left on device: make room on the file system"),
+        (lying, "input/output error"),
+        (lambda *_: 0, "input/output"),
+    ],
 )
 def test_names_that_cannot_be_written_are_told_once_and_none_are_believed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, write: Any, why: str

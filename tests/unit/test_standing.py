@@ -186,7 +186,10 @@ def test_change_that_cannot_be_written_is_told(
     spec = with_override(Spec(BEFORE), key(1), Override("draining"))
     state.note_standing(spec)
     (record,) = caplog.records
-    assert "the last change would not survive a restart: no space left on device" in record.message
+    assert (
+        "the last change would not survive a restart: no space left on device: make room on the file system"
+        in record.message
+    )
     monkeypatch.setattr(os, "pwrite", written_to)
     state.note_standing(spec)
     state.close()

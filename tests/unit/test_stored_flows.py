@@ -410,7 +410,8 @@ def test_disk_that_is_full_costs_one_line_and_not_the_snapshot_before(
             directory.write(balancer.flows)
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == [
-        f"{folder}: no snapshot of the flows can be written, the one before stays: no space left on device"
+        f"{folder}: no snapshot of the flows can be written, the one before stays: no space left on device: "
+        "make room on the file system, or make it larger"
     ]
     directory.close()
     assert loaded(folder) == Loaded(20, 0)

@@ -38,7 +38,7 @@ from lb.cli import (
     status,
     testbed,
 )
-from lb.errors import ConfigError, LbError
+from lb.errors import WAYS_OUT, ConfigError, LbError, with_way_out
 
 app = typer.Typer(
     name="lb",
@@ -75,13 +75,6 @@ app.add_typer(experiment.app, name="experiment")
 # What a shell reports for a program that Ctrl-C ended.
 INTERRUPTED = 130
 USAGE = 2
-# What helps where the system has no more of something.
-WAYS_OUT = {
-    errno.EMFILE: "raise the limit of open files (`ulimit -n`, or LimitNOFILE= of a systemd unit)",
-    errno.ENFILE: "raise the system's limit of open files (`sysctl fs.file-max`)",
-    errno.EFBIG: "raise the limit of files' sizes (`ulimit -f`, or LimitFSIZE= of a systemd unit)",
-    errno.ENOMEM: "raise the limit of memory (`ulimit -v`, MemoryMax= of a systemd unit, or a container's)",
-}
 # A number, alone or as --option=NUMBER.
 NUMBER = re.compile(r"(?:--[\w-]+=)?([+-]?[\d_.]*\d)")
 _options = {"debug": False}
@@ -121,19 +114,13 @@ def main() -> None:
         _fail(str(error) if error.exit_code == ConfigError.exit_code else f"lb: {error}", error.exit_code)
     except OSError as error:
         _drop_output()
-        _fail(f"lb: {_described(error)}" if error.errno != errno.EPIPE else "", LbError.exit_code)
+        _fail(f"lb: {with_way_out(str(error), error)}" if error.errno != errno.EPIPE else "", LbError.exit_code)
     except MemoryError:
         _fail(f"lb: not enough memory: {WAYS_OUT[errno.ENOMEM]}", LbError.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
         _fail(f"lb: internal error: {error!r}; `lb --debug` shows a traceback", LbError.exit_code)
-
-
-def _described(error: OSError) -> str:
-    """Return an error with the way out, if there is one for its kind."""
-    way_out = WAYS_OUT.get(error.errno or 0)
-    return f"{error}: {way_out}" if way_out else str(error)
 
 
 def _require_ascii_digits(arguments: Sequence[str]) -> None:

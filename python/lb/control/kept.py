@@ -30,7 +30,7 @@ from lb.control.predecessor import Predecessor
 from lb.control.standing import Standing
 from lb.control.standing import signature as signature_of
 from lb.control.table_memory import TABLES, TableMemory, Where
-from lb.errors import LbError
+from lb.errors import LbError, with_way_out
 from lb.model.snapshot import Snapshot
 
 LOCK, NAMES = "lock", ("names.0", "names.1")
@@ -384,5 +384,6 @@ class StateDirectory:
 
 
 def _why(error: Exception) -> str:
-    """Return the reason of an error, on one line."""
-    return (getattr(error, "strerror", None) or str(error).partition("\n")[0]).lower()
+    """Return the reason of an error, on one line, with the way out."""
+    why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return with_way_out(why.lower(), error)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from lb.control import flow_file, state_files
 from lb.control.flow_file import Contents, Source
-from lb.errors import LbError
+from lb.errors import LbError, with_way_out
 
 LOCK, PLACES = "lock", ("flows.0", "flows.1")
 
@@ -160,7 +160,7 @@ class SnapshotDirectory:
     def _warn(self, error: OSError | LbError) -> None:
         if not self._has_warned:
             self._has_warned = True
-            why = str(getattr(error, "strerror", None) or error).lower()
+            why = with_way_out(str(getattr(error, "strerror", None) or error).lower(), error)
             log.warning("%s: no snapshot of the flows can be written, the one before stays: %s", self.path, why)
 
 

@@ -66,6 +66,10 @@ class DataPath:
         self.published: list[Snapshot] = []
         self.measured = 0
         self.reset: list[int] = []
+        # How many active flows servers have, those that have any flow beside them, and what was walked for.
+        self.active: dict[int, int] = {}
+        self.others: set[int] = set()
+        self.walks: list[list[int]] = []
 
     def _call(self, name: str) -> None:
         if self.faults.get(name):
@@ -76,7 +80,13 @@ class DataPath:
 
     def active_flows(self, servers: list[int]) -> list[int]:
         self._call("active_flows")
-        return [0] * len(servers)
+        return [self.active.get(server, 0) for server in servers]
+
+    def find_flows(
+        self, now_ns: int, offset: int, limit: int, client: None, servers: list[int]
+    ) -> tuple[int, list[Any]]:
+        self.walks.append(list(servers))
+        return len(self.others & set(servers)), []
 
     def measurements(self, now_ns: int) -> dict[str, Any]:
         self._call("measurements")
@@ -223,6 +233,7 @@ def test_reset_of_flows_waits_while_they_are_left_to_a_successor(file: Path) -> 
             runtime._has_left = True
             raise LbError("the packet loop does not run")
 
+        parts.path.others = {8, 9}
         real, parts.path.reset_flows = parts.path.reset_flows, leave  # type: ignore[method-assign]
         runtime.reset_flows(8)
         await until(lambda: runtime._has_left)
@@ -234,6 +245,69 @@ def test_reset_of_flows_waits_while_they_are_left_to_a_successor(file: Path) -> 
         runtime._has_left = False
         await until(lambda: sorted(parts.path.reset) == [8, 9])
         assert parts.supervisor.states().get("reset of flows", TaskState()).failures == 0
+
+    run(file, scenario)
+
+
+def test_resets_of_many_servers_walk_the_table_for_those_with_flows_only(file: Path) -> None:
+    """At a start there are as many as servers that are down, and few of these have flows."""
+
+    async def scenario(parts: Parts) -> None:
+        parts.path.active, parts.path.others = {3: 2, 400: 1}, {77}
+        for server in range(500):
+            parts.runtime._to_reset.add(server)
+        parts.runtime.reset_flows(500)
+        await until(lambda: parts.runtime._resets is not None and parts.runtime._resets.done())
+        assert set(parts.path.reset) >= {3, 77, 400}
+        # Of the last two that were asked for, one has none.
+        assert len(parts.path.reset) <= 4
+        assert len(parts.path.walks) < 25
+
+    run(file, scenario)
+
+
+def test_resets_under_way_are_finished_before_the_table_is_left(file: Path) -> None:
+    """Rule 23.2, taking over: nobody else knows which flows an operator's command or a deadline is to reset."""
+
+    async def scenario(parts: Parts) -> None:
+        gate, real = threading.Event(), parts.path.reset_flows
+
+        def held_up(server: int, limit: int, now_ns: int) -> int:
+            gate.wait(DEADLINE_S)
+            return real(server, limit, now_ns)
+
+        parts.path.reset_flows = held_up  # type: ignore[method-assign]
+        parts.runtime.reset_flows(1)
+        await until(lambda: parts.runtime._resets)
+        finished = asyncio.create_task(parts.runtime.finish_resets())
+        await asyncio.sleep(0)
+        assert not finished.done()
+        gate.set()
+        await finished
+        assert parts.path.reset == [1]
+
+    run(file, scenario)
+
+
+def test_table_that_was_left_loses_no_flow(file: Path) -> None:
+    """Rule 23.2, taking over: those that are removed then would end without a reset, for no packet leaves any more."""
+
+    async def scenario(parts: Parts) -> None:
+        runtime, seen = parts.runtime, list[bool]()
+
+        def reset_flows(*_: object) -> int:
+            seen.append(runtime._leaving.locked())
+            return 0
+
+        parts.path.reset_flows = reset_flows  # type: ignore[method-assign]
+        parts.path.active = {1: 1}
+        runtime._reset_servers([1, 2])
+        # So the table is not left in the middle of it.
+        assert seen == [True, True]
+        runtime._has_left = True
+        with pytest.raises(LbError, match="the flow table is left to another process"):
+            runtime._reset_servers([1, 2])
+        assert seen == [True, True]
 
     run(file, scenario)
 

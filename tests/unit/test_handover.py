@@ -10,11 +10,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lb.control import successor
+from lb.control.daemon import Daemon
 from lb.control.handover import AT_ONCE, FORMAT, HEADER, MOST_BYTES, receive, send
 from lb.control.predecessor import Predecessor
 from lb.control.successor import Successors
@@ -218,6 +220,38 @@ def test_running_one_that_stops_lets_nobody_in_and_waits_for_the_one_that_is_the
         closing.result(5)
         assert balancer.calls == ["leave", "end" if forwards else "resume"]
         first.close()
+
+
+@pytest.mark.parametrize("has_left", [True, False], ids=["leaves", "cannot"])
+def test_daemon_finishes_resets_before_it_leaves(has_left: bool) -> None:
+    """Rule 23.2, taking over: after the last change, which may have begun one; what cannot be left goes on."""
+    asked: list[str] = []
+
+    def part(**answers: Any) -> Any:
+        def asking(name: str, answer: Any) -> Any:
+            def ask() -> Any:
+                asked.append(name)
+                return answer()
+
+            return ask
+
+        return SimpleNamespace(**{name: asking(name, answer) for name, answer in answers.items()})
+
+    async def nothing() -> None: ...
+
+    def leave() -> dict[str, Any]:
+        if not has_left:
+            raise LbError("the packet loop has failed")
+        return {}
+
+    daemon = Daemon.__new__(Daemon)
+    daemon._metrics = daemon._listener = part(pause=nothing, serve=nothing)
+    daemon._changes = part(hold=nothing, release=lambda: None)
+    daemon._runtime = part(finish_resets=nothing, leave=leave, resume=lambda: None)
+    with contextlib.nullcontext() if has_left else pytest.raises(LbError):
+        asyncio.run(daemon.leave())
+    expected = ["pause", "pause", "hold", "finish_resets", "leave"]
+    assert asked == expected + ([] if has_left else ["resume", "release", "serve", "serve"])
 
 
 def test_running_one_that_nobody_takes_over_from_stops_at_once() -> None:

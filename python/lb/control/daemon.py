@@ -250,6 +250,7 @@ class Daemon:
         await self._listener.pause()
         await self._changes.hold()
         try:
+            await self._runtime.finish_resets()
             return await asyncio.to_thread(self._runtime.leave)
         except BaseException:
             await self.resume()

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from lb.backends import Backend, sharded
 from lb.backends.base import (
@@ -57,10 +57,14 @@ from lb.packet.announcement import frames_for_announcement
 
 # More flows than any table holds: the data path itself resets them some at a time, with packets in between.
 ALL_FLOWS = 2**32 - 1
+# How long a successor waits for resets that are under way, seconds.
+FINISH_S = 5.0
 # Between two looks at whether a successor has failed, seconds.
 RESUME_STEP_S = 0.05
 # How long the kernel may take to give back the memory of a map that was removed.
 RELEASE_S, RELEASE_STEP_S = 1.0, 0.02
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +140,11 @@ class Runtime:
         # Whether the packet loop has stopped for a successor; what the kernel tells meanwhile waits.
         self._has_left = False
         self._later_hops: NextHops | None = None
+        # Held while flows are reset: the table that was left is not to lose any, for nobody would hear of it.
+        self._leaving = threading.Lock()
+        # Servers whose flows are to be reset, by id, and the task that does.
+        self._to_reset: set[int] = set()
+        self._resets: asyncio.Task[None] | None = None
         self._guard = HostGuard()
         # Held while the guard is applied: after the end it must not be.
         self._host_lock = threading.Lock()
@@ -270,7 +279,8 @@ class Runtime:
 
     def leave(self) -> dict[str, Any]:
         """Stop the packet loop; return what goes on beside the flows, for `lb.control.predecessor.Left`."""
-        self._has_left = True
+        with self._leaving:
+            self._has_left = True
         try:
             left = self._attachment.leave()
         except BaseException as error:
@@ -421,21 +431,57 @@ class Runtime:
 
     def reset_flows(self, server: int) -> None:
         """Begin to reset every flow of the server with this id, a part at a time: packets pass in between."""
-        job = functools.partial(self._reset_flows, server)
-        call_on(self._loop, lambda: self._supervisor.run("reset of flows", job))
+        call_on(self._loop, functools.partial(self._begin_reset, server))
 
-    async def _reset_flows(self, server: int) -> None:
-        while True:
-            # A successor resets the rest, unless it fails and this process goes on.
+    def _begin_reset(self, server: int) -> None:
+        self._to_reset.add(server)
+        if self._resets is None or self._resets.done():
+            self._resets = self._supervisor.run("reset of flows", self._reset_all)
+
+    async def finish_resets(self) -> None:
+        """Return when no reset of flows is under way, or after FINISH_S: a successor knows nothing of them."""
+        if self._resets is not None:
+            await asyncio.wait({self._resets}, timeout=FINISH_S)
+
+    async def _reset_all(self) -> None:
+        while self._to_reset:
+            # Unless the successor fails, and this process goes on.
             while self._has_left:
                 await asyncio.sleep(RESUME_STEP_S)
+            servers, self._to_reset = self._to_reset, set()
             try:
-                await asyncio.to_thread(lambda: self._engine.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
-            except LbError:
-                if not self._has_left:
+                await asyncio.to_thread(self._reset_servers, sorted(servers))
+            except Exception as error:
+                self._to_reset |= servers
+                if not (isinstance(error, LbError) and self._has_left):
                     raise
-            else:
-                return
+
+    def _reset_servers(self, servers: Sequence[int]) -> None:
+        """Reset all flows of servers: many, at the start of a balancer, most of them without a flow."""
+        counts = self._engine.active_flows(servers)
+        for server, count in zip(servers, counts, strict=True):
+            if count:
+                self._reset_server(server)
+        self._reset_idle([server for server, count in zip(servers, counts, strict=True) if not count])
+
+    def _reset_idle(self, servers: Sequence[int]) -> None:
+        """Reset the flows of servers that have no active one: one walk over the table tells that none has any."""
+        if len(servers) == 1:
+            self._reset_server(servers[0])
+        elif servers and self._while_here(lambda: self._engine.find_flows(time.monotonic_ns(), 0, 0, None, servers))[0]:
+            half = len(servers) // 2
+            self._reset_idle(servers[:half])
+            self._reset_idle(servers[half:])
+
+    def _reset_server(self, server: int) -> None:
+        self._while_here(lambda: self._engine.reset_flows(server, ALL_FLOWS, time.monotonic_ns()))
+
+    def _while_here(self, call: Callable[[], Result]) -> Result:
+        """Call what must not meet a table that is left to a successor. Raise LbError when it is."""
+        with self._leaving:
+            if self._has_left:
+                raise LbError("the flow table is left to another process")
+            return call()
 
     def reset_some(self, limit: int) -> int:
         """Reset flows of any server, `limit` at most; return how many, fewer when there are none left."""

@@ -498,6 +498,17 @@ def test_guard_flushed_between_making_and_looking_is_repaired(
     assert guard.state() == host.GuardState("nftables", None, 3)
 
 
+def test_guard_that_is_left_to_another_process_is_not_repaired(guard: host.HostGuard) -> None:
+    """Rule 23.2, taking over: a repair would put back what another snapshot needs."""
+    guard.apply(SNAPSHOT)
+    before = ruleset()
+    guard.leave()
+    assert ruleset() == before
+    flush()
+    assert not guard.repair()
+    assert ruleset() == ""
+
+
 def test_guard_rules_flushed_before_an_addition_come_back(guard: host.HostGuard) -> None:
     """
     Rule 20.2, the host's kernel: what is found when servers change is not taken for ours: it is what the snapshot

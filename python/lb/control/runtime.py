@@ -314,6 +314,7 @@ class Runtime:
         with self._host_lock:
             self._is_over = True
             self._leaves_host = True
+            self._guard.leave()
 
     def guard_host(self, snapshot: Snapshot) -> None:
         """

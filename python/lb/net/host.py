@@ -272,6 +272,11 @@ class HostGuard:
         self._agreed, self._means, self._trouble = None, None, trouble
         self._strain += 1
 
+    def leave(self) -> None:
+        """Leave all as it is, for another process; once a repair in progress has ended, there is none any more."""
+        with self._lock:
+            self._snapshot = self._blocked = None
+
     def remove(self) -> None:
         """Undo what was made. Does nothing when nothing was. Raise PrivilegeError when it cannot be undone."""
         with self._lock:

@@ -24,6 +24,8 @@ from lb.backends.python.loop import PacketLoop
 from lb.config.model import SEED_NOTE
 from lb.control.api.client import change, fetch
 from lb.control.daemon import Daemon
+from lb.control.kept import StateDirectory
+from lb.control.preparation import Prepared
 from lb.errors import LbError
 from lb.lab.testbed import isolation
 
@@ -280,6 +282,33 @@ def test_daemon_failed_packet_loop_ends_the_run(pair: Pair, tmp_path: Path, monk
     with isolation.inside(pair.near):
         asyncio.run(scenario())
     assert not (tmp_path / "lb.sock").exists()
+
+
+def test_daemon_failed_with_a_state_directory_leaves_the_kernel_silent(pair: Pair, tmp_path: Path, state: Path) -> None:
+    """
+    Rule 23.1, flows over a restart: a packet loop that fails is as good as a kill, for the next balancer goes on with
+    its flows: until then the host guard stays, and goes when that one is stopped.
+    """
+    if pair.backend != "rust" or shutil.which("nft") is None:
+        pytest.skip("the command nft (nftables) is not installed, or the backend keeps no flows")
+    list_tables = ["ip", "netns", "exec", pair.near, "nft", "list", "tables"]
+
+    async def scenario(*, fails: bool) -> None:
+        with contextlib.closing(StateDirectory.open(state)) as kept, Path(os.devnull).open() as no_socket:
+            daemon = Daemon(write_config(tmp_path / "lb.toml"), "rust", tmp_path / "lb.sock", Prepared(state=kept))
+            await daemon.start()
+            if fails:
+                os.dup2(no_socket.fileno(), daemon._runtime._sockets[0].fileno())
+                async with asyncio.timeout(DEADLINE_S):
+                    await daemon.wait()
+            with pytest.raises(LbError, match="the packet loop has failed") if fails else contextlib.nullcontext():
+                await daemon.stop()
+
+    with isolation.inside(pair.near):
+        asyncio.run(scenario(fails=True))
+        assert "flowlb" in subprocess.check_output(list_tables, text=True)
+        asyncio.run(scenario(fails=False))
+    assert subprocess.check_output(list_tables, text=True) == ""
 
 
 def test_frames_beyond_the_queue_are_counted(pair: Pair, tmp_path: Path) -> None:

@@ -254,6 +254,25 @@ def test_daemon_finishes_resets_before_it_leaves(has_left: bool) -> None:
     assert asked == expected + ([] if has_left else ["resume", "release", "serve", "serve"])
 
 
+@pytest.mark.parametrize("is_leaving", [False, True], ids=["successor-prepares", "successor-may-forward"])
+def test_running_one_that_has_failed_waits_for_no_preparation(is_leaving: bool) -> None:
+    """Nothing is forwarded meanwhile, and there is nothing to take over; but one that may forward is waited for."""
+    balancer = Balancer()
+    with waiting(balancer) as path:
+        first = found(path)
+        if is_leaving:
+            first.stop()
+        close = balancer.successors.close(has_failed=True)
+        closing = asyncio.run_coroutine_threadsafe(close, balancer.loop)
+        if is_leaving:
+            until(lambda: balancer.successors._is_closed)
+            assert not closing.done()
+            first.dismiss()
+        closing.result(5)
+        assert balancer.calls == (["leave", "end"] if is_leaving else [])
+        first.close()
+
+
 def test_running_one_that_nobody_takes_over_from_stops_at_once() -> None:
     balancer = Balancer()
     with waiting(balancer):

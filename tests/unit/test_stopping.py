@@ -351,6 +351,12 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
+    async def close(self, *, has_failed: bool) -> None:
+        self.asked.append("send successors away" if has_failed else "wait for a successor")
+
+    def keep_host(self) -> None:
+        self.asked.append("keep the host guard")
+
     async def end_flows(self) -> None:
         self.asked.append("end flows")
 
@@ -361,32 +367,41 @@ class Recorder:
         self.asked.append("stop tasks")
 
 
+FAILURE = LbError("the loop is gone")
+
+
 @pytest.mark.parametrize(
-    ("is_replaced", "failure", "asked"),
+    ("is_replaced", "failure", "state", "asked"),
     [
-        (False, None, ["end flows", "snapshot", "stop tasks"]),
-        (True, None, ["stop tasks"]),
-        (False, LbError("the loop is gone"), ["stop tasks"]),
+        (False, None, object(), ["wait for a successor", "end flows", "snapshot", "stop tasks"]),
+        (True, None, object(), ["wait for a successor", "stop tasks"]),
+        (False, FAILURE, None, ["send successors away", "stop tasks"]),
+        (False, FAILURE, object(), ["send successors away", "keep the host guard", "stop tasks"]),
     ],
-    ids=["stopped", "replaced", "failed"],
+    ids=["stopped", "replaced", "failed", "failed-with-state"],
 )
-def test_daemon_ends_its_flows_only_where_no_other_process_has_them(
-    is_replaced: bool, failure: LbError | None, asked: list[str]
+def test_daemon_that_ends_does_what_flows_need_that_go_on_or_do_not(
+    is_replaced: bool, failure: LbError | None, state: object, asked: list[str]
 ) -> None:
-    """Rule 18.3, stopping: another process goes on with them, or the data path can tell nobody any more."""
+    """
+    Rule 18.3, stopping: another process goes on with them, or the data path can tell nobody any more. Rule 20.1,
+    restoring the host: who goes on with them after a failure needs the kernel silent until then.
+    """
     recorder = Recorder()
     daemon = Daemon.__new__(Daemon)
     parts = {
         "_stopping": recorder,
         "_supervisor": recorder,
+        "_runtime": recorder,
+        "_successors": recorder,
         "_stored_flows": None,
         "_failure": failure,
         "_is_replaced": is_replaced,
     }
-    for name, part in {**parts, "_made": Prepared(snapshots=cast(Any, recorder))}.items():
+    made = Prepared(snapshots=cast(Any, recorder), state=cast(Any, state))
+    for name, part in {**parts, "_made": made}.items():
         setattr(daemon, name, part)
     daemon._cleanup = AsyncExitStack()
-    daemon._successors = None
     with pytest.raises(LbError) if failure else nullcontext():
         asyncio.run(daemon.stop())
     assert recorder.asked == asked

@@ -411,7 +411,10 @@ class Daemon:
         """
         if self._successors is not None:
             # What is left to one that may forward is not to be undone.
-            await self._successors.close()
+            await self._successors.close(has_failed=self._failure is not None)
+        if self._failure is not None and self._made.state is not None:
+            # The next one goes on with the flows: until then the host's kernel is to answer none of their packets.
+            self._runtime.keep_host()
         if self._failure is None and not self._is_replaced:
             await self._stopping.end_flows()
             if self._made.snapshots is not None:

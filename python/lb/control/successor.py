@@ -52,6 +52,8 @@ class Successors:
         self._listener = listener
         self._balancer = balancer
         self._is_closed = False
+        # Whether the one that is taking over may forward, or is about to.
+        self._is_leaving = False
         # Whether none is taking over now.
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -69,9 +71,14 @@ class Successors:
             self._conversations.add(task)
             task.add_done_callback(self._conversations.discard)
 
-    async def close(self) -> None:
-        """Let no successor in any more, and wait until it is clear whether the one that is there takes over."""
+    async def close(self, *, has_failed: bool = False) -> None:
+        """
+        Let no successor in any more, and wait until it is clear whether the one that is there takes over. `has_failed`:
+        there is nothing to take over, and one that only prepares itself is not waited for.
+        """
         self._is_closed = True
+        if has_failed and not self._is_leaving:
+            self.stop()
         await self._is_idle.wait()
 
     def stop(self) -> None:
@@ -124,7 +131,11 @@ class Successors:
         if await _message(sock) is None:
             log.warning("the process that was taking over has gone: this one goes on")
             return
-        await self._leave(sock)
+        self._is_leaving = True
+        try:
+            await self._leave(sock)
+        finally:
+            self._is_leaving = False
 
     async def _leave(self, sock: socket.socket) -> None:
         # Without an end: as long as the successor is there, it may forward.

@@ -92,6 +92,7 @@ FAULTS = {
     "big frames of the peer": (changed(big_tcp=BigTcp("veth7", True, {"gso_max_size": 200000})), "frame size", "fail", "its peer veth7", "ip link set dev veth7 gso_max_size 65536"),
     "big frames came": (replace(HEALTHY, status=status(counters={"rx_packets": 9, "verdicts": {}, "io": {"rx_truncated": 4}})), "frame size", "fail", "4 frames larger", "gso_max_size 65536"),
     "guard gone": (changed(claimed=True, guard="none"), "kernel stays out", "fail", "another program removed the rules", "log of `lb run`"),
+    "guard left": (changed(guard="nftables"), "kernel stays out", "warn", "no balancer runs, and the kernel is kept from", "start `lb run`"),
     "no interface": (changed(missing="there is no interface 'eth0' here"), "interface", "fail", "no interface 'eth0'", "ip link"),
     "interface down": (changed(up=False), "interface", "fail", "eth0 is down", "ip link set eth0 up"),
     "no address": (changed(addresses=()), "interface", "warn", "eth0 has no address", "ip addr add"),

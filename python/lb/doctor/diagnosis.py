@@ -192,6 +192,10 @@ def check_forwarding(config: Config, facts: Facts) -> Iterator[Finding]:
             message = f"{link.name}: another program removed the rules that keep the kernel from the services' packets"
             fix = "see the log of `lb run`, which restores them; or restart it"
             yield Finding("kernel stays out", "fail", message, fix)
+        elif not link.claimed and link.guard in ("nftables", "rule"):
+            message = f"{link.name}: no balancer runs, and the kernel is kept from the services' packets all the same"
+            fix = "start `lb run`, which goes on with what a killed or failed one has left, and removes it when stopped"
+            yield Finding("kernel stays out", "warn", message, fix)
         elif link.forwards and not facts.has_nft:
             message = f"{link.name}: the kernel forwards untranslated copies, and nft is not installed to prevent it"
             yield Finding("kernel stays out", "fail", message, off)

@@ -1,9 +1,12 @@
 //! Rule 8.17, full table: a table at its capacity. Arrivals of all kinds, in any order: whatever goes, no flow that a
 //! server has answered and that was heard of lately goes for one that has not been answered; unconfirmed flows go
-//! first; each entry is found by both of its keys; what counts as active is what is.
+//! first; each entry is found by both of its keys; what counts as active is what is. Another walker of the table, who
+//! changes entries and no lists, makes no flow go that should stay, neither for another nor for its time.
 
 use std::collections::HashMap;
+use std::fs::{self, File};
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 
 use flowlb_core::base::{InterfaceId, Nanos, Offload, SplitMix64, Verdict};
 use flowlb_core::datapath::{DataPath, FlowInfo};
@@ -114,6 +117,59 @@ fn next_hops() -> NextHops {
 /// Service and client port.
 type Name = (u32, u16);
 
+/// Another walker of the table, as a program of the kernel is one: it knows where the fields of an entry are.
+struct Walker {
+    file: File,
+}
+
+impl Walker {
+    const LINE: usize = 64;
+    const PORT_AT: usize = 16;
+    const STATE_AT: usize = 18;
+    const SERVICE_AT: usize = 20;
+    const SEEN_AT: usize = 32;
+    const LAG_AT: usize = 40;
+    const ESTABLISHED: u8 = 2;
+
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("flowlb-{name}-{}", std::process::id()));
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        fs::remove_file(&path).expect("it was made");
+        Self {
+            file: file.expect("a file in the temporary directory"),
+        }
+    }
+
+    /// Note a packet at `now` in a flow's entry, but not in its list: the flow is established from then on, or stays in
+    /// its state.
+    fn follow(&self, (service, port): Name, establishes: bool, now: u64) {
+        let mut area = vec![0; self.file.metadata().expect("it is open").len() as usize];
+        self.file.read_exact_at(&mut area, 0).expect("it is open");
+        let is_wanted = |line: &[u8]| {
+            line[Self::PORT_AT..][..2] == port.to_ne_bytes()
+                && line[Self::SERVICE_AT..][..4] == service.to_ne_bytes()
+        };
+        let lines = area.chunks_exact(Self::LINE);
+        let places: Vec<_> = lines
+            .enumerate()
+            .filter(|(_, line)| is_wanted(line))
+            .collect();
+        let [(place, _)] = places[..] else {
+            panic!("{} entries have this key", places.len());
+        };
+        let write = |at: usize, bytes: &[u8]| {
+            let at = (place * Self::LINE + at) as u64;
+            self.file.write_all_at(bytes, at).expect("it is open");
+        };
+        write(Self::SEEN_AT, &now.to_ne_bytes());
+        write(Self::LAG_AT, &(SECOND as u32).to_ne_bytes());
+        if establishes {
+            write(Self::STATE_AT, &[Self::ESTABLISHED]);
+        }
+    }
+}
+
 struct Model {
     path: DataPath,
     random: SplitMix64,
@@ -127,6 +183,37 @@ struct Model {
 }
 
 impl Model {
+    fn new(mut path: DataPath, seed: u64, services: &'static [u32], new_flow_odds: u64) -> Self {
+        path.publish(snapshot());
+        path.set_next_hops(next_hops());
+        Self {
+            path,
+            random: SplitMix64::new(seed),
+            now: SECOND,
+            services,
+            new_flow_odds,
+            numbers: HashMap::new(),
+        }
+    }
+
+    /// One whose table another walker has, too.
+    fn with_walker(name: &str) -> (Self, Walker) {
+        let walker = Walker::new(name);
+        let path = DataPath::in_file(CAPACITY, [7; 16], 1, &walker.file).expect("a small table");
+        (Self::new(path, 1, &[0], 1), walker)
+    }
+
+    fn open(&mut self, port: u16) -> Verdict {
+        let wire = self.wire((0, port), true, SYN);
+        self.send(&wire)
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        let mut ports: Vec<_> = self.flows().into_keys().map(|(_, port)| port).collect();
+        ports.sort_unstable();
+        ports
+    }
+
     fn draw(&mut self, bound: u64) -> u64 {
         self.random.draw() % bound
     }
@@ -302,17 +389,9 @@ fn assert_may_go(flow: &FlowInfo, before: &HashMap<Name, FlowInfo>) {
 fn table_at_capacity_keeps_what_servers_answered() {
     let mut evicted = 0;
     for seed in 0..60 {
-        let mut path = DataPath::new(CAPACITY, [7; 16], 1).expect("a small table");
-        path.publish(snapshot());
-        path.set_next_hops(next_hops());
-        let mut model = Model {
-            path,
-            random: SplitMix64::new(seed),
-            now: SECOND,
-            services: [&[0, 1, 2, 3][..], &[0], &[0, 2]][seed as usize % 3],
-            new_flow_odds: 2 + seed % 7,
-            numbers: HashMap::new(),
-        };
+        let path = DataPath::new(CAPACITY, [7; 16], 1).expect("a small table");
+        let services = [&[0, 1, 2, 3][..], &[0], &[0, 2]][seed as usize % 3];
+        let mut model = Model::new(path, seed, services, 2 + seed % 7);
         for _ in 0..400 {
             model.step();
         }
@@ -324,4 +403,56 @@ fn table_at_capacity_keeps_what_servers_answered() {
         }
     }
     assert_eq!(evicted, 0b1111, "each step of the order was met");
+}
+
+#[test]
+fn flow_that_another_walker_follows_ends_when_its_entry_says_so() {
+    let (mut model, walker) = Model::with_walker("ends");
+    for port in [1, 2, 3] {
+        assert_eq!(model.open(port), Verdict::Forward);
+    }
+    walker.follow((0, 1), true, 2 * SECOND);
+    walker.follow((0, 2), false, 20 * SECOND);
+    let ends = [
+        (30, vec![1, 2, 3]),
+        (31, vec![1, 2]),
+        (49, vec![1, 2]),
+        (50, vec![1]),
+        (7441, vec![1]),
+        (7442, vec![]),
+    ];
+    for (now, ports) in ends {
+        model.now = now * SECOND;
+        model.settle();
+        assert_eq!(model.ports(), ports, "at {now} s");
+        model.check_counters(&model.flows());
+    }
+}
+
+#[test]
+fn flow_that_another_walker_established_makes_no_room() {
+    let (mut model, walker) = Model::with_walker("room");
+    let count = CAPACITY as u16;
+    for port in 1..=count {
+        assert_eq!(model.open(port), Verdict::Forward);
+    }
+    let half = count / 2;
+    for port in 1..=half {
+        walker.follow((0, port), true, model.now);
+    }
+    model.now += SECOND / 10;
+    for port in count + 1..=count + half {
+        assert_eq!(model.open(port), Verdict::Forward);
+    }
+    let stay: Vec<_> = (1..=half).chain(count + 1..=count + half).collect();
+    assert_eq!(model.ports(), stay);
+    for port in count + 1..=count + half {
+        walker.follow((0, port), true, model.now);
+    }
+    assert_eq!(
+        model.open(1000),
+        Verdict::Reply(flowlb_core::base::Reason::TableFull)
+    );
+    assert_eq!(model.ports(), stay);
+    model.check_counters(&model.flows());
 }

@@ -14,6 +14,8 @@ const SHARE: usize = 4;
 const LEAST_SHARE: usize = 64;
 /// Flows that wait for a server's answer have this part of the table before others that are over.
 const RESERVE: usize = 64;
+/// Heads of each list that are put where they belong before one is evicted.
+const SETTLED: usize = 64;
 /// UDP flows that are looked at for one to evict.
 const SECOND_CHANCES: usize = 4;
 
@@ -22,6 +24,9 @@ impl Walk<'_> {
     pub(super) fn make_room(&mut self) -> bool {
         if !self.state.table.is_full() {
             return true;
+        }
+        for state in FlowState::ALL {
+            self.state.table.settle_head(state, SETTLED);
         }
         let Some((number, event)) = self.victim() else {
             return false;
@@ -127,7 +132,8 @@ impl Queues<'_> {
     /// The flow at the head of these lists that is idle for longest, the first of equals; beyond a floor, if any.
     fn idlest(&self, states: &[FlowState], floor: Option<u64>) -> Option<u32> {
         let idle = |&state| {
-            let number = self.table.head(state)?;
+            let head = self.table.head(state);
+            let number = head.filter(|&number| !self.table.is_misplaced(number))?;
             let idle = self.now.since(self.table.entry(number).last_seen());
             Some((idle, number))
         };

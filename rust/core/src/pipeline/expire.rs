@@ -97,7 +97,16 @@ fn expire_flows(forwarding: &ForwardingState, state: &mut PathState, now: Nanos,
     let mut due = Nanos::NEVER;
     for list in FlowState::ALL {
         let timeout_ns = forwarding.timeout_ns(list);
-        while let Some(head) = state.table.head(list) {
+        loop {
+            let moved = state.table.settle_head(list, left);
+            if moved > 0 {
+                // What was moved may be due before what was looked at.
+                due = Nanos::ZERO;
+            }
+            left -= moved;
+            let Some(head) = state.table.head(list) else {
+                break;
+            };
             let last_seen = state.table.entry(head).last_seen();
             if now.since(last_seen) < timeout_ns {
                 due = due.min(last_seen.plus(timeout_ns));

@@ -32,7 +32,8 @@ pub struct Entry {
     pub endpoint: u32,
     /// Time of the last packet, nanoseconds.
     pub last_seen: Nanos,
-    /// How long before that it was linked, nanoseconds: below `RELINK_NS`, else it would have been linked again.
+    /// How long before that it was linked, nanoseconds: below `RELINK_NS`, else it would have been linked again. Of one
+    /// that another walker has refreshed since, `RELINK_NS` at most.
     pub(super) lag: u32,
     /// IP bytes per direction: the low halves.
     pub(super) bytes: [u32; 2],
@@ -47,6 +48,7 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct FlowCold {
+    /// The bits of a [`super::list::Place`].
     pub(super) previous: u32,
     pub(super) following: u32,
     pub(super) sides: [TcpSide; 2],
@@ -372,6 +374,11 @@ impl EntryCells {
     #[must_use]
     pub fn is_heard_since_linked(&self) -> bool {
         self.lag.get() > 0
+    }
+
+    /// Whether another walker has refreshed it, and left it to us to move it to its list's tail.
+    pub(super) fn wants_to_move(&self) -> bool {
+        u64::from(self.lag.get()) >= RELINK_NS
     }
 
     /// Whether both sides have said that they are done, in sequence.

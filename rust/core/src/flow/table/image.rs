@@ -12,7 +12,7 @@ use super::arena::{Line, TableError};
 use super::bucket::Bucket;
 use super::entry::{Entry, FlowCold, FlowRare, RELINK_NS};
 use super::flow::Flow;
-use super::header::{HEADER_LINES, MAGIC, NONE, Sizes, TableHeader};
+use super::header::{HEADER_LINES, MAGIC, Sizes, TableHeader};
 use super::kept::{Kept, Row, Translation};
 use super::layouts::entry_reader;
 use super::source::Source;
@@ -164,7 +164,7 @@ fn is_whole(left: &Row, now: Nanos) -> bool {
         && entry.client != [0; 2]
         && entry.last_seen != Nanos::ZERO
         && entry.last_seen <= now
-        && u64::from(entry.lag) < RELINK_NS
+        && u64::from(entry.lag) <= RELINK_NS
         && left.cold.sides.iter().all(TcpSide::is_possible)
 }
 
@@ -240,8 +240,8 @@ impl<'a> Image<'a> {
         Ok(parts.map(|((entry, cold), rare)| Row {
             entry,
             cold: FlowCold {
-                previous: NONE,
-                following: NONE,
+                previous: 0,
+                following: 0,
                 ..cold
             },
             rare,

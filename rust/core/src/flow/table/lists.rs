@@ -1,7 +1,8 @@
-//! A list per state, in order of last use: what expires, and what is evicted first, stands at its head.
+//! A list per state, in order of last use: what expires, and what is evicted first, stands at its head. Another walker
+//! changes entries and leaves lists as they are: so a list may lie a little, and who looks at a head judges by the entry.
 
-use super::entry::RELINK_NS;
 use super::header::NONE;
+use super::list::Place;
 use super::{Table, present};
 use crate::base::Nanos;
 use crate::flow::state::FlowState;
@@ -12,17 +13,38 @@ impl Table {
     #[inline(never)]
     pub fn touch(&mut self, number: u32, state: FlowState, now: Nanos, timeout_ns: u64) {
         let entry = self.entry(number);
-        let from = entry.state();
-        let lag = entry.lag_at(now);
-        entry.set_state(state);
-        if from == state && lag < RELINK_NS {
-            entry.set_seen(now, lag as u32);
+        if entry.refresh(state, now) {
             return;
         }
+        entry.set_state(state);
         entry.set_seen(now, 0);
-        self.unlink(number, from);
+        self.unlink(number);
         self.link(number, state);
         self.due = self.due.min(now.plus(timeout_ns));
+    }
+
+    /// Put entries at the head of a state's list that do not belong there, `most` at most, where they do. How many
+    /// there were.
+    pub fn settle_head(&mut self, state: FlowState, most: usize) -> usize {
+        for moved in 0..most {
+            let Some(number) = self.head(state).filter(|&number| self.is_misplaced(number)) else {
+                return moved;
+            };
+            self.give_second_chance(number);
+        }
+        most
+    }
+
+    /// Whether an entry has another state than its list, or was heard of long after it was put there: another walker
+    /// changes entries, not lists.
+    #[must_use]
+    pub fn is_misplaced(&self, number: u32) -> bool {
+        let entry = self.entry(number);
+        entry.wants_to_move() || self.place_of(number).list != entry.state()
+    }
+
+    fn place_of(&self, number: u32) -> Place {
+        Place::from_bits(self.cold(number).previous.get())
     }
 
     /// The oldest entry of a state.
@@ -42,7 +64,7 @@ impl Table {
         let entry = self.entry(number);
         entry.set_linked();
         let state = entry.state();
-        self.unlink(number, state);
+        self.unlink(number);
         self.link(number, state);
     }
 
@@ -75,25 +97,33 @@ impl Table {
             Some(tail) => self.cold(tail).following.set(number),
             None => self.lists[state as usize].head = number,
         }
+        let place = Place {
+            list: state,
+            previous: present(tail),
+        };
         let cold = self.cold(number);
-        cold.previous.set(tail);
+        cold.previous.set(place.bits());
         cold.following.set(NONE);
     }
 
-    pub(super) fn unlink(&mut self, number: u32, state: FlowState) {
-        let cold = self.cold(number);
-        let (previous, following) = (cold.previous.get(), cold.following.get());
-        self.lists[state as usize].len -= 1;
-        if let Some(previous) = present(previous) {
-            self.cold(previous).following.set(following);
-        } else {
-            self.lists[state as usize].head = following;
+    pub(super) fn unlink(&mut self, number: u32) {
+        let following = self.cold(number).following.get();
+        let place = self.place_of(number);
+        let list = &mut self.lists[place.list as usize];
+        list.len -= 1;
+        if place.previous.is_none() {
+            list.head = following;
             // The new head may be due earlier than the old one: `linked` orders the list, `last_seen` decides.
             self.due = Nanos::ZERO;
         }
-        match present(following) {
-            Some(following) => self.cold(following).previous.set(previous),
-            None => self.lists[state as usize].tail = previous,
+        if following == NONE {
+            list.tail = place.previous.unwrap_or(NONE);
+        }
+        if let Some(previous) = place.previous {
+            self.cold(previous).following.set(following);
+        }
+        if let Some(following) = present(following) {
+            self.cold(following).previous.set(place.bits());
         }
     }
 }

@@ -192,7 +192,7 @@ impl Table {
         let entry = self.entry(number).load();
         self.remove_slot(self.hash(&entry.forward_key()), number);
         self.remove_slot(self.hash(&entry.reply_key()), number);
-        self.unlink(number, entry.state());
+        self.unlink(number);
         self.entry(number).store(&Entry::default());
         self.cold(number).store(&FlowCold {
             following: self.free,

@@ -4,6 +4,7 @@ use super::Table;
 use super::entry::{ColdCells, ColdLine, EntryCells, RELINK_NS, RareCells, RareLine};
 use super::flow::Flow;
 use super::header::{CHANGING_LINE, ChangingCells};
+use super::list::Place;
 use super::present;
 use crate::base::{Direction, Nanos};
 use crate::sys::prefetch::prefetch;
@@ -59,8 +60,9 @@ impl Table {
     #[inline]
     pub fn prefetch_neighbours(&self, number: u32) {
         let cold = self.cold(number);
-        for neighbour in [cold.previous.get(), cold.following.get()] {
-            if let Some(neighbour) = present(neighbour) {
+        let previous = Place::from_bits(cold.previous.get()).previous;
+        for neighbour in [previous, present(cold.following.get())] {
+            if let Some(neighbour) = neighbour {
                 prefetch(self.cold(neighbour));
             }
         }

@@ -6,7 +6,6 @@ use std::ops::Range;
 use super::Table;
 use super::entry::FlowCold;
 use super::flow::Flow;
-use super::header::NONE;
 use super::kept::{Row, Translation};
 use super::rows::{Rows, is_opening};
 use crate::base::{InterfaceId, Nanos};
@@ -27,8 +26,8 @@ impl Table {
             }
             entry.last_seen = Nanos::new(now.since(entry.last_seen));
             let cold = FlowCold {
-                previous: NONE,
-                following: NONE,
+                previous: 0,
+                following: 0,
                 ..cold
             };
             into.extend_from_slice(bytemuck::bytes_of(&Row { entry, cold, rare }));

@@ -18,6 +18,7 @@ from lb.lab.chaos import document, report, table
 from lb.lab.chaos.document import Document
 from lb.lab.chaos.judge import FLOWS, Happened, Heard, Observed, Outcome, judge
 from lb.lab.chaos.resets import parsed, program
+from lb.lab.chaos.run import unwanted
 from lb.lab.chaos.schedule import COOL_DOWN_S, LANES, RESTARTS, WARM_UP_S, Act, Kind, make
 from lb.net.sockets import set_program
 
@@ -105,6 +106,9 @@ def taken_out() -> Observed:
         ("server1", 11.7, 12.0, False),
         ("server1", 30, 30.1, False),
         ("", 30, 30.1, False),
+        ("server1", 7, 25.5, True),
+        ("server1", 7, 25.7, False),
+        ("", 7, 25.7, False),
     ],
     ids=[
         "its-own",
@@ -115,6 +119,9 @@ def taken_out() -> Observed:
         "while-down",
         "once-it-is-back",
         "unknown-once-it-is-back",
+        "told-late",
+        "told-too-late",
+        "unknown-told-too-late",
     ],
 )
 def test_flow_of_a_server_had_to_break_when_that_was_taken_out(
@@ -124,7 +131,7 @@ def test_flow_of_a_server_had_to_break_when_that_was_taken_out(
     observed = taken_out()
     told = [
         {"opened": 40000, "at": START + 4},
-        words(began_s, ended_s, error="silence"),
+        words(began_s, ended_s, error="connection reset by peer"),
         {"closed": 40000, "at": START + ended_s},
     ]
     observed.statements += [("client1", each) for each in told]
@@ -138,10 +145,26 @@ def test_flow_of_a_server_had_to_break_when_that_was_taken_out(
     assert outcome.is_good == is_due
 
 
-SERVERS_RST, OURS_TO_CLIENT, OURS_TO_SERVER = (
-    ("server1", "client1"),
-    ("balancer", "client1"),
-    ("balancer", "server1"),
+@pytest.mark.parametrize("server", ["server1", ""])
+@pytest.mark.parametrize("error", ["silence", "other bytes came back", "another hash", "closed early"])
+def test_nothing_excuses_silence_and_other_bytes(error: str, server: str) -> None:
+    """A flow that is gone is reset, and a client that speaks in it is told so."""
+    observed = taken_out()
+    observed.statements += [
+        ("client1", {"opened": 40000, "at": START + 4}),
+        ("client1", words(10, 12, error=error)),
+    ]
+    if server:
+        observed.place(5, 5, [("client1", 40000, server)])
+    observed.resets["client1", 40000] = [Heard(12.0, "server1", "client1", gives_up=True)]
+    assert len(judge(observed, START).broken) == 1
+
+
+SERVERS_RST, OURS_TO_CLIENT, OURS_TO_SERVER, CLIENTS_RST = (
+    ("server1", "client1", True),
+    ("balancer", "client1", False),
+    ("balancer", "server1", False),
+    ("client1", "balancer", True),
 )
 
 
@@ -150,15 +173,26 @@ SERVERS_RST, OURS_TO_CLIENT, OURS_TO_SERVER = (
     [
         ([], "", False),
         ([SERVERS_RST, OURS_TO_CLIENT], "server1", True),
+        ([("server1", "client1", False), OURS_TO_CLIENT], "server1", False),
         ([OURS_TO_CLIENT], "balancer", False),
         ([OURS_TO_CLIENT, OURS_TO_SERVER, SERVERS_RST], "balancer", False),
         ([OURS_TO_SERVER, SERVERS_RST], "balancer", False),
-        ([("server2", "client1"), OURS_TO_CLIENT], "server2", False),
+        ([("server2", "client1", True), OURS_TO_CLIENT], "server2", False),
+        ([CLIENTS_RST, OURS_TO_SERVER], "client1", False),
     ],
-    ids=["nobody", "its-server", "balancer", "balancer-both", "server-was-told", "another-server"],
+    ids=[
+        "nobody",
+        "its-server",
+        "its-server-knows-none",
+        "balancer",
+        "balancer-both",
+        "server-was-told",
+        "another-server",
+        "client",
+    ],
 )
 def test_flow_that_its_server_ended_by_itself_had_to_break(
-    resets: list[tuple[str, str]], reset_by: str, is_due: bool
+    resets: list[tuple[str, str, bool]], reset_by: str, is_due: bool
 ) -> None:
     """Only that: not one that the balancer ended, nor one of which a segment came to another server."""
     observed = seen(
@@ -171,6 +205,15 @@ def test_flow_that_its_server_ended_by_itself_had_to_break(
     outcome = judge(observed, START)
     (trouble,) = (*outcome.excused, *outcome.broken)
     assert (trouble.reset_by, trouble.is_due, outcome.is_good) == (reset_by, is_due, is_due)
+
+
+@pytest.mark.parametrize("flow", ["long", "bulk", "short"])
+def test_flow_that_moved_and_that_its_new_server_ended_is_broken(flow: str) -> None:
+    observed = seen({"opened": 40000, "at": START}, words(2, 12, error="connection reset by peer", flow=flow))
+    for at_s, server in ((3, "server1"), (6, "server2")):
+        observed.place(at_s, at_s, [("client1", 40000, server)])
+    observed.resets["client1", 40000] = [Heard(12.0, "server2", "client1", gives_up=True)]
+    assert len(judge(observed, START).broken) == 1
 
 
 def frame(source: str, target: str, flags: int, *, offset: int = 0, protocol: int = 6, options: int = 0) -> bytes:
@@ -188,6 +231,10 @@ def frame(source: str, target: str, flags: int, *, offset: int = 0, protocol: in
         (frame("10.0.0.2", "10.9.9.9", 0x14, options=3), True),
         (frame("10.9.9.9", "10.0.0.9", 0x14), True),
         (frame("10.9.9.9", "10.0.0.8", 0x14), True),
+        (frame("10.9.9.9", "10.0.0.2", 0x04), True),
+        (frame("10.0.0.9", "10.0.0.100", 0x14), True),
+        (frame("10.9.9.9", "10.0.0.100", 0x04), False),
+        (frame("10.0.0.9", "10.9.9.9", 0x04), False),
         (frame("10.0.0.1", "10.0.0.9", 0x10), False),
         (frame("10.9.9.9", "10.0.0.3", 0x04), False),
         (frame("10.0.0.1", "10.0.0.9", 0x04, offset=5), False),
@@ -201,8 +248,8 @@ def test_kernel_picks_resets_of_some_hosts(sent: bytes, is_heard: bool) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs:
         ours.setblocking(False)
-        addresses = [ip_address(f"10.0.0.{number}") for number in (1, 2, 8, 9)]
-        set_program(ours, program(addresses[:2], addresses[2:]))
+        addresses = [ip_address(f"10.0.0.{number}") for number in (1, 2, 8, 9, 100)]
+        set_program(ours, program(addresses[2:4], addresses[:2], addresses[4]))
         if not is_heard:
             theirs.send(sent)
             with pytest.raises(BlockingIOError):
@@ -211,6 +258,7 @@ def test_kernel_picks_resets_of_some_hosts(sent: bytes, is_heard: bool) -> None:
         theirs.send(sent)
         assert parsed(ours.recv(200), 3.0).at_s == 3.0
         assert parsed(sent, 3.0).source[1] == 7000
+        assert parsed(sent, 3.0).gives_up == bool(sent[47 + 4 * (sent[14] & 0xF) - 20] & 0x10)
         assert parsed(sent, 3.0).target == (inet_ntoa(sent[30:34]), 40000)
 
 
@@ -278,8 +326,13 @@ def test_flow_that_changed_its_server_has_moved_but_not_the_next_one_of_its_port
         observed.place(at_s, at_s, [("client1", 40000, server)])
     assert judge(observed, START).moved == ()
     observed.place(50, 50, [("client1", 40000, "server3")])
-    (moved,) = judge(observed, START).moved
-    assert (moved.servers, moved.at_s) == (("server2", "server3"), 50)
+    observed.acts += [happened("take-over", 45, 46), happened("kill", 51, 52)]
+    outcome = judge(observed, START)
+    (moved,) = outcome.moved
+    assert (moved.servers, moved.at_s, moved.causes) == (("server2", "server3"), 50, ("take-over",))
+    made = Document({"seed": "1", "duration": "60 s"}, 60, outcome, None)
+    assert "moved: client1 port 40000 at 50.0 s: server2 -> server3; meanwhile: take-over" in [*table.lines(made)]
+    assert document.rows(outcome)[0][5] == 1
 
 
 def test_flow_on_the_port_of_one_that_was_reset_during_a_look_has_not_moved() -> None:
@@ -299,6 +352,20 @@ def test_act_that_could_not_be_done_and_fault_of_the_balancer_are_not_good() -> 
     assert not judge(seen(acts=[happened("drain", 1, 2, trouble="no answer")]), START).is_good
     assert not judge(seen(faults=["task sweep failed 1 times: x"]), START).is_good
     assert judge(seen(acts=[happened("drain", 1, 2)]), START).is_good
+
+
+@pytest.mark.parametrize(
+    ("ends", "kills", "faults"),
+    [
+        (["was ended by SIGKILL"] * 2, 2, []),
+        (["was ended by SIGKILL"] * 3, 2, ["the balancer was ended by SIGKILL 1 times more than it was killed"]),
+        (["ended with status 1"], 1, ["the balancer ended with status 1 by itself"]),
+        (["was ended by SIGSEGV"], 0, ["the balancer was ended by SIGSEGV by itself"]),
+    ],
+)
+def test_end_that_no_act_made_is_a_fault(ends: list[str], kills: int, faults: list[str]) -> None:
+    """It is started again, and no flow may notice: that is no reason to say nothing."""
+    assert [*unwanted(ends, kills)] == faults
 
 
 def test_run_in_which_nothing_was_said_is_not_good() -> None:

@@ -92,3 +92,7 @@ def test_broken_links_are_told_apart(tmp_path: Path) -> None:
     assert broken(page, "docs/no.md") == "docs/no.md: no such file"
     assert broken(page, "docs/rules.md#no") == "docs/rules.md#no: no such heading"
     assert broken(page, str(tmp_path)) == f"{tmp_path}: no such file"
+
+
+def test_unit_on_the_page_is_the_file() -> None:
+    assert (ROOT / "examples" / "flowlb.service").read_text() in (ROOT / "docs" / "control.md").read_text()

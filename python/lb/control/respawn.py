@@ -89,7 +89,8 @@ class Respawner:
                 sys.exit(exit_code(status, told=self._is_over))
             # Packets wait for one that did forward; one that does not come so far may need something that is not there.
             pause_s = FIRST_PAUSE_S if forwarded else min(pause_s * 2, LONGEST_PAUSE_S)
-            log.error("the balancer %s: started again in %.2f s", describe(status), pause_s)
+            facts = {"ended": describe(status)}
+            log.error("the balancer %s: started again in %.2f s", facts["ended"], pause_s, extra={"facts": facts})
             time.sleep(pause_s)
 
     def _judge(self, status: int, forwarded: bool) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lb.control.api.client import change
-from lb.errors import LbError, TestbedError
+from lb.errors import ConfigError, RemoteError, TestbedError
 from lb.lab.chaos.balancer import Balancer
 from lb.lab.chaos.schedule import Act, Kind
 from lb.lab.floods import Flood, Target
@@ -160,8 +160,10 @@ class Stage:
         self._config.write_text(self._text.replace('policy = "round-robin"', 'policy = "no-such-policy"'))
         try:
             self._change("/reload", {})
-        except LbError:
-            return
+        except RemoteError as error:
+            if error.exit_code == ConfigError.exit_code:
+                return
+            raise
         finally:
             self._config.write_text(self._text)
         raise TestbedError("a configuration with a mistake was taken")

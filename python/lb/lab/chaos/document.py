@@ -13,7 +13,7 @@ from typing import Any
 from lb.lab.chaos.judge import FLOWS, Outcome
 from lb.model.version import version
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,11 @@ def settings(seed: int, duration_s: float, control_s: float, backend: str, facts
     }
 
 
-def rows(outcome: Outcome) -> list[tuple[str, int, int, int, int, int, float]]:
-    """Return, for each kind of flow: flows, exchanges, broken, broken with a reason, stalls, the longest in seconds."""
+def rows(outcome: Outcome) -> list[tuple[str, int, int, int, int, int | None, int, float]]:
+    """
+    Return, for each kind of flow: flows, exchanges, broken, broken with a reason, moved, stalls, the longest in
+    seconds. Only of long flows it is known that they move.
+    """
     found = []
     for flow in FLOWS:
         stalls = [each.stalled_s for each in outcome.stalls if each.flow == flow]
@@ -66,6 +69,7 @@ def rows(outcome: Outcome) -> list[tuple[str, int, int, int, int, int, float]]:
                 outcome.counts.get(f"{flow} exchange", 0),
                 sum(each.flow == flow for each in outcome.broken),
                 sum(each.flow == flow for each in outcome.excused),
+                len(outcome.moved) if flow == "long" else None,
                 len(stalls),
                 max(stalls, default=0.0),
             )

@@ -1,9 +1,10 @@
 """
 What became of the flows of a run of chaos, and why: which of it had to be, and which should not have been.
 
-Pure. What may break: flows of a server that its checks took out because it could not be reached for long enough; for
-then they are reset (rule 19, health: `on_server_down`). Nothing else: neither restarts nor crashes, floods or reloads
-may break a flow or move it, nor take out a server that can be reached.
+Pure. What may break: flows that are reset because their server's checks took it out, as it could not be reached for
+long enough (rule 19, health: `on_server_down`), and flows that their server gives up by itself. Nothing else: neither
+restarts nor crashes, floods or reloads may break a flow or move it, nor take out a server that can be reached. Nothing
+excuses silence, for a client whose flow is gone is told so, nor bytes that are not those that were sent.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from lb.lab.chaos.schedule import Kind
 
 # Between two looks, at most: while the balancer starts, it does not answer.
 LOOK_S = 2.0
+# What a client hears when its flow is ended, or when no server takes it.
+ENDED = ("connection reset by peer", "broken pipe", "connection refused", "no route to host")
 # Flows of a server are reset when it is found down. Who says nothing then speaks again within this, and notices.
 NOTICE_S = 1.0
+# A RST may be lost, too: who waits for an answer sends again before this is over, and is told then.
+TOLD_S = 15.0
 # The balancer's log tells it by another clock than the clients'.
 CLOCKS_S = 0.05
 # So long before its verdict may have begun what kept a server from being reached. Several acts may add up: each hits
@@ -61,7 +66,7 @@ class Trouble:
         server: where the flow was, if that is known.
         causes: what happened meanwhile.
         is_due: whether it had to be.
-        reset_by: who sent the RST that ended it: its server, or `balancer`; empty: nobody was heard.
+        reset_by: who sent the first RST of it: a server, its client, or `balancer`; empty: nobody was heard.
     """
 
     flow: str
@@ -90,6 +95,7 @@ class Move:
         at_s: when it was first seen there.
         since_s, until_s: since when it had its port, and until when.
         seen: where it was seen meanwhile, as `Observed.placements`.
+        causes: what happened between the two looks that show it.
     """
 
     client: str
@@ -99,6 +105,7 @@ class Move:
     since_s: float
     until_s: float
     seen: tuple[tuple[float, float, str], ...]
+    causes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +119,19 @@ class Down:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A RST of a client's flow, as the router heard it. `source`, `target`: hosts, or `balancer`."""
+    """
+    A RST of a client's flow, as the router heard it.
+
+    Args:
+        at_s: when.
+        source, target: hosts, or `balancer`.
+        gives_up: whether its host had the connection and ends it, instead of knowing none.
+    """
 
     at_s: float
     source: str
     target: str
+    gives_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +146,7 @@ class Outcome:
         moved: flows that moved.
         stalls: what was late.
         acts: what happened.
-        faults: failures of the balancer's tasks, servers taken out for no reason, clients that said too little.
+        faults: failures of the balancer and its tasks, servers taken out for no reason, clients that said too little.
         downs: by server: when it was down.
     """
 
@@ -260,9 +275,11 @@ def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: f
     began_s, ended_s = words["began"] - start, words["ended"] - start
     seen = _within(observed.placements.get((client, words["port"]), ()), opened_s, ended_s)
     server = seen[-1][2] if seen else ""
-    causes = [act for act in observed.acts if act.began_s < ended_s and act.ended_s + ECHO_S > began_s]
-    resets = observed.resets.get((client, words["port"]), ())
-    reset_by = _reset_by([each for each in resets if opened_s <= each.at_s <= ended_s + HEARD_S], client)
+    heard = observed.resets.get((client, words["port"]), ())
+    resets = [each for each in heard if opened_s <= each.at_s <= ended_s + HEARD_S]
+    # Datagrams go to another server.
+    was_ended = words["flow"] != "udp" and words.get("error") in ENDED
+    is_due = _is_due(observed, server, began_s, ended_s) or _is_given_up(resets, {each[2] for each in seen})
     return Trouble(
         words["flow"],
         client,
@@ -273,11 +290,16 @@ def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: f
         words.get("error"),
         words.get("stalled_s", 0.0),
         server,
-        tuple(sorted({act.kind for act in causes})),
-        # Datagrams go to another server.
-        words["flow"] != "udp" and (_is_due(observed, server, began_s, ended_s) or reset_by == server != ""),
-        reset_by,
+        _causes(observed, began_s, ended_s),
+        was_ended and is_due,
+        _reset_by(resets, client),
     )
+
+
+def _causes(observed: Observed, began_s: float, ended_s: float) -> tuple[str, ...]:
+    """Return the kinds of act that happened meanwhile, or just before."""
+    acts = [act for act in observed.acts if act.began_s < ended_s and act.ended_s + ECHO_S > began_s]
+    return tuple(sorted({act.kind for act in acts}))
 
 
 def _within(seen: Sequence[tuple[float, float, str]], since_s: float, until_s: float) -> list[tuple[float, float, str]]:
@@ -291,17 +313,25 @@ def _reset_by(resets: Sequence[Heard], client: str) -> str:
     ended it by itself: then it was the balancer.
     """
     for each in resets:
-        if each.target != client:
-            return "balancer"
         if each.source != "balancer":
             return each.source
+        if each.target != client:
+            break
     return "balancer" if resets else ""
+
+
+def _is_given_up(resets: Sequence[Heard], servers: set[str]) -> bool:
+    """
+    Return whether a flow's server has ended it by itself. One to which a flow has moved has no such connection: what
+    it answers says that it knows none. `servers`: at which it was seen.
+    """
+    return bool(resets) and resets[0].gives_up and servers == {resets[0].source}
 
 
 def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> bool:
     """Return whether something had to break: its server was found down. `server`: empty: unknown."""
     spans = [span for name, found in observed.downs.items() if server in (name, "") for span in found]
-    return any(span.at_s - CLOCKS_S < ended_s and began_s < span.at_s + NOTICE_S for span in spans)
+    return any(began_s < span.at_s + NOTICE_S and span.at_s - CLOCKS_S < ended_s < span.at_s + TOLD_S for span in spans)
 
 
 def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -> Iterable[Move]:
@@ -309,6 +339,7 @@ def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[fl
     for place, flows in lives.items():
         for since_s, until_s in flows:
             seen = _within(observed.placements.get(place, ()), since_s, until_s)
-            for (_, _, before), (at_s, _, after) in pairwise(seen):
+            for (_, last_s, before), (at_s, _, after) in pairwise(seen):
                 if before != after:
-                    yield Move(*place, (before, after), at_s, since_s, until_s, tuple(seen))
+                    causes = _causes(observed, last_s, at_s)
+                    yield Move(*place, (before, after), at_s, since_s, until_s, tuple(seen), causes)

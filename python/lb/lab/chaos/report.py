@@ -20,7 +20,7 @@ LOOKS = (
     ("f0", "happens to the network"),
     ("f3", "happens to the balancer"),
     ("startup", "a flow waits"),
-    ("stall", "a flow breaks"),
+    ("stall", "a flow breaks or moves"),
 )
 
 
@@ -54,6 +54,8 @@ def _noticed(outcome: Outcome, flow: str, time: Axis) -> Iterable[Span]:
     for each in (*outcome.excused, *outcome.broken):
         if each.flow == flow:
             yield _span(time, each.ended_s, each.ended_s, "stall")
+    for move in outcome.moved if flow == "long" else ():
+        yield _span(time, move.at_s, move.at_s, "stall")
 
 
 def _span(time: Axis, began_s: float, ended_s: float, look: str) -> Span:

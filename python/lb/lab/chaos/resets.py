@@ -10,53 +10,77 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from lb.net.shard import ETH_P_IP, ETHERNET, Block, Instruction
-from lb.net.sockets import ETH_P_ALL, set_program
+from lb.net.sockets import ETH_P_ALL, SO_RCVBUFFORCE, set_buffer, set_program, take_drops
 
 # linux/filter.h. What is compared is in the accumulator; X is the length of the IP header.
 LOAD_W, LOAD_H, LOAD_B, LOAD_B_AT_X, X_TO_HEADER = 0x20, 0x28, 0x30, 0x50, 0xB1
 IF_EQUAL, IF_ANY, RETURN = 0x15, 0x45, 0x06
-TCP, RST, FRAGMENT = 6, 0x04, 0x1FFF
+TCP, RST, ACK, FRAGMENT = 6, 0x04, 0x10, 0x1FFF
+SOURCE, TARGET, FLAGS = ETHERNET + 12, ETHERNET + 16, 13
 HEARD_BYTES = 128
+# A server that is taken out has its flows reset all at once, both ways.
+ROOM_BYTES = 8 << 20
+
+Jump: TypeAlias = Literal["next", "refuse", "accept"]
+# Operation, operand, and where it goes on if what it asks is so and if it is not.
+Step: TypeAlias = tuple[int, int, Jump, Jump]
 
 
 class Reset(NamedTuple):
-    """A RST. `at_s`: when it was read, of the clock of the caller; `source`, `target`: address and port."""
+    """
+    A RST.
+
+    Args:
+        at_s: when it was read, of the clock of the caller.
+        source, target: address and port.
+        gives_up: whether it has ACK, as that of a host which ends a connection that it has. One that has none answers
+            a segment with ACK by a RST without (RFC 9293 3.10.7.1).
+    """
 
     at_s: float
     source: tuple[str, int]
     target: tuple[str, int]
+    gives_up: bool
 
 
-def program(sources: Iterable[IPv4Address], targets: Iterable[IPv4Address]) -> Block:
-    """Return the program that accepts a RST from some addresses, or to others."""
-    tests = [(ETHERNET + 12, address) for address in sources], [(ETHERNET + 16, address) for address in targets]
-    count = sum(map(len, tests)) + len(tests)
-    # The last two instructions: accept, and none.
-    head = [
-        (LOAD_H, 12, IF_EQUAL, ETH_P_IP, True),
-        (LOAD_B, ETHERNET + 9, IF_EQUAL, TCP, True),
-        (LOAD_H, ETHERNET + 6, IF_ANY, FRAGMENT, False),
+def program(clients: Iterable[IPv4Address], servers: Iterable[IPv4Address], vip: IPv4Address) -> Block:
+    """Return the program that accepts the RSTs from servers, to servers and clients, and from clients to the VIP."""
+    clients, servers = tuple(clients), tuple(servers)
+    steps: list[Step] = [
+        (LOAD_H, 12, "next", "next"),
+        (IF_EQUAL, ETH_P_IP, "next", "refuse"),
+        (LOAD_B, ETHERNET + 9, "next", "next"),
+        (IF_EQUAL, TCP, "next", "refuse"),
+        (LOAD_H, ETHERNET + 6, "next", "next"),
+        (IF_ANY, FRAGMENT, "refuse", "next"),
+        (X_TO_HEADER, ETHERNET, "next", "next"),
+        (LOAD_B_AT_X, ETHERNET + FLAGS, "next", "next"),
+        (IF_ANY, RST, "next", "refuse"),
+        *_accepting(SOURCE, servers),
+        *_accepting(TARGET, (*servers, *clients)),
+        (IF_EQUAL, int(vip), "next", "refuse"),
+        *_accepting(SOURCE, clients),
     ]
-    made: list[Instruction] = []
-    total = 2 * len(head) + 3 + count + 2
-    accept, refuse = total - 2, total - 1
-    for load, place, test, operand, goes_on in head:
-        made.append(Instruction(load, 0, 0, place))
-        away = refuse - len(made) - 1
-        made.append(Instruction(test, 0 if goes_on else away, away if goes_on else 0, operand))
-    made.append(Instruction(X_TO_HEADER, 0, 0, ETHERNET))
-    made.append(Instruction(LOAD_B_AT_X, 0, 0, ETHERNET + 13))
-    made.append(Instruction(IF_ANY, 0, refuse - len(made) - 1, RST))
-    for group in tests:
-        made.append(Instruction(LOAD_W, 0, 0, group[0][0] if group else ETHERNET))
-        for _, address in group:
-            made.append(Instruction(IF_EQUAL, accept - len(made) - 1, 0, int(address)))
-    # Falls through to here when nothing was equal.
-    made[-1] = made[-1]._replace(jf=1)
-    return (*made, Instruction(RETURN, 0, 0, HEARD_BYTES), Instruction(RETURN, 0, 0, 0))
+    return _assembled(steps)
+
+
+def _accepting(place: int, addresses: Iterable[IPv4Address]) -> Iterator[Step]:
+    """Yield what accepts a frame that has one of some addresses at a place."""
+    yield LOAD_W, place, "next", "next"
+    for address in addresses:
+        yield IF_EQUAL, int(address), "accept", "next"
+
+
+def _assembled(steps: list[Step]) -> Block:
+    """Return steps as a program, which refuses what comes to its end."""
+    made = []
+    for left, (code, operand, if_so, if_not) in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
+        ways = {"next": 0, "refuse": left, "accept": left + 1}
+        made.append(Instruction(code, ways[if_so], ways[if_not], operand))
+    return (*made, Instruction(RETURN, 0, 0, 0), Instruction(RETURN, 0, 0, HEARD_BYTES))
 
 
 class Resets:
@@ -65,14 +89,16 @@ class Resets:
 
     Args:
         interface: its name.
-        clients, servers: their addresses.
+        clients, servers, vip: their addresses.
     """
 
-    def __init__(self, interface: str, clients: Iterable[IPv4Address], servers: Iterable[IPv4Address]) -> None:
-        servers = tuple(servers)
+    def __init__(
+        self, interface: str, clients: Iterable[IPv4Address], servers: Iterable[IPv4Address], vip: IPv4Address
+    ) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setblocking(False)
-        set_program(self._socket, program(servers, (*servers, *clients)))
+        set_buffer(self._socket, SO_RCVBUFFORCE, socket.SO_RCVBUF, ROOM_BYTES)
+        set_program(self._socket, program(clients, servers, vip))
         self._socket.bind((interface, ETH_P_ALL))
 
     def read(self, now_s: float) -> Iterator[Reset]:
@@ -87,6 +113,10 @@ class Resets:
                 continue
             yield parsed(frame, now_s)
 
+    def take_lost(self) -> int:
+        """Return how many were not heard since the last call, for want of room."""
+        return take_drops(self._socket)
+
     def close(self) -> None:
         """Hear no more."""
         self._socket.close()
@@ -95,6 +125,6 @@ class Resets:
 def parsed(frame: bytes, now_s: float) -> Reset:
     """Return the RST that a frame is."""
     start = ETHERNET + 4 * (frame[ETHERNET] & 0x0F)
-    source, target = (socket.inet_ntoa(frame[at : at + 4]) for at in (ETHERNET + 12, ETHERNET + 16))
+    source, target = (socket.inet_ntoa(frame[at : at + 4]) for at in (SOURCE, TARGET))
     ports = int.from_bytes(frame[start : start + 2], "big"), int.from_bytes(frame[start + 2 : start + 4], "big")
-    return Reset(now_s, (source, ports[0]), (target, ports[1]))
+    return Reset(now_s, (source, ports[0]), (target, ports[1]), bool(frame[start + FLAGS] & ACK))

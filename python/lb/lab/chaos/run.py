@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from typing import Any
 
+from lb.control.respawn import describe
 from lb.errors import LbError, TestbedError
 from lb.lab import floods
 from lb.lab.chaos.acts import FLOODER, SERVICES, Stage
@@ -25,6 +27,7 @@ from lb.lab.chaos.balancer import Balancer
 from lb.lab.chaos.judge import Happened, Heard, Observed, Outcome, judge
 from lb.lab.chaos.resets import Resets
 from lb.lab.chaos.schedule import Act
+from lb.lab.chaos.traffic import SILENCE_S
 from lb.lab.testbed.isolation import inside
 from lb.lab.testbed.lifecycle import Testbed
 from lb.lab.testbed.topology import ECHO_PORT, ROUTER, VIP
@@ -34,8 +37,8 @@ LONG, SHORT_PER_S, BULK, UDP = 40, 4.0, 1, 4
 # Between two looks at where flows are.
 LOOK_S = 0.5
 STEP_S = 0.02
-# After SIGTERM, a client says what is left to say; the last exchange may take as long as its patience.
-END_S = 60.0
+# After SIGTERM, a client says what is left to say: a connect and an exchange may each take as long as its patience.
+END_S = 2 * SILENCE_S + 10
 UDP_PORT = ECHO_PORT
 CONFIG = """\
 [[interface]]
@@ -145,7 +148,7 @@ class Run:
         hosts = self._testbed.topology.of_role
         clients, servers = ([host.address for host in hosts(role)] for role in ("client", "server"))
         with inside(f"{self._testbed.prefix}{ROUTER}"):
-            self._resets = Resets("eth0", clients, servers)
+            self._resets = Resets("eth0", clients, servers, IPv4Address(VIP))
         try:
             yield
         finally:
@@ -155,8 +158,10 @@ class Run:
         """Note the RSTs since the last call. What has a client's address and goes to a server comes from here."""
         for reset in self._resets.read(self._now_s()):
             source, target = (self._names.get(address, "balancer") for address, _ in (reset.source, reset.target))
-            client, port = (source, reset.source[1]) if target in self._servers else (target, reset.target[1])
-            heard = Heard(reset.at_s, "balancer" if client == source else source, target)
+            is_forward = target in self._servers or target == "balancer"
+            client, port = (source, reset.source[1]) if is_forward else (target, reset.target[1])
+            sender = "balancer" if target in self._servers else source
+            heard = Heard(reset.at_s, sender, target, reset.gives_up)
             self._observed.resets.setdefault((client, port), []).append(heard)
 
     # Clients.
@@ -217,6 +222,9 @@ class Run:
         end = time.monotonic() + END_S
         while time.monotonic() < end and self._selector.get_map():
             self._listen(STEP_S)
+            self._hear()
+        if lost := self._resets.take_lost():
+            self._observed.faults.append(f"{lost} RSTs were not heard: there was no room for them")
 
     def _note_clients(self, clients: Iterable[str]) -> None:
         """Note which clients did not come to their end: nobody knows what became of their flows."""
@@ -282,11 +290,12 @@ class Run:
 
     def _note_log(self, balancer: Balancer) -> None:
         """
-        Note when checks took servers out, and which tasks failed: from the log, for a server may be back before
-        the status is asked for, and a process has ended with what it would answer.
+        Note when checks took servers out, which tasks failed and how processes ended: from the log, for a server may
+        be back before the status is asked for, and a process has ended with what it would answer.
         """
         if balancer.status() is None:
             self._observed.faults.append("the balancer does not answer at the end")
+        ends: list[str] = []
         for at_s, facts in balancer.logged_facts():
             if at_s < self._start_s:
                 continue
@@ -295,3 +304,16 @@ class Run:
                 self._observed.change_health(at_s - self._start_s, facts["server"], is_up, facts["why"])
             if "task" in facts:
                 self._observed.faults.append(f"task {facts['task']} failed: {facts['error']}")
+            if "ended" in facts:
+                ends.append(facts["ended"])
+        self._observed.faults += unwanted(ends, sum(act.kind == "kill" for act in self._observed.acts))
+
+
+def unwanted(ends: Sequence[str], kills: int) -> Iterator[str]:
+    """Yield how the balancer ended by itself, of all its ends that were not wished for. `kills`: acts that end it."""
+    killed = describe(-signal.SIGKILL)
+    for end in ends:
+        if end != killed:
+            yield f"the balancer {end} by itself"
+    if (more := ends.count(killed) - kills) > 0:
+        yield f"the balancer {killed} {more} times more than it was killed"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from lb.lab.chaos.document import Document, rows
-from lb.lab.chaos.judge import Outcome, Trouble
+from lb.lab.chaos.judge import Move, Outcome, Trouble
 from lb.lab.loadgen.table import WIDTH, milliseconds
 from lb.model.units import count
 
-COLUMNS = ("flows of kind", "flows", "exchanges", "broken", "for its server", "stalls", "longest")
+COLUMNS = ("flows of kind", "flows", "exchanges", "broken", "for its server", "moved", "stalls", "longest")
 # Of what broke, so many are told; the rest is in the JSON.
 MOST_LINES = 20
 
@@ -35,9 +35,9 @@ def _flows(outcome: Outcome) -> Table:
     table = Table(box=None, header_style="dim")
     for number, name in enumerate(COLUMNS):
         table.add_column(name, justify="right" if number else "left")
-    for flow, flows, exchanges, broken, excused, stalls, longest_s in rows(outcome):
-        numbers = (flows, exchanges, broken, excused, stalls)
-        table.add_row(flow, *map(count, numbers), milliseconds(longest_s) if stalls else "-")
+    for flow, *numbers, moved, stalls, longest_s in rows(outcome):
+        last = ("-" if moved is None else count(moved), count(stalls), milliseconds(longest_s) if stalls else "-")
+        table.add_row(flow, *map(count, numbers), *last)
     return table
 
 
@@ -64,7 +64,7 @@ def lines(document: Document) -> Iterator[str]:
         if len(outcome.broken) > MOST_LINES:
             yield f"{name}and {len(outcome.broken) - MOST_LINES} more"
         for move in outcome.moved[:MOST_LINES]:
-            yield f"{name}moved: {move.client} port {move.port} at {move.at_s:.1f} s: {' -> '.join(move.servers)}"
+            yield f"{name}moved: {told_move(move)}"
         for act in outcome.acts:
             if act.trouble:
                 yield f"{name}{act.shown} at {act.began_s:.1f} s: {act.trouble}"
@@ -79,8 +79,18 @@ def lines(document: Document) -> Iterator[str]:
 def told(trouble: Trouble) -> str:
     """Return what broke, in words."""
     where = f" at {trouble.server}" if trouble.server else ""
-    causes = ", ".join(trouble.causes) or "nothing"
+    by = f" by {trouble.reset_by}" if trouble.reset_by else ""
     return (
         f"{trouble.flow} {trouble.what} of {trouble.client} port {trouble.port}{where}, "
-        f"{trouble.began_s:.1f} to {trouble.ended_s:.1f} s: {trouble.error}; meanwhile: {causes}"
+        f"{trouble.began_s:.1f} to {trouble.ended_s:.1f} s: {trouble.error}{by}; meanwhile: {_listed(trouble.causes)}"
     )
+
+
+def told_move(move: Move) -> str:
+    """Return what moved, in words."""
+    where = " -> ".join(move.servers)
+    return f"{move.client} port {move.port} at {move.at_s:.1f} s: {where}; meanwhile: {_listed(move.causes)}"
+
+
+def _listed(causes: Sequence[str]) -> str:
+    return ", ".join(causes) or "nothing"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -253,6 +254,9 @@ def _reason(error: BaseException) -> str:
     if not isinstance(error, OSError | EOFError):
         raise error
     number = getattr(error, "errno", None)
+    if isinstance(error, ConnectionResetError):
+        # The streams of asyncio say so without a number where they knew before.
+        number = errno.ECONNRESET
     return os.strerror(number).lower() if number else str(error) or type(error).__name__
 
 

@@ -19,8 +19,8 @@ impl List {
     };
 }
 
-/// Which list an entry is in, and which entry is before it there. The list is kept apart from the entry's state: another
-/// walker may have changed that since.
+/// Which list an entry is in, and which entry is before it there. The list is kept apart from the entry's state:
+/// another walker may have changed that since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub list: FlowState,

@@ -1,5 +1,5 @@
 //! A list per state, in order of last use: what expires, and what is evicted first, stands at its head. Another walker
-//! changes entries and leaves lists as they are: so a list may lie a little, and who looks at a head judges by the entry.
+//! changes entries and leaves lists as they are: so a list may lie a little, and its head is judged by the entry.
 
 use super::header::NONE;
 use super::list::Place;
@@ -9,7 +9,7 @@ use crate::flow::state::FlowState;
 
 impl Table {
     /// Refresh an entry that has `state` from now on, and move it in or between lists as its state and age ask for.
-    /// [`Entry::refresh`] does it for most.
+    /// [`super::EntryCells::refresh`] does it for most.
     #[inline(never)]
     pub fn touch(&mut self, number: u32, state: FlowState, now: Nanos, timeout_ns: u64) {
         let entry = self.entry(number);

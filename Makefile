@@ -116,12 +116,12 @@ sanitize: ## Run the packet loop with ThreadSanitizer, the rest of the core with
 	RUSTFLAGS=-Zsanitizer=address $(SANITIZED)/address --lib --test fuzz
 
 # Without its model of weak memory, which cannot follow a number that is written in parts after it was written whole.
-# Left out: what maps files and maps of the kernel, and what draws, for want of time.
+# Left out: what maps files and maps of the kernel, which it cannot, and what draws, for want of time.
 .PHONY: miri
 miri: ## Run the flow table and the cells that it is made of in Miri (nightly, miri)
 	MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-disable-weak-memory-emulation" \
 		cargo +nightly miri test --locked -p flowlb-core --lib -- sys::cells sys::lanes flow::table \
-		--skip image --skip any_ --skip damaged
+		--skip any_ --skip damaged
 
 .PHONY: soak-control
 soak-control: env ## Keep 2 000 flows open through 1 000 reloads and as many commands, on both backends, in namespaces

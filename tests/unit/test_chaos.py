@@ -61,7 +61,7 @@ def happened(kind: Kind, began_s: float, ended_s: float, server: str = "", troub
 
 def words(began_s: float, ended_s: float, *, error: str | None = None, **more: Any) -> dict[str, Any]:
     """Return what a client says about a flow."""
-    told: dict[str, Any] = {"flow": "long", "port": 40000, "what": "exchange", **more}
+    told: dict[str, Any] = {"flow": "long", "port": 40000, "number": 1, "what": "exchange", **more}
     told |= {"error": error} if error else {"stalled_s": ended_s - began_s}
     return {**told, "began": START + began_s, "ended": START + ended_s}
 
@@ -78,7 +78,7 @@ def test_flow_that_broke_is_broken_whatever_happened_meanwhile() -> None:
     """Restarts, crashes and floods break nothing."""
     for kind in (kind for lane in LANES.values() for kind in lane):
         observed = seen(
-            {"opened": 40000, "at": START},
+            {"opened": 1, "port": 40000, "at": START},
             words(10, 12, error="connection reset by peer"),
             acts=[happened(kind, 9, 11, "server1")],
         )
@@ -130,9 +130,9 @@ def test_flow_of_a_server_had_to_break_when_that_was_taken_out(
     """Rule 19, health: it is reset then; neither are flows of other servers, nor those that begin later."""
     observed = taken_out()
     told = [
-        {"opened": 40000, "at": START + 4},
+        {"opened": 1, "port": 40000, "at": START + 4},
         words(began_s, ended_s, error="connection reset by peer"),
-        {"closed": 40000, "at": START + ended_s},
+        {"closed": 1, "at": START + ended_s},
     ]
     observed.statements += [("client1", each) for each in told]
     # Another flow had its port before, and one has it later.
@@ -151,7 +151,7 @@ def test_nothing_excuses_silence_and_other_bytes(error: str, server: str) -> Non
     """A flow that is gone is reset, and a client that speaks in it is told so."""
     observed = taken_out()
     observed.statements += [
-        ("client1", {"opened": 40000, "at": START + 4}),
+        ("client1", {"opened": 1, "port": 40000, "at": START + 4}),
         ("client1", words(10, 12, error=error)),
     ]
     if server:
@@ -196,7 +196,7 @@ def test_flow_that_its_server_ended_by_itself_had_to_break(
 ) -> None:
     """Only that: not one that the balancer ended, nor one of which a segment came to another server."""
     observed = seen(
-        {"opened": 40000, "at": START + 4},
+        {"opened": 1, "port": 40000, "at": START + 4},
         words(10, 12, error="connection reset by peer"),
     )
     observed.place(5, 5, [("client1", 40000, "server1")])
@@ -209,7 +209,9 @@ def test_flow_that_its_server_ended_by_itself_had_to_break(
 
 @pytest.mark.parametrize("flow", ["long", "bulk", "short"])
 def test_flow_that_moved_and_that_its_new_server_ended_is_broken(flow: str) -> None:
-    observed = seen({"opened": 40000, "at": START}, words(2, 12, error="connection reset by peer", flow=flow))
+    observed = seen(
+        {"opened": 1, "port": 40000, "at": START}, words(2, 12, error="connection reset by peer", flow=flow)
+    )
     for at_s, server in ((3, "server1"), (6, "server2")):
         observed.place(at_s, at_s, [("client1", 40000, server)])
     observed.resets["client1", 40000] = [Heard(12.0, "server2", "client1", gives_up=True)]
@@ -275,11 +277,13 @@ def test_datagrams_have_no_reason_to_end() -> None:
         ([("link flap", 16, 16.3, "")], True),
         ([("link flap", 16, 16.3, ""), ("link flap", 17, 17.3, "")], False),
         ([("server lost", 16, 16.7, "server1"), ("server lost", 18, 18.4, "server1")], False),
+        ([("server lost", 18.2, 18.5, "server1")], False),
+        ([("link flap", 18.2, 18.5, "")], True),
         ([("server lost", 16, 16.7, "server2"), ("server lost", 18, 18.4, "server2")], True),
         ([("server down", 13, 19, "server1")], False),
         ([("server down", 8, 14, "server1")], True),
     ],
-    ids=["one-flap", "two-flaps", "lost-twice", "another-lost", "down", "long-before"],
+    ids=["one-flap", "two-flaps", "lost-twice", "lost-and-asked-again", "flap", "another-lost", "down", "long-before"],
 )
 def test_server_is_taken_out_for_a_reason_when_acts_hit_enough_checks(
     acts: list[tuple[Kind, float, float, str]], is_fault: bool
@@ -301,7 +305,7 @@ def test_server_that_was_taken_out_and_could_be_reached_is_a_fault() -> None:
 
 def test_stall_is_told_with_what_happened_meanwhile() -> None:
     observed = seen(
-        {"opened": 40000, "at": START},
+        {"opened": 1, "port": 40000, "at": START},
         words(10, 10.5),
         words(11, 14),
         words(30, 30.2),
@@ -317,9 +321,9 @@ def test_stall_is_told_with_what_happened_meanwhile() -> None:
 
 def test_flow_that_changed_its_server_has_moved_but_not_the_next_one_of_its_port() -> None:
     observed = seen(
-        {"opened": 40000, "at": START + 1},
-        {"closed": 40000, "at": START + 20},
-        {"opened": 40000, "at": START + 30},
+        {"opened": 1, "port": 40000, "at": START + 1},
+        {"closed": 1, "at": START + 20},
+        {"opened": 2, "port": 40000, "at": START + 30},
         {"totals": {"long": 2}},
     )
     for at_s, server in ((2, "server1"), (10, "server1"), (31, "server2"), (40, "server2")):
@@ -338,14 +342,33 @@ def test_flow_that_changed_its_server_has_moved_but_not_the_next_one_of_its_port
 def test_flow_on_the_port_of_one_that_was_reset_during_a_look_has_not_moved() -> None:
     """A look takes its time: what it shows may have ended, and its port be in use again, before the answer is there."""
     observed = seen(
-        {"opened": 40000, "at": START + 1},
-        {"closed": 40000, "at": START + 10.03},
-        {"opened": 40000, "at": START + 10.05},
+        {"opened": 1, "port": 40000, "at": START + 1},
+        {"closed": 1, "at": START + 10.03},
+        {"opened": 2, "port": 40000, "at": START + 10.05},
         {"totals": {"long": 2}},
     )
     for asked_s, told_s, server in ((9.5, 9.6, "server2"), (10, 10.1, "server2"), (10.5, 10.6, "server3")):
         observed.place(asked_s, told_s, [("client1", 40000, server)])
     assert judge(observed, START).moved == ()
+
+
+def test_flow_on_the_port_of_one_that_does_not_know_yet_that_it_was_reset_has_not_moved() -> None:
+    """The kernel gives its port away with the RST; its client notices when it speaks again."""
+    observed = seen(
+        {"opened": 1, "port": 40000, "at": START + 1},
+        {"opened": 2, "port": 40000, "at": START + 10.2},
+        words(10.9, 10.9, error="connection reset by peer"),
+        {"closed": 1, "at": START + 10.9},
+    )
+    observed.change_health(10.1, "server1", False, "no answer")
+    observed.acts.append(happened("server down", 8, 14, "server1"))
+    observed.resets["client1", 40000] = [Heard(10.1, "balancer", "client1")]
+    for at_s, server in ((2, "server1"), (10.5, "server2"), (11, "server2")):
+        observed.place(at_s, at_s, [("client1", 40000, server)])
+    outcome = judge(observed, START)
+    assert outcome.is_good
+    (excused,) = outcome.excused
+    assert excused.server == "server1"
 
 
 def test_act_that_could_not_be_done_and_fault_of_the_balancer_are_not_good() -> None:
@@ -379,7 +402,7 @@ def outcome() -> Outcome:
     """Return one with something of everything."""
     observed = seen(
         {"totals": {"long": 1, "long exchange": 9}},
-        {"opened": 40000, "at": START},
+        {"opened": 1, "port": 40000, "at": START},
         words(10, 12, error="silence"),
         words(20, 21),
         acts=[happened("kill", 9, 11), happened("drain", 20, float("inf"), "server1", "no answer")],

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from lb.lab.chaos.schedule import Kind
 
@@ -31,6 +31,9 @@ CLOCKS_S = 0.05
 # one check, and one more per interval. Three in a row must fail, and clients' failures may stand for one of them.
 CHECKS_S, CHECK_INTERVAL_S, FAILED_CHECKS = 5.0, 0.5, 2
 UNREACHABLE: frozenset[Kind] = frozenset({"server lost", "server down", "link flap"})
+# A host forgets its neighbours with its carrier, and so long after it has asked in vain it asks again: until then
+# nobody hears it, although its link is back (ip-sysctl: retrans_time_ms of neighbours).
+ASKED_AGAIN_S = 1.0
 # RSTs are heard so long after they came, at most: an act may take that long to be done.
 HEARD_S = 1.0
 # An act explains a stall that begins up to so long after its end: what was lost is sent again later.
@@ -114,6 +117,15 @@ class Down:
 
     at_s: float
     why: str
+    until_s: float = float("inf")
+
+
+class Life(NamedTuple):
+    """A flow of a client's port: since when it has that, and until when at most."""
+
+    client: str
+    port: int
+    since_s: float
     until_s: float = float("inf")
 
 
@@ -204,6 +216,16 @@ class Observed:
             else:
                 seen.append((told_s, asked_s, server))
 
+    def places(self, flow: Life) -> list[tuple[float, float, str]]:
+        """
+        Return where a flow was seen. Another one may have had its port before, and may have it later: from the moment
+        on that this one is reset, whether its client speaks then or not.
+        """
+        place = flow.client, flow.port
+        ends = [each.at_s for each in self.resets.get(place, ()) if each.at_s >= flow.since_s]
+        until_s = min(flow.until_s, *ends, float("inf"))
+        return [each for each in self.placements.get(place, ()) if each[0] <= until_s and each[1] >= flow.since_s]
+
     def change_health(self, at_s: float, server: str, is_up: bool, why: str) -> None:
         """Note that a server's checks have found it down, or up again."""
         spans = self.downs.setdefault(server, [])
@@ -223,26 +245,26 @@ def judge(observed: Observed, start: float) -> Outcome:
     """
     counts: dict[str, int] = {}
     troubles: list[Trouble] = []
-    # By client and port, its long flows: since when, until when.
-    lives: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    # By client and number, long flows.
+    lives: dict[tuple[str, int], Life] = {}
     for client, words in observed.statements:
         if "opened" in words:
-            lives.setdefault((client, words["opened"]), []).append((words["at"] - start, float("inf")))
+            lives[client, words["opened"]] = Life(client, words["port"], words["at"] - start)
         if "closed" in words:
-            flows = lives[client, words["closed"]]
-            flows[-1] = (flows[-1][0], words["at"] - start)
+            flow = client, words["closed"]
+            lives[flow] = lives[flow]._replace(until_s=words["at"] - start)
         for name, count in words.get("totals", {}).items():
             counts[name] = counts.get(name, 0) + count
         if "flow" in words:
-            is_long = words["flow"] == "long" and words["what"] == "exchange"
-            opened_s = lives[client, words["port"]][-1][0] if is_long else words["began"] - start
+            flow = client, words.get("number")
+            opened_s = lives[flow].since_s if flow in lives else words["began"] - start
             troubles.append(_trouble(client, words, observed, start, opened_s))
     broken = [each for each in troubles if each.error is not None]
     return Outcome(
         counts,
         tuple(each for each in broken if not each.is_due),
         tuple(each for each in broken if each.is_due),
-        tuple(_moves(observed, lives)),
+        tuple(_moves(observed, lives.values())),
         tuple(each for each in troubles if each.error is None),
         tuple(observed.acts),
         (*observed.faults, *_taken_out(observed), *_silent(counts)),
@@ -266,14 +288,15 @@ def _silent(counts: Mapping[str, int]) -> Iterable[str]:
 
 def _checks_hit(act: Happened, span: Down) -> int:
     """Return how many checks of its server an act can have made fail before the server was found down."""
-    hit_s = min(act.ended_s, span.at_s) - max(act.began_s, span.at_s - CHECKS_S)
+    ended_s = act.ended_s + (ASKED_AGAIN_S if act.server else 0)
+    hit_s = min(ended_s, span.at_s) - max(act.began_s, span.at_s - CHECKS_S)
     return 1 + int(hit_s / CHECK_INTERVAL_S) if hit_s > 0 else 0
 
 
 def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: float, opened_s: float) -> Trouble:
     """Return what a client has noticed. `opened_s`: since when the flow has its port, as far as that is known."""
     began_s, ended_s = words["began"] - start, words["ended"] - start
-    seen = _within(observed.placements.get((client, words["port"]), ()), opened_s, ended_s)
+    seen = observed.places(Life(client, words["port"], opened_s, ended_s))
     server = seen[-1][2] if seen else ""
     heard = observed.resets.get((client, words["port"]), ())
     resets = [each for each in heard if opened_s <= each.at_s <= ended_s + HEARD_S]
@@ -300,11 +323,6 @@ def _causes(observed: Observed, began_s: float, ended_s: float) -> tuple[str, ..
     """Return the kinds of act that happened meanwhile, or just before."""
     acts = [act for act in observed.acts if act.began_s < ended_s and act.ended_s + ECHO_S > began_s]
     return tuple(sorted({act.kind for act in acts}))
-
-
-def _within(seen: Sequence[tuple[float, float, str]], since_s: float, until_s: float) -> list[tuple[float, float, str]]:
-    """Return where a flow was seen; another one may have had its port before, and may later."""
-    return [each for each in seen if each[0] <= until_s and each[1] >= since_s]
 
 
 def _reset_by(resets: Sequence[Heard], client: str) -> str:
@@ -334,12 +352,12 @@ def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> 
     return any(began_s < span.at_s + NOTICE_S and span.at_s - CLOCKS_S < ended_s < span.at_s + TOLD_S for span in spans)
 
 
-def _moves(observed: Observed, lives: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -> Iterable[Move]:
+def _moves(observed: Observed, lives: Iterable[Life]) -> Iterable[Move]:
     """Yield long flows that changed their server: of others a port may be used again."""
-    for place, flows in lives.items():
-        for since_s, until_s in flows:
-            seen = _within(observed.placements.get(place, ()), since_s, until_s)
-            for (_, last_s, before), (at_s, _, after) in pairwise(seen):
-                if before != after:
-                    causes = _causes(observed, last_s, at_s)
-                    yield Move(*place, (before, after), at_s, since_s, until_s, tuple(seen), causes)
+    for life in lives:
+        seen = observed.places(life)
+        for (_, last_s, before), (at_s, _, after) in pairwise(seen):
+            if before != after:
+                causes = _causes(observed, last_s, at_s)
+                client, port, since_s, until_s = life
+                yield Move(client, port, (before, after), at_s, since_s, until_s, tuple(seen), causes)

@@ -246,6 +246,8 @@ class Run:
                 due.pop(0)[1]()
             elif now_s >= look_s:
                 look_s = now_s + LOOK_S
+                # What was reset before the look is heard before it.
+                self._hear()
                 self._look(balancer)
                 self._watcher.passed(now_s, "")
             else:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -44,6 +45,7 @@ class Speaker:
         self._draw = random.Random(seed)
         self._is_over = asyncio.Event()
         self._counts: Counter[str] = Counter()
+        self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         # A mistake of this program: it ends, without its totals.
         self._error: BaseException | None = None
@@ -89,16 +91,23 @@ class Speaker:
             if connection is None:
                 return
             reader, writer, port = connection
-            _say(opened=port, at=time.monotonic())
-            while not self._is_over.is_set():
-                word = self._draw.randbytes(self._draw.randint(*WORD_BYTES))
-                began = time.monotonic()
-                error = await _exchange(reader, writer, word, SILENCE_S)
-                self._note("long", port, began, error)
-                if error is not None:
-                    return
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._is_over.wait(), self._draw.uniform(*PAUSE_S))
+            # Once it is reset another one may have its port, before this one speaks again and notices.
+            number = next(self._numbers)
+            _say(opened=number, port=port, at=time.monotonic())
+            try:
+                await self._speak(reader, writer, port, number)
+            finally:
+                _say(closed=number, at=time.monotonic())
+
+    async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, number: int) -> None:
+        while not self._is_over.is_set():
+            word = self._draw.randbytes(self._draw.randint(*WORD_BYTES))
+            began = time.monotonic()
+            error = await _exchange(reader, writer, word, SILENCE_S)
+            self._note("long", port, began, error, number=number)
+            if error is not None:
+                return
+            await self._pause()
 
     async def _short(self) -> None:
         """Connect, ask, and close."""
@@ -130,7 +139,8 @@ class Speaker:
                 left = BULK_BYTES
                 while left:
                     last = time.monotonic()
-                    chunk = await asyncio.wait_for(reader.read(CHUNK), SILENCE_S)
+                    async with asyncio.timeout(SILENCE_S):
+                        chunk = await reader.read(CHUNK)
                     if not chunk:
                         raise ConnectionError("closed early")
                     gaps.append(time.monotonic() - last)
@@ -155,8 +165,13 @@ class Speaker:
                 began, number = time.monotonic(), number + 1
                 error = await _outcome(asyncio.wait_for(_ask(sock, b"%d" % number), SILENCE_S))
                 self._note("udp", port, began, error)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._is_over.wait(), self._draw.uniform(*PAUSE_S))
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Say nothing for a while, or until the end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._draw.uniform(*PAUSE_S)):
+                await self._is_over.wait()
 
     @contextlib.asynccontextmanager
     async def _connection(self, kind: str) -> Any:
@@ -180,8 +195,6 @@ class Speaker:
         try:
             yield reader, writer, port
         finally:
-            if kind == "long":
-                _say(closed=port, at=time.monotonic())
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
@@ -194,15 +207,17 @@ class Speaker:
         error: str | None,
         what: str = "exchange",
         stalled_s: float | None = None,
+        number: int | None = None,
     ) -> None:
-        """Say what is worth a word: what broke, and what took long."""
+        """Say what is worth a word: what broke, and what took long. `number`: of a long flow that is open."""
         now = time.monotonic()
         stalled_s = now - began if stalled_s is None else stalled_s
         self._counts[f"{kind} {what}"] += 1
+        words = {"flow": kind, "port": port, "number": number, "what": what, "began": began, "ended": now}
         if error is not None:
-            _say(flow=kind, port=port, what=what, began=began, ended=now, error=error)
+            _say(**words, error=error)
         elif stalled_s > STALL_S:
-            _say(flow=kind, port=port, what=what, began=began, ended=now, stalled_s=stalled_s)
+            _say(**words, stalled_s=stalled_s)
 
 
 async def _exchange(
@@ -210,7 +225,9 @@ async def _exchange(
 ) -> str | None:
     async def exchange() -> None:
         writer.write(word)
-        if await asyncio.wait_for(reader.readexactly(len(word)), limit_s) != word:
+        async with asyncio.timeout(limit_s):
+            answer = await reader.readexactly(len(word))
+        if answer != word:
             raise ConnectionError("other bytes came back")
 
     return await _outcome(exchange())

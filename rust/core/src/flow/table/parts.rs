@@ -60,11 +60,11 @@ impl Table {
     #[inline]
     pub fn prefetch_neighbours(&self, number: u32) {
         let cold = self.cold(number);
-        let previous = Place::from_bits(cold.previous.get()).previous;
-        for neighbour in [previous, present(cold.following.get())] {
-            if let Some(neighbour) = neighbour {
-                prefetch(self.cold(neighbour));
-            }
+        if let Some(previous) = Place::from_bits(cold.previous.get()).previous {
+            prefetch(self.cold(previous));
+        }
+        if let Some(following) = present(cold.following.get()) {
+            prefetch(self.cold(following));
         }
     }
 

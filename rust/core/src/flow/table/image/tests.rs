@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::{Ip, MacNumber};
 use crate::flow::table::layouts::as_version_4;
+use crate::sys::cells::SharedLine;
 use proptest::prelude::*;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -83,7 +84,7 @@ fn left(file: &File, count: u32) {
             .count_bytes(crate::base::Direction::Reply, n);
     }
     if cfg!(miri) {
-        let lines: Vec<Line> = table.arena.lines().iter().map(|line| line.load()).collect();
+        let lines: Vec<Line> = table.arena.lines().iter().map(SharedLine::load).collect();
         file.write_all_at(bytemuck::cast_slice(&lines), 0).unwrap();
     }
 }

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from realhosts import DEADLINE_S, Capture, running_testbed, wait_until
 
-from lb.lab.bench import kernel_counters, load, run
+from lb.lab import kernel_counters
+from lb.lab.bench import load, load_faults, run
 from lb.lab.bench.contestants import make
 from lb.lab.bench.document import Document
 from lb.lab.bench.measures import connections, packets
@@ -118,7 +119,7 @@ def test_bench_counters_hosts_used_twice_syns_refused(unique: str) -> None:
                 load.wait_answer(testbed, working, load.CLOSING_CLIENT)
                 before = kernel_counters.read(testbed, run.LOADED_HOSTS)
                 connections.measure(field, working)
-                found = kernel_counters.faults(before, kernel_counters.read(testbed, run.LOADED_HOSTS))
+                found = load_faults.faults(before, kernel_counters.read(testbed, run.LOADED_HOSTS))
                 refused += found.time_wait_refused
             if refused:
                 break

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from lbrun import program
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 
 from lb.lab.chaos.run import Run, Watcher
+from lb.lab.chaos.schedule import Act
 from lb.lab.testbed.lifecycle import Testbed
+from lb.lab.testbed.topology import ECHO_PORT
 
 pytestmark = pytest.mark.netns
 
@@ -70,3 +75,25 @@ def test_client_that_does_not_come_to_its_end_makes_the_run_not_good(unique: str
     assert killed
     assert outcome.faults == ("client2 did not say how much it said: no message",)
     assert not outcome.is_good
+
+
+def test_connection_that_a_server_gives_up_before_it_is_established_is_counted(unique: str) -> None:
+    """Its kernel does so when its SYN+ACK cannot be sent for some seconds, as when its link is out."""
+    with Testbed(prefix=f"{unique}g-", use_apache=False) as testbed:
+        server = testbed.topology.host("server1").interfaces[0]
+        # No host has the sender's address: the ACK never comes.
+        syn = Ether(dst=server.mac) / IP(src="198.18.1.200", dst=str(server.address)) / TCP(dport=ECHO_PORT)
+        sent: list[bytes] = []
+
+        def send(_: float, begun: str) -> None:
+            if begun:
+                sent.append(bytes(syn))
+                with testbed.inside("client1"), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+                    raw.bind(("eth0", 0))
+                    raw.send(sent[0])
+
+        outcome = Run(testbed, "python", False, 1, Watcher(send)).run((Act(2, 6, "server down", "server1"),), 9)
+    assert sent
+    assert {given_up.server for given_up in outcome.given_up} == {"server1"}
+    assert all(2 < given_up.until_s < 9 for given_up in outcome.given_up)
+    assert outcome.is_good

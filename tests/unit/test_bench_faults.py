@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from lb.errors import LbError
-from lb.lab import spread
+from lb.lab import kernel_counters, spread
 from lb.lab.bench import (
     chart,
     headline,
-    kernel_counters,
+    load_faults,
     machine,
     notes,
     order,
@@ -91,15 +91,15 @@ def test_counters_of_this_kernel_are_known() -> None:
 
 def test_faults_growth_between_two_looks_only() -> None:
     """What was counted before does not count, nor does a counter that one look lacks."""
-    found = kernel_counters.faults(looked(syn=100, refused=1), looked(syn=104, refused=1, listen=2), failed=3, slow=1)
+    found = load_faults.faults(looked(syn=100, refused=1), looked(syn=104, refused=1, listen=2), failed=3, slow=1)
     assert found == Faults(syn_retransmits=4, listen_overflow=2, failed=3, slow=1)
-    assert kernel_counters.faults({}, {}) == Faults()
+    assert load_faults.faults({}, {}) == Faults()
 
 
 @pytest.mark.parametrize(("text", "expected"), [("TCP: inuse 1 orphan 0 tw 17 alloc 2 mem 0\n", 17), ("UDP: a\n", 0)])
 def test_parse_time_wait_sockstat(text: str, expected: int) -> None:
     """The number behind `tw`, of TCP."""
-    assert kernel_counters.parse_time_wait("sockets: used 5\n" + text) == expected
+    assert load_faults.parse_time_wait("sockets: used 5\n" + text) == expected
 
 
 def test_faults_every_counter_is_told_or_marks() -> None:

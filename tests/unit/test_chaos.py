@@ -16,7 +16,7 @@ import pytest
 
 from lb.lab.chaos import document, report, table
 from lb.lab.chaos.document import Document
-from lb.lab.chaos.judge import FLOWS, Happened, Heard, Observed, Outcome, judge
+from lb.lab.chaos.judge import FLOWS, GivenUp, Happened, Heard, Observed, Outcome, judge
 from lb.lab.chaos.resets import parsed, program
 from lb.lab.chaos.run import unwanted
 from lb.lab.chaos.schedule import COOL_DOWN_S, LANES, RESTARTS, WARM_UP_S, Act, Kind, make
@@ -205,6 +205,34 @@ def test_flow_that_its_server_ended_by_itself_had_to_break(
     outcome = judge(observed, START)
     (trouble,) = (*outcome.excused, *outcome.broken)
     assert (trouble.reset_by, trouble.is_due, outcome.is_good) == (reset_by, is_due, is_due)
+
+
+@pytest.mark.parametrize(
+    ("given_up", "reset", "excused"),
+    [
+        ((), ("server1", 12.0), 0),
+        ((GivenUp("server1", 6.0, 6.5, 1),), ("server1", 12.0), 1),
+        ((GivenUp("server1", 6.0, 6.5, 5),), ("server1", 12.0), 2),
+        ((GivenUp("server1", 6.0, 6.5, 1), GivenUp("server1", 7.0, 7.5, 1)), ("server1", 12.0), 2),
+        ((GivenUp("server2", 6.0, 6.5, 2),), ("server1", 12.0), 0),
+        ((GivenUp("server2", 6.0, 6.5, 2),), ("server2", 12.0), 0),
+        ((GivenUp("server1", 3.0, 3.5, 2),), ("server1", 12.0), 0),
+        ((GivenUp("server1", 12.1, 12.5, 2),), ("server1", 12.0), 0),
+    ],
+    ids=["none", "one", "more", "twice", "another-server", "moved", "before", "later"],
+)
+def test_flow_that_its_server_gave_up_half_open_had_to_break_for_each_that_its_kernel_counted(
+    given_up: tuple[GivenUp, ...], reset: tuple[str, float], excused: int
+) -> None:
+    """A RST without ACK: the server knows no such connection. It had one when its SYN+ACK left, at 4 s."""
+    observed = seen(given_up=list(given_up))
+    for port in (40000, 40001):
+        refused = words(4, 12, error="connection reset by peer", flow="short", port=port)
+        observed.statements.append(("client1", refused))
+        observed.place(5, 5, [("client1", port, "server1")])
+        observed.resets["client1", port] = [Heard(reset[1], reset[0], "client1")]
+    outcome = judge(observed, START)
+    assert (len(outcome.excused), len(outcome.broken)) == (excused, 2 - excused)
 
 
 @pytest.mark.parametrize("flow", ["long", "bulk", "short"])

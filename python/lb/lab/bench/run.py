@@ -4,8 +4,8 @@ A whole run: contestants take turns, each in its own namespaces; the result is a
 Contestants take turns, so that a drift of the machine hits all alike, in an order that changes (`order.py`). Each turn
 of each contestant gets a testbed that was never used: TIME_WAIT entries of another's connections refuse a SYN with
 other timestamps (it is answered a second later), and conntrack, route and neighbour entries would be met likewise. What
-went wrong beside a value is counted (`kernel_counters.py`). A contestant that cannot take part is named with the
-reason; one that fails in a turn leaves the run, keeps what it has, and is named too. Two topologies: one arm, as in the
+went wrong beside a value is counted (`load_faults.py`). A contestant that cannot take part is named with the reason;
+one that fails in a turn leaves the run, keeps what it has, and is named too. Two topologies: one arm, as in the
 course, for everything over TCP; and a straight path for packets.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lb.errors import LbError, TestbedError
-from lb.lab import spread
-from lb.lab.bench import contestants, kernel_counters, load, machine, notes, order, targets, web_server
+from lb.lab import kernel_counters, spread
+from lb.lab.bench import contestants, load, load_faults, machine, notes, order, targets, web_server
 from lb.lab.bench.catalogue import METRICS
 from lb.lab.bench.contestants.base import Contestant
 from lb.lab.bench.document import Contestant as Entry
@@ -210,8 +210,8 @@ class Run:
                     before = kernel_counters.read(field.testbed, LOADED_HOSTS)
                     found = LOADED[name](field, working)
                     after = kernel_counters.read(field.testbed, LOADED_HOSTS)
-                    crowded = max(kernel_counters.crowded_ports(field.testbed, host) for host in load.CLIENTS)
-                    faults = kernel_counters.faults(before, after, found.failed, found.slow, crowded)
+                    crowded = max(load_faults.crowded_ports(field.testbed, host) for host in load.CLIENTS)
+                    faults = load_faults.faults(before, after, found.failed, found.slow, crowded)
                     self._add(contestant, turn, found.figures, faults)
 
     def _measure_packets(self) -> None:

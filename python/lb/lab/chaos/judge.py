@@ -2,9 +2,10 @@
 What became of the flows of a run of chaos, and why: which of it had to be, and which should not have been.
 
 Pure. What may break: flows that are reset because their server's checks took it out, as it could not be reached for
-long enough (rule 19, health: `on_server_down`), and flows that their server gives up by itself. Nothing else: neither
-restarts nor crashes, floods or reloads may break a flow or move it, nor take out a server that can be reached. Nothing
-excuses silence, for a client whose flow is gone is told so, nor bytes that are not those that were sent.
+long enough (rule 19, health: `on_server_down`), and flows that their server gives up by itself, open or half-open.
+Nothing else: neither restarts nor crashes, floods or reloads may break a flow or move it, nor take out a server that
+can be reached. Nothing excuses silence, for a client whose flow is gone is told so, nor bytes that are not those that
+were sent.
 """
 
 from __future__ import annotations
@@ -147,6 +148,16 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """How many connections a server's kernel has given up between two looks before they were established."""
+
+    server: str
+    since_s: float
+    until_s: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """
     What became of the flows.
@@ -160,6 +171,7 @@ class Outcome:
         acts: what happened.
         faults: failures of the balancer and its tasks, servers taken out for no reason, clients that said too little.
         downs: by server: when it was down.
+        given_up: connections that servers' kernels gave up before they were established.
     """
 
     counts: Mapping[str, int]
@@ -170,6 +182,7 @@ class Outcome:
     acts: tuple[Happened, ...]
     faults: tuple[str, ...] = ()
     downs: Mapping[str, Sequence[Down]] = field(default_factory=dict)
+    given_up: Sequence[GivenUp] = ()
 
     @property
     def is_good(self) -> bool:
@@ -196,6 +209,7 @@ class Observed:
             takes its time, and shows what was at one moment of it.
         downs: by server: when it was down.
         resets: by client and port: RSTs that were heard, in their order.
+        given_up: by servers' kernels.
         acts: what happened.
         faults: of the balancer or of the clients.
     """
@@ -204,6 +218,7 @@ class Observed:
     placements: dict[tuple[str, int], list[tuple[float, float, str]]] = field(default_factory=dict)
     downs: dict[str, list[Down]] = field(default_factory=dict)
     resets: dict[tuple[str, int], list[Heard]] = field(default_factory=dict)
+    given_up: list[GivenUp] = field(default_factory=list)
     acts: list[Happened] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -247,6 +262,7 @@ def judge(observed: Observed, start: float) -> Outcome:
     troubles: list[Trouble] = []
     # By client and number, long flows.
     lives: dict[tuple[str, int], Life] = {}
+    unclaimed = {each: each.count for each in observed.given_up}
     for client, words in observed.statements:
         if "opened" in words:
             lives[client, words["opened"]] = Life(client, words["port"], words["at"] - start)
@@ -258,7 +274,7 @@ def judge(observed: Observed, start: float) -> Outcome:
         if "flow" in words:
             flow = client, words.get("number")
             opened_s = lives[flow].since_s if flow in lives else words["began"] - start
-            troubles.append(_trouble(client, words, observed, start, opened_s))
+            troubles.append(_trouble(client, words, observed, start, opened_s, unclaimed))
     broken = [each for each in troubles if each.error is not None]
     return Outcome(
         counts,
@@ -269,6 +285,7 @@ def judge(observed: Observed, start: float) -> Outcome:
         tuple(observed.acts),
         (*observed.faults, *_taken_out(observed), *_silent(counts)),
         observed.downs,
+        tuple(observed.given_up),
     )
 
 
@@ -293,8 +310,25 @@ def _checks_hit(act: Happened, span: Down) -> int:
     return 1 + int(hit_s / CHECK_INTERVAL_S) if hit_s > 0 else 0
 
 
-def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: float, opened_s: float) -> Trouble:
-    """Return what a client has noticed. `opened_s`: since when the flow has its port, as far as that is known."""
+def _trouble(
+    client: str,
+    words: Mapping[str, Any],
+    observed: Observed,
+    start: float,
+    opened_s: float,
+    unclaimed: dict[GivenUp, int],
+) -> Trouble:
+    """
+    Return what a client has noticed.
+
+    Args:
+        client: its host.
+        words: what it says.
+        observed: during the run.
+        start: of the run, of the monotonic clock.
+        opened_s: since when the flow has its port, as far as that is known.
+        unclaimed: connections given up that no flow has claimed: it is for the flow to take one.
+    """
     began_s, ended_s = words["began"] - start, words["ended"] - start
     seen = observed.places(Life(client, words["port"], opened_s, ended_s))
     server = seen[-1][2] if seen else ""
@@ -302,7 +336,12 @@ def _trouble(client: str, words: Mapping[str, Any], observed: Observed, start: f
     resets = [each for each in heard if opened_s <= each.at_s <= ended_s + HEARD_S]
     # Datagrams go to another server.
     was_ended = words["flow"] != "udp" and words.get("error") in ENDED
-    is_due = _is_due(observed, server, began_s, ended_s) or _is_given_up(resets, {each[2] for each in seen})
+    servers = {each[2] for each in seen}
+    is_due = (
+        _is_due(observed, server, began_s, ended_s)
+        or _is_given_up(resets, servers)
+        or _is_given_up_half_open(resets, servers, opened_s, unclaimed)
+    )
     return Trouble(
         words["flow"],
         client,
@@ -344,6 +383,23 @@ def _is_given_up(resets: Sequence[Heard], servers: set[str]) -> bool:
     it answers says that it knows none. `servers`: at which it was seen.
     """
     return bool(resets) and resets[0].gives_up and servers == {resets[0].source}
+
+
+def _is_given_up_half_open(
+    resets: Sequence[Heard], servers: set[str], opened_s: float, unclaimed: dict[GivenUp, int]
+) -> bool:
+    """
+    Return whether a flow's server has given it up before it had the client's ACK, and says so when that comes: then its
+    kernel has counted one more such connection, which is claimed. It gives one up when its SYN+ACK cannot be sent for
+    some seconds, as no neighbour answers.
+    """
+    if not resets or resets[0].gives_up or servers != {resets[0].source}:
+        return False
+    for each, left in unclaimed.items():
+        if left and each.server == resets[0].source and opened_s <= each.until_s and each.since_s <= resets[0].at_s:
+            unclaimed[each] -= 1
+            return True
+    return False
 
 
 def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> bool:

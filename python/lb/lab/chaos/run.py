@@ -21,10 +21,10 @@ from typing import Any
 
 from lb.control.respawn import describe
 from lb.errors import LbError, TestbedError
-from lb.lab import floods
+from lb.lab import floods, kernel_counters
 from lb.lab.chaos.acts import FLOODER, SERVICES, Stage
 from lb.lab.chaos.balancer import Balancer
-from lb.lab.chaos.judge import Happened, Heard, Observed, Outcome, judge
+from lb.lab.chaos.judge import GivenUp, Happened, Heard, Observed, Outcome, judge
 from lb.lab.chaos.resets import Resets
 from lb.lab.chaos.schedule import Act
 from lb.lab.chaos.traffic import SILENCE_S
@@ -37,6 +37,8 @@ LONG, SHORT_PER_S, BULK, UDP = 40, 4.0, 1, 4
 # Between two looks at where flows are.
 LOOK_S = 0.5
 STEP_S = 0.02
+# Linux counts here what it gives up of a listener before it is established, and SYNs that it has no room for.
+GIVEN_UP = "TcpExt.ListenDrops"
 # After SIGTERM, a client says what is left to say: a connect and an exchange may each take as long as its patience.
 END_S = 2 * SILENCE_S + 10
 UDP_PORT = ECHO_PORT
@@ -113,6 +115,8 @@ class Run:
         self._names = {str(host.address): host.name for host in testbed.topology.hosts}
         self._servers = {host.name for host in testbed.topology.of_role("server")}
         self._resets: Resets
+        # By server, when its kernel was asked, and what it had given up.
+        self._counted: dict[str, tuple[float, int]] = {}
         self._start_s = 0.0
         self._ready = 0
 
@@ -163,6 +167,18 @@ class Run:
             sender = "balancer" if target in self._servers else source
             heard = Heard(reset.at_s, sender, target, reset.gives_up)
             self._observed.resets.setdefault((client, port), []).append(heard)
+
+    # Servers.
+
+    def _count(self) -> None:
+        """Note how many half-open connections the servers' kernels have given up since the last call."""
+        for server in sorted(self._servers):
+            now_s = self._now_s()
+            count = kernel_counters.read(self._testbed, [server]).get(GIVEN_UP, 0)
+            since_s, before = self._counted.get(server, (now_s, count))
+            if count > before:
+                self._observed.given_up.append(GivenUp(server, since_s, self._now_s(), count - before))
+            self._counted[server] = now_s, count
 
     # Clients.
 
@@ -249,6 +265,7 @@ class Run:
                 # What was reset before the look is heard before it.
                 self._hear()
                 self._look(balancer)
+                self._count()
                 self._watcher.passed(now_s, "")
             else:
                 self._listen(STEP_S)

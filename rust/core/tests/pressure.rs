@@ -430,6 +430,62 @@ fn flow_that_another_walker_follows_ends_when_its_entry_says_so() {
 }
 
 #[test]
+fn flow_that_another_walker_followed_ends_in_time_whatever_is_behind_it() {
+    let (mut model, walker) = Model::with_walker("behind");
+    assert_eq!(model.open(101), Verdict::Forward);
+    walker.follow((0, 101), false, 20 * SECOND);
+    model.now = 30 * SECOND;
+    assert_eq!(model.open(102), Verdict::Forward);
+    model.now = 50 * SECOND;
+    model.settle();
+    assert_eq!(model.ports(), vec![102]);
+    model.check_counters(&model.flows());
+}
+
+#[test]
+fn flow_behind_one_that_another_walker_followed_ends_in_time() {
+    let (mut model, walker) = Model::with_walker("hidden");
+    for port in [101, 102] {
+        assert_eq!(model.open(port), Verdict::Forward);
+        walker.follow((0, port), true, 2 * SECOND);
+    }
+    model.now = 31 * SECOND;
+    model.settle();
+    walker.follow((0, 101), false, 7400 * SECOND);
+    model.now = 7411 * SECOND;
+    for port in 11..=14 {
+        assert_eq!(model.open(port), Verdict::Forward);
+    }
+    // As many are due as a frame takes away.
+    model.now = 7441 * SECOND;
+    assert_eq!(model.open(20), Verdict::Forward);
+    assert_eq!(model.ports(), vec![20, 101, 102]);
+    model.now = 7443 * SECOND;
+    model.settle();
+    assert_eq!(model.ports(), vec![20, 101]);
+    model.check_counters(&model.flows());
+}
+
+#[test]
+fn flow_that_is_idle_for_longest_makes_room_although_another_walker_followed_it_once() {
+    let (mut model, walker) = Model::with_walker("idle");
+    assert_eq!(model.open(101), Verdict::Forward);
+    walker.follow((0, 101), true, 2 * SECOND);
+    model.now = 31 * SECOND;
+    model.settle();
+    walker.follow((0, 101), false, 35 * SECOND);
+    model.now = 120 * SECOND;
+    let others = 102..101 + CAPACITY as u16;
+    for port in others.clone() {
+        assert_eq!(model.open(port), Verdict::Forward);
+        walker.follow((0, port), true, model.now);
+    }
+    model.now = 130 * SECOND;
+    assert_eq!(model.open(1000), Verdict::Forward);
+    assert_eq!(model.ports(), others.chain([1000]).collect::<Vec<_>>());
+}
+
+#[test]
 fn flow_that_another_walker_established_makes_no_room() {
     let (mut model, walker) = Model::with_walker("room");
     let count = CAPACITY as u16;

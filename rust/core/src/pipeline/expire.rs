@@ -1,6 +1,6 @@
 //! What time takes away, before each frame and at each tick: rule 2, expiry.
 
-use super::evict::forget;
+use super::evict::{forget, is_expired};
 use super::state::PathState;
 use crate::base::{Event, Nanos, Output, Reason, Verdict};
 use crate::flow::state::FlowState;
@@ -96,27 +96,24 @@ fn expire_flows(forwarding: &ForwardingState, state: &mut PathState, now: Nanos,
     let mut left = most;
     let mut due = Nanos::NEVER;
     for list in FlowState::ALL {
-        let timeout_ns = forwarding.timeout_ns(list);
-        loop {
-            let moved = state.table.settle_head(list, left);
-            if moved > 0 {
-                // What was moved may be due before what was looked at.
-                due = Nanos::ZERO;
-            }
-            left -= moved;
-            let Some(head) = state.table.head(list) else {
-                break;
-            };
-            let last_seen = state.table.entry(head).last_seen();
-            if now.since(last_seen) < timeout_ns {
-                due = due.min(last_seen.plus(timeout_ns));
+        while let Some(head) = state.table.head(list) {
+            let entry = state.table.entry(head);
+            let over = is_expired(forwarding, entry, now);
+            if !over && !state.table.is_misplaced(head) {
+                due = due.min(entry.last_seen().plus(forwarding.timeout_ns(list)));
                 break;
             }
             if left == 0 {
                 return;
             }
             left -= 1;
-            forget(state, head, Some(Event::FlowExpired));
+            if over {
+                forget(state, head, Some(Event::FlowExpired));
+            } else {
+                state.table.settle(head);
+                // It may be due before what was looked at.
+                due = Nanos::ZERO;
+            }
         }
     }
     state.table.set_due(due);

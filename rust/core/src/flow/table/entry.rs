@@ -175,6 +175,14 @@ impl Entry {
         IngressNeighbour::from_bits(self.ingress)
     }
 
+    /// Where another walker has refreshed it, and nobody has moved it in its list since: it counts as put at its list's
+    /// tail when it was seen last.
+    pub(super) fn settle(&mut self) {
+        if u64::from(self.lag) >= RELINK_NS {
+            self.lag = 0;
+        }
+    }
+
     /// When it was put at its list's tail, nanoseconds.
     pub(super) fn linked_at(&self) -> u64 {
         self.last_seen.since(Nanos::new(u64::from(self.lag)))

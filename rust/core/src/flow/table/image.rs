@@ -155,7 +155,9 @@ fn is_known(
     translate: &impl Fn(u32) -> Option<Translation>,
     interface: &impl Fn(InterfaceId) -> Option<InterfaceId>,
 ) -> bool {
-    is_whole(left, now) && left.translate(translate, interface)
+    let is_known = is_whole(left, now) && left.translate(translate, interface);
+    left.entry.settle();
+    is_known
 }
 
 fn is_whole(left: &Row, now: Nanos) -> bool {

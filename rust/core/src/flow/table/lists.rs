@@ -23,16 +23,31 @@ impl Table {
         self.due = self.due.min(now.plus(timeout_ns));
     }
 
-    /// Put entries at the head of a state's list that do not belong there, `most` at most, where they do. How many
-    /// there were.
-    pub fn settle_head(&mut self, state: FlowState, most: usize) -> usize {
-        for moved in 0..most {
+    /// Put entries at the head of a state's list that do not belong there, `most` at most, where they do.
+    pub fn settle_head(&mut self, state: FlowState, most: usize) {
+        for _ in 0..most {
             let Some(number) = self.head(state).filter(|&number| self.is_misplaced(number)) else {
-                return moved;
+                return;
             };
+            self.settle(number);
+        }
+    }
+
+    /// Put a misplaced entry where it belongs: at a tail, unless it is at its own list's head and was not heard of after
+    /// the next one: it stays.
+    pub fn settle(&mut self, number: u32) {
+        let place = self.place_of(number);
+        let (entry, following) = (
+            self.entry(number),
+            present(self.cold(number).following.get()),
+        );
+        let is_first =
+            following.is_none_or(|next| entry.last_seen() <= self.entry(next).last_seen());
+        if place.list == entry.state() && place.previous.is_none() && is_first {
+            entry.set_linked();
+        } else {
             self.give_second_chance(number);
         }
-        most
     }
 
     /// Whether an entry has another state than its list, or was heard of long after it was put there: another walker
@@ -47,13 +62,13 @@ impl Table {
         Place::from_bits(self.cold(number).previous.get())
     }
 
-    /// The oldest entry of a state.
+    /// The first entry of a state's list: the oldest, unless it is misplaced.
     #[must_use]
     pub fn head(&self, state: FlowState) -> Option<u32> {
         present(self.lists[state as usize].head)
     }
 
-    /// How many entries have a state.
+    /// How many entries a state's list has.
     #[must_use]
     pub fn count(&self, state: FlowState) -> usize {
         self.lists[state as usize].len as usize

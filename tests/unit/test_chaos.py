@@ -61,9 +61,10 @@ def happened(kind: Kind, began_s: float, ended_s: float, server: str = "", troub
 
 def words(began_s: float, ended_s: float, *, error: str | None = None, **more: Any) -> dict[str, Any]:
     """Return what a client says about a flow."""
-    told: dict[str, Any] = {"flow": "long", "port": 40000, "number": 1, "what": "exchange", **more}
+    told: dict[str, Any] = {"flow": "long", "port": 40000, "number": 1, "what": "exchange", "heard": False, **more}
     told |= {"error": error} if error else {"stalled_s": ended_s - began_s}
-    return {**told, "began": START + began_s, "ended": START + ended_s}
+    times = {"since": told.pop("since_s", began_s), "began": began_s, "ended": ended_s}
+    return {**told, **{name: START + at_s for name, at_s in times.items()}}
 
 
 def seen(*statements: dict[str, Any], **more: Any) -> Observed:
@@ -131,7 +132,7 @@ def test_flow_of_a_server_had_to_break_when_that_was_taken_out(
     observed = taken_out()
     told = [
         {"opened": 1, "port": 40000, "at": START + 4},
-        words(began_s, ended_s, error="connection reset by peer"),
+        words(began_s, ended_s, error="connection reset by peer", since_s=4, heard=True),
         {"closed": 1, "at": START + ended_s},
     ]
     observed.statements += [("client1", each) for each in told]
@@ -143,6 +144,31 @@ def test_flow_of_a_server_had_to_break_when_that_was_taken_out(
     outcome = judge(observed, START)
     assert (len(outcome.excused), len(outcome.broken)) == ((1, 0) if is_due else (0, 1))
     assert outcome.is_good == is_due
+
+
+@pytest.mark.parametrize(
+    ("since_s", "began_s", "ended_s", "reset_by", "is_due"),
+    [
+        (4, 10, 12, "balancer", True),
+        (4, 10, 12, "server1", True),
+        (4, 10, 12, "server2", False),
+        (11.1, 11.1, 11.2, "balancer", False),
+        (11.1, 11.1, 24, "balancer", False),
+    ],
+    ids=["balancer", "its-server", "another-server", "refused-at-once", "refused-late"],
+)
+@pytest.mark.parametrize("server", ["server1", ""])
+def test_flow_of_a_server_that_was_taken_out_is_ended_by_no_other_and_none_that_began_later(
+    since_s: float, began_s: float, ended_s: float, reset_by: str, is_due: bool, server: str
+) -> None:
+    """The server was found down at 10.6 s."""
+    observed = taken_out()
+    told = words(began_s, ended_s, error="connection reset by peer", flow="short", since_s=since_s)
+    observed.statements.append(("client1", told))
+    if server:
+        observed.place(began_s, began_s, [("client1", 40000, server)])
+    observed.resets["client1", 40000] = [Heard(ended_s, reset_by, "client1")]
+    assert len(judge(observed, START).excused) == is_due
 
 
 @pytest.mark.parametrize("server", ["server1", ""])
@@ -169,20 +195,22 @@ SERVERS_RST, OURS_TO_CLIENT, OURS_TO_SERVER, CLIENTS_RST = (
 
 
 @pytest.mark.parametrize(
-    ("resets", "reset_by", "is_due"),
+    ("resets", "reset_by", "lost", "is_due"),
     [
-        ([], "", False),
-        ([SERVERS_RST, OURS_TO_CLIENT], "server1", True),
-        ([("server1", "client1", False), OURS_TO_CLIENT], "server1", False),
-        ([OURS_TO_CLIENT], "balancer", False),
-        ([OURS_TO_CLIENT, OURS_TO_SERVER, SERVERS_RST], "balancer", False),
-        ([OURS_TO_SERVER, SERVERS_RST], "balancer", False),
-        ([("server2", "client1", True), OURS_TO_CLIENT], "server2", False),
-        ([CLIENTS_RST, OURS_TO_SERVER], "client1", False),
+        ([], "", "server1", False),
+        ([SERVERS_RST, OURS_TO_CLIENT], "server1", "server1", True),
+        ([SERVERS_RST, OURS_TO_CLIENT], "server1", "server2", False),
+        ([("server1", "client1", False), OURS_TO_CLIENT], "server1", "server1", False),
+        ([OURS_TO_CLIENT], "balancer", "server1", False),
+        ([OURS_TO_CLIENT, OURS_TO_SERVER, SERVERS_RST], "balancer", "server1", False),
+        ([OURS_TO_SERVER, SERVERS_RST], "balancer", "server1", False),
+        ([("server2", "client1", True), OURS_TO_CLIENT], "server2", "server1", False),
+        ([CLIENTS_RST, OURS_TO_SERVER], "client1", "server1", False),
     ],
     ids=[
         "nobody",
         "its-server",
+        "its-server-was-reachable",
         "its-server-knows-none",
         "balancer",
         "balancer-both",
@@ -192,12 +220,13 @@ SERVERS_RST, OURS_TO_CLIENT, OURS_TO_SERVER, CLIENTS_RST = (
     ],
 )
 def test_flow_that_its_server_ended_by_itself_had_to_break(
-    resets: list[tuple[str, str, bool]], reset_by: str, is_due: bool
+    resets: list[tuple[str, str, bool]], reset_by: str, lost: str, is_due: bool
 ) -> None:
     """Only that: not one that the balancer ended, nor one of which a segment came to another server."""
     observed = seen(
         {"opened": 1, "port": 40000, "at": START + 4},
-        words(10, 12, error="connection reset by peer"),
+        words(10, 12, error="connection reset by peer", since_s=4, heard=True),
+        acts=[happened("server lost", 8, 9, lost)],
     )
     observed.place(5, 5, [("client1", 40000, "server1")])
     # What was heard of an earlier flow of the port does not count.
@@ -208,29 +237,32 @@ def test_flow_that_its_server_ended_by_itself_had_to_break(
 
 
 @pytest.mark.parametrize(
-    ("given_up", "reset", "excused"),
+    ("given_up", "reset", "lost", "heard", "excused"),
     [
-        ((), ("server1", 12.0), 0),
-        ((GivenUp("server1", 6.0, 6.5, 1),), ("server1", 12.0), 1),
-        ((GivenUp("server1", 6.0, 6.5, 5),), ("server1", 12.0), 2),
-        ((GivenUp("server1", 6.0, 6.5, 1), GivenUp("server1", 7.0, 7.5, 1)), ("server1", 12.0), 2),
-        ((GivenUp("server2", 6.0, 6.5, 2),), ("server1", 12.0), 0),
-        ((GivenUp("server2", 6.0, 6.5, 2),), ("server2", 12.0), 0),
-        ((GivenUp("server1", 3.0, 3.5, 2),), ("server1", 12.0), 0),
-        ((GivenUp("server1", 12.1, 12.5, 2),), ("server1", 12.0), 0),
+        ((), "server1", "server1", False, 0),
+        ((GivenUp("server1", 6.0, 6.5, 1),), "server1", "server1", False, 1),
+        ((GivenUp("server1", 6.0, 6.5, 5),), "server1", "server1", False, 2),
+        ((GivenUp("server1", 6.0, 6.5, 5),), "server1", "server2", False, 0),
+        ((GivenUp("server1", 6.0, 6.5, 5),), "server1", "server1", True, 0),
+        ((GivenUp("server1", 6.0, 6.5, 1), GivenUp("server1", 7.0, 7.5, 1)), "server1", "server1", False, 2),
+        ((GivenUp("server2", 6.0, 6.5, 2),), "server1", "server1", False, 0),
+        ((GivenUp("server2", 6.0, 6.5, 2),), "server2", "server2", False, 0),
+        ((GivenUp("server1", 3.0, 3.5, 2),), "server1", "server1", False, 0),
+        ((GivenUp("server1", 12.1, 12.5, 2),), "server1", "server1", False, 0),
     ],
-    ids=["none", "one", "more", "twice", "another-server", "moved", "before", "later"],
+    ids=["none", "one", "more", "reachable", "heard", "twice", "another-server", "moved", "before", "later"],
 )
 def test_flow_that_its_server_gave_up_half_open_had_to_break_for_each_that_its_kernel_counted(
-    given_up: tuple[GivenUp, ...], reset: tuple[str, float], excused: int
+    given_up: tuple[GivenUp, ...], reset: str, lost: str, heard: bool, excused: int
 ) -> None:
     """A RST without ACK: the server knows no such connection. It had one when its SYN+ACK left, at 4 s."""
-    observed = seen(given_up=list(given_up))
+    observed = seen(given_up=list(given_up), acts=[happened("server down", 3.5, 7, lost)])
     for port in (40000, 40001):
-        refused = words(4, 12, error="connection reset by peer", flow="short", port=port)
-        observed.statements.append(("client1", refused))
+        # What is only late claims nothing.
+        late, refused = words(4, 5, port=port), words(5, 12, error="connection reset by peer", since_s=4, port=port)
+        observed.statements += [("client1", {**told, "flow": "short", "heard": heard}) for told in (late, refused)]
         observed.place(5, 5, [("client1", port, "server1")])
-        observed.resets["client1", port] = [Heard(reset[1], reset[0], "client1")]
+        observed.resets["client1", port] = [Heard(12.0, reset, "client1")]
     outcome = judge(observed, START)
     assert (len(outcome.excused), len(outcome.broken)) == (excused, 2 - excused)
 
@@ -303,7 +335,8 @@ def test_datagrams_have_no_reason_to_end() -> None:
     ("acts", "is_fault"),
     [
         ([("link flap", 16, 16.3, "")], True),
-        ([("link flap", 16, 16.3, ""), ("link flap", 17, 17.3, "")], False),
+        ([("link flap", 17, 17.3, ""), ("link flap", 18, 18.3, "")], False),
+        ([("link flap", 15.2, 15.3, ""), ("link flap", 15.9, 16.0, "")], True),
         ([("server lost", 16, 16.7, "server1"), ("server lost", 18, 18.4, "server1")], False),
         ([("server lost", 18.2, 18.5, "server1")], False),
         ([("link flap", 18.2, 18.5, "")], True),
@@ -311,7 +344,17 @@ def test_datagrams_have_no_reason_to_end() -> None:
         ([("server down", 13, 19, "server1")], False),
         ([("server down", 8, 14, "server1")], True),
     ],
-    ids=["one-flap", "two-flaps", "lost-twice", "lost-and-asked-again", "flap", "another-lost", "down", "long-before"],
+    ids=[
+        "one-flap",
+        "two-flaps",
+        "two-before",
+        "lost-twice",
+        "lost-and-asked-again",
+        "flap",
+        "another-lost",
+        "down",
+        "long-before",
+    ],
 )
 def test_server_is_taken_out_for_a_reason_when_acts_hit_enough_checks(
     acts: list[tuple[Kind, float, float, str]], is_fault: bool
@@ -385,7 +428,7 @@ def test_flow_on_the_port_of_one_that_does_not_know_yet_that_it_was_reset_has_no
     observed = seen(
         {"opened": 1, "port": 40000, "at": START + 1},
         {"opened": 2, "port": 40000, "at": START + 10.2},
-        words(10.9, 10.9, error="connection reset by peer"),
+        words(10.9, 10.9, error="connection reset by peer", since_s=1),
         {"closed": 1, "at": START + 10.9},
     )
     observed.change_health(10.1, "server1", False, "no answer")

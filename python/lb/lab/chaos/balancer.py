@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -40,22 +41,25 @@ class Balancer:
 
     def __init__(self, testbed: Testbed, config: Path, backend: str, keeps: bool) -> None:
         self._testbed, self._config, self._backend = testbed, config, backend
-        self._state = Path(tempfile.mkdtemp(prefix="flowlb-chaos-", dir=MEMORY)) if keeps else None
+        self._keeps = keeps
+        self._state: Path | None = None
         self.control = testbed.directory / "lb.sock"
         self._number = 0
         self._process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Balancer:
-        self._process = self._start()
-        self.wait_answering()
+        with contextlib.ExitStack() as undo:
+            if self._keeps:
+                self._state = Path(tempfile.mkdtemp(prefix="flowlb-chaos-", dir=MEMORY))
+                undo.callback(shutil.rmtree, self._state)
+            self._process = self._start()
+            undo.callback(lambda: self._end(self._process))
+            self.wait_answering()
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._end(self._process)
-        finally:
-            if self._state is not None:
-                shutil.rmtree(self._state)
+        self._undo.close()
 
     def _start(self, *more: str) -> subprocess.Popen[bytes]:
         arguments = ["run", "-c", str(self._config), "--control", str(self.control), "--backend", self._backend]

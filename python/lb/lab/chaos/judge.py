@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from lb.lab.chaos.schedule import Kind
 
-# Between two looks, at most: while the balancer starts, it does not answer.
-LOOK_S = 2.0
+# Two looks that are not further apart show a flow at one place: while the balancer starts, it does not answer.
+GAP_S = 2.0
 # What a client hears when its flow is ended, or when no server takes it.
 ENDED = ("connection reset by peer", "broken pipe", "connection refused", "no route to host")
 # Flows of a server are reset when it is found down. Who says nothing then speaks again within this, and notices.
@@ -31,12 +31,13 @@ CLOCKS_S = 0.05
 # So long before its verdict may have begun what kept a server from being reached. Several acts may add up: each hits
 # one check, and one more per interval. Three in a row must fail, and clients' failures may stand for one of them.
 CHECKS_S, CHECK_INTERVAL_S, FAILED_CHECKS = 5.0, 0.5, 2
+# And so long before it the last of it may have ended: a check that began just then takes its time, and clients notice
+# when they send again.
+LAST_CHECK_S = 2.0
 UNREACHABLE: frozenset[Kind] = frozenset({"server lost", "server down", "link flap"})
 # A host forgets its neighbours with its carrier, and so long after it has asked in vain it asks again: until then
 # nobody hears it, although its link is back (ip-sysctl: retrans_time_ms of neighbours).
 ASKED_AGAIN_S = 1.0
-# RSTs are heard so long after they came, at most: an act may take that long to be done.
-HEARD_S = 1.0
 # An act explains a stall that begins up to so long after its end: what was lost is sent again later.
 ECHO_S = 3.0
 FLOWS = ("long", "short", "bulk", "udp")
@@ -226,7 +227,7 @@ class Observed:
         """Note where flows are: client, port, server; when that was asked, and when the answer was there."""
         for client, port, server in flows:
             seen = self.placements.setdefault((client, port), [])
-            if seen and seen[-1][2] == server and asked_s - seen[-1][1] < LOOK_S:
+            if seen and seen[-1][2] == server and asked_s - seen[-1][1] < GAP_S:
                 seen[-1] = (seen[-1][0], asked_s, server)
             else:
                 seen.append((told_s, asked_s, server))
@@ -240,6 +241,11 @@ class Observed:
         ends = [each.at_s for each in self.resets.get(place, ()) if each.at_s >= flow.since_s]
         until_s = min(flow.until_s, *ends, float("inf"))
         return [each for each in self.placements.get(place, ()) if each[0] <= until_s and each[1] >= flow.since_s]
+
+    def resets_of(self, flow: Life) -> list[Heard]:
+        """Return the RSTs of a flow that were heard while it had its port, in their order."""
+        heard = self.resets.get((flow.client, flow.port), ())
+        return [each for each in heard if flow.since_s <= each.at_s <= flow.until_s + CLOCKS_S]
 
     def change_health(self, at_s: float, server: str, is_up: bool, why: str) -> None:
         """Note that a server's checks have found it down, or up again."""
@@ -258,24 +264,15 @@ def judge(observed: Observed, start: float) -> Outcome:
         observed: during the run.
         start: of the run, of the monotonic clock.
     """
-    counts: dict[str, int] = {}
-    troubles: list[Trouble] = []
-    # By client and number, long flows.
-    lives: dict[tuple[str, int], Life] = {}
-    unclaimed = {each: each.count for each in observed.given_up}
-    for client, words in observed.statements:
-        if "opened" in words:
-            lives[client, words["opened"]] = Life(client, words["port"], words["at"] - start)
-        if "closed" in words:
-            flow = client, words["closed"]
-            lives[flow] = lives[flow]._replace(until_s=words["at"] - start)
-        for name, count in words.get("totals", {}).items():
-            counts[name] = counts.get(name, 0) + count
-        if "flow" in words:
-            flow = client, words.get("number")
-            opened_s = lives[flow].since_s if flow in lives else words["began"] - start
-            troubles.append(_trouble(client, words, observed, start, opened_s, unclaimed))
+    lives = dict(_lives(observed, start))
+    excuses = _Excuses(observed)
+    troubles = [
+        _trouble(client, words, excuses, start, lives.get((client, words["number"])))
+        for client, words in observed.statements
+        if "flow" in words
+    ]
     broken = [each for each in troubles if each.error is not None]
+    counts = _counts(observed)
     return Outcome(
         counts,
         tuple(each for each in broken if not each.is_due),
@@ -289,12 +286,32 @@ def judge(observed: Observed, start: float) -> Outcome:
     )
 
 
+def _lives(observed: Observed, start: float) -> Iterable[tuple[tuple[str, int], Life]]:
+    """Yield the long flows, by client and number."""
+    ends = {(client, words["closed"]): words["at"] for client, words in observed.statements if "closed" in words}
+    for client, words in observed.statements:
+        if "opened" in words:
+            flow = client, words["opened"]
+            yield flow, Life(client, words["port"], words["at"] - start, ends.get(flow, float("inf")) - start)
+
+
+def _counts(observed: Observed) -> dict[str, int]:
+    """Return how many flows and exchanges there were, by kind."""
+    counts: dict[str, int] = {}
+    for _, words in observed.statements:
+        for name, count in words.get("totals", {}).items():
+            counts[name] = counts.get(name, 0) + count
+    return counts
+
+
 def _taken_out(observed: Observed) -> Iterable[str]:
     """Yield servers that their checks took out although they could be reached."""
     for server, spans in observed.downs.items():
         acts = [act for act in observed.acts if act.kind in UNREACHABLE and act.server in (server, "")]
         for span in spans:
-            if sum(_checks_hit(act, span) for act in acts) < FAILED_CHECKS:
+            last_s = max((_unreachable_until(act) for act in acts if act.began_s < span.at_s), default=float("-inf"))
+            hits = sum(_checks_hit(act, span) for act in acts)
+            if hits < FAILED_CHECKS or span.at_s - last_s > LAST_CHECK_S:
                 yield f"{server} was taken out at {span.at_s:.1f} s, and could be reached"
 
 
@@ -303,45 +320,27 @@ def _silent(counts: Mapping[str, int]) -> Iterable[str]:
     return (f"there was no exchange of kind {flow}" for flow in FLOWS if not counts.get(f"{flow} exchange"))
 
 
+def _unreachable_until(act: Happened) -> float:
+    """Return until when an act may have kept servers from being reached."""
+    return act.ended_s + (ASKED_AGAIN_S if act.server else 0)
+
+
 def _checks_hit(act: Happened, span: Down) -> int:
     """Return how many checks of its server an act can have made fail before the server was found down."""
-    ended_s = act.ended_s + (ASKED_AGAIN_S if act.server else 0)
-    hit_s = min(ended_s, span.at_s) - max(act.began_s, span.at_s - CHECKS_S)
+    hit_s = min(_unreachable_until(act), span.at_s) - max(act.began_s, span.at_s - CHECKS_S)
     return 1 + int(hit_s / CHECK_INTERVAL_S) if hit_s > 0 else 0
 
 
-def _trouble(
-    client: str,
-    words: Mapping[str, Any],
-    observed: Observed,
-    start: float,
-    opened_s: float,
-    unclaimed: dict[GivenUp, int],
-) -> Trouble:
-    """
-    Return what a client has noticed.
-
-    Args:
-        client: its host.
-        words: what it says.
-        observed: during the run.
-        start: of the run, of the monotonic clock.
-        opened_s: since when the flow has its port, as far as that is known.
-        unclaimed: connections given up that no flow has claimed: it is for the flow to take one.
-    """
+def _trouble(client: str, words: Mapping[str, Any], excuses: _Excuses, start: float, life: Life | None) -> Trouble:
+    """Return what a client has noticed. `life`: of its flow, where that is a long one that was opened."""
     began_s, ended_s = words["began"] - start, words["ended"] - start
-    seen = observed.places(Life(client, words["port"], opened_s, ended_s))
-    server = seen[-1][2] if seen else ""
-    heard = observed.resets.get((client, words["port"]), ())
-    resets = [each for each in heard if opened_s <= each.at_s <= ended_s + HEARD_S]
+    flow = Life(client, words["port"], began_s if life is None else life.since_s, ended_s)
+    since_s = words["since"] - start
+    seen = excuses.observed.places(flow)
+    resets = excuses.observed.resets_of(flow)
+    error = words.get("error")
     # Datagrams go to another server.
-    was_ended = words["flow"] != "udp" and words.get("error") in ENDED
-    servers = {each[2] for each in seen}
-    is_due = (
-        _is_due(observed, server, began_s, ended_s)
-        or _is_given_up(resets, servers)
-        or _is_given_up_half_open(resets, servers, opened_s, unclaimed)
-    )
+    was_ended = words["flow"] != "udp" and error in ENDED
     return Trouble(
         words["flow"],
         client,
@@ -349,12 +348,13 @@ def _trouble(
         words["what"],
         began_s,
         ended_s,
-        words.get("error"),
+        error,
         words.get("stalled_s", 0.0),
-        server,
-        _causes(observed, began_s, ended_s),
-        was_ended and is_due,
-        _reset_by(resets, client),
+        server=seen[-1][2] if seen else "",
+        causes=_causes(excuses.observed, began_s, ended_s),
+        is_due=was_ended
+        and excuses.has(flow._replace(since_s=since_s), began_s, resets, [each[2] for each in seen], words["heard"]),
+        reset_by=_reset_by(resets, client),
     )
 
 
@@ -377,35 +377,67 @@ def _reset_by(resets: Sequence[Heard], client: str) -> str:
     return "balancer" if resets else ""
 
 
-def _is_given_up(resets: Sequence[Heard], servers: set[str]) -> bool:
+class _Excuses:
     """
-    Return whether a flow's server has ended it by itself. One to which a flow has moved has no such connection: what
-    it answers says that it knows none. `servers`: at which it was seen.
-    """
-    return bool(resets) and resets[0].gives_up and servers == {resets[0].source}
+    What excuses the end of a flow.
 
+    Args:
+        observed: during the run.
+    """
 
-def _is_given_up_half_open(
-    resets: Sequence[Heard], servers: set[str], opened_s: float, unclaimed: dict[GivenUp, int]
-) -> bool:
-    """
-    Return whether a flow's server has given it up before it had the client's ACK, and says so when that comes: then its
-    kernel has counted one more such connection, which is claimed. It gives one up when its SYN+ACK cannot be sent for
-    some seconds, as no neighbour answers.
-    """
-    if not resets or resets[0].gives_up or servers != {resets[0].source}:
-        return False
-    for each, left in unclaimed.items():
-        if left and each.server == resets[0].source and opened_s <= each.until_s and each.since_s <= resets[0].at_s:
-            unclaimed[each] -= 1
+    def __init__(self, observed: Observed) -> None:
+        self.observed = observed
+        # What servers' kernels have given up and no flow has claimed.
+        self._unclaimed = {each: each.count for each in observed.given_up}
+
+    def has(self, flow: Life, began_s: float, resets: Sequence[Heard], servers: Sequence[str], heard: bool) -> bool:
+        """
+        Return whether a flow that was reset or refused had to be.
+
+        Args:
+            flow: since its client began to connect, until it noticed.
+            began_s: when the client began to wait for what did not come.
+            resets: of the flow, in their order.
+            servers: at which it was seen, in their order.
+            heard: whether its client had heard from its server.
+        """
+        if self._is_of_a_server_down(flow, began_s, _reset_by(resets, flow.client), servers[-1] if servers else ""):
             return True
-    return False
+        # One server, and it ended the flow first: no segment of it came to another.
+        if not resets or set(servers) != {resets[0].source} or not self._was_unreachable(flow, resets[0].source):
+            return False
+        return resets[0].gives_up or (not heard and self._claims(flow, resets[0]))
 
+    def _is_of_a_server_down(self, flow: Life, began_s: float, reset_by: str, server: str) -> bool:
+        """
+        Return whether its server was found down. `server`: empty: unknown; then that of any counts. Another server than
+        that does not end it, nor are flows ended that begin later.
+        """
+        for name, spans in self.observed.downs.items():
+            if server not in (name, "") or reset_by not in (name, "balancer", ""):
+                continue
+            for span in spans:
+                waited = began_s < span.at_s + NOTICE_S and flow.since_s <= span.at_s + CLOCKS_S
+                if waited and span.at_s - CLOCKS_S < flow.until_s < span.at_s + TOLD_S:
+                    return True
+        return False
 
-def _is_due(observed: Observed, server: str, began_s: float, ended_s: float) -> bool:
-    """Return whether something had to break: its server was found down. `server`: empty: unknown."""
-    spans = [span for name, found in observed.downs.items() if server in (name, "") for span in found]
-    return any(began_s < span.at_s + NOTICE_S and span.at_s - CLOCKS_S < ended_s < span.at_s + TOLD_S for span in spans)
+    def _was_unreachable(self, flow: Life, server: str) -> bool:
+        """Return whether an act kept a flow's server from being reached while it lived."""
+        acts = (act for act in self.observed.acts if act.kind in UNREACHABLE and act.server in (server, ""))
+        return any(act.began_s < flow.until_s and _unreachable_until(act) > flow.since_s for act in acts)
+
+    def _claims(self, flow: Life, reset: Heard) -> bool:
+        """
+        Return whether a flow's server has given it up before it had the client's ACK, and says so when that comes: then
+        its kernel has counted one more such connection, which is claimed. It gives one up when its SYN+ACK cannot be
+        sent for some seconds, as no neighbour answers.
+        """
+        for each, left in self._unclaimed.items():
+            if left and each.server == reset.source and each.until_s >= flow.since_s and each.since_s <= reset.at_s:
+                self._unclaimed[each] -= 1
+                return True
+        return False
 
 
 def _moves(observed: Observed, lives: Iterable[Life]) -> Iterable[Move]:

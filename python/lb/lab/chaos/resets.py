@@ -8,6 +8,8 @@ kernel picks the frames (a classic BPF program), so that floods are not heard.
 from __future__ import annotations
 
 import socket
+import struct
+import time
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from typing import Literal, NamedTuple, TypeAlias
@@ -23,6 +25,9 @@ SOURCE, TARGET, FLAGS = ETHERNET + 12, ETHERNET + 16, 13
 HEARD_BYTES = 128
 # A server that is taken out has its flows reset all at once, both ways.
 ROOM_BYTES = 8 << 20
+# asm-generic/socket.h; the message that it asks for has the same number, and a struct timespec.
+SO_TIMESTAMPNS = 35
+TIMESPEC = struct.Struct("@ll")
 
 Jump: TypeAlias = Literal["next", "refuse", "accept"]
 # Operation, operand, and where it goes on if what it asks is so and if it is not.
@@ -34,7 +39,7 @@ class Reset(NamedTuple):
     A RST.
 
     Args:
-        at_s: when it was read, of the clock of the caller.
+        at_s: when it came, of the clock of the caller.
         source, target: address and port.
         gives_up: whether it has ACK, as that of a host which ends a connection that it has. One that has none answers
             a segment with ACK by a RST without (RFC 9293 3.10.7.1).
@@ -98,20 +103,22 @@ class Resets:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setblocking(False)
         set_buffer(self._socket, SO_RCVBUFFORCE, socket.SO_RCVBUF, ROOM_BYTES)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         set_program(self._socket, program(clients, servers, vip))
         self._socket.bind((interface, ETH_P_ALL))
 
     def read(self, now_s: float) -> Iterator[Reset]:
-        """Yield what was heard since the last call."""
+        """Yield what was heard since the last call. `now_s`: of the clock that its times shall be of."""
+        known = now_s - time.clock_gettime(time.CLOCK_REALTIME)
         while True:
             try:
-                frame = self._socket.recv(HEARD_BYTES)
+                frame, told, _, _ = self._socket.recvmsg(HEARD_BYTES, socket.CMSG_SPACE(TIMESPEC.size))
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 # The link went down, or was down: said once.
                 continue
-            yield parsed(frame, now_s)
+            yield parsed(frame, known + stamp(told))
 
     def take_lost(self) -> int:
         """Return how many were not heard since the last call, for want of room."""
@@ -122,9 +129,15 @@ class Resets:
         self._socket.close()
 
 
-def parsed(frame: bytes, now_s: float) -> Reset:
-    """Return the RST that a frame is."""
+def stamp(told: Iterable[tuple[int, int, bytes]]) -> float:
+    """Return when a frame came by what the kernel tells beside it: seconds of the real-time clock."""
+    (seconds, nanoseconds) = next(TIMESPEC.unpack(data) for _, kind, data in told if kind == SO_TIMESTAMPNS)
+    return float(seconds + nanoseconds / 1e9)
+
+
+def parsed(frame: bytes, at_s: float) -> Reset:
+    """Return the RST that a frame is, which came then."""
     start = ETHERNET + 4 * (frame[ETHERNET] & 0x0F)
     source, target = (socket.inet_ntoa(frame[at : at + 4]) for at in (SOURCE, TARGET))
     ports = int.from_bytes(frame[start : start + 2], "big"), int.from_bytes(frame[start + 2 : start + 4], "big")
-    return Reset(now_s, (source, ports[0]), (target, ports[1]), bool(frame[start + FLAGS] & ACK))
+    return Reset(at_s, (source, ports[0]), (target, ports[1]), bool(frame[start + FLAGS] & ACK))

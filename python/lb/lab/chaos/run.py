@@ -37,8 +37,9 @@ LONG, SHORT_PER_S, BULK, UDP = 40, 4.0, 1, 4
 # Between two looks at where flows are.
 LOOK_S = 0.5
 STEP_S = 0.02
-# Linux counts here what it gives up of a listener before it is established, and SYNs that it has no room for.
-GIVEN_UP = "TcpExt.ListenDrops"
+# Linux counts here what it gives up of a listener before it is established, and what it has no room for; the latter
+# also apart.
+GIVEN_UP, WITHOUT_ROOM = "TcpExt.ListenDrops", ("TcpExt.ListenOverflows", "TcpExt.TCPReqQFullDrop")
 # After SIGTERM, a client says what is left to say: a connect and an exchange may each take as long as its patience.
 END_S = 2 * SILENCE_S + 10
 UDP_PORT = ECHO_PORT
@@ -174,7 +175,8 @@ class Run:
         """Note how many half-open connections the servers' kernels have given up since the last call."""
         for server in sorted(self._servers):
             now_s = self._now_s()
-            count = kernel_counters.read(self._testbed, [server]).get(GIVEN_UP, 0)
+            counters = kernel_counters.read(self._testbed, [server])
+            count = counters.get(GIVEN_UP, 0) - sum(counters.get(name, 0) for name in WITHOUT_ROOM)
             since_s, before = self._counted.get(server, (now_s, count))
             if count > before:
                 self._observed.given_up.append(GivenUp(server, since_s, self._now_s(), count - before))
@@ -239,6 +241,7 @@ class Run:
         while time.monotonic() < end and self._selector.get_map():
             self._listen(STEP_S)
             self._hear()
+        self._count()
         if lost := self._resets.take_lost():
             self._observed.faults.append(f"{lost} RSTs were not heard: there was no room for them")
 

@@ -62,14 +62,16 @@ def lines(document: Document) -> Iterator[str]:
         for each in outcome.broken[:MOST_LINES]:
             yield f"{name}broken: {told(each)}"
         if len(outcome.broken) > MOST_LINES:
-            yield f"{name}and {len(outcome.broken) - MOST_LINES} more"
+            yield f"{name}and {len(outcome.broken) - MOST_LINES} more broken"
         for move in outcome.moved[:MOST_LINES]:
             yield f"{name}moved: {told_move(move)}"
+        if len(outcome.moved) > MOST_LINES:
+            yield f"{name}and {len(outcome.moved) - MOST_LINES} more moved"
         for act in outcome.acts:
             if act.trouble:
                 yield f"{name}{act.shown} at {act.began_s:.1f} s: {act.trouble}"
         for fault in outcome.faults:
-            yield f"{name}balancer: {fault}"
+            yield f"{name}fault: {fault}"
     broken = len(document.chaos.broken) + len(document.chaos.moved)
     control = 0 if document.control is None else len(document.control.broken) + len(document.control.moved)
     verdict = "good" if document.is_good else "not good"

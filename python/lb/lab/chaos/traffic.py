@@ -21,8 +21,8 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
 
 # A flow that says nothing for that long is broken. TCP's own patience doubles: after an outage of 6 s it may take 12,
 # and a SYN is sent 0, 1, 3, 7, 15 and 31 s after the first.
@@ -35,6 +35,21 @@ WORD_BYTES = (1, 4000)
 BULK_BYTES = 2 << 20
 CHUNK = 1 << 16
 DATAGRAM_S = 0.25
+
+
+class Port(NamedTuple):
+    """A port of this client, and since when it has it."""
+
+    number: int
+    since: float
+
+
+class Connection(NamedTuple):
+    """One that is open."""
+
+    port: Port
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
 
 
 class Speaker:
@@ -90,21 +105,22 @@ class Speaker:
         async with self._connection("long") as connection:
             if connection is None:
                 return
-            reader, writer, port = connection
             # Once it is reset another one may have its port, before this one speaks again and notices.
             number = next(self._numbers)
-            _say(opened=number, port=port, at=time.monotonic())
+            _say(opened=number, port=connection.port.number, at=time.monotonic())
             try:
-                await self._speak(reader, writer, port, number)
+                await self._speak(connection, number)
             finally:
                 _say(closed=number, at=time.monotonic())
 
-    async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, number: int) -> None:
+    async def _speak(self, connection: Connection, number: int) -> None:
+        heard = False
         while not self._is_over.is_set():
             word = self._draw.randbytes(self._draw.randint(*WORD_BYTES))
             began = time.monotonic()
-            error = await _exchange(reader, writer, word, SILENCE_S)
-            self._note("long", port, began, error, number=number)
+            error = await _exchange(connection, word, SILENCE_S)
+            self._note("long", connection.port, began, error, number=number, heard=heard)
+            heard = True
             if error is not None:
                 return
             await self._pause()
@@ -114,17 +130,16 @@ class Speaker:
         async with self._connection("short") as connection:
             if connection is None:
                 return
-            reader, writer, port = connection
             began = time.monotonic()
-            error = await _exchange(reader, writer, self._draw.randbytes(200), SILENCE_S)
-            self._note("short", port, began, error)
+            error = await _exchange(connection, self._draw.randbytes(200), SILENCE_S)
+            self._note("short", connection.port, began, error)
 
     async def _bulk(self) -> None:
         """Send megabytes, and compare the hash of what comes back."""
         async with self._connection("bulk") as connection:
             if connection is None:
                 return
-            reader, writer, port = connection
+            port, reader, writer = connection
             sent, received, gaps = hashlib.sha256(), hashlib.sha256(), [0.0]
             began = time.monotonic()
 
@@ -150,7 +165,7 @@ class Speaker:
             error = await _outcome(_both(send(), receive()))
             if error is None and sent.digest() != received.digest():
                 error = "another hash"
-            self._note("bulk", port, began, error, stalled_s=max(gaps))
+            self._note("bulk", port, began, error, stalled_s=max(gaps), heard=len(gaps) > 1)
             # A pause, so that the cores are not full of bulk all the while.
             await asyncio.sleep(self._draw.uniform(*PAUSE_S))
 
@@ -159,7 +174,7 @@ class Speaker:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.connect((self._host, self._udp_port))
-            port, number = sock.getsockname()[1], 0
+            port, number = Port(sock.getsockname()[1], time.monotonic()), 0
             self._counts["udp"] += 1
             while not self._is_over.is_set():
                 began, number = time.monotonic(), number + 1
@@ -174,14 +189,14 @@ class Speaker:
                 await self._is_over.wait()
 
     @contextlib.asynccontextmanager
-    async def _connection(self, kind: str) -> Any:
-        """Give a new connection and its port; None, and say so, when there is none to be had."""
+    async def _connection(self, kind: str) -> AsyncIterator[Connection | None]:
+        """Give a new connection; None, and say so, when there is none to be had."""
         self._counts[kind] += 1
         began, sock = time.monotonic(), socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         # Bound before it connects: its placement can be looked up even when it fails.
         sock.bind(("0.0.0.0", 0))
-        port = sock.getsockname()[1]
+        port = Port(sock.getsockname()[1], began)
         error = await _outcome(
             asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (self._host, self._tcp_port)), SILENCE_S)
         )
@@ -193,7 +208,7 @@ class Speaker:
             return
         reader, writer = await asyncio.open_connection(sock=sock)
         try:
-            yield reader, writer, port
+            yield Connection(port, reader, writer)
         finally:
             writer.close()
             with contextlib.suppress(OSError):
@@ -202,27 +217,32 @@ class Speaker:
     def _note(
         self,
         kind: str,
-        port: int,
+        port: Port,
         began: float,
         error: str | None,
         what: str = "exchange",
         stalled_s: float | None = None,
         number: int | None = None,
+        heard: bool = False,
     ) -> None:
-        """Say what is worth a word: what broke, and what took long. `number`: of a long flow that is open."""
+        """
+        Say what is worth a word: what broke, and what took long. `number`: of a long flow that is open. `heard`:
+        whether its server had said something before.
+        """
         now = time.monotonic()
         stalled_s = now - began if stalled_s is None else stalled_s
         self._counts[f"{kind} {what}"] += 1
-        words = {"flow": kind, "port": port, "number": number, "what": what, "began": began, "ended": now}
+        words = {"flow": kind, "port": port.number, "since": port.since, "heard": heard, "number": number}
+        words |= {"what": what, "began": began, "ended": now}
         if error is not None:
             _say(**words, error=error)
         elif stalled_s > STALL_S:
             _say(**words, stalled_s=stalled_s)
 
 
-async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, word: bytes, limit_s: float
-) -> str | None:
+async def _exchange(connection: Connection, word: bytes, limit_s: float) -> str | None:
+    _, reader, writer = connection
+
     async def exchange() -> None:
         writer.write(word)
         async with asyncio.timeout(limit_s):

@@ -33,8 +33,8 @@ impl Table {
         }
     }
 
-    /// Put a misplaced entry where it belongs: at a tail, unless it is at its own list's head and was not heard of after
-    /// the next one: it stays.
+    /// Put a misplaced entry where it belongs: at a tail, unless it is at its own list's head and was not heard of
+    /// after the next one: it stays.
     pub fn settle(&mut self, number: u32) {
         let place = self.place_of(number);
         let (entry, following) = (

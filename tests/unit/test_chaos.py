@@ -152,10 +152,11 @@ def test_flow_of_a_server_had_to_break_when_that_was_taken_out(
         (4, 10, 12, "balancer", True),
         (4, 10, 12, "server1", True),
         (4, 10, 12, "server2", False),
+        (10.8, 10.8, 10.9, "balancer", True),
         (11.1, 11.1, 11.2, "balancer", False),
         (11.1, 11.1, 24, "balancer", False),
     ],
-    ids=["balancer", "its-server", "another-server", "refused-at-once", "refused-late"],
+    ids=["balancer", "its-server", "another-server", "placed-before-it-was-known", "refused-at-once", "refused-late"],
 )
 @pytest.mark.parametrize("server", ["server1", ""])
 def test_flow_of_a_server_that_was_taken_out_is_ended_by_no_other_and_none_that_began_later(
@@ -167,7 +168,9 @@ def test_flow_of_a_server_that_was_taken_out_is_ended_by_no_other_and_none_that_
     observed.statements.append(("client1", told))
     if server:
         observed.place(began_s, began_s, [("client1", 40000, server)])
-    observed.resets["client1", 40000] = [Heard(ended_s, reset_by, "client1")]
+    # What the client refuses of an earlier flow of its port is another matter.
+    own = Heard(began_s, "client1", "balancer", gives_up=True)
+    observed.resets["client1", 40000] = [own, Heard(ended_s, reset_by, "client1")]
     assert len(judge(observed, START).excused) == is_due
 
 

@@ -24,6 +24,8 @@ GAP_S = 2.0
 ENDED = ("connection reset by peer", "broken pipe", "connection refused", "no route to host")
 # Flows of a server are reset when it is found down. Who says nothing then speaks again within this, and notices.
 NOTICE_S = 1.0
+# Until the plan without it is published, new flows still go to a server that was found down.
+PLACED_S = 0.25
 # A RST may be lost, too: who waits for an answer sends again before this is over, and is told then.
 TOLD_S = 15.0
 # The balancer's log tells it by another clock than the clients'.
@@ -401,23 +403,25 @@ class _Excuses:
             servers: at which it was seen, in their order.
             heard: whether its client had heard from its server.
         """
-        if self._is_of_a_server_down(flow, began_s, _reset_by(resets, flow.client), servers[-1] if servers else ""):
+        # Its own RSTs are no news to a client.
+        told_by = next((each.source for each in resets if each.target == flow.client), "")
+        if self._is_of_a_server_down(flow, began_s, told_by, servers[-1] if servers else ""):
             return True
         # One server, and it ended the flow first: no segment of it came to another.
         if not resets or set(servers) != {resets[0].source} or not self._was_unreachable(flow, resets[0].source):
             return False
         return resets[0].gives_up or (not heard and self._claims(flow, resets[0]))
 
-    def _is_of_a_server_down(self, flow: Life, began_s: float, reset_by: str, server: str) -> bool:
+    def _is_of_a_server_down(self, flow: Life, began_s: float, told_by: str, server: str) -> bool:
         """
         Return whether its server was found down. `server`: empty: unknown; then that of any counts. Another server than
-        that does not end it, nor are flows ended that begin later.
+        that does not end it, nor are flows ended that begin later. `told_by`: who sent the client the first RST.
         """
         for name, spans in self.observed.downs.items():
-            if server not in (name, "") or reset_by not in (name, "balancer", ""):
+            if server not in (name, "") or told_by not in (name, "balancer", ""):
                 continue
             for span in spans:
-                waited = began_s < span.at_s + NOTICE_S and flow.since_s <= span.at_s + CLOCKS_S
+                waited = began_s < span.at_s + NOTICE_S and flow.since_s <= span.at_s + PLACED_S
                 if waited and span.at_s - CLOCKS_S < flow.until_s < span.at_s + TOLD_S:
                     return True
         return False

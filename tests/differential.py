@@ -31,7 +31,7 @@ from vectors.load import Scene, mac
 BACKENDS = ("python", "rust")
 START = 10**15
 SEQUENCE = 100
-FLOW_STATES = (None, "syn-sent", "syn-received", "established", "closing", "udp", "pickup", "udp-unreplied")
+FLOW_STATES = (None, "syn-sent", "syn-received", "established", "closing", "udp", "pickup", "udp-unreplied", "one-way")
 # Fewer than a sequence may end: what happens to the rest is compared too.
 FLOW_EXPORTS = 20
 # Longer than any fragment or waiting packet is kept.

@@ -158,6 +158,7 @@ def setup(rng: random.Random) -> dict[str, Any]:
         "interfaces": interfaces,
         "transit": rng.choice(("drop", "forward")),
         "answer_echo": rng.random() < 0.5,
+        "any_replies": rng.random() < 0.3,
         "icmp_rate": rng.choice((0, 1, 3, 1000, 1000)),
         "timeouts_s": timeouts,
         "ask": rng.choice(
@@ -350,7 +351,7 @@ class Generator:
                 service["plan"] = _plan(rng, [server["name"] for server in service["servers"]])
             changed["services"] = drawn
         elif kind == 2:
-            changed["icmp_rate"] = rng.choice((0, 1, 1000))
+            changed["icmp_rate"], changed["any_replies"] = rng.choice((0, 1, 1000)), rng.random() < 0.5
         elif kind == 3:
             changed["transit"], changed["answer_echo"] = rng.choice(("drop", "forward")), rng.random() < 0.5
         elif kind == 4:

@@ -26,7 +26,9 @@ def complete_snapshot(
 ) -> Snapshot:
     """Return a snapshot."""
     made = {"generation": generation, "seed": seed, "interfaces": interfaces, "services": services, "servers": servers}
-    return part_of(Snapshot, Config.model_construct(), **made, **{"timeouts": make_timeouts(), **keys})
+    return part_of(
+        Snapshot, Config.model_construct(), **made, **{"any_replies": False, "timeouts": make_timeouts(), **keys}
+    )
 
 
 def make_timeouts(**keys: int) -> Timeouts:

@@ -30,13 +30,24 @@ def server(number: int, port: int = 80, more: str = "") -> str:
 
 def test_compile_config_gives_snapshot() -> None:
     """Every setting arrives in the snapshot."""
-    text = 'seed = 9\ntransit = "forward"\nanswer_echo = true\nicmp_rate = 5\n[flows]\nudp = "200s"\nidle_floor = "1s"'
+    text = """
+seed = 9
+transit = "forward"
+answer_echo = true
+icmp_rate = 5
+[flows]
+udp = "200s"
+idle_floor = "1s"
+[cluster]
+replies = "any"
+"""
     loaded = config(
         service("a", 1, server(1, more="weight = 2"), server(2, more='mac = "aa:aa:aa:00:00:32"')), top=text
     )
     snapshot = Compiler().compile(loaded, INTERFACES)
     assert (snapshot.generation, snapshot.seed, snapshot.transit) == (1, 9, "forward")
     assert (snapshot.answer_echo, snapshot.icmp_rate, snapshot.interfaces) == (True, 5, INTERFACES)
+    assert snapshot.any_replies
     assert snapshot.timeouts == Timeouts(*(seconds * 10**9 for seconds in (30, 7440, 120, 200, 1)))
     assert [entry and entry.plan for entry in snapshot.services] == [Plan("counter", (0, 1, 0))]
     assert [entry and entry.mac for entry in snapshot.servers] == [None, bytes.fromhex("aaaaaa000032")]

@@ -341,6 +341,37 @@ def test_inspect_announce_without_vip_in_prefix_warned() -> None:
     ]
 
 
+SECOND = """
+[[service]]
+name = "second"
+address = "198.18.1.100"
+port = 443
+policy = "%s"
+[[service.server]]
+name = "again"
+address = "198.18.1.31"
+port = 8031
+"""
+
+
+@pytest.mark.parametrize(
+    ("replies", "policy", "expected"),
+    [
+        ("same", "adaptive", []),
+        ("any", "adaptive", ["clients cannot speak to servers directly at a service's port", "adaptive measures nothing here", "whether a reply of 198.18.1.31:8031 is of video or of second often nobody can tell"]),
+        ("any", "maglev", ["clients cannot speak to servers directly at a service's port", "whether a reply of 198.18.1.31:8031 is of video or of second often nobody can tell"]),
+    ],
+)  # fmt: skip
+def test_inspect_what_goes_badly_with_replies_through_any_balancer_warned(
+    replies: str, policy: str, expected: list[str]
+) -> None:
+    """Rule 8.23, replies through any balancer: by an endpoint alone two services are not told apart."""
+    source = f'transit = "forward"\n[cluster]\nreplies = "{replies}"\n' + GOOD + SECOND % policy
+    report = config.inspect(source, "lb.toml")
+    assert [line.split(": ")[-1] for line in first_lines(report.warnings)] == expected
+    assert report.config is not None
+
+
 def test_read_file_troubles_reported(tmp_path: Path) -> None:
     """A missing file, bytes that are no UTF-8 and CRLF line ends are reported or read, never raised."""
     assert config.read(tmp_path / "none.toml").problems == [
@@ -425,7 +456,7 @@ def test_template_each_commented_key_alone_is_valid() -> None:
             taken += 1
     keys = [declared for model in TABLES.values() for declared in keys_of(model) if declared.table is None]
     assert taken == len([declared for declared in keys if not declared.required]) + len(
-        ("[flows]", "[metrics]", "[service.health]", "check", "[service.new_flow_limit]", "rate")
+        ("[flows]", "[cluster]", "[metrics]", "[service.health]", "check", "[service.new_flow_limit]", "rate")
     )
 
 

@@ -138,6 +138,28 @@ def test_connection_that_has_gone_on_since_is_followed_again(first: str, progres
     assert box.states() == ["closing"]
 
 
+@pytest.mark.parametrize("is_seen", [False, True], ids=["one-way", "established"])
+def test_flow_whose_replies_come_to_any_balancer_is_there_again_wherever_its_client_is(is_seen: bool) -> None:
+    """Rule 8.23, replies through any balancer: it is kept by what its client sends; no guess closes it."""
+    snapshot = make_snapshot(any_replies=True)
+    balancer = Balancer(snapshot)
+    server = open_flow(balancer.box) if is_seen else 0
+    if not is_seen:
+        balancer.box.send(from_client(request("S", 1000)))
+        balancer.box.send(from_client(request("A", 1001, 5001)))
+    else:
+        balancer.box.send(from_server(response("A", 5001, 1001), server))
+    state = "established" if is_seen else "one-way"
+    assert balancer.box.states() == [state]
+    after = Balancer(snapshot)
+    after.flows.load_all(flow_file.read(file_of(balancer.flows)))
+    after.box.after(1)
+    after.box.send(from_client(request("PA", 2_000_000_001, 3_000_000_001, b"hello")))
+    assert (after.box.states(), after.box.path.flows(after.box.now)[0].idle_s) == ([state], 0)
+    after.box.send(from_client(request("FA", 2_000_000_006, 3_000_000_001)))
+    assert after.box.states() == [state]
+
+
 def test_reset_of_an_idle_flow_after_a_load_has_the_numbers_that_both_ends_expect() -> None:
     """Rule 15, resetting flows: what each side has acknowledged is known still."""
     balancer = Balancer()

@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE))
 
 from scene import BASE, Case, flow_tuple, hash_flow, hash_source, placement_key, siphash24, sixteen  # noqa: E402
 from topics import (  # noqa: E402
+    any_replies,
     arp_nd,
     ethernet,
     flows,
@@ -50,6 +51,7 @@ TOPICS = {
     "transit": transit.cases,
     "limits": limits.cases,
     "reset": reset.cases,
+    "any_replies": any_replies.cases,
 }
 
 

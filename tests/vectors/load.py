@@ -152,6 +152,7 @@ class Scene:
             tuple(servers.get(i) for i in range(len(self.servers))),
             timeouts=make_timeouts(**{f"{name}_ns": int(value * 10**9) for name, value in setup["timeouts_s"].items()}),
             ask=ask_function(setup["ask"]),
+            any_replies=setup["any_replies"],
             **{key: setup[key] for key in KEYS_OF_SNAPSHOT & setup.keys()},
         )
 

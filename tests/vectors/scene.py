@@ -186,6 +186,7 @@ BASE: dict[str, Any] = {
     "services": [web_service(V4), dns_service(V4), web_service(V6), dns_service(V6)],
     "transit": "drop",
     "answer_echo": False,
+    "any_replies": False,
     "icmp_rate": 1000,
     "timeouts_s": {"half_open": 30, "established": 7440, "closing": 120, "udp": 300, "idle_floor": 60},
     "ask": None,
@@ -506,10 +507,11 @@ class Watch:
 
     Args:
         talk: the conversation, whose flow stands in `state` and was refreshed now.
+        moves: whether replies go where the client's believed segments come from; else by route.
     """
 
-    def __init__(self, talk: Talk, state: str = "established") -> None:
-        self.talk, self.state, self.seen_ms = talk, state, talk.case.now_ms
+    def __init__(self, talk: Talk, state: str = "established", *, moves: bool = True) -> None:
+        self.talk, self.state, self.seen_ms, self.moves = talk, state, talk.case.now_ms, moves
 
     def _wait(self) -> None:
         self.talk.case.at(self.talk.case.now_ms + 1000)
@@ -531,7 +533,8 @@ class Watch:
     def client(self, l4: Packet, state: str | None = None, *, refreshes: bool = True) -> None:
         """Send from the client, who has another MAC now: believed, and `state` is where the flow stands then."""
         self._wait()
-        self.talk.mac = CLIENT2_MAC if self.talk.mac == CLIENT_MAC else CLIENT_MAC
+        if self.moves:
+            self.talk.mac = CLIENT2_MAC if self.talk.mac == CLIENT_MAC else CLIENT_MAC
         self.talk.c(l4)
         self._probe()
         self._after(state, refreshes)
@@ -548,6 +551,13 @@ class Watch:
         replace(self.talk, mac=STRANGER).c(l4)
         self._probe()
         self.stands()
+
+    def kept_client(self, l4: Packet) -> None:
+        """Send in the client's name from a stranger's MAC: it refreshes the flow, and nothing else changes."""
+        self._wait()
+        replace(self.talk, mac=STRANGER).c(l4)
+        self._probe()
+        self._after(None, refreshes=True)
 
     def forged_server(self, l4: Packet) -> None:
         """Send in the server's name: sent on, and nothing changes."""

@@ -142,6 +142,7 @@ class Compiler:
             interfaces=tuple(interfaces),
             services=tuple(services_by_id.get(number) for number in range(len(self._services))),
             servers=tuple(servers_by_id.get(number) for number in range(len(self._servers))),
+            any_replies=spec.config.cluster.replies == "any",
             timeouts=spec.config.flows.timeouts(),
             ask=functools.partial(_ask, pickers) if pickers else None,
         )

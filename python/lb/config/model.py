@@ -305,6 +305,15 @@ class FlowsConfig(Table):
         return Timeouts(**{f.name: getattr(self, f.name.removesuffix("_ns")) for f in dataclasses.fields(Timeouts)})
 
 
+class ClusterConfig(Table):
+    """What this balancer shares with others that serve the same VIPs."""
+
+    replies: Literal["same", "any"] = key(
+        "Which balancer translates a reply: the one that has its flow (same), or any that it comes to (any)",
+        default="same",
+    )
+
+
 class MetricsConfig(Table):
     """Where Prometheus reads the metrics."""
 
@@ -351,6 +360,7 @@ class Config(Table):
         reload="restart",
     )
     flows: FlowsConfig = key("The flow table", default=FlowsConfig())
+    cluster: ClusterConfig = key("Several balancers side by side", default=ClusterConfig())
     check_concurrency: Concurrency = key(
         "Concurrent health checks, of all services together", default=DEFAULT_CHECK_CONCURRENCY
     )

@@ -64,6 +64,7 @@ def check(document: Mapping[str, Any], base: pathlib.Path = HERE, *, runs_polici
     yield from _check_timeouts(document)
     yield from _check_metrics(document)
     yield from _check_workers(document)
+    yield from _check_replies(document)
     for path, service in _tables(document, "service"):
         yield from _check_service(path, service)
         yield from _check_health((*path, "health"), service)
@@ -248,6 +249,30 @@ def _check_workers(document: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem((*path, "transmit"), "frames go straight to the driver from one worker only", hint)
     if len({entry.address for entry in _assigned(_tables(document, "service"), "service")}) > MOST_VIPS:
         yield Problem(("workers",), f"several workers serve at most {MOST_VIPS} VIPs", "workers = 1")
+
+
+def _check_replies(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield warnings for what goes badly with `replies = "any"` (rule 8.23, replies through any balancer)."""
+    cluster = document.get("cluster")
+    if not isinstance(cluster, dict) or cluster.get("replies") != "any":
+        return
+    if document.get("transit") == "forward":
+        hint = "what a server sends from a service's port is always a reply of that service"
+        text = "clients cannot speak to servers directly at a service's port"
+        yield Problem(("transit",), text, hint, severity="warning")
+    owners: dict[object, object] = {}
+    for path, service in _tables(document, "service"):
+        name, policy = service.get("name"), (_policy_table(service) or {}).get("name")
+        if policy == "adaptive":
+            hint = "least-connections or two-choices: they need no measurements"
+            yield Problem((*path, "policy"), "adaptive measures nothing here", hint, severity="warning")
+        protocol = str(service.get("protocol", default_of(ServiceConfig, "protocol")))
+        for server_path, server in _tables(service, "server", path):
+            owner = owners.setdefault((_endpoint(server), protocol), name)
+            if owner != name:
+                text = f"whether a reply of {_shown_endpoint(server)} is of {owner} or of {name} often nobody can tell"
+                hint = "give each service ports of its own at its servers: such replies are dropped"
+                yield Problem((*server_path, "address"), text, hint, severity="warning")
 
 
 def _check_service(path: Path, service: Mapping[str, Any]) -> Iterator[Problem]:

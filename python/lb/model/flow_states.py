@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-# The last two are unconfirmed, only one side has sent: TCP that began before the balancer and was picked up; UDP
-# without an answer.
-FLOW_STATES = ("syn-sent", "syn-received", "established", "closing", "udp", "pickup", "udp-unreplied")
+# Two are unconfirmed, only one side has sent: TCP that began before the balancer and was picked up; UDP without an
+# answer. One-way: TCP whose replies take another way.
+FLOW_STATES = ("syn-sent", "syn-received", "established", "closing", "udp", "pickup", "udp-unreplied", "one-way")

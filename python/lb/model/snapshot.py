@@ -132,6 +132,7 @@ class Snapshot:
     servers: tuple[Server | None, ...]
     transit: Transit
     answer_echo: bool
+    any_replies: bool
     icmp_rate: int
     timeouts: Timeouts
     ask: AskFunction | None = None
@@ -150,6 +151,7 @@ EMPTY = Snapshot(
     servers=(),
     transit="drop",
     answer_echo=False,
+    any_replies=False,
     icmp_rate=0,
     timeouts=Timeouts(*(0 for _ in fields(Timeouts))),
 )

@@ -215,6 +215,8 @@ macro_rules! for_parts {
                 transit: Transit,
                 /// Answer echo requests to a VIP.
                 answer_echo: bool,
+                /// Translate replies whatever balancer has their flows.
+                any_replies: bool,
                 /// ICMP and RST packets we may make per second, of each kind.
                 icmp_rate: u32,
             }

@@ -104,6 +104,7 @@ fn snapshot() -> Snapshot {
         settings: Settings {
             transit: Transit::Forward,
             answer_echo: true,
+            any_replies: false,
             icmp_rate: 1000,
         },
         timeouts: Timeouts {

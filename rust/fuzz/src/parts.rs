@@ -165,6 +165,7 @@ fn snapshot(input: &mut Input<'_>) -> Snapshot {
         settings: Settings {
             transit: input.one_of(&[Transit::Drop, Transit::Forward]),
             answer_echo: input.flag(),
+            any_replies: input.flag(),
             icmp_rate: input.large() as u32,
         },
         timeouts: Timeouts {

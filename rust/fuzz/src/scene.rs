@@ -144,6 +144,7 @@ pub fn snapshot(generation: u64, change: Change) -> Snapshot {
         settings: Settings {
             transit: change.transit(),
             answer_echo: change.has(4),
+            any_replies: change.has(1),
             icmp_rate: if change.has(5) { 1 } else { 1000 },
         },
         timeouts: Timeouts {

@@ -92,7 +92,7 @@ def _forward_quote(talk: Talk, l4: Packet, cut: int | None, inside: bool, **ip: 
     return bytes(packet)[: None if cut is None else f.header_len + cut]
 
 
-def _from_client(
+def from_client(
     talk: Talk, kind: tuple[int, int, bytes], l4: Packet, cut: int | None, src: str = "", **ip: Any
 ) -> tuple[bytes, bytes]:
     """Make (in, out) of an error about a reply packet."""
@@ -103,7 +103,7 @@ def _from_client(
     return ether(talk.mac, ROUTER_MAC, before), ether(ROUTER_MAC, talk.server_mac, after)
 
 
-def _from_server(
+def from_server(
     talk: Talk, kind: tuple[int, int, bytes], l4: Packet, cut: int | None, src: str = "", **ip: Any
 ) -> tuple[bytes, bytes]:
     """Make (in, out) of an error about a client's packet. It leaves from the VIP, whatever its source."""
@@ -130,14 +130,14 @@ def _translated(f: Family) -> list[Case]:
         talk.open()
         out, back = tcp("PA", 1001, 5001, pattern(100)), tcp("PA", 5001, 1001, pattern(101))
         for cut in (8, None):
-            incoming, outgoing = _from_client(talk, kind, back, cut)
+            incoming, outgoing = from_client(talk, kind, back, cut)
             case.forward(incoming, outgoing, **talk.names)
-            incoming, outgoing = _from_server(talk, kind, out, cut)
+            incoming, outgoing = from_server(talk, kind, out, cut)
             case.forward(incoming, outgoing, **talk.reply_names)
         # A router on the way sends them too. That of one on the client's side stays, that of one behind us is not told.
-        incoming, outgoing = _from_client(talk, kind, back, 8, src=hop)
+        incoming, outgoing = from_client(talk, kind, back, 8, src=hop)
         case.forward(incoming, outgoing, **talk.names)
-        incoming, outgoing = _from_server(talk, kind, out, 8, src=hop)
+        incoming, outgoing = from_server(talk, kind, out, 8, src=hop)
         case.forward(incoming, outgoing, **talk.reply_names)
         case.flows(talk.flow("established"))
         made.append(case)
@@ -146,9 +146,9 @@ def _translated(f: Family) -> list[Case]:
     talk.c(udp(b"question"))
     kind = (3, 3, ZERO) if f is V4 else (1, 4, ZERO)
     for cut in (8, None):
-        incoming, outgoing = _from_server(talk, kind, udp(b"question"), cut)
+        incoming, outgoing = from_server(talk, kind, udp(b"question"), cut)
         datagram.forward(incoming, outgoing, **talk.reply_names)
-        incoming, outgoing = _from_client(talk, kind, udp(b"answer"), cut)
+        incoming, outgoing = from_client(talk, kind, udp(b"answer"), cut)
         datagram.forward(incoming, outgoing, **talk.names)
     # Neither error is the server's answer.
     datagram.flows(talk.flow("udp-unreplied"))
@@ -177,11 +177,11 @@ def _hashed(f: Family) -> list[Case]:
         talk, datagram = Talk(case, f, number=chosen), Talk(case, f, "udp")
         for cut in (8, None):
             for one, l4 in ((talk, tcp("A", 5001, 1001, pattern(101))), (datagram, udp(b"answer"))):
-                incoming, outgoing = _from_client(one, too_big, l4, cut, src=hop)
+                incoming, outgoing = from_client(one, too_big, l4, cut, src=hop)
                 case.forward(incoming, outgoing, **one.names)
-                incoming, outgoing = _from_server(one, too_big, l4, cut, src=hop)
+                incoming, outgoing = from_server(one, too_big, l4, cut, src=hop)
                 case.forward(incoming, outgoing, **one.reply_names)
-        incoming, _ = _from_server(Talk(case, f, number=chosen % 3 + 1), too_big, tcp("A", 1001, 5001), None)
+        incoming, _ = from_server(Talk(case, f, number=chosen % 3 + 1), too_big, tcp("A", 1001, 5001), None)
         case.drop(incoming, "icmp_no_flow")
         case.flows()
         case.counters(events={"flow_created": 0, "flow_hit": 0, "flow_miss": 0, "flow_stateless": 0})
@@ -204,9 +204,9 @@ def _hashed_otherwise(f: Family, too_big: tuple[int, int, bytes]) -> list[Case]:
     old = Talk(moved, f, number=2)
     old.open()
     moved.publish(services=[web_service(f, "hash-flow", (1,))])
-    incoming, outgoing = _from_client(old, too_big, tcp("A", 5001, 1001), None)
+    incoming, outgoing = from_client(old, too_big, tcp("A", 5001, 1001), None)
     moved.forward(incoming, outgoing, **old.names)
-    incoming, _ = _from_server(Talk(moved, f), too_big, tcp("A", 1001, 5001), None)
+    incoming, _ = from_server(Talk(moved, f), too_big, tcp("A", 1001, 5001), None)
     moved.drop(incoming, "icmp_no_flow")
 
     second = {**web_service(f, "hash-flow", (1,)), "name": "alt", "port": 443}
@@ -219,12 +219,12 @@ def _hashed_otherwise(f: Family, too_big: tuple[int, int, bytes]) -> list[Case]:
     )
     Talk(shared, f).open()
     alt = Talk(shared, f, service="alt", server="alt1", vport=443)
-    shared.drop(_from_client(alt, too_big, tcp("A", 5001, 1001), None)[0], "icmp_no_flow")
+    shared.drop(from_client(alt, too_big, tcp("A", 5001, 1001), None)[0], "icmp_no_flow")
     itself = Case(
         f"no hash names a server as its own client, {v}", ["10"], services=[web_service(f, "hash-flow", (1,))]
     )
     talk = Talk(itself, f, client=f.servers[0], mac=SERVER_MACS[0])
-    itself.drop(_from_client(talk, too_big, tcp("A", 5001, 1001), None)[0], "icmp_no_flow")
+    itself.drop(from_client(talk, too_big, tcp("A", 5001, 1001), None)[0], "icmp_no_flow")
     return [moved, shared, itself]
 
 
@@ -235,7 +235,7 @@ def _quotes(f: Family) -> list[Case]:
     talk = Talk(sums, f)
     talk.open()
     for cut in (8, 12, 16, 18, 19, 20, 60):
-        incoming, outgoing = _from_server(talk, kind, tcp("PA", 1001, 5001, pattern(80)), cut)
+        incoming, outgoing = from_server(talk, kind, tcp("PA", 1001, 5001, pattern(80)), cut)
         sums.forward(incoming, outgoing, **talk.reply_names)
     refresh = Case(
         f"ICMP errors neither refresh a flow nor remove it, {v}", ["8.12", "10"], "RFC 5382 REQ-10, RFC 5508 REQ-6"
@@ -243,7 +243,7 @@ def _quotes(f: Family) -> list[Case]:
     talk = Talk(refresh, f)
     talk.c(tcp("S", 1000))
     refresh.at(29_000)
-    incoming, outgoing = _from_server(talk, kind, tcp("S", 1000), None)
+    incoming, outgoing = from_server(talk, kind, tcp("S", 1000), None)
     refresh.forward(incoming, outgoing, **talk.reply_names)
     refresh.flows(talk.flow("syn-sent", idle_s=29.0))
     refresh.at(30_000)
@@ -253,14 +253,14 @@ def _quotes(f: Family) -> list[Case]:
         zero = Case("an inner UDP checksum of 0 stays 0", ["8.20", "10"])
         talk = Talk(zero, f, "udp")
         talk.c(udp(b"x", chksum=0))
-        incoming, outgoing = _from_server(talk, (3, 3, ZERO), udp(b"x", chksum=0), None)
+        incoming, outgoing = from_server(talk, (3, 3, ZERO), udp(b"x", chksum=0), None)
         zero.forward(incoming, outgoing, **talk.reply_names)
         made.append(zero)
     fields = {"tos": 0xC0, "id": 77} if f is V4 else {"tc": 0xC0, "fl": 0x12345}
     marks = Case(f"the inner packet keeps its hop count and marks, {v}", ["10", "8.20"])
     talk = Talk(marks, f)
     talk.open()
-    incoming, outgoing = _from_client(talk, kind, tcp("A", 5001, 1001, pattern(40)), None, **fields)
+    incoming, outgoing = from_client(talk, kind, tcp("A", 5001, 1001, pattern(40)), None, **fields)
     marks.forward(incoming, outgoing, **talk.names)
     made.append(marks)
     return made
@@ -352,9 +352,9 @@ def _between_servers(f: Family) -> list[Case]:
     talk.open()
     kind = (3, 3, ZERO) if f is V4 else (1, 4, ZERO)
     for cut in (8, None):
-        incoming, outgoing = _from_client(talk, kind, tcp("PA", 5001, 1001, pattern(30)), cut)
+        incoming, outgoing = from_client(talk, kind, tcp("PA", 5001, 1001, pattern(30)), cut)
         case.forward(incoming, outgoing, **talk.names)
-        incoming, outgoing = _from_server(talk, kind, tcp("PA", 1001, 5001, pattern(31)), cut)
+        incoming, outgoing = from_server(talk, kind, tcp("PA", 1001, 5001, pattern(31)), cut)
         case.forward(incoming, outgoing, **talk.reply_names)
     case.flows(talk.flow("established"))
     return [case]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lb.backends.python.flow_states import ACTIVE, FRESH, SYN_RECEIVED, SYN_SENT
+from lb.backends.python.flow_states import ACTIVE, CLOSING, FRESH, SYN_RECEIVED, SYN_SENT
 from lb.model.verdict import Direction
 from lb.packet.tcp import MOST_SCALE
 
@@ -61,12 +61,12 @@ class Entry:
     Of each side of a TCP connection, None while unknown: `snd_nxt`, the end of what it has sent, `rcv_nxt`, what it has
     acknowledged, `windows`, the largest it has advertised; `data_ahead`, whether there may be a gap before `snd_nxt`;
     `fin`, whether it has said that it is done, `fin_ahead`, that it has, ahead of what was seen: `snd_nxt` is the
-    number after that FIN then. `syn`: the number after the client's last SYN; `syn_again`, `syn_scale`, `syn_end`: that
-    is another than the one that counts, and offered this, and its data end there. `answered`, `answer_scale`: the
-    server has answered that one and offered this; `syn` is the number after its SYN instead. `expected`: the number
-    after the client's first SYN, from the server's SYN+ACK on that after the server's. `ingress`: (interface id, MAC)
-    of the neighbour that the client's packets come from. `tagged`: its first frame had a VLAN tag. `phase`, `stamp`:
-    what it waits for and since when (`measure.py`).
+    number after that FIN then; `closed_by_one`: the FIN of one side has closed it. `syn`: the number after the client's
+    last SYN; `syn_again`, `syn_scale`, `syn_end`: that is another than the one that counts, and offered this, and its
+    data end there. `answered`, `answer_scale`: the server has answered that one and offered this; `syn` is the number
+    after its SYN instead. `expected`: the number after the client's first SYN, from the server's SYN+ACK on that after
+    the server's. `ingress`: (interface id, MAC) of the neighbour that the client's packets come from. `tagged`: its
+    first frame had a VLAN tag. `phase`, `stamp`: what it waits for and since when (`measure.py`).
     """
 
     __slots__ = (
@@ -75,6 +75,7 @@ class Entry:
         "bytes",
         "client",
         "client_port",
+        "closed_by_one",
         "data_ahead",
         "endpoint",
         "expected",
@@ -126,6 +127,7 @@ class Entry:
         self.fin: dict[Direction, bool] = {"forward": False, "reply": False}
         self.fin_ahead: dict[Direction, bool] = {"forward": False, "reply": False}
         self.data_ahead: dict[Direction, bool] = {"forward": False, "reply": False}
+        self.closed_by_one = False
         self.bytes: dict[Direction, int] = {"forward": 0, "reply": 0}
 
     @property
@@ -157,6 +159,13 @@ class Entry:
         """
         retries = direction == "forward" and self.state == SYN_SENT and self.syn_again
         return self.syn_end if retries else self.snd_nxt[direction]
+
+    def is_over(self, any_replies: bool) -> bool:
+        """
+        Tell whether it is closed so that a SYN may begin another in its place. `any_replies`: where replies come to any
+        balancer, a side that was not seen to close may continue.
+        """
+        return self.state == CLOSING and (not any_replies or all(self.fin.values()))
 
     @property
     def is_active(self) -> bool:

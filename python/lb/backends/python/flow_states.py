@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from lb.model.flow_states import FLOW_STATES
 
-SYN_SENT, SYN_RECEIVED, ESTABLISHED, CLOSING, UDP, PICKUP, UDP_UNREPLIED = FLOW_STATES
+SYN_SENT, SYN_RECEIVED, ESTABLISHED, CLOSING, UDP, PICKUP, UDP_UNREPLIED, ONE_WAY = FLOW_STATES
 # Also the order in which their lists are searched for expired flows.
 STATES = FLOW_STATES
 # States that count as active: neither over nor unconfirmed.
-ACTIVE = frozenset({SYN_SENT, SYN_RECEIVED, ESTABLISHED, UDP})
+ACTIVE = frozenset({SYN_SENT, SYN_RECEIVED, ESTABLISHED, UDP, ONE_WAY})
 
 # Phase of a flow: no data yet; the client has sent a request; the server is answering; the flow is over.
 FRESH, ASKED, ANSWERING, OVER = "fresh", "asked", "answering", "over"

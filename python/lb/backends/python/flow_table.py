@@ -17,6 +17,7 @@ from lb.backends.python.exports import FlowExports
 from lb.backends.python.flow_states import (
     CLOSING,
     ESTABLISHED,
+    ONE_WAY,
     PICKUP,
     STATES,
     SYN_RECEIVED,
@@ -52,13 +53,13 @@ def timeout_ns(timeouts: Timeouts, state: str) -> int:
         return timeouts.half_open_ns
     if state in (UDP, UDP_UNREPLIED):
         return timeouts.udp_ns
-    return timeouts.established_ns if state == ESTABLISHED else timeouts.closing_ns
+    return timeouts.established_ns if state in (ESTABLISHED, ONE_WAY) else timeouts.closing_ns
 
 
 def how_ended(entry: Entry, event: str) -> str:
     """Return how a flow ended: what its packets said, else what the event of its removal tells."""
     if entry.state == CLOSING:
-        return "closed" if all(entry.fin.values()) else "reset"
+        return "closed" if entry.closed_by_one or all(entry.fin.values()) else "reset"
     return ENDED_BY_EVENT.get(event, "evicted")
 
 
@@ -189,7 +190,8 @@ class FlowTable:
 
     def victim(self, timeouts: Timeouts, now_ns: int) -> tuple[Entry, str] | None:
         """
-        Return the flow to evict and the event: unconfirmed flows, handshakes, closing flows, then the idlest. Kinds
+        Return the flow to evict and the event: unconfirmed flows, handshakes, closing flows, those of which one side
+        alone was seen, then the idlest. Kinds
         whose clients are not proved have a share: a flood of one fills no more.
         """
         floor = timeouts.idle_floor_ns
@@ -201,6 +203,7 @@ class FlowTable:
             ((SYN_SENT,), reserve, -1, "flow_evicted_half_open"),
             ((SYN_RECEIVED,), 0, handshake_floor, "flow_evicted_half_open"),
             ((CLOSING,), 0, -1, "flow_evicted_closing"),
+            ((ONE_WAY,), 0, -1, "flow_evicted_one_way"),
             (UNCONFIRMED, 0, -1, "flow_evicted_unconfirmed"),
             ((SYN_SENT,), 0, -1, "flow_evicted_half_open"),
             ((ESTABLISHED, UDP), 0, floor, "flow_evicted_idle"),

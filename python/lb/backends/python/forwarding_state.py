@@ -34,6 +34,8 @@ class ForwardingState:
         self.services_by_socket: dict[Socket, int] = {}
         self.endpoints: dict[Socket, int] = {}
         self.services_by_endpoint: dict[int, list[int]] = {}
+        # The servers that an endpoint is: one per service that has it.
+        self.endpoint_servers: dict[int, list[int]] = {}
         self.servers_by_address: dict[bytes, int] = {}
         for number, service in self.services.items():
             socket = (service.address.packed, service.port, PROTOCOLS[service.protocol])
@@ -56,6 +58,7 @@ class ForwardingState:
         address = server.address.packed
         protocol = PROTOCOLS[self.services[server.service].protocol]
         self.endpoints[address, server.port, protocol] = server.endpoint
+        self.endpoint_servers.setdefault(server.endpoint, []).append(number)
         self.servers_by_address.setdefault(address, number)
         sharing = self.services_by_endpoint.setdefault(server.endpoint, [])
         if server.service not in sharing:

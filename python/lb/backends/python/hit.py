@@ -7,9 +7,11 @@ Stage "rewrite" of the walk (`docs/rules.md` rule 8, flows). The first packet of
 
 from __future__ import annotations
 
-from lb.backends.python.connection import Step, believed, follow, is_exact
+from lb.backends.python import measure
+from lb.backends.python.any_replies import judge_any
+from lb.backends.python.connection import Step, believed, is_exact, judge
 from lb.backends.python.entry import Entry
-from lb.backends.python.flow_states import UDP, UDP_UNREPLIED
+from lb.backends.python.flow_states import ACTIVE, CLOSING, UDP, UDP_UNREPLIED
 from lb.backends.python.send import deliver
 from lb.backends.python.tables import Tables
 from lb.backends.python.verdicts import Verdict, drop
@@ -23,11 +25,15 @@ def known_packet(tables: Tables, packet: Packet, entry: Entry, direction: Direct
     """Handle a packet of a flow that is in the table."""
     packet.direction, packet.service, packet.server = direction, entry.service, entry.server
     # Before the segment is followed, which changes the numbers.
-    may_move = direction == "forward" and may_move_ingress(tables, packet, entry, seg)
+    may_move = (
+        direction == "forward"
+        and not tables.forwarding.snapshot.any_replies
+        and may_move_ingress(tables, packet, entry, seg)
+    )
     if seg is None:
         step: Step | None = follow_udp(tables, entry, direction)
     else:
-        step = follow(tables.flows, entry, direction, seg, tables.now_ns)
+        step = follow_tcp(tables, entry, direction, seg)
     if step is None:
         return drop("rst_window")
     if step.refreshes:
@@ -35,6 +41,28 @@ def known_packet(tables: Tables, packet: Packet, entry: Entry, direction: Direct
     if step.believed and may_move:
         entry.ingress = (packet.interface, packet.source_mac)
     return send_translated(tables, packet, direction, entry)
+
+
+def follow_tcp(tables: Tables, entry: Entry, direction: Direction, seg: Segment) -> Step | None:
+    """Let a segment change what it may, and measure it; None for a RST outside the window."""
+    was, any_replies = measure.before(entry), tables.forwarding.snapshot.any_replies
+    step = judge_any(entry, direction, seg) if any_replies else judge(entry, direction, seg)
+    if step is None or not step.believed or was.state == step.state == CLOSING:
+        return step
+    tables.flows.set_state(entry, step.state, tables.now_ns)
+    if step.state == CLOSING:
+        tables.counters.event("flow_closed")
+    if was.state in ACTIVE or step.state in ACTIVE:
+        measures = tables.counters.measures[entry.server]
+        # The flow itself counts: it did before, or does now.
+        active = tables.counters.servers[entry.server].flows_active + (step.state == CLOSING)
+        if step.restarted:
+            was = measure.restart(measures, entry, was)
+        if any_replies:
+            measure.follow_any(measures, entry, was)
+        else:
+            measure.follow(measures, entry, was, direction, seg, active, tables.now_ns)
+    return step
 
 
 def follow_udp(tables: Tables, entry: Entry, direction: Direction) -> Step:

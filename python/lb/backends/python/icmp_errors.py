@@ -8,33 +8,20 @@ receiver must find the packet that it sent itself in them. An error never change
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from lb.backends.python import reply as make
-from lb.backends.python.entry import Entry
-from lb.backends.python.picker import NewFlow
+from lb.backends.python.elsewhere import MatchedFlow, hashed_to_vip, of_endpoint, stored
 from lb.backends.python.send import deliver, is_icmp_error, send_answer
 from lb.backends.python.tables import Tables
 from lb.backends.python.transit import transit
 from lb.backends.python.verdicts import Verdict, drop
-from lb.model.snapshot import HASH_SELECTORS
 from lb.model.verdict import Direction
 from lb.packet import icmp, tcp
 from lb.packet.inner import InnerPacket, read_inner
 from lb.packet.parse import Packet
-from lb.packet.protocols import PROTOCOLS
 from lb.packet.rewrite import Change, lower_ttl, outgoing, update_l4, write, write_address
 
 TCP_CHECKSUM_END = tcp.CHECKSUM + 2
 OPPOSITE: dict[Direction, Direction] = {"forward": "reply", "reply": "forward"}
-
-
-class MatchedFlow(NamedTuple):
-    """The flow that an error is about: ids, and the client's ingress neighbour, None when unknown."""
-
-    service: int
-    server: int
-    ingress: tuple[int, bytes] | None
 
 
 def icmp_to_vip(tables: Tables, packet: Packet) -> Verdict:
@@ -106,55 +93,11 @@ def error_to_client(tables: Tables, packet: Packet, inner: InnerPacket, endpoint
     if tables.direct.knows(key, guarded, tables.forwarding.snapshot.timeouts, tables.now_ns):
         return transit(tables, packet)
     flow = stored(tables, tables.flows.by_reply.get(key))
-    flow = flow or hashed_of_endpoint(tables, endpoint, inner.source, inner.source_port)
+    flow = flow or of_endpoint(tables, endpoint, inner.source, inner.source_port)
     if flow is None:
         return drop("icmp_no_flow")
     # Also when a router behind the balancer made it: inside addresses are not revealed (RFC 5508 REQ-5c).
     return translate_error(tables, packet, inner, "reply", flow)
-
-
-def stored(tables: Tables, entry: Entry | None) -> MatchedFlow | None:
-    """Return the flow of an entry that lives."""
-    entry = tables.living(entry)
-    return None if entry is None else MatchedFlow(entry.service, entry.server, entry.ingress)
-
-
-def hashed_to_vip(tables: Tables, service: int, client: bytes, client_port: int) -> MatchedFlow | None:
-    """
-    Return the flow that a hash selector gives a client at a service, although it has no entry: path-MTU discovery must
-    work after a restart.
-    """
-    server = hash_choice(tables, service, client, client_port)
-    if server is None or tables.forwarding.servers[server].address.packed == client:
-        return None
-    # If another service's flow has these ports at the server, this flow would not have been placed there.
-    other = tables.flows.by_reply.get((tables.forwarding.servers[server].endpoint, client, client_port))
-    return MatchedFlow(service, server, None) if tables.living(other) is None else None
-
-
-def hashed_of_endpoint(tables: Tables, endpoint: int, client: bytes, client_port: int) -> MatchedFlow | None:
-    """
-    Return the same for an error about a packet to a server: the flow of the first service whose hash selector would
-    place the client there, unless an entry says otherwise.
-    """
-    for service in tables.forwarding.services_by_endpoint[endpoint]:
-        server = hash_choice(tables, service, client, client_port)
-        if server is None or tables.forwarding.servers[server].endpoint != endpoint:
-            continue
-        elsewhere = tables.living(tables.flows.by_forward.get((client, client_port, service)))
-        if elsewhere is None and tables.forwarding.servers[server].address.packed != client:
-            return MatchedFlow(service, server, None)
-    return None
-
-
-def hash_choice(tables: Tables, number: int, client: bytes, client_port: int) -> int | None:
-    """Return the server that a hash selector gives a client's flow; None when the plan has another selector."""
-    service = tables.forwarding.services[number]
-    if service.plan.selector not in HASH_SELECTORS:
-        return None
-    vip, protocol = service.address.packed, PROTOCOLS[service.protocol]
-    new_flow = NewFlow(number, client, client_port, vip, service.port, protocol)
-    return tables.picker.hashed(tables.forwarding, service.plan, new_flow)
 
 
 def mark(packet: Packet, direction: Direction, flow: MatchedFlow) -> None:

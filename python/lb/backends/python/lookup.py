@@ -8,7 +8,6 @@ differs is the key that finds the flow, and who may create one.
 from __future__ import annotations
 
 from lb.backends.python.entry import Entry
-from lb.backends.python.flow_states import CLOSING
 from lb.backends.python.hit import known_packet
 from lb.backends.python.schedule import forward_miss, place_forward, reply_miss
 from lb.backends.python.send import answer_ttl_exceeded
@@ -64,4 +63,4 @@ def why_anew(tables: Tables, entry: Entry, seg: Segment | None) -> str | None:
         # leave or fail).
         return "flow_moved" if tables.forwarding.servers[entry.server].moves_udp else None
     # Port reuse: the client opens a new connection before the old flow has timed out.
-    return "flow_reused" if seg.opens and entry.state == CLOSING else None
+    return "flow_reused" if seg.opens and entry.is_over(tables.forwarding.snapshot.any_replies) else None

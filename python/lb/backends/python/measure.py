@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lb.backends.python.entry import Entry
-from lb.backends.python.flow_states import ANSWERING, ASKED, CLOSING, FRESH, OVER, SYN_RECEIVED, SYN_SENT
+from lb.backends.python.flow_states import ACTIVE, ANSWERING, ASKED, CLOSING, FRESH, OVER, SYN_RECEIVED, SYN_SENT
 from lb.model.verdict import Direction
 from lb.packet.segment import MODULUS, Segment
 from lb.packet.tcp import RST, SYN
@@ -146,6 +146,16 @@ def follow(
         follow_control(measures, entry, was, direction, seg, now_ns)
     elif seg.has_data:
         follow_data(measures, entry, was, direction, seg, active, now_ns)
+    if entry.state == CLOSING:
+        leave(measures, entry)
+
+
+def follow_any(measures: Measures, entry: Entry, was: Before) -> None:
+    """Note the same where answers may take another way: nothing is waited for. The flow may have been closing."""
+    if was.state in ACTIVE:
+        measures.in_flight_bytes += in_flight(entry) - was.in_flight
+        measures.waiting_flows -= entry.phase == ASKED
+    entry.phase, entry.stamp = FRESH, 0
     if entry.state == CLOSING:
         leave(measures, entry)
 

@@ -89,8 +89,11 @@ class HopTable:
         return Hop(route.interface, server.address.packed, server.mac, self.mtu(route))
 
     def reply_next_hop(self, ingress: tuple[int, bytes] | None, client: bytes) -> Hop | None:
-        """Return the next hop to a client: its ingress neighbour (interface id, MAC) if known, else by route."""
-        if ingress is None or ingress[0] >= len(self.forwarding.interfaces):
+        """
+        Return the next hop to a client: its ingress neighbour (interface id, MAC) if known, else by route; where any
+        balancer translates any reply, by route.
+        """
+        if self.forwarding.snapshot.any_replies or ingress is None or ingress[0] >= len(self.forwarding.interfaces):
             return self.to_address(client)
         interface, mac = ingress
         return Hop(interface, client, mac, self.forwarding.interfaces[interface].mtu)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from lb.backends.python import measure
 from lb.backends.python.connection import begin, pick_up
+from lb.backends.python.elsewhere import of_endpoint
 from lb.backends.python.entry import Entry
-from lb.backends.python.flow_states import CLOSING, PICKUP, SYN_SENT, UDP_UNREPLIED
+from lb.backends.python.flow_states import CLOSING, ONE_WAY, PICKUP, SYN_SENT, UDP_UNREPLIED
 from lb.backends.python.hit import send_translated
 from lb.backends.python.picker import Choice, Fit, NewFlow
 from lb.backends.python.send import answer_no_server, answer_reset, refuse_new_flow
@@ -91,7 +92,7 @@ def fit(tables: Tables, new_flow: NewFlow, number: int, direction: Direction, st
     # A server's packet of this very flow: no conflict.
     if entry is None or (direction == "reply" and entry.service == new_flow.service):
         return Fit()
-    if stores and (entry.state == CLOSING or tables.living(entry) is None):
+    if stores and (entry.is_over(tables.forwarding.snapshot.any_replies) or tables.living(entry) is None):
         return Fit(dead=entry)
     return Fit("flow_conflict")
 
@@ -124,6 +125,8 @@ def reply_miss(tables: Tables, packet: Packet, endpoint: int, seg: Segment | Non
     guarded = endpoint in tables.forwarding.guarded_endpoints
     if tables.direct.answer(key, seg, guarded, tables.forwarding.snapshot.timeouts, tables.now_ns):
         return route(tables, packet)
+    if tables.forwarding.snapshot.any_replies:
+        return pass_reply(tables, packet, endpoint, seg)
     stores = seg is None or seg.can_pick_up
     if not stores and not may_pass(tables, seg):
         return drop("no_flow")
@@ -139,6 +142,23 @@ def reply_miss(tables: Tables, packet: Packet, endpoint: int, seg: Segment | Non
             packet.direction, packet.service = "reply", number
             return place(tables, packet, "reply", new_flow, choice, seg, stores)
     return drop("no_flow")
+
+
+def pass_reply(tables: Tables, packet: Packet, endpoint: int, seg: Segment | None) -> Verdict:
+    """
+    Translate a server's packet of no flow here as its endpoint says: another balancer may have the flow. It leaves no
+    entry: the client's packets may never come to us.
+    """
+    if seg is not None and seg.opens:
+        return drop("no_flow")
+    client, client_port = packet.destination, packet.destination_port
+    flow = of_endpoint(tables, endpoint, client, client_port)
+    if flow is None:
+        return drop("no_flow")
+    packet.direction, packet.service, packet.server = "reply", flow.service, flow.server
+    tables.counters.event("reply_stateless")
+    entry = Entry(client, client_port, flow.service, flow.server, endpoint, ONE_WAY, tables.now_ns)
+    return send_translated(tables, packet, "reply", entry)
 
 
 def place(

@@ -71,7 +71,7 @@ class Tables:
     def swap(self, prepared: Prepared) -> None:
         """Swap in a compiled snapshot and its next hops."""
         self.forwarding, self.hops, self.next_hops = prepared
-        if self.forwarding.snapshot.transit == "drop":
+        if self.forwarding.snapshot.transit == "drop" or self.forwarding.snapshot.any_replies:
             self.direct.records.clear()
 
     def begin(self, now_ns: int) -> None:

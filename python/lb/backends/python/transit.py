@@ -5,7 +5,6 @@ Direct connections of clients to a server's address and port are recorded (`dire
 
 from __future__ import annotations
 
-from lb.backends.python.flow_states import CLOSING
 from lb.backends.python.send import answer_ttl_exceeded, deliver
 from lb.backends.python.tables import Tables
 from lb.backends.python.verdicts import Verdict, drop
@@ -56,9 +55,12 @@ def note_direct(tables: Tables, packet: Packet) -> str | None:
     if entry is not None:
         event = tables.flows.why_dead(entry, tables.forwarding, tables.now_ns)
         # Only a SYN replaces a closing flow: another segment may be forged, and would cost the flow its last segments.
-        if event is None and not (entry.state == CLOSING and (seg is None or seg.opens)):
+        if event is None and not (entry.is_over(tables.forwarding.snapshot.any_replies) and (seg is None or seg.opens)):
             return "flow_conflict"
         tables.flows.remove(entry, event or "flow_reused")
+    if tables.forwarding.snapshot.any_replies:
+        # Its answers may come to another balancer, which uses them as those of a service.
+        return None
     guarded = endpoint in tables.forwarding.guarded_endpoints
     if tables.direct.ask(key, seg, guarded, tables.forwarding.snapshot.timeouts, tables.now_ns):
         tables.counters.event("direct_evicted")

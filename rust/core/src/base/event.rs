@@ -14,8 +14,10 @@ pub enum Event {
     FlowEvictedUnconfirmed,
     FlowEvictedHalfOpen,
     FlowEvictedClosing,
+    FlowEvictedOneWay,
     FlowEvictedIdle,
     FlowStateless,
+    ReplyStateless,
     FlowReset,
     FlowMoved,
     DirectEvicted,
@@ -23,7 +25,7 @@ pub enum Event {
 }
 
 /// Names of the events, in the order of [`Event`].
-pub const EVENT_NAMES: [&str; 16] = [
+pub const EVENT_NAMES: [&str; 18] = [
     "flow_hit",
     "flow_miss",
     "flow_created",
@@ -34,8 +36,10 @@ pub const EVENT_NAMES: [&str; 16] = [
     "flow_evicted_unconfirmed",
     "flow_evicted_half_open",
     "flow_evicted_closing",
+    "flow_evicted_one_way",
     "flow_evicted_idle",
     "flow_stateless",
+    "reply_stateless",
     "flow_reset",
     "flow_moved",
     "direct_evicted",

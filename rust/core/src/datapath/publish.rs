@@ -56,7 +56,8 @@ impl DataPath {
         table.set_generation(forwarding.snapshot.generation);
         // Other next hops alone change nothing about who is placed where.
         if !Arc::ptr_eq(&forwarding.snapshot, &self.forwarding.snapshot) {
-            direct.prepare(forwarding.snapshot.settings.transit == Transit::Forward);
+            let settings = &forwarding.snapshot.settings;
+            direct.prepare(settings.transit == Transit::Forward && !settings.any_replies);
             counters.follow(&forwarding, self.first_round);
         }
         std::mem::replace(&mut self.forwarding, forwarding)

@@ -117,7 +117,7 @@ impl FlowExports {
 /// How a flow ended: what its packets said, else why it was removed.
 fn how(entry: &EntryCells, event: Event) -> &'static str {
     if entry.state() == FlowState::Closing {
-        return if entry.has_both_fins() {
+        return if entry.has_both_fins() || entry.is_closed_by_one() {
             "closed"
         } else {
             "reset"

@@ -194,6 +194,23 @@ pub fn follow(
     }
 }
 
+/// The same where answers may take another way: nothing is waited for. The flow may have been closing.
+pub fn follow_any(
+    measures: &mut Measures,
+    flow: &mut Flow,
+    before: &Before,
+    transition: Transition,
+) {
+    if transition.from.is_active() {
+        follow_in_flight(measures, flow.in_flight(), before);
+        measures.waiting_flows -= u64::from(flow.phase() == Phase::Asked);
+    }
+    flow.set_phase(Phase::Fresh, 0);
+    if transition.closes() {
+        leave(measures, flow);
+    }
+}
+
 /// [`follow`] for a plain segment, `before` as [`Before::of_plain`] makes it.
 #[inline(always)]
 pub fn follow_plain(measures: &mut Measures, flow: &mut Flow, before: &Before, observed: Observed) {

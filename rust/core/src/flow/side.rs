@@ -258,6 +258,11 @@ impl TcpSide {
         self.flags & note::DATA_AHEAD != 0
     }
 
+    /// Nothing is noted ahead of what was seen.
+    pub(super) fn forget_gap(&mut self) {
+        self.flags &= !(note::FIN_AHEAD | note::DATA_AHEAD);
+    }
+
     /// Note that the other side has acknowledged all that this one is known to have sent.
     #[inline(always)]
     pub(super) fn close_gap(&mut self) {

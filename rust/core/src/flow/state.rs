@@ -18,11 +18,14 @@ pub enum FlowState {
     Pickup,
     /// UDP that the server has not answered. Unconfirmed.
     UdpUnreplied,
+    /// TCP whose client goes on as if it were answered, by replies that take another way (rule 8.23, replies through
+    /// any balancer).
+    OneWay,
 }
 
 impl FlowState {
     /// All, by the byte that stands for each, and in the order in which their lists are searched for expired flows.
-    pub const ALL: [FlowState; 7] = [
+    pub const ALL: [FlowState; 8] = [
         FlowState::SynSent,
         FlowState::SynReceived,
         FlowState::Established,
@@ -30,6 +33,7 @@ impl FlowState {
         FlowState::Udp,
         FlowState::Pickup,
         FlowState::UdpUnreplied,
+        FlowState::OneWay,
     ];
 
     /// Whether a flow in it counts for its server: it is neither over nor unconfirmed.
@@ -60,6 +64,7 @@ impl FlowState {
             FlowState::Udp => "udp",
             FlowState::Pickup => "pickup",
             FlowState::UdpUnreplied => "udp-unreplied",
+            FlowState::OneWay => "one-way",
         }
     }
 

@@ -27,10 +27,14 @@ pub struct ForwardingState {
     /// As it was published: plans, timeouts, and names for those who ask. Shared, so that a forwarding can be
     /// compiled of it again elsewhere.
     pub snapshot: Arc<Snapshot>,
+    /// Of the settings, at hand.
+    pub any_replies: bool,
     interfaces: Vec<LocalInterface>,
     addresses: LocalAddresses,
     servers: Vec<Option<ServerFacts>>,
     hash_services: FixedMap<u32, Vec<u32>>,
+    /// By endpoint: the servers that it is, one per service that has it.
+    endpoint_servers: FixedMap<u32, Vec<u32>>,
     /// By service id.
     plan_servers: Vec<PlanServers>,
     /// By state.
@@ -49,10 +53,12 @@ impl ForwardingState {
             .map(|server| ServerFacts::of(&snapshot, server.as_ref()?))
             .collect();
         let mut forwarding = Self {
+            any_replies: snapshot.settings.any_replies,
             interfaces: snapshot.interfaces.iter().map(LocalInterface::of).collect(),
             addresses: Addresses::compile(&snapshot, &servers),
             servers,
             hash_services: FixedMap::default(),
+            endpoint_servers: FixedMap::default(),
             plan_servers: Vec::new(),
             timeouts_ns: timeouts_ns_by_state(&snapshot.timeouts),
             next_hops: Arc::default(),
@@ -60,6 +66,7 @@ impl ForwardingState {
             snapshot,
         };
         forwarding.add_hash_services();
+        forwarding.add_endpoint_servers();
         forwarding.add_plan_servers();
         forwarding.set_next_hops(next_hops.into());
         forwarding
@@ -157,6 +164,14 @@ impl ForwardingState {
         self.hash_services.get(&endpoint).map_or(&[], Vec::as_slice)
     }
 
+    /// The servers that an endpoint is: one per service that has it.
+    #[must_use]
+    pub fn endpoint_servers(&self, endpoint: u32) -> &[u32] {
+        self.endpoint_servers
+            .get(&endpoint)
+            .map_or(&[], Vec::as_slice)
+    }
+
     /// The idle timeout of a state, nanoseconds.
     #[inline(always)]
     #[must_use]
@@ -205,6 +220,15 @@ impl ForwardingState {
         self.plan_servers = services.map(servers).collect();
     }
 
+    fn add_endpoint_servers(&mut self) {
+        for (id, facts) in self.servers.iter().enumerate() {
+            if let Some(facts) = facts {
+                let servers = self.endpoint_servers.entry(facts.endpoint);
+                servers.or_default().push(id as u32);
+            }
+        }
+    }
+
     fn add_hash_services(&mut self) {
         for facts in self.servers.iter().flatten() {
             let service = self.snapshot.services.get(facts.service as usize);
@@ -228,7 +252,7 @@ impl ForwardingState {
 fn timeouts_ns_by_state(timeouts: &Timeouts) -> [u64; FlowState::ALL.len()] {
     FlowState::ALL.map(|state| match state {
         FlowState::SynSent | FlowState::SynReceived | FlowState::Pickup => timeouts.half_open_ns,
-        FlowState::Established => timeouts.established_ns,
+        FlowState::Established | FlowState::OneWay => timeouts.established_ns,
         FlowState::Closing => timeouts.closing_ns,
         FlowState::Udp | FlowState::UdpUnreplied => timeouts.udp_ns,
     })

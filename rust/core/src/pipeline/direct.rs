@@ -3,12 +3,11 @@
 
 use std::ops::ControlFlow::Continue;
 
-use super::evict::forget;
+use super::evict::{forget, is_over};
 use super::keys::flow_key;
 use super::walk::{OrDrop, Stage, Walk};
 use crate::base::{Event, Reason};
 use crate::flow::key::{Key, KeySide};
-use crate::flow::state::FlowState;
 use crate::packet::{Meta, Packet};
 use crate::parse::{self, Transport};
 use crate::pipeline::keys::is_guarded;
@@ -24,7 +23,7 @@ impl Walk<'_> {
         if let Some(number) = self.state.table.find(&key) {
             // Any other segment may be forged: a flow that is over would lose its last segments.
             let opens = transport.segment.is_none_or(|segment| segment.is_opening());
-            let closing = self.state.table.entry(number).state() == FlowState::Closing;
+            let closing = is_over(self.forwarding, self.state.table.entry(number));
             let dead = self.death(number);
             let event = dead.or_else(|| (closing && opens).then_some(Event::FlowReused));
             forget(
@@ -32,6 +31,10 @@ impl Walk<'_> {
                 number,
                 Some(event.or_drop(Reason::FlowConflict)?),
             );
+        }
+        // Its answers may come to another balancer, which takes them for those of a service.
+        if self.forwarding.any_replies {
+            return Continue(());
         }
         let timeouts = &self.forwarding.snapshot.timeouts;
         let segment = transport.segment.as_ref();

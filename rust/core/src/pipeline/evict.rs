@@ -36,8 +36,9 @@ impl Walk<'_> {
     }
 
     /// The flow that goes first when another needs its place: unconfirmed ones, then handshakes, then what is over,
-    /// then the longest idle. What a server has answered and was heard of lately stays: a `new_flow` has not been
-    /// answered yet. Kinds whose clients nobody has proved to be there have a share: a flood of one fills no more.
+    /// then those that one side alone was heard of, then the longest idle. What a server has answered and was heard of
+    /// lately stays: a `new_flow` has not been answered yet. Kinds whose clients nobody has proved to be there have a
+    /// share: a flood of one fills no more.
     fn victim(&mut self) -> Option<(u32, Event)> {
         let queues = Queues {
             table: &self.state.table,
@@ -75,6 +76,11 @@ impl Walk<'_> {
                 queues
                     .idlest(&[FlowState::Closing], None)
                     .map(by(Event::FlowEvictedClosing))
+            })
+            .or_else(|| {
+                queues
+                    .idlest(&[FlowState::OneWay], None)
+                    .map(by(Event::FlowEvictedOneWay))
             })
             .or_else(|| {
                 queues
@@ -170,6 +176,13 @@ pub(super) fn forget(state: &mut PathState, number: u32, event: Option<Event>) {
     if let Some(event) = event {
         state.counters.event(event);
     }
+}
+
+/// Whether a flow is closed so that a SYN may begin another one in its place. Where replies come to any balancer, a
+/// side that was not seen to close may go on.
+#[inline]
+pub(super) fn is_over(forwarding: &ForwardingState, entry: &EntryCells) -> bool {
+    entry.state() == FlowState::Closing && (!forwarding.any_replies || entry.has_both_fins())
 }
 
 /// Whether an entry's time is over.

@@ -34,7 +34,8 @@ impl Walk<'_> {
             ..
         } = *known;
         self.matched.server = Some(server);
-        let moves = direction == Direction::Forward && meta.ingress != ingress;
+        let any_replies = self.forwarding.any_replies;
+        let moves = direction == Direction::Forward && meta.ingress != ingress && !any_replies;
         let may_move = moves && self.may_move_ingress(known, meta);
         let transition = match &meta.transport.segment {
             Some(segment) => self.follow_tcp((number, server), direction, segment)?,
@@ -60,7 +61,7 @@ impl Walk<'_> {
             table, counters, ..
         } = &mut *self.state;
         let mut flow = table.flow(number);
-        if !tcp::is_plain(&flow, segment) {
+        if !tcp::is_plain(&flow, segment) || self.forwarding.any_replies {
             return self.follow_tcp_in_full((number, server), direction, segment);
         }
         let before = Before::of_plain(&flow);
@@ -95,8 +96,14 @@ impl Walk<'_> {
         } = &mut *self.state;
         let mut flow = table.flow(number);
         let before = Before::of(&flow);
-        let transition = tcp::follow(&mut flow, direction, segment).drop_errors()?;
-        if !transition.is_believed || transition.from == FlowState::Closing {
+        let any_replies = self.forwarding.any_replies;
+        let transition = if any_replies {
+            tcp::follow_any(&mut flow, direction, segment)
+        } else {
+            tcp::follow(&mut flow, direction, segment).drop_errors()?
+        };
+        let was_over = transition.from == FlowState::Closing && transition.to == FlowState::Closing;
+        if !transition.is_believed || was_over {
             return Continue(transition);
         }
         if transition.becomes_active() {
@@ -109,7 +116,11 @@ impl Walk<'_> {
                 active: counters.active(server),
                 now: self.now,
             };
-            measure_in_full(counters, server, (&mut flow, before), observed, transition);
+            if any_replies {
+                measure_any(counters, server, (&mut flow, before), transition);
+            } else {
+                measure_in_full(counters, server, (&mut flow, before), observed, transition);
+            }
         }
         if transition.closes() {
             counters.event(Event::FlowClosed);
@@ -196,6 +207,18 @@ impl Walk<'_> {
             self.matched.reply_key = Some(reply_key(packet.meta, direction, facts.endpoint));
         }
         self.send_translated(packet, direction, facts, ingress)
+    }
+}
+
+/// Note what a segment does to what is measured of a server where its answers may take another way.
+fn measure_any(
+    counters: &mut Counters,
+    server: u32,
+    (flow, before): (&mut Flow<'_>, Before),
+    transition: Transition,
+) {
+    if let Some(measures) = counters.measures_mut(server) {
+        measure::follow_any(measures, flow, &before, transition);
     }
 }
 

@@ -4,10 +4,11 @@
 use crate::base::Ip;
 use std::ops::ControlFlow::{Break, Continue};
 
+use super::elsewhere::{KnownFlow, key_of};
 use super::keys::is_guarded;
 use super::walk::{Departure, DropErrors, OrDrop, Stage, Walk};
-use crate::base::{Direction, IngressNeighbour, Reason, Verdict};
-use crate::flow::key::{Key, KeySide};
+use crate::base::{Direction, Reason, Verdict};
+use crate::flow::key::KeySide;
 use crate::packet::{Meta, Packet};
 use crate::parse::InnerPacket;
 use crate::parse::IpHeader;
@@ -15,23 +16,6 @@ use crate::parse::inner_destination;
 use crate::parse::inner_packet;
 use crate::wire::icmp::{self, Kind};
 use crate::{limit, reply};
-
-/// The flow that an error is about.
-#[derive(Clone, Copy)]
-struct Flow {
-    service: u32,
-    server: u32,
-    /// Where the client's packets came from, if that is known.
-    ingress: Option<IngressNeighbour>,
-}
-
-fn key_of((client, client_port): (Ip, u16), side: KeySide) -> Key {
-    Key {
-        client,
-        client_port,
-        side,
-    }
-}
 
 impl Walk<'_> {
     /// Rule 10, ICMP about flows. `packet` is whole: fragments never come here.
@@ -127,7 +111,7 @@ impl Walk<'_> {
         }
         let flow = self
             .stored_flow(client, KeySide::Endpoint(endpoint))
-            .or_else(|| self.hashed_flow_of_endpoint(client, endpoint))
+            .or_else(|| self.flow_of_endpoint(client, endpoint))
             .or_drop(Reason::IcmpNoFlow)?;
         self.translate_error(packet, &inner, &flow, Direction::Reply)
     }
@@ -162,61 +146,15 @@ impl Walk<'_> {
         direct.knows(&key, guarded, timeouts, self.now)
     }
 
-    /// The flow that an entry of the table says.
-    fn stored_flow(&self, client: (Ip, u16), side: KeySide) -> Option<Flow> {
-        let number = self.peek(&key_of(client, side))?;
-        let entry = self.state.table.entry(number);
-        Some(Flow {
-            service: entry.service(),
-            server: entry.server(),
-            ingress: Some(entry.ingress()),
-        })
-    }
-
-    /// The flow that a client has with a hash service, when there is no entry of it: what follows a restart must
-    /// not lose path-MTU discovery.
-    fn hashed_flow_to_vip(&mut self, client: (Ip, u16), service: u32) -> Option<Flow> {
-        let server = self.hash_choice(service, client)?;
-        let facts = self.forwarding.server(server)?;
-        // Another service's flow may have these ports at the server: then this one would not have been placed there.
-        let other = key_of(client, KeySide::Endpoint(facts.endpoint));
-        if facts.address == client.0 || self.peek(&other).is_some() {
-            return None;
-        }
-        Some(Flow {
-            service,
-            server,
-            ingress: None,
-        })
-    }
-
-    /// The same from a server's side: the first hash service that would have placed the client there, and has no
-    /// entry that says otherwise.
-    fn hashed_flow_of_endpoint(&mut self, client: (Ip, u16), endpoint: u32) -> Option<Flow> {
-        let forwarding = self.forwarding;
-        let mut services = forwarding.hash_services(endpoint).iter();
-        services.find_map(|&service| {
-            let server = self.hash_choice(service, client)?;
-            let facts = forwarding.server(server)?;
-            let elsewhere = self.peek(&key_of(client, KeySide::Service(service)));
-            let fits = facts.endpoint == endpoint && facts.address != client.0;
-            (fits && elsewhere.is_none()).then_some(Flow {
-                service,
-                server,
-                ingress: None,
-            })
-        })
-    }
-
     /// Rule 10.5, flow of an error, and rule 10.6, rewriting an error, from the flow on.
     fn translate_error(
         &mut self,
         packet: &mut Packet,
         inner: &InnerPacket,
-        flow: &Flow,
+        flow: &KnownFlow,
         direction: Direction,
     ) -> Stage<Departure> {
-        let Flow {
+        let KnownFlow {
             service,
             server,
             ingress,

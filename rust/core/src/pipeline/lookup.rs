@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
-use super::evict::{forget, is_expired};
+use super::evict::{forget, is_expired, is_over};
 use super::keys::flow_key;
 use super::walk::{Departure, Stage, Walk};
 use crate::base::{Direction, Event, IngressNeighbour};
@@ -36,7 +36,7 @@ impl<'a> Walk<'a> {
         self.matched.direction = Some(Direction::Forward);
         self.check_ttl(packet)?;
         if let Some(flow) = self.lookup(packet.meta) {
-            let Some(event) = starts_anew(&flow, transport) else {
+            let Some(event) = self.starts_anew(&flow, transport) else {
                 return self.hit(packet, &flow, Direction::Forward);
             };
             return self.begin_anew(packet, transport, service, (flow.number, event));
@@ -134,16 +134,17 @@ impl<'a> Walk<'a> {
     pub(super) fn death(&self, number: u32) -> Option<Event> {
         self.living(number).break_value()
     }
-}
 
-/// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (rule 8.1, port reuse); a
-/// UDP flow leaves a server that was removed, or drained for its time, with the next datagram (rule 18.2, servers that
-/// leave or fail).
-#[inline(always)]
-fn starts_anew(flow: &FlowRef, transport: &Transport) -> Option<Event> {
-    let Some(segment) = &transport.segment else {
-        return flow.facts.moves_udp.then_some(Event::FlowMoved);
-    };
-    let is_reused = segment.is_opening() && flow.state == FlowState::Closing;
-    is_reused.then_some(Event::FlowReused)
+    /// Why a client's packet makes its flow anew. A SYN on a closing flow is a new flow at once (rule 8.1, port reuse),
+    /// unless one side may be open still; a UDP flow leaves a server that was removed, or drained for its time, with
+    /// the next datagram (rule 18.2, servers that leave or fail).
+    #[inline(always)]
+    fn starts_anew(&self, flow: &FlowRef, transport: &Transport) -> Option<Event> {
+        let Some(segment) = &transport.segment else {
+            return flow.facts.moves_udp.then_some(Event::FlowMoved);
+        };
+        let is_reused =
+            segment.is_opening() && is_over(self.forwarding, self.state.table.entry(flow.number));
+        is_reused.then_some(Event::FlowReused)
+    }
 }

@@ -9,6 +9,7 @@
 mod addresses;
 mod answer;
 mod direct;
+mod elsewhere;
 mod ethernet;
 mod evict;
 mod expire;

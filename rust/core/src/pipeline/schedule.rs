@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow::{Break, Continue};
 
-use super::evict::{forget, is_expired};
+use super::evict::{forget, is_expired, is_over};
 use super::keys::is_guarded;
 use super::walk::{Departure, OrDrop, Stage, Walk};
 use crate::asking::Wait;
@@ -169,6 +169,9 @@ impl Walk<'_> {
     ) -> Stage<Departure> {
         if self.answers_directly(packet.meta) {
             return self.send_transit(packet);
+        }
+        if self.forwarding.any_replies {
+            return self.pass_reply(packet, transport, endpoint);
         }
         let stores = transport.segment.as_ref().is_none_or(Segment::can_pick_up);
         let forwarding = self.forwarding;
@@ -429,7 +432,7 @@ fn eligibility(
         return Eligibility::Free;
     }
     let is_dead = is_expired(forwarding, entry, now) || forwarding.server(entry.server()).is_none();
-    if stores && (is_dead || entry.state() == FlowState::Closing) {
+    if stores && (is_dead || is_over(forwarding, entry)) {
         Eligibility::Dead(number)
     } else {
         Eligibility::Refused(Reason::FlowConflict)

@@ -171,7 +171,8 @@ impl Walk<'_> {
     /// To the client as its packets came.
     #[inline(always)]
     fn ingress_hop(&self, client: Ip, ingress: Option<IngressNeighbour>) -> Option<Hop> {
-        let ingress = ingress?;
+        // Where any balancer translates any reply, all go by route: what a client has sent to us tells little.
+        let ingress = ingress.filter(|_| !self.forwarding.any_replies)?;
         let port = self.forwarding.interface(ingress.interface())?;
         Some(Hop {
             interface: ingress.interface(),

@@ -125,6 +125,7 @@ pub(super) mod mark {
     pub const SND_NXT: u8 = 0x04;
     pub const RCV_NXT: u8 = 0x10;
     pub const TAGGED: u8 = 0x40;
+    pub const CLOSED: u8 = 0x80;
     pub const BOTH_FINS: u8 = FIN | FIN << 1;
 }
 
@@ -393,6 +394,12 @@ impl EntryCells {
     #[must_use]
     pub fn has_both_fins(&self) -> bool {
         self.marks() & mark::BOTH_FINS == mark::BOTH_FINS
+    }
+
+    /// Whether the FIN of one side has closed it.
+    #[must_use]
+    pub fn is_closed_by_one(&self) -> bool {
+        self.marks() & mark::CLOSED != 0
     }
 
     /// Whether its first frame had a VLAN tag.

@@ -162,6 +162,17 @@ impl<'a> Flow<'a> {
         self.set_marks(self.entry.marks() & mark::TAGGED);
     }
 
+    /// Nothing is known of the server's side any more, nor what is ahead of the client's.
+    pub fn forget_reply(&mut self) {
+        const KNOWN: u8 = (mark::SND_NXT | mark::RCV_NXT) << Direction::Reply as u8;
+        if self.side(Direction::Reply).has_syn_again() {
+            self.change_side(Direction::Forward, TcpSide::forget_syn);
+        }
+        self.set_side(Direction::Reply, TcpSide::default());
+        self.change_side(Direction::Forward, TcpSide::forget_gap);
+        self.set_marks(self.entry.marks() & !KNOWN);
+    }
+
     #[inline(always)]
     fn set_marks(&mut self, marks: u8) {
         self.entry.set_marks(marks);
@@ -293,6 +304,11 @@ impl<'a> Flow<'a> {
     /// Note that a side is done.
     pub fn mark_fin(&mut self, direction: Direction) {
         self.set_marks(self.entry.marks() | mark::FIN << direction as u8);
+    }
+
+    /// Note that the FIN of one side has closed it, whatever the other's.
+    pub fn mark_closed(&mut self) {
+        self.set_marks(self.entry.marks() | mark::CLOSED);
     }
 
     /// Whether a side is done.

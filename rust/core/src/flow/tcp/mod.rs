@@ -12,6 +12,7 @@
 //! side acknowledges. What was sent without a gap is [`TcpSide::snd_nxt`], and it is never before what the other
 //! side has acknowledged.
 
+mod any;
 mod data;
 mod handshake;
 mod judge;
@@ -26,6 +27,7 @@ use crate::flow::transition::Transition;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::flag;
 
+pub use any::follow_any;
 pub use judge::is_exact;
 pub use pickup::pick_up;
 pub use plain::{follow_plain, is_plain};

@@ -167,7 +167,8 @@ def test_flows_page_is_bounded(served: ServedBalancer, monkeypatch: pytest.Monke
         ({"client": "fe80::1%eth0"}, "client: 'fe80::1%eth0' is not an IP address"),
         (
             {"state": "open"},
-            "state: 'open' is none of syn-sent, syn-received, established, closing, udp, pickup, udp-unreplied",
+            "state: 'open' is none of syn-sent, syn-received, established, closing, udp, pickup, udp-unreplied, "
+            "one-way",
         ),
     ],
 )

@@ -183,6 +183,7 @@ def base_tables() -> dict[str, dict[str, Any]]:
     return {
         "": {},
         "flows": {},
+        "cluster": {},
         "metrics": {"port": 9464},
         "interface": {"name": "eth0", "mac": "aa:aa:aa:00:00:01", "mtu": 1500},
         "service": {"name": "video", "address": "198.18.1.100", "port": 9876},
@@ -218,6 +219,7 @@ def document(table: str = "", key: str = "", value: object = None) -> Config:
         {
             **tables[""],
             "flows": tables["flows"],
+            "cluster": tables["cluster"],
             "metrics": tables["metrics"],
             "interface": [tables["interface"]],
             "service": [service],

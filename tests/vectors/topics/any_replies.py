@@ -213,7 +213,7 @@ def _confirmed(f: Family) -> list[Case]:
     watch = _watch(talk, "syn-sent")
     watch.server(tcp("SA", 5000, 1001), "syn-received")
     watch.forged_client(tcp("A", 1002, 5001))
-    # Whoever did not see the SYN+ACK can hardly know its number.
+    # A sender that did not see the SYN+ACK can hardly know its number.
     for ack in (5000, 5001 + 65536, 12345678):
         watch.forged_client(tcp("A", 1001, ack))
     watch.client(tcp("A", 1001, 5001), "established")

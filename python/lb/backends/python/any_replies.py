@@ -144,13 +144,7 @@ def begin_at(entry: Entry, seg: Segment, other: int | None, state: str) -> Step:
     Note that the client continues exactly behind a SYN: its numbers count from now on. `other`: where it would if that
     SYN was forged.
     """
-    entry.snd_nxt = {"forward": None, "reply": None}
-    entry.rcv_nxt = {"forward": None, "reply": None}
-    entry.windows = {"forward": Window(), "reply": Window()}
-    entry.fin = {"forward": False, "reply": False}
-    entry.fin_ahead = {"forward": False, "reply": False}
-    entry.data_ahead = {"forward": False, "reply": False}
-    entry.syn_again = entry.answered = entry.closed_by_one = False
+    entry.forget_sides()
     if other is not None:
         remember(entry, other)
     return go_on(entry, seg, state)

@@ -322,14 +322,10 @@ def restart(entry: Entry, seg: Segment) -> Step:
     Let another connection take the place of the one before: the client acknowledges a SYN+ACK that it can only have
     seen itself. Both have forgotten that one.
     """
-    entry.snd_nxt = {"forward": None, "reply": seg.ack}
-    entry.rcv_nxt = {"forward": None, "reply": seg.seq}
-    entry.fin = {"forward": False, "reply": False}
-    entry.fin_ahead = {"forward": False, "reply": False}
-    entry.data_ahead = {"forward": False, "reply": False}
+    entry.forget_sides()
+    entry.snd_nxt["reply"], entry.rcv_nxt["reply"] = seg.ack, seg.seq
     entry.windows = {"forward": renewed(entry.syn_scale), "reply": renewed(entry.answer_scale)}
     settle_scales(entry)
-    entry.syn_again = entry.answered = False
     # What the client is waited to acknowledge: it does.
     entry.expected = seg.ack
     return note(entry, "forward", seg, ESTABLISHED)._replace(restarted=True)

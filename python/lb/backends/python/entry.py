@@ -140,6 +140,16 @@ class Entry:
         """What finds it from the server's side."""
         return self.endpoint, self.client, self.client_port
 
+    def forget_sides(self) -> None:
+        """Note that nothing is known of either side any more, and neither has sent a FIN."""
+        self.snd_nxt = {"forward": None, "reply": None}
+        self.rcv_nxt = {"forward": None, "reply": None}
+        self.windows = {"forward": Window(), "reply": Window()}
+        self.fin = {"forward": False, "reply": False}
+        self.fin_ahead = {"forward": False, "reply": False}
+        self.data_ahead = {"forward": False, "reply": False}
+        self.syn_again = self.answered = self.closed_by_one = False
+
     def has_gap(self, direction: Direction) -> bool:
         """Tell whether a FIN or data is noted ahead of what a side has sent without a gap."""
         return self.fin_ahead[direction] or self.data_ahead[direction]
